@@ -12,13 +12,18 @@ the same order can stand in for them where this module is not installed (`servin
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-DAY = 86_400.0
 UNKNOWN = 0  # item row, category, brand, token, context or profile code of what was never seen
 
 # Codes of `history_kind`, by position.
 KINDS = ("purchase", "click", "cart")
+
+
+def days(seconds: Tensor) -> Tensor:
+    """Integer seconds to float32 days."""
+    return seconds.to(torch.float32) / 86_400.0
 
 
 class Query(NamedTuple):
@@ -68,6 +73,7 @@ class Candidates(NamedTuple):
     item: Tensor  # [ΣC] int64, distinct within a checkout
     source: Tensor  # [ΣC] int64, bit i set: proposed by SOURCES[i] of models/candidates.py
     score: Tensor  # [ΣC] float32, inner product of query and item vector
+    affinity: Tensor  # [ΣC] float32, co-purchase affinity with the basket just paid, 0 for none
 
 
 class Outcomes(NamedTuple):

@@ -1,0 +1,51 @@
+"""Calibration of the heads, fitted on validation after training and exported with the ranker."""
+
+import torch
+from torch import Tensor, nn
+
+from models.losses import click_loss, gamma_deviance, purchase_loss
+
+
+class Calibration(nn.Module):
+    """A line per head in logit (click, conversion) or log (value) space.
+
+    Platt scaling (Platt 1999) of the click logit and of the conversion logit, so the purchase probability,
+    their product, can never exceed the click probability.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.shift = nn.Parameter(torch.zeros(3))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Raw logits [n, 3] (click, conversion, log value) to calibrated ones [n, 3]."""
+        return logits * self.scale + self.shift
+
+    def fit(self, logits: Tensor, clicked: Tensor, purchased: Tensor, value: Tensor) -> None:
+        """Minimise each head's own loss: logits [n, 3], labels [n] each. Value keeps its scale.
+
+        A head without both outcomes in the sample keeps what it has: there is nothing to fit to.
+        """
+        free = torch.tensor([_mixed(clicked), _mixed(purchased), bool(purchased.any())])
+        optimizer = torch.optim.LBFGS(self.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+        mask = torch.stack([free[0], free[1], torch.tensor(False)]).float(), free.float()
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            click, conversion, log_value = self(logits).unbind(1)
+            loss = (
+                click_loss(click, clicked)
+                + purchase_loss(click.detach(), conversion, purchased)
+                + gamma_deviance(log_value, value, purchased)
+            )
+            loss.backward()
+            self.scale.grad.mul_(mask[0])
+            self.shift.grad.mul_(mask[1])
+            return loss
+
+        optimizer.step(closure)
+
+
+def _mixed(labels: Tensor) -> bool:
+    return bool(labels.any()) and not bool(labels.all())

@@ -1,0 +1,115 @@
+"""Embedding tables behind one call: TorchRec in training, row-wise int8 in core torch operators for export.
+
+Both modules pool each feature's ids of a row into one vector and concatenate the features:
+
+    ids     = [[3, 5, 1], [2, 2, 7, 0]]       one flat tensor per feature
+    lengths = [[1, 1, 1], [0, 1, 3]]          ids per row and feature
+    output  = [3 rows, dim of feature 0 + dim of feature 1]
+
+A feature is (name, table); several features may share a table. Row 0 of every table is the explicit
+out-of-vocabulary row, because fbgemm silently sends ids outside the table there.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec.modules.embedding_configs import PoolingType
+
+
+class Table(NamedTuple):
+    """`rows` ids of `dim` floats, read by the named features."""
+
+    name: str
+    rows: int
+    dim: int
+    features: list[str]
+
+
+class EmbeddingTables(nn.Module):
+    """Weighted sums from TorchRec tables, which `DistributedModelParallel` shards and fuses."""
+
+    def __init__(self, tables: list[Table], device: torch.device | None = None) -> None:
+        super().__init__()
+        self.tables = tables
+        self.features = [feature for table in tables for feature in table.features]
+        self.output_dim = sum(table.dim * len(table.features) for table in tables)
+        self.collection = EmbeddingBagCollection(
+            tables=[
+                EmbeddingBagConfig(
+                    name=table.name,
+                    num_embeddings=table.rows,
+                    embedding_dim=table.dim,
+                    feature_names=table.features,
+                    pooling=PoolingType.SUM,
+                    init_fn=_normal(table.dim),
+                )
+                for table in tables
+            ],
+            is_weighted=True,
+            device=device,
+        )
+
+    def forward(self, ids: list[Tensor], lengths: list[Tensor], weights: list[Tensor]) -> Tensor:
+        """Pooled features [U, output_dim]; `ids`, `lengths`, `weights` hold one tensor per feature."""
+        jagged = KeyedJaggedTensor(
+            keys=self.features,
+            values=torch.cat(ids),
+            weights=torch.cat(weights),
+            lengths=torch.cat(lengths).to(torch.int32),
+        )
+        return self.collection(jagged).values()
+
+
+class Int8Tables(nn.Module):
+    """The same tables, row-wise 8-bit, with operators that plain torch can load and run."""
+
+    def __init__(self, tables: list[Table], weights: dict[str, Tensor]) -> None:
+        """`weights` maps a table's name to its float32 rows [rows, dim]."""
+        super().__init__()
+        self.packed = [pack_int8(weights[table.name]) for table in tables for _ in table.features]
+        self.output_dim = sum(table.dim * len(table.features) for table in tables)
+
+    def forward(self, ids: list[Tensor], lengths: list[Tensor], weights: list[Tensor]) -> Tensor:
+        pooled: list[Tensor] = []
+        for i, packed in enumerate(self.packed):
+            offsets = torch.cat([lengths[i].new_zeros(1), lengths[i].cumsum(0)])
+            pooled.append(pool_int8(packed, ids[i], offsets, weights[i]))
+        return torch.cat(pooled, dim=1)
+
+
+def lower(tables: EmbeddingTables) -> Int8Tables:
+    """Trained tables as their int8 stand-in."""
+    bags = tables.collection.embedding_bags
+    return Int8Tables(tables.tables, {table.name: bags[table.name].weight.detach() for table in tables.tables})
+
+
+def pack_int8(weight: Tensor) -> Tensor:
+    """float32 [N, D] to uint8 [N, D+8]: D values, then the row's scale and offset as two floats."""
+    return torch.ops.quantized.embedding_bag_byte_prepack(weight.float().contiguous())
+
+
+def unpack_int8(packed: Tensor) -> Tensor:
+    """uint8 [N, D+8] to float32 [N, D]."""
+    return torch.ops.quantized.embedding_bag_byte_unpack(packed)
+
+
+def pool_int8(packed: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of packed rows: ids [n], offsets [U+1], weights [n] → [U, D]."""
+    return torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+        packed, ids, offsets, False, 0, False, weights, None, True
+    )
+
+
+def rows_int8(packed: Tensor, rows: Tensor) -> Tensor:
+    """Unpacked rows: uint8 [N, D+8], rows [n] → float32 [n, D]."""
+    return unpack_int8(packed[rows])
+
+
+def _normal(dim: int) -> Callable[[Tensor], Tensor | None]:
+    def init(weight: Tensor) -> Tensor:
+        return nn.init.normal_(weight, std=dim**-0.5)
+
+    return init

@@ -1,0 +1,78 @@
+"""Losses. Pure functions of tensors."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def sampled_softmax(
+    query: Tensor, positive: Tensor, negative: Tensor, positive_id: Tensor, negative_id: Tensor,
+    owner: Tensor, probability: Tensor, uniform: int, items: int, temperature: float,
+) -> Tensor:
+    """Softmax over the catalog, estimated from the batch's other positives and uniform negatives.
+
+    The logQ correction (Bengio and Senécal 2008; Yi et al., "Sampling-bias-corrected neural modeling",
+    RecSys 2019, section 3) divides each sampled exp(score) by the number of times its item was expected
+    in the sample. An item can come from either sampler, so that number is the sum over both (the balance
+    heuristic; mixed negatives as in Yang et al., WWW 2020 Companion, section 3.2):
+
+        E[count of j] = (P - own) · p_j + M / N
+
+    which makes the sampled sum an unbiased estimate of the full one. Copies of the positive among the
+    negatives (accidental hits) are masked, because the positive itself stands for them.
+
+    Args:
+        query: [B, D] query vectors.
+        positive, positive_id: [P, D] vectors and [P] rows of the items that followed.
+        owner: [P] which query each positive belongs to. A query's own positives are no negatives to it.
+        negative, negative_id: [M, D] and [M], drawn uniformly from N items.
+        probability: [N+1] chance that a drawn positive is this item.
+        uniform: M, the number of uniform draws.
+        items: N, the number of items that uniform draws come from.
+        temperature: divides the inner products.
+
+    Returns: the mean loss over the P positives, a scalar.
+    """
+    sampled = torch.cat([positive_id, negative_id])  # [P+M]
+    scores = query[owner] @ torch.cat([positive, negative]).T / temperature  # [P, P+M]
+    own = torch.bincount(owner, minlength=query.shape[0])[owner]  # [P]
+    others = (positive_id.numel() - own).to(scores.dtype).unsqueeze(1)  # [P, 1]
+    expected = others * probability[sampled].to(scores.dtype) + uniform / items  # [P, P+M]
+    corrected = scores - expected.clamp_min(1e-20).log()
+    from_owner = torch.zeros_like(scores, dtype=torch.bool)
+    from_owner[:, : owner.numel()] = owner.unsqueeze(1) == owner.unsqueeze(0)
+    masked = from_owner | (sampled.unsqueeze(0) == positive_id.unsqueeze(1))
+    corrected = corrected.masked_fill(masked, -torch.inf)
+    target = scores.diagonal()  # the positive itself, uncorrected: it is always in the sum
+    return (torch.logsumexp(torch.cat([target.unsqueeze(1), corrected], dim=1), dim=1) - target).mean()
+
+
+def log_one_minus_exp(log_p: Tensor) -> Tensor:
+    """log(1 - p) from log p < 0, stable at both ends (Mächler 2012, "Accurately computing log(1-exp(-|a|))")."""
+    log_p = log_p.clamp_max(-1e-7)
+    return torch.where(log_p > -0.6931, torch.log(-torch.expm1(log_p)), torch.log1p(-log_p.exp()))
+
+
+def log_purchase(click: Tensor, conversion: Tensor) -> Tensor:
+    """log p(purchase) = log p(click) + log p(purchase | click), from two logits (ESMM, Ma et al. 2018)."""
+    return F.logsigmoid(click) + F.logsigmoid(conversion)
+
+
+def click_loss(click: Tensor, clicked: Tensor) -> Tensor:
+    """Binary cross-entropy of click logits [n] against 0/1 labels [n]."""
+    return F.binary_cross_entropy_with_logits(click, clicked)
+
+
+def purchase_loss(click: Tensor, conversion: Tensor, purchased: Tensor) -> Tensor:
+    """Binary cross-entropy of the purchase probability over all candidates, clicked or not."""
+    log_p = log_purchase(click, conversion)
+    return -(purchased * log_p + (1 - purchased) * log_one_minus_exp(log_p)).mean()
+
+
+def gamma_deviance(log_value: Tensor, spent: Tensor, purchased: Tensor) -> Tensor:
+    """Half the mean gamma deviance of spend among the purchased, up to a constant; 0 where none was.
+
+    log_value [n] is log E[spend | purchase], spent [n] > 0 where purchased [n] is 1.
+    """
+    log_ratio = torch.where(purchased > 0, spent.clamp_min(1e-3).log() - log_value, 0.0)
+    return (purchased * (log_ratio.exp() - log_ratio - 1)).sum() / purchased.sum().clamp_min(1)

@@ -1,0 +1,79 @@
+"""The ranker: click, purchase and value of every candidate of a checkout."""
+
+import torch
+from torch import Tensor, nn
+
+from models.calibration import Calibration
+from models.embeddings import EmbeddingTables, Table
+from models.inputs import Candidates, Catalog, Query
+from models.interactions import Interactions
+from models.jagged import segment_ids
+from models.losses import log_purchase
+from models.mmoe import MMoE
+from models.query_encoder import time_of_week
+from models.two_tower import attribute_bags, attribute_tables, no_attributes
+
+
+class Ranker(nn.Module):
+    """Interaction features, small embeddings and a mixture of experts with three heads.
+
+    Items have no id embedding of their own here: with few users it overfits, and what ids can tell comes in
+    through the two-tower score. Category and brand tables are small for the same reason.
+
+    Args:
+        categories, brands: table sizes. attributes: table sizes of context and profile.
+        vector: D, width of the query vector.
+        leaf_dim, brand_dim, attribute_dim: widths of the tables.
+        experts, hidden, tower: as in MMoE.
+    """
+
+    def __init__(
+        self, categories: int, brands: int, attributes: list[int], vector: int,
+        leaf_dim: int = 8, brand_dim: int = 4, attribute_dim: int = 4,
+        experts: int = 4, hidden: tuple[int, int] = (128, 64), tower: int = 32,
+    ) -> None:
+        super().__init__()
+        self.interactions = Interactions(categories, brands)
+        self.normalize = nn.BatchNorm1d(len(self.interactions.names), affine=False, momentum=0.02)
+        self.items = EmbeddingTables(
+            [Table("leaf", categories, leaf_dim, ["leaf"]), Table("brand", brands, brand_dim, ["brand"])]
+        )
+        self.attributes = attribute_tables(attributes, attribute_dim)
+        query = vector + 4 + attribute_dim * len(attributes)
+        candidate = len(self.interactions.names) + leaf_dim + brand_dim
+        self.mixture = MMoE(query, candidate, experts, hidden, tower)
+        self.calibration = Calibration()
+
+    def forward(self, query: Query, query_vector: Tensor, candidates: Candidates, catalog: Catalog) -> Tensor:
+        """Uncalibrated logits [ΣC, 3]: click, conversion, log of spend given purchase."""
+        features, log_spend = self.interactions(query, candidates, catalog)
+        segment = segment_ids(candidates.offsets)
+        item = candidates.item
+        one = torch.ones_like(item)
+        weight = torch.ones_like(candidates.score)
+        pooled = self.items([catalog.leaf[item], catalog.brand[item]], [one, one], [weight, weight])
+        candidate = torch.cat([self.normalize(features).clamp(-6.0, 6.0), pooled], dim=1)  # [ΣC, X]
+        time = time_of_week(query.ts)
+        attributes = no_attributes(query)
+        if self.attributes is not None:
+            attributes = self.attributes(*attribute_bags(query))
+        checkout = torch.cat([query_vector, time, attributes], dim=1)  # [B, Q]
+        logits = self.mixture(checkout, candidate, segment)
+        value = log_spend + logits[:, 2].clamp(-4.0, 4.0)
+        return torch.stack([logits[:, 0], logits[:, 1], value], dim=1)
+
+
+class ScoringRanker(nn.Module):
+    """The ranker as it serves: calibrated probabilities and spend."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__()
+        self.ranker = ranker
+
+    def forward(
+        self, query: Query, query_vector: Tensor, candidates: Candidates, catalog: Catalog
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """p(click) [ΣC], p(purchase) [ΣC] ≤ p(click), and expected spend given a purchase [ΣC]."""
+        logits = self.ranker(query, query_vector, candidates, catalog)
+        click, conversion, log_value = self.ranker.calibration(logits).unbind(1)
+        return click.sigmoid(), log_purchase(click, conversion).exp(), log_value.exp()

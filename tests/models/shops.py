@@ -1,0 +1,86 @@
+"""Random small shops as tensors: every test of `models` draws from here."""
+
+import torch
+
+from models.embeddings import pack_int8
+from models.inputs import Candidates, Catalog, ItemText, Query
+
+DAY = 86_400
+NOW = 1_512_000_000
+
+
+def offsets(lengths: torch.Tensor) -> torch.Tensor:
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+
+
+def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, snapshots: int = 2) -> Catalog:
+    """`items` items in a category tree with some unknown categories, brands and prices."""
+    g = torch.Generator().manual_seed(seed)
+    top = torch.randint(1, 4, [items + 1, 1], generator=g)
+    category = torch.cat([top + 4 * level for level in range(levels)], dim=1)
+    category[torch.rand(items + 1, generator=g) < 0.2] = 0
+    price = torch.rand(snapshots, items + 1, generator=g) * 20
+    price[torch.rand(price.shape, generator=g) < 0.2] = 0
+    available = torch.rand(items + 1, generator=g) < 0.9
+    available[0] = False
+    vectors = torch.nn.functional.normalize(torch.randn(items + 1, dim, generator=g), dim=1)
+    for table in (category, price.T):
+        table[0] = 0
+    return Catalog(
+        category=category,
+        leaf=category[:, -1].clone(),
+        brand=torch.randint(0, 5, [items + 1], generator=g),
+        first_sold=NOW - torch.randint(-20, 200, [items + 1], generator=g) * DAY,
+        available=available,
+        price=price,
+        popularity=torch.randint(0, 50, [snapshots, items + 1], generator=g).float(),
+        vectors=pack_int8(vectors),
+    )
+
+
+def random_text(seed: int, items: int = 30, tokens: int = 12) -> ItemText:
+    g = torch.Generator().manual_seed(seed)
+    ends = offsets(torch.randint(0, 4, [items + 1], generator=g))
+    n = int(ends[-1])
+    return ItemText(ends, torch.randint(1, tokens, [n], generator=g), torch.rand(n, generator=g))
+
+
+def random_query(seed: int, count: int = 4, items: int = 30, snapshots: int = 2, longest: int = 12) -> Query:
+    """`count` checkouts; some have no history, some no basket, and some items are unknown (row 0)."""
+    g = torch.Generator().manual_seed(seed)
+    history = offsets(torch.randint(0, longest + 1, [count], generator=g))
+    basket = offsets(torch.randint(0, 4, [count], generator=g))
+    h, k = int(history[-1]), int(basket[-1])
+    ts = NOW + torch.randint(0, 10 * DAY, [count], generator=g)
+    kind = (torch.rand(h, generator=g) < 0.3).long() * torch.randint(1, 3, [h], generator=g)
+    bought = (kind == 0).float()
+    return Query(
+        ts=ts,
+        snapshot=torch.randint(0, snapshots, [count], generator=g),
+        history_offsets=history,
+        history_item=torch.randint(0, items + 1, [h], generator=g),
+        history_ts=NOW - torch.randint(0, 300 * DAY, [h], generator=g),
+        history_kind=kind,
+        history_quantity=torch.randint(1, 4, [h], generator=g).float(),
+        history_price=torch.rand(h, generator=g) * 10 * bought,
+        basket_offsets=basket,
+        basket_item=torch.randint(0, items + 1, [k], generator=g),
+        basket_quantity=torch.randint(1, 4, [k], generator=g).float(),
+        basket_price=torch.rand(k, generator=g) * 10,
+        context=torch.randint(0, 4, [count, 1], generator=g),
+        profile=torch.randint(0, 3, [count, 2], generator=g),
+    )
+
+
+def random_candidates(seed: int, count: int = 4, items: int = 30) -> Candidates:
+    """Distinct candidates per checkout; some checkouts have none."""
+    g = torch.Generator().manual_seed(seed)
+    per = [torch.randperm(items, generator=g)[: int(torch.randint(0, 9, [1], generator=g))] + 1 for _ in range(count)]
+    item = torch.cat(per)
+    return Candidates(
+        offsets=offsets(torch.tensor([len(p) for p in per])),
+        item=item,
+        source=torch.randint(1, 64, item.shape, generator=g),
+        score=torch.rand(item.shape, generator=g) * 2 - 1,
+        affinity=torch.rand(item.shape, generator=g),
+    )

@@ -1,0 +1,102 @@
+"""Candidate gathering against what each source promises."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.candidates import SOURCES, CandidateSources
+from models.embeddings import unpack_int8
+from tests.models.shops import offsets, random_catalog, random_query
+
+ITEMS = 30
+
+
+def random_sources(seed: int, catalog) -> CandidateSources:
+    """Tables with every kind of list, some empty."""
+    g = torch.Generator().manual_seed(seed)
+    by_leaf = [(catalog.leaf == leaf).nonzero()[:, 0][:4] if leaf else torch.empty(0).long() for leaf in range(16)]
+    near = [torch.randperm(ITEMS, generator=g)[: int(torch.randint(0, 4, [1], generator=g))] + 1 for _ in range(ITEMS + 1)]
+    neighbours = torch.cat(near)
+    return CandidateSources(
+        popular=torch.randperm(ITEMS, generator=g)[:5] + 1,
+        recent=torch.randperm(ITEMS, generator=g)[: seed % 3] + 1,
+        leaf_offsets=offsets(torch.tensor([len(x) for x in by_leaf])),
+        leaf_items=torch.cat(by_leaf),
+        neighbour_offsets=offsets(torch.tensor([len(x) for x in near])),
+        neighbour_items=neighbours,
+        neighbour_scores=torch.rand(neighbours.shape, generator=g),
+        buy_again=3,
+        co_purchase=4,
+        category=2,
+        recency=2,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000))
+def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
+    catalog, query = random_catalog(seed), random_query(seed)
+    sources = random_sources(seed, catalog)
+    g = torch.Generator().manual_seed(seed)
+    ann = torch.stack([torch.randperm(ITEMS, generator=g)[:4] + 1 for _ in range(4)])
+    ann[torch.rand(ann.shape, generator=g) < 0.2] = -1
+    vector = torch.randn(4, 8, generator=g)
+    found = sources(query, vector, ann, catalog)
+    table = unpack_int8(catalog.vectors)
+    for row in range(4):
+        c0, c1 = found.offsets[row : row + 2].tolist()
+        items = found.item[c0:c1].tolist()
+        bits = dict(zip(items, found.source[c0:c1].tolist(), strict=True))
+        assert len(set(items)) == len(items)
+        assert all(catalog.available[i] for i in items)
+        named = {name: {i for i in items if bits[i] >> b & 1} for b, name in enumerate(SOURCES)}
+        eligible = {i for i in range(1, ITEMS + 1) if catalog.available[i]}
+        assert named["ann"] == set(ann[row].tolist()) & eligible
+        assert named["popularity"] == set(sources.popular.tolist()) & eligible
+        h0, h1 = query.history_offsets[row : row + 2].tolist()
+        k0, k1 = query.basket_offsets[row : row + 2].tolist()
+        basket = query.basket_item[k0:k1].tolist()
+        looked = {int(query.history_item[i]) for i in range(h0, h1) if query.history_kind[i] > 0}
+        fresh = set(sources.recent.tolist())
+        assert fresh & eligible <= named["recency"] <= fresh | looked
+        assert len(named["recency"] - fresh) <= 2
+        bought = [int(query.history_item[i]) for i in range(h0, h1) if query.history_kind[i] == 0] + basket
+        assert named["buy_again"] <= set(bought)
+        assert len(named["buy_again"]) <= 3
+        affinity: dict[int, float] = {}
+        for item in basket:
+            n0, n1 = sources.neighbour_offsets[item : item + 2].tolist()
+            for n in range(n0, n1):
+                near = int(sources.neighbour_items[n])
+                affinity[near] = affinity.get(near, 0.0) + float(sources.neighbour_scores[n])
+        assert named["co_purchase"] <= set(affinity)
+        assert len(named["co_purchase"]) <= 4
+        assert len(named["category"]) <= 2
+        for c, item in zip(range(c0, c1), items, strict=True):
+            assert abs(float(found.affinity[c]) - affinity.get(item, 0.0)) < 1e-5
+            assert abs(float(found.score[c]) - float(table[item] @ vector[row])) < 1e-4
+
+
+def test_buy_again_takes_the_most_frequent_and_recent() -> None:
+    """Two purchases long ago lose against one of yesterday once their weight has decayed below it."""
+    catalog = random_catalog(1)._replace(available=torch.tensor([False] + [True] * ITEMS))
+    day = 86_400
+    now = 1_600_000_000
+    query = random_query(1, count=1)._replace(
+        ts=torch.tensor([now]),
+        history_offsets=torch.tensor([0, 3]),
+        history_item=torch.tensor([4, 4, 9]),
+        history_ts=torch.tensor([now - 300 * day, now - 290 * day, now - day]),
+        history_kind=torch.zeros(3, dtype=torch.long),
+        history_quantity=torch.ones(3),
+        history_price=torch.ones(3),
+        basket_offsets=torch.tensor([0, 0]),
+        basket_item=torch.empty(0, dtype=torch.long),
+        basket_quantity=torch.empty(0),
+        basket_price=torch.empty(0),
+    )
+    sources = random_sources(3, catalog)
+    sources.buy_again = 1
+    found = sources(query, torch.zeros(1, 8), torch.full([1, 1], -1), catalog)
+    again = found.item[(found.source >> 1 & 1) == 1]
+    assert again.tolist() == [9]

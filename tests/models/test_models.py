@@ -1,0 +1,138 @@
+"""Towers, mixture, calibration: shapes, invariances, gradients."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.calibration import Calibration
+from models.embeddings import EmbeddingTables, Int8Tables, Table, lower
+from models.item_encoder import ItemEncoder
+from models.jagged import gather_segments, group_sum, lookup, offsets_of, rank_in_segment, segment_ids
+from models.losses import log_purchase
+from models.mmoe import MMoE
+from models.query_encoder import MeanEncoder
+from models.ranker import Ranker, ScoringRanker
+from models.two_tower import QueryTower, TwoTower
+from tests.models.shops import random_candidates, random_catalog, random_query, random_text
+
+ATTRIBUTES = [4, 3, 3]
+
+
+def make_two_tower(dim: int = 8) -> TwoTower:
+    item = ItemEncoder(items=31, categories=16, brands=5, tokens=12, category_levels=3, dim=dim, hidden=16)
+    return TwoTower(item, MeanEncoder(dim, attributes=6, hidden=16), ATTRIBUTES, attribute_dim=2)
+
+
+def make_ranker() -> Ranker:
+    return Ranker(categories=16, brands=5, attributes=ATTRIBUTES, vector=8, experts=3, hidden=(16, 8), tower=4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(0, 1000))
+def test_jagged_operations(lengths: list[int], seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    ends = torch.cat([torch.zeros(1, dtype=torch.long), torch.tensor(lengths).cumsum(0)])
+    segments = segment_ids(ends)
+    assert segments.tolist() == [i for i, n in enumerate(lengths) for _ in range(n)]
+    assert offsets_of(segments, len(lengths)).tolist() == ends.tolist()
+    chosen = torch.randint(0, len(lengths), [4], generator=g)
+    position, found = gather_segments(ends, chosen)
+    assert position.tolist() == [p for c in chosen.tolist() for p in range(int(ends[c]), int(ends[c + 1]))]
+    assert found.tolist() == [lengths[c] for c in chosen.tolist()]
+    score = torch.randint(0, 4, segments.shape, generator=g).float()
+    rank = rank_in_segment(segments, score)
+    for i, n in enumerate(lengths):
+        mine = [p for p in range(segments.numel()) if segments[p] == i]
+        best = sorted(mine, key=lambda p: (-float(score[p]), p))
+        assert [int(rank[p]) for p in best] == list(range(n))
+    keys, sums = group_sum(segments * 7 % 3, score.unsqueeze(1))
+    for key, total in zip(keys.tolist(), sums[:, 0].tolist(), strict=True):
+        assert total == sum(float(s) for s, k in zip(score, segments * 7 % 3, strict=True) if int(k) == key)
+    missing = lookup(keys, sums, torch.tensor([-5, 99]))
+    assert missing.tolist() == [[0.0], [0.0]]
+
+
+def test_every_parameter_of_the_towers_gets_a_gradient() -> None:
+    towers, query = make_two_tower(), random_query(1, count=8)
+    rows = torch.arange(1, 20)
+    q, v = towers(query, rows, random_catalog(1), random_text(1), random_catalog(1).price[0])
+    assert q.shape == (8, 8)
+    assert v.shape == (19, 8)
+    torch.testing.assert_close(q.norm(dim=1), torch.ones(8))
+    (q @ v.T)[torch.arange(8), torch.arange(8)].sum().backward()
+    for name, parameter in towers.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_int8_tables_match_the_trained_ones() -> None:
+    tables = EmbeddingTables([Table("a", 50, 16, ["x", "y"]), Table("b", 9, 8, ["z"])])
+    small: Int8Tables = lower(tables)
+    lengths = [torch.randint(0, 4, [6]) for _ in range(3)]
+    ids = [torch.randint(0, 9, [int(n.sum())]) for n in lengths]
+    weights = [torch.rand(int(n.sum())) for n in lengths]
+    torch.testing.assert_close(small(ids, lengths, weights), tables(ids, lengths, weights), rtol=0, atol=0.02)
+
+
+def test_history_older_than_the_limit_does_not_count() -> None:
+    encoder = MeanEncoder(8, attributes=0, hidden=16, max_events=2)
+    query = random_query(3, count=1, longest=12)._replace(history_offsets=torch.tensor([0, 5]))
+    query = query._replace(history_ts=torch.arange(5) * 100_000 + 1_500_000_000, history_item=torch.ones(5).long())
+    history, basket = torch.randn(5, 8), torch.randn(query.basket_item.numel(), 8)
+    changed = history.clone()
+    changed[:3] += 1
+    nothing = torch.zeros(1, 0)
+    torch.testing.assert_close(encoder(query, history, basket, nothing), encoder(query, changed, basket, nothing))
+    changed[4] += 1
+    assert not torch.allclose(encoder(query, history, basket, nothing), encoder(query, changed, basket, nothing))
+
+
+def test_query_tower_from_frozen_vectors_matches_the_training_model() -> None:
+    """The serving form (int8 item vectors and attribute tables) is the training form up to quantization."""
+    towers, query, catalog, text = make_two_tower().eval(), random_query(5), random_catalog(5), random_text(5)
+    rows = torch.arange(31)
+    with torch.no_grad():
+        q, vectors = towers(query, rows, catalog, text, catalog.price[0])
+        packed = torch.ops.quantized.embedding_bag_byte_prepack(vectors)
+        frozen = QueryTower(towers.query, lower(towers.attributes))(query, packed)
+    torch.testing.assert_close(frozen, q, rtol=0, atol=0.02)
+
+
+def test_mixture_is_that_of_the_paper() -> None:
+    """One task recomputed expert by expert: y = tower(Σ gate_e · expert_e(x))."""
+    model = MMoE(query=5, candidate=7, experts=3, hidden=(6, 4), tower=4)
+    query, candidate, segment = torch.randn(2, 5), torch.randn(9, 7), torch.tensor([0] * 4 + [1] * 5)
+    x = model.of_candidate(candidate) + model.of_query(query)[segment]
+    experts = [(x[:, e * 6 : e * 6 + 6].relu() @ model.second[e] + model.second_bias[e]).relu() for e in range(3)]
+    gate = x[:, 18 + 3 : 18 + 6].softmax(1)  # the second task's
+    mixed = sum(gate[:, e : e + 1] * experts[e] for e in range(3))
+    torch.testing.assert_close(model(query, candidate, segment)[:, 1:2], model.towers[1](mixed))
+
+
+def test_ranker_gives_ordered_probabilities_and_positive_spend() -> None:
+    ranker = ScoringRanker(make_ranker().eval())
+    click, purchase, value = ranker(random_query(7), torch.randn(4, 8), random_candidates(7), random_catalog(7))
+    assert (purchase <= click).all()
+    assert (value > 0).all()
+
+
+def test_calibration_recovers_a_known_distortion() -> None:
+    g = torch.Generator().manual_seed(0)
+    truth = torch.randn(20_000, 3, generator=g)
+    clicked = torch.bernoulli(truth[:, 0].sigmoid(), generator=g)
+    purchased = clicked * torch.bernoulli(truth[:, 1].sigmoid(), generator=g)
+    value = truth[:, 2].exp() * torch.empty(20_000).exponential_(generator=g)
+    distorted = truth * torch.tensor([2.0, 0.5, 1.0]) + torch.tensor([1.0, -1.0, 0.7])
+    calibration = Calibration()
+    calibration.fit(distorted, clicked, purchased, value)
+    click, conversion, log_value = calibration(distorted).unbind(1)
+    torch.testing.assert_close(click, truth[:, 0], rtol=0, atol=0.3)
+    assert abs(float(log_purchase(click, conversion).exp().mean() - purchased.mean())) < 0.005
+    assert abs(float((log_value - truth[:, 2]).mean())) < 0.05
+
+
+def test_calibration_leaves_a_head_alone_that_has_nothing_to_learn_from() -> None:
+    calibration = Calibration()
+    calibration.fit(torch.randn(50, 3), torch.zeros(50), torch.zeros(50), torch.zeros(50))
+    assert calibration.scale.tolist() == [1, 1, 1]
+    assert calibration.shift.tolist() == [0, 0, 0]
