@@ -1,0 +1,112 @@
+"""Candidates of past checkouts, gathered by the very module that serves, one snapshot at a time."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from data.batches import to_batch
+from models.candidates import CandidateSources
+from models.embeddings import unpack_int8
+from models.inputs import Candidates, Catalog
+from models.two_tower import QueryTower
+from training.retrieval import nearest
+
+
+def sources_at(cfg: DictConfig, catalog: Catalog, neighbours: pa.Table, snapshot: int, when: int) -> CandidateSources:
+    """The candidate tables as they were at `snapshot`, whose date is `when` (Unix seconds).
+
+    `neighbours` has columns snapshot, item, neighbour, score; the latest not after `snapshot` is used.
+    """
+    limits = cfg.retrieval.sources
+    popularity = catalog.popularity[snapshot].masked_fill(~catalog.available, 0)  # [N+1]
+    ranked = popularity.argsort(descending=True, stable=True)
+    ranked = ranked[popularity[ranked] > 0]  # sold lately, best first
+    if ranked.numel() == 0:  # nothing sold in the window: any available item is as good
+        ranked = catalog.available.nonzero()[:, 0]
+    first = catalog.first_sold[ranked]
+    newcomers = ranked[(first > when - 28 * 86_400) & (first <= when)]
+    leaf_offsets, leaf_items = by_leaf(catalog.leaf, ranked, limits.category)
+    known = [s for s in pc.unique(neighbours["snapshot"]).to_pylist() if s <= snapshot]
+    rows = neighbours.filter(pc.equal(neighbours["snapshot"], max(known, default=-1)))
+    item = torch.from_numpy(rows["item"].to_numpy().astype(np.int64))
+    order = item.argsort(stable=True)
+    lengths = torch.bincount(item, minlength=catalog.leaf.numel())
+    return CandidateSources(
+        popular=ranked[: limits.popularity],
+        recent=newcomers[: limits.recency],
+        leaf_offsets=leaf_offsets,
+        leaf_items=leaf_items,
+        neighbour_offsets=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
+        neighbour_items=torch.from_numpy(rows["neighbour"].to_numpy().astype(np.int64))[order],
+        neighbour_scores=torch.from_numpy(rows["score"].to_numpy().astype(np.float32))[order],
+        buy_again=limits.buy_again,
+        co_purchase=limits.co_purchase,
+        category=limits.category,
+        recency=limits.recency,
+        half_life=limits.half_life,
+    )
+
+
+def by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """For each leaf category its first `limit` items of `ranked`: offsets [leaves+1] and items."""
+    kinds = int(leaf.max()) + 1
+    ranked = ranked[leaf[ranked] > 0]
+    order = leaf[ranked].argsort(stable=True)
+    items = ranked[order]
+    segment = leaf[items]
+    place = torch.arange(items.numel()) - torch.searchsorted(segment, segment)
+    items = items[place < limit]
+    lengths = torch.bincount(leaf[items], minlength=kinds)
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]), items
+
+
+@torch.no_grad()
+def gather(
+    cfg: DictConfig, examples: pa.Table, tower: QueryTower, catalog: Catalog, neighbours: pa.Table,
+    snapshot_dates: list[int], target: Path, batch_size: int = 256,
+) -> None:
+    """Write `examples` with the columns candidate_{item,source,score,affinity}, in their order."""
+    vectors = unpack_int8(catalog.vectors)
+    partial = target.with_suffix(".partial")
+    writer: pq.ParquetWriter | None = None
+    snapshots = examples["snapshot"].to_numpy()
+    starts = np.flatnonzero(np.diff(snapshots, prepend=-1))  # examples are in time order
+    bar = tqdm(total=len(examples), desc=f"candidates {target.stem}", unit=" checkouts", mininterval=1)
+    for start, end in zip(starts, np.append(starts[1:], len(examples)), strict=True):
+        snapshot = int(snapshots[start])
+        sources = sources_at(cfg, catalog, neighbours, snapshot, snapshot_dates[snapshot])
+        for at in range(start, end, batch_size):
+            part = examples.slice(at, min(batch_size, end - at))
+            query = to_batch(part).query
+            vector = tower(query, catalog.vectors)
+            ann = nearest(vector, vectors, catalog.available, cfg.retrieval.sources.ann)
+            part = with_candidates(part, sources(query, vector, ann, catalog))
+            writer = writer or pq.ParquetWriter(partial, part.schema, compression="zstd")
+            writer.write_table(part)
+            bar.update(len(part))
+    bar.close()
+    if writer is None:
+        raise ValueError(f"no checkouts to gather candidates for ({target.stem}): widen the split")
+    writer.close()
+    partial.rename(target)
+
+
+def with_candidates(examples: pa.Table, candidates: Candidates) -> pa.Table:
+    """Append candidates to their examples as list columns."""
+    offsets = pa.array(candidates.offsets.numpy().astype(np.int32))
+    columns = {
+        "item": candidates.item.numpy().astype(np.int32),
+        "source": candidates.source.numpy().astype(np.int32),
+        "score": candidates.score.numpy(),
+        "affinity": candidates.affinity.numpy(),
+    }
+    for name, values in columns.items():
+        examples = examples.append_column(f"candidate_{name}", pa.ListArray.from_arrays(offsets, pa.array(values)))
+    return examples

@@ -1,0 +1,53 @@
+"""Stage folders keyed by what went into them: done work is reused, changed settings or code never are."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+ROOT = Path(__file__).resolve().parent.parent
+DONE = "done.json"
+
+
+def stage_folder(root: str | Path, name: str, *parts: Any) -> Path:
+    """`<root>/<name>-<key>`, made if missing; the key is a hash of `parts` and of the model code."""
+    digest = hashlib.blake2b(digest_size=6)
+    for part in parts:
+        plain = OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else str(part)
+        digest.update(json.dumps(plain, sort_keys=True).encode())
+    for file in sorted([*(ROOT / "models").glob("*.py"), *(ROOT / "training").glob("*.py")]):
+        digest.update(file.read_bytes())
+    folder = Path(root) / f"{name}-{digest.hexdigest()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the stage of this folder finished."""
+    return (folder / DONE).is_file()
+
+
+def read_done(folder: Path) -> dict[str, Any]:
+    """What the finished stage noted. Raises FileNotFoundError if it did not finish."""
+    if not is_done(folder):
+        raise FileNotFoundError(f"{folder} is not finished (no {DONE}): run python train.py again, it resumes")
+    return json.loads((folder / DONE).read_text())
+
+
+def mark_done(folder: Path, notes: dict[str, Any]) -> None:
+    """Write the notes in one step, as the last act of a stage."""
+    partial = folder / f"{DONE}.partial"
+    partial.write_text(json.dumps(notes, indent=2, sort_keys=True))
+    os.replace(partial, folder / DONE)
+
+
+def point_latest(root: str | Path, folder: Path) -> None:
+    """Make `<root>/latest` point at a finished run."""
+    link = Path(root) / "latest"
+    partial = link.with_name("latest.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(folder.name)
+    os.replace(partial, link)

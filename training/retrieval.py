@@ -1,0 +1,133 @@
+"""Training of the two towers: sampled softmax over what each checkout led to."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from data.batches import Batch
+from models.embeddings import pack_int8, unpack_int8
+from models.inputs import Catalog, ItemText
+from models.item_encoder import item_facts
+from models.jagged import rank_in_segment, segment_ids
+from models.losses import sampled_softmax
+from models.two_tower import TwoTower
+from training.parallel import dense_parameters, shard
+
+RECALL_AT = (100, 300, 500)
+
+
+class RetrievalTask(pl.LightningModule):
+    """One step: B checkouts, up to `positives` outcomes of each, `uniform` random items.
+
+    Args:
+        build: makes the TwoTower.
+        catalog, text: facts of the items.
+        price: [N+1] the price table that the item tower reads.
+        probability: [N+1] chance that a drawn positive is this item, see `positive_probability`.
+        learning_rate, table_learning_rate: of AdamW and of the tables' row-wise Adagrad.
+    """
+
+    def __init__(
+        self, build: Callable[[], TwoTower], catalog: Catalog, text: ItemText, price: Tensor, probability: Tensor,
+        learning_rate: float, table_learning_rate: float, temperature: float, positives: int, uniform: int,
+    ) -> None:
+        super().__init__()
+        self.build = build
+        self.catalog, self.text, self.price, self.probability = catalog, text, price, probability
+        self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
+        self.temperature, self.positives, self.uniform = temperature, positives, uniform
+        self.model: torch.nn.Module | None = None
+
+    def configure_model(self) -> None:
+        if self.model is None:
+            self.model = shard(self.build(), self.table_learning_rate, self.device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(dense_parameters(self.model), lr=self.learning_rate, weight_decay=1e-3)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor | None:
+        # Draws depend on the step alone, so that a resumed run makes the same ones.
+        generator = torch.Generator().manual_seed(self.global_step)
+        items = self.catalog.leaf.numel() - 1
+        owner, positive = draw_positives(batch, self.positives, generator)
+        if positive.numel() == 0:
+            return None
+        negative = torch.randint(1, items + 1, [self.uniform], generator=generator)
+        rows = torch.cat([positive, negative])
+        query, vectors = self.model(batch.query, rows, self.catalog, self.text, self.price)
+        loss = sampled_softmax(
+            query, vectors[: positive.numel()], vectors[positive.numel() :], positive, negative, owner,
+            self.probability, self.uniform, items, self.temperature,
+        )  # fmt: skip
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=query.shape[0])
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.packed = encode_items(self.model.module, self.catalog, self.text, self.price)
+        self.vectors = unpack_int8(self.packed)
+        self.hits: list[Tensor] = []
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        nothing = batch.query.history_item[:0]
+        query, _ = self.model.module(batch.query, nothing, self.catalog, self.text, self.price)
+        found = nearest(query, self.vectors, self.catalog.available, max(RECALL_AT))
+        self.hits.append(recall_counts(found, batch))
+
+    def on_validation_epoch_end(self) -> None:
+        hits = torch.cat(self.hits)  # [n, 1 + len(RECALL_AT)] purchases, found in the first k
+        asked = hits[hits[:, 0] > 0]
+        for i, k in enumerate(RECALL_AT):
+            recall = (asked[:, i + 1] / asked[:, 0]).mean() if len(asked) else torch.tensor(0.0)
+            self.log(f"recall_{k}", recall, prog_bar=k == 300, sync_dist=True)
+
+
+def draw_positives(batch: Batch, limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Up to `limit` random purchases of each checkout: which checkout [P], which item [P]."""
+    bought = batch.outcomes.purchase
+    owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
+    kept = rank_in_segment(owner, torch.rand(owner.shape, generator=generator)) < limit
+    return owner[kept], item[kept]
+
+
+def positive_probability(examples: Path, items: int, limit: int) -> Tensor:
+    """Chance that a positive drawn by `draw_positives` from this file is each item: [items] float32."""
+    table = pq.read_table(examples, columns=["outcome_item", "outcome_purchase"])
+    lengths = torch.from_numpy(pc.list_value_length(table["outcome_item"]).to_numpy().astype("int64"))
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    item = torch.from_numpy(pc.list_flatten(table["outcome_item"]).to_numpy().astype("int64"))
+    bought = torch.from_numpy(pc.list_flatten(table["outcome_purchase"]).to_numpy(zero_copy_only=False) > 0)
+    owner, item = owner[bought], item[bought]
+    count = torch.bincount(owner, minlength=len(lengths)).float()
+    share = count.clamp_max(limit)[owner] / count[owner]  # chance that this purchase is drawn
+    drawn = torch.zeros(items).index_add_(0, item, share)
+    return drawn / drawn.sum().clamp_min(1e-12)
+
+
+@torch.no_grad()
+def encode_items(tower: TwoTower, catalog: Catalog, text: ItemText, price: Tensor, chunk: int = 8192) -> Tensor:
+    """Item vectors of the whole catalog, row-wise int8: uint8 [N+1, D+8]."""
+    parts = []
+    for rows in torch.arange(catalog.leaf.numel()).split(chunk):
+        parts.append(pack_int8(tower.item(*item_facts(rows, catalog, text, price))))
+    return torch.cat(parts)
+
+
+def nearest(query: Tensor, vectors: Tensor, available: Tensor, k: int) -> Tensor:
+    """Exact search: the k available items of largest inner product, [B, min(k, N)], -1 where too few."""
+    scores = (query @ vectors.T).masked_fill(~available, -torch.inf)
+    top = scores.topk(min(k, scores.shape[1] - 1), dim=1)
+    return top.indices.masked_fill(top.values == -torch.inf, -1)
+
+
+def recall_counts(found: Tensor, batch: Batch) -> Tensor:
+    """Per checkout: purchases, and how many of them are in the first k of `found`, k in RECALL_AT."""
+    bought = batch.outcomes.purchase
+    owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
+    equal = found[owner] == item.unsqueeze(1)  # [purchases, k]
+    counts = torch.stack([torch.ones_like(item)] + [equal[:, :k].any(1).long() for k in RECALL_AT], dim=1)
+    return torch.zeros(found.shape[0], counts.shape[1]).index_add_(0, owner, counts.float())

@@ -1,0 +1,193 @@
+"""The stages of a training run, in order. Each has a folder of its own that later runs reuse."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from data.batches import Batches
+from data.features import FeatureSchema, item_features
+from data.prepare import prepare
+from models.embeddings import lower
+from models.inputs import Catalog, ItemText
+from models.two_tower import QueryTower, TwoTower
+from training import candidates, tracking
+from training.build import build_ranker, build_two_tower
+from training.folders import is_done, mark_done, point_latest, read_done, stage_folder
+from training.parallel import build_and_load
+from training.ranker import RankerTask, predict
+from training.retrieval import RetrievalTask, encode_items, positive_probability
+from training.trainer import BEST, fit
+
+
+class Prepared(NamedTuple):
+    """A prepared folder, opened."""
+
+    folder: Path
+    meta: dict[str, Any]
+    sizes: dict[str, Any]
+    catalog: Catalog
+    text: ItemText
+
+
+def run(cfg: DictConfig) -> Path:
+    """Train what `cfg.stage` asks for and return the folder of the run."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    prepared = open_prepared(prepare(cfg))
+    retrieval = train_retrieval(cfg, prepared)
+    if cfg.stage == "retrieval":
+        return retrieval
+    gathered = gather_candidates(cfg, prepared, retrieval)
+    folder = train_ranker(cfg, prepared, retrieval, gathered)
+    point_latest(cfg.paths.runs, folder)
+    print(f"run: {folder}")
+    return folder
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Read schema, catalog and notes of a prepared folder."""
+    catalog, text = item_features(folder)
+    meta = json.loads((folder / "meta.json").read_text())
+    return Prepared(folder, meta, FeatureSchema.load(folder).sizes(), catalog, text)
+
+
+def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
+    """Train the two towers; leaves `weights.pt` and the int8 item vectors `vectors.pt`."""
+    folder = stage_folder(cfg.paths.runs, "retrieval", cfg.retrieval.model, cfg.retrieval.train, cfg.seed, prepared.folder)
+    if is_done(folder):
+        return folder
+    settings = cfg.retrieval.train
+    run_id = tracking.start(cfg, folder, {"stage": "retrieval", "data": prepared.folder.name})
+    early = first_share(prepared.folder / "examples" / "train.parquet", folder / "train.parquet", settings.share)
+    build = partial(build_two_tower, cfg, prepared.sizes)
+    task = RetrievalTask(
+        build, prepared.catalog, prepared.text, training_price(prepared),
+        positive_probability(early, prepared.sizes["items"], settings.positives),
+        settings.learning_rate, settings.table_learning_rate, settings.temperature, settings.positives, settings.uniform,
+    )  # fmt: skip
+    events = cfg.retrieval.model.query.max_events
+    train = Batches(early, settings.batch_size, seed=cfg.seed, shuffle=True, max_history=events)
+    validation = Batches(
+        prepared.folder / "examples" / "validation.parquet", 512, seed=0, shuffle=False, max_history=events
+    )
+    metrics = fit(
+        cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "retrieval"),
+        monitor="recall_300", mode="max", epochs=settings.epochs, patience=settings.patience,
+    )  # fmt: skip
+    model = build_and_load(build, folder / BEST)
+    torch.save(model.state_dict(), folder / "weights.pt")
+    torch.save(encode_items(model, prepared.catalog, prepared.text, training_price(prepared)), folder / "vectors.pt")
+    save_config(cfg, folder)
+    mark_done(folder, {"metrics": metrics, "prepared": str(prepared.folder), "mlflow_run_id": run_id})
+    if cfg.stage == "retrieval":
+        tracking.finish(cfg, run_id, {}, [folder / "config.yaml"])
+    return folder
+
+
+def training_price(prepared: Prepared) -> torch.Tensor:
+    """[N+1] prices as of the last snapshot before validation: what the item tower may know."""
+    dates = torch.tensor(prepared.meta["snapshot_dates"])
+    last = int((dates <= prepared.meta["validation_start"]).sum()) - 1
+    return prepared.catalog.price[max(last, 0)]
+
+
+def first_share(source: Path, target: Path, share: float) -> Path:
+    """Write the earliest `share` of the rows of `source`, which are in time order."""
+    if not target.exists():
+        table = pq.read_table(source)
+        temporary = target.with_suffix(".partial")
+        pq.write_table(table.slice(0, round(len(table) * share)), temporary, row_group_size=1024, compression="zstd")
+        os.replace(temporary, target)
+    return target
+
+
+def load_frozen(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> tuple[TwoTower, QueryTower, Catalog]:
+    """The trained towers; the query tower as it serves (int8 tables); the catalog with item vectors."""
+    towers = build_two_tower(cfg, prepared.sizes)
+    towers.load_state_dict(torch.load(retrieval / "weights.pt"))
+    towers.eval()
+    tower = QueryTower(towers.query, lower(towers.attributes) if towers.attributes else None).eval()
+    return towers, tower, prepared.catalog._replace(vectors=torch.load(retrieval / "vectors.pt"))
+
+
+def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> Path:
+    """Candidates of the checkouts that the ranker learns from, and of validation and test."""
+    folder = stage_folder(
+        cfg.paths.runs, "candidates", cfg.retrieval.sources, cfg.retrieval.train.share, cfg.ranker.train.max_checkouts, retrieval
+    )
+    if is_done(folder):
+        return folder
+    _, tower, catalog = load_frozen(cfg, prepared, retrieval)
+    neighbours = pq.read_table(prepared.folder / "neighbours.parquet")
+    for split in ("train", "validation", "test"):
+        examples = pq.read_table(prepared.folder / "examples" / f"{split}.parquet")
+        if split == "train":
+            unseen = examples.slice(round(len(examples) * cfg.retrieval.train.share))
+            examples = unseen.slice(max(0, len(unseen) - cfg.ranker.train.max_checkouts))
+        candidates.gather(
+            cfg, examples, tower, catalog, neighbours, prepared.meta["snapshot_dates"], folder / f"{split}.parquet"
+        )
+    mark_done(folder, {"recall": {s: recall(folder / f"{s}.parquet") for s in ("validation", "test")}})
+    return folder
+
+
+def recall(path: Path) -> float:
+    """Mean share of what was bought that is among the candidates."""
+    table = pq.read_table(path, columns=["candidate_item", "outcome_item", "outcome_purchase"])
+    shares = []
+    for row in table.to_pylist():
+        bought = {i for i, p in zip(row["outcome_item"], row["outcome_purchase"], strict=True) if p}
+        if bought:
+            shares.append(len(bought & set(row["candidate_item"])) / len(bought))
+    return sum(shares) / max(len(shares), 1)
+
+
+def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered: Path) -> Path:
+    """Train and calibrate the ranker; leaves `weights.pt`, the resolved config and pointers to the rest."""
+    folder = stage_folder(cfg.paths.runs, "ranker", cfg.ranker, cfg.seed, gathered)
+    if is_done(folder):
+        return folder
+    settings = cfg.ranker.train
+    run_id = tracking.start(cfg, folder, {"stage": cfg.stage, "data": prepared.folder.name})
+    _, tower, catalog = load_frozen(cfg, prepared, retrieval)
+    build = partial(build_ranker, cfg, prepared.sizes)
+    proxy = prepared.meta["click_label"] == "proxy"
+    train = Batches(gathered / "train.parquet", settings.batch_size, seed=cfg.seed, shuffle=True)
+    validation = Batches(gathered / "validation.parquet", 256, seed=0, shuffle=False)
+    steps = len(train) * settings.epochs
+    task = RankerTask(
+        build, tower, catalog, proxy,
+        settings.learning_rate, settings.table_learning_rate, settings.value_weight, steps,
+    )  # fmt: skip
+    metrics = fit(
+        cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "ranker"),
+        monitor="val_loss", mode="min", epochs=settings.epochs, patience=settings.patience,
+    )  # fmt: skip
+    ranker = build_and_load(build, folder / BEST)
+    logits, labels = predict(ranker, tower, catalog, validation, proxy)
+    ranker.calibration.fit(logits, *labels.unbind(1))
+    torch.save(ranker.state_dict(), folder / "weights.pt")
+    save_config(cfg, folder)
+    notes = {
+        "metrics": metrics,
+        "prepared": str(prepared.folder),
+        "retrieval": str(retrieval),
+        "candidates": str(gathered),
+        "mlflow_run_id": run_id,
+        "recall": read_done(gathered)["recall"],
+    }
+    mark_done(folder, notes)
+    tracking.finish(cfg, run_id, tracking.summary(read_done(retrieval)["metrics"], "retrieval"), [folder / "config.yaml"])
+    return folder
+
+
+def save_config(cfg: DictConfig, folder: Path) -> None:
+    """The resolved config, beside the weights it made."""
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)

@@ -1,0 +1,78 @@
+"""MLflow: one run per `train.py` command, found again when the command resumes."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.tracking import MlflowClient
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import MLFlowLogger
+
+from training.config import flat
+from training.folders import ROOT
+
+RUN_ID = "mlflow_run_id"
+
+
+def start(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
+    """The id of the MLflow run of this folder: a new one with parameters and tags, or the one it has."""
+    client = client_of(cfg)
+    note = folder / RUN_ID
+    if note.is_file():
+        return note.read_text()
+    found = client.get_experiment_by_name(cfg.mlflow.experiment)
+    experiment = found.experiment_id if found else client.create_experiment(cfg.mlflow.experiment)
+    run = client.create_run(experiment, tags=tags | {"git_commit": git_commit(), "folder": str(folder)}, run_name=folder.name)
+    for key, value in flat(cfg).items():
+        client.log_param(run.info.run_id, key, value)
+    note.write_text(run.info.run_id)
+    return run.info.run_id
+
+
+def client_of(cfg: DictConfig) -> MlflowClient:
+    """A client of the configured tracking server; makes the folder of a local sqlite file."""
+    uri = cfg.mlflow.tracking_uri
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    return MlflowClient(uri)
+
+
+def logger(cfg: DictConfig, run_id: str, stage: str) -> MLFlowLogger:
+    """Lightning's logger for one stage; its metrics are named `<stage>/<metric>`."""
+    return MLFlowLogger(cfg.mlflow.experiment, tracking_uri=cfg.mlflow.tracking_uri, run_id=run_id, prefix=f"{stage}/")
+
+
+def finish(cfg: DictConfig, run_id: str, metrics: dict[str, float], artifacts: list[Path]) -> None:
+    """Log final metrics and files, and close the run."""
+    client = client_of(cfg)
+    for name, value in metrics.items():
+        client.log_metric(run_id, name, value)
+    for file in artifacts:
+        client.log_artifact(run_id, str(file))
+    client.set_terminated(run_id)
+
+
+def folder_of(tracking_uri: str, run_id: str) -> Path:
+    """The run folder that an MLflow run id stands for. Raises ValueError if there is none."""
+    try:
+        run = MlflowClient(tracking_uri).get_run(run_id)
+    except mlflow.exceptions.MlflowException as error:
+        raise ValueError(f"{run_id} is neither a run folder nor a run in {tracking_uri}: {error}") from error
+    return Path(run.data.tags["folder"])
+
+
+def git_commit() -> str:
+    """The commit of this checkout, marked when files differ from it; `unknown` outside git."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("-modified" if changed.stdout.strip() else "")
+
+
+def summary(row: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Numbers of a dict, with a prefix, as MLflow metrics."""
+    return {f"{prefix}/{k}": float(v) for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
