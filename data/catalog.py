@@ -1,0 +1,93 @@
+"""The item side of a prepared folder as tensors: facts, snapshots, text and co-purchase neighbours."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from models.inputs import Catalog, ItemText
+
+
+class Neighbours(NamedTuple):
+    """Co-purchase at one snapshot, jagged over items, best first."""
+
+    offsets: Tensor  # [N+2] int64
+    item: Tensor  # [ΣM] int64
+    score: Tensor  # [ΣM] float32
+
+
+def item_features(folder: str | Path) -> tuple[Catalog, ItemText]:
+    """Catalog (without vectors: [N+1, 0]) and title tokens of a prepared folder.
+
+    Price and popularity are dense, [S, N+1]: 4 bytes × S × (N+1) each. Where an item was not sold in the
+    28 days before a snapshot its last known price goes on; before its first sale stands the list price, or
+    0 where the shop gives none.
+    """
+    items = pq.read_table(Path(folder) / "items.parquet")
+    rows = items.num_rows
+    price, popularity = _snapshots(Path(folder), rows, _numbers(items["price"], np.float32))
+    codes = _numbers(items["category_codes"].combine_chunks().flatten(), np.int64)
+    catalog = Catalog(
+        category=torch.from_numpy(codes.reshape(rows, -1)),
+        leaf=torch.from_numpy(_numbers(items["leaf"], np.int64)),
+        brand=torch.from_numpy(_numbers(items["brand_code"], np.int64)),
+        first_sold=torch.from_numpy(_numbers(items["first_sold"], np.int64)),
+        available=torch.from_numpy(_numbers(items["available"], np.bool_)),
+        price=torch.from_numpy(price),
+        popularity=torch.from_numpy(popularity),
+        vectors=torch.empty(rows, 0, dtype=torch.uint8),
+    )
+    tokens, weights = (items[c].combine_chunks() for c in ("tokens", "token_weights"))
+    text = ItemText(
+        offsets=torch.from_numpy(_offsets(tokens)),
+        token=torch.from_numpy(_numbers(tokens.flatten(), np.int64)),
+        weight=torch.from_numpy(_numbers(weights.flatten(), np.float32)),
+    )
+    return catalog, text
+
+
+def neighbours(folder: str | Path, items: int) -> dict[int, Neighbours]:
+    """Snapshot → neighbours of `items` rows (N+1). Use the latest snapshot that is not after yours."""
+    table = pq.read_table(Path(folder) / "neighbours.parquet")
+    snapshot = _numbers(table["snapshot"], np.int64)
+    out = {}
+    for s in np.unique(snapshot):
+        part = table.slice(int(np.searchsorted(snapshot, s)), int((snapshot == s).sum()))
+        counts = np.bincount(_numbers(part["item"], np.int64), minlength=items)
+        out[int(s)] = Neighbours(
+            offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
+            item=torch.from_numpy(_numbers(part["neighbour"], np.int64)),
+            score=torch.from_numpy(_numbers(part["score"], np.float32)),
+        )
+    return out
+
+
+def _snapshots(folder: Path, rows: int, list_price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    count = len(json.loads((folder / "meta.json").read_text())["snapshot_dates"])
+    table = pq.read_table(folder / "snapshots.parquet")
+    snapshot, item = _numbers(table["snapshot"], np.int64), _numbers(table["item"], np.int64)
+    popularity = np.zeros((count, rows), np.float32)
+    popularity[snapshot, item] = _numbers(table["popularity"], np.float32)
+    price = np.full((count, rows), np.nan, np.float32)
+    price[snapshot, item] = _numbers(table["price"], np.float32)
+    known = np.nan_to_num(list_price, nan=0.0)
+    for s in range(count):
+        known = np.where(np.isnan(price[s]), known, price[s])
+        price[s] = known
+    return price, popularity
+
+
+def _numbers(column: pa.ChunkedArray | pa.Array, dtype: type) -> np.ndarray:
+    values = (
+        column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+    )
+    return np.array(values, dtype=dtype)
+
+
+def _offsets(lists: pa.ListArray) -> np.ndarray:
+    return np.array(lists.offsets.to_numpy(), dtype=np.int64) - lists.offsets[0].as_py()

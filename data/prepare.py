@@ -1,0 +1,219 @@
+"""Raw files → the prepared folder (docs/architecture.md). Nothing is redone, nothing is stale.
+
+    prepare(cfg) → artifacts/prepared/<key>/
+
+The key hashes the configuration, the bytes of the input files and the code of this room, so that whatever
+could change the result changes the folder.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import ibis
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from data import checks, examples, features, log, snapshots, splits, store, tables
+from data.tables import DataError
+
+SOURCES = ("completejourney", "tables")
+STEPS = ("hash", "read", "check", "code", "features", "snapshots", "neighbours", "examples", "store")
+# What says where and how fast, not what: no part of the key.
+NOT_HASHED = ("root", "memory_limit", "threads")
+
+
+def prepare(cfg: Mapping[str, Any]) -> Path:
+    """The prepared folder of `cfg.data` and `cfg.features`, below `cfg.paths.prepared`; built if need be.
+
+    Shows its steps on stderr and prints one line of summary. Raises DataError for input or settings that
+    cannot be used. A run that fails leaves nothing behind.
+    """
+    config = _plain(cfg)
+    data, feature_cfg = config["data"], config["features"]
+    root = Path(config.get("paths", {}).get("prepared") or "artifacts/prepared")
+    if data["name"] not in SOURCES:
+        raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(SOURCES)}")
+    splits.horizon_days(data["horizon"])
+    source = import_module(f"data.sources.{data['name']}")
+    files: dict[str, Path] = source.files(data.get("root"))
+    started = time.monotonic()
+    with tqdm(total=len(STEPS), desc="prepare", unit="step", file=sys.stderr) as bar:
+        _step(bar, "hash")
+        fingerprint = {name: _hash_file(path) for name, path in files.items()}
+        key = _key(data, feature_cfg, fingerprint)
+        folder = root / key
+        if (folder / "meta.json").is_file():
+            bar.set_postfix_str("reused")
+            bar.update(len(STEPS) - bar.n)
+            meta = json.loads((folder / "meta.json").read_text())
+            print(f"prepared {folder} (reused): {_summary(meta)}", flush=True)
+            return folder
+        root.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=root))
+        try:
+            meta = _build(bar, source, files, data, feature_cfg, made)
+            meta |= {"key": key, "fingerprint": fingerprint, "seconds": round(time.monotonic() - started, 1)}
+            (made / "meta.json").write_text(json.dumps(meta, indent=1))
+            made.chmod(0o755)  # mkdtemp keeps others out
+            _publish(made, folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    print(f"prepared {folder}: {_summary(meta)}, {meta['seconds']} s", flush=True)
+    return folder
+
+
+def _build(
+    bar: tqdm,
+    source: Any,
+    files: dict[str, Path],
+    data: dict[str, Any],
+    feature_cfg: dict[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Fills the folder `out` and gives the content of meta.json."""
+    names = {name: str(path) for name, path in files.items()}
+    with _connect(data, out / "spill") as con:
+        _step(bar, "read")
+        raw = source.read(con, data.get("root"))
+        conformed = {
+            name: con.create_table(
+                f"canonical_{name}", tables.conform(t, name, names[name], _is_csv(names[name]))
+            )
+            for name, t in raw.items()
+        }
+        _step(bar, "check")
+        checked = checks.check(con, conformed, names, data["bad_rows"])
+        pq.write_table(checked.rejected, out / "rejected.parquet", compression="zstd")
+        _step(bar, "code")
+        coded = log.build(con, checked.tables)
+        horizon = str(data["horizon"])
+        checkouts = splits.horizons(coded, horizon)
+        at = splits.instants(con, coded, checkouts, horizon, data["split"])
+        assigned = con.create_table("assigned", splits.assign(checkouts, at, coded.end))
+        counts = splits.count(con, assigned, at, coded, horizon)
+        _step(bar, "features")
+        schema, items = features.build(con, coded, at.validation_start, feature_cfg)
+        (out / "schema.json").write_text(json.dumps(schema.to_json(), ensure_ascii=False))
+        pq.write_table(items, out / "items.parquet", compression="zstd")
+        _step(bar, "snapshots")
+        every = int(data["snapshots"]["every"])
+        dates = snapshots.dates(coded.start, coded.end, every)
+        snapshots.write(con, coded, dates, out)
+        _step(bar, "neighbours")
+        snapshots.write_neighbours(con, coded, dates, data["snapshots"], out)
+        _step(bar, "examples")
+        bought = examples.write(con, coded, assigned, schema, every, out)
+        _step(bar, "store")
+        store.write(con, coded, schema, out)
+        size = {
+            k: int(con.execute(t.count())) for k, t in (("orders", coded.checkouts), ("lines", coded.lines))
+        }
+        meta = {
+            "name": data["name"],
+            "horizon": horizon,
+            "counts": {
+                **size,
+                "users": int(con.execute(coded.users.count())),
+                "items": schema.items,
+                "events": int(con.execute(coded.events.count())),
+                "unlisted_items": int(con.execute(coded.items.filter(~coded.items.listed).count())),
+                "returns": checked.returns,
+                "rejected": checked.rejected.num_rows,
+                "checkouts": counts,
+                "checkouts_with_purchase": bought,
+            },
+            "split": at._asdict(),
+            "window": {"start": coded.start, "end": coded.end},
+            "snapshot_dates": dates,
+            # What `click` means: a logged click, or a purchase in the candidate's leaf category.
+            "click": "logged" if coded.clicks_logged else "leaf_category_proxy",
+            "config": {"data": data, "features": feature_cfg},
+        }
+    shutil.rmtree(out / "spill", ignore_errors=True)
+    return meta
+
+
+def _is_csv(path: str) -> bool:
+    return path.endswith(".csv")
+
+
+@contextmanager
+def _connect(data: dict[str, Any], spill: Path) -> Iterator[ibis.BaseBackend]:
+    con = ibis.duckdb.connect(
+        memory_limit=data["memory_limit"],
+        threads=data.get("threads") or os.cpu_count() or 1,
+        temp_directory=str(spill),
+    )
+    try:
+        # Zoned times are read in the session's zone where DuckDB has its ICU extension, and in UTC
+        # where it has not; then this setting is unknown to it.
+        con.raw_sql("SET TimeZone = 'UTC'")
+    except Exception as error:
+        if "icu" not in str(error).lower():
+            raise
+    try:
+        yield con
+    finally:
+        con.disconnect()
+
+
+def _step(bar: tqdm, name: str) -> None:
+    bar.n = STEPS.index(name)
+    bar.set_postfix_str(name)
+
+
+def _publish(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:
+        if not (folder / "meta.json").is_file():  # anything but another run that was faster
+            raise
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _key(data: dict[str, Any], feature_cfg: dict[str, Any], fingerprint: dict[str, str]) -> str:
+    room = Path(__file__).parent
+    code = {str(p.relative_to(room)): _hash_file(p) for p in sorted(room.rglob("*.py"))}
+    what = {k: v for k, v in data.items() if k not in NOT_HASHED}
+    text = json.dumps([what, feature_cfg, fingerprint, code], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A configuration as plain dicts and lists, whatever library it comes from."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple) or type(value).__name__ == "ListConfig":
+        return [_plain(v) for v in value]
+    return value.isoformat() if isinstance(value, date) else value  # some YAML readers make dates
+
+
+def _summary(meta: dict[str, Any]) -> str:
+    n = meta["counts"]
+    c = n["checkouts"]
+    left = [f"{n[k]:,} {k}" for k in ("returns", "rejected", "unlisted_items") if n[k]]
+    return ", ".join(
+        [
+            f"{n['orders']:,} orders of {n['users']:,} users, {n['items']:,} items",
+            f"{c['train']:,} train / {c['validation']:,} validation / {c['test']:,} test checkouts",
+            f"{c['immature']:,} immature",
+            f"{c['gap'] + c['later']:,} between the splits or after",
+            *left,
+            f"click: {meta['click']}",
+        ]
+    )

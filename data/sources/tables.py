@@ -1,0 +1,64 @@
+"""Any shop's own files: `{orders,items,users,events}.{parquet,csv}` in one folder (docs/architecture.md)."""
+
+from pathlib import Path
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow.parquet as pq
+
+from data.tables import TABLES, DataError
+
+REQUIRED = ("orders", "items")
+
+
+def files(root: str | None) -> dict[str, Path]:
+    """Canonical table → its file. Raises DataError when one is missing or given twice."""
+    if not root:
+        raise DataError("data.root is not set: give the folder that holds orders and items, data.root=DIR")
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; set data.root to the folder that holds your tables")
+    found: dict[str, Path] = {}
+    for name in TABLES:
+        here = [p for p in (folder / f"{name}.parquet", folder / f"{name}.csv") if p.is_file()]
+        if len(here) > 1:
+            raise DataError(f"{folder}: both {here[0].name} and {here[1].name} are there; remove one of them")
+        if here:
+            found[name] = here[0]
+        elif name in REQUIRED:
+            raise DataError(f"{folder}: {name}.parquet or {name}.csv is missing; it is required")
+    return found
+
+
+def read(con: ibis.BaseBackend, root: str | None) -> dict[str, ir.Table]:
+    """The canonical tables that are there, raw, with `_row`. Raises DataError for an unreadable file."""
+    return {name: _read(con, name, path) for name, path in files(root).items()}
+
+
+def _read(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
+    try:
+        if path.suffix == ".parquet":
+            rows = pq.read_metadata(path).num_rows  # DuckDB's own words for a broken file say less
+            table = con.read_parquet(path, file_row_number=True)
+            table = table.mutate(_row=table.file_row_number + 1).drop("file_row_number")
+            del rows
+        else:
+            table = _read_csv(con, name, path)
+        # Read once: CSV is slow to parse, and row numbers hold only for one pass in file order.
+        return con.create_table(f"raw_{name}", table)
+    except (duckdb.Error, OSError, ValueError) as error:
+        said = str(error).strip().split("\n")
+        raise DataError(f"{path}: cannot be read: {' '.join(s.strip() for s in said[:4])}") from error
+
+
+def _read_csv(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
+    with path.open(encoding="utf-8-sig") as file:
+        if not file.readline().strip():
+            raise ValueError("the file is empty, expected a header line")
+    # The contract's columns are read as text: an id of digits keeps its zeros, and a value that does not
+    # parse is a bad row with a number instead of a change of the whole column's type.
+    header = con.read_csv(path, header=True, sample_size=-1, delim=",")
+    types = {c: "VARCHAR" for c in header.columns if c in TABLES[name]}
+    table = con.read_csv(path, header=True, sample_size=-1, delim=",", types=types) if types else header
+    return table.mutate(_row=ibis.row_number() + 1)
