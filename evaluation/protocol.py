@@ -1,0 +1,204 @@
+"""Who is judged on what: the checkouts of a split, the slices, and the rows of the leaderboard.
+
+A system hands over one scored list per checkout (`Ranked`); the first six that a slice allows are its slate.
+
+| slice | checkouts | what counts | slate |
+|---|---|---|---|
+| all | with a purchase that counts | every purchase inside the horizon | the first six |
+| discovery | with a purchase that counts | items the user never bought before | the first six such items |
+| cold_users | of `all`, fewer than 5 earlier checkouts | every purchase | the first six |
+| new_items | with a purchase that counts | items first sold in the 28 days before | the first six |
+
+Lists must be deeper than six: the discovery slice takes off what the user bought before.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from evaluation.jagged import Array, Ranked, descending, find, keep, row_of, to_offsets, top
+from evaluation.metrics import Purchases, hit_at, ndcg_at, precision_at, recall_at, revenue_at
+
+DAY = 86_400
+COLD_USER_CHECKOUTS = 5
+NEW_ITEM_DAYS = 28
+METRICS = ("ndcg6", "hit6", "precision6", "revenue6")
+
+
+class Split(NamedTuple):
+    """n checkouts by time, with what they led to and what their users already knew."""
+
+    order_id: Array  # [n] str
+    user_id: Array  # [n] str
+    user: Array  # [n] int64, code of user_id
+    ts: Array  # [n] int64, Unix seconds
+    n_before: Array  # [n] int64, earlier checkouts of the user
+    snapshot: Array  # [n] int64
+    basket_offsets: Array  # [n+1] int64
+    basket_item: Array  # [ΣK] int64, the lines just paid
+    purchases: Purchases  # inside the horizon, after the checkout
+    first_sold: Array  # [N] int64, Unix seconds by item row, 0 for never
+    first_key: Array  # [F] int64 ascending, user * N + item
+    first_ts: Array  # [F] int64, the user's first purchase of the item
+
+
+class Slice(NamedTuple):
+    """Which checkouts and purchases count, and whether what the user bought before is kept off the slate."""
+
+    name: str
+    rows: Array  # [m] int64, checkouts with at least one purchase that counts
+    purchases: Purchases  # of all n checkouts, only what counts
+    drop_owned: bool
+
+
+def integers(table: pa.Table, name: str) -> Array:
+    """An integer column as int64 [n]: products of codes overflow the 32 bits that files keep."""
+    return table[name].to_numpy().astype(np.int64)
+
+
+def list_column(table: pa.Table, name: str) -> tuple[Array, Array]:
+    """A list column as (offsets [n+1] int64, values [Σ], integers as int64). A null list is a ValueError."""
+    column = table[name]
+    if column.null_count:
+        raise ValueError(f"column {name} has {column.null_count} null lists")
+    values = pc.list_flatten(column).to_numpy()
+    values = values.astype(np.int64) if values.dtype.kind in "iu" else values
+    return to_offsets(pc.list_value_length(column).to_numpy()), values
+
+
+def load_split(folder: Path, name: str) -> Split:
+    """Read `examples/<name>.parquet` of a prepared folder (docs/architecture.md) and what the slices need."""
+    columns = ["order_id", "user_id", "ts", "n_before", "snapshot", "basket_item"]
+    columns += ["outcome_item", "outcome_purchase", "outcome_value"]
+    examples = pq.read_table(folder / "examples" / f"{name}.parquet", columns=columns)
+    basket_offsets, basket_item = list_column(examples, "basket_item")
+    offsets, item = list_column(examples, "outcome_item")
+    _, bought = list_column(examples, "outcome_purchase")
+    _, value = list_column(examples, "outcome_value")
+    bought = bought.astype(bool)  # outcomes also hold what was only shown or clicked
+    first_sold = integers(pq.read_table(folder / "items.parquet", columns=["first_sold"]), "first_sold")
+
+    user_id = examples["user_id"].to_numpy()
+    users = pc.unique(examples["user_id"])
+    user = pc.index_in(examples["user_id"], users).to_numpy().astype(np.int64)
+    first = pq.read_table(folder / "first_bought.parquet")
+    first = first.filter(pc.is_in(first["user_id"], users))
+    owner = pc.index_in(first["user_id"], users).to_numpy().astype(np.int64)
+    key = owner * len(first_sold) + integers(first, "item")
+    order = np.argsort(key)
+    return Split(
+        order_id=examples["order_id"].to_numpy(),
+        user_id=user_id,
+        user=user,
+        ts=integers(examples, "ts"),
+        n_before=integers(examples, "n_before"),
+        snapshot=integers(examples, "snapshot"),
+        basket_offsets=basket_offsets,
+        basket_item=basket_item,
+        purchases=Purchases(keep(offsets, bought), item[bought], value[bought].astype(np.float64)),
+        first_sold=first_sold,
+        first_key=key[order],
+        first_ts=integers(first, "ts")[order],
+    )
+
+
+def owned(split: Split, row: Array, item: Array) -> Array:
+    """Whether the user of checkout `row` had bought `item` by then, this basket included; [m] -> [m] bool."""
+    n_items = len(split.first_sold)
+    at = find(split.first_key, split.user[row] * n_items + item)
+    before = (at >= 0) & (np.append(split.first_ts, 0)[at] <= split.ts[row])
+    basket = np.unique(row_of(split.basket_offsets) * n_items + split.basket_item)
+    return before | (find(basket, row * n_items + item) >= 0)
+
+
+def _slice(split: Split, name: str, counts: Array | None = None, rows: Array | None = None) -> Slice:
+    """Keep the purchases that count [ΣO] and, of the checkouts that then have one, `rows` [n] bool."""
+    purchases = split.purchases
+    if counts is not None:
+        offsets = keep(purchases.offsets, counts)
+        purchases = Purchases(offsets, purchases.item[counts], purchases.value[counts])
+    judged = np.diff(purchases.offsets) > 0
+    return Slice(name, np.flatnonzero(judged if rows is None else judged & rows), purchases, False)
+
+
+def slices(split: Split) -> list[Slice]:
+    """The four slices of the table above, in that order."""
+    row, item = row_of(split.purchases.offsets), split.purchases.item
+    age = split.ts[row] - split.first_sold[item]
+    recent = (split.first_sold[item] > 0) & (age >= 0) & (age <= NEW_ITEM_DAYS * DAY)
+    return [
+        _slice(split, "all"),
+        _slice(split, "discovery", counts=~owned(split, row, item))._replace(drop_owned=True),
+        _slice(split, "cold_users", rows=split.n_before < COLD_USER_CHECKOUTS),
+        _slice(split, "new_items", counts=recent),
+    ]
+
+
+def per_checkout(ranked: Ranked, split: Split, parts: list[Slice]) -> dict[str, dict[str, Array]]:
+    """Slice name -> metric -> one value per judged checkout of that slice, in the order of `Slice.rows`.
+
+    This is what `metrics.paired_bootstrap` compares, with `split.user[part.rows]` as the users. `filled` is
+    the share of the six slots that the list could fill.
+    Raises ValueError for lists that do not fit the split, row 0 (the unknown item) or a repeated item.
+    """
+    if len(ranked.offsets) != len(split.ts) + 1 or ranked.offsets[-1] != len(ranked.item):
+        raise ValueError(f"{len(ranked.offsets) - 1} lists for {len(split.ts)} checkouts")
+    if len(ranked.item) and not 1 <= ranked.item.min() <= ranked.item.max() < len(split.first_sold):
+        raise ValueError("a list holds the unknown item, or a row that the catalog does not have")
+    ranked = descending(ranked)
+    slates, fresh = top(ranked), None
+    result = {}
+    for part in parts:
+        if part.drop_owned and fresh is None:
+            fresh = top(ranked, eligible=~owned(split, row_of(ranked.offsets), ranked.item))
+        shown = fresh if part.drop_owned and fresh is not None else slates
+        result[part.name] = {
+            "ndcg6": ndcg_at(shown, part.purchases)[part.rows],
+            "hit6": hit_at(shown, part.purchases)[part.rows],
+            "precision6": precision_at(shown, part.purchases)[part.rows],
+            "revenue6": revenue_at(shown, part.purchases)[part.rows],
+            "filled": (shown >= 0).mean(1)[part.rows],
+        }
+    return result
+
+
+def rows(
+    ranked: Ranked, split: Split, parts: list[Slice], system: str, order: str, seed: int = 0
+) -> list[dict[str, Any]]:
+    """One leaderboard row per slice: the means of `per_checkout`, NaN where a slice has no checkout.
+
+    `order` names what the lists are sorted by: `purchase` (probability) or `value` (expected spend).
+    """
+    return [
+        {"system": system, "order": order, "slice": part, "seed": seed}
+        | {name: float(values.mean()) if len(values) else float("nan") for name, values in measured.items()}
+        | {"checkouts": len(measured["ndcg6"])}
+        for part, measured in per_checkout(ranked, split, parts).items()
+    ]
+
+
+def recalls(
+    ranked: Ranked, source: Array, names: tuple[str, ...], split: Split, ks: tuple[int, ...] = (100, 300, 500)
+) -> list[dict[str, Any]]:
+    """Retrieval recall by source and for the union, over the checkouts with a purchase.
+
+    `source` [ΣC] int64 has bit i set where `names[i]` proposed the candidate. Candidates count in
+    the order of their score, so that a union cut at k is what a ranker with room for k would be given.
+    """
+    order = np.lexsort((-ranked.score, row_of(ranked.offsets)))
+    item, source = ranked.item[order], source[order]
+    judged = np.diff(split.purchases.offsets) > 0
+    result = []
+    for bit, name in enumerate((*names, "union")):
+        proposed = source >> bit & 1 == 1 if bit < len(names) else np.ones(len(item), bool)
+        offsets = keep(ranked.offsets, proposed)
+        found = {f"recall{k}": recall_at(offsets, item[proposed], split.purchases, k) for k in ks}
+        result.append(
+            {"source": name, "candidates": float(np.diff(offsets)[judged].mean())}
+            | {k: float(v[judged].mean()) for k, v in found.items()}
+        )
+    return result
