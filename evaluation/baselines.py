@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from evaluation.jagged import Array, Ranked, descending, find, group_sum, row_of, spans, to_offsets
 from evaluation.metrics import gains
 from evaluation.protocol import DAY, Split, integers, list_column
+from models.inputs import KINDS
 
-PURCHASE = 0  # code of `history_kind`, see models/inputs.py
+PURCHASE = KINDS.index("purchase")
 WINDOW = 28 * DAY  # what `popularity` of a snapshot covers
 DEPTH = 300  # popular items under every list: the heaviest users own most of the first hundred
 
