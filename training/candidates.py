@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from omegaconf import DictConfig
@@ -12,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.batches import to_batch
+from data.catalog import Neighbours
 from models.candidates import CandidateSources
 from models.embeddings import unpack_int8
 from models.inputs import Candidates, Catalog
@@ -19,10 +19,10 @@ from models.two_tower import QueryTower
 from training.retrieval import nearest
 
 
-def sources_at(cfg: DictConfig, catalog: Catalog, neighbours: pa.Table, snapshot: int, when: int) -> CandidateSources:
+def sources_at(cfg: DictConfig, catalog: Catalog, neighbours: dict[int, Neighbours], snapshot: int, when: int) -> CandidateSources:
     """The candidate tables as they were at `snapshot`, whose date is `when` (Unix seconds).
 
-    `neighbours` has columns snapshot, item, neighbour, score; the latest not after `snapshot` is used.
+    Of `neighbours` (data.catalog.neighbours) the latest not after `snapshot` is used.
     """
     limits = cfg.retrieval.sources
     popularity = catalog.popularity[snapshot].masked_fill(~catalog.available, 0)  # [N+1]
@@ -33,19 +33,15 @@ def sources_at(cfg: DictConfig, catalog: Catalog, neighbours: pa.Table, snapshot
     first = catalog.first_sold[ranked]
     newcomers = ranked[(first > when - 28 * 86_400) & (first <= when)]
     leaf_offsets, leaf_items = by_leaf(catalog.leaf, ranked, limits.category)
-    known = [s for s in pc.unique(neighbours["snapshot"]).to_pylist() if s <= snapshot]
-    rows = neighbours.filter(pc.equal(neighbours["snapshot"], max(known, default=-1)))
-    item = torch.from_numpy(rows["item"].to_numpy().astype(np.int64))
-    order = item.argsort(stable=True)
-    lengths = torch.bincount(item, minlength=catalog.leaf.numel())
+    together = neighbours[max((s for s in neighbours if s <= snapshot), default=min(neighbours))]
     return CandidateSources(
         popular=ranked[: limits.popularity],
         recent=newcomers[: limits.recency],
         leaf_offsets=leaf_offsets,
         leaf_items=leaf_items,
-        neighbour_offsets=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
-        neighbour_items=torch.from_numpy(rows["neighbour"].to_numpy().astype(np.int64))[order],
-        neighbour_scores=torch.from_numpy(rows["score"].to_numpy().astype(np.float32))[order],
+        neighbour_offsets=together.offsets,
+        neighbour_items=together.item,
+        neighbour_scores=together.score,
         buy_again=limits.buy_again,
         co_purchase=limits.co_purchase,
         category=limits.category,
@@ -69,7 +65,7 @@ def by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def gather(
-    cfg: DictConfig, examples: pa.Table, tower: QueryTower, catalog: Catalog, neighbours: pa.Table,
+    cfg: DictConfig, examples: pa.Table, tower: QueryTower, catalog: Catalog, neighbours: dict[int, Neighbours],
     snapshot_dates: list[int], target: Path, batch_size: int = 256,
 ) -> None:
     """Write `examples` with the columns candidate_{item,source,score,affinity}, in their order."""

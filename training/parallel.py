@@ -17,9 +17,11 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.types import ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 
@@ -32,11 +34,22 @@ def shard(module: nn.Module, learning_rate: float, device: torch.device) -> Dist
         if isinstance(part, EmbeddingBagCollection):
             apply_optimizer_in_backward(RowWiseAdagrad, part.parameters(), {"lr": learning_rate})
     world = torch.distributed.get_world_size()
-    planner = EmbeddingShardingPlanner(topology=Topology(world_size=world, compute_device=device.type))
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(world_size=world, compute_device=device.type), constraints=_constraints(module)
+    )
     sharders = [EmbeddingBagCollectionSharder()]
     group = torch.distributed.group.WORLD
     plan = planner.collective_plan(module, sharders, group) if world > 1 else planner.plan(module, sharders)
     return DistributedModelParallel(module, device=device, plan=plan, sharders=sharders)
+
+
+def _constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
+    """Sharded and fused for every table: data-parallel tables would have no fused optimizer."""
+    kinds = [ShardingType.TABLE_WISE.value, ShardingType.COLUMN_WISE.value, ShardingType.ROW_WISE.value]
+    fused = [EmbeddingComputeKernel.FUSED.value]
+    tables = [part for part in module.modules() if isinstance(part, EmbeddingBagCollection)]
+    names = [config.name for part in tables for config in part.embedding_bag_configs()]
+    return {name: ParameterConstraints(sharding_types=kinds, compute_kernels=fused) for name in names}
 
 
 def dense_parameters(model: DistributedModelParallel) -> list[nn.Parameter]:

@@ -13,7 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from data.batches import Batches
-from data.features import FeatureSchema, item_features
+from data.catalog import item_features, neighbours
+from data.features import FeatureSchema
 from data.prepare import prepare
 from models.embeddings import lower
 from models.inputs import Catalog, ItemText
@@ -94,7 +95,7 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
 def training_price(prepared: Prepared) -> torch.Tensor:
     """[N+1] prices as of the last snapshot before validation: what the item tower may know."""
     dates = torch.tensor(prepared.meta["snapshot_dates"])
-    last = int((dates <= prepared.meta["validation_start"]).sum()) - 1
+    last = int((dates <= prepared.meta["split"]["validation_start"]).sum()) - 1
     return prepared.catalog.price[max(last, 0)]
 
 
@@ -125,14 +126,14 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
     if is_done(folder):
         return folder
     _, tower, catalog = load_frozen(cfg, prepared, retrieval)
-    neighbours = pq.read_table(prepared.folder / "neighbours.parquet")
+    together = neighbours(prepared.folder, prepared.sizes["items"])
     for split in ("train", "validation", "test"):
         examples = pq.read_table(prepared.folder / "examples" / f"{split}.parquet")
         if split == "train":
             unseen = examples.slice(round(len(examples) * cfg.retrieval.train.share))
             examples = unseen.slice(max(0, len(unseen) - cfg.ranker.train.max_checkouts))
         candidates.gather(
-            cfg, examples, tower, catalog, neighbours, prepared.meta["snapshot_dates"], folder / f"{split}.parquet"
+            cfg, examples, tower, catalog, together, prepared.meta["snapshot_dates"], folder / f"{split}.parquet"
         )
     mark_done(folder, {"recall": {s: recall(folder / f"{s}.parquet") for s in ("validation", "test")}})
     return folder
