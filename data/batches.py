@@ -65,12 +65,8 @@ class Batches:
         if not 0 <= rank < world_size or batch_size < 1:
             raise ValueError(f"rank {rank} of {world_size} with batch size {batch_size} makes no sense")
         self.path, self.batch_size, self.seed, self.shuffle = Path(path), batch_size, seed, shuffle
-        self.max_history, self.rank, self.world_size, self.drop_last = (
-            max_history,
-            rank,
-            world_size,
-            drop_last,
-        )
+        self.max_history, self.drop_last = max_history, drop_last
+        self.rank, self.world_size = rank, world_size
         meta = pq.read_metadata(self.path)
         names = set(pq.read_schema(self.path).names)
         self._columns = _columns(names, candidates)
@@ -123,9 +119,8 @@ class Batches:
         for b in range(first, len(self)):
             start, stop = b * together, min((b + 1) * together, self.rows)
             n = stop - start
-            spans.append(
-                (start + n * self.rank // self.world_size, start + n * (self.rank + 1) // self.world_size)
-            )
+            low, high = (start + n * r // self.world_size for r in (self.rank, self.rank + 1))
+            spans.append((low, high))
         if not spans:
             return
         parts: list[pa.Table] = []
@@ -176,7 +171,7 @@ class _Buffer(NamedTuple):
 
 def _columns(names: set[str], candidates: bool) -> list[str]:
     columns = ["order_id", "user_id", "ts", "snapshot", "n_before", "context", "profile"]
-    groups = {"history": HISTORY, "basket": BASKET, "outcome": OUTCOMES}
+    groups: dict[str, dict[str, Any]] = {"history": HISTORY, "basket": BASKET, "outcome": OUTCOMES}
     if candidates and "candidate_item" in names:
         groups["candidate"] = CANDIDATES
     return columns + [f"{group}_{c}" for group, fields in groups.items() for c in fields]
@@ -210,11 +205,9 @@ def _array(column: pa.ChunkedArray) -> pa.Array:
     return array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
 
 
-def _flat(column: pa.ChunkedArray | pa.Array, dtype: Any) -> Tensor:
-    values = (
-        column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
-    )
-    return torch.from_numpy(np.array(values, dtype=dtype))  # a copy: Arrow's memory is read-only
+def _flat(column: pa.ChunkedArray, dtype: Any) -> Tensor:
+    # A copy: Arrow's memory is read-only.
+    return torch.from_numpy(np.array(_array(column).to_numpy(zero_copy_only=False), dtype=dtype))
 
 
 def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
@@ -245,9 +238,8 @@ def _jagged(
             else:
                 out[f"{group}_offsets"] = torch.from_numpy(offsets)
         flat = values.to_numpy(zero_copy_only=False)
-        out[f"{group}_{field}"] = torch.from_numpy(
-            np.array(flat if chosen is None else flat[chosen], dtype=dtype)
-        )
+        flat = flat if chosen is None else flat[chosen]
+        out[f"{group}_{field}"] = torch.from_numpy(np.array(flat, dtype=dtype))
     return out
 
 

@@ -83,10 +83,8 @@ def _snapshots(folder: Path, rows: int, list_price: np.ndarray) -> tuple[np.ndar
 
 
 def _numbers(column: pa.ChunkedArray | pa.Array, dtype: type) -> np.ndarray:
-    values = (
-        column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
-    )
-    return np.array(values, dtype=dtype)
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.array(array.to_numpy(zero_copy_only=False), dtype=dtype)
 
 
 def _offsets(lists: pa.ListArray) -> np.ndarray:

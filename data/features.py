@@ -104,7 +104,7 @@ def build(con: ibis.BaseBackend, log: Log, until: int, cfg: dict[str, Any]) -> t
         tokens=tokens,
         token_idf=idf,
         context=[_attribute(con, before, f"context_{c}", c, cfg) for c in log.context],
-        profile=[_attribute(con, people, c, c, cfg) for c in log.profile],
+        profile=[_attribute(con, people, f"profile_{c}", c, cfg) for c in log.profile],
     )
     return schema, _item_table(con, log, items, words, schema)
 

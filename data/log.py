@@ -17,8 +17,8 @@ PURCHASE, CLICK, CART = (KINDS.index(k) for k in ("purchase", "click", "cart"))
 
 class Log(NamedTuple):
     items: ir.Table  # item (1..N), item_id, listed and the columns of the canonical table
-    users: ir.Table  # user (0..), user_id, profile attributes
-    checkouts: ir.Table  # order (0.. by time), order_id, user, ts, available, context attributes
+    users: ir.Table  # user (0..), user_id, profile_<name>
+    checkouts: ir.Table  # order (0.. by time), order_id, user, ts, available, context_<name>
     lines: ir.Table  # order, user, item, ts, available, quantity, price; one per order and item
     events: ir.Table  # user, item, ts, available, kind (string), order, value; order -1 if none was given
     context: list[str]
@@ -106,9 +106,10 @@ def _users(orders: ir.Table, users: ir.Table | None, events: ir.Table | None) ->
             known = known.union(other.select("user_id"))
     known = known.distinct()
     known = known.mutate(user=ibis.row_number().over(order_by=known.user_id).cast("int32"))
-    return (
-        known.left_join(users.drop("_row"), "user_id").drop("user_id_right") if users is not None else known
-    )
+    if users is None:
+        return known
+    profile = {f"profile_{c}": users[c] for c in attributes(users, "users")}
+    return known.left_join(users.select("user_id", **profile), "user_id").drop("user_id_right")
 
 
 def _lines(orders: ir.Table, checkouts: ir.Table, items: ir.Table) -> ir.Table:

@@ -87,9 +87,7 @@ def _build(
         _step(bar, "read")
         raw = source.read(con, data.get("root"))
         conformed = {
-            name: con.create_table(
-                f"canonical_{name}", tables.conform(t, name, names[name], _is_csv(names[name]))
-            )
+            name: con.create_table(f"canonical_{name}", tables.conform(t, name, names[name]))
             for name, t in raw.items()
         }
         _step(bar, "check")
@@ -116,14 +114,12 @@ def _build(
         bought = examples.write(con, coded, assigned, schema, every, out)
         _step(bar, "store")
         store.write(con, coded, schema, out)
-        size = {
-            k: int(con.execute(t.count())) for k, t in (("orders", coded.checkouts), ("lines", coded.lines))
-        }
         meta = {
             "name": data["name"],
             "horizon": horizon,
             "counts": {
-                **size,
+                "orders": int(con.execute(coded.checkouts.count())),
+                "lines": int(con.execute(coded.lines.count())),
                 "users": int(con.execute(coded.users.count())),
                 "items": schema.items,
                 "events": int(con.execute(coded.events.count())),
@@ -142,10 +138,6 @@ def _build(
         }
     shutil.rmtree(out / "spill", ignore_errors=True)
     return meta
-
-
-def _is_csv(path: str) -> bool:
-    return path.endswith(".csv")
 
 
 @contextmanager

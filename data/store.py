@@ -12,6 +12,8 @@ from data.features import FeatureSchema
 from data.log import Log
 from models.inputs import KINDS
 
+TYPES = {"item_id": "string", "ts": "int64", "kind": "string", "quantity": "float32", "price": "float32"}
+
 
 def write(con: ibis.BaseBackend, log: Log, schema: FeatureSchema, folder: Path) -> None:
     """Writes `store.parquet` and `first_bought.parquet`."""
@@ -31,26 +33,17 @@ def store(log: Log, schema: FeatureSchema) -> ir.Table:
     t = t.mutate(age=ibis.row_number().over(group_by="user", order_by=latest))
     t = t.filter(t.age < schema.max_history).join(log.items.select("item", "item_id"), "item")
     words = ibis.cases(*[(t.kind == k, word) for k, word in enumerate(KINDS)])
-    t = t.mutate(kind_word=words)
+    t = t.mutate(word=words)
     order = [t.ts, t.seq, t.item, t.kind]
-    columns = {
-        "item_id": "item_id",
-        "ts": "ts",
-        "kind": "kind_word",
-        "quantity": "quantity",
-        "price": "price",
-    }
-    lists = t.group_by("user").agg(**{c: t[k].collect(order_by=order) for c, k in columns.items()})
+    lists = t.group_by("user").agg(
+        **{c: t["word" if c == "kind" else c].collect(order_by=order) for c in TYPES}
+    )
     t = log.users.left_join(lists, "user").drop("user_right")
-    types = {
-        c: f"array<{k}>"
-        for c, k in zip(columns, ("string", "int64", "string", "float32", "float32"), strict=True)
-    }
-    values = [t[a.name].cast("string") for a in schema.profile]
+    values = [t[f"profile_{a.name}"].cast("string") for a in schema.profile]
     return t.order_by("user_id").select(
         "user_id",
-        **{c: t[c].fill_null(ibis.literal([], type=k)) for c, k in types.items()},
-        profile=features.codes(t, schema.profile),
+        **{c: t[c].fill_null(ibis.literal([], type=f"array<{k}>")) for c, k in TYPES.items()},
+        profile=features.codes(t, schema.profile, "profile_"),
         profile_values=ibis.array(values) if values else ibis.literal([], type="array<string>"),
     )
 

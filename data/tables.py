@@ -82,13 +82,13 @@ def attributes(table: ir.Table, name: str) -> list[str]:
     return [c for c in table.columns if c not in TABLES[name] and not c.startswith("_")]
 
 
-def conform(table: ir.Table, name: str, file: str, text: bool = False) -> ir.Table:
+def conform(table: ir.Table, name: str, file: str) -> ir.Table:
     """The table with canonical types, in the contract's column order, attributes behind.
 
-    Missing optional columns are left out, except those that later steps always read (`_fill`). For
-    `text` input (CSV) the value of a cell that did not parse is kept in `_raw_<column>`. Raises DataError
-    for a missing column or one of a wrong type.
+    Missing optional columns are null. Where `file` is CSV, the text of a cell that did not parse is kept in
+    `_raw_<column>`. Raises DataError for a missing column or one of a wrong type.
     """
+    text = file.endswith(".csv")
     columns = TABLES[name]
     found = [c for c in table.columns if not c.startswith("_")]
     missing = [c for c, spec in columns.items() if spec.required and c not in found]
@@ -121,7 +121,8 @@ def _missing(column: str, spec: Column, found: list[str], known: dict[str, Colum
     other = {c.lower(): c for c in found if c not in known}
     near = difflib.get_close_matches(column, list(other), n=1, cutoff=0.5)
     hint = f"; rename '{other[near[0]]}'?" if near else ""
-    return f"{file}: column '{column}' ({EXPECTED[spec.kind]}) is missing. Found: {', '.join(found) or 'none'}{hint}"
+    expected = EXPECTED[spec.kind]
+    return f"{file}: column '{column}' ({expected}) is missing. Found: {', '.join(found) or 'none'}{hint}"
 
 
 def _convert(value: ir.Value, kind: str, text: bool) -> ir.Value | None:
@@ -167,6 +168,6 @@ def _attribute(value: ir.Value, name: str, file: str) -> ir.Value:
         return value.cast("float64")
     if t.is_timestamp() or t.is_date():
         return seconds(value).cast("float64")
-    if t.is_null():
-        return ibis.null("string")
+    if t.is_null() or t.is_time() or t.is_uuid():
+        return value.cast("string")
     raise DataError(f"{file}: column '{name}' is {t}, which cannot be an attribute. Flatten it or drop it.")

@@ -1,0 +1,116 @@
+"""A small shop, made by hand from a seed: users with favourites that they buy again and again.
+
+Every user has a taste (two of the categories) and a handful of favourite items of it. An order holds
+favourites, now and then a new item of the taste, and rarely anything else. So a model that learns repeat
+purchases and categories beats one that knows only popularity.
+"""
+
+import csv
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+START = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
+DAY = 86_400
+CATEGORIES = (
+    "food/dairy/milk", "food/dairy/cheese", "food/bakery/bread", "food/fruit/apple",
+    "home/clean/soap", "home/paper/towel", "pets/dog/treat", "pets/cat/litter",
+)  # fmt: skip
+
+
+def write_shop(
+    folder: Path,
+    users: int = 60,
+    items: int = 80,
+    days: int = 90,
+    events: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Writes `orders.csv, items.csv, users.csv` and, if asked, `events.csv`; gives the folder."""
+    for name, rows in make_shop(users, items, days, events, seed).items():
+        write_csv(folder / f"{name}.csv", rows)
+    return folder
+
+
+def make_shop(
+    users: int = 60, items: int = 80, days: int = 90, events: bool = False, seed: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the canonical tables, times as ISO 8601 text."""
+    rng = np.random.default_rng(seed)
+    catalog = [
+        {
+            "item_id": f"i{k:03d}",
+            "title": f"{CATEGORIES[k % len(CATEGORIES)].split('/')[-1].title()} No {k}",
+            "category": CATEGORIES[k % len(CATEGORIES)],
+            "brand": f"brand{k % 7}",
+            "price": round(1.5 + (k * 7 % 23) * 0.8, 2),
+        }
+        for k in range(items)
+    ]
+    tables: dict[str, list[dict[str, Any]]] = {"items": catalog, "orders": [], "users": []}
+    if events:
+        tables["events"] = []
+    number = 0
+    for u in range(users):
+        tables["users"].append({"user_id": f"u{u:03d}", "city": f"city{u % 4}", "age": 18 + u * 13 % 60})
+        taste = rng.choice(len(CATEGORIES), 2, replace=False)
+        liked = [k for k in range(items) if k % len(CATEGORIES) in taste]
+        favourites = rng.choice(liked, min(6, len(liked)), replace=False)
+        at = START + int(rng.integers(0, 8 * DAY))
+        while at < START + days * DAY:
+            number += 1
+            chosen = set(rng.choice(favourites, 3, replace=False).tolist())
+            chosen.add(int(rng.choice(liked) if rng.random() < 0.8 else rng.integers(items)))
+            tables["orders"] += _order(rng, f"o{number:05d}", u, at, sorted(chosen), catalog)
+            if events:
+                tables["events"] += _events(rng, f"o{number:05d}", u, at, favourites, items)
+            at += int(rng.uniform(3, 9) * DAY)
+    return tables
+
+
+def _order(
+    rng: np.random.Generator, order: str, u: int, at: int, chosen: list[int], catalog: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "order_id": order,
+            "user_id": f"u{u:03d}",
+            "item_id": catalog[k]["item_id"],
+            "ts": iso(at),
+            "quantity": int(rng.integers(1, 4)),
+            "price": round(catalog[k]["price"] * (0.9 if rng.random() < 0.2 else 1.0), 2),
+            "device": ("phone", "desktop")[u % 2],
+        }
+        for k in chosen
+    ]
+
+
+def _events(
+    rng: np.random.Generator, order: str, u: int, at: int, favourites: np.ndarray, items: int
+) -> list[dict[str, Any]]:
+    """Six impressions after the checkout; favourites are clicked more often."""
+    rows = []
+    liked = rng.choice(favourites, 3, replace=False).tolist()
+    shown = liked + [k for k in rng.permutation(items).tolist() if k not in liked][:3]
+    for position, k in enumerate(shown):
+        row = {"user_id": f"u{u:03d}", "item_id": f"i{k:03d}", "order_id": order, "position": position}
+        rows.append({**row, "ts": iso(at + 5), "kind": "impression"})
+        if rng.random() < (0.5 if k in favourites else 0.05):
+            rows.append({**row, "ts": iso(at + 60 + position), "kind": "click"})
+    return rows
+
+
+def iso(ts: int) -> str:
+    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Columns are those of all rows, in order of appearance."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(c for row in rows for c in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
