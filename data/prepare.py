@@ -67,6 +67,7 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
             (made / "meta.json").write_text(json.dumps(meta, indent=1))
             made.chmod(0o755)  # mkdtemp keeps others out
             _publish(made, folder)
+            bar.update(len(STEPS) - bar.n)
         finally:
             shutil.rmtree(made, ignore_errors=True)
     print(f"prepared {folder}: {_summary(meta)}, {meta['seconds']} s", flush=True)

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.checks import check
 from data.prepare import prepare
-from data.tables import DataError
+from data.sources import tables as source
+from data.tables import DataError, conform
 from tests.data.conftest import config, save
 from tests.data.shop import write_csv
 
@@ -57,19 +60,37 @@ def test_a_bad_row_stops_or_is_set_aside(shop: tuple[Path, dict[str, Any]], case
     tables[name][1] |= change
     save(folder, tables)
     with pytest.raises(DataError) as error:
-        prepare(config(folder))
+        checked(folder, "fail")
     for part in (f"{name}.csv", words, "rows 2", "data.bad_rows=quarantine"):
         assert part in str(error.value)
-    assert not list((folder / "prepared").iterdir()), "a failed run leaves nothing behind"
 
-    out = prepare(config(folder, bad_rows="quarantine"))
-    rejected = pq.read_table(out / "rejected.parquet").to_pylist()
+    rejected = checked(folder, "quarantine")
     assert [(r["table"], r["row"]) for r in rejected] == [(name, 2)]
     assert words in rejected[0]["reason"]
     said = json.loads(rejected[0]["content"])
     column, value = next(iter(change.items()))
     if value not in ("", "nan", "inf") and "ts" not in change:
         assert str(said[column]).startswith(str(value))
+
+
+def checked(folder: Path, bad_rows: str) -> list[dict[str, Any]]:
+    """The rejected rows, without the rest of `prepare`."""
+    con = ibis.duckdb.connect(threads=2)
+    names = {name: str(path) for name, path in source.files(str(folder)).items()}
+    raw = source.read(con, str(folder))
+    conformed = {n: con.create_table(f"c_{n}", conform(t, n, names[n])) for n, t in raw.items()}
+    return check(con, conformed, names, bad_rows).rejected.to_pylist()
+
+
+def test_prepare_stops_or_sets_aside(shop: tuple[Path, dict[str, Any]]) -> None:
+    folder, tables = shop
+    tables["orders"][1]["price"] = -1
+    save(folder, tables)
+    with pytest.raises(DataError, match="price is negative"):
+        prepare(config(folder))
+    assert not list((folder / "prepared").iterdir()), "a failed run leaves nothing behind"
+    out = prepare(config(folder, bad_rows="quarantine"))
+    assert pq.read_table(out / "rejected.parquet").num_rows == 1
     assert json.loads((out / "meta.json").read_text())["counts"]["rejected"] == 1
 
 
@@ -80,7 +101,7 @@ def test_repeated_lines_and_keys(shop: tuple[Path, dict[str, Any]], name: str) -
     tables[name].append(dict(tables[name][0]))
     save(folder, tables)
     with pytest.raises(DataError, match=REPEATED[name]) as error:
-        prepare(config(folder))
+        checked(folder, "fail")
     assert f"rows {len(tables[name])}" in str(error.value), "the later one is the bad one"
 
 
