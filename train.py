@@ -1,27 +1,31 @@
 """Train the two towers and the ranker: `python train.py`, settings in configs/train.yaml."""
 
 import sys
-import warnings
 
 import hydra
 from omegaconf import DictConfig
 
 from data.tables import DataError
+from training import console
 from training.config import ConfigError, check_overrides
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    from training.run import run  # after the config is known to be right: torch and TorchRec take seconds
+    # Here, after the config is known to be right: torch and TorchRec take seconds to import.
+    from evaluation.evaluate import evaluate, is_evaluated
+    from training.run import run
 
     try:
-        run(cfg)
+        folder = run(cfg)
     except DataError as error:
         sys.exit(f"error: {error}")
+    if cfg.stage != "retrieval" and not is_evaluated(folder):
+        evaluate(folder)
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message=".*TypedStorage.*")
+    console.set_up()
     try:
         check_overrides("train", sys.argv[1:])
     except ConfigError as error:

@@ -22,7 +22,7 @@ from training.retrieval import nearest
 def sources_at(cfg: DictConfig, catalog: Catalog, neighbours: dict[int, Neighbours], snapshot: int, when: int) -> CandidateSources:
     """The candidate tables as they were at `snapshot`, whose date is `when` (Unix seconds).
 
-    Of `neighbours` (data.catalog.neighbours) the latest not after `snapshot` is used.
+    Of `neighbours` (data.catalog.neighbours) the latest not after `snapshot` is used, if there is one.
     """
     limits = cfg.retrieval.sources
     popularity = catalog.popularity[snapshot].masked_fill(~catalog.available, 0)  # [N+1]
@@ -33,7 +33,8 @@ def sources_at(cfg: DictConfig, catalog: Catalog, neighbours: dict[int, Neighbou
     first = catalog.first_sold[ranked]
     newcomers = ranked[(first > when - 28 * 86_400) & (first <= when)]
     leaf_offsets, leaf_items = by_leaf(catalog.leaf, ranked, limits.category)
-    together = neighbours[max((s for s in neighbours if s <= snapshot), default=min(neighbours))]
+    known = [s for s in neighbours if s <= snapshot]
+    together = neighbours[max(known)] if known else no_neighbours(catalog.leaf.numel())
     return CandidateSources(
         popular=ranked[: limits.popularity],
         recent=newcomers[: limits.recency],
@@ -48,6 +49,12 @@ def sources_at(cfg: DictConfig, catalog: Catalog, neighbours: dict[int, Neighbou
         recency=limits.recency,
         half_life=limits.half_life,
     )
+
+
+def no_neighbours(items: int) -> Neighbours:
+    """What is known of co-purchase before the first table: nothing. `items` is N+1."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return Neighbours(torch.zeros(items + 1, dtype=torch.int64), nothing, torch.zeros(0))
 
 
 def by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:

@@ -51,13 +51,12 @@ class RetrievalTask(pl.LightningModule):
         return torch.optim.AdamW(dense_parameters(self.model), lr=self.learning_rate, weight_decay=1e-3)
 
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
-        # Draws depend on the step alone, so that a resumed run makes the same ones.
-        generator = torch.Generator().manual_seed(self.global_step)
+        torch.manual_seed(self.global_step)  # draws depend on the step alone: a resumed run repeats them
         items = self.catalog.leaf.numel() - 1
-        owner, positive = draw_positives(batch, self.positives, generator)
+        owner, positive = draw_positives(batch, self.positives)
         if positive.numel() == 0:
             return None
-        negative = torch.randint(1, items + 1, [self.uniform], generator=generator)
+        negative = torch.randint(1, items + 1, [self.uniform])
         rows = torch.cat([positive, negative])
         query, vectors = self.model(batch.query, rows, self.catalog, self.text, self.price)
         loss = sampled_softmax(
@@ -86,11 +85,11 @@ class RetrievalTask(pl.LightningModule):
             self.log(f"recall_{k}", recall, prog_bar=k == 300, sync_dist=True)
 
 
-def draw_positives(batch: Batch, limit: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_positives(batch: Batch, limit: int) -> tuple[Tensor, Tensor]:
     """Up to `limit` random purchases of each checkout: which checkout [P], which item [P]."""
     bought = batch.outcomes.purchase
     owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
-    kept = rank_in_segment(owner, torch.rand(owner.shape, generator=generator)) < limit
+    kept = rank_in_segment(owner, torch.rand(owner.shape)) < limit
     return owner[kept], item[kept]
 
 

@@ -159,7 +159,7 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     run_id = tracking.start(cfg, folder, {"stage": cfg.stage, "data": prepared.folder.name})
     _, tower, catalog = load_frozen(cfg, prepared, retrieval)
     build = partial(build_ranker, cfg, prepared.sizes)
-    proxy = prepared.meta["click_label"] == "proxy"
+    proxy = prepared.meta["click"] != "logged"
     train = Batches(gathered / "train.parquet", settings.batch_size, seed=cfg.seed, shuffle=True)
     validation = Batches(gathered / "validation.parquet", 256, seed=0, shuffle=False)
     steps = len(train) * settings.epochs

@@ -1,0 +1,98 @@
+"""This system under the protocol: the candidates of a split, scored by a run."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.batches import Batches
+from evaluation.gbdt import Pairs
+from evaluation.jagged import Array, Ranked
+from evaluation.metrics import head_quality, predicted_over_observed
+from models.jagged import segment_ids
+from models.losses import log_purchase
+from training.labels import label
+from training.runs import Run
+
+NAME = "sextet"
+
+
+class Scored(NamedTuple):
+    """The candidates of n checkouts with what the run says of them and what became of them; P pairs."""
+
+    offsets: Array  # [n+1] int64
+    item: Array  # [P] int64
+    source: Array  # [P] int64, bit mask of models.candidates.SOURCES
+    retrieval: Array  # [P] float32, two-tower score
+    click: Array  # [P] float32, calibrated probability
+    purchase: Array  # [P] float32, calibrated probability
+    spend: Array  # [P] float32, expected spend given a purchase
+    clicked: Array  # [P] bool
+    bought: Array  # [P] bool
+    value: Array  # [P] float32, spent inside the horizon
+
+
+@torch.no_grad()
+def score(run: Run, split: str) -> Scored:
+    """Score the candidates of `split` (train, validation or test) in the order of its examples."""
+    batches = Batches(run.candidates / f"{split}.parquet", 256)
+    parts: list[list[Array]] = []
+    for batch in tqdm(batches, desc=f"score {split}", unit=" batches", mininterval=1):
+        vector = run.tower(batch.query, run.catalog.vectors)
+        logits = run.ranker.calibration(run.ranker(batch.query, vector, batch.candidates, run.catalog))
+        click, conversion, log_value = logits.unbind(1)
+        labels = label(batch.candidates, batch.outcomes, run.catalog.leaf, proxy(run))
+        lengths = batch.candidates.offsets.diff()
+        tensors = [
+            lengths, batch.candidates.item, batch.candidates.source, batch.candidates.score, click.sigmoid(),
+            log_purchase(click, conversion).exp(), log_value.exp(), labels[0] > 0, labels[1] > 0, labels[2],
+        ]  # fmt: skip
+        parts.append([tensor.numpy() for tensor in tensors])
+    lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Scored(np.concatenate([[0], lengths.cumsum()]), *rest)
+
+
+def proxy(run: Run) -> bool:
+    """Whether click labels are the leaf-category proxy, because the shop logs no clicks."""
+    return run.prepared.meta["click"] != "logged"
+
+
+def orders(scored: Scored) -> dict[str, Ranked]:
+    """The candidates by p(purchase) and by expected value."""
+    return {
+        "purchase": Ranked(scored.offsets, scored.item, scored.purchase),
+        "value": Ranked(scored.offsets, scored.item, scored.purchase * scored.spend),
+    }
+
+
+def heads(scored: Scored) -> list[dict[str, Any]]:
+    """Quality of every head over the candidate set."""
+    bought = scored.bought
+    return [
+        {"head": "click", **head_quality(scored.clicked, scored.click)},
+        {"head": "purchase", **head_quality(bought, scored.purchase)},
+        {"head": "value", "predicted_over_observed": predicted_over_observed(scored.value[bought], scored.spend[bought])},
+    ]
+
+
+@torch.no_grad()
+def pairs(run: Run, split: str) -> Pairs:
+    """The same candidates as a feature matrix, for gradient-boosted trees: all that the ranker is told."""
+    batches = Batches(run.candidates / f"{split}.parquet", 256)
+    parts: list[list[Array]] = []
+    for batch in tqdm(batches, desc=f"features {split}", unit=" batches", mininterval=1):
+        features, _ = run.ranker.interactions(batch.query, batch.candidates, run.catalog)
+        leaf = run.catalog.leaf[batch.candidates.item].float().unsqueeze(1)
+        _, bought, value = label(batch.candidates, batch.outcomes, run.catalog.leaf, proxy(run))
+        time = batch.query.ts[segment_ids(batch.candidates.offsets)]
+        weekday = (time // 86_400 % 7).float().unsqueeze(1)
+        matrix = torch.cat([features, leaf, weekday], dim=1)
+        parts.append([t.numpy() for t in (batch.candidates.offsets.diff(), batch.candidates.item, matrix, bought > 0, value)])
+    lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Pairs(np.concatenate([[0], lengths.cumsum()]), *rest)
+
+
+def feature_names(run: Run) -> list[str]:
+    """Names of the columns of `Pairs.features`."""
+    return [*run.ranker.interactions.names, "leaf", "weekday"]

@@ -1,0 +1,41 @@
+"""Run the project's commands as a user does, in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run `python <arguments>` in the project's root; the caller checks the exit code."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment()
+    )
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """The same in the background, output thrown away."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+    )
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+
+
+def train_arguments(folder: Path, shop: Path, *more: str) -> list[str]:
+    """`train.py` on a small shop with everything it writes below `folder`."""
+    return [
+        "train.py", "experiment=debug", "data=tables", f"data.root={shop}", f"paths.prepared={folder}/prepared",
+        f"paths.runs={folder}/runs", f"mlflow.tracking_uri=sqlite:///{folder}/mlflow.db", *more,
+    ]  # fmt: skip
+
+
+def finished(folder: Path, stage: str) -> dict:
+    """The notes of the only finished stage folder `<stage>-*`."""
+    (done,) = (folder / "runs").glob(f"{stage}-*/done.json")
+    return json.loads(done.read_text())

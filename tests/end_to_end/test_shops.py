@@ -1,0 +1,53 @@
+"""From a shop's CSV files to a slate, with the commands of the README."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.data.shop import write_shop
+from tests.end_to_end.commands import command, finished, train_arguments
+
+
+@pytest.mark.parametrize("events", [False, True], ids=["orders and items only", "with users and click logs"])
+def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    write_shop(shop, events=events)
+    if not events:
+        (shop / "users.csv").unlink()
+
+    trained = command(*train_arguments(tmp_path, shop))
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    assert f"click label: {'logged' if events else 'leaf_category_proxy'}" in trained.stdout
+    notes = finished(tmp_path, "ranker")
+    run = tmp_path / "runs" / "latest"
+    assert (run / "config.yaml").is_file()
+    rows = json.loads((run / "evaluation-test" / "leaderboard.json").read_text())
+    assert {(row["system"], row["order"]) for row in rows} >= {("sextet", "purchase"), ("sextet", "value")}
+
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        logged = dict(database.execute("select key, value from latest_metrics where run_uuid = ?", [notes["mlflow_run_id"]]))
+        tags = dict(database.execute("select key, value from tags where run_uuid = ?", [notes["mlflow_run_id"]]))
+        parameters = dict(database.execute("select key, value from params where run_uuid = ?", [notes["mlflow_run_id"]]))
+    assert {"ranker/val_purchase_auc", "retrieval/recall_300", "test/all/purchase/ndcg6"} <= set(logged)
+    assert {"git_commit", "data"} <= set(tags)
+    assert parameters["ranker.train.epochs"] == "2"
+
+    again = command(*train_arguments(tmp_path, shop))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "reused" in again.stdout
+    assert finished(tmp_path, "ranker") == notes
+
+    exported = command("export.py", f"run={run}", f"bundle.dir={tmp_path}/bundle")
+    assert exported.returncode == 0, exported.stderr[-3000:]
+    asked = command("-m", "serving", "recommend", "--bundle", f"{tmp_path}/bundle", "--user", "u003", "--items", "i001,i009", "--json")
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    slate = json.loads(asked.stdout)
+    ids = [item["item_id"] for item in slate["items"]]
+    assert len(ids) == len(set(ids)) == 6
+    assert slate["tier"] == "ranked"
+    shown = command("demo.py", "--run", str(run), "--bundle", f"{tmp_path}/bundle", "--count", "1")
+    assert shown.returncode == 0, shown.stderr[-3000:]
+    assert "Six more (ranked" in shown.stdout

@@ -1,0 +1,75 @@
+"""Candidate tables know only their snapshot; gathered candidates go back to Parquet unchanged."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+from omegaconf import OmegaConf
+
+from data.batches import CANDIDATES
+from data.catalog import Neighbours
+from models.candidates import SOURCES
+from tests.models.shops import DAY, NOW, random_candidates, random_catalog
+from training.candidates import by_leaf, sources_at, with_candidates
+from training.retrieval import nearest
+
+LIMITS = {"ann": 4, "buy_again": 3, "co_purchase": 3, "category": 2, "popularity": 5, "recency": 3, "half_life": 60.0}
+CFG = OmegaConf.create({"retrieval": {"sources": LIMITS}})
+
+
+def neighbours(score: float) -> Neighbours:
+    return Neighbours(torch.cat([torch.zeros(2), torch.ones(30)]).long(), torch.tensor([5]), torch.tensor([score]))
+
+
+def test_tables_hold_only_what_the_snapshot_knew() -> None:
+    catalog = random_catalog(2)
+    popularity = torch.zeros(2, 31)
+    popularity[0, 1:9] = torch.arange(8, 0, -1).float()
+    popularity[1, 20:30] = 9.0  # known only later
+    first = torch.full([31], NOW - 100 * DAY)
+    first[2], first[3], first[4] = NOW - 2 * DAY, NOW + DAY, NOW - 20 * DAY
+    catalog = catalog._replace(popularity=popularity, first_sold=first, available=torch.tensor([False] + [True] * 30))
+    tables = {0: neighbours(0.25), 1: neighbours(0.75)}
+    early = sources_at(CFG, catalog, tables, 0, NOW)
+    assert early.popular.tolist() == [1, 2, 3, 4, 5]
+    assert early.recent.tolist() == [2, 4]  # item 3 is first sold tomorrow
+    assert set(early.leaf_items.tolist()) <= set(range(1, 9))
+    assert early.neighbour_scores.tolist() == [0.25]
+    assert sources_at(CFG, catalog, tables, 1, NOW + 7 * DAY).neighbour_scores.tolist() == [0.75]
+    assert sources_at(CFG, catalog, {0: neighbours(0.25)}, 1, NOW).neighbour_scores.tolist() == [0.25]
+    assert sources_at(CFG, catalog, {1: neighbours(0.25)}, 0, NOW).neighbour_scores.tolist() == []
+
+
+def test_unavailable_items_are_in_no_table() -> None:
+    catalog = random_catalog(4)
+    sources = sources_at(CFG, catalog, {0: neighbours(0.5)}, 0, NOW)
+    for table in (sources.popular, sources.recent, sources.leaf_items):
+        assert catalog.available[table].all()
+
+
+def test_a_shop_without_recent_sales_still_has_popular_items() -> None:
+    catalog = random_catalog(4)._replace(popularity=torch.zeros(2, 31))
+    sources = sources_at(CFG, catalog, {0: neighbours(0.5)}, 0, NOW)
+    assert len(sources.popular) == LIMITS["popularity"]
+
+
+def test_by_leaf_keeps_the_best_of_each() -> None:
+    leaf = torch.tensor([0, 1, 1, 2, 1, 0])
+    offsets, items = by_leaf(leaf, torch.tensor([4, 3, 5, 2, 1]), 2)
+    assert [items[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)] == [[], [4, 2], [3]]
+
+
+def test_candidates_survive_the_way_through_parquet() -> None:
+    found = random_candidates(3)
+    table = with_candidates(pa.table({"order_id": list("abcd")}), found)
+    for name in CANDIDATES:
+        flat = np.concatenate([np.asarray(row) for row in table[f"candidate_{name}"].to_pylist()])
+        np.testing.assert_allclose(flat, getattr(found, name).numpy(), rtol=1e-6)
+    lengths = [len(row) for row in table["candidate_item"].to_pylist()]
+    assert lengths == found.offsets.diff().tolist()
+    assert len(SOURCES) == 6
+
+
+def test_exact_search_leaves_out_the_unavailable_and_pads() -> None:
+    vectors, available = torch.eye(4), torch.tensor([False, True, False, True])
+    found = nearest(torch.tensor([[9.0, 0.1, 5.0, 0.2]]), vectors, available, 3)
+    assert found.tolist() == [[3, 1, -1]]

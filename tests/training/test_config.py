@@ -1,0 +1,59 @@
+"""Configs compose, instantiate, and refuse what they do not know."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from training.build import build_ranker, build_two_tower
+from training.config import CONFIGS, ConfigError, check_overrides
+
+SIZES = {
+    "items": 31, "categories": 16, "brands": 5, "tokens": 12, "category_levels": 3, "context": [4], "profile": [3, 3],
+}  # fmt: skip
+EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", ["", *EXPERIMENTS])
+def test_every_experiment_composes_and_builds(experiment: str) -> None:
+    chosen = [f"experiment={experiment}"] if experiment else []
+    check_overrides("train", chosen)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=chosen)
+    assert build_two_tower(cfg, SIZES).item.embeddings.output_dim > 0
+    assert len(build_ranker(cfg, SIZES).interactions.names) > 50
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("sed=1", "Did you mean seed"),
+        ("retrieval.train.epoch=3", "Did you mean retrieval.train.epochs"),
+        ("epochs=3", "retrieval.train.epochs or ranker.train.epochs"),
+        ("ranker=mmo", "Did you mean mmoe"),
+        ("retrieval.train.epochs=many", "expected a int"),
+        ("+new=1", "cannot be added"),
+        ("ranker.train.epochs.more=1", "no such key"),
+    ],
+)
+def test_a_wrong_override_names_the_right_one(argument: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_overrides("train", [argument])
+
+
+@pytest.mark.parametrize(
+    "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=mmoe", "ranker.train.epochs=1"], ["data=tables", "data.root=x"],
+                  ["ranker.model.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=gpu"]],
+)  # fmt: skip
+def test_right_overrides_pass(arguments: list[str]) -> None:
+    check_overrides("train", arguments)
+
+
+def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> None:
+    import shutil
+
+    import training.config as config
+
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs" / "experiment" / "typo.yaml").write_text("# @package _global_\nretrieval: {train: {epoch: 1}}\n")
+    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    with pytest.raises(ConfigError, match=r"retrieval\.train\.epoch: no such key.*retrieval\.train\.epochs"):
+        check_overrides("train", ["experiment=typo"])

@@ -1,0 +1,52 @@
+"""A finished run, opened: what evaluation and export start from."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from models.inputs import Catalog
+from models.ranker import Ranker
+from models.two_tower import QueryTower, TwoTower
+from training.build import build_ranker
+from training.folders import read_done
+from training.run import Prepared, load_frozen, open_prepared
+
+
+class Run(NamedTuple):
+    """What `train.py` left in a folder."""
+
+    folder: Path
+    cfg: DictConfig
+    notes: dict[str, Any]  # done.json
+    prepared: Prepared
+    towers: TwoTower  # float tables
+    tower: QueryTower  # int8 tables, as it serves
+    catalog: Catalog  # with item vectors, all snapshots
+    ranker: Ranker  # calibrated, float tables
+    candidates: Path  # folder with {train,validation,test}.parquet
+
+
+def open_run(folder: str | Path) -> Run:
+    """Load a run folder.
+
+    Raises FileNotFoundError for a run that is missing, unfinished, or without ranker or data; RuntimeError
+    for weights that do not fit the code.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such run. Train first: python train.py")
+    notes = read_done(folder)
+    if "retrieval" not in notes:
+        raise FileNotFoundError(f"{folder} holds retrieval only: run python train.py (stage=all) for a ranker")
+    for part in ("prepared", "retrieval", "candidates"):
+        if not Path(notes[part]).is_dir():
+            raise FileNotFoundError(f"{notes[part]}, which {folder.name} was made from, is gone: run python train.py again")
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    prepared = open_prepared(Path(notes["prepared"]))
+    towers, tower, catalog = load_frozen(cfg, prepared, Path(notes["retrieval"]))
+    ranker = build_ranker(cfg, prepared.sizes)
+    ranker.load_state_dict(torch.load(folder / "weights.pt"))
+    return Run(folder, cfg, notes, prepared, towers, tower, catalog, ranker.eval(), Path(notes["candidates"]))
