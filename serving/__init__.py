@@ -1,0 +1,8 @@
+"""The thin package that answers checkouts from a bundle; it needs torch, faiss, numpy and pyarrow."""
+
+from serving.bundle import BundleError
+from serving.checkout import Checkout, Event, Item, Line, Slate
+from serving.recommender import Recommender
+from serving.store import EventStore
+
+__all__ = ["BundleError", "Checkout", "Event", "EventStore", "Item", "Line", "Recommender", "Slate"]

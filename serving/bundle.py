@@ -1,0 +1,208 @@
+"""A bundle folder → checked, loaded modules, index and catalog.
+
+The only file of `serving` that calls `torch.jit`.
+"""
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MODULES = ("query_tower", "candidates", "ranker")
+FILES = (*(f"{name}.ts" for name in MODULES), "index.faiss", "items.arrow", "golden.arrow")
+NO_CHECKSUM = "0" * 64  # stands in the manifest while its own checksum is computed
+
+
+class BundleError(RuntimeError):
+    """A bundle that must not serve. The message names the file, the reason and the remedy."""
+
+    def __init__(
+        self, file: Path | str, reason: str, remedy: str = "export again, or copy the bundle again"
+    ) -> None:
+        super().__init__(f"{file}: {reason}. To do: {remedy}.")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a recommender needs, in memory. Rows are item rows; row 0 is the unknown item."""
+
+    folder: Path
+    version: str
+    manifest: dict[str, Any]
+    query_tower: Any  # (query, vectors) → [B, D]
+    candidates: Any  # (query, query vector, ANN rows [B, K], catalog) → candidates
+    ranker: Any  # (query, query vector, candidates, catalog) → three tensors [ΣC]
+    index: faiss.Index
+    catalog: tuple[Tensor, ...]  # in the order of models/inputs.Catalog, one snapshot
+    item_id: list[str]  # [N+1]
+    row_of: dict[str, int]  # item id → row, without row 0
+    title: pa.ChunkedArray  # [N+1] string
+    category: pa.ChunkedArray  # [N+1] string
+    price: NDArray  # [N+1] float32
+    available: NDArray  # [N+1] bool
+    leaf: NDArray  # [N+1] int64
+    fallback_rank: NDArray  # [N+1] int64, -1 where not available
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Load a version folder, or the version that `current` names in a bundle root.
+
+    Raises BundleError for a missing or changed file, an unknown format, or parts that do not fit together.
+    """
+    folder = version_folder(path)
+    manifest = read_manifest(folder)
+    for name in FILES:
+        _check_hash(folder / name, manifest["files"].get(name))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        query_tower, candidates, ranker = (
+            _read(folder / f"{name}.ts", lambda file: torch.jit.load(file).eval()) for name in MODULES
+        )
+    index = _read(folder / "index.faiss", faiss.read_index)
+    items = _read(folder / "items.arrow", read_arrow)
+    _check_dims(folder, manifest, index, items)
+    columns = {
+        name: _numbers(items[name]) for name in ("leaf", "brand_code", "first_sold", "popularity", "price")
+    }
+    available = np.array(items["available"].to_numpy(), dtype=np.bool_)
+    ids = items["item_id"].to_pylist()
+    return Bundle(
+        folder=folder,
+        version=manifest["version"],
+        manifest=manifest,
+        query_tower=query_tower,
+        candidates=candidates,
+        ranker=ranker,
+        index=index,
+        catalog=(
+            torch.from_numpy(_matrix(items["category_codes"]).astype(np.int64)),
+            torch.from_numpy(columns["leaf"].astype(np.int64)),
+            torch.from_numpy(columns["brand_code"].astype(np.int64)),
+            torch.from_numpy(columns["first_sold"].astype(np.int64)),
+            torch.from_numpy(available),
+            torch.from_numpy(columns["price"].astype(np.float32)).unsqueeze(0),
+            torch.from_numpy(columns["popularity"].astype(np.float32)).unsqueeze(0),
+            torch.from_numpy(_matrix(items["vector"])),
+        ),
+        item_id=ids,
+        row_of={item_id: row for row, item_id in enumerate(ids) if row},
+        title=items["title"],
+        category=items["category"],
+        price=columns["price"].astype(np.float32),
+        available=available,
+        leaf=columns["leaf"].astype(np.int64),
+        fallback_rank=_numbers(items["fallback_rank"]).astype(np.int64),
+    )
+
+
+def version_folder(path: str | Path) -> Path:
+    """The version folder that `path` is or, in a bundle root, that its `current` link names."""
+    path = Path(path)
+    if (path / "current").is_symlink():
+        folder = (path / "current").resolve()  # a later change of the link does not mix two versions
+        if not folder.is_dir():
+            raise BundleError(path / "current", "it points at a folder that is gone", "export again")
+        return folder
+    if not (path / MANIFEST).is_file():
+        raise BundleError(
+            path, f"no bundle here ({MANIFEST} and a `current` link are missing)", "python export.py"
+        )
+    return path.resolve()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, its checksum and format checked."""
+    raw = (folder / MANIFEST).read_bytes()
+    try:
+        manifest = json.loads(raw)
+        checksum = manifest["checksum"]
+        found = manifest_checksum(raw.replace(checksum.encode(), NO_CHECKSUM.encode()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(folder / MANIFEST, f"not a manifest ({type(error).__name__}: {error})") from error
+    if manifest.get("format") != FORMAT:
+        raise BundleError(
+            folder / MANIFEST,
+            f"format {manifest.get('format')!r}, this serving reads format {FORMAT}",
+            "export with the same release of Sextet that serves",
+        )
+    if found != checksum:
+        raise BundleError(folder / MANIFEST, "its content does not match its checksum")
+    return manifest
+
+
+def manifest_checksum(raw: bytes) -> str:
+    """SHA-256 of a manifest's bytes, in which NO_CHECKSUM stands for the checksum."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def read_arrow(file: str) -> pa.Table:
+    """An Arrow IPC file, memory-mapped."""
+    return pa.ipc.open_file(pa.memory_map(file)).read_all()
+
+
+def _check_hash(file: Path, expected: str | None) -> None:
+    if not file.is_file():
+        raise BundleError(file, "the file is missing")
+    if expected is None:
+        raise BundleError(file, "the manifest does not list it")
+    if sha256(file) != expected:
+        raise BundleError(file, "its bytes differ from what was exported (SHA-256)")
+
+
+def _read(file: Path, reader: Any) -> Any:
+    try:
+        return reader(str(file))
+    except (RuntimeError, ValueError, OSError, pa.ArrowException) as error:
+        raise BundleError(file, f"cannot be read: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _check_dims(folder: Path, manifest: dict[str, Any], index: faiss.Index, items: pa.Table) -> None:
+    dim, rows = manifest["dims"]["vector"], manifest["dims"]["items"]
+    if manifest["metric"] != "inner_product" or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise BundleError(folder / "index.faiss", "its metric is not the inner product", "export again")
+    if index.d != dim:
+        raise BundleError(
+            folder / "index.faiss",
+            f"vectors of {index.d} dimensions, the manifest says {dim}",
+            "export again",
+        )
+    if items.num_rows != rows or manifest["features"]["items"] + 1 != rows:
+        raise BundleError(
+            folder / "items.arrow", f"{items.num_rows} rows, the manifest says {rows}", "export again"
+        )
+    width = items.schema.field("vector").type.list_size
+    if width != dim + 8:
+        raise BundleError(
+            folder / "items.arrow", f"vectors of {width - 8} dimensions, the index has {dim}", "export again"
+        )
+    if index.ntotal > rows - 1:
+        raise BundleError(
+            folder / "index.faiss", f"{index.ntotal} vectors for {rows - 1} items", "export again"
+        )
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray:
+    return np.array(column.to_numpy())  # a copy: Arrow's memory is read-only
+
+
+def _matrix(column: pa.ChunkedArray) -> NDArray:
+    """A fixed-size list column as [N, size]."""
+    values = pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
+    return np.array(values.to_numpy()).reshape(len(column), column.type.list_size)

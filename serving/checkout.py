@@ -1,0 +1,160 @@
+"""What goes into a recommendation and what comes out. Plain values, checked where they are made."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+KINDS = ("purchase", "click", "cart")
+LATEST_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
+LARGEST = 1e12  # beyond it float32 sums lose the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line just paid. Without a price the item's usual one is taken. Raises ValueError if invalid."""
+
+    item_id: str
+    quantity: float = 1.0
+    price: float | None = None  # unit price
+
+    def __post_init__(self) -> None:
+        _text("Line.item_id", self.item_id)
+        _number("Line.quantity", self.quantity)
+        if self.quantity <= 0:
+            raise ValueError(
+                f"Line.quantity is {self.quantity}: it must be above 0 (a return is no line of a checkout)"
+            )
+        if self.price is not None:
+            _number("Line.price", self.price)
+            if self.price < 0:
+                raise ValueError(f"Line.price is {self.price}: it must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One earlier purchase, click or cart event of the user. Raises ValueError if invalid."""
+
+    item_id: str
+    ts: int  # Unix seconds (UTC)
+    kind: str = "purchase"
+    quantity: float = 1.0
+    price: float | None = None  # unit price paid; None: the item's usual price if purchased, else 0
+
+    def __post_init__(self) -> None:
+        _text("Event.item_id", self.item_id)
+        _instant("Event.ts", self.ts)
+        if self.kind not in KINDS:
+            raise ValueError(f"Event.kind is {self.kind!r}: expected one of {', '.join(KINDS)}")
+        _number("Event.quantity", self.quantity)
+        if self.quantity <= 0:
+            raise ValueError(f"Event.quantity is {self.quantity}: it must be above 0")
+        if self.price is not None:
+            _number("Event.price", self.price)
+            if self.price < 0:
+                raise ValueError(f"Event.price is {self.price}: it must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A completed order that asks for six more items.
+
+    Items, attributes and values that the bundle does not know count as unknown; they are no error.
+    Raises ValueError for values of the wrong type or out of range.
+
+    Args:
+        user_id: None for a guest.
+        basket: the lines just paid.
+        ts: Unix seconds (UTC) of the checkout; None for now.
+        history: the user's earlier events in any order; those at or after `ts` do not count. None: ask
+            the recommender's store.
+        context: attributes of the order (store, device, ...). Leave out what is missing.
+        profile: attributes of the user; they go before those of the store.
+        exclude: item ids that must not be shown.
+    """
+
+    user_id: str | None
+    basket: Sequence[Line]
+    ts: int | None = None
+    history: Sequence[Event] | None = None
+    context: Mapping[str, str | float] = field(default_factory=dict)
+    profile: Mapping[str, str | float] = field(default_factory=dict)
+    exclude: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.user_id is not None:
+            _text("Checkout.user_id", self.user_id)
+        if self.ts is not None:
+            _instant("Checkout.ts", self.ts)
+        _all_of("Checkout.basket", self.basket, Line)
+        if self.history is not None:
+            _all_of("Checkout.history", self.history, Event)
+        _attributes("Checkout.context", self.context)
+        _attributes("Checkout.profile", self.profile)
+        if isinstance(self.exclude, str | bytes) or not isinstance(self.exclude, Collection):
+            raise ValueError(f"Checkout.exclude is {self.exclude!r}: expected a collection of item ids")
+        for item_id in self.exclude:
+            _text("an id in Checkout.exclude", item_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One slot of a slate. Predictions are None where the tier that answered makes none."""
+
+    item_id: str
+    title: str
+    category: str  # path a/b/c
+    price: float  # usual unit price, 0 for unknown
+    click: float | None  # probability
+    purchase: float | None  # probability of click and purchase, at most `click`
+    value: float | None  # expected spend: p(purchase) × expected spend of a purchase
+    sources: tuple[str, ...]  # which retrieval sources or fallback lists proposed it
+    propensity: float = 1.0  # chance that this request shows this item here; the order is deterministic
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """The items to show, in order."""
+
+    items: tuple[Item, ...]
+    tier: str  # ranked, retrieval, category or popularity: what gave the first item
+    reason: str  # why not everything went as planned; "" if it did
+    timings: Mapping[str, float]  # milliseconds per stage, and `total`
+    request_id: str
+    bundle_version: str
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is {value!r}: expected a string that is not empty")
+
+
+def _number(name: str, value: object) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or abs(value) > LARGEST
+    ):
+        raise ValueError(f"{name} is {value!r}: expected a finite number of at most {LARGEST:g}")
+
+
+def _instant(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LATEST_TS:
+        raise ValueError(f"{name} is {value!r}: expected Unix seconds (UTC) as an int, not milliseconds")
+
+
+def _all_of(name: str, values: object, kind: type) -> None:
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise ValueError(f"{name} is a {type(values).__name__}: expected a sequence of {kind.__name__}")
+    for place, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name}[{place}] is {value!r}: expected a {kind.__name__}")
+
+
+def _attributes(name: str, values: object) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name} is a {type(values).__name__}: expected a mapping of names to values")
+    for key, value in values.items():
+        _text(f"a key of {name}", key)
+        if not isinstance(value, str):
+            _number(f"{name}[{key!r}]", value)

@@ -1,0 +1,122 @@
+"""Raw facts → the tensors that the exported modules read.
+
+Only words become codes here. Ages, counts, ratios and matches are computed inside the modules, by the same
+code as in training.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from serving.checkout import KINDS, Checkout
+from serving.store import NOTHING, Facts
+
+# The order in which the modules take a query.
+QUERY_FIELDS = (
+    "ts", "snapshot",
+    "history_offsets", "history_item", "history_ts", "history_kind", "history_quantity", "history_price",
+    "basket_offsets", "basket_item", "basket_quantity", "basket_price",
+    "context", "profile",
+)  # fmt: skip
+
+Coder = tuple[str, Callable[[Any], int]]  # an attribute's name, and its values' code
+
+
+class Encoder:
+    """Encodes checkouts by the vocabularies of a bundle.
+
+    Args:
+        features: the feature schema of the manifest.
+        row_of: item id → item row.
+        price: [N+1] usual unit prices.
+    """
+
+    def __init__(self, features: Mapping[str, Any], row_of: Mapping[str, int], price: NDArray) -> None:
+        self.max_history = int(features["max_history"])
+        self.row_of = row_of
+        self.price = price
+        self.context = [_coder(attribute) for attribute in features["context"]]
+        self.profile = [_coder(attribute) for attribute in features["profile"]]
+
+    def __call__(self, checkout: Checkout, stored: Facts, ts: int) -> tuple[Tensor, ...]:
+        """One checkout as the tuple QUERY_FIELDS, B = 1. `stored` gives the profile, and the history if the
+        checkout has none of its own."""
+        facts = stored if checkout.history is None else facts_of(checkout)
+        item = np.fromiter((self.row_of.get(i, 0) for i in facts.item_id), np.int64, len(facts.item_id))
+        before = np.flatnonzero(facts.ts < ts)  # what is not before the checkout was not known at it
+        if before.size and (np.diff(facts.ts[before]) < 0).any():
+            before = before[np.argsort(facts.ts[before], kind="stable")]
+        before = before[-self.max_history :]
+        item, kind = item[before], facts.kind[before]
+        # A click or cart event costs nothing.
+        price = self._priced(item, facts.price[before]) * (kind == 0)
+
+        lines = checkout.basket
+        paid = np.array([self.row_of.get(line.item_id, 0) for line in lines], np.int64)
+        asked = np.array([math.nan if line.price is None else line.price for line in lines], np.float32)
+        profile = {**stored.profile, **checkout.profile}
+        columns = (
+            np.array([ts], np.int64),
+            np.zeros(1, np.int64),  # the bundle holds one snapshot
+            np.array([0, item.size], np.int64),
+            item,
+            facts.ts[before],
+            kind,
+            facts.quantity[before],
+            price.astype(np.float32),
+            np.array([0, paid.size], np.int64),
+            paid,
+            np.array([line.quantity for line in lines], np.float32),
+            self._priced(paid, asked),
+            np.array([[code(checkout.context.get(name)) for name, code in self.context]], np.int64).reshape(
+                1, -1
+            ),
+            np.array([[code(profile.get(name)) for name, code in self.profile]], np.int64).reshape(1, -1),
+        )
+        return tuple(torch.from_numpy(column) for column in columns)
+
+    def _priced(self, item: NDArray, price: NDArray) -> NDArray:
+        return np.where(np.isnan(price), self.price[item], price).astype(np.float32)
+
+
+def facts_of(checkout: Checkout) -> Facts:
+    """The history that a checkout brings, in columns and in its own order."""
+    events = checkout.history or ()
+    if not events:
+        return NOTHING
+    return Facts(
+        item_id=[event.item_id for event in events],
+        ts=np.array([event.ts for event in events], np.int64),
+        kind=np.array([KINDS.index(event.kind) for event in events], np.int64),
+        quantity=np.array([event.quantity for event in events], np.float32),
+        price=np.array([math.nan if event.price is None else event.price for event in events], np.float32),
+    )
+
+
+def _coder(attribute: Mapping[str, Any]) -> Coder:
+    """The function value → code of an attribute; None, unknown words and what is no number give 0."""
+    if "values" in attribute:
+        codes = {value: place + 1 for place, value in enumerate(attribute["values"])}
+
+        def word(value: Any) -> int:
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)  # 330.0 is the word 330
+            return codes.get(str(value), 0) if value is not None else 0
+
+        return attribute["name"], word
+    edges = list(attribute["edges"])
+
+    def number(value: Any) -> int:
+        try:
+            found = float(value)
+        except (TypeError, ValueError):
+            return 0
+        return 0 if math.isnan(found) else 1 + bisect_right(edges, found)
+
+    return attribute["name"], number

@@ -1,0 +1,264 @@
+"""The recommender: six items inside one deadline, whatever fails.
+
+    store → encode → query_tower → index → candidates → ranker → slate
+                          ╰─ fails ─▶ category popularity ╯ │
+                                     retrieval order ◀─ fails
+
+A stage that raises, gives a number that is not finite, or has not enough time left is passed over; the next
+tier answers and the slate says why. Without a store's history or without index rows the other stages go on.
+"""
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from serving import golden
+from serving.bundle import Bundle, open_bundle
+from serving.checkout import Checkout, Item, Slate
+from serving.encode import Encoder
+from serving.fallback import Popular
+from serving.store import NOTHING, EventStore
+
+SLOTS = 6
+SOURCES = (
+    "ann",
+    "buy_again",
+    "co_purchase",
+    "category",
+    "popularity",
+    "recency",
+)  # bit i of a candidate's mask
+ORDERS = ("expected_value", "purchase")
+STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker")
+
+
+class Skipped(Exception):
+    """A stage was not started or gave nothing to go on with; the message is the reason."""
+
+
+class Scored(NamedTuple):
+    """Candidates in the order in which a tier would show them."""
+
+    tier: str
+    row: list[int]
+    mask: NDArray  # [n] bits of SOURCES
+    click: NDArray | None = None
+    purchase: NDArray | None = None
+    value: NDArray | None = None
+
+
+class Recommender:
+    """Answers checkouts from one bundle. Safe to share between threads; the modules release the GIL."""
+
+    def __init__(self, bundle: Bundle, store: EventStore | None = None) -> None:
+        self.bundle = bundle
+        self.store = store
+        self.encoder = Encoder(bundle.manifest["features"], bundle.row_of, bundle.price)
+        self.popular = Popular(bundle.fallback_rank, bundle.leaf)
+        self.order = bundle.manifest["order"]
+        self.ann = int(bundle.manifest["candidates"]["ann"])
+        self.expected = dict.fromkeys(STAGES, 0.0)  # milliseconds that a stage takes, measured by warm_up
+
+    @classmethod
+    def load(cls, path: str | Path, store: EventStore | str | Path | None = None) -> "Recommender":
+        """Load a version folder, or a bundle root's `current`, and replay its golden requests.
+
+        Sets torch and faiss to one thread in this process: a worker serves one request at a time, and
+        each library would start a pool of its own. `store` is an EventStore or its path; without one a
+        checkout must bring its history. Raises BundleError for a bundle that must not serve.
+        """
+        torch.set_num_threads(1)
+        faiss.omp_set_num_threads(1)
+        recommender = cls(
+            open_bundle(path), EventStore.open(store) if isinstance(store, str | Path) else store
+        )
+        requests = golden.read(recommender.bundle)
+        golden.replay(recommender, requests)
+        recommender.warm_up([checkout for checkout, _ in requests])
+        return recommender
+
+    def warm_up(self, checkouts: list[Checkout]) -> None:
+        """Answer each of the checkouts, twice if they are few, and note how long every stage takes."""
+        seen: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        for checkout in checkouts * (2 if len(checkouts) < 50 else 1):
+            slate = self.recommend(checkout, deadline_ms=math.inf)
+            for stage in STAGES:
+                seen[stage].append(slate.timings.get(stage, 0.0))
+        self.expected = {stage: median(taken) if taken else 0.0 for stage, taken in seen.items()}
+
+    def recommend(self, checkout: Checkout, deadline_ms: float = 100.0, order: str | None = None) -> Slate:
+        """Six distinct items that are available and not excluded, best first.
+
+        Never raises for a checkout that could be made. With fewer than six such items in the whole catalog
+        it returns those there are, and says so in `reason`.
+
+        Args:
+            deadline_ms: from now on. A stage starts only if what is left covers what it takes.
+            order: expected_value or purchase; None for the bundle's own. Raises ValueError for another.
+        """
+        if order is not None and order not in ORDERS:
+            raise ValueError(f"order is {order!r}: expected one of {', '.join(ORDERS)}")
+        clock = _Clock(deadline_ms, self.expected)
+        reasons: list[str] = []
+        scored: list[Scored] = []
+        try:
+            self._predict(checkout, order or self.order, clock, reasons, scored)
+        except Exception as error:
+            reasons.append(_reason(error))
+        items, tier = self._fill(checkout, scored, reasons)
+        return Slate(
+            items=tuple(items),
+            tier=tier,
+            reason="; ".join(reasons),
+            timings=clock.finish(),
+            request_id=uuid.uuid4().hex,
+            bundle_version=self.bundle.version,
+        )
+
+    @torch.inference_mode()
+    def _predict(
+        self, checkout: Checkout, order: str, clock: "_Clock", reasons: list[str], scored: list[Scored]
+    ) -> None:
+        """Append to `scored` what each tier that worked would show, the best tier first."""
+        bundle, catalog = self.bundle, self.bundle.catalog
+        ts = int(time.time()) if checkout.ts is None else checkout.ts
+        stored = NOTHING
+        if self.store is not None and checkout.user_id is not None:
+            stored = clock.optional("store", NOTHING, reasons, self.store.get, checkout.user_id)
+        query = clock.run("encode", self.encoder, checkout, stored, ts)
+        vector = clock.run("query_tower", _finite, bundle.query_tower, query, catalog[-1])
+        none = torch.full([1, 0], -1, dtype=torch.int64)
+        ann = clock.optional("index", none, reasons, self._search, vector)
+        near = [row for row in ann[0].tolist() if row >= 0]
+        scored.append(Scored("retrieval", near, np.ones(len(near), np.int64)))  # if all that follows fails
+        found = clock.run("candidates", bundle.candidates, query, vector, ann, catalog)
+        if found.item.numel() == 0:
+            raise Skipped("candidates: no source proposed anything")
+        mask, score = found.source.numpy(), found.score.numpy()
+        if np.isfinite(score).all():
+            best = np.argsort(-score, kind="stable")
+            scored[0] = Scored("retrieval", found.item.numpy()[best].tolist(), mask[best])
+        click, purchase, spend = clock.run("ranker", _finite, bundle.ranker, query, vector, found, catalog)
+        value = purchase * spend
+        by = (value if order == "expected_value" else purchase).numpy()
+        best = np.argsort(-by, kind="stable")
+        columns = (part.numpy()[best] for part in (click, purchase, value))
+        scored.insert(0, Scored("ranked", found.item.numpy()[best].tolist(), mask[best], *columns))
+
+    def _search(self, vector: Tensor) -> Tensor:
+        _, rows = self.bundle.index.search(vector.numpy(), self.ann)
+        return torch.from_numpy(rows)
+
+    def _fill(self, checkout: Checkout, scored: list[Scored], reasons: list[str]) -> tuple[list[Item], str]:
+        """Up to six items from the best tier that has any left, topped up by the ones below it."""
+        bundle = self.bundle
+        excluded = {bundle.row_of.get(item_id, 0) for item_id in checkout.exclude}
+        taken: set[int] = set()
+        items: list[Item] = []
+        tiers: list[str] = []
+
+        def take(tier: str, rows: Iterable[int], make: Callable[[int, int], Item]) -> None:
+            for place, row in enumerate(rows):
+                if len(items) == SLOTS:
+                    return
+                if row in taken or row in excluded or not bundle.available[row]:
+                    continue
+                taken.add(row)
+                items.append(make(place, row))
+                tiers.append(tier)
+
+        if scored:
+            take(scored[0].tier, scored[0].row, partial(self._scored_item, scored[0]))
+        if len(items) < SLOTS:
+            seeds = (bundle.row_of.get(line.item_id, 0) for line in checkout.basket)
+            take("category", self.popular.like(seeds), lambda _, row: self._item(row, ("category",)))
+            take("popularity", self.popular.everything, lambda _, row: self._item(row, ("popularity",)))
+        if len(set(tiers)) > 1:
+            kinds = dict.fromkeys(tiers)
+            reasons.append("topped up: " + ", ".join(f"{tiers.count(tier)} {tier}" for tier in kinds))
+        if len(items) < SLOTS:
+            reasons.append(f"only {len(items)} items are available and not excluded")
+        return items, tiers[0] if tiers else "popularity"
+
+    def _scored_item(self, part: Scored, place: int, row: int) -> Item:
+        names = tuple(name for bit, name in enumerate(SOURCES) if part.mask[place] >> bit & 1)
+        if part.click is None or part.purchase is None or part.value is None:
+            return self._item(row, names)
+        return self._item(
+            row, names, float(part.click[place]), float(part.purchase[place]), float(part.value[place])
+        )
+
+    def _item(
+        self, row: int, sources: tuple[str, ...],
+        click: float | None = None, purchase: float | None = None, value: float | None = None,
+    ) -> Item:  # fmt: skip
+        bundle = self.bundle
+        title, category = bundle.title[row].as_py() or "", bundle.category[row].as_py() or ""
+        return Item(
+            bundle.item_id[row], title, category, float(bundle.price[row]), click, purchase, value, sources
+        )
+
+
+class _Clock:
+    """One monotonic deadline and the time of each stage."""
+
+    def __init__(self, deadline_ms: float, expected: dict[str, float]) -> None:
+        self.started = time.perf_counter()
+        self.deadline_ms = deadline_ms
+        self.expected = expected
+        self.timings: dict[str, float] = {}
+
+    def elapsed(self) -> float:
+        return 1e3 * (time.perf_counter() - self.started)
+
+    def run(self, stage: str, function: Any, *arguments: Any) -> Any:
+        """Run a stage if there is time. Raises Skipped with the stage's name and the reason."""
+        before = self.elapsed()
+        left = self.deadline_ms - before
+        if not left > self.expected[stage]:
+            raise Skipped(f"{stage}: {left:.1f} ms left, it takes {self.expected[stage]:.1f}")
+        try:
+            return function(*arguments)
+        except Exception as error:
+            raise Skipped(f"{stage}: {_reason(error)}") from error
+        finally:
+            self.timings[stage] = self.elapsed() - before
+
+    def optional(self, stage: str, otherwise: Any, reasons: list[str], function: Any, *arguments: Any) -> Any:
+        """As `run`, but a stage that fails leaves `otherwise` and its reason."""
+        try:
+            return self.run(stage, function, *arguments)
+        except Skipped as error:
+            reasons.append(str(error))
+            return otherwise
+
+    def finish(self) -> dict[str, float]:
+        return {**self.timings, "total": self.elapsed()}
+
+
+def _finite(module: Any, *arguments: Any) -> Any:
+    """Call a module; raises Skipped if a number of its output is not finite."""
+    output = module(*arguments)
+    for tensor in (output,) if isinstance(output, Tensor) else output:
+        if not torch.isfinite(tensor).all():
+            raise Skipped("its output is not finite")
+    return output
+
+
+def _reason(error: Exception) -> str:
+    """One line: the message of a Skipped, else the error's type and the last line of its message."""
+    if isinstance(error, Skipped):
+        return str(error)
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
