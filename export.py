@@ -1,0 +1,29 @@
+"""Export a training run to a verified bundle: `python export.py`, settings in configs/export.yaml."""
+
+import sys
+import warnings
+
+import hydra
+from omegaconf import DictConfig
+
+from training.config import ConfigError, check_overrides
+
+
+@hydra.main(config_path="configs", config_name="export", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    from exporting.run import export  # after the config is known to be right: torch and TorchRec take seconds
+    from exporting.source import ExportError
+
+    try:
+        export(cfg)
+    except ExportError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message=".*TypedStorage.*")
+    try:
+        check_overrides("export", sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    main()

@@ -1,0 +1,188 @@
+"""The files of a bundle, written to a temporary folder and published in one step."""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256 as new_sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from omegaconf import OmegaConf
+
+from data.features import FeatureSchema
+from exporting.source import Trained, latest
+from serving.bundle import FILES, FORMAT, MANIFEST, NO_CHECKSUM, manifest_checksum, sha256
+from serving.store import COLUMNS
+from training.tracking import git_commit
+
+LIBRARIES = (
+    "torch",
+    "faiss-cpu",
+    "faiss-gpu",
+    "numpy",
+    "pyarrow",
+    "torchrec",
+    "fbgemm_gpu-cpu",
+    "fbgemm_gpu",
+)
+
+
+@contextmanager
+def building(root: Path) -> Iterator[Path]:
+    """A temporary folder in `root` that is removed unless it was published from."""
+    folder = root / f".partial-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_arrow(table: pa.Table, file: Path) -> None:
+    """An Arrow IPC file, uncompressed so that it can be mapped into memory."""
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def items_table(trained: Trained) -> pa.Table:
+    """`items.arrow`: one row per item row, row 0 unknown; prices, popularity of the last snapshot."""
+    raw = pq.read_table(trained.prepared.folder / "items.parquet")
+    catalog = latest(trained.catalog)
+    popularity, available = catalog.popularity[0].numpy(), catalog.available.numpy()
+    rank = np.full(len(available), -1, np.int32)
+    order = np.argsort(-popularity, kind="stable")
+    order = order[available[order]]
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    width = catalog.vectors.shape[1]
+    return pa.table(
+        {
+            **{c: raw[c].cast(pa.string()).fill_null("") for c in ("item_id", "title", "category", "brand")},
+            "price": pa.array(catalog.price[0].numpy(), pa.float32()),
+            "margin": raw["margin"].cast(pa.float32()),
+            "available": pa.array(available),
+            "first_sold": pa.array(catalog.first_sold.numpy(), pa.int64()),
+            "popularity": pa.array(popularity, pa.float32()),
+            "category_codes": _fixed(catalog.category.numpy().astype(np.int32)),
+            "leaf": pa.array(catalog.leaf.numpy(), pa.int32()),
+            "brand_code": pa.array(catalog.brand.numpy(), pa.int32()),
+            "vector": _fixed(catalog.vectors.numpy().reshape(-1, width)),
+            "fallback_rank": pa.array(rank),
+        }
+    ).combine_chunks()
+
+
+def _fixed(matrix: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def write_store(prepared: Path, schema: FeatureSchema, file: Path) -> int:
+    """`store.arrow` (serving/store.py) from the prepared folder, replaced in one step. Returns the users."""
+    source = pq.ParquetFile(prepared / "store.parquet")
+    names = [attribute.name for attribute in schema.profile]
+    users = source.read(columns=["user_id"])["user_id"]
+    ascending = len(users) < 2 or bool(pc.all(pc.less(users[:-1], users[1:])).as_py())
+    batches = source.iter_batches(8192) if ascending else iter(source.read().sort_by("user_id").to_batches())
+    partial = file.with_suffix(".partial")
+    writer: pa.ipc.RecordBatchFileWriter | None = None
+    with pa.OSFile(str(partial), "wb") as sink:
+        for batch in batches:
+            made = _store_batch(batch, names)
+            writer = writer or pa.ipc.new_file(sink, made.schema)
+            writer.write_batch(made)
+        if writer is None:
+            writer = pa.ipc.new_file(
+                sink, _store_batch(source.schema_arrow.empty_table().to_batches()[0], names).schema
+            )
+        writer.close()
+    os.replace(partial, file)
+    return len(users)
+
+
+def _store_batch(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
+    offsets = pa.array(np.arange(batch.num_rows + 1, dtype=np.int32) * len(names))
+    values = batch["profile_values"].flatten().cast(pa.string())
+    profile = pa.MapArray.from_arrays(offsets, pa.array(names * batch.num_rows, pa.string()), values)
+    columns = [profile if name == "profile" else batch[name] for name in COLUMNS]
+    return pa.RecordBatch.from_arrays(columns, names=list(COLUMNS))
+
+
+def manifest(
+    trained: Trained, folder: Path, order: str, index: dict[str, Any], export: dict[str, Any]
+) -> dict[str, Any]:
+    """What the bundle says of itself. All other files must be in `folder` already."""
+    hashes = {name: sha256(folder / name) for name in FILES}
+    meta = trained.prepared.meta
+    now = datetime.now(UTC)
+    short = new_sha256("".join(hashes.values()).encode()).hexdigest()[:8]
+    return {
+        "format": FORMAT,
+        "version": f"{now:%Y%m%dT%H%M%SZ}-{short}",
+        "checksum": NO_CHECKSUM,
+        "created": now.isoformat(timespec="seconds"),
+        "files": hashes,
+        "bytes": {name: (folder / name).stat().st_size for name in FILES},
+        "metric": "inner_product",
+        "dims": {"vector": trained.catalog.vectors.shape[1] - 8, "items": trained.catalog.leaf.numel()},
+        "order": order,
+        "candidates": dict(trained.cfg.retrieval.sources),
+        "index": index,
+        "features": trained.schema.to_json(),
+        "data": {
+            "window": meta["window"],
+            "snapshot": meta["snapshot_dates"][-1],
+            "horizon": meta["horizon"],
+            "click_label": meta["click"],
+            "fingerprint": meta["fingerprint"],
+            "prepared": trained.prepared.folder.name,
+        },
+        "metrics": {
+            "ranker": trained.notes["metrics"],
+            "retrieval": trained.retrieval_notes["metrics"],
+            "candidate_recall": trained.notes["recall"],
+        },
+        "run": {
+            "folder": trained.folder.name,
+            "mlflow_run_id": trained.notes["mlflow_run_id"],
+            "config": OmegaConf.to_container(trained.cfg, resolve=True),
+        },
+        "export": {**export, "git_commit": git_commit()},
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_manifest(content: dict[str, Any], folder: Path) -> None:
+    """Write `manifest.json` with its checksum filled in."""
+    raw = json.dumps({**content, "checksum": NO_CHECKSUM}, indent=1, sort_keys=True, ensure_ascii=False)
+    checksum = manifest_checksum(raw.encode())
+    (folder / MANIFEST).write_text(raw.replace(NO_CHECKSUM, checksum))
+
+
+def publish(folder: Path, root: Path, version: str) -> Path:
+    """Rename a finished folder to its version and point `current` at it, each in one step."""
+    target = root / version
+    folder.rename(target)
+    link = root / f".current-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(version)
+    os.replace(link, root / "current")
+    return target

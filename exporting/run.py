@@ -1,0 +1,120 @@
+"""A training run → a verified bundle, step by step."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from exporting import index as indexes
+from exporting import verify
+from exporting.bundle import (
+    building,
+    items_table,
+    manifest,
+    publish,
+    write_arrow,
+    write_manifest,
+    write_store,
+)
+from exporting.golden import checkouts, golden
+from exporting.lowering import lowered, save
+from exporting.source import ExportError, Trained, find_run, float_tower, item_ids, open_run, queries, sample
+from models.embeddings import unpack_int8
+
+
+def export(cfg: DictConfig) -> Path:
+    """Export the run `cfg.run` to `cfg.bundle.dir` and return the folder of the new version.
+
+    Raises ExportError if there is nothing to export or the bundle fails a check; `current` then stays.
+    """
+    started = time.perf_counter()
+    with _step("run"):
+        trained = open_run(find_run(cfg.run, cfg.mlflow.tracking_uri))
+    return export_trained(trained, cfg, started)
+
+
+def export_trained(trained: Trained, cfg: DictConfig, started: float | None = None) -> Path:
+    """As `export`, for a run that is open."""
+    started = time.perf_counter() if started is None else started
+    root = Path(cfg.bundle.dir)
+    if cfg.bundle.order not in ("expected_value", "purchase"):
+        raise ExportError(f"bundle.order={cfg.bundle.order}: expected expected_value or purchase")
+    with building(root) as folder:
+        with _step("modules"):
+            pipeline = lowered(float_tower(trained), trained.sources, trained.ranker)
+            save(pipeline, folder)
+        with _step("index"):
+            index, measured = _index(trained, cfg.index)
+            faiss.write_index(index, str(folder / "index.faiss"))
+        with _step("items"):
+            write_arrow(items_table(trained), folder / "items.arrow")
+        with _step("golden requests"):
+            examples = sample(trained, ("test", "validation"), cfg.verify.checkouts)
+            schema = trained.schema
+            requests = checkouts(examples, item_ids(trained), schema.context, schema.profile)
+            some = slice(0, 5 * cfg.verify.golden)  # the clearest fifth of these
+            chosen = golden(
+                trained, pipeline, index, examples[some], requests[some], cfg.bundle.order, cfg.verify.golden
+            )  # fmt: skip
+            write_arrow(chosen, folder / "golden.arrow")
+        with _step("verification"):
+            about = {**indexes.settings(index, cfg.index), f"recall_{indexes.RECALL_AT}": measured.recall}
+            about |= {"p50_ms": measured.p50_ms, "p99_ms": measured.p99_ms, "queries": int(cfg.index.queries)}
+            content = manifest(trained, folder, cfg.bundle.order, about, {})
+            write_manifest(content, folder)
+            with verify.loaded(folder) as recommender:
+                parity = verify.parity(trained, recommender, examples, requests)
+            verify.check(measured, parity)
+            content["export"] |= {
+                "parity": asdict(parity),
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+            write_manifest(content, folder)
+        with _step("store"):
+            users = write_store(trained.prepared.folder, schema, root / "store.arrow")
+        target = publish(folder, root, content["version"])
+    sizes = content["bytes"]
+    print(
+        f"bundle: {target} ({sum(sizes.values()) / 1e6:.1f} MB: "
+        + ", ".join(f"{name} {n / 1e6:.1f}" for name, n in sizes.items())
+        + f"); {content['dims']['items'] - 1:,} items, {users:,} users in store.arrow\n"
+        f"index: recall@{indexes.RECALL_AT} {measured.recall:.4f}, "
+        f"p50 {measured.p50_ms:.2f} ms, p99 {measured.p99_ms:.2f} ms\n"
+        f"parity over {parity.candidates:,} candidates: p(click) {parity.click:.1e}, "
+        f"p(purchase) {parity.purchase:.1e}, value {parity.value:.1e} relative; "
+        f"a request takes p50 {parity.p50_ms:.1f} ms, p99 {parity.p99_ms:.1f} ms\n"
+        f"{time.perf_counter() - started:.1f} s"
+    )
+    return target
+
+
+@torch.inference_mode()
+def _index(trained: Trained, cfg: DictConfig) -> tuple[faiss.Index, indexes.Measured]:
+    """The index over the available items, searched at its target recall on validation checkouts."""
+    vectors = unpack_int8(trained.catalog.vectors).numpy()
+    ids = np.flatnonzero(trained.catalog.available.numpy())
+    ids = ids[ids > 0].astype(np.int64)
+    index = indexes.build(vectors[ids], ids, cfg)
+    asked = float_tower(trained)(
+        queries(sample(trained, ("validation", "test"), cfg.queries), 0), trained.catalog.vectors
+    )
+    wanted = asked.numpy()
+    return index, indexes.tune(index, wanted, indexes.exact(vectors[ids], ids, wanted), cfg.recall_target)
+
+
+@contextmanager
+def _step(name: str) -> Iterator[None]:
+    print(f"{name} ...", end="", flush=True)
+    started = time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        print(" failed", flush=True)
+        raise
+    print(f" {time.perf_counter() - started:.1f} s", flush=True)

@@ -1,0 +1,151 @@
+"""A finished training run, opened for export."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from data.batches import to_batch
+from data.catalog import neighbours
+from data.features import FeatureSchema
+from models.candidates import CandidateSources
+from models.inputs import Catalog, Query
+from models.ranker import Ranker
+from models.two_tower import QueryTower, TwoTower
+from training.build import build_ranker
+from training.candidates import sources_at
+from training.folders import is_done, read_done
+from training.run import Prepared, load_frozen, open_prepared
+from training.tracking import folder_of
+
+SLOTS = 6
+
+
+class ExportError(RuntimeError):
+    """Nothing was published. The message says why and what to do."""
+
+
+class Trained(NamedTuple):
+    """What a run left, and the data that it was trained on."""
+
+    folder: Path
+    cfg: DictConfig  # of the run
+    notes: dict[str, Any]  # done.json of the run
+    retrieval_notes: dict[str, Any]
+    prepared: Prepared
+    schema: FeatureSchema
+    catalog: Catalog  # with item vectors, all snapshots
+    towers: TwoTower  # float tables
+    ranker: Ranker  # float tables
+    sources: CandidateSources  # tables of the latest snapshot
+
+
+def find_run(run: str, tracking_uri: str) -> Path:
+    """The folder of a run, given as a folder or an MLflow run id. Raises ExportError if there is none."""
+    if Path(run).is_dir():
+        return Path(run).resolve()
+    if "/" in run or Path(run).is_symlink():
+        raise ExportError(f"run={run}: no such folder. Train first: python train.py")
+    try:
+        folder = folder_of(tracking_uri, run)
+    except (ValueError, KeyError) as error:
+        raise ExportError(f"run={run}: {error}. Give a run folder or the id of an MLflow run") from error
+    if not folder.is_dir():
+        raise ExportError(f"run={run}: its folder {folder} is gone. Train again: python train.py")
+    return folder.resolve()
+
+
+def open_run(folder: Path) -> Trained:
+    """Load what `train.py` left in `folder`. Raises ExportError for a run that cannot be exported."""
+    if not is_done(folder):
+        raise ExportError(f"{folder} is not finished: run python train.py again, it resumes")
+    notes = read_done(folder)
+    if "retrieval" not in notes:
+        raise ExportError(
+            f"{folder} holds retrieval only, there is no ranker: run python train.py (stage=all)"
+        )
+    retrieval, prepared_folder = Path(notes["retrieval"]), Path(notes["prepared"])
+    for needed in (retrieval, prepared_folder):
+        if not needed.is_dir():
+            raise ExportError(
+                f"{needed}, which the run {folder.name} was made from, is gone: run python train.py again"
+            )
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    prepared = open_prepared(prepared_folder)
+    available = int(prepared.catalog.available.sum())
+    if available < SLOTS:
+        raise ExportError(
+            f"{prepared_folder}: {available} of {prepared.catalog.leaf.numel() - 1} items are available, "
+            f"a slate needs {SLOTS}. Check `available` in the items table"
+        )
+    ranker = build_ranker(cfg, prepared.sizes)
+    try:
+        towers, _, catalog = load_frozen(cfg, prepared, retrieval)
+        ranker.load_state_dict(torch.load(folder / "weights.pt"))
+    except (RuntimeError, KeyError) as error:
+        raise ExportError(
+            f"{folder}: the weights do not fit this code ({error}). Train again, or check out its commit"
+        ) from error
+    dates = prepared.meta["snapshot_dates"]
+    together = neighbours(prepared_folder, prepared.sizes["items"])
+    return Trained(
+        folder=folder,
+        cfg=cfg,
+        notes=notes,
+        retrieval_notes=read_done(retrieval),
+        prepared=prepared,
+        schema=FeatureSchema.load(prepared_folder),
+        catalog=catalog,
+        towers=towers.eval(),
+        ranker=ranker.eval(),
+        sources=sources_at(cfg, catalog, together, len(dates) - 1, dates[-1]),
+    )
+
+
+def float_tower(trained: Trained) -> QueryTower:
+    """The query tower with the tables it was trained with."""
+    return QueryTower(trained.towers.query, trained.towers.attributes).eval()
+
+
+def latest(catalog: Catalog) -> Catalog:
+    """The catalog with its last snapshot only, as a bundle holds it."""
+    return catalog._replace(price=catalog.price[-1:], popularity=catalog.popularity[-1:])
+
+
+def sample(trained: Trained, splits: tuple[str, ...], count: int) -> pa.Table:
+    """Up to `count` checkouts with a basket or a history, evenly over the splits, which are tried in order.
+
+    Raises ExportError if there are none.
+    """
+    parts: list[pa.Table] = []
+    left = count
+    for split in splits:
+        path = trained.prepared.folder / "examples" / f"{split}.parquet"
+        if not path.is_file() or left == 0:
+            continue
+        table = pq.read_table(path)
+        usable = table.filter(pc.greater(pc.list_value_length(table["basket_item"]), 0))
+        rows = np.unique(np.linspace(0, len(usable) - 1, min(left, len(usable))).astype(np.int64))
+        parts.append(usable.take(pa.array(rows)))
+        left -= len(rows)
+    if not parts or not sum(map(len, parts)):
+        raise ExportError(f"{trained.prepared.folder}: no {' or '.join(splits)} checkouts to measure with")
+    return pa.concat_tables(parts)
+
+
+def queries(examples: pa.Table, snapshot: int) -> Query:
+    """Examples as a query that reads `snapshot` instead of the one of its time."""
+    query = to_batch(examples).query
+    return query._replace(snapshot=torch.full_like(query.snapshot, snapshot))
+
+
+def item_ids(trained: Trained) -> list[str]:
+    """Item ids by row; for row 0 an id that no item has."""
+    ids = pq.read_table(trained.prepared.folder / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
+    return ["(unknown)", *ids[1:]]
