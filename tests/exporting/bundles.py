@@ -1,0 +1,77 @@
+"""A small complete bundle: a made-up shop, prepared, with towers and ranker at their initial weights."""
+
+import json
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from data.prepare import prepare
+from exporting.run import export
+from serving.bundle import FILES, NO_CHECKSUM, manifest_checksum, sha256
+from tests.data.shop import write_shop
+from training.build import build_ranker, build_two_tower
+from training.config import CONFIGS
+from training.folders import mark_done
+from training.run import encode_items, open_prepared, training_price
+
+
+def configured(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+def make_run(folder: Path, seed: int = 0, events: bool = True) -> Path:
+    """A run folder as `train.py` leaves it, without the training."""
+    root = write_shop(folder / "shop", users=40, items=80, days=90, events=events, seed=seed)
+    cfg = configured(
+        "train", "data=tables", f"data.root={root}", "data.memory_limit=1GB", "data.threads=2",
+        f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}", "retrieval.model.dim=16",
+    )  # fmt: skip
+    prepared = open_prepared(prepare(cfg))
+    torch.manual_seed(seed)
+    towers, ranker = build_two_tower(cfg, prepared.sizes).eval(), build_ranker(cfg, prepared.sizes).eval()
+    # Scores that differ from item to item, as trained ones do.
+    with torch.no_grad():
+        for tower in ranker.mixture.towers:
+            tower[2].weight.mul_(6)
+    retrieval, run = folder / "runs" / "retrieval-0", folder / "runs" / "ranker-0"
+    retrieval.mkdir(parents=True)
+    run.mkdir()
+    torch.save(towers.state_dict(), retrieval / "weights.pt")
+    torch.save(
+        encode_items(towers, prepared.catalog, prepared.text, training_price(prepared)),
+        retrieval / "vectors.pt",
+    )
+    torch.save(ranker.state_dict(), run / "weights.pt")
+    OmegaConf.save(cfg, run / "config.yaml", resolve=True)
+    mark_done(retrieval, {"metrics": {}, "prepared": str(prepared.folder), "mlflow_run_id": "none"})
+    notes = {
+        "prepared": str(prepared.folder),
+        "retrieval": str(retrieval),
+        "candidates": "",
+        "mlflow_run_id": "none",
+    }
+    mark_done(run, {**notes, "metrics": {"val_loss": 1.0}, "recall": {"test": 0.5}})
+    return run
+
+
+def export_config(run: Path, bundle: Path, *overrides: str) -> DictConfig:
+    return configured(
+        "export", f"run={run}", f"bundle.dir={bundle}", "verify.golden=5", "verify.checkouts=30", *overrides
+    )
+
+
+def make_bundle(run: Path, bundle: Path, *overrides: str) -> Path:
+    """Export a run; returns the version folder, whose parent is the bundle root."""
+    return export(export_config(run, bundle, *overrides))
+
+
+def reseal(folder: Path, **changes: object) -> None:
+    """Make the hashes fit again after a file was replaced, so that only what the file says can be refused."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text()) | changes | {"checksum": NO_CHECKSUM}
+    manifest["files"] = {name: sha256(folder / name) for name in FILES}
+    raw = json.dumps(manifest)
+    path.write_text(raw.replace(NO_CHECKSUM, manifest_checksum(raw.encode())))

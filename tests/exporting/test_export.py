@@ -1,0 +1,197 @@
+"""What a bundle holds, and that nothing is published that fails a check."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import exporting.run
+from exporting import verify
+from exporting.bundle import items_table, write_arrow, write_store
+from exporting.index import Measured
+from exporting.source import ExportError, find_run, open_run
+from models.embeddings import unpack_int8
+from models.inputs import Catalog
+from serving.bundle import FILES, open_bundle
+from serving.store import EventStore
+from tests.exporting.bundles import export_config, make_bundle, make_run
+
+
+def contents(root: Path) -> set[str]:
+    return {path.name for path in root.iterdir()}
+
+
+def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
+    assert contents(version) == {*FILES, "manifest.json"}
+    assert contents(version.parent) == {version.name, "current", "store.arrow"}
+    assert os.readlink(version.parent / "current") == version.name
+    manifest = json.loads((version / "manifest.json").read_text())
+    assert manifest["version"] == version.name
+    assert manifest["metric"] == "inner_product"
+    assert manifest["index"]["recall_300"] >= 0.95
+    assert manifest["export"]["parity"]["purchase"] < verify.MAX_PROBABILITY
+    assert manifest["run"]["mlflow_run_id"] == "none"
+    assert manifest["metrics"]["ranker"] == {"val_loss": 1.0}
+    assert manifest["data"]["click_label"] == "logged"
+    assert {"torch", "torchrec", "numpy"} <= manifest["versions"].keys()
+
+
+def test_items_match_the_catalog(run_folder: Path, version: Path) -> None:
+    trained, bundle = open_run(run_folder), open_bundle(version)
+    last = trained.catalog._replace(
+        price=trained.catalog.price[-1:], popularity=trained.catalog.popularity[-1:]
+    )
+    for name, theirs, ours in zip(Catalog._fields, bundle.catalog, last, strict=True):
+        assert theirs.dtype == ours.dtype, name
+        assert torch.equal(theirs, ours), name
+    items = items_table(trained)
+    assert items["item_id"][0].as_py() == ""
+    assert items["fallback_rank"][0].as_py() == -1
+    rank, popularity = (np.array(items[c].to_numpy()) for c in ("fallback_rank", "popularity"))
+    shown = np.flatnonzero(rank >= 0)
+    assert set(shown) == set(np.flatnonzero(trained.catalog.available.numpy()))
+    assert (np.diff(popularity[shown[np.argsort(rank[shown])]]) <= 0).all()
+
+
+def test_the_index_answers_with_available_item_rows(version: Path) -> None:
+    bundle = open_bundle(version)
+    index, vectors = faiss.read_index(str(version / "index.faiss")), unpack_int8(bundle.catalog[-1]).numpy()
+    assert index.metric_type == faiss.METRIC_INNER_PRODUCT
+    assert index.ntotal == bundle.available.sum()
+    row = int(np.flatnonzero(bundle.available)[3])
+    assert index.search(vectors[row : row + 1], 1)[1][0, 0] == row
+
+
+def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: Path) -> None:
+    prepared = open_run(run_folder).prepared
+    raw = pq.read_table(prepared.folder / "store.parquet").to_pylist()
+    store = EventStore.open(version.parent / "store.arrow")
+    assert len(store) == len(raw)
+    for row in raw:
+        facts = store.get(row["user_id"])
+        assert facts.item_id == row["item_id"]
+        assert facts.ts.tolist() == row["ts"]
+        assert facts.price.tolist() == row["price"]
+        assert list(facts.profile.values()) == row["profile_values"]
+    assert store.get("nobody").item_id == []
+    assert store.get("").item_id == []
+    # A store that is not sorted yet.
+    table = pq.read_table(prepared.folder / "store.parquet")
+    pq.write_table(table.take(pa.array(np.arange(len(table))[::-1])), tmp_path / "store.parquet")
+    write_store(tmp_path, open_run(run_folder).schema, tmp_path / "store.arrow")
+    assert EventStore.open(tmp_path / "store.arrow").get(raw[7]["user_id"]).item_id == raw[7]["item_id"]
+
+
+def test_a_second_export_moves_current_and_keeps_the_first(run_folder: Path, tmp_path: Path) -> None:
+    first = make_bundle(run_folder, tmp_path / "bundle")
+    moved = first.rename(first.with_name("19990101T000000Z-00000000"))
+    second = make_bundle(run_folder, tmp_path / "bundle", "bundle.order=purchase")
+    assert moved.is_dir()
+    assert (tmp_path / "bundle" / "current").resolve() == second.resolve()
+    assert json.loads((second / "manifest.json").read_text())["order"] == "purchase"
+
+
+def refused(run: Path, root: Path, reason: str) -> None:
+    """Exporting fails for this reason and leaves the bundle root as it was."""
+    before = contents(root), os.readlink(root / "current")
+    with pytest.raises(ExportError, match=reason):
+        exporting.run.export(export_config(run, root))
+    assert (contents(root), os.readlink(root / "current")) == before
+
+
+@pytest.fixture
+def root(version: Path, tmp_path: Path) -> Path:
+    """A bundle root with a published version."""
+    return Path(shutil.copytree(version.parent, tmp_path / "bundle", symlinks=True))
+
+
+def test_low_recall_is_refused(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporting.index.tune", lambda *_: Measured(0.94, 1.0, 1.0))
+    refused(run_folder, root, r"recall@300 of the index is 0.9400.*index.recall_target")
+
+
+@pytest.mark.parametrize(
+    ("field", "found"), [("click", 0.01), ("purchase", 0.003), ("value", 0.05), ("click", float("nan"))]
+)
+def test_a_lack_of_parity_is_refused(
+    run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch, field: str, found: float
+) -> None:
+    honest = verify.parity
+    monkeypatch.setattr(verify, "parity", lambda *a: replace(honest(*a), **{field: found}))
+    refused(run_folder, root, f"{field} differs from the training model by up to")
+
+
+def test_parity_sees_a_changed_weight(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = verify.parity
+
+    def drifted(trained, *rest):
+        trained.ranker.calibration.shift.data += 0.1
+        return honest(trained, *rest)
+
+    monkeypatch.setattr(verify, "parity", drifted)
+    refused(run_folder, root, "click differs")
+
+
+def test_parity_sees_a_changed_catalog(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prices that only the bundle has: the golden slates or the predictions give it away."""
+
+    def doubled(trained):
+        table = items_table(trained)
+        price = pa.array(np.array(table["price"].to_numpy()) * 2)
+        return table.set_column(table.column_names.index("price"), "price", price)
+
+    monkeypatch.setattr(exporting.run, "items_table", doubled)
+    refused(run_folder, root, "differs from the training model|serving refuses")
+
+
+def test_a_golden_slate_that_differs_is_refused(
+    run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped(table: pa.Table, file: Path) -> None:
+        if file.name == "golden.arrow":
+            slates = [[*slate[1::-1], *slate[2:]] for slate in table["slate"].to_pylist()]
+            table = table.set_column(1, "slate", pa.array(slates))
+        write_arrow(table, file)
+
+    monkeypatch.setattr(exporting.run, "write_arrow", swapped)
+    refused(run_folder, root, r"golden.arrow: request 0 gives")
+
+
+def test_runs_that_cannot_be_exported(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no such folder"):
+        find_run(str(tmp_path / "missing"), "sqlite:///none.db")
+    with pytest.raises(ExportError, match="neither a run folder nor a run"):
+        find_run("0123456789", f"sqlite:///{tmp_path}/mlflow.db")
+    copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    (copy / "done.json").unlink()
+    with pytest.raises(ExportError, match="not finished"):
+        open_run(copy)
+    (copy / "done.json").write_text('{"metrics": {}}')
+    with pytest.raises(ExportError, match="retrieval only"):
+        open_run(copy)
+    notes = json.loads((run_folder / "done.json").read_text())
+    (copy / "done.json").write_text(json.dumps({**notes, "retrieval": str(tmp_path / "gone")}))
+    with pytest.raises(ExportError, match="is gone"):
+        open_run(copy)
+    (copy / "done.json").write_text(json.dumps(notes))
+    torch.save({}, copy / "weights.pt")
+    with pytest.raises(ExportError, match="do not fit"):
+        open_run(copy)
+
+
+def test_fewer_than_six_available_items(tmp_path: Path) -> None:
+    run = make_run(tmp_path, events=False)
+    items = Path(json.loads((run / "done.json").read_text())["prepared"]) / "items.parquet"
+    table = pq.read_table(items)
+    few = pa.array([row in (1, 2) for row in range(len(table))])
+    pq.write_table(table.set_column(table.column_names.index("available"), "available", few), items)
+    with pytest.raises(ExportError, match="2 of 80 items are available, a slate needs 6"):
+        open_run(run)

@@ -1,0 +1,136 @@
+"""The scripted modules give what the eager ones give, and need nothing but torch to load."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporting.lowering import Pipeline, lowered, save
+from models.candidates import CandidateSources
+from models.jagged import offsets_of
+from models.query_encoder import MeanEncoder
+from models.ranker import Ranker
+from models.two_tower import QueryTower, attribute_tables
+from tests.models.shops import random_catalog, random_query
+
+ITEMS = 30
+BARE = """
+import sys, torch
+modules = [torch.jit.load(f"{sys.argv[1]}/{name}.ts") for name in ("query_tower", "candidates", "ranker")]
+query, ann, catalog = torch.load(f"{sys.argv[1]}/example.pt")
+assert type(query) is tuple and type(catalog) is tuple
+vector = modules[0](query, catalog[-1])
+found = modules[1](query, vector, ann, catalog)
+scores = modules[2](query, vector, tuple(found), catalog)
+assert all(torch.isfinite(part).all() for part in scores)
+rooms = {name.split(".")[0] for name in sys.modules}
+assert not rooms & {"torchrec", "fbgemm_gpu", "models", "data", "training", "exporting", "faiss"}, rooms
+print(scores[1].numel())
+"""
+
+
+def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3)) -> Pipeline:
+    torch.manual_seed(0)
+    catalog = random_catalog(0, ITEMS)
+    leaves = int(catalog.leaf.max()) + 1
+    ranked = torch.arange(ITEMS, 0, -1)
+    by_leaf = ranked[catalog.leaf[ranked].argsort(stable=True)]
+    pairs = torch.randint(0, ITEMS + 1, [60])
+    sources = CandidateSources(
+        popular=ranked[:7], recent=ranked[3:5],
+        leaf_offsets=offsets_of(catalog.leaf[by_leaf], leaves), leaf_items=by_leaf,
+        neighbour_offsets=offsets_of(pairs.sort().values, ITEMS + 1),
+        neighbour_items=torch.randint(1, ITEMS + 1, [60]),
+        neighbour_scores=torch.rand(60), buy_again=5, co_purchase=4, category=3,
+    )  # fmt: skip
+    tower = QueryTower(MeanEncoder(8, 2 * len(attributes), hidden=16), attribute_tables(list(attributes), 2))
+    ranker = Ranker(16, 5, list(attributes), vector=8, experts=2, hidden=(16, 8), tower=4)
+    return lowered(tower, sources, ranker)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pipeline, Pipeline]:
+    """(folder, eager, loaded from the folder)"""
+    folder, eager = tmp_path_factory.mktemp("modules"), make_pipeline()
+    save(eager, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return folder, eager, Pipeline(*(torch.jit.load(folder / f"{name}.ts") for name in Pipeline._fields))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), count=st.integers(1, 5), longest=st.sampled_from([0, 1, 12, 80]),
+    near=st.integers(0, 8),
+)  # fmt: skip
+@torch.no_grad()
+def test_scripted_equals_eager(exported, seed: int, count: int, longest: int, near: int) -> None:
+    _, eager, scripted = exported
+    catalog, query = random_catalog(seed, ITEMS), random_query(seed, count, ITEMS, longest=longest)
+    ann = torch.randint(-1, ITEMS + 1, [count, near], generator=torch.Generator().manual_seed(seed))
+    vector = eager.query_tower(query, catalog.vectors)
+    torch.testing.assert_close(scripted.query_tower(tuple(query), catalog.vectors), vector)
+    found = eager.candidates(query, vector, ann, catalog)
+    for theirs, ours in zip(
+        scripted.candidates(tuple(query), vector, ann, tuple(catalog)), found, strict=True
+    ):
+        torch.testing.assert_close(theirs, ours)
+    scores = eager.ranker(query, vector, found, catalog)
+    for theirs, ours in zip(
+        scripted.ranker(tuple(query), vector, tuple(found), tuple(catalog)), scores, strict=True
+    ):
+        torch.testing.assert_close(theirs, ours)
+
+
+@torch.no_grad()
+def test_a_shop_without_attributes(tmp_path: Path) -> None:
+    eager = make_pipeline(())
+    save(eager, tmp_path)
+    query = random_query(1, 2, ITEMS)._replace(
+        context=torch.zeros(2, 0, dtype=torch.int64), profile=torch.zeros(2, 0, dtype=torch.int64)
+    )
+    catalog = random_catalog(1, ITEMS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.load(tmp_path / "query_tower.ts")
+    torch.testing.assert_close(scripted(query, catalog.vectors), eager.query_tower(query, catalog.vectors))
+
+
+def test_loads_in_plain_torch(exported) -> None:
+    folder = exported[0]
+    example = (
+        tuple(random_query(3, 2, ITEMS)),
+        torch.tensor([[1, 2, -1]] * 2),
+        tuple(random_catalog(3, ITEMS)),
+    )
+    torch.save(example, folder / "example.pt")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BARE, str(folder)], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+
+
+def test_lowering_leaves_the_trained_modules_alone() -> None:
+    ranker = Ranker(16, 5, [4], vector=8, experts=2, hidden=(16, 8), tower=4)
+    before = {name: value.clone() for name, value in ranker.state_dict().items()}
+    tower = QueryTower(MeanEncoder(8, 2, hidden=16), attribute_tables([4], 2))
+    empty = torch.zeros(0, dtype=torch.int64)
+    sources = CandidateSources(
+        empty,
+        empty,
+        torch.zeros(2, dtype=torch.int64),
+        empty,
+        torch.zeros(3, dtype=torch.int64),
+        empty,
+        empty.float(),
+    )
+    lowered(tower, sources, ranker)
+    assert ranker.state_dict().keys() == before.keys()
+    assert tower.attributes is not None
+    assert "collection" in dict(tower.attributes.named_children())

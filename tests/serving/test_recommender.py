@@ -1,0 +1,207 @@
+"""Six items, distinct and eligible, whatever is asked and whatever fails."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving import Checkout, Event, Line, Recommender, Slate
+from serving.golden import read
+
+IDS = st.one_of(st.integers(0, 90).map(lambda k: f"i{k:03d}"), st.text(min_size=1, max_size=5))
+AMOUNT = st.floats(1e-3, 1e12)
+PRICE = st.none() | st.floats(0, 1e12)
+INSTANT = st.integers(0, 4_102_444_799)
+VALUE = st.one_of(st.text(max_size=8), st.floats(-1e12, 1e12), st.integers(-10, 10), st.just("city1"))
+NAMES = st.sampled_from(["device", "city", "age", "other"])
+KIND = st.sampled_from(["purchase", "click", "cart"])
+EVENTS = st.lists(st.builds(Event, IDS, INSTANT, KIND, AMOUNT, PRICE), max_size=20)
+CHECKOUTS = st.builds(
+    Checkout,
+    user_id=st.none() | st.integers(0, 50).map(lambda k: f"u{k:03d}") | st.text(min_size=1, max_size=4),
+    basket=st.lists(st.builds(Line, IDS, AMOUNT, PRICE), max_size=6),
+    ts=st.none() | INSTANT,
+    history=st.none() | EVENTS,
+    context=st.dictionaries(NAMES, VALUE, max_size=3),
+    profile=st.dictionaries(NAMES, VALUE, max_size=3),
+    exclude=st.lists(IDS, max_size=30),
+)  # fmt: skip
+
+
+def checked(recommender: Recommender, checkout: Checkout, slate: Slate, count: int = 6) -> Slate:
+    """The slate has `count` distinct items that are known, available and not excluded."""
+    ids = [item.item_id for item in slate.items]
+    assert len(ids) == len(set(ids)) == count
+    assert not set(ids) & set(checkout.exclude)
+    assert all(recommender.bundle.available[recommender.bundle.row_of[item_id]] for item_id in ids)
+    for item in slate.items:
+        if item.purchase is not None:
+            assert 0 <= item.purchase <= item.click <= 1
+            assert item.value >= 0
+    assert slate.timings["total"] > 0
+    assert slate.bundle_version == recommender.bundle.version
+    return slate
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    checkout=CHECKOUTS,
+    deadline=st.sampled_from([0.0, 1.0, 1000.0, math.inf]),
+    order=st.sampled_from([None, "purchase"]),
+)
+def test_always_six(shared: Recommender, checkout: Checkout, deadline: float, order: str | None) -> None:
+    checked(shared, checkout, shared.recommend(checkout, deadline, order))
+
+
+def test_a_huge_history(shared: Recommender) -> None:
+    history = [Event(f"i{k % 97:03d}", 1_600_000_000 + k) for k in range(20_000)]
+    checkout = Checkout("u", [Line("i001")] * 500, ts=1_700_000_000, history=history)
+    assert checked(shared, checkout, shared.recommend(checkout, math.inf)).tier == "ranked"
+
+
+def test_items_come_in_the_order_that_was_asked(shared: Recommender) -> None:
+    for checkout, _ in read(shared.bundle):
+        by_value = shared.recommend(checkout, math.inf, "expected_value").items
+        assert [i.value for i in by_value] == sorted((i.value for i in by_value), reverse=True)
+        by_chance = shared.recommend(checkout, math.inf, "purchase").items
+        assert [i.purchase for i in by_chance] == sorted((i.purchase for i in by_chance), reverse=True)
+        assert all(item.sources and item.title for item in by_value)
+    with pytest.raises(ValueError, match="order is 'price': expected one of expected_value, purchase"):
+        shared.recommend(checkout, order="price")
+
+
+@pytest.fixture
+def mine(version) -> Recommender:
+    """A recommender to break."""
+    return Recommender.load(version, version.parent / "store.arrow")
+
+
+@pytest.fixture
+def checkout(mine: Recommender) -> Checkout:
+    return read(mine.bundle)[0][0]
+
+
+def broken(*_: object) -> None:
+    raise RuntimeError("the stage broke")
+
+
+class Spoiled:
+    """A module with one output replaced by NaN."""
+
+    def __init__(self, module, which: int | None = None) -> None:
+        self.module, self.which = module, which
+
+    def __call__(self, *arguments: object):
+        output = self.module(*arguments)
+        if self.which is None:
+            return torch.full_like(output, math.nan)
+        parts = list(output)
+        parts[self.which] = torch.full_like(parts[self.which], math.nan)
+        return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
+
+
+@pytest.mark.parametrize(
+    ("stage", "spoil", "tier", "reason"),
+    [
+        ("query_tower", broken, "category", "query_tower: RuntimeError: the stage broke"),
+        ("query_tower", None, "category", "query_tower: its output is not finite"),
+        ("candidates", broken, "retrieval", "candidates: RuntimeError: the stage broke"),
+        ("ranker", broken, "retrieval", "ranker: RuntimeError: the stage broke"),
+        ("ranker", 0, "retrieval", "ranker: its output is not finite"),
+        ("ranker", 1, "retrieval", "ranker: its output is not finite"),
+        ("ranker", 2, "retrieval", "ranker: its output is not finite"),
+    ],
+)
+def test_a_failing_module_leaves_it_to_the_next_tier(
+    mine: Recommender, checkout: Checkout, stage, spoil, tier, reason
+) -> None:
+    module = spoil if callable(spoil) else Spoiled(getattr(mine.bundle, stage), spoil)
+    mine.bundle = replace(mine.bundle, **{stage: module})
+    slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
+    assert slate.tier == tier
+    assert slate.reason.startswith(reason)
+    assert all(item.purchase is None for item in slate.items)
+
+
+class NoIndex:
+    def search(self, *_: object) -> None:
+        raise RuntimeError("no index")
+
+
+def test_without_the_index_the_other_sources_answer(mine: Recommender, checkout: Checkout) -> None:
+    mine.bundle = replace(mine.bundle, index=NoIndex())
+    slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
+    assert slate.tier == "ranked"
+    assert slate.reason == "index: RuntimeError: no index"
+    assert not any("ann" in item.sources for item in slate.items)
+
+
+def test_without_the_store_the_basket_answers(mine: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mine.store, "get", broken)
+    checkout = Checkout("u001", [Line("i001")])
+    slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
+    assert slate.tier == "ranked"
+    assert slate.reason == "store: RuntimeError: the stage broke"
+
+
+def test_encoding_that_fails_leaves_it_to_popularity(mine: Recommender) -> None:
+    mine.encoder = broken
+    for basket, tier in (([Line("i001")], "category"), ([Line("?")], "popularity"), ([], "popularity")):
+        checkout = Checkout(None, basket)
+        slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
+        assert slate.tier == tier
+        assert slate.reason.startswith("encode: ")
+
+
+def test_the_category_tier_shows_bestsellers_of_the_basket(mine: Recommender) -> None:
+    mine.encoder = broken
+    slate = mine.recommend(Checkout(None, [Line("i001")]))
+    bundle = mine.bundle
+    leaf = bundle.leaf[bundle.row_of["i001"]]
+    shown = [bundle.row_of[item.item_id] for item in slate.items]
+    assert all(bundle.leaf[row] == leaf for row in shown)
+    ranks = [bundle.fallback_rank[row] for row in shown]
+    assert ranks == sorted(ranks)
+
+
+@pytest.mark.parametrize(
+    ("slow", "tier"), [("query_tower", "category"), ("candidates", "retrieval"), ("ranker", "retrieval")]
+)
+def test_a_stage_that_would_miss_the_deadline_is_not_started(
+    mine: Recommender, checkout: Checkout, slow: str, tier: str
+) -> None:
+    mine.expected[slow] = 1e6
+    slate = checked(mine, checkout, mine.recommend(checkout, deadline_ms=1000))
+    assert slate.tier == tier
+    assert slate.reason.startswith(f"{slow}: ")
+    assert "ms left, it takes 1000000.0" in slate.reason
+    assert slow not in slate.timings
+
+
+def test_no_time_at_all(mine: Recommender, checkout: Checkout) -> None:
+    for deadline in (0.0, -5.0, math.nan):
+        slate = checked(mine, checkout, mine.recommend(checkout, deadline))
+        assert slate.tier in ("category", "popularity")
+
+
+def test_exclusions_are_topped_up(mine: Recommender) -> None:
+    everything = [mine.bundle.item_id[row] for row in mine.popular.everything]
+    for left in (7, 6, 5, 1, 0):
+        checkout = Checkout("u001", [Line("i001")], exclude=set(everything[left:]))
+        slate = checked(mine, checkout, mine.recommend(checkout, math.inf), min(6, left))
+        assert ("items are available and not excluded" in slate.reason) == (left < 6)
+
+
+def test_threads_share_a_recommender(shared: Recommender) -> None:
+    requests = [checkout for checkout, _ in read(shared.bundle)] * 8
+    alone = [[item.item_id for item in shared.recommend(c, math.inf).items] for c in requests]
+    with ThreadPoolExecutor(4) as pool:
+        together = [
+            [item.item_id for item in s.items]
+            for s in pool.map(lambda c: shared.recommend(c, math.inf), requests)
+        ]
+    assert together == alone
