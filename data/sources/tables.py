@@ -1,5 +1,6 @@
 """Any shop's own files: `{orders,items,users,events}.{parquet,csv}` in one folder (docs/architecture.md)."""
 
+import csv
 from pathlib import Path
 
 import duckdb
@@ -48,17 +49,35 @@ def _read(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
         # Read once: CSV is slow to parse, and row numbers hold only for one pass in file order.
         return con.create_table(f"raw_{name}", table)
     except (duckdb.Error, OSError, ValueError) as error:
-        said = str(error).strip().split("\n")
-        raise DataError(f"{path}: cannot be read: {' '.join(s.strip() for s in said[:4])}") from error
+        said = _uneven(path) if path.suffix == ".csv" else ""
+        said = said or " ".join(s.strip() for s in str(error).strip().split("\n")[:4])
+        raise DataError(f"{path}: cannot be read: {said}") from error
 
 
 def _read_csv(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
     with path.open(encoding="utf-8-sig") as file:
-        if not file.readline().strip():
-            raise ValueError("the file is empty, expected a header line")
+        first = file.readline().strip()
+    if not first:
+        raise ValueError("the file is empty, expected a header line")
+    if "," not in first and (";" in first or "\t" in first):
+        raise ValueError("its columns are not separated by commas")
     # The contract's columns are read as text: an id of digits keeps its zeros, and a value that does not
     # parse is a bad row with a number instead of a change of the whole column's type.
     header = con.read_csv(path, header=True, sample_size=-1, delim=",")
     types = {c: "VARCHAR" for c in header.columns if c in TABLES[name]}
     table = con.read_csv(path, header=True, sample_size=-1, delim=",", types=types) if types else header
     return table.mutate(_row=ibis.row_number() + 1)
+
+
+def _uneven(path: Path) -> str:
+    """Says which record of a CSV file has another number of fields than the header; DuckDB often cannot."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            columns = len(next(reader))
+            for fields in reader:
+                if fields and len(fields) != columns:
+                    return f"line {reader.line_num} has {len(fields)} fields, the header has {columns}"
+    except (OSError, ValueError, StopIteration, csv.Error):
+        pass  # the first error says enough
+    return ""

@@ -167,12 +167,23 @@ def test_missing_and_empty_tables(shop: tuple[Path, dict[str, Any]], name: str) 
 
 
 def test_files_that_cannot_be_used(shop: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = shop
+    folder, tables = shop
     (folder / "orders.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"both orders\.parquet and orders\.csv"):
         prepare(config(folder))
     (folder / "orders.csv").unlink()
     with pytest.raises(DataError, match=r"orders\.parquet: cannot be read"):
+        prepare(config(folder))
+    (folder / "orders.parquet").unlink()
+    (folder / "orders.csv").write_text("order_id;user_id\n1;2\n")
+    with pytest.raises(DataError, match="not separated by commas"):
+        prepare(config(folder))
+    save(folder, tables)
+    good = (folder / "orders.csv").read_text().split("\n")
+    (folder / "orders.csv").write_text("\n".join([*good[:2], good[2] + ",more", *good[3:]]))
+    with pytest.raises(
+        DataError, match=r"orders\.csv: cannot be read: line 3 has 8 fields, the header has 7"
+    ):
         prepare(config(folder))
     with pytest.raises(DataError, match="no such folder"):
         prepare({**config(folder), "data": {**config(folder)["data"], "root": str(folder / "nowhere")}})
