@@ -69,11 +69,17 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+def _cells(rows: list[Row]) -> list[list[str]]:
+    """The header (all keys, in the order in which they appear) and a line per row."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [names] + [[_cell(row[name]) if name in row else "" for name in names] for row in rows]
+
+
 def text_table(rows: list[Row]) -> str:
-    """Dicts with the same keys as aligned text; the first column to the left, figures to the right."""
+    """Dicts as aligned text; the first column to the left, figures to the right; blank where a key is missing."""
     if not rows:
         return "(nothing)"
-    lines = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
+    lines = _cells(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -128,15 +134,13 @@ def calibration_plot(curves: dict[str, Calibration]) -> bytes:
 def _html_table(rows: list[Row]) -> str:
     if not rows:
         return "<p>(nothing)</p>"
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
+    names, *lines = _cells(rows)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     body = "".join(
         "<tr>"
-        + "".join(
-            f"<td{' class=n' if at else ''}>{html.escape(_cell(value))}</td>"
-            for at, value in enumerate(row.values())
-        )
+        + "".join(f"<td{' class=n' if at else ''}>{html.escape(cell)}</td>" for at, cell in enumerate(line))
         + "</tr>\n"
-        for row in rows
+        for line in lines
     )
     return f"<table><tr>{head}</tr>\n{body}</table>"
 
