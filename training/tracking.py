@@ -41,7 +41,9 @@ def client_of(cfg: DictConfig) -> MlflowClient:
 
 def logger(cfg: DictConfig, run_id: str, stage: str) -> MLFlowLogger:
     """Lightning's logger for one stage; its metrics are named `<stage>/<metric>`."""
-    return MLFlowLogger(cfg.mlflow.experiment, tracking_uri=cfg.mlflow.tracking_uri, run_id=run_id, prefix=f"{stage}/")
+    made = MLFlowLogger(cfg.mlflow.experiment, tracking_uri=cfg.mlflow.tracking_uri, run_id=run_id, prefix=stage)
+    made.LOGGER_JOIN_CHAR = "/"
+    return made
 
 
 def finish(cfg: DictConfig, run_id: str, metrics: dict[str, float], artifacts: list[Path]) -> None:

@@ -42,7 +42,10 @@ def fit(
         log_every_n_steps=20,
         gradient_clip_val=None,
     )  # fmt: skip
-    trainer.fit(task, train, validation, ckpt_path=latest_checkpoint(folder))
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint:
+        print(f"resuming {folder.name} from {checkpoint.name}", flush=True)
+    trainer.fit(task, train, validation, ckpt_path=checkpoint)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
