@@ -86,25 +86,22 @@ def _fixed(matrix: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def write_store(prepared: Path, schema: FeatureSchema, file: Path) -> int:
-    """`store.arrow` (serving/store.py) from the prepared folder, replaced in one step. Returns the users."""
+    """`store.arrow` (serving/store.py) from the prepared folder. Returns the number of users."""
     source = pq.ParquetFile(prepared / "store.parquet")
     names = [attribute.name for attribute in schema.profile]
     users = source.read(columns=["user_id"])["user_id"]
     ascending = len(users) < 2 or bool(pc.all(pc.less(users[:-1], users[1:])).as_py())
     batches = source.iter_batches(8192) if ascending else iter(source.read().sort_by("user_id").to_batches())
-    partial = file.with_suffix(".partial")
     writer: pa.ipc.RecordBatchFileWriter | None = None
-    with pa.OSFile(str(partial), "wb") as sink:
+    with pa.OSFile(str(file), "wb") as sink:
         for batch in batches:
             made = _store_batch(batch, names)
             writer = writer or pa.ipc.new_file(sink, made.schema)
             writer.write_batch(made)
-        if writer is None:
-            writer = pa.ipc.new_file(
-                sink, _store_batch(source.schema_arrow.empty_table().to_batches()[0], names).schema
-            )
+        if writer is None:  # no users
+            none = pa.RecordBatch.from_pylist([], schema=source.schema_arrow)
+            writer = pa.ipc.new_file(sink, _store_batch(none, names).schema)
         writer.close()
-    os.replace(partial, file)
     return len(users)
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.candidates import CandidateSources
-from models.embeddings import EmbeddingTables, lower
+from models.embeddings import EmbeddingTables, Int8Tables, lower
 from models.ranker import Ranker, ScoringRanker
 from models.two_tower import QueryTower
+
+INT8_FROM = 16  # width of a table from which row-wise int8 saves half of it
 
 
 class Pipeline(NamedTuple):
@@ -26,17 +29,46 @@ class Pipeline(NamedTuple):
     ranker: nn.Module
 
 
-def lowered(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> Pipeline:
-    """The eager modules as they serve: int8 tables in core torch operators, evaluation mode.
+class FloatTables(nn.Module):
+    """Narrow tables in core torch, float32: same call as `EmbeddingTables`."""
 
-    The arguments stay as they are; a tower whose tables are int8 already is taken as it is.
+    def __init__(self, tables: EmbeddingTables) -> None:
+        super().__init__()
+        bags = tables.collection.embedding_bags
+        self.tables = [bags[t.name].weight.detach().clone() for t in tables.tables for _ in t.features]
+
+    def forward(self, ids: list[Tensor], lengths: list[Tensor], weights: list[Tensor]) -> Tensor:
+        pooled: list[Tensor] = []
+        for i, table in enumerate(self.tables):
+            offsets = torch.cat([lengths[i].new_zeros(1), lengths[i].cumsum(0)])
+            bag = F.embedding_bag(
+                ids[i], table, offsets, mode="sum", per_sample_weights=weights[i], include_last_offset=True
+            )
+            pooled.append(bag)
+        return torch.cat(pooled, dim=1)
+
+
+def lowered(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> Pipeline:
+    """The eager modules as they serve: tables in core torch operators, evaluation mode.
+
+    The arguments stay as they are; tables that are in core torch already are taken as they are.
     """
     tower, ranker = copy.deepcopy(tower), copy.deepcopy(ranker)
     for module, name in ((tower, "attributes"), (ranker, "attributes"), (ranker, "items")):
         tables = getattr(module, name)
         if isinstance(tables, EmbeddingTables):
-            setattr(module, name, lower(tables))
+            setattr(module, name, lowered_tables(tables))
     return Pipeline(tower.eval(), sources.eval(), ScoringRanker(ranker).eval())
+
+
+def lowered_tables(tables: EmbeddingTables) -> Int8Tables | FloatTables:
+    """Row-wise int8 where all tables are INT8_FROM wide or more, else float32.
+
+    A row-wise int8 row carries 8 bytes of scale and offset, so a row of 4 takes 12 bytes instead of 16; that
+    is not worth the error, which is the largest in what is narrow and sharply trained.
+    """
+    wide = all(table.dim >= INT8_FROM for table in tables.tables)
+    return lower(tables) if wide else FloatTables(tables)
 
 
 def save(pipeline: Pipeline, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A training run → a verified bundle, step by step."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,7 +78,8 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
             }
             write_manifest(content, folder)
         with _step("store"):
-            users = write_store(trained.prepared.folder, schema, root / "store.arrow")
+            users = write_store(trained.prepared.folder, schema, folder / "store.arrow")
+            os.replace(folder / "store.arrow", root / "store.arrow")
         target = publish(folder, root, content["version"])
     sizes = content["bytes"]
     print(

@@ -105,7 +105,7 @@ def check(index: Measured, measured: Parity) -> None:
             f"recall@{RECALL_AT} of the index is {index.recall:.4f}, at least {MIN_RECALL} is needed: "
             "raise index.recall_target, or choose a finer index"
         )
-    remedy = "the int8 tables lose too much: train again with more weight decay, or report the config"
+    remedy = "what is exported is not what was trained: export again with the code of the run"
     for name, limit in (("click", MAX_PROBABILITY), ("purchase", MAX_PROBABILITY), ("value", MAX_VALUE)):
         found = asdict(measured)[name]
         if not found <= limit:

@@ -8,6 +8,8 @@ A stage that raises, gives a number that is not finite, or has not enough time l
 tier answers and the slate says why. Without a store's history or without index rows the other stages go on.
 """
 
+import atexit
+import gc
 import math
 import time
 import uuid
@@ -75,8 +77,10 @@ class Recommender:
         """Load a version folder, or a bundle root's `current`, and replay its golden requests.
 
         Sets torch and faiss to one thread in this process: a worker serves one request at a time, and
-        each library would start a pool of its own. `store` is an EventStore or its path; without one a
-        checkout must bring its history. Raises BundleError for a bundle that must not serve.
+        each library would start a pool of its own. What is loaded is kept from the garbage collector,
+        which else stops a request for 0.1 s now and then to look through it. `store` is an EventStore
+        or its path; without one a checkout must bring its history. Raises BundleError for a bundle that
+        must not serve.
         """
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
@@ -86,6 +90,7 @@ class Recommender:
         requests = golden.read(recommender.bundle)
         golden.replay(recommender, requests)
         recommender.warm_up([checkout for checkout, _ in requests])
+        _keep_from_collector()
         return recommender
 
     def warm_up(self, checkouts: list[Checkout]) -> None:
@@ -142,13 +147,12 @@ class Recommender:
         ann = clock.optional("index", none, reasons, self._search, vector)
         near = [row for row in ann[0].tolist() if row >= 0]
         scored.append(Scored("retrieval", near, np.ones(len(near), np.int64)))  # if all that follows fails
-        found = clock.run("candidates", bundle.candidates, query, vector, ann, catalog)
+        found = clock.run("candidates", _finite, bundle.candidates, query, vector, ann, catalog)
         if found.item.numel() == 0:
             raise Skipped("candidates: no source proposed anything")
         mask, score = found.source.numpy(), found.score.numpy()
-        if np.isfinite(score).all():
-            best = np.argsort(-score, kind="stable")
-            scored[0] = Scored("retrieval", found.item.numpy()[best].tolist(), mask[best])
+        best = np.argsort(-score, kind="stable")
+        scored[0] = Scored("retrieval", found.item.numpy()[best].tolist(), mask[best])
         click, purchase, spend = clock.run("ranker", _finite, bundle.ranker, query, vector, found, catalog)
         value = purchase * spend
         by = (value if order == "expected_value" else purchase).numpy()
@@ -208,6 +212,15 @@ class Recommender:
         return Item(
             bundle.item_id[row], title, category, float(bundle.price[row]), click, purchase, value, sources
         )
+
+
+def _keep_from_collector() -> None:
+    """Take all objects of the process out of garbage collection until it exits or the next load."""
+    gc.unfreeze()  # what an earlier bundle left can go
+    gc.collect()
+    gc.freeze()
+    atexit.unregister(gc.unfreeze)
+    atexit.register(gc.unfreeze)  # extension modules report leaks for what is still frozen at exit
 
 
 class _Clock:

@@ -83,7 +83,10 @@ def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: P
         assert list(facts.profile.values()) == row["profile_values"]
     assert store.get("nobody").item_id == []
     assert store.get("").item_id == []
-    # A store that is not sorted yet.
+    # A store without users, and one that is not sorted yet.
+    pq.write_table(pq.read_table(prepared.folder / "store.parquet").slice(0, 0), tmp_path / "store.parquet")
+    assert write_store(tmp_path, open_run(run_folder).schema, tmp_path / "none.arrow") == 0
+    assert EventStore.open(tmp_path / "none.arrow").get("u001").item_id == []
     table = pq.read_table(prepared.folder / "store.parquet")
     pq.write_table(table.take(pa.array(np.arange(len(table))[::-1])), tmp_path / "store.parquet")
     write_store(tmp_path, open_run(run_folder).schema, tmp_path / "store.arrow")

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporting.lowering import Pipeline, lowered, save
+from exporting.lowering import INT8_FROM, FloatTables, Pipeline, lowered, lowered_tables, save
 from models.candidates import CandidateSources
+from models.embeddings import Int8Tables
 from models.jagged import offsets_of
 from models.query_encoder import MeanEncoder
 from models.ranker import Ranker
@@ -34,7 +35,7 @@ print(scores[1].numel())
 """
 
 
-def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3)) -> Pipeline:
+def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3), width: int = 2) -> Pipeline:
     torch.manual_seed(0)
     catalog = random_catalog(0, ITEMS)
     leaves = int(catalog.leaf.max()) + 1
@@ -48,22 +49,24 @@ def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3)) -> Pipeline:
         neighbour_items=torch.randint(1, ITEMS + 1, [60]),
         neighbour_scores=torch.rand(60), buy_again=5, co_purchase=4, category=3,
     )  # fmt: skip
-    tower = QueryTower(MeanEncoder(8, 2 * len(attributes), hidden=16), attribute_tables(list(attributes), 2))
+    tower = QueryTower(
+        MeanEncoder(8, width * len(attributes), hidden=16), attribute_tables(list(attributes), width)
+    )
     ranker = Ranker(16, 5, list(attributes), vector=8, experts=2, hidden=(16, 8), tower=4)
     return lowered(tower, sources, ranker)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pipeline, Pipeline]:
+@pytest.fixture(scope="module", params=[2, 16], ids=["narrow", "wide"])
+def exported(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pipeline, Pipeline]:
     """(folder, eager, loaded from the folder)"""
-    folder, eager = tmp_path_factory.mktemp("modules"), make_pipeline()
+    folder, eager = tmp_path_factory.mktemp("modules"), make_pipeline(width=request.param)
     save(eager, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return folder, eager, Pipeline(*(torch.jit.load(folder / f"{name}.ts") for name in Pipeline._fields))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10_000), count=st.integers(1, 5), longest=st.sampled_from([0, 1, 12, 80]),
     near=st.integers(0, 8),
@@ -85,6 +88,17 @@ def test_scripted_equals_eager(exported, seed: int, count: int, longest: int, ne
         scripted.ranker(tuple(query), vector, tuple(found), tuple(catalog)), scores, strict=True
     ):
         torch.testing.assert_close(theirs, ours)
+
+
+@torch.no_grad()
+def test_narrow_tables_stay_exact_and_wide_ones_become_int8() -> None:
+    for width, kind, tolerance in ((INT8_FROM - 1, FloatTables, 0.0), (INT8_FROM, Int8Tables, 0.02)):
+        tables = attribute_tables([50, 40], width)
+        low = lowered_tables(tables)
+        assert type(low) is kind
+        ids = [torch.randint(0, 40, [30]) for _ in range(2)]
+        bags = ids, [torch.tensor([0, 3, 27])] * 2, [torch.rand(30)] * 2
+        torch.testing.assert_close(low(*bags), tables(*bags), atol=1e-5 + 3 * tolerance, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -110,6 +110,7 @@ class Spoiled:
         ("query_tower", broken, "category", "query_tower: RuntimeError: the stage broke"),
         ("query_tower", None, "category", "query_tower: its output is not finite"),
         ("candidates", broken, "retrieval", "candidates: RuntimeError: the stage broke"),
+        ("candidates", 3, "retrieval", "candidates: its output is not finite"),
         ("ranker", broken, "retrieval", "ranker: RuntimeError: the stage broke"),
         ("ranker", 0, "retrieval", "ranker: its output is not finite"),
         ("ranker", 1, "retrieval", "ranker: its output is not finite"),
