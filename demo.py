@@ -36,15 +36,23 @@ def main() -> None:
     schema = FeatureSchema.load(prepared)
     checkouts = golden.checkouts(examples, ids, schema.context, schema.profile)
     for checkout, example in zip(checkouts, examples.to_pylist(), strict=True):
-        bought = {ids[i] for i, p in zip(example["outcome_item"], example["outcome_purchase"], strict=True) if p}
+        bought = {
+            ids[i] for i, p in zip(example["outcome_item"], example["outcome_purchase"], strict=True) if p
+        }
         when = np.datetime64(example["ts"], "s")
-        print(f"\nHousehold {example['user_id']} at {when}, {len(example['history_item'])} earlier events. Just paid:")
+        print(
+            f"\nHousehold {example['user_id']} at {when}, {len(example['history_item'])} events before."
+            " Just paid:"
+        )
         for row, quantity, price in zip(
             example["basket_item"], example["basket_quantity"], example["basket_price"], strict=True
         ):
             print(f"    {quantity:>4.0f} × {price:7.2f}  {titles[row]}")
         slate = recommender.recommend(checkout)
-        print(f"  Six more ({slate.tier}, {slate.timings['total']:.1f} ms; * = bought in the horizon that followed):")
+        print(
+            f"  Six more ({slate.tier}, {slate.timings['total']:.1f} ms;"
+            " * = bought in the horizon that followed):"
+        )
         print("      p(click)  p(purchase)  expected value    price  item")
         for item in slate.items:
             print(

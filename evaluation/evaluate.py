@@ -52,11 +52,13 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
     for heading, table in tables.items():
         print(f"\n{heading}\n{report.text_table(table)}")
     print(f"\nclick label: {run.prepared.meta['click']}; report: {target / 'report.html'}")
-    metrics = {}
+    metrics: dict[str, float] = {}
     for row in rows:
         if row["system"] == system.NAME:
             metrics |= tracking.summary(row, f"{split}/{row['slice']}/{row['order']}")
-    tracking.finish(run.cfg, run.notes["mlflow_run_id"], metrics, [target / "report.html", target / "leaderboard.json"])
+    tracking.finish(
+        run.cfg, run.notes["mlflow_run_id"], metrics, [target / "report.html", target / "leaderboard.json"]
+    )
     mark_done(target, {"metrics": metrics})
     return rows
 

@@ -18,8 +18,12 @@ from training.runs import Run, open_run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m evaluation.leaderboard", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="*", default=["artifacts/runs/latest"], help="run folders; default: the latest")
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.leaderboard", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "runs", nargs="*", default=["artifacts/runs/latest"], help="run folders; default: the latest"
+    )
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--without-gbdt", action="store_true", help="leave LightGBM out (it takes minutes)")
     parser.add_argument("--out", type=Path, default=Path("reports"))
@@ -34,14 +38,18 @@ def main() -> None:
 
 
 def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> list[dict[str, Any]]:
-    """Judge all systems on `split`; returns the rows. Every run brings its own candidates and its own LightGBM."""
+    """Judge all systems on `split`; returns the rows. Every run brings its candidates and its LightGBM."""
     first = runs[0]
     data = protocol.load_split(first.prepared.folder, split)
     parts = protocol.slices(data)
     rows: list[dict[str, Any]] = []
     for name, order, ranked in baselines.baselines(first.prepared.folder, split, data):
         rows += protocol.rows(ranked, data, parts, name, order, first.cfg.seed)
-    tables: dict[str, list[dict[str, Any]]] = {"Heads": [], "Recall by source": [], "Differences to LightGBM": []}
+    tables: dict[str, list[dict[str, Any]]] = {
+        "Heads": [],
+        "Recall by source": [],
+        "Differences to LightGBM": [],
+    }
     curves = {}
     for run in runs:
         seed = run.cfg.seed
@@ -73,7 +81,10 @@ def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> list
     print(report.leaderboard_table(rows))
     for heading, table in shown.items():
         print(f"\n{heading}\n{report.text_table(table)}")
-    print(f"\nclick label: {first.prepared.meta['click']}; written: {out / 'leaderboard.json'}, {out / 'leaderboard.html'}")
+    print(
+        f"\nclick label: {first.prepared.meta['click']}; written:"
+        f" {out / 'leaderboard.json'}, {out / 'leaderboard.html'}"
+    )
     return rows
 
 

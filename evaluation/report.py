@@ -76,7 +76,7 @@ def _cells(rows: list[Row]) -> list[list[str]]:
 
 
 def text_table(rows: list[Row]) -> str:
-    """Dicts as aligned text; the first column to the left, figures to the right; blank where a key is missing."""
+    """Dicts as aligned text; the first column to the left, figures to the right, blank where missing."""
     if not rows:
         return "(nothing)"
     lines = _cells(rows)

@@ -11,7 +11,7 @@ from evaluation.gbdt import Pairs
 from evaluation.jagged import Array, Ranked
 from evaluation.metrics import head_quality, predicted_over_observed
 from models.jagged import segment_ids
-from models.losses import log_purchase
+from models.losses import probabilities
 from training.labels import label
 from training.runs import Run
 
@@ -41,12 +41,12 @@ def score(run: Run, split: str) -> Scored:
     for batch in tqdm(batches, desc=f"score {split}", unit=" batches", mininterval=1):
         vector = run.tower(batch.query, run.catalog.vectors)
         logits = run.ranker.calibration(run.ranker(batch.query, vector, batch.candidates, run.catalog))
-        click, conversion, log_value = logits.unbind(1)
+        p_click, p_purchase = probabilities(logits[:, 0], logits[:, 1])
         labels = label(batch.candidates, batch.outcomes, run.catalog.leaf, proxy(run))
         lengths = batch.candidates.offsets.diff()
         tensors = [
-            lengths, batch.candidates.item, batch.candidates.source, batch.candidates.score, click.sigmoid(),
-            log_purchase(click, conversion).exp(), log_value.exp(), labels[0] > 0, labels[1] > 0, labels[2],
+            lengths, batch.candidates.item, batch.candidates.source, batch.candidates.score, p_click,
+            p_purchase, logits[:, 2].exp(), labels[0] > 0, labels[1] > 0, labels[2],
         ]  # fmt: skip
         parts.append([tensor.numpy() for tensor in tensors])
     lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -72,7 +72,10 @@ def heads(scored: Scored) -> list[dict[str, Any]]:
     return [
         {"head": "click", **head_quality(scored.clicked, scored.click)},
         {"head": "purchase", **head_quality(bought, scored.purchase)},
-        {"head": "value", "predicted_over_observed": predicted_over_observed(scored.value[bought], scored.spend[bought])},
+        {
+            "head": "value",
+            "predicted_over_observed": predicted_over_observed(scored.value[bought], scored.spend[bought]),
+        },
     ]
 
 
@@ -88,7 +91,12 @@ def pairs(run: Run, split: str) -> Pairs:
         time = batch.query.ts[segment_ids(batch.candidates.offsets)]
         weekday = (time // 86_400 % 7).float().unsqueeze(1)
         matrix = torch.cat([features, leaf, weekday], dim=1)
-        parts.append([t.numpy() for t in (batch.candidates.offsets.diff(), batch.candidates.item, matrix, bought > 0, value)])
+        parts.append(
+            [
+                t.numpy()
+                for t in (batch.candidates.offsets.diff(), batch.candidates.item, matrix, bought > 0, value)
+            ]
+        )
     lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Pairs(np.concatenate([[0], lengths.cumsum()]), *rest)
 

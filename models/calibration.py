@@ -40,8 +40,9 @@ class Calibration(nn.Module):
                 + gamma_deviance(log_value, value, purchased)
             )
             loss.backward()
-            self.scale.grad.mul_(mask[0])
-            self.shift.grad.mul_(mask[1])
+            for parameter, kept in zip((self.scale, self.shift), mask, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(kept)
             return loss
 
         optimizer.step(closure)

@@ -29,10 +29,28 @@ class CandidateSources(nn.Module):
         half_life: days in which a past purchase loses half its weight in buy-again.
     """
 
+    popular: Tensor
+    recent: Tensor
+    leaf_offsets: Tensor
+    leaf_items: Tensor
+    neighbour_offsets: Tensor
+    neighbour_items: Tensor
+    neighbour_scores: Tensor
+
     def __init__(
-        self, popular: Tensor, recent: Tensor, leaf_offsets: Tensor, leaf_items: Tensor,
-        neighbour_offsets: Tensor, neighbour_items: Tensor, neighbour_scores: Tensor,
-        buy_again: int = 150, co_purchase: int = 50, category: int = 30, recency: int = 20, half_life: float = 60.0,
+        self,
+        popular: Tensor,
+        recent: Tensor,
+        leaf_offsets: Tensor,
+        leaf_items: Tensor,
+        neighbour_offsets: Tensor,
+        neighbour_items: Tensor,
+        neighbour_scores: Tensor,
+        buy_again: int = 150,
+        co_purchase: int = 50,
+        category: int = 30,
+        recency: int = 20,
+        half_life: float = 60.0,
     ) -> None:
         super().__init__()
         self.buy_again, self.co_purchase = buy_again, co_purchase
@@ -87,7 +105,14 @@ class CandidateSources(nn.Module):
         near = (checkout * items).repeat_interleave(ann.shape[1])[flat >= 0] + flat[flat >= 0]
         hits = (checkout * items).unsqueeze(1) + self.popular
         fresh = (checkout * items).unsqueeze(1) + self.recent
-        proposed = [near, own, together, similar, hits.flatten(), torch.cat([fresh.flatten(), seen])]  # as in SOURCES
+        proposed = [
+            near,
+            own,
+            together,
+            similar,
+            hits.flatten(),
+            torch.cat([fresh.flatten(), seen]),
+        ]  # as in SOURCES
         keys: list[Tensor] = []
         bits: list[Tensor] = []
         for i, key in enumerate(proposed):
@@ -100,7 +125,9 @@ class CandidateSources(nn.Module):
         segment, item = merged // items, merged % items
         vector = rows_int8(catalog.vectors, item)  # [ΣC, D]
         score = (vector * query_vector[segment]).sum(1)
-        return Candidates(offsets_of(segment, count), item, bitmask, score, lookup(pair, affinity, merged)[:, 0])
+        return Candidates(
+            offsets_of(segment, count), item, bitmask, score, lookup(pair, affinity, merged)[:, 0]
+        )
 
 
 def best(keys: Tensor, score: Tensor, items: int, limit: int) -> Tensor:

@@ -83,7 +83,9 @@ class Int8Tables(nn.Module):
 def lower(tables: EmbeddingTables) -> Int8Tables:
     """Trained tables as their int8 stand-in."""
     bags = tables.collection.embedding_bags
-    return Int8Tables(tables.tables, {table.name: bags[table.name].weight.detach() for table in tables.tables})
+    return Int8Tables(
+        tables.tables, {table.name: bags[table.name].weight.detach() for table in tables.tables}
+    )
 
 
 def pack_int8(weight: Tensor) -> Tensor:

@@ -31,7 +31,10 @@ class Interactions(nn.Module):
     """
 
     def __init__(
-        self, categories: int, brands: int, half_lives: tuple[float, ...] = (5.0, 20.0, 80.0, 320.0),
+        self,
+        categories: int,
+        brands: int,
+        half_lives: tuple[float, ...] = (5.0, 20.0, 80.0, 320.0),
         never: float = 8.0,
     ) -> None:
         super().__init__()
@@ -58,19 +61,30 @@ class Interactions(nn.Module):
         # Purchases, the basket's at age zero: [n] each.
         item = torch.cat([query.history_item, query.basket_item])
         segment = torch.cat([history, paid])
-        age = days(torch.cat([query.ts[history] - query.history_ts, torch.zeros_like(paid)]).clamp_min(0))  # [n]
-        bought = torch.cat([(query.history_kind == 0), torch.ones_like(paid, dtype=torch.bool)]).to(torch.float32)
+        age = days(
+            torch.cat([query.ts[history] - query.history_ts, torch.zeros_like(paid)]).clamp_min(0)
+        )  # [n]
+        bought = torch.cat([(query.history_kind == 0), torch.ones_like(paid, dtype=torch.bool)]).to(
+            torch.float32
+        )
         quantity = torch.cat([query.history_quantity, query.basket_quantity])
         spend = quantity * torch.cat([query.history_price, query.basket_price])
         in_basket = torch.cat([torch.zeros_like(history), torch.ones_like(paid)]).to(torch.float32)
         decayed = [torch.exp2(-age / half_life) for half_life in self.half_lives]
-        sums = torch.stack(decayed + [torch.ones_like(age), in_basket, spend, quantity], dim=1) * bought.unsqueeze(1)
+        sums = torch.stack(
+            decayed + [torch.ones_like(age), in_basket, spend, quantity], dim=1
+        ) * bought.unsqueeze(1)
 
         parent_column = max(catalog.category.shape[1] - 2, 0)
         ids = [item, catalog.leaf[item], catalog.category[item, parent_column], catalog.brand[item]]
         sizes = [items, self.categories, self.categories, self.brands]
         wanted = candidates.item
-        targets = [wanted, catalog.leaf[wanted], catalog.category[wanted, parent_column], catalog.brand[wanted]]
+        targets = [
+            wanted,
+            catalog.leaf[wanted],
+            catalog.category[wanted, parent_column],
+            catalog.brand[wanted],
+        ]
         is_purchase = bought > 0
         features: list[Tensor] = []
         per_level: list[Tensor] = []
@@ -100,19 +114,29 @@ class Interactions(nn.Module):
         looked = ~is_purchase
         look_key = (segment * items + item)[looked]
         looks, look_sums = group_sum(look_key, torch.exp2(-age[looked] / 10.0).unsqueeze(1))
-        look = lookup(looks, torch.cat([look_sums, group_ages(looks, look_key, age[looked])], dim=1), chosen * items + wanted)
+        look = lookup(
+            looks,
+            torch.cat([look_sums, group_ages(looks, look_key, age[looked])], dim=1),
+            chosen * items + wanted,
+        )
         click_age = torch.where(look[:, 0] > 0, torch.log1p(look[:, 1]), self.never)
 
         price = catalog.price[query.snapshot[chosen], wanted]
         popularity = catalog.popularity[query.snapshot[chosen], wanted]
         since = days(now - catalog.first_sold[wanted])
         sold = (catalog.first_sold[wanted] > 0) & (since >= 0)  # a first sale in the future is not known yet
-        user = segment_sum(torch.stack([bought, spend * bought, in_basket, spend * in_basket], dim=1), segment, count)
+        user = segment_sum(
+            torch.stack([bought, spend * bought, in_basket, spend * in_basket], dim=1), segment, count
+        )
         usual = user[:, 1] / user[:, 0].clamp_min(1)  # [B] spend per line
         youngest = user_last_age(query, history)
-        expected = torch.where(mean_spend > 0, mean_spend, torch.where(price > 0, price, usual[chosen])).clamp_min(0.01)
+        expected = torch.where(
+            mean_spend > 0, mean_spend, torch.where(price > 0, price, usual[chosen])
+        ).clamp_min(0.01)
         own_price = torch.where(mean_quantity > 0, mean_spend / mean_quantity.clamp_min(1e-6), price)
-        top = torch.full([count], -2.0, device=price.device).scatter_reduce(0, chosen, candidates.score, "amax")
+        top = torch.full([count], -2.0, device=price.device).scatter_reduce(
+            0, chosen, candidates.score, "amax"
+        )
 
         features.append(
             torch.stack(
@@ -121,7 +145,8 @@ class Interactions(nn.Module):
                     torch.log1p(look[:, 0]), click_age,
                     torch.log1p(price), (price > 0).to(torch.float32), log_ratio(price, own_price),
                     log_ratio(price, usual[chosen]), torch.log1p(popularity),
-                    torch.where(sold, torch.log1p(since.clamp_min(0)), self.never), (sold & (since < 28)).to(torch.float32),
+                    torch.where(sold, torch.log1p(since.clamp_min(0)), self.never),
+                    (sold & (since < 28)).to(torch.float32),
                     torch.log1p(user[:, 0])[chosen], torch.log1p(youngest)[chosen],
                     torch.log1p(user[:, 0] - user[:, 2])[chosen], torch.log1p(usual)[chosen],
                     torch.log1p(user[:, 2])[chosen], torch.log1p(user[:, 3])[chosen],

@@ -53,9 +53,14 @@ class ItemEncoder(nn.Module):
         )
 
     def forward(
-        self, rows: Tensor, category: Tensor, brand: Tensor, price: Tensor, tokens: tuple[Tensor, Tensor, Tensor]
+        self,
+        rows: Tensor,
+        category: Tensor,
+        brand: Tensor,
+        price: Tensor,
+        tokens: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
-        """rows [U], category [U, L], brand [U], price [U] (0 = unknown), tokens (ids, lengths [U], weights)."""
+        """rows, brand, price (0 = unknown) [U]; category [U, L]; tokens (ids, lengths [U], weights)."""
         if self.training and self.id_dropout > 0:
             hidden = torch.rand(rows.shape, device=rows.device) < self.id_dropout
             rows = rows.masked_fill(hidden, 0)  # the unknown item

@@ -6,8 +6,16 @@ from torch.nn import functional as F
 
 
 def sampled_softmax(
-    query: Tensor, positive: Tensor, negative: Tensor, positive_id: Tensor, negative_id: Tensor,
-    owner: Tensor, probability: Tensor, uniform: int, items: int, temperature: float,
+    query: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    positive_id: Tensor,
+    negative_id: Tensor,
+    owner: Tensor,
+    probability: Tensor,
+    uniform: int,
+    items: int,
+    temperature: float,
 ) -> Tensor:
     """Softmax over the catalog, estimated from the batch's other positives and uniform negatives.
 
@@ -48,7 +56,7 @@ def sampled_softmax(
 
 
 def log_one_minus_exp(log_p: Tensor) -> Tensor:
-    """log(1 - p) from log p < 0, stable at both ends (Mächler 2012, "Accurately computing log(1-exp(-|a|))")."""
+    """log(1 - p) from log p < 0, stable at both ends (Mächler 2012, "log(1-exp(-|a|))")."""
     log_p = log_p.clamp_max(-1e-7)
     return torch.where(log_p > -0.6931, torch.log(-torch.expm1(log_p)), torch.log1p(-log_p.exp()))
 
@@ -56,6 +64,12 @@ def log_one_minus_exp(log_p: Tensor) -> Tensor:
 def log_purchase(click: Tensor, conversion: Tensor) -> Tensor:
     """log p(purchase) = log p(click) + log p(purchase | click), from two logits (ESMM, Ma et al. 2018)."""
     return F.logsigmoid(click) + F.logsigmoid(conversion)
+
+
+def probabilities(click: Tensor, conversion: Tensor) -> tuple[Tensor, Tensor]:
+    """p(click) and p(purchase) from two logits; p(purchase) ≤ p(click) to the last bit."""
+    p = click.sigmoid()
+    return p, torch.minimum(log_purchase(click, conversion).exp(), p)
 
 
 def click_loss(click: Tensor, clicked: Tensor) -> Tensor:

@@ -22,7 +22,12 @@ class MMoE(nn.Module):
     """
 
     def __init__(
-        self, query: int, candidate: int, experts: int = 4, hidden: tuple[int, int] = (128, 64), tower: int = 32
+        self,
+        query: int,
+        candidate: int,
+        experts: int = 4,
+        hidden: tuple[int, int] = (128, 64),
+        tower: int = 32,
     ) -> None:
         super().__init__()
         self.experts = experts

@@ -8,7 +8,7 @@ from models.embeddings import EmbeddingTables, Table
 from models.inputs import Candidates, Catalog, Query
 from models.interactions import Interactions
 from models.jagged import segment_ids
-from models.losses import log_purchase
+from models.losses import probabilities
 from models.mmoe import MMoE
 from models.query_encoder import time_of_week
 from models.two_tower import attribute_bags, attribute_tables, no_attributes
@@ -28,9 +28,17 @@ class Ranker(nn.Module):
     """
 
     def __init__(
-        self, categories: int, brands: int, attributes: list[int], vector: int,
-        leaf_dim: int = 8, brand_dim: int = 4, attribute_dim: int = 4,
-        experts: int = 4, hidden: tuple[int, int] = (128, 64), tower: int = 32,
+        self,
+        categories: int,
+        brands: int,
+        attributes: list[int],
+        vector: int,
+        leaf_dim: int = 8,
+        brand_dim: int = 4,
+        attribute_dim: int = 4,
+        experts: int = 4,
+        hidden: tuple[int, int] = (128, 64),
+        tower: int = 32,
     ) -> None:
         super().__init__()
         self.interactions = Interactions(categories, brands)
@@ -76,4 +84,5 @@ class ScoringRanker(nn.Module):
         """p(click) [ΣC], p(purchase) [ΣC] ≤ p(click), and expected spend given a purchase [ΣC]."""
         logits = self.ranker(query, query_vector, candidates, catalog)
         click, conversion, log_value = self.ranker.calibration(logits).unbind(1)
-        return click.sigmoid(), log_purchase(click, conversion).exp(), log_value.exp()
+        p_click, p_purchase = probabilities(click, conversion)
+        return p_click, p_purchase, log_value.exp()

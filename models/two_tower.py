@@ -24,7 +24,9 @@ class TwoTower(nn.Module):
         attribute_dim: width of each of those tables.
     """
 
-    def __init__(self, item: ItemEncoder, query: MeanEncoder, attributes: list[int], attribute_dim: int) -> None:
+    def __init__(
+        self, item: ItemEncoder, query: MeanEncoder, attributes: list[int], attribute_dim: int
+    ) -> None:
         super().__init__()
         self.item = item
         self.query = query
@@ -41,7 +43,9 @@ class TwoTower(nn.Module):
         history, basket, wanted = inverse.split(
             [query.history_item.numel(), query.basket_item.numel(), rows.numel()]
         )
-        means = [pool(vectors, history, query.history_offsets, weight) for weight in self.query.weights(query)]
+        means = [
+            pool(vectors, history, query.history_offsets, weight) for weight in self.query.weights(query)
+        ]
         paid = pool(vectors, basket, query.basket_offsets, mean_weights(query.basket_offsets))
         attributes = no_attributes(query)
         if self.attributes is not None:
@@ -52,7 +56,7 @@ class TwoTower(nn.Module):
 class QueryTower(nn.Module):
     """The query tower that serves: item vectors come from the catalog's int8 table."""
 
-    def __init__(self, query: nn.Module, attributes: nn.Module | None) -> None:
+    def __init__(self, query: MeanEncoder, attributes: nn.Module | None) -> None:
         super().__init__()
         self.query = query
         self.attributes = attributes

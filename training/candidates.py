@@ -19,7 +19,9 @@ from models.two_tower import QueryTower
 from training.retrieval import nearest
 
 
-def sources_at(cfg: DictConfig, catalog: Catalog, neighbours: dict[int, Neighbours], snapshot: int, when: int) -> CandidateSources:
+def sources_at(
+    cfg: DictConfig, catalog: Catalog, neighbours: dict[int, Neighbours], snapshot: int, when: int
+) -> CandidateSources:
     """The candidate tables as they were at `snapshot`, whose date is `when` (Unix seconds).
 
     Of `neighbours` (data.catalog.neighbours) the latest not after `snapshot` is used, if there is one.
@@ -72,8 +74,14 @@ def by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def gather(
-    cfg: DictConfig, examples: pa.Table, tower: QueryTower, catalog: Catalog, neighbours: dict[int, Neighbours],
-    snapshot_dates: list[int], target: Path, batch_size: int = 256,
+    cfg: DictConfig,
+    examples: pa.Table,
+    tower: QueryTower,
+    catalog: Catalog,
+    neighbours: dict[int, Neighbours],
+    snapshot_dates: list[int],
+    target: Path,
+    batch_size: int = 256,
 ) -> None:
     """Write `examples` with the columns candidate_{item,source,score,affinity}, in their order."""
     vectors = unpack_int8(catalog.vectors)
@@ -111,5 +119,7 @@ def with_candidates(examples: pa.Table, candidates: Candidates) -> pa.Table:
         "affinity": candidates.affinity.numpy(),
     }
     for name, values in columns.items():
-        examples = examples.append_column(f"candidate_{name}", pa.ListArray.from_arrays(offsets, pa.array(values)))
+        examples = examples.append_column(
+            f"candidate_{name}", pa.ListArray.from_arrays(offsets, pa.array(values))
+        )
     return examples

@@ -31,10 +31,16 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             continue
         if key in groups:
             choices = sorted(file.stem for file in (CONFIGS / key).glob("*.yaml"))
-            wanted = [str(v) for v in override.sweep_iterator()] if override.is_sweep_override() else [override.value()]
+            wanted = (
+                [str(v) for v in override.sweep_iterator()]
+                if override.is_sweep_override()
+                else [override.value()]
+            )
             for choice in wanted:
                 if choice is not None and str(choice) not in choices:
-                    raise ConfigError(f"{key}={choice}: there is no such {key}.{_nearest(str(choice), choices)}")
+                    raise ConfigError(
+                        f"{key}={choice}: there is no such {key}.{_nearest(str(choice), choices)}"
+                    )
             chosen.append(f"{key}={'null' if wanted[0] is None else wanted[0]}")
         else:
             values.append(override)
@@ -43,7 +49,9 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
     for override in values:
         key = override.key_or_group
         if override.is_add() or override.is_delete():
-            raise ConfigError(f"{override.input_line}: keys cannot be added or deleted; set one that exists: key=value")
+            raise ConfigError(
+                f"{override.input_line}: keys cannot be added or deleted; set one that exists: key=value"
+            )
         if key not in known and OmegaConf.select(reference, key) is None:
             raise ConfigError(f"{key}: no such key.{_nearest(key, list(known) + sorted(groups))}")
         if not override.is_sweep_override():
@@ -58,13 +66,17 @@ def reference_config(config_name: str, chosen: list[str]) -> DictConfig:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         full = compose(config_name, overrides=chosen, return_hydra_config=True)
         choices = full.hydra.runtime.choices
-        picked = [f"{k}={v}" for k, v in choices.items() if "/" not in k and k != "experiment" and v is not None]
+        picked = [
+            f"{k}={v}" for k, v in choices.items() if "/" not in k and k != "experiment" and v is not None
+        ]
         plain = compose(config_name, overrides=picked)
     known = flat(plain)
     own = {key: value for key, value in flat(full).items() if not key.startswith("hydra.")}
     for key in own:
         if key not in known and OmegaConf.select(plain, key) is None:
-            raise ConfigError(f"experiment={choices.get('experiment')} sets {key}: no such key.{_nearest(key, list(known))}")
+            raise ConfigError(
+                f"experiment={choices.get('experiment')} sets {key}: no such key.{_nearest(key, list(known))}"
+            )
     return OmegaConf.create({k: v for k, v in full.items() if k != "hydra"})
 
 
@@ -91,7 +103,9 @@ def _check_type(key: str, default: Any, value: Any) -> None:
     else:
         return
     if value is not None and not good:
-        raise ConfigError(f"{key}={value}: expected a {type(default).__name__}, as in the default {key}={default}")
+        raise ConfigError(
+            f"{key}={value}: expected a {type(default).__name__}, as in the default {key}={default}"
+        )
 
 
 def _nearest(name: str, names: list[str]) -> str:

@@ -9,7 +9,11 @@ def set_up() -> None:
     """Call it first in a command. Messages that a user can do nothing about are silenced, errors are not."""
     # Threads that spin at barriers starve each other when anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for name in ("torchrec", "pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.distributed"):
+    for name in (
+        "torchrec",
+        "pytorch_lightning.utilities.rank_zero",
+        "lightning_fabric.utilities.distributed",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torchrec|fbgemm_gpu|torch\.distributed)(\..*)?")
     warnings.filterwarnings("ignore", message=".*TypedStorage.*")

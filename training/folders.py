@@ -36,7 +36,9 @@ def is_done(folder: Path) -> bool:
 def read_done(folder: Path) -> dict[str, Any]:
     """What the finished stage noted. Raises FileNotFoundError if it did not finish."""
     if not is_done(folder):
-        raise FileNotFoundError(f"{folder} is not finished (no {DONE}): run python train.py again, it resumes")
+        raise FileNotFoundError(
+            f"{folder} is not finished (no {DONE}): run python train.py again, it resumes"
+        )
     return json.loads((folder / DONE).read_text())
 
 

@@ -7,7 +7,9 @@ from models.inputs import Candidates, Outcomes
 from models.jagged import lookup, segment_ids
 
 
-def label(candidates: Candidates, outcomes: Outcomes, leaf: Tensor, proxy: bool) -> tuple[Tensor, Tensor, Tensor]:
+def label(
+    candidates: Candidates, outcomes: Outcomes, leaf: Tensor, proxy: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Click, purchase (0/1) and value of every candidate: three float tensors [ΣC].
 
     With `proxy`, a click is "bought something of the candidate's leaf category inside the horizon"; an item

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -26,6 +26,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 
 TRAINER_STATE = "trainer.pt"
+M = TypeVar("M", bound=nn.Module)
 
 
 def shard(module: nn.Module, learning_rate: float, device: torch.device) -> DistributedModelParallel:
@@ -91,7 +92,8 @@ class ShardedStrategy(DDPStrategy):
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
         state = _sharded(self.lightning_module)
         dcp.load(state, checkpoint_id=checkpoint["state_dict"]["path"])
-        model: DistributedModelParallel = self.lightning_module.model
+        module: Any = self.lightning_module
+        model: DistributedModelParallel = module.model
         model.load_state_dict(state["model"])
         model.fused_optimizer.load_state_dict(state["tables"])
 
@@ -107,7 +109,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return _load_state_dict_from_keys({"model"}, checkpoint_id=path)["model"]
 
 
-def build_and_load(build: Callable[[], nn.Module], path: Path) -> nn.Module:
+def build_and_load(build: Callable[[], M], path: Path) -> M:
     """The plain module on the CPU with a checkpoint's weights, ready to evaluate or export."""
     module = build()
     module.load_state_dict(load_weights(path))

@@ -1,6 +1,7 @@
 """Training and calibration of the ranker on retrieved candidates."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -27,8 +28,15 @@ class RankerTask(pl.LightningModule):
     """
 
     def __init__(
-        self, build: Callable[[], Ranker], tower: QueryTower, catalog: Catalog, proxy: bool,
-        learning_rate: float, table_learning_rate: float, value_weight: float, total_steps: int,
+        self,
+        build: Callable[[], Ranker],
+        tower: QueryTower,
+        catalog: Catalog,
+        proxy: bool,
+        learning_rate: float,
+        table_learning_rate: float,
+        value_weight: float,
+        total_steps: int,
     ) -> None:
         super().__init__()
         self.build = build
@@ -36,15 +44,17 @@ class RankerTask(pl.LightningModule):
         self.proxy = proxy
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.value_weight, self.total_steps = value_weight, total_steps
-        self.model: torch.nn.Module | None = None
+        self.model: Any = None  # a DistributedModelParallel, once configured
 
     def configure_model(self) -> None:
         if self.model is None:
             self.model = shard(self.build(), self.table_learning_rate, self.device)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(dense_parameters(self.model), lr=self.learning_rate, weight_decay=1e-4)
-        decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, self.total_steps, pct_start=0.1)
+        decay = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, self.total_steps, pct_start=0.1
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -65,6 +75,7 @@ class RankerTask(pl.LightningModule):
         with torch.no_grad():
             vector = tower(batch.query, catalog.vectors)
         logits = model(batch.query, vector, batch.candidates, catalog)
+        assert batch.candidates is not None  # the file was made by training/candidates.py
         return logits, label(batch.candidates, batch.outcomes, catalog.leaf, self.proxy)
 
     def on_validation_epoch_start(self) -> None:
@@ -81,7 +92,9 @@ class RankerTask(pl.LightningModule):
         self.log("val_loss", losses[0] + losses[1] + self.value_weight * spend, prog_bar=True, sync_dist=True)
         self.log("val_click_auc", binary_auroc(logits[:, 0], click.long()), sync_dist=True)
         chance = log_purchase(logits[:, 0], logits[:, 1])
-        self.log("val_purchase_auc", binary_auroc(chance.exp(), purchase.long()), prog_bar=True, sync_dist=True)
+        self.log(
+            "val_purchase_auc", binary_auroc(chance.exp(), purchase.long()), prog_bar=True, sync_dist=True
+        )
 
 
 @torch.no_grad()
@@ -91,6 +104,7 @@ def predict(
     """Uncalibrated logits [ΣC, 3] and labels [ΣC, 3] (click, purchase, value) over all batches."""
     logits, labels = [], []
     for batch in batches:
+        assert batch.candidates is not None
         vector = tower(batch.query, catalog.vectors)
         logits.append(ranker(batch.query, vector, batch.candidates, catalog))
         labels.append(torch.stack(label(batch.candidates, batch.outcomes, catalog.leaf, proxy), dim=1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -33,15 +34,24 @@ class RetrievalTask(pl.LightningModule):
     """
 
     def __init__(
-        self, build: Callable[[], TwoTower], catalog: Catalog, text: ItemText, price: Tensor, probability: Tensor,
-        learning_rate: float, table_learning_rate: float, temperature: float, positives: int, uniform: int,
+        self,
+        build: Callable[[], TwoTower],
+        catalog: Catalog,
+        text: ItemText,
+        price: Tensor,
+        probability: Tensor,
+        learning_rate: float,
+        table_learning_rate: float,
+        temperature: float,
+        positives: int,
+        uniform: int,
     ) -> None:
         super().__init__()
         self.build = build
         self.catalog, self.text, self.price, self.probability = catalog, text, price, probability
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.temperature, self.positives, self.uniform = temperature, positives, uniform
-        self.model: torch.nn.Module | None = None
+        self.model: Any = None  # a DistributedModelParallel, once configured
 
     def configure_model(self) -> None:
         if self.model is None:
@@ -108,7 +118,9 @@ def positive_probability(examples: Path, items: int, limit: int) -> Tensor:
 
 
 @torch.no_grad()
-def encode_items(tower: TwoTower, catalog: Catalog, text: ItemText, price: Tensor, chunk: int = 8192) -> Tensor:
+def encode_items(
+    tower: TwoTower, catalog: Catalog, text: ItemText, price: Tensor, chunk: int = 8192
+) -> Tensor:
     """Item vectors of the whole catalog, row-wise int8: uint8 [N+1, D+8]."""
     parts = []
     for rows in torch.arange(catalog.leaf.numel()).split(chunk):

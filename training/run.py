@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
@@ -61,17 +60,22 @@ def open_prepared(folder: Path) -> Prepared:
 
 def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
     """Train the two towers; leaves `weights.pt` and the int8 item vectors `vectors.pt`."""
-    folder = stage_folder(cfg.paths.runs, "retrieval", cfg.retrieval.model, cfg.retrieval.train, cfg.seed, prepared.folder)
+    folder = stage_folder(
+        cfg.paths.runs, "retrieval", cfg.retrieval.model, cfg.retrieval.train, cfg.seed, prepared.folder
+    )
     if is_done(folder):
         return folder
     settings = cfg.retrieval.train
     run_id = tracking.start(cfg, folder, {"stage": "retrieval", "data": prepared.folder.name})
-    early = first_share(prepared.folder / "examples" / "train.parquet", folder / "train.parquet", settings.share)
+    early = first_share(
+        prepared.folder / "examples" / "train.parquet", folder / "train.parquet", settings.share
+    )
     build = partial(build_two_tower, cfg, prepared.sizes)
     task = RetrievalTask(
         build, prepared.catalog, prepared.text, training_price(prepared),
         positive_probability(early, prepared.sizes["items"], settings.positives),
-        settings.learning_rate, settings.table_learning_rate, settings.temperature, settings.positives, settings.uniform,
+        settings.learning_rate, settings.table_learning_rate, settings.temperature,
+        settings.positives, settings.uniform,
     )  # fmt: skip
     events = cfg.retrieval.model.query.max_events
     train = Batches(early, settings.batch_size, seed=cfg.seed, shuffle=True, max_history=events)
@@ -84,7 +88,9 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
     )  # fmt: skip
     model = build_and_load(build, folder / BEST)
     torch.save(model.state_dict(), folder / "weights.pt")
-    torch.save(encode_items(model, prepared.catalog, prepared.text, training_price(prepared)), folder / "vectors.pt")
+    torch.save(
+        encode_items(model, prepared.catalog, prepared.text, training_price(prepared)), folder / "vectors.pt"
+    )
     save_config(cfg, folder)
     mark_done(folder, {"metrics": metrics, "prepared": str(prepared.folder), "mlflow_run_id": run_id})
     if cfg.stage == "retrieval":
@@ -104,7 +110,9 @@ def first_share(source: Path, target: Path, share: float) -> Path:
     if not target.exists():
         table = pq.read_table(source)
         temporary = target.with_suffix(".partial")
-        pq.write_table(table.slice(0, round(len(table) * share)), temporary, row_group_size=1024, compression="zstd")
+        pq.write_table(
+            table.slice(0, round(len(table) * share)), temporary, row_group_size=1024, compression="zstd"
+        )
         os.replace(temporary, target)
     return target
 
@@ -121,7 +129,12 @@ def load_frozen(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> tuple[T
 def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> Path:
     """Candidates of the checkouts that the ranker learns from, and of validation and test."""
     folder = stage_folder(
-        cfg.paths.runs, "candidates", cfg.retrieval.sources, cfg.retrieval.train.share, cfg.ranker.train.max_checkouts, retrieval
+        cfg.paths.runs,
+        "candidates",
+        cfg.retrieval.sources,
+        cfg.retrieval.train.share,
+        cfg.ranker.train.max_checkouts,
+        retrieval,
     )
     if is_done(folder):
         return folder
@@ -133,7 +146,13 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
             unseen = examples.slice(round(len(examples) * cfg.retrieval.train.share))
             examples = unseen.slice(max(0, len(unseen) - cfg.ranker.train.max_checkouts))
         candidates.gather(
-            cfg, examples, tower, catalog, together, prepared.meta["snapshot_dates"], folder / f"{split}.parquet"
+            cfg,
+            examples,
+            tower,
+            catalog,
+            together,
+            prepared.meta["snapshot_dates"],
+            folder / f"{split}.parquet",
         )
     mark_done(folder, {"recall": {s: recall(folder / f"{s}.parquet") for s in ("validation", "test")}})
     return folder
@@ -185,7 +204,9 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
         "recall": read_done(gathered)["recall"],
     }
     mark_done(folder, notes)
-    tracking.finish(cfg, run_id, tracking.summary(read_done(retrieval)["metrics"], "retrieval"), [folder / "config.yaml"])
+    tracking.finish(
+        cfg, run_id, tracking.summary(read_done(retrieval)["metrics"], "retrieval"), [folder / "config.yaml"]
+    )
     return folder
 
 

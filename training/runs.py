@@ -39,10 +39,14 @@ def open_run(folder: str | Path) -> Run:
         raise FileNotFoundError(f"{folder}: no such run. Train first: python train.py")
     notes = read_done(folder)
     if "retrieval" not in notes:
-        raise FileNotFoundError(f"{folder} holds retrieval only: run python train.py (stage=all) for a ranker")
+        raise FileNotFoundError(
+            f"{folder} holds retrieval only: run python train.py (stage=all) for a ranker"
+        )
     for part in ("prepared", "retrieval", "candidates"):
         if not Path(notes[part]).is_dir():
-            raise FileNotFoundError(f"{notes[part]}, which {folder.name} was made from, is gone: run python train.py again")
+            raise FileNotFoundError(
+                f"{notes[part]}, which {folder.name} was made from, is gone: run python train.py again"
+            )
     cfg = OmegaConf.load(folder / "config.yaml")
     assert isinstance(cfg, DictConfig)
     prepared = open_prepared(Path(notes["prepared"]))

@@ -23,7 +23,9 @@ def start(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
         return note.read_text()
     found = client.get_experiment_by_name(cfg.mlflow.experiment)
     experiment = found.experiment_id if found else client.create_experiment(cfg.mlflow.experiment)
-    run = client.create_run(experiment, tags=tags | {"git_commit": git_commit(), "folder": str(folder)}, run_name=folder.name)
+    run = client.create_run(
+        experiment, tags=tags | {"git_commit": git_commit(), "folder": str(folder)}, run_name=folder.name
+    )
     for key, value in flat(cfg).items():
         client.log_param(run.info.run_id, key, value)
     note.write_text(run.info.run_id)
@@ -41,7 +43,9 @@ def client_of(cfg: DictConfig) -> MlflowClient:
 
 def logger(cfg: DictConfig, run_id: str, stage: str) -> MLFlowLogger:
     """Lightning's logger for one stage; its metrics are named `<stage>/<metric>`."""
-    made = MLFlowLogger(cfg.mlflow.experiment, tracking_uri=cfg.mlflow.tracking_uri, run_id=run_id, prefix=stage)
+    made = MLFlowLogger(
+        cfg.mlflow.experiment, tracking_uri=cfg.mlflow.tracking_uri, run_id=run_id, prefix=stage
+    )
     made.LOGGER_JOIN_CHAR = "/"
     return made
 
@@ -68,8 +72,12 @@ def folder_of(tracking_uri: str, run_id: str) -> Path:
 def git_commit() -> str:
     """The commit of this checkout, marked when files differ from it; `unknown` outside git."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.stdout.strip() + ("-modified" if changed.stdout.strip() else "")
@@ -77,4 +85,8 @@ def git_commit() -> str:
 
 def summary(row: dict[str, Any], prefix: str) -> dict[str, float]:
     """Numbers of a dict, with a prefix, as MLflow metrics."""
-    return {f"{prefix}/{k}": float(v) for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {
+        f"{prefix}/{k}": float(v)
+        for k, v in row.items()
+        if isinstance(v, int | float) and not isinstance(v, bool)
+    }

@@ -13,26 +13,41 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 def fit(
-    cfg: DictConfig, task: pl.LightningModule, train: object, validation: object, folder: Path, logger: Logger,
-    monitor: str, mode: str, epochs: int, patience: int,
+    cfg: DictConfig,
+    task: pl.LightningModule,
+    train: object,
+    validation: object,
+    folder: Path,
+    logger: Logger,
+    monitor: str,
+    mode: str,
+    epochs: int,
+    patience: int,
 ) -> dict[str, float]:
     """Train until `epochs`, or `patience` epochs without a better `monitor`; resume if a checkpoint is there.
 
     The best weights end up in `<folder>/best.ckpt`. Returns the metrics of the last epoch.
     """
+    backend = "nccl" if cfg.trainer.accelerator == "gpu" else "gloo"
+    best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+    last = ModelCheckpoint(
+        folder,
+        filename="last",
+        every_n_train_steps=cfg.trainer.checkpoint_every,
+        monitor=None,
+        save_top_k=1,
+        enable_version_counter=False,
+    )
     trainer = pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
         precision=cfg.trainer.precision,
-        strategy=ShardedStrategy(process_group_backend="nccl" if cfg.trainer.accelerator == "gpu" else "gloo"),
+        strategy=ShardedStrategy(process_group_backend=backend),
         max_epochs=epochs,
         logger=logger,
         callbacks=[
-            ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False),
-            ModelCheckpoint(
-                folder, filename="last", every_n_train_steps=cfg.trainer.checkpoint_every, monitor=None,
-                save_top_k=1, enable_version_counter=False,
-            ),
+            best,
+            last,
             EarlyStopping(monitor, mode=mode, patience=patience),
             *([TQDMProgressBar(refresh_rate=10)] if cfg.trainer.progress else []),
         ],

@@ -12,14 +12,23 @@ ROOT = Path(__file__).resolve().parents[2]
 def command(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run `python <arguments>` in the project's root; the caller checks the exit code."""
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment()
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
     )
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
     """The same in the background, output thrown away."""
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
     )
 
 
@@ -30,7 +39,8 @@ def environment() -> dict[str, str]:
 def train_arguments(folder: Path, shop: Path, *more: str) -> list[str]:
     """`train.py` on a small shop with everything it writes below `folder`."""
     return [
-        "train.py", "experiment=debug", "data=tables", f"data.root={shop}", f"paths.prepared={folder}/prepared",
+        "train.py", "experiment=debug", "data=tables", f"data.root={shop}",
+        f"paths.prepared={folder}/prepared",
         f"paths.runs={folder}/runs", f"mlflow.tracking_uri=sqlite:///{folder}/mlflow.db", *more,
     ]  # fmt: skip
 

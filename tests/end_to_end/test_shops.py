@@ -28,9 +28,17 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
     assert {(row["system"], row["order"]) for row in rows} >= {("sextet", "purchase"), ("sextet", "value")}
 
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
-        logged = dict(database.execute("select key, value from latest_metrics where run_uuid = ?", [notes["mlflow_run_id"]]))
-        tags = dict(database.execute("select key, value from tags where run_uuid = ?", [notes["mlflow_run_id"]]))
-        parameters = dict(database.execute("select key, value from params where run_uuid = ?", [notes["mlflow_run_id"]]))
+        logged = dict(
+            database.execute(
+                "select key, value from latest_metrics where run_uuid = ?", [notes["mlflow_run_id"]]
+            )
+        )
+        tags = dict(
+            database.execute("select key, value from tags where run_uuid = ?", [notes["mlflow_run_id"]])
+        )
+        parameters = dict(
+            database.execute("select key, value from params where run_uuid = ?", [notes["mlflow_run_id"]])
+        )
     assert {"ranker/val_purchase_auc", "retrieval/recall_300", "test/all/purchase/ndcg6"} <= set(logged)
     assert {"git_commit", "data"} <= set(tags)
     assert parameters["ranker.train.epochs"] == "2"
@@ -42,7 +50,18 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
 
     exported = command("export.py", f"run={run}", f"bundle.dir={tmp_path}/bundle")
     assert exported.returncode == 0, exported.stderr[-3000:]
-    asked = command("-m", "serving", "recommend", "--bundle", f"{tmp_path}/bundle", "--user", "u003", "--items", "i001,i009", "--json")
+    asked = command(
+        "-m",
+        "serving",
+        "recommend",
+        "--bundle",
+        f"{tmp_path}/bundle",
+        "--user",
+        "u003",
+        "--items",
+        "i001,i009",
+        "--json",
+    )
     assert asked.returncode == 0, asked.stderr[-3000:]
     slate = json.loads(asked.stdout)
     ids = [item["item_id"] for item in slate["items"]]

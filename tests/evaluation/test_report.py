@@ -73,4 +73,8 @@ def test_html_is_self_contained(tmp_path):
 
 def test_tables_leave_missing_figures_blank() -> None:
     table = report.text_table([{"head": "click", "auc": 0.5}, {"head": "value", "ratio": 1.25}])
-    assert [line.split() for line in table.splitlines()] == [["head", "auc", "ratio"], ["click", "0.5000"], ["value", "1.2500"]]
+    assert [line.split() for line in table.splitlines()] == [
+        ["head", "auc", "ratio"],
+        ["click", "0.5000"],
+        ["value", "1.2500"],
+    ]

@@ -75,7 +75,10 @@ def random_query(seed: int, count: int = 4, items: int = 30, snapshots: int = 2,
 def random_candidates(seed: int, count: int = 4, items: int = 30) -> Candidates:
     """Distinct candidates per checkout; some checkouts have none."""
     g = torch.Generator().manual_seed(seed)
-    per = [torch.randperm(items, generator=g)[: int(torch.randint(0, 9, [1], generator=g))] + 1 for _ in range(count)]
+    per = [
+        torch.randperm(items, generator=g)[: int(torch.randint(0, 9, [1], generator=g))] + 1
+        for _ in range(count)
+    ]
     item = torch.cat(per)
     return Candidates(
         offsets=offsets(torch.tensor([len(p) for p in per])),

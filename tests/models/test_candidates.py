@@ -14,8 +14,13 @@ ITEMS = 30
 def random_sources(seed: int, catalog) -> CandidateSources:
     """Tables with every kind of list, some empty."""
     g = torch.Generator().manual_seed(seed)
-    by_leaf = [(catalog.leaf == leaf).nonzero()[:, 0][:4] if leaf else torch.empty(0).long() for leaf in range(16)]
-    near = [torch.randperm(ITEMS, generator=g)[: int(torch.randint(0, 4, [1], generator=g))] + 1 for _ in range(ITEMS + 1)]
+    by_leaf = [
+        (catalog.leaf == leaf).nonzero()[:, 0][:4] if leaf else torch.empty(0).long() for leaf in range(16)
+    ]
+    near = [
+        torch.randperm(ITEMS, generator=g)[: int(torch.randint(0, 4, [1], generator=g))] + 1
+        for _ in range(ITEMS + 1)
+    ]
     neighbours = torch.cat(near)
     return CandidateSources(
         popular=torch.randperm(ITEMS, generator=g)[:5] + 1,

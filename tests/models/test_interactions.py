@@ -19,11 +19,19 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
     looks = []
     for i in range(h0, h1):
         age = max(int(query.ts[row] - query.history_ts[i]), 0) / DAY
-        entry = (int(query.history_item[i]), age, float(query.history_quantity[i]), float(query.history_price[i]), 0)
+        entry = (
+            int(query.history_item[i]),
+            age,
+            float(query.history_quantity[i]),
+            float(query.history_price[i]),
+            0,
+        )
         (lines if query.history_kind[i] == 0 else looks).append(entry)
     k0, k1 = query.basket_offsets[row : row + 2].tolist()
     for i in range(k0, k1):
-        lines.append((int(query.basket_item[i]), 0.0, float(query.basket_quantity[i]), float(query.basket_price[i]), 1))
+        lines.append(
+            (int(query.basket_item[i]), 0.0, float(query.basket_quantity[i]), float(query.basket_price[i]), 1)
+        )
     out = []
     c0, c1 = candidates.offsets[row : row + 2].tolist()
     for c in range(c0, c1):
@@ -42,7 +50,9 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
                 "leaf_last_age": math.log1p(min(line[1] for line in kin)) if kin else 8.0,
                 "item_spend": math.log1p(sum(line[2] * line[3] for line in own) / max(len(own), 1)),
                 "item_gap": math.log1p(
-                    (max(line[1] for line in own) - min(line[1] for line in own)) / (len(own) - 1) if len(own) > 1 else 0
+                    (max(line[1] for line in own) - min(line[1] for line in own)) / (len(own) - 1)
+                    if len(own) > 1
+                    else 0
                 ),
                 "clicks": math.log1p(sum(2 ** (-line[1] / 10) for line in looked)),
                 "price": math.log1p(float(catalog.price[query.snapshot[row], item])),
@@ -67,7 +77,9 @@ def test_features_match_a_plain_reading(seed: int) -> None:
     expected = [entry for row in range(4) for entry in naive(query, candidates, catalog, row)]
     for c, entry in enumerate(expected):
         for name, value in entry.items():
-            assert math.isclose(float(features[c, MODEL.names.index(name)]), value, rel_tol=1e-4, abs_tol=1e-4), name
+            assert math.isclose(
+                float(features[c, MODEL.names.index(name)]), value, rel_tol=1e-4, abs_tol=1e-4
+            ), name
 
 
 @settings(max_examples=20, deadline=None)

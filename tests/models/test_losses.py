@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses import gamma_deviance, log_one_minus_exp, log_purchase, purchase_loss, sampled_softmax
+from models.losses import gamma_deviance, log_one_minus_exp, probabilities, purchase_loss, sampled_softmax
 
 ITEMS, DIM = 40, 6
 
@@ -41,7 +41,16 @@ def test_sampled_softmax_converges_to_full_softmax(checkouts: int, uniform: int)
     positive, negative, probability = draws(2, checkouts, uniform, skew=1.0)
     owner = torch.arange(checkouts)
     sampled = sampled_softmax(
-        query, vectors[positive], vectors[negative], positive, negative, owner, probability, uniform, ITEMS, 0.3
+        query,
+        vectors[positive],
+        vectors[negative],
+        positive,
+        negative,
+        owner,
+        probability,
+        uniform,
+        ITEMS,
+        0.3,
     )
     exact = full_softmax(query, vectors, positive, owner, 0.3)
     assert float(sampled) == pytest.approx(float(exact), rel=0.015)
@@ -66,7 +75,7 @@ def test_own_positives_are_no_negatives() -> None:
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     probability = torch.tensor([0.0, 0.5, 0.5])
     loss = sampled_softmax(
-        query, vectors, vectors[:0], torch.tensor([1, 2]), torch.tensor([], dtype=torch.long), torch.tensor([0, 0]),
+        query, vectors, vectors[:0], torch.tensor([1, 2]), torch.empty(0).long(), torch.tensor([0, 0]),
         probability, 0, 2, 1.0,
     )  # fmt: skip
     assert loss == 0
@@ -75,13 +84,16 @@ def test_own_positives_are_no_negatives() -> None:
 @given(st.floats(-30, -1e-6))
 def test_log_one_minus_exp(log_p: float) -> None:
     exact = torch.log(-torch.expm1(torch.tensor(log_p, dtype=torch.float64)))
-    assert float(log_one_minus_exp(torch.tensor(log_p, dtype=torch.float64))) == pytest.approx(float(exact), rel=1e-6, abs=1e-12)
+    assert float(log_one_minus_exp(torch.tensor(log_p, dtype=torch.float64))) == pytest.approx(
+        float(exact), rel=1e-6, abs=1e-12
+    )
 
 
 @given(st.floats(-20, 20), st.floats(-20, 20))
 def test_purchase_is_never_likelier_than_click(click: float, conversion: float) -> None:
     a, b = torch.tensor(click), torch.tensor(conversion)
-    assert log_purchase(a, b).exp() <= a.sigmoid()
+    p_click, p_purchase = probabilities(a, b)
+    assert 0 <= p_purchase <= p_click <= 1
     assert torch.isfinite(purchase_loss(a[None], b[None], torch.ones(1)))
     assert torch.isfinite(purchase_loss(a[None], b[None], torch.zeros(1)))
 

@@ -24,7 +24,9 @@ def make_two_tower(dim: int = 8) -> TwoTower:
 
 
 def make_ranker() -> Ranker:
-    return Ranker(categories=16, brands=5, attributes=ATTRIBUTES, vector=8, experts=3, hidden=(16, 8), tower=4)
+    return Ranker(
+        categories=16, brands=5, attributes=ATTRIBUTES, vector=8, experts=3, hidden=(16, 8), tower=4
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -103,7 +105,9 @@ def test_mixture_is_that_of_the_paper() -> None:
     model = MMoE(query=5, candidate=7, experts=3, hidden=(6, 4), tower=4)
     query, candidate, segment = torch.randn(2, 5), torch.randn(9, 7), torch.tensor([0] * 4 + [1] * 5)
     x = model.of_candidate(candidate) + model.of_query(query)[segment]
-    experts = [(x[:, e * 6 : e * 6 + 6].relu() @ model.second[e] + model.second_bias[e]).relu() for e in range(3)]
+    experts = [
+        (x[:, e * 6 : e * 6 + 6].relu() @ model.second[e] + model.second_bias[e]).relu() for e in range(3)
+    ]
     gate = x[:, 18 + 3 : 18 + 6].softmax(1)  # the second task's
     mixed = sum(gate[:, e : e + 1] * experts[e] for e in range(3))
     torch.testing.assert_close(model(query, candidate, segment)[:, 1:2], model.towers[1](mixed))
@@ -111,7 +115,9 @@ def test_mixture_is_that_of_the_paper() -> None:
 
 def test_ranker_gives_ordered_probabilities_and_positive_spend() -> None:
     ranker = ScoringRanker(make_ranker().eval())
-    click, purchase, value = ranker(random_query(7), torch.randn(4, 8), random_candidates(7), random_catalog(7))
+    click, purchase, value = ranker(
+        random_query(7), torch.randn(4, 8), random_candidates(7), random_catalog(7)
+    )
     assert (purchase <= click).all()
     assert (value > 0).all()
 

@@ -1,5 +1,7 @@
 """Candidate tables know only their snapshot; gathered candidates go back to Parquet unchanged."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -12,12 +14,22 @@ from tests.models.shops import DAY, NOW, random_candidates, random_catalog
 from training.candidates import by_leaf, sources_at, with_candidates
 from training.retrieval import nearest
 
-LIMITS = {"ann": 4, "buy_again": 3, "co_purchase": 3, "category": 2, "popularity": 5, "recency": 3, "half_life": 60.0}
+LIMITS = {
+    "ann": 4,
+    "buy_again": 3,
+    "co_purchase": 3,
+    "category": 2,
+    "popularity": 5,
+    "recency": 3,
+    "half_life": 60.0,
+}
 CFG = OmegaConf.create({"retrieval": {"sources": LIMITS}})
 
 
 def neighbours(score: float) -> Neighbours:
-    return Neighbours(torch.cat([torch.zeros(2), torch.ones(30)]).long(), torch.tensor([5]), torch.tensor([score]))
+    return Neighbours(
+        torch.cat([torch.zeros(2), torch.ones(30)]).long(), torch.tensor([5]), torch.tensor([score])
+    )
 
 
 def test_tables_hold_only_what_the_snapshot_knew() -> None:
@@ -27,7 +39,9 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
     popularity[1, 20:30] = 9.0  # known only later
     first = torch.full([31], NOW - 100 * DAY)
     first[2], first[3], first[4] = NOW - 2 * DAY, NOW + DAY, NOW - 20 * DAY
-    catalog = catalog._replace(popularity=popularity, first_sold=first, available=torch.tensor([False] + [True] * 30))
+    catalog = catalog._replace(
+        popularity=popularity, first_sold=first, available=torch.tensor([False] + [True] * 30)
+    )
     tables = {0: neighbours(0.25), 1: neighbours(0.75)}
     early = sources_at(CFG, catalog, tables, 0, NOW)
     assert early.popular.tolist() == [1, 2, 3, 4, 5]
@@ -55,7 +69,7 @@ def test_a_shop_without_recent_sales_still_has_popular_items() -> None:
 def test_by_leaf_keeps_the_best_of_each() -> None:
     leaf = torch.tensor([0, 1, 1, 2, 1, 0])
     offsets, items = by_leaf(leaf, torch.tensor([4, 3, 5, 2, 1]), 2)
-    assert [items[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)] == [[], [4, 2], [3]]
+    assert [items[a:b].tolist() for a, b in pairwise(offsets)] == [[], [4, 2], [3]]
 
 
 def test_candidates_survive_the_way_through_parquet() -> None:

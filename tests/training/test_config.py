@@ -7,7 +7,8 @@ from training.build import build_ranker, build_two_tower
 from training.config import CONFIGS, ConfigError, check_overrides
 
 SIZES = {
-    "items": 31, "categories": 16, "brands": 5, "tokens": 12, "category_levels": 3, "context": [4], "profile": [3, 3],
+    "items": 31, "categories": 16, "brands": 5, "tokens": 12, "category_levels": 3,
+    "context": [4], "profile": [3, 3],
 }  # fmt: skip
 EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml"))
 
@@ -40,7 +41,8 @@ def test_a_wrong_override_names_the_right_one(argument: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=mmoe", "ranker.train.epochs=1"], ["data=tables", "data.root=x"],
+    "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=mmoe", "ranker.train.epochs=1"],
+                  ["data=tables", "data.root=x"],
                   ["ranker.model.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=gpu"]],
 )  # fmt: skip
 def test_right_overrides_pass(arguments: list[str]) -> None:
@@ -53,7 +55,9 @@ def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> No
     import training.config as config
 
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    (tmp_path / "configs" / "experiment" / "typo.yaml").write_text("# @package _global_\nretrieval: {train: {epoch: 1}}\n")
+    (tmp_path / "configs" / "experiment" / "typo.yaml").write_text(
+        "# @package _global_\nretrieval: {train: {epoch: 1}}\n"
+    )
     monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
     with pytest.raises(ConfigError, match=r"retrieval\.train\.epoch: no such key.*retrieval\.train\.epochs"):
         check_overrides("train", ["experiment=typo"])

@@ -11,12 +11,17 @@ from training.labels import label
 
 def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
     g = torch.Generator().manual_seed(seed + 1)
-    per = [torch.randperm(items, generator=g)[: int(torch.randint(0, 12, [1], generator=g))] + 1 for _ in range(count)]
+    per = [
+        torch.randperm(items, generator=g)[: int(torch.randint(0, 12, [1], generator=g))] + 1
+        for _ in range(count)
+    ]
     item = torch.cat(per)
     click = torch.rand(item.shape, generator=g) < 0.4
     purchase = torch.rand(item.shape, generator=g) < 0.5
     value = torch.rand(item.shape, generator=g) * 9
-    return Outcomes(offsets(torch.tensor([len(p) for p in per])), item, torch.ones_like(click), click, purchase, value)
+    return Outcomes(
+        offsets(torch.tensor([len(p) for p in per])), item, torch.ones_like(click), click, purchase, value
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -36,6 +41,8 @@ def test_labels(seed: int, proxy: bool) -> None:
             if proxy:
                 assert bool(click[c]) == (item in bought or int(leaf[item]) in leaves)
             else:
-                assert bool(click[c]) == (item in bought or (item in facts and bool(outcomes.click[facts[item]])))
+                assert bool(click[c]) == (
+                    item in bought or (item in facts and bool(outcomes.click[facts[item]]))
+                )
             expected = float(outcomes.value[facts[item]]) if item in bought else 0.0
             assert abs(float(value[c]) - expected) < 1e-5
