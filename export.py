@@ -1,11 +1,11 @@
 """Export a training run to a verified bundle: `python export.py`, settings in configs/export.yaml."""
 
 import sys
-import warnings
 
 import hydra
 from omegaconf import DictConfig
 
+from training import console
 from training.config import ConfigError, check_overrides
 
 
@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message=".*TypedStorage.*")
+    console.set_up()
     try:
         check_overrides("export", sys.argv[1:])
     except ConfigError as error:
