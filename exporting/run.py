@@ -1,5 +1,6 @@
 """A training run → a verified bundle, step by step."""
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from exporting import index as indexes
 from exporting import verify
@@ -25,8 +26,19 @@ from exporting.bundle import (
 )
 from exporting.golden import checkouts, golden
 from exporting.lowering import lowered, save
-from exporting.source import ExportError, Trained, find_run, float_tower, item_ids, open_run, queries, sample
+from exporting.source import (
+    ExportError,
+    Trained,
+    find_run,
+    float_tower,
+    item_ids,
+    open_trained,
+    queries,
+    sample,
+)
 from models.embeddings import unpack_int8
+from serving.bundle import BundleError, read_manifest, version_folder
+from training.folders import ROOT
 
 
 def export(cfg: DictConfig) -> Path:
@@ -35,9 +47,37 @@ def export(cfg: DictConfig) -> Path:
     Raises ExportError if there is nothing to export or the bundle fails a check; `current` then stays.
     """
     started = time.perf_counter()
+    run, root = find_run(cfg.run, cfg.mlflow.tracking_uri), Path(cfg.bundle.dir)
+    published = up_to_date(root, run, cfg)
+    if published:
+        print(f"bundle: {published} is up to date with {run.name} (bundle.force=true redoes it)")
+        return published
     with _step("run"):
-        trained = open_run(find_run(cfg.run, cfg.mlflow.tracking_uri))
+        trained = open_trained(run)
     return export_trained(trained, cfg, started)
+
+
+def up_to_date(root: Path, run: Path, cfg: DictConfig) -> Path | None:
+    """The version that `current` points at, if it was made from this run, settings and code."""
+    if cfg.bundle.force or not (root / "current").exists():
+        return None
+    try:
+        about = read_manifest(version_folder(root))
+    except BundleError:
+        return None  # made by an older version, or damaged: make it anew
+    same = about["run"]["folder"] == run.name and about["export"].get("key") == key(cfg)
+    return version_folder(root) if same else None
+
+
+def key(cfg: DictConfig) -> str:
+    """A hash of the settings that shape a bundle and of the code that makes and reads it."""
+    digest = hashlib.blake2b(digest_size=8)
+    settings = {"index": cfg.index, "order": cfg.bundle.order, "verify": cfg.verify}
+    digest.update(OmegaConf.to_yaml(OmegaConf.create(settings), sort_keys=True).encode())
+    for room in ("exporting", "serving"):
+        for file in sorted((ROOT / room).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def export_trained(trained: Trained, cfg: DictConfig, started: float | None = None) -> Path:
@@ -67,7 +107,7 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
         with _step("verification"):
             about = {**indexes.settings(index, cfg.index), f"recall_{indexes.RECALL_AT}": measured.recall}
             about |= {"p50_ms": measured.p50_ms, "p99_ms": measured.p99_ms, "queries": int(cfg.index.queries)}
-            content = manifest(trained, folder, cfg.bundle.order, about, {})
+            content = manifest(trained, folder, cfg.bundle.order, about, {"key": key(cfg)})
             write_manifest(content, folder)
             with verify.loaded(folder) as recommender:
                 parity = verify.parity(trained, recommender, examples, requests)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from data.batches import to_batch
 from data.catalog import neighbours
@@ -17,10 +17,10 @@ from models.candidates import CandidateSources
 from models.inputs import Catalog, Query
 from models.ranker import Ranker
 from models.two_tower import QueryTower, TwoTower
-from training.build import build_ranker
 from training.candidates import sources_at
-from training.folders import is_done, read_done
-from training.run import Prepared, load_frozen, open_prepared
+from training.folders import read_done
+from training.run import Prepared
+from training.runs import open_run
 from training.tracking import folder_of
 
 SLOTS = 6
@@ -60,51 +60,35 @@ def find_run(run: str, tracking_uri: str) -> Path:
     return folder.resolve()
 
 
-def open_run(folder: Path) -> Trained:
+def open_trained(folder: Path) -> Trained:
     """Load what `train.py` left in `folder`. Raises ExportError for a run that cannot be exported."""
-    if not is_done(folder):
-        raise ExportError(f"{folder} is not finished: run python train.py again, it resumes")
-    notes = read_done(folder)
-    if "retrieval" not in notes:
-        raise ExportError(
-            f"{folder} holds retrieval only, there is no ranker: run python train.py (stage=all)"
-        )
-    retrieval, prepared_folder = Path(notes["retrieval"]), Path(notes["prepared"])
-    for needed in (retrieval, prepared_folder):
-        if not needed.is_dir():
-            raise ExportError(
-                f"{needed}, which the run {folder.name} was made from, is gone: run python train.py again"
-            )
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    prepared = open_prepared(prepared_folder)
-    available = int(prepared.catalog.available.sum())
-    if available < SLOTS:
-        raise ExportError(
-            f"{prepared_folder}: {available} of {prepared.catalog.leaf.numel() - 1} items are available, "
-            f"a slate needs {SLOTS}. Check `available` in the items table"
-        )
-    ranker = build_ranker(cfg, prepared.sizes)
     try:
-        towers, _, catalog = load_frozen(cfg, prepared, retrieval)
-        ranker.load_state_dict(torch.load(folder / "weights.pt"))
+        run = open_run(folder)
+    except FileNotFoundError as error:
+        raise ExportError(str(error)) from error
     except (RuntimeError, KeyError) as error:
         raise ExportError(
             f"{folder}: the weights do not fit this code ({error}). Train again, or check out its commit"
         ) from error
-    dates = prepared.meta["snapshot_dates"]
-    together = neighbours(prepared_folder, prepared.sizes["items"])
+    available = int(run.catalog.available.sum())
+    if available < SLOTS:
+        raise ExportError(
+            f"{run.prepared.folder}: {available} of {run.catalog.leaf.numel() - 1} items are available, "
+            f"a slate needs {SLOTS}. Check `available` in the items table"
+        )
+    dates = run.prepared.meta["snapshot_dates"]
+    together = neighbours(run.prepared.folder, run.prepared.sizes["items"])
     return Trained(
-        folder=folder,
-        cfg=cfg,
-        notes=notes,
-        retrieval_notes=read_done(retrieval),
-        prepared=prepared,
-        schema=FeatureSchema.load(prepared_folder),
-        catalog=catalog,
-        towers=towers.eval(),
-        ranker=ranker.eval(),
-        sources=sources_at(cfg, catalog, together, len(dates) - 1, dates[-1]),
+        folder=run.folder,
+        cfg=run.cfg,
+        notes=run.notes,
+        retrieval_notes=read_done(Path(run.notes["retrieval"])),
+        prepared=run.prepared,
+        schema=FeatureSchema.load(run.prepared.folder),
+        catalog=run.catalog,
+        towers=run.towers,
+        ranker=run.ranker,
+        sources=sources_at(run.cfg, run.catalog, together, len(dates) - 1, dates[-1]),
     )
 
 

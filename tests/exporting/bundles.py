@@ -59,7 +59,13 @@ def make_run(folder: Path, seed: int = 0, events: bool = True) -> Path:
 
 def export_config(run: Path, bundle: Path, *overrides: str) -> DictConfig:
     return configured(
-        "export", f"run={run}", f"bundle.dir={bundle}", "verify.golden=5", "verify.checkouts=30", *overrides
+        "export",
+        f"run={run}",
+        f"bundle.dir={bundle}",
+        "bundle.force=true",
+        "verify.golden=5",
+        "verify.checkouts=30",
+        *overrides,
     )
 
 

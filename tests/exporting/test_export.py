@@ -17,7 +17,7 @@ import exporting.run
 from exporting import verify
 from exporting.bundle import items_table, write_arrow, write_store
 from exporting.index import Measured
-from exporting.source import ExportError, find_run, open_run
+from exporting.source import ExportError, find_run, open_trained
 from models.embeddings import unpack_int8
 from models.inputs import Catalog
 from serving.bundle import FILES, open_bundle
@@ -45,7 +45,7 @@ def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
 
 
 def test_items_match_the_catalog(run_folder: Path, version: Path) -> None:
-    trained, bundle = open_run(run_folder), open_bundle(version)
+    trained, bundle = open_trained(run_folder), open_bundle(version)
     last = trained.catalog._replace(
         price=trained.catalog.price[-1:], popularity=trained.catalog.popularity[-1:]
     )
@@ -71,7 +71,7 @@ def test_the_index_answers_with_available_item_rows(version: Path) -> None:
 
 
 def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: Path) -> None:
-    prepared = open_run(run_folder).prepared
+    prepared = open_trained(run_folder).prepared
     raw = pq.read_table(prepared.folder / "store.parquet").to_pylist()
     store = EventStore.open(version.parent / "store.arrow")
     assert len(store) == len(raw)
@@ -85,11 +85,11 @@ def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: P
     assert store.get("").item_id == []
     # A store without users, and one that is not sorted yet.
     pq.write_table(pq.read_table(prepared.folder / "store.parquet").slice(0, 0), tmp_path / "store.parquet")
-    assert write_store(tmp_path, open_run(run_folder).schema, tmp_path / "none.arrow") == 0
+    assert write_store(tmp_path, open_trained(run_folder).schema, tmp_path / "none.arrow") == 0
     assert EventStore.open(tmp_path / "none.arrow").get("u001").item_id == []
     table = pq.read_table(prepared.folder / "store.parquet")
     pq.write_table(table.take(pa.array(np.arange(len(table))[::-1])), tmp_path / "store.parquet")
-    write_store(tmp_path, open_run(run_folder).schema, tmp_path / "store.arrow")
+    write_store(tmp_path, open_trained(run_folder).schema, tmp_path / "store.arrow")
     assert EventStore.open(tmp_path / "store.arrow").get(raw[7]["user_id"]).item_id == raw[7]["item_id"]
 
 
@@ -176,18 +176,18 @@ def test_runs_that_cannot_be_exported(run_folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
     (copy / "done.json").unlink()
     with pytest.raises(ExportError, match="not finished"):
-        open_run(copy)
+        open_trained(copy)
     (copy / "done.json").write_text('{"metrics": {}}')
     with pytest.raises(ExportError, match="retrieval only"):
-        open_run(copy)
+        open_trained(copy)
     notes = json.loads((run_folder / "done.json").read_text())
     (copy / "done.json").write_text(json.dumps({**notes, "retrieval": str(tmp_path / "gone")}))
     with pytest.raises(ExportError, match="is gone"):
-        open_run(copy)
+        open_trained(copy)
     (copy / "done.json").write_text(json.dumps(notes))
     torch.save({}, copy / "weights.pt")
     with pytest.raises(ExportError, match="do not fit"):
-        open_run(copy)
+        open_trained(copy)
 
 
 def test_fewer_than_six_available_items(tmp_path: Path) -> None:
@@ -197,4 +197,19 @@ def test_fewer_than_six_available_items(tmp_path: Path) -> None:
     few = pa.array([row in (1, 2) for row in range(len(table))])
     pq.write_table(table.set_column(table.column_names.index("available"), "available", few), items)
     with pytest.raises(ExportError, match="2 of 80 items are available, a slate needs 6"):
-        open_run(run)
+        open_trained(run)
+
+
+def test_a_bundle_that_is_up_to_date_is_kept(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def export(*overrides: str) -> Path:
+        return exporting.run.export(export_config(run_folder, tmp_path, "bundle.force=false", *overrides))
+
+    first = export()
+    assert export() == first
+    assert "up to date" in capsys.readouterr().out
+    by_purchase = export("bundle.order=purchase")
+    assert by_purchase != first
+    (by_purchase / "manifest.json").write_text("{}")  # damaged: made anew
+    assert export("bundle.order=purchase") != by_purchase
