@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=3, help="how many checkouts")
     arguments = parser.parse_args()
     try:
-        prepared = Path(read_done(arguments.run)["prepared"])
+        prepared = arguments.run / read_done(arguments.run)["prepared"]
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
     recommender = Recommender.load(arguments.bundle)

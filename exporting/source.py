@@ -82,7 +82,7 @@ def open_trained(folder: Path) -> Trained:
         folder=run.folder,
         cfg=run.cfg,
         notes=run.notes,
-        retrieval_notes=read_done(Path(run.notes["retrieval"])),
+        retrieval_notes=read_done(run.retrieval),
         prepared=run.prepared,
         schema=FeatureSchema.load(run.prepared.folder),
         catalog=run.catalog,

@@ -61,7 +61,7 @@ def open_prepared(folder: Path) -> Prepared:
 def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
     """Train the two towers; leaves `weights.pt` and the int8 item vectors `vectors.pt`."""
     folder = stage_folder(
-        cfg.paths.runs, "retrieval", cfg.retrieval.model, cfg.retrieval.train, cfg.seed, prepared.folder
+        cfg.paths.runs, "retrieval", cfg.retrieval.model, cfg.retrieval.train, cfg.seed, prepared.folder.name
     )
     if is_done(folder):
         return folder
@@ -92,7 +92,9 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
         encode_items(model, prepared.catalog, prepared.text, training_price(prepared)), folder / "vectors.pt"
     )
     save_config(cfg, folder)
-    mark_done(folder, {"metrics": metrics, "prepared": str(prepared.folder), "mlflow_run_id": run_id})
+    mark_done(
+        folder, {"metrics": metrics, "prepared": from_here(prepared.folder, folder), "mlflow_run_id": run_id}
+    )
     if cfg.stage == "retrieval":
         tracking.finish(cfg, run_id, {}, [folder / "config.yaml"])
     return folder
@@ -134,7 +136,7 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
         cfg.retrieval.sources,
         cfg.retrieval.train.share,
         cfg.ranker.train.max_checkouts,
-        retrieval,
+        retrieval.name,
     )
     if is_done(folder):
         return folder
@@ -171,7 +173,7 @@ def recall(path: Path) -> float:
 
 def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered: Path) -> Path:
     """Train and calibrate the ranker; leaves `weights.pt`, the resolved config and pointers to the rest."""
-    folder = stage_folder(cfg.paths.runs, "ranker", cfg.ranker, cfg.seed, gathered)
+    folder = stage_folder(cfg.paths.runs, "ranker", cfg.ranker, cfg.seed, gathered.name)
     if is_done(folder):
         return folder
     settings = cfg.ranker.train
@@ -197,9 +199,9 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     save_config(cfg, folder)
     notes = {
         "metrics": metrics,
-        "prepared": str(prepared.folder),
-        "retrieval": str(retrieval),
-        "candidates": str(gathered),
+        "prepared": from_here(prepared.folder, folder),
+        "retrieval": from_here(retrieval, folder),
+        "candidates": from_here(gathered, folder),
         "mlflow_run_id": run_id,
         "recall": read_done(gathered)["recall"],
     }
@@ -208,6 +210,11 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
         cfg, run_id, tracking.summary(read_done(retrieval)["metrics"], "retrieval"), [folder / "config.yaml"]
     )
     return folder
+
+
+def from_here(path: Path, folder: Path) -> str:
+    """`path` as seen from `folder`, so that a project can be moved with its runs."""
+    return os.path.relpath(path, folder)
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:

@@ -25,6 +25,7 @@ class Run(NamedTuple):
     tower: QueryTower  # int8 tables, as it serves
     catalog: Catalog  # with item vectors, all snapshots
     ranker: Ranker  # calibrated, float tables
+    retrieval: Path  # folder of the two towers
     candidates: Path  # folder with {train,validation,test}.parquet
 
 
@@ -42,15 +43,25 @@ def open_run(folder: str | Path) -> Run:
         raise FileNotFoundError(
             f"{folder} holds retrieval only: run python train.py (stage=all) for a ranker"
         )
-    for part in ("prepared", "retrieval", "candidates"):
-        if not Path(notes[part]).is_dir():
-            raise FileNotFoundError(
-                f"{notes[part]}, which {folder.name} was made from, is gone: run python train.py again"
-            )
+    parts = {part: (folder / notes[part]).resolve() for part in ("prepared", "retrieval", "candidates")}
+    for part in parts.values():
+        if not part.is_dir():
+            raise FileNotFoundError(f"{part}, which {folder.name} needs, is gone: run python train.py again")
     cfg = OmegaConf.load(folder / "config.yaml")
     assert isinstance(cfg, DictConfig)
-    prepared = open_prepared(Path(notes["prepared"]))
-    towers, tower, catalog = load_frozen(cfg, prepared, Path(notes["retrieval"]))
+    prepared = open_prepared(parts["prepared"])
+    towers, tower, catalog = load_frozen(cfg, prepared, parts["retrieval"])
     ranker = build_ranker(cfg, prepared.sizes)
     ranker.load_state_dict(torch.load(folder / "weights.pt"))
-    return Run(folder, cfg, notes, prepared, towers, tower, catalog, ranker.eval(), Path(notes["candidates"]))
+    return Run(
+        folder=folder,
+        cfg=cfg,
+        notes=notes,
+        prepared=prepared,
+        towers=towers,
+        tower=tower,
+        catalog=catalog,
+        ranker=ranker.eval(),
+        retrieval=parts["retrieval"],
+        candidates=parts["candidates"],
+    )

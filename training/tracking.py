@@ -23,8 +23,11 @@ def start(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
         return note.read_text()
     found = client.get_experiment_by_name(cfg.mlflow.experiment)
     experiment = found.experiment_id if found else client.create_experiment(cfg.mlflow.experiment)
+    tags = tags | {"git_commit": git_commit(), "folder": str(folder.resolve())}
     run = client.create_run(
-        experiment, tags=tags | {"git_commit": git_commit(), "folder": str(folder)}, run_name=folder.name
+        experiment,
+        tags=tags,
+        run_name=folder.name,
     )
     for key, value in flat(cfg).items():
         client.log_param(run.info.run_id, key, value)
