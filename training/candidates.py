@@ -14,8 +14,10 @@ from data.batches import to_batch
 from data.catalog import Neighbours
 from models.candidates import CandidateSources
 from models.embeddings import unpack_int8
-from models.inputs import Candidates, Catalog
+from models.inputs import Candidates, Catalog, Outcomes
+from models.jagged import segment_ids
 from models.two_tower import QueryTower
+from training.labels import label
 from training.retrieval import nearest
 
 
@@ -82,11 +84,15 @@ def gather(
     snapshot_dates: list[int],
     target: Path,
     batch_size: int = 256,
-) -> None:
-    """Write `examples` with the columns candidate_{item,source,score,affinity}, in their order."""
+) -> float:
+    """Write `examples` with the columns candidate_{item,source,score,affinity}, in their order.
+
+    Returns the recall: the mean share of a checkout's purchases that are among its candidates.
+    """
     vectors = unpack_int8(catalog.vectors)
     partial = target.with_suffix(".partial")
     writer: pq.ParquetWriter | None = None
+    shares: list[Tensor] = []
     snapshots = examples["snapshot"].to_numpy()
     starts = np.flatnonzero(np.diff(snapshots, prepend=-1))  # examples are in time order
     bar = tqdm(total=len(examples), desc=f"candidates {target.stem}", unit=" checkouts", mininterval=1)
@@ -95,10 +101,12 @@ def gather(
         sources = sources_at(cfg, catalog, neighbours, snapshot, snapshot_dates[snapshot])
         for at in range(start, end, batch_size):
             part = examples.slice(at, min(batch_size, end - at))
-            query = to_batch(part).query
+            query, outcomes = to_batch(part)[:2]
             vector = tower(query, catalog.vectors)
             ann = nearest(vector, vectors, catalog.available, cfg.retrieval.sources.ann)
-            part = with_candidates(part, sources(query, vector, ann, catalog))
+            found = sources(query, vector, ann, catalog)
+            shares.append(recall(found, outcomes, catalog))
+            part = with_candidates(part, found)
             writer = writer or pq.ParquetWriter(partial, part.schema, compression="zstd")
             writer.write_table(part)
             bar.update(len(part))
@@ -107,6 +115,16 @@ def gather(
         raise ValueError(f"no checkouts to gather candidates for ({target.stem}): widen the split")
     writer.close()
     partial.rename(target)
+    return float(torch.cat(shares).nanmean())
+
+
+def recall(found: Candidates, outcomes: Outcomes, catalog: Catalog) -> Tensor:
+    """Share of each checkout's purchases that are among its candidates [B], NaN for none bought."""
+    count = found.offsets.numel() - 1
+    _, hit, _ = label(found, outcomes, catalog.leaf, proxy=False)
+    hits = torch.zeros(count).index_add_(0, segment_ids(found.offsets), hit)
+    bought = torch.zeros(count).index_add_(0, segment_ids(outcomes.offsets), outcomes.purchase.float())
+    return hits / bought
 
 
 def with_candidates(examples: pa.Table, candidates: Candidates) -> pa.Table:

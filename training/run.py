@@ -142,12 +142,13 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
         return folder
     _, tower, catalog = load_frozen(cfg, prepared, retrieval)
     together = neighbours(prepared.folder, prepared.sizes["items"])
+    found = {}
     for split in ("train", "validation", "test"):
         examples = pq.read_table(prepared.folder / "examples" / f"{split}.parquet")
         if split == "train":
             unseen = examples.slice(round(len(examples) * cfg.retrieval.train.share))
             examples = unseen.slice(max(0, len(unseen) - cfg.ranker.train.max_checkouts))
-        candidates.gather(
+        found[split] = candidates.gather(
             cfg,
             examples,
             tower,
@@ -156,19 +157,8 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
             prepared.meta["snapshot_dates"],
             folder / f"{split}.parquet",
         )
-    mark_done(folder, {"recall": {s: recall(folder / f"{s}.parquet") for s in ("validation", "test")}})
+    mark_done(folder, {"recall": found})
     return folder
-
-
-def recall(path: Path) -> float:
-    """Mean share of what was bought that is among the candidates."""
-    table = pq.read_table(path, columns=["candidate_item", "outcome_item", "outcome_purchase"])
-    shares = []
-    for row in table.to_pylist():
-        bought = {i for i, p in zip(row["outcome_item"], row["outcome_purchase"], strict=True) if p}
-        if bought:
-            shares.append(len(bought & set(row["candidate_item"])) / len(bought))
-    return sum(shares) / max(len(shares), 1)
 
 
 def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered: Path) -> Path:

@@ -11,7 +11,8 @@ from data.batches import CANDIDATES
 from data.catalog import Neighbours
 from models.candidates import SOURCES
 from tests.models.shops import DAY, NOW, random_candidates, random_catalog
-from training.candidates import by_leaf, sources_at, with_candidates
+from tests.training.test_labels import random_outcomes
+from training.candidates import by_leaf, recall, sources_at, with_candidates
 from training.retrieval import nearest
 
 LIMITS = {
@@ -87,3 +88,14 @@ def test_exact_search_leaves_out_the_unavailable_and_pads() -> None:
     vectors, available = torch.eye(4), torch.tensor([False, True, False, True])
     found = nearest(torch.tensor([[9.0, 0.1, 5.0, 0.2]]), vectors, available, 3)
     assert found.tolist() == [[3, 1, -1]]
+
+
+def test_recall_is_the_share_of_purchases_found() -> None:
+    found = random_candidates(3)
+    lists = [found.item[a:b].tolist() for a, b in pairwise(found.offsets)]
+    outcomes = random_outcomes(3)
+    expected = []
+    for row, (a, b) in enumerate(pairwise(outcomes.offsets)):
+        bought = {int(outcomes.item[o]) for o in range(a, b) if outcomes.purchase[o]}
+        expected.append(len(bought & set(lists[row])) / len(bought) if bought else float("nan"))
+    np.testing.assert_allclose(recall(found, outcomes, random_catalog(3)).numpy(), expected, rtol=1e-6)
