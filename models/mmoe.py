@@ -47,7 +47,7 @@ class MMoE(nn.Module):
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] the checkout of each candidate → logits [ΣC, 3]."""
         tasks = len(self.towers)
-        both = self.of_candidate(candidate) + self.of_query(query).index_select(0, segment)  # [ΣC, E*H1 + T*E]
+        both = self.of_candidate(candidate) + self.of_query(query).index_select(0, segment)  # [ΣC, E*H1+T*E]
         hidden, gates = both.split([both.shape[1] - tasks * self.experts, tasks * self.experts], dim=1)
         hidden = hidden.relu().view(hidden.shape[0], self.experts, -1).transpose(0, 1)  # [E, ΣC, H1]
         expert = torch.baddbmm(self.second_bias, hidden, self.second).relu()  # [E, ΣC, H2]
