@@ -83,11 +83,6 @@ class Batches:
         together = self.batch_size * self.world_size
         return self.rows // together if self.drop_last else -(-self.rows // together)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next iteration; a resumed position is kept if it is of this epoch."""
-        if epoch != self.epoch:
-            self.epoch, self._resume_at, self._received = epoch, 0, 0
-
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batch": self._received}
 
@@ -107,8 +102,9 @@ class Batches:
             while (batch := waiting.popleft().result()) is not None:
                 waiting.append(pool.submit(next, source, None))
                 self._received += 1
+                if self._received == len(self):  # a trainer takes that many and never asks for the end
+                    self.epoch, self._received = self.epoch + 1, 0
                 yield batch
-            self.epoch, self._received = self.epoch + 1, 0
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -200,7 +200,7 @@ def _item_table(
 ) -> pa.Table:
     """Row = item code; row 0 is the unknown item. `price` is the list price, null where none is given."""
     levels = range(schema.category_levels)
-    sold = log.lines.group_by("item").agg(first_sold=log.lines.ts.min())
+    sold = log.lines.group_by("item").agg(first_sold=log.lines.available.min())
     t = items
     for k in levels:
         codes_k = _vocabulary(schema.categories, f"path_{k}", f"code_{k}")

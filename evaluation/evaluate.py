@@ -33,7 +33,7 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
     found = system.Ranked(scored.offsets, scored.item, scored.purchase)
     tables = {
         "Heads over the candidate set": system.heads(scored),
-        "Retrieval recall by source": protocol.recalls(found, scored.source, SOURCES, data),
+        "Recall by source, in the ranker's order": protocol.recalls(found, scored.source, SOURCES, data),
     }
     target.mkdir(exist_ok=True)
     report.write_leaderboard(rows, target / "leaderboard.json")

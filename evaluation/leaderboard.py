@@ -47,7 +47,7 @@ def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> list
         rows += protocol.rows(ranked, data, parts, name, order, first.cfg.seed)
     tables: dict[str, list[dict[str, Any]]] = {
         "Heads": [],
-        "Recall by source": [],
+        "Recall by source, in the ranker's order": [],
         "Differences to LightGBM": [],
     }
     curves = {}
@@ -61,7 +61,7 @@ def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> list
         rows += protocol.rows(perfect, data, parts, "perfect order of these candidates", "purchase", seed)
         tables["Heads"] += [{"seed": seed, **row} for row in system.heads(scored)]
         recalls = protocol.recalls(ours["purchase"], scored.source, SOURCES, data)
-        tables["Recall by source"] += [{"seed": seed, **row} for row in recalls]
+        tables["Recall by source, in the ranker's order"] += [{"seed": seed, **row} for row in recalls]
         curves = {
             "click": calibration(scored.clicked, scored.click),
             "purchase": calibration(scored.bought, scored.purchase),

@@ -30,7 +30,6 @@ from exporting.source import (
     ExportError,
     Trained,
     find_run,
-    float_tower,
     item_ids,
     open_trained,
     queries,
@@ -88,7 +87,7 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
         raise ExportError(f"bundle.order={cfg.bundle.order}: expected expected_value or purchase")
     with building(root) as folder:
         with _step("modules"):
-            pipeline = lowered(float_tower(trained), trained.sources, trained.ranker)
+            pipeline = lowered(trained.tower, trained.sources, trained.ranker)
             save(pipeline, folder)
         with _step("index"):
             index, measured = _index(trained, cfg.index)
@@ -143,7 +142,7 @@ def _index(trained: Trained, cfg: DictConfig) -> tuple[faiss.Index, indexes.Meas
     ids = np.flatnonzero(trained.catalog.available.numpy())
     ids = ids[ids > 0].astype(np.int64)
     index = indexes.build(vectors[ids], ids, cfg)
-    asked = float_tower(trained)(
+    asked = trained.tower(
         queries(sample(trained, ("validation", "test"), cfg.queries), 0), trained.catalog.vectors
     )
     wanted = asked.numpy()

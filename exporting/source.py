@@ -16,7 +16,7 @@ from data.features import FeatureSchema
 from models.candidates import CandidateSources
 from models.inputs import Catalog, Query
 from models.ranker import Ranker
-from models.two_tower import QueryTower, TwoTower
+from models.two_tower import QueryTower
 from training.candidates import sources_at
 from training.folders import read_done
 from training.run import Prepared
@@ -40,7 +40,7 @@ class Trained(NamedTuple):
     prepared: Prepared
     schema: FeatureSchema
     catalog: Catalog  # with item vectors, all snapshots
-    towers: TwoTower  # float tables
+    tower: QueryTower  # float tables
     ranker: Ranker  # float tables
     sources: CandidateSources  # tables of the latest snapshot
 
@@ -86,15 +86,10 @@ def open_trained(folder: Path) -> Trained:
         prepared=run.prepared,
         schema=FeatureSchema.load(run.prepared.folder),
         catalog=run.catalog,
-        towers=run.towers,
+        tower=run.tower,
         ranker=run.ranker,
         sources=sources_at(run.cfg, run.catalog, together, len(dates) - 1, dates[-1]),
     )
-
-
-def float_tower(trained: Trained) -> QueryTower:
-    """The query tower with the tables it was trained with."""
-    return QueryTower(trained.towers.query, trained.towers.attributes).eval()
 
 
 def latest(catalog: Catalog) -> Catalog:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from exporting.index import RECALL_AT, Measured
-from exporting.source import ExportError, Trained, float_tower, queries
+from exporting.source import ExportError, Trained, queries
 from models.embeddings import rows_int8
 from models.inputs import Candidates
 from models.jagged import segment_ids
@@ -65,7 +65,7 @@ def parity(
     float32; item vectors are int8 in both, because training has them so.
     """
     bundle, catalog = recommender.bundle, trained.catalog
-    tower, ranker = float_tower(trained), ScoringRanker(trained.ranker).eval()
+    tower, ranker = trained.tower, ScoringRanker(trained.ranker).eval()
     last = catalog.price.shape[0] - 1
     worst = torch.zeros(3)
     pairs, taken = 0, []

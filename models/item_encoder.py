@@ -22,6 +22,8 @@ class ItemEncoder(nn.Module):
             price alone place an item that was never sold (DropoutNet, Volkovs et al. 2017, section 3).
     """
 
+    trained: Tensor  # [items] bool, items whose id was ever a positive; the others go by what they are like
+
     def __init__(
         self,
         items: int,
@@ -39,6 +41,7 @@ class ItemEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.id_dropout = id_dropout
+        self.register_buffer("trained", torch.ones(items, dtype=torch.bool))
         levels = [f"category_{level}" for level in range(category_levels)]
         self.embeddings = EmbeddingTables(
             [
@@ -61,6 +64,7 @@ class ItemEncoder(nn.Module):
         tokens: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
         """rows, brand, price (0 = unknown) [U]; category [U, L]; tokens (ids, lengths [U], weights)."""
+        rows = rows.masked_fill(~self.trained[rows], 0)
         if self.training and self.id_dropout > 0:
             hidden = torch.rand(rows.shape, device=rows.device) < self.id_dropout
             rows = rows.masked_fill(hidden, 0)  # the unknown item

@@ -86,7 +86,9 @@ def purchase_loss(click: Tensor, conversion: Tensor, purchased: Tensor) -> Tenso
 def gamma_deviance(log_value: Tensor, spent: Tensor, purchased: Tensor) -> Tensor:
     """Half the mean gamma deviance of spend among the purchased, up to a constant; 0 where none was.
 
-    log_value [n] is log E[spend | purchase], spent [n] > 0 where purchased [n] is 1.
+    log_value [n] is log E[spend | purchase], spent [n]. A gift (purchased, nothing spent) does not count:
+    the gamma distribution has no zero.
     """
+    purchased = purchased * (spent > 0)
     log_ratio = torch.where(purchased > 0, spent.clamp_min(1e-3).log() - log_value, 0.0)
     return (purchased * (log_ratio.exp() - log_ratio - 1)).sum() / purchased.sum().clamp_min(1)

@@ -48,7 +48,8 @@ class MeanEncoder(nn.Module):
         segment = segment_ids(query.history_offsets)  # [ΣH]
         age = days((query.ts[segment] - query.history_ts).clamp_min(0))  # [ΣH]
         place = torch.arange(segment.numel(), device=segment.device)
-        kept = (query.history_offsets[segment + 1] - place <= self.max_events).to(age.dtype)
+        latest = query.history_offsets[segment + 1] - place <= self.max_events
+        kept = (latest & (query.history_item > 0)).to(age.dtype)  # an unknown item says nothing
         out: list[Tensor] = []
         for half_life in self.half_lives:
             weight = kept * torch.exp2(-age / half_life)
@@ -63,9 +64,14 @@ class MeanEncoder(nn.Module):
         the lines just paid [B, D]. attributes: embeddings of context and profile [B, A].
         """
         lines = (query.basket_offsets[1:] - query.basket_offsets[:-1]).to(basket.dtype).unsqueeze(1)
-        events = (query.history_offsets[1:] - query.history_offsets[:-1]).to(basket.dtype).unsqueeze(1)
+        events = (query.history_offsets[1:] - query.history_offsets[:-1]).clamp_max(self.max_events)
         bags = history + [basket]
-        facts = [torch.log1p(events), torch.log1p(lines), time_of_week(query.ts).to(basket.dtype), attributes]
+        facts = [
+            torch.log1p(events.to(basket.dtype)).unsqueeze(1),
+            torch.log1p(lines),
+            time_of_week(query.ts).to(basket.dtype),
+            attributes,
+        ]
         out = self.mlp(torch.cat(bags + facts, dim=1))  # [B, D]
         for i, bag in enumerate(bags):
             out = out + self.mix[i] * bag

@@ -42,7 +42,8 @@ class Ranker(nn.Module):
     ) -> None:
         super().__init__()
         self.interactions = Interactions(categories, brands)
-        self.normalize = nn.BatchNorm1d(len(self.interactions.names), affine=False, momentum=0.02)
+        # momentum=None: the mean over all steps, right also after a few; the features do not drift.
+        self.normalize = nn.BatchNorm1d(len(self.interactions.names), affine=False, momentum=None)
         self.items = EmbeddingTables(
             [Table("leaf", categories, leaf_dim, ["leaf"]), Table("brand", brands, brand_dim, ["brand"])]
         )

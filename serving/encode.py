@@ -6,7 +6,7 @@ code as in training.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serving.checkout import KINDS, Checkout
+from serving.checkout import KINDS, Checkout, Line
 from serving.store import NOTHING, Facts
 
 # The order in which the modules take a query.
@@ -57,9 +57,7 @@ class Encoder:
         # A click or cart event costs nothing.
         price = self._priced(item, facts.price[before]) * (kind == 0)
 
-        lines = checkout.basket
-        paid = np.array([self.row_of.get(line.item_id, 0) for line in lines], np.int64)
-        asked = np.array([math.nan if line.price is None else line.price for line in lines], np.float32)
+        paid, quantity, unit_price = self._basket(checkout.basket)
         profile = {**stored.profile, **checkout.profile}
         columns = (
             np.array([ts], np.int64),
@@ -72,14 +70,26 @@ class Encoder:
             price.astype(np.float32),
             np.array([0, paid.size], np.int64),
             paid,
-            np.array([line.quantity for line in lines], np.float32),
-            self._priced(paid, asked),
+            quantity,
+            unit_price,
             np.array([[code(checkout.context.get(name)) for name, code in self.context]], np.int64).reshape(
                 1, -1
             ),
             np.array([[code(profile.get(name)) for name, code in self.profile]], np.int64).reshape(1, -1),
         )
         return tuple(torch.from_numpy(column) for column in columns)
+
+    def _basket(self, lines: Sequence[Line]) -> tuple[NDArray, NDArray, NDArray]:
+        """Item rows, quantities and mean unit prices [K]: lines of one item are one line, as in training."""
+        total: dict[str, tuple[float, float]] = {}
+        for line in lines:
+            price = self.price[self.row_of.get(line.item_id, 0)] if line.price is None else line.price
+            units, money = total.get(line.item_id, (0.0, 0.0))
+            total[line.item_id] = (units + line.quantity, money + line.quantity * float(price))
+        paid = np.array([self.row_of.get(item_id, 0) for item_id in total], np.int64)
+        quantity = np.array([units for units, _ in total.values()], np.float32)
+        unit_price = np.array([money / units for units, money in total.values()], np.float32)
+        return paid, quantity, unit_price
 
     def _priced(self, item: NDArray, price: NDArray) -> NDArray:
         return np.where(np.isnan(price), self.price[item], price).astype(np.float32)

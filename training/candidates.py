@@ -115,7 +115,7 @@ def gather(
         raise ValueError(f"no checkouts to gather candidates for ({target.stem}): widen the split")
     writer.close()
     partial.rename(target)
-    return float(torch.cat(shares).nanmean())
+    return float(torch.cat(shares).nanmean().nan_to_num())  # 0 where nobody bought anything
 
 
 def recall(found: Candidates, outcomes: Outcomes, catalog: Catalog) -> Tensor:

@@ -11,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
+STAGES = ("retrieval", "ranker", "all")
+
+
 class ConfigError(ValueError):
     """A key, group choice or value that no config has."""
 
@@ -46,6 +49,11 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             values.append(override)
     reference = reference_config(config_name, chosen)
     known = flat(reference)
+    stage = next(
+        (o.value() for o in values if o.key_or_group == "stage" and not o.is_sweep_override()), "all"
+    )
+    if stage not in STAGES:
+        raise ConfigError(f"stage={stage}: expected {', '.join(STAGES)}.{_nearest(str(stage), list(STAGES))}")
     for override in values:
         key = override.key_or_group
         if override.is_add() or override.is_delete():

@@ -15,13 +15,13 @@ DONE = "done.json"
 def stage_folder(root: str | Path, name: str, *parts: Any) -> Path:
     """`<root>/<name>-<key>`, made if missing.
 
-    The key is a hash of `parts`, of the models' code and of the stage's own, `training/<name>.py`.
+    The key is a hash of `parts` and of the code of `models` and `training`.
     """
     digest = hashlib.blake2b(digest_size=6)
     for part in parts:
         plain = OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else str(part)
         digest.update(json.dumps(plain, sort_keys=True).encode())
-    for file in [*sorted((ROOT / "models").glob("*.py")), ROOT / "training" / f"{name}.py"]:
+    for file in [*sorted((ROOT / "models").glob("*.py")), *sorted((ROOT / "training").glob("*.py"))]:
         digest.update(file.read_bytes())
     folder = Path(root) / f"{name}-{digest.hexdigest()}"
     folder.mkdir(parents=True, exist_ok=True)

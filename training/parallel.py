@@ -26,6 +26,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 
 TRAINER_STATE = "trainer.pt"
+STEP = "step"  # readable without loading anything
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -80,6 +81,7 @@ class ShardedStrategy(DDPStrategy):
         checkpoint.pop("state_dict")
         if self.is_global_zero:
             torch.save(checkpoint, partial / TRAINER_STATE)
+            (partial / STEP).write_text(str(checkpoint["global_step"]))
             _replace(partial, path)
         self.barrier()
 

@@ -45,23 +45,27 @@ class RetrievalTask(pl.LightningModule):
         temperature: float,
         positives: int,
         uniform: int,
+        seed: int,
     ) -> None:
         super().__init__()
         self.build = build
         self.catalog, self.text, self.price, self.probability = catalog, text, price, probability
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
-        self.temperature, self.positives, self.uniform = temperature, positives, uniform
+        self.temperature, self.positives, self.uniform, self.seed = temperature, positives, uniform, seed
         self.model: Any = None  # a DistributedModelParallel, once configured
 
     def configure_model(self) -> None:
         if self.model is None:
-            self.model = shard(self.build(), self.table_learning_rate, self.device)
+            towers = self.build()
+            towers.item.trained.copy_(self.probability > 0)
+            self.model = shard(towers, self.table_learning_rate, self.device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(dense_parameters(self.model), lr=self.learning_rate, weight_decay=1e-3)
 
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
-        torch.manual_seed(self.global_step)  # draws depend on the step alone: a resumed run repeats them
+        # Draws depend on seed and step alone, so that a resumed run repeats them.
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
         items = self.catalog.leaf.numel() - 1
         owner, positive = draw_positives(batch, self.positives)
         if positive.numel() == 0:
@@ -124,7 +128,8 @@ def encode_items(
     """Item vectors of the whole catalog, row-wise int8: uint8 [N+1, D+8]."""
     parts = []
     for rows in torch.arange(catalog.leaf.numel()).split(chunk):
-        parts.append(pack_int8(tower.item(*item_facts(rows, catalog, text, price))))
+        vectors = tower.item(*item_facts(rows, catalog, text, price))
+        parts.append(pack_int8(vectors.masked_fill((rows == 0).unsqueeze(1), 0.0)))  # unknown: points nowhere
     return torch.cat(parts)
 
 

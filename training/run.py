@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
@@ -15,9 +17,9 @@ from data.batches import Batches
 from data.catalog import item_features, neighbours
 from data.features import FeatureSchema
 from data.prepare import prepare
-from models.embeddings import lower
+from data.splits import horizon_days
 from models.inputs import Catalog, ItemText
-from models.two_tower import QueryTower, TwoTower
+from models.two_tower import QueryTower
 from training import candidates, tracking
 from training.build import build_ranker, build_two_tower
 from training.folders import is_done, mark_done, point_latest, read_done, stage_folder
@@ -61,7 +63,13 @@ def open_prepared(folder: Path) -> Prepared:
 def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
     """Train the two towers; leaves `weights.pt` and the int8 item vectors `vectors.pt`."""
     folder = stage_folder(
-        cfg.paths.runs, "retrieval", cfg.retrieval.model, cfg.retrieval.train, cfg.seed, prepared.folder.name
+        cfg.paths.runs,
+        "retrieval",
+        cfg.retrieval.model,
+        cfg.retrieval.train,
+        cfg.trainer.precision,
+        cfg.seed,
+        prepared.folder.name,
     )
     if is_done(folder):
         return folder
@@ -75,7 +83,7 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
         build, prepared.catalog, prepared.text, training_price(prepared),
         positive_probability(early, prepared.sizes["items"], settings.positives),
         settings.learning_rate, settings.table_learning_rate, settings.temperature,
-        settings.positives, settings.uniform,
+        settings.positives, settings.uniform, cfg.seed,
     )  # fmt: skip
     events = cfg.retrieval.model.query.max_events
     train = Batches(early, settings.batch_size, seed=cfg.seed, shuffle=True, max_history=events)
@@ -119,13 +127,12 @@ def first_share(source: Path, target: Path, share: float) -> Path:
     return target
 
 
-def load_frozen(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> tuple[TwoTower, QueryTower, Catalog]:
-    """The trained towers; the query tower as it serves (int8 tables); the catalog with item vectors."""
+def load_frozen(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> tuple[QueryTower, Catalog]:
+    """The trained query tower over int8 item vectors, as it serves, and the catalog with those vectors."""
     towers = build_two_tower(cfg, prepared.sizes)
     towers.load_state_dict(torch.load(retrieval / "weights.pt"))
-    towers.eval()
-    tower = QueryTower(towers.query, lower(towers.attributes) if towers.attributes else None).eval()
-    return towers, tower, prepared.catalog._replace(vectors=torch.load(retrieval / "vectors.pt"))
+    tower = QueryTower(towers.query, towers.attributes).eval()
+    return tower, prepared.catalog._replace(vectors=torch.load(retrieval / "vectors.pt"))
 
 
 def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> Path:
@@ -140,14 +147,14 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
     )
     if is_done(folder):
         return folder
-    _, tower, catalog = load_frozen(cfg, prepared, retrieval)
+    tower, catalog = load_frozen(cfg, prepared, retrieval)
     together = neighbours(prepared.folder, prepared.sizes["items"])
     found = {}
     for split in ("train", "validation", "test"):
         examples = pq.read_table(prepared.folder / "examples" / f"{split}.parquet")
         if split == "train":
-            unseen = examples.slice(round(len(examples) * cfg.retrieval.train.share))
-            examples = unseen.slice(max(0, len(unseen) - cfg.ranker.train.max_checkouts))
+            examples = unseen_by_retrieval(examples, cfg.retrieval.train.share, prepared.meta["horizon"])
+            examples = examples.slice(max(0, len(examples) - cfg.ranker.train.max_checkouts))
         found[split] = candidates.gather(
             cfg,
             examples,
@@ -161,14 +168,30 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
     return folder
 
 
+def unseen_by_retrieval(examples: pa.Table, share: float, horizon: str) -> pa.Table:
+    """Training checkouts after the horizon of the last one that retrieval learned from.
+
+    The gap is left out where it would cost more than half of what is left, as in a shop of few weeks.
+    """
+    first = round(len(examples) * share)
+    rest = examples.slice(first)
+    if first == 0:
+        return rest
+    gap = (horizon_days(horizon) or 0) * 86_400
+    after = rest.filter(pc.greater(rest["ts"], examples["ts"][first - 1].as_py() + gap))
+    return after if 2 * len(after) >= len(rest) else rest
+
+
 def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered: Path) -> Path:
     """Train and calibrate the ranker; leaves `weights.pt`, the resolved config and pointers to the rest."""
-    folder = stage_folder(cfg.paths.runs, "ranker", cfg.ranker, cfg.seed, gathered.name)
+    folder = stage_folder(
+        cfg.paths.runs, "ranker", cfg.ranker, cfg.trainer.precision, cfg.seed, gathered.name
+    )
     if is_done(folder):
         return folder
     settings = cfg.ranker.train
     run_id = tracking.start(cfg, folder, {"stage": cfg.stage, "data": prepared.folder.name})
-    _, tower, catalog = load_frozen(cfg, prepared, retrieval)
+    tower, catalog = load_frozen(cfg, prepared, retrieval)
     build = partial(build_ranker, cfg, prepared.sizes)
     proxy = prepared.meta["click"] != "logged"
     train = Batches(gathered / "train.parquet", settings.batch_size, seed=cfg.seed, shuffle=True)

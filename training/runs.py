@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from models.inputs import Catalog
 from models.ranker import Ranker
-from models.two_tower import QueryTower, TwoTower
+from models.two_tower import QueryTower
 from training.build import build_ranker
 from training.folders import read_done
 from training.run import Prepared, load_frozen, open_prepared
@@ -21,8 +21,7 @@ class Run(NamedTuple):
     cfg: DictConfig
     notes: dict[str, Any]  # done.json
     prepared: Prepared
-    towers: TwoTower  # float tables
-    tower: QueryTower  # int8 tables, as it serves
+    tower: QueryTower
     catalog: Catalog  # with item vectors, all snapshots
     ranker: Ranker  # calibrated, float tables
     retrieval: Path  # folder of the two towers
@@ -50,7 +49,7 @@ def open_run(folder: str | Path) -> Run:
     cfg = OmegaConf.load(folder / "config.yaml")
     assert isinstance(cfg, DictConfig)
     prepared = open_prepared(parts["prepared"])
-    towers, tower, catalog = load_frozen(cfg, prepared, parts["retrieval"])
+    tower, catalog = load_frozen(cfg, prepared, parts["retrieval"])
     ranker = build_ranker(cfg, prepared.sizes)
     ranker.load_state_dict(torch.load(folder / "weights.pt"))
     return Run(
@@ -58,7 +57,6 @@ def open_run(folder: str | Path) -> Run:
         cfg=cfg,
         notes=notes,
         prepared=prepared,
-        towers=towers,
         tower=tower,
         catalog=catalog,
         ranker=ranker.eval(),

@@ -1,15 +1,24 @@
 """The Lightning trainer of a stage: early stopping, checkpoints, resuming."""
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 
-from training.parallel import ShardedStrategy
+from training.parallel import STEP, ShardedStrategy
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+
+
+class MidEpoch(ModelCheckpoint):
+    """Saves between steps but not after an epoch's last: Lightning would resume behind its validation."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *rest)
 
 
 def fit(
@@ -26,11 +35,11 @@ def fit(
 ) -> dict[str, float]:
     """Train until `epochs`, or `patience` epochs without a better `monitor`; resume if a checkpoint is there.
 
-    The best weights end up in `<folder>/best.ckpt`. Returns the metrics of the last epoch.
+    The best weights end up in `<folder>/best.ckpt`. Returns the metrics of the last epoch and, as
+    `best_<monitor>`, that of the weights kept.
     """
-    backend = "nccl" if cfg.trainer.accelerator == "gpu" else "gloo"
     best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
-    last = ModelCheckpoint(
+    last = MidEpoch(
         folder,
         filename="last",
         every_n_train_steps=cfg.trainer.checkpoint_every,
@@ -39,10 +48,10 @@ def fit(
         enable_version_counter=False,
     )
     trainer = pl.Trainer(
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
+        accelerator="cpu",
+        devices=1,
         precision=cfg.trainer.precision,
-        strategy=ShardedStrategy(process_group_backend=backend),
+        strategy=ShardedStrategy(process_group_backend="gloo"),
         max_epochs=epochs,
         logger=logger,
         callbacks=[
@@ -55,13 +64,13 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=20,
-        gradient_clip_val=None,
     )  # fmt: skip
     checkpoint = latest_checkpoint(folder)
     if checkpoint:
-        print(f"resuming {folder.name} from {checkpoint.name}", flush=True)
+        print(f"resuming {folder.name} at step {(checkpoint / STEP).read_text()}", flush=True)
     trainer.fit(task, train, validation, ckpt_path=checkpoint)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return metrics | {f"best_{monitor}": float(best.best_model_score or "nan")}
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

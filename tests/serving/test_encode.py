@@ -6,7 +6,7 @@ import torch
 
 from data.batches import to_batch
 from exporting.golden import checkouts
-from exporting.source import item_ids, open_run
+from exporting.source import item_ids, open_trained
 from models.candidates import SOURCES
 from models.inputs import KINDS, Query
 from serving import Checkout, Event, Line, Recommender
@@ -35,7 +35,7 @@ def test_names_are_those_of_the_models() -> None:
 
 
 def test_real_examples_encode_as_in_training(run_folder, shared: Recommender) -> None:
-    trained = open_run(run_folder)
+    trained = open_trained(run_folder)
     table = pq.read_table(trained.prepared.folder / "examples" / "test.parquet")
     wanted = [to_batch(table.slice(row, 1)).query for row in range(len(table))]
     made = checkouts(table, item_ids(trained), trained.schema.context, trained.schema.profile)
