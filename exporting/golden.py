@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from data.features import Attribute
 from exporting.lowering import Pipeline
-from exporting.source import SLOTS, Trained, item_ids, latest, queries
+from exporting.source import Trained, item_ids, latest, queries
 from serving.checkout import KINDS, Checkout, Event, Line
 from serving.golden import to_json
+from training.run import SLOTS
 
 
 def checkouts(

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from data.batches import to_batch
 from data.catalog import neighbours
 from data.features import FeatureSchema
+from data.tables import DataError
 from models.candidates import CandidateSources
 from models.inputs import Catalog, Query
 from models.ranker import Ranker
@@ -22,8 +23,6 @@ from training.folders import read_done
 from training.run import Prepared
 from training.runs import open_run
 from training.tracking import folder_of
-
-SLOTS = 6
 
 
 class ExportError(RuntimeError):
@@ -64,18 +63,12 @@ def open_trained(folder: Path) -> Trained:
     """Load what `train.py` left in `folder`. Raises ExportError for a run that cannot be exported."""
     try:
         run = open_run(folder)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, DataError) as error:
         raise ExportError(str(error)) from error
     except (RuntimeError, KeyError) as error:
         raise ExportError(
             f"{folder}: the weights do not fit this code ({error}). Train again, or check out its commit"
         ) from error
-    available = int(run.catalog.available.sum())
-    if available < SLOTS:
-        raise ExportError(
-            f"{run.prepared.folder}: {available} of {run.catalog.leaf.numel() - 1} items are available, "
-            f"a slate needs {SLOTS}. Check `available` in the items table"
-        )
     dates = run.prepared.meta["snapshot_dates"]
     together = neighbours(run.prepared.folder, run.prepared.sizes["items"])
     return Trained(

@@ -32,6 +32,7 @@ class MMoE(nn.Module):
         super().__init__()
         self.experts = experts
         first, second = hidden
+        self.width = first
         tasks = len(TASKS)
         width = experts * first + tasks * experts  # the first layer of all experts, and all gates
         self.of_candidate = nn.Linear(candidate, width)
@@ -49,7 +50,7 @@ class MMoE(nn.Module):
         tasks = len(self.towers)
         both = self.of_candidate(candidate) + self.of_query(query).index_select(0, segment)  # [ΣC, E*H1+T*E]
         hidden, gates = both.split([both.shape[1] - tasks * self.experts, tasks * self.experts], dim=1)
-        hidden = hidden.relu().view(hidden.shape[0], self.experts, -1).transpose(0, 1)  # [E, ΣC, H1]
+        hidden = hidden.relu().view(hidden.shape[0], self.experts, self.width).transpose(0, 1)  # [E, ΣC, H1]
         expert = torch.baddbmm(self.second_bias, hidden, self.second).relu()  # [E, ΣC, H2]
         gates = gates.view(gates.shape[0], tasks, self.experts).softmax(dim=2)  # [ΣC, T, E]
         mixed = torch.bmm(gates, expert.transpose(0, 1))  # [ΣC, T, H2]

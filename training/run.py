@@ -18,6 +18,7 @@ from data.catalog import item_features, neighbours
 from data.features import FeatureSchema
 from data.prepare import prepare
 from data.splits import horizon_days
+from data.tables import DataError
 from models.inputs import Catalog, ItemText
 from models.two_tower import QueryTower
 from training import candidates, tracking
@@ -27,6 +28,8 @@ from training.parallel import build_and_load
 from training.ranker import RankerTask, predict
 from training.retrieval import RetrievalTask, encode_items, positive_probability
 from training.trainer import BEST, fit
+
+SLOTS = 6
 
 
 class Prepared(NamedTuple):
@@ -54,9 +57,15 @@ def run(cfg: DictConfig) -> Path:
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """Read schema, catalog and notes of a prepared folder."""
+    """Read schema, catalog and notes of a prepared folder. Raises DataError for fewer items than a slate."""
     catalog, text = item_features(folder)
     meta = json.loads((folder / "meta.json").read_text())
+    available = int(catalog.available.sum())
+    if available < SLOTS:
+        raise DataError(
+            f"{available} of {catalog.leaf.numel() - 1} items are available, a slate needs {SLOTS}. "
+            "Check `available` in the items table"
+        )
     return Prepared(folder, meta, FeatureSchema.load(folder).sizes(), catalog, text)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.tables import TABLES, DataError
@@ -39,19 +40,31 @@ def read(con: ibis.BaseBackend, root: str | None) -> dict[str, ir.Table]:
 
 def _read(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
     try:
-        if path.suffix == ".parquet":
-            rows = pq.read_metadata(path).num_rows  # DuckDB's own words for a broken file say less
-            table = con.read_parquet(path, file_row_number=True)
-            table = table.mutate(_row=table.file_row_number + 1).drop("file_row_number")
-            del rows
-        else:
-            table = _read_csv(con, name, path)
+        table = _read_parquet(con, path) if path.suffix == ".parquet" else _read_csv(con, name, path)
         # Read once: CSV is slow to parse, and row numbers hold only for one pass in file order.
         return con.create_table(f"raw_{name}", table)
     except (duckdb.Error, OSError, ValueError) as error:
         said = _uneven(path) if path.suffix == ".csv" else ""
         said = said or " ".join(s.strip() for s in str(error).strip().split("\n")[:4])
         raise DataError(f"{path}: cannot be read: {said}") from error
+
+
+def _read_parquet(con: ibis.BaseBackend, path: Path) -> ir.Table:
+    # DuckDB has types of its own for nanoseconds with a zone (what pandas writes) and for columns of nulls,
+    # which Ibis does not know. Reading the schema first also says more of a broken file than DuckDB does.
+    casts = []
+    for field in pq.read_schema(path):
+        name = field.name.replace('"', '""')
+        if pa.types.is_null(field.type):
+            casts.append(f'"{name}"::VARCHAR AS "{name}"')
+        elif pa.types.is_timestamp(field.type) and field.type.unit == "ns" and field.type.tz:
+            casts.append(f'"{name}"::TIMESTAMPTZ AS "{name}"')
+    known = f"REPLACE ({', '.join(casts)})" if casts else ""
+    file = str(path).replace("'", "''")
+    rows = f"SELECT * {known} FROM read_parquet('{file}', file_row_number = true)"
+    con.raw_sql(f'CREATE OR REPLACE TEMP VIEW "{path.stem}_file" AS {rows}')
+    table = con.table(f"{path.stem}_file")
+    return table.mutate(_row=table.file_row_number + 1).drop("file_row_number")
 
 
 def _read_csv(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import ibis
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,7 @@ from data.prepare import prepare
 from data.sources import tables as source
 from data.tables import DataError, conform
 from tests.data.conftest import config, save
-from tests.data.shop import write_csv
+from tests.data.shop import make_shop, write_csv
 
 # (table, change of its first row or rows to add, words that the error must hold)
 BAD = {
@@ -253,3 +254,25 @@ def test_integer_ids_and_all_ways_to_write_a_time(shop: tuple[Path, dict[str, An
     assert results[0]["ts"][0].as_py() == min(int(m.timestamp()) for m in moments)
     for other in results[1:]:
         assert other.equals(results[0])
+
+
+def test_parquet_as_pandas_writes_it(tmp_path: Path) -> None:
+    """Nanoseconds with a zone, and a column of nulls."""
+    save(tmp_path, make_shop())
+    orders = pd.read_csv(tmp_path / "orders.csv", dtype=str)
+    plain = prepare(config(tmp_path))
+    orders["ts"] = pd.to_datetime(orders["ts"], utc=True).astype("datetime64[ns, UTC]")
+    orders["quantity"], orders["price"] = orders["quantity"].astype(float), orders["price"].astype(float)
+    table = pa.Table.from_pandas(orders, preserve_index=False).append_column(
+        "campaign", pa.nulls(len(orders))
+    )
+    (tmp_path / "orders.csv").unlink()
+    pq.write_table(table, tmp_path / "orders.parquet")
+    assert pq.read_schema(tmp_path / "orders.parquet").field("ts").type == pa.timestamp("ns", "UTC")
+    same = prepare(config(tmp_path))
+    assert same != plain
+    for name in ("train", "test"):
+        before, after = (
+            pq.read_table(f / "examples" / f"{name}.parquet").drop(["context"]) for f in (plain, same)
+        )
+        assert before.equals(after)
