@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from data.features import FeatureSchema
 from exporting import golden
-from serving.recommender import Recommender
+from serving import BundleError, Recommender
 from training.folders import read_done
 
 
@@ -29,7 +29,10 @@ def main() -> None:
         prepared = arguments.run / read_done(arguments.run)["prepared"]
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
-    recommender = Recommender.load(arguments.bundle)
+    try:
+        recommender = Recommender.load(arguments.bundle)
+    except BundleError as error:
+        sys.exit(f"error: {error}")
     items = pq.read_table(prepared / "items.parquet", columns=["item_id", "title"])
     ids, titles = items["item_id"].to_pylist(), items["title"].to_pylist()
     examples = some(pq.read_table(prepared / "examples" / "test.parquet"), arguments.count)

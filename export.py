@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from training import console
-from training.config import ConfigError, check_overrides
+from training.config import ConfigError, check_overrides, check_values
 
 
 @hydra.main(config_path="configs", config_name="export", version_base="1.3")
@@ -15,8 +15,9 @@ def main(cfg: DictConfig) -> None:
     from exporting.source import ExportError
 
     try:
+        check_values(cfg)
         export(cfg)
-    except ExportError as error:
+    except (ConfigError, ExportError) as error:
         sys.exit(f"error: {error}")
 
 

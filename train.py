@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from data.tables import DataError
 from training import console
-from training.config import ConfigError, check_overrides
+from training.config import ConfigError, check_overrides, check_values
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
@@ -17,8 +17,9 @@ def main(cfg: DictConfig) -> None:
     from training.run import run
 
     try:
+        check_values(cfg)
         folder = run(cfg)
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     if cfg.stage != "retrieval" and not is_evaluated(folder):
         evaluate(folder)

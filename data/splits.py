@@ -34,9 +34,9 @@ def horizon_days(horizon: str) -> int | None:
     """Days of a horizon such as "14d"; None for "next_order". Raises DataError for anything else."""
     if horizon == "next_order":
         return None
-    match = re.fullmatch(r"([1-9]\d*)d", str(horizon))
+    match = re.fullmatch(r"([1-9]\d{0,3})d", str(horizon))
     if not match:
-        raise DataError(f"data.horizon is '{horizon}', expected a number of days such as 14d, or next_order")
+        raise DataError(f"data.horizon is '{horizon}', expected 1d to 9999d, such as 14d, or next_order")
     return int(match.group(1))
 
 

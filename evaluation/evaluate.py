@@ -69,4 +69,7 @@ def is_evaluated(folder: Path, split: str = "test") -> bool:
 
 
 if __name__ == "__main__":
-    evaluate(sys.argv[1] if len(sys.argv) > 1 else "artifacts/runs/latest")
+    try:
+        evaluate(sys.argv[1] if len(sys.argv) > 1 else "artifacts/runs/latest")
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")

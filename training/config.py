@@ -8,6 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from training.limits import out_of_range
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -26,7 +28,7 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
     """
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
     overrides = OverridesParser.create().parse_overrides(words)
-    groups = {folder.name for folder in CONFIGS.iterdir() if folder.is_dir()}
+    groups = groups_of(config_name)
     chosen, values = [], []
     for override in overrides:
         key = override.key_or_group
@@ -62,8 +64,18 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             )
         if key not in known and OmegaConf.select(reference, key) is None:
             raise ConfigError(f"{key}: no such key.{_nearest(key, list(known) + sorted(groups))}")
-        if not override.is_sweep_override():
-            _check_type(key, known.get(key), override.value())
+        if key not in known:
+            inside = [name for name in known if name.startswith(f"{key}.")]
+            raise ConfigError(f"{key} is a group of keys: set one of {', '.join(inside)}")
+        for value in override.sweep_iterator() if override.is_sweep_override() else [override.value()]:
+            _check_type(key, known[key], value)
+
+
+def groups_of(config_name: str) -> set[str]:
+    """The groups that this config has a choice for."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{config_name}.yaml"))
+    entries = config.get("defaults", [])
+    return {key for entry in entries if isinstance(entry, dict) for key in entry if " " not in key}
 
 
 def reference_config(config_name: str, chosen: list[str]) -> DictConfig:
@@ -103,14 +115,23 @@ def flat(config: DictConfig) -> dict[str, Any]:
     return leaves
 
 
+def check_values(config: DictConfig) -> None:
+    """Raises ConfigError for a number outside its limits (training/limits.py), wherever it was set."""
+    wrong = out_of_range(flat(config))
+    if wrong:
+        raise ConfigError(wrong)
+
+
 def _check_type(key: str, default: Any, value: Any) -> None:
     if isinstance(default, bool):
         good = isinstance(value, bool)
-    elif isinstance(default, int | float):
+    elif isinstance(default, int):
+        good = isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(default, float):
         good = isinstance(value, int | float) and not isinstance(value, bool)
     else:
         return
-    if value is not None and not good:
+    if not good:
         raise ConfigError(
             f"{key}={value}: expected a {type(default).__name__}, as in the default {key}={default}"
         )

@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from training.build import build_ranker, build_two_tower
-from training.config import CONFIGS, ConfigError, check_overrides
+from training.config import CONFIGS, ConfigError, check_overrides, check_values
 
 SIZES = {
     "items": 31, "categories": 16, "brands": 5, "tokens": 12, "category_levels": 3,
@@ -33,6 +33,11 @@ def test_every_experiment_composes_and_builds(experiment: str) -> None:
         ("retrieval.train.epochs=many", "expected a int"),
         ("+new=1", "cannot be added"),
         ("ranker.train.epochs.more=1", "no such key"),
+        ("ranker.train=5", "is a group of keys"),
+        ("retrieval.train.epochs=1.5", "expected a int"),
+        ("retrieval.train.epochs=null", "expected a int"),
+        ("index=ivf_sq8", "no such key"),
+        ("stage=retrievel", "Did you mean retrieval"),
     ],
 )
 def test_a_wrong_override_names_the_right_one(argument: str, says: str) -> None:
@@ -43,7 +48,7 @@ def test_a_wrong_override_names_the_right_one(argument: str, says: str) -> None:
 @pytest.mark.parametrize(
     "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=mmoe", "ranker.train.epochs=1"],
                   ["data=tables", "data.root=x"],
-                  ["ranker.model.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=gpu"]],
+                  ["ranker.model.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=cpu"]],
 )  # fmt: skip
 def test_right_overrides_pass(arguments: list[str]) -> None:
     check_overrides("train", arguments)
@@ -61,3 +66,22 @@ def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> No
     monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
     with pytest.raises(ConfigError, match=r"retrieval\.train\.epoch: no such key.*retrieval\.train\.epochs"):
         check_overrides("train", ["experiment=typo"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["retrieval.train.epochs=-1", "retrieval.train.share=1", "ranker.train.batch_size=0",
+     "data.snapshots.every=0",
+     "data.split.test_share=2", "features.category_levels=0", "retrieval.train.positives=0"],
+)  # fmt: skip
+def test_a_number_outside_its_limits_is_refused(override: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[override])
+    with pytest.raises(ConfigError, match=override.split("=")[0]):
+        check_values(cfg)
+
+
+@pytest.mark.parametrize("config", ["train", "export"])
+def test_the_defaults_are_inside_the_limits(config: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        check_values(compose(config))

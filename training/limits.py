@@ -1,0 +1,39 @@
+"""What the numbers of a config may be, by the last part of their key: `retrieval.train.epochs` → `epochs`."""
+
+from typing import Any
+
+MANY = 10**9
+LIMITS: dict[str, tuple[float, float]] = {
+    # training
+    "epochs": (1, 10_000), "patience": (1, MANY), "batch_size": (1, MANY), "share": (0.01, 0.99),
+    "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10), "temperature": (1e-3, 100),
+    "positives": (1, MANY), "uniform": (0, MANY), "max_checkouts": (1, MANY), "value_weight": (0, 1e6),
+    "checkpoint_every": (1, MANY), "seed": (0, 2**32 - 1),
+    # models
+    "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
+    "token_dim": (1, 4096), "attribute_dim": (1, 4096), "leaf_dim": (1, 4096), "id_dropout": (0, 0.99),
+    "experts": (1, 256), "tower": (1, 4096), "max_events": (1, MANY), "half_life": (1e-3, 1e5),
+    # candidates
+    "ann": (0, 10_000), "buy_again": (0, 10_000), "co_purchase": (0, 10_000), "category": (0, 10_000),
+    "popularity": (1, 10_000), "recency": (0, 10_000),
+    # data and features
+    "validation_share": (0.01, 0.9), "test_share": (0.01, 0.9), "every": (1, 3660),
+    "neighbours_every": (1, MANY), "neighbours_from_share": (0, 1), "neighbours": (1, 10_000),
+    "threads": (1, 1024),
+    "max_history": (1, MANY),
+    "category_levels": (1, 16), "brands": (1, MANY), "tokens": (1, MANY), "token_min_items": (1, MANY),
+    "tokens_per_item": (1, MANY), "attribute_values": (1, MANY), "attribute_edges": (1, 10_000),
+    # export
+    "checkouts": (1, MANY), "golden": (1, 1000), "queries": (1, MANY), "recall_target": (0.5, 0.9999),
+}  # fmt: skip
+
+
+def out_of_range(leaves: dict[str, Any]) -> str | None:
+    """The first leaf (dotted key → value) outside its limits, as a sentence; None if all are inside."""
+    for key, value in leaves.items():
+        low, high = LIMITS.get(key.rsplit(".", 1)[-1], (None, None))
+        if low is None or high is None or not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if not low <= value <= high:
+            return f"{key}={value}: expected {low:g} to {high:g}"
+    return None
