@@ -2,7 +2,7 @@
 
 Every baseline reads the same prepared folder as the models and knows no more than they do: the history of the
 example, the basket just paid (age 0) and the item snapshot of the checkout. History is cut to the longest
-that a batch carries (512 events by default), so that a long habit is counted from its latest part.
+that a batch carries (`features.max_history`), so that a long habit is counted from its latest part.
 Each list is filled up with popular items, deep enough that the discovery slice still finds six.
 """
 

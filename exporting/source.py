@@ -91,7 +91,7 @@ def latest(catalog: Catalog) -> Catalog:
 
 
 def sample(trained: Trained, splits: tuple[str, ...], count: int) -> pa.Table:
-    """Up to `count` checkouts with a basket or a history, evenly over the splits, which are tried in order.
+    """Up to `count` checkouts with a basket, evenly over the first split, then the next ones if it is short.
 
     Raises ExportError if there are none.
     """

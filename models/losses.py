@@ -32,7 +32,7 @@ def sampled_softmax(
     Args:
         query: [B, D] query vectors.
         positive, positive_id: [P, D] vectors and [P] rows of the items that followed.
-        owner: [P] which query each positive belongs to. A query's own positives are no negatives to it.
+        owner: [P] which query each positive belongs to. Its own draws are no negatives to it.
         negative, negative_id: [M, D] and [M], drawn uniformly from N items.
         probability: [N+1] chance that a drawn positive is this item.
         uniform: M, the number of uniform draws.

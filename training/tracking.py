@@ -1,4 +1,4 @@
-"""MLflow: one run per `train.py` command, found again when the command resumes."""
+"""MLflow: one run per stage folder, found again when its command is run again."""
 
 import subprocess
 from pathlib import Path
