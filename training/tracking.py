@@ -1,5 +1,7 @@
 """MLflow: one run per stage folder, found again when its command is run again."""
 
+import contextlib
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -36,12 +38,24 @@ def start(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
 
 
 def client_of(cfg: DictConfig) -> MlflowClient:
-    """A client of the configured tracking server; makes the folder of a local sqlite file."""
+    """A client of the configured tracking server; makes a local sqlite file if need be."""
     uri = cfg.mlflow.tracking_uri
     if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        _make_database(Path(uri.removeprefix("sqlite:///")))
     mlflow.set_tracking_uri(uri)
     return MlflowClient(uri)
+
+
+def _make_database(file: Path) -> None:
+    """Create MLflow's tables beside and link them into place: a kill amid its migrations leaves a wreck."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    MlflowClient(f"sqlite:///{partial}").search_experiments()
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        os.link(partial, file)
+    partial.unlink()
 
 
 def logger(cfg: DictConfig, run_id: str, stage: str) -> MLFlowLogger:
