@@ -112,6 +112,8 @@ class Recommender:
             deadline_ms: from now on. A stage starts only if what is left covers what it takes.
             order: expected_value or purchase; None for the bundle's own. Raises ValueError for another.
         """
+        if not isinstance(checkout, Checkout):
+            raise TypeError(f"recommend takes a serving.Checkout, not a {type(checkout).__name__}")
         if order is not None and order not in ORDERS:
             raise ValueError(f"order is {order!r}: expected one of {', '.join(ORDERS)}")
         clock = _Clock(deadline_ms, self.expected)

@@ -30,6 +30,7 @@ from training.retrieval import RetrievalTask, encode_items, positive_probability
 from training.trainer import BEST, fit
 
 SLOTS = 6
+LEAST_CHECKOUTS = 4  # both models need some
 
 
 class Prepared(NamedTuple):
@@ -57,7 +58,7 @@ def run(cfg: DictConfig) -> Path:
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """Read schema, catalog and notes of a prepared folder. Raises DataError for fewer items than a slate."""
+    """Read schema, catalog and notes of a prepared folder. Raises DataError for too few items or rows."""
     catalog, text = item_features(folder)
     meta = json.loads((folder / "meta.json").read_text())
     available = int(catalog.available.sum())
@@ -65,6 +66,12 @@ def open_prepared(folder: Path) -> Prepared:
         raise DataError(
             f"{available} of {catalog.leaf.numel() - 1} items are available, a slate needs {SLOTS}. "
             "Check `available` in the items table"
+        )
+    train = meta["counts"]["checkouts"]["train"]
+    if train < LEAST_CHECKOUTS:
+        raise DataError(
+            f"{train} checkouts to train on, at least {LEAST_CHECKOUTS} are needed: bring a longer log, "
+            "shorten data.horizon or move data.split"
         )
     return Prepared(folder, meta, FeatureSchema.load(folder).sizes(), catalog, text)
 
@@ -130,10 +137,15 @@ def first_share(source: Path, target: Path, share: float) -> Path:
         table = pq.read_table(source)
         temporary = target.with_suffix(".partial")
         pq.write_table(
-            table.slice(0, round(len(table) * share)), temporary, row_group_size=1024, compression="zstd"
+            table.slice(0, share_of(len(table), share)), temporary, row_group_size=1024, compression="zstd"
         )
         os.replace(temporary, target)
     return target
+
+
+def share_of(rows: int, share: float) -> int:
+    """How many rows retrieval learns from; at least one for it and one for the ranker."""
+    return min(max(round(rows * share), 1), rows - 1)
 
 
 def load_frozen(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> tuple[QueryTower, Catalog]:
@@ -182,10 +194,8 @@ def unseen_by_retrieval(examples: pa.Table, share: float, horizon: str) -> pa.Ta
 
     The gap is left out where it would cost more than half of what is left, as in a shop of few weeks.
     """
-    first = round(len(examples) * share)
+    first = share_of(len(examples), share)
     rest = examples.slice(first)
-    if first == 0:
-        return rest
     gap = (horizon_days(horizon) or 0) * 86_400
     after = rest.filter(pc.greater(rest["ts"], examples["ts"][first - 1].as_py() + gap))
     return after if 2 * len(after) >= len(rest) else rest

@@ -206,3 +206,8 @@ def test_threads_share_a_recommender(shared: Recommender) -> None:
             for s in pool.map(lambda c: shared.recommend(c, math.inf), requests)
         ]
     assert together == alone
+
+
+def test_what_is_no_checkout_is_refused(shared: Recommender) -> None:
+    with pytest.raises(TypeError, match=r"takes a serving\.Checkout, not a dict"):
+        shared.recommend({"user_id": "u1"})  # type: ignore[arg-type]

@@ -1,0 +1,35 @@
+"""How the stages share the training checkouts, and what is too little to train on."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.prepare import prepare
+from data.tables import DataError
+from tests.data.conftest import config, save
+from tests.data.shop import make_shop
+from training.run import open_prepared, share_of, unseen_by_retrieval
+
+DAY = 86_400
+
+
+@given(st.integers(2, 1000), st.floats(0.01, 0.99))
+def test_both_stages_get_checkouts(rows: int, share: float) -> None:
+    assert 1 <= share_of(rows, share) < rows
+
+
+def test_the_ranker_starts_after_the_last_label_of_retrieval() -> None:
+    examples = pa.table({"ts": [day * DAY for day in range(100)]})
+    left = unseen_by_retrieval(examples, 0.5, "14d")["ts"].to_pylist()
+    assert left[0] == (49 + 14 + 1) * DAY
+    assert len(unseen_by_retrieval(examples, 0.5, "40d")) == 50  # the gap would cost more than half
+
+
+def test_too_few_items_are_refused_before_training(tmp_path) -> None:
+    tables = make_shop(users=20, items=32, days=70)
+    for at, item in enumerate(tables["items"]):
+        item["available"] = at < 5
+    save(tmp_path, tables)
+    with pytest.raises(DataError, match="5 of 32 items are available, a slate needs 6"):
+        open_prepared(prepare(config(tmp_path)))
