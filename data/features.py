@@ -114,11 +114,18 @@ def _column(con: ibis.BaseBackend, table: ir.Table, name: str) -> list[Any]:
 
 
 def _paths(items: ir.Table, levels: int) -> ir.Table:
-    """Adds `path_0 … path_{levels-1}`, the prefixes of the category path; null where it is shorter."""
+    """Adds `path_0 … path_{levels-1}`, the prefixes of the category path; null where it is shorter.
+
+    The last is the whole path, so that leaves deeper than `levels` stay apart.
+    """
     parts = items.category.split("/").map(lambda s: s.strip()).filter(lambda s: s != "")
     t = items.mutate(parts=parts)
     paths = {
-        f"path_{k}": ibis.ifelse(t.parts.length() > k, t.parts[: k + 1].join("/"), ibis.null("string"))
+        f"path_{k}": ibis.ifelse(
+            t.parts.length() > k,
+            (t.parts if k == levels - 1 else t.parts[: k + 1]).join("/"),
+            ibis.null("string"),
+        )
         for k in range(levels)
     }
     return t.mutate(**paths).drop("parts")

@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from training.limits import out_of_range
@@ -27,7 +28,10 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
     valid one. Hydra's own flags (-m, --help, hydra.*) pass through.
     """
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
-    overrides = OverridesParser.create().parse_overrides(words)
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+    except OverrideParseException as error:
+        raise ConfigError(f"{error.override}: cannot be read; quote the value: 'key=\"value\"'") from error
     groups = groups_of(config_name)
     chosen, values = [], []
     for override in overrides:

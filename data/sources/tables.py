@@ -18,7 +18,7 @@ def files(root: str | None) -> dict[str, Path]:
     """Canonical table → its file. Raises DataError when one is missing or given twice."""
     if not root:
         raise DataError("data.root is not set: give the folder that holds orders and items, data.root=DIR")
-    folder = Path(root)
+    folder = Path(root).expanduser()
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set data.root to the folder that holds your tables")
     found: dict[str, Path] = {}

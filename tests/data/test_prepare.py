@@ -15,7 +15,7 @@ from data.catalog import item_features, neighbours
 from data.features import FeatureSchema
 from data.prepare import prepare
 from tests.data.conftest import config, save
-from tests.data.shop import DAY, START, iso
+from tests.data.shop import DAY, START, iso, make_shop
 
 
 def test_nothing_redone_nothing_stale(
@@ -97,7 +97,7 @@ def test_schema_and_items(shop: tuple[Path, dict[str, Any]]) -> None:
     assert [r["item_id"] for r in items] == ["", *[r["item_id"] for r in tables["items"]], "unlisted"]
     assert schema.items == len(items) - 1
     assert items[1]["category_codes"] == [schema.categories.index(c) + 1 for c in
-                                          ("food", "food/dairy", "food/dairy/milk")]  # fmt: skip
+                                          ("food", "food/dairy", "food/dairy/milk/fresh/whole")]  # fmt: skip
     assert items[1]["leaf"] == items[1]["category_codes"][2]
     assert items[2]["category_codes"][1:] == [0, 0]
     assert items[2]["leaf"] == items[2]["category_codes"][0] == schema.categories.index("food") + 1
@@ -200,3 +200,13 @@ def _seconds(text: str) -> int:
     from datetime import datetime
 
     return int(datetime.fromisoformat(text).timestamp())
+
+
+def test_paths_deeper_than_the_levels_keep_their_leaves(tmp_path: Path) -> None:
+    tables = make_shop(users=20, items=32, days=70)
+    for at, item in enumerate(tables["items"]):
+        item["category"] = f"a/b/c/d/leaf{at % 4}"
+    save(tmp_path, tables)
+    items = pq.read_table(prepare(config(tmp_path)) / "items.parquet")
+    assert len(set(items["leaf"].to_pylist()[1:])) == 4
+    assert {len(codes) for codes in items["category_codes"].to_pylist()} == {3}

@@ -38,6 +38,7 @@ def test_every_experiment_composes_and_builds(experiment: str) -> None:
         ("retrieval.train.epochs=null", "expected a int"),
         ("index=ivf_sq8", "no such key"),
         ("stage=retrievel", "Did you mean retrieval"),
+        ("data.root=my shop (1)", "quote the value"),
     ],
 )
 def test_a_wrong_override_names_the_right_one(argument: str, says: str) -> None:
