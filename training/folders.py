@@ -1,10 +1,11 @@
 """Stage folders keyed by what went into them: done work is reused, changed settings or code never are."""
 
+import fcntl
 import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,6 +27,20 @@ def stage_folder(root: str | Path, name: str, *parts: Any) -> Path:
     folder = Path(root) / f"{name}-{digest.hexdigest()}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def hold(folder: Path) -> IO[str]:
+    """Wait until no other process works in this folder, then keep others out.
+
+    The hold ends when the returned file is closed: at the latest with the process, however it ends.
+    """
+    file = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process that works on {folder.name}", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def is_done(folder: Path) -> bool:

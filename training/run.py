@@ -23,7 +23,7 @@ from models.inputs import Catalog, ItemText
 from models.two_tower import QueryTower
 from training import candidates, tracking
 from training.build import build_ranker, build_two_tower
-from training.folders import is_done, mark_done, point_latest, read_done, stage_folder
+from training.folders import hold, is_done, mark_done, point_latest, read_done, stage_folder
 from training.parallel import build_and_load
 from training.ranker import RankerTask, predict
 from training.retrieval import RetrievalTask, encode_items, positive_probability
@@ -87,6 +87,7 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
         cfg.seed,
         prepared.folder.name,
     )
+    lock = hold(folder)
     if is_done(folder):
         return folder
     settings = cfg.retrieval.train
@@ -121,6 +122,7 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
     )
     if cfg.stage == "retrieval":
         tracking.finish(cfg, run_id, {}, [folder / "config.yaml"])
+    lock.close()
     return folder
 
 
@@ -166,6 +168,7 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
         cfg.ranker.train.max_checkouts,
         retrieval.name,
     )
+    lock = hold(folder)
     if is_done(folder):
         return folder
     tower, catalog = load_frozen(cfg, prepared, retrieval)
@@ -186,6 +189,7 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
             folder / f"{split}.parquet",
         )
     mark_done(folder, {"recall": found})
+    lock.close()
     return folder
 
 
@@ -206,6 +210,7 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     folder = stage_folder(
         cfg.paths.runs, "ranker", cfg.ranker, cfg.trainer.precision, cfg.seed, gathered.name
     )
+    lock = hold(folder)
     if is_done(folder):
         return folder
     settings = cfg.ranker.train
@@ -241,6 +246,7 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     tracking.finish(
         cfg, run_id, tracking.summary(read_done(retrieval)["metrics"], "retrieval"), [folder / "config.yaml"]
     )
+    lock.close()
     return folder
 
 
