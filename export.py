@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from training import console
-from training.config import ConfigError, check_overrides, check_values
+from training.config import ConfigError, check_values
 
 
 @hydra.main(config_path="configs", config_name="export", version_base="1.3")
@@ -22,9 +22,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.set_up()
-    try:
-        check_overrides("export", sys.argv[1:])
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    main()
+    console.start("export", main)

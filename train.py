@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from data.tables import DataError
 from training import console
-from training.config import ConfigError, check_overrides, check_values
+from training.config import ConfigError, check_values
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
@@ -26,9 +26,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.set_up()
-    try:
-        check_overrides("train", sys.argv[1:])
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    main()
+    console.start("train", main)

@@ -5,7 +5,8 @@ A batch is jagged: `offsets` [B+1] says where each checkout's values lie in a fl
     history_offsets = [0, 2, 2, 5]          three checkouts, the second without history
     history_item    = [7, 3,    9, 9, 4]    item rows, oldest event first
 
-Item rows are positions in the catalog; row 0 is the unknown item. All times are Unix seconds (UTC),
+Item rows are positions in the catalog; row 0 is the unknown item. Code 0 is the unknown
+category, brand, token, context or profile value. All times are Unix seconds (UTC),
 all money is in the shop's currency. NamedTuples, because TorchScript takes them and a plain tuple in
 the same order can stand in for them where this module is not installed (`serving`).
 """
@@ -14,8 +15,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-UNKNOWN = 0  # item row, category, brand, token, context or profile code of what was never seen
 
 # Codes of `history_kind`, by position.
 KINDS = ("purchase", "click", "cart")

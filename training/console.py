@@ -2,7 +2,21 @@
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Callable
+
+from training.config import ConfigError, check_overrides
+
+
+def start(config_name: str, main: Callable[[], None]) -> None:
+    """Run a Hydra command once its overrides are known to be right; a wrong one ends in one line."""
+    set_up()
+    try:
+        check_overrides(config_name, sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    main()
 
 
 def set_up() -> None:
