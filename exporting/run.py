@@ -74,7 +74,7 @@ def key(cfg: DictConfig) -> str:
     settings = {"index": cfg.index, "order": cfg.bundle.order, "verify": cfg.verify}
     digest.update(OmegaConf.to_yaml(OmegaConf.create(settings), sort_keys=True).encode())
     for room in ("exporting", "serving"):
-        for file in sorted((ROOT / room).glob("*.py")):
+        for file in sorted((ROOT / room).rglob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -1,5 +1,7 @@
 """The ranker: click, purchase and value of every candidate of a checkout."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,13 +11,12 @@ from models.inputs import Candidates, Catalog, Query
 from models.interactions import Interactions
 from models.jagged import segment_ids
 from models.losses import probabilities
-from models.mmoe import MMoE
 from models.query_encoder import time_of_week
 from models.two_tower import attribute_bags, attribute_tables, no_attributes
 
 
 class Ranker(nn.Module):
-    """Interaction features, small embeddings and a mixture of experts with three heads.
+    """Interaction features, small embeddings and a multi-task network with three heads.
 
     Items have no id embedding of their own here: with few users it overfits, and what ids can tell comes in
     through the two-tower score. Category and brand tables are small for the same reason.
@@ -23,8 +24,8 @@ class Ranker(nn.Module):
     Args:
         categories, brands: table sizes. attributes: table sizes of context and profile.
         vector: D, width of the query vector.
+        mixture: makes the multi-task network (models/multitask/layers.py) from its inputs' widths Q and X.
         leaf_dim, brand_dim, attribute_dim: widths of the tables.
-        experts, hidden, tower: as in MMoE.
     """
 
     def __init__(
@@ -33,12 +34,10 @@ class Ranker(nn.Module):
         brands: int,
         attributes: list[int],
         vector: int,
+        mixture: Callable[[int, int], nn.Module],
         leaf_dim: int = 8,
         brand_dim: int = 4,
         attribute_dim: int = 4,
-        experts: int = 4,
-        hidden: tuple[int, int] = (128, 64),
-        tower: int = 32,
     ) -> None:
         super().__init__()
         self.interactions = Interactions(categories, brands)
@@ -50,7 +49,7 @@ class Ranker(nn.Module):
         self.attributes = attribute_tables(attributes, attribute_dim)
         query = vector + 4 + attribute_dim * len(attributes)
         candidate = len(self.interactions.names) + leaf_dim + brand_dim
-        self.mixture = MMoE(query, candidate, experts, hidden, tower)
+        self.mixture = mixture(query, candidate)
         self.calibration = Calibration()
 
     def forward(self, query: Query, query_vector: Tensor, candidates: Candidates, catalog: Catalog) -> Tensor:

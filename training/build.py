@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from models.item_encoder import ItemEncoder
@@ -31,11 +32,12 @@ def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
 
 
 def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:
-    """The ranker of `ranker.model`."""
+    """The ranker of `ranker.model`, around the multi-task network of `ranker.mixture`."""
     return Ranker(
         categories=sizes["categories"],
         brands=sizes["brands"],
         attributes=[*sizes["context"], *sizes["profile"]],
         vector=cfg.retrieval.model.dim,
+        mixture=instantiate(cfg.ranker.mixture, _partial_=True, _convert_="all"),
         **cfg.ranker.model,
     )

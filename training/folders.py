@@ -22,7 +22,7 @@ def stage_folder(root: str | Path, name: str, *parts: Any) -> Path:
     for part in parts:
         plain = OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else str(part)
         digest.update(json.dumps(plain, sort_keys=True).encode())
-    for file in [*sorted((ROOT / "models").glob("*.py")), *sorted((ROOT / "training").glob("*.py"))]:
+    for file in [*sorted((ROOT / "models").rglob("*.py")), *sorted((ROOT / "training").rglob("*.py"))]:
         digest.update(file.read_bytes())
     folder = Path(root) / f"{name}-{digest.hexdigest()}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     # models
     "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
     "token_dim": (1, 4096), "attribute_dim": (1, 4096), "leaf_dim": (1, 4096), "id_dropout": (0, 0.99),
-    "experts": (1, 256), "tower": (1, 4096), "max_events": (1, MANY), "half_life": (1e-3, 1e5),
+    "experts": (1, 256), "own": (1, 256), "shared": (1, 256), "tower": (1, 4096),
+    "max_events": (1, MANY), "half_life": (1e-3, 1e5),
     # candidates
     "ann": (0, 10_000), "buy_again": (0, 10_000), "co_purchase": (0, 10_000), "category": (0, 10_000),
     "popularity": (1, 10_000), "recency": (0, 10_000),

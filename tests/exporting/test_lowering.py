@@ -18,6 +18,7 @@ from models.query_encoder import MeanEncoder
 from models.ranker import Ranker
 from models.two_tower import QueryTower, attribute_tables
 from tests.models.shops import random_catalog, random_query
+from tests.models.variants import VARIANTS
 
 ITEMS = 30
 BARE = """
@@ -35,7 +36,7 @@ print(scores[1].numel())
 """
 
 
-def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3), width: int = 2) -> Pipeline:
+def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3), width: int = 2, variant: str = "mmoe") -> Pipeline:
     torch.manual_seed(0)
     catalog = random_catalog(0, ITEMS)
     leaves = int(catalog.leaf.max()) + 1
@@ -52,14 +53,15 @@ def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3), width: int = 2) -> Pi
     tower = QueryTower(
         MeanEncoder(8, width * len(attributes), hidden=16), attribute_tables(list(attributes), width)
     )
-    ranker = Ranker(16, 5, list(attributes), vector=8, experts=2, hidden=(16, 8), tower=4)
+    ranker = Ranker(16, 5, list(attributes), vector=8, mixture=VARIANTS[variant])
     return lowered(tower, sources, ranker)
 
 
-@pytest.fixture(scope="module", params=[2, 16], ids=["narrow", "wide"])
+@pytest.fixture(scope="module", params=[(2, name) for name in VARIANTS] + [(16, "mmoe")], ids=str)
 def exported(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pipeline, Pipeline]:
-    """(folder, eager, loaded from the folder)"""
-    folder, eager = tmp_path_factory.mktemp("modules"), make_pipeline(width=request.param)
+    """(folder, eager, loaded from the folder): every variant with narrow tables, one with wide ones."""
+    width, variant = request.param
+    folder, eager = tmp_path_factory.mktemp("modules"), make_pipeline(width=width, variant=variant)
     save(eager, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -131,7 +133,7 @@ def test_loads_in_plain_torch(exported) -> None:
 
 
 def test_lowering_leaves_the_trained_modules_alone() -> None:
-    ranker = Ranker(16, 5, [4], vector=8, experts=2, hidden=(16, 8), tower=4)
+    ranker = Ranker(16, 5, [4], vector=8, mixture=VARIANTS["mmoe"])
     before = {name: value.clone() for name, value in ranker.state_dict().items()}
     tower = QueryTower(MeanEncoder(8, 2, hidden=16), attribute_tables([4], 2))
     empty = torch.zeros(0, dtype=torch.int64)

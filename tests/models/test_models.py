@@ -1,4 +1,4 @@
-"""Towers, mixture, calibration: shapes, invariances, gradients."""
+"""Towers, ranker, calibration: shapes, invariances, gradients."""
 
 import torch
 from hypothesis import given, settings
@@ -9,11 +9,11 @@ from models.embeddings import EmbeddingTables, Int8Tables, Table, lower
 from models.item_encoder import ItemEncoder
 from models.jagged import gather_segments, group_sum, lookup, offsets_of, rank_in_segment, segment_ids
 from models.losses import log_purchase
-from models.mmoe import MMoE
 from models.query_encoder import MeanEncoder
 from models.ranker import Ranker, ScoringRanker
 from models.two_tower import QueryTower, TwoTower
 from tests.models.shops import random_candidates, random_catalog, random_query, random_text
+from tests.models.variants import VARIANTS
 
 ATTRIBUTES = [4, 3, 3]
 
@@ -24,9 +24,7 @@ def make_two_tower(dim: int = 8) -> TwoTower:
 
 
 def make_ranker() -> Ranker:
-    return Ranker(
-        categories=16, brands=5, attributes=ATTRIBUTES, vector=8, experts=3, hidden=(16, 8), tower=4
-    )
+    return Ranker(categories=16, brands=5, attributes=ATTRIBUTES, vector=8, mixture=VARIANTS["mmoe"])
 
 
 @settings(max_examples=50, deadline=None)
@@ -98,19 +96,6 @@ def test_query_tower_from_frozen_vectors_matches_the_training_model() -> None:
         packed = torch.ops.quantized.embedding_bag_byte_prepack(vectors)
         frozen = QueryTower(towers.query, lower(towers.attributes))(query, packed)
     torch.testing.assert_close(frozen, q, rtol=0, atol=0.02)
-
-
-def test_mixture_is_that_of_the_paper() -> None:
-    """One task recomputed expert by expert: y = tower(Σ gate_e · expert_e(x))."""
-    model = MMoE(query=5, candidate=7, experts=3, hidden=(6, 4), tower=4)
-    query, candidate, segment = torch.randn(2, 5), torch.randn(9, 7), torch.tensor([0] * 4 + [1] * 5)
-    x = model.of_candidate(candidate) + model.of_query(query)[segment]
-    experts = [
-        (x[:, e * 6 : e * 6 + 6].relu() @ model.second[e] + model.second_bias[e]).relu() for e in range(3)
-    ]
-    gate = x[:, 18 + 3 : 18 + 6].softmax(1)  # the second task's
-    mixed = sum(gate[:, e : e + 1] * experts[e] for e in range(3))
-    torch.testing.assert_close(model(query, candidate, segment)[:, 1:2], model.towers[1](mixed))
 
 
 def test_ranker_gives_ordered_probabilities_and_positive_spend() -> None:

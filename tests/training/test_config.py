@@ -10,17 +10,21 @@ SIZES = {
     "items": 31, "categories": 16, "brands": 5, "tokens": 12, "category_levels": 3,
     "context": [4], "profile": [3, 3],
 }  # fmt: skip
+RANKERS = sorted(file.stem for file in (CONFIGS / "ranker").glob("*.yaml"))
 EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml"))
 
 
+@pytest.mark.parametrize("ranker", RANKERS)
 @pytest.mark.parametrize("experiment", ["", *EXPERIMENTS])
-def test_every_experiment_composes_and_builds(experiment: str) -> None:
-    chosen = [f"experiment={experiment}"] if experiment else []
+def test_every_ranker_and_experiment_composes_and_builds(experiment: str, ranker: str) -> None:
+    chosen = [f"ranker={ranker}"] + ([f"experiment={experiment}"] if experiment else [])
     check_overrides("train", chosen)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", overrides=chosen)
     assert build_two_tower(cfg, SIZES).item.embeddings.output_dim > 0
-    assert len(build_ranker(cfg, SIZES).interactions.names) > 50
+    built = build_ranker(cfg, SIZES)
+    assert len(built.interactions.names) > 50
+    assert cfg.ranker.mixture._target_.rsplit(".", 1)[-1] == type(built.mixture).__name__
 
 
 @pytest.mark.parametrize(
@@ -30,6 +34,7 @@ def test_every_experiment_composes_and_builds(experiment: str) -> None:
         ("retrieval.train.epoch=3", "Did you mean retrieval.train.epochs"),
         ("epochs=3", "retrieval.train.epochs or ranker.train.epochs"),
         ("ranker=mmo", "Did you mean mmoe"),
+        ("ranker.mixture.own=2", "no such key"),  # of another variant
         ("retrieval.train.epochs=many", "expected a int"),
         ("+new=1", "cannot be added"),
         ("ranker.train.epochs.more=1", "no such key"),
@@ -47,9 +52,9 @@ def test_a_wrong_override_names_the_right_one(argument: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=mmoe", "ranker.train.epochs=1"],
+    "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=ple", "ranker.mixture.shared=1"],
                   ["data=tables", "data.root=x"],
-                  ["ranker.model.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=cpu"]],
+                  ["ranker.mixture.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=cpu"]],
 )  # fmt: skip
 def test_right_overrides_pass(arguments: list[str]) -> None:
     check_overrides("train", arguments)

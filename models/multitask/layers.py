@@ -1,0 +1,78 @@
+"""What the multi-task variants are made of.
+
+A variant is a module `forward(query [B, Q], candidate [ΣC, X], segment [ΣC]) → logits [ΣC, 3]`, in the
+order of TASKS, made from the widths Q and X. `last_shared()` is the last parameter on which all tasks leave
+a gradient, None where they share no layer: gradients are compared and balanced there. A variant with gates
+ends them in an `nn.Softmax` over [ΣC, tasks, experts]; the last one feeds the towers.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TASKS = ("click", "conversion", "value")
+
+
+class SplitLinear(nn.Module):
+    """A linear layer over a checkout's side and a candidate's side, concatenated.
+
+    A checkout's side is the same for its hundreds of candidates: its part of the product is computed once per
+    checkout and added to every candidate.
+
+    Args:
+        query: Q, width of the checkout's side. candidate: X, of the candidate's. width: W, of the output.
+    """
+
+    def __init__(self, query: int, candidate: int, width: int) -> None:
+        super().__init__()
+        self.of_candidate = nn.Linear(candidate, width)
+        self.of_query = nn.Linear(query, width, bias=False)
+
+    def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
+        """query [B, Q], candidate [ΣC, X], segment [ΣC] the checkout of each candidate → [ΣC, W]."""
+        checkout = F.linear(query, self.of_query.weight, self.of_candidate.bias)  # [B, W]
+        # In place: a step is bound by memory, and these are its largest tensors.
+        return F.linear(candidate, self.of_candidate.weight).add_(checkout.index_select(0, segment))
+
+
+class Parallel(nn.Module):
+    """E linear layers at once, each on its own input: [E, n, inputs] → [E, n, outputs]."""
+
+    def __init__(self, count: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(count, 1, outputs))
+        for weight in self.weight.data:
+            nn.init.kaiming_uniform_(weight.T, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class Experts(nn.Module):
+    """E perceptrons of two layers on the same input.
+
+    Args:
+        query, candidate: Q and X. experts: E. hidden: H1 and H2, the widths of the layers.
+    """
+
+    def __init__(self, query: int, candidate: int, experts: int, hidden: tuple[int, int]) -> None:
+        super().__init__()
+        first, second = hidden
+        self.experts, self.width = experts, first
+        self.first = SplitLinear(query, candidate, experts * first)
+        self.second = Parallel(experts, first, second)
+
+    def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
+        """query [B, Q], candidate [ΣC, X], segment [ΣC] → [E, ΣC, H2]."""
+        hidden = self.first(query, candidate, segment).relu_()  # [ΣC, E*H1]
+        # A view, not a copy: the batched product takes strided matrices.
+        by_expert = hidden.view(hidden.shape[0], self.experts, self.width).transpose(0, 1)  # [E, ΣC, H1]
+        return self.second(by_expert).relu_()
+
+
+def make_towers(width: int, hidden: int) -> nn.ModuleList:
+    """One perceptron per task: [n, width] → [n, 1]."""
+    return nn.ModuleList(
+        nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1)) for _ in TASKS
+    )

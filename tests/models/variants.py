@@ -1,0 +1,18 @@
+"""Every multi-task variant, small: a factory (Q, X) → module by the name of its config."""
+
+from functools import partial
+
+from models.multitask.cascade import Cascade
+from models.multitask.esmm import ESMM
+from models.multitask.mmoe import MMoE
+from models.multitask.ple import PLE
+from models.multitask.shared_bottom import SharedBottom
+
+VARIANTS = {
+    "shared_bottom": partial(SharedBottom, hidden=(16, 8), tower=4),
+    "mmoe": partial(MMoE, experts=3, hidden=(16, 8), tower=4),
+    "ple": partial(PLE, own=2, shared=1, hidden=(16, 8), tower=4),
+    "ple of one layer": partial(PLE, own=1, shared=2, hidden=(16,), tower=4),
+    "esmm": partial(ESMM, hidden=(16, 8), tower=4),
+    "cascade": partial(Cascade, hidden=(16, 8), tower=4),
+}
