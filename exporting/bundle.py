@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256 as new_sha256
 from importlib import metadata
@@ -21,6 +22,7 @@ from omegaconf import OmegaConf
 from data.features import FeatureSchema
 from exporting.source import Trained, latest
 from serving.bundle import FILES, FORMAT, MANIFEST, NO_CHECKSUM, manifest_checksum, sha256
+from serving.slate import Policy
 from serving.store import COLUMNS
 from training.tracking import git_commit
 
@@ -114,7 +116,7 @@ def _store_batch(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
 
 
 def manifest(
-    trained: Trained, folder: Path, order: str, index: dict[str, Any], export: dict[str, Any]
+    trained: Trained, folder: Path, policy: Policy, index: dict[str, Any], export: dict[str, Any]
 ) -> dict[str, Any]:
     """What the bundle says of itself. All other files must be in `folder` already."""
     hashes = {name: sha256(folder / name) for name in FILES}
@@ -130,7 +132,7 @@ def manifest(
         "bytes": {name: (folder / name).stat().st_size for name in FILES},
         "metric": "inner_product",
         "dims": {"vector": trained.catalog.vectors.shape[1] - 8, "items": trained.catalog.leaf.numel()},
-        "order": order,
+        "slate": asdict(policy),
         "candidates": dict(trained.cfg.retrieval.sources),
         "index": index,
         "features": trained.schema.to_json(),

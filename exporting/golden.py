@@ -6,14 +6,13 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from data.features import Attribute
 from exporting.lowering import Pipeline
-from exporting.source import Trained, item_ids, latest, queries
+from exporting.source import Trained, item_ids, latest, margins, queries
 from serving.checkout import KINDS, Checkout, Event, Line
 from serving.golden import to_json
-from training.run import SLOTS
+from serving.slate import SLOTS, Policy, known_margins, objective, select
 
 
 def checkouts(
@@ -63,14 +62,14 @@ def golden(
     index: faiss.Index,
     examples: pa.Table,
     requests: list[Checkout],
-    order: str,
+    policy: Policy,
     count: int,
 ) -> pa.Table:
     """The `count` requests whose slates are clearest, with slate and purchase probabilities.
 
     The slates come from the eager modules and the batches of training, so a replay in serving checks the
     exported files and the encoding there. Requests whose places are close to a tie are left out:
-    another processor may round them the other way.
+    another processor may round them the other way. Raises ValueError for an order by margin without margins.
     """
     catalog, ids = latest(trained.catalog), item_ids(trained)
     query = queries(examples, 0)
@@ -78,27 +77,26 @@ def golden(
     _, ann = index.search(vector.numpy(), trained.cfg.retrieval.sources.ann)
     found = pipeline.candidates(query, vector, torch.from_numpy(ann), catalog)
     _, purchase, spend = pipeline.ranker(query, vector, found, catalog)
-    by = (purchase * spend if order == "expected_value" else purchase).numpy()
     bounds, items = found.offsets.tolist(), found.item.numpy()
+    margin = known_margins(margins(trained))[items] if policy.margin else None
+    score = objective(purchase.numpy(), spend.numpy(), policy.revenue_weight, margin)
+    leaf, vectors = catalog.leaf.numpy(), catalog.vectors.numpy()
     rows: list[tuple[float, dict[str, Any]]] = []
     for place, request in enumerate(requests):
         mine = slice(bounds[place], bounds[place + 1])
-        best = np.argsort(-by[mine], kind="stable")[: SLOTS + 1]
-        if len(best) < SLOTS:
+        if bounds[place + 1] - bounds[place] < SLOTS:
             continue
+        eligible = np.ones((1, bounds[place + 1] - bounds[place]), bool)
+        chosen = select(score[None, mine], eligible, items[None, mine], leaf, vectors, policy)
+        best = chosen.column[0]
         slate = {
             "request": to_json(request),
-            "slate": [ids[row] for row in items[mine][best[:SLOTS]]],
-            "purchase": purchase.numpy()[mine][best[:SLOTS]].tolist(),
+            "slate": [ids[row] for row in items[mine][best]],
+            "purchase": purchase.numpy()[mine][best].tolist(),
         }
-        rows.append((_gap(by[mine][best]), slate))
+        rows.append((float(chosen.gap[0]), slate))
     rows.sort(key=lambda row: -row[0])
     schema = pa.schema(
         {"request": pa.string(), "slate": pa.list_(pa.string()), "purchase": pa.list_(pa.float32())}
     )
     return pa.Table.from_pylist([slate for _, slate in rows[:count]], schema=schema)
-
-
-def _gap(falling: NDArray) -> float:
-    """The smallest relative step between neighbouring places."""
-    return float(np.min(-np.diff(falling) / np.maximum(falling[:-1], 1e-9)))

@@ -31,12 +31,14 @@ from exporting.source import (
     Trained,
     find_run,
     item_ids,
+    margins,
     open_trained,
     queries,
     sample,
 )
 from models.embeddings import unpack_int8
 from serving.bundle import BundleError, read_manifest, version_folder
+from serving.slate import Policy, known_margins
 from training.folders import ROOT
 
 
@@ -71,7 +73,7 @@ def up_to_date(root: Path, run: Path, cfg: DictConfig) -> Path | None:
 def key(cfg: DictConfig) -> str:
     """A hash of the settings that shape a bundle and of the code that makes and reads it."""
     digest = hashlib.blake2b(digest_size=8)
-    settings = {"index": cfg.index, "order": cfg.bundle.order, "verify": cfg.verify}
+    settings = {"index": cfg.index, "slate": cfg.bundle.slate, "verify": cfg.verify}
     digest.update(OmegaConf.to_yaml(OmegaConf.create(settings), sort_keys=True).encode())
     for room in ("exporting", "serving"):
         for file in sorted((ROOT / room).rglob("*.py")):
@@ -83,8 +85,12 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
     """As `export`, for a run that is open."""
     started = time.perf_counter() if started is None else started
     root = Path(cfg.bundle.dir)
-    if cfg.bundle.order not in ("expected_value", "purchase"):
-        raise ExportError(f"bundle.order={cfg.bundle.order}: expected expected_value or purchase")
+    try:
+        policy = Policy(**cfg.bundle.slate)
+        if policy.margin:
+            known_margins(margins(trained))
+    except ValueError as error:
+        raise ExportError(f"bundle.{error}") from error
     with building(root) as folder:
         with _step("modules"):
             pipeline = lowered(trained.tower, trained.sources, trained.ranker)
@@ -100,13 +106,13 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
             requests = checkouts(examples, item_ids(trained), schema.context, schema.profile)
             some = slice(0, 5 * cfg.verify.golden)  # the clearest fifth of these
             chosen = golden(
-                trained, pipeline, index, examples[some], requests[some], cfg.bundle.order, cfg.verify.golden
-            )  # fmt: skip
+                trained, pipeline, index, examples[some], requests[some], policy, cfg.verify.golden
+            )
             write_arrow(chosen, folder / "golden.arrow")
         with _step("verification"):
             about = {**indexes.settings(index, cfg.index), f"recall_{indexes.RECALL_AT}": measured.recall}
             about |= {"p50_ms": measured.p50_ms, "p99_ms": measured.p99_ms, "queries": int(cfg.index.queries)}
-            content = manifest(trained, folder, cfg.bundle.order, about, {"key": key(cfg)})
+            content = manifest(trained, folder, policy, about, {"key": key(cfg)})
             write_manifest(content, folder)
             with verify.loaded(folder) as recommender:
                 parity = verify.parity(trained, recommender, examples, requests)

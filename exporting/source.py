@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from data.batches import to_batch
@@ -115,6 +116,12 @@ def queries(examples: pa.Table, snapshot: int) -> Query:
     """Examples as a query that reads `snapshot` instead of the one of its time."""
     query = to_batch(examples).query
     return query._replace(snapshot=torch.full_like(query.snapshot, snapshot))
+
+
+def margins(trained: Trained) -> NDArray:
+    """Share of the price that the shop keeps, by item row [N+1] float32; NaN where unknown."""
+    items = pq.read_table(trained.prepared.folder / "items.parquet", columns=["margin"])
+    return items["margin"].cast(pa.float32()).to_numpy()
 
 
 def item_ids(trained: Trained) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serving import BundleError, Checkout, EventStore, Line, Recommender, Slate
-from serving.recommender import ORDERS
+from serving.slate import Policy
 
 WHY = {
     "ann": "near the user's taste",
@@ -51,12 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--ts", type=int, help="Unix seconds of the checkout (default: the end of the bundle's data)"
     )
-    command.add_argument("--order", choices=ORDERS, help="what to sort by (default: as exported)")
+    command.add_argument(
+        "--revenue-weight",
+        type=float,
+        metavar="W",
+        help="0 for most purchases to 1 for most revenue (default: as exported)",
+    )
     command.add_argument("--deadline-ms", type=float, default=100.0, help="default: 100")
     command.add_argument("--json", action="store_true", help="print the slate as JSON")
     options = parser.parse_args(arguments)
     try:
         checkout = checkout_of(options)
+        if options.revenue_weight is not None:
+            Policy(revenue_weight=options.revenue_weight)
     except ValueError as error:
         parser.error(str(error))  # exits with 2
     try:
@@ -67,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if checkout.ts is None:
         # The demonstration's log ended years ago; as of now, everything in it would be old.
         checkout = checkout_of(options, recommender.bundle.manifest["data"]["window"]["end"])
-    slate = recommender.recommend(checkout, options.deadline_ms, options.order)
+    slate = recommender.recommend(checkout, options.deadline_ms, options.revenue_weight)
     if options.json:
         print(json.dumps(asdict(slate), ensure_ascii=False, indent=2))
     else:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 MODULES = ("query_tower", "candidates", "ranker")
 FILES = (*(f"{name}.ts" for name in MODULES), "index.faiss", "items.arrow", "golden.arrow")
@@ -50,6 +50,7 @@ class Bundle:
     title: pa.ChunkedArray  # [N+1] string
     category: pa.ChunkedArray  # [N+1] string
     price: NDArray  # [N+1] float32
+    margin: NDArray  # [N+1] float32, share of the price that the shop keeps, NaN where unknown
     available: NDArray  # [N+1] bool
     leaf: NDArray  # [N+1] int64
     fallback_rank: NDArray  # [N+1] int64, -1 where not available
@@ -73,7 +74,8 @@ def open_bundle(path: str | Path) -> Bundle:
     items = _read(folder / "items.arrow", read_arrow)
     _check_dims(folder, manifest, index, items)
     columns = {
-        name: _numbers(items[name]) for name in ("leaf", "brand_code", "first_sold", "popularity", "price")
+        name: _numbers(items[name])
+        for name in ("leaf", "brand_code", "first_sold", "popularity", "price", "margin")
     }
     available = np.array(items["available"].to_numpy(), dtype=np.bool_)
     ids = items["item_id"].to_pylist()
@@ -100,6 +102,7 @@ def open_bundle(path: str | Path) -> Bundle:
         title=items["title"],
         category=items["category"],
         price=columns["price"].astype(np.float32),
+        margin=columns["margin"].astype(np.float32),
         available=available,
         leaf=columns["leaf"].astype(np.int64),
         fallback_rank=_numbers(items["fallback_rank"]).astype(np.int64),

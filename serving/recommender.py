@@ -14,6 +14,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,23 +27,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving import golden
-from serving.bundle import Bundle, open_bundle
+from serving.bundle import MANIFEST, Bundle, BundleError, open_bundle
 from serving.checkout import Checkout, Item, Slate
 from serving.encode import Encoder
 from serving.fallback import Popular
+from serving.slate import SLOTS, Policy, known_margins, objective, select
 from serving.store import NOTHING, EventStore
 
-SLOTS = 6
-SOURCES = (
-    "ann",
-    "buy_again",
-    "co_purchase",
-    "category",
-    "popularity",
-    "recency",
-)  # bit i of a candidate's mask
-ORDERS = ("expected_value", "purchase")
-STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker")
+# Bit i of a candidate's mask stands for SOURCES[i].
+SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency")
+STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
 
 
 class Skipped(Exception):
@@ -68,7 +62,12 @@ class Recommender:
         self.store = store
         self.encoder = Encoder(bundle.manifest["features"], bundle.row_of, bundle.price)
         self.popular = Popular(bundle.fallback_rank, bundle.leaf)
-        self.order = bundle.manifest["order"]
+        try:
+            self.policy = Policy(**bundle.manifest["slate"])
+            self.margin = known_margins(bundle.margin) if self.policy.margin else None
+        except (TypeError, ValueError) as error:
+            raise BundleError(bundle.folder / MANIFEST, str(error), "export again") from error
+        self.vectors = bundle.catalog[-1].numpy()
         self.ann = int(bundle.manifest["candidates"]["ann"])
         self.expected = dict.fromkeys(STAGES, 0.0)  # milliseconds that a stage takes, measured by warm_up
 
@@ -102,7 +101,9 @@ class Recommender:
                 seen[stage].append(slate.timings.get(stage, 0.0))
         self.expected = {stage: median(taken) if taken else 0.0 for stage, taken in seen.items()}
 
-    def recommend(self, checkout: Checkout, deadline_ms: float = 100.0, order: str | None = None) -> Slate:
+    def recommend(
+        self, checkout: Checkout, deadline_ms: float = 100.0, revenue_weight: float | None = None
+    ) -> Slate:
         """Six distinct items that are available and not excluded, best first.
 
         Never raises for a checkout that could be made. With fewer than six such items in the whole catalog
@@ -110,17 +111,19 @@ class Recommender:
 
         Args:
             deadline_ms: from now on. A stage starts only if what is left covers what it takes.
-            order: expected_value or purchase; None for the bundle's own. Raises ValueError for another.
+            revenue_weight: from 0 (most purchases) to 1 (most revenue), as in serving.slate.Policy; None
+                for the bundle's own. Raises ValueError for anything else.
         """
         if not isinstance(checkout, Checkout):
             raise TypeError(f"recommend takes a serving.Checkout, not a {type(checkout).__name__}")
-        if order is not None and order not in ORDERS:
-            raise ValueError(f"order is {order!r}: expected one of {', '.join(ORDERS)}")
+        policy = self.policy
+        if revenue_weight is not None:
+            policy = replace(policy, revenue_weight=revenue_weight)
         clock = _Clock(deadline_ms, self.expected)
         reasons: list[str] = []
         scored: list[Scored] = []
         try:
-            self._predict(checkout, order or self.order, clock, reasons, scored)
+            self._predict(checkout, policy, clock, reasons, scored)
         except Exception as error:
             reasons.append(_reason(error))
         items, tier = self._fill(checkout, scored, reasons)
@@ -135,7 +138,7 @@ class Recommender:
 
     @torch.inference_mode()
     def _predict(
-        self, checkout: Checkout, order: str, clock: "_Clock", reasons: list[str], scored: list[Scored]
+        self, checkout: Checkout, policy: Policy, clock: "_Clock", reasons: list[str], scored: list[Scored]
     ) -> None:
         """Append to `scored` what each tier that worked would show, the best tier first."""
         bundle, catalog = self.bundle, self.bundle.catalog
@@ -156,11 +159,25 @@ class Recommender:
         best = np.argsort(-score, kind="stable")
         scored[0] = Scored("retrieval", found.item.numpy()[best].tolist(), mask[best])
         click, purchase, spend = clock.run("ranker", _finite, bundle.ranker, query, vector, found, catalog)
-        value = purchase * spend
-        by = (value if order == "expected_value" else purchase).numpy()
-        best = np.argsort(-by, kind="stable")
-        columns = (part.numpy()[best] for part in (click, purchase, value))
-        scored.insert(0, Scored("ranked", found.item.numpy()[best].tolist(), mask[best], *columns))
+        item = found.item.numpy()
+        shown = clock.run("slate", self._choose, checkout, policy, item, purchase.numpy(), spend.numpy())
+        columns = (part.numpy()[shown] for part in (click, purchase, purchase * spend))
+        scored.insert(0, Scored("ranked", item[shown].tolist(), mask[shown], *columns))
+
+    def _choose(
+        self, checkout: Checkout, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
+    ) -> NDArray:
+        """Positions of the candidates [n] that the policy shows, best first; fewer than six if n is."""
+        margin = None if self.margin is None else self.margin[item]
+        score = objective(purchase, spend, policy.revenue_weight, margin)
+        eligible = self.bundle.available[item] & ~np.isin(item, list(self._excluded(checkout)))
+        leaf, vectors = self.bundle.leaf, self.vectors
+        column = select(score[None], eligible[None], item[None], leaf, vectors, policy).column[0]
+        return column[column >= 0]
+
+    def _excluded(self, checkout: Checkout) -> set[int]:
+        """Item rows that must not be shown; row 0 for what the bundle does not know."""
+        return {self.bundle.row_of.get(item_id, 0) for item_id in checkout.exclude}
 
     def _search(self, vector: Tensor) -> Tensor:
         _, rows = self.bundle.index.search(vector.numpy(), self.ann)
@@ -169,7 +186,7 @@ class Recommender:
     def _fill(self, checkout: Checkout, scored: list[Scored], reasons: list[str]) -> tuple[list[Item], str]:
         """Up to six items from the best tier that has any left, topped up by the ones below it."""
         bundle = self.bundle
-        excluded = {bundle.row_of.get(item_id, 0) for item_id in checkout.exclude}
+        excluded = self._excluded(checkout)
         taken: set[int] = set()
         items: list[Item] = []
         tiers: list[str] = []

@@ -26,6 +26,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "tokens_per_item": (1, MANY), "attribute_values": (1, MANY), "attribute_edges": (1, 10_000),
     # export
     "checkouts": (1, MANY), "golden": (1, 1000), "queries": (1, MANY), "recall_target": (0.5, 0.9999),
+    "revenue_weight": (0, 1), "category_cap": (1, MANY), "diversity": (0, 1),
 }  # fmt: skip
 
 

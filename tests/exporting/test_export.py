@@ -96,10 +96,10 @@ def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: P
 def test_a_second_export_moves_current_and_keeps_the_first(run_folder: Path, tmp_path: Path) -> None:
     first = make_bundle(run_folder, tmp_path / "bundle")
     moved = first.rename(first.with_name("19990101T000000Z-00000000"))
-    second = make_bundle(run_folder, tmp_path / "bundle", "bundle.order=purchase")
+    second = make_bundle(run_folder, tmp_path / "bundle", "bundle.slate.revenue_weight=0")
     assert moved.is_dir()
     assert (tmp_path / "bundle" / "current").resolve() == second.resolve()
-    assert json.loads((second / "manifest.json").read_text())["order"] == "purchase"
+    assert json.loads((second / "manifest.json").read_text())["slate"]["revenue_weight"] == 0
 
 
 def refused(run: Path, root: Path, reason: str) -> None:
@@ -168,6 +168,30 @@ def test_a_golden_slate_that_differs_is_refused(
     refused(run_folder, root, r"golden.arrow: request 0 gives")
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("revenue_weight=2", "bundle.slate.revenue_weight is 2: expected a number from 0 to 1"),
+        ("category_cap=few", "bundle.slate.category_cap is 'few'"),
+        ("margin=true", "bundle.slate.margin is on, but no item has a margin"),
+    ],
+)
+def test_a_slate_policy_that_cannot_be_is_refused(
+    run_folder: Path, tmp_path: Path, setting: str, reason: str
+) -> None:
+    with pytest.raises(ExportError, match=reason):
+        make_bundle(run_folder, tmp_path, f"bundle.slate.{setting}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_policy_passes_its_own_golden_requests(run_folder: Path, tmp_path: Path) -> None:
+    settings = ("revenue_weight=0.5", "category_cap=1", "diversity=0.2")
+    version = make_bundle(run_folder, tmp_path, *(f"bundle.slate.{setting}" for setting in settings))
+    assert json.loads((version / "manifest.json").read_text())["slate"] == {
+        "revenue_weight": 0.5, "margin": False, "category_cap": 1, "diversity": 0.2,
+    }  # fmt: skip
+
+
 def test_runs_that_cannot_be_exported(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="no such folder"):
         find_run(str(tmp_path / "missing"), "sqlite:///none.db")
@@ -209,7 +233,7 @@ def test_a_bundle_that_is_up_to_date_is_kept(
     first = export()
     assert export() == first
     assert "up to date" in capsys.readouterr().out
-    by_purchase = export("bundle.order=purchase")
+    by_purchase = export("bundle.slate.revenue_weight=0")
     assert by_purchase != first
     (by_purchase / "manifest.json").write_text("{}")  # damaged: made anew
-    assert export("bundle.order=purchase") != by_purchase
+    assert export("bundle.slate.revenue_weight=0") != by_purchase

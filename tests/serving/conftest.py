@@ -4,18 +4,6 @@ from pathlib import Path
 import pytest
 
 from serving import Recommender
-from tests.exporting.bundles import make_bundle, make_run
-
-
-@pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("serving_run"))
-
-
-@pytest.fixture(scope="session")
-def version(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version folder below a bundle root; do not change it."""
-    return make_bundle(run_folder, tmp_path_factory.mktemp("serving_bundle"))
 
 
 @pytest.fixture

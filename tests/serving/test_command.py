@@ -27,8 +27,8 @@ def test_a_slate_for_programs(version: Path, capsys: pytest.CaptureFixture[str])
         str(version),
         "--items",
         "i001",
-        "--order",
-        "purchase",
+        "--revenue-weight",
+        "0",
         "--ts",
         "1700000000",
         "--json",
@@ -64,7 +64,8 @@ def test_what_cannot_serve_exits_with_1(
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--order", "price"], ["--ts", "-5"], ["--context", "device"], ["--ts", "now"], ["--user", ""]]
+    "wrong",
+    [["--revenue-weight", "2"], ["--ts", "-5"], ["--context", "device"], ["--ts", "now"], ["--user", ""]],
 )
 def test_wrong_arguments_exit_with_2(
     wrong: list[str], version: Path, capsys: pytest.CaptureFixture[str]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from serving import Checkout, Event, Line, Recommender, Slate
 from serving.golden import read
+from serving.slate import Policy
 
 IDS = st.one_of(st.integers(0, 90).map(lambda k: f"i{k:03d}"), st.text(min_size=1, max_size=5))
 AMOUNT = st.floats(1e-3, 1e12)
@@ -51,10 +52,10 @@ def checked(recommender: Recommender, checkout: Checkout, slate: Slate, count: i
 @given(
     checkout=CHECKOUTS,
     deadline=st.sampled_from([0.0, 1.0, 1000.0, math.inf]),
-    order=st.sampled_from([None, "purchase"]),
+    weight=st.sampled_from([None, 0.0, 0.3]),
 )
-def test_always_six(shared: Recommender, checkout: Checkout, deadline: float, order: str | None) -> None:
-    checked(shared, checkout, shared.recommend(checkout, deadline, order))
+def test_always_six(shared: Recommender, checkout: Checkout, deadline: float, weight: float | None) -> None:
+    checked(shared, checkout, shared.recommend(checkout, deadline, weight))
 
 
 def test_a_huge_history(shared: Recommender) -> None:
@@ -65,13 +66,36 @@ def test_a_huge_history(shared: Recommender) -> None:
 
 def test_items_come_in_the_order_that_was_asked(shared: Recommender) -> None:
     for checkout, _ in read(shared.bundle):
-        by_value = shared.recommend(checkout, math.inf, "expected_value").items
+        by_value = shared.recommend(checkout, math.inf, 1.0).items
         assert [i.value for i in by_value] == sorted((i.value for i in by_value), reverse=True)
-        by_chance = shared.recommend(checkout, math.inf, "purchase").items
+        by_chance = shared.recommend(checkout, math.inf, 0.0).items
         assert [i.purchase for i in by_chance] == sorted((i.purchase for i in by_chance), reverse=True)
         assert all(item.sources and item.title for item in by_value)
-    with pytest.raises(ValueError, match="order is 'price': expected one of expected_value, purchase"):
-        shared.recommend(checkout, order="price")
+    with pytest.raises(ValueError, match="revenue_weight is 2: expected a number from 0 to 1"):
+        shared.recommend(checkout, revenue_weight=2)
+
+
+def test_cap_and_diversity_in_service(version) -> None:
+    """A bundle whose manifest asks for them shows other slates, never more of a category than the cap."""
+    plain = Recommender.load(version)
+    capped = Recommender(plain.bundle)
+    capped.policy = Policy(category_cap=1, diversity=0.3)
+    differs = 0
+    for checkout, _ in read(plain.bundle):
+        slate = checked(capped, checkout, capped.recommend(checkout, math.inf))
+        assert slate.tier == "ranked"
+        assert len({item.category for item in slate.items}) == 6
+        differs += slate.items != plain.recommend(checkout, math.inf).items
+    assert differs
+
+
+def test_what_is_excluded_makes_room_for_the_next_best(shared: Recommender) -> None:
+    checkout = read(shared.bundle)[0][0]
+    slate = shared.recommend(checkout, math.inf)
+    first = slate.items[0].item_id
+    without = shared.recommend(replace(checkout, exclude=[first]), math.inf)
+    assert [i.item_id for i in without.items][:5] == [i.item_id for i in slate.items][1:]
+    assert without.tier == "ranked"
 
 
 @pytest.fixture
