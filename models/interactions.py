@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from models.candidates import SOURCES
 from models.inputs import Candidates, Catalog, Query, days
 from models.jagged import group_sum, lookup, segment_ids, segment_sum
+from models.purchases import RHYTHM, Purchases, group, purchases, rhythm
 
+LEVELS = ("item", "leaf", "parent", "brand")
+RHYTHMIC = 2  # of the levels, the first ones, whose rhythm is told
 OWN = ["count", "last_age", "in_basket"]
 LINK = [
     "item_gap", "item_due", "item_spend", "item_quantity", "item_share_of_leaf", "clicks", "click_age",
     "price", "price_known", "price_to_own", "price_to_usual", "popularity", "age", "just_arrived",
-    "user_events", "user_last_age", "user_orders", "user_spend", "basket_lines", "basket_spend",
-    "affinity", "score", "score_gap",
+    "user_lines", "user_last_age", "user_lines_before", "user_spend", "user_trips", "user_trips_14d",
+    "user_trips_28d", "user_trips_90d", "user_span", "basket_lines", "basket_spend", "affinity", "score",
+    "score_gap",
 ]  # fmt: skip
 
 
@@ -26,6 +30,7 @@ class Interactions(nn.Module):
 
     Args:
         categories, brands: number of category and brand codes, the unknown one included.
+        horizon: days inside which an outcome counts.
         half_lives: days after which an event counts half, one decayed count each.
         never: log-age given to what never happened; log1p(1000 days) is 6.9.
     """
@@ -34,16 +39,20 @@ class Interactions(nn.Module):
         self,
         categories: int,
         brands: int,
+        horizon: float = 14.0,
         half_lives: tuple[float, ...] = (5.0, 20.0, 80.0, 320.0),
         never: float = 8.0,
     ) -> None:
         super().__init__()
         self.categories, self.brands = categories, brands
+        self.horizon = horizon
         self.half_lives = list(half_lives)
         self.never = never
+        self.rhythmic = RHYTHMIC
         own = [f"decayed_{half_life:g}d" for half_life in half_lives] + OWN
-        levels = ["item", "leaf", "parent", "brand"]
-        self.names = [f"{level}_{name}" for level in levels for name in own]
+        self.names: list[str] = []
+        for i, level in enumerate(LEVELS):
+            self.names += [f"{level}_{name}" for name in own + (RHYTHM if i < RHYTHMIC else [])]
         self.names += LINK + [f"source_{source}" for source in SOURCES]
 
     def forward(self, query: Query, candidates: Candidates, catalog: Catalog) -> tuple[Tensor, Tensor]:
@@ -52,124 +61,135 @@ class Interactions(nn.Module):
         That spend is the user's mean spend on the item, else the item's usual price: the value head
         starts from there.
         """
-        count, items, rates = query.ts.numel(), catalog.leaf.numel(), len(self.half_lives)
-        history = segment_ids(query.history_offsets)
-        paid = segment_ids(query.basket_offsets)
+        items, rates = catalog.leaf.numel(), len(self.half_lives)
         chosen = segment_ids(candidates.offsets)  # [ΣC]
-        now = query.ts[chosen]
-
-        # Purchases, the basket's at age zero: [n] each.
-        item = torch.cat([query.history_item, query.basket_item])
-        segment = torch.cat([history, paid])
-        age = days(
-            torch.cat([query.ts[history] - query.history_ts, torch.zeros_like(paid)]).clamp_min(0)
-        )  # [n]
-        bought = torch.cat([(query.history_kind == 0), torch.ones_like(paid, dtype=torch.bool)]).to(
-            torch.float32
-        )
-        quantity = torch.cat([query.history_quantity, query.basket_quantity])
-        spend = quantity * torch.cat([query.history_price, query.basket_price])
-        in_basket = torch.cat([torch.zeros_like(history), torch.ones_like(paid)]).to(torch.float32)
-        decayed = [torch.exp2(-age / half_life) for half_life in self.half_lives]
-        sums = torch.stack(
-            decayed + [torch.ones_like(age), in_basket, spend, quantity], dim=1
-        ) * bought.unsqueeze(1)
-
-        parent_column = max(catalog.category.shape[1] - 2, 0)
-        ids = [item, catalog.leaf[item], catalog.category[item, parent_column], catalog.brand[item]]
-        sizes = [items, self.categories, self.categories, self.brands]
         wanted = candidates.item
-        targets = [
-            wanted,
-            catalog.leaf[wanted],
-            catalog.category[wanted, parent_column],
-            catalog.brand[wanted],
-        ]
-        is_purchase = bought > 0
+        bought = purchases(query)
+        user = of_user(bought, query.ts.numel())  # [B, 8]
+        trips, span = user[chosen, 2], bought.span[chosen]
+        decayed = [torch.exp2(-bought.age / half_life) for half_life in self.half_lives]
+        facts = decayed + [torch.ones_like(bought.age), bought.in_basket, bought.spend, bought.quantity]
+        sums = torch.stack(facts, dim=1)  # [P, rates + 4]
+
+        parent = max(catalog.category.shape[1] - 2, 0)
+        kinds = [catalog.leaf, catalog.category[:, parent], catalog.brand]
+        sizes = [items, self.categories, self.categories, self.brands]
         features: list[Tensor] = []
         per_level: list[Tensor] = []
-        for level in range(len(ids)):
-            key = (segment * sizes[level] + ids[level])[is_purchase]
-            target = chosen * sizes[level] + targets[level]
-            unique, total = group_sum(key, sums[is_purchase])
-            extremes = group_ages(unique, key, age[is_purchase])  # [U, 2] youngest, oldest
-            found = lookup(unique, torch.cat([total, extremes], dim=1), target)
-            found = found * (targets[level] > 0).unsqueeze(1)  # an unknown category or brand matches nothing
-            times = found[:, rates]
-            last = torch.where(times > 0, torch.log1p(found[:, -2]), self.never)
+        for level in range(len(sizes)):
+            ids, target = bought.item, wanted
+            if level > 0:
+                ids, target = kinds[level - 1][bought.item], kinds[level - 1][wanted]
+            groups = group(bought, bought.segment * sizes[level] + ids)
+            total = segment_sum(sums[groups.order], groups.owner, groups.unique.numel())
+            table = [total, groups.youngest.unsqueeze(1), groups.oldest.unsqueeze(1)]
+            if level < self.rhythmic:
+                table = table + [rhythm(bought, groups, self.horizon)]
+            found = lookup(groups.unique, torch.cat(table, dim=1), chosen * sizes[level] + target)
+            found = found * (target > 0).unsqueeze(1)  # an unknown category or brand matches nothing
+            ever = found[:, rates] > 0
+            last = torch.where(ever, torch.log1p(found[:, rates + 4]), self.never)
             features.append(torch.log1p(found[:, : rates + 1]))
             features.append(torch.stack([last, torch.log1p(found[:, rates + 1])], dim=1))
+            if level < self.rhythmic:
+                features.append(self.rhythm_features(found[:, rates + 6 :], ever, trips, span))
             per_level.append(found)
 
         own = per_level[0]
         times = own[:, rates]
+        youngest, oldest = own[:, rates + 4], own[:, rates + 5]
         repeats = (times - 1).clamp_min(0)
-        gap = (own[:, -1] - own[:, -2]) / repeats.clamp_min(1)  # days between own purchases, 0 if under two
-        due = torch.where(repeats > 0, torch.log((own[:, -2] + 1) / (gap + 1)), 0.0)
+        gap = (oldest - youngest) / repeats.clamp_min(1)  # days between own purchases, 0 if under two
+        due = torch.where(repeats > 0, torch.log((youngest + 1) / (gap + 1)), 0.0)
         mean_spend = own[:, rates + 2] / times.clamp_min(1)
         mean_quantity = own[:, rates + 3] / times.clamp_min(1)
         share = times / per_level[1][:, rates].clamp_min(1)
-
-        # Clicks and carts.
-        looked = ~is_purchase
-        look_key = (segment * items + item)[looked]
-        looks, look_sums = group_sum(look_key, torch.exp2(-age[looked] / 10.0).unsqueeze(1))
-        look = lookup(
-            looks,
-            torch.cat([look_sums, group_ages(looks, look_key, age[looked])], dim=1),
-            chosen * items + wanted,
-        )
-        click_age = torch.where(look[:, 0] > 0, torch.log1p(look[:, 1]), self.never)
+        looks, click_age = self.looks(query, chosen * items + wanted, items)
 
         price = catalog.price[query.snapshot[chosen], wanted]
         popularity = catalog.popularity[query.snapshot[chosen], wanted]
-        since = days(now - catalog.first_sold[wanted])
+        since = days(query.ts[chosen] - catalog.first_sold[wanted])
         sold = (catalog.first_sold[wanted] > 0) & (since >= 0)  # a first sale in the future is not known yet
-        user = segment_sum(
-            torch.stack([bought, spend * bought, in_basket, spend * in_basket], dim=1), segment, count
-        )
         usual = user[:, 1] / user[:, 0].clamp_min(1)  # [B] spend per line
-        youngest = user_last_age(query, history)
         expected = torch.where(
             mean_spend > 0, mean_spend, torch.where(price > 0, price, usual[chosen])
         ).clamp_min(0.01)
         own_price = torch.where(mean_quantity > 0, mean_spend / mean_quantity.clamp_min(1e-6), price)
-        top = torch.full([count], -2.0, device=price.device).scatter_reduce(
-            0, chosen, candidates.score, "amax"
-        )
-
-        features.append(
+        top = torch.full_like(usual, -2.0).scatter_reduce(0, chosen, candidates.score, "amax")
+        of_checkout = torch.log1p(
             torch.stack(
                 [
-                    torch.log1p(gap), due, torch.log1p(mean_spend), torch.log1p(mean_quantity), share,
-                    torch.log1p(look[:, 0]), click_age,
-                    torch.log1p(price), (price > 0).to(torch.float32), log_ratio(price, own_price),
-                    log_ratio(price, usual[chosen]), torch.log1p(popularity),
-                    torch.where(sold, torch.log1p(since.clamp_min(0)), self.never),
-                    (sold & (since < 28)).to(torch.float32),
-                    torch.log1p(user[:, 0])[chosen], torch.log1p(youngest)[chosen],
-                    torch.log1p(user[:, 0] - user[:, 2])[chosen], torch.log1p(usual)[chosen],
-                    torch.log1p(user[:, 2])[chosen], torch.log1p(user[:, 3])[chosen],
-                    torch.log1p(candidates.affinity), candidates.score, candidates.score - top[chosen],
+                    user[:, 0], user_last_age(query), user[:, 0] - user[:, 6], usual, user[:, 2], user[:, 3],
+                    user[:, 4], user[:, 5], bought.span, user[:, 6], user[:, 7],
                 ],
                 dim=1,
             )
         )  # fmt: skip
+        features.append(
+            torch.stack(
+                [
+                    torch.log1p(gap), due, torch.log1p(mean_spend), torch.log1p(mean_quantity), share,
+                    looks, click_age,
+                    torch.log1p(price), (price > 0).to(torch.float32), log_ratio(price, own_price),
+                    log_ratio(price, usual[chosen]), torch.log1p(popularity),
+                    torch.where(sold, torch.log1p(since.clamp_min(0)), self.never),
+                    (sold & (since < 28)).to(torch.float32),
+                ],
+                dim=1,
+            )
+        )  # fmt: skip
+        features.append(of_checkout[chosen])
+        features.append(
+            torch.stack(
+                [torch.log1p(candidates.affinity), candidates.score, candidates.score - top[chosen]], dim=1
+            )
+        )
         bits = torch.stack([(candidates.source >> i) & 1 for i in range(6)], dim=1)  # as in SOURCES
         features.append(bits.to(torch.float32))
         return torch.cat(features, dim=1), expected.log()
 
+    def rhythm_features(self, told: Tensor, ever: Tensor, trips: Tensor, span: Tensor) -> Tensor:
+        """What `rhythm` told of each candidate [ΣC, 11] in the scale of features; `ever` [ΣC] if bought."""
+        last = torch.where(ever, torch.log1p(told[:, 1]), self.never)
+        known = span.clamp_min(self.horizon)
+        recent = span.clamp_max(120.0) + self.horizon
+        return torch.stack(
+            [
+                told[:, 0] / trips.clamp_min(1), last, torch.log1p(told[:, 2]), torch.log1p(told[:, 3]),
+                torch.log1p(told[:, 4]), torch.log1p(told[:, 5]), told[:, 6] / known, told[:, 7] / recent,
+                told[:, 8], told[:, 9], told[:, 10],
+            ],
+            dim=1,
+        )  # fmt: skip
 
-def group_ages(unique: Tensor, keys: Tensor, age: Tensor) -> Tensor:
-    """Youngest and oldest age [U, 2] of each of the sorted `unique` keys among `keys` [n], `age` [n]."""
-    place = torch.searchsorted(unique, keys)
-    youngest = torch.full([unique.numel()], 1e9, device=age.device).scatter_reduce(0, place, age, "amin")
-    oldest = torch.zeros([unique.numel()], device=age.device).scatter_reduce(0, place, age, "amax")
-    return torch.stack([youngest, oldest], dim=1)
+    def looks(self, query: Query, target: Tensor, items: int) -> tuple[Tensor, Tensor]:
+        """Clicks and carts of the candidates with keys `target` [ΣC]: log decayed count, log age."""
+        looked = query.history_kind != 0
+        segment = segment_ids(query.history_offsets)[looked]
+        age = days((query.ts[segment] - query.history_ts[looked]).clamp_min(0))
+        key = segment * items + query.history_item[looked]
+        unique, count = group_sum(key, torch.exp2(-age / 10.0).unsqueeze(1))
+        latest = torch.full_like(count[:, 0], 1e9)
+        latest = latest.scatter_reduce(0, torch.searchsorted(unique, key), age, "amin")
+        found = lookup(unique, torch.stack([count[:, 0], latest], dim=1), target)
+        last = torch.where(found[:, 0] > 0, torch.log1p(found[:, 1]), self.never)
+        return torch.log1p(found[:, 0]), last
 
 
-def user_last_age(query: Query, history: Tensor) -> Tensor:
+def of_user(bought: Purchases, count: int) -> Tensor:
+    """Sums over each of `count` users' purchases [B, 8]: lines, spend, trips, trips of the last 14, 28 and
+    90 days, lines of the basket, spend of the basket."""
+    trip = bought.new_trip.to(torch.float32)
+    facts = [
+        torch.ones_like(trip), bought.spend, trip, trip * (bought.age <= 14), trip * (bought.age <= 28),
+        trip * (bought.age <= 90), bought.in_basket, bought.spend * bought.in_basket,
+    ]  # fmt: skip
+    return segment_sum(torch.stack(facts, dim=1), bought.segment, count)
+
+
+def user_last_age(query: Query) -> Tensor:
     """Days since the last event before this checkout [B]; 1,000 for a user without any."""
+    history = segment_ids(query.history_offsets)
     age = days((query.ts[history] - query.history_ts).clamp_min(0))
     start = torch.full([query.ts.numel()], 1000.0, device=age.device)
     return start.scatter_reduce(0, history, age, "amin")

@@ -23,7 +23,7 @@ class Ranker(nn.Module):
 
     Args:
         categories, brands: table sizes. attributes: table sizes of context and profile.
-        vector: D, width of the query vector.
+        vector: D, width of the query vector. horizon: days inside which an outcome counts.
         mixture: makes the multi-task network (models/multitask/layers.py) from its inputs' widths Q and X.
         leaf_dim, brand_dim, attribute_dim: widths of the tables.
     """
@@ -34,13 +34,14 @@ class Ranker(nn.Module):
         brands: int,
         attributes: list[int],
         vector: int,
+        horizon: float,
         mixture: Callable[[int, int], nn.Module],
         leaf_dim: int = 8,
         brand_dim: int = 4,
         attribute_dim: int = 4,
     ) -> None:
         super().__init__()
-        self.interactions = Interactions(categories, brands)
+        self.interactions = Interactions(categories, brands, horizon)
         # momentum=None: the mean over all steps, right also after a few; the features do not drift.
         self.normalize = nn.BatchNorm1d(len(self.interactions.names), affine=False, momentum=None)
         self.items = EmbeddingTables(

@@ -5,10 +5,13 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from data.splits import horizon_days
 from models.item_encoder import ItemEncoder
 from models.query_encoder import MeanEncoder
 from models.ranker import Ranker
 from models.two_tower import TwoTower
+
+USUAL_HORIZON = 14  # days: what features take for a horizon that has no fixed length (next_order)
 
 
 def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
@@ -38,6 +41,7 @@ def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:
         brands=sizes["brands"],
         attributes=[*sizes["context"], *sizes["profile"]],
         vector=cfg.retrieval.model.dim,
+        horizon=float(horizon_days(cfg.data.horizon) or USUAL_HORIZON),
         mixture=instantiate(cfg.ranker.mixture, _partial_=True, _convert_="all"),
         **cfg.ranker.model,
     )

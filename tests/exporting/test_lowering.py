@@ -53,7 +53,7 @@ def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3), width: int = 2, varia
     tower = QueryTower(
         MeanEncoder(8, width * len(attributes), hidden=16), attribute_tables(list(attributes), width)
     )
-    ranker = Ranker(16, 5, list(attributes), vector=8, mixture=VARIANTS[variant])
+    ranker = Ranker(16, 5, list(attributes), vector=8, horizon=14.0, mixture=VARIANTS[variant])
     return lowered(tower, sources, ranker)
 
 
@@ -133,7 +133,7 @@ def test_loads_in_plain_torch(exported) -> None:
 
 
 def test_lowering_leaves_the_trained_modules_alone() -> None:
-    ranker = Ranker(16, 5, [4], vector=8, mixture=VARIANTS["mmoe"])
+    ranker = Ranker(16, 5, [4], vector=8, horizon=14.0, mixture=VARIANTS["mmoe"])
     before = {name: value.clone() for name, value in ranker.state_dict().items()}
     tower = QueryTower(MeanEncoder(8, 2, hidden=16), attribute_tables([4], 2))
     empty = torch.zeros(0, dtype=torch.int64)

@@ -1,5 +1,7 @@
 """Random small shops as tensors: every test of `models` draws from here."""
 
+import itertools
+
 import torch
 
 from models.embeddings import pack_int8
@@ -54,12 +56,15 @@ def random_query(seed: int, count: int = 4, items: int = 30, snapshots: int = 2,
     ts = NOW + torch.randint(0, 10 * DAY, [count], generator=g)
     kind = (torch.rand(h, generator=g) < 0.3).long() * torch.randint(1, 3, [h], generator=g)
     bought = (kind == 0).float()
+    history_ts = NOW - torch.randint(0, 300 * DAY, [h], generator=g)
+    for start, end in itertools.pairwise(history.tolist()):
+        history_ts[start:end] = history_ts[start:end].sort().values  # oldest first
     return Query(
         ts=ts,
         snapshot=torch.randint(0, snapshots, [count], generator=g),
         history_offsets=history,
         history_item=torch.randint(0, items + 1, [h], generator=g),
-        history_ts=NOW - torch.randint(0, 300 * DAY, [h], generator=g),
+        history_ts=history_ts,
         history_kind=kind,
         history_quantity=torch.randint(1, 4, [h], generator=g).float(),
         history_price=torch.rand(h, generator=g) * 10 * bought,

@@ -1,5 +1,6 @@
 """The in-graph features against a plain reading of the history, one checkout at a time."""
 
+import itertools
 import math
 
 import torch
@@ -56,7 +57,10 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
                 ),
                 "clicks": math.log1p(sum(2 ** (-line[1] / 10) for line in looked)),
                 "price": math.log1p(float(catalog.price[query.snapshot[row], item])),
-                "user_events": math.log1p(len(lines)),
+                "user_lines": math.log1p(len(lines)),
+                "user_trips": math.log1p(len({line[1] for line in lines})),
+                "user_span": math.log1p(max((line[1] for line in lines), default=0)),
+                **rhythm_of(item, own, lines),
                 "basket_lines": math.log1p(k1 - k0),
                 "affinity": math.log1p(float(candidates.affinity[c])),
                 "source_ann": float(int(candidates.source[c]) & 1),
@@ -64,6 +68,26 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
             }
         )
     return out
+
+
+def rhythm_of(item: int, own: list, lines: list) -> dict[str, float]:
+    """The rhythm features of one item, walking through its visits from the oldest."""
+    if item == 0 or not own:
+        return {"item_trips": 0.0, "item_coverage": 0.0, "item_returns": 0.0, "item_last_trip": 8.0}
+    span = max(line[1] for line in lines)
+    visits = sorted({line[1] for line in lines})  # rising age: 0 trips ago first
+    ages = sorted({line[1] for line in own}, reverse=True)
+    gaps = [a - b for a, b in itertools.pairwise(ages)]
+    lasted = [gap for gap in gaps if gap > ages[-1]]
+    return {
+        "item_trips": len(ages) / len(visits),
+        "item_last_trip": math.log1p(visits.index(ages[-1])),
+        "item_trips_112d": math.log1p(sum(age <= 112 for age in ages)),
+        "item_trips_decayed_8": math.log1p(sum(2 ** (-visits.index(age) / 8) for age in ages)),
+        "item_coverage": sum(min(g, 14) for g in [span - ages[0], *gaps]) / max(span, 14),
+        "item_returns": (sum(g <= 14 for g in gaps) + 0.4) / (len(gaps) + 2),
+        "item_due_returns": (sum(g <= ages[-1] + 14 for g in lasted) + 0.4) / (len(lasted) + 2),
+    }
 
 
 @settings(max_examples=40, deadline=None)

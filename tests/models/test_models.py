@@ -24,7 +24,9 @@ def make_two_tower(dim: int = 8) -> TwoTower:
 
 
 def make_ranker() -> Ranker:
-    return Ranker(categories=16, brands=5, attributes=ATTRIBUTES, vector=8, mixture=VARIANTS["mmoe"])
+    return Ranker(
+        categories=16, brands=5, attributes=ATTRIBUTES, vector=8, horizon=14.0, mixture=VARIANTS["mmoe"]
+    )
 
 
 @settings(max_examples=50, deadline=None)
