@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data import checks, examples, features, log, snapshots, splits, store, tables
 from data.tables import DataError
 
-SOURCES = ("completejourney", "tables")
+SOURCES = ("completejourney", "simulated", "tables")
 STEPS = ("hash", "read", "check", "code", "features", "snapshots", "neighbours", "examples", "store")
 # What says where and how fast, not what: no part of the key.
 NOT_HASHED = ("root", "memory_limit", "threads")
@@ -46,7 +46,7 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
         raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(SOURCES)}")
     splits.horizon_days(data["horizon"])
     source = import_module(f"data.sources.{data['name']}")
-    files: dict[str, Path] = source.files(data.get("root"))
+    files: dict[str, Path] = source.files(data)
     started = time.monotonic()
     with tqdm(total=len(STEPS), desc="prepare", unit="step", file=sys.stderr) as bar:
         _step(bar, "hash")
@@ -86,7 +86,7 @@ def _build(
     names = {name: str(path) for name, path in files.items()}
     with _connect(data, out / "spill") as con:
         _step(bar, "read")
-        raw = source.read(con, data.get("root"))
+        raw = source.read(con, data)
         conformed = {
             name: con.create_table(f"canonical_{name}", tables.conform(t, name, names[name]))
             for name, t in raw.items()
