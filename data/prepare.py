@@ -112,7 +112,7 @@ def _build(
         _step(bar, "neighbours")
         snapshots.write_neighbours(con, coded, dates, data["snapshots"], out)
         _step(bar, "examples")
-        bought = examples.write(con, coded, assigned, schema, every, out)
+        found = examples.write(con, coded, assigned, schema, every, out)
         _step(bar, "store")
         store.write(con, coded, schema, out)
         meta = {
@@ -128,13 +128,14 @@ def _build(
                 "returns": checked.returns,
                 "rejected": checked.rejected.num_rows,
                 "checkouts": counts,
-                "checkouts_with_purchase": bought,
+                "checkouts_with_purchase": found["purchase"],
             },
             "split": at._asdict(),
             "window": {"start": coded.start, "end": coded.end},
             "snapshot_dates": dates,
             # What `click` means: a logged click, or a purchase in the candidate's leaf category.
             "click": "logged" if coded.clicks_logged else "leaf_category_proxy",
+            "impressions": found["impressions"],  # checkouts with logged impressions, by split
             "config": {"data": data, "features": feature_cfg},
         }
     shutil.rmtree(out / "spill", ignore_errors=True)

@@ -5,9 +5,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from models.item_encoder import ItemEncoder
+from models.position import FORMS, PositionBias
 from models.query_encoder import MeanEncoder
 from models.ranker import Ranker
 from models.two_tower import TwoTower
+from training.config import ConfigError
 
 
 def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
@@ -31,11 +33,19 @@ def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
 
 
 def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:
-    """The ranker of `ranker.model`."""
-    return Ranker(
+    """The ranker of `ranker.model`, with what `ranker.position` says of positions.
+
+    Raises ConfigError for a position that there is not.
+    """
+    if cfg.ranker.position not in FORMS:
+        raise ConfigError(f"ranker.position={cfg.ranker.position}: expected {', '.join(FORMS)}")
+    ranker = Ranker(
         categories=sizes["categories"],
         brands=sizes["brands"],
         attributes=[*sizes["context"], *sizes["profile"]],
         vector=cfg.retrieval.model.dim,
         **cfg.ranker.model,
     )
+    if cfg.ranker.position != "none":
+        ranker.position = PositionBias(cfg.ranker.position)
+    return ranker

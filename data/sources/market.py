@@ -80,6 +80,14 @@ class Habits(NamedTuple):
     own: Array  # log of 1 + the user's lines of it
 
 
+def no_history(users: int, items: int) -> State:
+    """The state of users before their first order."""
+    shapes = {"items": (users, items), "leaves": (users, len(LEAVES)), "brands": (users, len(BRANDS))}
+    counts = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    totals = {name: np.zeros(users, np.float32) for name in ("lines", "spend")}
+    return State(**counts, **totals, basket=np.zeros((users, items), bool))
+
+
 def goods(cfg: Mapping[str, Any]) -> Goods:
     """The catalog of `items` items."""
     rng, n = np.random.default_rng([cfg["seed"], 0]), int(cfg["items"])

@@ -121,8 +121,7 @@ def simulate(cfg: Mapping[str, Any], goods: Goods) -> Iterator[Round]:
 def _block(cfg: Mapping[str, Any], goods: Goods, people: People, rng: np.random.Generator) -> Iterator[Round]:
     n, items, slots = len(people.user), len(goods.price), int(cfg["slots"])
     seen, end = examined(slots, cfg["position_bias"]), START + int(cfg["days"]) * DAY
-    shapes = [(n, items), (n, len(LEAVES)), (n, len(BRANDS)), (n,), (n,)]
-    state = State(*(np.zeros(shape, np.float32) for shape in shapes), np.zeros((n, items), bool))
+    state = market.no_history(n, items)
     decided = np.zeros((n, items), bool)  # clicked in the last slate: to be bought now, or not
     carried = np.zeros((n, items), bool)  # of these, what is bought now
     now = START + (rng.uniform(0, 2, n) * people.gap * DAY).astype(np.int64)
