@@ -28,7 +28,10 @@ AHEAD = 2  # batches made ahead of the consumer, in one thread
 
 HISTORY = {"item": np.int64, "ts": np.int64, "kind": np.int64, "quantity": np.float32, "price": np.float32}
 BASKET = {"item": np.int64, "quantity": np.float32, "price": np.float32}
-OUTCOMES = {"item": np.int64, "shown": np.bool_, "click": np.bool_, "purchase": np.bool_, "value": np.float32}
+OUTCOMES = {
+    "item": np.int64, "shown": np.bool_, "click": np.bool_, "purchase": np.bool_, "value": np.float32,
+    "position": np.int64,
+}  # fmt: skip
 CANDIDATES = {"item": np.int64, "source": np.int64, "score": np.float32, "affinity": np.float32}
 
 

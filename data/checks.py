@@ -140,6 +140,7 @@ def _reasons(t: ir.Table, name: str, now: int) -> dict[str, ir.BooleanValue]:
         out["margin is outside -1 to 1 (it is a share of the price)"] = (t.margin.abs() > 1).fill_null(False)
     if name == "events":
         out[f"kind is none of {', '.join(KINDS)}"] = t.kind.notin(KINDS).fill_null(False)
+        out["position is negative"] = (t.position < 0).fill_null(False)
         out["value is negative"] = (t.value < 0).fill_null(False)
         out["propensity is outside (0, 1]"] = ((t.propensity <= 0) | (t.propensity > 1)).fill_null(False)
     if "_repeated" in t.columns:

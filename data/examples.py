@@ -26,7 +26,10 @@ CHUNK = 8192  # checkouts per query: bounds memory to some 100 MB of lists
 ROW_GROUP = 1024
 HISTORY = {"item": "int32", "ts": "int64", "kind": "int8", "quantity": "float32", "price": "float32"}
 BASKET = {"item": "int32", "quantity": "float32", "price": "float32"}
-OUTCOME = {"item": "int32", "shown": "boolean", "click": "boolean", "purchase": "boolean", "value": "float32"}
+OUTCOME = {
+    "item": "int32", "shown": "boolean", "click": "boolean", "purchase": "boolean", "value": "float32",
+    "position": "int32",
+}  # fmt: skip
 
 
 def history_log(log: Log) -> ir.Table:
@@ -113,7 +116,7 @@ def baskets(log: Log) -> ir.Table:
 
 
 def attributed(log: Log, checkouts: ir.Table) -> ir.Table:
-    """Impressions, clicks and purchase events of checkouts: `order, item, shown, click, purchase, value`.
+    """Impressions, clicks and purchase events of checkouts by `order, item`, with the foremost position.
 
     An event with an order_id belongs to that checkout if it lies in [ts, until]. An impression or click
     without one goes to the user's latest checkout strictly before it, if it lies in (ts, until]. A
@@ -125,7 +128,7 @@ def attributed(log: Log, checkouts: ir.Table) -> ir.Table:
     named = named.filter(named.ts >= named.asked, named.ts <= named.until, named.user == named.buyer)
     loose = e.filter(e.order == -1, e.kind != "purchase")
     marks = checkouts.select("user", at="ts", rank=ibis.literal(1), order="order", until="until")
-    fields = ["item", "kind", "value"]
+    fields = ["item", "kind", "value", "position"]
     marks = marks.mutate(**{c: ibis.null(loose[c].type()) for c in fields}).cast({"order": "int64"})
     marks = marks.mutate(latest=marks.order)
     asks = loose.select(
@@ -133,6 +136,7 @@ def attributed(log: Log, checkouts: ir.Table) -> ir.Table:
         "item",
         "kind",
         "value",
+        "position",
         at="ts",
         rank=ibis.literal(0),
         order="order",
@@ -143,16 +147,19 @@ def attributed(log: Log, checkouts: ir.Table) -> ir.Table:
     # Order codes grow with time, so the running maximum is the latest checkout so far.
     window = ibis.window(group_by="user", order_by=[t["at"], t["rank"]], preceding=(None, 0))
     t = t.mutate(latest=t.latest.max().over(window))
-    t = t.filter(t["rank"] == 0).select("latest", "item", "kind", "value", ts="at")
+    t = t.filter(t["rank"] == 0).select("latest", *fields, ts="at")
     loose = t.join(checkouts.select("order", "until"), t.latest == checkouts.order)
     loose = loose.filter(loose.ts <= loose.until)
-    columns = ["order", "item", "kind", "value"]
+    columns = ["order", *fields]
     t = named.select(*columns).union(loose.select(*columns))
     return t.group_by("order", "item").agg(
         shown=(t.kind == "impression").any(),
         click=(t.kind == "click").any(),
         purchase=(t.kind == "purchase").any(),
         value=ibis.ifelse(t.kind == "purchase", t.value, ibis.null("float64")).sum(),
+        position=ibis.ifelse(
+            (t.kind == "impression") & (t.position > 0), t.position, ibis.null("int64")
+        ).min(),
     )
 
 
@@ -171,9 +178,18 @@ def outcomes(log: Log, chunk: ir.Table, events: ir.Table, bounds: tuple[int, int
 
 def _outcome_lists(log: Log, bought: ir.Table, events: ir.Table) -> ir.Table:
     no, none = ibis.literal(False), ibis.null("float64")
-    a = bought.select("order", "item", "spent", said=none, shown=no, click=no, event_purchase=no)
+    a = bought.select(
+        "order",
+        "item",
+        "spent",
+        said=none,
+        shown=no,
+        click=no,
+        event_purchase=no,
+        position=ibis.null("int64"),
+    )
     b = events.select(
-        "order", "item", spent=none, said="value", shown="shown", click="click", event_purchase="purchase"
+        "order", "item", "shown", "click", "position", spent=none, said="value", event_purchase="purchase"
     )
     t = a.union(b.select(*a.columns)).group_by("order", "item")
     t = t.agg(
@@ -182,12 +198,15 @@ def _outcome_lists(log: Log, bought: ir.Table, events: ir.Table) -> ir.Table:
         shown=ibis._.shown.any(),
         click=ibis._.click.any(),
         event_purchase=ibis._.event_purchase.any(),
+        position=ibis._.position.max().fill_null(0),
     )
     t = t.left_join(log.items.select("item", "price"), "item").drop("item_right")
     purchase = t.spent.notnull() | t.event_purchase
     said = ibis.coalesce(t.said.nullif(0.0), t.price, 0.0)
     value = ibis.ifelse(purchase, ibis.coalesce(t.spent, said), 0.0)
-    t = t.mutate(purchase=purchase, value=value, click=(t.click | purchase) if log.clicks_logged else no)
+    # Where it is known what was shown, what was bought by other ways was not clicked.
+    implies = t.event_purchase if log.impressions_logged else purchase
+    t = t.mutate(purchase=purchase, value=value, click=(t.click | implies) if log.clicks_logged else no)
     t = t.mutate(**{c: t[c].cast(k) for c, k in OUTCOME.items()})
     return t.group_by("order").agg(**{f"outcome_{c}": t[c].collect(order_by=t.item) for c in OUTCOME})
 
@@ -216,8 +235,10 @@ def rows(
 
 def write(
     con: ibis.BaseBackend, log: Log, assigned: ir.Table, schema: FeatureSchema, every: int, folder: Path
-) -> dict[str, int]:
-    """Writes `examples/{train,validation,test}.parquet`; gives per split how many led to a purchase.
+) -> dict[str, dict[str, int]]:
+    """Writes `examples/{train,validation,test}.parquet`.
+
+    Gives per split how many checkouts led to a `purchase` and how many have `impressions`.
 
     `assigned` has `order, order_id, user, ts, until, split` and the context columns; `every` is the
     distance of snapshots in days.
@@ -231,7 +252,7 @@ def write(
     basket = con.create_table("basket_lists", baskets(log))
     events = con.create_table("attributed", attributed(log, assigned))
     (folder / "examples").mkdir()
-    bought = dict.fromkeys(SPLITS, 0)
+    bought, shown = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
         path, writer = folder / "examples" / f"{split}.parquet", None
         for chunk, bounds in _chunks(con, asked.filter(asked.split == split)):
@@ -239,12 +260,13 @@ def write(
             table = con.to_pyarrow(rows(chunk, lists, basket, outcome, schema, log.late))
             # Arrow puts wide rows in order several times faster than the engine sorts them.
             table = table.take(pc.sort_indices(table["order"])).drop_columns("order").combine_chunks()
-            bought[split] += _with_purchase(table)
+            bought[split] += _with(table, "outcome_purchase")
+            shown[split] += _with(table, "outcome_shown")
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
             writer.write_table(table, row_group_size=ROW_GROUP)
         if writer is not None:
             writer.close()
-    return bought
+    return {"purchase": bought, "impressions": shown}
 
 
 def _chunks(con: ibis.BaseBackend, asked: ir.Table) -> Iterator[tuple[ir.Table, tuple[int, int]]]:
@@ -257,7 +279,7 @@ def _chunks(con: ibis.BaseBackend, asked: ir.Table) -> Iterator[tuple[ir.Table, 
         yield asked.filter(asked.order.between(first, last)), bounds
 
 
-def _with_purchase(table: pa.Table) -> int:
-    """Number of rows with at least one purchase among the outcomes."""
-    lists = table["outcome_purchase"].combine_chunks()
+def _with(table: pa.Table, flags: str) -> int:
+    """Number of rows with at least one true value in the list column `flags`."""
+    lists = table[flags].combine_chunks()
     return len(pc.unique(pc.list_parent_indices(lists).filter(lists.flatten())))

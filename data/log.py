@@ -20,12 +20,13 @@ class Log(NamedTuple):
     users: ir.Table  # user (0..), user_id, profile_<name>
     checkouts: ir.Table  # order (0.. by time), order_id, user, ts, available, context_<name>
     lines: ir.Table  # order, user, item, ts, available, quantity, price; one per order and item
-    events: ir.Table  # user, item, ts, available, kind (string), order, value; order -1 if none was given
+    events: ir.Table  # user, item, ts, available, kind (string), order (-1: none given), value, position
     context: list[str]
     profile: list[str]
     start: int  # first checkout, Unix seconds
     end: int  # last checkout
     clicks_logged: bool
+    impressions_logged: bool
     late: bool  # some fact became available after its own time
 
 
@@ -63,7 +64,9 @@ def build(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> Log:
     lines = con.create_table("lines", _lines(orders, checkouts, item_codes))
     coded = con.create_table("coded_events", _events(events, checkouts, user_codes, item_codes, lines))
     bounds = con.to_pyarrow(checkouts.agg(a=checkouts.ts.min(), b=checkouts.ts.max())).to_pylist()[0]
-    clicks = bool(con.execute((coded.kind == "click").any().fill_null(False)))
+    clicks, impressions = (
+        bool(con.execute((coded.kind == kind).any().fill_null(False))) for kind in ("click", "impression")
+    )
     late = any(bool(con.execute((t.available > t.ts).any().fill_null(False))) for t in (lines, coded))
     return Log(
         item_codes,
@@ -76,6 +79,7 @@ def build(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> Log:
         bounds["a"],
         bounds["b"],
         clicks,
+        impressions,
         late,
     )
 
@@ -130,13 +134,22 @@ def _lines(orders: ir.Table, checkouts: ir.Table, items: ir.Table) -> ir.Table:
 def _events(
     events: ir.Table | None, checkouts: ir.Table, users: ir.Table, items: ir.Table, lines: ir.Table
 ) -> ir.Table:
-    """Coded events. An order_id that no order has is -2: the event belongs to a checkout we do not know."""
+    """Coded events. An order_id that no order has is -2: the event belongs to a checkout we do not know.
+
+    Positions count from 1, 0 for unknown; those of a log that counts from 0 are moved up by one.
+    """
     if events is None:
         return lines.limit(0).select(
-            "user", "item", "ts", "available", kind=ibis.literal(""), order=lines.order, value=lines.spent
-        )
+            "user", "item", "ts", "available", kind=ibis.literal(""), order=lines.order, value=lines.spent,
+            position=ibis.literal(0),
+        )  # fmt: skip
     t = events.mutate(available=_available(events))
     t = t.join(items.select("item_id", "item"), "item_id").join(users.select("user_id", "user"), "user_id")
     t = t.left_join(checkouts.select("order_id", "order"), "order_id")
     order = ibis.coalesce(t.order, ibis.ifelse(t.order_id.isnull(), -1, -2))
-    return t.select("user", "item", "ts", "available", "kind", order=order.cast("int64"), value=t.value)
+    up = ibis.ifelse(t.position.min().over(ibis.window()) < 1, 1, 0)
+    position = (t.position.floor() + up).fill_null(0)
+    return t.select(
+        "user", "item", "ts", "available", "kind", order=order.cast("int64"), value=t.value,
+        position=position.cast("int64"),
+    )  # fmt: skip

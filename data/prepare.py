@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data import checks, examples, features, log, snapshots, splits, store, tables
 from data.tables import DataError
 
-SOURCES = ("completejourney", "tables")
+SOURCES = ("completejourney", "simulated", "tables")
 STEPS = ("hash", "read", "check", "code", "features", "snapshots", "neighbours", "examples", "store")
 # What says where and how fast, not what: no part of the key.
 NOT_HASHED = ("root", "memory_limit", "threads")
@@ -46,7 +46,7 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
         raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(SOURCES)}")
     splits.horizon_days(data["horizon"])
     source = import_module(f"data.sources.{data['name']}")
-    files: dict[str, Path] = source.files(data.get("root"))
+    files: dict[str, Path] = source.files(data)
     started = time.monotonic()
     with tqdm(total=len(STEPS), desc="prepare", unit="step", file=sys.stderr) as bar:
         _step(bar, "hash")
@@ -86,7 +86,7 @@ def _build(
     names = {name: str(path) for name, path in files.items()}
     with _connect(data, out / "spill") as con:
         _step(bar, "read")
-        raw = source.read(con, data.get("root"))
+        raw = source.read(con, data)
         conformed = {
             name: con.create_table(f"canonical_{name}", tables.conform(t, name, names[name]))
             for name, t in raw.items()
@@ -112,7 +112,7 @@ def _build(
         _step(bar, "neighbours")
         snapshots.write_neighbours(con, coded, dates, data["snapshots"], out)
         _step(bar, "examples")
-        bought = examples.write(con, coded, assigned, schema, every, out)
+        found = examples.write(con, coded, assigned, schema, every, out)
         _step(bar, "store")
         store.write(con, coded, schema, out)
         meta = {
@@ -128,13 +128,14 @@ def _build(
                 "returns": checked.returns,
                 "rejected": checked.rejected.num_rows,
                 "checkouts": counts,
-                "checkouts_with_purchase": bought,
+                "checkouts_with_purchase": found["purchase"],
             },
             "split": at._asdict(),
             "window": {"start": coded.start, "end": coded.end},
             "snapshot_dates": dates,
             # What `click` means: a logged click, or a purchase in the candidate's leaf category.
             "click": "logged" if coded.clicks_logged else "leaf_category_proxy",
+            "impressions": found["impressions"],  # checkouts with logged impressions, by split
             "config": {"data": data, "features": feature_cfg},
         }
     shutil.rmtree(out / "spill", ignore_errors=True)

@@ -60,11 +60,11 @@ def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> list
         perfect = baselines.perfect_order(ours["purchase"], data)
         rows += protocol.rows(perfect, data, parts, "perfect order of these candidates", "purchase", seed)
         tables["Heads"] += [{"seed": seed, **row} for row in system.heads(scored)]
-        recalls = protocol.recalls(ours["purchase"], scored.source, SOURCES, data)
+        recalls = protocol.recalls(ours["purchase"], system.proposed_by(scored), SOURCES, data)
         tables["Recall by source, in the ranker's order"] += [{"seed": seed, **row} for row in recalls]
         curves = {
-            "click": calibration(scored.clicked, scored.click),
-            "purchase": calibration(scored.bought, scored.purchase),
+            "click": calibration(scored.clicked[scored.known], scored.shown_click[scored.known]),
+            "purchase": calibration(scored.bought[scored.known], scored.shown_purchase[scored.known]),
         }
         if with_gbdt:
             theirs = lightgbm(run, split)
@@ -90,9 +90,9 @@ def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> list
 
 def lightgbm(run: Run, split: str) -> dict[str, system.Ranked]:
     """LightGBM trained on the ranker's training candidates, stopped on validation, in both orders."""
-    train, validation, judged = (system.pairs(run, name) for name in ("train", "validation", split))
+    train, validation = (system.pairs(run, name, learn=True) for name in ("train", "validation"))
     model = gbdt.fit(train, validation, run.cfg.seed, system.feature_names(run), progress=100)
-    return gbdt.ranked(model, judged)
+    return gbdt.ranked(model, system.pairs(run, split, learn=False))
 
 
 def differences(

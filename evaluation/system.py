@@ -8,11 +8,12 @@ from tqdm import tqdm
 
 from data.batches import Batches
 from evaluation.gbdt import Pairs
-from evaluation.jagged import Array, Ranked
+from evaluation.jagged import Array, Ranked, keep
 from evaluation.metrics import head_quality, predicted_over_observed
 from models.jagged import segment_ids
 from models.losses import probabilities
-from training.labels import label
+from training.labels import label, rule
+from training.ranker import as_shown
 from training.runs import Run
 
 NAME = "sextet"
@@ -25,53 +26,62 @@ class Scored(NamedTuple):
     item: Array  # [P] int64
     source: Array  # [P] int64, bit mask of models.candidates.SOURCES
     retrieval: Array  # [P] float32, two-tower score
-    click: Array  # [P] float32, calibrated probability
-    purchase: Array  # [P] float32, calibrated probability
+    click: Array  # [P] float32, calibrated probability, of a candidate that is seen
+    purchase: Array  # [P] float32, calibrated probability, of a candidate that is seen
+    shown_click: Array  # [P] float32, the same at the position where the candidate was shown
+    shown_purchase: Array  # [P] float32
     spend: Array  # [P] float32, expected spend given a purchase
     clicked: Array  # [P] bool
     bought: Array  # [P] bool
     value: Array  # [P] float32, spent inside the horizon
+    known: Array  # [P] bool, the outcome is known: where a shop logs impressions, of what was shown
 
 
 @torch.no_grad()
 def score(run: Run, split: str) -> Scored:
     """Score the candidates of `split` (train, validation or test) in the order of its examples."""
     batches = Batches(run.candidates / f"{split}.parquet", 256)
+    meaning = rule(run.prepared.meta)
     parts: list[list[Array]] = []
     for batch in tqdm(batches, desc=f"score {split}", unit=" batches", mininterval=1):
         vector = run.tower(batch.query, run.catalog.vectors)
         logits = run.ranker.calibration(run.ranker(batch.query, vector, batch.candidates, run.catalog))
         p_click, p_purchase = probabilities(logits[:, 0], logits[:, 1])
-        labels = label(batch.candidates, batch.outcomes, run.catalog.leaf, proxy(run))
+        labels = label(batch.candidates, batch.outcomes, run.catalog.leaf, meaning)
+        at = as_shown(run.ranker, logits[:, 0], labels, meaning)
         lengths = batch.candidates.offsets.diff()
         tensors = [
             lengths, batch.candidates.item, batch.candidates.source, batch.candidates.score, p_click,
-            p_purchase, logits[:, 2].exp(), labels[0] > 0, labels[1] > 0, labels[2],
+            p_purchase, *probabilities(at, logits[:, 1]), logits[:, 2].exp(), labels.click > 0,
+            labels.purchase > 0, labels.value, labels.weight > 0,
         ]  # fmt: skip
         parts.append([tensor.numpy() for tensor in tensors])
     lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Scored(np.concatenate([[0], lengths.cumsum()]), *rest)
 
 
-def proxy(run: Run) -> bool:
-    """Whether click labels are the leaf-category proxy, because the shop logs no clicks."""
-    return run.prepared.meta["click"] != "logged"
-
-
 def orders(scored: Scored) -> dict[str, Ranked]:
-    """The candidates by p(purchase) and by expected value."""
+    """The candidates by p(purchase) and by expected value, without what was only shown (source 0)."""
+    proposed = scored.source > 0
+    offsets, item = keep(scored.offsets, proposed), scored.item[proposed]
+    value = scored.purchase * scored.spend
     return {
-        "purchase": Ranked(scored.offsets, scored.item, scored.purchase),
-        "value": Ranked(scored.offsets, scored.item, scored.purchase * scored.spend),
+        "purchase": Ranked(offsets, item, scored.purchase[proposed]),
+        "value": Ranked(offsets, item, value[proposed]),
     }
 
 
+def proposed_by(scored: Scored) -> Array:
+    """The sources of the candidates in `orders`, [ΣC] int64 bit masks."""
+    return scored.source[scored.source > 0]
+
+
 def heads(scored: Scored) -> list[dict[str, Any]]:
-    """Quality of every head over the candidate set."""
-    bought = scored.bought
+    """Quality of every head over the candidates whose outcome is known."""
+    known, bought = scored.known, scored.bought & scored.known
     return [
-        {"head": "click", **head_quality(scored.clicked, scored.click)},
-        {"head": "purchase", **head_quality(bought, scored.purchase)},
+        {"head": "click", **head_quality(scored.clicked[known], scored.shown_click[known])},
+        {"head": "purchase", **head_quality(scored.bought[known], scored.shown_purchase[known])},
         {
             "head": "value",
             "predicted_over_observed": predicted_over_observed(scored.value[bought], scored.spend[bought]),
@@ -80,23 +90,26 @@ def heads(scored: Scored) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def pairs(run: Run, split: str) -> Pairs:
-    """The same candidates as a feature matrix, for gradient-boosted trees: all that the ranker is told."""
+def pairs(run: Run, split: str, learn: bool) -> Pairs:
+    """The same candidates as a feature matrix, for gradient-boosted trees: all that the ranker is told.
+
+    To learn from, those whose outcome is known; to be ranked, those that a source proposes.
+    """
     batches = Batches(run.candidates / f"{split}.parquet", 256)
+    meaning = rule(run.prepared.meta)
     parts: list[list[Array]] = []
     for batch in tqdm(batches, desc=f"features {split}", unit=" batches", mininterval=1):
         features, _ = run.ranker.interactions(batch.query, batch.candidates, run.catalog)
         leaf = run.catalog.leaf[batch.candidates.item].float().unsqueeze(1)
-        _, bought, value = label(batch.candidates, batch.outcomes, run.catalog.leaf, proxy(run))
+        labels = label(batch.candidates, batch.outcomes, run.catalog.leaf, meaning)
         time = batch.query.ts[segment_ids(batch.candidates.offsets)]
         weekday = (time // 86_400 % 7).float().unsqueeze(1)
         matrix = torch.cat([features, leaf, weekday], dim=1)
-        parts.append(
-            [
-                t.numpy()
-                for t in (batch.candidates.offsets.diff(), batch.candidates.item, matrix, bought > 0, value)
-            ]
-        )
+        kept = labels.weight > 0 if learn else batch.candidates.source > 0
+        owner = segment_ids(batch.candidates.offsets)[kept]
+        of_each = torch.bincount(owner, minlength=batch.query.ts.numel())
+        columns = (batch.candidates.item, matrix, labels.purchase > 0, labels.value)
+        parts.append([of_each.numpy(), *(column[kept].numpy() for column in columns)])
     lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Pairs(np.concatenate([[0], lengths.cumsum()]), *rest)
 

@@ -58,6 +58,7 @@ def lowered(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> Pip
         tables = getattr(module, name)
         if isinstance(tables, EmbeddingTables):
             setattr(module, name, lowered_tables(tables))
+    ranker.position = None  # what is served is seen
     return Pipeline(tower.eval(), sources.eval(), ScoringRanker(ranker).eval())
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.losses import click_loss, gamma_deviance, purchase_loss
+from models.position import PositionBias
 
 
 class Calibration(nn.Module):
@@ -22,9 +23,19 @@ class Calibration(nn.Module):
         """Raw logits [n, 3] (click, conversion, log value) to calibrated ones [n, 3]."""
         return logits * self.scale + self.shift
 
-    def fit(self, logits: Tensor, clicked: Tensor, purchased: Tensor, value: Tensor) -> None:
+    def fit(
+        self,
+        logits: Tensor,
+        clicked: Tensor,
+        purchased: Tensor,
+        value: Tensor,
+        position: Tensor | None = None,
+        bias: PositionBias | None = None,
+    ) -> None:
         """Minimise each head's own loss: logits [n, 3], labels [n] each. Value keeps its scale.
 
+        Labels that were observed at a `position` [n] are met through the trained `bias`, which stays as it
+        is: so it is p(click | seen) that comes out calibrated, not the mean over the positions of the log.
         A head without both outcomes in the sample keeps what it has: there is nothing to fit to.
         """
         free = torch.tensor([_mixed(clicked), _mixed(purchased), bool(purchased.any())])
@@ -34,6 +45,8 @@ class Calibration(nn.Module):
         def closure() -> Tensor:
             optimizer.zero_grad()
             click, conversion, log_value = self(logits).unbind(1)
+            if bias is not None:
+                click = bias(click, position)
             loss = (
                 click_loss(click, clicked)
                 + purchase_loss(click.detach(), conversion, purchased)

@@ -88,9 +88,7 @@ class CandidateSources(nn.Module):
         seen = best(seen, seen_weight[:, 0], items, self.recency)
 
         # Co-purchase: neighbours of the basket's items by summed affinity.
-        position, lengths = gather_segments(self.neighbour_offsets, query.basket_item)
-        pair_key = torch.repeat_interleave(paid, lengths) * items + self.neighbour_items[position]
-        pair, affinity = group_sum(pair_key, self.neighbour_scores[position].unsqueeze(1))
+        pair, affinity = self.affinity(query, items)
         together = best(pair, affinity[:, 0], items, self.co_purchase)
 
         # Category: the bestsellers of the basket's leaf categories, those high in their list first.
@@ -128,6 +126,13 @@ class CandidateSources(nn.Module):
         return Candidates(
             offsets_of(segment, count), item, bitmask, score, lookup(pair, affinity, merged)[:, 0]
         )
+
+    def affinity(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
+        """Rising keys `checkout * items + item` [U] of what is bought with the basket; how much [U, 1]."""
+        paid = segment_ids(query.basket_offsets)
+        position, lengths = gather_segments(self.neighbour_offsets, query.basket_item)
+        key = torch.repeat_interleave(paid, lengths) * items + self.neighbour_items[position]
+        return group_sum(key, self.neighbour_scores[position].unsqueeze(1))
 
 
 def best(keys: Tensor, score: Tensor, items: int, limit: int) -> Tensor:

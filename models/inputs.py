@@ -84,3 +84,4 @@ class Outcomes(NamedTuple):
     click: Tensor  # [ΣO] bool, logged click (False throughout where the shop logs none)
     purchase: Tensor  # [ΣO] bool
     value: Tensor  # [ΣO] float32, what the user spent on it
+    position: Tensor  # [ΣO] int64, where it was shown, 1 first; 0 for not shown or unknown

@@ -11,6 +11,7 @@ from models.inputs import Candidates, Catalog, Query
 from models.interactions import Interactions
 from models.jagged import segment_ids
 from models.losses import probabilities
+from models.position import PositionBias
 from models.query_encoder import time_of_week
 from models.two_tower import attribute_bags, attribute_tables, no_attributes
 
@@ -52,6 +53,7 @@ class Ranker(nn.Module):
         candidate = len(self.interactions.names) + leaf_dim + brand_dim
         self.mixture = mixture(query, candidate)
         self.calibration = Calibration()
+        self.position: PositionBias | None = None  # in training only, where positions are logged
 
     def forward(self, query: Query, query_vector: Tensor, candidates: Candidates, catalog: Catalog) -> Tensor:
         """Uncalibrated logits [ΣC, 3]: click, conversion, log of spend given purchase."""

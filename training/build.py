@@ -7,9 +7,11 @@ from omegaconf import DictConfig
 
 from data.splits import horizon_days
 from models.item_encoder import ItemEncoder
+from models.position import FORMS, PositionBias
 from models.query_encoder import MeanEncoder
 from models.ranker import Ranker
 from models.two_tower import TwoTower
+from training.config import ConfigError
 
 USUAL_HORIZON = 14  # days: what features take for a horizon that has no fixed length (next_order)
 
@@ -35,8 +37,14 @@ def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
 
 
 def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:
-    """The ranker of `ranker.model`, around the multi-task network of `ranker.mixture`."""
-    return Ranker(
+    """The ranker of `ranker.model`, around the multi-task network of `ranker.mixture`.
+
+    What positions do to clicks is as `ranker.train.position` says; ConfigError for a form that there is not.
+    """
+    form = cfg.ranker.train.position
+    if form not in FORMS:
+        raise ConfigError(f"ranker.train.position={form}: expected {', '.join(FORMS)}")
+    ranker = Ranker(
         categories=sizes["categories"],
         brands=sizes["brands"],
         attributes=[*sizes["context"], *sizes["profile"]],
@@ -45,3 +53,6 @@ def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:
         mixture=instantiate(cfg.ranker.mixture, _partial_=True, _convert_="all"),
         **cfg.ranker.model,
     )
+    if form != "none":
+        ranker.position = PositionBias(form)
+    return ranker

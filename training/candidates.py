@@ -13,11 +13,11 @@ from tqdm import tqdm
 from data.batches import to_batch
 from data.catalog import Neighbours
 from models.candidates import CandidateSources
-from models.embeddings import unpack_int8
-from models.inputs import Candidates, Catalog, Outcomes
-from models.jagged import segment_ids
+from models.embeddings import rows_int8, unpack_int8
+from models.inputs import Candidates, Catalog, Outcomes, Query
+from models.jagged import lookup, offsets_of, segment_ids
 from models.two_tower import QueryTower
-from training.labels import label
+from training.labels import Rule, label
 from training.retrieval import nearest
 
 
@@ -87,6 +87,9 @@ def gather(
 ) -> float:
     """Write `examples` with the columns candidate_{item,source,score,affinity}, in their order.
 
+    What was shown after a checkout is among them, with source 0 where no source proposes it: its outcome is
+    known, so the ranker can learn from it.
+
     Returns the recall: the mean share of a checkout's purchases that are among its candidates.
     """
     vectors = unpack_int8(catalog.vectors)
@@ -106,7 +109,7 @@ def gather(
             ann = nearest(vector, vectors, catalog.available, cfg.retrieval.sources.ann)
             found = sources(query, vector, ann, catalog)
             shares.append(recall(found, outcomes, catalog))
-            part = with_candidates(part, found)
+            part = with_candidates(part, with_shown(found, outcomes, query, vector, sources, catalog))
             writer = writer or pq.ParquetWriter(partial, part.schema, compression="zstd")
             writer.write_table(part)
             bar.update(len(part))
@@ -121,10 +124,35 @@ def gather(
 def recall(found: Candidates, outcomes: Outcomes, catalog: Catalog) -> Tensor:
     """Share of each checkout's purchases that are among its candidates [B], NaN for none bought."""
     count = found.offsets.numel() - 1
-    _, hit, _ = label(found, outcomes, catalog.leaf, proxy=False)
+    hit = label(found, outcomes, catalog.leaf, Rule(proxy=False, impressions=False)).purchase
     hits = torch.zeros(count).index_add_(0, segment_ids(found.offsets), hit)
     bought = torch.zeros(count).index_add_(0, segment_ids(outcomes.offsets), outcomes.purchase.float())
     return hits / bought
+
+
+def with_shown(
+    found: Candidates,
+    outcomes: Outcomes,
+    query: Query,
+    vector: Tensor,
+    sources: CandidateSources,
+    catalog: Catalog,
+) -> Candidates:
+    """`found` and, with source 0, what was shown besides; query vectors are [B, D]."""
+    count, items = found.offsets.numel() - 1, catalog.leaf.numel()
+    known = segment_ids(found.offsets) * items + found.item
+    shown = (segment_ids(outcomes.offsets) * items + outcomes.item)[outcomes.shown]
+    more = shown[~torch.isin(shown, known)]
+    score = (rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
+    pair, affinity = sources.affinity(query, items)
+    keys, order = torch.cat([known, more]).sort()
+    return Candidates(
+        offsets=offsets_of(keys // items, count),
+        item=keys % items,
+        source=torch.cat([found.source, torch.zeros_like(more)])[order],
+        score=torch.cat([found.score, score])[order],
+        affinity=torch.cat([found.affinity, lookup(pair, affinity, more)[:, 0]])[order],
+    )
 
 
 def with_candidates(examples: pa.Table, candidates: Candidates) -> pa.Table:

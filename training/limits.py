@@ -24,6 +24,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "max_history": (1, MANY),
     "category_levels": (1, 16), "brands": (1, MANY), "tokens": (1, MANY), "token_min_items": (1, MANY),
     "tokens_per_item": (1, MANY), "attribute_values": (1, MANY), "attribute_edges": (1, 10_000),
+    # simulated data
+    "users": (1, 10_000_000), "items": (20, 10_000_000), "days": (7, 3660), "gap": (0.5, 365),
+    "slots": (1, 100), "exploration": (0, 1), "position_bias": (0, 10),
     # export
     "checkouts": (1, MANY), "golden": (1, 1000), "queries": (1, MANY), "recall_target": (0.5, 0.9999),
     "revenue_weight": (0, 1), "category_cap": (1, MANY), "diversity": (0, 1),

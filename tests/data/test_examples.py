@@ -18,7 +18,7 @@ SPLIT = {
     "validation_start": iso(START + 30 * DAY), "test_start": iso(START + 45 * DAY),
     "test_end": iso(START + 55 * DAY), "validation_share": 0.1, "test_share": 0.1,
 }  # fmt: skip
-OUTCOME = ("shown", "click", "purchase", "value")
+OUTCOME = ("shown", "click", "purchase", "position", "value")
 KINDS = {"purchase": 0, "click": 1, "cart": 2}
 
 
@@ -60,7 +60,7 @@ def slow_examples(tables: dict[str, Any], horizon: str, max_history: int) -> dic
             known = max(at, seconds(e["ingested_at"])) if e.get("ingested_at") else at
             fact = (known, at, -1, item[e["item_id"]], KINDS[e["kind"]], 1, 0)
             facts.setdefault(e["user_id"], []).append(fact)
-    clicks = any(e["kind"] == "click" for e in events)
+    clicks, impressions = (any(e["kind"] == kind for e in events) for kind in ("click", "impression"))
     out = {}
     for o, c in checkouts.items():
         others = [x for x in checkouts.values() if x["user"] == c["user"] and x["ts"] > c["ts"]]
@@ -71,7 +71,7 @@ def slow_examples(tables: dict[str, Any], horizon: str, max_history: int) -> dic
         known = sorted(f for f in facts[c["user"]] if f[0] < c["ts"])[-max_history:]
         history = sorted(known, key=lambda f: f[1:])
         outcome: dict[int, dict[str, Any]] = {}
-        empty = {"shown": False, "click": False, "purchase": False, "value": 0.0}
+        empty = {"shown": False, "click": False, "purchase": False, "position": 0, "value": 0.0}
         for x in others:
             for i, (_, spent, _) in x["lines"].items():
                 if until is not None and x["ts"] <= until:
@@ -90,11 +90,13 @@ def slow_examples(tables: dict[str, Any], horizon: str, max_history: int) -> dic
                 continue
             entry = outcome.setdefault(item[e["item_id"]], dict(empty))
             entry["shown"] |= e["kind"] == "impression"
-            entry["click"] |= e["kind"] == "click"
+            entry["click"] |= e["kind"] == "click" or (impressions and e["kind"] == "purchase")
+            if e["kind"] == "impression" and e.get("position") not in (None, ""):  # the log counts from 0
+                entry["position"] = min(entry["position"] or 99, e["position"] + 1)
             if e["kind"] == "purchase" and not entry["purchase"]:
                 entry["purchase"], entry["value"] = True, e.get("value") or price[e["item_id"]]
         for entry in outcome.values():
-            entry["click"] = clicks and (entry["click"] or entry["purchase"])
+            entry["click"] = clicks and (entry["click"] or (entry["purchase"] and not impressions))
         mine = [x for x in checkouts.values() if x["user"] == c["user"]]
         out[o] = {
             "user_id": c["user"],
@@ -123,6 +125,8 @@ def tangled_shop(events: bool, late: bool) -> dict[str, Any]:
                 e["kind"] = "cart"
             elif draw < 0.45:
                 e |= {"kind": "purchase", "value": 5.5 if draw < 0.42 else ""}
+            elif draw < 0.47:
+                e["position"] = ""
             elif draw < 0.5:
                 e["ts"] = iso(seconds(e["ts"]) + int(rng.integers(0, 30)) * DAY)
     if late:
@@ -156,6 +160,8 @@ def test_examples_equal_the_slow_reading(tmp_path: Path, horizon: str, events: b
     assert counts["immature"] == sum(e["until"] is None or e["until"] > end for e in expected.values())
     assert sum(counts.values()) == len(expected)
     assert meta["click"] == ("logged" if events else "leaf_category_proxy")
+    for split, n in meta["impressions"].items():
+        assert n == sum(r["split"] == split and any(r["outcome_shown"]) for r in found.values())
     assert len(found) > 40
     for order, row in found.items():
         e = expected[order]
@@ -164,15 +170,15 @@ def test_examples_equal_the_slow_reading(tmp_path: Path, horizon: str, events: b
             for g, fields in {
                 "history": ("item", "ts", "kind", "quantity", "price"),
                 "basket": ("item", "quantity", "price"),
-                "outcome": ("item", "shown", "click", "purchase", "value"),
+                "outcome": ("item", *OUTCOME),
             }.items()
         }
         for c in ("user_id", "ts", "n_before"):
             assert row[c] == e[c], order
         assert lists["history"] == e["history"], order
         assert lists["basket"] == e["basket"], order
-        assert {o[0]: o[1:4] for o in lists["outcome"]} == {i: o[:3] for i, o in e["outcome"].items()}
-        values = {i: o[3] for i, o in e["outcome"].items()}
+        assert {o[0]: o[1:-1] for o in lists["outcome"]} == {i: o[:-1] for i, o in e["outcome"].items()}
+        values = {i: o[-1] for i, o in e["outcome"].items()}
         assert {o[0]: o[-1] for o in lists["outcome"]} == pytest.approx(values, abs=1e-3), order
         assert row["snapshot"] == (row["ts"] - meta["window"]["start"]) // (7 * DAY)
 

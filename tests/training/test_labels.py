@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from models.inputs import Outcomes
 from tests.models.shops import offsets, random_candidates, random_catalog
-from training.labels import label
+from training.labels import Rule, label, rule
 
 
 def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
@@ -19,16 +19,19 @@ def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
     click = torch.rand(item.shape, generator=g) < 0.4
     purchase = torch.rand(item.shape, generator=g) < 0.5
     value = torch.rand(item.shape, generator=g) * 9
+    shown = click | (torch.rand(item.shape, generator=g) < 0.5)
+    position = torch.randint(1, 7, item.shape, generator=g) * shown
     return Outcomes(
-        offsets(torch.tensor([len(p) for p in per])), item, torch.ones_like(click), click, purchase, value
+        offsets(torch.tensor([len(p) for p in per])), item, shown, click, purchase, value, position
     )
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.booleans())
-def test_labels(seed: int, proxy: bool) -> None:
+@given(st.integers(0, 10_000), st.sampled_from([(False, False), (True, False), (False, True)]))
+def test_labels(seed: int, kind: tuple[bool, bool]) -> None:
+    proxy, impressions = kind
     candidates, outcomes, leaf = random_candidates(seed), random_outcomes(seed), random_catalog(seed).leaf
-    click, purchase, value = label(candidates, outcomes, leaf, proxy)
+    click, purchase, value, position, weight = label(candidates, outcomes, leaf, Rule(*kind))
     for row in range(4):
         o0, o1 = outcomes.offsets[row : row + 2].tolist()
         facts = {int(outcomes.item[o]): o for o in range(o0, o1)}
@@ -37,6 +40,15 @@ def test_labels(seed: int, proxy: bool) -> None:
         c0, c1 = candidates.offsets[row : row + 2].tolist()
         for c in range(c0, c1):
             item = int(candidates.item[c])
+            shown = item in facts and bool(outcomes.shown[facts[item]])
+            assert position[c] == (outcomes.position[facts[item]] if item in facts else 0)
+            assert weight[c] == (shown if impressions else 1)
+            if impressions:
+                clicked = item in facts and bool(outcomes.click[facts[item]])
+                assert bool(click[c]) == clicked
+                assert bool(purchase[c]) == (item in bought and clicked)
+                assert value[c] == (outcomes.value[facts[item]] if item in bought and clicked else 0)
+                continue
             assert bool(purchase[c]) == (item in bought)
             if proxy:
                 assert bool(click[c]) == (item in bought or int(leaf[item]) in leaves)
@@ -46,3 +58,10 @@ def test_labels(seed: int, proxy: bool) -> None:
                 )
             expected = float(outcomes.value[facts[item]]) if item in bought else 0.0
             assert abs(float(value[c]) - expected) < 1e-5
+
+
+def test_only_shown_items_have_labels_where_every_split_has_impressions() -> None:
+    logged = {"click": "logged", "impressions": {"train": 9, "validation": 3, "test": 3}}
+    assert rule(logged) == Rule(proxy=False, impressions=True)
+    assert rule(logged | {"impressions": {"train": 9, "validation": 0, "test": 3}}).impressions is False
+    assert rule(logged | {"click": "leaf_category_proxy"}) == Rule(proxy=True, impressions=False)
