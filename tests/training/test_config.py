@@ -78,7 +78,8 @@ def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> No
     "override",
     ["retrieval.train.epochs=-1", "retrieval.train.share=1", "ranker.train.batch_size=0",
      "data.snapshots.every=0",
-     "data.split.test_share=2", "features.category_levels=0", "retrieval.train.positives=0"],
+     "data.split.test_share=2", "features.category_levels=0", "retrieval.train.positives=0",
+     "retrieval.model.item.id_rows=1", "retrieval.model.item.id_rows=many"],
 )  # fmt: skip
 def test_a_number_outside_its_limits_is_refused(override: str) -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
