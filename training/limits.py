@@ -13,6 +13,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
     "token_dim": (1, 4096), "attribute_dim": (1, 4096), "leaf_dim": (1, 4096), "id_dropout": (0, 0.99),
     "id_rows": (2, MANY), "token_rows": (2, MANY), "hashes": (1, 16),
+    "width": (1, 4096), "layers": (1, 64), "heads": (1, 256),
     "experts": (1, 256), "own": (1, 256), "shared": (1, 256), "tower": (1, 4096),
     "max_events": (1, MANY), "half_life": (1e-3, 1e5),
     # candidates
