@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import PoolingType
 
@@ -108,6 +109,22 @@ def pool_int8(packed: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> 
 def rows_int8(packed: Tensor, rows: Tensor) -> Tensor:
     """Unpacked rows: uint8 [N, D+8], rows [n] → float32 [n, D]."""
     return unpack_int8(packed[rows])
+
+
+def pool_rows(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of rows, float32 [N, D] or packed uint8 [N, D+8]: as `pool_int8` → [B, D]."""
+    if vectors.dtype == torch.uint8:
+        return pool_int8(vectors, rows, offsets, weights)
+    return F.embedding_bag(
+        rows, vectors, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
+
+
+def take_rows(vectors: Tensor, rows: Tensor) -> Tensor:
+    """Rows [n] of vectors, float32 [N, D] or packed uint8 [N, D+8], as float32 [n, D]."""
+    if vectors.dtype == torch.uint8:
+        return rows_int8(vectors, rows)
+    return F.embedding(rows, vectors)
 
 
 def _normal(dim: int) -> Callable[[Tensor], Tensor | None]:

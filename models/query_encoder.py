@@ -1,4 +1,13 @@
-"""The query tower: history, basket, context, profile and time to a unit vector in item space."""
+"""Query encoders: history, basket, context, profile and time to a unit vector in item space.
+
+`MeanEncoder` is here; `AttentionEncoder` and `TransformerEncoder` have a file each. All are called alike:
+
+    encoder(query, vectors, history, basket, attributes) → [B, D]
+
+`vectors` are item vectors, float32 [U, D] in training and packed int8 [N+1, D+8] in serving; `history` [ΣH]
+and `basket` [ΣK] say in which row of them each event and each line just paid stands. An encoder pools rows or
+gathers them as it needs; only the latest `max_events` events are ever touched.
+"""
 
 import math
 
@@ -6,16 +15,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.embeddings import pool_rows
+from models.events import paid, recent
 from models.inputs import Query, days
-from models.jagged import segment_ids
+from models.jagged import offsets_of
+
+
+class Readout(nn.Module):
+    """Bags of item vectors [B, D] to the query vector: their learned mixture plus a correction by an MLP.
+
+    So an untrained encoder already points at what its bags hold.
+    """
+
+    def __init__(self, bags: int, dim: int, attributes: int, hidden: int) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.full([bags], 1.0 / bags))
+        self.mlp = nn.Sequential(
+            nn.Linear(bags * dim + attributes + 6, hidden), nn.ReLU(), nn.Linear(hidden, dim)
+        )
+
+    def forward(self, bags: list[Tensor], query: Query, attributes: Tensor, events: Tensor) -> Tensor:
+        """Unit vectors [B, D]; `events` [B] is how many events the bags hold."""
+        lines = query.basket_offsets[1:] - query.basket_offsets[:-1]
+        counts = torch.log1p(torch.stack([events, lines], dim=1).to(attributes.dtype))
+        facts = [counts, time_of_week(query.ts).to(attributes.dtype), attributes]
+        out = self.mlp(torch.cat(bags + facts, dim=1))  # [B, D]
+        for i, bag in enumerate(bags):
+            out = out + self.mix[i] * bag
+        return F.normalize(out, dim=1)
 
 
 class MeanEncoder(nn.Module):
-    """Decayed means of history vectors at several half-lives, with the basket, through an MLP.
-
-    The output is the learned mixture of those means plus a correction, so an untrained encoder already
-    points at what the user buys often. It works in two steps, because the means are taken where the item
-    vectors are (float in training, int8 in serving): `weights` says how, `forward` reads the result.
+    """Decayed means of the history at several half-lives, with the mean of the basket.
 
     Args:
         dim: D, width of the item vectors.
@@ -36,52 +67,31 @@ class MeanEncoder(nn.Module):
         super().__init__()
         self.max_events = max_events
         self.half_lives = list(half_lives)
-        bags = len(half_lives) + 1
-        self.mix = nn.Parameter(torch.full([bags], 1.0 / bags))
-        self.mlp = nn.Sequential(
-            nn.Linear(bags * dim + attributes + 6, hidden), nn.ReLU(), nn.Linear(hidden, dim)
-        )
+        self.readout = Readout(len(half_lives) + 1, dim, attributes, hidden)
 
-    @torch.jit.export
-    def weights(self, query: Query) -> list[Tensor]:
-        """Weights of the history's events [ΣH], one tensor per half-life; those of a checkout sum to 1."""
-        segment = segment_ids(query.history_offsets)  # [ΣH]
-        age = days((query.ts[segment] - query.history_ts).clamp_min(0))  # [ΣH]
-        place = torch.arange(segment.numel(), device=segment.device)
-        latest = query.history_offsets[segment + 1] - place <= self.max_events
-        kept = (latest & (query.history_item > 0)).to(age.dtype)  # an unknown item says nothing
-        out: list[Tensor] = []
+    def forward(
+        self, query: Query, vectors: Tensor, history: Tensor, basket: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """Unit vectors [B, D]; see the top of this file."""
+        position, checkout = recent(query, self.max_events)
+        offsets = offsets_of(checkout, query.ts.numel())
+        age = days(query.ts[checkout] - query.history_ts[position])  # [n]
+        bags: list[Tensor] = []
         for half_life in self.half_lives:
-            weight = kept * torch.exp2(-age / half_life)
-            total = torch.zeros_like(query.ts, dtype=weight.dtype).index_add_(0, segment, weight)
-            out.append(weight / total.clamp_min(1e-6)[segment])  # all old: fades, as it should
-        return out
-
-    def forward(self, query: Query, history: list[Tensor], basket: Tensor, attributes: Tensor) -> Tensor:
-        """Unit vectors [B, D].
-
-        history: means of the history's item vectors by `weights`, [B, D] each. basket: their plain mean over
-        the lines just paid [B, D]. attributes: embeddings of context and profile [B, A].
-        """
-        lines = (query.basket_offsets[1:] - query.basket_offsets[:-1]).to(basket.dtype).unsqueeze(1)
-        events = (query.history_offsets[1:] - query.history_offsets[:-1]).clamp_max(self.max_events)
-        bags = history + [basket]
-        facts = [
-            torch.log1p(events.to(basket.dtype)).unsqueeze(1),
-            torch.log1p(lines),
-            time_of_week(query.ts).to(basket.dtype),
-            attributes,
-        ]
-        out = self.mlp(torch.cat(bags + facts, dim=1))  # [B, D]
-        for i, bag in enumerate(bags):
-            out = out + self.mix[i] * bag
-        return F.normalize(out, dim=1)
+            weight = torch.exp2(-age / half_life)
+            total = torch.zeros_like(query.ts, dtype=weight.dtype).index_add_(0, checkout, weight)
+            mean = weight / total.clamp_min(1e-6)[checkout]  # all old: fades, as it should
+            bags.append(pool_rows(vectors, history[position], offsets, mean))
+        bags.append(basket_mean(query, vectors, basket))
+        return self.readout(bags, query, attributes, offsets[1:] - offsets[:-1])
 
 
-def mean_weights(offsets: Tensor) -> Tensor:
-    """Weights that make a sum over each segment its mean: offsets [B+1] → float32 [n]."""
-    lengths = offsets[1:] - offsets[:-1]
-    return (1.0 / lengths.to(torch.float32)).repeat_interleave(lengths)
+def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:
+    """Mean vector of the known items just paid [B, D], zeros for none; `basket` [ΣK] rows of `vectors`."""
+    position, checkout = paid(query)
+    offsets = offsets_of(checkout, query.ts.numel())
+    weight = 1.0 / (offsets[1:] - offsets[:-1])[checkout].to(torch.float32)
+    return pool_rows(vectors, basket[position], offsets, weight)
 
 
 def time_of_week(ts: Tensor) -> Tensor:

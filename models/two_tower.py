@@ -6,12 +6,15 @@ So one table call encodes every item of a step, and a new item needs only its ve
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from models.embeddings import EmbeddingTables, Table, pool_int8
+from models.embeddings import EmbeddingTables, Table
 from models.inputs import Catalog, ItemText, Query
 from models.item_encoder import ItemEncoder, item_facts
-from models.query_encoder import MeanEncoder, mean_weights
+from models.query_attention import AttentionEncoder
+from models.query_encoder import MeanEncoder
+from models.query_transformer import TransformerEncoder
+
+QueryEncoder = MeanEncoder | AttentionEncoder | TransformerEncoder
 
 
 class TwoTower(nn.Module):
@@ -25,7 +28,7 @@ class TwoTower(nn.Module):
     """
 
     def __init__(
-        self, item: ItemEncoder, query: MeanEncoder, attributes: list[int], attribute_dim: int
+        self, item: ItemEncoder, query: QueryEncoder, attributes: list[int], attribute_dim: int
     ) -> None:
         super().__init__()
         self.item = item
@@ -43,42 +46,26 @@ class TwoTower(nn.Module):
         history, basket, wanted = inverse.split(
             [query.history_item.numel(), query.basket_item.numel(), rows.numel()]
         )
-        means = [
-            pool(vectors, history, query.history_offsets, weight) for weight in self.query.weights(query)
-        ]
-        paid = pool(vectors, basket, query.basket_offsets, mean_weights(query.basket_offsets))
         attributes = no_attributes(query)
         if self.attributes is not None:
             attributes = self.attributes(*attribute_bags(query))
-        return self.query(query, means, paid, attributes), vectors[wanted]
+        return self.query(query, vectors, history, basket, attributes), vectors[wanted]
 
 
 class QueryTower(nn.Module):
     """The query tower that serves: item vectors come from the catalog's int8 table."""
 
-    def __init__(self, query: MeanEncoder, attributes: nn.Module | None) -> None:
+    def __init__(self, query: QueryEncoder, attributes: nn.Module | None) -> None:
         super().__init__()
         self.query = query
         self.attributes = attributes
 
     def forward(self, query: Query, vectors: Tensor) -> Tensor:
         """Query vectors [B, D]; `vectors` is Catalog.vectors [N+1, D+8]."""
-        means: list[Tensor] = []
-        for weight in self.query.weights(query):
-            means.append(pool_int8(vectors, query.history_item, query.history_offsets, weight))
-        mean = mean_weights(query.basket_offsets)
-        basket = pool_int8(vectors, query.basket_item, query.basket_offsets, mean)
         attributes = no_attributes(query)
         if self.attributes is not None:  # TorchScript takes modules from self only, not as arguments
             attributes = self.attributes(*attribute_bags(query))
-        return self.query(query, means, basket, attributes)
-
-
-def pool(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of vectors [U, D] over segments: rows [n], offsets [B+1], weights [n] → [B, D]."""
-    return F.embedding_bag(
-        rows, vectors, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
-    )
+        return self.query(query, vectors, query.history_item, query.basket_item, attributes)
 
 
 def attribute_tables(sizes: list[int], dim: int) -> EmbeddingTables | None:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from data.splits import horizon_days
 from models.item_encoder import ItemEncoder
 from models.position import FORMS, PositionBias
-from models.query_encoder import MeanEncoder
 from models.ranker import Ranker
 from models.two_tower import TwoTower
 from training.config import ConfigError
@@ -28,12 +28,17 @@ def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
         dim=cfg.retrieval.model.dim,
         **cfg.retrieval.model.item,
     )
-    query = MeanEncoder(
-        dim=cfg.retrieval.model.dim,
-        attributes=cfg.retrieval.model.attribute_dim * len(attributes),
-        **cfg.retrieval.model.query,
-    )
-    return TwoTower(item, query, attributes, cfg.retrieval.model.attribute_dim)
+    width = cfg.retrieval.model.attribute_dim
+    try:
+        query = instantiate(
+            cfg.retrieval.model.query,
+            dim=cfg.retrieval.model.dim,
+            attributes=width * len(attributes),
+            _convert_="all",
+        )
+    except InstantiationException as error:
+        raise ConfigError(f"retrieval.model.query: {error.__cause__ or error}") from error
+    return TwoTower(item, query, attributes, width)
 
 
 def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:

@@ -12,6 +12,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     # models
     "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
     "token_dim": (1, 4096), "attribute_dim": (1, 4096), "leaf_dim": (1, 4096), "id_dropout": (0, 0.99),
+    "id_rows": (2, MANY), "token_rows": (2, MANY), "hashes": (1, 16),
+    "width": (1, 4096), "layers": (1, 64), "heads": (1, 256),
     "experts": (1, 256), "own": (1, 256), "shared": (1, 256), "tower": (1, 4096),
     "max_events": (1, MANY), "half_life": (1e-3, 1e5),
     # candidates
@@ -37,7 +39,11 @@ def out_of_range(leaves: dict[str, Any]) -> str | None:
     """The first leaf (dotted key → value) outside its limits, as a sentence; None if all are inside."""
     for key, value in leaves.items():
         low, high = LIMITS.get(key.rsplit(".", 1)[-1], (None, None))
-        if low is None or high is None or not isinstance(value, int | float) or isinstance(value, bool):
+        if low is None or high is None or isinstance(value, bool):
+            continue
+        if isinstance(value, str):  # a key whose default is null has no type that could refuse it
+            return f"{key}={value}: expected a number from {low:g} to {high:g}"
+        if not isinstance(value, int | float):
             continue
         if not low <= value <= high:
             return f"{key}={value}: expected {low:g} to {high:g}"

@@ -14,9 +14,11 @@ from exporting.lowering import INT8_FROM, FloatTables, Pipeline, lowered, lowere
 from models.candidates import CandidateSources
 from models.embeddings import Int8Tables
 from models.jagged import offsets_of
+from models.query_attention import AttentionEncoder
 from models.query_encoder import MeanEncoder
+from models.query_transformer import TransformerEncoder
 from models.ranker import Ranker
-from models.two_tower import QueryTower, attribute_tables
+from models.two_tower import QueryEncoder, QueryTower, attribute_tables
 from tests.models.shops import random_catalog, random_query
 from tests.models.variants import VARIANTS
 
@@ -36,7 +38,12 @@ print(scores[1].numel())
 """
 
 
-def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3), width: int = 2, variant: str = "mmoe") -> Pipeline:
+def make_pipeline(
+    attributes: tuple[int, ...] = (4, 3, 3),
+    width: int = 2,
+    variant: str = "mmoe",
+    encoder: type[QueryEncoder] = MeanEncoder,
+) -> Pipeline:
     torch.manual_seed(0)
     catalog = random_catalog(0, ITEMS)
     leaves = int(catalog.leaf.max()) + 1
@@ -51,17 +58,23 @@ def make_pipeline(attributes: tuple[int, ...] = (4, 3, 3), width: int = 2, varia
         neighbour_scores=torch.rand(60), buy_again=5, co_purchase=4, category=3,
     )  # fmt: skip
     tower = QueryTower(
-        MeanEncoder(8, width * len(attributes), hidden=16), attribute_tables(list(attributes), width)
+        encoder(8, width * len(attributes), hidden=16, max_events=20),
+        attribute_tables(list(attributes), width),
     )
     ranker = Ranker(16, 5, list(attributes), vector=8, horizon=14.0, mixture=VARIANTS[variant])
     return lowered(tower, sources, ranker)
 
 
-@pytest.fixture(scope="module", params=[(2, name) for name in VARIANTS] + [(16, "mmoe")], ids=str)
+PIPELINES = [(2, name, MeanEncoder) for name in VARIANTS]
+PIPELINES += [(16, "mmoe", MeanEncoder), (2, "mmoe", AttentionEncoder), (2, "mmoe", TransformerEncoder)]
+
+
+@pytest.fixture(scope="module", params=PIPELINES, ids=lambda p: f"{p[0]}-{p[1]}-{p[2].__name__}")
 def exported(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pipeline, Pipeline]:
-    """(folder, eager, loaded from the folder): every variant with narrow tables, one with wide ones."""
-    width, variant = request.param
-    folder, eager = tmp_path_factory.mktemp("modules"), make_pipeline(width=width, variant=variant)
+    """(folder, eager, loaded from the folder): every variant and encoder, and wide tables once."""
+    width, variant, encoder = request.param
+    eager = make_pipeline(width=width, variant=variant, encoder=encoder)
+    folder = tmp_path_factory.mktemp("modules")
     save(eager, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -76,19 +76,6 @@ def test_int8_tables_match_the_trained_ones() -> None:
     torch.testing.assert_close(small(ids, lengths, weights), tables(ids, lengths, weights), rtol=0, atol=0.02)
 
 
-def test_history_weights_decay_stop_at_the_limit_and_sum_to_one() -> None:
-    encoder = MeanEncoder(8, attributes=0, hidden=16, max_events=2, half_lives=(10.0, 100.0))
-    query = random_query(3, count=1)._replace(
-        ts=torch.tensor([1_600_000_000]),
-        history_offsets=torch.tensor([0, 4]),
-        history_item=torch.ones(4, dtype=torch.long),
-        history_ts=1_600_000_000 - torch.tensor([40, 30, 20, 10]) * 86_400,
-    )
-    for half_life, weight in zip((10.0, 100.0), encoder.weights(query), strict=True):
-        raw = torch.tensor([0, 0, 2 ** (-20 / half_life), 2 ** (-10 / half_life)])
-        torch.testing.assert_close(weight, raw / raw.sum())
-
-
 def test_query_tower_from_frozen_vectors_matches_the_training_model() -> None:
     """The serving form (int8 item vectors and attribute tables) is the training form up to quantization."""
     towers, query, catalog, text = make_two_tower().eval(), random_query(5), random_catalog(5), random_text(5)

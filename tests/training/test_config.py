@@ -1,5 +1,7 @@
 """Configs compose, instantiate, and refuse what they do not know."""
 
+import inspect
+
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -27,9 +29,29 @@ def test_every_ranker_and_experiment_composes_and_builds(experiment: str, ranker
     assert cfg.ranker.mixture._target_.rsplit(".", 1)[-1] == type(built.mixture).__name__
 
 
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONFIGS / "query").glob("*.yaml")))
+def test_every_query_encoder_is_built_by_its_name(name: str) -> None:
+    check_overrides("train", [f"query={name}"])
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[f"query={name}", "experiment=debug"])
+    check_values(cfg)
+    query = build_two_tower(cfg, SIZES).query
+    assert type(query).__name__ == f"{name.capitalize()}Encoder"
+    keys = set(inspect.signature(type(query).__init__).parameters) - {"self", "dim", "attributes"}
+    assert set(cfg.retrieval.model.query) == keys | {"_target_"}  # one to one with the constructor
+
+
+def test_an_encoder_that_cannot_be_built_says_why() -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=["query=transformer", "retrieval.model.query.heads=3"])
+    with pytest.raises(ConfigError, match="heads=3 must divide the width of the item vectors, 64"):
+        build_two_tower(cfg, SIZES)
+
+
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
+        ("query=transfomer", "Did you mean transformer"),
         ("sed=1", "Did you mean seed"),
         ("retrieval.train.epoch=3", "Did you mean retrieval.train.epochs"),
         ("epochs=3", "retrieval.train.epochs or ranker.train.epochs"),
@@ -78,7 +100,8 @@ def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> No
     "override",
     ["retrieval.train.epochs=-1", "retrieval.train.share=1", "ranker.train.batch_size=0",
      "data.snapshots.every=0",
-     "data.split.test_share=2", "features.category_levels=0", "retrieval.train.positives=0"],
+     "data.split.test_share=2", "features.category_levels=0", "retrieval.train.positives=0",
+     "retrieval.model.item.id_rows=1", "retrieval.model.item.id_rows=many"],
 )  # fmt: skip
 def test_a_number_outside_its_limits_is_refused(override: str) -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
