@@ -1,4 +1,8 @@
-"""Losses. Pure functions of tensors."""
+"""Losses of retrieval, and pointwise losses of the heads. Pure functions of tensors.
+
+`weight` [n] says for how many pairs each one stands: 1 / rate for a sampled negative, 0 where the outcome is
+not known, 1 for all by default.
+"""
 
 import torch
 from torch import Tensor
@@ -72,18 +76,37 @@ def probabilities(click: Tensor, conversion: Tensor) -> tuple[Tensor, Tensor]:
     return p, torch.minimum(log_purchase(click, conversion).exp(), p)
 
 
-def click_loss(click: Tensor, clicked: Tensor) -> Tensor:
+def weighted_mean(loss: Tensor, weight: Tensor | None) -> Tensor:
+    """Σ weight · loss / Σ weight over [n]; 0 where nothing has weight."""
+    if weight is None:
+        return loss.mean()
+    return (weight * loss).sum() / weight.sum().clamp_min(1e-6)
+
+
+def click_loss(click: Tensor, clicked: Tensor, weight: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of click logits [n] against 0/1 labels [n]."""
-    return F.binary_cross_entropy_with_logits(click, clicked)
+    return weighted_mean(F.binary_cross_entropy_with_logits(click, clicked, reduction="none"), weight)
 
 
-def purchase_loss(click: Tensor, conversion: Tensor, purchased: Tensor) -> Tensor:
-    """Binary cross-entropy of the purchase probability over all candidates, clicked or not."""
+def purchase_loss(
+    click: Tensor, conversion: Tensor, purchased: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy of the purchase probability over all candidates, clicked or not (entire space)."""
     log_p = log_purchase(click, conversion)
-    return -(purchased * log_p + (1 - purchased) * log_one_minus_exp(log_p)).mean()
+    return weighted_mean(-(purchased * log_p + (1 - purchased) * log_one_minus_exp(log_p)), weight)
 
 
-def gamma_deviance(log_value: Tensor, spent: Tensor, purchased: Tensor) -> Tensor:
+def conversion_loss(
+    conversion: Tensor, clicked: Tensor, purchased: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy of the conversion logit among the clicked only: what a cascade learns from."""
+    loss = F.binary_cross_entropy_with_logits(conversion, purchased, reduction="none")
+    return weighted_mean(loss, clicked if weight is None else clicked * weight)
+
+
+def gamma_deviance(
+    log_value: Tensor, spent: Tensor, purchased: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Half the mean gamma deviance of spend among the purchased, up to a constant; 0 where none was.
 
     log_value [n] is log E[spend | purchase], spent [n]. A gift (purchased, nothing spent) does not count:
@@ -91,4 +114,4 @@ def gamma_deviance(log_value: Tensor, spent: Tensor, purchased: Tensor) -> Tenso
     """
     purchased = purchased * (spent > 0)
     log_ratio = torch.where(purchased > 0, spent.clamp_min(1e-3).log() - log_value, 0.0)
-    return (purchased * (log_ratio.exp() - log_ratio - 1)).sum() / purchased.sum().clamp_min(1)
+    return weighted_mean(log_ratio.exp() - log_ratio - 1, purchased if weight is None else purchased * weight)
