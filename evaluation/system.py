@@ -46,7 +46,7 @@ def score(run: Run, split: str) -> Scored:
         lengths = batch.candidates.offsets.diff()
         tensors = [
             lengths, batch.candidates.item, batch.candidates.source, batch.candidates.score, p_click,
-            p_purchase, logits[:, 2].exp(), labels[0] > 0, labels[1] > 0, labels[2],
+            p_purchase, logits[:, 2].exp(), labels.click > 0, labels.purchase > 0, labels.value,
         ]  # fmt: skip
         parts.append([tensor.numpy() for tensor in tensors])
     lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -87,16 +87,14 @@ def pairs(run: Run, split: str) -> Pairs:
     for batch in tqdm(batches, desc=f"features {split}", unit=" batches", mininterval=1):
         features, _ = run.ranker.interactions(batch.query, batch.candidates, run.catalog)
         leaf = run.catalog.leaf[batch.candidates.item].float().unsqueeze(1)
-        _, bought, value = label(batch.candidates, batch.outcomes, run.catalog.leaf, proxy(run))
+        labels = label(batch.candidates, batch.outcomes, run.catalog.leaf, proxy(run))
         time = batch.query.ts[segment_ids(batch.candidates.offsets)]
         weekday = (time // 86_400 % 7).float().unsqueeze(1)
         matrix = torch.cat([features, leaf, weekday], dim=1)
-        parts.append(
-            [
-                t.numpy()
-                for t in (batch.candidates.offsets.diff(), batch.candidates.item, matrix, bought > 0, value)
-            ]
-        )
+        tensors = [
+            batch.candidates.offsets.diff(), batch.candidates.item, matrix, labels.purchase > 0, labels.value,
+        ]  # fmt: skip
+        parts.append([tensor.numpy() for tensor in tensors])
     lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Pairs(np.concatenate([[0], lengths.cumsum()]), *rest)
 

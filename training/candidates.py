@@ -121,7 +121,7 @@ def gather(
 def recall(found: Candidates, outcomes: Outcomes, catalog: Catalog) -> Tensor:
     """Share of each checkout's purchases that are among its candidates [B], NaN for none bought."""
     count = found.offsets.numel() - 1
-    _, hit, _ = label(found, outcomes, catalog.leaf, proxy=False)
+    hit = label(found, outcomes, catalog.leaf, proxy=False).purchase
     hits = torch.zeros(count).index_add_(0, segment_ids(found.offsets), hit)
     bought = torch.zeros(count).index_add_(0, segment_ids(outcomes.offsets), outcomes.purchase.float())
     return hits / bought
