@@ -14,12 +14,13 @@ from training.config import ConfigError, check_values
 def main(cfg: DictConfig) -> None:
     # Here, after the config is known to be right: torch and TorchRec take seconds to import.
     from evaluation.evaluate import evaluate, is_evaluated
+    from training.health import TrainingError
     from training.run import run
 
     try:
         check_values(cfg)
         folder = run(cfg)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, TrainingError) as error:
         sys.exit(f"error: {error}")
     if cfg.stage != "retrieval" and not is_evaluated(folder):
         evaluate(folder)

@@ -1,6 +1,7 @@
-"""Losses. Pure functions of tensors.
+"""Losses of retrieval, and pointwise losses of the heads. Pure functions of tensors.
 
-`weight` [n] says for how many pairs each one stands: 0 where the outcome is not known, 1 for all by default.
+`weight` [n] says for how many pairs each one stands: 1 / rate for a sampled negative, 0 where the outcome is
+not known, 1 for all by default.
 """
 
 import torch
@@ -93,6 +94,14 @@ def purchase_loss(
     """Binary cross-entropy of the purchase probability over all candidates, clicked or not (entire space)."""
     log_p = log_purchase(click, conversion)
     return weighted_mean(-(purchased * log_p + (1 - purchased) * log_one_minus_exp(log_p)), weight)
+
+
+def conversion_loss(
+    conversion: Tensor, clicked: Tensor, purchased: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy of the conversion logit among the clicked only: what a cascade learns from."""
+    loss = F.binary_cross_entropy_with_logits(conversion, purchased, reduction="none")
+    return weighted_mean(loss, clicked if weight is None else clicked * weight)
 
 
 def gamma_deviance(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data.splits import SPLITS
 from models.inputs import Candidates, Outcomes
-from models.jagged import lookup, segment_ids
+from models.jagged import lookup, offsets_of, segment_ids
 
 
 class Labels(NamedTuple):
@@ -17,7 +17,7 @@ class Labels(NamedTuple):
     purchase: Tensor  # [ΣC] float32, 0 or 1
     value: Tensor  # [ΣC] float32, spent on it
     position: Tensor  # [ΣC] int64, where it was shown, 1 first; 0 for not shown or unknown
-    weight: Tensor  # [ΣC] float32, 0 where the outcome is unknown, else 1
+    weight: Tensor  # [ΣC] float32, for how many pairs it stands in a loss; 0 where the outcome is unknown
 
 
 class Rule(NamedTuple):
@@ -60,3 +60,23 @@ def label(candidates: Candidates, outcomes: Outcomes, leaf: Tensor, rule: Rule) 
     click = torch.maximum(click, purchase)
     weight = shown if rule.impressions else torch.ones_like(shown)
     return Labels(click, purchase, value * purchase, position.to(torch.int64), weight)
+
+
+def sample_negatives(
+    candidates: Candidates, labels: Labels, rate: float, generator: torch.Generator
+) -> tuple[Candidates, Labels]:
+    """Keep every click and purchase, and of the other pairs a share of `rate`, each weighing 1 / rate more.
+
+    Weighted sums over what is kept have the expectation of sums over all pairs (Horvitz and Thompson 1952),
+    so probabilities stay calibrated. The candidate of highest retrieval score is always kept as well: a
+    feature of the others is their distance to it.
+    """
+    segment, count = segment_ids(candidates.offsets), candidates.offsets.numel() - 1
+    best = candidates.score.new_full([count], -torch.inf)
+    best = best.scatter_reduce(0, segment, candidates.score, "amax")
+    certain = (labels.click > 0) | (labels.purchase > 0) | (candidates.score == best[segment])
+    drawn = torch.rand(segment.numel(), generator=generator).to(segment.device) < rate
+    kept = certain | drawn
+    weight = torch.where(certain, labels.weight, labels.weight / rate)
+    fewer = Candidates(offsets_of(segment[kept], count), *(field[kept] for field in candidates[1:]))
+    return fewer, Labels(*(field[kept] for field in labels._replace(weight=weight)))

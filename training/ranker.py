@@ -1,30 +1,40 @@
 """Training and calibration of the ranker on retrieved candidates."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from omegaconf import DictConfig
+from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
 from data.batches import Batch
-from models.inputs import Catalog
-from models.losses import click_loss, gamma_deviance, log_purchase, purchase_loss
+from models.inputs import Candidates, Catalog
+from models.jagged import segment_ids
+from models.losses import log_purchase
+from models.multitask.layers import TASKS
 from models.ranker import Ranker
 from models.two_tower import QueryTower
-from training.labels import Labels, Rule, label
+from training.balance import make_balance
+from training.health import Health
+from training.labels import Labels, Rule, label, sample_negatives
+from training.objective import task_losses
 from training.parallel import dense_parameters, shard
 
 
 class RankerTask(pl.LightningModule):
-    """One step: B checkouts with all their candidates.
+    """One step: B checkouts with their candidates.
 
     Args:
         build: makes the Ranker.
         tower: the frozen query tower. catalog: with item vectors.
         rule: what counts as a label in this shop.
-        value_weight: weight of the value head's loss beside the two probabilities'.
+        settings: `ranker.train` of the config.
+        total_steps: after which the learning rate has come down to nothing.
+        seed: what draws depend on, with the step.
+        folder: of the run, for health.json.
     """
 
     def __init__(
@@ -33,71 +43,104 @@ class RankerTask(pl.LightningModule):
         tower: QueryTower,
         catalog: Catalog,
         rule: Rule,
-        learning_rate: float,
-        table_learning_rate: float,
-        value_weight: float,
+        settings: DictConfig,
         total_steps: int,
+        seed: int,
+        folder: Path,
     ) -> None:
         super().__init__()
         self.build = build
         self.frozen = (tower, catalog)  # a tuple, so that Lightning does not take the tower for its own
-        self.rule = rule
-        self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
-        self.value_weight, self.total_steps = value_weight, total_steps
+        self.rule, self.settings, self.total_steps, self.seed = rule, settings, total_steps, seed
+        self.folder = folder
+        self.weights = [1.0, 1.0, settings.value_weight]  # of the tasks, as in TASKS
         self.model: Any = None  # a DistributedModelParallel, once configured
+        self.losses: dict[str, Tensor] = {}  # of the step under way, by task
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [Health(self.folder, self.settings.health_every)]
 
     def configure_model(self) -> None:
         if self.model is None:
-            self.model = shard(self.build(), self.table_learning_rate, self.device)
+            self.model = shard(self.build(), self.settings.table_learning_rate, self.device)
+            self.balance = make_balance(self.settings.balance, self.weights, self.shared())
+
+    def shared(self) -> nn.Parameter | None:
+        """The last parameter that all tasks share."""
+        return self.model.module.mixture.last_shared()
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(dense_parameters(self.model), lr=self.learning_rate, weight_decay=1e-4)
-        decay = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, self.total_steps, pct_start=0.1
-        )
+        groups: list[dict[str, Any]] = [{"params": dense_parameters(self.model)}]
+        if balance := list(self.balance.parameters()):
+            groups.append({"params": balance, "weight_decay": 0.0})
+        rate = self.settings.learning_rate
+        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4)
+        decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, self.total_steps, pct_start=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
+    # The strategy saves the model alone.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["balance"] = self.balance.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.balance.load_state_dict(checkpoint["balance"])
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        logits, (click, purchase, value, _, weight) = self.score(self.model, batch)
-        losses = {
-            "click_loss": click_loss(logits[:, 0], click, weight),
-            "purchase_loss": purchase_loss(logits[:, 0], logits[:, 1], purchase, weight),
-            "value_loss": gamma_deviance(logits[:, 2], value, purchase, weight),
-        }
-        loss = losses["click_loss"] + losses["purchase_loss"] + self.value_weight * losses["value_loss"]
-        self.log_dict(losses, on_step=True, on_epoch=True, batch_size=batch.query.ts.numel())
-        self.log("loss", loss, prog_bar=True, batch_size=batch.query.ts.numel())
+        candidates, labels = self.labelled(batch)
+        if self.settings.negatives < 1:
+            # Draws depend on seed and step alone, so that a resumed run repeats them.
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+            candidates, labels = sample_negatives(candidates, labels, self.settings.negatives, generator)
+        logits = self.score(self.model, batch, candidates, labels)
+        self.losses = self.objective(logits, labels, candidates)
+        loss = self.balance(torch.stack([self.losses[task] for task in TASKS]), self.shared())
+        size = batch.query.ts.numel()
+        named = {f"{task}_loss": self.losses[task] for task in TASKS}
+        self.log_dict(named, on_step=True, on_epoch=True, batch_size=size)
+        self.log("loss", loss, prog_bar=True, batch_size=size)
         return loss
 
-    def score(self, model: torch.nn.Module, batch: Batch) -> tuple[Tensor, Labels]:
-        """Logits [ΣC, 3] as of the position where each candidate was shown, and labels, of a batch."""
+    def labelled(self, batch: Batch) -> tuple[Candidates, Labels]:
+        """The candidates of a batch and what became of them."""
+        assert batch.candidates is not None  # the file was made by training/candidates.py
+        return batch.candidates, label(batch.candidates, batch.outcomes, self.frozen[1].leaf, self.rule)
+
+    def score(self, model: nn.Module, batch: Batch, candidates: Candidates, labels: Labels) -> Tensor:
+        """Logits [ΣC, 3] of the candidates, as of the positions where they were shown."""
         tower, catalog = self.frozen
         with torch.no_grad():
             vector = tower(batch.query, catalog.vectors)
-        logits = model(batch.query, vector, batch.candidates, catalog)
-        assert batch.candidates is not None  # the file was made by training/candidates.py
-        labels = label(batch.candidates, batch.outcomes, catalog.leaf, self.rule)
+        logits = model(batch.query, vector, candidates, catalog)
         click = as_shown(self.model.module, logits[:, 0], labels, self.rule)
-        return torch.cat([click.unsqueeze(1), logits[:, 1:]], dim=1), labels
+        return torch.cat([click.unsqueeze(1), logits[:, 1:]], dim=1)
+
+    def objective(self, logits: Tensor, labels: Labels, candidates: Candidates) -> dict[str, Tensor]:
+        segment = segment_ids(candidates.offsets)
+        return task_losses(logits, labels, segment, self.settings.loss, self.settings.entire_space)
 
     def on_validation_epoch_start(self) -> None:
-        self.seen: list[tuple[Tensor, ...]] = []
+        self.seen: list[tuple[Tensor, Labels]] = []
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        logits, labels = self.score(self.model.module, batch)
-        known = labels.weight > 0
-        self.seen.append((logits[known], labels.click[known], labels.purchase[known], labels.value[known]))
+        candidates, labels = self.labelled(batch)
+        logits = self.score(self.model.module, batch, candidates, labels)
+        losses = self.objective(logits, labels, candidates)
+        loss = sum(weight * losses[task] for task, weight in zip(TASKS, self.weights, strict=True))
+        size = batch.query.ts.numel()
+        self.log("val_loss", loss, prog_bar=True, on_epoch=True, batch_size=size, sync_dist=True)
+        self.seen.append((logits, labels))
 
     def on_validation_epoch_end(self) -> None:
-        logits, click, purchase, value = (torch.cat(part) for part in zip(*self.seen, strict=True))
-        losses = (click_loss(logits[:, 0], click), purchase_loss(logits[:, 0], logits[:, 1], purchase))
-        spend = gamma_deviance(logits[:, 2], value, purchase)
-        self.log("val_loss", losses[0] + losses[1] + self.value_weight * spend, prog_bar=True, sync_dist=True)
-        self.log("val_click_auc", binary_auroc(logits[:, 0], click.long()), sync_dist=True)
-        chance = log_purchase(logits[:, 0], logits[:, 1])
-        self.log(
-            "val_purchase_auc", binary_auroc(chance.exp(), purchase.long()), prog_bar=True, sync_dist=True
-        )
+        click, conversion, _ = torch.cat([logits for logits, _ in self.seen]).unbind(1)
+        labels = Labels(*(torch.cat(part) for part in zip(*(labels for _, labels in self.seen), strict=True)))
+        known = labels.weight > 0
+        chance = log_purchase(click, conversion).exp()
+        for name, score, truth in (
+            ("val_click_auc", click.sigmoid(), labels.click),
+            ("val_purchase_auc", chance, labels.purchase),
+        ):
+            found = binary_auroc(score[known], truth[known].long())
+            self.log(name, found, prog_bar=name == "val_purchase_auc", sync_dist=True)
 
 
 def as_shown(ranker: Ranker, click: Tensor, labels: Labels, rule: Rule) -> Tensor:

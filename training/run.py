@@ -223,8 +223,7 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     validation = Batches(gathered / "validation.parquet", 256, seed=0, shuffle=False)
     steps = len(train) * settings.epochs
     task = RankerTask(
-        build, tower, catalog, meaning,
-        settings.learning_rate, settings.table_learning_rate, settings.value_weight, steps,
+        build, tower, catalog, meaning, settings, steps, cfg.seed, folder,
     )  # fmt: skip
     metrics = fit(
         cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "ranker"),

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.losses import gamma_deviance, log_one_minus_exp, probabilities, purchase_loss, sampled_softmax
+from models.losses import (
+    click_loss,
+    conversion_loss,
+    gamma_deviance,
+    log_one_minus_exp,
+    probabilities,
+    purchase_loss,
+    sampled_softmax,
+)
 
 ITEMS, DIM = 40, 6
 
@@ -105,3 +113,33 @@ def test_gamma_deviance_is_least_at_the_mean() -> None:
     for other in (4.0, 6.0):
         assert gamma_deviance(torch.full([3], other).log(), spent, bought) > at_mean
     assert gamma_deviance(torch.zeros(3), spent, torch.zeros(3)) == 0
+
+
+@given(st.integers(0, 1000))
+def test_weights_of_pointwise_losses_are_copies(seed: int) -> None:
+    """A pair of weight 3 counts as three, one of weight 0 not at all, in every head's loss."""
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.randint(0, 4, [12], generator=g)
+    weight[0] = 2
+    copies = torch.repeat_interleave(torch.arange(12), weight)
+    click, conversion = torch.randn(12, generator=g), torch.randn(12, generator=g)
+    clicked = (torch.rand(12, generator=g) < 0.6).float()
+    bought = clicked * (torch.rand(12, generator=g) < 0.6).float()
+    spent = torch.rand(12, generator=g) + 0.1
+    for loss, arguments in (
+        (click_loss, (click, clicked)),
+        (purchase_loss, (click, conversion, bought)),
+        (conversion_loss, (conversion, clicked, bought)),
+        (gamma_deviance, (click, spent, bought)),
+    ):
+        once = loss(*(x[copies] for x in arguments), torch.ones(len(copies)))
+        torch.testing.assert_close(loss(*arguments, weight.float()), once)
+        torch.testing.assert_close(loss(*arguments, torch.ones(12)), loss(*arguments))
+
+
+def test_conversion_among_the_clicked_forgets_the_rest() -> None:
+    conversion, clicked = torch.tensor([0.3, -1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])
+    bought = torch.tensor([1.0, 0.0, 0.0])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(conversion[:2], bought[:2])
+    torch.testing.assert_close(conversion_loss(conversion, clicked, bought), expected)
+    assert conversion_loss(conversion, torch.zeros(3), bought) == 0

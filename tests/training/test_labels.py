@@ -4,9 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.inputs import Outcomes
+from models.inputs import Candidates, Outcomes
+from models.jagged import segment_ids
+from models.losses import click_loss, purchase_loss
+from models.losses_ranking import listwise_softmax
 from tests.models.shops import offsets, random_candidates, random_catalog
-from training.labels import Rule, label, rule
+from training.labels import Labels, Rule, label, rule, sample_negatives
 
 
 def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
@@ -65,3 +68,63 @@ def test_only_shown_items_have_labels_where_every_split_has_impressions() -> Non
     assert rule(logged) == Rule(proxy=False, impressions=True)
     assert rule(logged | {"impressions": {"train": 9, "validation": 0, "test": 3}}).impressions is False
     assert rule(logged | {"click": "leaf_category_proxy"}) == Rule(proxy=True, impressions=False)
+
+
+def many_pairs(seed: int, checkouts: int = 60, each: int = 200) -> tuple[Candidates, Labels, torch.Tensor]:
+    """Candidates of which 2 % are bought and 5 % clicked, and logits that know something of it."""
+    g = torch.Generator().manual_seed(seed)
+    n = checkouts * each
+    purchase = (torch.rand(n, generator=g) < 0.02).float()
+    click = torch.maximum(purchase, (torch.rand(n, generator=g) < 0.05).float())
+    item = torch.arange(1, each + 1).repeat(checkouts)
+    candidates = Candidates(
+        torch.arange(checkouts + 1) * each, item, torch.ones(n, dtype=torch.int64),
+        torch.rand(n, generator=g), torch.rand(n, generator=g),
+    )  # fmt: skip
+    labels = Labels(click, purchase, purchase * 3, torch.zeros_like(item), torch.ones(n))
+    return candidates, labels, torch.randn(n, 2, generator=g) + click.unsqueeze(1) - 2
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.2, 0.7]))
+def test_sampled_negatives_keep_what_counts(seed: int, rate: float) -> None:
+    candidates, labels, _ = many_pairs(seed)
+    kept, known = sample_negatives(candidates, labels, rate, torch.Generator().manual_seed(seed))
+    again, _ = sample_negatives(candidates, labels, rate, torch.Generator().manual_seed(seed))
+    assert kept.item.equal(again.item)
+    assert known.click.sum() == labels.click.sum()
+    assert known.purchase.sum() == labels.purchase.sum()
+    assert known.weight[known.click > 0].unique().tolist() == [1.0]
+    share = (kept.item.numel() - int(labels.click.sum())) / (labels.click == 0).sum()
+    assert abs(float(share) - rate) < 0.03
+    segment, before = segment_ids(kept.offsets), segment_ids(candidates.offsets)
+    for b in range(60):
+        assert kept.score[segment == b].max() == candidates.score[before == b].max()
+
+
+def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None:
+    """Over 300 draws that keep a tenth, within five standard errors; without weights they are far off."""
+    candidates, labels, logits = many_pairs(1)
+    marked = candidates._replace(source=torch.arange(candidates.item.numel()))  # which pair it is
+
+    def losses(part: Candidates, known: Labels, weight: torch.Tensor) -> torch.Tensor:
+        click, conversion = logits[part.source].unbind(1)
+        total, count = weight.sum(), labels.weight.sum()  # unnormalised, so that the sum itself is judged
+        return torch.stack(
+            [
+                click_loss(click, known.click, weight) * total / count,
+                purchase_loss(click, conversion, known.purchase, weight) * total / count,
+                listwise_softmax(click, known.purchase, segment_ids(part.offsets), weight),
+            ]
+        )
+
+    whole = losses(marked, labels, labels.weight)
+    drawn, flat = [], []
+    for seed in range(300):
+        part, known = sample_negatives(marked, labels, 0.1, torch.Generator().manual_seed(seed))
+        drawn.append(losses(part, known, known.weight))
+        flat.append(losses(part, known, torch.ones_like(known.weight)))
+    mean, error = torch.stack(drawn).mean(0), torch.stack(drawn).std(0) / 300**0.5
+    assert ((mean - whole)[:2].abs() < 5 * error[:2]).all()
+    assert abs(float(mean[2] / whole[2]) - 1) < 0.02  # the logarithm of a sum is not quite unbiased
+    assert (torch.stack(flat).mean(0) / whole - 1).abs().min() > 0.1

@@ -1,0 +1,124 @@
+"""Every alarm rings when it should, and only then."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from models.losses import probabilities
+from tests.models.variants import VARIANTS
+from training.health import (
+    GateLoad,
+    TrainingError,
+    check_finite,
+    feature_aucs,
+    gradient_cosines,
+    head_alarms,
+    leaks,
+)
+from training.labels import Labels
+
+
+def judged(seed: int = 0, n: int = 4000) -> tuple[torch.Tensor, Labels]:
+    """Logits and outcomes drawn from them: nothing to complain of."""
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, 3, generator=g)
+    click, purchase = probabilities(logits[:, 0], logits[:, 1])
+    u = torch.rand(n, generator=g)
+    clicked, bought = (u < click).float(), (u < purchase).float()
+    value = bought * logits[:, 2].exp()
+    return logits, Labels(clicked, bought, value, torch.zeros(n, dtype=torch.int64), torch.ones(n))
+
+
+def test_heads_that_fit_raise_no_alarm() -> None:
+    assert head_alarms(*judged()) == []
+
+
+@pytest.mark.parametrize(("column", "head"), [(0, "click"), (2, "value")])
+def test_a_collapsed_head_is_named(column: int, head: str) -> None:
+    logits, labels = judged()
+    logits[:, column] = logits[:, column].mean()
+    (alarm,) = [text for text in head_alarms(logits, labels) if "collapsed" in text]
+    assert f"the {head} head has collapsed" in alarm
+
+
+@pytest.mark.parametrize(
+    ("column", "shift", "head"), [(0, -3.0, "click"), (1, -3.0, "purchase"), (2, 1.0, "value")]
+)
+def test_a_head_that_is_far_off_is_named(column: int, shift: float, head: str) -> None:
+    logits, labels = judged()
+    logits[:, column] += shift
+    assert any(f"the {head} head predicts" in text for text in head_alarms(logits, labels))
+
+
+def test_unknown_outcomes_are_not_held_against_a_head() -> None:
+    logits, labels = judged()
+    unknown = torch.arange(4000) % 2 == 0
+    labels = labels._replace(weight=(~unknown).float())
+    logits[unknown] = 9.0
+    assert head_alarms(logits, labels) == []
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_feature_aucs_are_those_of_scikit_learn(seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    positive = torch.rand(60, generator=g) < 0.4
+    positive[:2] = torch.tensor([True, False])
+    features = torch.randint(0, 5, [60, 3], generator=g).float()  # many ties
+    expected = [roc_auc_score(positive.numpy(), column.numpy()) for column in features.unbind(1)]
+    torch.testing.assert_close(feature_aucs(features, positive), torch.tensor(expected).float())
+
+
+def test_a_leak_is_named_whichever_way_it_points() -> None:
+    g = torch.Generator().manual_seed(0)
+    bought = torch.rand(500, generator=g) < 0.1
+    noise = torch.randn(500, 3, generator=g)
+    features = torch.stack([noise[:, 0], noise[:, 1] + 9 * bought, -5 * bought + noise[:, 2]], dim=1)
+    found = leaks(features, ["honest", "future", "negated"], bought)
+    assert [text.split()[2] for text in found] == ["future", "negated"]
+    assert leaks(features, ["honest", "future", "negated"], torch.zeros(500, dtype=torch.bool)) == []
+
+
+def test_a_loss_that_is_no_number_stops_with_its_name_and_step() -> None:
+    check_finite({"click": torch.tensor(0.3)}, 7)
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(TrainingError, match=r"step 7: the loss of value \((nan|inf)\)"):
+            check_finite({"click": torch.tensor(0.3), "value": torch.tensor(wrong)}, 7)
+
+
+def test_gradient_cosines_tell_agreement_from_conflict() -> None:
+    shared = torch.tensor([1.0, 2.0], requires_grad=True)
+    goal = torch.tensor([3.0, -1.0])
+    losses = {
+        "click": (shared * goal).sum(),
+        "conversion": (2 * shared * goal).sum(),
+        "value": -(shared * goal).sum(),
+        "nothing": (0 * shared).sum(),
+        "elsewhere": torch.tensor(1.0, requires_grad=True) * 1,
+    }
+    found = gradient_cosines(losses, shared)
+    expected = {"click~conversion": 1.0, "click~value": -1.0, "conversion~value": -1.0}
+    assert found == pytest.approx(expected, abs=1e-6)
+    sum(losses.values()).backward()  # the graph is still there
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gate_load_is_the_mean_of_the_last_gates(name: str) -> None:
+    mixture = VARIANTS[name](5, 7)
+    load = GateLoad()
+    load.watch(mixture)
+    for rows in (4, 9):
+        mixture(torch.randn(1, 5), torch.randn(rows, 7), torch.zeros(rows, dtype=torch.int64))
+    found = load.close()
+    mixture(torch.randn(1, 5), torch.randn(3, 7), torch.zeros(3, dtype=torch.int64))  # no longer watched
+    if name in ("mmoe", "ple", "ple of one layer"):
+        assert list(found) == ["click", "conversion", "value"]
+        assert load.pairs == 13
+        for weights in found.values():
+            assert sum(weights) == pytest.approx(1.0, abs=1e-5)
+        if name == "ple":  # two experts of each task, then the shared one
+            assert found["click"][2:6] == [0.0] * 4
+    else:
+        assert found == {}

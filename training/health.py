@@ -1,0 +1,219 @@
+"""The health of multi-task training: gate load, conflicts between tasks, and alarms.
+
+Logged to MLflow with the other metrics, and written to `health.json` in the run's folder:
+
+    {"gates": {"click": [.2, .5, .3], …},                           mean gate weight of each expert, by task
+     "gradient_cosine": [{"step": 50, "click~conversion": .3, …}],  on the last layer that all tasks share
+     "alarms": ["…"]}
+"""
+
+import json
+import os
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from data.batches import Batch
+from models.losses import probabilities
+from models.multitask.layers import TASKS
+from training.labels import Labels
+
+LEAK_AUC = 0.95
+LEAK_BATCHES = 4  # of training, in which leaks are looked for
+SPREAD = 0.01  # least standard deviation of a head's predictions, as a share of their mean
+OFF = 2.0  # predicted may be so many times observed, or observed predicted
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on. The message says what happened at which step, and what to try."""
+
+
+class Health(pl.Callback):
+    """Watches a RankerTask.
+
+    Args:
+        folder: of the run. every: steps between two looks at the gradients.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+        self.cosines: list[dict[str, float]] = []
+        self.alarms: list[str] = []
+        self.gates: dict[str, list[float]] = {}
+        self.sample: list[tuple[Tensor, Tensor]] | None = []  # for leaks; None once they were looked for
+        self.load = GateLoad()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cosines": self.cosines, "alarms": self.alarms, "sought": self.sample is None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.cosines, self.alarms = state["cosines"], state["alarms"]
+        self.sample = None if state["sought"] else []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
+        if self.sample is None:
+            return
+        self.sample.append(described(module, batch))
+        if len(self.sample) == LEAK_BATCHES:
+            features, bought = (torch.cat(part) for part in zip(*self.sample, strict=True))
+            for text in leaks(features, module.model.module.interactions.names, bought):
+                self.alarm(text)
+            self.sample = None
+
+    def on_before_backward(self, trainer: pl.Trainer, module: Any, loss: Tensor) -> None:
+        losses: dict[str, Tensor] = module.losses
+        check_finite({**losses, "all tasks together": loss}, trainer.global_step)
+        shared = module.shared()
+        if shared is not None and trainer.global_step % self.every == 0:
+            found = gradient_cosines(losses, shared)
+            self.cosines.append({"step": trainer.global_step, **found})
+            self.log_metrics(trainer, {f"gradient_cosine/{k.replace('~', '_')}": v for k, v in found.items()})
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self.load = GateLoad()
+        self.load.watch(module.model.module.mixture)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self.gates = self.load.close()
+        self.log_metrics(
+            trainer, {f"gate/{t}_{e}": w for t, ws in self.gates.items() for e, w in enumerate(ws)}
+        )
+        logits = torch.cat([logits for logits, _ in module.seen])
+        labels = Labels(*(torch.cat(p) for p in zip(*(labels for _, labels in module.seen), strict=True)))
+        for text in head_alarms(logits, labels):
+            self.alarm(f"epoch {trainer.current_epoch}: {text}")
+        self.write()
+
+    def alarm(self, text: str) -> None:
+        """Say it once, loudly, and keep it."""
+        if text not in self.alarms:
+            self.alarms.append(text)
+            print(f"\nALARM: {text}", flush=True)
+
+    def log_metrics(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        if trainer.logger is not None and metrics:
+            trainer.logger.log_metrics(metrics, step=trainer.global_step)
+
+    def write(self) -> None:
+        found = {"gates": self.gates, "gradient_cosine": self.cosines, "alarms": self.alarms}
+        partial = self.folder / "health.json.partial"
+        partial.write_text(json.dumps(found, indent=1))
+        os.replace(partial, self.folder / "health.json")
+
+
+class GateLoad:
+    """Mean gate weights of a multi-task network over all that it judges between `watch` and `close`."""
+
+    def __init__(self) -> None:
+        self.sum: Tensor | None = None
+        self.pairs = 0
+        self.handle: Any = None
+
+    def watch(self, mixture: nn.Module) -> None:
+        """Look at the last gate, which feeds the towers; nothing where a variant has none."""
+        gates = [part for part in mixture.modules() if isinstance(part, nn.Softmax)]
+        if gates:
+            self.handle = gates[-1].register_forward_hook(self.add)
+
+    def add(self, gate: nn.Module, inputs: Any, weights: Tensor) -> None:
+        total = weights.detach().sum(dim=0)  # [ΣC, T, E] → [T, E]
+        self.sum = total if self.sum is None else self.sum + total
+        self.pairs += weights.shape[0]
+
+    def close(self) -> dict[str, list[float]]:
+        """By task the mean weight of each expert."""
+        if self.handle is not None:
+            self.handle.remove()
+        if self.sum is None:
+            return {}
+        return dict(zip(TASKS, (self.sum / max(self.pairs, 1)).tolist(), strict=True))
+
+
+def described(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Interaction features [ΣC, F] of a batch and whether each candidate was bought [ΣC]."""
+    candidates, labels = module.labelled(batch)
+    with torch.no_grad():
+        features, _ = module.model.module.interactions(batch.query, candidates, module.frozen[1])
+    known = labels.weight > 0
+    return features[known], labels.purchase[known] > 0
+
+
+def gradient_cosines(losses: dict[str, Tensor], shared: Tensor) -> dict[str, float]:
+    """Cosine between the gradients of every two tasks on `shared`, "a~b" → cosine; below 0 they conflict.
+
+    A pair is left out where a task has no gradient, as value has where nothing was bought. The graph is kept.
+    """
+    gradients = {
+        task: torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)[0]
+        for task, loss in losses.items()
+    }
+    felt = {task: g.flatten() for task, g in gradients.items() if g is not None and g.any()}
+    return {
+        f"{a}~{b}": float(torch.cosine_similarity(felt[a], felt[b], dim=0)) for a, b in combinations(felt, 2)
+    }
+
+
+def check_finite(losses: dict[str, Tensor], step: int) -> None:
+    """Raises TrainingError that names the losses which are NaN or infinite."""
+    wrong = [f"{name} ({float(loss.detach())})" for name, loss in losses.items() if not loss.isfinite()]
+    if wrong:
+        raise TrainingError(
+            f"step {step}: the loss of {', '.join(wrong)} is not a number to learn from. Lower"
+            " ranker.train.learning_rate, or look for extreme prices and quantities in the data"
+        )
+
+
+def head_alarms(logits: Tensor, labels: Labels) -> list[str]:
+    """What is wrong with uncalibrated predictions [n, 3] on validation: a head that says the same of all
+    candidates, or is far from what happened."""
+    known = labels.weight > 0
+    click, purchase = probabilities(logits[known, 0], logits[known, 1])
+    bought = known & (labels.purchase > 0)
+    heads = {
+        "click": (click, click, labels.click[known]),
+        "purchase": (purchase, purchase, labels.purchase[known]),
+        "value": (logits[known, 2].exp(), logits[bought, 2].exp(), labels.value[bought]),
+    }
+    found = []
+    for name, (predicted, judged, observed) in heads.items():
+        mean = float(predicted.mean())
+        if predicted.numel() > 1 and float(predicted.std()) < SPREAD * mean:
+            found.append(f"the {name} head has collapsed: it gives every candidate about {mean:.3g}")
+        happened = float(observed.sum())
+        ratio = float(judged.sum()) / happened if happened > 0 else 1.0
+        if not 1 / OFF <= ratio <= OFF:
+            found.append(f"the {name} head predicts {ratio:.3g} times what happened")
+    return found
+
+
+def leaks(features: Tensor, names: list[str], bought: Tensor) -> list[str]:
+    """Features [n, F] that alone tell what was bought [n]; too good to be known at the checkout."""
+    aucs = feature_aucs(features, bought).tolist()
+    return [
+        f"the feature {name} alone tells purchases from the rest (AUC {max(auc, 1 - auc):.3f} on the training"
+        " sample): it may know the future"
+        for name, auc in zip(names, aucs, strict=True)
+        if max(auc, 1 - auc) > LEAK_AUC
+    ]
+
+
+def feature_aucs(features: Tensor, positive: Tensor) -> Tensor:
+    """Area under the ROC curve of each column of [n, F] against [n] bool, ties at half: [F].
+
+    Half where there is but one class.
+    """
+    positives = int(positive.sum())
+    negatives = positive.numel() - positives
+    if not positives or not negatives:
+        return torch.full([features.shape[1]], 0.5)
+    aucs = []
+    for column in features.unbind(1):
+        _, inverse, counts = column.unique(return_inverse=True, return_counts=True)
+        midrank = counts.cumsum(0) - (counts - 1) / 2  # from 1; equal values share the mean of theirs
+        ranks = midrank[inverse[positive]].double().sum()
+        aucs.append((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+    return torch.stack(aucs).float()
