@@ -95,12 +95,17 @@ def leaderboard_table(rows: Iterable[Row]) -> str:
     return "\n\n".join(f"{heading}\n{text_table(lines)}" for heading, lines in _blocks(rows))
 
 
-def write_leaderboard(rows: Iterable[Row], path: Path) -> None:
-    """Write the rows as a JSON list, one per (system, order, slice, seed); NaN becomes null."""
-    clean = [
+def without_nan(rows: Iterable[Row]) -> list[Row]:
+    """The rows as JSON can hold them: NaN becomes None."""
+    return [
         {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
         for row in rows
     ]
+
+
+def write_leaderboard(rows: Iterable[Row], path: Path) -> None:
+    """Write the rows as a JSON list, one per (system, order, slice, seed); NaN becomes null."""
+    clean = without_nan(rows)
     _write(path, json.dumps(clean, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 

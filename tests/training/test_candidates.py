@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from data.batches import CANDIDATES
 from data.catalog import Neighbours
 from models.candidates import SOURCES
-from tests.models.shops import DAY, NOW, random_candidates, random_catalog
+from models.embeddings import unpack_int8
+from tests.models.shops import DAY, NOW, random_candidates, random_catalog, random_query
 from tests.training.test_labels import random_outcomes
-from training.candidates import by_leaf, recall, sources_at, with_candidates
+from training.candidates import by_leaf, recall, sources_at, with_candidates, with_shown
 from training.retrieval import nearest
 
 LIMITS = {
@@ -99,3 +100,34 @@ def test_recall_is_the_share_of_purchases_found() -> None:
         bought = {int(outcomes.item[o]) for o in range(a, b) if outcomes.purchase[o]}
         expected.append(len(bought & set(lists[row])) / len(bought) if bought else float("nan"))
     np.testing.assert_allclose(recall(found, outcomes, random_catalog(3)).numpy(), expected, rtol=1e-6)
+
+
+def test_what_was_shown_is_learned_from_too() -> None:
+    """Shown items join with source 0 and their own score and affinity; the other candidates stay."""
+    catalog, query, outcomes = random_catalog(5), random_query(5), random_outcomes(5)
+    sources = sources_at(CFG, catalog, {0: neighbours(0.25)}, 0, NOW)
+    vector = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
+    found = sources(query, vector, torch.full([4, 1], -1), catalog)
+    joined = with_shown(found, outcomes, query, vector, sources, catalog)
+    table = unpack_int8(catalog.vectors)
+    more = 0
+    for row in range(4):
+        old, new = (
+            {
+                int(c.item[k]): (int(c.source[k]), float(c.score[k]), float(c.affinity[k]))
+                for k in range(c.offsets[row], c.offsets[row + 1])
+            }
+            for c in (found, joined)
+        )
+        o = slice(outcomes.offsets[row], outcomes.offsets[row + 1])
+        shown = set(outcomes.item[o][outcomes.shown[o]].tolist())
+        assert list(new) == sorted(set(old) | shown)
+        assert {item: new[item] for item in old} == old
+        basket = query.basket_item[query.basket_offsets[row] : query.basket_offsets[row + 1]].tolist()
+        for item in shown - set(old):
+            source, score, affinity = new[item]
+            assert source == 0
+            assert abs(score - float(table[item] @ vector[row])) < 1e-5
+            assert affinity == (0.25 * basket.count(1) if item == 5 else 0)  # item 1 is bought with item 5
+            more += 1
+    assert more > 5

@@ -1,0 +1,41 @@
+"""A small marketplace, trained on with and without positions, held against its truth by the real commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.commands import command
+
+
+@pytest.mark.slow
+def test_models_come_near_the_truth(tmp_path: Path) -> None:
+    runs = []
+    for position in ("product", "none"):
+        trained = command(
+            "train.py", "experiment=simulated", "data.users=500", "data.items=300", "data.days=120",
+            f"data.root={tmp_path}/simulated", f"paths.prepared={tmp_path}/prepared",
+            f"paths.runs={tmp_path}/runs", f"mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db",
+            "trainer.progress=false", f"ranker.position={position}", timeout=1800,
+        )  # fmt: skip
+        assert trained.returncode == 0, trained.stderr[-3000:]
+        runs.append(str((tmp_path / "runs" / "latest").resolve()))
+    judged = command("-m", "evaluation.simulated", *runs, "--out", str(tmp_path), timeout=600)
+    assert judged.returncode == 0, judged.stderr[-3000:]
+    found = json.loads((tmp_path / "simulated.json").read_text())
+    debiased, naive = (
+        {row["head"]: row for row in found["Heads"] if row["position"] == position}
+        for position in ("product", "none")
+    )
+    for head in ("click", "purchase"):
+        at_position = debiased[f"{head} at position, shown"]
+        assert at_position["oracle_auc"] > 0.75
+        assert at_position["oracle_auc"] - at_position["auc"] < 0.03
+        assert abs(debiased[f"{head} if seen, entire space"]["predicted_over_true"] - 1) < 0.15
+        assert naive[f"{head} if seen, shown"]["predicted_over_true"] < 0.75  # it takes unseen for disliked
+    for row in found["Positions"]:
+        assert abs(row["learned"] - row["true"]) < 0.12
+    better = {row["metric"]: row["difference"] for row in found["Differences to the first run"]}
+    assert better["value6"] > 0
+    selected = {row["pairs in"]: row["true"] for row in found["Conversion"]}
+    assert selected["clicked"] > 1.3 * selected["entire space"]
