@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -225,10 +226,12 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     task = RankerTask(
         build, tower, catalog, meaning, settings, steps, cfg.seed, folder,
     )  # fmt: skip
+    started = time.monotonic()
     metrics = fit(
         cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "ranker"),
         monitor="val_loss", mode="min", epochs=settings.epochs, patience=settings.patience,
     )  # fmt: skip
+    seconds = time.monotonic() - started  # of this process: less than all for a run that was resumed
     ranker = build_and_load(build, folder / BEST)
     logits, labels = predict(ranker, tower, catalog, validation, meaning)
     bias = ranker.position if meaning.impressions else None
@@ -237,6 +240,7 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     save_config(cfg, folder)
     notes = {
         "metrics": metrics,
+        "training_seconds": seconds,
         "prepared": from_here(prepared.folder, folder),
         "retrieval": from_here(retrieval, folder),
         "candidates": from_here(gathered, folder),

@@ -1,0 +1,33 @@
+"""The command that compares the multi-task variants, on a small shop."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.data.shop import write_shop
+from tests.end_to_end.commands import command, train_arguments
+
+
+@pytest.mark.slow
+def test_variants_are_compared_on_the_same_candidates(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    write_shop(shop)
+    settings = train_arguments(tmp_path, shop)[1:]
+    out = ["--out", str(tmp_path / "reports")]
+    done = command("-m", "evaluation.multitask", "shared_bottom", "cascade", *settings, *out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "reports" / "multitask.json").read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["shared_bottom", "cascade"]
+    for row in rows:
+        assert 0 < row["test_ndcg6"] <= 1
+        assert 0 <= row["ece_purchase"] < 0.5
+        assert min(row["latency_ms"], row["training_seconds"], row["parameters"]) > 0
+        assert f"| {row['variant']} | {row['validation_ndcg6']:.4f} |" in done.stdout
+    assert len(list((tmp_path / "runs").glob("candidates-*/done.json"))) == 1
+    health = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("ranker-*/health.json")]
+    assert len(health) == 2
+    assert all(set(found) == {"gates", "gradient_cosine", "alarms"} for found in health)
+    wrong = command("-m", "evaluation.multitask", "mmo", *settings)
+    assert "Did you mean mmoe" in wrong.stderr
