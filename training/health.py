@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from data.batches import Batch
 from models.losses import probabilities
 from models.multitask.layers import TASKS
-from training.labels import Labels
+from training.labels import Labels, joined
 
 LEAK_AUC = 0.95
 LEAK_BATCHES = 4  # of training, in which leaks are looked for
@@ -83,8 +83,7 @@ class Health(pl.Callback):
             trainer, {f"gate/{t}_{e}": w for t, ws in self.gates.items() for e, w in enumerate(ws)}
         )
         logits = torch.cat([logits for logits, _ in module.seen])
-        labels = Labels(*(torch.cat(p) for p in zip(*(labels for _, labels in module.seen), strict=True)))
-        for text in head_alarms(logits, labels):
+        for text in head_alarms(logits, joined([labels for _, labels in module.seen])):
             self.alarm(f"epoch {trainer.current_epoch}: {text}")
         self.write()
 

@@ -17,7 +17,7 @@ class Labels(NamedTuple):
     purchase: Tensor  # [ΣC] float32, 0 or 1
     value: Tensor  # [ΣC] float32, spent on it
     position: Tensor  # [ΣC] int64, where it was shown, 1 first; 0 for not shown or unknown
-    weight: Tensor  # [ΣC] float32, for how many pairs it stands in a loss; 0 where the outcome is unknown
+    weight: Tensor  # [ΣC] float32, 0 where the outcome is unknown, else the number of pairs it stands for
 
 
 class Rule(NamedTuple):
@@ -60,6 +60,11 @@ def label(candidates: Candidates, outcomes: Outcomes, leaf: Tensor, rule: Rule) 
     click = torch.maximum(click, purchase)
     weight = shown if rule.impressions else torch.ones_like(shown)
     return Labels(click, purchase, value * purchase, position.to(torch.int64), weight)
+
+
+def joined(parts: list[Labels]) -> Labels:
+    """Labels of several batches as one."""
+    return Labels(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def sample_negatives(

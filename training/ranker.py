@@ -19,7 +19,7 @@ from models.ranker import Ranker
 from models.two_tower import QueryTower
 from training.balance import make_balance
 from training.health import Health
-from training.labels import Labels, Rule, label, sample_negatives
+from training.labels import Labels, Rule, joined, label, sample_negatives
 from training.objective import task_losses
 from training.parallel import dense_parameters, shard
 
@@ -30,7 +30,7 @@ class RankerTask(pl.LightningModule):
     Args:
         build: makes the Ranker.
         tower: the frozen query tower. catalog: with item vectors.
-        rule: what counts as a label in this shop.
+        rule: what counts as a label.
         settings: `ranker.train` of the config.
         total_steps: after which the learning rate has come down to nothing.
         seed: what draws depend on, with the step.
@@ -106,7 +106,7 @@ class RankerTask(pl.LightningModule):
         return batch.candidates, label(batch.candidates, batch.outcomes, self.frozen[1].leaf, self.rule)
 
     def score(self, model: nn.Module, batch: Batch, candidates: Candidates, labels: Labels) -> Tensor:
-        """Logits [ΣC, 3] of the candidates, as of the positions where they were shown."""
+        """Logits [ΣC, 3] as of the position where each candidate was shown."""
         tower, catalog = self.frozen
         with torch.no_grad():
             vector = tower(batch.query, catalog.vectors)
@@ -115,6 +115,7 @@ class RankerTask(pl.LightningModule):
         return torch.cat([click.unsqueeze(1), logits[:, 1:]], dim=1)
 
     def objective(self, logits: Tensor, labels: Labels, candidates: Candidates) -> dict[str, Tensor]:
+        """The loss of each task."""
         segment = segment_ids(candidates.offsets)
         return task_losses(logits, labels, segment, self.settings.loss, self.settings.entire_space)
 
@@ -128,18 +129,18 @@ class RankerTask(pl.LightningModule):
         loss = sum(weight * losses[task] for task, weight in zip(TASKS, self.weights, strict=True))
         size = batch.query.ts.numel()
         self.log("val_loss", loss, prog_bar=True, on_epoch=True, batch_size=size, sync_dist=True)
-        self.seen.append((logits, labels))
+        known = labels.weight > 0
+        self.seen.append((logits[known], Labels(*(part[known] for part in labels))))
 
     def on_validation_epoch_end(self) -> None:
         click, conversion, _ = torch.cat([logits for logits, _ in self.seen]).unbind(1)
-        labels = Labels(*(torch.cat(part) for part in zip(*(labels for _, labels in self.seen), strict=True)))
-        known = labels.weight > 0
+        labels = joined([labels for _, labels in self.seen])
         chance = log_purchase(click, conversion).exp()
         for name, score, truth in (
             ("val_click_auc", click.sigmoid(), labels.click),
             ("val_purchase_auc", chance, labels.purchase),
         ):
-            found = binary_auroc(score[known], truth[known].long())
+            found = binary_auroc(score, truth.long())
             self.log(name, found, prog_bar=name == "val_purchase_auc", sync_dist=True)
 
 
@@ -161,5 +162,5 @@ def predict(
         found = label(batch.candidates, batch.outcomes, catalog.leaf, rule)
         known = found.weight > 0
         logits.append(ranker(batch.query, vector, batch.candidates, catalog)[known])
-        labels.append([part[known] for part in found])
-    return torch.cat(logits), Labels(*(torch.cat(parts) for parts in zip(*labels, strict=True)))
+        labels.append(Labels(*(part[known] for part in found)))
+    return torch.cat(logits), joined(labels)
