@@ -8,6 +8,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "epochs": (1, 10_000), "patience": (1, MANY), "batch_size": (1, MANY), "share": (0.01, 0.99),
     "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10), "temperature": (1e-3, 100),
     "positives": (1, MANY), "uniform": (0, MANY), "max_checkouts": (1, MANY), "value_weight": (0, 1e6),
+    "repeat_weight": (0, 1000), "user_dropout": (0, 0.99),
     "checkpoint_every": (1, MANY), "seed": (0, 2**32 - 1),
     # models
     "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
