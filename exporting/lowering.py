@@ -53,13 +53,21 @@ def lowered(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> Pip
 
     The arguments stay as they are; tables that are in core torch already are taken as they are.
     """
-    tower, ranker = copy.deepcopy(tower), copy.deepcopy(ranker)
-    for module, name in ((tower, "attributes"), (ranker, "attributes"), (ranker, "items")):
-        tables = getattr(module, name)
+    ranker = copy.deepcopy(ranker)
+    for name in ("attributes", "items"):
+        tables = getattr(ranker, name)
         if isinstance(tables, EmbeddingTables):
-            setattr(module, name, lowered_tables(tables))
+            setattr(ranker, name, lowered_tables(tables))
     ranker.position = None  # what is served is seen
-    return Pipeline(tower.eval(), sources.eval(), ScoringRanker(ranker).eval())
+    return Pipeline(lowered_tower(tower), sources.eval(), ScoringRanker(ranker).eval())
+
+
+def lowered_tower(tower: QueryTower) -> QueryTower:
+    """The query tower of `lowered`, alone."""
+    tower = copy.deepcopy(tower)
+    if isinstance(tower.attributes, EmbeddingTables):
+        tower.attributes = lowered_tables(tower.attributes)
+    return tower.eval()
 
 
 def lowered_tables(tables: EmbeddingTables) -> Int8Tables | FloatTables:
@@ -73,12 +81,18 @@ def lowered_tables(tables: EmbeddingTables) -> Int8Tables | FloatTables:
 
 
 def save(pipeline: Pipeline, folder: Path) -> None:
-    """Write `query_tower.ts`, `candidates.ts` and `ranker.ts`, frozen: weights become constants of the graph.
+    """Write `query_tower.ts`, `candidates.ts` and `ranker.ts`, as `scripted` makes them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        for name, module in pipeline._asdict().items():
+            torch.jit.save(scripted(module), str(folder / f"{name}.ts"))
+
+
+def scripted(module: nn.Module) -> torch.jit.ScriptModule:
+    """TorchScript of a lowered module, frozen: weights become constants of the graph.
 
     Raises RuntimeError from TorchScript, with the line, for a module that it cannot compile.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-        for name, module in pipeline._asdict().items():
-            frozen = torch.jit.freeze(torch.jit.script(module))
-            torch.jit.save(frozen, str(folder / f"{name}.ts"))
+        return torch.jit.freeze(torch.jit.script(module))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.inputs import KINDS, Query, days
-from models.jagged import segment_ids
+from models.jagged import offsets_of, segment_ids
 
 PAID = len(KINDS)  # the kind of a line just paid, behind those of the history
 EVENT_FACTS = 3 + PAID + 1  # columns of Events.facts
@@ -19,6 +19,24 @@ class Events(NamedTuple):
     row: Tensor  # [n] int64, where the event's item vector stands
     age: Tensor  # [n] float32, days
     facts: Tensor  # [n, EVENT_FACTS] float32: log age, log quantity, log price, one-hot kind
+
+
+def forget(query: Query, hidden: Tensor) -> Query:
+    """The same checkouts, those that are `hidden` [B] bool by users of whom nothing is known.
+
+    No history, and every profile code unknown; basket and context stay.
+    """
+    checkout = segment_ids(query.history_offsets)
+    kept = ~hidden[checkout]
+    return query._replace(
+        history_offsets=offsets_of(checkout[kept], query.ts.numel()),
+        history_item=query.history_item[kept],
+        history_ts=query.history_ts[kept],
+        history_kind=query.history_kind[kept],
+        history_quantity=query.history_quantity[kept],
+        history_price=query.history_price[kept],
+        profile=query.profile.masked_fill(hidden.unsqueeze(1), 0),
+    )
 
 
 def recent(query: Query, limit: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from data.batches import Batch
 from models.embeddings import pack_int8, unpack_int8
-from models.inputs import Catalog, ItemText
+from models.events import forget
+from models.inputs import Catalog, ItemText, Query
 from models.item_encoder import item_facts
 from models.jagged import rank_in_segment, segment_ids
 from models.losses import sampled_softmax
@@ -31,6 +32,10 @@ class RetrievalTask(pl.LightningModule):
         price: [N+1] the price table that the item tower reads.
         probability: [N+1] chance that a drawn positive is this item, see `positive_probability`.
         learning_rate, table_learning_rate: of AdamW and of the tables' row-wise Adagrad.
+        repeat_weight: how much a positive counts that the history or the basket holds already; the others
+            count 1.
+        user_dropout: share of checkouts whose user is hidden in training, so that the basket alone is
+            understood too (DropoutNet, Volkovs et al. 2017, section 3).
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class RetrievalTask(pl.LightningModule):
         temperature: float,
         positives: int,
         uniform: int,
+        repeat_weight: float,
+        user_dropout: float,
         seed: int,
     ) -> None:
         super().__init__()
@@ -52,6 +59,7 @@ class RetrievalTask(pl.LightningModule):
         self.catalog, self.text, self.price, self.probability = catalog, text, price, probability
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.temperature, self.positives, self.uniform, self.seed = temperature, positives, uniform, seed
+        self.repeat_weight, self.user_dropout = repeat_weight, user_dropout
         self.model: Any = None  # a DistributedModelParallel, once configured
 
     def configure_model(self) -> None:
@@ -72,10 +80,13 @@ class RetrievalTask(pl.LightningModule):
             return None
         negative = torch.randint(1, items + 1, [self.uniform])
         rows = torch.cat([positive, negative])
-        query, vectors = self.model(batch.query, rows, self.catalog, self.text, self.price)
+        known = repeats(batch.query, owner, positive)
+        asked = forget(batch.query, torch.rand(batch.query.ts.shape) < self.user_dropout)
+        query, vectors = self.model(asked, rows, self.catalog, self.text, self.price)
         loss = sampled_softmax(
             query, vectors[: positive.numel()], vectors[positive.numel() :], positive, negative, owner,
             self.probability, self.uniform, items, self.temperature,
+            torch.where(known, self.repeat_weight, 1.0),
         )  # fmt: skip
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=query.shape[0])
         return loss
@@ -84,12 +95,15 @@ class RetrievalTask(pl.LightningModule):
         self.packed = encode_items(self.model.module, self.catalog, self.text, self.price)
         self.vectors = unpack_int8(self.packed)
         self.hits: list[Tensor] = []
+        self.unknown = {part: torch.zeros(2) for part in ("history", "basket")}  # rows that are 0, all rows
 
     def validation_step(self, batch: Batch, index: int) -> None:
         nothing = batch.query.history_item[:0]
         query, _ = self.model.module(batch.query, nothing, self.catalog, self.text, self.price)
         found = nearest(query, self.vectors, self.catalog.available, max(RECALL_AT))
         self.hits.append(recall_counts(found, batch))
+        for part, items in (("history", batch.query.history_item), ("basket", batch.query.basket_item)):
+            self.unknown[part] += torch.tensor([(items == 0).sum(), items.numel()])
 
     def on_validation_epoch_end(self) -> None:
         hits = torch.cat(self.hits)  # [n, 1 + len(RECALL_AT)] purchases, found in the first k
@@ -97,6 +111,8 @@ class RetrievalTask(pl.LightningModule):
         for i, k in enumerate(RECALL_AT):
             recall = (asked[:, i + 1] / asked[:, 0]).mean() if len(asked) else torch.tensor(0.0)
             self.log(f"recall_{k}", recall, prog_bar=k == 300, sync_dist=True)
+        for part, (missing, rows) in self.unknown.items():
+            self.log(f"unknown_{part}", missing / rows.clamp_min(1), sync_dist=True)
 
 
 def draw_positives(batch: Batch, limit: int) -> tuple[Tensor, Tensor]:
@@ -105,6 +121,14 @@ def draw_positives(batch: Batch, limit: int) -> tuple[Tensor, Tensor]:
     owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
     kept = rank_in_segment(owner, torch.rand(owner.shape)) < limit
     return owner[kept], item[kept]
+
+
+def repeats(query: Query, owner: Tensor, item: Tensor) -> Tensor:
+    """Whether the history or the basket of checkout `owner` [P] holds `item` [P] already: [P] bool."""
+    checkout = torch.cat([segment_ids(query.history_offsets), segment_ids(query.basket_offsets)])
+    held = torch.cat([query.history_item, query.basket_item])
+    stride = int(torch.cat([held, item]).max()) + 1
+    return torch.isin(owner * stride + item, checkout * stride + held)
 
 
 def positive_probability(examples: Path, items: int, limit: int) -> Tensor:

@@ -1,0 +1,67 @@
+"""Size of the item id table against retrieval quality: a row per item, or fewer rows with several hashes.
+
+    python -m benchmarks.hashing                                  the defaults of configs/
+    python -m benchmarks.hashing retrieval.train.share=0.2 …      any override of train.py
+
+Trains retrieval once per line (finished ones are reused), prints a table and writes `reports/hashing.json`.
+Quality is measured on validation by exact search, two towers alone.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from data.prepare import prepare
+from evaluation import report
+from training import console
+from training.config import CONFIGS, ConfigError, check_overrides, check_values
+from training.folders import read_done
+from training.run import open_prepared, train_retrieval
+
+PARTS = (4, 16, 64)  # one row for so many items
+HASHES = (1, 2)
+
+
+def main(arguments: list[str]) -> None:
+    try:
+        check_overrides("train", arguments)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    rows = [measure(arguments, 1, 1)]
+    for part in PARTS:
+        rows += [measure(arguments, part, hashes) for hashes in HASHES]
+    print(report.text_table(rows))
+    report.write_leaderboard(rows, Path("reports/hashing.json"))
+
+
+def measure(arguments: list[str], part: int, hashes: int) -> dict[str, Any]:
+    """Train with a row for `part` items, each id the sum of `hashes` rows; `part` 1 is a row per item."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=[*arguments, "stage=retrieval"])
+    check_values(cfg)
+    prepared = open_prepared(prepare(cfg))
+    rows = max(prepared.sizes["items"] // part, 2)
+    if part > 1:
+        cfg.retrieval.model.item.id_rows, cfg.retrieval.model.item.hashes = rows, hashes
+    metrics = read_done(train_retrieval(cfg, prepared))["metrics"]
+    return {
+        "items_per_row": part,
+        "hashes": hashes if part > 1 else 0,
+        "rows": rows,
+        "float32_mb": table_bytes(rows, cfg.retrieval.model.item.id_dim, int8=False) / 1e6,
+        "int8_mb": table_bytes(rows, cfg.retrieval.model.item.id_dim, int8=True) / 1e6,
+        "recall100": metrics["recall_100"],
+        "recall300": metrics["recall_300"],
+    }
+
+
+def table_bytes(rows: int, dim: int, int8: bool) -> int:
+    """Bytes of a table: 4 per value, or 1 per value and 8 per row for its scale and offset."""
+    return rows * (dim + 8) if int8 else rows * dim * 4
+
+
+if __name__ == "__main__":
+    console.set_up()
+    main(sys.argv[1:])
