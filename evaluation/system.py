@@ -8,11 +8,13 @@ from tqdm import tqdm
 
 from data.batches import Batches
 from evaluation.gbdt import Pairs
-from evaluation.jagged import Array, Ranked
+from evaluation.jagged import Array, Ranked, to_offsets
 from evaluation.metrics import head_quality, predicted_over_observed
+from models.embeddings import unpack_int8
 from models.jagged import segment_ids
 from models.losses import probabilities
 from training.labels import label
+from training.retrieval import nearest
 from training.runs import Run
 
 NAME = "sextet"
@@ -24,7 +26,6 @@ class Scored(NamedTuple):
     offsets: Array  # [n+1] int64
     item: Array  # [P] int64
     source: Array  # [P] int64, bit mask of models.candidates.SOURCES
-    retrieval: Array  # [P] float32, two-tower score
     click: Array  # [P] float32, calibrated probability
     purchase: Array  # [P] float32, calibrated probability
     spend: Array  # [P] float32, expected spend given a purchase
@@ -45,8 +46,8 @@ def score(run: Run, split: str) -> Scored:
         labels = label(batch.candidates, batch.outcomes, run.catalog.leaf, proxy(run))
         lengths = batch.candidates.offsets.diff()
         tensors = [
-            lengths, batch.candidates.item, batch.candidates.source, batch.candidates.score, p_click,
-            p_purchase, logits[:, 2].exp(), labels[0] > 0, labels[1] > 0, labels[2],
+            lengths, batch.candidates.item, batch.candidates.source, p_click, p_purchase,
+            logits[:, 2].exp(), labels[0] > 0, labels[1] > 0, labels[2],
         ]  # fmt: skip
         parts.append([tensor.numpy() for tensor in tensors])
     lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -64,6 +65,21 @@ def orders(scored: Scored) -> dict[str, Ranked]:
         "purchase": Ranked(scored.offsets, scored.item, scored.purchase),
         "value": Ranked(scored.offsets, scored.item, scored.purchase * scored.spend),
     }
+
+
+@torch.no_grad()
+def nearest_items(run: Run, split: str, k: int = 500) -> Ranked:
+    """The k available items nearest to each query by exact search: the two towers without other sources."""
+    vectors = unpack_int8(run.catalog.vectors)
+    batches = Batches(run.candidates / f"{split}.parquet", 256, candidates=False)
+    found = torch.cat(
+        [
+            nearest(run.tower(batch.query, run.catalog.vectors), vectors, run.catalog.available, k)
+            for batch in tqdm(batches, desc=f"nearest {split}", unit=" batches", mininterval=1)
+        ]
+    ).numpy()
+    rank = np.broadcast_to(np.arange(found.shape[1]), found.shape)
+    return Ranked(to_offsets((found >= 0).sum(1)), found[found >= 0], -rank[found >= 0].astype(np.float64))
 
 
 def heads(scored: Scored) -> list[dict[str, Any]]:
