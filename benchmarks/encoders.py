@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import torch
 
 from data.batches import to_batch
-from evaluation import report
 from evaluation.cold import Towers, open_towers
+from evaluation.report import tables
 from exporting.lowering import lowered_tower, scripted
 from models.inputs import Query
 from training import console
@@ -43,8 +43,8 @@ def main(folders: list[str]) -> None:
         row = {"encoder": query._target_.rsplit(".", 1)[-1], "max_events": query.max_events}
         row |= {f"recall{k}": metrics[f"recall_{k}"] for k in (100, 300)}
         rows.append(row | {f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 99)})
-    print(report.text_table(rows))
-    report.write_leaderboard(rows, Path("reports/encoders.json"))
+    print(tables.text_table(rows))
+    tables.write_json(rows, Path("reports/encoders.json"))
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from data.prepare import prepare
-from evaluation import report
+from evaluation.report import tables
 from training import console
 from training.config import CONFIGS, ConfigError, check_overrides, check_values
 from training.folders import read_done
@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> None:
     rows = [measure(arguments, 1, 1)]
     for part in PARTS:
         rows += [measure(arguments, part, hashes) for hashes in HASHES]
-    print(report.text_table(rows))
-    report.write_leaderboard(rows, Path("reports/hashing.json"))
+    print(tables.text_table(rows))
+    tables.write_json(rows, Path("reports/hashing.json"))
 
 
 def measure(arguments: list[str], part: int, hashes: int) -> dict[str, Any]:

@@ -140,9 +140,10 @@ def filled_up(own: Ranked, filler: Ranked) -> Ranked:
 
 
 def perfect_order(candidates: Ranked, split: Split) -> Ranked:
-    """The same candidates with what was bought first: the most that any ranker could make of them."""
-    bought, _ = gains(row_of(candidates.offsets), candidates.item, split.purchases)
-    return candidates._replace(score=bought.astype(np.float64))
+    """The same candidates with what was bought first, and of that what most was spent on: the most that any
+    ranker could make of them."""
+    bought, spent = gains(row_of(candidates.offsets), candidates.item, split.purchases)
+    return candidates._replace(score=bought + spent)
 
 
 def baselines(folder: Path, name: str, split: Split, depth: int = DEPTH) -> Iterator[tuple[str, str, Ranked]]:

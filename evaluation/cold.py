@@ -26,9 +26,10 @@ from torch import Tensor
 
 from data.batches import Batches
 from data.catalog import Neighbours, neighbours
-from evaluation import protocol, report
+from evaluation import protocol
 from evaluation.jagged import Array, spans
 from evaluation.metrics import Purchases, ndcg_at, recall_at
+from evaluation.report import tables
 from models.embeddings import unpack_int8
 from models.events import forget
 from models.inputs import Catalog, Query
@@ -61,8 +62,8 @@ def main() -> None:
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
     rows = cold_rows(towers, arguments.split)
-    print(report.text_table(rows))
-    report.write_leaderboard(rows, arguments.out / f"cold-{arguments.split}.json")
+    print(tables.text_table(rows))
+    tables.write_json(rows, arguments.out / f"cold-{arguments.split}.json")
 
 
 def open_towers(folder: str | Path) -> Towers:

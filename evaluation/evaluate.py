@@ -26,7 +26,7 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
     for row in rows:
         if row["system"] == system.NAME:
             metrics |= tracking.summary(row, f"{split}/{row['slice']}/{row['order']}")
-    artifacts = [target / "leaderboard.html", target / "leaderboard.json"]
+    artifacts = [target / name for name in ("index.html", "report.json", "leaderboard.json")]
     tracking.finish(run.cfg, run.notes["mlflow_run_id"], metrics, artifacts)
     mark_done(target, {"metrics": metrics})
     return rows

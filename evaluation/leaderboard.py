@@ -1,25 +1,50 @@
 """This system against every baseline, LightGBM on the same candidates and features included.
 
     python -m evaluation.leaderboard                       the latest run
-    python -m evaluation.leaderboard RUN RUN RUN           several runs (seeds): mean ± sd
+    python -m evaluation.leaderboard RUN RUN RUN           several seeds of one config: mean ± sd
 
-Writes `reports/leaderboard.json` (a list of rows) and `reports/leaderboard.html`, and prints the table.
+Writes `reports/index.html`, a page for people, `reports/report.json` with all that the page shows, and
+`reports/leaderboard.json`, the list of its rows; prints the tables.
 """
 
 import argparse
+import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from evaluation import baselines, gbdt, protocol, report, system
-from evaluation.metrics import calibration, paired_bootstrap
+import numpy as np
+
+from evaluation import baselines, calibration, examples, gbdt, protocol, slates, system
+from evaluation.jagged import Array, Ranked
+from evaluation.metrics import head_quality, paired_bootstrap, predicted_over_observed
+from evaluation.report.page import page
+from evaluation.report.tables import (
+    leaderboard_table,
+    over_seeds,
+    text_rows,
+    text_table,
+    write_json,
+    write_text,
+)
 from models.candidates import SOURCES
+from training.config import flat
 from training.runs import Run, open_run
+
+Rows = list[dict[str, Any]]
+Measured = dict[str, dict[str, Array]]  # slice → metric → one value per judged checkout
+METRIC_OF = {"purchase": "ndcg6", "value": "revenue6"}  # what an order is for
+RIVAL = "LightGBM"
+PERFECT = "perfect order of these candidates"
+HEALTH = "health.json"  # in a run folder, where training watched itself
+# Settings in which the seeds of one system may differ.
+FREE = ("seed", "stage", "paths.", "mlflow.", "trainer.", "data.root", "data.memory_limit", "data.threads")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation.leaderboard", description=__doc__.split("\n")[0]
+        prog="python -m evaluation.leaderboard", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument(
         "runs", nargs="*", default=["artifacts/runs/latest"], help="run folders; default: the latest"
@@ -32,81 +57,189 @@ def main() -> None:
         runs = [open_run(folder) for folder in arguments.runs]
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
-    if len({run.prepared.folder for run in runs}) > 1:
-        sys.exit("error: the runs were made from different data; compare them one by one")
+    if wrong := not_seeds(runs):
+        sys.exit(f"error: {wrong}")
     leaderboard(runs, arguments.split, not arguments.without_gbdt, arguments.out)
 
 
-def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> list[dict[str, Any]]:
+def not_seeds(runs: list[Run]) -> str | None:
+    """Why these runs are no seeds of one system, whose mean would mean something; None if they are."""
+    if len({run.prepared.folder for run in runs}) > 1:
+        return "the runs were made from different data; compare them one by one"
+    settings = [
+        {key: value for key, value in flat(run.cfg).items() if not key.startswith(FREE)} for run in runs
+    ]
+    keys = dict.fromkeys(key for some in settings for key in some)
+    if differing := [key for key in keys if len({str(some.get(key)) for some in settings}) > 1]:
+        return f"the runs differ in {', '.join(differing)}: a mean is for seeds of one config"
+    if len({run.cfg.seed for run in runs}) < len(runs):
+        return "a seed occurs twice: give each run once"
+    return None
+
+
+def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> Rows:
     """Judge all systems on `split`; returns the rows. Every run brings its candidates and its LightGBM."""
     first = runs[0]
     data = protocol.load_split(first.prepared.folder, split)
     parts = protocol.slices(data)
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
+    seen: dict[tuple[str, str], list[Measured]] = {}  # (system, order) → what each seed's lists measured
+
+    def judge(ranked: Ranked, name: str, order: str, seed: int) -> None:
+        measured = protocol.per_checkout(ranked, data, parts)
+        seen.setdefault((name, order), []).append(measured)
+        rows.extend(protocol.means(measured, name, order, seed))
+
     for name, order, ranked in baselines.baselines(first.prepared.folder, split, data):
-        rows += protocol.rows(ranked, data, parts, name, order, first.cfg.seed)
-    tables: dict[str, list[dict[str, Any]]] = {
-        "Heads": [],
-        "Recall by source, in the ranker's order": [],
-        "Differences to LightGBM": [],
-    }
-    curves = {}
+        judge(ranked, name, order, first.cfg.seed)
+    simple = list(seen)
+    found: dict[str, Any] = {"heads": [], "recalls": [], "frontier": [], "slates": []}
     for run in runs:
         seed = run.cfg.seed
         scored = system.score(run, split)
+        offered, observed = system.offered(scored), system.observed(scored)
         ours = system.orders(scored)
         for order, ranked in ours.items():
-            rows += protocol.rows(ranked, data, parts, system.NAME, order, seed)
-        perfect = baselines.perfect_order(ours["purchase"], data)
-        rows += protocol.rows(perfect, data, parts, "perfect order of these candidates", "purchase", seed)
-        tables["Heads"] += [{"seed": seed, **row} for row in system.heads(scored)]
-        recalls = protocol.recalls(ours["purchase"], system.proposed_by(scored), SOURCES, data)
-        tables["Recall by source, in the ranker's order"] += [{"seed": seed, **row} for row in recalls]
-        curves = {
-            "click": calibration(scored.clicked[scored.known], scored.shown_click[scored.known]),
-            "purchase": calibration(scored.bought[scored.known], scored.shown_purchase[scored.known]),
-        }
+            judge(ranked, system.NAME, order, seed)
+        judge(baselines.perfect_order(ours["purchase"], data), PERFECT, "purchase", seed)
+        found["heads"] += [{"system": system.NAME, "seed": seed, **row} for row in system.heads(scored)]
+        recalled = protocol.recalls(ours["purchase"], offered.source, SOURCES, data)
+        recalled += two_towers(run, split, data)
+        found["recalls"] += [{"seed": seed, **row} for row in recalled]
+        offers = slates.Offers(offered.offsets, offered.item, offered.purchase, offered.spend)
+        known = parts[0], run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
+        found["frontier"] += _of(system.NAME, seed, slates.frontier(offers, *known))
+        found["slates"] += _of(system.NAME, seed, slates.costs(offers, *known))
+        if run is first:
+            found["calibration"] = calibration.table(observed, data, run.catalog)
+            found["curves"] = calibration.curves(observed, data, run.catalog)
+            found["examples"] = examples.examples(run, offered, data, split)
         if with_gbdt:
             theirs = lightgbm(run, split)
-            for order, ranked in theirs.items():
-                rows += protocol.rows(ranked, data, parts, "LightGBM", order, seed)
-                tables["Differences to LightGBM"] += [
-                    {"seed": seed, **row} for row in differences(ours[order], ranked, data, parts, order)
-                ]
-    report.write_leaderboard(rows, out / "leaderboard.json")
-    shown = {heading: table for heading, table in tables.items() if table}
-    report.write_html(
-        out / "leaderboard.html", f"Leaderboard: {split}", rows, first.prepared.meta["click"], shown, curves
-    )
-    print(report.leaderboard_table(rows))
-    for heading, table in shown.items():
-        print(f"\n{heading}\n{report.text_table(table)}")
-    print(
-        f"\nclick label: {first.prepared.meta['click']}; written:"
-        f" {out / 'leaderboard.json'}, {out / 'leaderboard.html'}"
-    )
+            for order, ranked in theirs.orders.items():
+                judge(ranked, RIVAL, order, seed)
+            found["heads"] += [{"system": RIVAL, "seed": seed, **row} for row in theirs.heads]
+            found["frontier"] += _of(RIVAL, seed, slates.frontier(theirs.offers, *known))
+    found["differences"] = []
+    for order in METRIC_OF:
+        for rival in [best_of(rows, simple, order)] + [(RIVAL, order)] * with_gbdt:
+            found["differences"] += differences(seen, rival, order, data, parts)
+    write(out, about(runs, split, data, parts) | found | {"leaderboard": rows})
     return rows
 
 
-def lightgbm(run: Run, split: str) -> dict[str, system.Ranked]:
-    """LightGBM trained on the ranker's training candidates, stopped on validation, in both orders."""
-    train, validation = (system.pairs(run, name, learn=True) for name in ("train", "validation"))
+def two_towers(run: Run, split: str, data: protocol.Split) -> Rows:
+    """Recall of the two towers alone: exact search over the catalog, in the order of their scores."""
+    found = system.nearest_items(run, split)
+    alone = protocol.recalls(found, np.ones(len(found.item), np.int64), ("two towers alone",), data)
+    return [row for row in alone if row["source"] != "union"]
+
+
+def _of(name: str, seed: int, rows: Iterable[dict[str, Any]]) -> Rows:
+    return [{"system": name, "seed": seed, **row} for row in rows]
+
+
+class Rival(NamedTuple):
+    """What LightGBM makes of the same candidates."""
+
+    orders: dict[str, Ranked]
+    offers: slates.Offers
+    heads: Rows
+
+
+def lightgbm(run: Run, split: str) -> Rival:
+    """LightGBM trained on the ranker's training candidates, stopped on validation."""
+    train, validation, judged = (
+        system.pairs(run, name, learn)
+        for name, learn in (("train", True), ("validation", True), (split, False))
+    )
     model = gbdt.fit(train, validation, run.cfg.seed, system.feature_names(run), progress=100)
-    return gbdt.ranked(model, system.pairs(run, split, learn=False))
+    chance, spend = gbdt.predict(model, judged.features)
+    bought = np.asarray(judged.purchase, bool)
+    return Rival(
+        gbdt.ranked(model, judged),
+        slates.Offers(judged.offsets, judged.item, chance, spend),
+        [
+            {"head": "purchase", **head_quality(bought, chance)},
+            {
+                "head": "value",
+                "predicted_over_observed": predicted_over_observed(judged.value[bought], spend[bought]),
+            },
+        ],
+    )
+
+
+def best_of(rows: Rows, simple: list[tuple[str, str]], order: str) -> tuple[str, str]:
+    """The baseline without training, and its order, that is best at what `order` is for."""
+    metric = METRIC_OF[order]
+    known = [row for row in rows if row["slice"] == "all" and (row["system"], row["order"]) in simple]
+    best = max(known, key=lambda row: row[metric])
+    return best["system"], best["order"]
 
 
 def differences(
-    ours: system.Ranked, theirs: system.Ranked, data: protocol.Split, parts: list[protocol.Slice], order: str
-) -> list[dict[str, Any]]:
-    """Ours minus theirs with a 95 % interval (bootstrap over users), for the metric that the order is for."""
-    mine, other = (protocol.per_checkout(ranked, data, parts) for ranked in (ours, theirs))
-    metric = "ndcg6" if order == "purchase" else "revenue6"
+    seen: dict[tuple[str, str], list[Measured]],
+    rival: tuple[str, str],
+    order: str,
+    data: protocol.Split,
+    parts: list[protocol.Slice],
+) -> Rows:
+    """This system minus a rival (system, order), by slice, for the metric that our order is for.
+
+    Each checkout counts with its mean over the seeds; the 95 % interval is of a bootstrap over users.
+    """
+    metric = METRIC_OF[order]
     table = []
     for part in parts:
         if len(part.rows):
-            found = paired_bootstrap(mine[part.name][metric], other[part.name][metric], data.user[part.rows])
-            table.append({"slice": part.name, "order": order, "metric": metric, **found._asdict()})
+            mine, other = (
+                np.mean([measured[part.name][metric] for measured in systems], axis=0)
+                for systems in (seen[system.NAME, order], seen[rival])
+            )
+            bounds = paired_bootstrap(mine, other, data.user[part.rows])
+            about_it = {"to": rival[0], "order": order, "metric": metric, "slice": part.name}
+            table.append(about_it | bounds._asdict())
     return table
+
+
+def about(runs: list[Run], split: str, data: protocol.Split, parts: list[protocol.Slice]) -> dict[str, Any]:
+    """What a reader must know of the figures: data, split, runs, and what training noted of itself."""
+    meta, health = runs[0].prepared.meta, runs[0].folder / HEALTH
+    return {
+        "split": split,
+        "data": meta["name"],
+        "click": meta["click"],
+        "horizon": meta["horizon"],
+        "from": int(data.ts.min()),
+        "to": int(data.ts.max()),
+        "checkouts": len(data.ts),
+        "judged": len(parts[0].rows),
+        "items": meta["counts"]["items"],
+        "system": system.NAME,
+        "runs": [{"run": run.folder.name, "seed": run.cfg.seed} for run in runs],
+        "health": json.loads(health.read_text()) if health.is_file() else None,
+    }
+
+
+def write(out: Path, report: dict[str, Any]) -> None:
+    """Write the three files and print the tables."""
+    write_json(report["leaderboard"], out / "leaderboard.json")
+    write_json(report, out / "report.json")
+    # From the file, so that the page cannot show what the JSON does not have.
+    write_text(out / "index.html", page(json.loads((out / "report.json").read_text())))
+    print(leaderboard_table(report["leaderboard"]))
+    tables = {
+        "Differences, this system minus the other": report["differences"],
+        "Heads": over_seeds(report["heads"], ("system", "head")),
+        "Recall by source, in the ranker's order; two towers alone in their own": over_seeds(
+            report["recalls"], ("source",)
+        ),
+        "Purchases against revenue": over_seeds(report["frontier"], ("system", "revenue_weight")),
+        "Slates": over_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity")),
+    }
+    for heading, lines in tables.items():
+        print(f"\n{heading}\n{text_table(text_rows(lines))}")
+    print(f"\nclick label: {report['click']}; written: {out / 'index.html'}, report.json, leaderboard.json")
 
 
 if __name__ == "__main__":

@@ -173,11 +173,18 @@ def rows(
 
     `order` names what the lists are sorted by: `purchase` (probability) or `value` (expected spend).
     """
+    return means(per_checkout(ranked, split, parts), system, order, seed)
+
+
+def means(
+    measured: dict[str, dict[str, Array]], system: str, order: str, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The rows of lists that `per_checkout` has measured."""
     return [
         {"system": system, "order": order, "slice": part, "seed": seed}
-        | {name: float(values.mean()) if len(values) else float("nan") for name, values in measured.items()}
-        | {"checkouts": len(measured["ndcg6"])}
-        for part, measured in per_checkout(ranked, split, parts).items()
+        | {name: float(values.mean()) if len(values) else float("nan") for name, values in found.items()}
+        | {"checkouts": len(found["ndcg6"])}
+        for part, found in measured.items()
     ]
 
 
@@ -188,6 +195,7 @@ def recalls(
 
     `source` [ΣC] int64 has bit i set where `names[i]` proposed the candidate. Candidates count in
     the order of their score, so that a union cut at k is what a ranker with room for k would be given.
+    `recall` is that of the whole lists, `candidates` their mean length.
     """
     order = np.lexsort((-ranked.score, row_of(ranked.offsets)))
     item, source = ranked.item[order], source[order]
@@ -197,6 +205,7 @@ def recalls(
         proposed = source >> bit & 1 == 1 if bit < len(names) else np.ones(len(item), bool)
         offsets = keep(ranked.offsets, proposed)
         found = {f"recall{k}": recall_at(offsets, item[proposed], split.purchases, k) for k in ks}
+        found["recall"] = recall_at(offsets, item[proposed], split.purchases, len(item))
         result.append(
             {"source": name, "candidates": float(np.diff(offsets)[judged].mean())}
             | {k: float(v[judged].mean()) for k, v in found.items()}

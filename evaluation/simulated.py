@@ -13,7 +13,6 @@ model that says exactly that. Over everything that was shown, or that a source p
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +21,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data.sources import simulated
-from evaluation import protocol, report, system
+from evaluation import protocol, system
 from evaluation.jagged import Array, Ranked, descending, find, row_of, top
 from evaluation.metrics import auc, ece, paired_bootstrap, predicted_over_observed
+from evaluation.report.tables import text_table, write_json
 from training.runs import Run, open_run
 
 Row = dict[str, Any]
@@ -66,23 +66,21 @@ def measure(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]]:
     tables: dict[str, list[Row]] = {"Heads": [], "Conversion": [], "Slates": [], "Positions": []}
     against = [hold_against_truth(run, split) for run in runs]
     for run, one in zip(runs, against, strict=True):
-        name = {"run": run.folder.name, "position": run.cfg.ranker.position}
+        name = {"run": run.folder.name, "position": run.cfg.ranker.train.position}
         tables["Heads"] += [name | row for row in heads(one)]
         tables["Conversion"] += [name | row for row in conversion(one)]
         tables["Slates"] += [name | row for row in slates(one)]
         tables["Positions"] += [name | row for row in positions(run)]
     tables["Slates"] += [{"run": "truth", **row} for row in slates(oracle(against[0]))]
     tables["Differences to the first run"] = [
-        {"run": run.folder.name, "position": run.cfg.ranker.position, **row}
+        {"run": run.folder.name, "position": run.cfg.ranker.train.position, **row}
         for run, one in zip(runs[1:], against[1:], strict=True)
         for row in differences(one, against[0])
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    clean = {heading: report.without_nan(rows) for heading, rows in tables.items()}
-    (out / "simulated.json").write_text(json.dumps({"split": split, **clean}, indent=1))
+    write_json({"split": split, **tables}, out / "simulated.json")
     for heading, rows in tables.items():
         if rows:
-            print(f"\n{heading}\n{report.text_table(rows)}")
+            print(f"\n{heading}\n{text_table(rows)}")
     print(f"\nwritten: {out / 'simulated.json'}")
     return tables
 

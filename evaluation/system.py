@@ -8,12 +8,14 @@ from tqdm import tqdm
 
 from data.batches import Batches
 from evaluation.gbdt import Pairs
-from evaluation.jagged import Array, Ranked, keep
+from evaluation.jagged import Array, Ranked, keep, to_offsets
 from evaluation.metrics import head_quality, predicted_over_observed
+from models.embeddings import unpack_int8
 from models.jagged import segment_ids
 from models.losses import probabilities
 from training.labels import label, rule
 from training.ranker import as_shown
+from training.retrieval import nearest
 from training.runs import Run
 
 NAME = "sextet"
@@ -25,7 +27,6 @@ class Scored(NamedTuple):
     offsets: Array  # [n+1] int64
     item: Array  # [P] int64
     source: Array  # [P] int64, bit mask of models.candidates.SOURCES
-    retrieval: Array  # [P] float32, two-tower score
     click: Array  # [P] float32, calibrated probability, of a candidate that is seen
     purchase: Array  # [P] float32, calibrated probability, of a candidate that is seen
     shown_click: Array  # [P] float32, the same at the position where the candidate was shown
@@ -51,8 +52,8 @@ def score(run: Run, split: str) -> Scored:
         at = as_shown(run.ranker, logits[:, 0], labels, meaning)
         lengths = batch.candidates.offsets.diff()
         tensors = [
-            lengths, batch.candidates.item, batch.candidates.source, batch.candidates.score, p_click,
-            p_purchase, *probabilities(at, logits[:, 1]), logits[:, 2].exp(), labels.click > 0,
+            lengths, batch.candidates.item, batch.candidates.source, p_click, p_purchase,
+            *probabilities(at, logits[:, 1]), logits[:, 2].exp(), labels.click > 0,
             labels.purchase > 0, labels.value, labels.weight > 0,
         ]  # fmt: skip
         parts.append([tensor.numpy() for tensor in tensors])
@@ -60,31 +61,55 @@ def score(run: Run, split: str) -> Scored:
     return Scored(np.concatenate([[0], lengths.cumsum()]), *rest)
 
 
+def offered(scored: Scored) -> Scored:
+    """What slates are made of: the candidates of a source, without what was only shown (source 0)."""
+    return _part(scored, scored.source > 0)
+
+
+def observed(scored: Scored) -> Scored:
+    """The candidates whose outcome is known, with the probabilities of the place where they were shown."""
+    known = scored._replace(click=scored.shown_click, purchase=scored.shown_purchase)
+    return _part(known, scored.known)
+
+
+def _part(scored: Scored, mask: Array) -> Scored:
+    return Scored(keep(scored.offsets, mask), *(field[mask] for field in scored[1:]))
+
+
 def orders(scored: Scored) -> dict[str, Ranked]:
-    """The candidates by p(purchase) and by expected value, without what was only shown (source 0)."""
-    proposed = scored.source > 0
-    offsets, item = keep(scored.offsets, proposed), scored.item[proposed]
-    value = scored.purchase * scored.spend
+    """What is offered, by p(purchase) and by expected value."""
+    one = offered(scored)
     return {
-        "purchase": Ranked(offsets, item, scored.purchase[proposed]),
-        "value": Ranked(offsets, item, value[proposed]),
+        "purchase": Ranked(one.offsets, one.item, one.purchase),
+        "value": Ranked(one.offsets, one.item, one.purchase * one.spend),
     }
 
 
-def proposed_by(scored: Scored) -> Array:
-    """The sources of the candidates in `orders`, [ΣC] int64 bit masks."""
-    return scored.source[scored.source > 0]
+@torch.no_grad()
+def nearest_items(run: Run, split: str, k: int = 500) -> Ranked:
+    """The k available items nearest to each query by exact search: the two towers without other sources."""
+    vectors = unpack_int8(run.catalog.vectors)
+    batches = Batches(run.candidates / f"{split}.parquet", 256, candidates=False)
+    found = torch.cat(
+        [
+            nearest(run.tower(batch.query, run.catalog.vectors), vectors, run.catalog.available, k)
+            for batch in tqdm(batches, desc=f"nearest {split}", unit=" batches", mininterval=1)
+        ]
+    ).numpy()
+    rank = np.broadcast_to(np.arange(found.shape[1]), found.shape)
+    return Ranked(to_offsets((found >= 0).sum(1)), found[found >= 0], -rank[found >= 0].astype(np.float64))
 
 
 def heads(scored: Scored) -> list[dict[str, Any]]:
     """Quality of every head over the candidates whose outcome is known."""
-    known, bought = scored.known, scored.bought & scored.known
+    one = observed(scored)
+    bought = one.bought
     return [
-        {"head": "click", **head_quality(scored.clicked[known], scored.shown_click[known])},
-        {"head": "purchase", **head_quality(scored.bought[known], scored.shown_purchase[known])},
+        {"head": "click", **head_quality(one.clicked, one.click)},
+        {"head": "purchase", **head_quality(bought, one.purchase)},
         {
             "head": "value",
-            "predicted_over_observed": predicted_over_observed(scored.value[bought], scored.spend[bought]),
+            "predicted_over_observed": predicted_over_observed(one.value[bought], one.spend[bought]),
         },
     ]
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from data.features import FeatureSchema
-from exporting.source import Trained, latest
+from exporting.source import Trained, calibration, latest
 from serving.bundle import FILES, FORMAT, MANIFEST, NO_CHECKSUM, manifest_checksum, sha256
 from serving.slate import Policy
 from serving.store import COLUMNS
@@ -149,6 +149,7 @@ def manifest(
             "retrieval": trained.retrieval_notes["metrics"],
             "candidate_recall": trained.notes["recall"],
         },
+        "calibration": calibration(trained.folder),
         "run": {
             "folder": trained.folder.name,
             "mlflow_run_id": trained.notes["mlflow_run_id"],

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -29,6 +30,7 @@ from exporting.lowering import lowered, save
 from exporting.source import (
     ExportError,
     Trained,
+    calibration,
     find_run,
     item_ids,
     margins,
@@ -67,7 +69,8 @@ def up_to_date(root: Path, run: Path, cfg: DictConfig) -> Path | None:
     except BundleError:
         return None  # made by an older version, or damaged: make it anew
     same = about["run"]["folder"] == run.name and about["export"].get("key") == key(cfg)
-    return version_folder(root) if same else None
+    # A run that was evaluated since has something to say that the bundle does not hold yet.
+    return version_folder(root) if same and about["calibration"] == calibration(run) else None
 
 
 def key(cfg: DictConfig) -> str:
@@ -136,9 +139,17 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
         f"parity over {parity.candidates:,} candidates: p(click) {parity.click:.1e}, "
         f"p(purchase) {parity.purchase:.1e}, value {parity.value:.1e} relative; "
         f"a request takes p50 {parity.p50_ms:.1f} ms, p99 {parity.p99_ms:.1f} ms\n"
-        f"{time.perf_counter() - started:.1f} s"
+        f"{_calibrated(content['calibration'])}\n{time.perf_counter() - started:.1f} s"
     )
     return target
+
+
+def _calibrated(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "calibration: unknown, for this run was not evaluated (python -m evaluation.evaluate RUN)"
+    errors = {r["head"]: r["ece"] for r in found["slices"] if r["group"] == "all" and "ece" in r}
+    listed = ", ".join(f"p({head}) {error:.4f}" for head, error in errors.items())
+    return f"calibration error on the {found['split']} split, over the candidates: {listed}"
 
 
 @torch.inference_mode()

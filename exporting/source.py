@@ -1,5 +1,6 @@
 """A finished training run, opened for export."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +85,19 @@ def open_trained(folder: Path) -> Trained:
         ranker=run.ranker,
         sources=sources_at(run.cfg, run.catalog, together, len(dates) - 1, dates[-1]),
     )
+
+
+def calibration(folder: Path) -> dict[str, Any] | None:
+    """How well the heads were calibrated on the test split, over all candidates and by slice.
+
+    From the run's evaluation, and from the test because the calibration was fitted on validation. None for a
+    run that was not evaluated.
+    """
+    report = folder / "evaluation-test" / "report.json"
+    if not report.is_file():
+        return None
+    found = json.loads(report.read_text())
+    return {"split": found["split"], "checkouts": found["checkouts"], "slices": found["calibration"]}
 
 
 def latest(catalog: Catalog) -> Catalog:

@@ -16,7 +16,7 @@ def test_models_come_near_the_truth(tmp_path: Path) -> None:
             "train.py", "experiment=simulated", "data.users=500", "data.items=300", "data.days=120",
             f"data.root={tmp_path}/simulated", f"paths.prepared={tmp_path}/prepared",
             f"paths.runs={tmp_path}/runs", f"mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db",
-            "trainer.progress=false", f"ranker.position={position}", timeout=1800,
+            "trainer.progress=false", f"ranker.train.position={position}", timeout=1800,
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr[-3000:]
         runs.append(str((tmp_path / "runs" / "latest").resolve()))

@@ -12,7 +12,6 @@ def scored() -> system.Scored:
         offsets=np.array([0, 3, 6]),
         item=np.array([1, 3, 4, 2, 5, 6]),
         source=np.array([2, 3, 0, 0, 8, 1]),
-        retrieval=np.zeros(6, np.float32),
         click=np.array([0.9, 0.6, 0.8, 0.7, 0.9, 0.2], np.float32),
         purchase=np.array([0.5, 0.4, 0.6, 0.3, 0.2, 0.1], np.float32),
         shown_click=np.array([0.9, 0.3, 0.8, 0.35, 0.9, 0.1], np.float32),
@@ -32,7 +31,7 @@ def test_what_was_only_shown_is_in_no_slate() -> None:
         assert lists.offsets.tolist() == [0, 2, 4]
         assert lists.item.tolist() == [1, 3, 5, 6]
     np.testing.assert_allclose(ranked["value"].score, [0.5, 0.8, 1.0, 0.6], rtol=1e-6)
-    assert system.proposed_by(one).tolist() == [2, 3, 8, 1]
+    assert system.offered(one).source.tolist() == [2, 3, 8, 1]
 
 
 def test_heads_are_judged_where_the_outcome_is_known_and_as_it_was_shown() -> None:
