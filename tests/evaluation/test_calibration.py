@@ -28,7 +28,8 @@ def scored():
     bought = rng.random(len(items)) < chance
     return Scored(
         offsets=np.arange(n + 1) * 8, item=items, source=np.where(items % 2, 1, 18),
-        click=chance + 0.1, purchase=chance,
+        click=chance + 0.1, purchase=chance, shown_click=chance + 0.1, shown_purchase=chance,
+        known=np.ones(len(items), bool),
         spend=np.full(len(items), 3.0), clicked=bought, bought=bought, value=bought * 2.0,
     )  # fmt: skip
 
