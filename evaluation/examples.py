@@ -64,7 +64,10 @@ def examples(run: Run, scored: Scored, data: protocol.Split, split: str) -> list
         if place is None:
             continue
         taken.add(data.user_id[place])
-        result.append({"kind": kind} | _example(run, scored, data, split, place, slate[place], title))
+        result.append(
+            {"kind": kind, "fresh": slate is new}
+            | _example(run, scored, data, split, place, slate[place], title)
+        )
     return result
 
 

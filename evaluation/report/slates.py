@@ -103,10 +103,12 @@ def _example(example: Row) -> str:
     ]
     more = f"; and {example['missed_more']} more" if example["missed_more"] else ""
     rest = f"Also bought, not shown: {'; '.join(missed)}{more}." if missed else "Nothing else was bought."
-    earlier = f"{example['earlier']} earlier checkouts" if example["earlier"] else "the first checkout"
+    count = example["earlier"]
+    earlier = f"{count} earlier checkout{'s' * (count > 1)}" if count else "the first checkout"
+    note = "What the user had bought before is kept off this slate." if example["fresh"] else ""
     return (
         f'<div class="example"><h3>{escape(example["kind"])}</h3>'
-        + paragraph(f"User {example['user']}, {when}, {earlier}.", "soft")
+        + paragraph(f"User {example['user']}, {when}, {earlier}. {note}", "soft")
         + paragraph(f"Just paid: {paid}.")
         + table(columns, example["shown"], lambda r: "bought" if r["bought"] else "")
         + paragraph(rest, "soft")

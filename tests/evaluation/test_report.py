@@ -127,7 +127,7 @@ def make_report(seeds=(0,)):
         ],
         "health": None,
         "examples": [
-            {"kind": "Typical", "user": "u1", "ts": 1.6e9, "earlier": 3,
+            {"kind": "Typical", "fresh": False, "user": "u1", "ts": 1.6e9, "earlier": 3,
              "paid": [{"title": "Milk", "quantity": 2, "price": 1.0}], "shown": [ITEM],
              "missed": [{"title": "Eggs", "spent": 1.0, "rank": None},
                         {"title": "Tea", "spent": 2.0, "rank": 9}],

@@ -4,12 +4,13 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import Checkout, Event, Line, Recommender, Slate
+from serving import BundleError, Checkout, Event, Line, Recommender, Slate
 from serving.golden import read
 from serving.slate import Policy
 
@@ -235,3 +236,16 @@ def test_threads_share_a_recommender(shared: Recommender) -> None:
 def test_what_is_no_checkout_is_refused(shared: Recommender) -> None:
     with pytest.raises(TypeError, match=r"takes a serving\.Checkout, not a dict"):
         shared.recommend({"user_id": "u1"})  # type: ignore[arg-type]
+
+
+def test_an_order_by_margin(mine: Recommender, checkout: Checkout) -> None:
+    """With margins the slate is in the order of expected value × margin; without any it does not load."""
+    asked = replace(mine.bundle, manifest=mine.bundle.manifest | {"slate": {"margin": True}})
+    with pytest.raises(BundleError, match=r"manifest.json: slate.margin is on, but no item has a margin"):
+        Recommender(asked)
+    margin = np.where(np.arange(len(mine.bundle.margin)) % 2, 0.9, 0.001).astype(np.float32)
+    keeping = Recommender(replace(asked, margin=margin))
+    slate = checked(keeping, checkout, keeping.recommend(checkout, math.inf))
+    kept = [item.value * margin[mine.bundle.row_of[item.item_id]] for item in slate.items]
+    assert kept == sorted(kept, reverse=True)
+    assert slate.items != mine.recommend(checkout, math.inf).items
