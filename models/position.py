@@ -20,7 +20,7 @@ class PositionBias(nn.Module):
 
     product: p(click) = p(seen | position) · p(click | seen)    (PAL, Guo et al., RecSys 2019, section 3)
     sum:     logit p(click) = logit p(click | seen) + b(position)   (the shallow tower of Zhao et al.,
-             "Recommending what video to watch next", RecSys 2019, section 4.3)
+             "Recommending what video to watch next", RecSys 2019, on selection bias)
 
     The first position is the measure of the others: p(seen) = 1 and b = 0 there, and where the position is
     unknown. Neither form drops positions at random in training, as Zhao et al. do: the items under a

@@ -74,14 +74,14 @@ def sample_negatives(
 
     Weighted sums over what is kept have the expectation of sums over all pairs (Horvitz and Thompson 1952),
     so probabilities stay calibrated. The candidate of highest retrieval score is always kept as well: a
-    feature of the others is their distance to it.
+    feature of the others is their distance to it. Other pairs of unknown outcome (weight 0) are dropped.
     """
     segment, count = segment_ids(candidates.offsets), candidates.offsets.numel() - 1
     best = candidates.score.new_full([count], -torch.inf)
     best = best.scatter_reduce(0, segment, candidates.score, "amax")
     certain = (labels.click > 0) | (labels.purchase > 0) | (candidates.score == best[segment])
     drawn = torch.rand(segment.numel(), generator=generator).to(segment.device) < rate
-    kept = certain | drawn
+    kept = certain | (drawn & (labels.weight > 0))
     weight = torch.where(certain, labels.weight, labels.weight / rate)
     fewer = Candidates(offsets_of(segment[kept], count), *(field[kept] for field in candidates[1:]))
     return fewer, Labels(*(field[kept] for field in labels._replace(weight=weight)))

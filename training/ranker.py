@@ -87,7 +87,7 @@ class RankerTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         candidates, labels = self.labelled(batch)
-        if self.settings.negatives < 1:
+        if self.settings.negatives < 1 or self.rule.impressions:
             # Draws depend on seed and step alone, so that a resumed run repeats them.
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
             candidates, labels = sample_negatives(candidates, labels, self.settings.negatives, generator)

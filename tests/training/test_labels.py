@@ -128,3 +128,17 @@ def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None
     assert ((mean - whole)[:2].abs() < 5 * error[:2]).all()
     assert abs(float(mean[2] / whole[2]) - 1) < 0.02  # the logarithm of a sum is not quite unbiased
     assert (torch.stack(flat).mean(0) / whole - 1).abs().min() > 0.1
+
+
+def test_pairs_without_an_outcome_are_not_computed() -> None:
+    candidates, labels, _ = many_pairs(2)
+    shown = torch.rand(labels.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+    labels = labels._replace(
+        weight=shown.float(), click=labels.click * shown, purchase=labels.purchase * shown
+    )
+    marked = candidates._replace(source=torch.arange(candidates.item.numel()))
+    kept, known = sample_negatives(marked, labels, 1.0, torch.Generator().manual_seed(0))
+    assert set(shown.nonzero()[:, 0].tolist()) <= set(kept.source.tolist())
+    assert known.weight.equal(labels.weight[kept.source])
+    others = (known.weight == 0).sum()
+    assert 0 < others <= 60  # of each checkout, the candidate of highest score
