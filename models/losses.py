@@ -20,7 +20,6 @@ def sampled_softmax(
     uniform: int,
     items: int,
     temperature: float,
-    weight: Tensor | None = None,
 ) -> Tensor:
     """Softmax over the catalog, estimated from the batch's other positives and uniform negatives.
 
@@ -43,9 +42,8 @@ def sampled_softmax(
         uniform: M, the number of uniform draws.
         items: N, the number of items that uniform draws come from.
         temperature: divides the inner products.
-        weight: [P] how much each positive counts; None for alike.
 
-    Returns: the weighted mean loss over the P positives, a scalar.
+    Returns: the mean loss over the P positives, a scalar.
     """
     sampled = torch.cat([positive_id, negative_id])  # [P+M]
     scores = query[owner] @ torch.cat([positive, negative]).T / temperature  # [P, P+M]
@@ -58,10 +56,7 @@ def sampled_softmax(
     masked = from_owner | (sampled.unsqueeze(0) == positive_id.unsqueeze(1))
     corrected = corrected.masked_fill(masked, -torch.inf)
     target = scores.diagonal()  # the positive itself, uncorrected: it is always in the sum
-    loss = torch.logsumexp(torch.cat([target.unsqueeze(1), corrected], dim=1), dim=1) - target  # [P]
-    if weight is None:
-        return loss.mean()
-    return (loss * weight).sum() / weight.sum().clamp_min(1e-12)
+    return (torch.logsumexp(torch.cat([target.unsqueeze(1), corrected], dim=1), dim=1) - target).mean()
 
 
 def log_one_minus_exp(log_p: Tensor) -> Tensor:

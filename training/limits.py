@@ -10,7 +10,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "positives": (1, MANY), "uniform": (0, MANY), "max_checkouts": (1, MANY), "value_weight": (0, 1e6),
     "negatives": (1e-3, 1), "pointwise": (0, 1e6), "pairwise": (0, 1e6), "listwise": (0, 1e6),
     "lambda": (0, 1e6), "value_share": (0, 1), "health_every": (1, MANY), "checkpoint_every": (1, MANY),
-    "repeat_weight": (0, 1000), "user_dropout": (0, 0.99), "seed": (0, 2**32 - 1),
+    "user_dropout": (0, 0.99), "seed": (0, 2**32 - 1),
     # models
     "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
     "token_dim": (1, 4096), "attribute_dim": (1, 4096), "leaf_dim": (1, 4096), "id_dropout": (0, 0.99),

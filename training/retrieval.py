@@ -13,7 +13,7 @@ from torch import Tensor
 from data.batches import Batch
 from models.embeddings import pack_int8, unpack_int8
 from models.events import forget
-from models.inputs import Catalog, ItemText, Query
+from models.inputs import Catalog, ItemText
 from models.item_encoder import item_facts
 from models.jagged import rank_in_segment, segment_ids
 from models.losses import sampled_softmax
@@ -32,8 +32,6 @@ class RetrievalTask(pl.LightningModule):
         price: [N+1] the price table that the item tower reads.
         probability: [N+1] chance that a drawn positive is this item, see `positive_probability`.
         learning_rate, table_learning_rate: of AdamW and of the tables' row-wise Adagrad.
-        repeat_weight: how much a positive counts that the history or the basket holds already; the others
-            count 1.
         user_dropout: share of checkouts whose user is hidden in training, so that the basket alone is
             understood too (DropoutNet, Volkovs et al. 2017, section 3).
     """
@@ -50,7 +48,6 @@ class RetrievalTask(pl.LightningModule):
         temperature: float,
         positives: int,
         uniform: int,
-        repeat_weight: float,
         user_dropout: float,
         seed: int,
     ) -> None:
@@ -59,7 +56,7 @@ class RetrievalTask(pl.LightningModule):
         self.catalog, self.text, self.price, self.probability = catalog, text, price, probability
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.temperature, self.positives, self.uniform, self.seed = temperature, positives, uniform, seed
-        self.repeat_weight, self.user_dropout = repeat_weight, user_dropout
+        self.user_dropout = user_dropout
         self.model: Any = None  # a DistributedModelParallel, once configured
 
     def configure_model(self) -> None:
@@ -80,13 +77,11 @@ class RetrievalTask(pl.LightningModule):
             return None
         negative = torch.randint(1, items + 1, [self.uniform])
         rows = torch.cat([positive, negative])
-        known = repeats(batch.query, owner, positive)
         asked = forget(batch.query, torch.rand(batch.query.ts.shape) < self.user_dropout)
         query, vectors = self.model(asked, rows, self.catalog, self.text, self.price)
         loss = sampled_softmax(
             query, vectors[: positive.numel()], vectors[positive.numel() :], positive, negative, owner,
             self.probability, self.uniform, items, self.temperature,
-            torch.where(known, self.repeat_weight, 1.0),
         )  # fmt: skip
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=query.shape[0])
         return loss
@@ -121,14 +116,6 @@ def draw_positives(batch: Batch, limit: int) -> tuple[Tensor, Tensor]:
     owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
     kept = rank_in_segment(owner, torch.rand(owner.shape)) < limit
     return owner[kept], item[kept]
-
-
-def repeats(query: Query, owner: Tensor, item: Tensor) -> Tensor:
-    """Whether the history or the basket of checkout `owner` [P] holds `item` [P] already: [P] bool."""
-    checkout = torch.cat([segment_ids(query.history_offsets), segment_ids(query.basket_offsets)])
-    held = torch.cat([query.history_item, query.basket_item])
-    stride = int(torch.cat([held, item]).max()) + 1
-    return torch.isin(owner * stride + item, checkout * stride + held)
 
 
 def positive_probability(examples: Path, items: int, limit: int) -> Tensor:

@@ -102,7 +102,7 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
         build, prepared.catalog, prepared.text, training_price(prepared),
         positive_probability(early, prepared.sizes["items"], settings.positives),
         settings.learning_rate, settings.table_learning_rate, settings.temperature,
-        settings.positives, settings.uniform, settings.repeat_weight, settings.user_dropout, cfg.seed,
+        settings.positives, settings.uniform, settings.user_dropout, cfg.seed,
     )  # fmt: skip
     events = cfg.retrieval.model.query.max_events
     train = Batches(early, settings.batch_size, seed=cfg.seed, shuffle=True, max_history=events)
