@@ -78,7 +78,10 @@ def not_seeds(runs: list[Run]) -> str | None:
 
 
 def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> Rows:
-    """Judge all systems on `split`; returns the rows. Every run brings its candidates and its LightGBM."""
+    """Judge all systems on `split`; returns the rows.
+
+    Every run brings its candidates. LightGBM takes long and is fitted once, on those of the first run.
+    """
     first = runs[0]
     data = protocol.load_split(first.prepared.folder, split)
     parts = protocol.slices(data)
@@ -114,7 +117,7 @@ def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> Rows
             found["calibration"] = calibration.table(observed, data, run.catalog)
             found["curves"] = calibration.curves(observed, data, run.catalog)
             found["examples"] = examples.examples(run, offered, data, split)
-        if with_gbdt:
+        if with_gbdt and run is first:
             theirs = lightgbm(run, split)
             for order, ranked in theirs.orders.items():
                 judge(ranked, RIVAL, order, seed)

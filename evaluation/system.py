@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
@@ -13,12 +15,13 @@ from evaluation.metrics import head_quality, predicted_over_observed
 from models.embeddings import unpack_int8
 from models.jagged import segment_ids
 from models.losses import probabilities
-from training.labels import label, rule
+from training.labels import label, rule, sample_negatives
 from training.ranker import as_shown
 from training.retrieval import nearest
 from training.runs import Run
 
 NAME = "sextet"
+MOST_PAIRS = 8_000_000  # of trees' training: 4 bytes × 100 features each in memory
 
 
 class Scored(NamedTuple):
@@ -118,22 +121,31 @@ def heads(scored: Scored) -> list[dict[str, Any]]:
 def pairs(run: Run, split: str, learn: bool) -> Pairs:
     """The same candidates as a feature matrix, for gradient-boosted trees: all that the ranker is told.
 
-    To learn from, those whose outcome is known; to be ranked, those that a source proposes.
+    To learn from, those whose outcome is known, with as many of the negatives as make about MOST_PAIRS, but
+    no fewer than the ranker sees at a time; to be ranked, those that a source proposes.
     """
-    batches = Batches(run.candidates / f"{split}.parquet", 256)
+    file = run.candidates / f"{split}.parquet"
+    batches = Batches(file, 256)
     meaning = rule(run.prepared.meta)
+    rate = 1.0
+    if not meaning.impressions:
+        lengths = pc.list_value_length(pq.read_table(file, columns=["candidate_item"])["candidate_item"])
+        rate = min(1.0, max(run.cfg.ranker.train.negatives, MOST_PAIRS / (pc.sum(lengths).as_py() or 1)))
+    generator = torch.Generator().manual_seed(run.cfg.seed)
     parts: list[list[Array]] = []
     for batch in tqdm(batches, desc=f"features {split}", unit=" batches", mininterval=1):
-        features, _ = run.ranker.interactions(batch.query, batch.candidates, run.catalog)
-        leaf = run.catalog.leaf[batch.candidates.item].float().unsqueeze(1)
-        labels = label(batch.candidates, batch.outcomes, run.catalog.leaf, meaning)
-        time = batch.query.ts[segment_ids(batch.candidates.offsets)]
-        weekday = (time // 86_400 % 7).float().unsqueeze(1)
+        candidates = batch.candidates
+        labels = label(candidates, batch.outcomes, run.catalog.leaf, meaning)
+        if learn:
+            candidates, labels = sample_negatives(candidates, labels, rate, generator)
+        features, _ = run.ranker.interactions(batch.query, candidates, run.catalog)
+        leaf = run.catalog.leaf[candidates.item].float().unsqueeze(1)
+        owner = segment_ids(candidates.offsets)
+        weekday = (batch.query.ts[owner] // 86_400 % 7).float().unsqueeze(1)
         matrix = torch.cat([features, leaf, weekday], dim=1)
-        kept = labels.weight > 0 if learn else batch.candidates.source > 0
-        owner = segment_ids(batch.candidates.offsets)[kept]
-        of_each = torch.bincount(owner, minlength=batch.query.ts.numel())
-        columns = (batch.candidates.item, matrix, labels.purchase > 0, labels.value)
+        kept = labels.weight > 0 if learn else candidates.source > 0
+        of_each = torch.bincount(owner[kept], minlength=batch.query.ts.numel())
+        columns = (candidates.item, matrix, labels.purchase > 0, labels.value, labels.weight)
         parts.append([of_each.numpy(), *(column[kept].numpy() for column in columns)])
     lengths, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Pairs(np.concatenate([[0], lengths.cumsum()]), *rest)

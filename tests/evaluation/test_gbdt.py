@@ -13,7 +13,8 @@ def pairs(seed, n=400, per=20):
     purchase = rng.random(n * per) < 1 / (1 + np.exp(3 - 2 * features[:, 0]))
     value = purchase * np.exp(1 + features[:, 1]) * rng.gamma(8, 1 / 8, n * per)
     item = np.tile(np.arange(1, per + 1), n)
-    return gbdt.Pairs(to_offsets(np.full(n, per)), item, features, purchase, value)
+    weight = np.ones(n * per, np.float32)
+    return gbdt.Pairs(to_offsets(np.full(n, per)), item, features, purchase, value, weight)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,21 @@ def test_it_learns_both_heads(model):
     truth = np.exp(1 + test.features[:, 1])
     assert np.corrcoef(np.log(spend), np.log(truth))[0, 1] > 0.95
     assert spend[test.purchase].sum() == pytest.approx(test.value.sum(), rel=0.1)
+
+
+def test_weights_make_up_for_sampled_negatives(model):
+    """A fifth of the negatives at five times the weight: the probabilities stay what they were."""
+    rng = np.random.default_rng(0)
+
+    def sampled(all_of):
+        kept = all_of.purchase | (rng.random(len(all_of.purchase)) < 0.2)
+        fields = (field[kept] for field in all_of[1:5])
+        return gbdt.Pairs(all_of.offsets, *fields, np.where(all_of.purchase, 1, 5)[kept].astype(np.float32))
+
+    few = gbdt.fit(sampled(pairs(0)), sampled(pairs(1)), rounds=300, patience=20, progress=0)
+    test = pairs(2)
+    quality = head_quality(test.purchase, gbdt.predict(few, test.features)[0])
+    assert quality["predicted_over_observed"] == pytest.approx(1, abs=0.1)
 
 
 def test_it_stops_early_and_names_its_features(model):
