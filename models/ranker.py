@@ -15,6 +15,8 @@ from models.position import PositionBias
 from models.query_encoder import time_of_week
 from models.two_tower import attribute_bags, attribute_tables, no_attributes
 
+FAR = 15.0  # standard deviations where a feature is cut: what few candidates have lies far out and says much
+
 
 class Ranker(nn.Module):
     """Interaction features, small embeddings and a multi-task network with three heads.
@@ -45,6 +47,7 @@ class Ranker(nn.Module):
         self.interactions = Interactions(categories, brands, horizon)
         # momentum=None: the mean over all steps, right also after a few; the features do not drift.
         self.normalize = nn.BatchNorm1d(len(self.interactions.names), affine=False, momentum=None)
+        self.far = FAR
         self.items = EmbeddingTables(
             [Table("leaf", categories, leaf_dim, ["leaf"]), Table("brand", brands, brand_dim, ["brand"])]
         )
@@ -63,7 +66,7 @@ class Ranker(nn.Module):
         one = torch.ones_like(item)
         weight = torch.ones_like(candidates.score)
         pooled = self.items([catalog.leaf[item], catalog.brand[item]], [one, one], [weight, weight])
-        candidate = torch.cat([self.normalize(features).clamp(-6.0, 6.0), pooled], dim=1)  # [ΣC, X]
+        candidate = torch.cat([self.normalize(features).clamp(-self.far, self.far), pooled], dim=1)  # [ΣC, X]
         time = time_of_week(query.ts)
         attributes = no_attributes(query)
         if self.attributes is not None:
