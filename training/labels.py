@@ -73,13 +73,15 @@ def sample_negatives(
     """Keep every click and purchase, and of the other pairs a share of `rate`, each weighing 1 / rate more.
 
     Weighted sums over what is kept have the expectation of sums over all pairs (Horvitz and Thompson 1952),
-    so probabilities stay calibrated. The candidate of highest retrieval score is always kept as well: a
-    feature of the others is their distance to it. Other pairs of unknown outcome (weight 0) are dropped.
+    so probabilities stay calibrated. The candidates of highest retrieval score and of highest taste are
+    always kept as well: features of the others are relative to them. Other pairs of unknown outcome (weight
+    0) are dropped.
     """
     segment, count = segment_ids(candidates.offsets), candidates.offsets.numel() - 1
-    best = candidates.score.new_full([count], -torch.inf)
-    best = best.scatter_reduce(0, segment, candidates.score, "amax")
-    certain = (labels.click > 0) | (labels.purchase > 0) | (candidates.score == best[segment])
+    certain = (labels.click > 0) | (labels.purchase > 0)
+    for score in (candidates.score, candidates.taste):
+        best = score.new_full([count], -torch.inf).scatter_reduce(0, segment, score, "amax")
+        certain = certain | ((score == best[segment]) & (score != 0))  # all 0: nothing is relative to it
     drawn = torch.rand(segment.numel(), generator=generator).to(segment.device) < rate
     kept = certain | (drawn & (labels.weight > 0))
     weight = torch.where(certain, labels.weight, labels.weight / rate)

@@ -5,7 +5,8 @@ from typing import Any
 MANY = 10**9
 LIMITS: dict[str, tuple[float, float]] = {
     # training
-    "epochs": (1, 10_000), "patience": (1, MANY), "batch_size": (1, MANY), "share": (0.01, 0.99),
+    "epochs": (1, 10_000), "least_steps": (1, MANY), "patience": (1, MANY), "batch_size": (1, MANY),
+    "share": (0.01, 0.99),
     "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10), "temperature": (1e-3, 100),
     "positives": (1, MANY), "uniform": (0, MANY), "max_checkouts": (1, MANY), "value_weight": (0, 1e6),
     "negatives": (1e-3, 1), "pointwise": (0, 1e6), "pairwise": (0, 1e6), "listwise": (0, 1e6),
@@ -20,10 +21,11 @@ LIMITS: dict[str, tuple[float, float]] = {
     "max_events": (1, MANY), "half_life": (1e-3, 1e5),
     # candidates
     "ann": (0, 10_000), "buy_again": (0, 10_000), "co_purchase": (0, 10_000), "category": (0, 10_000),
-    "popularity": (1, 10_000), "recency": (0, 10_000),
+    "popularity": (1, 10_000), "recency": (0, 10_000), "collaborative": (0, 10_000),
     # data and features
     "validation_share": (0.01, 0.9), "test_share": (0.01, 0.9), "every": (1, 3660),
     "neighbours_every": (1, MANY), "neighbours_from_share": (0, 1), "neighbours": (1, 10_000),
+    "collaborative_items": (2, 20_000),
     "threads": (1, 1024),
     "max_history": (1, MANY),
     "category_levels": (1, 16), "brands": (1, MANY), "tokens": (1, MANY), "token_min_items": (1, MANY),

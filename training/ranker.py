@@ -87,10 +87,11 @@ class RankerTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         candidates, labels = self.labelled(batch)
-        if self.settings.negatives < 1 or self.rule.impressions:
-            # Draws depend on seed and step alone, so that a resumed run repeats them.
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
-            candidates, labels = sample_negatives(candidates, labels, self.settings.negatives, generator)
+        # What was shown is little, and all of it counts. Draws depend on seed and step alone, so that a
+        # resumed run repeats them.
+        rate = 1.0 if self.rule.impressions else self.settings.negatives
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        candidates, labels = sample_negatives(candidates, labels, rate, generator)
         logits = self.score(self.model, batch, candidates, labels)
         self.losses = self.objective(logits, labels, candidates)
         loss = self.balance(torch.stack([self.losses[task] for task in TASKS]), self.shared())

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from data.batches import Batches
-from data.catalog import item_features, neighbours
+from data.catalog import item_features
 from data.features import FeatureSchema
 from data.prepare import prepare
 from data.splits import horizon_days
@@ -32,6 +32,7 @@ from training.retrieval import RetrievalTask, encode_items, positive_probability
 from training.trainer import BEST, fit
 
 SLOTS = 6
+MOST_EPOCHS = 20  # however few checkouts there are
 LEAST_CHECKOUTS = 4  # both models need some
 
 
@@ -111,7 +112,8 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
     )
     metrics = fit(
         cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "retrieval"),
-        monitor="recall_300", mode="max", epochs=settings.epochs, patience=settings.patience,
+        monitor="recall_300", mode="max", epochs=enough_epochs(settings, len(train)),
+        patience=settings.patience,
     )  # fmt: skip
     model = build_and_load(build, folder / BEST)
     torch.save(model.state_dict(), folder / "weights.pt")
@@ -174,7 +176,7 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
     if is_done(folder):
         return folder
     tower, catalog = load_frozen(cfg, prepared, retrieval)
-    together = neighbours(prepared.folder, prepared.sizes["items"])
+    tables = candidates.related(prepared.folder, prepared.sizes["items"])
     found = {}
     for split in ("train", "validation", "test"):
         examples = pq.read_table(prepared.folder / "examples" / f"{split}.parquet")
@@ -186,7 +188,7 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
             examples,
             tower,
             catalog,
-            together,
+            tables,
             prepared.meta["snapshot_dates"],
             folder / f"{split}.parquet",
         )
@@ -222,14 +224,13 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     meaning = rule(prepared.meta)
     train = Batches(gathered / "train.parquet", settings.batch_size, seed=cfg.seed, shuffle=True)
     validation = Batches(gathered / "validation.parquet", 256, seed=0, shuffle=False)
-    steps = len(train) * settings.epochs
-    task = RankerTask(
-        build, tower, catalog, meaning, settings, steps, cfg.seed, folder,
-    )  # fmt: skip
+    epochs = enough_epochs(settings, len(train))
+    steps = len(train) * epochs
+    task = RankerTask(build, tower, catalog, meaning, settings, steps, cfg.seed, folder)
     started = time.monotonic()
     metrics = fit(
         cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "ranker"),
-        monitor="val_loss", mode="min", epochs=settings.epochs, patience=settings.patience,
+        monitor="val_loss", mode="min", epochs=epochs, patience=settings.patience,
     )  # fmt: skip
     seconds = time.monotonic() - started  # of this process: less than all for a run that was resumed
     ranker = build_and_load(build, folder / BEST)
@@ -253,6 +254,11 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     )
     lock.close()
     return folder
+
+
+def enough_epochs(settings: DictConfig, steps: int) -> int:
+    """`epochs` of so many steps each, or more of them until they make `least_steps`."""
+    return max(settings.epochs, min(MOST_EPOCHS, -(-settings.least_steps // steps)))
 
 
 def from_here(path: Path, folder: Path) -> str:

@@ -100,6 +100,7 @@ def test_sampled_negatives_keep_what_counts(seed: int, rate: float) -> None:
     segment, before = segment_ids(kept.offsets), segment_ids(candidates.offsets)
     for b in range(60):
         assert kept.score[segment == b].max() == candidates.score[before == b].max()
+        assert kept.taste[segment == b].max() == candidates.taste[before == b].max()
 
 
 def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None:
@@ -141,4 +142,4 @@ def test_pairs_without_an_outcome_are_not_computed() -> None:
     assert set(shown.nonzero()[:, 0].tolist()) <= set(kept.source.tolist())
     assert known.weight.equal(labels.weight[kept.source])
     others = (known.weight == 0).sum()
-    assert 0 < others <= 60  # of each checkout, the candidate of highest score
+    assert 0 < others <= 120  # of each checkout, the candidates of highest score and of highest taste

@@ -4,12 +4,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from data.prepare import prepare
 from data.tables import DataError
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
-from training.run import open_prepared, share_of, unseen_by_retrieval
+from training.run import MOST_EPOCHS, enough_epochs, open_prepared, share_of, unseen_by_retrieval
 
 DAY = 86_400
 
@@ -24,6 +25,14 @@ def test_the_ranker_starts_after_the_last_label_of_retrieval() -> None:
     left = unseen_by_retrieval(examples, 0.5, "14d")["ts"].to_pylist()
     assert left[0] == (49 + 14 + 1) * DAY
     assert len(unseen_by_retrieval(examples, 0.5, "40d")) == 50  # the gap would cost more than half
+
+
+@given(st.integers(1, 30), st.integers(1, 5000), st.integers(1, 5000))
+def test_few_checkouts_are_seen_more_often(epochs: int, least: int, steps: int) -> None:
+    found = enough_epochs(OmegaConf.create({"epochs": epochs, "least_steps": least}), steps)
+    assert found >= epochs
+    assert found * steps >= least or found == max(epochs, MOST_EPOCHS)
+    assert found == epochs or (found - 1) * steps < least
 
 
 def test_too_few_items_are_refused_before_training(tmp_path) -> None:
