@@ -32,7 +32,9 @@ OUTCOMES = {
     "item": np.int64, "shown": np.bool_, "click": np.bool_, "purchase": np.bool_, "value": np.float32,
     "position": np.int64,
 }  # fmt: skip
-CANDIDATES = {"item": np.int64, "source": np.int64, "score": np.float32, "affinity": np.float32}
+CANDIDATES = {
+    "item": np.int64, "source": np.int64, "score": np.float32, "affinity": np.float32, "taste": np.float32,
+}  # fmt: skip
 
 
 class Batch(NamedTuple):

@@ -14,7 +14,7 @@ from models.inputs import Catalog, ItemText
 
 
 class Neighbours(NamedTuple):
-    """Co-purchase at one snapshot, jagged over items, best first."""
+    """What goes with each item at one snapshot, jagged over items, best first."""
 
     offsets: Tensor  # [N+2] int64
     item: Tensor  # [ΣM] int64
@@ -24,13 +24,13 @@ class Neighbours(NamedTuple):
 def item_features(folder: str | Path) -> tuple[Catalog, ItemText]:
     """Catalog (without vectors: [N+1, 0]) and title tokens of a prepared folder.
 
-    Price and popularity are dense, [S, N+1]: 4 bytes × S × (N+1) each. Where an item was not sold in the
-    28 days before a snapshot its last known price goes on; before its first sale stands the list price, or
-    0 where the shop gives none.
+    What moves (price, popularity, lately, buyers) is dense, [S, N+1]: 4 bytes × S × (N+1) each. Where an item
+    was not sold in the 28 days before a snapshot its last known price and buyers go on; before its first
+    sale stands the list price, or 0 where the shop gives none.
     """
     items = pq.read_table(Path(folder) / "items.parquet")
     rows = items.num_rows
-    price, popularity = _snapshots(Path(folder), rows, _numbers(items["price"], np.float32))
+    moving = _snapshots(Path(folder), rows, _numbers(items["price"], np.float32))
     codes = _numbers(items["category_codes"].combine_chunks().flatten(), np.int64)
     catalog = Catalog(
         category=torch.from_numpy(codes.reshape(rows, -1)),
@@ -38,8 +38,7 @@ def item_features(folder: str | Path) -> tuple[Catalog, ItemText]:
         brand=torch.from_numpy(_numbers(items["brand_code"], np.int64)),
         first_sold=torch.from_numpy(_numbers(items["first_sold"], np.int64)),
         available=torch.from_numpy(_numbers(items["available"], np.bool_)),
-        price=torch.from_numpy(price),
-        popularity=torch.from_numpy(popularity),
+        **{name: torch.from_numpy(values) for name, values in moving.items()},
         vectors=torch.empty(rows, 0, dtype=torch.uint8),
     )
     tokens, weights = (items[c].combine_chunks() for c in ("tokens", "token_weights"))
@@ -51,9 +50,12 @@ def item_features(folder: str | Path) -> tuple[Catalog, ItemText]:
     return catalog, text
 
 
-def neighbours(folder: str | Path, items: int) -> dict[int, Neighbours]:
-    """Snapshot → neighbours of `items` rows (N+1). Use the latest snapshot that is not after yours."""
-    table = pq.read_table(Path(folder) / "neighbours.parquet")
+def neighbours(folder: str | Path, items: int, kind: str = "neighbours") -> dict[int, Neighbours]:
+    """Snapshot → neighbours of `items` rows (N+1). Use the latest snapshot that is not after yours.
+
+    `kind` is `neighbours` (bought in one order) or `collaborative` (bought by the same users).
+    """
+    table = pq.read_table(Path(folder) / f"{kind}.parquet")
     snapshot = _numbers(table["snapshot"], np.int64)
     out = {}
     for s in np.unique(snapshot):
@@ -67,19 +69,22 @@ def neighbours(folder: str | Path, items: int) -> dict[int, Neighbours]:
     return out
 
 
-def _snapshots(folder: Path, rows: int, list_price: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _snapshots(folder: Path, rows: int, list_price: np.ndarray) -> dict[str, np.ndarray]:
+    """price, popularity, lately and buyers, [S, rows] float32 each."""
     count = len(json.loads((folder / "meta.json").read_text())["snapshot_dates"])
     table = pq.read_table(folder / "snapshots.parquet")
     snapshot, item = _numbers(table["snapshot"], np.int64), _numbers(table["item"], np.int64)
-    popularity = np.zeros((count, rows), np.float32)
-    popularity[snapshot, item] = _numbers(table["popularity"], np.float32)
+    found = {name: np.zeros((count, rows), np.float32) for name in ("popularity", "lately", "buyers")}
+    for name, values in found.items():
+        values[snapshot, item] = _numbers(table[name], np.float32)
+    np.maximum.accumulate(found["buyers"], axis=0, out=found["buyers"])
     price = np.full((count, rows), np.nan, np.float32)
     price[snapshot, item] = _numbers(table["price"], np.float32)
     known = np.nan_to_num(list_price, nan=0.0)
     for s in range(count):
         known = np.where(np.isnan(price[s]), known, price[s])
         price[s] = known
-    return price, popularity
+    return {"price": price, **found}
 
 
 def _numbers(column: pa.ChunkedArray | pa.Array, dtype: type) -> np.ndarray:

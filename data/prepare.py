@@ -24,11 +24,14 @@ import ibis
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data import checks, examples, features, log, snapshots, splits, store, tables
+from data import checks, collaborative, examples, features, log, snapshots, splits, store, tables
 from data.tables import DataError
 
 SOURCES = ("completejourney", "simulated", "tables")
-STEPS = ("hash", "read", "check", "code", "features", "snapshots", "neighbours", "examples", "store")
+STEPS = (
+    "hash", "read", "check", "code", "features", "snapshots", "neighbours", "collaborative", "examples",
+    "store",
+)  # fmt: skip
 # What says where and how fast, not what: no part of the key.
 NOT_HASHED = ("root", "memory_limit", "threads")
 
@@ -108,9 +111,12 @@ def _build(
         _step(bar, "snapshots")
         every = int(data["snapshots"]["every"])
         dates = snapshots.dates(coded.start, coded.end, every)
-        snapshots.write(con, coded, dates, out)
+        snapshots.write(con, coded, dates, every, out)
         _step(bar, "neighbours")
-        snapshots.write_neighbours(con, coded, dates, data["snapshots"], out)
+        carried = snapshots.neighbour_snapshots(dates, data["snapshots"])
+        snapshots.write_neighbours(con, coded, carried, data["snapshots"], out)
+        _step(bar, "collaborative")
+        collaborative.write(con, coded, carried, schema.items + 1, data["snapshots"], out)
         _step(bar, "examples")
         found = examples.write(con, coded, assigned, schema, every, out)
         _step(bar, "store")

@@ -18,7 +18,10 @@ import pyarrow.parquet as pq
 from data.log import Log
 
 DAY = 86_400
-WINDOW = 28 * DAY  # of popularity and price
+WEEK, WINDOW = 7 * DAY, 28 * DAY  # of what sold lately; of popularity and price
+NEIGHBOURS = pa.schema(
+    {"snapshot": pa.int32(), "item": pa.int32(), "neighbour": pa.int32(), "score": pa.float32()}
+)
 MAX_BASKET = 40  # lines of a basket that form pairs; a larger one says little and costs its square
 
 
@@ -27,11 +30,13 @@ def dates(start: int, end: int, every: int) -> list[int]:
     return [*range(start, end + 1, every * DAY), end + 1]
 
 
-def popularity(log: Log, at: list[int]) -> ir.Table:
-    """`snapshot, item, price, popularity`: rows only of items sold in the 28 days before a snapshot.
+def popularity(log: Log, at: list[int], every: int) -> ir.Table:
+    """`snapshot, item, price, popularity, lately, buyers` of items sold in the 28 days before a snapshot.
 
-    Popularity is the number of orders with the item, price the mean unit price. For items without a row
-    the popularity is 0 and the price that of the latest earlier row (`data/catalog.py` carries it on).
+    Popularity is the number of orders with the item, lately that of the last 7 days, price the mean unit
+    price, buyers the number of users who ever bought it by then. For items without a row popularity and
+    lately are 0; price and buyers are those of the latest earlier row (`data/catalog.py` carries them on).
+    `at` are the `dates`, `every` days apart.
     """
     days = ibis.memtable(
         pa.table({"snapshot": pa.array(range(len(at)), pa.int32()), "date": pa.array(at, pa.int64())})
@@ -39,28 +44,50 @@ def popularity(log: Log, at: list[int]) -> ir.Table:
     lines = log.lines.select("item", "ts", "available", "price")
     t = days.join(lines, [days.date > lines.ts, days.date - WINDOW <= lines.ts])
     t = t.filter(t.available < t.date).group_by("snapshot", "item")
-    t = t.agg(price=ibis._.price.mean().cast("float32"), popularity=ibis._.count().cast("int32"))
-    return t.order_by("snapshot", "item")
+    t = t.agg(
+        price=ibis._.price.mean().cast("float32"),
+        popularity=ibis._.count().cast("int32"),
+        lately=(ibis._.ts >= ibis._.date - WEEK).sum().cast("int32"),
+    )
+    # Every first purchase is counted in the first snapshot behind it, so the cost does not grow with both.
+    first = log.lines.group_by("user", "item").agg(at=log.lines.available.min())
+    first = first.mutate(
+        snapshot=ibis.least((first["at"] - at[0]) // (every * DAY) + 1, len(at) - 1).cast("int32"),
+        buyers=ibis.row_number().over(group_by="item", order_by=first["at"]) + 1,
+    )
+    known = first.group_by("snapshot", "item").agg(buyers=first.buyers.max().cast("int32"))
+    t = t.left_join(known, ["snapshot", "item"]).drop("snapshot_right", "item_right")
+    return t.mutate(buyers=t.buyers.fill_null(0)).order_by("snapshot", "item")
 
 
 def neighbours(log: Log, date: int, top: int) -> ir.Table:
     """`item, neighbour, score` at a date: the `top` most co-purchased of every item, best first.
 
-    score = n_ij / sqrt(n_i n_j) over orders available before `date` (Unix seconds), where n_ij ≥ 2.
+    score = n_ij / sqrt(n_i n_j) over orders available before `date` (Unix seconds), where n_ij ≥ 2 counts
+    j beside i in one order and j after i in the user's next order: in a shop of single-item orders that is
+    all there is.
     """
-    t = log.lines.filter(log.lines.available < date).select("order", "item")
+    t = log.lines.filter(log.lines.available < date).select("order", "user", "item")
     rank = ibis.row_number().over(group_by="order", order_by="item")
     t = t.mutate(rank=rank)
     t = t.filter(t.rank < MAX_BASKET).drop("rank")
     n = t.group_by("item").agg(n=ibis._.count())
+    orders = t.select("user", "order").distinct()  # orders are numbered by time
+    orders = orders.mutate(then=orders.order.lead().over(group_by="user", order_by="order"))
+    first = t.join(orders.select("order", "then"), "order")
     other = t.view()
     # Each pair once, then mirrored: half the work of the full square.
-    pairs = t.join(other, [t.order == other.order, t.item < other.item]).select(
+    beside = t.join(other, [t.order == other.order, t.item < other.item]).select(
         item=t.item, neighbour=other.item
     )
-    pairs = pairs.group_by("item", "neighbour").agg(both=ibis._.count())
+    beside = beside.group_by("item", "neighbour").agg(both=ibis._.count())
+    after = first.join(other, [first.then == other.order, first.item != other.item]).select(
+        item=first.item, neighbour=other.item
+    )
+    after = after.group_by("item", "neighbour").agg(both=ibis._.count())
+    pairs = beside.union(beside.select(item=beside.neighbour, neighbour=beside.item, both=beside.both))
+    pairs = pairs.union(after).group_by("item", "neighbour").agg(both=ibis._.both.sum())
     pairs = pairs.filter(pairs.both >= 2)
-    pairs = pairs.union(pairs.select(item=pairs.neighbour, neighbour=pairs.item, both=pairs.both))
     m = n.view()
     scored = pairs.join(n, pairs.item == n.item).join(m, pairs.neighbour == m.item)
     scored = scored.select(
@@ -72,27 +99,25 @@ def neighbours(log: Log, date: int, top: int) -> ir.Table:
     return scored.select("item", "neighbour", score=scored.score.cast("float32"))
 
 
-def neighbour_snapshots(at: list[int], every: int, from_share: float) -> list[int]:
-    """Which snapshots carry neighbours: every `every`-th from `from_share` of the log on, and the last."""
-    first = int(from_share * (len(at) - 1))
-    return sorted({*range(first, len(at), every), len(at) - 1})
+def neighbour_snapshots(at: list[int], cfg: dict[str, Any]) -> dict[int, int]:
+    """Snapshot → date of those that carry neighbours: every `neighbours_every`-th from
+    `neighbours_from_share` of the log on, and the last. `cfg` is `data.snapshots`."""
+    first = int(float(cfg["neighbours_from_share"]) * (len(at) - 1))
+    return {k: at[k] for k in sorted({*range(first, len(at), int(cfg["neighbours_every"])), len(at) - 1})}
 
 
-def write(con: ibis.BaseBackend, log: Log, at: list[int], folder: Path) -> None:
-    """Writes `snapshots.parquet`."""
-    pq.write_table(con.to_pyarrow(popularity(log, at)), folder / "snapshots.parquet", compression="zstd")
+def write(con: ibis.BaseBackend, log: Log, at: list[int], every: int, folder: Path) -> None:
+    """Writes `snapshots.parquet`; arguments as of `popularity`."""
+    table = con.to_pyarrow(popularity(log, at, every))
+    pq.write_table(table, folder / "snapshots.parquet", compression="zstd")
 
 
 def write_neighbours(
-    con: ibis.BaseBackend, log: Log, at: list[int], cfg: dict[str, Any], folder: Path
+    con: ibis.BaseBackend, log: Log, at: dict[int, int], cfg: dict[str, Any], folder: Path
 ) -> None:
-    """Writes `neighbours.parquet`. `cfg` is `data.snapshots`."""
-    chosen = neighbour_snapshots(at, int(cfg["neighbours_every"]), float(cfg["neighbours_from_share"]))
-    schema = pa.schema(
-        {"snapshot": pa.int32(), "item": pa.int32(), "neighbour": pa.int32(), "score": pa.float32()}
-    )
-    with pq.ParquetWriter(folder / "neighbours.parquet", schema, compression="zstd") as writer:
-        for k in chosen:
-            table = con.to_pyarrow(neighbours(log, at[k], int(cfg["neighbours"])))
-            table = table.add_column(0, "snapshot", pa.array([k] * table.num_rows, pa.int32()))
-            writer.write_table(table.cast(schema))
+    """Writes `neighbours.parquet` for the snapshots `at` (snapshot → date). `cfg` is `data.snapshots`."""
+    with pq.ParquetWriter(folder / "neighbours.parquet", NEIGHBOURS, compression="zstd") as writer:
+        for snapshot, date in at.items():
+            table = con.to_pyarrow(neighbours(log, date, int(cfg["neighbours"])))
+            table = table.add_column(0, "snapshot", pa.array([snapshot] * table.num_rows, pa.int32()))
+            writer.write_table(table.cast(NEIGHBOURS))

@@ -24,7 +24,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from data.batches import to_batch
-from data.catalog import neighbours
 from data.tables import DataError
 from evaluation import protocol, system
 from exporting.lowering import lowered, save
@@ -32,7 +31,7 @@ from exporting.source import latest
 from models.candidates import CandidateSources
 from models.inputs import Candidates
 from training import console
-from training.candidates import sources_at
+from training.candidates import related, sources_at
 from training.config import CONFIGS, ConfigError, check_overrides, check_values
 from training.health import TrainingError
 from training.run import run as train
@@ -129,8 +128,8 @@ def latencies(runs: list[Run]) -> list[float]:
 
 def last_sources(run: Run) -> CandidateSources:
     dates = run.prepared.meta["snapshot_dates"]
-    together = neighbours(run.prepared.folder, run.prepared.sizes["items"])
-    return sources_at(run.cfg, run.catalog, together, len(dates) - 1, dates[-1])
+    tables = related(run.prepared.folder, run.prepared.sizes["items"])
+    return sources_at(run.cfg, run.catalog, tables, len(dates) - 1, dates[-1])
 
 
 @torch.no_grad()

@@ -74,6 +74,8 @@ def items_table(trained: Trained) -> pa.Table:
             "available": pa.array(available),
             "first_sold": pa.array(catalog.first_sold.numpy(), pa.int64()),
             "popularity": pa.array(popularity, pa.float32()),
+            "lately": pa.array(catalog.lately[0].numpy(), pa.float32()),
+            "buyers": pa.array(catalog.buyers[0].numpy(), pa.float32()),
             "category_codes": _fixed(catalog.category.numpy().astype(np.int32)),
             "leaf": pa.array(catalog.leaf.numpy(), pa.int32()),
             "brand_code": pa.array(catalog.brand.numpy(), pa.int32()),

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from data.batches import to_batch
-from data.catalog import neighbours
 from data.features import FeatureSchema
 from data.tables import DataError
 from models.candidates import CandidateSources
-from models.inputs import Catalog, Query
+from models.inputs import MOVING, Catalog, Query
 from models.ranker import Ranker
 from models.two_tower import QueryTower
-from training.candidates import sources_at
+from training.candidates import related, sources_at
 from training.folders import read_done
 from training.run import Prepared
 from training.runs import open_run
@@ -72,7 +71,7 @@ def open_trained(folder: Path) -> Trained:
             f"{folder}: the weights do not fit this code ({error}). Train again, or check out its commit"
         ) from error
     dates = run.prepared.meta["snapshot_dates"]
-    together = neighbours(run.prepared.folder, run.prepared.sizes["items"])
+    tables = related(run.prepared.folder, run.prepared.sizes["items"])
     return Trained(
         folder=run.folder,
         cfg=run.cfg,
@@ -83,7 +82,7 @@ def open_trained(folder: Path) -> Trained:
         catalog=run.catalog,
         tower=run.tower,
         ranker=run.ranker,
-        sources=sources_at(run.cfg, run.catalog, together, len(dates) - 1, dates[-1]),
+        sources=sources_at(run.cfg, run.catalog, tables, len(dates) - 1, dates[-1]),
     )
 
 
@@ -102,7 +101,7 @@ def calibration(folder: Path) -> dict[str, Any] | None:
 
 def latest(catalog: Catalog) -> Catalog:
     """The catalog with its last snapshot only, as a bundle holds it."""
-    return catalog._replace(price=catalog.price[-1:], popularity=catalog.popularity[-1:])
+    return catalog._replace(**{name: getattr(catalog, name)[-1:] for name in MOVING})
 
 
 def sample(trained: Trained, splits: tuple[str, ...], count: int) -> pa.Table:

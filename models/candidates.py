@@ -1,4 +1,4 @@
-"""Six retrieval sources merged into one candidate list per checkout.
+"""Seven retrieval sources merged into one candidate list per checkout.
 
 The same module gathers candidates for training in batches and, scripted, for one request in serving.
 Its tables (what is popular, new, bought together) belong to one snapshot date.
@@ -12,7 +12,8 @@ from models.inputs import Candidates, Catalog, Query, days
 from models.jagged import gather_segments, group_sum, lookup, offsets_of, rank_in_segment, segment_ids
 
 # Bit i of Candidates.source stands for SOURCES[i].
-SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency")
+SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
+PAST = 100  # own items, the most frequent and recent, that speak for others
 
 
 class CandidateSources(nn.Module):
@@ -23,8 +24,10 @@ class CandidateSources(nn.Module):
         recent: [Kr] items that were first sold lately, by falling popularity.
         leaf_offsets, leaf_items: for each leaf category its items by falling popularity, jagged.
         neighbour_offsets, neighbour_items, neighbour_scores: for each item those bought with it, jagged.
-        buy_again, co_purchase, category: how many each of these sources may propose per checkout. The
-            length of `popular` and the columns of `ann` limit those two.
+        peer_offsets, peer_items, peer_scores: for each item those that its buyers also buy, in whichever
+            order (item-to-item weights, data/collaborative.py), jagged.
+        buy_again, co_purchase, category, collaborative: how many each of these sources may propose per
+            checkout. The length of `popular` and the columns of `ann` limit those two.
         recency: how many items that the user lately looked at are proposed, beside all of `recent`.
         half_life: days in which a past purchase loses half its weight in buy-again.
     """
@@ -36,6 +39,9 @@ class CandidateSources(nn.Module):
     neighbour_offsets: Tensor
     neighbour_items: Tensor
     neighbour_scores: Tensor
+    peer_offsets: Tensor
+    peer_items: Tensor
+    peer_scores: Tensor
 
     def __init__(
         self,
@@ -46,16 +52,22 @@ class CandidateSources(nn.Module):
         neighbour_offsets: Tensor,
         neighbour_items: Tensor,
         neighbour_scores: Tensor,
+        peer_offsets: Tensor,
+        peer_items: Tensor,
+        peer_scores: Tensor,
         buy_again: int = 150,
         co_purchase: int = 50,
         category: int = 30,
         recency: int = 20,
+        collaborative: int = 50,
         half_life: float = 60.0,
     ) -> None:
         super().__init__()
         self.buy_again, self.co_purchase = buy_again, co_purchase
         self.category, self.recency = category, recency
+        self.collaborative = collaborative
         self.half_life = half_life
+        self.past = PAST
         self.register_buffer("popular", popular)
         self.register_buffer("recent", recent)
         self.register_buffer("leaf_offsets", leaf_offsets)
@@ -63,6 +75,9 @@ class CandidateSources(nn.Module):
         self.register_buffer("neighbour_offsets", neighbour_offsets)
         self.register_buffer("neighbour_items", neighbour_items)
         self.register_buffer("neighbour_scores", neighbour_scores)
+        self.register_buffer("peer_offsets", peer_offsets)
+        self.register_buffer("peer_items", peer_items)
+        self.register_buffer("peer_scores", peer_scores)
 
     def forward(self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog) -> Candidates:
         """Candidates of B checkouts.
@@ -74,22 +89,25 @@ class CandidateSources(nn.Module):
         history = segment_ids(query.history_offsets)  # [ΣH]
         paid = segment_ids(query.basket_offsets)  # [ΣK]
 
-        # Buy again: own purchases by decayed count, the basket's at age zero.
+        # Buy again: own purchases by decayed count.
+        mine, mine_rank = self.own(query, items)
+        own = mine[mine_rank < self.buy_again]
+
+        # Recency: what the user looked at lately, beside the shop's newcomers.
         age = days((query.ts[history] - query.history_ts).clamp_min(0))
         bought = query.history_kind == 0
         event = history * items + query.history_item
-        line = paid * items + query.basket_item
-        weight = torch.cat([torch.exp2(-age[bought] / self.half_life), torch.ones_like(query.basket_price)])
-        own, own_weight = group_sum(torch.cat([event[bought], line]), weight.unsqueeze(1))
-        own = best(own, own_weight[:, 0], items, self.buy_again)
-
-        # Recency: what the user looked at lately, beside the shop's newcomers.
         seen, seen_weight = group_sum(event[~bought], torch.exp2(-age[~bought] / 7.0).unsqueeze(1))
         seen = best(seen, seen_weight[:, 0], items, self.recency)
 
         # Co-purchase: neighbours of the basket's items by summed affinity.
         pair, affinity = self.affinity(query, items)
         together = best(pair, affinity[:, 0], items, self.co_purchase)
+
+        # Collaborative: what buyers of the user's items also buy, of that what the user has not bought yet.
+        peer, taste = self.taste(mine, mine_rank, items)
+        new = ~torch.isin(peer, mine)
+        alike = best(peer[new], taste[new, 0], items, self.collaborative)
 
         # Category: the bestsellers of the basket's leaf categories, those high in their list first.
         position, lengths = gather_segments(self.leaf_offsets, catalog.leaf[query.basket_item])
@@ -110,6 +128,7 @@ class CandidateSources(nn.Module):
             similar,
             hits.flatten(),
             torch.cat([fresh.flatten(), seen]),
+            alike,
         ]  # as in SOURCES
         keys: list[Tensor] = []
         bits: list[Tensor] = []
@@ -124,15 +143,54 @@ class CandidateSources(nn.Module):
         vector = rows_int8(catalog.vectors, item)  # [ΣC, D]
         score = (vector * query_vector[segment]).sum(1)
         return Candidates(
-            offsets_of(segment, count), item, bitmask, score, lookup(pair, affinity, merged)[:, 0]
+            offsets_of(segment, count),
+            item,
+            bitmask,
+            score,
+            lookup(pair, affinity, merged)[:, 0],
+            lookup(peer, taste, merged)[:, 0],
         )
+
+    def own(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
+        """Rising keys `checkout * items + item` [U] of what each user bought, the basket included; the rank
+        of each in its checkout by decayed count [U], 0 for the most frequent and recent."""
+        history = segment_ids(query.history_offsets)  # [ΣH]
+        bought = query.history_kind == 0
+        age = days((query.ts[history] - query.history_ts).clamp_min(0))[bought]
+        event = (history * items + query.history_item)[bought]
+        line = segment_ids(query.basket_offsets) * items + query.basket_item
+        weight = torch.cat([torch.exp2(-age / self.half_life), torch.ones_like(query.basket_price)])
+        mine, total = group_sum(torch.cat([event, line]), weight.unsqueeze(1))
+        return mine, rank_in_segment(mine // items, total[:, 0])
 
     def affinity(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
         """Rising keys `checkout * items + item` [U] of what is bought with the basket; how much [U, 1]."""
-        paid = segment_ids(query.basket_offsets)
-        position, lengths = gather_segments(self.neighbour_offsets, query.basket_item)
-        key = torch.repeat_interleave(paid, lengths) * items + self.neighbour_items[position]
-        return group_sum(key, self.neighbour_scores[position].unsqueeze(1))
+        line = segment_ids(query.basket_offsets) * items + query.basket_item
+        weight = torch.ones_like(query.basket_price)
+        return spread(
+            line, weight, items, self.neighbour_offsets, self.neighbour_items, self.neighbour_scores
+        )
+
+    def taste(self, mine: Tensor, rank: Tensor, items: int) -> tuple[Tensor, Tensor]:
+        """Rising keys [U] of what is liked by those who bought what the user did; how much [U, 1].
+
+        `mine` and `rank` [n] as `own` gives them. A weight by rank and not by age, so that it means the same
+        to a user of many orders a week and to one of few a year.
+        """
+        heard = rank < self.past
+        weight = (1.0 + rank[heard].to(torch.float32)).rsqrt()
+        return spread(mine[heard], weight, items, self.peer_offsets, self.peer_items, self.peer_scores)
+
+
+def spread(
+    keys: Tensor, weight: Tensor, items: int, offsets: Tensor, neighbour: Tensor, score: Tensor
+) -> tuple[Tensor, Tensor]:
+    """From items to their neighbours: keys `checkout * items + item` [n] with a weight each [n] to the rising
+    keys of the same checkouts' neighbours [U] and their summed scores [U, 1]."""
+    item = keys % items
+    position, lengths = gather_segments(offsets, item)
+    near = torch.repeat_interleave(keys - item, lengths) + neighbour[position]
+    return group_sum(near, (score[position] * torch.repeat_interleave(weight, lengths)).unsqueeze(1))
 
 
 def best(keys: Tensor, score: Tensor, items: int, limit: int) -> Tensor:

@@ -29,7 +29,7 @@ class Query(NamedTuple):
     """Everything known at B checkouts."""
 
     ts: Tensor  # [B] int64, the instant of the checkout
-    snapshot: Tensor  # [B] int64, row of Catalog.price and Catalog.popularity that was current then
+    snapshot: Tensor  # [B] int64, row of what moves in Catalog (price, popularity, …) that was current then
     history_offsets: Tensor  # [B+1] int64
     history_item: Tensor  # [ΣH] int64, oldest first; without the lines just paid
     history_ts: Tensor  # [ΣH] int64
@@ -54,7 +54,12 @@ class Catalog(NamedTuple):
     available: Tensor  # [N+1] bool, False for row 0
     price: Tensor  # [S, N+1] float32, the usual unit price at the snapshot, 0 for unknown
     popularity: Tensor  # [S, N+1] float32, orders with the item in the 28 days before the snapshot
+    lately: Tensor  # [S, N+1] float32, of those the orders of the last 7 days
+    buyers: Tensor  # [S, N+1] float32, users who bought the item by then
     vectors: Tensor  # [N+1, D+8] uint8, item vectors, row-wise int8 (D values, then scale and offset)
+
+
+MOVING = ("price", "popularity", "lately", "buyers")  # fields of Catalog with a row per snapshot
 
 
 class ItemText(NamedTuple):
@@ -73,6 +78,7 @@ class Candidates(NamedTuple):
     source: Tensor  # [ΣC] int64, bit i set: proposed by SOURCES[i] of models/candidates.py
     score: Tensor  # [ΣC] float32, inner product of query and item vector
     affinity: Tensor  # [ΣC] float32, co-purchase affinity with the basket just paid, 0 for none
+    taste: Tensor  # [ΣC] float32, item-to-item score with all that the user bought, 0 for none
 
 
 class Outcomes(NamedTuple):

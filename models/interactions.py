@@ -18,10 +18,11 @@ RHYTHMIC = 2  # of the levels, the first ones, whose rhythm is told
 OWN = ["count", "last_age", "in_basket"]
 LINK = [
     "item_gap", "item_due", "item_spend", "item_quantity", "item_share_of_leaf", "clicks", "click_age",
-    "price", "price_known", "price_to_own", "price_to_usual", "popularity", "age", "just_arrived",
+    "price", "price_known", "price_to_own", "price_to_usual", "popularity", "lately", "trend", "buyers",
+    "orders_per_buyer", "item_recent_spend", "leaf_spend", "price_to_leaf", "age", "just_arrived",
     "user_lines", "user_last_age", "user_lines_before", "user_spend", "user_trips", "user_trips_14d",
-    "user_trips_28d", "user_trips_90d", "user_span", "basket_lines", "basket_spend", "affinity", "score",
-    "score_gap",
+    "user_trips_28d", "user_trips_90d", "user_span", "basket_lines", "basket_spend", "affinity", "taste",
+    "taste_share", "score", "score_gap",
 ]  # fmt: skip
 
 
@@ -47,6 +48,7 @@ class Interactions(nn.Module):
         self.categories, self.brands = categories, brands
         self.horizon = horizon
         self.half_lives = list(half_lives)
+        self.slow = max(len(half_lives) - 2, 0)  # which of them says how spend has changed
         self.never = never
         self.rhythmic = RHYTHMIC
         own = [f"decayed_{half_life:g}d" for half_life in half_lives] + OWN
@@ -69,7 +71,8 @@ class Interactions(nn.Module):
         trips, span = user[chosen, 2], bought.span[chosen]
         decayed = [torch.exp2(-bought.age / half_life) for half_life in self.half_lives]
         facts = decayed + [torch.ones_like(bought.age), bought.in_basket, bought.spend, bought.quantity]
-        sums = torch.stack(facts, dim=1)  # [P, rates + 4]
+        facts = facts + [bought.spend * decayed[self.slow]]
+        sums = torch.stack(facts, dim=1)  # [P, rates + 5]
 
         parent = max(catalog.category.shape[1] - 2, 0)
         kinds = [catalog.leaf, catalog.category[:, parent], catalog.brand]
@@ -88,26 +91,31 @@ class Interactions(nn.Module):
             found = lookup(groups.unique, torch.cat(table, dim=1), chosen * sizes[level] + target)
             found = found * (target > 0).unsqueeze(1)  # an unknown category or brand matches nothing
             ever = found[:, rates] > 0
-            last = torch.where(ever, torch.log1p(found[:, rates + 4]), self.never)
+            last = torch.where(ever, torch.log1p(found[:, rates + 5]), self.never)
             features.append(torch.log1p(found[:, : rates + 1]))
             features.append(torch.stack([last, torch.log1p(found[:, rates + 1])], dim=1))
             if level < self.rhythmic:
-                features.append(self.rhythm_features(found[:, rates + 6 :], ever, trips, span))
+                features.append(self.rhythm_features(found[:, rates + 7 :], ever, trips, span))
             per_level.append(found)
 
         own = per_level[0]
         times = own[:, rates]
-        youngest, oldest = own[:, rates + 4], own[:, rates + 5]
+        youngest, oldest = own[:, rates + 5], own[:, rates + 6]
         repeats = (times - 1).clamp_min(0)
         gap = (oldest - youngest) / repeats.clamp_min(1)  # days between own purchases, 0 if under two
         due = torch.where(repeats > 0, torch.log((youngest + 1) / (gap + 1)), 0.0)
         mean_spend = own[:, rates + 2] / times.clamp_min(1)
+        recent_spend = own[:, rates + 4] / own[:, self.slow].clamp_min(1e-3)
         mean_quantity = own[:, rates + 3] / times.clamp_min(1)
-        share = times / per_level[1][:, rates].clamp_min(1)
+        leaf = per_level[1]
+        leaf_spend = leaf[:, rates + 2] / leaf[:, rates].clamp_min(1)
+        share = times / leaf[:, rates].clamp_min(1)
         looks, click_age = self.looks(query, chosen * items + wanted, items)
 
         price = catalog.price[query.snapshot[chosen], wanted]
         popularity = catalog.popularity[query.snapshot[chosen], wanted]
+        lately = catalog.lately[query.snapshot[chosen], wanted]
+        buyers = catalog.buyers[query.snapshot[chosen], wanted]
         since = days(query.ts[chosen] - catalog.first_sold[wanted])
         sold = (catalog.first_sold[wanted] > 0) & (since >= 0)  # a first sale in the future is not known yet
         usual = user[:, 1] / user[:, 0].clamp_min(1)  # [B] spend per line
@@ -116,6 +124,7 @@ class Interactions(nn.Module):
         ).clamp_min(0.01)
         own_price = torch.where(mean_quantity > 0, mean_spend / mean_quantity.clamp_min(1e-6), price)
         top = torch.full_like(usual, -2.0).scatter_reduce(0, chosen, candidates.score, "amax")
+        liked = torch.full_like(usual, 1e-6).scatter_reduce(0, chosen, candidates.taste, "amax")
         of_checkout = torch.log1p(
             torch.stack(
                 [
@@ -131,7 +140,10 @@ class Interactions(nn.Module):
                     torch.log1p(gap), due, torch.log1p(mean_spend), torch.log1p(mean_quantity), share,
                     looks, click_age,
                     torch.log1p(price), (price > 0).to(torch.float32), log_ratio(price, own_price),
-                    log_ratio(price, usual[chosen]), torch.log1p(popularity),
+                    log_ratio(price, usual[chosen]), torch.log1p(popularity), torch.log1p(lately),
+                    torch.log((4 * lately + 2) / (popularity + 2)), torch.log1p(buyers),
+                    torch.log((popularity + 0.5) / (buyers + 5)),
+                    torch.log1p(recent_spend), torch.log1p(leaf_spend), log_ratio(price, leaf_spend),
                     torch.where(sold, torch.log1p(since.clamp_min(0)), self.never),
                     (sold & (since < 28)).to(torch.float32),
                 ],
@@ -141,10 +153,14 @@ class Interactions(nn.Module):
         features.append(of_checkout[chosen])
         features.append(
             torch.stack(
-                [torch.log1p(candidates.affinity), candidates.score, candidates.score - top[chosen]], dim=1
+                [
+                    torch.log1p(candidates.affinity), torch.log1p(50.0 * candidates.taste),
+                    candidates.taste / liked[chosen], candidates.score, candidates.score - top[chosen],
+                ],
+                dim=1,
             )
-        )
-        bits = torch.stack([(candidates.source >> i) & 1 for i in range(6)], dim=1)  # as in SOURCES
+        )  # fmt: skip
+        bits = torch.stack([(candidates.source >> i) & 1 for i in range(7)], dim=1)  # as in SOURCES
         features.append(bits.to(torch.float32))
         return torch.cat(features, dim=1), expected.log()
 

@@ -19,6 +19,7 @@ WHY = {
     "category": "bestseller of its category",
     "popularity": "popular",
     "recency": "new",
+    "collaborative": "liked by those who buy the same",
 }
 EPILOG = """\
 example: python -m serving recommend --bundle bundle --user 900 --items 1095275,9878513

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 MODULES = ("query_tower", "candidates", "ranker")
 FILES = (*(f"{name}.ts" for name in MODULES), "index.faiss", "items.arrow", "golden.arrow")
@@ -75,7 +75,7 @@ def open_bundle(path: str | Path) -> Bundle:
     _check_dims(folder, manifest, index, items)
     columns = {
         name: _numbers(items[name])
-        for name in ("leaf", "brand_code", "first_sold", "popularity", "price", "margin")
+        for name in ("leaf", "brand_code", "first_sold", "popularity", "lately", "buyers", "price", "margin")
     }
     available = np.array(items["available"].to_numpy(), dtype=np.bool_)
     ids = items["item_id"].to_pylist()
@@ -95,6 +95,8 @@ def open_bundle(path: str | Path) -> Bundle:
             torch.from_numpy(available),
             torch.from_numpy(columns["price"].astype(np.float32)).unsqueeze(0),
             torch.from_numpy(columns["popularity"].astype(np.float32)).unsqueeze(0),
+            torch.from_numpy(columns["lately"].astype(np.float32)).unsqueeze(0),
+            torch.from_numpy(columns["buyers"].astype(np.float32)).unsqueeze(0),
             torch.from_numpy(_matrix(items["vector"])),
         ),
         item_id=ids,

@@ -35,7 +35,7 @@ from serving.slate import SLOTS, Policy, known_margins, objective, select
 from serving.store import NOTHING, EventStore
 
 # Bit i of a candidate's mask stands for SOURCES[i].
-SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency")
+SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
 
 

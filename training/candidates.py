@@ -1,6 +1,7 @@
 """Candidates of past checkouts, gathered by the very module that serves, one snapshot at a time."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.batches import to_batch
-from data.catalog import Neighbours
+from data.catalog import Neighbours, neighbours
 from models.candidates import CandidateSources
 from models.embeddings import rows_int8, unpack_int8
 from models.inputs import Candidates, Catalog, Outcomes, Query
@@ -21,12 +22,24 @@ from training.labels import Rule, label
 from training.retrieval import nearest
 
 
+class Related(NamedTuple):
+    """What goes with what, by snapshot."""
+
+    basket: dict[int, Neighbours]  # bought in one order
+    users: dict[int, Neighbours]  # bought by the same users
+
+
+def related(folder: Path, items: int) -> Related:
+    """The tables of a prepared folder with `items` rows (N+1)."""
+    return Related(neighbours(folder, items), neighbours(folder, items, "collaborative"))
+
+
 def sources_at(
-    cfg: DictConfig, catalog: Catalog, neighbours: dict[int, Neighbours], snapshot: int, when: int
+    cfg: DictConfig, catalog: Catalog, tables: Related, snapshot: int, when: int
 ) -> CandidateSources:
     """The candidate tables as they were at `snapshot`, whose date is `when` (Unix seconds).
 
-    Of `neighbours` (data.catalog.neighbours) the latest not after `snapshot` is used, if there is one.
+    Of `tables` the latest not after `snapshot` are used, if there are any.
     """
     limits = cfg.retrieval.sources
     popularity = catalog.popularity[snapshot].masked_fill(~catalog.available, 0)  # [N+1]
@@ -37,8 +50,7 @@ def sources_at(
     first = catalog.first_sold[ranked]
     newcomers = ranked[(first > when - 28 * 86_400) & (first <= when)]
     leaf_offsets, leaf_items = by_leaf(catalog.leaf, ranked, limits.category)
-    known = [s for s in neighbours if s <= snapshot]
-    together = neighbours[max(known)] if known else no_neighbours(catalog.leaf.numel())
+    together, alike = (latest(table, snapshot, catalog.leaf.numel()) for table in tables)
     return CandidateSources(
         popular=ranked[: limits.popularity],
         recent=newcomers[: limits.recency],
@@ -47,16 +59,23 @@ def sources_at(
         neighbour_offsets=together.offsets,
         neighbour_items=together.item,
         neighbour_scores=together.score,
+        peer_offsets=alike.offsets,
+        peer_items=alike.item,
+        peer_scores=alike.score,
         buy_again=limits.buy_again,
         co_purchase=limits.co_purchase,
         category=limits.category,
         recency=limits.recency,
+        collaborative=limits.collaborative,
         half_life=limits.half_life,
     )
 
 
-def no_neighbours(items: int) -> Neighbours:
-    """What is known of co-purchase before the first table: nothing. `items` is N+1."""
+def latest(tables: dict[int, Neighbours], snapshot: int, items: int) -> Neighbours:
+    """The latest table that is not after `snapshot`; before the first an empty one, of `items` rows (N+1)."""
+    known = [s for s in tables if s <= snapshot]
+    if known:
+        return tables[max(known)]
     nothing = torch.zeros(0, dtype=torch.int64)
     return Neighbours(torch.zeros(items + 1, dtype=torch.int64), nothing, torch.zeros(0))
 
@@ -80,12 +99,12 @@ def gather(
     examples: pa.Table,
     tower: QueryTower,
     catalog: Catalog,
-    neighbours: dict[int, Neighbours],
+    tables: Related,
     snapshot_dates: list[int],
     target: Path,
     batch_size: int = 256,
 ) -> float:
-    """Write `examples` with the columns candidate_{item,source,score,affinity}, in their order.
+    """Write `examples` with the columns candidate_{item,source,score,affinity,taste}, in their order.
 
     What was shown after a checkout is among them, with source 0 where no source proposes it: its outcome is
     known, so the ranker can learn from it.
@@ -101,7 +120,7 @@ def gather(
     bar = tqdm(total=len(examples), desc=f"candidates {target.stem}", unit=" checkouts", mininterval=1)
     for start, end in zip(starts, np.append(starts[1:], len(examples)), strict=True):
         snapshot = int(snapshots[start])
-        sources = sources_at(cfg, catalog, neighbours, snapshot, snapshot_dates[snapshot])
+        sources = sources_at(cfg, catalog, tables, snapshot, snapshot_dates[snapshot])
         for at in range(start, end, batch_size):
             part = examples.slice(at, min(batch_size, end - at))
             query, outcomes = to_batch(part)[:2]
@@ -145,6 +164,7 @@ def with_shown(
     more = shown[~torch.isin(shown, known)]
     score = (rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
     pair, affinity = sources.affinity(query, items)
+    peer, taste = sources.taste(*sources.own(query, items), items)
     keys, order = torch.cat([known, more]).sort()
     return Candidates(
         offsets=offsets_of(keys // items, count),
@@ -152,6 +172,7 @@ def with_shown(
         source=torch.cat([found.source, torch.zeros_like(more)])[order],
         score=torch.cat([found.score, score])[order],
         affinity=torch.cat([found.affinity, lookup(pair, affinity, more)[:, 0]])[order],
+        taste=torch.cat([found.taste, lookup(peer, taste, more)[:, 0]])[order],
     )
 
 
@@ -163,6 +184,7 @@ def with_candidates(examples: pa.Table, candidates: Candidates) -> pa.Table:
         "source": candidates.source.numpy().astype(np.int32),
         "score": candidates.score.numpy(),
         "affinity": candidates.affinity.numpy(),
+        "taste": candidates.taste.numpy(),
     }
     for name, values in columns.items():
         examples = examples.append_column(

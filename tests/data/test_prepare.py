@@ -64,7 +64,7 @@ def test_a_folder_is_the_same_twice(shop: tuple[Path, dict[str, Any]]) -> None:
     cfg["paths"] = {"prepared": str(folder / "again")}
     second = prepare(cfg)
     names = sorted(str(p.relative_to(first)) for p in first.rglob("*") if p.is_file())
-    assert len(names) == 11
+    assert len(names) == 12
     for name in names:
         if name != "meta.json":  # it holds the seconds
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
@@ -132,6 +132,7 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
     assert dates[0] == min(o[0] for o in orders)
     assert dates[-1] == max(o[0] for o in orders) + 1
     assert set(np.diff(dates[:-1])) == {7 * DAY}
+    buyer = {r["order_id"]: r["user_id"] for r in tables["orders"]}
     n = len(tables["items"]) + 1
     assert catalog.price.shape == catalog.popularity.shape == (len(dates), n)
     price = np.array([0, *[r["price"] for r in tables["items"]]], np.float64)
@@ -139,6 +140,10 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
         window = [o for o in orders if date - 28 * DAY <= o[0] < date]
         popularity = np.bincount([o[1] for o in window], minlength=n)
         assert (catalog.popularity[s].numpy() == popularity).all()
+        week = [o[1] for o in orders if date - 7 * DAY <= o[0] < date]
+        assert (catalog.lately[s].numpy() == np.bincount(week, minlength=n)).all()
+        ever = {(buyer[o[3]], o[1]) for o in orders if o[0] < date}
+        assert (catalog.buyers[s].numpy() == np.bincount([i for _, i in ever], minlength=n)).all()
         for i in np.flatnonzero(popularity):
             price[i] = np.mean([o[2] for o in window if o[1] == i])
         np.testing.assert_allclose(catalog.price[s].numpy(), price, rtol=1e-5)
@@ -151,13 +156,17 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
     assert max(found) == len(dates) - 1
     for s, (offsets, item_of, score) in found.items():
         baskets: dict[str, set[int]] = {}
-        for ts, i, _, o in orders:
+        for ts, i, _, o in sorted(orders):
             if ts < dates[s]:
                 baskets.setdefault(o, set()).add(i)
         count = np.zeros((n, n))
+        before: dict[str, set[int]] = {}  # each user's order before
         for basket in baskets.values():
             count[np.ix_(list(basket), list(basket))] += 1
         alone = np.diag(count).copy()
+        for o, basket in baskets.items():
+            count[np.ix_(list(before.get(buyer[o], set())), list(basket))] += 1
+            before[buyer[o]] = basket
         np.fill_diagonal(count, 0)
         for i in range(n):
             want = {j: count[i, j] / math.sqrt(alone[i] * alone[j]) for j in np.flatnonzero(count[i] >= 2)}

@@ -19,7 +19,7 @@ from exporting.bundle import items_table, write_arrow, write_store
 from exporting.index import Measured
 from exporting.source import ExportError, find_run, open_trained
 from models.embeddings import unpack_int8
-from models.inputs import Catalog
+from models.inputs import MOVING, Catalog
 from serving.bundle import FILES, open_bundle
 from serving.store import EventStore
 from tests.exporting.bundles import export_config, make_bundle, make_run
@@ -46,9 +46,7 @@ def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
 
 def test_items_match_the_catalog(run_folder: Path, version: Path) -> None:
     trained, bundle = open_trained(run_folder), open_bundle(version)
-    last = trained.catalog._replace(
-        price=trained.catalog.price[-1:], popularity=trained.catalog.popularity[-1:]
-    )
+    last = trained.catalog._replace(**{name: getattr(trained.catalog, name)[-1:] for name in MOVING})
     for name, theirs, ours in zip(Catalog._fields, bundle.catalog, last, strict=True):
         assert theirs.dtype == ours.dtype, name
         assert torch.equal(theirs, ours), name

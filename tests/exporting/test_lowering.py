@@ -55,7 +55,10 @@ def make_pipeline(
         leaf_offsets=offsets_of(catalog.leaf[by_leaf], leaves), leaf_items=by_leaf,
         neighbour_offsets=offsets_of(pairs.sort().values, ITEMS + 1),
         neighbour_items=torch.randint(1, ITEMS + 1, [60]),
-        neighbour_scores=torch.rand(60), buy_again=5, co_purchase=4, category=3,
+        neighbour_scores=torch.rand(60),
+        peer_offsets=offsets_of(pairs.sort().values, ITEMS + 1),
+        peer_items=torch.randint(1, ITEMS + 1, [60]), peer_scores=torch.rand(60),
+        buy_again=5, co_purchase=4, category=3,
     )  # fmt: skip
     tower = QueryTower(
         encoder(8, width * len(attributes), hidden=16, max_events=20),
@@ -155,6 +158,9 @@ def test_lowering_leaves_the_trained_modules_alone() -> None:
         empty,
         torch.zeros(2, dtype=torch.int64),
         empty,
+        torch.zeros(3, dtype=torch.int64),
+        empty,
+        empty.float(),
         torch.zeros(3, dtype=torch.int64),
         empty,
         empty.float(),

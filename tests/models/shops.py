@@ -23,6 +23,7 @@ def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, sn
     category[torch.rand(items + 1, generator=g) < 0.2] = 0
     price = torch.rand(snapshots, items + 1, generator=g) * 20
     price[torch.rand(price.shape, generator=g) < 0.2] = 0
+    popularity = torch.randint(0, 50, [snapshots, items + 1], generator=g).float()
     available = torch.rand(items + 1, generator=g) < 0.9
     available[0] = False
     vectors = torch.nn.functional.normalize(torch.randn(items + 1, dim, generator=g), dim=1)
@@ -35,7 +36,9 @@ def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, sn
         first_sold=NOW - torch.randint(-20, 200, [items + 1], generator=g) * DAY,
         available=available,
         price=price,
-        popularity=torch.randint(0, 50, [snapshots, items + 1], generator=g).float(),
+        popularity=popularity,
+        lately=(popularity * torch.rand(popularity.shape, generator=g)).floor(),
+        buyers=popularity + torch.randint(0, 20, popularity.shape, generator=g),
         vectors=pack_int8(vectors),
     )
 
@@ -88,7 +91,8 @@ def random_candidates(seed: int, count: int = 4, items: int = 30) -> Candidates:
     return Candidates(
         offsets=offsets(torch.tensor([len(p) for p in per])),
         item=item,
-        source=torch.randint(1, 64, item.shape, generator=g),
+        source=torch.randint(1, 128, item.shape, generator=g),
         score=torch.rand(item.shape, generator=g) * 2 - 1,
         affinity=torch.rand(item.shape, generator=g),
+        taste=torch.rand(item.shape, generator=g),
     )

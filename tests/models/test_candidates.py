@@ -1,5 +1,7 @@
 """Candidate gathering against what each source promises."""
 
+import math
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ def random_sources(seed: int, catalog) -> CandidateSources:
         for _ in range(ITEMS + 1)
     ]
     neighbours = torch.cat(near)
+    alike = torch.randint(0, 5, [ITEMS + 1], generator=g)
     return CandidateSources(
         popular=torch.randperm(ITEMS, generator=g)[:5] + 1,
         recent=torch.randperm(ITEMS, generator=g)[: seed % 3] + 1,
@@ -30,10 +33,14 @@ def random_sources(seed: int, catalog) -> CandidateSources:
         neighbour_offsets=offsets(torch.tensor([len(x) for x in near])),
         neighbour_items=neighbours,
         neighbour_scores=torch.rand(neighbours.shape, generator=g),
+        peer_offsets=offsets(alike),
+        peer_items=torch.randint(1, ITEMS + 1, [int(alike.sum())], generator=g),
+        peer_scores=torch.rand([int(alike.sum())], generator=g),
         buy_again=3,
         co_purchase=4,
         category=2,
         recency=2,
+        collaborative=3,
     )
 
 
@@ -77,9 +84,31 @@ def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
         assert named["co_purchase"] <= set(affinity)
         assert len(named["co_purchase"]) <= 4
         assert len(named["category"]) <= 2
+        taste = naive_taste(sources, query, row)
+        assert named["collaborative"] <= set(taste) - set(bought)
+        assert len(named["collaborative"]) <= 3
         for c, item in zip(range(c0, c1), items, strict=True):
+            assert abs(float(found.taste[c]) - taste.get(item, 0.0)) < 1e-4
             assert abs(float(found.affinity[c]) - affinity.get(item, 0.0)) < 1e-5
             assert abs(float(found.score[c]) - float(table[item] @ vector[row])) < 1e-4
+
+
+def naive_taste(sources: CandidateSources, query, row: int) -> dict[int, float]:
+    """Own items by falling decayed count, each speaking for its peers by 1 / sqrt(1 + rank)."""
+    weight: dict[int, float] = {}
+    for i in range(*query.history_offsets[row : row + 2].tolist()):
+        if query.history_kind[i] == 0:
+            age = (float(query.ts[row]) - float(query.history_ts[i])) / 86_400
+            item = int(query.history_item[i])
+            weight[item] = weight.get(item, 0.0) + 2 ** (-max(age, 0) / sources.half_life)
+    for i in range(*query.basket_offsets[row : row + 2].tolist()):
+        weight[int(query.basket_item[i])] = weight.get(int(query.basket_item[i]), 0.0) + 1.0
+    taste: dict[int, float] = {}
+    for rank, item in enumerate(sorted(weight, key=lambda i: (-weight[i], i))):
+        for n in range(*sources.peer_offsets[item : item + 2].tolist()):
+            peer = int(sources.peer_items[n])
+            taste[peer] = taste.get(peer, 0.0) + float(sources.peer_scores[n]) / math.sqrt(1 + rank)
+    return taste
 
 
 def test_buy_again_takes_the_most_frequent_and_recent() -> None:

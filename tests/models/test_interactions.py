@@ -62,9 +62,17 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
                 "user_span": math.log1p(max((line[1] for line in lines), default=0)),
                 **rhythm_of(item, own, lines),
                 "basket_lines": math.log1p(k1 - k0),
+                "item_recent_spend": math.log1p(
+                    sum(line[2] * line[3] * 2 ** (-line[1] / 80) for line in own)
+                    / max(sum(2 ** (-line[1] / 80) for line in own), 1e-3)
+                ),
+                "leaf_spend": math.log1p(sum(line[2] * line[3] for line in kin) / max(len(kin), 1)),
                 "affinity": math.log1p(float(candidates.affinity[c])),
+                "taste": math.log1p(50 * float(candidates.taste[c])),
+                "taste_share": float(candidates.taste[c] / candidates.taste[c0:c1].max()),
                 "source_ann": float(int(candidates.source[c]) & 1),
                 "source_recency": float(int(candidates.source[c]) >> 5 & 1),
+                "source_collaborative": float(int(candidates.source[c]) >> 6 & 1),
             }
         )
     return out

@@ -13,7 +13,7 @@ from models.candidates import SOURCES
 from models.embeddings import unpack_int8
 from tests.models.shops import DAY, NOW, random_candidates, random_catalog, random_query
 from tests.training.test_labels import random_outcomes
-from training.candidates import by_leaf, recall, sources_at, with_candidates, with_shown
+from training.candidates import Related, by_leaf, recall, sources_at, with_candidates, with_shown
 from training.retrieval import nearest
 
 LIMITS = {
@@ -23,12 +23,18 @@ LIMITS = {
     "category": 2,
     "popularity": 5,
     "recency": 3,
+    "collaborative": 3,
     "half_life": 60.0,
 }
 CFG = OmegaConf.create({"retrieval": {"sources": LIMITS}})
 
 
-def neighbours(score: float) -> Neighbours:
+def tables(score: float, snapshot: int = 0) -> Related:
+    """At one snapshot item 1 goes with item 5: in one order by `score`, by users by twice that."""
+    return Related(*({snapshot: one_pair(score * times)} for times in (1, 2)))
+
+
+def one_pair(score: float) -> Neighbours:
     return Neighbours(
         torch.cat([torch.zeros(2), torch.ones(30)]).long(), torch.tensor([5]), torch.tensor([score])
     )
@@ -44,27 +50,31 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
     catalog = catalog._replace(
         popularity=popularity, first_sold=first, available=torch.tensor([False] + [True] * 30)
     )
-    tables = {0: neighbours(0.25), 1: neighbours(0.75)}
-    early = sources_at(CFG, catalog, tables, 0, NOW)
+    both = Related({0: one_pair(0.25), 1: one_pair(0.75)}, {0: one_pair(0.5), 1: one_pair(1.5)})
+    early = sources_at(CFG, catalog, both, 0, NOW)
     assert early.popular.tolist() == [1, 2, 3, 4, 5]
     assert early.recent.tolist() == [2, 4]  # item 3 is first sold tomorrow
     assert set(early.leaf_items.tolist()) <= set(range(1, 9))
-    assert early.neighbour_scores.tolist() == [0.25]
-    assert sources_at(CFG, catalog, tables, 1, NOW + 7 * DAY).neighbour_scores.tolist() == [0.75]
-    assert sources_at(CFG, catalog, {0: neighbours(0.25)}, 1, NOW).neighbour_scores.tolist() == [0.25]
-    assert sources_at(CFG, catalog, {1: neighbours(0.25)}, 0, NOW).neighbour_scores.tolist() == []
+    for wanted, found in (
+        ([0.25], early),
+        ([0.75], sources_at(CFG, catalog, both, 1, NOW + 7 * DAY)),
+        ([0.25], sources_at(CFG, catalog, tables(0.25), 1, NOW)),
+        ([], sources_at(CFG, catalog, tables(0.25, 1), 0, NOW)),
+    ):
+        assert found.neighbour_scores.tolist() == wanted
+        assert found.peer_scores.tolist() == [2 * score for score in wanted]
 
 
 def test_unavailable_items_are_in_no_table() -> None:
     catalog = random_catalog(4)
-    sources = sources_at(CFG, catalog, {0: neighbours(0.5)}, 0, NOW)
+    sources = sources_at(CFG, catalog, tables(0.5), 0, NOW)
     for table in (sources.popular, sources.recent, sources.leaf_items):
         assert catalog.available[table].all()
 
 
 def test_a_shop_without_recent_sales_still_has_popular_items() -> None:
     catalog = random_catalog(4)._replace(popularity=torch.zeros(2, 31))
-    sources = sources_at(CFG, catalog, {0: neighbours(0.5)}, 0, NOW)
+    sources = sources_at(CFG, catalog, tables(0.5), 0, NOW)
     assert len(sources.popular) == LIMITS["popularity"]
 
 
@@ -82,7 +92,7 @@ def test_candidates_survive_the_way_through_parquet() -> None:
         np.testing.assert_allclose(flat, getattr(found, name).numpy(), rtol=1e-6)
     lengths = [len(row) for row in table["candidate_item"].to_pylist()]
     assert lengths == found.offsets.diff().tolist()
-    assert len(SOURCES) == 6
+    assert len(SOURCES) == 7
 
 
 def test_exact_search_leaves_out_the_unavailable_and_pads() -> None:
@@ -105,16 +115,21 @@ def test_recall_is_the_share_of_purchases_found() -> None:
 def test_what_was_shown_is_learned_from_too() -> None:
     """Shown items join with source 0 and their own score and affinity; the other candidates stay."""
     catalog, query, outcomes = random_catalog(5), random_query(5), random_outcomes(5)
-    sources = sources_at(CFG, catalog, {0: neighbours(0.25)}, 0, NOW)
+    sources = sources_at(CFG, catalog, tables(0.25), 0, NOW)
     vector = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
     found = sources(query, vector, torch.full([4, 1], -1), catalog)
     joined = with_shown(found, outcomes, query, vector, sources, catalog)
     table = unpack_int8(catalog.vectors)
+    ends = query.history_offsets.tolist()
+    bought = [
+        [int(query.history_item[i]) for i in range(a, b) if query.history_kind[i] == 0]
+        for a, b in pairwise(ends)
+    ]
     more = 0
     for row in range(4):
         old, new = (
             {
-                int(c.item[k]): (int(c.source[k]), float(c.score[k]), float(c.affinity[k]))
+                int(c.item[k]): (int(c.source[k]), float(c.score[k]), float(c.affinity[k]), float(c.taste[k]))
                 for k in range(c.offsets[row], c.offsets[row + 1])
             }
             for c in (found, joined)
@@ -125,9 +140,10 @@ def test_what_was_shown_is_learned_from_too() -> None:
         assert {item: new[item] for item in old} == old
         basket = query.basket_item[query.basket_offsets[row] : query.basket_offsets[row + 1]].tolist()
         for item in shown - set(old):
-            source, score, affinity = new[item]
+            source, score, affinity, taste = new[item]
             assert source == 0
             assert abs(score - float(table[item] @ vector[row])) < 1e-5
             assert affinity == (0.25 * basket.count(1) if item == 5 else 0)  # item 1 is bought with item 5
+            assert (taste > 0) == (item == 5 and 1 in basket + bought[row])
             more += 1
     assert more > 5

@@ -1,0 +1,93 @@
+"""Item-to-item weights over users' whole pasts: who bought this also buys that, whenever they do.
+
+Co-purchase (data/snapshots.py) knows what goes into one basket. This knows tastes: what there is to go by for
+items that a user never bought.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+
+from data.log import Log
+from data.snapshots import NEIGHBOURS
+
+USERS = 200_000  # as many say what a sample of them says
+LONGEST = 1000  # items of one user that count; the cost of a user is their square
+RIDGE = 15.0  # times the mean number of buyers of an item
+
+
+def weights(
+    user: NDArray, item: NDArray, items: int, most: int, keep: int
+) -> tuple[NDArray, NDArray, NDArray]:
+    """EASE (Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019, equation 8).
+
+    Among the `most` items of most buyers, every item is predicted from the others that its buyers bought: of
+    all linear models of a user's items by their other items, the one of least squares and a ridge.
+
+    Args:
+        user, item: [n] int64, distinct pairs of who ever bought what; items below `items`.
+        keep: how many of the largest positive weights each item keeps.
+
+    Returns: (item [m], neighbour [m], weight [m] float32), by item and falling weight.
+    """
+    buyers = np.bincount(item, minlength=items)
+    chosen = np.argsort(-buyers, kind="stable")[:most]
+    chosen = np.sort(chosen[buyers[chosen] >= 2])  # one buyer says nothing of others
+    if len(chosen) < 2:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    column = np.full(items, -1)
+    column[chosen] = np.arange(len(chosen))
+    user, column = user[column[item] >= 0], column[item][column[item] >= 0]
+    row = np.unique(user, return_inverse=True)[1]
+    bought = sp.csr_matrix((np.ones(len(user), np.float32), (row, column)))  # [users, M]
+    gram = torch.from_numpy((bought.T @ bought).toarray())  # [M, M] users who bought both
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    weight = inverse / -inverse.diagonal()
+    weight.fill_diagonal_(0)
+    value, neighbour = weight.topk(min(keep, len(chosen) - 1), dim=1)
+    place, rank = (value > 0).nonzero(as_tuple=True)
+    return chosen[place.numpy()], chosen[neighbour[place, rank].numpy()], value[place, rank].numpy()
+
+
+def pairs(con: ibis.BaseBackend, log: Log, date: int) -> tuple[NDArray, NDArray]:
+    """Who bought what in orders known before `date` (Unix seconds): distinct (user [n], item [n]).
+
+    The latest LONGEST items of each user, of at most USERS users.
+    """
+    t = log.lines.filter(log.lines.available < date)
+    t = t.group_by("user", "item").agg(last=t.ts.max())
+    rank = ibis.row_number().over(group_by="user", order_by=[t["last"].desc(), t["item"]])
+    t = t.mutate(rank=rank)
+    t = t.filter(t["rank"] < LONGEST)
+    users = con.to_pyarrow(t.select("user", "item"))
+    user, item = (users[name].to_numpy().astype(np.int64) for name in ("user", "item"))
+    names = np.unique(user)
+    if len(names) > USERS:
+        kept = np.random.default_rng(0).permutation(names)[:USERS]
+        mask = np.isin(user, kept)
+        user, item = user[mask], item[mask]
+    return user, item
+
+
+def write(
+    con: ibis.BaseBackend, log: Log, at: dict[int, int], items: int, cfg: dict[str, Any], folder: Path
+) -> None:
+    """Writes `collaborative.parquet`: `snapshot, item, neighbour, score`, best first.
+
+    `at` is snapshot → date; `items` is N+1; `cfg` is `data.snapshots`.
+    """
+    with pq.ParquetWriter(folder / "collaborative.parquet", NEIGHBOURS, compression="zstd") as writer:
+        for snapshot, date in at.items():
+            user, item = pairs(con, log, date)
+            most, keep = int(cfg["collaborative_items"]), int(cfg["collaborative"])
+            columns = weights(user, item, items, most, keep)
+            table = pa.table([np.full(len(columns[0]), snapshot), *columns], names=NEIGHBOURS.names)
+            writer.write_table(table.cast(NEIGHBOURS))

@@ -1,0 +1,75 @@
+"""Item-to-item weights against the closed form and against what they must not know."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.catalog import neighbours
+from data.collaborative import RIDGE, weights
+from data.prepare import prepare
+from tests.data.conftest import config
+from tests.data.shop import DAY, START, iso, make_shop
+from tests.data.test_tables import save
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_weights_are_the_ridge_regression_of_each_item_on_the_others(seed: int) -> None:
+    """Column j of EASE is the least-squares prediction of item j from all other items."""
+    rng = np.random.default_rng(seed)
+    bought = rng.random((40, 9)) < 0.4
+    bought[:2] = True  # everything has two buyers
+    user, item = np.nonzero(bought)
+    row, neighbour, weight = weights(user, item + 1, 11, most=20, keep=20)  # rows 0 and 10: nobody's
+    x = bought.astype(float)
+    gram = x.T @ x
+    ridge = RIDGE * np.diag(gram).mean()
+    expected = {}
+    for j in range(9):
+        others = [i for i in range(9) if i != j]
+        slope = np.linalg.solve(gram[np.ix_(others, others)] + ridge * np.eye(8), gram[others, j])
+        expected |= {(i + 1, j + 1): w for i, w in zip(others, slope, strict=True)}
+    found = dict(zip(zip(row.tolist(), neighbour.tolist(), strict=True), weight.tolist(), strict=True))
+    assert set(found) == {pair for pair, w in expected.items() if w > 0}
+    for pair, w in found.items():
+        assert abs(w - expected[pair]) < 1e-4
+    for i in np.unique(row):
+        assert (np.diff(weight[row == i]) <= 0).all()
+
+
+def test_only_the_most_bought_items_and_the_largest_weights_are_kept() -> None:
+    user = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3])
+    item = np.array([1, 2, 3, 1, 2, 3, 1, 2, 4])
+    row, neighbour, weight = weights(user, item, 5, most=2, keep=1)
+    assert list(zip(row.tolist(), neighbour.tolist(), strict=True)) == [(1, 2), (2, 1)]
+    assert (weight > 0).all()
+
+
+def test_a_shop_in_which_nothing_has_two_buyers_has_no_weights() -> None:
+    row, _, weight = weights(np.array([0, 1, 2]), np.array([1, 2, 3]), 5, most=10, keep=5)
+    assert len(row) == len(weight) == 0
+
+
+def test_a_table_knows_only_what_came_before_its_date(tmp_path: Path) -> None:
+    """Orders planted behind a snapshot's date change nothing in its table, and something in the last."""
+    tables = make_shop(users=20, items=32, days=70)
+    save(tmp_path, tables)
+    before = prepare(config(tmp_path))
+    last = START + 69 * DAY + 3600
+    for n in range(12):
+        for item in ("i001", "i002"):
+            line = {"order_id": f"late{n}", "user_id": f"u{n:03d}", "item_id": item, "ts": iso(last)}
+            tables["orders"].append({**tables["orders"][0], **line})
+    save(tmp_path, tables)
+    after = prepare(config(tmp_path))
+    items = pq.read_metadata(before / "items.parquet").num_rows
+    one, other = (neighbours(folder, items, "collaborative") for folder in (before, after))
+    *early, latest = sorted(one)
+    assert early
+    for snapshot in early:
+        for a, b in zip(one[snapshot], other[snapshot], strict=True):
+            assert a.tolist() == b.tolist()
+    assert other[latest].score.tolist() != one[latest].score.tolist()
