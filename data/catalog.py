@@ -1,4 +1,4 @@
-"""The item side of a prepared folder as tensors: facts, snapshots, text and co-purchase neighbours."""
+"""The item side of a prepared folder as tensors: facts, snapshots, text and neighbours."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def item_features(folder: str | Path) -> tuple[Catalog, ItemText]:
 def neighbours(folder: str | Path, items: int, kind: str = "neighbours") -> dict[int, Neighbours]:
     """Snapshot → neighbours of `items` rows (N+1). Use the latest snapshot that is not after yours.
 
-    `kind` is `neighbours` (bought in one order) or `collaborative` (bought by the same users).
+    `kind` is `neighbours` (bought in one order or the next) or `collaborative` (bought by the same users).
     """
     table = pq.read_table(Path(folder) / f"{kind}.parquet")
     snapshot = _numbers(table["snapshot"], np.int64)

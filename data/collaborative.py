@@ -1,22 +1,19 @@
 """Item-to-item weights over users' whole pasts: who bought this also buys that, whenever they do.
 
-Co-purchase (data/snapshots.py) knows what goes into one basket. This knows tastes: what there is to go by for
-items that a user never bought.
+Co-purchase (data/snapshots.py) knows what goes into one basket or the next. This knows tastes: what there is
+to go by for items that a user never bought.
 """
 
-from pathlib import Path
 from typing import Any
 
 import ibis
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
 from data.log import Log
-from data.snapshots import NEIGHBOURS
 
 USERS = 200_000  # as many say what a sample of them says
 LONGEST = 1000  # items of one user that count; the cost of a user is their square
@@ -63,31 +60,18 @@ def pairs(con: ibis.BaseBackend, log: Log, date: int) -> tuple[NDArray, NDArray]
     The latest LONGEST items of each user, of at most USERS users.
     """
     t = log.lines.filter(log.lines.available < date)
+    users = t.select("user").distinct()
+    scattered = (users.user.cast("int64") * 2_654_435_761) % 2**32  # and the same every time
+    t = t.semi_join(users.order_by(scattered).limit(USERS), "user")
     t = t.group_by("user", "item").agg(last=t.ts.max())
     rank = ibis.row_number().over(group_by="user", order_by=[t["last"].desc(), t["item"]])
     t = t.mutate(rank=rank)
-    t = t.filter(t["rank"] < LONGEST)
-    users = con.to_pyarrow(t.select("user", "item"))
-    user, item = (users[name].to_numpy().astype(np.int64) for name in ("user", "item"))
-    names = np.unique(user)
-    if len(names) > USERS:
-        kept = np.random.default_rng(0).permutation(names)[:USERS]
-        mask = np.isin(user, kept)
-        user, item = user[mask], item[mask]
-    return user, item
+    found = con.to_pyarrow(t.filter(t["rank"] < LONGEST).select("user", "item"))
+    return found["user"].to_numpy().astype(np.int64), found["item"].to_numpy().astype(np.int64)
 
 
-def write(
-    con: ibis.BaseBackend, log: Log, at: dict[int, int], items: int, cfg: dict[str, Any], folder: Path
-) -> None:
-    """Writes `collaborative.parquet`: `snapshot, item, neighbour, score`, best first.
-
-    `at` is snapshot → date; `items` is N+1; `cfg` is `data.snapshots`.
-    """
-    with pq.ParquetWriter(folder / "collaborative.parquet", NEIGHBOURS, compression="zstd") as writer:
-        for snapshot, date in at.items():
-            user, item = pairs(con, log, date)
-            most, keep = int(cfg["collaborative_items"]), int(cfg["collaborative"])
-            columns = weights(user, item, items, most, keep)
-            table = pa.table([np.full(len(columns[0]), snapshot), *columns], names=NEIGHBOURS.names)
-            writer.write_table(table.cast(NEIGHBOURS))
+def neighbours(con: ibis.BaseBackend, log: Log, date: int, items: int, cfg: dict[str, Any]) -> pa.Table:
+    """`item, neighbour, score` at a date (Unix seconds), best first. `items` is N+1, `cfg` data.snapshots."""
+    user, item = pairs(con, log, date)
+    columns = weights(user, item, items, int(cfg["collaborative_items"]), int(cfg["collaborative"]))
+    return pa.table(list(columns), names=["item", "neighbour", "score"])

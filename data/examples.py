@@ -22,7 +22,7 @@ from data.features import FeatureSchema
 from data.log import CART, CLICK, PURCHASE, Log
 from data.splits import DAY, SPLITS
 
-CHUNK = 8192  # checkouts per query: bounds memory to some 100 MB of lists
+CHUNK = 2048  # checkouts per query: bounds memory to some 100 MB of lists
 ROW_GROUP = 1024
 HISTORY = {"item": "int32", "ts": "int64", "kind": "int8", "quantity": "float32", "price": "float32"}
 BASKET = {"item": "int32", "quantity": "float32", "price": "float32"}

@@ -114,9 +114,18 @@ def _build(
         snapshots.write(con, coded, dates, every, out)
         _step(bar, "neighbours")
         carried = snapshots.neighbour_snapshots(dates, data["snapshots"])
-        snapshots.write_neighbours(con, coded, carried, data["snapshots"], out)
+        limits = data["snapshots"]
+        snapshots.write_neighbours(
+            out / "neighbours.parquet",
+            carried,
+            lambda date: con.to_pyarrow(snapshots.neighbours(coded, date, int(limits["neighbours"]))),
+        )
         _step(bar, "collaborative")
-        collaborative.write(con, coded, carried, schema.items + 1, data["snapshots"], out)
+        snapshots.write_neighbours(
+            out / "collaborative.parquet",
+            carried,
+            lambda date: collaborative.neighbours(con, coded, date, schema.items + 1, limits),
+        )
         _step(bar, "examples")
         found = examples.write(con, coded, assigned, schema, every, out)
         _step(bar, "store")

@@ -1,4 +1,4 @@
-"""Dated snapshots of what was known of the items: price, popularity and co-purchase neighbours.
+"""Dated snapshots of what was known of the items: price, sales, buyers and co-purchase neighbours.
 
     snapshot      0          1          2     …    S-2        S-1
     date        start    start+7d   start+14d      …       end + 1 s
@@ -7,6 +7,7 @@ A snapshot holds only what was available strictly before its date. The last one 
 checkout: it is for serving, and no example uses it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ def popularity(log: Log, at: list[int], every: int) -> ir.Table:
     """`snapshot, item, price, popularity, lately, buyers` of items sold in the 28 days before a snapshot.
 
     Popularity is the number of orders with the item, lately that of the last 7 days, price the mean unit
-    price, buyers the number of users who ever bought it by then. For items without a row popularity and
-    lately are 0; price and buyers are those of the latest earlier row (`data/catalog.py` carries them on).
-    `at` are the `dates`, `every` days apart.
+    price (null if it was not sold in 28 days). Buyers is the number of users who ever bought it by then, and
+    0 where there is no new one since the last snapshot: `data/catalog.py` takes the running maximum, and
+    carries prices on. `at` are the `dates`, `every` days apart.
     """
     days = ibis.memtable(
         pa.table({"snapshot": pa.array(range(len(at)), pa.int32()), "date": pa.array(at, pa.int64())})
@@ -51,13 +52,16 @@ def popularity(log: Log, at: list[int], every: int) -> ir.Table:
     )
     # Every first purchase is counted in the first snapshot behind it, so the cost does not grow with both.
     first = log.lines.group_by("user", "item").agg(at=log.lines.available.min())
+    first = first.filter(first["at"] < at[-1])
     first = first.mutate(
         snapshot=ibis.least((first["at"] - at[0]) // (every * DAY) + 1, len(at) - 1).cast("int32"),
         buyers=ibis.row_number().over(group_by="item", order_by=first["at"]) + 1,
     )
     known = first.group_by("snapshot", "item").agg(buyers=first.buyers.max().cast("int32"))
-    t = t.left_join(known, ["snapshot", "item"]).drop("snapshot_right", "item_right")
-    return t.mutate(buyers=t.buyers.fill_null(0)).order_by("snapshot", "item")
+    t = t.outer_join(known, ["snapshot", "item"])
+    keys = {name: ibis.coalesce(t[name], t[f"{name}_right"]) for name in ("snapshot", "item")}
+    counts = {name: t[name].fill_null(0) for name in ("popularity", "lately", "buyers")}
+    return t.select(**keys, price=t.price, **counts).order_by("snapshot", "item")
 
 
 def neighbours(log: Log, date: int, top: int) -> ir.Table:
@@ -74,7 +78,7 @@ def neighbours(log: Log, date: int, top: int) -> ir.Table:
     n = t.group_by("item").agg(n=ibis._.count())
     orders = t.select("user", "order").distinct()  # orders are numbered by time
     orders = orders.mutate(then=orders.order.lead().over(group_by="user", order_by="order"))
-    first = t.join(orders.select("order", "then"), "order")
+    first = t.join(orders, ["user", "order"])
     other = t.view()
     # Each pair once, then mirrored: half the work of the full square.
     beside = t.join(other, [t.order == other.order, t.item < other.item]).select(
@@ -112,12 +116,13 @@ def write(con: ibis.BaseBackend, log: Log, at: list[int], every: int, folder: Pa
     pq.write_table(table, folder / "snapshots.parquet", compression="zstd")
 
 
-def write_neighbours(
-    con: ibis.BaseBackend, log: Log, at: dict[int, int], cfg: dict[str, Any], folder: Path
-) -> None:
-    """Writes `neighbours.parquet` for the snapshots `at` (snapshot → date). `cfg` is `data.snapshots`."""
-    with pq.ParquetWriter(folder / "neighbours.parquet", NEIGHBOURS, compression="zstd") as writer:
+def write_neighbours(file: Path, at: dict[int, int], make: Callable[[int], pa.Table]) -> None:
+    """Writes a table of neighbours for the snapshots `at` (snapshot → date).
+
+    `make` gives `item, neighbour, score` at a date, by item and best first.
+    """
+    with pq.ParquetWriter(file, NEIGHBOURS, compression="zstd") as writer:
         for snapshot, date in at.items():
-            table = con.to_pyarrow(neighbours(log, date, int(cfg["neighbours"])))
+            table = make(date)
             table = table.add_column(0, "snapshot", pa.array([snapshot] * table.num_rows, pa.int32()))
             writer.write_table(table.cast(NEIGHBOURS))

@@ -119,9 +119,8 @@ def predict(model: Gbdt, features: Array) -> tuple[Array, Array]:
     return np.asarray(model.purchase.predict(features)), np.asarray(model.spend.predict(features))
 
 
-def ranked(model: Gbdt, pairs: Pairs) -> dict[str, Ranked]:
-    """The candidates in both orders: `purchase` by p(purchase), `value` by p * E[spend | purchase]."""
-    probability, spend = predict(model, pairs.features)
+def ranked(pairs: Pairs, probability: Array, spend: Array) -> dict[str, Ranked]:
+    """The candidates in both orders: `purchase` by p(purchase) [P], `value` by p * E[spend | purchase]."""
     return {
         "purchase": Ranked(pairs.offsets, pairs.item, probability),
         "value": Ranked(pairs.offsets, pairs.item, probability * spend),

@@ -152,15 +152,15 @@ class Rival(NamedTuple):
 
 def lightgbm(run: Run, split: str) -> Rival:
     """LightGBM trained on the ranker's training candidates, stopped on validation."""
-    train, validation, judged = (
-        system.pairs(run, name, learn)
-        for name, learn in (("train", True), ("validation", True), (split, False))
-    )
-    model = gbdt.fit(train, validation, run.cfg.seed, system.feature_names(run), progress=100)
+    model = gbdt.fit(
+        system.pairs(run, "train", learn=True), system.pairs(run, "validation", learn=True),
+        run.cfg.seed, system.feature_names(run), progress=100,
+    )  # fmt: skip
+    judged = system.pairs(run, split, learn=False)  # after what was learned from is gone: each is gigabytes
     chance, spend = gbdt.predict(model, judged.features)
     bought = np.asarray(judged.purchase, bool)
     return Rival(
-        gbdt.ranked(model, judged),
+        gbdt.ranked(judged, chance, spend),
         slates.Offers(judged.offsets, judged.item, chance, spend),
         [
             {"head": "purchase", **head_quality(bought, chance)},

@@ -27,11 +27,9 @@ from data.batches import to_batch
 from data.tables import DataError
 from evaluation import protocol, system
 from exporting.lowering import lowered, save
-from exporting.source import latest
-from models.candidates import CandidateSources
+from exporting.source import last_sources, latest
 from models.inputs import Candidates
 from training import console
-from training.candidates import related, sources_at
 from training.config import CONFIGS, ConfigError, check_overrides, check_values
 from training.health import TrainingError
 from training.run import run as train
@@ -126,15 +124,9 @@ def latencies(runs: list[Run]) -> list[float]:
     return np.median(times, axis=0).tolist()
 
 
-def last_sources(run: Run) -> CandidateSources:
-    dates = run.prepared.meta["snapshot_dates"]
-    tables = related(run.prepared.folder, run.prepared.sizes["items"])
-    return sources_at(run.cfg, run.catalog, tables, len(dates) - 1, dates[-1])
-
-
 @torch.no_grad()
 def requests(run: Run) -> list[tuple[Any, ...]]:
-    """Test checkouts with CANDIDATES candidates each, as served: those with the most if few have so many."""
+    """Test checkouts with CANDIDATES candidates each: those with the most if few have so many."""
     examples = pq.read_table(run.candidates / "test.parquet")
     lengths = pc.list_value_length(examples["candidate_item"]).to_numpy()
     enough = np.flatnonzero(lengths >= min(CANDIDATES, lengths.max()))[:REQUESTS]

@@ -128,7 +128,7 @@ def pairs(run: Run, split: str, learn: bool) -> Pairs:
     batches = Batches(file, 256)
     meaning = rule(run.prepared.meta)
     rate = 1.0
-    if not meaning.impressions:
+    if learn and not meaning.impressions:
         lengths = pc.list_value_length(pq.read_table(file, columns=["candidate_item"])["candidate_item"])
         rate = min(1.0, max(run.cfg.ranker.train.negatives, MOST_PAIRS / (pc.sum(lengths).as_py() or 1)))
     generator = torch.Generator().manual_seed(run.cfg.seed)

@@ -22,7 +22,7 @@ from models.two_tower import QueryTower
 from training.candidates import related, sources_at
 from training.folders import read_done
 from training.run import Prepared
-from training.runs import open_run
+from training.runs import Run, open_run
 from training.tracking import folder_of
 
 
@@ -70,8 +70,6 @@ def open_trained(folder: Path) -> Trained:
         raise ExportError(
             f"{folder}: the weights do not fit this code ({error}). Train again, or check out its commit"
         ) from error
-    dates = run.prepared.meta["snapshot_dates"]
-    tables = related(run.prepared.folder, run.prepared.sizes["items"])
     return Trained(
         folder=run.folder,
         cfg=run.cfg,
@@ -82,8 +80,15 @@ def open_trained(folder: Path) -> Trained:
         catalog=run.catalog,
         tower=run.tower,
         ranker=run.ranker,
-        sources=sources_at(run.cfg, run.catalog, tables, len(dates) - 1, dates[-1]),
+        sources=last_sources(run),
     )
+
+
+def last_sources(run: Run) -> CandidateSources:
+    """The candidate tables of the latest snapshot."""
+    dates = run.prepared.meta["snapshot_dates"]
+    tables = related(run.prepared.folder, run.prepared.sizes["items"])
+    return sources_at(run.cfg, run.catalog, tables, len(dates) - 1, dates[-1])
 
 
 def calibration(folder: Path) -> dict[str, Any] | None:

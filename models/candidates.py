@@ -23,7 +23,7 @@ class CandidateSources(nn.Module):
         popular: [Kp] items by falling popularity.
         recent: [Kr] items that were first sold lately, by falling popularity.
         leaf_offsets, leaf_items: for each leaf category its items by falling popularity, jagged.
-        neighbour_offsets, neighbour_items, neighbour_scores: for each item those bought with it, jagged.
+        neighbour_offsets, neighbour_items, neighbour_scores: for each item those bought with or after it.
         peer_offsets, peer_items, peer_scores: for each item those that its buyers also buy, in whichever
             order (item-to-item weights, data/collaborative.py), jagged.
         buy_again, co_purchase, category, collaborative: how many each of these sources may propose per
@@ -67,7 +67,7 @@ class CandidateSources(nn.Module):
         self.category, self.recency = category, recency
         self.collaborative = collaborative
         self.half_life = half_life
-        self.past = PAST
+        self.heard = PAST
         self.register_buffer("popular", popular)
         self.register_buffer("recent", recent)
         self.register_buffer("leaf_offsets", leaf_offsets)
@@ -86,7 +86,6 @@ class CandidateSources(nn.Module):
         """
         count, items = query.ts.numel(), catalog.leaf.numel()
         checkout = torch.arange(count, device=ann.device)
-        history = segment_ids(query.history_offsets)  # [ΣH]
         paid = segment_ids(query.basket_offsets)  # [ΣK]
 
         # Buy again: own purchases by decayed count.
@@ -94,9 +93,7 @@ class CandidateSources(nn.Module):
         own = mine[mine_rank < self.buy_again]
 
         # Recency: what the user looked at lately, beside the shop's newcomers.
-        age = days((query.ts[history] - query.history_ts).clamp_min(0))
-        bought = query.history_kind == 0
-        event = history * items + query.history_item
+        event, age, bought = self.past(query, items)
         seen, seen_weight = group_sum(event[~bought], torch.exp2(-age[~bought] / 7.0).unsqueeze(1))
         seen = best(seen, seen_weight[:, 0], items, self.recency)
 
@@ -151,16 +148,19 @@ class CandidateSources(nn.Module):
             lookup(peer, taste, merged)[:, 0],
         )
 
+    def past(self, query: Query, items: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of all events their keys `checkout * items + item` [ΣH], days ago [ΣH], and if bought [ΣH] bool."""
+        history = segment_ids(query.history_offsets)  # [ΣH]
+        age = days((query.ts[history] - query.history_ts).clamp_min(0))
+        return history * items + query.history_item, age, query.history_kind == 0
+
     def own(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
         """Rising keys `checkout * items + item` [U] of what each user bought, the basket included; the rank
         of each in its checkout by decayed count [U], 0 for the most frequent and recent."""
-        history = segment_ids(query.history_offsets)  # [ΣH]
-        bought = query.history_kind == 0
-        age = days((query.ts[history] - query.history_ts).clamp_min(0))[bought]
-        event = (history * items + query.history_item)[bought]
+        event, age, bought = self.past(query, items)
         line = segment_ids(query.basket_offsets) * items + query.basket_item
-        weight = torch.cat([torch.exp2(-age / self.half_life), torch.ones_like(query.basket_price)])
-        mine, total = group_sum(torch.cat([event, line]), weight.unsqueeze(1))
+        weight = torch.cat([torch.exp2(-age[bought] / self.half_life), torch.ones_like(query.basket_price)])
+        mine, total = group_sum(torch.cat([event[bought], line]), weight.unsqueeze(1))
         return mine, rank_in_segment(mine // items, total[:, 0])
 
     def affinity(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
@@ -177,7 +177,7 @@ class CandidateSources(nn.Module):
         `mine` and `rank` [n] as `own` gives them. A weight by rank and not by age, so that it means the same
         to a user of many orders a week and to one of few a year.
         """
-        heard = rank < self.past
+        heard = rank < self.heard
         weight = (1.0 + rank[heard].to(torch.float32)).rsqrt()
         return spread(mine[heard], weight, items, self.peer_offsets, self.peer_items, self.peer_scores)
 

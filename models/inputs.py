@@ -78,7 +78,7 @@ class Candidates(NamedTuple):
     source: Tensor  # [ΣC] int64, bit i set: proposed by SOURCES[i] of models/candidates.py
     score: Tensor  # [ΣC] float32, inner product of query and item vector
     affinity: Tensor  # [ΣC] float32, co-purchase affinity with the basket just paid, 0 for none
-    taste: Tensor  # [ΣC] float32, item-to-item score with all that the user bought, 0 for none
+    taste: Tensor  # [ΣC] float32, item-to-item score with the 100 items that the user buys most, 0 for none
 
 
 class Outcomes(NamedTuple):

@@ -51,6 +51,7 @@ class Interactions(nn.Module):
         self.slow = max(len(half_lives) - 2, 0)  # which of them says how spend has changed
         self.never = never
         self.rhythmic = RHYTHMIC
+        self.sources = len(SOURCES)
         own = [f"decayed_{half_life:g}d" for half_life in half_lives] + OWN
         self.names: list[str] = []
         for i, level in enumerate(LEVELS):
@@ -160,7 +161,7 @@ class Interactions(nn.Module):
                 dim=1,
             )
         )  # fmt: skip
-        bits = torch.stack([(candidates.source >> i) & 1 for i in range(7)], dim=1)  # as in SOURCES
+        bits = torch.stack([(candidates.source >> i) & 1 for i in range(self.sources)], dim=1)
         features.append(bits.to(torch.float32))
         return torch.cat(features, dim=1), expected.log()
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 FORMAT = 3
 MANIFEST = "manifest.json"
+MOVING = ("price", "popularity", "lately", "buyers")  # of models/inputs.Catalog, one snapshot
 MODULES = ("query_tower", "candidates", "ranker")
 FILES = (*(f"{name}.ts" for name in MODULES), "index.faiss", "items.arrow", "golden.arrow")
 NO_CHECKSUM = "0" * 64  # stands in the manifest while its own checksum is computed
@@ -74,8 +75,7 @@ def open_bundle(path: str | Path) -> Bundle:
     items = _read(folder / "items.arrow", read_arrow)
     _check_dims(folder, manifest, index, items)
     columns = {
-        name: _numbers(items[name])
-        for name in ("leaf", "brand_code", "first_sold", "popularity", "lately", "buyers", "price", "margin")
+        name: _numbers(items[name]) for name in ("leaf", "brand_code", "first_sold", "margin", *MOVING)
     }
     available = np.array(items["available"].to_numpy(), dtype=np.bool_)
     ids = items["item_id"].to_pylist()
@@ -93,10 +93,7 @@ def open_bundle(path: str | Path) -> Bundle:
             torch.from_numpy(columns["brand_code"].astype(np.int64)),
             torch.from_numpy(columns["first_sold"].astype(np.int64)),
             torch.from_numpy(available),
-            torch.from_numpy(columns["price"].astype(np.float32)).unsqueeze(0),
-            torch.from_numpy(columns["popularity"].astype(np.float32)).unsqueeze(0),
-            torch.from_numpy(columns["lately"].astype(np.float32)).unsqueeze(0),
-            torch.from_numpy(columns["buyers"].astype(np.float32)).unsqueeze(0),
+            *(torch.from_numpy(columns[name].astype(np.float32)).unsqueeze(0) for name in MOVING),
             torch.from_numpy(_matrix(items["vector"])),
         ),
         item_id=ids,

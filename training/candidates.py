@@ -25,7 +25,7 @@ from training.retrieval import nearest
 class Related(NamedTuple):
     """What goes with what, by snapshot."""
 
-    basket: dict[int, Neighbours]  # bought in one order
+    basket: dict[int, Neighbours]  # bought in one order or the next
     users: dict[int, Neighbours]  # bought by the same users
 
 
@@ -50,7 +50,7 @@ def sources_at(
     first = catalog.first_sold[ranked]
     newcomers = ranked[(first > when - 28 * 86_400) & (first <= when)]
     leaf_offsets, leaf_items = by_leaf(catalog.leaf, ranked, limits.category)
-    together, alike = (latest(table, snapshot, catalog.leaf.numel()) for table in tables)
+    together, alike = (table_at(table, snapshot, catalog.leaf.numel()) for table in tables)
     return CandidateSources(
         popular=ranked[: limits.popularity],
         recent=newcomers[: limits.recency],
@@ -71,7 +71,7 @@ def sources_at(
     )
 
 
-def latest(tables: dict[int, Neighbours], snapshot: int, items: int) -> Neighbours:
+def table_at(tables: dict[int, Neighbours], snapshot: int, items: int) -> Neighbours:
     """The latest table that is not after `snapshot`; before the first an empty one, of `items` rows (N+1)."""
     known = [s for s in tables if s <= snapshot]
     if known:
@@ -162,6 +162,8 @@ def with_shown(
     known = segment_ids(found.offsets) * items + found.item
     shown = (segment_ids(outcomes.offsets) * items + outcomes.item)[outcomes.shown]
     more = shown[~torch.isin(shown, known)]
+    if more.numel() == 0:
+        return found
     score = (rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
     pair, affinity = sources.affinity(query, items)
     peer, taste = sources.taste(*sources.own(query, items), items)

@@ -79,9 +79,9 @@ def sample_negatives(
     """
     segment, count = segment_ids(candidates.offsets), candidates.offsets.numel() - 1
     certain = (labels.click > 0) | (labels.purchase > 0)
-    for score in (candidates.score, candidates.taste):
-        best = score.new_full([count], -torch.inf).scatter_reduce(0, segment, score, "amax")
-        certain = certain | ((score == best[segment]) & (score != 0))  # all 0: nothing is relative to it
+    for score, floor in ((candidates.score, -torch.inf), (candidates.taste, 0.0)):  # no taste: no reference
+        best = score.new_full([count], floor).scatter_reduce(0, segment, score, "amax")
+        certain = certain | ((score == best[segment]) & (score > floor))
     drawn = torch.rand(segment.numel(), generator=generator).to(segment.device) < rate
     kept = certain | (drawn & (labels.weight > 0))
     weight = torch.where(certain, labels.weight, labels.weight / rate)

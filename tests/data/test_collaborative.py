@@ -1,12 +1,16 @@
 """Item-to-item weights against the closed form and against what they must not know."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import ibis
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data import collaborative
 from data.catalog import neighbours
 from data.collaborative import RIDGE, weights
 from data.prepare import prepare
@@ -51,6 +55,24 @@ def test_only_the_most_bought_items_and_the_largest_weights_are_kept() -> None:
 def test_a_shop_in_which_nothing_has_two_buyers_has_no_weights() -> None:
     row, _, weight = weights(np.array([0, 1, 2]), np.array([1, 2, 3]), 5, most=10, keep=5)
     assert len(row) == len(weight) == 0
+
+
+def test_a_user_of_many_items_counts_with_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for two items per user, pairs are their last two; with room for five users, the same five."""
+    monkeypatch.setattr(collaborative, "LONGEST", 2)
+    con = ibis.duckdb.connect()
+    lines = [(user, item, 10 * user + item) for user in range(9) for item in (3, 1, 2)]
+    values = ", ".join(f"({u}, {i}, {t}, {t})" for u, i, t in lines)
+    con.raw_sql(f'CREATE TABLE lines AS SELECT * FROM (VALUES {values}) t("user", item, ts, available)')
+    log = SimpleNamespace(lines=con.table("lines"))
+    user, item = collaborative.pairs(con, log, 1000)
+    assert sorted(zip(user.tolist(), item.tolist(), strict=True)) == [
+        (u, i) for u in range(9) for i in (2, 3)
+    ]
+    monkeypatch.setattr(collaborative, "USERS", 5)
+    once, again = (set(collaborative.pairs(con, log, 1000)[0].tolist()) for _ in range(2))
+    assert once == again
+    assert len(once) == 5
 
 
 def test_a_table_knows_only_what_came_before_its_date(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_the_future_changes_nothing(tmp_path: Path) -> None:
         assert was.select(queries).equals(now_is.select(queries))
     schemas = [json.loads((r / "schema.json").read_text()) for r in results]
     assert schemas[0]["context"] == schemas[1]["context"]
-    for name in ("snapshots", "neighbours"):
+    for name in ("snapshots", "neighbours", "collaborative"):
         rows = [pq.read_table(r / f"{name}.parquet").to_pylist() for r in results]
         early = [[s for s in table if s["snapshot"] < 6] for table in rows]
         assert early[0] == early[1]

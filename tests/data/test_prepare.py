@@ -176,6 +176,29 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
                 assert want[j] == pytest.approx(x, rel=1e-5)
 
 
+@pytest.mark.parametrize("every", [7, 60])
+def test_buyers_are_those_known_by_the_snapshot(tmp_path: Path, every: int) -> None:
+    """Also where snapshots are further apart than sales count, and where a purchase is known late."""
+    tables = make_shop(users=20, items=32, days=70)
+    line = tables["orders"][0]
+    for n, (day, known) in enumerate([(2, 40), (3, 400), (30, 30)]):
+        when = {"ts": iso(START + day * DAY), "ingested_at": iso(START + known * DAY)}
+        tables["orders"].append({**line, "order_id": f"n{n}", "user_id": f"new{n}", "item_id": "i005"} | when)
+    save(tmp_path, tables)
+    cfg = config(tmp_path)
+    cfg["data"]["snapshots"]["every"] = every
+    out = prepare(cfg)
+    dates = json.loads((out / "meta.json").read_text())["snapshot_dates"]
+    known = [
+        (r["user_id"], max(_seconds(r["ts"]), _seconds(r.get("ingested_at") or r["ts"])))
+        for r in tables["orders"]
+        if r["item_id"] == "i005"
+    ]
+    catalog, _ = item_features(out)
+    for s, date in enumerate(dates):
+        assert catalog.buyers[s, 6] == len({user for user, at in known if at < date})
+
+
 def test_store_holds_the_latest_facts(shop: tuple[Path, dict[str, Any]]) -> None:
     folder, tables = shop
     late = {"user_id": "u000", "item_id": "i001", "ts": iso(START + 69 * DAY), "kind": "click"}

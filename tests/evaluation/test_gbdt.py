@@ -60,7 +60,7 @@ def test_it_stops_early_and_names_its_features(model):
 def test_both_orders(model):
     test = pairs(2, n=3)
     probability, spend = gbdt.predict(model, test.features)
-    orders = gbdt.ranked(model, test)
+    orders = gbdt.ranked(test, probability, spend)
     np.testing.assert_array_equal(orders["purchase"].score, probability)
     np.testing.assert_array_equal(orders["value"].score, probability * spend)
     assert orders["value"].offsets.tolist() == [0, 20, 40, 60]

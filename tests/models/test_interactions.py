@@ -62,6 +62,11 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
                 "user_span": math.log1p(max((line[1] for line in lines), default=0)),
                 **rhythm_of(item, own, lines),
                 "basket_lines": math.log1p(k1 - k0),
+                **moving(query, catalog, row, item),
+                "price_to_leaf": math.log(price / spent)
+                if (price := float(catalog.price[query.snapshot[row], item])) > 0
+                and (spent := sum(line[2] * line[3] for line in kin) / max(len(kin), 1)) > 0
+                else 0.0,
                 "item_recent_spend": math.log1p(
                     sum(line[2] * line[3] * 2 ** (-line[1] / 80) for line in own)
                     / max(sum(2 ** (-line[1] / 80) for line in own), 1e-3)
@@ -76,6 +81,19 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
             }
         )
     return out
+
+
+def moving(query, catalog, row: int, item: int) -> dict[str, float]:
+    """What the snapshot says of an item's sales."""
+    tables = (catalog.popularity, catalog.lately, catalog.buyers)
+    month, week, buyers = (float(table[query.snapshot[row], item]) for table in tables)
+    return {
+        "popularity": math.log1p(month),
+        "lately": math.log1p(week),
+        "trend": math.log((4 * week + 2) / (month + 2)),
+        "buyers": math.log1p(buyers),
+        "orders_per_buyer": math.log((month + 0.5) / (buyers + 5)),
+    }
 
 
 def rhythm_of(item: int, own: list, lines: list) -> dict[str, float]:

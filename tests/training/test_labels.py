@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.inputs import Candidates, Outcomes
+from models.interactions import Interactions
 from models.jagged import segment_ids
 from models.losses import click_loss, purchase_loss
 from models.losses_ranking import listwise_softmax
-from tests.models.shops import offsets, random_candidates, random_catalog
+from tests.models.shops import offsets, random_candidates, random_catalog, random_query
 from training.labels import Labels, Rule, label, rule, sample_negatives
 
 
@@ -79,7 +80,7 @@ def many_pairs(seed: int, checkouts: int = 60, each: int = 200) -> tuple[Candida
     item = torch.arange(1, each + 1).repeat(checkouts)
     candidates = Candidates(
         torch.arange(checkouts + 1) * each, item, torch.ones(n, dtype=torch.int64),
-        torch.rand(n, generator=g), torch.rand(n, generator=g),
+        *(torch.rand(n, generator=g) for _ in range(3)),
     )  # fmt: skip
     labels = Labels(click, purchase, purchase * 3, torch.zeros_like(item), torch.ones(n))
     return candidates, labels, torch.randn(n, 2, generator=g) + click.unsqueeze(1) - 2
@@ -129,6 +130,20 @@ def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None
     assert ((mean - whole)[:2].abs() < 5 * error[:2]).all()
     assert abs(float(mean[2] / whole[2]) - 1) < 0.02  # the logarithm of a sum is not quite unbiased
     assert (torch.stack(flat).mean(0) / whole - 1).abs().min() > 0.1
+
+
+def test_features_of_what_is_kept_are_those_among_all() -> None:
+    """Some features are relative to the other candidates: sampling must leave what they are relative to."""
+    query, catalog, found = random_query(5), random_catalog(5), random_candidates(5)
+    found = found._replace(source=torch.arange(found.item.numel()))  # which pair it is; no feature but bits
+    nothing = torch.zeros(found.item.numel())
+    labels = Labels(nothing, nothing, nothing, nothing.long(), torch.ones_like(nothing))
+    kept, _ = sample_negatives(found, labels, 0.01, torch.Generator().manual_seed(0))
+    assert kept.item.numel() < found.item.numel()
+    interactions = Interactions(categories=16, brands=5)
+    whole, _ = interactions(query, found, catalog)
+    part, _ = interactions(query, kept, catalog)
+    torch.testing.assert_close(part, whole[kept.source])
 
 
 def test_pairs_without_an_outcome_are_not_computed() -> None:
