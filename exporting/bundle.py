@@ -57,7 +57,7 @@ def write_arrow(table: pa.Table, file: Path) -> None:
 
 
 def items_table(trained: Trained) -> pa.Table:
-    """`items.arrow`: one row per item row, row 0 unknown; prices, popularity of the last snapshot."""
+    """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the last snapshot."""
     raw = pq.read_table(trained.prepared.folder / "items.parquet")
     catalog = latest(trained.catalog)
     popularity, available = catalog.popularity[0].numpy(), catalog.available.numpy()

@@ -113,7 +113,7 @@ def test_recall_is_the_share_of_purchases_found() -> None:
 
 
 def test_what_was_shown_is_learned_from_too() -> None:
-    """Shown items join with source 0 and their own score and affinity; the other candidates stay."""
+    """Shown items join with source 0 and their own score, affinity and taste; the other candidates stay."""
     catalog, query, outcomes = random_catalog(5), random_query(5), random_outcomes(5)
     sources = sources_at(CFG, catalog, tables(0.25), 0, NOW)
     vector = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
