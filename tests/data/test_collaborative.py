@@ -1,22 +1,15 @@
-"""Item-to-item weights against the closed form and against what they must not know."""
+"""Item-to-item weights against their definition; test_examples.py plants what they must not know."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import ibis
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import collaborative
-from data.catalog import neighbours
 from data.collaborative import RIDGE, weights
-from data.prepare import prepare
-from tests.data.conftest import config
-from tests.data.shop import DAY, START, iso, make_shop
-from tests.data.test_tables import save
 
 
 @settings(max_examples=30, deadline=None)
@@ -57,7 +50,7 @@ def test_a_shop_in_which_nothing_has_two_buyers_has_no_weights() -> None:
     assert len(row) == len(weight) == 0
 
 
-def test_a_user_of_many_items_counts_with_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_of_many_items_counts_with_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for two items per user, pairs are their last two; with room for five users, the same five."""
     monkeypatch.setattr(collaborative, "LONGEST", 2)
     con = ibis.duckdb.connect()
@@ -73,25 +66,3 @@ def test_a_user_of_many_items_counts_with_the_latest(tmp_path: Path, monkeypatch
     once, again = (set(collaborative.pairs(con, log, 1000)[0].tolist()) for _ in range(2))
     assert once == again
     assert len(once) == 5
-
-
-def test_a_table_knows_only_what_came_before_its_date(tmp_path: Path) -> None:
-    """Orders planted behind a snapshot's date change nothing in its table, and something in the last."""
-    tables = make_shop(users=20, items=32, days=70)
-    save(tmp_path, tables)
-    before = prepare(config(tmp_path))
-    last = START + 69 * DAY + 3600
-    for n in range(12):
-        for item in ("i001", "i002"):
-            line = {"order_id": f"late{n}", "user_id": f"u{n:03d}", "item_id": item, "ts": iso(last)}
-            tables["orders"].append({**tables["orders"][0], **line})
-    save(tmp_path, tables)
-    after = prepare(config(tmp_path))
-    items = pq.read_metadata(before / "items.parquet").num_rows
-    one, other = (neighbours(folder, items, "collaborative") for folder in (before, after))
-    *early, latest = sorted(one)
-    assert early
-    for snapshot in early:
-        for a, b in zip(one[snapshot], other[snapshot], strict=True):
-            assert a.tolist() == b.tolist()
-    assert other[latest].score.tolist() != one[latest].score.tolist()
