@@ -39,9 +39,7 @@ def main() -> None:
     schema = FeatureSchema.load(prepared)
     checkouts = golden.checkouts(examples, ids, schema.context, schema.profile)
     asof = np.datetime64(recommender.bundle.manifest["data"]["snapshot"], "s").astype("datetime64[D]")
-    print(
-        f"The bundle's popularity, prices and what goes with what are as of {asof}: a picture, no measurement."
-    )
+    print(f"The bundle's popularity, prices and neighbours are as of {asof}: a picture, no measurement.")
     for checkout, example in zip(checkouts, examples.to_pylist(), strict=True):
         bought = {
             ids[i] for i, p in zip(example["outcome_item"], example["outcome_purchase"], strict=True) if p
