@@ -71,6 +71,34 @@ def test_the_three_files_agree(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "Purchases against revenue" in printed
 
 
+def test_lightgbm_is_fitted_once_beside_several_seeds(folder: Path, tmp_path: Path) -> None:
+    run = open_run(folder)
+    other = run._replace(cfg=OmegaConf.merge(run.cfg, {"seed": run.cfg.seed + 1}))
+    rows = leaderboard.leaderboard([run, other], "test", with_gbdt=True, out=tmp_path)
+    for name, seeds in ((system.NAME, 2), (leaderboard.RIVAL, 1)):
+        found = [r for r in rows if (r["system"], r["slice"], r["order"]) == (name, "all", "purchase")]
+        assert len({r["seed"] for r in found}) == len(found) == seeds
+    against = {r["to"] for r in json.loads((tmp_path / "report.json").read_text())["differences"]}
+    assert leaderboard.RIVAL in against
+
+
+def test_trees_learn_from_a_weighted_sample_of_too_many_pairs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(folder)
+    proxy = run.prepared._replace(meta={**run.prepared.meta, "click": "leaf_category_proxy"})
+    cfg = OmegaConf.merge(run.cfg, {"ranker": {"train": {"negatives": 0.01}}})
+    run = run._replace(cfg=cfg, prepared=proxy)  # of a shop with impressions all that was shown is kept
+    whole = system.pairs(run, "train", learn=True)
+    monkeypatch.setattr(system, "MOST_PAIRS", len(whole.item) // 4)
+    part = system.pairs(run, "train", learn=True)
+    assert len(part.item) < len(whole.item)
+    assert part.purchase.sum() == whole.purchase.sum() > 0
+    assert part.weight.sum() == pytest.approx(whole.weight.sum(), rel=0.1)
+    judged = system.pairs(run, "train", learn=False)
+    assert len(judged.item) > len(part.item)  # what is ranked is never sampled
+
+
 def test_examples_follow_their_rule(folder: Path, tmp_path: Path) -> None:
     run = open_run(folder)
     leaderboard.leaderboard([run], "test", with_gbdt=False, out=tmp_path)
