@@ -88,12 +88,13 @@ class CandidateSources(nn.Module):
         checkout = torch.arange(count, device=ann.device)
         paid = segment_ids(query.basket_offsets)  # [ΣK]
 
-        # Buy again: own purchases by decayed count.
-        mine, mine_rank = self.own(query, items)
+        # Buy again: own purchases by decayed count, the basket's at age zero.
+        past = self.past(query, items)
+        mine, mine_rank = self.own(query, items, past)
         own = mine[mine_rank < self.buy_again]
 
         # Recency: what the user looked at lately, beside the shop's newcomers.
-        event, age, bought = self.past(query, items)
+        event, age, bought = past
         seen, seen_weight = group_sum(event[~bought], torch.exp2(-age[~bought] / 7.0).unsqueeze(1))
         seen = best(seen, seen_weight[:, 0], items, self.recency)
 
@@ -154,10 +155,10 @@ class CandidateSources(nn.Module):
         age = days((query.ts[history] - query.history_ts).clamp_min(0))
         return history * items + query.history_item, age, query.history_kind == 0
 
-    def own(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
+    def own(self, query: Query, items: int, past: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Rising keys `checkout * items + item` [U] of what each user bought, the basket included; the rank
-        of each in its checkout by decayed count [U], 0 for the most frequent and recent."""
-        event, age, bought = self.past(query, items)
+        of each in its checkout by decayed count [U], 0 for the most frequent and recent. `past` as above."""
+        event, age, bought = past
         line = segment_ids(query.basket_offsets) * items + query.basket_item
         weight = torch.cat([torch.exp2(-age[bought] / self.half_life), torch.ones_like(query.basket_price)])
         mine, total = group_sum(torch.cat([event[bought], line]), weight.unsqueeze(1))

@@ -166,7 +166,7 @@ def with_shown(
         return found
     score = (rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
     pair, affinity = sources.affinity(query, items)
-    peer, taste = sources.taste(*sources.own(query, items), items)
+    peer, taste = sources.taste(*sources.own(query, items, sources.past(query, items)), items)
     keys, order = torch.cat([known, more]).sort()
     return Candidates(
         offsets=offsets_of(keys // items, count),
