@@ -117,8 +117,9 @@ def _boost(
         return found
     if progress:
         print(f"again on both for {found.best_iteration} rounds", flush=True)
-    columns = [np.concatenate(pair) for pair in zip(*sets, strict=True)]
-    both = lgb.Dataset(columns[0], columns[1], weight=columns[2], feature_name=names or "auto")
+    matrices, *rest = zip(*sets, strict=True)  # matrices as a list: a joint copy would take gigabytes
+    target, weight = (np.concatenate(part) for part in rest)
+    both = lgb.Dataset(list(matrices), target, weight=weight, feature_name=names or "auto")
     return lgb.train(parameters, both, num_boost_round=found.best_iteration)
 
 
