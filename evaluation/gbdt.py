@@ -59,11 +59,9 @@ def fit(
     rounds: int = 2000,
     patience: int = 30,
     progress: int = 50,
-    refit: bool = False,
 ) -> Gbdt:
     """Fit both models, stopping when validation has not improved for `patience` rounds.
 
-    With `refit` they are then fitted again, for as many rounds, on training and validation together.
     `names` [F] are the feature names; every `progress` rounds the validation loss is printed (0 for never).
     Raises ValueError where there is nothing to learn from: no purchase with a value in either set.
     """
@@ -76,7 +74,6 @@ def fit(
         "rounds": rounds,
         "patience": patience,
         "progress": progress,
-        "refit": refit,
     }
     sets = [(one.features, np.asarray(one.purchase, np.float32), one.weight) for one in (train, validation)]
     purchase = _boost(PARAMETERS | {"objective": "binary", "metric": "binary_logloss"}, sets, **options)
@@ -98,29 +95,23 @@ def _boost(
     rounds: int,
     patience: int,
     progress: int,
-    refit: bool,
 ) -> lgb.Booster:
     """One booster on (features, target, weight) of training and validation."""
     (features, target, weight), (held_features, held_target, held_weight) = sets
-    parameters = parameters | {"seed": seed}
     train = lgb.Dataset(features, target, weight=weight, feature_name=names or "auto", free_raw_data=True)
     held = train.create_valid(held_features, held_target, weight=held_weight)
     callbacks: list[Any] = [lgb.early_stopping(patience, verbose=progress > 0)]
     if progress:
         print(f"{parameters['objective']}: {len(target):,} pairs, {features.shape[1]} features", flush=True)
         callbacks.append(lgb.log_evaluation(progress))
-    found = lgb.train(
-        parameters, train, num_boost_round=rounds, valid_sets=[held], valid_names=["validation"],
+    return lgb.train(
+        parameters | {"seed": seed},
+        train,
+        num_boost_round=rounds,
+        valid_sets=[held],
+        valid_names=["validation"],
         callbacks=callbacks,
-    )  # fmt: skip
-    if not refit:
-        return found
-    if progress:
-        print(f"again on both for {found.best_iteration} rounds", flush=True)
-    matrices, *rest = zip(*sets, strict=True)  # matrices as a list: a joint copy would take gigabytes
-    target, weight = (np.concatenate(part) for part in rest)
-    both = lgb.Dataset(list(matrices), target, weight=weight, feature_name=names or "auto")
-    return lgb.train(parameters, both, num_boost_round=found.best_iteration)
+    )
 
 
 def predict(model: Gbdt, features: Array) -> tuple[Array, Array]:

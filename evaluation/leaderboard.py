@@ -151,12 +151,10 @@ class Rival(NamedTuple):
 
 
 def lightgbm(run: Run, split: str) -> Rival:
-    """LightGBM trained on the ranker's training candidates, stopped on validation, and fitted again with it
-    where the ranker was and validation does not judge."""
+    """LightGBM trained on the ranker's training candidates, stopped on validation."""
     model = gbdt.fit(
         system.pairs(run, "train", learn=True), system.pairs(run, "validation", learn=True),
         run.cfg.seed, system.feature_names(run), progress=100,
-        refit=split != "validation" and run.cfg.ranker.train.refit_learning_rate > 0,
     )  # fmt: skip
     judged = system.pairs(run, split, learn=False)  # after what was learned from is gone: each is gigabytes
     chance, spend = gbdt.predict(model, judged.features)

@@ -43,20 +43,16 @@ class Scored(NamedTuple):
 
 @torch.no_grad()
 def score(run: Run, split: str) -> Scored:
-    """Score the candidates of `split` (train, validation or test) in the order of its examples.
-
-    Validation is judged by the ranker that has not learned from it.
-    """
-    ranker = run.chosen if split == "validation" else run.ranker
+    """Score the candidates of `split` (train, validation or test) in the order of its examples."""
     batches = Batches(run.candidates / f"{split}.parquet", 256)
     meaning = rule(run.prepared.meta)
     parts: list[list[Array]] = []
     for batch in tqdm(batches, desc=f"score {split}", unit=" batches", mininterval=1):
         vector = run.tower(batch.query, run.catalog.vectors)
-        logits = ranker.calibration(ranker(batch.query, vector, batch.candidates, run.catalog))
+        logits = run.ranker.calibration(run.ranker(batch.query, vector, batch.candidates, run.catalog))
         p_click, p_purchase = probabilities(logits[:, 0], logits[:, 1])
         labels = label(batch.candidates, batch.outcomes, run.catalog.leaf, meaning)
-        at = as_shown(ranker, logits[:, 0], labels, meaning)
+        at = as_shown(run.ranker, logits[:, 0], labels, meaning)
         lengths = batch.candidates.offsets.diff()
         tensors = [
             lengths, batch.candidates.item, batch.candidates.source, p_click, p_purchase,

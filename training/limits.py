@@ -7,8 +7,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     # training
     "epochs": (1, 10_000), "least_steps": (1, MANY), "patience": (1, MANY), "batch_size": (1, MANY),
     "share": (0.01, 0.99),
-    "learning_rate": (1e-8, 10), "refit_learning_rate": (0, 10),
-    "table_learning_rate": (1e-8, 10), "temperature": (1e-3, 100),
+    "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10), "temperature": (1e-3, 100),
     "positives": (1, MANY), "uniform": (0, MANY), "max_checkouts": (1, MANY), "value_weight": (0, 1e6),
     "negatives": (1e-3, 1), "pointwise": (0, 1e6), "pairwise": (0, 1e6), "listwise": (0, 1e6),
     "lambda": (0, 1e6), "value_share": (0, 1), "health_every": (1, MANY), "checkpoint_every": (1, MANY),

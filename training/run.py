@@ -28,7 +28,6 @@ from training.folders import hold, is_done, mark_done, point_latest, read_done, 
 from training.labels import rule
 from training.parallel import build_and_load
 from training.ranker import RankerTask, predict
-from training.refit import CHOSEN, WEIGHTS, refit
 from training.retrieval import RetrievalTask, encode_items, positive_probability
 from training.trainer import BEST, fit
 
@@ -233,15 +232,12 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
         cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "ranker"),
         monitor="val_loss", mode="min", epochs=epochs, patience=settings.patience,
     )  # fmt: skip
+    seconds = time.monotonic() - started  # of this process: less than all for a run that was resumed
     ranker = build_and_load(build, folder / BEST)
     logits, labels = predict(ranker, tower, catalog, validation, meaning)
     bias = ranker.position if meaning.impressions else None
     ranker.calibration.fit(logits, labels.click, labels.purchase, labels.value, labels.position, bias)
-    if settings.refit_learning_rate > 0:
-        torch.save(ranker.state_dict(), folder / CHOSEN)
-        ranker = refit(cfg, build, task, gathered, folder, tracking.logger(cfg, run_id, "refit"))
-    seconds = time.monotonic() - started  # of this process: less than all for a run that was resumed
-    torch.save(ranker.state_dict(), folder / WEIGHTS)
+    torch.save(ranker.state_dict(), folder / "weights.pt")
     save_config(cfg, folder)
     notes = {
         "metrics": metrics,

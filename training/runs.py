@@ -11,7 +11,6 @@ from models.ranker import Ranker
 from models.two_tower import QueryTower
 from training.build import build_ranker
 from training.folders import read_done
-from training.refit import CHOSEN, WEIGHTS
 from training.run import Prepared, load_frozen, open_prepared
 
 
@@ -24,8 +23,7 @@ class Run(NamedTuple):
     prepared: Prepared
     tower: QueryTower
     catalog: Catalog  # with item vectors, all snapshots
-    ranker: Ranker  # calibrated, float tables; what serves
-    chosen: Ranker  # before it learned from validation, so that validation can judge it; else the same
+    ranker: Ranker  # calibrated, float tables
     retrieval: Path  # folder of the two towers
     candidates: Path  # folder with {train,validation,test}.parquet
 
@@ -52,8 +50,8 @@ def open_run(folder: str | Path) -> Run:
     assert isinstance(cfg, DictConfig)
     prepared = open_prepared(parts["prepared"])
     tower, catalog = load_frozen(cfg, prepared, parts["retrieval"])
-    ranker = load_ranker(cfg, prepared, folder / WEIGHTS)
-    chosen = load_ranker(cfg, prepared, folder / CHOSEN) if (folder / CHOSEN).is_file() else ranker
+    ranker = build_ranker(cfg, prepared.sizes)
+    ranker.load_state_dict(torch.load(folder / "weights.pt"))
     return Run(
         folder=folder,
         cfg=cfg,
@@ -61,15 +59,7 @@ def open_run(folder: str | Path) -> Run:
         prepared=prepared,
         tower=tower,
         catalog=catalog,
-        ranker=ranker,
-        chosen=chosen,
+        ranker=ranker.eval(),
         retrieval=parts["retrieval"],
         candidates=parts["candidates"],
     )
-
-
-def load_ranker(cfg: DictConfig, prepared: Prepared, weights: Path) -> Ranker:
-    """The ranker of a run with these weights. Raises RuntimeError for weights that do not fit the code."""
-    ranker = build_ranker(cfg, prepared.sizes)
-    ranker.load_state_dict(torch.load(weights))
-    return ranker.eval()

@@ -52,18 +52,6 @@ def test_weights_make_up_for_sampled_negatives(model):
     assert quality["predicted_over_observed"] == pytest.approx(1, abs=0.1)
 
 
-def test_a_refit_learns_from_validation_too():
-    train, held = pairs(0, 12), pairs(1, 600)
-    shared = {"names": ["habit", "price", "noise"], "rounds": 60, "patience": 60, "progress": 0}
-    alone, both = (gbdt.fit(train, held, refit=refit, **shared) for refit in (False, True))
-    test = pairs(2)
-    found = [
-        head_quality(test.purchase, gbdt.predict(model, test.features)[0])["auc"] for model in (alone, both)
-    ]
-    assert found[1] > found[0] + 0.005
-    assert both.purchase.num_trees() == alone.purchase.best_iteration
-
-
 def test_it_stops_early_and_names_its_features(model):
     assert 0 < model.purchase.best_iteration < 300
     assert model.purchase.feature_name() == ["habit", "price", "noise"]
