@@ -24,9 +24,9 @@ class Neighbours(NamedTuple):
 def item_features(folder: str | Path) -> tuple[Catalog, ItemText]:
     """Catalog (without vectors: [N+1, 0]) and title tokens of a prepared folder.
 
-    What moves (price, popularity, lately, buyers) is dense, [S, N+1]: 4 bytes × S × (N+1) each. Where an item
-    was not sold in the 28 days before a snapshot its last known price and buyers go on; before its first
-    sale stands the list price, or 0 where the shop gives none.
+    What moves (`models.inputs.MOVING`) is dense, [S, N+1]: 4 bytes × S × (N+1) each. Where an item was not
+    sold in the 28 days before a snapshot its last known price, spend and buyers go on; before its first
+    sale both price and spend are the list price, or 0 where the shop gives none.
     """
     items = pq.read_table(Path(folder) / "items.parquet")
     rows = items.num_rows
@@ -70,7 +70,7 @@ def neighbours(folder: str | Path, items: int, kind: str = "neighbours") -> dict
 
 
 def _snapshots(folder: Path, rows: int, list_price: np.ndarray) -> dict[str, np.ndarray]:
-    """price, popularity, lately and buyers, [S, rows] float32 each."""
+    """What moves, [S, rows] float32 each."""
     count = len(json.loads((folder / "meta.json").read_text())["snapshot_dates"])
     table = pq.read_table(folder / "snapshots.parquet")
     snapshot, item = _numbers(table["snapshot"], np.int64), _numbers(table["item"], np.int64)
@@ -78,13 +78,13 @@ def _snapshots(folder: Path, rows: int, list_price: np.ndarray) -> dict[str, np.
     for name, values in found.items():
         values[snapshot, item] = _numbers(table[name], np.float32)
     np.maximum.accumulate(found["buyers"], axis=0, out=found["buyers"])
-    price = np.full((count, rows), np.nan, np.float32)
-    price[snapshot, item] = _numbers(table["price"], np.float32)
-    known = np.nan_to_num(list_price, nan=0.0)
-    for s in range(count):
-        known = np.where(np.isnan(price[s]), known, price[s])
-        price[s] = known
-    return {"price": price, **found}
+    for name in ("price", "spend"):
+        found[name] = np.full((count, rows), np.nan, np.float32)
+        found[name][snapshot, item] = _numbers(table[name], np.float32)
+        known = np.nan_to_num(list_price, nan=0.0)
+        for s in range(count):
+            known = found[name][s] = np.where(np.isnan(found[name][s]), known, found[name][s])
+    return found
 
 
 def _numbers(column: pa.ChunkedArray | pa.Array, dtype: type) -> np.ndarray:

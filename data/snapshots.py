@@ -32,21 +32,23 @@ def dates(start: int, end: int, every: int) -> list[int]:
 
 
 def popularity(log: Log, at: list[int], every: int) -> ir.Table:
-    """`snapshot, item, price, popularity, lately, buyers` of items sold in the 28 days before a snapshot.
+    """`snapshot, item, price, spend, popularity, lately, buyers` of items sold in 28 days before a snapshot.
 
     Popularity is the number of orders with the item, lately that of the last 7 days, price the mean unit
-    price (null if it was not sold in 28 days). Buyers is the number of users who ever bought it by then, and
-    0 where there is no new one since the last snapshot: `data/catalog.py` takes the running maximum, and
-    carries prices on. `at` are the `dates`, `every` days apart.
+    price and spend the mean of what a line paid (null if it was not sold in 28 days): they differ where
+    people take several, or where a unit is a drop of fuel. Buyers is the number of users who ever bought it
+    by then, and 0 where there is no new one since the last snapshot: `data/catalog.py` takes the running
+    maximum, and carries price and spend on. `at` are the `dates`, `every` days apart.
     """
     days = ibis.memtable(
         pa.table({"snapshot": pa.array(range(len(at)), pa.int32()), "date": pa.array(at, pa.int64())})
     )
-    lines = log.lines.select("item", "ts", "available", "price")
+    lines = log.lines.select("item", "ts", "available", "price", "quantity")
     t = days.join(lines, [days.date > lines.ts, days.date - WINDOW <= lines.ts])
     t = t.filter(t.available < t.date).group_by("snapshot", "item")
     t = t.agg(
         price=ibis._.price.mean().cast("float32"),
+        spend=(ibis._.price * ibis._.quantity).mean().cast("float32"),
         popularity=ibis._.count().cast("int32"),
         lately=(ibis._.ts >= ibis._.date - WEEK).sum().cast("int32"),
     )
@@ -61,7 +63,7 @@ def popularity(log: Log, at: list[int], every: int) -> ir.Table:
     t = t.outer_join(known, ["snapshot", "item"])
     keys = {name: ibis.coalesce(t[name], t[f"{name}_right"]) for name in ("snapshot", "item")}
     counts = {name: t[name].fill_null(0) for name in ("popularity", "lately", "buyers")}
-    return t.select(**keys, price=t.price, **counts).order_by("snapshot", "item")
+    return t.select(**keys, price=t.price, spend=t.spend, **counts).order_by("snapshot", "item")
 
 
 def neighbours(log: Log, date: int, top: int) -> ir.Table:

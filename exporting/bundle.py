@@ -70,6 +70,7 @@ def items_table(trained: Trained) -> pa.Table:
         {
             **{c: raw[c].cast(pa.string()).fill_null("") for c in ("item_id", "title", "category", "brand")},
             "price": pa.array(catalog.price[0].numpy(), pa.float32()),
+            "spend": pa.array(catalog.spend[0].numpy(), pa.float32()),
             "margin": raw["margin"].cast(pa.float32()),
             "available": pa.array(available),
             "first_sold": pa.array(catalog.first_sold.numpy(), pa.int64()),

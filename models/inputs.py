@@ -53,13 +53,14 @@ class Catalog(NamedTuple):
     first_sold: Tensor  # [N+1] int64, 0 for never
     available: Tensor  # [N+1] bool, False for row 0
     price: Tensor  # [S, N+1] float32, the usual unit price at the snapshot, 0 for unknown
+    spend: Tensor  # [S, N+1] float32, what a line of it usually pays, 0 for unknown
     popularity: Tensor  # [S, N+1] float32, orders with the item in the 28 days before the snapshot
     lately: Tensor  # [S, N+1] float32, of those the orders of the last 7 days
     buyers: Tensor  # [S, N+1] float32, users who bought the item by then
     vectors: Tensor  # [N+1, D+8] uint8, item vectors, row-wise int8 (D values, then scale and offset)
 
 
-MOVING = ("price", "popularity", "lately", "buyers")  # fields of Catalog with a row per snapshot
+MOVING = ("price", "spend", "popularity", "lately", "buyers")  # fields of Catalog with a row per snapshot
 
 
 class ItemText(NamedTuple):

@@ -19,8 +19,8 @@ OWN = ["count", "last_age", "in_basket"]
 LINK = [
     "item_gap", "item_due", "item_spend", "item_quantity", "item_share_of_leaf", "clicks", "click_age",
     "price", "price_known", "price_to_own", "price_to_usual", "popularity", "lately", "trend", "buyers",
-    "orders_per_buyer", "item_recent_spend", "leaf_spend", "price_to_leaf", "age", "just_arrived",
-    "user_lines", "user_last_age", "user_lines_before", "user_spend", "user_trips", "user_trips_14d",
+    "orders_per_buyer", "item_recent_spend", "spend", "spend_to_usual", "leaf_spend", "price_to_leaf", "age",
+    "just_arrived", "user_lines", "user_last_age", "user_lines_before", "user_spend", "user_trips", "user_trips_14d",
     "user_trips_28d", "user_trips_90d", "user_span", "basket_lines", "basket_spend", "affinity", "taste",
     "taste_share", "score", "score_gap",
 ]  # fmt: skip
@@ -61,8 +61,8 @@ class Interactions(nn.Module):
     def forward(self, query: Query, candidates: Candidates, catalog: Catalog) -> tuple[Tensor, Tensor]:
         """Features [ΣC, F] in the order of `names`, and the log of the spend to expect of a purchase [ΣC].
 
-        That spend is the user's mean spend on the item, else the item's usual price: the value head
-        starts from there.
+        That spend is the user's mean spend on a line of the item, else everyone's, else the item's price: the
+        value head starts from there.
         """
         items, rates = catalog.leaf.numel(), len(self.half_lives)
         chosen = segment_ids(candidates.offsets)  # [ΣC]
@@ -114,15 +114,15 @@ class Interactions(nn.Module):
         looks, click_age = self.looks(query, chosen * items + wanted, items)
 
         price = catalog.price[query.snapshot[chosen], wanted]
+        spend = catalog.spend[query.snapshot[chosen], wanted]
         popularity = catalog.popularity[query.snapshot[chosen], wanted]
         lately = catalog.lately[query.snapshot[chosen], wanted]
         buyers = catalog.buyers[query.snapshot[chosen], wanted]
         since = days(query.ts[chosen] - catalog.first_sold[wanted])
         sold = (catalog.first_sold[wanted] > 0) & (since >= 0)  # a first sale in the future is not known yet
         usual = user[:, 1] / user[:, 0].clamp_min(1)  # [B] spend per line
-        expected = torch.where(
-            mean_spend > 0, mean_spend, torch.where(price > 0, price, usual[chosen])
-        ).clamp_min(0.01)
+        expected = torch.where(spend > 0, spend, torch.where(price > 0, price, usual[chosen]))
+        expected = torch.where(mean_spend > 0, mean_spend, expected).clamp_min(0.01)
         own_price = torch.where(mean_quantity > 0, mean_spend / mean_quantity.clamp_min(1e-6), price)
         top = torch.full_like(usual, -2.0).scatter_reduce(0, chosen, candidates.score, "amax")
         liked = torch.full_like(usual, 1e-6).scatter_reduce(0, chosen, candidates.taste, "amax")
@@ -144,7 +144,8 @@ class Interactions(nn.Module):
                     log_ratio(price, usual[chosen]), torch.log1p(popularity), torch.log1p(lately),
                     torch.log((4 * lately + 2) / (popularity + 2)), torch.log1p(buyers),
                     torch.log((popularity + 0.5) / (buyers + 5)),
-                    torch.log1p(recent_spend), torch.log1p(leaf_spend), log_ratio(price, leaf_spend),
+                    torch.log1p(recent_spend), torch.log1p(spend), log_ratio(spend, usual[chosen]),
+                    torch.log1p(leaf_spend), log_ratio(price, leaf_spend),
                     torch.where(sold, torch.log1p(since.clamp_min(0)), self.never),
                     (sold & (since < 28)).to(torch.float32),
                 ],

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
-MOVING = ("price", "popularity", "lately", "buyers")  # of models/inputs.Catalog, one snapshot
+MOVING = ("price", "spend", "popularity", "lately", "buyers")  # of models/inputs.Catalog, one snapshot
 MODULES = ("query_tower", "candidates", "ranker")
 FILES = (*(f"{name}.ts" for name in MODULES), "index.faiss", "items.arrow", "golden.arrow")
 NO_CHECKSUM = "0" * 64  # stands in the manifest while its own checksum is computed

@@ -128,7 +128,10 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
     catalog, text = item_features(out)
     lines = pq.read_table(out / "first_bought.parquet")
     item = {r["item_id"]: k + 1 for k, r in enumerate(tables["items"])}
-    orders = [(_seconds(r["ts"]), item[r["item_id"]], r["price"], r["order_id"]) for r in tables["orders"]]
+    orders = [
+        (_seconds(r["ts"]), item[r["item_id"]], r["price"], r["order_id"], r["price"] * r["quantity"])
+        for r in tables["orders"]
+    ]
     assert dates[0] == min(o[0] for o in orders)
     assert dates[-1] == max(o[0] for o in orders) + 1
     assert set(np.diff(dates[:-1])) == {7 * DAY}
@@ -136,6 +139,7 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
     n = len(tables["items"]) + 1
     assert catalog.price.shape == catalog.popularity.shape == (len(dates), n)
     price = np.array([0, *[r["price"] for r in tables["items"]]], np.float64)
+    spend = price.copy()
     for s, date in enumerate(dates):
         window = [o for o in orders if date - 28 * DAY <= o[0] < date]
         popularity = np.bincount([o[1] for o in window], minlength=n)
@@ -146,7 +150,9 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
         assert (catalog.buyers[s].numpy() == np.bincount([i for _, i in ever], minlength=n)).all()
         for i in np.flatnonzero(popularity):
             price[i] = np.mean([o[2] for o in window if o[1] == i])
+            spend[i] = np.mean([o[4] for o in window if o[1] == i])
         np.testing.assert_allclose(catalog.price[s].numpy(), price, rtol=1e-5)
+        np.testing.assert_allclose(catalog.spend[s].numpy(), spend, rtol=1e-5)
     first = {i: min(o[0] for o in orders if o[1] == i) for i in {o[1] for o in orders}}
     assert catalog.first_sold.tolist() == [first.get(i, 0) for i in range(n)]
     assert len(text.offsets) == n + 1
@@ -156,7 +162,7 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
     assert max(found) == len(dates) - 1
     for s, (offsets, item_of, score) in found.items():
         baskets: dict[str, set[int]] = {}
-        for ts, i, _, o in sorted(orders):
+        for ts, i, _, o, _ in sorted(orders):
             if ts < dates[s]:
                 baskets.setdefault(o, set()).add(i)
         count = np.zeros((n, n))

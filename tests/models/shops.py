@@ -36,6 +36,7 @@ def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, sn
         first_sold=NOW - torch.randint(-20, 200, [items + 1], generator=g) * DAY,
         available=available,
         price=price,
+        spend=price * torch.randint(1, 4, price.shape, generator=g),
         popularity=popularity,
         lately=(popularity * torch.rand(popularity.shape, generator=g)).floor(),
         buyers=popularity + torch.randint(0, 20, popularity.shape, generator=g),

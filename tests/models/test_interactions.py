@@ -71,6 +71,7 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
                     sum(line[2] * line[3] * 2 ** (-line[1] / 80) for line in own)
                     / max(sum(2 ** (-line[1] / 80) for line in own), 1e-3)
                 ),
+                "value_start": math.log(max(value_start(query, catalog, row, item, own, lines), 0.01)),
                 "leaf_spend": math.log1p(sum(line[2] * line[3] for line in kin) / max(len(kin), 1)),
                 "affinity": math.log1p(float(candidates.affinity[c])),
                 "taste": math.log1p(50 * float(candidates.taste[c])),
@@ -83,13 +84,22 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
     return out
 
 
+def value_start(query, catalog, row: int, item: int, own: list, lines: list) -> float:
+    """Where the value head starts: own spend on a line of it, else everyone's, its price, own usual spend."""
+    mine = sum(line[2] * line[3] for line in own) / max(len(own), 1)
+    everyone, price = (float(t[query.snapshot[row], item]) for t in (catalog.spend, catalog.price))
+    return mine or everyone or price or sum(line[2] * line[3] for line in lines) / max(len(lines), 1)
+
+
 def moving(query, catalog, row: int, item: int) -> dict[str, float]:
     """What the snapshot says of an item's sales."""
+    spend = float(catalog.spend[query.snapshot[row], item])
     tables = (catalog.popularity, catalog.lately, catalog.buyers)
     month, week, buyers = (float(table[query.snapshot[row], item]) for table in tables)
     return {
         "popularity": math.log1p(month),
         "lately": math.log1p(week),
+        "spend": math.log1p(spend),
         "trend": math.log((4 * week + 2) / (month + 2)),
         "buyers": math.log1p(buyers),
         "orders_per_buyer": math.log((month + 0.5) / (buyers + 5)),
@@ -124,12 +134,11 @@ def test_features_match_a_plain_reading(seed: int) -> None:
     assert features.shape == (candidates.item.numel(), len(MODEL.names))
     assert torch.isfinite(features).all()
     assert torch.isfinite(log_spend).all()
+    told = dict(zip(MODEL.names, features.T, strict=True)) | {"value_start": log_spend}
     expected = [entry for row in range(4) for entry in naive(query, candidates, catalog, row)]
     for c, entry in enumerate(expected):
         for name, value in entry.items():
-            assert math.isclose(
-                float(features[c, MODEL.names.index(name)]), value, rel_tol=1e-4, abs_tol=1e-4
-            ), name
+            assert math.isclose(float(told[name][c]), value, rel_tol=1e-4, abs_tol=1e-4), name
 
 
 @settings(max_examples=20, deadline=None)
