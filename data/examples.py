@@ -262,7 +262,9 @@ def write(
             table = table.take(pc.sort_indices(table["order"])).drop_columns("order").combine_chunks()
             bought[split] += _with(table, "outcome_purchase")
             shown[split] += _with(table, "outcome_shown")
-            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer = writer or pq.ParquetWriter(
+                path, table.schema, compression="zstd", write_page_checksum=True
+            )
             writer.write_table(table, row_group_size=ROW_GROUP)
         if writer is not None:
             writer.close()

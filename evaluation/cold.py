@@ -24,7 +24,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from data.batches import Batches
+from data.batches import read_batches
 from data.catalog import Neighbours, neighbours
 from evaluation import protocol
 from evaluation.jagged import Array, spans
@@ -113,7 +113,7 @@ def cold_rows(towers: Towers, split: str) -> list[dict[str, Any]]:
         judged = np.zeros(len(data.ts), bool)
         judged[part.rows] = True
         at = 0
-        for batch in Batches(folder / "examples" / f"{split}.parquet", 256):
+        for batch in read_batches(folder / "examples" / f"{split}.parquet", 256):
             rows = np.arange(at, at + batch.query.ts.numel())
             at += len(rows)
             if not judged[rows].any():

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from data.batches import Batches
+from data.batches import read_batches
 from evaluation.gbdt import Pairs
 from evaluation.jagged import Array, Ranked, keep, to_offsets
 from evaluation.metrics import head_quality, predicted_over_observed
@@ -44,7 +44,7 @@ class Scored(NamedTuple):
 @torch.no_grad()
 def score(run: Run, split: str) -> Scored:
     """Score the candidates of `split` (train, validation or test) in the order of its examples."""
-    batches = Batches(run.candidates / f"{split}.parquet", 256)
+    batches = read_batches(run.candidates / f"{split}.parquet", 256)
     meaning = rule(run.prepared.meta)
     parts: list[list[Array]] = []
     for batch in tqdm(batches, desc=f"score {split}", unit=" batches", mininterval=1):
@@ -92,7 +92,7 @@ def orders(scored: Scored) -> dict[str, Ranked]:
 def nearest_items(run: Run, split: str, k: int = 500) -> Ranked:
     """The k available items nearest to each query by exact search: the two towers without other sources."""
     vectors = unpack_int8(run.catalog.vectors)
-    batches = Batches(run.candidates / f"{split}.parquet", 256, candidates=False)
+    batches = read_batches(run.candidates / f"{split}.parquet", 256, candidates=False)
     found = torch.cat(
         [
             nearest(run.tower(batch.query, run.catalog.vectors), vectors, run.catalog.available, k)
@@ -125,7 +125,7 @@ def pairs(run: Run, split: str, learn: bool) -> Pairs:
     no fewer than the ranker sees at a time; to be ranked, those that a source proposes.
     """
     file = run.candidates / f"{split}.parquet"
-    batches = Batches(file, 256)
+    batches = read_batches(file, 256)
     meaning = rule(run.prepared.meta)
     rate = 1.0
     if learn and not meaning.impressions:

@@ -20,9 +20,9 @@ LINK = [
     "item_gap", "item_due", "item_spend", "item_quantity", "item_share_of_leaf", "clicks", "click_age",
     "price", "price_known", "price_to_own", "price_to_usual", "popularity", "lately", "trend", "buyers",
     "orders_per_buyer", "item_recent_spend", "spend", "spend_to_usual", "leaf_spend", "price_to_leaf", "age",
-    "just_arrived", "user_lines", "user_last_age", "user_lines_before", "user_spend", "user_trips", "user_trips_14d",
-    "user_trips_28d", "user_trips_90d", "user_span", "basket_lines", "basket_spend", "affinity", "taste",
-    "taste_share", "score", "score_gap",
+    "just_arrived", "user_lines", "user_last_age", "user_lines_before", "user_spend", "user_trips",
+    "user_trips_14d", "user_trips_28d", "user_trips_90d", "user_span", "basket_lines", "basket_spend",
+    "affinity", "taste", "taste_share", "score", "score_gap",
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Candidates of past checkouts, gathered by the very module that serves, one snapshot at a time."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from models.jagged import lookup, offsets_of, segment_ids
 from models.two_tower import QueryTower
 from training.labels import Rule, label
 from training.retrieval import nearest
+
+ROWS = 256  # checkouts at a time
 
 
 class Related(NamedTuple):
@@ -96,15 +99,17 @@ def by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def gather(
     cfg: DictConfig,
-    examples: pa.Table,
+    examples: Iterable[pa.Table],
+    count: int,
     tower: QueryTower,
     catalog: Catalog,
     tables: Related,
     snapshot_dates: list[int],
     target: Path,
-    batch_size: int = 256,
 ) -> float:
-    """Write `examples` with the columns candidate_{item,source,score,affinity,taste}, in their order.
+    """Write `examples` with the columns candidate_{item,source,score,affinity,taste}.
+
+    They are `count` rows in time order.
 
     What was shown after a checkout is among them, with source 0 where no source proposes it: its outcome is
     known, so the ranker can learn from it.
@@ -115,29 +120,37 @@ def gather(
     partial = target.with_suffix(".partial")
     writer: pq.ParquetWriter | None = None
     shares: list[Tensor] = []
-    snapshots = examples["snapshot"].to_numpy()
-    starts = np.flatnonzero(np.diff(snapshots, prepend=-1))  # examples are in time order
-    bar = tqdm(total=len(examples), desc=f"candidates {target.stem}", unit=" checkouts", mininterval=1)
-    for start, end in zip(starts, np.append(starts[1:], len(examples)), strict=True):
-        snapshot = int(snapshots[start])
-        sources = sources_at(cfg, catalog, tables, snapshot, snapshot_dates[snapshot])
-        for at in range(start, end, batch_size):
-            part = examples.slice(at, min(batch_size, end - at))
-            query, outcomes = to_batch(part)[:2]
-            vector = tower(query, catalog.vectors)
-            ann = nearest(vector, vectors, catalog.available, cfg.retrieval.sources.ann)
-            found = sources(query, vector, ann, catalog)
-            shares.append(recall(found, outcomes, catalog))
-            part = with_candidates(part, with_shown(found, outcomes, query, vector, sources, catalog))
-            writer = writer or pq.ParquetWriter(partial, part.schema, compression="zstd")
-            writer.write_table(part)
-            bar.update(len(part))
+    snapshot, sources = -1, None
+    bar = tqdm(total=count, desc=f"candidates {target.stem}", unit=" checkouts", mininterval=1)
+    for part in by_snapshot(examples):
+        if sources is None or part["snapshot"][0].as_py() != snapshot:
+            snapshot = part["snapshot"][0].as_py()
+            sources = sources_at(cfg, catalog, tables, snapshot, snapshot_dates[snapshot])
+        query, outcomes = to_batch(part)[:2]
+        vector = tower(query, catalog.vectors)
+        ann = nearest(vector, vectors, catalog.available, cfg.retrieval.sources.ann)
+        found = sources(query, vector, ann, catalog)
+        shares.append(recall(found, outcomes, catalog))
+        part = with_candidates(part, with_shown(found, outcomes, query, vector, sources, catalog))
+        writer = writer or pq.ParquetWriter(
+            partial, part.schema, compression="zstd", write_page_checksum=True
+        )
+        writer.write_table(part)
+        bar.update(len(part))
     bar.close()
     if writer is None:
         raise ValueError(f"no checkouts to gather candidates for ({target.stem}): widen the split")
     writer.close()
     partial.rename(target)
     return float(torch.cat(shares).nanmean().nan_to_num())  # 0 where nobody bought anything
+
+
+def by_snapshot(examples: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The tables cut where the snapshot changes, so that each has one."""
+    for table in examples:
+        starts = np.flatnonzero(np.diff(table["snapshot"].to_numpy(), prepend=-1))
+        for start, end in zip(starts, np.append(starts[1:], len(table)), strict=True):
+            yield table.slice(start, end - start)
 
 
 def recall(found: Candidates, outcomes: Outcomes, catalog: Catalog) -> Tensor:

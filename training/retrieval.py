@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from data.batches import Batch
+from data.parquet import slices
 from models.embeddings import pack_int8, unpack_int8
 from models.events import forget
 from models.inputs import Catalog, ItemText
@@ -118,18 +118,20 @@ def draw_positives(batch: Batch, limit: int) -> tuple[Tensor, Tensor]:
     return owner[kept], item[kept]
 
 
-def positive_probability(examples: Path, items: int, limit: int) -> Tensor:
-    """Chance that a positive drawn by `draw_positives` from this file is each item: [items] float32."""
-    table = pq.read_table(examples, columns=["outcome_item", "outcome_purchase"])
-    lengths = torch.from_numpy(pc.list_value_length(table["outcome_item"]).to_numpy().astype("int64"))
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    item = torch.from_numpy(pc.list_flatten(table["outcome_item"]).to_numpy().astype("int64"))
-    bought = torch.from_numpy(pc.list_flatten(table["outcome_purchase"]).to_numpy(zero_copy_only=False) > 0)
-    owner, item = owner[bought], item[bought]
-    count = torch.bincount(owner, minlength=len(lengths)).float()
-    share = count.clamp_max(limit)[owner] / count[owner]  # chance that this purchase is drawn
-    drawn = torch.zeros(items).index_add_(0, item, share)
-    return drawn / drawn.sum().clamp_min(1e-12)
+def positive_probability(examples: Path, stop: int, items: int, limit: int) -> Tensor:
+    """Chance that a positive drawn by `draw_positives` from the first `stop` rows is each item: [items]."""
+    drawn = torch.zeros(items, dtype=torch.float64)
+    for table in slices(examples, ["outcome_item", "outcome_purchase"], 0, stop, 65_536):
+        lengths = torch.from_numpy(pc.list_value_length(table["outcome_item"]).to_numpy().astype("int64"))
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        item = torch.from_numpy(pc.list_flatten(table["outcome_item"]).to_numpy().astype("int64"))
+        flags = pc.list_flatten(table["outcome_purchase"]).to_numpy(zero_copy_only=False)
+        bought = torch.from_numpy(flags > 0)
+        owner, item = owner[bought], item[bought]
+        count = torch.bincount(owner, minlength=len(lengths))
+        share = count.clamp_max(limit)[owner] / count[owner].double()  # chance that this purchase is drawn
+        drawn.index_add_(0, item, share)
+    return (drawn / drawn.sum().clamp_min(1e-12)).float()
 
 
 @torch.no_grad()

@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from data.batches import Batches
+from data.batches import read_batches
 from data.catalog import item_features
 from data.features import FeatureSchema
+from data.parquet import count_rows, slices
 from data.prepare import prepare
 from data.splits import horizon_days
 from data.tables import DataError
@@ -95,21 +95,20 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
         return folder
     settings = cfg.retrieval.train
     run_id = tracking.start(cfg, folder, {"stage": "retrieval", "data": prepared.folder.name})
-    early = first_share(
-        prepared.folder / "examples" / "train.parquet", folder / "train.parquet", settings.share
-    )
+    file = prepared.folder / "examples" / "train.parquet"
+    early = share_of(count_rows(file), settings.share)  # its rows are in time order
     build = partial(build_two_tower, cfg, prepared.sizes)
     task = RetrievalTask(
         build, prepared.catalog, prepared.text, training_price(prepared),
-        positive_probability(early, prepared.sizes["items"], settings.positives),
+        positive_probability(file, early, prepared.sizes["items"], settings.positives),
         settings.learning_rate, settings.table_learning_rate, settings.temperature,
         settings.positives, settings.uniform, settings.user_dropout, cfg.seed,
     )  # fmt: skip
     events = cfg.retrieval.model.query.max_events
-    train = Batches(early, settings.batch_size, seed=cfg.seed, shuffle=True, max_history=events)
-    validation = Batches(
-        prepared.folder / "examples" / "validation.parquet", 512, seed=0, shuffle=False, max_history=events
+    train = read_batches(
+        file, settings.batch_size, max_history=events, seed=cfg.seed, shuffle=True, stop=early
     )
+    validation = read_batches(prepared.folder / "examples" / "validation.parquet", 512, max_history=events)
     metrics = fit(
         cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "retrieval"),
         monitor="recall_300", mode="max", epochs=enough_epochs(settings, len(train)),
@@ -135,18 +134,6 @@ def training_price(prepared: Prepared) -> torch.Tensor:
     dates = torch.tensor(prepared.meta["snapshot_dates"])
     last = int((dates <= prepared.meta["split"]["validation_start"]).sum()) - 1
     return prepared.catalog.price[max(last, 0)]
-
-
-def first_share(source: Path, target: Path, share: float) -> Path:
-    """Write the earliest `share` of the rows of `source`, which are in time order."""
-    if not target.exists():
-        table = pq.read_table(source)
-        temporary = target.with_suffix(".partial")
-        pq.write_table(
-            table.slice(0, share_of(len(table), share)), temporary, row_group_size=1024, compression="zstd"
-        )
-        os.replace(temporary, target)
-    return target
 
 
 def share_of(rows: int, share: float) -> int:
@@ -179,13 +166,15 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
     tables = candidates.related(prepared.folder, prepared.sizes["items"])
     found = {}
     for split in ("train", "validation", "test"):
-        examples = pq.read_table(prepared.folder / "examples" / f"{split}.parquet")
+        examples = prepared.folder / "examples" / f"{split}.parquet"
+        rows, start = count_rows(examples), 0
         if split == "train":
-            examples = unseen_by_retrieval(examples, cfg.retrieval.train.share, prepared.meta["horizon"])
-            examples = examples.slice(max(0, len(examples) - cfg.ranker.train.max_checkouts))
+            start = unseen_by_retrieval(examples, cfg.retrieval.train.share, prepared.meta["horizon"])
+            start = max(start, rows - cfg.ranker.train.max_checkouts)
         found[split] = candidates.gather(
             cfg,
-            examples,
+            slices(examples, None, start, rows, candidates.ROWS),
+            rows - start,
             tower,
             catalog,
             tables,
@@ -197,16 +186,16 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
     return folder
 
 
-def unseen_by_retrieval(examples: pa.Table, share: float, horizon: str) -> pa.Table:
-    """Training checkouts after the horizon of the last one that retrieval learned from.
+def unseen_by_retrieval(examples: Path, share: float, horizon: str) -> int:
+    """The first training checkout after the horizon of the last one that retrieval learned from.
 
     The gap is left out where it would cost more than half of what is left, as in a shop of few weeks.
     """
-    first = share_of(len(examples), share)
-    rest = examples.slice(first)
+    ts = pq.read_table(examples, columns=["ts"])["ts"].to_numpy()
+    first = share_of(len(ts), share)
     gap = (horizon_days(horizon) or 0) * 86_400
-    after = rest.filter(pc.greater(rest["ts"], examples["ts"][first - 1].as_py() + gap))
-    return after if 2 * len(after) >= len(rest) else rest
+    after = int(np.searchsorted(ts, ts[first - 1] + gap, side="right"))
+    return after if 2 * (len(ts) - after) >= len(ts) - first else first
 
 
 def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered: Path) -> Path:
@@ -222,8 +211,8 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     tower, catalog = load_frozen(cfg, prepared, retrieval)
     build = partial(build_ranker, cfg, prepared.sizes)
     meaning = rule(prepared.meta)
-    train = Batches(gathered / "train.parquet", settings.batch_size, seed=cfg.seed, shuffle=True)
-    validation = Batches(gathered / "validation.parquet", 256, seed=0, shuffle=False)
+    train = read_batches(gathered / "train.parquet", settings.batch_size, seed=cfg.seed, shuffle=True)
+    validation = read_batches(gathered / "validation.parquet", 256)
     epochs = enough_epochs(settings, len(train))
     steps = len(train) * epochs
     task = RankerTask(build, tower, catalog, meaning, settings, steps, cfg.seed, folder)

@@ -11,8 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data import batches
-from data.batches import BASKET, CANDIDATES, HISTORY, OUTCOMES, Batch, Batches, to_batch
+from data import stream
+from data.batches import BASKET, CANDIDATES, HISTORY, OUTCOMES, Batch, read_batches, to_batch
+from data.stream import Stream
+from data.tables import DataError
 
 FIELDS = {"history": HISTORY, "basket": BASKET, "outcome": OUTCOMES, "candidate": CANDIDATES}
 
@@ -74,7 +76,7 @@ def same(a: Batch, b: Batch) -> bool:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    sizes=st.tuples(st.integers(1, 60), st.integers(1, 13), st.integers(1, 17)),
+    sizes=st.tuples(st.integers(1, 60), st.integers(1, 13), st.integers(4, 40)),
     world=st.integers(1, 4),
     buffer=st.integers(1, 4),
     shuffle=st.booleans(),
@@ -91,18 +93,18 @@ def test_shards_resume_and_lists(
         for r in expected.values():
             r |= {f"history_{c}": r[f"history_{c}"][max(len(r[f"history_{c}"]) - keep, 0) :] for c in HISTORY}
 
-    def reader(rank: int) -> Batches:
-        made = Batches(path, size, seed=5, shuffle=shuffle, max_history=keep, rank=rank, world_size=world)
+    def reader(rank: int) -> Stream[Batch]:
+        made = read_batches(path, size, keep, seed=5, shuffle=shuffle, rank=rank, world_size=world)
         made.epoch = 3
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "BUFFER", buffer)
+        patch.setattr(stream, "BUFFER", buffer)
         seen: list[dict] = []
         for rank in range(world):
             loader = reader(rank)
             whole = list(loader)
-            assert len(whole) == len(loader) == -(-rows // (size * world))
+            assert len(whole) == len(loader) == -(-rows // size)
             assert loader.state_dict() == {"epoch": 4, "batch": 0}
             seen += [r for b in whole for r in rows_of(b)]
 
@@ -125,7 +127,7 @@ def test_shards_resume_and_lists(
 
 def test_state_counts_what_the_consumer_has(tmp_path: Path) -> None:
     write_examples(tmp_path / "x.parquet", 50, 8)
-    loader = Batches(tmp_path / "x.parquet", 8, shuffle=True)
+    loader = read_batches(tmp_path / "x.parquet", 8, shuffle=True)
     for k, _ in enumerate(loader):
         assert loader.state_dict() == {"epoch": 0, "batch": k + 1}
         if k == 2:
@@ -138,7 +140,7 @@ def test_epochs_differ_and_repeat(tmp_path: Path) -> None:
     write_examples(tmp_path / "x.parquet", 64, 8)
 
     def orders(epoch: int, seed: int = 0) -> list[str]:
-        loader = Batches(tmp_path / "x.parquet", 16, seed=seed, shuffle=True)
+        loader = read_batches(tmp_path / "x.parquet", 16, seed=seed, shuffle=True)
         loader.epoch = epoch
         return [o for b in loader for o in b.order_id.to_pylist()]
 
@@ -147,9 +149,9 @@ def test_epochs_differ_and_repeat(tmp_path: Path) -> None:
     assert orders(0) != orders(0, seed=1)
 
 
-def test_drop_last_and_no_candidates(tmp_path: Path) -> None:
-    write_examples(tmp_path / "x.parquet", 21, 4, candidates=False)
-    loader = Batches(tmp_path / "x.parquet", 5, world_size=2, rank=1, drop_last=True)
+def test_no_candidates(tmp_path: Path) -> None:
+    write_examples(tmp_path / "x.parquet", 20, 4, candidates=False)
+    loader = read_batches(tmp_path / "x.parquet", 10, world_size=2, rank=1)
     whole = list(loader)
     assert len(whole) == len(loader) == 2
     assert all(b.n_before.numel() == 5 and b.candidates is None for b in whole)
@@ -164,16 +166,14 @@ def test_sliced_tables_keep_their_lists(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"order_id": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match=r"columns .*basket_item.* are missing"):
-        Batches(tmp_path / "x.parquet", 4)
-    with pytest.raises(ValueError, match="rank 2 of 2"):
-        Batches(tmp_path / "x.parquet", 4, rank=2, world_size=2)
+    with pytest.raises(DataError, match=r"x\.parquet: columns .*basket_item.* are missing"):
+        read_batches(tmp_path / "x.parquet", 4)
 
 
 def test_a_trainer_that_never_asks_for_the_end_gets_a_new_order_every_epoch(tmp_path: Path) -> None:
     """Lightning takes `len` batches of an epoch and then drops the iterator."""
     write_examples(tmp_path / "x.parquet", 64, 8)
-    loader = Batches(tmp_path / "x.parquet", 16, shuffle=True)
+    loader = read_batches(tmp_path / "x.parquet", 16, shuffle=True)
     taken = range(len(loader))
     epochs = [[o for _, b in zip(taken, loader, strict=False) for o in b.order_id.to_pylist()] for _ in "ab"]
     assert sorted(epochs[0]) == sorted(epochs[1])

@@ -1,6 +1,9 @@
 """How the stages share the training checkouts, and what is too little to train on."""
 
+from pathlib import Path
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,11 +23,11 @@ def test_both_stages_get_checkouts(rows: int, share: float) -> None:
     assert 1 <= share_of(rows, share) < rows
 
 
-def test_the_ranker_starts_after_the_last_label_of_retrieval() -> None:
-    examples = pa.table({"ts": [day * DAY for day in range(100)]})
-    left = unseen_by_retrieval(examples, 0.5, "14d")["ts"].to_pylist()
-    assert left[0] == (49 + 14 + 1) * DAY
-    assert len(unseen_by_retrieval(examples, 0.5, "40d")) == 50  # the gap would cost more than half
+def test_the_ranker_starts_after_the_last_label_of_retrieval(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"ts": [day * DAY for day in range(100)]}), file)
+    assert unseen_by_retrieval(file, 0.5, "14d") == 49 + 14 + 1
+    assert unseen_by_retrieval(file, 0.5, "40d") == 50  # the gap would cost more than half
 
 
 @given(st.integers(1, 30), st.integers(1, 5000), st.integers(1, 5000))
