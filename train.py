@@ -14,6 +14,7 @@ from training.config import ConfigError, check_values
 def main(cfg: DictConfig) -> None:
     # Here, after the config is known to be right: torch and TorchRec take seconds to import.
     from evaluation.evaluate import evaluate, is_evaluated
+    from training import processes
     from training.health import TrainingError
     from training.run import run
 
@@ -22,7 +23,9 @@ def main(cfg: DictConfig) -> None:
         folder = run(cfg)
     except (ConfigError, DataError, TrainingError) as error:
         sys.exit(f"error: {error}")
-    if cfg.stage != "retrieval" and not is_evaluated(folder):
+    alone = processes.rank() == 0
+    processes.leave()
+    if alone and cfg.stage != "retrieval" and not is_evaluated(folder):
         evaluate(folder)
 
 

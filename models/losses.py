@@ -20,6 +20,8 @@ def sampled_softmax(
     uniform: int,
     items: int,
     temperature: float,
+    rows: slice = slice(None),
+    first: int = 0,
 ) -> Tensor:
     """Softmax over the catalog, estimated from the batch's other positives and uniform negatives.
 
@@ -34,29 +36,32 @@ def sampled_softmax(
     negatives (accidental hits) are masked, because the positive itself stands for them.
 
     Args:
-        query: [B, D] query vectors.
-        positive, positive_id: [P, D] vectors and [P] rows of the items that followed.
+        query: [B, D] query vectors, in a run of several processes those of this one.
+        positive, positive_id: [P, D] vectors and [P] rows of the items that followed, of all processes.
         owner: [P] which query each positive belongs to. Its own draws are no negatives to it.
         negative, negative_id: [M, D] and [M], drawn uniformly from N items.
         probability: [N+1] chance that a drawn positive is this item.
         uniform: M, the number of uniform draws.
         items: N, the number of items that uniform draws come from.
         temperature: divides the inner products.
+        rows: which of the positives are of this process. first: the number of its first query.
 
-    Returns: the mean loss over the P positives, a scalar.
+    Returns: the sum of this process's losses over P, a scalar: the mean over the positives of all.
     """
     sampled = torch.cat([positive_id, negative_id])  # [P+M]
-    scores = query[owner] @ torch.cat([positive, negative]).T / temperature  # [P, P+M]
-    own = torch.bincount(owner, minlength=query.shape[0])[owner]  # [P]
-    others = (positive_id.numel() - own).to(scores.dtype).unsqueeze(1)  # [P, 1]
-    expected = others * probability[sampled].to(scores.dtype) + uniform / items  # [P, P+M]
+    mine = owner[rows]  # [R], R = P in one process
+    scores = query[mine - first] @ torch.cat([positive, negative]).T / temperature  # [R, P+M]
+    own = torch.bincount(owner)[mine]  # [R]
+    others = (positive_id.numel() - own).to(scores.dtype).unsqueeze(1)  # [R, 1]
+    expected = others * probability[sampled].to(scores.dtype) + uniform / items  # [R, P+M]
     corrected = scores - expected.clamp_min(1e-20).log()
     from_owner = torch.zeros_like(scores, dtype=torch.bool)
-    from_owner[:, : owner.numel()] = owner.unsqueeze(1) == owner.unsqueeze(0)
-    masked = from_owner | (sampled.unsqueeze(0) == positive_id.unsqueeze(1))
+    from_owner[:, : owner.numel()] = mine.unsqueeze(1) == owner.unsqueeze(0)
+    masked = from_owner | (sampled.unsqueeze(0) == positive_id[rows].unsqueeze(1))
     corrected = corrected.masked_fill(masked, -torch.inf)
-    target = scores.diagonal()  # the positive itself, uncorrected: it is always in the sum
-    return (torch.logsumexp(torch.cat([target.unsqueeze(1), corrected], dim=1), dim=1) - target).mean()
+    target = scores.diagonal(rows.start or 0)  # the positive itself, uncorrected: always in the sum
+    losses = torch.logsumexp(torch.cat([target.unsqueeze(1), corrected], dim=1), dim=1) - target
+    return losses.sum() / owner.numel()
 
 
 def log_one_minus_exp(log_p: Tensor) -> Tensor:

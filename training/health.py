@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from data.batches import Batch
 from models.losses import probabilities
 from models.multitask.layers import TASKS
+from training import processes
 from training.labels import Labels, joined
 
 LEAK_AUC = 0.95
@@ -91,13 +92,16 @@ class Health(pl.Callback):
         """Say it once, loudly, and keep it."""
         if text not in self.alarms:
             self.alarms.append(text)
-            print(f"\nALARM: {text}", flush=True)
+            if processes.rank() == 0:
+                print(f"\nALARM: {text}", flush=True)
 
     def log_metrics(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         if trainer.logger is not None and metrics:
             trainer.logger.log_metrics(metrics, step=trainer.global_step)
 
     def write(self) -> None:
+        if processes.rank() > 0:
+            return
         found = {"gates": self.gates, "gradient_cosine": self.cosines, "alarms": self.alarms}
         partial = self.folder / "health.json.partial"
         partial.write_text(json.dumps(found, indent=1))

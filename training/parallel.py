@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -17,32 +17,111 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torch.nn import functional as F
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.types import ShardingType
+from torchrec.distributed.sharding_plan import (
+    column_wise,
+    construct_module_sharding_plan,
+    row_wise,
+    table_wise,
+)
+from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 
+from models.embeddings import EmbeddingTables
+from training import processes
+from training.config import ConfigError
+
 TRAINER_STATE = "trainer.pt"
 STEP = "step"  # readable without loading anything
+SHARDINGS = ("table_wise", "column_wise", "row_wise")
 M = TypeVar("M", bound=nn.Module)
+N = TypeVar("N", bound=NamedTuple)
 
 
-def shard(module: nn.Module, learning_rate: float, device: torch.device) -> DistributedModelParallel:
-    """Fuse row-wise Adagrad into every table of `module`, shard the tables, replicate the rest."""
+def shard(
+    module: nn.Module, learning_rate: float, device: torch.device, sharding: str = "auto"
+) -> DistributedModelParallel:
+    """Fuse row-wise Adagrad into every table of `module`, shard the tables, replicate the rest.
+
+    `sharding` is auto (TorchRec's planner decides), table_wise, column_wise or row_wise. A table too narrow
+    to be cut into columns is not cut. Raises ConfigError for another word.
+    """
+    if sharding not in ("auto", *SHARDINGS):
+        raise ConfigError(f"trainer.sharding={sharding}: expected auto, {', '.join(SHARDINGS)}")
     for part in module.modules():
         if isinstance(part, EmbeddingBagCollection):
             apply_optimizer_in_backward(RowWiseAdagrad, part.parameters(), {"lr": learning_rate})
+        if isinstance(part, EmbeddingTables) and processes.world() > 1:
+            Even(part)
+    sharders = [EmbeddingBagCollectionSharder()]
+    if sharding == "auto":
+        plan = _planned(module, sharders, device)
+    else:
+        plan = _uniform(module, sharders[0], device, sharding)
+    return DistributedModelParallel(module, device=device, plan=plan, sharders=sharders)
+
+
+class Even:
+    """Gives tables as many rows to look up in every process: how many items a batch names differs, and a
+    row-wise table scatters its sums in equal parts. The rows added are empty and cut off again."""
+
+    def __init__(self, tables: EmbeddingTables) -> None:
+        self.rows = 0
+        tables.register_forward_pre_hook(self.pad)
+        tables.register_forward_hook(self.cut)
+
+    def pad(self, tables: nn.Module, inputs: Any) -> Any:
+        ids, lengths, weights = inputs
+        most = torch.tensor(lengths[0].numel(), device=lengths[0].device)
+        self.rows = int(most)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        return ids, [F.pad(length, (0, int(most) - self.rows)) for length in lengths], weights
+
+    def cut(self, tables: nn.Module, inputs: Any, pooled: Tensor) -> Tensor:
+        return pooled[: self.rows]
+
+
+def _planned(module: nn.Module, sharders: list[Any], device: torch.device) -> ShardingPlan:
+    """What TorchRec's planner thinks best."""
     world = torch.distributed.get_world_size()
     planner = EmbeddingShardingPlanner(
         topology=Topology(world_size=world, compute_device=device.type), constraints=_constraints(module)
     )
-    sharders = [EmbeddingBagCollectionSharder()]
     group = torch.distributed.group.WORLD
-    plan = planner.collective_plan(module, sharders, group) if world > 1 else planner.plan(module, sharders)
-    return DistributedModelParallel(module, device=device, plan=plan, sharders=sharders)
+    return planner.collective_plan(module, sharders, group) if world > 1 else planner.plan(module, sharders)
+
+
+def _uniform(module: nn.Module, sharder: Any, device: torch.device, sharding: str) -> ShardingPlan:
+    """Every table in one way; the planner would not offer row-wise on CPUs."""
+    world = torch.distributed.get_world_size()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    plan: dict[str, Any] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, EmbeddingBagCollection):
+            ways = {
+                config.name: _way(sharding, config.embedding_dim, k % world, world)
+                for k, config in enumerate(part.embedding_bag_configs())
+            }
+            plan[name] = construct_module_sharding_plan(part, ways, sharder, local, world, device.type)
+    return ShardingPlan(plan)
+
+
+def _way(sharding: str, dim: int, rank: int, world: int) -> Any:
+    if sharding == "row_wise":
+        return row_wise()
+    if sharding == "column_wise" and dim % (4 * world) == 0:  # the kernels take columns by four
+        return column_wise(ranks=list(range(world)))
+    return table_wise(rank=rank)
+
+
+def moved(tensors: N, device: torch.device) -> N:
+    """A named tuple of tensors on another device."""
+    return type(tensors)(*(tensor.to(device) for tensor in tensors))
 
 
 def _constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
@@ -55,9 +134,17 @@ def _constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
 
 
 def dense_parameters(model: DistributedModelParallel) -> list[nn.Parameter]:
-    """What the ordinary optimizer updates: everything but the tables, whose optimizer is fused."""
-    fused = set(model.fused_optimizer.params)
-    return [parameter for name, parameter in model.named_parameters() if name not in fused]
+    """What the ordinary optimizer updates: everything but the tables, whose optimizer is fused.
+
+    The same in every process: of a table that lies elsewhere, an empty parameter stands here.
+    """
+    tables = {
+        id(parameter)
+        for part in model.modules()
+        if isinstance(part, ShardedEmbeddingBagCollection)
+        for parameter in part.parameters()
+    }
+    return [parameter for parameter in model.parameters() if id(parameter) not in tables]
 
 
 class ShardedStrategy(DDPStrategy):
@@ -92,8 +179,12 @@ class ShardedStrategy(DDPStrategy):
         return checkpoint | {"state_dict": {"path": path}}
 
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        path = checkpoint["state_dict"]["path"]
         state = _sharded(self.lightning_module)
-        dcp.load(state, checkpoint_id=checkpoint["state_dict"]["path"])
+        other = _cut_otherwise(state, path)
+        dcp.load(state, checkpoint_id=path)
+        for table, name, current in other:
+            state["tables"]["state"][table][name] = _recut(current, table, name, state, path)
         module: Any = self.lightning_module
         model: DistributedModelParallel = module.model
         model.load_state_dict(state["model"])
@@ -121,6 +212,36 @@ def build_and_load(build: Callable[[], M], path: Path) -> M:
 def _sharded(module: Any) -> dict[str, Any]:
     model: DistributedModelParallel = module.model
     return {"model": model.state_dict(), "tables": model.fused_optimizer.state_dict()}
+
+
+def _cut_otherwise(state: dict[str, Any], path: Path) -> list[tuple[str, str, Any]]:
+    """Take out of `state` what the checkpoint holds in another size: (table, name, tensor).
+
+    Row-wise Adagrad keeps a number per row, and where columns were cut one per row and piece.
+    """
+    saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    found = []
+    for table, tensors in state["tables"]["state"].items():
+        for name, tensor in tensors.items():
+            entry = saved[f"tables.state.{table}.{name}"]
+            if getattr(entry, "size", tensor.size()) != tensor.size():
+                found.append((table, name, tensor))
+    for table, name, _ in found:
+        del state["tables"]["state"][table][name]
+    return found
+
+
+def _recut(current: Any, table: str, name: str, state: dict[str, Any], path: Path) -> Any:
+    """The mean over the pieces that were, which is the number of the whole row, for the pieces that are."""
+    key = f"tables.state.{table}.{name}"
+    saved: Any = _load_state_dict_from_keys({key}, checkpoint_id=path)
+    for part in ("tables", "state", table, name):
+        saved = saved[part]
+    rows = state["model"][table].size(0)
+    mean = saved.view(-1, rows).mean(dim=0)
+    for shard in current.local_shards():
+        shard.tensor.copy_(mean)
+    return current
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -17,11 +17,12 @@ from models.losses import log_purchase
 from models.multitask.layers import TASKS
 from models.ranker import Ranker
 from models.two_tower import QueryTower
+from training import processes
 from training.balance import make_balance
 from training.health import Health
 from training.labels import Labels, Rule, joined, label, sample_negatives
 from training.objective import task_losses
-from training.parallel import dense_parameters, shard
+from training.parallel import dense_parameters, moved, shard
 
 
 class RankerTask(pl.LightningModule):
@@ -35,6 +36,7 @@ class RankerTask(pl.LightningModule):
         total_steps: after which the learning rate has come down to nothing.
         seed: what draws depend on, with the step.
         folder: of the run, for health.json.
+        sharding: of the tables over processes, see `training.parallel.shard`.
     """
 
     def __init__(
@@ -47,12 +49,13 @@ class RankerTask(pl.LightningModule):
         total_steps: int,
         seed: int,
         folder: Path,
+        sharding: str = "auto",
     ) -> None:
         super().__init__()
         self.build = build
         self.frozen = (tower, catalog)  # a tuple, so that Lightning does not take the tower for its own
         self.rule, self.settings, self.total_steps, self.seed = rule, settings, total_steps, seed
-        self.folder = folder
+        self.folder, self.sharding = folder, sharding
         self.weights = [1.0, 1.0, settings.value_weight]  # of the tasks, as in TASKS
         self.model: Any = None  # a DistributedModelParallel, once configured
         self.losses: dict[str, Tensor] = {}  # of the step under way, by task
@@ -62,7 +65,10 @@ class RankerTask(pl.LightningModule):
 
     def configure_model(self) -> None:
         if self.model is None:
-            self.model = shard(self.build(), self.settings.table_learning_rate, self.device)
+            device = self.trainer.strategy.root_device
+            tower, catalog = self.frozen
+            self.frozen = (tower.to(device), moved(catalog, device))
+            self.model = shard(self.build(), self.settings.table_learning_rate, device, self.sharding)
             self.balance = make_balance(self.settings.balance, self.weights, self.shared())
 
     def shared(self) -> nn.Parameter | None:
@@ -74,7 +80,7 @@ class RankerTask(pl.LightningModule):
         if balance := list(self.balance.parameters()):
             groups.append({"params": balance, "weight_decay": 0.0})
         rate = self.settings.learning_rate
-        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4)
+        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4, fused=True)
         decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, self.total_steps, pct_start=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
@@ -87,10 +93,11 @@ class RankerTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         candidates, labels = self.labelled(batch)
-        # What was shown is little, and all of it counts. Draws depend on seed and step alone, so that a
-        # resumed run repeats them.
+        # What was shown is little, and all of it counts. Draws depend on seed, step and process alone, so
+        # that a resumed run repeats them.
         rate = 1.0 if self.rule.impressions else self.settings.negatives
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        step = (self.seed * 1_000_003 + self.global_step) * processes.world() + processes.rank()
+        generator = torch.Generator().manual_seed(step)
         candidates, labels = sample_negatives(candidates, labels, rate, generator)
         logits = self.score(self.model, batch, candidates, labels)
         self.losses = self.objective(logits, labels, candidates)
@@ -120,6 +127,12 @@ class RankerTask(pl.LightningModule):
         segment = segment_ids(candidates.offsets)
         return task_losses(logits, labels, segment, self.settings.loss, self.settings.entire_space)
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """What lies outside of the sharded model is kept alike here."""
+        learned = [p.grad for p in self.balance.parameters() if p.grad is not None]
+        seen = self.model.module.normalize
+        processes.average([*learned, seen.running_mean, seen.running_var, *self.balance.buffers()])
+
     def on_validation_epoch_start(self) -> None:
         self.seen: list[tuple[Tensor, Labels]] = []
 
@@ -134,8 +147,10 @@ class RankerTask(pl.LightningModule):
         self.seen.append((logits[known], Labels(*(part[known] for part in labels))))
 
     def on_validation_epoch_end(self) -> None:
-        click, conversion, _ = torch.cat([logits for logits, _ in self.seen]).unbind(1)
-        labels = joined([labels for _, labels in self.seen])
+        # Of all processes: an AUC is no mean of AUCs.
+        logits = processes.together(torch.cat([logits for logits, _ in self.seen]))
+        labels = Labels(*map(processes.together, joined([labels for _, labels in self.seen])))
+        click, conversion, _ = logits.unbind(1)
         chance = log_purchase(click, conversion).exp()
         for name, score, truth in (
             ("val_click_auc", click.sigmoid(), labels.click),

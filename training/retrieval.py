@@ -18,7 +18,8 @@ from models.item_encoder import item_facts
 from models.jagged import rank_in_segment, segment_ids
 from models.losses import sampled_softmax
 from models.two_tower import TwoTower
-from training.parallel import dense_parameters, shard
+from training import processes
+from training.parallel import dense_parameters, moved, shard
 
 RECALL_AT = (100, 300, 500)
 
@@ -34,6 +35,7 @@ class RetrievalTask(pl.LightningModule):
         learning_rate, table_learning_rate: of AdamW and of the tables' row-wise Adagrad.
         user_dropout: share of checkouts whose user is hidden in training, so that the basket alone is
             understood too (DropoutNet, Volkovs et al. 2017, section 3).
+        sharding: of the tables over processes, see `training.parallel.shard`.
     """
 
     def __init__(
@@ -50,39 +52,51 @@ class RetrievalTask(pl.LightningModule):
         uniform: int,
         user_dropout: float,
         seed: int,
+        sharding: str = "auto",
     ) -> None:
         super().__init__()
         self.build = build
         self.catalog, self.text, self.price, self.probability = catalog, text, price, probability
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.temperature, self.positives, self.uniform, self.seed = temperature, positives, uniform, seed
-        self.user_dropout = user_dropout
+        self.user_dropout, self.sharding = user_dropout, sharding
         self.model: Any = None  # a DistributedModelParallel, once configured
 
     def configure_model(self) -> None:
         if self.model is None:
             towers = self.build()
             towers.item.trained.copy_(self.probability > 0)
-            self.model = shard(towers, self.table_learning_rate, self.device)
+            device = self.trainer.strategy.root_device
+            self.catalog, self.text = moved(self.catalog, device), moved(self.text, device)
+            self.price, self.probability = self.price.to(device), self.probability.to(device)
+            self.model = shard(towers, self.table_learning_rate, device, self.sharding)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(dense_parameters(self.model), lr=self.learning_rate, weight_decay=1e-3)
+        dense = dense_parameters(self.model)
+        return torch.optim.AdamW(dense, lr=self.learning_rate, weight_decay=1e-3, fused=True)
 
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
-        # Draws depend on seed and step alone, so that a resumed run repeats them.
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
-        items = self.catalog.leaf.numel() - 1
+        # Draws depend on seed, step and process alone, so that a resumed run repeats them.
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * processes.world() + processes.rank())
+        items, device = self.catalog.leaf.numel() - 1, self.device
         owner, positive = draw_positives(batch, self.positives)
-        if positive.numel() == 0:
-            return None
-        negative = torch.randint(1, items + 1, [self.uniform])
+        counts = processes.together(torch.tensor([[batch.query.ts.numel(), positive.numel()]], device=device))
+        if counts[:, 1].sum() == 0:
+            return None  # in every process alike
+        uniform = shared_out(self.uniform)
+        negative = torch.randint(1, items + 1, [uniform], device=device)
         rows = torch.cat([positive, negative])
-        asked = forget(batch.query, torch.rand(batch.query.ts.shape) < self.user_dropout)
-        query, vectors = self.model(asked, rows, self.catalog, self.text, self.price)
+        hidden = torch.rand(batch.query.ts.shape, device=device) < self.user_dropout
+        query, vectors = self.model(forget(batch.query, hidden), rows, self.catalog, self.text, self.price)
+        # What other processes drew are negatives too: the batch is one, however many share it.
+        first, start = counts[: processes.rank()].sum(0).tolist()
+        together = processes.together
         loss = sampled_softmax(
-            query, vectors[: positive.numel()], vectors[positive.numel() :], positive, negative, owner,
-            self.probability, self.uniform, items, self.temperature,
+            query, together(vectors[: positive.numel()]), together(vectors[positive.numel() :]),
+            together(positive), together(negative), together(owner + first), self.probability, self.uniform,
+            items, self.temperature, slice(start, start + positive.numel()), first,
         )  # fmt: skip
+        loss = loss * processes.world()  # gradients are averaged over the processes
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=query.shape[0])
         return loss
 
@@ -90,7 +104,8 @@ class RetrievalTask(pl.LightningModule):
         self.packed = encode_items(self.model.module, self.catalog, self.text, self.price)
         self.vectors = unpack_int8(self.packed)
         self.hits: list[Tensor] = []
-        self.unknown = {part: torch.zeros(2) for part in ("history", "basket")}  # rows that are 0, all rows
+        # Of histories and baskets: how many rows are 0, and how many there are.
+        self.unknown = {part: torch.zeros(2, device=self.device) for part in ("history", "basket")}
 
     def validation_step(self, batch: Batch, index: int) -> None:
         nothing = batch.query.history_item[:0]
@@ -98,23 +113,30 @@ class RetrievalTask(pl.LightningModule):
         found = nearest(query, self.vectors, self.catalog.available, max(RECALL_AT))
         self.hits.append(recall_counts(found, batch))
         for part, items in (("history", batch.query.history_item), ("basket", batch.query.basket_item)):
-            self.unknown[part] += torch.tensor([(items == 0).sum(), items.numel()])
+            self.unknown[part] += torch.tensor([(items == 0).sum(), items.numel()], device=self.device)
 
     def on_validation_epoch_end(self) -> None:
-        hits = torch.cat(self.hits)  # [n, 1 + len(RECALL_AT)] purchases, found in the first k
+        # [n, 1 + len(RECALL_AT)] purchases, found in the first k
+        hits = processes.together(torch.cat(self.hits))
         asked = hits[hits[:, 0] > 0]
         for i, k in enumerate(RECALL_AT):
             recall = (asked[:, i + 1] / asked[:, 0]).mean() if len(asked) else torch.tensor(0.0)
-            self.log(f"recall_{k}", recall, prog_bar=k == 300, sync_dist=True)
-        for part, (missing, rows) in self.unknown.items():
+            self.log(f"recall_{k}", recall, prog_bar=k == 300, sync_dist=True)  # the same everywhere
+        for part, counts in self.unknown.items():
+            missing, rows = processes.together(counts.unsqueeze(0)).sum(0)
             self.log(f"unknown_{part}", missing / rows.clamp_min(1), sync_dist=True)
+
+
+def shared_out(count: int) -> int:
+    """This process's part of `count` things."""
+    return count * (processes.rank() + 1) // processes.world() - count * processes.rank() // processes.world()
 
 
 def draw_positives(batch: Batch, limit: int) -> tuple[Tensor, Tensor]:
     """Up to `limit` random purchases of each checkout: which checkout [P], which item [P]."""
     bought = batch.outcomes.purchase
     owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
-    kept = rank_in_segment(owner, torch.rand(owner.shape)) < limit
+    kept = rank_in_segment(owner, torch.rand(owner.shape, device=owner.device)) < limit
     return owner[kept], item[kept]
 
 
@@ -140,7 +162,7 @@ def encode_items(
 ) -> Tensor:
     """Item vectors of the whole catalog, row-wise int8: uint8 [N+1, D+8]."""
     parts = []
-    for rows in torch.arange(catalog.leaf.numel()).split(chunk):
+    for rows in torch.arange(catalog.leaf.numel(), device=catalog.leaf.device).split(chunk):
         vectors = tower.item(*item_facts(rows, catalog, text, price))
         parts.append(pack_int8(vectors.masked_fill((rows == 0).unsqueeze(1), 0.0)))  # unknown: points nowhere
     return torch.cat(parts)
@@ -159,4 +181,4 @@ def recall_counts(found: Tensor, batch: Batch) -> Tensor:
     owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
     equal = found[owner] == item.unsqueeze(1)  # [purchases, k]
     counts = torch.stack([torch.ones_like(item)] + [equal[:, :k].any(1).long() for k in RECALL_AT], dim=1)
-    return torch.zeros(found.shape[0], counts.shape[1]).index_add_(0, owner, counts.float())
+    return counts.new_zeros(found.shape[0], counts.shape[1]).index_add_(0, owner, counts).float()

@@ -22,7 +22,7 @@ from data.splits import horizon_days
 from data.tables import DataError
 from models.inputs import Catalog, ItemText
 from models.two_tower import QueryTower
-from training import candidates, tracking
+from training import candidates, processes, tracking
 from training.build import build_ranker, build_two_tower
 from training.folders import hold, is_done, mark_done, point_latest, read_done, stage_folder
 from training.labels import rule
@@ -48,15 +48,17 @@ class Prepared(NamedTuple):
 
 def run(cfg: DictConfig) -> Path:
     """Train what `cfg.stage` asks for and return the folder of the run."""
+    processes.join(cfg)
     pl.seed_everything(cfg.seed, verbose=False)
-    prepared = open_prepared(prepare(cfg))
-    retrieval = train_retrieval(cfg, prepared)
-    if cfg.stage == "retrieval":
-        return retrieval
-    gathered = gather_candidates(cfg, prepared, retrieval)
-    folder = train_ranker(cfg, prepared, retrieval, gathered)
-    point_latest(cfg.paths.runs, folder)
-    print(f"run: {folder}")
+    prepared = open_prepared(processes.once(lambda: prepare(cfg)))
+    folder = train_retrieval(cfg, prepared)
+    if cfg.stage != "retrieval":
+        retrieval = folder
+        gathered = processes.once(lambda: gather_candidates(cfg, prepared, retrieval))
+        folder = train_ranker(cfg, prepared, retrieval, gathered)
+        if processes.rank() == 0:
+            point_latest(cfg.paths.runs, folder)
+            print(f"run: {folder}")
     return folder
 
 
@@ -90,11 +92,12 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
         cfg.seed,
         prepared.folder.name,
     )
-    lock = hold(folder)
-    if is_done(folder):
+    lock = hold(folder) if processes.rank() == 0 else None
+    if processes.once(lambda: is_done(folder)):
         return folder
     settings = cfg.retrieval.train
-    run_id = tracking.start(cfg, folder, {"stage": "retrieval", "data": prepared.folder.name})
+    tags = {"stage": "retrieval", "data": prepared.folder.name}
+    run_id = processes.once(lambda: tracking.start(cfg, folder, tags))
     file = prepared.folder / "examples" / "train.parquet"
     early = share_of(count_rows(file), settings.share)  # its rows are in time order
     build = partial(build_two_tower, cfg, prepared.sizes)
@@ -102,30 +105,32 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
         build, prepared.catalog, prepared.text, training_price(prepared),
         positive_probability(file, early, prepared.sizes["items"], settings.positives),
         settings.learning_rate, settings.table_learning_rate, settings.temperature,
-        settings.positives, settings.uniform, settings.user_dropout, cfg.seed,
+        settings.positives, settings.uniform, settings.user_dropout, cfg.seed, cfg.trainer.sharding,
     )  # fmt: skip
+    share: dict[str, Any] = {"rank": processes.rank(), "world_size": processes.world()}
     events = cfg.retrieval.model.query.max_events
     train = read_batches(
-        file, settings.batch_size, max_history=events, seed=cfg.seed, shuffle=True, stop=early
+        file, settings.batch_size, max_history=events, seed=cfg.seed, shuffle=True, stop=early, **share
     )
-    validation = read_batches(prepared.folder / "examples" / "validation.parquet", 512, max_history=events)
+    validation = read_batches(
+        prepared.folder / "examples" / "validation.parquet", 512, max_history=events, **share
+    )
     metrics = fit(
         cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "retrieval"),
         monitor="recall_300", mode="max", epochs=enough_epochs(settings, len(train)),
         patience=settings.patience,
     )  # fmt: skip
-    model = build_and_load(build, folder / BEST)
-    torch.save(model.state_dict(), folder / "weights.pt")
-    torch.save(
-        encode_items(model, prepared.catalog, prepared.text, training_price(prepared)), folder / "vectors.pt"
-    )
-    save_config(cfg, folder)
-    mark_done(
-        folder, {"metrics": metrics, "prepared": from_here(prepared.folder, folder), "mlflow_run_id": run_id}
-    )
-    if cfg.stage == "retrieval":
-        tracking.finish(cfg, run_id, {}, [folder / "config.yaml"])
-    lock.close()
+    model = build_and_load(build, folder / BEST)  # every process takes part
+    if lock is not None:
+        torch.save(model.state_dict(), folder / "weights.pt")
+        vectors = encode_items(model, prepared.catalog, prepared.text, training_price(prepared))
+        torch.save(vectors, folder / "vectors.pt")
+        save_config(cfg, folder)
+        home = from_here(prepared.folder, folder)
+        mark_done(folder, {"metrics": metrics, "prepared": home, "mlflow_run_id": run_id})
+        if cfg.stage == "retrieval":
+            tracking.finish(cfg, run_id, {}, [folder / "config.yaml"])
+        lock.close()
     return folder
 
 
@@ -203,27 +208,35 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     folder = stage_folder(
         cfg.paths.runs, "ranker", cfg.ranker, cfg.trainer.precision, cfg.seed, gathered.name
     )
-    lock = hold(folder)
-    if is_done(folder):
+    lock = hold(folder) if processes.rank() == 0 else None
+    if processes.once(lambda: is_done(folder)):
         return folder
     settings = cfg.ranker.train
-    run_id = tracking.start(cfg, folder, {"stage": cfg.stage, "data": prepared.folder.name})
+    tags = {"stage": cfg.stage, "data": prepared.folder.name}
+    run_id = processes.once(lambda: tracking.start(cfg, folder, tags))
     tower, catalog = load_frozen(cfg, prepared, retrieval)
     build = partial(build_ranker, cfg, prepared.sizes)
     meaning = rule(prepared.meta)
-    train = read_batches(gathered / "train.parquet", settings.batch_size, seed=cfg.seed, shuffle=True)
-    validation = read_batches(gathered / "validation.parquet", 256)
+    share: dict[str, Any] = {"rank": processes.rank(), "world_size": processes.world()}
+    train = read_batches(
+        gathered / "train.parquet", settings.batch_size, seed=cfg.seed, shuffle=True, **share
+    )
+    validation = read_batches(gathered / "validation.parquet", 256, **share)
     epochs = enough_epochs(settings, len(train))
     steps = len(train) * epochs
-    task = RankerTask(build, tower, catalog, meaning, settings, steps, cfg.seed, folder)
+    task = RankerTask(build, tower, catalog, meaning, settings, steps, cfg.seed, folder, cfg.trainer.sharding)
     started = time.monotonic()
     metrics = fit(
         cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "ranker"),
         monitor="val_loss", mode="min", epochs=epochs, patience=settings.patience,
     )  # fmt: skip
     seconds = time.monotonic() - started  # of this process: less than all for a run that was resumed
-    ranker = build_and_load(build, folder / BEST)
-    logits, labels = predict(ranker, tower, catalog, validation, meaning)
+    ranker = build_and_load(build, folder / BEST)  # every process takes part
+    if lock is None:
+        return folder
+    tower, catalog = load_frozen(cfg, prepared, retrieval)  # the trainer may have moved the others
+    whole = read_batches(gathered / "validation.parquet", 256)
+    logits, labels = predict(ranker, tower, catalog, whole, meaning)
     bias = ranker.position if meaning.impressions else None
     ranker.calibration.fit(logits, labels.click, labels.purchase, labels.value, labels.position, bias)
     torch.save(ranker.state_dict(), folder / "weights.pt")

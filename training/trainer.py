@@ -1,14 +1,17 @@
 """The Lightning trainer of a stage: early stopping, checkpoints, resuming."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from training import processes
 from training.parallel import STEP, ShardedStrategy
+from training.progress import ProgressLine, Throughput
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
@@ -27,7 +30,7 @@ def fit(
     train: object,
     validation: object,
     folder: Path,
-    logger: Logger,
+    logger: Logger | bool,
     monitor: str,
     mode: str,
     epochs: int,
@@ -47,18 +50,23 @@ def fit(
         save_top_k=1,
         enable_version_counter=False,
     )
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun says
+    throughput = Throughput()
     trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
+        accelerator=cfg.trainer.accelerator,
+        devices=local,
+        num_nodes=processes.world() // local,
+        use_distributed_sampler=False,  # a stream takes its own share
         precision=cfg.trainer.precision,
-        strategy=ShardedStrategy(process_group_backend="gloo"),
+        strategy=ShardedStrategy(process_group_backend=processes.backend(cfg)),
         max_epochs=epochs,
         logger=logger,
         callbacks=[
             best,
             last,
             EarlyStopping(monitor, mode=mode, patience=patience),
-            *([TQDMProgressBar(refresh_rate=10)] if cfg.trainer.progress else []),
+            throughput,
+            *([ProgressLine(throughput)] if cfg.trainer.progress else []),
         ],
         enable_progress_bar=cfg.trainer.progress,
         enable_model_summary=False,
@@ -66,7 +74,7 @@ def fit(
         log_every_n_steps=20,
     )  # fmt: skip
     checkpoint = latest_checkpoint(folder)
-    if checkpoint:
+    if checkpoint and processes.rank() == 0:
         print(f"resuming {folder.name} at step {(checkpoint / STEP).read_text()}", flush=True)
     trainer.fit(task, train, validation, ckpt_path=checkpoint)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

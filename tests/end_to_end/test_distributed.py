@@ -1,0 +1,72 @@
+"""Training in several processes: the same model as in one, killed on two and resumed on one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.data.shop import write_shop
+from tests.end_to_end.commands import ROOT, command, environment, finished, train_arguments
+from tests.end_to_end.test_resume import step_of
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    write_shop(folder)
+    return folder
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path, shop: Path) -> None:
+    one = command(*train_arguments(tmp_path / "one", shop))
+    assert one.returncode == 0, one.stderr[-3000:]
+    more = ["trainer=distributed", "trainer.sharding=row_wise"]
+    two = command(*TORCHRUN, *train_arguments(tmp_path / "two", shop, *more))
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert two.stdout.count("run: ") == 1, "what is said, one process says"
+    for stage, metric, tolerance in (
+        ("retrieval", "recall_100", 0.01),
+        ("retrieval", "loss_epoch", 0.2),
+        ("ranker", "val_purchase_auc", 0.01),
+        ("ranker", "val_loss", 0.1),
+    ):
+        found = [finished(tmp_path / run, stage)["metrics"][metric] for run in ("one", "two")]
+        assert found[0] == pytest.approx(found[1], abs=tolerance), (stage, metric)
+
+
+def test_killed_on_two_resumed_on_one(tmp_path: Path, shop: Path) -> None:
+    """One of two processes is killed: the command ends at once, and one process finishes the run."""
+    more = ["trainer.checkpoint_every=1", "ranker.train.epochs=4", "trainer.sharding=column_wise"]
+    arguments = train_arguments(tmp_path, shop, *more)
+    launcher = subprocess.Popen(
+        [sys.executable, *TORCHRUN, *arguments, "trainer=distributed"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while step_of(tmp_path, "ranker") < 14:
+        assert launcher.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # leaves the processors to the training
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0
+    assert "SIGKILL" in said
+    resumed = command(*arguments)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    (step,) = re.findall(r"resuming ranker-\w+ at step (\d+)", resumed.stdout)
+    assert int(step) >= 14
+    assert finished(tmp_path, "ranker")["metrics"]["val_purchase_auc"] > 0.9
+
+
+def test_processes_need_a_trainer_for_them(tmp_path: Path, shop: Path) -> None:
+    refused = command(*TORCHRUN, *train_arguments(tmp_path, shop))
+    assert refused.returncode != 0
+    assert "error: torchrun started 2 processes: add trainer=distributed or trainer=gpu" in refused.stderr
