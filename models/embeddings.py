@@ -116,7 +116,12 @@ def pool_rows(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -
     if vectors.dtype == torch.uint8:
         return pool_int8(vectors, rows, offsets, weights)
     return F.embedding_bag(
-        rows, vectors, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+        rows,
+        vectors,
+        offsets,
+        mode="sum",
+        per_sample_weights=weights.to(vectors.dtype),  # of another one under autocast
+        include_last_offset=True,
     )
 
 

@@ -94,7 +94,7 @@ class ItemEncoder(nn.Module):
         )  # [U, Σdim]
         known = (price > 0).to(price.dtype)
         money = torch.stack([torch.log1p(price), known], dim=1)  # [U, 2]
-        return F.normalize(self.mlp(torch.cat([pooled, money], dim=1)), dim=1)  # [U, dim]
+        return F.normalize(self.mlp(torch.cat([pooled, money], dim=1)).float(), dim=1)  # [U, dim]
 
 
 def hashed(

@@ -72,7 +72,7 @@ class Ranker(nn.Module):
         if self.attributes is not None:
             attributes = self.attributes(*attribute_bags(query))
         checkout = torch.cat([query_vector, time, attributes], dim=1)  # [B, Q]
-        logits = self.mixture(checkout, candidate, segment)
+        logits = self.mixture(checkout, candidate, segment).float()  # under autocast the losses stay exact
         value = log_spend + logits[:, 2].clamp(-4.0, 4.0)
         return torch.stack([logits[:, 0], logits[:, 1], value], dim=1)
 

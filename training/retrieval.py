@@ -90,12 +90,13 @@ class RetrievalTask(pl.LightningModule):
         query, vectors = self.model(forget(batch.query, hidden), rows, self.catalog, self.text, self.price)
         # What other processes drew are negatives too: the batch is one, however many share it.
         first, start = counts[: processes.rank()].sum(0).tolist()
-        together = processes.together
-        loss = sampled_softmax(
-            query, together(vectors[: positive.numel()]), together(vectors[positive.numel() :]),
-            together(positive), together(negative), together(owner + first), self.probability, self.uniform,
-            items, self.temperature, slice(start, start + positive.numel()), first,
-        )  # fmt: skip
+        together, query, vectors = processes.together, query.float(), vectors.float()
+        with torch.autocast(device.type, enabled=False):  # inner products over a temperature need all bits
+            loss = sampled_softmax(
+                query, together(vectors[: positive.numel()]), together(vectors[positive.numel() :]),
+                together(positive), together(negative), together(owner + first), self.probability,
+                self.uniform, items, self.temperature, slice(start, start + positive.numel()), first,
+            )  # fmt: skip
         loss = loss * processes.world()  # gradients are averaged over the processes
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=query.shape[0])
         return loss
@@ -170,7 +171,8 @@ def encode_items(
 
 def nearest(query: Tensor, vectors: Tensor, available: Tensor, k: int) -> Tensor:
     """Exact search: the k available items of largest inner product, [B, min(k, N)], -1 where too few."""
-    scores = (query @ vectors.T).masked_fill(~available, -torch.inf)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = (query.float() @ vectors.T).masked_fill(~available, -torch.inf)
     top = scores.topk(min(k, scores.shape[1] - 1), dim=1)
     return top.indices.masked_fill(top.values == -torch.inf, -1)
 

@@ -29,10 +29,10 @@ class Cascade(nn.Module):
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
-        click = self.click(query, candidate, segment)  # [1, ΣC, H2]
-        later = self.later(query.detach(), candidate.detach(), segment)  # [T-1, ΣC, H2]
-        own = [click[0], later[0], later[1]]
-        return torch.cat([tower(own[i]) for i, tower in enumerate(self.towers)], dim=1)
+        click = self.click(query, candidate, segment)  # [ΣC, 1, H2]
+        later = self.later(query.detach(), candidate.detach(), segment)  # [ΣC, T-1, H2]
+        own = torch.cat([click, later], dim=1)
+        return torch.cat([tower(own[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
     def last_shared(self) -> Tensor | None:
         return None

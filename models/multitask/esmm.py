@@ -28,8 +28,8 @@ class ESMM(nn.Module):
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
-        own = self.bottoms(query, candidate, segment)  # [T, ΣC, H2]
-        return torch.cat([tower(own[i]) for i, tower in enumerate(self.towers)], dim=1)
+        own = self.bottoms(query, candidate, segment)  # [ΣC, T, H2]
+        return torch.cat([tower(own[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
     def last_shared(self) -> Tensor | None:
         return None

@@ -30,13 +30,18 @@ class SplitLinear(nn.Module):
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] the checkout of each candidate → [ΣC, W]."""
-        checkout = F.linear(query, self.of_query.weight, self.of_candidate.bias)  # [B, W]
+        return self.part(query, candidate, segment, 0, self.of_candidate.out_features)
+
+    def part(self, query: Tensor, candidate: Tensor, segment: Tensor, start: int, stop: int) -> Tensor:
+        """Outputs `start` to `stop` (exclusive) of the layer alone: [ΣC, stop - start]."""
+        weight, bias = self.of_candidate.weight[start:stop], self.of_candidate.bias[start:stop]
+        checkout = F.linear(query, self.of_query.weight[start:stop], bias)  # [B, stop - start]
         # In place: a step is bound by memory, and these are its largest tensors.
-        return F.linear(candidate, self.of_candidate.weight).add_(checkout.index_select(0, segment))
+        return F.linear(candidate, weight).add_(checkout.index_select(0, segment))
 
 
 class Parallel(nn.Module):
-    """E linear layers at once, each on its own input: [E, n, inputs] → [E, n, outputs]."""
+    """The weights of E linear layers, each for an input of its own."""
 
     def __init__(self, count: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -45,12 +50,16 @@ class Parallel(nn.Module):
         for weight in self.weight.data:
             nn.init.kaiming_uniform_(weight.T, nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, layer: int) -> Tensor:
+        """x [n, inputs] → [n, outputs] of one layer."""
+        return torch.addmm(self.bias[layer], x, self.weight[layer])
 
 
 class Experts(nn.Module):
     """E perceptrons of two layers on the same input.
+
+    One after the other: as one batched product the experts' inputs are strided, and the copies that the
+    products and their gradients then need cost more than the larger product saves.
 
     Args:
         query, candidate: Q and X. experts: E. hidden: H1 and H2, the widths of the layers.
@@ -64,11 +73,13 @@ class Experts(nn.Module):
         self.second = Parallel(experts, first, second)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
-        """query [B, Q], candidate [ΣC, X], segment [ΣC] → [E, ΣC, H2]."""
-        hidden = self.first(query, candidate, segment).relu_()  # [ΣC, E*H1]
-        # A view, not a copy: the batched product takes strided matrices.
-        by_expert = hidden.view(hidden.shape[0], self.experts, self.width).transpose(0, 1)  # [E, ΣC, H1]
-        return self.second(by_expert).relu_()
+        """query [B, Q], candidate [ΣC, X], segment [ΣC] → [ΣC, E, H2]."""
+        found: list[Tensor] = []
+        for e in range(self.experts):
+            start = e * self.width
+            hidden = self.first.part(query, candidate, segment, start, start + self.width).relu_()  # [ΣC, H1]
+            found.append(self.second(hidden, e))
+        return torch.stack(found, dim=1).relu_()
 
 
 def make_towers(width: int, hidden: int) -> nn.ModuleList:

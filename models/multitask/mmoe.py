@@ -33,10 +33,10 @@ class MMoE(nn.Module):
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
-        expert = self.experts(query, candidate, segment)  # [E, ΣC, H2]
+        expert = self.experts(query, candidate, segment)  # [ΣC, E, H2]
         gates = self.gate_logits(query, candidate, segment)  # [ΣC, T*E]
-        gates = self.gate(gates.view(gates.shape[0], len(self.towers), expert.shape[0]))  # [ΣC, T, E]
-        mixed = torch.bmm(gates, expert.transpose(0, 1))  # [ΣC, T, H2]
+        gates = self.gate(gates.view(gates.shape[0], len(self.towers), expert.shape[1]))  # [ΣC, T, E]
+        mixed = torch.bmm(gates, expert)  # [ΣC, T, H2]
         return torch.cat([tower(mixed[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
     def last_shared(self) -> Tensor | None:

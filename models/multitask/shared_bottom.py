@@ -24,7 +24,7 @@ class SharedBottom(nn.Module):
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
-        shared = self.bottom(query, candidate, segment)[0]  # [ΣC, H2]
+        shared = self.bottom(query, candidate, segment)[:, 0]  # [ΣC, H2]
         return torch.cat([tower(shared) for tower in self.towers], dim=1)
 
     def last_shared(self) -> Tensor | None:

@@ -70,3 +70,14 @@ def test_processes_need_a_trainer_for_them(tmp_path: Path, shop: Path) -> None:
     refused = command(*TORCHRUN, *train_arguments(tmp_path, shop))
     assert refused.returncode != 0
     assert "error: torchrun started 2 processes: add trainer=distributed or trainer=gpu" in refused.stderr
+
+
+@pytest.mark.parametrize("query", ["mean", "attention", "transformer"])
+def test_bfloat16_learns_what_float32_does(tmp_path: Path, shop: Path, query: str) -> None:
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        more = [f"trainer.precision={precision}", f"query={query}", "stage=retrieval"]
+        run = command(*train_arguments(tmp_path / precision, shop, *more))
+        assert run.returncode == 0, run.stderr[-3000:]
+        losses.append(finished(tmp_path / precision, "retrieval")["metrics"]["loss_epoch"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
