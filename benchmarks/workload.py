@@ -1,0 +1,108 @@
+"""Workload W: rows of 20 categorical features with two labels, and a mixture of experts over them.
+
+    2 vocabularies of 1,000,000, 5 of 100,000 and 13 of 1,000, one id each, dimension 16
+    MMoE with 8 experts [256, 128] and two heads [64], batches of 4,096, labels at 10 % and 2 %
+
+It is what any library of ranking models can train, so speed can be compared (benchmarks/training.py). What
+makes Sextet's own ranker fast, a query computed once for all of its candidates, has no part in it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+
+from models.multitask.layers import Parallel
+from training.parallel import dense_parameters, shard
+
+VOCABULARIES = [1_000_000] * 2 + [100_000] * 5 + [1_000] * 13
+RATES = [0.1, 0.02]  # of the labels
+FEATURES = [f"f{i}" for i in range(len(VOCABULARIES))]
+LABELS = ["click", "purchase"]
+DIM, EXPERTS, HIDDEN, TOWER = 16, 8, (256, 128), 64
+BATCH = 4_096
+ROW_GROUP = 16_384
+
+Rows = tuple[Tensor, Tensor]  # ids [20, B] int64, labels [B, 2] float32
+
+
+def write(path: Path, rows: int, seed: int = 0) -> None:
+    """A Parquet file of random rows, written a part at a time."""
+    rng = np.random.default_rng(seed)
+    kinds = [*((name, pa.int32()) for name in FEATURES), *((name, pa.int8()) for name in LABELS)]
+    with pq.ParquetWriter(path, pa.schema(kinds), compression="zstd", write_page_checksum=True) as writer:
+        for start in range(0, rows, 32 * ROW_GROUP):
+            n = min(32 * ROW_GROUP, rows - start)
+            columns = [rng.integers(0, size, n, dtype=np.int32) for size in VOCABULARIES]
+            columns += [(rng.random(n) < rate).astype(np.int8) for rate in RATES]
+            writer.write_table(pa.table(columns, names=[*FEATURES, *LABELS]), row_group_size=ROW_GROUP)
+
+
+def decode(table: pa.Table) -> Rows:
+    """The batch of a table of rows."""
+    ids = np.empty([len(FEATURES), len(table)], np.int64)
+    labels = np.empty([len(table), len(LABELS)], np.float32)
+    for i, name in enumerate(FEATURES):
+        ids[i] = table[name].to_numpy()
+    for i, name in enumerate(LABELS):
+        labels[:, i] = table[name].to_numpy()
+    return torch.from_numpy(ids), torch.from_numpy(labels)
+
+
+class Mixture(nn.Module):
+    """Tables, experts, a gate and a tower per label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = EmbeddingBagCollection(
+            tables=[
+                EmbeddingBagConfig(name=name, num_embeddings=size, embedding_dim=DIM, feature_names=[name])
+                for name, size in zip(FEATURES, VOCABULARIES, strict=True)
+            ]
+        )
+        inputs = DIM * len(FEATURES)
+        self.first = nn.ModuleList(nn.Linear(inputs, HIDDEN[0]) for _ in range(EXPERTS))
+        self.second = Parallel(EXPERTS, *HIDDEN)
+        self.gate = nn.Linear(inputs, EXPERTS * len(LABELS))
+        self.towers = nn.ModuleList(
+            nn.Sequential(nn.Linear(HIDDEN[1], TOWER), nn.ReLU(), nn.Linear(TOWER, 1)) for _ in LABELS
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [20, B] → logits [B, 2]."""
+        one = torch.ones(ids.numel(), dtype=torch.int32)
+        x = self.tables(KeyedJaggedTensor(FEATURES, ids.reshape(-1), lengths=one)).values()  # [B, 320]
+        found = [self.second(layer(x).relu_(), e) for e, layer in enumerate(self.first)]
+        gates = self.gate(x).view(-1, len(LABELS), EXPERTS).softmax(2)
+        mixed = torch.bmm(gates, torch.stack(found, dim=1).relu_())  # [B, 2, H2]
+        return torch.cat([tower(mixed[:, i]) for i, tower in enumerate(self.towers)], dim=1)
+
+
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits.float(), labels)
+
+
+class WorkloadTask(pl.LightningModule):
+    """What training/ranker.py is for the product: the same sharding, optimizers and loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Any = None
+
+    def configure_model(self) -> None:
+        if self.model is None:
+            self.model = shard(Mixture(), 0.02, self.trainer.strategy.root_device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(dense_parameters(self.model), lr=1e-3, fused=True)
+
+    def training_step(self, batch: Rows, index: int) -> Tensor:
+        ids, labels = batch
+        return loss_of(self.model(ids), labels)
