@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data import features
+from data import features, lists
 from data.features import FeatureSchema
 from data.log import CART, CLICK, PURCHASE, Log
 from data.splits import DAY, SPLITS
@@ -68,9 +68,9 @@ def history_lists(log: Log) -> ir.Table:
     Where facts are ingested late, `seq` too: a slice is then not in order of time before `cut` sorts it.
     """
     t = history_log(log)
-    order = [t.available, t.ts, t.seq, t.item, t.kind]
     columns = [*HISTORY, "seq"] if log.late else [*HISTORY]
-    return t.group_by("user").agg(**{f"history_{c}": t[c].collect(order_by=order) for c in columns})
+    named = {f"history_{c}": c for c in columns}
+    return lists.gathered(t, "user", named, ["available", "ts", "seq", "item", "kind"])
 
 
 def cut(t: ir.Table, first: ir.Value, last: ir.Value, late: bool) -> dict[str, ir.Value]:
@@ -81,11 +81,7 @@ def cut(t: ir.Table, first: ir.Value, last: ir.Value, late: bool) -> dict[str, i
     order = ["ts", "seq", "item", "kind", "quantity", "price"]
     slices = [t[f"history_{c}"][first:last] for c in order]
     facts = slices[0].zip(*slices[1:]).sort()
-    return {f"history_{c}": _field(facts, f"f{order.index(c) + 1}") for c in HISTORY}
-
-
-def _field(structs: ir.Value, name: str) -> ir.Value:
-    return structs.map(lambda one: one[name])
+    return {f"history_{c}": lists.field(facts, f"f{order.index(c) + 1}") for c in HISTORY}
 
 
 def known_before(log: Log) -> ir.Table:
@@ -112,7 +108,7 @@ def known_before(log: Log) -> ir.Table:
 def baskets(log: Log) -> ir.Table:
     """Per order the lists of its own lines, by item."""
     t = log.lines.mutate(**{c: log.lines[c].cast(k) for c, k in BASKET.items()})
-    return t.group_by("order").agg(**{f"basket_{c}": t[c].collect(order_by=t.item) for c in BASKET})
+    return lists.gathered(t, "order", {f"basket_{c}": c for c in BASKET}, ["item"])
 
 
 def attributed(log: Log, checkouts: ir.Table) -> ir.Table:
@@ -208,15 +204,15 @@ def _outcome_lists(log: Log, bought: ir.Table, events: ir.Table) -> ir.Table:
     implies = t.event_purchase if log.impressions_logged else purchase
     t = t.mutate(purchase=purchase, value=value, click=(t.click | implies) if log.clicks_logged else no)
     t = t.mutate(**{c: t[c].cast(k) for c, k in OUTCOME.items()})
-    return t.group_by("order").agg(**{f"outcome_{c}": t[c].collect(order_by=t.item) for c in OUTCOME})
+    return lists.gathered(t, "order", {f"outcome_{c}": c for c in OUTCOME}, ["item"])
 
 
 def rows(
-    chunk: ir.Table, lists: ir.Table, basket: ir.Table, outcome: ir.Table, schema: FeatureSchema, late: bool
+    chunk: ir.Table, history: ir.Table, basket: ir.Table, outcome: ir.Table, schema: FeatureSchema, late: bool
 ) -> ir.Table:
     """The example rows of a chunk, with `order` in front and in no order yet."""
     t = chunk.left_join(basket, "order").drop("order_right").left_join(outcome, "order").drop("order_right")
-    t = t.left_join(lists, "user").drop("user_right")  # the widest last: nothing has to copy it again
+    t = t.left_join(history, "user").drop("user_right")  # the widest last: nothing has to copy it again
     last = t.n_history.cast("int64")
     first = ibis.greatest(last - schema.max_history, 0)
     out: dict[str, ir.Value] = {}
@@ -248,7 +244,7 @@ def write(
     t = assigned.filter(assigned.split.isin(SPLITS))
     t = t.join(known_before(log), "order").join(people, "user")
     asked = con.create_table("asked", t.mutate(snapshot=(t.ts - log.start) // (every * DAY)))
-    lists = con.create_table("history_lists", history_lists(log))
+    history = con.create_table("history_lists", history_lists(log))
     basket = con.create_table("basket_lists", baskets(log))
     events = con.create_table("attributed", attributed(log, assigned))
     (folder / "examples").mkdir()
@@ -257,7 +253,7 @@ def write(
         path, writer = folder / "examples" / f"{split}.parquet", None
         for chunk, bounds in _chunks(con, asked.filter(asked.split == split)):
             outcome = outcomes(log, chunk, events, bounds)
-            table = con.to_pyarrow(rows(chunk, lists, basket, outcome, schema, log.late))
+            table = con.to_pyarrow(rows(chunk, history, basket, outcome, schema, log.late))
             # Arrow puts wide rows in order several times faster than the engine sorts them.
             table = table.take(pc.sort_indices(table["order"])).drop_columns("order").combine_chunks()
             bought[split] += _with(table, "outcome_purchase")

@@ -14,6 +14,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from data import lists
 from data.log import Log
 
 WORD = r"[^\p{L}\p{N}]+"  # what separates the words of a title
@@ -159,11 +160,9 @@ def _tokens(
     bag = bag.filter(bag.rank < int(cfg["tokens_per_item"]))
     norm = (bag.weight * bag.weight).sum().over(group_by="item").sqrt()
     bag = bag.mutate(weight=bag.weight / norm)
-    lists = bag.group_by("item").agg(
-        tokens=bag.token.collect(order_by=bag.token),
-        token_weights=bag.weight.cast("float32").collect(order_by=bag.token),
-    )
-    return vocabulary, idf, con.create_table("item_tokens", lists)
+    bag = bag.mutate(weight=bag.weight.cast("float32"))
+    bags = lists.gathered(bag, "item", {"tokens": "token", "token_weights": "weight"}, ["token"])
+    return vocabulary, idf, con.create_table("item_tokens", bags)
 
 
 def _attribute(con: ibis.BaseBackend, t: ir.Table, column: str, name: str, cfg: dict[str, Any]) -> Attribute:

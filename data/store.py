@@ -6,7 +6,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow.parquet as pq
 
-from data import features
+from data import features, lists
 from data.examples import history_log
 from data.features import FeatureSchema
 from data.log import Log
@@ -34,11 +34,9 @@ def store(log: Log, schema: FeatureSchema) -> ir.Table:
     t = t.filter(t.age < schema.max_history).join(log.items.select("item", "item_id"), "item")
     words = ibis.cases(*[(t.kind == k, word) for k, word in enumerate(KINDS)])
     t = t.mutate(word=words)
-    order = [t.ts, t.seq, t.item, t.kind]
-    lists = t.group_by("user").agg(
-        **{c: t["word" if c == "kind" else c].collect(order_by=order) for c in TYPES}
-    )
-    t = log.users.left_join(lists, "user").drop("user_right")
+    columns = {c: "word" if c == "kind" else c for c in TYPES}
+    facts = lists.gathered(t, "user", columns, ["ts", "seq", "item", "kind"])
+    t = log.users.left_join(facts, "user").drop("user_right")
     values = [t[f"profile_{a.name}"].cast("string") for a in schema.profile]
     return t.order_by("user_id").select(
         "user_id",
