@@ -13,16 +13,17 @@ from pathlib import Path
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data import features, lists
+from data import engine, features, lists
 from data.features import FeatureSchema
 from data.log import CART, CLICK, PURCHASE, Log
 from data.splits import DAY, SPLITS
 
-CHUNK = 2048  # checkouts per query: bounds memory to some 100 MB of lists
+FACTS = 4_000_000  # of histories per query: bounds memory to some 100 MB of lists
 ROW_GROUP = 1024
 HISTORY = {"item": "int32", "ts": "int64", "kind": "int8", "quantity": "float32", "price": "float32"}
 BASKET = {"item": "int32", "quantity": "float32", "price": "float32"}
@@ -240,18 +241,18 @@ def write(
     distance of snapshots in days.
     """
     people = log.users.select("user", "user_id", coded=features.codes(log.users, schema.profile, "profile_"))
-    people = con.create_table("people", people)
+    people = engine.keep(con, "people", people)
     t = assigned.filter(assigned.split.isin(SPLITS))
     t = t.join(known_before(log), "order").join(people, "user")
-    asked = con.create_table("asked", t.mutate(snapshot=(t.ts - log.start) // (every * DAY)))
-    history = con.create_table("history_lists", history_lists(log))
-    basket = con.create_table("basket_lists", baskets(log))
-    events = con.create_table("attributed", attributed(log, assigned))
+    asked = engine.keep(con, "asked", t.mutate(snapshot=(t.ts - log.start) // (every * DAY)))
+    history = engine.keep(con, "history_lists", history_lists(log))
+    basket = engine.keep(con, "basket_lists", baskets(log))
+    events = engine.keep(con, "attributed", attributed(log, assigned))
     (folder / "examples").mkdir()
     bought, shown = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
         path, writer = folder / "examples" / f"{split}.parquet", None
-        for chunk, bounds in _chunks(con, asked.filter(asked.split == split)):
+        for chunk, bounds in _chunks(con, asked.filter(asked.split == split), schema.max_history):
             outcome = outcomes(log, chunk, events, bounds)
             table = con.to_pyarrow(rows(chunk, history, basket, outcome, schema, log.late))
             # Arrow puts wide rows in order several times faster than the engine sorts them.
@@ -267,13 +268,21 @@ def write(
     return {"purchase": bought, "impressions": shown}
 
 
-def _chunks(con: ibis.BaseBackend, asked: ir.Table) -> Iterator[tuple[ir.Table, tuple[int, int]]]:
-    """Consecutive checkouts by CHUNK, each with its first ts and last until."""
-    t = con.to_pyarrow(asked.select("order", "ts", "until").order_by("order"))
-    for start in range(0, t.num_rows, CHUNK):
-        part = t.slice(start, CHUNK)
-        first, last = part["order"][0].as_py(), part["order"][-1].as_py()
-        bounds = (part["ts"][0].as_py(), pc.max(part["until"]).as_py())
+def _chunks(
+    con: ibis.BaseBackend, asked: ir.Table, longest: int
+) -> Iterator[tuple[ir.Table, tuple[int, int]]]:
+    """Consecutive checkouts with FACTS facts of history together, with the first ts and the last until.
+
+    Every chunk reads all users' lists, so there should be few of them.
+    """
+    t = con.to_pyarrow(asked.select("order", "ts", "until", "n_history").order_by("order"))
+    facts = np.minimum(t["n_history"].to_numpy(), longest) + 64  # what a checkout without a past costs
+    part = (np.cumsum(facts) - facts) // FACTS  # the chunk of each
+    starts = np.flatnonzero(np.diff(part, prepend=-1))
+    for start, stop in zip(starts, np.append(starts[1:], len(part)), strict=True):
+        rows = t.slice(start, stop - start)
+        first, last = rows["order"][0].as_py(), rows["order"][-1].as_py()
+        bounds = (rows["ts"][0].as_py(), pc.max(rows["until"]).as_py())
         yield asked.filter(asked.order.between(first, last)), bounds
 
 

@@ -14,7 +14,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from data import lists
+from data import engine, lists
 from data.log import Log
 
 WORD = r"[^\p{L}\p{N}]+"  # what separates the words of a title
@@ -85,7 +85,7 @@ def build(con: ibis.BaseBackend, log: Log, until: int, cfg: dict[str, Any]) -> t
     checkout before `until` only for context and profile vocabularies; without one they are empty.
     """
     levels = int(cfg["category_levels"])
-    items = con.create_table("item_paths", _paths(log.items, levels))
+    items = engine.keep(con, "item_paths", _paths(log.items, levels))
     prefixes = [items.select(path=items[f"path_{k}"]) for k in range(levels)]
     category = ibis.union(*prefixes, distinct=True) if levels > 1 else prefixes[0].distinct()
     categories = sorted(_column(con, category.filter(category.path.notnull()), "path"))
@@ -139,7 +139,7 @@ def _tokens(
     text = items.title.fill_null("") + ibis.literal(" ") + items.description.fill_null("")
     words = items.select("item", word=text.lower().re_split(WORD).unnest())
     words = words.filter(words.word != "").group_by("item", "word").agg(tf=ibis._.count())
-    words = con.create_table("item_words", words)
+    words = engine.keep(con, "item_words", words)
     df = words.group_by("word").agg(df=ibis._.count())
     df = df.filter(df.df >= int(cfg["token_min_items"]))
     kept = con.to_pyarrow(df.order_by(df.df.desc(), df.word).limit(int(cfg["tokens"])))
@@ -162,7 +162,7 @@ def _tokens(
     bag = bag.mutate(weight=bag.weight / norm)
     bag = bag.mutate(weight=bag.weight.cast("float32"))
     bags = lists.gathered(bag, "item", {"tokens": "token", "token_weights": "weight"}, ["token"])
-    return vocabulary, idf, con.create_table("item_tokens", bags)
+    return vocabulary, idf, engine.keep(con, "item_tokens", bags)
 
 
 def _attribute(con: ibis.BaseBackend, t: ir.Table, column: str, name: str, cfg: dict[str, Any]) -> Attribute:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import ibis
 import ibis.expr.types as ir
 
+from data import engine
 from data.tables import ITEMS, attributes
 from models.inputs import KINDS
 
@@ -48,21 +49,22 @@ def build(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> Log:
         **{f"context_{c}": orders[c].max() for c in context},
     )
     heads = heads.mutate(
-        order=ibis.row_number().over(order_by=[heads.ts, heads.order_id]),
+        order=ibis.row_number().over(order_by=[heads.ts, heads.order_id]).cast("int64"),
         available=ibis.greatest(heads.ts, heads.available),
     )
-    heads = con.create_table("heads", heads)
-    item_codes = con.create_table("item_codes", _items(orders, tables["items"], events))
-    user_codes = con.create_table("user_codes", _users(orders, users, events))
+    heads = engine.keep(con, "heads", heads)
+    item_codes = engine.keep(con, "item_codes", _items(orders, tables["items"], events))
+    user_codes = engine.keep(con, "user_codes", _users(orders, users, events))
 
-    checkouts = con.create_table(
+    checkouts = engine.keep(
+        con,
         "checkouts",
         heads.join(user_codes.select("user_id", "user"), "user_id").select(
             "order", "order_id", "user", "ts", "available", *[f"context_{c}" for c in context]
         ),
     )
-    lines = con.create_table("lines", _lines(orders, checkouts, item_codes))
-    coded = con.create_table("coded_events", _events(events, checkouts, user_codes, item_codes, lines))
+    lines = engine.keep(con, "lines", _lines(orders, checkouts, item_codes))
+    coded = engine.keep(con, "coded_events", _events(events, checkouts, user_codes, item_codes, lines))
     bounds = con.to_pyarrow(checkouts.agg(a=checkouts.ts.min(), b=checkouts.ts.max())).to_pylist()[0]
     clicks, impressions = (
         bool(con.execute((coded.kind == kind).any().fill_null(False))) for kind in ("click", "impression")

@@ -8,23 +8,20 @@ could change the result changes the folder.
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import ibis
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data import checks, collaborative, examples, features, log, snapshots, splits, store, tables
+from data import checks, collaborative, engine, examples, features, log, snapshots, splits, store, tables
 from data.tables import DataError
 
 SOURCES = ("completejourney", "simulated", "tables")
@@ -32,8 +29,8 @@ STEPS = (
     "hash", "read", "check", "code", "features", "snapshots", "neighbours", "collaborative", "examples",
     "store",
 )  # fmt: skip
-# What says where and how fast, not what: no part of the key.
-NOT_HASHED = ("root", "memory_limit", "threads")
+# What says where, not what: no part of the key, as the engine is none.
+NOT_HASHED = ("root",)
 
 
 def prepare(cfg: Mapping[str, Any]) -> Path:
@@ -65,7 +62,7 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=root))
         try:
-            meta = _build(bar, source, files, data, feature_cfg, made)
+            meta = _build(bar, source, files, data, feature_cfg, config.get("prepare", {}), made)
             meta |= {"key": key, "fingerprint": fingerprint, "seconds": round(time.monotonic() - started, 1)}
             (made / "meta.json").write_text(json.dumps(meta, indent=1))
             made.chmod(0o755)  # mkdtemp keeps others out
@@ -83,15 +80,16 @@ def _build(
     files: dict[str, Path],
     data: dict[str, Any],
     feature_cfg: dict[str, Any],
+    machine: dict[str, Any],
     out: Path,
 ) -> dict[str, Any]:
     """Fills the folder `out` and gives the content of meta.json."""
     names = {name: str(path) for name, path in files.items()}
-    with _connect(data, out / "spill") as con:
+    with engine.connect(machine, out / "spill") as con:
         _step(bar, "read")
         raw = source.read(con, data)
         conformed = {
-            name: con.create_table(f"canonical_{name}", tables.conform(t, name, names[name]))
+            name: engine.keep(con, f"canonical_{name}", tables.conform(t, name, names[name]))
             for name, t in raw.items()
         }
         _step(bar, "check")
@@ -102,7 +100,7 @@ def _build(
         horizon = str(data["horizon"])
         checkouts = splits.horizons(coded, horizon)
         at = splits.instants(con, coded, checkouts, horizon, data["split"])
-        assigned = con.create_table("assigned", splits.assign(checkouts, at, coded.end))
+        assigned = engine.keep(con, "assigned", splits.assign(checkouts, at, coded.end))
         counts = splits.count(con, assigned, at, coded, horizon)
         _step(bar, "features")
         schema, items = features.build(con, coded, at.validation_start, feature_cfg)
@@ -155,26 +153,6 @@ def _build(
         }
     shutil.rmtree(out / "spill", ignore_errors=True)
     return meta
-
-
-@contextmanager
-def _connect(data: dict[str, Any], spill: Path) -> Iterator[ibis.BaseBackend]:
-    con = ibis.duckdb.connect(
-        memory_limit=data["memory_limit"],
-        threads=data.get("threads") or os.cpu_count() or 1,
-        temp_directory=str(spill),
-    )
-    try:
-        # Zoned times are read in the session's zone where DuckDB has its ICU extension, and in UTC
-        # where it has not; then this setting is unknown to it.
-        con.raw_sql("SET TimeZone = 'UTC'")
-    except Exception as error:
-        if "icu" not in str(error).lower():
-            raise
-    try:
-        yield con
-    finally:
-        con.disconnect()
 
 
 def _step(bar: tqdm, name: str) -> None:

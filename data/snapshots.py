@@ -40,12 +40,16 @@ def popularity(log: Log, at: list[int], every: int) -> ir.Table:
     by then, and 0 where there is no new one since the last snapshot: `data/catalog.py` takes the running
     maximum, and carries price and spend on. `at` are the `dates`, `every` days apart.
     """
-    days = ibis.memtable(
-        pa.table({"snapshot": pa.array(range(len(at)), pa.int32()), "date": pa.array(at, pa.int64())})
-    )
+    step, last = every * DAY, len(at) - 1
     lines = log.lines.select("item", "ts", "available", "price", "quantity")
-    t = days.join(lines, [days.date > lines.ts, days.date - WINDOW <= lines.ts])
-    t = t.filter(t.available < t.date).group_by("snapshot", "item")
+    # Counted out instead of joined by a range: the windows in which a line counts follow one another.
+    windows = [lines.mutate(snapshot=(lines.ts - at[0]) // step + 1 + k) for k in range(-(-WINDOW // step))]
+    regular = ibis.union(*windows) if len(windows) > 1 else windows[0]
+    regular = regular.mutate(date=at[0] + regular.snapshot * step).filter(regular.snapshot < last)
+    final = lines.mutate(snapshot=ibis.literal(last, "int64"), date=ibis.literal(at[last], "int64"))
+    t = regular.union(final)
+    t = t.filter(t.ts >= t.date - WINDOW, t.available < t.date)
+    t = t.mutate(snapshot=t.snapshot.cast("int32")).group_by("snapshot", "item")
     t = t.agg(
         price=ibis._.price.mean().cast("float32"),
         spend=(ibis._.price * ibis._.quantity).mean().cast("float32"),

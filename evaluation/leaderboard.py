@@ -39,7 +39,7 @@ RIVAL = "LightGBM"
 PERFECT = "perfect order of these candidates"
 HEALTH = "health.json"  # in a run folder, where training watched itself
 # Settings in which the seeds of one system may differ.
-FREE = ("seed", "stage", "paths.", "mlflow.", "trainer.", "data.root", "data.memory_limit", "data.threads")
+FREE = ("seed", "stage", "paths.", "mlflow.", "trainer.", "data.root", "prepare.")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
+from data import engine
 from data.tables import DataError
 
 PARTS = {"orders": "transactions", "items": "products", "users": "demographics"}
@@ -39,8 +40,7 @@ def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
 
 def read(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables `orders`, `items` and `users`, raw, with `_row`."""
-    raw = {name: con.read_parquet(path, file_row_number=True) for name, path in files(cfg).items()}
-    raw = {name: t.mutate(_row=t.file_row_number + 1).drop("file_row_number") for name, t in raw.items()}
+    raw = {name: engine.read_parquet(con, path) for name, path in files(cfg).items()}
     return {"orders": _orders(raw["orders"]), "items": _items(raw["items"]), "users": _users(raw["users"])}
 
 

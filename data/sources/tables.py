@@ -8,9 +8,8 @@ from typing import Any
 import duckdb
 import ibis
 import ibis.expr.types as ir
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from data import engine
 from data.tables import TABLES, DataError
 
 REQUIRED = ("orders", "items")
@@ -46,34 +45,19 @@ def read(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
 
 def _read(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
     try:
-        table = _read_parquet(con, path) if path.suffix == ".parquet" else _read_csv(con, name, path)
+        parquet = path.suffix == ".parquet"
+        table = engine.read_parquet(con, path) if parquet else _read_csv(con, name, path)
         # Read once: CSV is slow to parse, and row numbers hold only for one pass in file order.
-        return con.create_table(f"raw_{name}", table)
+        return engine.keep(con, f"raw_{name}", table)
     except (duckdb.Error, OSError, ValueError) as error:
         said = _uneven(path) if path.suffix == ".csv" else ""
         said = said or " ".join(s.strip() for s in str(error).strip().split("\n")[:4])
         raise DataError(f"{path}: cannot be read: {said}") from error
 
 
-def _read_parquet(con: ibis.BaseBackend, path: Path) -> ir.Table:
-    # DuckDB has types of its own for nanoseconds with a zone (what pandas writes) and for columns of nulls,
-    # which Ibis does not know. Reading the schema first also says more of a broken file than DuckDB does.
-    casts = []
-    for field in pq.read_schema(path):
-        name = field.name.replace('"', '""')
-        if pa.types.is_null(field.type):
-            casts.append(f'"{name}"::VARCHAR AS "{name}"')
-        elif pa.types.is_timestamp(field.type) and field.type.unit == "ns" and field.type.tz:
-            casts.append(f'"{name}"::TIMESTAMPTZ AS "{name}"')
-    known = f"REPLACE ({', '.join(casts)})" if casts else ""
-    file = str(path).replace("'", "''")
-    rows = f"SELECT * {known} FROM read_parquet('{file}', file_row_number = true)"
-    con.raw_sql(f'CREATE OR REPLACE TEMP VIEW "{path.stem}_file" AS {rows}')
-    table = con.table(f"{path.stem}_file")
-    return table.mutate(_row=table.file_row_number + 1).drop("file_row_number")
-
-
 def _read_csv(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
+    if con.name != "duckdb":
+        raise ValueError("Spark reads Parquet only; write the table as Parquet, or prepare.engine=duckdb")
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline().strip()
     if not first:

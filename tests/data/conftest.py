@@ -18,7 +18,8 @@ def config(folder: Path, **data: Any) -> dict[str, Any]:
         "features": yaml.safe_load((CONFIGS / "features" / "default.yaml").read_text()),
         "paths": {"prepared": str(folder / "prepared")},
     }
-    groups["data"] |= {"root": str(folder), "threads": 2, "memory_limit": "1GB", **data}
+    groups["data"] |= {"root": str(folder), **data}
+    groups["prepare"] = {"threads": 2, "memory_limit": "1GB"}
     groups["features"]["token_min_items"] = 1
     return groups
 

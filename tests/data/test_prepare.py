@@ -32,8 +32,7 @@ def test_nothing_redone_nothing_stale(
     # Where and how fast is no part of the result; another library's mapping is the same config.
     moved = folder / "moved"
     save(moved, tables)
-    same = config(moved, memory_limit="2GB", threads=1)
-    same["paths"] = cfg["paths"]
+    same = config(moved) | {"prepare": {"memory_limit": "2GB", "threads": 1}, "paths": cfg["paths"]}
     assert prepare(OmegaConf.create(same)) == first
     assert "reused" in capsys.readouterr().out
     assert (first / "meta.json").stat().st_mtime_ns == stamp

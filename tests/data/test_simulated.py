@@ -122,7 +122,7 @@ def test_truth_of_any_pair(tmp_path: Path) -> None:
 
 
 def test_it_prepares_like_any_shop_and_keeps_its_truth_to_itself(tmp_path: Path) -> None:
-    cfg = config(tmp_path) | {"data": settings(tmp_path) | {"threads": 2}}
+    cfg = config(tmp_path) | {"data": settings(tmp_path)}
     folder = prepare(cfg)
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["counts"]["rejected"] == 0

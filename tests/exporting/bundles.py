@@ -26,7 +26,7 @@ def make_run(folder: Path, seed: int = 0, events: bool = True) -> Path:
     """A run folder as `train.py` leaves it, without the training."""
     root = write_shop(folder / "shop", users=40, items=80, days=90, events=events, seed=seed)
     cfg = configured(
-        "train", "data=tables", f"data.root={root}", "data.memory_limit=1GB", "data.threads=2",
+        "train", "data=tables", f"data.root={root}", "prepare.memory_limit=1GB", "prepare.threads=2",
         f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}", "retrieval.model.dim=16",
     )  # fmt: skip
     prepared = open_prepared(prepare(cfg))
