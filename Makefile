@@ -9,7 +9,7 @@ RUN := $(ENV)/bin/python
 STAMP := $(ENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo train export leaderboard test test-all lint format lock clean
+.PHONY: help env demo train export leaderboard bench gpu-check test test-all lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,12 @@ export: $(STAMP)  ## turn the latest run into a verified bundle
 
 leaderboard: $(STAMP)  ## compare with every baseline, LightGBM included (writes reports/)
 	$(RUN) -m evaluation.leaderboard
+
+bench: $(STAMP)  ## how fast training is, beside its bound and torch-rechub (writes reports/)
+	$(RUN) -m benchmarks.training
+
+gpu-check: $(STAMP)  ## whether training on GPUs does what training on the CPU does
+	$(RUN) -m benchmarks.gpu_check
 
 lint: $(STAMP)  ## ruff, mypy, import rules
 	$(ENV)/bin/ruff check .

@@ -113,10 +113,11 @@ def _build(
         _step(bar, "neighbours")
         carried = snapshots.neighbour_snapshots(dates, data["snapshots"])
         limits = data["snapshots"]
+        paired = engine.keep(con, "paired_lines", snapshots.paired_lines(coded))
         snapshots.write_neighbours(
             out / "neighbours.parquet",
             carried,
-            lambda date: con.to_pyarrow(snapshots.neighbours(coded, date, int(limits["neighbours"]))),
+            lambda date: snapshots.all_neighbours(con, paired, date, int(limits["neighbours"])),
         )
         _step(bar, "collaborative")
         snapshots.write_neighbours(

@@ -23,6 +23,7 @@ WEEK, WINDOW = 7 * DAY, 28 * DAY  # of what sold lately; of popularity and price
 NEIGHBOURS = pa.schema(
     {"snapshot": pa.int32(), "item": pa.int32(), "neighbour": pa.int32(), "score": pa.float32()}
 )
+PAIR_LINES = 2_000_000  # lines whose pairs are counted at once: some GB
 MAX_BASKET = 40  # lines of a basket that form pairs; a larger one says little and costs its square
 
 
@@ -70,43 +71,58 @@ def popularity(log: Log, at: list[int], every: int) -> ir.Table:
     return t.select(**keys, price=t.price, spend=t.spend, **counts).order_by("snapshot", "item")
 
 
-def neighbours(log: Log, date: int, top: int) -> ir.Table:
+def paired_lines(log: Log) -> ir.Table:
+    """`order, item, available, following`: the lines that form pairs, and the user's next order.
+
+    The same for every date, so it is computed once.
+    """
+    t = log.lines.select("order", "user", "item", "available")
+    t = t.mutate(rank=ibis.row_number().over(group_by="order", order_by="item"))
+    t = t.filter(t["rank"] < MAX_BASKET).drop("rank")
+    orders = t.select("user", "order").distinct()  # orders are numbered by time
+    following = orders.order.lead().over(group_by="user", order_by="order")
+    orders = orders.mutate(following=following.fill_null(-1))
+    return t.join(orders, ["user", "order"]).select("order", "item", "available", "following")
+
+
+def neighbours(lines: ir.Table, date: int, top: int, part: int = 0, parts: int = 1) -> ir.Table:
     """`item, neighbour, score` at a date: the `top` most co-purchased of every item, best first.
 
     score = n_ij / sqrt(n_i n_j) over orders available before `date` (Unix seconds), where n_ij ≥ 2 counts
     j beside i in one order and j after i in the user's next order: in a shop of single-item orders that is
-    all there is.
+    all there is. `lines` are the `paired_lines`; only items of `part` of `parts` are done, so that pairs fit
+    into memory.
     """
-    t = log.lines.filter(log.lines.available < date).select("order", "user", "item")
-    rank = ibis.row_number().over(group_by="order", order_by="item")
-    t = t.mutate(rank=rank)
-    t = t.filter(t.rank < MAX_BASKET).drop("rank")
+    t = lines.filter(lines.available < date)
     n = t.group_by("item").agg(n=ibis._.count())
-    orders = t.select("user", "order").distinct()  # orders are numbered by time
-    orders = orders.mutate(then=orders.order.lead().over(group_by="user", order_by="order"))
-    first = t.join(orders, ["user", "order"])
+    mine = t.filter(t["item"] % parts == part)
     other = t.view()
-    # Each pair once, then mirrored: half the work of the full square.
-    beside = t.join(other, [t.order == other.order, t.item < other.item]).select(
-        item=t.item, neighbour=other.item
+    beside = mine.join(other, [mine.order == other.order, mine["item"] != other["item"]])
+    after = mine.join(other, [mine.following == other.order, mine["item"] != other["item"]])
+    pairs = ibis.union(
+        beside.select(item=mine["item"], neighbour=other["item"]),
+        after.select(item=mine["item"], neighbour=other["item"]),
     )
-    beside = beside.group_by("item", "neighbour").agg(both=ibis._.count())
-    after = first.join(other, [first.then == other.order, first.item != other.item]).select(
-        item=first.item, neighbour=other.item
-    )
-    after = after.group_by("item", "neighbour").agg(both=ibis._.count())
-    pairs = beside.union(beside.select(item=beside.neighbour, neighbour=beside.item, both=beside.both))
-    pairs = pairs.union(after).group_by("item", "neighbour").agg(both=ibis._.both.sum())
+    pairs = pairs.group_by("item", "neighbour").agg(both=ibis._.count())
     pairs = pairs.filter(pairs.both >= 2)
     m = n.view()
-    scored = pairs.join(n, pairs.item == n.item).join(m, pairs.neighbour == m.item)
+    scored = pairs.join(n, pairs["item"] == n["item"]).join(m, pairs.neighbour == m["item"])
     scored = scored.select(
-        item=pairs.item, neighbour=pairs.neighbour, score=pairs.both / (n.n.cast("float64") * m.n).sqrt()
+        item=pairs["item"], neighbour=pairs.neighbour, score=pairs.both / (n.n.cast("float64") * m.n).sqrt()
     )
     best = ibis.row_number().over(group_by="item", order_by=[scored.score.desc(), scored.neighbour])
     scored = scored.mutate(best=best)
     scored = scored.filter(scored.best < top).order_by("item", "best")
     return scored.select("item", "neighbour", score=scored.score.cast("float32"))
+
+
+def all_neighbours(con: ibis.BaseBackend, lines: ir.Table, date: int, top: int) -> pa.Table:
+    """`neighbours` of all items, as many at a time as PAIR_LINES lines have."""
+    known = int(con.execute(lines.filter(lines.available < date).count()))
+    parts = -(-known // PAIR_LINES) or 1
+    found = [con.to_pyarrow(neighbours(lines, date, top, part, parts)) for part in range(parts)]
+    # Each part is in order, best first: a stable sort by item keeps that.
+    return pa.concat_tables(found).sort_by("item") if parts > 1 else found[0]
 
 
 def neighbour_snapshots(at: list[int], cfg: dict[str, Any]) -> dict[int, int]:

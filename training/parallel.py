@@ -90,7 +90,7 @@ def _planned(module: nn.Module, sharders: list[Any], device: torch.device) -> Sh
     """What TorchRec's planner thinks best."""
     world = torch.distributed.get_world_size()
     planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=world, compute_device=device.type), constraints=_constraints(module)
+        topology=Topology(world_size=world, compute_device=device.type), constraints=constraints(module)
     )
     group = torch.distributed.group.WORLD
     return planner.collective_plan(module, sharders, group) if world > 1 else planner.plan(module, sharders)
@@ -124,7 +124,7 @@ def moved(tensors: N, device: torch.device) -> N:
     return type(tensors)(*(tensor.to(device) for tensor in tensors))
 
 
-def _constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
+def constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
     """Sharded and fused for every table: data-parallel tables would have no fused optimizer."""
     kinds = [ShardingType.TABLE_WISE.value, ShardingType.COLUMN_WISE.value, ShardingType.ROW_WISE.value]
     fused = [EmbeddingComputeKernel.FUSED.value]

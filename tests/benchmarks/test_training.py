@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks import request_level, training, workload
+from benchmarks import gpu_check, request_level, training, workload
 from data.stream import Stream
 
 
@@ -42,3 +42,18 @@ def test_workload_trains_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     columns = [*workload.FEATURES, *workload.LABELS]
     seen = list(Stream(tmp_path / "rows.parquet", columns, workload.decode, 64, shuffle=True))
     assert torch.cat([ids for ids, _ in seen], dim=1).shape == (20, 640)
+
+
+def test_the_gpu_check_says_that_it_was_skipped(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU: make gpu-check")
+    gpu_check.main()
+    assert capsys.readouterr().out == "gpu-check was skipped: torch sees no GPU here\n"
+
+
+def test_a_step_differs_in_nothing_from_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("CHECKOUTS", 3), ("HISTORY", 40), ("CANDIDATES", 12)):
+        monkeypatch.setattr(request_level, name, value)
+    found = gpu_check.step_parity(torch.device("cpu"))
+    assert found["cpu_loss"] == found["gpu_loss"]
+    assert found["gradient_difference"] == 0
