@@ -15,6 +15,7 @@ def main(cfg: DictConfig) -> None:
     # Here, after the config is known to be right: torch and TorchRec take seconds to import.
     from evaluation.evaluate import evaluate, is_evaluated
     from training import processes
+    from training.folders import disk_is_full
     from training.health import TrainingError
     from training.run import run
 
@@ -23,6 +24,13 @@ def main(cfg: DictConfig) -> None:
         folder = run(cfg)
     except (ConfigError, DataError, TrainingError) as error:
         sys.exit(f"error: {error}")
+    except Exception as error:
+        if not disk_is_full(error, cfg.paths.runs, cfg.paths.prepared):
+            raise
+        sys.exit(
+            f"error: no space is left below {cfg.paths.runs} or {cfg.paths.prepared}: free some and run the "
+            "same command again. Finished stages and the last checkpoint are whole; it goes on from there"
+        )
     alone = processes.rank() == 0
     processes.leave()
     if alone and cfg.stage != "retrieval" and not is_evaluated(folder):

@@ -1,9 +1,11 @@
 """Stage folders keyed by what went into them: done work is reused, changed settings or code never are."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,6 +64,19 @@ def mark_done(folder: Path, notes: dict[str, Any]) -> None:
     partial = folder / f"{DONE}.partial"
     partial.write_text(json.dumps(notes, indent=2, sort_keys=True))
     os.replace(partial, folder / DONE)
+
+
+def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
+    """Whether `error` came of a full disk: libraries wrap what the system said, or say something else."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    known = [folder for folder in map(Path, folders) if folder.is_dir()]
+    return any(shutil.disk_usage(folder).free < 2**20 for folder in known)
 
 
 def point_latest(root: str | Path, folder: Path) -> None:

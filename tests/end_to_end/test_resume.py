@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -58,3 +59,25 @@ def step_of(folder: Path, stage: str) -> int:
 def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     (file,) = folder.glob(f"runs/{stage}-*/weights.pt")
     return torch.load(file)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_named_and_leaves_whole_checkpoints(tmp_path: Path) -> None:
+    shop, small = tmp_path / "shop", tmp_path / "small"
+    for folder in (shop, small):
+        folder.mkdir()
+    write_shop(shop)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", small], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    try:
+        more = ["trainer.checkpoint_every=1", "ranker.model.leaf_dim=64", f"paths.runs={small}/runs"]
+        filled = command(*train_arguments(tmp_path, shop, *more))
+        assert filled.returncode == 1
+        assert filled.stderr.splitlines()[-1].startswith("error: no space is left below")
+        assert not list(small.glob("runs/ranker-*/last.ckpt"))
+        subprocess.run(["mount", "-o", "remount,size=50m", small], check=True)
+        resumed = command(*train_arguments(tmp_path, shop, *more))
+        assert resumed.returncode == 0, resumed.stderr[-3000:]
+    finally:
+        subprocess.run(["umount", small], check=True)
