@@ -113,6 +113,7 @@ def sextet(rows: int) -> dict[str, float]:
 
     from benchmarks import workload
     from data.stream import Stream
+    from training import processes
     from training.parallel import ShardedStrategy
     from training.progress import Throughput
 
@@ -129,6 +130,7 @@ def sextet(rows: int) -> dict[str, float]:
         FOLDER / "rows.parquet", columns, workload.decode, workload.BATCH, shuffle=True, stop=rows
     )
     throughput = AfterWarmUp()
+    processes.stay_alone("gloo")
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, precision="bf16-mixed", max_epochs=1, logger=False,
         strategy=ShardedStrategy(process_group_backend="gloo"), callbacks=[throughput],
@@ -146,13 +148,13 @@ def sextet(rows: int) -> dict[str, float]:
 def in_memory(rows: int, bfloat16: bool) -> dict[str, float]:
     """The same model and optimizers in a bare loop over batches that are ready."""
     import torch
-    import torch.distributed as dist
 
     from benchmarks import workload
     from data.parquet import slices
+    from training import processes
     from training.parallel import dense_parameters, shard
 
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    processes.stay_alone("gloo")
     columns = [*workload.FEATURES, *workload.LABELS]
     batches = [
         workload.decode(table)

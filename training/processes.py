@@ -31,12 +31,19 @@ def join(cfg: DictConfig) -> None:
         raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here. Use trainer=cpu")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started == 1:
+        stay_alone(backend(cfg))
         return
     if not cfg.trainer.processes:
         raise ConfigError(f"torchrun started {started} processes: add trainer=distributed or trainer=gpu")
     if cfg.trainer.accelerator == "gpu":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(backend(cfg), timeout=timedelta(minutes=cfg.trainer.timeout_minutes))
+
+
+def stay_alone(backend: str) -> None:
+    """A group of this process alone. It needs no port, which another run on the machine might want."""
+    if not dist.is_initialized():
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def leave() -> None:
