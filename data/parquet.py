@@ -1,5 +1,6 @@
 """Parquet files and folders of them, read by row groups, with errors that say which file is at fault."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -97,8 +98,12 @@ def read_group(file: pq.ParquetFile, path: Path, number: int, columns: list[str]
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = str(error).splitlines()[0]
+def _unreadable(path: Path, error: Exception) -> Exception:
+    if isinstance(error, MemoryError):
+        return error
+    reason = str(error).split("\n")[0]
+    if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
+        return DataError(f"{path}: cannot be read: {reason}")
     return DataError(
         f"{path}: cannot be read as Parquet ({reason}). It is damaged or cut short: delete what holds it and "
         "prepare again"

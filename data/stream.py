@@ -9,7 +9,8 @@ ranks see the same number of batches, no row twice and none lost, and a run goes
 ranks. Global batches differ by one row at most, so there is no small last one, and no rank's share of it is
 empty where there are as many rows as ranks.
 
-What is held is one buffer, the batches ahead and nothing else, however many rows there are.
+What is held are up to three buffers (one in use, one being read and put together) and the batches ahead,
+however many rows there are.
 """
 
 import time

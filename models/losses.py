@@ -61,7 +61,7 @@ def sampled_softmax(
     corrected = corrected.masked_fill(masked, -torch.inf)
     target = scores.diagonal(rows.start or 0)  # the positive itself, uncorrected: always in the sum
     losses = torch.logsumexp(torch.cat([target.unsqueeze(1), corrected], dim=1), dim=1) - target
-    return losses.sum() / owner.numel()
+    return losses.sum() / max(owner.numel(), 1)
 
 
 def log_one_minus_exp(log_p: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ the fixed ones, where the learned ones start; `shared` is the last parameter tha
 import torch
 from torch import Tensor, nn
 
+from training import processes
 from training.config import ConfigError
 
 
@@ -56,7 +57,9 @@ class GradNorm(nn.Module):
     def forward(self, losses: Tensor, shared: nn.Parameter | None) -> Tensor:
         if self.training and shared is not None and torch.is_grad_enabled():
             norms = [torch.autograd.grad(loss, shared, retain_graph=True)[0].norm() for loss in losses]
-            self.update(losses.detach(), torch.stack(norms))
+            seen = torch.stack([losses.detach(), torch.stack(norms)])
+            processes.average([seen])  # so that every process makes the same update
+            self.update(seen[0], seen[1])
         return (self.weights * losses).sum()
 
     @torch.no_grad()

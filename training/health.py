@@ -1,5 +1,7 @@
 """The health of multi-task training: gate load, conflicts between tasks, and alarms.
 
+In a run of several processes all of it is of the first one's share of the data.
+
 Logged to MLflow with the other metrics, and written to `health.json` in the run's folder:
 
     {"gates": {"click": [.2, .5, .3], …},                           mean gate weight of each expert, by task

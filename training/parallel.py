@@ -22,6 +22,7 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.sharding_plan import (
     column_wise,
     construct_module_sharding_plan,
@@ -87,13 +88,27 @@ class Even:
 
 
 def _planned(module: nn.Module, sharders: list[Any], device: torch.device) -> ShardingPlan:
-    """What TorchRec's planner thinks best."""
+    """What TorchRec's planner thinks best. Raises ConfigError where the tables do not fit."""
     world = torch.distributed.get_world_size()
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=world, compute_device=device.type), constraints=constraints(module)
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    topology = Topology(
+        world_size=world,
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        compute_device=device.type,
+        hbm_cap=memory,
     )
+    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints(module))
     group = torch.distributed.group.WORLD
-    return planner.collective_plan(module, sharders, group) if world > 1 else planner.plan(module, sharders)
+    try:
+        if world > 1:
+            return planner.collective_plan(module, sharders, group)
+        return planner.plan(module, sharders)
+    except PlannerError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the embedding tables do not fit {world} processes ({reason}): start more, or use hashed ids "
+            "(retrieval.model.item.id_rows)"
+        ) from error
 
 
 def _uniform(module: nn.Module, sharder: Any, device: torch.device, sharding: str) -> ShardingPlan:
@@ -240,7 +255,8 @@ def _recut(current: Any, table: str, name: str, state: dict[str, Any], path: Pat
     rows = state["model"][table].size(0)
     mean = saved.view(-1, rows).mean(dim=0)
     for shard in current.local_shards():
-        shard.tensor.copy_(mean)
+        start = shard.metadata.shard_offsets[0] % rows  # of its rows in the table
+        shard.tensor.copy_(mean[start : start + shard.tensor.numel()])
     return current
 
 

@@ -35,8 +35,14 @@ def join(cfg: DictConfig) -> None:
         return
     if not cfg.trainer.processes:
         raise ConfigError(f"torchrun started {started} processes: add trainer=distributed or trainer=gpu")
+    smallest = min(cfg.retrieval.train.batch_size, cfg.ranker.train.batch_size)
+    if started > smallest:
+        raise ConfigError(f"{started} processes share batches of {smallest}: raise batch_size or start fewer")
     if cfg.trainer.accelerator == "gpu":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= there:
+            raise ConfigError(f"torchrun starts more processes than the {there} GPUs of this machine")
+        torch.cuda.set_device(local)
     dist.init_process_group(backend(cfg), timeout=timedelta(minutes=cfg.trainer.timeout_minutes))
 
 

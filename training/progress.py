@@ -14,13 +14,16 @@ class Throughput(pl.Callback):
     validation count for nothing."""
 
     def __init__(self) -> None:
-        self.started, self.waited, self.rows = 0.0, 0.0, 0
+        self.started, self.ended, self.waited, self.rows = 0.0, 0.0, 0.0, 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
         if index == 0 or not self.started:  # not 0 where a run was resumed amid an epoch
             stream: Any = trainer.train_dataloader
             self.started = time.monotonic()
             self.waited, self.rows = stream.waited, stream.rows_received
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ended = time.monotonic()  # validation follows inside the epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         if trainer.logger is not None and (rates := self.rates(trainer)):
@@ -30,8 +33,8 @@ class Throughput(pl.Callback):
     def rates(self, trainer: pl.Trainer) -> dict[str, float]:
         """Rows per second and the share of the time that was spent waiting for data."""
         stream: Any = trainer.train_dataloader
-        seconds = time.monotonic() - self.started
-        if not self.started or stream.rows_received <= self.rows:
+        seconds = self.ended - self.started
+        if not self.started or seconds <= 0 or stream.rows_received <= self.rows:
             return {}
         return {
             "rows_per_s": (stream.rows_received - self.rows) * processes.world() / seconds,

@@ -101,12 +101,28 @@ class RankerTask(pl.LightningModule):
         candidates, labels = sample_negatives(candidates, labels, rate, generator)
         logits = self.score(self.model, batch, candidates, labels)
         self.losses = self.objective(logits, labels, candidates)
+        for task, share in zip(TASKS, self.shares(labels), strict=True):
+            self.losses[task] = self.losses[task] * share
         loss = self.balance(torch.stack([self.losses[task] for task in TASKS]), self.shared())
         size = batch.query.ts.numel()
         named = {f"{task}_loss": self.losses[task] for task in TASKS}
         self.log_dict(named, on_step=True, on_epoch=True, batch_size=size)
         self.log("loss", loss, prog_bar=True, batch_size=size)
         return loss
+
+    def shares(self, labels: Labels) -> Tensor:
+        """By task, this process's part of what the losses are means over, times the processes: [T].
+
+        Gradients are averaged over the processes, but these do not hold equally many purchases. Losses of
+        whole lists count by their pairs.
+        """
+        if processes.world() == 1:
+            return torch.ones(len(TASKS))
+        asked = labels.weight if self.settings.entire_space else labels.weight * labels.click
+        paid = labels.weight * labels.purchase * (labels.value > 0)
+        mine = torch.stack([labels.weight.sum(), asked.sum(), paid.sum()])
+        everyone = processes.together(mine.unsqueeze(0)).sum(0)
+        return mine * processes.world() / everyone.clamp_min(1e-6)
 
     def labelled(self, batch: Batch) -> tuple[Candidates, Labels]:
         """The candidates of a batch and what became of them."""
@@ -131,7 +147,7 @@ class RankerTask(pl.LightningModule):
         """What lies outside of the sharded model is kept alike here."""
         learned = [p.grad for p in self.balance.parameters() if p.grad is not None]
         seen = self.model.module.normalize
-        processes.average([*learned, seen.running_mean, seen.running_var, *self.balance.buffers()])
+        processes.average([*learned, seen.running_mean, seen.running_var])
 
     def on_validation_epoch_start(self) -> None:
         self.seen: list[tuple[Tensor, Labels]] = []
