@@ -12,6 +12,7 @@ from torch_rechub.models.multi_task import MMOE
 from torch_rechub.trainers import MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
+# As in benchmarks/workload.py, which needs what this environment does not promise to have.
 VOCABULARIES = [1_000_000] * 2 + [100_000] * 5 + [1_000] * 13
 LABELS = ["click", "purchase"]
 BATCH = 4_096
