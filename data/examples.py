@@ -23,7 +23,7 @@ from data.features import FeatureSchema
 from data.log import CART, CLICK, PURCHASE, Log
 from data.splits import DAY, SPLITS
 
-FACTS = 4_000_000  # of histories per query: bounds memory to some 100 MB of lists
+FACTS = 2_000_000  # of histories per query: bounds memory to some 50 MB of lists, and their copies
 ROW_GROUP = 1024
 HISTORY = {"item": "int32", "ts": "int64", "kind": "int8", "quantity": "float32", "price": "float32"}
 BASKET = {"item": "int32", "quantity": "float32", "price": "float32"}

@@ -113,18 +113,14 @@ def _build(
         _step(bar, "neighbours")
         carried = snapshots.neighbour_snapshots(dates, data["snapshots"])
         limits = data["snapshots"]
-        paired = engine.keep(con, "paired_lines", snapshots.paired_lines(coded))
-        snapshots.write_neighbours(
-            out / "neighbours.parquet",
-            carried,
-            lambda date: snapshots.all_neighbours(con, paired, date, int(limits["neighbours"])),
-        )
+        paired = snapshots.all_neighbours(con, coded, [*carried.values()], int(limits["neighbours"]))
+        snapshots.write_neighbours(out / "neighbours.parquet", zip(carried, paired, strict=True))
         _step(bar, "collaborative")
-        snapshots.write_neighbours(
-            out / "collaborative.parquet",
-            carried,
-            lambda date: collaborative.neighbours(con, coded, date, schema.items + 1, limits),
+        alike = (
+            (snapshot, collaborative.neighbours(con, coded, date, schema.items + 1, limits))
+            for snapshot, date in carried.items()
         )
+        snapshots.write_neighbours(out / "collaborative.parquet", alike)
         _step(bar, "examples")
         found = examples.write(con, coded, assigned, schema, every, out)
         _step(bar, "store")

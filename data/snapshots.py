@@ -7,7 +7,7 @@ A snapshot holds only what was available strictly before its date. The last one 
 checkout: it is for serving, and no example uses it.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data import engine
 from data.log import Log
 
 DAY = 86_400
@@ -23,7 +24,7 @@ WEEK, WINDOW = 7 * DAY, 28 * DAY  # of what sold lately; of popularity and price
 NEIGHBOURS = pa.schema(
     {"snapshot": pa.int32(), "item": pa.int32(), "neighbour": pa.int32(), "score": pa.float32()}
 )
-PAIR_LINES = 2_000_000  # lines whose pairs are counted at once: some GB
+PAIR_LINES = 1_000_000  # lines whose pairs are counted at once: some GB
 MAX_BASKET = 40  # lines of a basket that form pairs; a larger one says little and costs its square
 
 
@@ -71,40 +72,55 @@ def popularity(log: Log, at: list[int], every: int) -> ir.Table:
     return t.select(**keys, price=t.price, spend=t.spend, **counts).order_by("snapshot", "item")
 
 
-def paired_lines(log: Log) -> ir.Table:
-    """`order, item, available, following`: the lines that form pairs, and the user's next order.
+def paired_lines(log: Log, at: list[int]) -> ir.Table:
+    """`order, item, since, following`: the lines that form pairs, and the user's next order.
 
-    The same for every date, so it is computed once.
+    `since` is the position of the first date of `at` (Unix seconds, rising) behind which a line is known;
+    what none knows is left out.
     """
     t = log.lines.select("order", "user", "item", "available")
     t = t.mutate(rank=ibis.row_number().over(group_by="order", order_by="item"))
-    t = t.filter(t["rank"] < MAX_BASKET).drop("rank")
+    t = t.filter(t["rank"] < MAX_BASKET, t.available < at[-1])
+    since = sum((t.available >= date).cast("int32") for date in at[:-1])
+    t = t.select("order", "user", "item", since=ibis.literal(0, "int32") + since)
     orders = t.select("user", "order").distinct()  # orders are numbered by time
     following = orders.order.lead().over(group_by="user", order_by="order")
     orders = orders.mutate(following=following.fill_null(-1))
-    return t.join(orders, ["user", "order"]).select("order", "item", "available", "following")
+    return t.join(orders, ["user", "order"]).select("order", "item", "since", "following")
 
 
-def neighbours(lines: ir.Table, date: int, top: int, part: int = 0, parts: int = 1) -> ir.Table:
+def pairs(lines: ir.Table, part: int = 0, parts: int = 1) -> ir.Table:
+    """`item, neighbour, since, both`: how many co-purchases of two items became known with each date.
+
+    Of n_ij, which counts j beside i in one order and j after i in the user's next order: in a shop of
+    single-item orders that is all there is. `lines` are the `paired_lines`; only items of `part` of `parts`
+    are done, so that pairs fit into memory.
+    """
+    mine = lines.filter(lines["item"] % parts == part)
+    other = lines.select("order", neighbour="item", known="since")
+    beside = mine.join(other, [mine.order == other.order, mine["item"] != other.neighbour])
+    after = mine.join(other, [mine.following == other.order, mine["item"] != other.neighbour])
+    columns = ["item", "neighbour", "since", "known"]
+    both = ibis.union(beside.select(columns), after.select(columns))
+    both = both.mutate(since=ibis.greatest(both.since, both.known))
+    return both.group_by("item", "neighbour", "since").agg(both=ibis._.count())
+
+
+def repeated(counted: ir.Table) -> ir.Table:
+    """Those of the `pairs` that were seen twice by the last date: most were not."""
+    often = counted.group_by("item", "neighbour").agg(both=ibis._.both.sum())
+    return counted.semi_join(often.filter(often.both >= 2), ["item", "neighbour"])
+
+
+def neighbours(counted: ir.Table, sold: ir.Table, date: int, top: int) -> ir.Table:
     """`item, neighbour, score` at a date: the `top` most co-purchased of every item, best first.
 
-    score = n_ij / sqrt(n_i n_j) over orders available before `date` (Unix seconds), where n_ij ≥ 2 counts
-    j beside i in one order and j after i in the user's next order: in a shop of single-item orders that is
-    all there is. `lines` are the `paired_lines`; only items of `part` of `parts` are done, so that pairs fit
-    into memory.
+    score = n_ij / sqrt(n_i n_j), where n_ij ≥ 2. `counted` are the `pairs`, `sold` says `item, since, n` and
+    `date` is a position in the dates of both.
     """
-    t = lines.filter(lines.available < date)
-    n = t.group_by("item").agg(n=ibis._.count())
-    mine = t.filter(t["item"] % parts == part)
-    other = t.view()
-    beside = mine.join(other, [mine.order == other.order, mine["item"] != other["item"]])
-    after = mine.join(other, [mine.following == other.order, mine["item"] != other["item"]])
-    pairs = ibis.union(
-        beside.select(item=mine["item"], neighbour=other["item"]),
-        after.select(item=mine["item"], neighbour=other["item"]),
-    )
-    pairs = pairs.group_by("item", "neighbour").agg(both=ibis._.count())
+    pairs = counted.filter(counted.since <= date).group_by("item", "neighbour").agg(both=ibis._.both.sum())
     pairs = pairs.filter(pairs.both >= 2)
+    n = sold.filter(sold.since <= date).group_by("item").agg(n=ibis._.n.sum())
     m = n.view()
     scored = pairs.join(n, pairs["item"] == n["item"]).join(m, pairs.neighbour == m["item"])
     scored = scored.select(
@@ -116,13 +132,23 @@ def neighbours(lines: ir.Table, date: int, top: int, part: int = 0, parts: int =
     return scored.select("item", "neighbour", score=scored.score.cast("float32"))
 
 
-def all_neighbours(con: ibis.BaseBackend, lines: ir.Table, date: int, top: int) -> pa.Table:
-    """`neighbours` of all items, as many at a time as PAIR_LINES lines have."""
-    known = int(con.execute(lines.filter(lines.available < date).count()))
-    parts = -(-known // PAIR_LINES) or 1
-    found = [con.to_pyarrow(neighbours(lines, date, top, part, parts)) for part in range(parts)]
+def all_neighbours(con: ibis.BaseBackend, log: Log, at: list[int], top: int) -> list[pa.Table]:
+    """`item, neighbour, score` at each date of `at` (Unix seconds, rising), by item and best first.
+
+    Pairs are counted once for all dates, those of as many items at a time as PAIR_LINES lines have.
+    """
+    lines = engine.keep(con, "paired_lines", paired_lines(log, at))
+    sold = engine.keep(con, "sold", lines.group_by("item", "since").agg(n=ibis._.count()))
+    parts = -(-int(con.execute(lines.count())) // PAIR_LINES) or 1
+    found: list[list[pa.Table]] = [[] for _ in at]
+    for part in range(parts):
+        counted = engine.keep(con, "pairs", pairs(lines, part, parts))
+        counted = engine.keep(con, "repeated_pairs", repeated(counted))
+        for date in range(len(at)):
+            found[date].append(con.to_pyarrow(neighbours(counted, sold, date, top)))
+    engine.drop(con, "paired_lines", "sold", "pairs", "repeated_pairs")
     # Each part is in order, best first: a stable sort by item keeps that.
-    return pa.concat_tables(found).sort_by("item") if parts > 1 else found[0]
+    return [pa.concat_tables(tables).sort_by("item") for tables in found]
 
 
 def neighbour_snapshots(at: list[int], cfg: dict[str, Any]) -> dict[int, int]:
@@ -138,13 +164,9 @@ def write(con: ibis.BaseBackend, log: Log, at: list[int], every: int, folder: Pa
     pq.write_table(table, folder / "snapshots.parquet", compression="zstd")
 
 
-def write_neighbours(file: Path, at: dict[int, int], make: Callable[[int], pa.Table]) -> None:
-    """Writes a table of neighbours for the snapshots `at` (snapshot → date).
-
-    `make` gives `item, neighbour, score` at a date, by item and best first.
-    """
+def write_neighbours(file: Path, found: Iterable[tuple[int, pa.Table]]) -> None:
+    """Writes (snapshot, its `item, neighbour, score` by item and best first), in order of snapshots."""
     with pq.ParquetWriter(file, NEIGHBOURS, compression="zstd") as writer:
-        for snapshot, date in at.items():
-            table = make(date)
+        for snapshot, table in found:
             table = table.add_column(0, "snapshot", pa.array([snapshot] * table.num_rows, pa.int32()))
             writer.write_table(table.cast(NEIGHBOURS))

@@ -36,14 +36,20 @@ def random_log(con: ibis.BaseBackend, seed: int) -> tuple[Any, list[tuple[int, i
 def test_neighbours_are_counted_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, parts: int
 ) -> None:
-    date = 450  # of orders 0 to 44
+    dates = [200, 450, 600]  # of orders 0 to 19, 0 to 44, and all
     with engine.connect({"threads": 2}, tmp_path) as con:
         log, lines = random_log(con, seed)
-        known = sum(order * 10 < date for order, _, _ in lines)
-        monkeypatch.setattr(snapshots, "PAIR_LINES", -(-known // parts))
-        paired = engine.keep(con, "paired", snapshots.paired_lines(log))
-        found = snapshots.all_neighbours(con, paired, date, TOP).to_pydict()
+        monkeypatch.setattr(snapshots, "PAIR_LINES", -(-len(lines) // parts))
+        found = snapshots.all_neighbours(con, log, dates, TOP)
+    for date, table in zip(dates, found, strict=True):
+        expected = plain_count(lines, date)
+        assert table["item"].to_pylist() == [i for i, _, _ in expected]
+        assert table["neighbour"].to_pylist() == [j for _, j, _ in expected]
+        np.testing.assert_allclose(table["score"], [score for _, _, score in expected], rtol=1e-6)
 
+
+def plain_count(lines: list[tuple[int, int, int]], date: int) -> list[tuple[int, int, float]]:
+    """(item, neighbour, score) at a date, by loops."""
     baskets, owner = defaultdict(list), {}
     for order, user, item in lines:
         if order * 10 < date:
@@ -63,6 +69,4 @@ def test_neighbours_are_counted_exactly(
             (-n / math.sqrt(single[i] * single[j]), j) for (a, j), n in both.items() if a == i and n >= 2
         ]
         expected += [(i, j, -score) for score, j in sorted(scores)[:TOP]]
-    assert found["item"] == [i for i, _, _ in expected]
-    assert found["neighbour"] == [j for _, j, _ in expected]
-    np.testing.assert_allclose(found["score"], [score for _, _, score in expected], rtol=1e-6)
+    return expected
