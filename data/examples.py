@@ -24,6 +24,7 @@ from data.log import CART, CLICK, PURCHASE, Log
 from data.splits import DAY, SPLITS
 
 FACTS = 2_000_000  # of histories per query: bounds memory to some 50 MB of lists, and their copies
+MOST_CHUNKS = 150  # queries for a split: each reads the lists of all users again
 ROW_GROUP = 1024
 HISTORY = {"item": "int32", "ts": "int64", "kind": "int8", "quantity": "float32", "price": "float32"}
 BASKET = {"item": "int32", "quantity": "float32", "price": "float32"}
@@ -271,13 +272,14 @@ def write(
 def _chunks(
     con: ibis.BaseBackend, asked: ir.Table, longest: int
 ) -> Iterator[tuple[ir.Table, tuple[int, int]]]:
-    """Consecutive checkouts with FACTS facts of history together, with the first ts and the last until.
+    """Consecutive checkouts with FACTS facts of history together or more, with the first ts and the last until.
 
     Every chunk reads all users' lists, so there should be few of them.
     """
     t = con.to_pyarrow(asked.select("order", "ts", "until", "n_history").order_by("order"))
     facts = np.minimum(t["n_history"].to_numpy(), longest) + 64  # what a checkout without a past costs
-    part = (np.cumsum(facts) - facts) // FACTS  # the chunk of each
+    most = max(FACTS, int(facts.sum()) // MOST_CHUNKS)
+    part = (np.cumsum(facts) - facts) // most  # the chunk of each
     starts = np.flatnonzero(np.diff(part, prepend=-1))
     for start, stop in zip(starts, np.append(starts[1:], len(part)), strict=True):
         rows = t.slice(start, stop - start)
