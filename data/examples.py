@@ -272,7 +272,7 @@ def write(
 def _chunks(
     con: ibis.BaseBackend, asked: ir.Table, longest: int
 ) -> Iterator[tuple[ir.Table, tuple[int, int]]]:
-    """Consecutive checkouts with FACTS facts of history together or more, with the first ts and the last until.
+    """Consecutive checkouts with FACTS facts of history together or more, the first ts and the last until.
 
     Every chunk reads all users' lists, so there should be few of them.
     """

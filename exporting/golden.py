@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import torch
@@ -12,6 +11,7 @@ from exporting.lowering import Pipeline
 from exporting.source import Trained, item_ids, latest, margins, queries
 from serving.checkout import KINDS, Checkout, Event, Line
 from serving.golden import to_json
+from serving.search import ItemIndex
 from serving.slate import SLOTS, Policy, known_margins, objective, select
 
 
@@ -59,7 +59,7 @@ def _value(attribute: Attribute, code: int) -> str | float:
 def golden(
     trained: Trained,
     pipeline: Pipeline,
-    index: faiss.Index,
+    index: ItemIndex,
     examples: pa.Table,
     requests: list[Checkout],
     policy: Policy,
@@ -74,7 +74,7 @@ def golden(
     catalog, ids = latest(trained.catalog), item_ids(trained)
     query = queries(examples, 0)
     vector = pipeline.query_tower(query, catalog.vectors)
-    _, ann = index.search(vector.numpy(), trained.cfg.retrieval.sources.ann)
+    ann = index.search(vector.numpy(), trained.cfg.retrieval.sources.ann)
     found = pipeline.candidates(query, vector, torch.from_numpy(ann), catalog)
     _, purchase, spend = pipeline.ranker(query, vector, found, catalog)
     bounds, items = found.offsets.tolist(), found.item.numpy()

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from exporting import index as indexes
-from exporting import verify
+from evaluation.report.tables import text_table
+from exporting import tuning, verify
 from exporting.bundle import (
     building,
     items_table,
@@ -26,6 +26,7 @@ from exporting.bundle import (
     write_store,
 )
 from exporting.golden import checkouts, golden
+from exporting.index import RECALL_AT, exact
 from exporting.lowering import lowered, save
 from exporting.source import (
     ExportError,
@@ -38,8 +39,8 @@ from exporting.source import (
     queries,
     sample,
 )
-from models.embeddings import unpack_int8
 from serving.bundle import BundleError, read_manifest, version_folder
+from serving.search import ItemIndex
 from serving.slate import Policy, known_margins
 from training.folders import ROOT
 
@@ -99,8 +100,10 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
             pipeline = lowered(trained.tower, trained.sources, trained.ranker)
             save(pipeline, folder)
         with _step("index"):
-            index, measured = _index(trained, cfg.index)
-            faiss.write_index(index, str(folder / "index.faiss"))
+            tuned = _index(trained, cfg.index)
+            faiss.write_index(tuned.found, str(folder / "index.faiss"))
+            choice, measured = tuned.choice, tuned.choice.measured
+            index = ItemIndex(tuned.found, trained.catalog.vectors.numpy(), choice.effort)
         with _step("items"):
             write_arrow(items_table(trained), folder / "items.arrow")
         with _step("golden requests"):
@@ -113,9 +116,7 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
             )
             write_arrow(chosen, folder / "golden.arrow")
         with _step("verification"):
-            about = {**indexes.settings(index, cfg.index), f"recall_{indexes.RECALL_AT}": measured.recall}
-            about |= {"p50_ms": measured.p50_ms, "p99_ms": measured.p99_ms, "queries": int(cfg.index.queries)}
-            content = manifest(trained, folder, policy, about, {"key": key(cfg)})
+            content = manifest(trained, folder, policy, tuning.about(tuned, cfg.index), {"key": key(cfg)})
             write_manifest(content, folder)
             with verify.loaded(folder) as recommender:
                 parity = verify.parity(trained, recommender, examples, requests)
@@ -134,8 +135,8 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
         f"bundle: {target} ({sum(sizes.values()) / 1e6:.1f} MB: "
         + ", ".join(f"{name} {n / 1e6:.1f}" for name, n in sizes.items())
         + f"); {content['dims']['items'] - 1:,} items, {users:,} users in store.arrow\n"
-        f"index: recall@{indexes.RECALL_AT} {measured.recall:.4f}, "
-        f"p50 {measured.p50_ms:.2f} ms, p99 {measured.p99_ms:.2f} ms\n"
+        f"index: {choice.family}, recall@{RECALL_AT} {measured.recall:.4f}, p50 {measured.p50_ms:.2f} ms, "
+        f"p99 {measured.p99_ms:.2f} ms, {choice.bytes_per_vector:.1f} bytes per vector\n"
         f"parity over {parity.candidates:,} candidates: p(click) {parity.click:.1e}, "
         f"p(purchase) {parity.purchase:.1e}, value {parity.value:.1e} relative; "
         f"a request takes p50 {parity.p50_ms:.1f} ms, p99 {parity.p99_ms:.1f} ms\n"
@@ -153,17 +154,21 @@ def _calibrated(found: dict[str, Any] | None) -> str:
 
 
 @torch.inference_mode()
-def _index(trained: Trained, cfg: DictConfig) -> tuple[faiss.Index, indexes.Measured]:
+def _index(trained: Trained, cfg: DictConfig) -> tuning.Tuned:
     """The index over the available items, searched at its target recall on validation checkouts."""
-    vectors = unpack_int8(trained.catalog.vectors).numpy()
+    packed = trained.catalog.vectors
     ids = np.flatnonzero(trained.catalog.available.numpy())
     ids = ids[ids > 0].astype(np.int64)
-    index = indexes.build(vectors[ids], ids, cfg)
-    asked = trained.tower(
-        queries(sample(trained, ("validation", "test"), cfg.queries), 0), trained.catalog.vectors
-    )
-    wanted = asked.numpy()
-    return index, indexes.tune(index, wanted, indexes.exact(vectors[ids], ids, wanted), cfg.recall_target)
+    asked = trained.tower(queries(sample(trained, ("validation", "test"), cfg.queries), 0), packed).numpy()
+    try:
+        tuned = tuning.tune(packed.numpy(), ids, asked, exact(packed.numpy(), ids, asked), cfg)
+    except ValueError as error:
+        raise ExportError(f"index: {error}") from error
+    if tuned.missed:
+        print(f"warning: no index meets index.*: {tuned.missed}; the nearest is taken", flush=True)
+    if len(tuned.tried) > 1 and len(cfg.families) > 1:
+        print("\n" + text_table([choice.row() for choice in tuning.pareto(tuned.tried)]), flush=True)
+    return tuned
 
 
 @contextmanager

@@ -72,7 +72,12 @@ def parity(
     for place, request in enumerate(requests):
         encoded = recommender.encoder(request, NOTHING, request.ts or 0)
         vector = bundle.query_tower(encoded, bundle.catalog[-1])
-        found = bundle.candidates(encoded, vector, recommender._search(vector), bundle.catalog)
+        found = bundle.candidates(
+            encoded,
+            vector,
+            recommender._search(vector, request, recommender.eligible(request)),
+            bundle.catalog,
+        )
         served = bundle.ranker(encoded, vector, found, bundle.catalog)
 
         query = queries(examples.slice(place, 1), last)
@@ -103,7 +108,7 @@ def check(index: Measured, measured: Parity) -> None:
     if not index.recall >= MIN_RECALL:
         failed.append(
             f"recall@{RECALL_AT} of the index is {index.recall:.4f}, at least {MIN_RECALL} is needed: "
-            "raise index.recall_target, or choose a finer index"
+            "raise index.recall, or choose a finer index (index=auto)"
         )
     remedy = "what is exported is not what was trained: export again with the code of the run"
     for name, limit in (("click", MAX_PROBABILITY), ("purchase", MAX_PROBABILITY), ("value", MAX_VALUE)):

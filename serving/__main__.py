@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--items", default="", help="ids of the items just paid, separated by commas")
     command.add_argument("--exclude", default="", help="item ids that must not be shown, separated by commas")
     command.add_argument(
+        "--categories", help="category paths (a or a/b) to stay within, separated by commas (default: all)"
+    )
+    command.add_argument(
         "--context",
         action="append",
         default=[],
@@ -96,6 +99,7 @@ def checkout_of(options: argparse.Namespace, ts: int | None = None) -> Checkout:
         ts=options.ts if options.ts is not None else ts,
         context={name: value for name, _, value in pairs},
         exclude=ids(options.exclude),
+        categories=None if options.categories is None else ids(options.categories),
     )
 
 

@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FORMAT = 4
+from serving.search import Effort, ItemIndex
+
+FORMAT = 5
 MANIFEST = "manifest.json"
 MOVING = ("price", "spend", "popularity", "lately", "buyers")  # of models/inputs.Catalog, one snapshot
 MODULES = ("query_tower", "candidates", "ranker")
@@ -44,7 +46,7 @@ class Bundle:
     query_tower: Any  # (query, vectors) → [B, D]
     candidates: Any  # (query, query vector, ANN rows [B, K], catalog) → candidates
     ranker: Any  # (query, query vector, candidates, catalog) → three tensors [ΣC]
-    index: faiss.Index
+    index: ItemIndex
     catalog: tuple[Tensor, ...]  # in the order of models/inputs.Catalog, one snapshot
     item_id: list[str]  # [N+1]
     row_of: dict[str, int]  # item id → row, without row 0
@@ -71,14 +73,15 @@ def open_bundle(path: str | Path) -> Bundle:
         query_tower, candidates, ranker = (
             _read(folder / f"{name}.ts", lambda file: torch.jit.load(file).eval()) for name in MODULES
         )
-    index = _read(folder / "index.faiss", faiss.read_index)
+    raw = _read(folder / "index.faiss", faiss.read_index)
     items = _read(folder / "items.arrow", read_arrow)
-    _check_dims(folder, manifest, index, items)
+    _check_dims(folder, manifest, raw, items)
     columns = {
         name: _numbers(items[name]) for name in ("leaf", "brand_code", "first_sold", "margin", *MOVING)
     }
     available = np.array(items["available"].to_numpy(), dtype=np.bool_)
     ids = items["item_id"].to_pylist()
+    packed = _matrix(items["vector"])
     return Bundle(
         folder=folder,
         version=manifest["version"],
@@ -86,7 +89,7 @@ def open_bundle(path: str | Path) -> Bundle:
         query_tower=query_tower,
         candidates=candidates,
         ranker=ranker,
-        index=index,
+        index=_searched(folder, manifest, raw, packed),
         catalog=(
             torch.from_numpy(_matrix(items["category_codes"]).astype(np.int64)),
             torch.from_numpy(columns["leaf"].astype(np.int64)),
@@ -94,7 +97,7 @@ def open_bundle(path: str | Path) -> Bundle:
             torch.from_numpy(columns["first_sold"].astype(np.int64)),
             torch.from_numpy(available),
             *(torch.from_numpy(columns[name].astype(np.float32)).unsqueeze(0) for name in MOVING),
-            torch.from_numpy(_matrix(items["vector"])),
+            torch.from_numpy(packed),
         ),
         item_id=ids,
         row_of={item_id: row for row, item_id in enumerate(ids) if row},
@@ -198,6 +201,13 @@ def _check_dims(folder: Path, manifest: dict[str, Any], index: faiss.Index, item
         raise BundleError(
             folder / "index.faiss", f"{index.ntotal} vectors for {rows - 1} items", "export again"
         )
+
+
+def _searched(folder: Path, manifest: dict[str, Any], index: faiss.Index, packed: NDArray) -> ItemIndex:
+    try:
+        return ItemIndex(index, packed, Effort.of(manifest["index"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(folder / MANIFEST, f"how to search the index: {error!r}", "export again") from error
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray:

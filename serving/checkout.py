@@ -70,6 +70,7 @@ class Checkout:
         context: attributes of the order (store, device, ...). Leave out what is missing.
         profile: attributes of the user; they go before those of the store.
         exclude: item ids that must not be shown.
+        categories: category paths (a or a/b) that the slate is limited to, with all below them; None: all.
     """
 
     user_id: str | None
@@ -79,6 +80,7 @@ class Checkout:
     context: Mapping[str, str | float] = field(default_factory=dict)
     profile: Mapping[str, str | float] = field(default_factory=dict)
     exclude: Collection[str] = ()
+    categories: Collection[str] | None = None
 
     def __post_init__(self) -> None:
         if self.user_id is not None:
@@ -90,10 +92,9 @@ class Checkout:
             _all_of("Checkout.history", self.history, Event)
         _attributes("Checkout.context", self.context)
         _attributes("Checkout.profile", self.profile)
-        if isinstance(self.exclude, str | bytes) or not isinstance(self.exclude, Collection):
-            raise ValueError(f"Checkout.exclude is {self.exclude!r}: expected a collection of item ids")
-        for item_id in self.exclude:
-            _text("an id in Checkout.exclude", item_id)
+        _texts("Checkout.exclude", self.exclude)
+        if self.categories is not None:
+            _texts("Checkout.categories", self.categories)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,13 @@ class Slate:
 def _text(name: str, value: object) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} is {value!r}: expected a string that is not empty")
+
+
+def _texts(name: str, values: object) -> None:
+    if isinstance(values, str | bytes) or not isinstance(values, Collection):
+        raise ValueError(f"{name} is {values!r}: expected a collection of strings")
+    for value in values:
+        _text(f"a value in {name}", value)
 
 
 def _number(name: str, value: object) -> None:

@@ -15,6 +15,7 @@ class Popular:
     """
 
     def __init__(self, rank: NDArray, leaf: NDArray) -> None:
+        self.rank = rank
         available = np.flatnonzero(rank >= 0)
         self.everything = available[np.argsort(rank[available], kind="stable")].tolist()
         self.leaf = leaf
@@ -22,6 +23,11 @@ class Popular:
         ordered = ordered[np.argsort(leaf[ordered], kind="stable")]
         self._items = ordered.tolist()
         self._offsets = np.searchsorted(leaf[ordered], np.arange(int(leaf.max(initial=0)) + 2))
+
+    def among(self, allowed: NDArray) -> list[int]:
+        """The item rows of `allowed` [N+1] bool, by falling popularity."""
+        rows = np.flatnonzero(allowed & (self.rank >= 0))
+        return rows[np.argsort(self.rank[rows], kind="stable")].tolist()
 
     def of_category(self, leaf: int) -> list[int]:
         """Item rows of a leaf category; none for the unknown one."""

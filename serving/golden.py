@@ -16,7 +16,10 @@ TOLERANCE = 1e-3  # of probabilities: other processors add in another order
 
 def to_json(checkout: Checkout) -> str:
     """A checkout as a JSON object with its field names; lines and events as objects."""
-    return json.dumps({**asdict(checkout), "exclude": sorted(checkout.exclude)}, ensure_ascii=False)
+    sets = {"exclude": sorted(checkout.exclude)}
+    if checkout.categories is not None:
+        sets["categories"] = sorted(checkout.categories)
+    return json.dumps({**asdict(checkout), **sets}, ensure_ascii=False)
 
 
 def from_json(text: str) -> Checkout:

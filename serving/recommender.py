@@ -29,6 +29,7 @@ from torch import Tensor
 from serving import golden
 from serving.bundle import MANIFEST, Bundle, BundleError, open_bundle
 from serving.checkout import Checkout, Item, Slate
+from serving.eligible import Eligible
 from serving.encode import Encoder
 from serving.fallback import Popular
 from serving.slate import SLOTS, Policy, known_margins, objective, select
@@ -36,6 +37,7 @@ from serving.store import NOTHING, EventStore
 
 # Bit i of a candidate's mask stands for SOURCES[i].
 SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
+FEW = 200  # excluded items for which the search asks for more instead of filtering
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
 
 
@@ -61,6 +63,7 @@ class Recommender:
         self.bundle = bundle
         self.store = store
         self.encoder = Encoder(bundle.manifest["features"], bundle.row_of, bundle.price)
+        self.eligible = Eligible(bundle.available, bundle.category, bundle.row_of)
         self.popular = Popular(bundle.fallback_rank, bundle.leaf)
         try:
             self.policy = Policy(**bundle.manifest["slate"])
@@ -104,7 +107,7 @@ class Recommender:
     def recommend(
         self, checkout: Checkout, deadline_ms: float = 100.0, revenue_weight: float | None = None
     ) -> Slate:
-        """Six distinct items that are available and not excluded, best first.
+        """Six distinct items that are available, in the categories asked for and not excluded, best first.
 
         Never raises for a checkout that could be made. With fewer than six such items in the whole catalog
         it returns those there are, and says so in `reason`.
@@ -122,11 +125,12 @@ class Recommender:
         clock = _Clock(deadline_ms, self.expected)
         reasons: list[str] = []
         scored: list[Scored] = []
+        allowed = self.eligible(checkout)
         try:
-            self._predict(checkout, policy, clock, reasons, scored)
+            self._predict(checkout, allowed, policy, clock, reasons, scored)
         except Exception as error:
             reasons.append(_reason(error))
-        items, tier = self._fill(checkout, scored, reasons)
+        items, tier = self._fill(checkout, allowed, scored, reasons)
         return Slate(
             items=tuple(items),
             tier=tier,
@@ -138,8 +142,9 @@ class Recommender:
 
     @torch.inference_mode()
     def _predict(
-        self, checkout: Checkout, policy: Policy, clock: "_Clock", reasons: list[str], scored: list[Scored]
-    ) -> None:
+        self, checkout: Checkout, allowed: NDArray, policy: Policy, clock: "_Clock", reasons: list[str],
+        scored: list[Scored],
+    ) -> None:  # fmt: skip
         """Append to `scored` what each tier that worked would show, the best tier first."""
         bundle, catalog = self.bundle, self.bundle.catalog
         ts = int(time.time()) if checkout.ts is None else checkout.ts
@@ -149,7 +154,7 @@ class Recommender:
         query = clock.run("encode", self.encoder, checkout, stored, ts)
         vector = clock.run("query_tower", _finite, bundle.query_tower, query, catalog[-1])
         none = torch.full([1, 0], -1, dtype=torch.int64)
-        ann = clock.optional("index", none, reasons, self._search, vector)
+        ann = clock.optional("index", none, reasons, self._search, vector, checkout, allowed)
         near = [row for row in ann[0].tolist() if row >= 0]
         scored.append(Scored("retrieval", near, np.ones(len(near), np.int64)))  # if all that follows fails
         found = clock.run("candidates", _finite, bundle.candidates, query, vector, ann, catalog)
@@ -160,33 +165,35 @@ class Recommender:
         scored[0] = Scored("retrieval", found.item.numpy()[best].tolist(), mask[best])
         click, purchase, spend = clock.run("ranker", _finite, bundle.ranker, query, vector, found, catalog)
         item = found.item.numpy()
-        shown = clock.run("slate", self._choose, checkout, policy, item, purchase.numpy(), spend.numpy())
+        shown = clock.run("slate", self._choose, allowed, policy, item, purchase.numpy(), spend.numpy())
         columns = (part.numpy()[shown] for part in (click, purchase, purchase * spend))
         scored.insert(0, Scored("ranked", item[shown].tolist(), mask[shown], *columns))
 
     def _choose(
-        self, checkout: Checkout, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
+        self, allowed: NDArray, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
     ) -> NDArray:
         """Positions of the candidates [n] that the policy shows, best first; fewer than six if n is."""
         margin = None if self.margin is None else self.margin[item]
         score = objective(purchase, spend, policy.revenue_weight, margin)
-        eligible = self.bundle.available[item] & ~np.isin(item, list(self._excluded(checkout)))
         leaf, vectors = self.bundle.leaf, self.vectors
-        column = select(score[None], eligible[None], item[None], leaf, vectors, policy).column[0]
+        column = select(score[None], allowed[item][None], item[None], leaf, vectors, policy).column[0]
         return column[column >= 0]
 
-    def _excluded(self, checkout: Checkout) -> set[int]:
-        """Item rows that must not be shown; row 0 for what the bundle does not know."""
-        return {self.bundle.row_of.get(item_id, 0) for item_id in checkout.exclude}
+    def _search(self, vector: Tensor, checkout: Checkout, allowed: NDArray) -> Tensor:
+        """[1, K] rows of what is near and may be shown, -1 behind the last."""
+        few = checkout.categories is None and len(checkout.exclude) <= FEW
+        if not few:
+            return torch.from_numpy(self.bundle.index.search(vector.numpy(), self.ann, allowed))
+        # Cheaper than a filter: as many more as are taken out again.
+        rows = self.bundle.index.search(vector.numpy(), self.ann + len(checkout.exclude))[0]
+        rows = rows[(rows >= 0) & allowed[rows]][: self.ann]
+        return torch.from_numpy(rows[None])
 
-    def _search(self, vector: Tensor) -> Tensor:
-        _, rows = self.bundle.index.search(vector.numpy(), self.ann)
-        return torch.from_numpy(rows)
-
-    def _fill(self, checkout: Checkout, scored: list[Scored], reasons: list[str]) -> tuple[list[Item], str]:
+    def _fill(
+        self, checkout: Checkout, allowed: NDArray, scored: list[Scored], reasons: list[str]
+    ) -> tuple[list[Item], str]:
         """Up to six items from the best tier that has any left, topped up by the ones below it."""
         bundle = self.bundle
-        excluded = self._excluded(checkout)
         taken: set[int] = set()
         items: list[Item] = []
         tiers: list[str] = []
@@ -195,7 +202,7 @@ class Recommender:
             for place, row in enumerate(rows):
                 if len(items) == SLOTS:
                     return
-                if row in taken or row in excluded or not bundle.available[row]:
+                if row in taken or not allowed[row]:
                     continue
                 taken.add(row)
                 items.append(make(place, row))
@@ -206,12 +213,14 @@ class Recommender:
         if len(items) < SLOTS:
             seeds = (bundle.row_of.get(line.item_id, 0) for line in checkout.basket)
             take("category", self.popular.like(seeds), lambda _, row: self._item(row, ("category",)))
-            take("popularity", self.popular.everything, lambda _, row: self._item(row, ("popularity",)))
+            # Few are left under a filter: sooner sorted than looked for among all.
+            every = self.popular.everything if checkout.categories is None else self.popular.among(allowed)
+            take("popularity", every, lambda _, row: self._item(row, ("popularity",)))
         if len(set(tiers)) > 1:
             kinds = dict.fromkeys(tiers)
             reasons.append("topped up: " + ", ".join(f"{tiers.count(tier)} {tier}" for tier in kinds))
         if len(items) < SLOTS:
-            reasons.append(f"only {len(items)} items are available and not excluded")
+            reasons.append(f"only {len(items)} items are available, asked for and not excluded")
         return items, tiers[0] if tiers else "popularity"
 
     def _scored_item(self, part: Scored, place: int, row: int) -> Item:

@@ -36,7 +36,7 @@ def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
     manifest = json.loads((version / "manifest.json").read_text())
     assert manifest["version"] == version.name
     assert manifest["metric"] == "inner_product"
-    assert manifest["index"]["recall_300"] >= 0.95
+    assert manifest["index"]["recall"] >= 0.95
     assert manifest["export"]["parity"]["purchase"] < verify.MAX_PROBABILITY
     assert manifest["run"]["mlflow_run_id"] == "none"
     assert manifest["metrics"]["ranker"] == {"val_loss": 1.0}
@@ -115,8 +115,8 @@ def root(version: Path, tmp_path: Path) -> Path:
 
 
 def test_low_recall_is_refused(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporting.index.tune", lambda *_: Measured(0.94, 1.0, 1.0))
-    refused(run_folder, root, r"recall@300 of the index is 0.9400.*index.recall_target")
+    monkeypatch.setattr("exporting.index.measure", lambda *_: Measured(0.94, 1.0, 1.0))
+    refused(run_folder, root, r"recall@300 of the index is 0.9400.*index.recall,")
 
 
 @pytest.mark.parametrize(

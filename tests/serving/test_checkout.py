@@ -40,7 +40,7 @@ from serving.golden import from_json, to_json
         (lambda: Checkout("u", [], context={"a": None}), r"Checkout.context\['a'\] is None"),
         (lambda: Checkout("u", [], profile={"a": math.nan}), r"Checkout.profile\['a'\] is nan"),
         (lambda: Checkout("u", [], exclude="abc"), "Checkout.exclude"),
-        (lambda: Checkout("u", [], exclude=[1]), "an id in Checkout.exclude is 1"),
+        (lambda: Checkout("u", [], exclude=[1]), "a value in Checkout.exclude is 1"),
     ],
 )
 def test_refused(make, reason: str) -> None:

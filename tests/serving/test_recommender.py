@@ -219,7 +219,24 @@ def test_exclusions_are_topped_up(mine: Recommender) -> None:
     for left in (7, 6, 5, 1, 0):
         checkout = Checkout("u001", [Line("i001")], exclude=set(everything[left:]))
         slate = checked(mine, checkout, mine.recommend(checkout, math.inf), min(6, left))
-        assert ("items are available and not excluded" in slate.reason) == (left < 6)
+        assert ("items are available, asked for and not excluded" in slate.reason) == (left < 6)
+
+
+@pytest.mark.parametrize("broken", [(), ("index",), ("query_tower",)])
+def test_a_slate_keeps_to_the_categories_that_are_asked_for(mine: Recommender, broken: tuple[str]) -> None:
+    """Whatever answers, as many as there are; a path takes what lies below it, and no name that begins so."""
+    bundle = mine.bundle
+    paths = np.array(bundle.category.to_pylist())
+    if broken:
+        mine.bundle = replace(bundle, **dict.fromkeys(broken))
+    whole = {path.split("/")[0] for path in paths[bundle.available]}
+    asked = [*set(paths[bundle.available]), *whole, "no such category", next(iter(whole))[:-1]]
+    for path in asked:
+        inside = bundle.available & ((paths == path) | np.char.startswith(paths, f"{path}/"))
+        shown = mine.recommend(Checkout("u001", [Line("i001")], categories=[path]), math.inf).items
+        rows = [bundle.row_of[item.item_id] for item in shown]
+        assert inside[rows].all()
+        assert len(set(rows)) == len(rows) == min(6, inside.sum())
 
 
 def test_threads_share_a_recommender(shared: Recommender) -> None:

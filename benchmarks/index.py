@@ -1,0 +1,169 @@
+"""The retrieval index beside hnswlib, usearch and voyager: recall, time, bytes and changes.
+
+    python -m benchmarks.index                 a million vectors: some 25 minutes on 2 cores
+    python -m benchmarks.index 100_000         fewer
+
+Unit vectors of 64 dimensions in clusters of intrinsic dimension 16, with noise; 500 queries, recall@300
+against exact search over float32, one query at a time on one thread. Peers are installed from PyPI into an
+environment of their own and take turns with this project's index, family after family. Writes
+`reports/bench_index.json` (a row per system and setting) and `reports/bench_index.html` with the picture.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training import console
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "artifacts" / "bench_index"
+REPORT = ROOT / "reports" / "bench_index.json"
+PEERS = ("hnswlib==0.8.0", "usearch==2.26.6", "voyager==2.2.3")
+COUNT, DIM, INNER, CLUSTERS, SPREAD, NOISE, QUERIES, K = 1_000_000, 64, 16, 500, 0.7, 0.1, 500, 300
+TARGETS = {"recall": 0.986, "p99_ms": None, "bytes_per_vector": 80}
+CHANGES = 10_000
+
+
+def main(count: int) -> None:
+    from evaluation.report import tables  # after console.set_up: they load torch
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    python = peers()
+    vectors, queries = made(count)
+    np.save(FOLDER / "vectors.npy", vectors)
+    np.save(FOLDER / "queries.npy", queries)
+    truth = exact(vectors, queries)
+    np.save(FOLDER / "truth.npy", truth)
+    packed, _ = indexed(vectors)
+    rows: list[dict[str, Any]] = []
+    found, changes = sextet(packed, queries, truth)
+    rows += found
+    for system in ("hnswlib", "usearch", "voyager") if python else ():
+        script = str(ROOT / "benchmarks" / "index_peers.py")
+        said = subprocess.run([str(python), script, system, str(FOLDER)], stdout=subprocess.PIPE, text=True)
+        rows += [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
+        print(tables.text_table([row for row in rows if row["system"] == system]), flush=True)
+    report = rows + [changes]
+    tables.write_json(report, REPORT)
+    print(tables.text_table(rows))
+    print(tables.text_table([changes]))
+    print(f"written: {REPORT}")
+
+
+def made(count: int, seed: int = 0) -> tuple[NDArray, NDArray]:
+    """Vectors [count, DIM] and queries [QUERIES, DIM], float32 of unit length."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.normal(size=(DIM, INNER)))[0].T.astype(np.float32)  # [INNER, DIM]
+    centres = rng.normal(size=(CLUSTERS, INNER)).astype(np.float32)
+
+    def draw(n: int) -> NDArray:
+        inner = centres[rng.integers(0, CLUSTERS, n)] + SPREAD * rng.normal(size=(n, INNER)).astype(
+            np.float32
+        )
+        vectors = inner @ basis + NOISE * rng.normal(size=(n, DIM)).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return draw(count), draw(QUERIES)
+
+
+def exact(vectors: NDArray, queries: NDArray) -> NDArray:
+    """[QUERIES, K] positions of the largest inner products over float32."""
+    import faiss
+
+    flat = faiss.IndexFlatIP(vectors.shape[1])
+    flat.add(vectors)
+    return flat.search(queries, K)[1]
+
+
+def indexed(vectors: NDArray) -> tuple[NDArray, NDArray]:
+    """Row-wise int8 vectors [n+1, DIM+8] with a row 0 for the unknown item, and item rows [n]."""
+    import torch
+
+    from models.embeddings import pack_int8
+
+    packed = pack_int8(torch.from_numpy(np.vstack([np.zeros((1, vectors.shape[1]), np.float32), vectors])))
+    return packed.numpy(), np.arange(1, len(vectors) + 1)
+
+
+def sextet(packed: NDArray, queries: NDArray, truth: NDArray) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of every family's tries, the tuner's choice marked, and what changes cost."""
+    from hydra import compose, initialize_config_dir
+
+    from exporting.tuning import tune
+    from training.config import CONFIGS
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("export", overrides=["index=auto"]).index
+    cfg.update(TARGETS)
+    ids = np.arange(1, len(packed))
+    tuned = tune(packed, ids, queries, truth + 1, cfg)
+    rows = []
+    for choice in tuned.tried:
+        row = choice.row()
+        params = {name: row[name] for name in ("probes", "margin", "refine")}
+        rows.append(
+            {
+                "system": f"sextet {choice.family}",
+                "params": json.dumps(params),
+                "chosen": choice is tuned.choice,
+                **{name: row[name] for name in ("recall", "p50_ms", "p99_ms", "bytes_per_vector", "build_s")},
+            }
+        )
+    return rows, changed(tuned, packed, queries)
+
+
+def changed(tuned: Any, packed: NDArray, queries: NDArray) -> dict[str, Any]:
+    """CHANGES removes and as many adds: how many a second, and whether they took effect."""
+    from exporting.index import vectors_of
+    from serving.search import ItemIndex
+
+    rng = np.random.default_rng(1)
+    gone = np.sort(rng.choice(len(packed) - 1, CHANGES, replace=False) + 1)
+    vectors = vectors_of(packed, gone)
+    index = ItemIndex(tuned.found, packed, tuned.choice.effort)
+    started = time.perf_counter()
+    removed = tuned.found.remove_ids(gone)
+    remove_s = time.perf_counter() - started
+    seen = np.intersect1d(index.search(queries, K), gone)
+    started = time.perf_counter()
+    tuned.found.add_with_ids(vectors, gone)
+    add_s = time.perf_counter() - started
+    back = (index.search(vectors, 1)[:, 0] == gone).mean()
+    return {
+        "system": f"sextet {tuned.choice.family}, {CHANGES:,} changes",
+        "removed": int(removed),
+        "removed_but_returned": len(seen),
+        "added_and_found_first": float(back),
+        "removes_per_s": round(CHANGES / remove_s),
+        "adds_per_s": round(CHANGES / add_s),
+    }
+
+
+def peers() -> Path | None:
+    """The Python of an environment with the peers; None where PyPI is out of reach."""
+    folder = FOLDER / "peers"
+    python = folder / "bin" / "python"
+    if (folder / ".installed").exists():
+        return python
+    print(f"installing {', '.join(PEERS)} into {folder}", flush=True)
+    venv.create(folder, with_pip=True, clear=True)
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "numpy", *PEERS], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        print(f"the peers are left out, they cannot be installed: {done.stderr[-500:]}", flush=True)
+        return None
+    (folder / ".installed").touch()
+    return python
+
+
+if __name__ == "__main__":
+    console.set_up()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else COUNT)

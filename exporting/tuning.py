@@ -1,0 +1,159 @@
+"""Which index, and how hard it is searched: every family measured on the model's own vectors.
+
+    python export.py index=auto index.recall=.98 index.p99_ms=1 index.bytes_per_vector=80
+
+The cheapest that meets all three targets is taken, which is the one of the smallest median time; where none
+does, the one that is nearest to them, with a warning.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from exporting.index import Measured, build, bytes_per_vector, centroids_of, settle
+from serving.search import Effort
+
+FACTORIES = {
+    "flat": "IVF1,Flat",
+    "flat_sq8": "IVF1,SQ8",
+    "ivf_sq8": "IVF{nlist},SQ8",
+    "ivf_sqfp16": "IVF{nlist},SQfp16",
+    "ivf_pq": "IVF{nlist},PQ16x4fs",
+    "ivf_rabitq": "IVF{nlist},RaBitQ",
+    "hnsw_sq8": "IDMap2,HNSW16_SQ8",
+}
+REFINED = {"ivf_pq": (2.0, 4.0, 8.0), "ivf_rabitq": (2.0, 4.0, 8.0)}
+SMALL = 5_000  # items below which there are no lists to search, so nothing to miss
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One index at one effort, with what it costs."""
+
+    family: str
+    effort: Effort
+    measured: Measured
+    bytes_per_vector: float
+    build_s: float
+
+    def row(self) -> dict[str, Any]:
+        """For a table: one figure a column."""
+        margin = None if np.isinf(self.effort.margin) else round(self.effort.margin, 4)
+        return {
+            "family": self.family,
+            "probes": self.effort.probes,
+            "margin": margin,
+            "refine": self.effort.refine,
+            **{name: round(value, 4) for name, value in asdict(self.measured).items()},
+            "bytes_per_vector": round(self.bytes_per_vector, 1),
+            "build_s": round(self.build_s, 1),
+        }
+
+
+class Tuned(NamedTuple):
+    """The index that was chosen, and all that were tried."""
+
+    found: faiss.Index
+    choice: Choice
+    tried: list[Choice]
+    missed: str  # which targets are missed and by how much; "" if none
+
+
+def tune(
+    packed: NDArray, ids: NDArray, queries: NDArray, truth: NDArray, cfg: DictConfig, small: int = SMALL
+) -> Tuned:
+    """Build `cfg.families`, find the least effort of each for `cfg.recall`, and choose.
+
+    `packed` [N+1, D+8] uint8, `ids` [n] the item rows to index, `queries` [q, D] float32 and `truth` [q, k]
+    what exact search finds. `cfg` is the `index` config. Raises ValueError for a family that there is not.
+    """
+    families = list(cfg.families) if len(ids) >= small else ["flat_sq8"]
+    unknown = [name for name in families if name not in FACTORIES]
+    if unknown:
+        raise ValueError(f"index.families: {', '.join(unknown)}: expected {', '.join(FACTORIES)}")
+    tried: list[Choice] = []
+    best: tuple[Choice, faiss.Index] | None = None
+    centroids: NDArray | None = None
+    shown = tqdm(families, desc="index", unit="family", disable=len(families) == 1)
+    for family in shown:
+        shown.set_postfix_str(family)
+        started = time.monotonic()
+        index = build(packed, ids, FACTORIES[family], centroids)
+        seconds = time.monotonic() - started
+        if "{nlist}" in FACTORIES[family]:
+            centroids = centroids_of(index)  # the same for every family with as many lists
+        for refine in REFINED.get(family, (1.0,)):
+            for effort, measured in settle(index, packed, queries, truth, cfg.recall, refine):
+                size = bytes_per_vector(index, packed, effort)
+                tried.append(Choice(family, effort, measured, size, seconds))
+            # The last is the one that was settled on; only such may be chosen.
+            if best is None or cost(tried[-1], cfg) < cost(best[0], cfg):
+                best = tried[-1], index
+    assert best is not None
+    choice, index = best
+    return Tuned(index, choice, tried, missed(choice, cfg))
+
+
+def cost(choice: Choice, cfg: DictConfig) -> tuple[float, float]:
+    """What is compared: the shares by which targets are missed, together, then milliseconds."""
+    short = max(0.0, 1 - choice.measured.recall / cfg.recall)
+    slow = max(0.0, choice.measured.p99_ms / cfg.p99_ms - 1) if cfg.p99_ms else 0.0
+    large = max(0.0, choice.bytes_per_vector / cfg.bytes_per_vector - 1) if cfg.bytes_per_vector else 0.0
+    return short + slow + large, choice.measured.p50_ms
+
+
+def missed(choice: Choice, cfg: DictConfig) -> str:
+    """The targets that a choice misses, as a sentence."""
+    found = []
+    if choice.measured.recall < cfg.recall:
+        found.append(f"recall {choice.measured.recall:.4f} < {cfg.recall}")
+    if cfg.p99_ms and choice.measured.p99_ms > cfg.p99_ms:
+        found.append(f"p99 {choice.measured.p99_ms:.2f} ms > {cfg.p99_ms}")
+    if cfg.bytes_per_vector and choice.bytes_per_vector > cfg.bytes_per_vector:
+        found.append(f"{choice.bytes_per_vector:.1f} bytes per vector > {cfg.bytes_per_vector}")
+    return ", ".join(found)
+
+
+def about(tuned: Tuned, cfg: DictConfig) -> dict[str, Any]:
+    """What the manifest says of the index: how it is searched, what it was chosen by, and the proof."""
+    choice, lists = tuned.choice, faiss.try_extract_index_ivf(tuned.found)
+    targets = {name: cfg[name] for name in ("recall", "p99_ms", "bytes_per_vector")}
+    return {
+        "name": cfg.name,
+        "vectors": tuned.found.ntotal,
+        "nlist": lists.nlist if lists is not None else None,
+        **choice.row(),
+        # Exactly, and no infinity: JSON has none.
+        "margin": None if np.isinf(choice.effort.margin) else choice.effort.margin,
+        "targets": targets,
+        "missed": tuned.missed,
+        "queries": int(cfg.queries),
+        "pareto": [one.row() for one in pareto(tuned.tried)],
+    }
+
+
+def pareto(choices: Iterable[Choice]) -> list[Choice]:
+    """Those than which none is better in recall, median time and bytes at once, by falling recall."""
+    kept: list[Choice] = []
+    for one in choices:
+        mine = (-one.measured.recall, one.measured.p50_ms, one.bytes_per_vector)
+        others = ((-o.measured.recall, o.measured.p50_ms, o.bytes_per_vector) for o in kept)
+        if any(all(a <= b for a, b in zip(other, mine, strict=True)) for other in others):
+            continue
+        kept = [o for o in kept if not _beats(one, o)] + [one]
+    return sorted(kept, key=lambda choice: -choice.measured.recall)
+
+
+def _beats(a: Choice, b: Choice) -> bool:
+    return (
+        a.measured.recall >= b.measured.recall
+        and a.measured.p50_ms <= b.measured.p50_ms
+        and a.bytes_per_vector <= b.bytes_per_vector
+    )

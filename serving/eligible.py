@@ -1,0 +1,44 @@
+"""Which items may be shown to a checkout: available, in a category that is asked for, not excluded."""
+
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from serving.checkout import Checkout
+
+CACHED = 64  # allow-lists of categories, a byte per item each
+
+
+class Eligible:
+    """`eligible(checkout)` → [N+1] bool.
+
+    Args:
+        available: [N+1] bool. category: [N+1] paths a/b/c. row_of: item id → row.
+    """
+
+    def __init__(self, available: NDArray, category: pa.ChunkedArray, row_of: Mapping[str, int]) -> None:
+        self.available, self.category, self.row_of = available, category, row_of
+        self._within = lru_cache(CACHED)(self._of_categories)
+
+    def __call__(self, checkout: Checkout) -> NDArray:
+        base = self.available
+        if checkout.categories is not None:
+            base = self._within(frozenset(checkout.categories))
+        allowed = base.copy()
+        allowed[self.excluded(checkout.exclude)] = False
+        return allowed
+
+    def excluded(self, item_ids: Collection[str]) -> list[int]:
+        """Rows of ids; those that the bundle does not know are left out."""
+        return [row for row in (self.row_of.get(item_id, 0) for item_id in item_ids) if row]
+
+    def _of_categories(self, paths: frozenset[str]) -> NDArray:
+        inside = np.zeros(len(self.available), bool)
+        for path in paths:
+            below = pc.or_(pc.equal(self.category, path), pc.starts_with(self.category, f"{path}/"))
+            inside |= below.fill_null(False).to_numpy()
+        return inside & self.available
