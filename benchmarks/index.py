@@ -33,6 +33,7 @@ CHANGES = 10_000
 
 def main(count: int) -> None:
     from evaluation.report import tables  # after console.set_up: they load torch
+    from evaluation.report.index_page import front, index_page
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     python = peers()
@@ -52,7 +53,9 @@ def main(count: int) -> None:
         print(tables.text_table([row for row in rows if row["system"] == system]), flush=True)
     report = rows + [changes]
     tables.write_json(report, REPORT)
-    print(tables.text_table(rows))
+    about = f"{count:,} vectors, recall@{K} of exact search, {QUERIES} queries one by one on one thread."
+    REPORT.with_suffix(".html").write_text(index_page(rows, "The retrieval index and its peers", about))
+    print(tables.text_table(front(rows)))
     print(tables.text_table([changes]))
     print(f"written: {REPORT}")
 
@@ -96,7 +99,7 @@ def sextet(packed: NDArray, queries: NDArray, truth: NDArray) -> tuple[list[dict
     """Rows of every family's tries, the tuner's choice marked, and what changes cost."""
     from hydra import compose, initialize_config_dir
 
-    from exporting.tuning import tune
+    from exporting.tuning import rows, tune
     from training.config import CONFIGS
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -104,19 +107,8 @@ def sextet(packed: NDArray, queries: NDArray, truth: NDArray) -> tuple[list[dict
     cfg.update(TARGETS)
     ids = np.arange(1, len(packed))
     tuned = tune(packed, ids, queries, truth + 1, cfg)
-    rows = []
-    for choice in tuned.tried:
-        row = choice.row()
-        params = {name: row[name] for name in ("probes", "margin", "refine")}
-        rows.append(
-            {
-                "system": f"sextet {choice.family}",
-                "params": json.dumps(params),
-                "chosen": choice is tuned.choice,
-                **{name: row[name] for name in ("recall", "p50_ms", "p99_ms", "bytes_per_vector", "build_s")},
-            }
-        )
-    return rows, changed(tuned, packed, queries)
+    tried = [{**row, "system": f"sextet {row['system']}"} for row in rows(tuned)]
+    return tried, changed(tuned, packed, queries)
 
 
 def changed(tuned: Any, packed: NDArray, queries: NDArray) -> dict[str, Any]:

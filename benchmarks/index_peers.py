@@ -34,7 +34,7 @@ def main(system, folder):
             found.append(len(np.intersect1d(ids, wanted)) / k)
         row = {
             "system": system,
-            "params": json.dumps({"M": M, "ef_construction": CONSTRUCTION, "ef": effort}),
+            "params": f"M {M}, ef {effort}, built with {CONSTRUCTION}",
             "recall": round(float(np.mean(found)), 4),
             "p50_ms": round(float(np.percentile(taken, 50)), 4),
             "p99_ms": round(float(np.percentile(taken, 99)), 4),

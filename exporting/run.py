@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from evaluation.report.index_page import front, index_page
 from evaluation.report.tables import text_table
 from exporting import tuning, verify
 from exporting.bundle import (
@@ -102,6 +103,10 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
         with _step("index"):
             tuned = _index(trained, cfg.index)
             faiss.write_index(tuned.found, str(folder / "index.faiss"))
+            if len(cfg.index.families) > 1:
+                asked = ", ".join(f"{name} {cfg.index[name]}" for name in tuning.TARGETS)
+                page = index_page(tuning.rows(tuned), "The index", f"Asked: {asked}. {tuned.missed}")
+                (folder / "index.html").write_text(page)
             choice, measured = tuned.choice, tuned.choice.measured
             index = ItemIndex(tuned.found, trained.catalog.vectors.numpy(), choice.effort)
         with _step("items"):
@@ -167,7 +172,7 @@ def _index(trained: Trained, cfg: DictConfig) -> tuning.Tuned:
     if tuned.missed:
         print(f"warning: no index meets index.*: {tuned.missed}; the nearest is taken", flush=True)
     if len(tuned.tried) > 1 and len(cfg.families) > 1:
-        print("\n" + text_table([choice.row() for choice in tuning.pareto(tuned.tried)]), flush=True)
+        print("\n" + text_table(front(tuning.rows(tuned))), flush=True)
     return tuned
 
 

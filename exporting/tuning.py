@@ -7,7 +7,6 @@ does, the one that is nearest to them, with a warning.
 """
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from evaluation.report.index_page import front
 from exporting.index import Measured, build, bytes_per_vector, centroids_of, settle
 from serving.search import Effort
 
@@ -30,6 +30,7 @@ FACTORIES = {
     "hnsw_sq8": "IDMap2,HNSW16_SQ8",
 }
 REFINED = {"ivf_pq": (2.0, 4.0, 8.0), "ivf_rabitq": (2.0, 4.0, 8.0)}
+TARGETS = ("recall", "p99_ms", "bytes_per_vector")
 SMALL = 5_000  # items below which there are no lists to search, so nothing to miss
 
 
@@ -45,12 +46,14 @@ class Choice:
 
     def row(self) -> dict[str, Any]:
         """For a table: one figure a column."""
-        margin = None if np.isinf(self.effort.margin) else round(self.effort.margin, 4)
+        effort = [f"probes {self.effort.probes}"]
+        if not np.isinf(self.effort.margin):
+            effort.append(f"margin {self.effort.margin:.3f}")
+        if self.effort.refine > 1:
+            effort.append(f"refine {self.effort.refine:g}")
         return {
-            "family": self.family,
-            "probes": self.effort.probes,
-            "margin": margin,
-            "refine": self.effort.refine,
+            "system": self.family,
+            "params": ", ".join(effort),
             **{name: round(value, 4) for name, value in asdict(self.measured).items()},
             "bytes_per_vector": round(self.bytes_per_vector, 1),
             "build_s": round(self.build_s, 1),
@@ -121,39 +124,23 @@ def missed(choice: Choice, cfg: DictConfig) -> str:
     return ", ".join(found)
 
 
+def rows(tuned: Tuned) -> list[dict[str, Any]]:
+    """All that was tried, the choice marked, as `evaluation.report.index_page` draws it."""
+    return [{**one.row(), "chosen": one is tuned.choice} for one in tuned.tried]
+
+
 def about(tuned: Tuned, cfg: DictConfig) -> dict[str, Any]:
     """What the manifest says of the index: how it is searched, what it was chosen by, and the proof."""
     choice, lists = tuned.choice, faiss.try_extract_index_ivf(tuned.found)
-    targets = {name: cfg[name] for name in ("recall", "p99_ms", "bytes_per_vector")}
+    targets = {name: cfg[name] for name in TARGETS}
     return {
         "name": cfg.name,
         "vectors": tuned.found.ntotal,
         "nlist": lists.nlist if lists is not None else None,
         **choice.row(),
-        # Exactly, and no infinity: JSON has none.
-        "margin": None if np.isinf(choice.effort.margin) else choice.effort.margin,
+        **choice.effort.to_json(),
         "targets": targets,
         "missed": tuned.missed,
         "queries": int(cfg.queries),
-        "pareto": [one.row() for one in pareto(tuned.tried)],
+        "pareto": front([one.row() for one in tuned.tried]),
     }
-
-
-def pareto(choices: Iterable[Choice]) -> list[Choice]:
-    """Those than which none is better in recall, median time and bytes at once, by falling recall."""
-    kept: list[Choice] = []
-    for one in choices:
-        mine = (-one.measured.recall, one.measured.p50_ms, one.bytes_per_vector)
-        others = ((-o.measured.recall, o.measured.p50_ms, o.bytes_per_vector) for o in kept)
-        if any(all(a <= b for a, b in zip(other, mine, strict=True)) for other in others):
-            continue
-        kept = [o for o in kept if not _beats(one, o)] + [one]
-    return sorted(kept, key=lambda choice: -choice.measured.recall)
-
-
-def _beats(a: Choice, b: Choice) -> bool:
-    return (
-        a.measured.recall >= b.measured.recall
-        and a.measured.p50_ms <= b.measured.p50_ms
-        and a.bytes_per_vector <= b.bytes_per_vector
-    )

@@ -37,9 +37,14 @@ class Effort:
     margin: float = float("inf")
     refine: float = 1.0
 
+    def to_json(self) -> dict[str, Any]:
+        """For a manifest, which knows no infinity."""
+        margin = None if self.margin == float("inf") else self.margin
+        return {"probes": self.probes, "margin": margin, "refine": self.refine}
+
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> "Effort":
-        """As a manifest writes it; JSON has no infinity."""
+        """The inverse of `to_json`."""
         margin = about["margin"]
         margin = float("inf") if margin is None else float(margin)
         return cls(int(about["probes"]), margin, float(about["refine"]))

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from evaluation.report.index_page import front, index_page
 from exporting.index import RECALL_AT, build, exact, measure, settle
-from exporting.tuning import FACTORIES, pareto, tune
+from exporting.tuning import FACTORIES, rows, tune
 from models.embeddings import pack_int8
 from serving.search import Effort, ItemIndex
 from training.config import CONFIGS
@@ -80,9 +81,12 @@ def test_the_tuner_takes_what_meets_its_targets_and_says_what_it_misses() -> Non
     assert not tuned.missed
     small = tune(PACKED, IDS, QUERIES, TRUTH, config("auto", recall=0.99, bytes_per_vector=10, p99_ms=None))
     assert "bytes per vector > 10" in small.missed
-    front = pareto(tuned.tried)
-    assert {choice.measured.recall for choice in front} >= {max(c.measured.recall for c in tuned.tried)}
-    assert len(front) < len(tuned.tried)
+    best = front(rows(tuned))
+    assert max(row["recall"] for row in best) == max(row["recall"] for row in rows(tuned))
+    assert len(best) < len(tuned.tried)
+    assert sum(row["chosen"] for row in rows(tuned)) == 1
+    page = index_page(rows(tuned), "The index", "as asked")
+    assert page.count("<circle") == sum(row["recall"] >= 0.9 for row in rows(tuned))
 
 
 @pytest.fixture(scope="module", params=["ivf_sq8", "ivf_pq", "ivf_rabitq", "hnsw_sq8", "flat"])
