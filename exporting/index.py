@@ -44,9 +44,9 @@ def build(
     """A trained index over the item rows `ids` [n] int64, which it answers with.
 
     `packed` [N+1, D+8] uint8 are the row-wise int8 vectors of all items; only BLOCK of them and a training
-    sample are float32 at any time. `factory` is of `faiss.index_factory`; {nlist} stands for 8 √n lists, or
-    as many as LEAST_POINTS points each allow. `centroids` [nlist, D] of an index over the same items spare
-    learning them again.
+    sample are float32 at any time. `factory` is of `faiss.index_factory`: {nlist} stands for 8 √n lists, or
+    as many as LEAST_POINTS points each allow, {parts} for parts of four dimensions. `centroids` [nlist, D]
+    of an index over the same items spare learning them again.
 
     Raises ValueError for no items, rows that are there twice, and vectors that are not finite.
     """
@@ -56,7 +56,10 @@ def build(
     if len(np.unique(ids)) != count:
         raise ValueError("item rows are there more than once")
     nlist = max(1, min(round(8 * math.sqrt(count)), count // LEAST_POINTS))
-    index = faiss.index_factory(packed.shape[1] - 8, factory.format(nlist=nlist), faiss.METRIC_INNER_PRODUCT)
+    dim = packed.shape[1] - 8
+    parts = max(n for n in range(1, max(dim // 4, 1) + 1) if dim % n == 0)
+    described = factory.format(nlist=nlist, parts=parts)
+    index = faiss.index_factory(dim, described, faiss.METRIC_INNER_PRODUCT)
     lists = faiss.try_extract_index_ivf(index)
     if lists is not None:
         lists.cp.max_points_per_centroid = POINTS

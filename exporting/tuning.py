@@ -25,7 +25,7 @@ FACTORIES = {
     "flat_sq8": "IVF1,SQ8",
     "ivf_sq8": "IVF{nlist},SQ8",
     "ivf_sqfp16": "IVF{nlist},SQfp16",
-    "ivf_pq": "IVF{nlist},PQ16x4fs",
+    "ivf_pq": "IVF{nlist},PQ{parts}x4fs",
     "ivf_rabitq": "IVF{nlist},RaBitQ",
     "hnsw_sq8": "IDMap2,HNSW16_SQ8",
 }

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serving.search import Effort, ItemIndex
+from serving.search import Effort, ItemIndex, read_index
 
 FORMAT = 5
 MANIFEST = "manifest.json"
@@ -73,7 +73,7 @@ def open_bundle(path: str | Path) -> Bundle:
         query_tower, candidates, ranker = (
             _read(folder / f"{name}.ts", lambda file: torch.jit.load(file).eval()) for name in MODULES
         )
-    raw = _read(folder / "index.faiss", faiss.read_index)
+    raw = _read(folder / "index.faiss", read_index)
     items = _read(folder / "items.arrow", read_arrow)
     _check_dims(folder, manifest, raw, items)
     columns = {

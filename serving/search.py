@@ -50,6 +50,20 @@ class Effort:
         return cls(int(about["probes"]), margin, float(about["refine"]))
 
 
+def read_index(file: str) -> faiss.Index:
+    """An index file with its inverted lists mapped into memory: processes share them, and loading is quick.
+
+    Lists of fast-scan codes and graphs are read as a whole. Raises RuntimeError for what is no index.
+    """
+    index = faiss.read_index(file, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    lists = faiss.try_extract_index_ivf(index)
+    mapped: Any = None if lists is None else kinds.downcast_InvertedLists(lists.invlists)
+    if isinstance(mapped, kinds.OnDiskInvertedLists):
+        # It would start 32 threads for every query, to read from a disk what is in memory.
+        mapped.prefetch_nthread = 0
+    return index
+
+
 class ItemIndex:
     """An index over item rows with the vectors behind it. Safe to share between threads.
 

@@ -1,5 +1,7 @@
 """The index finds what exact search finds at the recall that was asked for, under any filter."""
 
+from pathlib import Path
+
 import faiss
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from evaluation.report.index_page import front, index_page
 from exporting.index import RECALL_AT, build, exact, measure, settle
 from exporting.tuning import FACTORIES, rows, tune
 from models.embeddings import pack_int8
-from serving.search import Effort, ItemIndex
+from serving.search import Effort, ItemIndex, read_index
 from training.config import CONFIGS
 
 ITEMS = 6000
@@ -114,6 +116,20 @@ def test_never_an_ineligible_item_and_never_fewer_than_there_are(
         assert allowed[shown].all()
         assert len(set(shown.tolist())) == len(shown) == min(k, allowed.sum())
         assert (row[len(shown) :] == -1).all()
+
+
+@pytest.mark.parametrize("family", sorted(FACTORIES))
+def test_a_mapped_file_answers_as_the_index_that_was_built(tmp_path: Path, family: str) -> None:
+    built, file = build(PACKED, IDS, FACTORIES[family]), str(tmp_path / "index.faiss")
+    faiss.write_index(built, file)
+    effort = Effort(20, 0.5, 2.0)
+    mapped = ItemIndex(read_index(file), PACKED, effort)
+    found = mapped.search(QUERIES, 30)
+    np.testing.assert_array_equal(found, ItemIndex(built, PACKED, effort).search(QUERIES, 30))
+    if "SQ" in FACTORIES[family] and mapped.lists is not None:
+        lists = faiss.downcast_InvertedLists(mapped.lists.invlists)
+        assert type(lists).__name__ == "OnDiskInvertedLists"
+        assert lists.prefetch_nthread == 0
 
 
 def test_what_cannot_be_searched_or_built_is_refused() -> None:
