@@ -2,6 +2,7 @@
 
     python -m benchmarks.index                 a million vectors: some 25 minutes on 2 cores
     python -m benchmarks.index 100_000         fewer
+    python -m benchmarks.index build 10_000_000     only what a build takes, of time and memory
 
 Unit vectors of 64 dimensions in clusters of intrinsic dimension 16, with noise; 500 queries, recall@300
 against exact search over float32, one query at a time on one thread. Peers are installed from PyPI into an
@@ -10,10 +11,12 @@ environment of their own and take turns with this project's index, family after 
 """
 
 import json
+import resource
 import subprocess
 import sys
 import time
 import venv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,12 @@ def main(count: int) -> None:
 
 def made(count: int, seed: int = 0) -> tuple[NDArray, NDArray]:
     """Vectors [count, DIM] and queries [QUERIES, DIM], float32 of unit length."""
+    draw = drawing(seed)
+    return draw(count), draw(QUERIES)
+
+
+def drawing(seed: int = 0) -> Callable[[int], NDArray]:
+    """Draws n vectors [n, DIM] a call."""
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.normal(size=(DIM, INNER)))[0].T.astype(np.float32)  # [INNER, DIM]
     centres = rng.normal(size=(CLUSTERS, INNER)).astype(np.float32)
@@ -73,7 +82,7 @@ def made(count: int, seed: int = 0) -> tuple[NDArray, NDArray]:
         vectors = inner @ basis + NOISE * rng.normal(size=(n, DIM)).astype(np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    return draw(count), draw(QUERIES)
+    return draw
 
 
 def exact(vectors: NDArray, queries: NDArray) -> NDArray:
@@ -138,6 +147,22 @@ def changed(tuned: Any, packed: NDArray, queries: NDArray) -> dict[str, Any]:
     }
 
 
+def built(count: int) -> dict[str, Any]:
+    """Seconds and peak memory of an index of `count` vectors, from int8 ones."""
+    from exporting.index import BLOCK, build
+    from exporting.tuning import FACTORIES
+
+    draw, packed = drawing(), np.zeros((count + 1, DIM + 8), np.uint8)
+    for start in range(1, count + 1, BLOCK):
+        stop = min(start + BLOCK, count + 1)
+        packed[start:stop] = indexed(draw(stop - start))[0][1:]
+    started = time.monotonic()
+    index = build(packed, np.arange(1, count + 1), FACTORIES["ivf_sq8"])
+    seconds = time.monotonic() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"vectors": index.ntotal, "build_s": round(seconds, 1), "peak_rss_mb": round(peak)}
+
+
 def peers() -> Path | None:
     """The Python of an environment with the peers; None where PyPI is out of reach."""
     folder = FOLDER / "peers"
@@ -158,4 +183,7 @@ def peers() -> Path | None:
 
 if __name__ == "__main__":
     console.set_up()
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else COUNT)
+    if sys.argv[1:2] == ["build"]:
+        print(json.dumps(built(int(sys.argv[2]))))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else COUNT)
