@@ -1,4 +1,4 @@
-"""`python -m serving recommend`: one slate from the command line."""
+"""`python -m serving`: one slate, or the slates of a file, from the command line."""
 
 import argparse
 import json
@@ -8,8 +8,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 
 from serving import BundleError, Checkout, EventStore, Line, Recommender, Slate
+from serving.batch import BATCH_SIZE, Job, run
+from serving.rows import CHECKOUT_ID, INPUT
 from serving.slate import Policy
 
 WHY = {
@@ -24,21 +31,17 @@ WHY = {
 EPILOG = """\
 example: python -m serving recommend --bundle bundle --user 900 --items 1095275,9878513
 exit codes: 0 answered, 1 the bundle or store cannot serve, 2 wrong arguments"""
+BATCH_EPILOG = """\
+example: python -m serving batch --bundle bundle --checkouts checkouts.parquet --out slates.parquet
+The columns are listed in docs/architecture.md; user_id and basket_item_id must be there.
+exit codes: 0 written, 1 the bundle, store or file cannot serve or a row is bad, 2 wrong arguments"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, answer, print. Returns the exit code."""
+    """Parse, answer, print or write. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m serving", description="Answer checkouts from a bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser(
-        "recommend",
-        help="print the slate of one checkout",
-        description="Print the six items to show after a checkout.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("--bundle", default="bundle", help="bundle root or version folder (default: bundle)")
-    command.add_argument("--store", help="event store (default: store.arrow in the bundle root, if there)")
+    command = _command(commands, "recommend", "Print the six items to show after a checkout.", EPILOG)
     command.add_argument("--user", help="user id; leave out for a guest")
     command.add_argument("--items", default="", help="ids of the items just paid, separated by commas")
     command.add_argument("--exclude", default="", help="item ids that must not be shown, separated by commas")
@@ -52,8 +55,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME=VALUE",
         help="attribute of the order; repeatable",
     )
+    command.add_argument("--deadline-ms", type=float, default=100.0, help="default: 100")
+    command.add_argument("--json", action="store_true", help="print the slate as JSON")
+    command = _command(
+        commands, "batch", "Write the slates of all checkouts of a Parquet file.", BATCH_EPILOG
+    )
+    command.add_argument("--checkouts", type=Path, required=True, help="Parquet file with a row per checkout")
+    command.add_argument("--out", type=Path, required=True, help="Parquet file to write, a row per checkout")
     command.add_argument(
-        "--ts", type=int, help="Unix seconds of the checkout (default: the end of the bundle's data)"
+        "--batch-size", type=int, default=BATCH_SIZE, help=f"rows answered in one go (default: {BATCH_SIZE})"
+    )
+    command.add_argument("--threads", type=int, help="batches answered side by side (default: one per core)")
+    command.add_argument(
+        "--skip-bad-rows",
+        action="store_true",
+        help="write rows that make no checkout without items and with the reason, instead of stopping",
+    )
+    options = parser.parse_args(arguments)
+    return (_recommend if options.command == "recommend" else _batch)(parser, options)
+
+
+def _command(commands: Any, name: str, what: str, epilog: str) -> argparse.ArgumentParser:
+    """A command with the arguments that all have."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what[0].lower() + what[1:].rstrip("."),
+        description=what,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--bundle", default="bundle", help="bundle root or version folder (default: bundle)")
+    command.add_argument("--store", help="event store (default: store.arrow in the bundle root, if there)")
+    command.add_argument(
+        "--ts",
+        type=int,
+        help="Unix seconds of a checkout that gives none (default: the end of the bundle's data)",
     )
     command.add_argument(
         "--revenue-weight",
@@ -61,9 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="W",
         help="0 for most purchases to 1 for most revenue (default: as exported)",
     )
-    command.add_argument("--deadline-ms", type=float, default=100.0, help="default: 100")
-    command.add_argument("--json", action="store_true", help="print the slate as JSON")
-    options = parser.parse_args(arguments)
+    return command
+
+
+def _recommend(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
         checkout = checkout_of(options)
         if options.revenue_weight is not None:
@@ -86,6 +123,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"note: {note}", file=sys.stderr)
         print(table(slate, checkout))
     return 0
+
+
+def _batch(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    source, out = options.checkouts, options.out
+    threads = options.threads if options.threads is not None else torch.get_num_threads()
+    try:
+        Checkout(None, [], options.ts)
+        if options.revenue_weight is not None:
+            Policy(revenue_weight=options.revenue_weight)
+        if min(options.batch_size, threads) < 1:
+            raise ValueError("--batch-size and --threads must be 1 or more")
+        if not out.parent.is_dir() or out.is_dir():
+            raise ValueError(f"--out {out}: expected a file in a folder that is there")
+        if out.exists() and source.exists() and out.samefile(source):
+            raise ValueError(f"--out {out}: it would replace the checkouts")
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        if unread := [name for name in pq.read_schema(source).names if name not in (*INPUT, CHECKOUT_ID)]:
+            print(f"note: columns that are not read: {', '.join(unread)}", file=sys.stderr)
+        recommender = Recommender.load(options.bundle, store_of(options))
+        if recommender.store is None:
+            print("note: there is no event store: only the file's own history counts", file=sys.stderr)
+        end = recommender.bundle.manifest["data"]["window"]["end"]
+        ts = options.ts if options.ts is not None else end
+        job = Job(source, out, ts, options.revenue_weight, options.batch_size, threads, options.skip_bad_rows)
+        progress = _Progress()
+        tiers = run(recommender, job, progress)
+    except (BundleError, OSError, ValueError, pa.ArrowException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    kinds = ", ".join(f"{count:,} {tier}" for tier, count in tiers.most_common())
+    print(f"{out}: {progress.line(tiers.total())}; tiers: {kinds or 'none'}", file=sys.stderr)
+    return 0
+
+
+class _Progress:
+    """A line on stderr every few seconds; on a terminal, one that is written over."""
+
+    def __init__(self) -> None:
+        self.started = self.said = time.perf_counter()
+
+    def __call__(self, done: int, rows: int) -> None:
+        now, over = time.perf_counter(), sys.stderr.isatty()
+        if now - self.said < (0.5 if over else 10.0):
+            return
+        self.said = now
+        print(self.line(done, f" of {rows:,}"), file=sys.stderr, end="\r" if over else "\n", flush=True)
+
+    def line(self, done: int, of: str = "") -> str:
+        return f"{done:,}{of} rows, {done / (time.perf_counter() - self.started):,.0f} rows/s"
 
 
 def checkout_of(options: argparse.Namespace, ts: int | None = None) -> Checkout:

@@ -13,7 +13,7 @@ import gc
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -119,9 +119,7 @@ class Recommender:
         """
         if not isinstance(checkout, Checkout):
             raise TypeError(f"recommend takes a serving.Checkout, not a {type(checkout).__name__}")
-        policy = self.policy
-        if revenue_weight is not None:
-            policy = replace(policy, revenue_weight=revenue_weight)
+        policy = self.policy_for(revenue_weight)
         clock = _Clock(deadline_ms, self.expected)
         reasons: list[str] = []
         scored: list[Scored] = []
@@ -139,6 +137,10 @@ class Recommender:
             request_id=uuid.uuid4().hex,
             bundle_version=self.bundle.version,
         )
+
+    def policy_for(self, revenue_weight: float | None) -> Policy:
+        """The bundle's policy, with another weight if one is given. Raises ValueError as `recommend` does."""
+        return self.policy if revenue_weight is None else replace(self.policy, revenue_weight=revenue_weight)
 
     @torch.inference_mode()
     def _predict(
@@ -173,11 +175,17 @@ class Recommender:
         self, allowed: NDArray, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
     ) -> NDArray:
         """Positions of the candidates [n] that the policy shows, best first; fewer than six if n is."""
+        column = self.choose_rows([allowed], policy, item[None], purchase[None], spend[None])[0]
+        return column[column >= 0]
+
+    def choose_rows(
+        self, allowed: Sequence[NDArray], policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
+    ) -> NDArray:
+        """The same for n checkouts with candidates [n, C], padded by row 0: [n, 6], -1 for none."""
         margin = None if self.margin is None else self.margin[item]
         score = objective(purchase, spend, policy.revenue_weight, margin)
-        leaf, vectors = self.bundle.leaf, self.vectors
-        column = select(score[None], allowed[item][None], item[None], leaf, vectors, policy).column[0]
-        return column[column >= 0]
+        eligible = np.stack([mine[rows] for mine, rows in zip(allowed, item, strict=True)])
+        return select(score, eligible, item, self.bundle.leaf, self.vectors, policy).column
 
     def _search(self, vector: Tensor, checkout: Checkout, allowed: NDArray) -> Tensor:
         """[1, K] rows of what is near and may be shown, -1 behind the last."""
