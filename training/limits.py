@@ -34,8 +34,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "users": (1, 10_000_000), "items": (20, 10_000_000), "days": (7, 3660), "gap": (0.5, 365),
     "slots": (1, 100), "exploration": (0, 1), "position_bias": (0, 10),
     # export
-    "checkouts": (1, MANY), "golden": (1, 1000), "queries": (1, MANY), "recall": (0.5, 0.9999), "p99_ms": (1e-3, 1e4),
-    "bytes_per_vector": (1, 1e5),
+    "checkouts": (1, MANY), "golden": (1, 1000), "queries": (1, MANY),
+    "recall": (0.5, 0.9999), "p99_ms": (1e-3, 1e4), "bytes_per_vector": (1, 1e5),
     "revenue_weight": (0, 1), "category_cap": (1, MANY), "diversity": (0, 1),
 }  # fmt: skip
 
