@@ -69,15 +69,13 @@ class Tuned(NamedTuple):
     missed: str  # which targets are missed and by how much; "" if none
 
 
-def tune(
-    packed: NDArray, ids: NDArray, queries: NDArray, truth: NDArray, cfg: DictConfig, small: int = SMALL
-) -> Tuned:
+def tune(packed: NDArray, ids: NDArray, queries: NDArray, truth: NDArray, cfg: DictConfig) -> Tuned:
     """Build `cfg.families`, find the least effort of each for `cfg.recall`, and choose.
 
     `packed` [N+1, D+8] uint8, `ids` [n] the item rows to index, `queries` [q, D] float32 and `truth` [q, k]
     what exact search finds. `cfg` is the `index` config. Raises ValueError for a family that there is not.
     """
-    families = list(cfg.families) if len(ids) >= small else ["flat_sq8"]
+    families = list(cfg.families) if len(ids) >= SMALL else ["flat_sq8"]
     unknown = [name for name in families if name not in FACTORIES]
     if unknown:
         raise ValueError(f"index.families: {', '.join(unknown)}: expected {', '.join(FACTORIES)}")

@@ -100,6 +100,23 @@ def test_a_second_export_moves_current_and_keeps_the_first(run_folder: Path, tmp
     assert json.loads((second / "manifest.json").read_text())["slate"]["revenue_weight"] == 0
 
 
+@pytest.mark.parametrize("families", ["[ivf_pq]", "[flat,ivf_sq8,ivf_sqfp16,ivf_pq,ivf_rabitq,hnsw_sq8]"])
+def test_a_tuned_index_serves_and_says_why(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, families: str
+) -> None:
+    """The golden requests replay on load, through whatever index was chosen."""
+    monkeypatch.setattr("exporting.tuning.SMALL", 1)
+    made = make_bundle(run_folder, tmp_path, "index=auto", f"index.families={families}")
+    about = json.loads((made / "manifest.json").read_text())["index"]
+    assert about["recall"] >= about["targets"]["recall"] == 0.98
+    assert {"system", "params", "recall", "p50_ms", "bytes_per_vector"} <= about["pareto"][0].keys()
+    assert (made / "index.html").is_file() == ("," in families)
+    bundle = open_bundle(made)
+    assert bundle.index.effort.probes == about["probes"]
+    if families == "[ivf_pq]":
+        assert bundle.index.effort.refine > 1
+
+
 def refused(run: Path, root: Path, reason: str) -> None:
     """Exporting fails for this reason and leaves the bundle root as it was."""
     before = contents(root), os.readlink(root / "current")
