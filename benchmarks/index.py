@@ -15,7 +15,6 @@ import resource
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import peers
 from training import console
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def main(count: int) -> None:
     from evaluation.report.index_page import front, index_page
 
     FOLDER.mkdir(parents=True, exist_ok=True)
-    python = peers()
+    python = peers.environment(FOLDER / "peers", ["numpy", *PEERS], "hnswlib, usearch, voyager")
     vectors, queries = made(count)
     np.save(FOLDER / "vectors.npy", vectors)
     np.save(FOLDER / "queries.npy", queries)
@@ -172,24 +172,6 @@ def built(count: int) -> dict[str, Any]:
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"vectors": index.ntotal, "build_s": round(seconds, 1), "peak_rss_mb": round(peak)}
-
-
-def peers() -> Path | None:
-    """The Python of an environment with the peers; None where PyPI is out of reach."""
-    folder = FOLDER / "peers"
-    python = folder / "bin" / "python"
-    if (folder / ".installed").exists():
-        return python
-    print(f"installing {', '.join(PEERS)} into {folder}", flush=True)
-    venv.create(folder, with_pip=True, clear=True)
-    done = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "numpy", *PEERS], capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        print(f"the peers are left out, they cannot be installed: {done.stderr[-500:]}", flush=True)
-        return None
-    (folder / ".installed").touch()
-    return python
 
 
 if __name__ == "__main__":

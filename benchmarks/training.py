@@ -18,10 +18,10 @@ import statistics
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 from typing import Any
 
+from benchmarks import peers
 from training import console
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def main() -> None:
         print(f"writing {10 * ROWS:,} rows to {file}", flush=True)
         workload.write(file.with_suffix(".partial"), 10 * ROWS)
         file.with_suffix(".partial").rename(file)
-    rechub = rechub_environment()
+    rechub = peers.environment(FOLDER / "rechub", [RECHUB], "torch_rechub", ours=True)
     found: dict[str, list[Any]] = {"sextet": [], "bound": [], "float32": [], "rechub": []}
     for trial in range(TRIALS):
         for system in ("sextet", "bound", "float32"):
@@ -86,25 +86,6 @@ def measured(command: list[str]) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     return done.stdout.strip().splitlines()[-1]
-
-
-def rechub_environment() -> Path | None:
-    """The Python of an environment with torch-rechub and the same torch; None where PyPI is out of reach."""
-    folder = FOLDER / "rechub"
-    python = folder / "bin" / "python"
-    if (folder / ".installed").exists():
-        return python
-    print(f"installing {RECHUB} into {folder}", flush=True)
-    venv.create(folder, with_pip=True, clear=True)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    # The same torch for both: a comparison of libraries, not of versions.
-    (packages / "sextet.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")))
-    done = subprocess.run([python, "-m", "pip", "install", "--quiet", RECHUB], capture_output=True, text=True)
-    if done.returncode != 0 and subprocess.run([python, "-c", "import torch_rechub"]).returncode != 0:
-        print(f"torch-rechub is left out, it cannot be installed: {done.stderr[-500:]}", flush=True)
-        return None
-    (folder / ".installed").touch()
-    return python
 
 
 def sextet(rows: int) -> dict[str, float]:
