@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving.checkout import Checkout, Slate
+from serving.clock import finite, reason_of
 from serving.encode import QUERY_FIELDS
-from serving.recommender import Recommender, Scored, _finite, _reason
+from serving.recommender import Recommender, Scored
 from serving.rows import CHECKOUT_ID, answered, check_columns, checkouts_of, output_schema
 from serving.slate import Policy
 from serving.store import NOTHING
@@ -56,7 +57,7 @@ def recommend_batch(
         if checkouts:
             scored = _ranked(recommender, checkouts, allowed, policy)
     except Exception as error:
-        failed = f"batch: {_reason(error)}"
+        failed = f"batch: {reason_of(error)}"
     slates = []
     for checkout, mine, part in zip(checkouts, allowed, scored, strict=True):
         if part is None:
@@ -79,11 +80,11 @@ def _ranked(
     """What the ranked tier shows of each checkout; None for one without candidates."""
     bundle, catalog = recommender.bundle, recommender.bundle.catalog
     query = collate([_encoded(recommender, checkout) for checkout in checkouts])
-    vector = _finite(bundle.query_tower, query, catalog[-1])  # [B, D]
+    vector = finite(bundle.query_tower, query, catalog[-1])  # [B, D]
     ann = _near(recommender, vector, checkouts, allowed)  # [B, K]
-    found = _finite(bundle.candidates, query, vector, ann, catalog)
+    found = finite(bundle.candidates, query, vector, ann, catalog)
     click, purchase, spend = (
-        part.numpy() for part in _finite(bundle.ranker, query, vector, found, catalog)
+        part.numpy() for part in finite(bundle.ranker, query, vector, found, catalog)
     )  # [ΣC]
     item, mask, value = found.item.numpy(), found.source.numpy(), purchase * spend
     starts, lengths = found.offsets.numpy()[:-1], np.diff(found.offsets.numpy())  # [B]

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -29,6 +29,7 @@ from torch import Tensor
 from serving import golden
 from serving.bundle import MANIFEST, Bundle, BundleError, open_bundle
 from serving.checkout import Checkout, Item, Slate
+from serving.clock import Clock, Skipped, finite, reason_of
 from serving.eligible import Eligible
 from serving.encode import Encoder
 from serving.fallback import Popular
@@ -39,10 +40,6 @@ from serving.store import NOTHING, EventStore
 SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
 FEW = 200  # excluded items for which the search asks for more instead of filtering
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
-
-
-class Skipped(Exception):
-    """A stage was not started or gave nothing to go on with; the message is the reason."""
 
 
 class Scored(NamedTuple):
@@ -120,14 +117,14 @@ class Recommender:
         if not isinstance(checkout, Checkout):
             raise TypeError(f"recommend takes a serving.Checkout, not a {type(checkout).__name__}")
         policy = self.policy_for(revenue_weight)
-        clock = _Clock(deadline_ms, self.expected)
+        clock = Clock(deadline_ms, self.expected)
         reasons: list[str] = []
         scored: list[Scored] = []
         allowed = self.eligible(checkout)
         try:
             self._predict(checkout, allowed, policy, clock, reasons, scored)
         except Exception as error:
-            reasons.append(_reason(error))
+            reasons.append(reason_of(error))
         items, tier = self._fill(checkout, allowed, scored, reasons)
         return Slate(
             items=tuple(items),
@@ -144,7 +141,7 @@ class Recommender:
 
     @torch.inference_mode()
     def _predict(
-        self, checkout: Checkout, allowed: NDArray, policy: Policy, clock: "_Clock", reasons: list[str],
+        self, checkout: Checkout, allowed: NDArray, policy: Policy, clock: Clock, reasons: list[str],
         scored: list[Scored],
     ) -> None:  # fmt: skip
         """Append to `scored` what each tier that worked would show, the best tier first."""
@@ -154,18 +151,18 @@ class Recommender:
         if self.store is not None and checkout.user_id is not None:
             stored = clock.optional("store", NOTHING, reasons, self.store.get, checkout.user_id)
         query = clock.run("encode", self.encoder, checkout, stored, ts)
-        vector = clock.run("query_tower", _finite, bundle.query_tower, query, catalog[-1])
+        vector = clock.run("query_tower", finite, bundle.query_tower, query, catalog[-1])
         none = torch.full([1, 0], -1, dtype=torch.int64)
         ann = clock.optional("index", none, reasons, self._search, vector, checkout, allowed)
         near = [row for row in ann[0].tolist() if row >= 0]
         scored.append(Scored("retrieval", near, np.ones(len(near), np.int64)))  # if all that follows fails
-        found = clock.run("candidates", _finite, bundle.candidates, query, vector, ann, catalog)
+        found = clock.run("candidates", finite, bundle.candidates, query, vector, ann, catalog)
         if found.item.numel() == 0:
             raise Skipped("candidates: no source proposed anything")
         mask, score = found.source.numpy(), found.score.numpy()
         best = np.argsort(-score, kind="stable")
         scored[0] = Scored("retrieval", found.item.numpy()[best].tolist(), mask[best])
-        click, purchase, spend = clock.run("ranker", _finite, bundle.ranker, query, vector, found, catalog)
+        click, purchase, spend = clock.run("ranker", finite, bundle.ranker, query, vector, found, catalog)
         item = found.item.numpy()
         shown = clock.run("slate", self._choose, allowed, policy, item, purchase.numpy(), spend.numpy())
         columns = (part.numpy()[shown] for part in (click, purchase, purchase * spend))
@@ -257,57 +254,3 @@ def _keep_from_collector() -> None:
     gc.freeze()
     atexit.unregister(gc.unfreeze)
     atexit.register(gc.unfreeze)  # extension modules report leaks for what is still frozen at exit
-
-
-class _Clock:
-    """One monotonic deadline and the time of each stage."""
-
-    def __init__(self, deadline_ms: float, expected: dict[str, float]) -> None:
-        self.started = time.perf_counter()
-        self.deadline_ms = deadline_ms
-        self.expected = expected
-        self.timings: dict[str, float] = {}
-
-    def elapsed(self) -> float:
-        return 1e3 * (time.perf_counter() - self.started)
-
-    def run(self, stage: str, function: Any, *arguments: Any) -> Any:
-        """Run a stage if there is time. Raises Skipped with the stage's name and the reason."""
-        before = self.elapsed()
-        left = self.deadline_ms - before
-        if not left > self.expected[stage]:
-            raise Skipped(f"{stage}: {left:.1f} ms left, it takes {self.expected[stage]:.1f}")
-        try:
-            return function(*arguments)
-        except Exception as error:
-            raise Skipped(f"{stage}: {_reason(error)}") from error
-        finally:
-            self.timings[stage] = self.elapsed() - before
-
-    def optional(self, stage: str, otherwise: Any, reasons: list[str], function: Any, *arguments: Any) -> Any:
-        """As `run`, but a stage that fails leaves `otherwise` and its reason."""
-        try:
-            return self.run(stage, function, *arguments)
-        except Skipped as error:
-            reasons.append(str(error))
-            return otherwise
-
-    def finish(self) -> dict[str, float]:
-        return {**self.timings, "total": self.elapsed()}
-
-
-def _finite(module: Any, *arguments: Any) -> Any:
-    """Call a module; raises Skipped if a number of its output is not finite."""
-    output = module(*arguments)
-    for tensor in (output,) if isinstance(output, Tensor) else output:
-        if not torch.isfinite(tensor).all():
-            raise Skipped("its output is not finite")
-    return output
-
-
-def _reason(error: Exception) -> str:
-    """One line: the message of a Skipped, else the error's type and the last line of its message."""
-    if isinstance(error, Skipped):
-        return str(error)
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[-1]}"
