@@ -142,7 +142,7 @@ def settle(
         return len(tried) > 1 and 0 < tried[-1][1].recall < tried[-2][1].recall + PLATEAU
 
     lists = faiss.try_extract_index_ivf(index)
-    least, most = (1, lists.nlist) if lists is not None else (truth.shape[1] // 2, 16 * truth.shape[1])
+    least, most = (1, lists.nlist) if lists is not None else (truth.shape[1], 16 * truth.shape[1])
     probes = smallest(least, most, lambda probes: reaches(Effort(probes, refine=refine)), useless)
     fixed = next(pair for pair in reversed(tried) if pair[0].probes == probes)
     best = fixed
