@@ -44,7 +44,7 @@ def build(
     """A trained index over the item rows `ids` [n] int64, which it answers with.
 
     `packed` [N+1, D+8] uint8 are the row-wise int8 vectors of all items; only BLOCK of them and a training
-    sample are float32 at any time. `factory` is of `faiss.index_factory`: {nlist} stands for 8 √n lists, or
+    sample are float32 at any time. `factory` is of `faiss.index_factory`: {nlist} stands for 4 √n lists, or
     as many as LEAST_POINTS points each allow, {parts} for parts of four dimensions. `centroids` [nlist, D]
     of an index over the same items spare learning them again.
 
@@ -55,7 +55,7 @@ def build(
         raise ValueError("there is no item to index: none is available")
     if len(np.unique(ids)) != count:
         raise ValueError("item rows are there more than once")
-    nlist = max(1, min(round(8 * math.sqrt(count)), count // LEAST_POINTS))
+    nlist = max(1, min(round(4 * math.sqrt(count)), count // LEAST_POINTS))
     dim = packed.shape[1] - 8
     parts = max(n for n in range(1, max(dim // 4, 1) + 1) if dim % n == 0)
     described = factory.format(nlist=nlist, parts=parts)
