@@ -6,7 +6,7 @@
 
 Unit vectors of 64 dimensions in clusters of intrinsic dimension 16, with noise; 500 queries, recall@300
 against exact search over float32, one query at a time on one thread. Peers are installed from PyPI into an
-environment of their own and take turns with this project's index, family after family. Writes
+environment of their own; all systems run one after the other, so keep the machine quiet. Writes
 `reports/bench_index.json` (a row per system and setting) and `reports/bench_index.html` with the picture.
 """
 
@@ -46,12 +46,11 @@ def main(count: int) -> None:
     truth = exact(vectors, queries)
     np.save(FOLDER / "truth.npy", truth)
     packed, _ = indexed(vectors)
-    rows: list[dict[str, Any]] = []
-    found, changes = sextet(packed, queries, truth)
-    rows += found
+    rows, changes = sextet(packed, queries, truth)
     for system in ("hnswlib", "usearch", "voyager") if python else ():
         script = str(ROOT / "benchmarks" / "index_peers.py")
-        said = subprocess.run([str(python), script, system, str(FOLDER)], stdout=subprocess.PIPE, text=True)
+        command = [str(python), script, system, str(FOLDER)]
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows += [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
         print(tables.text_table([row for row in rows if row["system"] == system]), flush=True)
     report = rows + [changes]

@@ -138,7 +138,7 @@ def settle(
         tried.append((effort, measure(ItemIndex(index, packed, effort), queries, truth)))
         return tried[-1][1].recall >= target
 
-    def useless(probes: int) -> bool:
+    def useless() -> bool:
         return len(tried) > 1 and 0 < tried[-1][1].recall < tried[-2][1].recall + PLATEAU
 
     lists = faiss.try_extract_index_ivf(index)
@@ -166,7 +166,7 @@ def spread(lists: faiss.IndexIVF, queries: NDArray, probes: int) -> float:
 
 
 def smallest(
-    least: int, most: int, reaches: Callable[[int], bool], useless: Callable[[int], bool] = lambda _: False
+    least: int, most: int, reaches: Callable[[int], bool], useless: Callable[[], bool] = lambda: False
 ) -> int:
     """The smallest number of `least` to `most` that reaches; if none does, `most` or the first useless one.
 
@@ -174,7 +174,7 @@ def smallest(
     """
     low, high = 0, least
     while not reaches(high):
-        if high >= most or useless(high):
+        if high >= most or useless():
             return high
         low, high = high, min(2 * high, most)
     while high - low > max(1, high // 16):
@@ -183,7 +183,6 @@ def smallest(
     return high
 
 
-def bytes_per_vector(index: faiss.Index, packed: NDArray, effort: Effort) -> float:
-    """Of the index as it is written and, where the order is refined, of the int8 vectors that it reads."""
-    own = len(faiss.serialize_index(index)) / max(index.ntotal, 1)
-    return own + (packed.shape[1] if effort.refine > 1 else 0)
+def bytes_per_vector(index: faiss.Index) -> float:
+    """Of the index as it is written, which copies it."""
+    return len(faiss.serialize_index(index)) / max(index.ntotal, 1)

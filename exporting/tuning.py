@@ -90,9 +90,10 @@ def tune(packed: NDArray, ids: NDArray, queries: NDArray, truth: NDArray, cfg: D
         seconds = time.monotonic() - started
         if "{nlist}" in FACTORIES[family]:
             centroids = centroids_of(index)  # the same for every family with as many lists
+        own = bytes_per_vector(index)
         for refine in REFINED.get(family, (1.0,)):
+            size = own + (packed.shape[1] if refine > 1 else 0)  # with the int8 vectors that it reads
             for effort, measured in settle(index, packed, queries, truth, cfg.recall, refine):
-                size = bytes_per_vector(index, packed, effort)
                 tried.append(Choice(family, effort, measured, size, seconds))
             # The last is the one that was settled on; only such may be chosen.
             if best is None or cost(tried[-1], cfg) < cost(best[0], cfg):
