@@ -92,12 +92,13 @@ def build(con: ibis.BaseBackend, log: Log, until: int, cfg: dict[str, Any]) -> t
     brand = items.filter(items.brand.notnull()).group_by("brand").agg(n=ibis._.count())
     brand = brand.order_by(brand.n.desc(), brand.brand).limit(int(cfg["brands"]))
     brands = sorted(_column(con, brand, "brand"))
-    tokens, idf, words = _tokens(con, items, cfg)
+    total = int(con.execute(items.count()))
+    tokens, idf = _tokens(con, _words(con, items), total, cfg)
 
     before = log.checkouts.filter(log.checkouts.ts < until)
     people = log.users.semi_join(before, "user")
     schema = FeatureSchema(
-        items=int(con.execute(items.count())),
+        items=total,
         max_history=int(cfg["max_history"]),
         category_levels=levels,
         categories=categories,
@@ -107,7 +108,8 @@ def build(con: ibis.BaseBackend, log: Log, until: int, cfg: dict[str, Any]) -> t
         context=[_attribute(con, before, f"context_{c}", c, cfg) for c in log.context],
         profile=[_attribute(con, people, f"profile_{c}", c, cfg) for c in log.profile],
     )
-    return schema, _item_table(con, log, items, words, schema)
+    encoded = encode(con, log.items, schema, int(cfg["tokens_per_item"]))
+    return schema, _item_table(con, log, encoded, schema)
 
 
 def _column(con: ibis.BaseBackend, table: ir.Table, name: str) -> list[Any]:
@@ -132,37 +134,45 @@ def _paths(items: ir.Table, levels: int) -> ir.Table:
     return t.mutate(**paths).drop("parts")
 
 
-def _tokens(
-    con: ibis.BaseBackend, items: ir.Table, cfg: dict[str, Any]
-) -> tuple[list[str], list[float], ir.Table]:
-    """Vocabulary, its idf, and the bag of words per item: `item, tokens, token_weights` (unit norm)."""
+def _words(con: ibis.BaseBackend, items: ir.Table) -> ir.Table:
+    """How often a word stands in the title and description of an item: `item, word, tf`."""
     text = items.title.fill_null("") + ibis.literal(" ") + items.description.fill_null("")
     words = items.select("item", word=text.lower().re_split(WORD).unnest())
     words = words.filter(words.word != "").group_by("item", "word").agg(tf=ibis._.count())
-    words = engine.keep(con, "item_words", words)
+    return engine.keep(con, "item_words", words)
+
+
+def _tokens(
+    con: ibis.BaseBackend, words: ir.Table, total: int, cfg: dict[str, Any]
+) -> tuple[list[str], list[float]]:
+    """Vocabulary and its idf, of the words of `total` items."""
     df = words.group_by("word").agg(df=ibis._.count())
     df = df.filter(df.df >= int(cfg["token_min_items"]))
     kept = con.to_pyarrow(df.order_by(df.df.desc(), df.word).limit(int(cfg["tokens"])))
-    vocabulary, total = kept["word"].to_pylist(), max(con.execute(items.count()), 1)
-    idf = [round(math.log((1 + total) / (1 + n)) + 1, 6) for n in kept["df"].to_pylist()]
+    idf = [round(math.log((1 + max(total, 1)) / (1 + n)) + 1, 6) for n in kept["df"].to_pylist()]
+    return kept["word"].to_pylist(), idf
+
+
+def _bags(con: ibis.BaseBackend, words: ir.Table, schema: FeatureSchema, tokens_per_item: int) -> ir.Table:
+    """The heaviest known words of an item: `item, tokens, token_weights` (unit norm)."""
     known = ibis.memtable(
         pa.table(
             {
-                "word": pa.array(vocabulary, pa.string()),
-                "token": pa.array(range(1, len(vocabulary) + 1), pa.int32()),
-                "idf": pa.array(idf, pa.float64()),
+                "word": pa.array(schema.tokens, pa.string()),
+                "token": pa.array(range(1, len(schema.tokens) + 1), pa.int32()),
+                "idf": pa.array(schema.token_idf, pa.float64()),
             }
         )
     )
     bag = words.join(known, "word").mutate(weight=ibis._.tf * ibis._.idf)
     rank = ibis.row_number().over(group_by="item", order_by=[bag.weight.desc(), bag.token])
     bag = bag.mutate(rank=rank)
-    bag = bag.filter(bag.rank < int(cfg["tokens_per_item"]))
+    bag = bag.filter(bag.rank < tokens_per_item)
     norm = (bag.weight * bag.weight).sum().over(group_by="item").sqrt()
     bag = bag.mutate(weight=bag.weight / norm)
     bag = bag.mutate(weight=bag.weight.cast("float32"))
     bags = lists.gathered(bag, "item", {"tokens": "token", "token_weights": "weight"}, ["token"])
-    return vocabulary, idf, engine.keep(con, "item_tokens", bags)
+    return engine.keep(con, "item_tokens", bags)
 
 
 def _attribute(con: ibis.BaseBackend, t: ir.Table, column: str, name: str, cfg: dict[str, Any]) -> Attribute:
@@ -201,21 +211,38 @@ def codes(table: ir.Table, attributes: list[Attribute], prefix: str = "") -> ir.
     return ibis.array(out).cast("array<int32>") if out else ibis.literal([], type="array<int32>")
 
 
-def _item_table(
-    con: ibis.BaseBackend, log: Log, items: ir.Table, words: ir.Table, schema: FeatureSchema
-) -> pa.Table:
-    """Row = item code; row 0 is the unknown item. `price` is the list price, null where none is given."""
+def encode(con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema, tokens_per_item: int) -> ir.Table:
+    """The codes of items: `item, category_codes` (list [L]), `leaf, brand_code, tokens, token_weights`.
+
+    `items` has `item` (unique), `title, description, category, brand`, null for not given. What the schema
+    does not know is 0, or no token; of a path, the deepest prefix that it knows is the leaf.
+    """
     levels = range(schema.category_levels)
-    sold = log.lines.group_by("item").agg(first_sold=log.lines.available.min())
-    t = items
+    t = _paths(items, schema.category_levels)
     for k in levels:
         codes_k = _vocabulary(schema.categories, f"path_{k}", f"code_{k}")
         t = t.left_join(codes_k, f"path_{k}").drop(f"path_{k}_right")
         t = t.mutate(**{f"code_{k}": t[f"code_{k}"].fill_null(0)})
     t = t.left_join(_vocabulary(schema.brands, "brand", "brand_code"), "brand").drop("brand_right")
-    t = t.left_join(sold, "item").drop("item_right").left_join(words, "item").drop("item_right")
-    leaf = ibis.greatest(*[t[f"code_{k}"] for k in levels]) if schema.category_levels > 1 else t.code_0
+    bags = _bags(con, _words(con, items), schema, tokens_per_item)
+    t = t.left_join(bags, "item").drop("item_right")
     # Sorted prefixes of one path are increasing, so the deepest has the greatest code.
+    leaf = ibis.greatest(*[t[f"code_{k}"] for k in levels]) if schema.category_levels > 1 else t.code_0
+    return t.select(
+        "item",
+        category_codes=ibis.array([t[f"code_{k}"] for k in levels]).cast("array<int32>"),
+        leaf=leaf.cast("int32"),
+        brand_code=t.brand_code.fill_null(0),
+        tokens=t.tokens.fill_null(ibis.literal([], type="array<int32>")),
+        token_weights=t.token_weights.fill_null(ibis.literal([], type="array<float32>")),
+    )
+
+
+def _item_table(con: ibis.BaseBackend, log: Log, encoded: ir.Table, schema: FeatureSchema) -> pa.Table:
+    """Row = item code; row 0 is the unknown item. `price` is the list price, null where none is given."""
+    sold = log.lines.group_by("item").agg(first_sold=log.lines.available.min())
+    t = log.items.left_join(sold, "item").drop("item_right")
+    t = t.left_join(encoded, "item").drop("item_right")
     listed = t.select(
         item=t.item,
         item_id=t.item_id,
@@ -228,11 +255,11 @@ def _item_table(
         available=t.available.fill_null(True) & t.listed,
         created_at=t.created_at,
         first_sold=t.first_sold.fill_null(0),
-        category_codes=ibis.array([t[f"code_{k}"] for k in levels]).cast("array<int32>"),
-        leaf=leaf.cast("int32"),
-        brand_code=t.brand_code.fill_null(0),
-        tokens=t.tokens.fill_null(ibis.literal([], type="array<int32>")),
-        token_weights=t.token_weights.fill_null(ibis.literal([], type="array<float32>")),
+        category_codes=t.category_codes,
+        leaf=t.leaf,
+        brand_code=t.brand_code,
+        tokens=t.tokens,
+        token_weights=t.token_weights,
     )
     table = con.to_pyarrow(listed.order_by("item").drop("item"))
     unknown = {
