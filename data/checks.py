@@ -86,14 +86,16 @@ def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, 
         table.aggregate(
             **{f"ok_{c}": table[c].count() for c in raw},
             **{f"raw_{c}": table[f"_raw_{c}"].count() for c in raw},
-            **{f"one_{c}": table[f"_raw_{c}"].min() for c in raw},
         )
     ).to_pylist()[0]
     for c in raw:
         if counts[f"raw_{c}"] and not counts[f"ok_{c}"]:
             expected = EXPECTED[TABLES[name][c].kind]
-            found = counts[f"one_{c}"]
-            raise DataError(f"{file}: column '{c}' is text such as '{found}', expected {expected}")
+            given = table.filter(table[f"_raw_{c}"].notnull()).order_by("_row").limit(1)
+            row, found = con.to_pyarrow(given.select("_row", f"_raw_{c}")).to_pylist()[0].values()
+            raise DataError(
+                f"{file}: column '{c}' is text such as '{found}', expected {expected} (row {row})"
+            )
 
 
 def _marks(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[str, ir.Value]:

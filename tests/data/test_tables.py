@@ -210,9 +210,12 @@ def test_missing_and_mistyped_columns(shop: tuple[Path, dict[str, Any]]) -> None
     assert "rename 'userid'" in str(error.value)
     assert "column 'quantity' (number) is missing" in str(error.value)
 
-    write_csv(folder / "orders.csv", [{**r, "price": "cheap"} for r in tables["orders"]])
+    prices = ["", "", "dear"] + ["cheap"] * (len(tables["orders"]) - 3)
+    write_csv(
+        folder / "orders.csv", [{**r, "price": p} for r, p in zip(tables["orders"], prices, strict=True)]
+    )
     with pytest.raises(
-        DataError, match=r"orders\.csv: column 'price' is text such as 'cheap', expected number"
+        DataError, match=r"orders\.csv: column 'price' is text such as 'dear', expected number \(row 3\)"
     ):
         prepare(config(folder))
 
