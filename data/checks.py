@@ -19,6 +19,10 @@ EARLIEST = 631_152_000  # 1990-01-01
 DAY = 86_400
 SHOWN_ROWS = 5  # row numbers per reason in an error
 SHOWN_REASONS = 8  # per table
+QUARANTINE = (
+    "Correct the files, or set data.bad_rows=quarantine to go on without these rows (they are then written "
+    "to rejected.parquet)."
+)
 
 
 class Checked(NamedTuple):
@@ -28,12 +32,16 @@ class Checked(NamedTuple):
 
 
 def check(
-    con: ibis.BaseBackend, tables: dict[str, ir.Table], files: dict[str, str], bad_rows: str
+    con: ibis.BaseBackend,
+    tables: dict[str, ir.Table],
+    files: dict[str, str],
+    bad_rows: str,
+    remedy: str = QUARANTINE,
 ) -> Checked:
     """Splits conformed tables into clean and rejected rows.
 
-    `bad_rows` is "fail" or "quarantine". Raises DataError for an empty table, for bad rows under "fail",
-    and when a table has no good row left.
+    `bad_rows` is "fail" or "quarantine"; `remedy` ends what is said of bad rows. Raises DataError for an
+    empty table, for bad rows under "fail", and when a table has no good row left.
     """
     if bad_rows not in ("fail", "quarantine"):
         raise DataError(f"data.bad_rows is '{bad_rows}', expected 'fail' or 'quarantine'")
@@ -54,7 +62,8 @@ def check(
         found = con.to_pyarrow(_rejected(marked.filter(bad), table, reasons, name))
         if found.num_rows == total:
             raise DataError(
-                f"{files[name]}: every one of the {total} rows is bad.\n{_describe(found, name, files)}"
+                f"{files[name]}: every one of the {total} rows is bad; correct the file.\n"
+                f"{_describe(found, name, files)}"
             )
         rejected.append(found)
         good = marked.filter(~bad)
@@ -69,11 +78,7 @@ def check(
     everything = pa.concat_tables(rejected)
     if bad_rows == "fail" and everything.num_rows:
         lines = [_describe(found, found["table"][0].as_py(), files) for found in rejected if found.num_rows]
-        raise DataError(
-            "\n".join(lines)
-            + "\nCorrect the files, or set data.bad_rows=quarantine to go on without these rows "
-            "(they are then written to rejected.parquet)."
-        )
+        raise DataError("\n".join([*lines, remedy]))
     return Checked(clean, everything, returns)
 
 

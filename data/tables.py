@@ -14,6 +14,7 @@ that does not parse becomes null and is reported by `data/checks.py` as a bad ro
 """
 
 import difflib
+from collections.abc import Collection
 from typing import NamedTuple
 
 import ibis
@@ -82,16 +83,19 @@ def attributes(table: ir.Table, name: str) -> list[str]:
     return [c for c in table.columns if c not in TABLES[name] and not c.startswith("_")]
 
 
-def conform(table: ir.Table, name: str, file: str) -> ir.Table:
+def conform(table: ir.Table, name: str, file: str, required: Collection[str] | None = None) -> ir.Table:
     """The table with canonical types, in the contract's column order, attributes behind.
 
-    Missing optional columns are null. Where `file` is CSV, the text of a cell that did not parse is kept in
-    `_raw_<column>`. Raises DataError for a missing column or one of a wrong type.
+    Missing optional columns are null; `required` says which are not optional, if not those that the
+    contract requires. Where `file` is CSV, the text of a cell that did not parse is kept in `_raw_<column>`.
+    Raises DataError for a missing column or one of a wrong type.
     """
     text = file.endswith(".csv")
     columns = TABLES[name]
     found = [c for c in table.columns if not c.startswith("_")]
-    missing = [c for c, spec in columns.items() if spec.required and c not in found]
+    if required is None:
+        required = [c for c, spec in columns.items() if spec.required]
+    missing = [c for c in required if c not in found]
     if missing:
         raise DataError("\n".join(_missing(c, columns[c], found, columns, file) for c in missing))
     out: dict[str, ir.Value] = {}

@@ -40,10 +40,14 @@ def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
 
 def read(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables that are there, raw, with `_row`. Raises DataError for an unreadable file."""
-    return {name: _read(con, name, path) for name, path in files(cfg).items()}
+    return {name: read_table(con, name, path) for name, path in files(cfg).items()}
 
 
-def _read(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
+def read_table(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
+    """The file of one canonical table, .parquet or .csv, raw, with `_row`, kept as `raw_<name>`.
+
+    Raises DataError for an unreadable file.
+    """
     try:
         parquet = path.suffix == ".parquet"
         table = engine.read_parquet(con, path) if parquet else _read_csv(con, name, path)
