@@ -190,6 +190,17 @@ def test_files_that_cannot_be_used(shop: tuple[Path, dict[str, Any]]) -> None:
         prepare({**config(folder), "data": {**config(folder)["data"], "root": str(folder / "nowhere")}})
 
 
+@pytest.mark.parametrize(
+    "more", ["user_id,item_id,ts,kind,value\nu000,i001,2024-01-06,click,\n", "# a note\n"]
+)
+def test_no_line_of_a_csv_file_is_skipped(shop: tuple[Path, dict[str, Any]], more: str) -> None:
+    """A file behind another one, and a line that some readers take for a comment."""
+    folder, _ = shop
+    (folder / "events.csv").write_text("user_id,item_id,ts,kind\nu000,i000,2024-01-05,click\n" + more)
+    with pytest.raises(DataError, match=r"events\.csv: cannot be read: line 3 has . fields"):
+        checked(folder, "fail")
+
+
 def test_every_row_bad_is_an_error_even_in_quarantine(shop: tuple[Path, dict[str, Any]]) -> None:
     folder, tables = shop
     for line in tables["orders"]:
