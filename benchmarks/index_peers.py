@@ -1,6 +1,7 @@
 """One peer on the vectors that benchmarks/index.py left. Run by its own environment.
 
 <environment>/bin/python benchmarks/index_peers.py <hnswlib|usearch|voyager> <folder>    a row per setting
+<environment>/bin/python benchmarks/index_peers.py hnswlib <folder> 300    what was built, at one effort
 """
 
 import json
@@ -15,17 +16,20 @@ EFFORTS = (300, 450, 600, 900)  # no graph gives k items at less than k
 M, CONSTRUCTION = 16, 200
 
 
-def main(system, folder):
+def main(system, folder, again=None):
     vectors, queries, truth = (np.load(folder / f"{name}.npy") for name in ("vectors", "queries", "truth"))
     k = truth.shape[1]
     file = folder / f"{system}.index"
     started = time.perf_counter()
-    search, save = {"hnswlib": hnswlib, "usearch": usearch, "voyager": voyager}[system](vectors, k)
-    build = time.perf_counter() - started
-    save(str(file))
+    if again is None:
+        search, save = {"hnswlib": hnswlib, "usearch": usearch, "voyager": voyager}[system](vectors, k)
+        build = time.perf_counter() - started
+        save(str(file))
+    else:
+        search, _ = hnswlib(vectors, k, str(file))
+        build = 0.0
     size = file.stat().st_size / len(vectors)
-    file.unlink()
-    for effort in EFFORTS:
+    for effort in EFFORTS if again is None else [int(again)]:
         found, taken = [], []
         for query, wanted in zip(queries, truth, strict=True):
             begun = time.perf_counter()
@@ -44,13 +48,16 @@ def main(system, folder):
         print(json.dumps(row), flush=True)
 
 
-def hnswlib(vectors, k):
+def hnswlib(vectors, k, file=None):
     import hnswlib
 
     index = hnswlib.Index("ip", vectors.shape[1])
-    index.init_index(len(vectors), ef_construction=CONSTRUCTION, M=M)
-    index.set_num_threads(os.cpu_count())
-    index.add_items(vectors)
+    if file is None:
+        index.init_index(len(vectors), ef_construction=CONSTRUCTION, M=M)
+        index.set_num_threads(os.cpu_count())
+        index.add_items(vectors)
+    else:
+        index.load_index(file)
     index.set_num_threads(1)
 
     def search(query, effort):
@@ -85,4 +92,4 @@ def voyager(vectors, k):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

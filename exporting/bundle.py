@@ -122,7 +122,7 @@ def manifest(
     trained: Trained, folder: Path, policy: Policy, index: dict[str, Any], export: dict[str, Any]
 ) -> dict[str, Any]:
     """What the bundle says of itself. All other files must be in `folder` already."""
-    hashes = {name: sha256(folder / name) for name in FILES}
+    hashes = {name: sha256(folder / name) for name in (*FILES, *index["files"])}
     meta = trained.prepared.meta
     now = datetime.now(UTC)
     short = new_sha256("".join(hashes.values()).encode()).hexdigest()[:8]
@@ -132,7 +132,7 @@ def manifest(
         "checksum": NO_CHECKSUM,
         "created": now.isoformat(timespec="seconds"),
         "files": hashes,
-        "bytes": {name: (folder / name).stat().st_size for name in FILES},
+        "bytes": {name: (folder / name).stat().st_size for name in hashes},
         "metric": "inner_product",
         "dims": {"vector": trained.catalog.vectors.shape[1] - 8, "items": trained.catalog.leaf.numel()},
         "slate": asdict(policy),

@@ -1,14 +1,18 @@
 """The quantized index: built in blocks, searched at the recall that was asked for, and measured.
 
-    build → settle → measure        the tuner (exporting/tuning.py) does this for every family and compares
+    trained → written → settle → measure     the tuner (exporting/tuning.py) does this for every family
 
-Everything is inner product, in training of the index as in search.
+Everything is inner product, in training of the index as in search. Vectors come from a function of item rows,
+so that neither all of them nor all of the index need to be in memory.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -16,7 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.embeddings import unpack_int8
-from serving.search import Effort, ItemIndex
+from serving.search import Effort, ItemIndex, read_index
+
+kinds: Any = faiss  # its Python knows more than its type stubs
+Vectors = Callable[[NDArray], NDArray]  # item rows [n] → float32 [n, D]
 
 RECALL_AT = 300
 BLOCK = 65_536  # vectors that are float32 at a time
@@ -38,15 +45,19 @@ class Measured:
 Tried = list[tuple[Effort, Measured]]
 
 
-def build(
-    packed: NDArray, ids: NDArray, factory: str, centroids: NDArray | None = None, seed: int = 0
-) -> faiss.Index:
-    """A trained index over the item rows `ids` [n] int64, which it answers with.
+def unpacked(packed: NDArray) -> Vectors:
+    """The vectors of row-wise int8 ones [N+1, D+8] uint8."""
+    return lambda rows: unpack_int8(torch.from_numpy(packed[rows])).numpy()
 
-    `packed` [N+1, D+8] uint8 are the row-wise int8 vectors of all items; only BLOCK of them and a training
-    sample are float32 at any time. `factory` is of `faiss.index_factory`: {nlist} stands for 4 √n lists, or
-    as many as LEAST_POINTS points each allow, {parts} for parts of four dimensions. `centroids` [nlist, D]
-    of an index over the same items spare learning them again.
+
+def trained(
+    vectors: Vectors, ids: NDArray, factory: str, centroids: NDArray | None = None, seed: int = 0
+) -> faiss.Index:
+    """An empty index for the item rows `ids` [n] int64, its lists and codes learned from a sample of them.
+
+    `factory` is of `faiss.index_factory`: {nlist} stands for 4 √n lists, or as many as LEAST_POINTS points
+    each allow, {parts} for parts of four dimensions. `centroids` [nlist, D] of an index over the same items
+    spare learning them again. Lists are learned on the GPUs that faiss sees, if it sees any.
 
     Raises ValueError for no items, rows that are there twice, and vectors that are not finite.
     """
@@ -56,11 +67,11 @@ def build(
     if len(np.unique(ids)) != count:
         raise ValueError("item rows are there more than once")
     nlist = max(1, min(round(4 * math.sqrt(count)), count // LEAST_POINTS))
-    dim = packed.shape[1] - 8
+    dim = vectors(ids[:1]).shape[1]
     parts = max(n for n in range(1, max(dim // 4, 1) + 1) if dim % n == 0)
     described = factory.format(nlist=nlist, parts=parts)
     index = faiss.index_factory(dim, described, faiss.METRIC_INNER_PRODUCT)
-    lists = faiss.try_extract_index_ivf(index)
+    lists: Any = faiss.try_extract_index_ivf(index)
     if lists is not None:
         lists.cp.max_points_per_centroid = POINTS
         lists.cp.min_points_per_centroid = 1  # said above
@@ -68,39 +79,107 @@ def build(
         lists.cp.seed = seed
         if centroids is not None and len(centroids) == lists.nlist:
             lists.quantizer.add(centroids)  # an index whose lists are there learns its codes alone
+        elif (fast := on_gpus(faiss.IndexFlatIP(dim))) is not None:
+            lists.clustering_index = fast
+        _one_scale(lists)
     most = max(POINTS * nlist, BLOCK)
     some = ids if count <= most else np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
-    index.train(vectors_of(packed, some))
-    for start in range(0, count, BLOCK):
-        block = ids[start : start + BLOCK]
-        index.add_with_ids(vectors_of(packed, block), block)
+    index.train(finite(vectors, some))
+    if lists is not None:
+        lists.clustering_index = None
     return index
 
 
-def centroids_of(index: faiss.Index) -> NDArray | None:
-    """[nlist, D] float32; None for an index without lists."""
+def _one_scale(lists: faiss.IndexIVF) -> None:
+    """One scale for all dimensions of 8-bit codes, from -4 to 4 standard deviations of what is left of a
+    vector without its centroid: a fifth faster to scan than a scale for each, and finer than one from the
+    smallest to the largest value (.9852 of the exact neighbours against .9848, docs/index.md)."""
+    if isinstance(lists, kinds.IndexIVFScalarQuantizer) and lists.sq.qtype == kinds.ScalarQuantizer.QT_8bit:
+        lists.sq.qtype = kinds.ScalarQuantizer.QT_8bit_uniform
+        lists.sq.set_derived_sizes()
+        lists.sq.rangestat, lists.sq.rangestat_arg = kinds.ScalarQuantizer.RS_meanstd, 4.0
+
+
+def add(index: faiss.Index, vectors: Vectors, ids: NDArray) -> None:
+    """Add item rows [n] in blocks, their lists found on the GPUs that faiss sees, if it sees any."""
     lists = faiss.try_extract_index_ivf(index)
-    return None if lists is None else lists.quantizer.reconstruct_n(0, lists.nlist)
+    with assigned_by(lists, None if lists is None else on_gpus(lists.quantizer)):
+        for start in range(0, len(ids), BLOCK):
+            block = ids[start : start + BLOCK]
+            index.add_with_ids(finite(vectors, block), block)
 
 
-def vectors_of(packed: NDArray, rows: NDArray) -> NDArray:
-    """Unpacked vectors [n, D] float32 of item rows [n]. Raises ValueError for one that is not finite."""
-    vectors = unpack_int8(torch.from_numpy(packed[rows])).numpy()
-    if not np.isfinite(vectors).all():
-        worst = rows[~np.isfinite(vectors).all(1)][0]
+def on_gpus(flat: faiss.Index) -> faiss.Index | None:
+    """A copy on all GPUs; None where there is none, or faiss cannot use it."""
+    if not faiss.get_num_gpus():
+        return None
+    try:
+        return kinds.index_cpu_to_all_gpus(flat)
+    except RuntimeError as error:
+        print(f"\nwarning: faiss cannot use the GPU, the CPU goes on: {error}", flush=True)
+        return None
+
+
+@contextmanager
+def assigned_by(lists: faiss.IndexIVF | None, quantizer: faiss.Index | None) -> Iterator[None]:
+    """Within, `quantizer` chooses the lists of an inverted file in place of its own; None for no change."""
+    if lists is None or quantizer is None:
+        yield
+        return
+    own = lists.quantizer
+    lists.quantizer = quantizer
+    try:
+        yield
+    finally:
+        lists.quantizer = own
+
+
+def written(empty: faiss.Index, vectors: Vectors, ids: NDArray, folder: Path, shards: int = 1) -> list[Path]:
+    """Files of `shards` indexes in `folder`, which deal the item rows `ids` [n] out between them.
+
+    All start as `empty`, so that together they answer as one would. One is in memory at a time.
+    """
+    names = ["index.faiss"] if shards == 1 else [f"index-{shard:03d}.faiss" for shard in range(shards)]
+    for shard, name in enumerate(names):
+        index = faiss.clone_index(empty)
+        add(index, vectors, ids[shard::shards])
+        faiss.write_index(index, str(folder / name))
+    return [folder / name for name in names]
+
+
+def opened(files: Sequence[Path]) -> list[faiss.Index]:
+    """The shards of `written` as serving opens them."""
+    return [read_index(str(file)) for file in files]
+
+
+def imbalance(shards: Sequence[faiss.Index]) -> float | None:
+    """How unevenly the lists are filled: vectors that a query meets in a list, over those of even lists;
+    1 at best. None for graphs."""
+    lists: list[Any] = [faiss.try_extract_index_ivf(index) for index in shards]
+    if lists[0] is None:
+        return None
+    sizes = np.array([[one.get_list_size(number) for number in range(one.nlist)] for one in lists]).sum(0)
+    return round(len(sizes) * float((sizes**2).sum()) / max(float(sizes.sum()) ** 2, 1), 3)
+
+
+def finite(vectors: Vectors, rows: NDArray) -> NDArray:
+    """Vectors [n, D] float32 of item rows [n]. Raises ValueError for one that is not finite."""
+    found = vectors(rows)
+    if not np.isfinite(found).all():
+        worst = rows[~np.isfinite(found).all(1)][0]
         raise ValueError(
             f"the vector of item row {worst} is not finite: the item tower diverged, train again"
         )
-    return vectors
+    return found
 
 
-def exact(packed: NDArray, ids: NDArray, queries: NDArray, k: int = RECALL_AT) -> NDArray:
+def exact(vectors: Vectors, ids: NDArray, queries: NDArray, k: int = RECALL_AT) -> NDArray:
     """The rows [q, min(k, n)] of `ids` [n] with the largest inner products, block by block."""
     asked = torch.from_numpy(queries)
     score, row = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(ids), BLOCK):
         block = ids[start : start + BLOCK]
-        score = torch.cat([score, asked @ torch.from_numpy(vectors_of(packed, block)).T], dim=1)
+        score = torch.cat([score, asked @ torch.from_numpy(finite(vectors, block)).T], dim=1)
         row = torch.cat([row, torch.from_numpy(block).expand(len(queries), -1)], dim=1)
         score, best = score.topk(min(k, score.shape[1]), dim=1)
         row = row.gather(1, best)
@@ -109,8 +188,9 @@ def exact(packed: NDArray, ids: NDArray, queries: NDArray, k: int = RECALL_AT) -
 
 def measure(index: ItemIndex, queries: NDArray, truth: NDArray) -> Measured:
     """Recall against `truth` [q, k] and milliseconds, as in serving: one query at a time, one thread."""
-    threads = faiss.omp_get_max_threads()
+    threads = faiss.omp_get_max_threads(), torch.get_num_threads()
     faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)
     found, taken = [], []
     try:
         for row, wanted in enumerate(truth):
@@ -119,13 +199,12 @@ def measure(index: ItemIndex, queries: NDArray, truth: NDArray) -> Measured:
             taken.append(1e3 * (time.perf_counter() - start))
             found.append(len(np.intersect1d(rows[0], wanted)) / len(wanted))
     finally:
-        faiss.omp_set_num_threads(threads)
+        faiss.omp_set_num_threads(threads[0])
+        torch.set_num_threads(threads[1])
     return Measured(float(np.mean(found)), float(np.percentile(taken, 50)), float(np.percentile(taken, 99)))
 
 
-def settle(
-    index: faiss.Index, packed: NDArray, queries: NDArray, truth: NDArray, target: float, refine: float = 1.0
-) -> Tried:
+def settle(index: ItemIndex, queries: NDArray, truth: NDArray, target: float, refine: float = 1.0) -> Tried:
     """Efforts that were tried for recall `target`, the chosen one last.
 
     The fewest probes that reach it, then the smallest margin at twice as many, whichever is faster: a query
@@ -135,20 +214,21 @@ def settle(
     tried: Tried = []
 
     def reaches(effort: Effort) -> bool:
-        tried.append((effort, measure(ItemIndex(index, packed, effort), queries, truth)))
+        tried.append((effort, measure(index.at(effort), queries, truth)))
         return tried[-1][1].recall >= target
 
     def useless() -> bool:
         return len(tried) > 1 and 0 < tried[-1][1].recall < tried[-2][1].recall + PLATEAU
 
-    lists = faiss.try_extract_index_ivf(index)
-    least, most = (1, lists.nlist) if lists is not None else (truth.shape[1], 16 * truth.shape[1])
+    graph = index.centroids is None
+    least, most = (truth.shape[1], 16 * truth.shape[1]) if graph else (1, index.most())
     probes = smallest(least, most, lambda probes: reaches(Effort(probes, refine=refine)), useless)
     fixed = next(pair for pair in reversed(tried) if pair[0].probes == probes)
     best = fixed
-    if lists is not None and fixed[1].recall >= target and probes > 1:
-        wide = min(2 * probes, lists.nlist)
-        low, high = 0.0, spread(lists, queries, wide)
+    if not graph and fixed[1].recall >= target and probes > 1:
+        wide = min(2 * probes, most)
+        near, _ = index.chosen(queries, wide, math.inf)
+        low, high = 0.0, float((near[:, 0] - near[:, -1]).max())
         for _ in range(MARGIN_STEPS):
             middle = (low + high) / 2
             if reaches(Effort(wide, middle, refine)):
@@ -157,12 +237,6 @@ def settle(
             else:
                 low = middle
     return [*tried, best]
-
-
-def spread(lists: faiss.IndexIVF, queries: NDArray, probes: int) -> float:
-    """How far behind the nearest centroid the last of `probes` is at most, over all queries."""
-    near, _ = lists.quantizer.search(queries, probes)
-    return float((near[:, 0] - near[:, -1]).max())
 
 
 def smallest(
@@ -181,8 +255,3 @@ def smallest(
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
     return high
-
-
-def bytes_per_vector(index: faiss.Index) -> float:
-    """Of the index as it is written, which copies it."""
-    return len(faiss.serialize_index(index)) / max(index.ntotal, 1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -27,7 +27,7 @@ from exporting.bundle import (
     write_store,
 )
 from exporting.golden import checkouts, golden
-from exporting.index import RECALL_AT, exact
+from exporting.index import RECALL_AT, exact, opened, unpacked
 from exporting.lowering import lowered, save
 from exporting.source import (
     ExportError,
@@ -101,14 +101,13 @@ def export_trained(trained: Trained, cfg: DictConfig, started: float | None = No
             pipeline = lowered(trained.tower, trained.sources, trained.ranker)
             save(pipeline, folder)
         with _step("index"):
-            tuned = _index(trained, cfg.index)
-            faiss.write_index(tuned.found, str(folder / "index.faiss"))
+            tuned = _index(trained, cfg.index, folder / "index")
             if len(cfg.index.families) > 1:
                 asked = ", ".join(f"{name} {cfg.index[name]}" for name in tuning.TARGETS)
                 page = index_page(tuning.rows(tuned), "The index", f"Asked: {asked}. {tuned.missed}")
                 (folder / "index.html").write_text(page)
             choice, measured = tuned.choice, tuned.choice.measured
-            index = ItemIndex(tuned.found, trained.catalog.vectors.numpy(), choice.effort)
+            index = ItemIndex(opened(tuned.files), trained.catalog.vectors.numpy(), choice.effort)
         with _step("items"):
             write_arrow(items_table(trained), folder / "items.arrow")
         with _step("golden requests"):
@@ -159,21 +158,26 @@ def _calibrated(found: dict[str, Any] | None) -> str:
 
 
 @torch.inference_mode()
-def _index(trained: Trained, cfg: DictConfig) -> tuning.Tuned:
-    """The index over the available items, searched at its target recall on validation checkouts."""
+def _index(trained: Trained, cfg: DictConfig, folder: Path) -> tuning.Tuned:
+    """The index over the available items, searched at its target recall on validation checkouts; its files
+    are left in `folder.parent`."""
     packed = trained.catalog.vectors
+    vectors = unpacked(packed.numpy())
     ids = np.flatnonzero(trained.catalog.available.numpy())
     ids = ids[ids > 0].astype(np.int64)
     asked = trained.tower(queries(sample(trained, ("validation", "test"), cfg.queries), 0), packed).numpy()
     try:
-        tuned = tuning.tune(packed.numpy(), ids, asked, exact(packed.numpy(), ids, asked), cfg)
+        truth = exact(vectors, ids, asked)
+        tuned = tuning.tune(vectors, packed.numpy(), ids, asked, truth, cfg, folder)
     except ValueError as error:
         raise ExportError(f"index: {error}") from error
     if tuned.missed:
         print(f"warning: no index meets index.*: {tuned.missed}; the nearest is taken", flush=True)
     if len(tuned.tried) > 1 and len(cfg.families) > 1:
         print("\n" + text_table(front(tuning.rows(tuned))), flush=True)
-    return tuned
+    files = [file.rename(folder.parent / file.name) for file in tuned.files]
+    shutil.rmtree(folder)
+    return tuned._replace(files=files)
 
 
 @contextmanager

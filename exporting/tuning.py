@@ -8,6 +8,7 @@ does, the one that is nearest to them, with a warning.
 
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import faiss
@@ -17,8 +18,8 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from evaluation.report.index_page import front
-from exporting.index import Measured, build, bytes_per_vector, centroids_of, settle
-from serving.search import Effort
+from exporting.index import Measured, Vectors, imbalance, opened, settle, trained, written
+from serving.search import Effort, ItemIndex, centroids_of
 
 FACTORIES = {
     "flat": "IVF1,Flat",
@@ -63,44 +64,59 @@ class Choice:
 class Tuned(NamedTuple):
     """The index that was chosen, and all that were tried."""
 
-    found: faiss.Index
+    files: list[Path]  # of its shards
     choice: Choice
     tried: list[Choice]
     missed: str  # which targets are missed and by how much; "" if none
 
 
-def tune(packed: NDArray, ids: NDArray, queries: NDArray, truth: NDArray, cfg: DictConfig) -> Tuned:
-    """Build `cfg.families`, find the least effort of each for `cfg.recall`, and choose.
+def tune(
+    vectors: Vectors,
+    packed: NDArray,
+    ids: NDArray,
+    queries: NDArray,
+    truth: NDArray,
+    cfg: DictConfig,
+    folder: Path,
+) -> Tuned:
+    """Build `cfg.families` in `folder`, find the least effort of each for `cfg.recall`, and choose.
 
-    `packed` [N+1, D+8] uint8, `ids` [n] the item rows to index, `queries` [q, D] float32 and `truth` [q, k]
-    what exact search finds. `cfg` is the `index` config. Raises ValueError for a family that there is not.
+    `vectors` are indexed; `packed` [N+1, D+8] uint8 are what a refined order reads; `ids` [n] the item rows
+    to index, `queries` [q, D] float32 and `truth` [q, k] what exact search finds. `cfg` is the `index` config.
+    Raises ValueError for a family that there is not, or a number of shards below one.
     """
     families = list(cfg.families) if len(ids) >= SMALL else ["flat_sq8"]
     unknown = [name for name in families if name not in FACTORIES]
     if unknown:
         raise ValueError(f"index.families: {', '.join(unknown)}: expected {', '.join(FACTORIES)}")
+    if cfg.shards < 1:
+        raise ValueError(f"index.shards is {cfg.shards}: expected 1 or more")
     tried: list[Choice] = []
-    best: tuple[Choice, faiss.Index] | None = None
+    best: tuple[Choice, list[Path]] | None = None
     centroids: NDArray | None = None
     shown = tqdm(families, desc="index", unit="family", disable=len(families) == 1)
     for family in shown:
         shown.set_postfix_str(family)
         started = time.monotonic()
-        index = build(packed, ids, FACTORIES[family], centroids)
-        seconds = time.monotonic() - started
+        empty = trained(vectors, ids, FACTORIES[family], centroids)
         if "{nlist}" in FACTORIES[family]:
-            centroids = centroids_of(index)  # the same for every family with as many lists
-        own = bytes_per_vector(index)
+            centroids = centroids_of(faiss.extract_index_ivf(empty))  # of every family with as many lists
+        place = folder / family
+        place.mkdir(parents=True)
+        files = written(empty, vectors, ids, place, cfg.shards)
+        seconds = time.monotonic() - started
+        own = sum(file.stat().st_size for file in files) / len(ids)
         for refine in REFINED.get(family, (1.0,)):
             size = own + (packed.shape[1] if refine > 1 else 0)  # with the int8 vectors that it reads
-            for effort, measured in settle(index, packed, queries, truth, cfg.recall, refine):
+            index = ItemIndex(opened(files), packed, Effort(1))
+            for effort, measured in settle(index, queries, truth, cfg.recall, refine):
                 tried.append(Choice(family, effort, measured, size, seconds))
             # The last is the one that was settled on; only such may be chosen.
             if best is None or cost(tried[-1], cfg) < cost(best[0], cfg):
-                best = tried[-1], index
+                best = tried[-1], files
     assert best is not None
-    choice, index = best
-    return Tuned(index, choice, tried, missed(choice, cfg))
+    choice, files = best
+    return Tuned(files, choice, tried, missed(choice, cfg))
 
 
 def cost(choice: Choice, cfg: DictConfig) -> tuple[float, float]:
@@ -130,12 +146,15 @@ def rows(tuned: Tuned) -> list[dict[str, Any]]:
 
 def about(tuned: Tuned, cfg: DictConfig) -> dict[str, Any]:
     """What the manifest says of the index: how it is searched, what it was chosen by, and the proof."""
-    choice, lists = tuned.choice, faiss.try_extract_index_ivf(tuned.found)
+    choice, shards = tuned.choice, opened(tuned.files)
+    lists = faiss.try_extract_index_ivf(shards[0])
     targets = {name: cfg[name] for name in TARGETS}
     return {
         "name": cfg.name,
-        "vectors": tuned.found.ntotal,
-        "nlist": lists.nlist if lists is not None else None,
+        "files": [file.name for file in tuned.files],
+        "vectors": sum(index.ntotal for index in shards),
+        "nlist": None if lists is None else lists.nlist,
+        "imbalance": imbalance(shards),
         **choice.row(),
         **choice.effort.to_json(),
         "targets": targets,

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from serving.search import Effort, ItemIndex, read_index
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "manifest.json"
 MOVING = ("price", "spend", "popularity", "lately", "buyers")  # of models/inputs.Catalog, one snapshot
 MODULES = ("query_tower", "candidates", "ranker")
-FILES = (*(f"{name}.ts" for name in MODULES), "index.faiss", "items.arrow", "golden.arrow")
+FILES = (*(f"{name}.ts" for name in MODULES), "items.arrow", "golden.arrow")  # beside those of the index
 NO_CHECKSUM = "0" * 64  # stands in the manifest while its own checksum is computed
 
 
@@ -66,16 +66,17 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     folder = version_folder(path)
     manifest = read_manifest(folder)
-    for name in FILES:
+    parts = index_files(folder, manifest)
+    for name in {**dict.fromkeys((*FILES, *parts)), **manifest["files"]}:
         _check_hash(folder / name, manifest["files"].get(name))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
         query_tower, candidates, ranker = (
             _read(folder / f"{name}.ts", lambda file: torch.jit.load(file).eval()) for name in MODULES
         )
-    raw = _read(folder / "index.faiss", read_index)
+    shards = {name: _read(folder / name, read_index) for name in parts}
     items = _read(folder / "items.arrow", read_arrow)
-    _check_dims(folder, manifest, raw, items)
+    _check_dims(folder, manifest, shards, items)
     columns = {
         name: _numbers(items[name]) for name in ("leaf", "brand_code", "first_sold", "margin", *MOVING)
     }
@@ -89,7 +90,7 @@ def open_bundle(path: str | Path) -> Bundle:
         query_tower=query_tower,
         candidates=candidates,
         ranker=ranker,
-        index=_searched(folder, manifest, raw, packed),
+        index=_searched(folder, manifest, list(shards.values()), packed),
         catalog=(
             torch.from_numpy(_matrix(items["category_codes"]).astype(np.int64)),
             torch.from_numpy(columns["leaf"].astype(np.int64)),
@@ -146,6 +147,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def index_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """The names of the index's shards. Raises BundleError for a manifest that names none in its folder."""
+    names = manifest["index"].get("files")
+    if not isinstance(names, list) or not names or not all(name in manifest["files"] for name in names):
+        raise BundleError(folder / MANIFEST, f"the files of the index are {names!r}", "export again")
+    return names
+
+
 def manifest_checksum(raw: bytes) -> str:
     """SHA-256 of a manifest's bytes, in which NO_CHECKSUM stands for the checksum."""
     return hashlib.sha256(raw).hexdigest()
@@ -178,17 +187,20 @@ def _read(file: Path, reader: Any) -> Any:
         raise BundleError(file, f"cannot be read: {str(error).strip().splitlines()[-1]}") from error
 
 
-def _check_dims(folder: Path, manifest: dict[str, Any], index: faiss.Index, items: pa.Table) -> None:
+def _check_dims(
+    folder: Path, manifest: dict[str, Any], shards: dict[str, faiss.Index], items: pa.Table
+) -> None:
     dim, rows = manifest["dims"]["vector"], manifest["dims"]["items"]
-    if manifest["metric"] != "inner_product" or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise BundleError(folder / "index.faiss", "its metric is not the inner product", "export again")
-    if index.d != dim:
-        raise BundleError(
-            folder / "index.faiss",
-            f"vectors of {index.d} dimensions, the manifest says {dim}",
-            "export again",
-        )
-    if items.num_rows != rows or manifest["features"]["items"] + 1 != rows:
+    if manifest["metric"] != "inner_product":
+        raise BundleError(folder / MANIFEST, f"the metric is {manifest['metric']!r}", "export again")
+    for name, index in shards.items():
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise BundleError(folder / name, "its metric is not the inner product", "export again")
+        if index.d != dim:
+            raise BundleError(
+                folder / name, f"vectors of {index.d} dimensions, the manifest says {dim}", "export again"
+            )
+    if items.num_rows != rows:
         raise BundleError(
             folder / "items.arrow", f"{items.num_rows} rows, the manifest says {rows}", "export again"
         )
@@ -197,15 +209,18 @@ def _check_dims(folder: Path, manifest: dict[str, Any], index: faiss.Index, item
         raise BundleError(
             folder / "items.arrow", f"vectors of {width - 8} dimensions, the index has {dim}", "export again"
         )
-    if index.ntotal > rows - 1:
+    held = sum(index.ntotal for index in shards.values())
+    if held > rows - 1:
         raise BundleError(
-            folder / "index.faiss", f"{index.ntotal} vectors for {rows - 1} items", "export again"
+            folder / next(iter(shards)), f"{held} vectors in the index, {rows - 1} items", "export again"
         )
 
 
-def _searched(folder: Path, manifest: dict[str, Any], index: faiss.Index, packed: NDArray) -> ItemIndex:
+def _searched(
+    folder: Path, manifest: dict[str, Any], shards: list[faiss.Index], packed: NDArray
+) -> ItemIndex:
     try:
-        return ItemIndex(index, packed, Effort.of(manifest["index"]))
+        return ItemIndex(shards, packed, Effort.of(manifest["index"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(folder / MANIFEST, f"how to search the index: {error!r}", "export again") from error
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.prepare import prepare
 from exporting.run import export
-from serving.bundle import FILES, NO_CHECKSUM, manifest_checksum, sha256
+from serving.bundle import NO_CHECKSUM, manifest_checksum, sha256
 from tests.data.shop import write_shop
 from training.build import build_ranker, build_two_tower
 from training.config import CONFIGS
@@ -78,6 +78,6 @@ def reseal(folder: Path, **changes: object) -> None:
     """Make the hashes fit again after a file was replaced, so that only what the file says can be refused."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text()) | changes | {"checksum": NO_CHECKSUM}
-    manifest["files"] = {name: sha256(folder / name) for name in FILES}
+    manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
     raw = json.dumps(manifest)
     path.write_text(raw.replace(NO_CHECKSUM, manifest_checksum(raw.encode())))

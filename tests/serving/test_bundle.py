@@ -16,7 +16,7 @@ from serving.bundle import FILES, FORMAT, open_bundle, read_arrow
 from tests.exporting.bundles import reseal
 
 
-@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("name", [*FILES, "index.faiss", "manifest.json"])
 @pytest.mark.parametrize("where", [0.02, 0.5, 0.99])
 def test_a_flipped_bit_is_refused(copy: Path, name: str, where: float) -> None:
     raw = bytearray((copy / name).read_bytes())
@@ -26,7 +26,7 @@ def test_a_flipped_bit_is_refused(copy: Path, name: str, where: float) -> None:
         Recommender.load(copy)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, "index.faiss"])
 def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(BundleError, match=f"{name}: the file is missing"):
