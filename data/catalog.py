@@ -1,6 +1,7 @@
 """The item side of a prepared folder as tensors: facts, snapshots, text and neighbours."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,14 @@ def item_features(folder: str | Path) -> tuple[Catalog, ItemText]:
     sale both price and spend are the list price, or 0 where the shop gives none.
     """
     items = pq.read_table(Path(folder) / "items.parquet")
+    moving = _snapshots(Path(folder), items.num_rows, _numbers(items["price"], np.float32))
+    return catalog_of(items, {name: torch.from_numpy(values) for name, values in moving.items()})
+
+
+def catalog_of(items: pa.Table, moving: Mapping[str, Tensor]) -> tuple[Catalog, ItemText]:
+    """Catalog (without vectors) and title tokens of a table with the columns of `items.parquet` and what
+    moves, [S, N+1] each."""
     rows = items.num_rows
-    moving = _snapshots(Path(folder), rows, _numbers(items["price"], np.float32))
     codes = _numbers(items["category_codes"].combine_chunks().flatten(), np.int64)
     catalog = Catalog(
         category=torch.from_numpy(codes.reshape(rows, -1)),
@@ -38,7 +45,7 @@ def item_features(folder: str | Path) -> tuple[Catalog, ItemText]:
         brand=torch.from_numpy(_numbers(items["brand_code"], np.int64)),
         first_sold=torch.from_numpy(_numbers(items["first_sold"], np.int64)),
         available=torch.from_numpy(_numbers(items["available"], np.bool_)),
-        **{name: torch.from_numpy(values) for name, values in moving.items()},
+        **moving,
         vectors=torch.empty(rows, 0, dtype=torch.uint8),
     )
     tokens, weights = (items[c].combine_chunks() for c in ("tokens", "token_weights"))

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from data.features import FeatureSchema
-from exporting.source import Trained, calibration, latest
-from serving.bundle import FILES, FORMAT, MANIFEST, NO_CHECKSUM, manifest_checksum, sha256
+from exporting.source import Trained, calibration
+from serving.bundle import FORMAT, MANIFEST, NO_CHECKSUM, manifest_checksum, sha256
 from serving.slate import Policy
 from serving.store import COLUMNS
 from training.tracking import git_commit
@@ -58,8 +58,7 @@ def write_arrow(table: pa.Table, file: Path) -> None:
 
 def items_table(trained: Trained) -> pa.Table:
     """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the last snapshot."""
-    raw = pq.read_table(trained.prepared.folder / "items.parquet")
-    catalog = latest(trained.catalog)
+    raw, catalog = trained.items, trained.catalog
     popularity, available = catalog.popularity[0].numpy(), catalog.available.numpy()
     rank = np.full(len(available), -1, np.int32)
     order = np.argsort(-popularity, kind="stable")
@@ -122,7 +121,7 @@ def manifest(
     trained: Trained, folder: Path, policy: Policy, index: dict[str, Any], export: dict[str, Any]
 ) -> dict[str, Any]:
     """What the bundle says of itself. All other files must be in `folder` already."""
-    hashes = {name: sha256(folder / name) for name in (*FILES, *index["files"])}
+    hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
     meta = trained.prepared.meta
     now = datetime.now(UTC)
     short = new_sha256("".join(hashes.values()).encode()).hexdigest()[:8]

@@ -8,7 +8,7 @@ import torch
 
 from data.features import Attribute
 from exporting.lowering import Pipeline
-from exporting.source import Trained, item_ids, latest, margins, queries
+from exporting.source import Trained, item_ids, margins, queries
 from serving.checkout import KINDS, Checkout, Event, Line
 from serving.golden import to_json
 from serving.search import ItemIndex
@@ -71,8 +71,8 @@ def golden(
     exported files and the encoding there. Requests whose places are close to a tie are left out:
     another processor may round them the other way. Raises ValueError for an order by margin without margins.
     """
-    catalog, ids = latest(trained.catalog), item_ids(trained)
-    query = queries(examples, 0)
+    catalog, ids = trained.catalog, item_ids(trained)
+    query = queries(examples)
     vector = pipeline.query_tower(query, catalog.vectors)
     ann = index.search(vector.numpy(), trained.cfg.retrieval.sources.ann)
     found = pipeline.candidates(query, vector, torch.from_numpy(ann), catalog)

@@ -10,9 +10,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -33,8 +32,7 @@ MARGIN_STEPS = 6
 PLATEAU = 0.0005  # recall that twice the probes must gain to be worth trying
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """What a search costs and finds, one query at a time on one thread."""
 
     recall: float  # mean share of the exact RECALL_AT nearest that the index returns

@@ -17,8 +17,10 @@ from data.features import FeatureSchema
 from data.tables import DataError
 from models.candidates import CandidateSources
 from models.inputs import MOVING, Catalog, Query
+from models.item_encoder import ItemEncoder
 from models.ranker import Ranker
 from models.two_tower import QueryTower
+from training.build import build_two_tower
 from training.candidates import related, sources_at
 from training.folders import read_done
 from training.run import Prepared
@@ -34,12 +36,14 @@ class Trained(NamedTuple):
     """What a run left, and the data that it was trained on."""
 
     folder: Path
+    retrieval: Path  # folder of the two towers
     cfg: DictConfig  # of the run
     notes: dict[str, Any]  # done.json of the run
     retrieval_notes: dict[str, Any]
     prepared: Prepared
     schema: FeatureSchema
-    catalog: Catalog  # with item vectors, all snapshots
+    items: pa.Table  # items.parquet, a row per item row
+    catalog: Catalog  # with item vectors, the latest snapshot alone, as a bundle holds it
     tower: QueryTower  # float tables
     ranker: Ranker  # float tables
     sources: CandidateSources  # tables of the latest snapshot
@@ -72,16 +76,25 @@ def open_trained(folder: Path) -> Trained:
         ) from error
     return Trained(
         folder=run.folder,
+        retrieval=run.retrieval,
         cfg=run.cfg,
         notes=run.notes,
         retrieval_notes=read_done(run.retrieval),
         prepared=run.prepared,
         schema=FeatureSchema.load(run.prepared.folder),
-        catalog=run.catalog,
+        items=pq.read_table(run.prepared.folder / "items.parquet"),
+        catalog=latest(run.catalog),
         tower=run.tower,
         ranker=run.ranker,
         sources=last_sources(run),
     )
+
+
+def item_tower(trained: Trained) -> ItemEncoder:
+    """The item tower of a run, float tables."""
+    towers = build_two_tower(trained.cfg, trained.prepared.sizes)
+    towers.load_state_dict(torch.load(trained.retrieval / "weights.pt"))
+    return towers.item.eval()
 
 
 def last_sources(run: Run) -> CandidateSources:
@@ -105,7 +118,7 @@ def calibration(folder: Path) -> dict[str, Any] | None:
 
 
 def latest(catalog: Catalog) -> Catalog:
-    """The catalog with its last snapshot only, as a bundle holds it."""
+    """The catalog with its last snapshot only."""
     return catalog._replace(**{name: getattr(catalog, name)[-1:] for name in MOVING})
 
 
@@ -130,19 +143,17 @@ def sample(trained: Trained, splits: tuple[str, ...], count: int) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def queries(examples: pa.Table, snapshot: int) -> Query:
-    """Examples as a query that reads `snapshot` instead of the one of its time."""
+def queries(examples: pa.Table) -> Query:
+    """Examples as a query that reads the latest snapshot instead of the one of its time."""
     query = to_batch(examples).query
-    return query._replace(snapshot=torch.full_like(query.snapshot, snapshot))
+    return query._replace(snapshot=torch.zeros_like(query.snapshot))
 
 
 def margins(trained: Trained) -> NDArray:
     """Share of the price that the shop keeps, by item row [N+1] float32; NaN where unknown."""
-    items = pq.read_table(trained.prepared.folder / "items.parquet", columns=["margin"])
-    return items["margin"].cast(pa.float32()).to_numpy()
+    return trained.items["margin"].cast(pa.float32()).to_numpy()
 
 
 def item_ids(trained: Trained) -> list[str]:
     """Item ids by row; for row 0 an id that no item has."""
-    ids = pq.read_table(trained.prepared.folder / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
-    return ["(unknown)", *ids[1:]]
+    return ["(unknown)", *trained.items["item_id"].to_pylist()[1:]]

@@ -7,7 +7,7 @@ does, the one that is nearest to them, with a warning.
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ class Choice:
         return {
             "system": self.family,
             "params": ", ".join(effort),
-            **{name: round(value, 4) for name, value in asdict(self.measured).items()},
+            **{name: round(value, 4) for name, value in self.measured._asdict().items()},
             "bytes_per_vector": round(self.bytes_per_vector, 1),
             "build_s": round(self.build_s, 1),
         }
@@ -82,8 +82,8 @@ def tune(
     """Build `cfg.families` in `folder`, find the least effort of each for `cfg.recall`, and choose.
 
     `vectors` are indexed; `packed` [N+1, D+8] uint8 are what a refined order reads; `ids` [n] the item rows
-    to index, `queries` [q, D] float32 and `truth` [q, k] what exact search finds. `cfg` is the `index` config.
-    Raises ValueError for a family that there is not, or a number of shards below one.
+    to index, `queries` [q, D] float32 and `truth` [q, k] what exact search finds. `cfg` is the `index`
+    config. Raises ValueError for a family that there is not, or a number of shards below one.
     """
     families = list(cfg.families) if len(ids) >= SMALL else ["flat_sq8"]
     unknown = [name for name in families if name not in FACTORIES]
@@ -159,6 +159,7 @@ def about(tuned: Tuned, cfg: DictConfig) -> dict[str, Any]:
         **choice.effort.to_json(),
         "targets": targets,
         "missed": tuned.missed,
+        "built": {"recall": choice.row()["recall"], "imbalance": imbalance(shards)},  # updates change both
         "queries": int(cfg.queries),
         "pareto": front([one.row() for one in tuned.tried]),
     }

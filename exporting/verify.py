@@ -66,7 +66,6 @@ def parity(
     """
     bundle, catalog = recommender.bundle, trained.catalog
     tower, ranker = trained.tower, ScoringRanker(trained.ranker).eval()
-    last = catalog.price.shape[0] - 1
     worst = torch.zeros(3)
     pairs, taken = 0, []
     for place, request in enumerate(requests):
@@ -80,7 +79,7 @@ def parity(
         )
         served = bundle.ranker(encoded, vector, found, bundle.catalog)
 
-        query = queries(examples.slice(place, 1), last)
+        query = queries(examples.slice(place, 1))
         wanted = tower(query, catalog.vectors)
         score = (rows_int8(catalog.vectors, found.item) * wanted[segment_ids(found.offsets)]).sum(1)
         trained_scores = ranker(query, wanted, Candidates(*found)._replace(score=score), catalog)

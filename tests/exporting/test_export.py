@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import exporting.assemble
 import exporting.run
 from exporting import verify
 from exporting.bundle import items_table, write_arrow, write_store
@@ -166,7 +167,7 @@ def test_parity_sees_a_changed_catalog(run_folder: Path, root: Path, monkeypatch
         price = pa.array(np.array(table["price"].to_numpy()) * 2)
         return table.set_column(table.column_names.index("price"), "price", price)
 
-    monkeypatch.setattr(exporting.run, "items_table", doubled)
+    monkeypatch.setattr(exporting.assemble, "items_table", doubled)
     refused(run_folder, root, "differs from the training model|serving refuses")
 
 
@@ -179,7 +180,7 @@ def test_a_golden_slate_that_differs_is_refused(
             table = table.set_column(1, "slate", pa.array(slates))
         write_arrow(table, file)
 
-    monkeypatch.setattr(exporting.run, "write_arrow", swapped)
+    monkeypatch.setattr(exporting.assemble, "write_arrow", swapped)
     refused(run_folder, root, r"golden.arrow: request 0 gives")
 
 

@@ -1,0 +1,122 @@
+"""A trained run and an index of its items → a verified bundle, step by step.
+
+modules → index → items → golden requests → verification → published
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from exporting import verify
+from exporting.bundle import building, items_table, manifest, publish, write_arrow, write_manifest
+from exporting.golden import checkouts, golden
+from exporting.index import RECALL_AT, Measured, opened
+from exporting.lowering import lowered, save
+from exporting.source import ExportError, Trained, item_ids, margins, sample
+from serving.search import Effort, ItemIndex
+from serving.slate import Policy, known_margins
+
+
+class Indexed(NamedTuple):
+    """The index of a bundle that is being made."""
+
+    files: list[Path]  # of its shards, in the bundle's folder
+    effort: Effort
+    measured: Measured
+    about: dict[str, Any]  # the manifest's `index`
+
+
+def assemble(
+    trained: Trained,
+    settings: DictConfig,
+    root: Path,
+    index_in: Callable[[Path], Indexed],
+    notes: dict[str, Any],
+    before_publishing: Callable[[Path], None],
+) -> Path:
+    """Make, verify and publish a bundle in `root`; returns the folder of the new version.
+
+    `settings` has `slate` and `verify` of configs/export.yaml. `index_in` makes the index in the folder that
+    it is given; `notes` go into the manifest's `export`. `before_publishing` is called with that folder when
+    all is verified. Raises ExportError for a bundle that fails a check; `current` then stays.
+    """
+    started = time.perf_counter()
+    try:
+        policy = Policy(**settings.slate)
+        if policy.margin:
+            known_margins(margins(trained))
+    except ValueError as error:
+        raise ExportError(f"bundle.{error}") from error
+    with building(root) as folder:
+        with step("modules"):
+            pipeline = lowered(trained.tower, trained.sources, trained.ranker)
+            save(pipeline, folder)
+        with step("index"):
+            indexed = index_in(folder)
+            index = ItemIndex(opened(indexed.files), trained.catalog.vectors.numpy(), indexed.effort)
+        with step("items"):
+            write_arrow(items_table(trained), folder / "items.arrow")
+        with step("golden requests"):
+            examples = sample(trained, ("test", "validation"), settings.verify.checkouts)
+            schema = trained.schema
+            requests = checkouts(examples, item_ids(trained), schema.context, schema.profile)
+            count = settings.verify.golden
+            some = slice(0, 5 * count)  # the clearest fifth of these
+            chosen = golden(trained, pipeline, index, examples[some], requests[some], policy, count)
+            write_arrow(chosen, folder / "golden.arrow")
+        with step("verification"):
+            content = manifest(trained, folder, policy, indexed.about, notes)
+            write_manifest(content, folder)
+            with verify.loaded(folder) as recommender:
+                parity = verify.parity(trained, recommender, examples, requests)
+            verify.check(indexed.measured, parity)
+            content["export"] |= {
+                "parity": asdict(parity),
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+            write_manifest(content, folder)
+        before_publishing(folder)
+        target = publish(folder, root, content["version"])
+    print(f"bundle: {target} {told(content)}\n{time.perf_counter() - started:.1f} s", flush=True)
+    return target
+
+
+def told(content: dict[str, Any]) -> str:
+    """What a manifest says of sizes, index, parity and calibration, in lines."""
+    sizes, index, parity = content["bytes"], content["index"], content["export"]["parity"]
+    listed = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
+    return (
+        f"({sum(sizes.values()) / 1e6:.1f} MB: {listed}); {content['dims']['items'] - 1:,} items\n"
+        f"index: {index['system']}, recall@{RECALL_AT} {index['recall']:.4f}, p50 {index['p50_ms']:.2f} ms, "
+        f"p99 {index['p99_ms']:.2f} ms, {index['bytes_per_vector']:.1f} bytes per vector\n"
+        f"parity over {parity['candidates']:,} candidates: p(click) {parity['click']:.1e}, "
+        f"p(purchase) {parity['purchase']:.1e}, value {parity['value']:.1e} relative; "
+        f"a request takes p50 {parity['p50_ms']:.1f} ms, p99 {parity['p99_ms']:.1f} ms\n"
+        f"{_calibrated(content['calibration'])}"
+    )
+
+
+def _calibrated(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "calibration: unknown, for this run was not evaluated (python -m evaluation.evaluate RUN)"
+    errors = {r["head"]: r["ece"] for r in found["slices"] if r["group"] == "all" and "ece" in r}
+    listed = ", ".join(f"p({head}) {error:.4f}" for head, error in errors.items())
+    return f"calibration error on the {found['split']} split, over the candidates: {listed}"
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Says which step is under way and how long it took."""
+    print(f"{name} ...", end="", flush=True)
+    started = time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        print(" failed", flush=True)
+        raise
+    print(f" {time.perf_counter() - started:.1f} s", flush=True)

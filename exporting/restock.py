@@ -1,0 +1,93 @@
+"""A trained run with changed items: what the towers and the ranker know of them, without training.
+
+    ledger ─ data/changes.py ─▶ items ─▶ catalog ─ item tower ─▶ vectors
+
+A new item has no id of its own in the item tower, which places it by category, brand, title and price as it
+does any item that was never sold. No table of the candidate sources names it until the next training: it is
+found by its vector.
+"""
+
+import copy
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.catalog import catalog_of
+from data.changes import changed_items
+from exporting.source import Trained
+from models.candidates import CandidateSources
+from models.embeddings import pack_int8
+from models.inputs import MOVING, Catalog, ItemText
+from models.item_encoder import ItemEncoder, item_facts
+from training.run import training_price
+
+
+@torch.inference_mode()
+def restocked(trained: Trained, tower: ItemEncoder, ledger: pa.Table) -> Trained:
+    """`trained` with the changes of `ledger` (data/changes.py), new items in new rows behind the others.
+
+    A price that is given is the usual price from then on, and what a line of the item pays follows it.
+    """
+    per_item = trained.prepared.meta["config"]["features"]["tokens_per_item"]
+    items = changed_items(trained.items, ledger, trained.schema, int(per_item))
+    rows = torch.from_numpy(rows_of(items, ledger))
+    given = torch.from_numpy(np.array(ledger["price"].to_numpy(), np.float32))  # NaN where it is not
+    before = trained.catalog.price.shape[1]
+    moving = {name: longer(getattr(trained.catalog, name), items.num_rows) for name in MOVING}
+    old, price = moving["price"][0, rows], torch.where(given.isnan(), moving["price"][0, rows], given)
+    spend = torch.where(old > 0, moving["spend"][0, rows] * price / old, price)
+    moving["price"][0, rows], moving["spend"][0, rows] = price, spend
+    catalog, text = catalog_of(items, moving)
+    learned = longer(training_price(trained.prepared).unsqueeze(0), items.num_rows)[0]
+    learned[rows] = torch.where(given.isnan(), learned[rows], given)
+    vectors = torch.cat(
+        [trained.catalog.vectors, trained.catalog.vectors[:1].expand(len(items) - before, -1)]
+    )
+    moved = rows[told_by_tower(ledger) | (rows >= before)]
+    vectors[moved] = encoded(tower, moved, before, catalog, text, learned)
+    return trained._replace(
+        items=items,
+        catalog=catalog._replace(vectors=vectors),
+        sources=with_rows(trained.sources, items.num_rows),
+    )
+
+
+def rows_of(items: pa.Table, ledger: pa.Table) -> NDArray:
+    """The item rows [n] int64 of the ledger's items."""
+    found = pc.index_in(ledger["item_id"].combine_chunks(), value_set=items["item_id"].combine_chunks())
+    return np.array(found.to_numpy(), np.int64)
+
+
+def told_by_tower(ledger: pa.Table) -> Tensor:
+    """[n] bool, items of the ledger whose vector may have changed: more than their availability did."""
+    names = ("title", "description", "category", "brand", "price")
+    parts = [torch.from_numpy(np.array(pc.is_valid(ledger[name]).to_numpy())) for name in names]
+    return torch.stack(parts).any(0)
+
+
+def longer(values: Tensor, count: int) -> Tensor:
+    """[S, N+1] to a copy [S, count], 0 in what is new."""
+    made = values.new_zeros(values.shape[0], count)
+    made[:, : values.shape[1]] = values
+    return made
+
+
+def encoded(
+    tower: ItemEncoder, rows: Tensor, before: int, catalog: Catalog, text: ItemText, price: Tensor
+) -> Tensor:
+    """Row-wise int8 vectors [n, D+8] of item rows [n]; from row `before` on they are new to the tower."""
+    _, *facts = item_facts(rows, catalog, text, price)
+    return pack_int8(tower(rows.masked_fill(rows >= before, 0), *facts))
+
+
+def with_rows(sources: CandidateSources, count: int) -> CandidateSources:
+    """The sources with tables of `count` item rows (N+1), those behind without neighbours."""
+    made = copy.deepcopy(sources)
+    for name in ("neighbour_offsets", "peer_offsets"):
+        offsets = getattr(made, name)
+        setattr(made, name, torch.cat([offsets, offsets[-1:].expand(count + 1 - len(offsets))]))
+    return made
