@@ -19,6 +19,9 @@ PAST = 100  # own items, the most frequent and recent, that speak for others
 class CandidateSources(nn.Module):
     """Proposals of every source, deduplicated, with the sources kept as a bit mask.
 
+    With a `limit`, as many per checkout are kept, by the sum of 1 / (60 + rank) over the sources that propose
+    an item (reciprocal rank fusion, Cormack et al., SIGIR 2009): ranks need no common scale.
+
     Args:
         popular: [Kp] items by falling popularity.
         recent: [Kr] items that were first sold lately, by falling popularity.
@@ -30,6 +33,7 @@ class CandidateSources(nn.Module):
             checkout. The length of `popular` and the columns of `ann` limit those two.
         recency: how many items that the user lately looked at are proposed, beside all of `recent`.
         half_life: days in which a past purchase loses half its weight in buy-again.
+        limit: candidates per checkout; None for all.
     """
 
     popular: Tensor
@@ -61,6 +65,7 @@ class CandidateSources(nn.Module):
         recency: int = 20,
         collaborative: int = 50,
         half_life: float = 60.0,
+        limit: int | None = None,
     ) -> None:
         super().__init__()
         self.buy_again, self.co_purchase = buy_again, co_purchase
@@ -68,6 +73,7 @@ class CandidateSources(nn.Module):
         self.collaborative = collaborative
         self.half_life = half_life
         self.heard = PAST
+        self.limit = limit
         self.register_buffer("popular", popular)
         self.register_buffer("recent", recent)
         self.register_buffer("leaf_offsets", leaf_offsets)
@@ -91,21 +97,23 @@ class CandidateSources(nn.Module):
         # Buy again: own purchases by decayed count, the basket's at age zero.
         past = self.past(query, items)
         mine, mine_rank = self.own(query, items, past)
-        own = mine[mine_rank < self.buy_again]
+        own = mine_rank < self.buy_again
 
-        # Recency: what the user looked at lately, beside the shop's newcomers.
+        # Recency: the shop's newcomers, and behind them what the user lately looked at.
+        fresh = ((checkout * items).unsqueeze(1) + self.recent).flatten()
         event, age, bought = past
         seen, seen_weight = group_sum(event[~bought], torch.exp2(-age[~bought] / 7.0).unsqueeze(1))
-        seen = best(seen, seen_weight[:, 0], items, self.recency)
+        old = ~torch.isin(seen, fresh)
+        seen, seen_rank = best(seen[old], seen_weight[old, 0], items, self.recency)
 
         # Co-purchase: neighbours of the basket's items by summed affinity.
         pair, affinity = self.affinity(query, items)
-        together = best(pair, affinity[:, 0], items, self.co_purchase)
+        together, together_rank = best(pair, affinity[:, 0], items, self.co_purchase)
 
         # Collaborative: what buyers of the user's items also buy, of that what the user has not bought yet.
         peer, taste = self.taste(mine, mine_rank, items)
         new = ~torch.isin(peer, mine)
-        alike = best(peer[new], taste[new, 0], items, self.collaborative)
+        alike, alike_rank = best(peer[new], taste[new, 0], items, self.collaborative)
 
         # Category: the bestsellers of the basket's leaf categories, those high in their list first.
         position, lengths = gather_segments(self.leaf_offsets, catalog.leaf[query.basket_item])
@@ -113,30 +121,39 @@ class CandidateSources(nn.Module):
         height = 1.0 / (1.0 + (torch.arange(position.numel(), device=ann.device) - start))
         leaf_key = torch.repeat_interleave(paid, lengths) * items + self.leaf_items[position]
         leaf, leaf_height = group_sum(leaf_key, height.unsqueeze(1))
-        similar = best(leaf, leaf_height[:, 0], items, self.category)
+        similar, similar_rank = best(leaf, leaf_height[:, 0], items, self.category)
 
-        flat = ann.flatten()
-        near = (checkout * items).repeat_interleave(ann.shape[1])[flat >= 0] + flat[flat >= 0]
+        near = ann >= 0  # [B, K]
         hits = (checkout * items).unsqueeze(1) + self.popular
-        fresh = (checkout * items).unsqueeze(1) + self.recent
         proposed = [
-            near,
-            own,
+            ((checkout * items).unsqueeze(1) + ann)[near],
+            mine[own],
             together,
             similar,
             hits.flatten(),
-            torch.cat([fresh.flatten(), seen]),
+            torch.cat([fresh, seen]),
             alike,
-        ]  # as in SOURCES
-        keys: list[Tensor] = []
-        bits: list[Tensor] = []
-        for i, key in enumerate(proposed):
-            unique = torch.unique(key)  # a source counts once, so that bits add up
-            keys.append(unique)
-            bits.append(torch.full_like(unique, 1 << i))
-        merged, source = group_sum(torch.cat(keys), torch.cat(bits).unsqueeze(1))
-        eligible = catalog.available[merged % items]
-        merged, bitmask = merged[eligible], source[eligible, 0]
+        ]  # as in SOURCES; each proposes an item once
+        places = torch.arange(max(ann.shape[1], self.popular.numel(), self.recent.numel()), device=ann.device)
+        ranks = [
+            places[: ann.shape[1]].expand_as(ann)[near],
+            mine_rank[own],
+            together_rank,
+            similar_rank,
+            places[: self.popular.numel()].repeat(count),
+            torch.cat([places[: self.recent.numel()].repeat(count), seen_rank + self.recent.numel()]),
+            alike_rank,
+        ]
+        bits = torch.cat([torch.full_like(key, 1 << i) for i, key in enumerate(proposed)])
+        merged, inverse = torch.unique(torch.cat(proposed), return_inverse=True)
+        bitmask = torch.zeros_like(merged).index_add_(0, inverse, bits)
+        keep = catalog.available[merged % items]
+        if self.limit is not None:
+            share = 1.0 / (60.0 + torch.cat(ranks).to(torch.float32))
+            fused = torch.zeros_like(merged, dtype=torch.float32).index_add_(0, inverse, share)
+            fused = fused.masked_fill(~keep, 0.0)
+            keep = keep & (rank_in_segment(merged // items, fused) < self.limit)
+        merged, bitmask = merged[keep], bitmask[keep]
         segment, item = merged // items, merged % items
         vector = rows_int8(catalog.vectors, item)  # [ΣC, D]
         score = (vector * query_vector[segment]).sum(1)
@@ -194,6 +211,8 @@ def spread(
     return group_sum(near, (score[position] * torch.repeat_interleave(weight, lengths)).unsqueeze(1))
 
 
-def best(keys: Tensor, score: Tensor, items: int, limit: int) -> Tensor:
-    """Of keys `checkout * items + item` [n], the `limit` with the highest score of each checkout."""
-    return keys[rank_in_segment(keys // items, score) < limit]
+def best(keys: Tensor, score: Tensor, items: int, limit: int) -> tuple[Tensor, Tensor]:
+    """Of keys `checkout * items + item` [n], the `limit` with the highest score of each checkout, and their
+    ranks there, 0 for the highest."""
+    rank = rank_in_segment(keys // items, score)
+    return keys[rank < limit], rank[rank < limit]
