@@ -65,7 +65,7 @@ def recommend_batch(
             slates.append(replace(slate, reason="; ".join(filter(None, (failed, slate.reason)))))
             continue
         reasons: list[str] = []
-        items, tier = recommender._fill(checkout, mine, [part], reasons)
+        items, tier = recommender._fill(checkout, mine, part, reasons)
         timings = {"total": 1e3 * (time.perf_counter() - started)}
         slates.append(
             Slate(tuple(items), tier, "; ".join(reasons), timings, uuid4().hex, recommender.bundle.version)

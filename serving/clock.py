@@ -1,40 +1,74 @@
-"""The deadline of a request: which stages start, how long they take, and why one was passed over."""
+"""The deadline of a request: which stages start, how long they take, and why one was passed over.
 
+A stage that stalls cannot be stopped. So stages run in a thread of their own (`Clock.wait`), and the request
+leaves it behind when its time is up: what the thread finished until then is what there is to answer with.
+"""
+
+import math
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, TimeoutError
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from serving.breaker import Breaker
+
+STALLED = 0.5  # of the deadline: a stage that took as much alone is at fault
 
 
 class Skipped(Exception):
     """A stage was not started or gave nothing to go on with; the message is the reason."""
 
 
-class Clock:
-    """One monotonic deadline and the time of each stage."""
+class Stages:
+    """What is known of every stage, over all requests: how long it takes, and whether it fails."""
 
-    def __init__(self, deadline_ms: float, expected: dict[str, float]) -> None:
-        self.started = time.perf_counter()
+    def __init__(self, names: Sequence[str]) -> None:
+        self.expected = dict.fromkeys(names, 0.0)  # milliseconds, measured by Recommender.warm_up
+        self.breakers = {name: Breaker() for name in names}
+
+
+class Clock:
+    """One monotonic deadline, `deadline_ms` from `started` (time.perf_counter), and each stage's time."""
+
+    def __init__(self, deadline_ms: float, stages: Stages, started: float | None = None) -> None:
+        self.started = time.perf_counter() if started is None else started
         self.deadline_ms = deadline_ms
-        self.expected = expected
-        self.timings: dict[str, float] = {}
+        self.stages = stages
+        self.stage, self.since = "", 0.0  # the one under way, and when it began
+        self.over = False  # nobody waits for it any more
+        self._taken: list[tuple[str, float]] = []
 
     def elapsed(self) -> float:
         return 1e3 * (time.perf_counter() - self.started)
 
+    def left(self) -> float:
+        """Milliseconds until the deadline."""
+        return self.deadline_ms - self.elapsed()
+
     def run(self, stage: str, function: Any, *arguments: Any) -> Any:
-        """Run a stage if there is time. Raises Skipped with the stage's name and the reason."""
+        """Run a stage if there is time and it is not resting. Raises Skipped with its name and the reason."""
+        breaker = self.stages.breakers[stage]
         before = self.elapsed()
         left = self.deadline_ms - before
-        if not left > self.expected[stage]:
-            raise Skipped(f"{stage}: {left:.1f} ms left, it takes {self.expected[stage]:.1f}")
+        if not left > self.stages.expected[stage]:
+            raise Skipped(f"{stage}: {left:.1f} ms left, it takes {self.stages.expected[stage]:.1f}")
+        if self.over or not breaker.ready():
+            raise Skipped(f"{stage}: it failed {breaker.failures} times in a row and rests")
+        self.stage, self.since = stage, before
         try:
-            return function(*arguments)
+            found = function(*arguments)
         except Exception as error:
+            if not self.over:
+                breaker.failed()
             raise Skipped(f"{stage}: {reason_of(error)}") from error
         finally:
-            self.timings[stage] = self.elapsed() - before
+            self._taken.append((stage, self.elapsed() - before))
+        if not self.over:  # else its lateness was noted
+            breaker.worked()
+        return found
 
     def optional(self, stage: str, otherwise: Any, reasons: list[str], function: Any, *arguments: Any) -> Any:
         """As `run`, but a stage that fails leaves `otherwise` and its reason."""
@@ -44,8 +78,41 @@ class Clock:
             reasons.append(str(error))
             return otherwise
 
+    def wait(self, pool: Executor, keep_ms: float, function: Callable[[], None]) -> str:
+        """Run `function` in `pool` until `keep_ms` before the deadline. Returns why it was left, if it was.
+
+        With an infinite deadline it runs in this thread.
+        """
+        if math.isinf(self.deadline_ms):
+            function()
+            return ""
+        work: Future[None] = pool.submit(function)
+        left = self.left() - keep_ms
+        try:
+            work.result(left / 1e3 if left > 0 else 0.0)  # a deadline that is no number has passed
+        except TimeoutError:
+            if work.cancel():
+                return f"no thread was free for {self.elapsed():.0f} ms"
+            self.over = True
+            # Else it is the machine that is slow, not the stage: it began late.
+            if self.stage and self.elapsed() - self.since > STALLED * self.deadline_ms:
+                self.stages.breakers[self.stage].failed()
+            return f"{self.stage or 'the first stage'}: not done after {self.elapsed():.0f} ms"
+        return ""
+
     def finish(self) -> dict[str, float]:
-        return {**self.timings, "total": self.elapsed()}
+        """Milliseconds by stage, and `total`."""
+        return {**dict(self._taken[:]), "total": self.elapsed()}
+
+
+def within(pool: Executor, limit_ms: float, function: Any, *arguments: Any) -> Any:
+    """Call what may stall, in `pool`. Raises Skipped when it is not done after `limit_ms`."""
+    work = pool.submit(function, *arguments)
+    try:
+        return work.result(limit_ms / 1e3)
+    except TimeoutError:
+        work.cancel()
+        raise Skipped(f"not done after {limit_ms:.0f} ms") from None
 
 
 def finite(module: Any, *arguments: Any) -> Any:

@@ -6,6 +6,8 @@
 
 A stage that raises, gives a number that is not finite, or has not enough time left is passed over; the next
 tier answers and the slate says why. Without a store's history or without index rows the other stages go on.
+One that stalls is left behind at the deadline (serving/clock.py), and one that failed several times in a row
+rests (serving/breaker.py).
 """
 
 import atexit
@@ -14,7 +16,8 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,17 +32,20 @@ from torch import Tensor
 from serving import golden
 from serving.bundle import MANIFEST, Bundle, BundleError, open_bundle
 from serving.checkout import Checkout, Item, Slate
-from serving.clock import Clock, Skipped, finite, reason_of
+from serving.clock import Clock, Skipped, Stages, finite, reason_of, within
 from serving.eligible import Eligible
 from serving.encode import Encoder
 from serving.fallback import Popular
 from serving.slate import SLOTS, Policy, known_margins, objective, select
-from serving.store import NOTHING, EventStore
+from serving.store import NOTHING, EventStore, Facts
 
 # Bit i of a candidate's mask stands for SOURCES[i].
 SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
 FEW = 200  # excluded items for which the search asks for more instead of filtering
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
+STORE_MS = 20.0  # that the store may take: without a history the rest of the pipeline still ranks
+FILL_MS = 2.0  # before the deadline in which six items are put together from what there is
+THREADS = 64  # requests under way, those included that nobody waits for any more
 
 
 class Scored(NamedTuple):
@@ -51,6 +57,18 @@ class Scored(NamedTuple):
     click: NDArray | None = None
     purchase: NDArray | None = None
     value: NDArray | None = None
+
+
+@dataclass
+class Attempt:
+    """What the pipeline makes of a request. Its thread may go on when the request is answered."""
+
+    checkout: Checkout
+    allowed: NDArray  # [N+1] bool
+    policy: Policy
+    clock: Clock
+    best: Scored | None = None  # what the best tier that worked would show
+    reasons: list[str] = field(default_factory=list)
 
 
 class Recommender:
@@ -69,7 +87,9 @@ class Recommender:
             raise BundleError(bundle.folder / MANIFEST, str(error), "export again") from error
         self.vectors = bundle.catalog[-1].numpy()
         self.ann = int(bundle.manifest["candidates"]["ann"])
-        self.expected = dict.fromkeys(STAGES, 0.0)  # milliseconds that a stage takes, measured by warm_up
+        self.stages = Stages(STAGES)
+        self.pool = ThreadPoolExecutor(THREADS, "pipeline")
+        self.asking = ThreadPoolExecutor(THREADS, "store")
 
     @classmethod
     def load(cls, path: str | Path, store: EventStore | str | Path | None = None) -> "Recommender":
@@ -99,10 +119,14 @@ class Recommender:
             slate = self.recommend(checkout, deadline_ms=math.inf)
             for stage in STAGES:
                 seen[stage].append(slate.timings.get(stage, 0.0))
-        self.expected = {stage: median(taken) if taken else 0.0 for stage, taken in seen.items()}
+        self.stages.expected = {stage: median(taken) if taken else 0.0 for stage, taken in seen.items()}
 
     def recommend(
-        self, checkout: Checkout, deadline_ms: float = 100.0, revenue_weight: float | None = None
+        self,
+        checkout: Checkout,
+        deadline_ms: float = 100.0,
+        revenue_weight: float | None = None,
+        started: float | None = None,
     ) -> Slate:
         """Six distinct items that are available, in the categories asked for and not excluded, best first.
 
@@ -110,22 +134,19 @@ class Recommender:
         it returns those there are, and says so in `reason`.
 
         Args:
-            deadline_ms: from now on. A stage starts only if what is left covers what it takes.
+            deadline_ms: from now on, or from `started` (time.perf_counter) where the request waited before.
+                A stage starts only if what is left covers what it takes, and is left behind when it is over.
             revenue_weight: from 0 (most purchases) to 1 (most revenue), as in serving.slate.Policy; None
                 for the bundle's own. Raises ValueError for anything else.
         """
         if not isinstance(checkout, Checkout):
             raise TypeError(f"recommend takes a serving.Checkout, not a {type(checkout).__name__}")
         policy = self.policy_for(revenue_weight)
-        clock = Clock(deadline_ms, self.expected)
-        reasons: list[str] = []
-        scored: list[Scored] = []
-        allowed = self.eligible(checkout)
-        try:
-            self._predict(checkout, allowed, policy, clock, reasons, scored)
-        except Exception as error:
-            reasons.append(reason_of(error))
-        items, tier = self._fill(checkout, allowed, scored, reasons)
+        clock = Clock(deadline_ms, self.stages, started)
+        attempt = Attempt(checkout, self.eligible(checkout), policy, clock)
+        late = clock.wait(self.pool, FILL_MS, partial(self._predict, attempt))
+        reasons = [*attempt.reasons, late] if late else list(attempt.reasons)
+        items, tier = self._fill(checkout, attempt.allowed, attempt.best, reasons)
         return Slate(
             items=tuple(items),
             tier=tier,
@@ -139,34 +160,45 @@ class Recommender:
         """The bundle's policy, with another weight if one is given. Raises ValueError as `recommend` does."""
         return self.policy if revenue_weight is None else replace(self.policy, revenue_weight=revenue_weight)
 
+    def _predict(self, attempt: Attempt) -> None:
+        try:
+            self._pipeline(attempt)
+        except Exception as error:
+            attempt.reasons.append(reason_of(error))
+
     @torch.inference_mode()
-    def _predict(
-        self, checkout: Checkout, allowed: NDArray, policy: Policy, clock: Clock, reasons: list[str],
-        scored: list[Scored],
-    ) -> None:  # fmt: skip
-        """Append to `scored` what each tier that worked would show, the best tier first."""
-        bundle, catalog = self.bundle, self.bundle.catalog
+    def _pipeline(self, attempt: Attempt) -> None:
+        """Set `attempt.best` to what each tier that works would show, one after the other."""
+        bundle, catalog, clock = self.bundle, self.bundle.catalog, attempt.clock
+        checkout, reasons = attempt.checkout, attempt.reasons
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         stored = NOTHING
         if self.store is not None and checkout.user_id is not None:
-            stored = clock.optional("store", NOTHING, reasons, self.store.get, checkout.user_id)
+            stored = clock.optional("store", NOTHING, reasons, self._ask, checkout.user_id, clock)
         query = clock.run("encode", self.encoder, checkout, stored, ts)
         vector = clock.run("query_tower", finite, bundle.query_tower, query, catalog[-1])
         none = torch.full([1, 0], -1, dtype=torch.int64)
-        ann = clock.optional("index", none, reasons, self._search, vector, checkout, allowed)
+        ann = clock.optional("index", none, reasons, self._search, vector, checkout, attempt.allowed)
         near = [row for row in ann[0].tolist() if row >= 0]
-        scored.append(Scored("retrieval", near, np.ones(len(near), np.int64)))  # if all that follows fails
+        attempt.best = Scored("retrieval", near, np.ones(len(near), np.int64))  # if all that follows fails
         found = clock.run("candidates", finite, bundle.candidates, query, vector, ann, catalog)
         if found.item.numel() == 0:
             raise Skipped("candidates: no source proposed anything")
         mask, score = found.source.numpy(), found.score.numpy()
         best = np.argsort(-score, kind="stable")
-        scored[0] = Scored("retrieval", found.item.numpy()[best].tolist(), mask[best])
+        attempt.best = Scored("retrieval", found.item.numpy()[best].tolist(), mask[best])
         click, purchase, spend = clock.run("ranker", finite, bundle.ranker, query, vector, found, catalog)
-        item = found.item.numpy()
+        item, allowed, policy = found.item.numpy(), attempt.allowed, attempt.policy
         shown = clock.run("slate", self._choose, allowed, policy, item, purchase.numpy(), spend.numpy())
         columns = (part.numpy()[shown] for part in (click, purchase, purchase * spend))
-        scored.insert(0, Scored("ranked", item[shown].tolist(), mask[shown], *columns))
+        attempt.best = Scored("ranked", item[shown].tolist(), mask[shown], *columns)
+
+    def _ask(self, user_id: str, clock: Clock) -> Facts:
+        """What the store knows of a user, in a thread of its own where there is a deadline: it may stall."""
+        assert self.store is not None
+        if math.isinf(clock.deadline_ms):
+            return self.store.get(user_id)
+        return within(self.asking, min(STORE_MS, clock.left()), self.store.get, user_id)
 
     def _choose(
         self, allowed: NDArray, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
@@ -195,7 +227,7 @@ class Recommender:
         return torch.from_numpy(rows[None])
 
     def _fill(
-        self, checkout: Checkout, allowed: NDArray, scored: list[Scored], reasons: list[str]
+        self, checkout: Checkout, allowed: NDArray, best: Scored | None, reasons: list[str]
     ) -> tuple[list[Item], str]:
         """Up to six items from the best tier that has any left, topped up by the ones below it."""
         bundle = self.bundle
@@ -213,8 +245,8 @@ class Recommender:
                 items.append(make(place, row))
                 tiers.append(tier)
 
-        if scored:
-            take(scored[0].tier, scored[0].row, partial(self._scored_item, scored[0]))
+        if best is not None:
+            take(best.tier, best.row, partial(self._scored_item, best))
         if len(items) < SLOTS:
             seeds = (bundle.row_of.get(line.item_id, 0) for line in checkout.basket)
             take("category", self.popular.like(seeds), lambda _, row: self._item(row, ("category",)))

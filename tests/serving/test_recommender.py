@@ -200,7 +200,7 @@ def test_the_category_tier_shows_bestsellers_of_the_basket(mine: Recommender) ->
 def test_a_stage_that_would_miss_the_deadline_is_not_started(
     mine: Recommender, checkout: Checkout, slow: str, tier: str
 ) -> None:
-    mine.expected[slow] = 1e6
+    mine.stages.expected[slow] = 1e6
     slate = checked(mine, checkout, mine.recommend(checkout, deadline_ms=1000))
     assert slate.tier == tier
     assert slate.reason.startswith(f"{slow}: ")
