@@ -19,7 +19,7 @@ from exporting.index import RECALL_AT, Measured, opened
 from exporting.lowering import lowered, save
 from exporting.source import ExportError, Trained, item_ids, margins, sample
 from serving.search import Effort, ItemIndex
-from serving.slate import Policy, known_margins
+from serving.slate import SLOTS, Policy, known_margins
 
 
 class Indexed(NamedTuple):
@@ -41,9 +41,9 @@ def assemble(
 ) -> Path:
     """Make, verify and publish a bundle in `root`; returns the folder of the new version.
 
-    `settings` has `slate` and `verify` of configs/export.yaml. `index_in` makes the index in the folder that
-    it is given; `notes` go into the manifest's `export`. `before_publishing` is called with that folder when
-    all is verified. Raises ExportError for a bundle that fails a check; `current` then stays.
+    `settings` has `slate`, `ranked` and `verify` of configs/export.yaml. `index_in` makes the index in the
+    folder that it is given; `notes` go into the manifest's `export`. `before_publishing` is called with that
+    folder when all is verified. Raises ExportError for a bundle that fails a check; `current` then stays.
     """
     started = time.perf_counter()
     try:
@@ -52,6 +52,9 @@ def assemble(
             known_margins(margins(trained))
     except ValueError as error:
         raise ExportError(f"bundle.{error}") from error
+    if settings.ranked is not None and settings.ranked < SLOTS:
+        raise ExportError(f"bundle.ranked is {settings.ranked}: expected {SLOTS} or more, or null for all")
+    trained.sources.limit = settings.ranked
     with building(root) as folder:
         with step("modules"):
             pipeline = lowered(trained.tower, trained.sources, trained.ranker)

@@ -73,8 +73,10 @@ def _say_what_is_left_behind(root: Path) -> None:
 
 
 def settings_of(cfg: DictConfig) -> DictConfig:
-    """The settings that shape a bundle: index, slate and verify."""
-    return OmegaConf.create({"index": cfg.index, "slate": cfg.bundle.slate, "verify": cfg.verify})
+    """The settings that shape a bundle: index, slate, ranked and verify."""
+    bundle = cfg.bundle
+    settings = {"index": cfg.index, "slate": bundle.slate, "ranked": bundle.ranked, "verify": cfg.verify}
+    return OmegaConf.create(settings)
 
 
 def key(settings: DictConfig) -> str:

@@ -95,7 +95,7 @@ def _ranked(
     for start, length, column in zip(starts, lengths, columns, strict=True):
         shown = start + column[column >= 0]
         parts = (part[shown] for part in (click, purchase, value))
-        scored.append(Scored("ranked", item[shown].tolist(), mask[shown], *parts) if length else None)
+        scored.append(Scored("ranked", item[shown], mask[shown], *parts) if length else None)
     return scored
 
 

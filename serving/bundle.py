@@ -50,8 +50,8 @@ class Bundle:
     catalog: tuple[Tensor, ...]  # in the order of models/inputs.Catalog, one snapshot
     item_id: list[str]  # [N+1]
     row_of: dict[str, int]  # item id → row, without row 0
-    title: pa.ChunkedArray  # [N+1] string
-    category: pa.ChunkedArray  # [N+1] string
+    title: pa.StringArray  # [N+1]
+    category: pa.StringArray  # [N+1]
     price: NDArray  # [N+1] float32
     margin: NDArray  # [N+1] float32, share of the price that the shop keeps, NaN where unknown
     available: NDArray  # [N+1] bool
@@ -102,8 +102,8 @@ def open_bundle(path: str | Path) -> Bundle:
         ),
         item_id=ids,
         row_of={item_id: row for row, item_id in enumerate(ids) if row},
-        title=items["title"],
-        category=items["category"],
+        title=items["title"].combine_chunks(),
+        category=items["category"].combine_chunks(),
         price=columns["price"].astype(np.float32),
         margin=columns["margin"].astype(np.float32),
         available=available,

@@ -14,13 +14,13 @@ CACHED = 64  # allow-lists of categories, a byte per item each
 
 
 class Eligible:
-    """`eligible(checkout)` → [N+1] bool.
+    """`eligible(checkout)` → [N+1] bool, which may be shared: not to be changed.
 
     Args:
         available: [N+1] bool. category: [N+1] paths a/b/c. row_of: item id → row.
     """
 
-    def __init__(self, available: NDArray, category: pa.ChunkedArray, row_of: Mapping[str, int]) -> None:
+    def __init__(self, available: NDArray, category: pa.StringArray, row_of: Mapping[str, int]) -> None:
         self.available, self.category, self.row_of = available, category, row_of
         self._within = lru_cache(CACHED)(self._of_categories)
 
@@ -28,6 +28,8 @@ class Eligible:
         base = self.available
         if checkout.categories is not None:
             base = self._within(frozenset(checkout.categories))
+        if not checkout.exclude:
+            return base
         allowed = base.copy()
         allowed[self.excluded(checkout.exclude)] = False
         return allowed
@@ -40,5 +42,5 @@ class Eligible:
         inside = np.zeros(len(self.available), bool)
         for path in paths:
             below = pc.or_(pc.equal(self.category, path), pc.starts_with(self.category, f"{path}/"))
-            inside |= below.fill_null(False).to_numpy()
+            inside |= below.fill_null(False).to_numpy(zero_copy_only=False)
         return inside & self.available

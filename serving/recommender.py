@@ -52,7 +52,7 @@ class Scored(NamedTuple):
     """Candidates in the order in which a tier would show them."""
 
     tier: str
-    row: list[int]
+    row: NDArray  # [n] int64
     mask: NDArray  # [n] bits of SOURCES
     click: NDArray | None = None
     purchase: NDArray | None = None
@@ -179,19 +179,19 @@ class Recommender:
         vector = clock.run("query_tower", finite, bundle.query_tower, query, catalog[-1])
         none = torch.full([1, 0], -1, dtype=torch.int64)
         ann = clock.optional("index", none, reasons, self._search, vector, checkout, attempt.allowed)
-        near = [row for row in ann[0].tolist() if row >= 0]
+        near = ann[0][ann[0] >= 0].numpy()
         attempt.best = Scored("retrieval", near, np.ones(len(near), np.int64))  # if all that follows fails
         found = clock.run("candidates", finite, bundle.candidates, query, vector, ann, catalog)
         if found.item.numel() == 0:
             raise Skipped("candidates: no source proposed anything")
         mask, score = found.source.numpy(), found.score.numpy()
         best = np.argsort(-score, kind="stable")
-        attempt.best = Scored("retrieval", found.item.numpy()[best].tolist(), mask[best])
+        attempt.best = Scored("retrieval", found.item.numpy()[best], mask[best])
         click, purchase, spend = clock.run("ranker", finite, bundle.ranker, query, vector, found, catalog)
         item, allowed, policy = found.item.numpy(), attempt.allowed, attempt.policy
         shown = clock.run("slate", self._choose, allowed, policy, item, purchase.numpy(), spend.numpy())
         columns = (part.numpy()[shown] for part in (click, purchase, purchase * spend))
-        attempt.best = Scored("ranked", item[shown].tolist(), mask[shown], *columns)
+        attempt.best = Scored("ranked", item[shown], mask[shown], *columns)
 
     def _ask(self, user_id: str, clock: Clock) -> Facts:
         """What the store knows of a user, in a thread of its own where there is a deadline: it may stall."""
@@ -246,7 +246,7 @@ class Recommender:
                 tiers.append(tier)
 
         if best is not None:
-            take(best.tier, best.row, partial(self._scored_item, best))
+            take(best.tier, best.row.tolist(), partial(self._scored_item, best))
         if len(items) < SLOTS:
             seeds = (bundle.row_of.get(line.item_id, 0) for line in checkout.basket)
             take("category", self.popular.like(seeds), lambda _, row: self._item(row, ("category",)))

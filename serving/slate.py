@@ -101,6 +101,8 @@ def select(
         leaf: [N+1] leaf category by item row, 0 for unknown.
         vectors: [N+1, D+8] uint8, item vectors (row-wise int8); read only for diversity.
     """
+    if policy.category_cap is None and not policy.diversity:
+        return _best(np.where(eligible, score, -np.inf).astype(np.float64))
     rows = np.arange(len(score))
     column, gap = np.full((len(score), SLOTS), -1, np.int64), np.full(len(score), np.inf)
     if not score.shape[1]:
@@ -126,6 +128,19 @@ def select(
         if pool is not None:
             pool.add(item[rows, best])
     return Chosen(column, gap)
+
+
+def _best(utility: NDArray) -> Chosen:
+    """The slates of n rows in the order of `utility` [n, C], -inf for what may not be shown."""
+    order = np.argsort(-utility, axis=1, kind="stable")[:, : SLOTS + 1]
+    height = np.full((len(utility), SLOTS + 1), -np.inf)
+    column = np.full((len(utility), SLOTS), -1, np.int64)
+    height[:, : order.shape[1]] = np.take_along_axis(utility, order, 1)
+    column[:, : order.shape[1]] = order[:, :SLOTS]
+    column[height[:, :SLOTS] == -np.inf] = -1
+    with np.errstate(invalid="ignore"):  # between two empty slots
+        ahead = height[:, :-1] - height[:, 1:]
+    return Chosen(column, np.where(np.isnan(ahead), np.inf, ahead).min(1))
 
 
 class _Pool:

@@ -1,0 +1,159 @@
+"""Serving a million items: latency by stage beside its floor, in process, on one core.
+
+    python -m benchmarks.serving               a million items: some 10 minutes on 2 cores, most of it once
+    python -m benchmarks.serving 100_000       fewer
+
+A shop of so many items is written, trained on for a minute and exported (kept in artifacts/bench_serving).
+Users have 200 events of history in the store. The floor of a request is the bare index search, query tower
+and ranker on ready tensors. Writes `reports/bench_serving.json`, a row per scenario. Keep the machine quiet.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import large_shop
+from training import console
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "artifacts" / "bench_serving"
+REPORT = ROOT / "reports" / "bench_serving.json"
+REQUESTS, WARM = 2_000, 100
+SHORT = ("retrieval.train.epochs=1", "retrieval.train.least_steps=1", "ranker.train.epochs=1",
+    "ranker.train.least_steps=1", "ranker.train.max_checkouts=3000")  # fmt: skip
+
+
+def main(items: int) -> None:
+    from evaluation.report import tables  # after console.set_up: they load torch
+
+    bundle = made(items)
+    command = [sys.executable, "-m", "benchmarks.serving", "measure", str(bundle)]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    rows = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
+    tables.write_json(rows, REPORT)
+    shown = [{name: value for name, value in row.items() if name != "stages"} for row in rows]
+    print(tables.text_table(shown))
+    for row in rows:
+        if "stages" in row:
+            print(tables.text_table([{"stage": name, **taken} for name, taken in row["stages"].items()]))
+    print(f"written: {REPORT}")
+
+
+def made(items: int) -> Path:
+    """The root of a bundle over a shop of `items`, trained so that its numbers are those of a model."""
+    folder = FOLDER / str(items)
+    bundle = folder / "bundle"
+    if not (bundle / "current").exists():
+        shop = large_shop.write(items, folder / "shop")
+        runs = [f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}"]
+        tracking = f"mlflow.tracking_uri=sqlite:///{folder / 'mlflow.db'}"
+        run("train.py", "data=tables", f"data.root={shop}", *runs, tracking, *SHORT)
+        run("export.py", f"run={folder / 'runs' / 'latest'}", f"bundle.dir={bundle}", tracking)
+    return bundle
+
+
+def run(*arguments: str) -> None:
+    print(" ".join(arguments), flush=True)
+    subprocess.run([sys.executable, *arguments], check=True, cwd=ROOT)
+
+
+def requests(recommender: Any, count: int, seed: int = 0) -> list[Any]:
+    """Checkouts of random users of the store with baskets of five lines, at the end of the data."""
+    from serving import Checkout, Line
+
+    rng = np.random.default_rng(seed)
+    now = recommender.bundle.manifest["data"]["window"]["end"]
+    sold = np.flatnonzero(recommender.bundle.available & (recommender.bundle.fallback_rank >= 0))
+    users = rng.integers(0, large_shop.USERS, count)
+    baskets = rng.choice(sold, (count, 5))
+    ids = recommender.bundle.item_id
+    return [
+        Checkout(f"u{user}", [Line(ids[row]) for row in basket], ts=now)
+        for user, basket in zip(users, baskets, strict=True)
+    ]
+
+
+def measure(root: Path) -> None:
+    """Rows of the scenarios in process; this process keeps to one core."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    started = time.perf_counter()
+    from serving import Recommender
+
+    recommender = Recommender.load(root, root / "store.arrow")
+    ready = time.perf_counter() - started
+    asked = requests(recommender, REQUESTS + WARM)
+    begun = time.perf_counter()
+    recommender.recommend(asked[0])
+    first = 1e3 * (time.perf_counter() - begun)
+    slates, taken = [], []
+    for checkout in asked[1:]:
+        begun = time.perf_counter()
+        slates.append(recommender.recommend(checkout))
+        taken.append(1e3 * (time.perf_counter() - begun))
+    slates, taken = slates[WARM:], taken[WARM:]
+    bare = floor(recommender, asked[WARM:])
+    stages = {
+        name: {
+            f"p{q}_ms": round(float(np.percentile([s.timings[name] for s in slates], q)), 3) for q in (50, 99)
+        }
+        for name in slates[0].timings
+    }
+    row = summary("in process, one client", taken, slates) | {
+        "floor_ms": round(float(np.median(bare)), 3),
+        "p50_over_floor": round(float(np.median(taken) / np.median(bare)), 3),
+        "first_ms": round(first, 3),
+        "ready_s": round(ready, 2),
+        "stages": stages,
+    }
+    print(json.dumps(row), flush=True)
+
+
+def floor(recommender: Any, asked: list[Any]) -> list[float]:
+    """Milliseconds of the bare search, query tower and ranker of each request, on ready tensors."""
+    import torch
+
+    bundle, taken = recommender.bundle, []
+    with torch.inference_mode():
+        for checkout in asked:
+            query = recommender.encoder(checkout, recommender.store.get(checkout.user_id), checkout.ts)
+            vector = bundle.query_tower(query, bundle.catalog[-1])
+            near = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.ann))
+            found = bundle.candidates(query, vector, near, bundle.catalog)
+            begun = time.perf_counter()
+            vector = bundle.query_tower(query, bundle.catalog[-1])
+            bundle.index.search(vector.numpy(), recommender.ann)
+            bundle.ranker(query, vector, found, bundle.catalog)
+            taken.append(1e3 * (time.perf_counter() - begun))
+    return taken
+
+
+def summary(
+    scenario: str, taken: list[float], slates: list[Any], seconds: float | None = None
+) -> dict[str, Any]:
+    """One row: percentiles of `taken` [n] milliseconds, and what the slates are."""
+    quantiles = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "p999_ms": 99.9}
+    six = [len({item.item_id for item in slate.items}) == 6 for slate in slates]
+    return {
+        "scenario": scenario,
+        **{name: round(float(np.percentile(taken, q)), 3) for name, q in quantiles.items()},
+        "requests_per_s": round(len(taken) / (seconds or sum(taken) / 1e3), 1),
+        "six_share": float(np.mean(six)),
+        "tiers": dict(Counter(slate.tier for slate in slates)),
+        "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+if __name__ == "__main__":
+    console.set_up()
+    if sys.argv[1:2] == ["measure"]:
+        measure(Path(sys.argv[2]))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
