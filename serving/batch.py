@@ -29,7 +29,8 @@ from torch import Tensor
 from serving.checkout import Checkout, Slate
 from serving.clock import finite, reason_of
 from serving.encode import QUERY_FIELDS
-from serving.recommender import Recommender, Scored
+from serving.fill import Scored, fill
+from serving.recommender import Recommender
 from serving.rows import CHECKOUT_ID, answered, check_columns, checkouts_of, output_schema
 from serving.slate import Policy
 from serving.store import NOTHING
@@ -65,7 +66,7 @@ def recommend_batch(
             slates.append(replace(slate, reason="; ".join(filter(None, (failed, slate.reason)))))
             continue
         reasons: list[str] = []
-        items, tier = recommender._fill(checkout, mine, part, reasons)
+        items, tier = fill(recommender.bundle, recommender.popular, checkout, mine, part, reasons)
         timings = {"total": 1e3 * (time.perf_counter() - started)}
         slates.append(
             Slate(tuple(items), tier, "; ".join(reasons), timings, uuid4().hex, recommender.bundle.version)

@@ -117,7 +117,7 @@ class Slate:
     """The items to show, in order."""
 
     items: tuple[Item, ...]
-    tier: str  # ranked, retrieval, category or popularity: what gave the first item
+    tier: str  # ranked, retrieval, cached, category or popularity: what gave the first item
     reason: str  # why not everything went as planned; "" if it did
     timings: Mapping[str, float]  # milliseconds per stage, and `total`
     request_id: str

@@ -105,7 +105,7 @@ class Clock:
         return {**dict(self._taken[:]), "total": self.elapsed()}
 
 
-def within(pool: Executor, limit_ms: float, function: Any, *arguments: Any) -> Any:
+def in_time(pool: Executor, limit_ms: float, function: Any, *arguments: Any) -> Any:
     """Call what may stall, in `pool`. Raises Skipped when it is not done after `limit_ms`."""
     work = pool.submit(function, *arguments)
     try:

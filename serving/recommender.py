@@ -1,8 +1,9 @@
 """The recommender: six items inside one deadline, whatever fails.
 
     store → encode → query_tower → index → candidates → ranker → slate
-                          ╰─ fails ─▶ category popularity ╯ │
-                                     retrieval order ◀─ fails
+               ╰─ seen before ─▶ its slate │    ╯         │
+       the user's last slate ◀─ fails ─────╯    ╰─ fails ─┴─▶ retrieval order
+         ╰─ none ─▶ category popularity ─▶ popularity
 
 A stage that raises, gives a number that is not finite, or has not enough time left is passed over; the next
 tier answers and the slate says why. Without a store's history or without index rows the other stages go on.
@@ -15,13 +16,12 @@ import gc
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -31,32 +31,22 @@ from torch import Tensor
 
 from serving import golden
 from serving.bundle import MANIFEST, Bundle, BundleError, open_bundle
-from serving.checkout import Checkout, Item, Slate
-from serving.clock import Clock, Skipped, Stages, finite, reason_of, within
+from serving.cache import Cache, state
+from serving.checkout import Checkout, Slate
+from serving.clock import Clock, Skipped, Stages, finite, in_time, reason_of
 from serving.eligible import Eligible
 from serving.encode import Encoder
 from serving.fallback import Popular
-from serving.slate import SLOTS, Policy, known_margins, objective, select
+from serving.fill import Scored, fill
+from serving.slate import Policy, known_margins, objective, select
 from serving.store import NOTHING, EventStore, Facts
 
-# Bit i of a candidate's mask stands for SOURCES[i].
-SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
 FEW = 200  # excluded items for which the search asks for more instead of filtering
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
 STORE_MS = 20.0  # that the store may take: without a history the rest of the pipeline still ranks
 FILL_MS = 2.0  # before the deadline in which six items are put together from what there is
+REMEMBERED = 20_000  # slates, query vectors and users' last slates
 THREADS = 64  # requests under way, those included that nobody waits for any more
-
-
-class Scored(NamedTuple):
-    """Candidates in the order in which a tier would show them."""
-
-    tier: str
-    row: NDArray  # [n] int64
-    mask: NDArray  # [n] bits of SOURCES
-    click: NDArray | None = None
-    purchase: NDArray | None = None
-    value: NDArray | None = None
 
 
 @dataclass
@@ -90,6 +80,9 @@ class Recommender:
         self.stages = Stages(STAGES)
         self.pool = ThreadPoolExecutor(THREADS, "pipeline")
         self.asking = ThreadPoolExecutor(THREADS, "store")
+        self.slates: Cache[Scored] = Cache(REMEMBERED)  # by state of the user and what was asked
+        self.vectors_of: Cache[Tensor] = Cache(REMEMBERED)  # query vectors by state
+        self.last: Cache[Scored] = Cache(REMEMBERED)  # by user
 
     @classmethod
     def load(cls, path: str | Path, store: EventStore | str | Path | None = None) -> "Recommender":
@@ -145,8 +138,11 @@ class Recommender:
         clock = Clock(deadline_ms, self.stages, started)
         attempt = Attempt(checkout, self.eligible(checkout), policy, clock)
         late = clock.wait(self.pool, FILL_MS, partial(self._predict, attempt))
+        best = attempt.best
+        if best is None and checkout.user_id is not None:
+            best = self.last.get(checkout.user_id)
         reasons = [*attempt.reasons, late] if late else list(attempt.reasons)
-        items, tier = self._fill(checkout, attempt.allowed, attempt.best, reasons)
+        items, tier = fill(self.bundle, self.popular, checkout, attempt.allowed, best, reasons)
         return Slate(
             items=tuple(items),
             tier=tier,
@@ -176,7 +172,20 @@ class Recommender:
         if self.store is not None and checkout.user_id is not None:
             stored = clock.optional("store", NOTHING, reasons, self._ask, checkout.user_id, clock)
         query = clock.run("encode", self.encoder, checkout, stored, ts)
-        vector = clock.run("query_tower", finite, bundle.query_tower, query, catalog[-1])
+        remembers = not math.isinf(clock.deadline_ms)  # else somebody measures, or verifies
+        now = state(query) if remembers else b""
+        asked = (
+            now,
+            attempt.policy,
+            frozenset(checkout.exclude),
+            checkout.categories and frozenset(checkout.categories),
+        )
+        if remembers and (slate := self.slates.get(asked)) is not None:
+            attempt.best = slate
+            return
+        vector = self.vectors_of.get(now) if remembers else None
+        if vector is None:
+            vector = clock.run("query_tower", finite, bundle.query_tower, query, catalog[-1])
         none = torch.full([1, 0], -1, dtype=torch.int64)
         ann = clock.optional("index", none, reasons, self._search, vector, checkout, attempt.allowed)
         near = ann[0][ann[0] >= 0].numpy()
@@ -192,13 +201,18 @@ class Recommender:
         shown = clock.run("slate", self._choose, allowed, policy, item, purchase.numpy(), spend.numpy())
         columns = (part.numpy()[shown] for part in (click, purchase, purchase * spend))
         attempt.best = Scored("ranked", item[shown], mask[shown], *columns)
+        if remembers and not reasons:
+            self.slates.put(asked, attempt.best)
+            self.vectors_of.put(now, vector)
+            if checkout.user_id is not None:
+                self.last.put(checkout.user_id, attempt.best._replace(tier="cached"))
 
     def _ask(self, user_id: str, clock: Clock) -> Facts:
         """What the store knows of a user, in a thread of its own where there is a deadline: it may stall."""
         assert self.store is not None
         if math.isinf(clock.deadline_ms):
             return self.store.get(user_id)
-        return within(self.asking, min(STORE_MS, clock.left()), self.store.get, user_id)
+        return in_time(self.asking, min(STORE_MS, clock.left()), self.store.get, user_id)
 
     def _choose(
         self, allowed: NDArray, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
@@ -225,58 +239,6 @@ class Recommender:
         rows = self.bundle.index.search(vector.numpy(), self.ann + len(checkout.exclude))[0]
         rows = rows[(rows >= 0) & allowed[rows]][: self.ann]
         return torch.from_numpy(rows[None])
-
-    def _fill(
-        self, checkout: Checkout, allowed: NDArray, best: Scored | None, reasons: list[str]
-    ) -> tuple[list[Item], str]:
-        """Up to six items from the best tier that has any left, topped up by the ones below it."""
-        bundle = self.bundle
-        taken: set[int] = set()
-        items: list[Item] = []
-        tiers: list[str] = []
-
-        def take(tier: str, rows: Iterable[int], make: Callable[[int, int], Item]) -> None:
-            for place, row in enumerate(rows):
-                if len(items) == SLOTS:
-                    return
-                if row in taken or not allowed[row]:
-                    continue
-                taken.add(row)
-                items.append(make(place, row))
-                tiers.append(tier)
-
-        if best is not None:
-            take(best.tier, best.row.tolist(), partial(self._scored_item, best))
-        if len(items) < SLOTS:
-            seeds = (bundle.row_of.get(line.item_id, 0) for line in checkout.basket)
-            take("category", self.popular.like(seeds), lambda _, row: self._item(row, ("category",)))
-            # Few are left under a filter: sooner sorted than looked for among all.
-            every = self.popular.everything if checkout.categories is None else self.popular.among(allowed)
-            take("popularity", every, lambda _, row: self._item(row, ("popularity",)))
-        if len(set(tiers)) > 1:
-            kinds = dict.fromkeys(tiers)
-            reasons.append("topped up: " + ", ".join(f"{tiers.count(tier)} {tier}" for tier in kinds))
-        if len(items) < SLOTS:
-            reasons.append(f"only {len(items)} items are available, asked for and not excluded")
-        return items, tiers[0] if tiers else "popularity"
-
-    def _scored_item(self, part: Scored, place: int, row: int) -> Item:
-        names = tuple(name for bit, name in enumerate(SOURCES) if part.mask[place] >> bit & 1)
-        if part.click is None or part.purchase is None or part.value is None:
-            return self._item(row, names)
-        return self._item(
-            row, names, float(part.click[place]), float(part.purchase[place]), float(part.value[place])
-        )
-
-    def _item(
-        self, row: int, sources: tuple[str, ...],
-        click: float | None = None, purchase: float | None = None, value: float | None = None,
-    ) -> Item:  # fmt: skip
-        bundle = self.bundle
-        title, category = bundle.title[row].as_py() or "", bundle.category[row].as_py() or ""
-        return Item(
-            bundle.item_id[row], title, category, float(bundle.price[row]), click, purchase, value, sources
-        )
 
 
 def _keep_from_collector() -> None:
