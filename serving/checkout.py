@@ -109,7 +109,7 @@ class Item:
     purchase: float | None  # probability of click and purchase, at most `click`
     value: float | None  # expected spend: p(purchase) × expected spend of a purchase
     sources: tuple[str, ...]  # which retrieval sources or fallback lists proposed it
-    propensity: float = 1.0  # chance that this request shows this item here; the order is deterministic
+    propensity: float = 1.0  # chance that this request shows this item here; below 1 where a slot explores
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class Scored(NamedTuple):
     click: NDArray | None = None
     purchase: NDArray | None = None
     value: NDArray | None = None
+    propensity: NDArray | None = None  # None: certain
 
 
 def fill(
@@ -69,15 +70,25 @@ def _scored_item(bundle: Bundle, part: Scored, place: int, row: int) -> Item:
     names = tuple(name for bit, name in enumerate(SOURCES) if part.mask[place] >> bit & 1)
     if part.click is None or part.purchase is None or part.value is None:
         return _item(bundle, row, names)
-    chances = (float(column[place]) for column in (part.click, part.purchase, part.value))
-    return _item(bundle, row, names, *chances)
+    click, purchase, value = (float(column[place]) for column in (part.click, part.purchase, part.value))
+    propensity = 1.0 if part.propensity is None else float(part.propensity[place])
+    return _item(bundle, row, names, click, purchase, value, propensity)
 
 
 def _item(
     bundle: Bundle, row: int, sources: tuple[str, ...],
     click: float | None = None, purchase: float | None = None, value: float | None = None,
+    propensity: float = 1.0,
 ) -> Item:  # fmt: skip
     title, category = bundle.title[row].as_py() or "", bundle.category[row].as_py() or ""
     return Item(
-        bundle.item_id[row], title, category, float(bundle.price[row]), click, purchase, value, sources
+        bundle.item_id[row],
+        title,
+        category,
+        float(bundle.price[row]),
+        click,
+        purchase,
+        value,
+        sources,
+        propensity,
     )

@@ -36,6 +36,7 @@ from serving.checkout import Checkout, Slate
 from serving.clock import Clock, Skipped, Stages, finite, in_time, reason_of
 from serving.eligible import Eligible
 from serving.encode import Encoder
+from serving.explore import explored
 from serving.fallback import Popular
 from serving.fill import Scored, fill
 from serving.slate import Policy, known_margins, objective, select
@@ -77,6 +78,8 @@ class Recommender:
             raise BundleError(bundle.folder / MANIFEST, str(error), "export again") from error
         self.vectors = bundle.catalog[-1].numpy()
         self.ann = int(bundle.manifest["candidates"]["ann"])
+        self.explore = 0.0  # chance that the last slot explores (serving/explore.py)
+        self.rng = np.random.default_rng()
         self.stages = Stages(STAGES)
         self.pool = ThreadPoolExecutor(THREADS, "pipeline")
         self.asking = ThreadPoolExecutor(THREADS, "store")
@@ -199,8 +202,13 @@ class Recommender:
         click, purchase, spend = clock.run("ranker", finite, bundle.ranker, query, vector, found, catalog)
         item, allowed, policy = found.item.numpy(), attempt.allowed, attempt.policy
         shown = clock.run("slate", self._choose, allowed, policy, item, purchase.numpy(), spend.numpy())
-        columns = (part.numpy()[shown] for part in (click, purchase, purchase * spend))
-        attempt.best = Scored("ranked", item[shown], mask[shown], *columns)
+        propensity = None
+        if remembers and self.explore:
+            margin = None if self.margin is None else self.margin[item]
+            score = objective(purchase.numpy(), spend.numpy(), policy.revenue_weight, margin)
+            shown, propensity = explored(shown, score, allowed[item], self.explore, self.rng)
+        chances = [part.numpy()[shown] for part in (click, purchase, purchase * spend)]
+        attempt.best = Scored("ranked", item[shown], mask[shown], *chances)._replace(propensity=propensity)
         if remembers and not reasons:
             self.slates.put(asked, attempt.best)
             self.vectors_of.put(now, vector)
