@@ -23,7 +23,7 @@ from data.features import FeatureSchema
 from exporting.source import Trained, calibration
 from serving.bundle import FORMAT, MANIFEST, NO_CHECKSUM, manifest_checksum, sha256
 from serving.slate import Policy
-from serving.store import COLUMNS
+from serving.store_arrow import COLUMNS
 from training.tracking import git_commit
 
 LIBRARIES = (
@@ -90,7 +90,7 @@ def _fixed(matrix: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def write_store(prepared: Path, schema: FeatureSchema, file: Path) -> int:
-    """`store.arrow` (serving/store.py) from the prepared folder. Returns the number of users."""
+    """`store.arrow` (serving/store_arrow.py) from the prepared folder. Returns the number of users."""
     source = pq.ParquetFile(prepared / "store.parquet")
     names = [attribute.name for attribute in schema.profile]
     users = source.read(columns=["user_id"])["user_id"]

@@ -3,6 +3,16 @@
 from serving.bundle import BundleError
 from serving.checkout import Checkout, Event, Item, Line, Slate
 from serving.recommender import Recommender
-from serving.store import EventStore
+from serving.store import Store, open_store
 
-__all__ = ["BundleError", "Checkout", "Event", "EventStore", "Item", "Line", "Recommender", "Slate"]
+__all__ = [
+    "BundleError",
+    "Checkout",
+    "Event",
+    "Item",
+    "Line",
+    "Recommender",
+    "Slate",
+    "Store",
+    "open_store",
+]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from serving import BundleError, Checkout, EventStore, Line, Recommender, Slate
+from serving import BundleError, Checkout, Line, Recommender, Slate, Store, open_store
 from serving.batch import BATCH_SIZE, Job, run
 from serving.rows import CHECKOUT_ID, INPUT
 from serving.slate import Policy
@@ -196,14 +196,14 @@ def ids(text: str) -> list[str]:
     return [item_id.strip() for item_id in text.split(",") if item_id.strip()]
 
 
-def store_of(options: argparse.Namespace) -> EventStore | None:
-    """The store that was asked for, else the one in the bundle root. Raises FileNotFoundError, ValueError."""
+def store_of(options: argparse.Namespace) -> Store | None:
+    """The store that was asked for, else the one in the bundle root. Raises as `open_store`."""
     if options.store:
-        return EventStore.open(options.store)
+        return open_store(options.store, create=False)
     bundle = Path(options.bundle)
     for folder in (bundle, bundle.parent):
         if (folder / "store.arrow").is_file():
-            return EventStore.open(folder / "store.arrow")
+            return open_store(folder / "store.arrow")
     return None
 
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serving.checkout import KINDS, Checkout, Line
-from serving.store import NOTHING, Facts
+from serving.checkout import Checkout, Line
+from serving.store import Facts, facts_of
 
 # The order in which the modules take a query.
 QUERY_FIELDS = (
@@ -47,7 +47,7 @@ class Encoder:
     def __call__(self, checkout: Checkout, stored: Facts, ts: int) -> tuple[Tensor, ...]:
         """One checkout as the tuple QUERY_FIELDS, B = 1. `stored` gives the profile, and the history if the
         checkout has none of its own."""
-        facts = stored if checkout.history is None else facts_of(checkout)
+        facts = stored if checkout.history is None else facts_of(checkout.history)
         item = np.fromiter((self.row_of.get(i, 0) for i in facts.item_id), np.int64, len(facts.item_id))
         before = np.flatnonzero(facts.ts < ts)  # what is not before the checkout was not known at it
         if before.size and (np.diff(facts.ts[before]) < 0).any():
@@ -93,20 +93,6 @@ class Encoder:
 
     def _priced(self, item: NDArray, price: NDArray) -> NDArray:
         return np.where(np.isnan(price), self.price[item], price).astype(np.float32)
-
-
-def facts_of(checkout: Checkout) -> Facts:
-    """The history that a checkout brings, in columns and in its own order."""
-    events = checkout.history or ()
-    if not events:
-        return NOTHING
-    return Facts(
-        item_id=[event.item_id for event in events],
-        ts=np.array([event.ts for event in events], np.int64),
-        kind=np.array([KINDS.index(event.kind) for event in events], np.int64),
-        quantity=np.array([event.quantity for event in events], np.float32),
-        price=np.array([math.nan if event.price is None else event.price for event in events], np.float32),
-    )
 
 
 def _coder(attribute: Mapping[str, Any]) -> Coder:

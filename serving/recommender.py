@@ -40,7 +40,7 @@ from serving.explore import explored
 from serving.fallback import Popular
 from serving.fill import Scored, fill
 from serving.slate import Policy, known_margins, objective, select
-from serving.store import NOTHING, EventStore, Facts
+from serving.store import NOTHING, Facts, Store, open_store
 
 FEW = 200  # excluded items for which the search asks for more instead of filtering
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
@@ -65,7 +65,7 @@ class Attempt:
 class Recommender:
     """Answers checkouts from one bundle. Safe to share between threads; the modules release the GIL."""
 
-    def __init__(self, bundle: Bundle, store: EventStore | None = None) -> None:
+    def __init__(self, bundle: Bundle, store: Store | None = None) -> None:
         self.bundle = bundle
         self.store = store
         self.encoder = Encoder(bundle.manifest["features"], bundle.row_of, bundle.price)
@@ -88,20 +88,18 @@ class Recommender:
         self.last: Cache[Scored] = Cache(REMEMBERED)  # by user
 
     @classmethod
-    def load(cls, path: str | Path, store: EventStore | str | Path | None = None) -> "Recommender":
+    def load(cls, path: str | Path, store: Store | str | Path | None = None) -> "Recommender":
         """Load a version folder, or a bundle root's `current`, and replay its golden requests.
 
         Sets torch and faiss to one thread in this process: a worker serves one request at a time, and
         each library would start a pool of its own. What is loaded is kept from the garbage collector,
-        which else stops a request for 0.1 s now and then to look through it. `store` is an EventStore
-        or its path; without one a checkout must bring its history. Raises BundleError for a bundle that
-        must not serve.
+        which else stops a request for 0.1 s now and then to look through it. `store` is a Store
+        or its URI (serving/store.py); without one a checkout must bring its history. Raises BundleError for
+        a bundle that must not serve, and what `open_store` raises.
         """
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
-        recommender = cls(
-            open_bundle(path), EventStore.open(store) if isinstance(store, str | Path) else store
-        )
+        recommender = cls(open_bundle(path), open_store(store) if isinstance(store, str | Path) else store)
         requests = golden.read(recommender.bundle)
         golden.replay(recommender, requests)
         recommender.warm_up([checkout for checkout, _ in requests])

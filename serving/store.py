@@ -1,22 +1,25 @@
-"""Recent events by user, from one memory-mapped Arrow file that is sorted by user id.
+"""What serving remembers of users: the one interface of all stores, and which of them a URI means.
 
-| column | type |
-|---|---|
-| user_id | string, ascending |
-| item_id, ts, kind, quantity, price | parallel lists, oldest first |
-| profile | map of attribute names to values as text |
+| URI | store | for |
+|---|---|---|
+| a path ending in `.arrow` | serving/store_arrow.py | what an export wrote; read-only |
+| any other path | serving/store_embedded.py | one machine, any number of its processes |
 """
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from serving.checkout import KINDS
+from serving.checkout import KINDS, Checkout, Event
 
-COLUMNS = ("user_id", "item_id", "ts", "kind", "quantity", "price", "profile")
+MAX_EVENTS = 4096  # what an example keeps of a user (`max_history`), so no bundle reads more by default
+READ_TIMEOUT = 0.02  # seconds; of 100 ms, the rest is for the modules
+WRITE_TIMEOUT = 1.0  # seconds; nobody waits for a slate while a checkout is noted
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +39,87 @@ NOTHING = Facts(
 )
 
 
-class EventStore:
-    """`EventStore.open(path).get(user_id)`. Safe to share between threads."""
+class Store(Protocol):
+    """A store of raw events by user. Safe to share between threads.
 
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-        self._users = table["user_id"]
-
-    @classmethod
-    def open(cls, path: str | Path) -> "EventStore":
-        """Map `store.arrow`. Raises FileNotFoundError, or ValueError if it is no store."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"{path}: no such event store; python export.py writes one beside the bundles"
-            )
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path} is no Arrow file: {error}") from error
-        if missing := [name for name in COLUMNS if name not in table.column_names]:
-            raise ValueError(f"{path}: columns {', '.join(missing)} are missing; export again")
-        return cls(table)
-
-    def __len__(self) -> int:
-        return len(self._users)
+    Every method raises OSError (TimeoutError and ConnectionError among them) while the store cannot do it,
+    and ValueError where what is stored is no history, or what is given cannot be stored.
+    """
 
     def get(self, user_id: str) -> Facts:
-        """What is known of the user; nothing for one who is not in the store."""
-        row = self._row(user_id)
-        if row is None:
-            return NOTHING
-        lists = {name: self._table[name][row].values for name in COLUMNS[1:6]}
-        kinds = lists["kind"].to_pylist()
-        return Facts(
-            item_id=lists["item_id"].to_pylist(),
-            ts=lists["ts"].to_numpy(),
-            kind=np.fromiter((KINDS.index(kind) for kind in kinds), np.int64, len(kinds)),
-            quantity=lists["quantity"].to_numpy(),
-            price=lists["price"].to_numpy(zero_copy_only=False),
-            profile=dict(self._table["profile"][row].as_py() or ()),
-        )
+        """What is known of the user, oldest first; nothing for one who is not in the store."""
 
-    def _row(self, user_id: str) -> int | None:
-        low, high = 0, len(self._users)
-        while low < high:
-            middle = (low + high) // 2
-            if self._users[middle].as_py() < user_id:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < len(self._users) and self._users[low].as_py() == user_id else None
+    def append(
+        self,
+        user_id: str,
+        events: Sequence[Event],
+        profile: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Add events, late ones too, and attributes. They are stored when it returns.
+
+        Of all events the newest `max_events` by `ts` are kept; where it is equal, by arrival. An attribute
+        replaces the one of the same name. `key`, an order's id, makes it safe to try again: what comes under
+        a key that is among the user's last 256 (serving.chunks.REMEMBERED) changes nothing.
+        """
+
+    def load(self, users: Iterable[tuple[str, Facts]]) -> None:
+        """Append much at once. The same facts of a user count once, as under a key of their own.
+
+        Not all or nothing: if it fails, some users may have been stored. Doing it again is safe.
+        """
+
+    def close(self) -> None:
+        """Let go of files and connections. Calls in progress finish, later ones raise ValueError."""
+
+
+def open_store(
+    uri: str | Path,
+    *,
+    max_events: int = MAX_EVENTS,
+    read_timeout: float = READ_TIMEOUT,
+    write_timeout: float = WRITE_TIMEOUT,
+    durable: bool = False,
+    create: bool = True,
+) -> Store:
+    """The store that a URI means (the table above).
+
+    Args:
+        max_events: the newest events kept by user.
+        read_timeout, write_timeout: seconds that `get`, and `append` or `load`, wait for a lock or an answer.
+        durable: whether an embedded store survives a power cut with everything acknowledged, for a flush of
+            the disk at every append.
+        create: whether to make an embedded store that is not there.
+
+    Raises FileNotFoundError, ValueError for a file that is no store or options that make no sense.
+    """
+    if max_events < 1 or not read_timeout > 0 or not write_timeout > 0:
+        raise ValueError("max_events must be 1 or more, timeouts above 0")
+    # Imported here: each of them imports this module.
+    if str(uri).endswith(".arrow"):
+        from serving.store_arrow import ArrowStore
+
+        return ArrowStore.open(uri)
+    from serving.store_embedded import EmbeddedStore
+
+    return EmbeddedStore(uri, max_events, read_timeout, write_timeout, durable, create)
+
+
+def facts_of(events: Sequence[Event], profile: Mapping[str, str] | None = None) -> Facts:
+    """Events in columns, in their own order."""
+    if not events and not profile:
+        return NOTHING
+    return Facts(
+        item_id=[event.item_id for event in events],
+        ts=np.array([event.ts for event in events], np.int64),
+        kind=np.array([KINDS.index(event.kind) for event in events], np.int64),
+        quantity=np.array([event.quantity for event in events], np.float32),
+        price=np.array([math.nan if event.price is None else event.price for event in events], np.float32),
+        profile=dict(profile or {}),
+    )
+
+
+def purchases_of(checkout: Checkout, now: int) -> list[Event]:
+    """The lines just paid as events to append; `now`, in Unix seconds, for a checkout without a time."""
+    ts = now if checkout.ts is None else checkout.ts
+    return [Event(line.item_id, ts, "purchase", line.quantity, line.price) for line in checkout.basket]

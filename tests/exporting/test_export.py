@@ -22,7 +22,7 @@ from exporting.source import ExportError, find_run, open_trained
 from models.embeddings import unpack_int8
 from models.inputs import MOVING, Catalog
 from serving.bundle import FILES, open_bundle
-from serving.store import EventStore
+from serving.store_arrow import ArrowStore
 from tests.exporting.bundles import export_config, make_bundle, make_run
 
 
@@ -72,7 +72,7 @@ def test_the_index_answers_with_available_item_rows(version: Path) -> None:
 def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: Path) -> None:
     prepared = open_trained(run_folder).prepared
     raw = pq.read_table(prepared.folder / "store.parquet").to_pylist()
-    store = EventStore.open(version.parent / "store.arrow")
+    store = ArrowStore.open(version.parent / "store.arrow")
     assert len(store) == len(raw)
     for row in raw:
         facts = store.get(row["user_id"])
@@ -85,11 +85,11 @@ def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: P
     # A store without users, and one that is not sorted yet.
     pq.write_table(pq.read_table(prepared.folder / "store.parquet").slice(0, 0), tmp_path / "store.parquet")
     assert write_store(tmp_path, open_trained(run_folder).schema, tmp_path / "none.arrow") == 0
-    assert EventStore.open(tmp_path / "none.arrow").get("u001").item_id == []
+    assert ArrowStore.open(tmp_path / "none.arrow").get("u001").item_id == []
     table = pq.read_table(prepared.folder / "store.parquet")
     pq.write_table(table.take(pa.array(np.arange(len(table))[::-1])), tmp_path / "store.parquet")
     write_store(tmp_path, open_trained(run_folder).schema, tmp_path / "store.arrow")
-    assert EventStore.open(tmp_path / "store.arrow").get(raw[7]["user_id"]).item_id == raw[7]["item_id"]
+    assert ArrowStore.open(tmp_path / "store.arrow").get(raw[7]["user_id"]).item_id == raw[7]["item_id"]
 
 
 def test_a_second_export_moves_current_and_keeps_the_first(run_folder: Path, tmp_path: Path) -> None:
