@@ -1,4 +1,4 @@
-"""`python -m serving`: one slate, or the slates of a file, from the command line."""
+"""`python -m serving`: one slate, the slates of a file, or filling an event store, from the command line."""
 
 import argparse
 import json
@@ -16,8 +16,11 @@ import torch
 
 from serving import BundleError, Checkout, Line, Recommender, Slate, Store, open_store
 from serving.batch import BATCH_SIZE, Job, run
+from serving.load import load
+from serving.progress import Progress
 from serving.rows import CHECKOUT_ID, INPUT
 from serving.slate import Policy
+from serving.store import MAX_EVENTS, TTL
 
 WHY = {
     "ann": "near the user's taste",
@@ -35,6 +38,11 @@ BATCH_EPILOG = """\
 example: python -m serving batch --bundle bundle --checkouts checkouts.parquet --out slates.parquet
 The columns are listed in docs/architecture.md; user_id and basket_item_id must be there.
 exit codes: 0 written, 1 the bundle, store or file cannot serve or a row is bad, 2 wrong arguments"""
+
+LOAD_EPILOG = """\
+example: python -m serving load --store valkey://localhost:6379/0 --from bundle/store.arrow
+Loading adds to what the store has: fill an empty one. Doing the same load again changes nothing.
+exit codes: 0 loaded, 1 the store or the files cannot be used, 2 wrong arguments"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,12 +79,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="write rows that make no checkout without items and with the reason, instead of stopping",
     )
+    command = _bare(commands, "load", "Fill an event store.", LOAD_EPILOG)
+    command.add_argument("--store", required=True, help="path of an embedded store, or redis://, valkey://")
+    command.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        required=True,
+        help="an exported store.arrow, or a folder with orders.parquet, events.parquet or both",
+    )
+    command.add_argument(
+        "--max-events", type=int, default=MAX_EVENTS, help=f"newest kept by user (default: {MAX_EVENTS})"
+    )
+    command.add_argument(
+        "--ttl-days", type=int, default=TTL // 86_400, help="until a server forgets; 0: never (default: 400)"
+    )
     options = parser.parse_args(arguments)
-    return (_recommend if options.command == "recommend" else _batch)(parser, options)
+    return {"recommend": _recommend, "batch": _batch, "load": _load}[options.command](parser, options)
 
 
-def _command(commands: Any, name: str, what: str, epilog: str) -> argparse.ArgumentParser:
-    """A command with the arguments that all have."""
+def _bare(commands: Any, name: str, what: str, epilog: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=what[0].lower() + what[1:].rstrip("."),
@@ -84,8 +106,17 @@ def _command(commands: Any, name: str, what: str, epilog: str) -> argparse.Argum
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    return command
+
+
+def _command(commands: Any, name: str, what: str, epilog: str) -> argparse.ArgumentParser:
+    """A command with the arguments that those that answer have."""
+    command = _bare(commands, name, what, epilog)
     command.add_argument("--bundle", default="bundle", help="bundle root or version folder (default: bundle)")
-    command.add_argument("--store", help="event store (default: store.arrow in the bundle root, if there)")
+    command.add_argument(
+        "--store",
+        help="event store: a path, redis:// or valkey:// (default: store.arrow in the bundle root, if there)",
+    )
     command.add_argument(
         "--ts",
         type=int,
@@ -109,7 +140,7 @@ def _recommend(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         parser.error(str(error))  # exits with 2
     try:
         recommender = Recommender.load(options.bundle, store_of(options))
-    except (BundleError, OSError, ValueError) as error:
+    except (BundleError, OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if checkout.ts is None:
@@ -149,9 +180,9 @@ def _batch(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         end = recommender.bundle.manifest["data"]["window"]["end"]
         ts = options.ts if options.ts is not None else end
         job = Job(source, out, ts, options.revenue_weight, options.batch_size, threads, options.skip_bad_rows)
-        progress = _Progress()
+        progress = Progress()
         tiers = run(recommender, job, progress)
-    except (BundleError, OSError, ValueError, pa.ArrowException) as error:
+    except (BundleError, OSError, ValueError, ImportError, pa.ArrowException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     kinds = ", ".join(f"{count:,} {tier}" for tier, count in tiers.most_common())
@@ -159,21 +190,21 @@ def _batch(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return 0
 
 
-class _Progress:
-    """A line on stderr every few seconds; on a terminal, one that is written over."""
-
-    def __init__(self) -> None:
-        self.started = self.said = time.perf_counter()
-
-    def __call__(self, done: int, rows: int) -> None:
-        now, over = time.perf_counter(), sys.stderr.isatty()
-        if now - self.said < (0.5 if over else 10.0):
-            return
-        self.said = now
-        print(self.line(done, f" of {rows:,}"), file=sys.stderr, end="\r" if over else "\n", flush=True)
-
-    def line(self, done: int, of: str = "") -> str:
-        return f"{done:,}{of} rows, {done / (time.perf_counter() - self.started):,.0f} rows/s"
+def _load(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if options.max_events < 1 or options.ttl_days < 0:
+        parser.error("--max-events must be 1 or more, --ttl-days 0 or more")
+    progress = Progress()
+    try:
+        # Nobody waits for an answer here, so a busy server gets its time.
+        ttl = options.ttl_days * 86_400 or None
+        store = open_store(options.store, max_events=options.max_events, write_timeout=30.0, ttl=ttl)
+        done = load(store, options.source, progress)
+        store.close()
+    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"loaded: {progress.line(done)}", file=sys.stderr)
+    return 0
 
 
 def checkout_of(options: argparse.Namespace, ts: int | None = None) -> Checkout:
