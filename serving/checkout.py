@@ -71,6 +71,7 @@ class Checkout:
         profile: attributes of the user; they go before those of the store.
         exclude: item ids that must not be shown.
         categories: category paths (a or a/b) that the slate is limited to, with all below them; None: all.
+        order_id: the shop's id of the order. It changes no slate; the impression log keeps it.
     """
 
     user_id: str | None
@@ -81,6 +82,7 @@ class Checkout:
     profile: Mapping[str, str | float] = field(default_factory=dict)
     exclude: Collection[str] = ()
     categories: Collection[str] | None = None
+    order_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.user_id is not None:
@@ -95,6 +97,8 @@ class Checkout:
         _texts("Checkout.exclude", self.exclude)
         if self.categories is not None:
             _texts("Checkout.categories", self.categories)
+        if self.order_id is not None:
+            _text("Checkout.order_id", self.order_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ from serving.golden import from_json, to_json
         (lambda: Checkout("u", [], profile={"a": math.nan}), r"Checkout.profile\['a'\] is nan"),
         (lambda: Checkout("u", [], exclude="abc"), "Checkout.exclude"),
         (lambda: Checkout("u", [], exclude=[1]), "a value in Checkout.exclude is 1"),
+        (lambda: Checkout("u", [], order_id=""), "Checkout.order_id is ''"),
+        (lambda: Checkout("u", [], order_id=17), "Checkout.order_id is 17: expected a string"),
     ],
 )
 def test_refused(make, reason: str) -> None:
@@ -51,10 +53,10 @@ def test_refused(make, reason: str) -> None:
 def test_json_keeps_everything() -> None:
     checkout = Checkout(
         "u", [Line("a", 2, 0.1), Line("b")], ts=5, history=[Event("c", 3, "click")],
-        context={"store": "1"}, profile={"age": 3.5}, exclude=["z", "y"],
+        context={"store": "1"}, profile={"age": 3.5}, exclude=["z", "y"], order_id="o1",
     )  # fmt: skip
     again = from_json(to_json(checkout))
-    assert again.basket == checkout.basket
+    assert (again.basket, again.order_id) == (checkout.basket, "o1")
     assert again.history == checkout.history
     assert (again.context, again.profile, set(again.exclude)) == (
         checkout.context,
