@@ -2,6 +2,7 @@
 
 from serving.bundle import BundleError
 from serving.checkout import Checkout, Event, Item, Line, Slate
+from serving.impressions import ImpressionLog
 from serving.recommender import Recommender
 from serving.store import Store, open_store
 
@@ -9,6 +10,7 @@ __all__ = [
     "BundleError",
     "Checkout",
     "Event",
+    "ImpressionLog",
     "Item",
     "Line",
     "Recommender",

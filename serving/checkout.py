@@ -128,6 +128,40 @@ class Slate:
     bundle_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a shopper did with an item that was shown. Raises ValueError if invalid.
+
+    Args:
+        kind: click, cart or purchase.
+        request_id: of the slate. None where the shop cannot pass it along: then `user_id` must be given.
+        ts: Unix seconds (UTC).
+        value: spent on the item, of a purchase.
+    """
+
+    kind: str
+    request_id: str | None
+    item_id: str
+    ts: int
+    user_id: str | None = None
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Feedback.kind is {self.kind!r}: expected one of {', '.join(KINDS)}")
+        if self.request_id is None and self.user_id is None:
+            raise ValueError("Feedback.request_id and Feedback.user_id are None: one of them must be given")
+        for name in ("request_id", "user_id"):
+            if getattr(self, name) is not None:
+                _text(f"Feedback.{name}", getattr(self, name))
+        _text("Feedback.item_id", self.item_id)
+        _instant("Feedback.ts", self.ts)
+        if self.value is not None:
+            _number("Feedback.value", self.value)
+            if self.value < 0:
+                raise ValueError(f"Feedback.value is {self.value}: it must be 0 or more")
+
+
 def _text(name: str, value: object) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} is {value!r}: expected a string that is not empty")

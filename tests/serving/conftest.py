@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import Recommender
+from serving import Recommender, impressions
 
 
 @pytest.fixture
@@ -16,3 +16,9 @@ def copy(version: Path, tmp_path: Path) -> Path:
 def shared(version: Path) -> Recommender:
     """A loaded recommender with a store; do not change it."""
     return Recommender.load(version.parent, version.parent / "store.arrow")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that writes all the time."""
+    monkeypatch.setattr(impressions, "FLUSH", 0.01)

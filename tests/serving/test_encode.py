@@ -11,7 +11,7 @@ from models.candidates import SOURCES
 from models.inputs import KINDS, Query
 from serving import Checkout, Event, Line, Recommender
 from serving import checkout as requests
-from serving import recommender as serving_recommender
+from serving import fill as serving_fill
 from serving.encode import QUERY_FIELDS, Encoder
 from serving.store import NOTHING
 
@@ -31,7 +31,7 @@ def encode(checkout: Checkout) -> Query:
 def test_names_are_those_of_the_models() -> None:
     assert Query._fields == QUERY_FIELDS
     assert requests.KINDS == KINDS
-    assert serving_recommender.SOURCES == SOURCES
+    assert serving_fill.SOURCES == SOURCES
 
 
 def test_real_examples_encode_as_in_training(run_folder, shared: Recommender) -> None:
