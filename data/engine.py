@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.parquet import parquet_files
 from data.tables import DataError
 
 ENGINES = ("duckdb", "spark")
@@ -101,26 +102,39 @@ def drop(con: ibis.BaseBackend, *names: str) -> None:
 
 
 def read_parquet(con: ibis.BaseBackend, path: Path) -> ir.Table:
-    """The rows of a file with `_row`, which rises in file order; from 1 and without gaps on DuckDB."""
+    """The rows of a file with `_row`, which rises in file order; from 1 and without gaps on DuckDB.
+
+    Of a folder, the rows of its Parquet files by name; a column that some of them lack is null there. Raises
+    DataError for a folder without any.
+    """
+    files = parquet_files(path)
     if con.name == "pyspark":
         from pyspark.sql import functions
 
-        rows = con._session.read.parquet(str(path.resolve()))
+        reader = con._session.read.option("mergeSchema", len(files) > 1)
+        rows = reader.parquet(*(str(file.resolve()) for file in files))
         rows = rows.withColumn("_row", functions.monotonically_increasing_id() + 1)
         rows.createOrReplaceTempView(f"{path.stem}_file")
         return con.table(f"{path.stem}_file")
     # DuckDB has types of its own for nanoseconds with a zone (what pandas writes) and for columns of nulls,
     # which Ibis does not know. Reading the schema first also says more of a broken file than DuckDB does.
     casts = []
-    for field in pq.read_schema(path):
+    for field in pq.read_schema(files[0]):
         name = field.name.replace('"', '""')
         if pa.types.is_null(field.type):
             casts.append(f'"{name}"::VARCHAR AS "{name}"')
         elif pa.types.is_timestamp(field.type) and field.type.unit == "ns" and field.type.tz:
             casts.append(f'"{name}"::TIMESTAMPTZ AS "{name}"')
     known = f"REPLACE ({', '.join(casts)})" if casts else ""
-    file = str(path).replace("'", "''")
-    rows = f"SELECT * {known} FROM read_parquet('{file}', file_row_number = true)"
+    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    if path.is_dir():
+        number = "row_number() OVER (ORDER BY _file, file_row_number)"
+        options = "filename = '_file', union_by_name = true"
+    else:
+        number, options = "file_row_number + 1", "filename = false"
+    rows = (
+        f"SELECT * {known}, {number} AS _row FROM read_parquet([{names}], file_row_number = true, {options})"
+    )
     con.raw_sql(f'CREATE OR REPLACE TEMP VIEW "{path.stem}_file" AS {rows}')
     table = con.table(f"{path.stem}_file")
-    return table.mutate(_row=table.file_row_number + 1).drop("file_row_number")
+    return table.drop("file_row_number", *(["_file"] if path.is_dir() else []))

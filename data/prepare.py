@@ -21,7 +21,20 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data import checks, collaborative, engine, examples, features, log, snapshots, splits, store, tables
+from data import (
+    attribution,
+    checks,
+    collaborative,
+    engine,
+    examples,
+    features,
+    log,
+    snapshots,
+    splits,
+    store,
+    tables,
+)
+from data.parquet import parquet_files
 from data.tables import DataError
 
 SOURCES = ("completejourney", "simulated", "tables")
@@ -44,13 +57,14 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
     root = Path(config.get("paths", {}).get("prepared") or "artifacts/prepared")
     if data["name"] not in SOURCES:
         raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(SOURCES)}")
-    splits.horizon_days(data["horizon"])
+    _windows(data)
     source = import_module(f"data.sources.{data['name']}")
     files: dict[str, Path] = source.files(data)
     started = time.monotonic()
     with tqdm(total=len(STEPS), desc="prepare", unit="step", file=sys.stderr) as bar:
         _step(bar, "hash")
-        fingerprint = {name: _hash_file(path) for name, path in files.items()}
+        read = _inputs(files)
+        fingerprint = {name: _hash_files(paths) for name, paths in read.items()}
         key = _key(data, feature_cfg, fingerprint)
         folder = root / key
         if (folder / "meta.json").is_file():
@@ -62,7 +76,7 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=root))
         try:
-            meta = _build(bar, source, files, data, feature_cfg, config.get("prepare", {}), made)
+            meta = _build(bar, source, read, data, feature_cfg, config.get("prepare", {}), made)
             meta |= {"key": key, "fingerprint": fingerprint, "seconds": round(time.monotonic() - started, 1)}
             (made / "meta.json").write_text(json.dumps(meta, indent=1))
             made.chmod(0o755)  # mkdtemp keeps others out
@@ -77,13 +91,14 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
 def _build(
     bar: tqdm,
     source: Any,
-    files: dict[str, Path],
+    inputs: dict[str, list[Path]],
     data: dict[str, Any],
     feature_cfg: dict[str, Any],
     machine: dict[str, Any],
     out: Path,
 ) -> dict[str, Any]:
     """Fills the folder `out` and gives the content of meta.json."""
+    files = source.files(data)
     names = {name: str(path) for name, path in files.items()}
     with engine.connect(machine, out / "spill") as con:
         _step(bar, "read")
@@ -92,6 +107,13 @@ def _build(
             name: engine.keep(con, f"canonical_{name}", tables.conform(t, name, names[name]))
             for name, t in raw.items()
         }
+        if _inputs(files) != inputs:
+            raise DataError("files came or went while they were read; prepare again")
+        attributed = None
+        if "events" in raw and "request_id" in raw["events"].columns:
+            conformed["events"], attributed = attribution.attribute(
+                con, conformed["events"], conformed["orders"], *_windows(data)
+            )
         _step(bar, "check")
         checked = checks.check(con, conformed, names, data["bad_rows"])
         pq.write_table(checked.rejected, out / "rejected.parquet", compression="zstd")
@@ -146,6 +168,7 @@ def _build(
             # What `click` means: a logged click, or a purchase in the candidate's leaf category.
             "click": "logged" if coded.clicks_logged else "leaf_category_proxy",
             "impressions": found["impressions"],  # checkouts with logged impressions, by split
+            "attribution": attributed,  # rows of an impression log by kind and what became of them, or null
             "config": {"data": data, "features": feature_cfg},
         }
     shutil.rmtree(out / "spill", ignore_errors=True)
@@ -163,6 +186,24 @@ def _publish(made: Path, folder: Path) -> None:
     except OSError:
         if not (folder / "meta.json").is_file():  # anything but another run that was faster
             raise
+
+
+def _windows(data: dict[str, Any]) -> tuple[int, int | None]:
+    """Seconds in which clicks and purchases count for an impression."""
+    days = splits.horizon_days(str(data["horizon"]))
+    clicks = attribution.window_seconds(data.get("click_window", "1d"))
+    return clicks, None if days is None else days * splits.DAY
+
+
+def _inputs(files: dict[str, Path]) -> dict[str, list[Path]]:
+    """The files of each table: one, or those of a folder."""
+    return {name: parquet_files(path) if path.is_dir() else [path] for name, path in files.items()}
+
+
+def _hash_files(paths: list[Path]) -> str:
+    if len(paths) == 1:
+        return _hash_file(paths[0])
+    return hashlib.blake2b("".join(map(_hash_file, paths)).encode(), digest_size=16).hexdigest()
 
 
 def _hash_file(path: Path) -> str:

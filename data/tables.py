@@ -64,6 +64,7 @@ EVENTS = {
     "propensity": Column("number", False),
     "value": Column("number", False),
     "ingested_at": Column("time", False),
+    "request_id": Column("id", False),
 }
 TABLES = {"orders": ORDERS, "items": ITEMS, "users": USERS, "events": EVENTS}
 WITH_ATTRIBUTES = ("orders", "users")  # their other columns are context and profile attributes

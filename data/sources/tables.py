@@ -1,4 +1,7 @@
-"""Any shop's own files: `{orders,items,users,events}.{parquet,csv}` in one folder (docs/architecture.md)."""
+"""Any shop's own files: `{orders,items,users,events}.{parquet,csv}` in one folder (docs/architecture.md).
+
+`events` may also be a folder of Parquet files, as `serving.ImpressionLog` leaves them.
+"""
 
 import csv
 from collections.abc import Mapping
@@ -13,13 +16,14 @@ from data import engine
 from data.tables import TABLES, DataError
 
 REQUIRED = ("orders", "items")
+FOLDER = "events"  # may be a folder
 # Left to guess, DuckDB skips lines without a word: the first ones, where those behind are more even, and
 # those that start with `#`.
 CSV: dict[str, Any] = {"header": True, "sample_size": -1, "delim": ",", "skip": 0, "comment": ""}
 
 
 def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
-    """Canonical table → its file in `root` of the data config.
+    """Canonical table → its file in `root` of the data config, or the folder of its files.
 
     Raises DataError when one is missing or given twice.
     """
@@ -32,6 +36,8 @@ def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in TABLES:
         here = [p for p in (folder / f"{name}.parquet", folder / f"{name}.csv") if p.is_file()]
+        if name == FOLDER and (folder / name).is_dir():
+            here.append(folder / name)
         if len(here) > 1:
             raise DataError(f"{folder}: both {here[0].name} and {here[1].name} are there; remove one of them")
         if here:
@@ -47,12 +53,12 @@ def read(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
 
 
 def read_table(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
-    """The file of one canonical table, .parquet or .csv, raw, with `_row`, kept as `raw_<name>`.
+    """The file of one canonical table, .parquet or .csv or a folder, raw, with `_row`, kept as `raw_<name>`.
 
     Raises DataError for an unreadable file.
     """
     try:
-        parquet = path.suffix == ".parquet"
+        parquet = path.suffix == ".parquet" or path.is_dir()
         table = engine.read_parquet(con, path) if parquet else _read_csv(con, name, path)
         # Read once: CSV is slow to parse, and row numbers hold only for one pass in file order.
         return engine.keep(con, f"raw_{name}", table)

@@ -1,0 +1,137 @@
+"""An impression log as the events of a shop: a folder of Parquet files, read by `data=tables`."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.attribution import STATES
+from data.prepare import prepare
+from data.sources import tables as source
+from data.tables import DataError
+from tests.data.conftest import config, save
+from tests.data.shop import make_shop
+
+
+@pytest.fixture
+def log_shop(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """A shop whose events are a folder of two files, and their rows."""
+    tables = make_shop(users=20, items=32, days=70, events=True)
+    rows = []
+    for event in tables.pop("events"):
+        known = {k: event[k] for k in ("user_id", "item_id", "kind")}
+        request = {"request_id": f"of {event['order_id']}", "arm": "a", "sources": ["ann"]}
+        ts = int(datetime.fromisoformat(event["ts"]).timestamp())
+        if event["kind"] == "impression":
+            rows.append(known | request | {"ts": ts, "order_id": event["order_id"],
+                                           "position": event["position"] + 1, "propensity": 0.5})  # fmt: skip
+        else:
+            rows.append(known | request | {"ts": ts, "user_id": None})
+    save(tmp_path, tables)
+    write_log(tmp_path / "events", rows)
+    return tmp_path, rows
+
+
+def write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Two files; only the second one has the column `value`."""
+    folder.mkdir(exist_ok=True)
+    schema = pa.schema({
+        "user_id": pa.string(), "item_id": pa.string(), "kind": pa.string(), "request_id": pa.string(),
+        "order_id": pa.string(), "ts": pa.int64(), "position": pa.int32(), "propensity": pa.float64(),
+        "arm": pa.string(), "sources": pa.list_(pa.string()),
+    })  # fmt: skip
+    half = len(rows) // 2
+    pq.write_table(pa.Table.from_pylist(rows[half:], schema), folder / "a.parquet")
+    more = schema.append(pa.field("value", pa.float64()))
+    pq.write_table(pa.Table.from_pylist(rows[:half], more), folder / "b.parquet")
+    (folder / "c.journal").write_bytes(b"being written")
+
+
+def test_a_folder_of_the_log_is_the_events(log_shop: tuple[Path, list[dict[str, Any]]]) -> None:
+    """The same examples as from the shop's own events that say all themselves."""
+    folder, rows = log_shop
+    out = prepare(config(folder))
+    meta = json.loads((out / "meta.json").read_text())
+    clicks = sum(row["kind"] == "click" for row in rows)
+    assert meta["attribution"]["click"] == {**dict.fromkeys(STATES, 0), "joined": clicks}
+    assert meta["attribution"]["impression"]["joined"] == len(rows) - clicks
+    assert meta["counts"]["events"] == len(rows)
+    assert meta["click"] == "logged"
+    assert all(meta["impressions"].values())
+
+    own = folder / "own"
+    save(own, make_shop(users=20, items=32, days=70, events=True))
+    plain = prepare(config(own))
+    assert json.loads((plain / "meta.json").read_text())["attribution"] is None
+    for split in ("train", "validation", "test"):
+        a, b = (pq.read_table(f / "examples" / f"{split}.parquet") for f in (out, plain))
+        assert a.num_rows
+        assert a.equals(b)
+
+
+def test_the_window_is_set_and_another_file_is_another_log(
+    log_shop: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    folder, rows = log_shop
+    clicks = sum(row["kind"] == "click" for row in rows)
+    write_log(folder / "events", [row | {"ts": row["ts"] + 30 * (row["kind"] == "click")} for row in rows])
+    first = prepare(config(folder, click_window="1m"))
+    counts = json.loads((first / "meta.json").read_text())["attribution"]["click"]
+    assert counts == {**dict.fromkeys(STATES, 0), "late": clicks}
+    more = rows[0] | {"kind": "click", "request_id": "unheard of"}
+    pq.write_table(pa.Table.from_pylist([more]), folder / "events" / "d.parquet")
+    second = prepare(config(folder, click_window="1m"))
+    assert second != first
+    counts = json.loads((second / "meta.json").read_text())["attribution"]["click"]
+    assert counts == {**dict.fromkeys(STATES, 0), "late": clicks, "unknown": 1}
+    with pytest.raises(DataError, match=r"data\.click_window is 'soon'"):
+        prepare(config(folder, click_window="soon"))
+
+
+def test_folders_that_cannot_be_used(log_shop: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, rows = log_shop
+    events = folder / "events"
+    (folder / "events.parquet").write_bytes((events / "a.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"both events\.parquet and events are there"):
+        prepare(config(folder))
+    (folder / "events.parquet").unlink()
+    (events / "b.parquet").write_bytes((events / "b.parquet").read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"events: cannot be read: .*b\.parquet"):
+        prepare(config(folder))
+    bad = rows[0] | {"item_id": None}
+    write_log(events, [*rows[1:], bad])
+    with pytest.raises(DataError, match=r"events: 1 bad rows in table 'events'(.|\n)*item_id is null: 1"):
+        prepare(config(folder))
+    (events / "a.parquet").unlink()
+    (events / "b.parquet").unlink()
+    with pytest.raises(DataError, match=r"events: no Parquet file is there"):
+        prepare(config(folder))
+
+
+def test_files_that_come_while_they_are_read(
+    log_shop: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = log_shop
+    read = source.read
+
+    def slowly(*arguments: Any) -> Any:
+        (folder / "events" / "d.parquet").write_bytes((folder / "events" / "a.parquet").read_bytes())
+        return read(*arguments)
+
+    monkeypatch.setattr(source, "read", slowly)
+    with pytest.raises(DataError, match="files came or went while they were read; prepare again"):
+        prepare(config(folder))
+
+
+def test_a_log_as_csv_hides_no_bad_cell(tmp_path: Path) -> None:
+    tables = make_shop(users=20, items=32, days=70)
+    first = tables["orders"][0]
+    row = {k: first[k] for k in ("user_id", "item_id", "order_id", "ts")} | {"kind": "impression"}
+    tables["events"] = [row | {"request_id": "r", "position": position} for position in (1, "second")]
+    save(tmp_path, tables)
+    with pytest.raises(DataError, match=r"position cannot be read as number: 1 \(rows 2\)"):
+        prepare(config(tmp_path))
