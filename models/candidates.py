@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from models.embeddings import rows_int8
 from models.inputs import Candidates, Catalog, Query, days
-from models.jagged import gather_segments, group_sum, lookup, offsets_of, rank_in_segment, segment_ids
+from models.jagged import (
+    contains,
+    gather_segments,
+    group_sum,
+    lookup,
+    offsets_of,
+    rank_in_segment,
+    segment_ids,
+)
 
 # Bit i of Candidates.source stands for SOURCES[i].
 SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
@@ -103,7 +111,7 @@ class CandidateSources(nn.Module):
         fresh = ((checkout * items).unsqueeze(1) + self.recent).flatten()
         event, age, bought = past
         seen, seen_weight = group_sum(event[~bought], torch.exp2(-age[~bought] / 7.0).unsqueeze(1))
-        old = ~torch.isin(seen, fresh)
+        old = ~contains(fresh.sort()[0], seen)
         seen, seen_rank = best(seen[old], seen_weight[old, 0], items, self.recency)
 
         # Co-purchase: neighbours of the basket's items by summed affinity.
@@ -112,7 +120,7 @@ class CandidateSources(nn.Module):
 
         # Collaborative: what buyers of the user's items also buy, of that what the user has not bought yet.
         peer, taste = self.taste(mine, mine_rank, items)
-        new = ~torch.isin(peer, mine)
+        new = ~contains(mine, peer)
         alike, alike_rank = best(peer[new], taste[new, 0], items, self.collaborative)
 
         # Category: the bestsellers of the basket's leaf categories, those high in their list first.

@@ -47,9 +47,20 @@ def lookup(unique: Tensor, table: Tensor, keys: Tensor) -> Tensor:
     return table[position] * (unique[position] == keys).unsqueeze(1)
 
 
+def contains(unique: Tensor, keys: Tensor) -> Tensor:
+    """[n] bool: which of `keys` [n] are in sorted `unique` [U]."""
+    if unique.numel() == 0:
+        return torch.zeros_like(keys, dtype=torch.bool)
+    return unique[torch.searchsorted(unique, keys).clamp_max(unique.numel() - 1)] == keys
+
+
 def rank_in_segment(segments: Tensor, score: Tensor) -> Tensor:
     """Rank of each value by falling score inside its segment, 0 first; ties by position: [n] int64."""
     by_score = torch.argsort(score, descending=True, stable=True)
+    if score.numel() > 0 and bool(segments.min() == segments.max()):  # one request: a sort less
+        rank = torch.empty_like(by_score)
+        rank[by_score] = torch.arange(by_score.numel(), device=by_score.device)
+        return rank
     order = by_score[torch.argsort(segments[by_score], stable=True)]
     ordered = segments[order]
     place = torch.arange(order.numel(), device=order.device)

@@ -93,6 +93,34 @@ def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
             assert abs(float(found.score[c]) - float(table[item] @ vector[row])) < 1e-4
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_limit_keeps_the_best_of_every_source(seed: int) -> None:
+    """Fewer are some of more, and nothing that one source ranks behind another item is kept in its place."""
+    catalog, query = random_catalog(seed), random_query(seed)
+    sources = random_sources(seed, catalog)
+    g = torch.Generator().manual_seed(seed)
+    ann = torch.stack([torch.randperm(ITEMS, generator=g)[:12] + 1 for _ in range(4)])
+    vector = torch.randn(4, 8, generator=g)
+    whole = sources(query, vector, ann, catalog)
+    before: list[set[int]] = [set()] * 4
+    for limit in range(1, 30):
+        sources.limit = limit
+        found = sources(query, vector, ann, catalog)
+        for row in range(4):
+            c0, c1 = found.offsets[row : row + 2].tolist()
+            w0, w1 = whole.offsets[row : row + 2].tolist()
+            every = dict(zip(whole.item[w0:w1].tolist(), whole.source[w0:w1].tolist(), strict=True))
+            kept = dict(zip(found.item[c0:c1].tolist(), found.source[c0:c1].tolist(), strict=True))
+            assert len(kept) == min(limit, len(every))
+            assert all(every[item] == bits for item, bits in kept.items())
+            assert before[row] <= kept.keys()
+            before[row] = set(kept)
+            near = [item for item in ann[row].tolist() if item in every]
+            alone = [place for place, item in enumerate(near) if kept.get(item) == 1]
+            assert all(item in kept for item in near[: max(alone, default=0)])
+
+
 def naive_taste(sources: CandidateSources, query, row: int) -> dict[int, float]:
     """Own items by falling decayed count, each speaking for its peers by 1 / sqrt(1 + rank)."""
     weight: dict[int, float] = {}

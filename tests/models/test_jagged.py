@@ -1,0 +1,28 @@
+"""Operations on jagged tensors against plain loops."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.jagged import contains, rank_in_segment
+
+PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 5)), max_size=40)
+
+
+@given(PAIRS)
+def test_ranks_count_within_a_segment(pairs: list[tuple[int, int]]) -> None:
+    """One segment alone takes a shorter way to the same ranks."""
+    for some in (pairs, [(2, score) for _, score in pairs]):
+        segments = torch.tensor([segment for segment, _ in some], dtype=torch.int64)
+        score = torch.tensor([float(score) for _, score in some])
+        expected = [
+            sum(s == segment and (x > value or (x == value and j < i)) for j, (s, x) in enumerate(some))
+            for i, (segment, value) in enumerate(some)
+        ]
+        assert rank_in_segment(segments, score).tolist() == expected
+
+
+@given(st.sets(st.integers(-9, 9)), st.lists(st.integers(-9, 9), max_size=20))
+def test_what_is_among_sorted_keys(unique: set[int], keys: list[int]) -> None:
+    among, asked = torch.tensor(sorted(unique), dtype=torch.int64), torch.tensor(keys, dtype=torch.int64)
+    assert contains(among, asked).tolist() == [key in unique for key in keys]
