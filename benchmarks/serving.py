@@ -1,32 +1,37 @@
-"""Serving a million items: latency by stage beside its floor, in process, on one core.
+"""Serving a million items: latency by stage beside its floor, with parts that fail, and over HTTP under load.
 
     python -m benchmarks.serving               a million items: some 10 minutes on 2 cores, most of it once
     python -m benchmarks.serving 100_000       fewer
 
 A shop of so many items is written, trained on for a minute and exported (kept in artifacts/bench_serving).
 Users have 200 events of history in the store. The floor of a request is the bare index search, query tower
-and ranker on ready tensors. Writes `reports/bench_serving.json`, a row per scenario. Keep the machine quiet.
+and ranker on ready tensors. In process everything is on one core and the deadline is 100 ms; over HTTP two
+workers, the client and its open loop share the machine. Writes `reports/bench_serving.json`, a row per
+scenario. Keep the machine quiet.
 """
 
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from benchmarks import large_shop
+from benchmarks import large_shop, serving_http
 from training import console
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "artifacts" / "bench_serving"
 REPORT = ROOT / "reports" / "bench_serving.json"
-REQUESTS, WARM = 2_000, 100
+REQUESTS, WARM, FAULTY = 2_000, 100, 300
 SHORT = ("retrieval.train.epochs=1", "retrieval.train.least_steps=1", "ranker.train.epochs=1",
     "ranker.train.least_steps=1", "ranker.train.max_checkouts=3000")  # fmt: skip
 
@@ -35,9 +40,12 @@ def main(items: int) -> None:
     from evaluation.report import tables  # after console.set_up: they load torch
 
     bundle = made(items)
-    command = [sys.executable, "-m", "benchmarks.serving", "measure", str(bundle)]
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    rows = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
+    rows = []
+    for part in ("measure", "faults"):
+        command = [sys.executable, "-m", "benchmarks.serving", part, str(bundle)]
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+        rows += [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
+    rows += serving_http.scenarios(bundle, large_shop.USERS)
     tables.write_json(rows, REPORT)
     shown = [{name: value for name, value in row.items() if name != "stages"} for row in rows]
     print(tables.text_table(shown))
@@ -116,6 +124,49 @@ def measure(root: Path) -> None:
     print(json.dumps(row), flush=True)
 
 
+def faults(root: Path) -> None:
+    """Rows of what a request costs while a part fails, on one core; each with a recommender of its own."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    import torch
+
+    from serving import Recommender
+
+    def stalls(*_: Any) -> Any:
+        time.sleep(1)
+        raise OSError("late")
+
+    def throws(*_: Any) -> Any:
+        raise RuntimeError("out of order")
+
+    recommender = Recommender.load(root, root / "store.arrow")
+    asked = requests(recommender, FAULTY, seed=1)
+    bundle: Any = recommender.bundle
+    store = recommender.store
+
+    def not_a_number(*arguments: Any) -> Any:
+        return tuple(torch.full_like(part, math.nan) for part in bundle.ranker(*arguments))
+
+    parts: list[tuple[str, Any, Any]] = [
+        ("store stalls for a second", SimpleNamespace(get=stalls), bundle),
+        ("store throws", SimpleNamespace(get=throws), bundle),
+        ("store returns garbage", SimpleNamespace(get=lambda _: {"what": "ever"}), bundle),
+        ("index throws", store, replace(bundle, index=SimpleNamespace(search=throws))),
+        ("index stalls for a second", store, replace(bundle, index=SimpleNamespace(search=stalls))),
+        ("ranker throws", store, replace(bundle, ranker=throws)),
+        ("ranker gives no numbers", store, replace(bundle, ranker=not_a_number)),
+        ("ranker stalls for a second", store, replace(bundle, ranker=stalls)),
+    ]
+    for name, its_store, its_bundle in parts:
+        broken = Recommender(its_bundle, its_store)
+        broken.stages.expected = recommender.stages.expected
+        slates, taken = [], []
+        for checkout in asked:
+            begun = time.perf_counter()
+            slates.append(broken.recommend(checkout))
+            taken.append(1e3 * (time.perf_counter() - begun))
+        print(json.dumps(summary(name, taken, slates)), flush=True)
+
+
 def floor(recommender: Any, asked: list[Any]) -> list[float]:
     """Milliseconds of the bare search, query tower and ranker of each request, on ready tensors."""
     import torch
@@ -153,7 +204,7 @@ def summary(
 
 if __name__ == "__main__":
     console.set_up()
-    if sys.argv[1:2] == ["measure"]:
-        measure(Path(sys.argv[2]))
+    if sys.argv[1:2] in (["measure"], ["faults"]):
+        {"measure": measure, "faults": faults}[sys.argv[1]](Path(sys.argv[2]))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)

@@ -217,8 +217,12 @@ class Recommender:
         """What the store knows of a user, in a thread of its own where there is a deadline: it may stall."""
         assert self.store is not None
         if math.isinf(clock.deadline_ms):
-            return self.store.get(user_id)
-        return in_time(self.asking, min(STORE_MS, clock.left()), self.store.get, user_id)
+            found = self.store.get(user_id)
+        else:
+            found = in_time(self.asking, min(STORE_MS, clock.left()), self.store.get, user_id)
+        if not isinstance(found, Facts):
+            raise Skipped(f"it gave a {type(found).__name__}, not Facts")
+        return found
 
     def _choose(
         self, allowed: NDArray, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
