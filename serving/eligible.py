@@ -1,7 +1,7 @@
 """Which items may be shown to a checkout: available, in a category that is asked for, not excluded."""
 
 from collections.abc import Collection, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,9 @@ class Eligible:
 
     def __init__(self, available: NDArray, category: pa.StringArray, row_of: Mapping[str, int]) -> None:
         self.available, self.category, self.row_of = available, category, row_of
-        self._within = lru_cache(CACHED)(self._of_categories)
+        # No method of this object: with a cache of it, it would refer to itself and outlive its bundle until
+        # the garbage collector looks, which it does not at what a recommender has taken from it.
+        self._within = lru_cache(CACHED)(partial(_within, available, category))
 
     def __call__(self, checkout: Checkout) -> NDArray:
         base = self.available
@@ -38,9 +40,11 @@ class Eligible:
         """Rows of ids; those that the bundle does not know are left out."""
         return [row for row in (self.row_of.get(item_id, 0) for item_id in item_ids) if row]
 
-    def _of_categories(self, paths: frozenset[str]) -> NDArray:
-        inside = np.zeros(len(self.available), bool)
-        for path in paths:
-            below = pc.or_(pc.equal(self.category, path), pc.starts_with(self.category, f"{path}/"))
-            inside |= below.fill_null(False).to_numpy(zero_copy_only=False)
-        return inside & self.available
+
+def _within(available: NDArray, category: pa.StringArray, paths: frozenset[str]) -> NDArray:
+    """[N+1] bool: the available items of some categories."""
+    inside = np.zeros(len(available), bool)
+    for path in paths:
+        below = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))
+        inside |= below.fill_null(False).to_numpy(zero_copy_only=False)
+    return inside & available
