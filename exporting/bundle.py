@@ -24,6 +24,7 @@ from exporting.source import Trained, calibration
 from serving.bundle import FORMAT, MANIFEST, NO_CHECKSUM, manifest_checksum, sha256
 from serving.slate import Policy
 from serving.store_arrow import COLUMNS
+from serving.versions import point
 from training.tracking import git_commit
 
 LIBRARIES = (
@@ -183,8 +184,5 @@ def publish(folder: Path, root: Path, version: str) -> Path:
     """Rename a finished folder to its version and point `current` at it, each in one step."""
     target = root / version
     folder.rename(target)
-    link = root / f".current-{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(version)
-    os.replace(link, root / "current")
+    point(root, version)
     return target

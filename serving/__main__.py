@@ -1,4 +1,4 @@
-"""`python -m serving`: one slate, the slates of a file, or filling an event store, from the command line."""
+"""`python -m serving`: one slate, the slates of a file, a service, or filling an event store."""
 
 import argparse
 import json
@@ -21,6 +21,7 @@ from serving.progress import Progress
 from serving.rows import CHECKOUT_ID, INPUT
 from serving.slate import Policy
 from serving.store import MAX_EVENTS, TTL
+from serving.versions import add_rollback
 
 WHY = {
     "ann": "near the user's taste",
@@ -94,7 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--ttl-days", type=int, default=TTL // 86_400, help="until a server forgets; 0: never (default: 400)"
     )
+    add_rollback(commands)
     options = parser.parse_args(arguments)
+    if "run" in options:
+        return int(options.run(parser, options))
     return {"recommend": _recommend, "batch": _batch, "load": _load}[options.command](parser, options)
 
 

@@ -1,9 +1,15 @@
+import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from serving import Recommender, impressions
+from serving.bundle import read_arrow
+from serving.versions import point
+
+NAMES = ("20240101T000000Z-a", "20240201T000000Z-b", "20240301T000000Z-c")  # versions of `root`
 
 
 @pytest.fixture
@@ -22,3 +28,27 @@ def shared(version: Path) -> Recommender:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that writes all the time."""
     monkeypatch.setattr(impressions, "FLUSH", 0.01)
+
+
+@pytest.fixture
+def root(version: Path, tmp_path: Path) -> Path:
+    """Three versions, of which the last serves; every title names its version, and the second is broken."""
+    from exporting.bundle import write_arrow  # late, as in tests/conftest.py
+    from tests.exporting.bundles import reseal
+
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(version.parent / "store.arrow", root)
+    for name in NAMES:
+        folder = Path(shutil.copytree(version, root / name))
+        items = read_arrow(str(folder / "items.arrow"))
+        titles = pa.array([f"{title} of {name}" for title in items["title"].to_pylist()])
+        changed = items.set_column(items.column_names.index("title"), "title", titles)
+        write_arrow(changed.combine_chunks(), tmp_path / "items.arrow")
+        os.replace(tmp_path / "items.arrow", folder / "items.arrow")
+        reseal(folder, version=name)
+    ranker = root / NAMES[1] / "ranker.ts"
+    ranker.write_bytes(ranker.read_bytes()[:-1000])
+    (root / ".partial-1").mkdir()
+    point(root, NAMES[2])
+    return root
