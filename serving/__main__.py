@@ -16,6 +16,7 @@ import torch
 
 from serving import BundleError, Checkout, Line, Recommender, Slate, Store, open_store
 from serving.batch import BATCH_SIZE, Job, run
+from serving.http.command import add_http
 from serving.load import load
 from serving.progress import Progress
 from serving.rows import CHECKOUT_ID, INPUT
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--ttl-days", type=int, default=TTL // 86_400, help="until a server forgets; 0: never (default: 400)"
     )
+    add_http(commands)
     add_rollback(commands)
     options = parser.parse_args(arguments)
     if "run" in options:

@@ -1,0 +1,123 @@
+"""The routes. Bodies are worked on in threads: the event loop only moves bytes."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from serving.http import examples
+from serving.http.body import Bodies
+from serving.http.guard import Guard, read_keys
+from serving.http.parts import Log
+from serving.http.problems import Refused, busy, problem
+from serving.http.schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
+from serving.http.service import Service
+from serving.http.settings import Settings
+
+SWITCH = 0.0005  # seconds after which a thread is asked for the GIL; the loop would wait 5 ms else
+
+
+def create_app(settings: Settings, store: Any = None, log: Log | None = None) -> FastAPI:
+    """The application of one worker.
+
+    Args:
+        store, log: instead of those that the settings name.
+
+    Raises OSError, ValueError or ImportError for a store, log or key file that cannot be used.
+    """
+    service = Service(settings, store, log)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
+        service.swap.start()
+        yield
+        await service.close()
+        sys.setswitchinterval(before)
+
+    app = FastAPI(
+        title="Sextet", version="1", summary="Six more items after a checkout.", lifespan=lifespan,
+        redoc_url=None, redirect_slashes=False,
+    )  # fmt: skip
+    app.state.service = service
+    app.add_middleware(Guard, metrics=service.metrics, keys=read_keys(settings.key_file))
+    _routes(app, service, Bodies(settings.max_body))
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        found = plain()
+        found.setdefault("components", {}).setdefault("schemas", {}).update(examples.schemas())
+        return found
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        return problem(error)
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        detail = f"there is no {request.method} {request.url.path}: /docs lists what there is"
+        return problem(Refused(error.status_code, detail, headers=error.headers))
+
+    return app
+
+
+def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
+    @app.post(
+        "/v1/recommendations", summary="Six items to show after a checkout",
+        responses={200: {"model": SlateOut}, **examples.problems(400, 401, 408, 413, 415, 422, 503)},
+        openapi_extra=examples.body(
+            RecommendationIn, customer=examples.RECOMMENDATION, guest=examples.GUEST
+        ),
+    )  # fmt: skip
+    async def recommendations(request: Request) -> Response:
+        service.recommender()  # not ready is told before anything is read
+        body = await bodies.read(request)
+        return await service.recommend(body, request.scope["arrived"])
+
+    @app.post(
+        "/v1/checkouts", status_code=201, summary="Note a checkout; it counts from the next request on",
+        responses=examples.problems(400, 401, 408, 413, 415, 422, 501, 503),
+        openapi_extra=examples.body(CheckoutIn, order=examples.CHECKOUT),
+    )  # fmt: skip
+    async def checkouts(request: Request) -> Response:
+        return await service.record(await bodies.read(request))
+
+    @app.post(
+        "/v1/feedback", status_code=202, summary="Log a click or a purchase",
+        responses=examples.problems(400, 401, 408, 413, 415, 422, 501, 503),
+        openapi_extra=examples.body(FeedbackIn, click=examples.CLICK, purchase=examples.PURCHASE),
+    )  # fmt: skip
+    async def feedback(request: Request) -> Response:
+        return await service.feedback(await bodies.read(request))
+
+    @app.get("/v1/bundle", summary="What serves: version, data window, sizes, metrics")
+    async def bundle() -> Response:
+        manifest = service.recommender().bundle.manifest
+        names = ("version", "created", "data", "dims", "metrics", "slate")
+        return JSONResponse({name: manifest[name] for name in names})
+
+    @app.get("/healthz", summary="Whether the process is alive")
+    async def healthz() -> Response:
+        return JSONResponse({"status": "alive"})
+
+    @app.get("/readyz", summary="Whether a bundle is loaded and warm", responses=examples.problems(503))
+    async def readyz() -> Response:
+        recommender, reason = service.swap.recommender, service.swap.reason
+        if recommender is None:
+            raise busy(f"not ready: {reason}")
+        return JSONResponse(
+            {"status": "ready", "bundle_version": recommender.bundle.version, "reason": reason}
+        )
+
+    @app.get("/metrics", summary="Numbers for Prometheus")
+    async def metrics() -> Response:
+        page = await asyncio.to_thread(service.metrics.page)
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,80 @@
+"""What Prometheus reads of a service. With several workers any of them tells of all.
+
+prometheus_client then shares the numbers through files of the folder in PROMETHEUS_MULTIPROC_DIR, which
+serving/http/command.py sets before the workers start.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from serving.checkout import Slate
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.105, 0.15, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The numbers of one worker. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # when each number began doubles the page and tells nothing
+        self.registry = own = CollectorRegistry()
+        self.requests = Counter("sextet_requests", "Answered requests", ("route", "status"), registry=own)
+        self.latency = Histogram(
+            "sextet_request_seconds", "Arrival to answer", ("route",), buckets=SECONDS, registry=own
+        )
+        self.in_flight = Gauge(
+            "sextet_requests_in_flight", "Requests being answered", registry=own, multiprocess_mode="livesum"
+        )
+        self.shed = Counter("sextet_shed", "Recommendations refused for lack of time", registry=own)
+        self.tiers = Counter("sextet_slates", "Slates by the tier that answered", ("tier",), registry=own)
+        self.stages = Histogram(
+            "sextet_stage_seconds", "Time of each stage", ("stage",), buckets=SECONDS[:-2], registry=own
+        )
+        self.bundle = Gauge(
+            "sextet_bundle", "Workers that serve a version", ("version",), registry=own,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.loads = Counter("sextet_bundle_loads", "Versions loaded or refused", ("outcome",), registry=own)
+        self.store = Counter("sextet_store_appends", "Checkouts recorded", ("outcome",), registry=own)
+        self.log = Counter("sextet_log_records", "Slates and feedback logged", ("outcome",), registry=own)
+
+    def slate(self, slate: Slate) -> None:
+        """Count a slate and the time of its stages."""
+        self.tiers.labels(slate.tier).inc()
+        for stage, milliseconds in slate.timings.items():
+            self.stages.labels(stage).observe(milliseconds / 1e3)
+
+    def page(self) -> bytes:
+        """The numbers of all workers, as Prometheus reads them."""
+        folder = os.environ.get(FOLDER)
+        if folder is None:
+            return generate_latest(self.registry)
+        for file in Path(folder).glob("gauge_live*.db"):
+            # One that was killed could not say goodbye, and is in flight no more.
+            if (named := re.search(r"_(\d+)\.db$", file.name)) and not _alive(int(named[1])):
+                mark_process_dead(int(named[1]), folder)
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone, folder)
+        return generate_latest(everyone)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

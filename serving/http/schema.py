@@ -1,0 +1,230 @@
+"""What the service takes and gives, as pydantic models: JSON → the values of serving.checkout, and back.
+
+The ranges are those of serving.checkout; a property test holds the two together. Nothing is converted: a
+number in quotes or a field that is not known is an error that is told, not a guess.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serving.checkout import LARGEST, LATEST_TS, Checkout, Event, Line, Slate
+from serving.http.problems import Refused
+
+Asked = TypeVar("Asked", bound=BaseModel)
+NAMED = 20  # wrong fields that an error names
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+Id = Annotated[str, Field(min_length=1)]
+Instant = Annotated[int, Field(ge=0, lt=LATEST_TS, description="Unix seconds (UTC), not milliseconds")]
+Quantity = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
+Money = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+Value = str | Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Kind = Literal["purchase", "click", "cart"]
+WHEN = "Unix seconds (UTC); null for now"
+
+
+class LineIn(BaseModel):
+    """A line just paid."""
+
+    model_config = STRICT
+    item_id: Id
+    quantity: Quantity = 1.0
+    price: Money | None = Field(None, description="unit price; null for the item's usual one")
+
+
+class EventIn(BaseModel):
+    """An earlier event of the user."""
+
+    model_config = STRICT
+    item_id: Id
+    ts: Instant
+    kind: Kind = "purchase"
+    quantity: Quantity = 1.0
+    price: Money | None = Field(None, description="unit price paid; null for the item's usual one")
+
+
+class RecommendationIn(BaseModel):
+    """A checkout that asks for six more items."""
+
+    model_config = STRICT
+    user_id: Id | None = Field(None, description="null for a guest")
+    basket: list[LineIn] = Field(description="the lines just paid")
+    ts: Instant | None = Field(None, description=WHEN)
+    history: list[EventIn] | None = Field(
+        None, description="the user's earlier events; null to ask the store, [] for none"
+    )
+    context: dict[Id, Value] = Field({}, description="attributes of the order: device, country, store, …")
+    profile: dict[Id, Value] = Field({}, description="attributes of the user; they go before the store's")
+    exclude: list[Id] = Field([], description="item ids that must not be shown")
+    categories: list[Id] | None = Field(None, description="category paths (a or a/b) to stay within")
+
+
+class CheckoutIn(BaseModel):
+    """A checkout to remember."""
+
+    model_config = STRICT
+    user_id: Id
+    basket: list[LineIn] = Field(min_length=1, description="the lines just paid")
+    ts: Instant | None = Field(None, description=WHEN)
+    profile: dict[Id, Value] = Field({}, description="attributes of the user")
+    order_id: Id | None = Field(None, description="what is sent again under the same id counts once")
+
+
+class FeedbackIn(BaseModel):
+    """What the shopper did with an item of a slate."""
+
+    model_config = STRICT
+    kind: Kind
+    request_id: Id | None = Field(None, description="of the slate; without it user_id must be there")
+    item_id: Id
+    ts: Instant | None = Field(None, description=WHEN)
+    user_id: Id | None = None
+    value: Money | None = Field(None, description="spent on the item, of a purchase")
+
+
+class ItemOut(BaseModel):
+    """One slot of a slate. Predictions are null where the tier makes none."""
+
+    position: int = Field(description="1 for the first")
+    item_id: str
+    title: str
+    category: str
+    price: float = Field(description="usual unit price, 0 for unknown")
+    click: float | None = Field(description="probability")
+    purchase: float | None = Field(description="probability of click and purchase")
+    value: float | None = Field(description="expected spend")
+    sources: list[str]
+    propensity: float = Field(description="chance that this request shows this item here")
+
+
+class SlateOut(BaseModel):
+    """Six items to show, in order; fewer only where no more are available and allowed."""
+
+    request_id: str = Field(description="to be sent with feedback")
+    bundle_version: str
+    tier: Literal["ranked", "retrieval", "category", "popularity"]
+    reason: str = Field(description="why not everything went as planned; empty if it did")
+    timings: dict[str, float] = Field(description="milliseconds per stage; queue: waiting for a thread")
+    items: list[ItemOut]
+
+
+class WrongField(BaseModel):
+    field: str
+    pointer: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[WrongField] = []
+
+
+def read(model: type[Asked], body: bytes) -> Asked:
+    """The body as `model`. Raises Refused (400, 422) that names what is wrong."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        if found[0]["type"] == "json_invalid":
+            raise Refused(400, f"the body is not JSON: {found[0]['ctx']['error']}") from None
+        named: dict[str, dict[str, str]] = {}
+        for one in found:
+            wrong = _wrong_field(model, one)
+            named.setdefault(wrong["pointer"], wrong)
+        some = list(named.values())[:NAMED]
+        fields = "1 field is wrong" if len(named) == 1 else f"{len(named)} fields are wrong"
+        raise Refused(422, f"{fields}, the first is {some[0]['field']}: {some[0]['detail']}", some) from None
+
+
+def checkout_of(asked: RecommendationIn) -> Checkout:
+    """The checkout that the models answer. Raises Refused for one that cannot be made."""
+    history = asked.history
+    try:
+        return Checkout(
+            user_id=asked.user_id,
+            basket=_lines(asked.basket),
+            ts=asked.ts,
+            history=None if history is None else [Event(*_values(event)) for event in history],
+            context=asked.context,
+            profile=asked.profile,
+            exclude=asked.exclude,
+            categories=asked.categories,
+        )
+    except ValueError as error:
+        raise Refused(422, str(error)) from None
+
+
+def events_of(asked: CheckoutIn) -> list[Event]:
+    """The purchases to remember."""
+    ts = int(time.time()) if asked.ts is None else asked.ts
+    return [Event(line.item_id, ts, "purchase", line.quantity, line.price) for line in asked.basket]
+
+
+def words_of(profile: Mapping[str, str | float]) -> dict[str, str]:
+    """Attributes as a store keeps them: 330.0 is the word 330."""
+    return {
+        name: str(int(value) if isinstance(value, float) and value.is_integer() else value)
+        for name, value in profile.items()
+    }
+
+
+def slate_json(slate: Slate) -> bytes:
+    """SlateOut as JSON."""
+    content = {
+        "request_id": slate.request_id,
+        "bundle_version": slate.bundle_version,
+        "tier": slate.tier,
+        "reason": slate.reason,
+        "timings": {stage: round(milliseconds, 3) for stage, milliseconds in slate.timings.items()},
+        # Prices are float32: 1.29 would read 1.2899999618530273.
+        "items": [
+            {"position": place, **asdict(item), "price": round(item.price, 6)}
+            for place, item in enumerate(slate.items, 1)
+        ],
+    }
+    return pydantic_core.to_json(content, inf_nan_mode="null")
+
+
+def _lines(basket: list[LineIn]) -> list[Line]:
+    return [Line(*_values(line)) for line in basket]
+
+
+def _values(model: BaseModel) -> Any:
+    return model.__dict__.values()  # in the order of the fields, which is that of the dataclass
+
+
+def _wrong_field(model: type[BaseModel], error: Any) -> dict[str, str]:
+    place = [part for part in error["loc"] if part != "[key]"]
+    if place and place[0] in ("context", "profile"):
+        place = place[:2]  # what follows names the branch of a union
+    detail = error["msg"]
+    if error["type"] == "extra_forbidden":
+        inside: type[BaseModel] = model
+        if place[1:]:
+            inside = LineIn if place[0] == "basket" else EventIn
+        detail = f"there is no such field; there are {', '.join(inside.model_fields)}"
+    elif error["type"] == "missing":
+        detail = "it must be given"
+    elif place and place[-1] == "ts":
+        detail += "; Unix seconds (UTC) as a whole number, not milliseconds"
+    elif len(place) == 2 and place[0] in ("context", "profile"):
+        detail = (
+            f"expected a string or a finite number of at most {LARGEST:g}, under a name that is not empty"
+        )
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in place)
+    return {
+        "field": field or "the body",
+        "pointer": "".join(f"/{part}" for part in escaped),
+        "detail": detail,
+    }

@@ -1,0 +1,186 @@
+"""What a worker holds, and how it answers: one per process, started and closed with the application."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from starlette.responses import JSONResponse, Response
+
+from serving.checkout import Checkout, Slate
+from serving.clock import reason_of
+from serving.http.body import JSON
+from serving.http.desk import Busy, Desk
+from serving.http.guard import logger
+from serving.http.metrics import Metrics
+from serving.http.parts import Log, accepts_events, open_log, open_store
+from serving.http.problems import Refused, busy, missing
+from serving.http.schema import (
+    CheckoutIn,
+    FeedbackIn,
+    RecommendationIn,
+    checkout_of,
+    events_of,
+    read,
+    slate_json,
+    words_of,
+)
+from serving.http.settings import Settings
+from serving.recommender import Recommender
+from serving.swap import Swap
+
+STORE_SECONDS = 5.0  # for the store to note a checkout
+MARGIN = 1.0  # ms that a slate takes to become JSON and reach the loop
+
+
+class Answer(NamedTuple):
+    """A slate and what it answers."""
+
+    checkout: Checkout
+    slate: Slate
+    body: bytes
+
+
+class Service:
+    """Recommender, store, log and numbers of a process."""
+
+    def __init__(self, settings: Settings, store: Any = None, log: Log | None = None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.log = open_log(settings.log) if log is None else log
+        # An exported store comes with its bundle and is opened with each version.
+        self.store = (
+            open_store(settings.store, settings.bundle) if store is None and settings.store else store
+        )
+        self.desk = Desk(settings.threads, settings.limit, settings.deadline_ms)
+        self.swap = Swap(settings.bundle, self._load, settings.poll_s, self._loaded)
+        self.recording = 0
+        self._records = ThreadPoolExecutor(2, "records")
+        self._version: str | None = None
+
+    def _load(self, folder: Path) -> Recommender:
+        store = self.store if self.store is not None else open_store(None, self.settings.bundle)
+        return Recommender.load(folder, store)
+
+    def _loaded(self, outcome: str) -> None:
+        self.metrics.loads.labels(outcome).inc()
+        recommender = self.swap.recommender
+        if outcome == "loaded" and recommender is not None:
+            if self._version is not None:
+                self.metrics.bundle.labels(self._version).set(0)
+            self._version = recommender.bundle.version
+            self.metrics.bundle.labels(self._version).set(1)
+
+    def recommender(self) -> Recommender:
+        """What answers now. Raises Refused before the first version is loaded."""
+        recommender = self.swap.recommender
+        if recommender is None:
+            raise busy("no bundle is loaded yet: /readyz says why")
+        return recommender
+
+    async def recommend(self, body: bytes, arrived: float) -> Response:
+        """The slate of a checkout, by the models or, if they would be too late, what is popular."""
+        recommender = self.recommender()
+        waited = 0.0
+
+        def models(ends: float) -> Answer:
+            nonlocal waited
+            waited = 1e3 * (time.perf_counter() - arrived)
+            checkout = checkout_of(read(RecommendationIn, body))
+            left = 1e3 * (ends - time.perf_counter()) - MARGIN
+            return _answer(recommender, checkout, left, waited)
+
+        def fallback(why: str) -> Answer:
+            checkout = checkout_of(read(RecommendationIn, body))
+            return _answer(recommender, checkout, 0.0, 1e3 * (time.perf_counter() - arrived), why)
+
+        try:
+            answer = await self.desk.answer(models, fallback, arrived)
+        except Busy as error:
+            self.metrics.shed.inc()
+            raise busy(f"overloaded: {error}") from None
+        self.metrics.slate(answer.slate)
+        if self.log is not None:
+            self._note(lambda log: log.slate(answer.checkout, answer.slate))
+        return Response(answer.body, media_type=JSON)
+
+    async def record(self, body: bytes) -> Response:
+        """Note a checkout in the store; it is there when this returns."""
+        store = self.store
+        if not accepts_events(store):
+            raise missing("event store that can be written to", "--store")
+
+        def append() -> int:
+            asked = read(CheckoutIn, body)
+            events = events_of(asked)
+            store.append(asked.user_id, events, words_of(asked.profile), asked.order_id)
+            return len(events)
+
+        if self.recording >= self.settings.limit:
+            raise busy("the store is behind")
+        self.recording += 1
+        loop = asyncio.get_running_loop()
+        work = self._records.submit(append)
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._recorded))
+        try:
+            events = await asyncio.wait_for(asyncio.wrap_future(work), STORE_SECONDS)
+        except Refused:
+            raise
+        except Exception as error:
+            self.metrics.store.labels("failed").inc()
+            logger.error("the store failed: %s", reason_of(error))
+            raise busy("the store did not take the checkout (an order_id makes it safe to repeat)") from None
+        self.metrics.store.labels("recorded").inc()
+        return JSONResponse({"events": events}, 201)
+
+    def _recorded(self) -> None:
+        self.recording -= 1
+
+    async def feedback(self, body: bytes) -> Response:
+        """Log what a shopper did."""
+        if self.log is None:
+            raise missing("impression log", "--log")
+        asked = read(FeedbackIn, body)
+        if asked.request_id is None and asked.user_id is None:
+            wrong = {"field": "request_id", "pointer": "/request_id", "detail": "give it, or user_id"}
+            raise Refused(422, "request_id or user_id must be given", [wrong])
+        ts = int(time.time()) if asked.ts is None else asked.ts
+        if not self._note(
+            lambda log: log.feedback(
+                asked.kind, asked.request_id, asked.item_id, ts, asked.user_id, asked.value
+            )
+        ):
+            raise busy("the log did not take the feedback")
+        return JSONResponse({"logged": 1}, 202)
+
+    def _note(self, write: Callable[[Log], None]) -> bool:
+        assert self.log is not None
+        try:
+            write(self.log)
+        except Exception:
+            # A slate is shown even if nobody will learn from it.
+            logger.exception("the log failed")
+            self.metrics.log.labels("failed").inc()
+            return False
+        self.metrics.log.labels("logged").inc()
+        return True
+
+    async def close(self) -> None:
+        """Finish what runs, then write and close log and store."""
+        for part in (self.swap, self.desk):
+            await asyncio.to_thread(part.close)
+        await asyncio.to_thread(self._records.shutdown, wait=True, cancel_futures=False)
+        for opened in (self.log, self.store):
+            if opened is not None and hasattr(opened, "close"):
+                await asyncio.to_thread(opened.close)
+
+
+def _answer(
+    recommender: Recommender, checkout: Checkout, left_ms: float, waited_ms: float, why: str = ""
+) -> Answer:
+    slate = recommender.recommend(checkout, left_ms)
+    slate = replace(slate, timings={"queue": waited_ms, **slate.timings}, reason=why or slate.reason)
+    return Answer(checkout, slate, slate_json(slate))

@@ -1,0 +1,42 @@
+"""What a worker is told when it starts. Plain values, for they travel to other processes."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one worker serves. Raises ValueError for a value out of range.
+
+    Args:
+        bundle: bundle root, whose `current` is followed, or a version folder.
+        store: URI of the event store; None for `store.arrow` in the bundle root, read-only, if there is one.
+        log: folder of the impression log; None for no log.
+        key_file: text file with an API key a line (several while one replaces another); None for no keys.
+        deadline_ms: milliseconds from a request's arrival to its answer.
+        threads: checkouts that are answered at the same time.
+        limit: recommendations in flight at the same time; what comes beyond is sent away.
+        max_body: bytes of a request's body.
+        poll_s: seconds between two looks at `current`.
+    """
+
+    bundle: Path
+    store: str | None = None
+    log: Path | None = None
+    key_file: Path | None = None
+    deadline_ms: float = 100.0
+    threads: int = min(4, os.cpu_count() or 1)
+    limit: int = 64
+    max_body: int = 512 * 1024
+    poll_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("threads", 1), ("limit", 1), ("max_body", 1024)):
+            if getattr(self, name) < least:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} is {getattr(self, name)}: expected {least} or more")
+        if not 1 <= self.deadline_ms <= 60_000:
+            raise ValueError(f"--deadline-ms is {self.deadline_ms}: expected 1 to 60000")
+        if not self.poll_s > 0:
+            raise ValueError(f"--poll-seconds is {self.poll_s}: expected more than 0")

@@ -1,0 +1,203 @@
+"""Services to ask: the application in this process, or the real command in another."""
+
+import asyncio
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from serving import Checkout, Event
+from serving.encode import facts_of
+from serving.store import Facts
+
+ROOT = Path(__file__).parents[2]
+BASKET = {"basket": [{"item_id": "i001"}]}
+
+
+class Client:
+    """Asks an application without a network, from any thread; its event loop runs in one of its own."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app, self.service = app, app.state.service
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._lifespan = app.router.lifespan_context(app)
+        self._wait(self._lifespan.__aenter__())
+        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+    def _wait(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def get(self, path: str, **arguments: Any) -> httpx.Response:
+        return self._wait(self._http.get(path, **arguments))
+
+    def post(self, path: str, content: Any, **arguments: Any) -> httpx.Response:
+        """Bytes as they are, anything else as JSON."""
+        if not isinstance(content, bytes) and not hasattr(content, "__aiter__"):
+            content = json.dumps(content).encode()
+        headers = {"Content-Type": "application/json"} | arguments.pop("headers", {})
+        return self._wait(self._http.post(path, content=content, headers=headers, **arguments))
+
+    def together(self, path: str, contents: Sequence[Any]) -> list[tuple[httpx.Response, float]]:
+        """Posts at the same time: the responses and their seconds."""
+
+        async def timed(content: Any) -> tuple[httpx.Response, float]:
+            started = time.perf_counter()
+            return await self._http.post(path, json=content), time.perf_counter() - started
+
+        async def all_of_them() -> list[tuple[httpx.Response, float]]:
+            return await asyncio.gather(*map(timed, contents))
+
+        return self._wait(all_of_them())
+
+    def number(self, name: str) -> float:
+        """What /metrics says, the sum over all labels that are not named."""
+        lines = self.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    def close(self) -> None:
+        self._wait(self._http.aclose())
+        self._wait(self._lifespan.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+@contextmanager
+def serving(app: FastAPI, ready: bool = True) -> Iterator[Client]:
+    """The client of a started application, with a bundle loaded."""
+    client = Client(app)
+    try:
+        if ready:
+            until(lambda: client.service.swap.recommender is not None)
+        yield client
+    finally:
+        client.close()
+
+
+class Memory:
+    """A store in a dict."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, list[Event]] = {}
+        self.profiles: dict[str, dict[str, str]] = {}
+        self.keys: set[tuple[str, str]] = set()
+        self.closed = False
+
+    def get(self, user_id: str) -> Facts:
+        facts = facts_of(Checkout(user_id, [], history=self.events.get(user_id, [])))
+        return replace(facts, profile=dict(self.profiles.get(user_id, {})))
+
+    def append(
+        self, user_id: str, events: Sequence[Event], profile: Mapping[str, str] = {}, key: str | None = None
+    ) -> None:
+        if key is not None and (user_id, key) in self.keys:
+            return
+        self.keys |= {(user_id, key)} if key is not None else set()
+        self.events.setdefault(user_id, []).extend(events)
+        self.profiles.setdefault(user_id, {}).update(profile)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Notes:
+    """A log in a list."""
+
+    def __init__(self) -> None:
+        self.slates: list[tuple[Any, Any, str]] = []
+        self.feedbacks: list[tuple[Any, ...]] = []
+        self.closed = False
+
+    def slate(self, checkout: Any, slate: Any, arm: str = "") -> None:
+        self.slates.append((checkout, slate, arm))
+
+    def feedback(self, *what: Any) -> None:
+        self.feedbacks.append(what)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Command:
+    """`python -m serving http` on a free port."""
+
+    def __init__(self, bundle: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "serving", "http", "--bundle", str(bundle), "--port", "0"]
+        self.process = subprocess.Popen(
+            [*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().split(",")[0].strip()
+        assert self.url.startswith("http://"), self.url + self.process.stdout.read()
+        self.port = int(self.url.rpartition(":")[2])
+        until(lambda: self.ask("GET", "/readyz")[0] == 200)
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def ask(self, method: str, path: str, content: Any = None) -> tuple[int, bytes]:
+        """One request on a connection of its own."""
+        connection = self.connect()
+        try:
+            body = None if content is None else json.dumps(content)
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def stop(self) -> str:
+        """SIGTERM; returns what it printed."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.communicate(timeout=40)[0]
+        finally:
+            self.process.kill()
+
+
+@contextmanager
+def command(bundle: Path, *arguments: str) -> Iterator[Command]:
+    started = Command(bundle, *arguments)
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+def until(true: Any, seconds: float = 30.0) -> None:
+    """Wait until something is true."""
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends, "it did not come true"
+        time.sleep(0.02)
+
+
+def six(response: httpx.Response) -> dict[str, Any]:
+    """A slate of six distinct items."""
+    assert response.status_code == 200, response.text
+    slate = response.json()
+    assert len({item["item_id"] for item in slate["items"]}) == len(slate["items"]) == 6
+    assert [item["position"] for item in slate["items"]] == [1, 2, 3, 4, 5, 6]
+    return slate
+
+
+class Slow:
+    """A module that takes its time."""
+
+    def __init__(self, module: Any, seconds: float) -> None:
+        self.module, self.seconds = module, seconds
+
+    def __call__(self, *arguments: object) -> Any:
+        time.sleep(self.seconds)
+        return self.module(*arguments)

@@ -1,0 +1,195 @@
+"""Too many requests, and models that stall: six items in time or a refusal at once, and never a queue."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.http.app import create_app
+from serving.http.desk import Busy, Desk
+from serving.http.settings import Settings
+from tests.serving.services import BASKET, Client, Slow, serving, six, until
+
+SLATES = "/v1/recommendations"
+DEADLINE = 400.0  # ms: the machine may be busy
+SLACK = 0.15  # seconds by which a busy machine may be late
+
+
+@pytest.fixture
+def client(version: Path) -> Iterator[Client]:
+    """With two threads, and a ranker that takes 50 ms and leaves the GIL to others."""
+    with serving(create_app(Settings(version.parent, threads=2, limit=30, deadline_ms=DEADLINE))) as asked:
+        slow_ranker(asked, 0.05)
+        yield asked
+
+
+def slow_ranker(client: Client, seconds: float) -> None:
+    recommender = client.service.swap.recommender
+    module = getattr(recommender.bundle.ranker, "module", recommender.bundle.ranker)
+    recommender.bundle = replace(recommender.bundle, ranker=Slow(module, seconds) if seconds else module)
+
+
+def test_one_at_a_time_is_ranked(client: Client) -> None:
+    for _ in range(3):
+        assert six(client.post(SLATES, BASKET))["tier"] == "ranked"
+
+
+def test_overload_is_shed(client: Client) -> None:
+    """60 at a time, of which 30 may be in flight and some 12 can be ranked in time."""
+    six(client.post(SLATES, BASKET))
+    found = client.together(SLATES, [BASKET] * 60)
+    tiers, seconds, refused = [], [], []
+    for response, took in found:
+        if response.status_code == 503:
+            assert response.headers["retry-after"] == "1"
+            assert "overloaded" in response.json()["detail"]
+            refused.append(took)
+        else:
+            slate = six(response)
+            tiers.append(slate["tier"])
+            assert slate["tier"] == "ranked" or slate["reason"]
+            seconds.append(took)
+    assert len(refused) == client.number("sextet_shed_total") >= 30
+    assert tiers.count("ranked") >= 2
+    assert set(tiers) - {"ranked"} <= {"category", "popularity", "retrieval"}
+    assert len(set(tiers)) > 1
+    assert (
+        sum(client.number(f'sextet_slates_total{{tier="{tier}"}}') for tier in set(tiers)) == len(tiers) + 1
+    )
+    assert max(seconds) <= DEADLINE / 1e3 + SLACK
+    assert max(refused) < DEADLINE / 1e3  # at once: what they cost is what the others leave of the loop
+    until(lambda: client.service.desk.in_flight == 0)
+    assert six(client.post(SLATES, BASKET))["tier"] == "ranked"
+
+
+def test_models_that_stall_are_left_to_themselves(client: Client) -> None:
+    """The first requests wait as long as they may; those that follow are not given to stalled threads."""
+    slow_ranker(client, 3.0)
+    recommender = client.service.swap.recommender
+    recommender.expected["ranker"] = 0.0  # nobody knows of it
+    for response, took in client.together(SLATES, [BASKET] * 2):
+        assert six(response)["tier"] in ("category", "popularity", "retrieval")
+        assert took <= DEADLINE / 1e3 + SLACK
+    slow_ranker(client, 0.0)
+    if client.service.desk._lost(time.perf_counter()) == 2:
+        response, took = client.together(SLATES, [BASKET])[0]
+        assert six(response)["reason"] == "overloaded: the models would be too late"
+        assert took < 0.2
+    until(lambda: client.post(SLATES, BASKET).json()["tier"] == "ranked")
+
+
+def test_a_slow_body_holds_nobody_up(client: Client) -> None:
+    async def never() -> Any:
+        yield b"{"
+        await asyncio.sleep(1.0)
+        yield b"}"
+
+    thread = threading.Thread(target=lambda: client.post(SLATES, never()))
+    thread.start()
+    assert six(client.post(SLATES, BASKET))["tier"] == "ranked"
+    assert client.service.desk.in_flight == 0
+    thread.join()
+
+
+def asked(desk: Desk, models: Any, late: float = 0.0) -> str:
+    """One request that arrived `late` seconds ago."""
+    return asyncio.run(desk.answer(models, lambda why: why, time.perf_counter() - late))
+
+
+def test_the_time_before_the_desk_counts() -> None:
+    desk = Desk(threads=1, limit=2, deadline_ms=100)
+    left: list[float] = []
+
+    def models(ends: float) -> str:
+        left.append(ends - time.perf_counter())
+        return "models"
+
+    assert asked(desk, models) == "models"
+    assert asked(desk, models, late=0.02) == "models"
+    assert 0.03 < left[0] - left[1] < 0.06  # on the way here, and so on the way back
+    assert asked(desk, models, late=0.06) == "overloaded: the models would be too late"
+    assert asked(desk, models, late=0.2).startswith("overloaded")  # late, but a pause is no overload
+    for _ in range(50):
+        with contextlib.suppress(Busy):
+            asked(desk, models, late=0.06)
+    with pytest.raises(Busy, match="behind"):
+        asked(desk, models, late=0.06)
+    assert asked(desk, models) == "models"  # and at once again
+    left.pop()
+    assert len(left) == 2
+    desk.close()
+
+
+def test_what_was_slow_once_is_tried_again() -> None:
+    desk = Desk(threads=1, limit=2, deadline_ms=100)
+    desk.took = 5.0
+    for _ in range(80):
+        asked(desk, lambda ends: "models")
+    assert desk.took < 0.01
+    desk.close()
+
+
+def test_what_waits_in_vain_is_never_started() -> None:
+    """One is running behind which two wait; both are answered in time by the fallback, and are gone."""
+    desk, started = Desk(threads=1, limit=3, deadline_ms=100), []
+
+    def models(ends: float) -> str:
+        started.append(1)
+        time.sleep(0.3)
+        return "models"
+
+    async def three() -> list[str]:
+        now = time.perf_counter()
+        answers = await asyncio.gather(*(desk.answer(models, lambda why: why, now) for _ in range(3)))
+        with pytest.raises(Busy, match="3 requests"):
+            await asyncio.gather(
+                *(desk.answer(models, lambda why: why, time.perf_counter()) for _ in range(4))
+            )
+        return answers
+
+    began = time.perf_counter()
+    assert asyncio.run(three()) == ["the models did not answer in time"] * 3
+    assert time.perf_counter() - began < 0.3
+    desk.close()
+    assert len(started) == 1
+    assert not desk._jobs
+    assert desk.in_flight == 0
+
+
+def test_slow_fallbacks_make_room() -> None:
+    """The window of those in flight closes while they are slow, and opens again."""
+    desk = Desk(threads=1, limit=8, deadline_ms=40)
+    desk.threads = 0  # all stalled
+    slow = lambda why: time.sleep(0.015) or why  # noqa: E731
+
+    async def many(count: int, fallback: Any) -> list[Any]:
+        now = time.perf_counter()
+        work = (desk.answer(lambda ends: "models", fallback, now) for _ in range(count))
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    for _ in range(3):
+        asyncio.run(many(8, slow))
+    assert desk.window < 6
+    assert any(isinstance(answer, Busy) for answer in asyncio.run(many(8, slow)))
+    for _ in range(40):
+        asyncio.run(many(2, lambda why: why))
+    assert desk.window > 7
+    desk.close()
+
+
+def test_an_error_of_the_models_reaches_the_caller() -> None:
+    desk = Desk(threads=1, limit=1, deadline_ms=1000)
+
+    def broken(ends: float) -> str:
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken"):
+        asked(desk, broken)
+    assert (desk.in_flight, len(desk._jobs)) == (0, 0)
+    desk.close()
