@@ -253,7 +253,6 @@ class Recommender:
 
 def _keep_from_collector() -> None:
     """Take all objects of the process out of garbage collection until it exits or the next load."""
-    gc.unfreeze()  # what an earlier bundle left can go
     gc.collect()
     gc.freeze()
     atexit.unregister(gc.unfreeze)

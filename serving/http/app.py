@@ -13,16 +13,17 @@ from starlette.responses import JSONResponse, Response
 from serving.http import examples
 from serving.http.body import Bodies
 from serving.http.guard import Guard, read_keys
-from serving.http.parts import Log
 from serving.http.problems import Refused, busy, problem
 from serving.http.schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
 from serving.http.service import Service
 from serving.http.settings import Settings
+from serving.impressions import ImpressionLog
+from serving.store import Store
 
 SWITCH = 0.0005  # seconds after which a thread is asked for the GIL; the loop would wait 5 ms else
 
 
-def create_app(settings: Settings, store: Any = None, log: Log | None = None) -> FastAPI:
+def create_app(settings: Settings, store: Store | None = None, log: ImpressionLog | None = None) -> FastAPI:
     """The application of one worker.
 
     Args:

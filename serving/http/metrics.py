@@ -39,6 +39,7 @@ class Metrics:
         )
         self.shed = Counter("sextet_shed", "Recommendations refused for lack of time", registry=own)
         self.tiers = Counter("sextet_slates", "Slates by the tier that answered", ("tier",), registry=own)
+        self.remembered = Counter("sextet_slates_remembered", "Slates that were ranked before", registry=own)
         self.stages = Histogram(
             "sextet_stage_seconds", "Time of each stage", ("stage",), buckets=SECONDS[:-2], registry=own
         )
@@ -53,6 +54,8 @@ class Metrics:
     def slate(self, slate: Slate) -> None:
         """Count a slate and the time of its stages."""
         self.tiers.labels(slate.tier).inc()
+        if slate.tier == "ranked" and "ranker" not in slate.timings:
+            self.remembered.inc()
         for stage, milliseconds in slate.timings.items():
             self.stages.labels(stage).observe(milliseconds / 1e3)
 

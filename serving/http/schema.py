@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.checkout import LARGEST, LATEST_TS, Checkout, Event, Line, Slate
 from serving.http.problems import Refused
+from serving.store import purchases_of
 
 Asked = TypeVar("Asked", bound=BaseModel)
 NAMED = 20  # wrong fields that an error names
@@ -62,6 +63,7 @@ class RecommendationIn(BaseModel):
     profile: dict[Id, Value] = Field({}, description="attributes of the user; they go before the store's")
     exclude: list[Id] = Field([], description="item ids that must not be shown")
     categories: list[Id] | None = Field(None, description="category paths (a or a/b) to stay within")
+    order_id: Id | None = Field(None, description="the order just paid, by which the log knows it")
 
 
 class CheckoutIn(BaseModel):
@@ -107,7 +109,7 @@ class SlateOut(BaseModel):
 
     request_id: str = Field(description="to be sent with feedback")
     bundle_version: str
-    tier: Literal["ranked", "retrieval", "category", "popularity"]
+    tier: Literal["ranked", "retrieval", "cached", "category", "popularity"]
     reason: str = Field(description="why not everything went as planned; empty if it did")
     timings: dict[str, float] = Field(description="milliseconds per stage; queue: waiting for a thread")
     items: list[ItemOut]
@@ -159,6 +161,7 @@ def checkout_of(asked: RecommendationIn) -> Checkout:
             profile=asked.profile,
             exclude=asked.exclude,
             categories=asked.categories,
+            order_id=asked.order_id,
         )
     except ValueError as error:
         raise Refused(422, str(error)) from None
@@ -166,8 +169,7 @@ def checkout_of(asked: RecommendationIn) -> Checkout:
 
 def events_of(asked: CheckoutIn) -> list[Event]:
     """The purchases to remember."""
-    ts = int(time.time()) if asked.ts is None else asked.ts
-    return [Event(line.item_id, ts, "purchase", line.quantity, line.price) for line in asked.basket]
+    return purchases_of(Checkout(asked.user_id, _lines(asked.basket), asked.ts), int(time.time()))
 
 
 def words_of(profile: Mapping[str, str | float]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.responses import JSONResponse, Response
 
@@ -16,7 +16,7 @@ from serving.http.body import JSON
 from serving.http.desk import Busy, Desk
 from serving.http.guard import logger
 from serving.http.metrics import Metrics
-from serving.http.parts import Log, accepts_events, open_log, open_store
+from serving.http.parts import accepts_events, open_store
 from serving.http.problems import Refused, busy, missing
 from serving.http.schema import (
     CheckoutIn,
@@ -29,7 +29,9 @@ from serving.http.schema import (
     words_of,
 )
 from serving.http.settings import Settings
+from serving.impressions import ImpressionLog
 from serving.recommender import Recommender
+from serving.store import Store
 from serving.swap import Swap
 
 STORE_SECONDS = 5.0  # for the store to note a checkout
@@ -47,10 +49,12 @@ class Answer(NamedTuple):
 class Service:
     """Recommender, store, log and numbers of a process."""
 
-    def __init__(self, settings: Settings, store: Any = None, log: Log | None = None) -> None:
+    def __init__(
+        self, settings: Settings, store: Store | None = None, log: ImpressionLog | None = None
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.log = open_log(settings.log) if log is None else log
+        self.log = ImpressionLog(settings.log) if log is None and settings.log is not None else log
         # An exported store comes with its bundle and is opened with each version.
         self.store = (
             open_store(settings.store, settings.bundle) if store is None and settings.store else store
@@ -63,7 +67,9 @@ class Service:
 
     def _load(self, folder: Path) -> Recommender:
         store = self.store if self.store is not None else open_store(None, self.settings.bundle)
-        return Recommender.load(folder, store)
+        recommender = Recommender.load(folder, store)
+        recommender.explore = self.settings.explore
+        return recommender
 
     def _loaded(self, outcome: str) -> None:
         self.metrics.loads.labels(outcome).inc()
@@ -104,13 +110,14 @@ class Service:
             raise busy(f"overloaded: {error}") from None
         self.metrics.slate(answer.slate)
         if self.log is not None:
-            self._note(lambda log: log.slate(answer.checkout, answer.slate))
+            arm = "exploring" if recommender.explore else ""
+            self._note(lambda log: log.slate(answer.checkout, answer.slate, arm))
         return Response(answer.body, media_type=JSON)
 
     async def record(self, body: bytes) -> Response:
         """Note a checkout in the store; it is there when this returns."""
         store = self.store
-        if not accepts_events(store):
+        if store is None or not accepts_events(store):
             raise missing("event store that can be written to", "--store")
 
         def append() -> int:
@@ -156,7 +163,7 @@ class Service:
             raise busy("the log did not take the feedback")
         return JSONResponse({"logged": 1}, 202)
 
-    def _note(self, write: Callable[[Log], None]) -> bool:
+    def _note(self, write: Callable[[ImpressionLog], None]) -> bool:
         assert self.log is not None
         try:
             write(self.log)
@@ -174,7 +181,7 @@ class Service:
             await asyncio.to_thread(part.close)
         await asyncio.to_thread(self._records.shutdown, wait=True, cancel_futures=False)
         for opened in (self.log, self.store):
-            if opened is not None and hasattr(opened, "close"):
+            if opened is not None:
                 await asyncio.to_thread(opened.close)
 
 

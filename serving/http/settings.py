@@ -19,6 +19,7 @@ class Settings:
         limit: recommendations in flight at the same time; what comes beyond is sent away.
         max_body: bytes of a request's body.
         poll_s: seconds between two looks at `current`.
+        explore: chance that the last slot of a slate explores, from 0 (never) to 1 (serving/explore.py).
     """
 
     bundle: Path
@@ -30,6 +31,7 @@ class Settings:
     limit: int = 64
     max_body: int = 512 * 1024
     poll_s: float = 1.0
+    explore: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("limit", 1), ("max_body", 1024)):
@@ -38,5 +40,7 @@ class Settings:
                 raise ValueError(f"{option} is {getattr(self, name)}: expected {least} or more")
         if not 1 <= self.deadline_ms <= 60_000:
             raise ValueError(f"--deadline-ms is {self.deadline_ms}: expected 1 to 60000")
+        if not 0 <= self.explore <= 1:
+            raise ValueError(f"--explore is {self.explore}: expected a share from 0 to 1")
         if not self.poll_s > 0:
             raise ValueError(f"--poll-seconds is {self.poll_s}: expected more than 0")

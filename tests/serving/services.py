@@ -10,16 +10,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
 
-from serving import Checkout, Event
-from serving.encode import facts_of
-from serving.store import Facts
+from serving import Event
+from serving.store import Facts, facts_of
 
 ROOT = Path(__file__).parents[2]
 BASKET = {"basket": [{"item_id": "i001"}]}
@@ -94,17 +92,21 @@ class Memory:
         self.closed = False
 
     def get(self, user_id: str) -> Facts:
-        facts = facts_of(Checkout(user_id, [], history=self.events.get(user_id, [])))
-        return replace(facts, profile=dict(self.profiles.get(user_id, {})))
+        events = sorted(self.events.get(user_id, []), key=lambda event: event.ts)
+        return facts_of(events, self.profiles.get(user_id, {}))
 
     def append(
-        self, user_id: str, events: Sequence[Event], profile: Mapping[str, str] = {}, key: str | None = None
+        self,
+        user_id: str,
+        events: Sequence[Event],
+        profile: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> None:
         if key is not None and (user_id, key) in self.keys:
             return
         self.keys |= {(user_id, key)} if key is not None else set()
         self.events.setdefault(user_id, []).extend(events)
-        self.profiles.setdefault(user_id, {}).update(profile)
+        self.profiles.setdefault(user_id, {}).update(profile or {})
 
     def close(self) -> None:
         self.closed = True

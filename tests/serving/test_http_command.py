@@ -10,8 +10,10 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from serving import open_store
 from serving.__main__ import main
 from tests.serving.services import BASKET, ROOT, command, until
 
@@ -116,6 +118,7 @@ import sys
 for name in ("fastapi", "starlette", "uvicorn", "pydantic", "pydantic_core", "prometheus_client"):
     sys.modules[name] = None
 import serving, serving.swap, serving.versions
+from serving import open_store
 from serving.__main__ import main
 assert main(["recommend", "--bundle", sys.argv[1], "--items", "i001"]) == 0
 sys.exit(main(["http", "--bundle", sys.argv[1]]) + 10)
@@ -125,3 +128,29 @@ sys.exit(main(["http", "--bundle", sys.argv[1]]) + 10)
     )
     assert done.returncode == 11, done.stderr
     assert "pip install 'sextet[http]'" in done.stderr
+
+
+def test_store_and_log_of_a_service_are_those_of_training(version: Path, tmp_path: Path) -> None:
+    """A checkout that was recorded counts, and after a stop every slate and click is in the log's files."""
+    store, log = tmp_path / "store", tmp_path / "log"
+    options = ("--store", str(store), "--log", str(log), "--deadline-ms", "10000", "--explore", "1")
+    with command(version.parent, *options) as service:
+        basket = [{"item_id": item} for item in ("i001", "i009")]
+        bought = {"user_id": "new", "basket": basket, "order_id": "o1", "ts": 1_711_900_000}
+        for _ in range(2):  # sent twice, counted once
+            assert service.ask("POST", "/v1/checkouts", bought)[0] == 201
+        status, said = service.ask("POST", "/v1/recommendations", bought)
+        slate = json.loads(said)
+        assert status == 200
+        assert [item["propensity"] < 1 for item in slate["items"]] == [False] * 5 + [True]
+        click = {"kind": "click", "request_id": slate["request_id"], "item_id": slate["items"][2]["item_id"]}
+        assert service.ask("POST", "/v1/feedback", click)[0] == 202
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) in (0, -signal.SIGTERM)
+    assert len(open_store(store).get("new").item_id) == 2
+    rows = [row for file in sorted(log.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    shown = [row for row in rows if row["kind"] == "impression"]
+    assert [row["item_id"] for row in shown] == [item["item_id"] for item in slate["items"]]
+    assert {(row["user_id"], row["order_id"], row["arm"]) for row in shown} == {("new", "o1", "exploring")}
+    assert [row["propensity"] for row in shown] == pytest.approx([i["propensity"] for i in slate["items"]])
+    assert [row["item_id"] for row in rows if row["kind"] == "click"] == [click["item_id"]]
