@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving.checkout import Checkout, Slate
-from serving.clock import finite, reason_of
+from serving.clock import finite, one_thread, reason_of
 from serving.encode import QUERY_FIELDS
 from serving.fill import Scored, fill
 from serving.recommender import Recommender
@@ -227,7 +226,7 @@ def _answers(
     recommender: Recommender, job: Job, schema: pa.Schema, batches: Iterable[tuple[int, pa.RecordBatch]]
 ) -> Iterator[pa.RecordBatch]:
     """The output of each batch, in order; some are read ahead for the threads."""
-    with ThreadPoolExecutor(job.threads, initializer=_one_thread) as pool:
+    with ThreadPoolExecutor(job.threads, initializer=one_thread) as pool:
         ahead: deque[Future[pa.RecordBatch]] = deque()
         for first, batch in batches:
             ahead.append(pool.submit(_answer, recommender, job, schema, first, batch))
@@ -245,9 +244,3 @@ def _answer(
     slates = iter(recommend_batch(recommender, good, job.revenue_weight))
     rows = [next(slates) if isinstance(checkout, Checkout) else checkout for checkout in made]
     return answered(batch, first, rows, recommender.bundle.version, schema)
-
-
-def _one_thread() -> None:
-    """Each library keeps its number of threads by thread of Python."""
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, TimeoutError
 from typing import Any
 
+import faiss
 import torch
 from torch import Tensor
 
@@ -103,6 +104,13 @@ class Clock:
     def finish(self) -> dict[str, float]:
         """Milliseconds by stage, and `total`."""
         return {**dict(self._taken[:]), "total": self.elapsed()}
+
+
+def one_thread() -> None:
+    """For a new thread of Python: torch and faiss keep their number of threads by it, and each would start a
+    pool of its own."""
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
 
 
 def in_time(pool: Executor, limit_ms: float, function: Any, *arguments: Any) -> Any:

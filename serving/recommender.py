@@ -14,6 +14,8 @@ rests (serving/breaker.py).
 import atexit
 import gc
 import math
+import os
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ from serving import golden
 from serving.bundle import MANIFEST, Bundle, BundleError, open_bundle
 from serving.cache import Cache, state
 from serving.checkout import Checkout, Slate
-from serving.clock import Clock, Skipped, Stages, finite, in_time, reason_of
+from serving.clock import Clock, Skipped, Stages, finite, in_time, one_thread, reason_of
 from serving.eligible import Eligible
 from serving.encode import Encoder
 from serving.explore import explored
@@ -81,7 +82,7 @@ class Recommender:
         self.explore = 0.0  # chance that the last slot explores (serving/explore.py)
         self.rng = np.random.default_rng()
         self.stages = Stages(STAGES)
-        self.pool = ThreadPoolExecutor(THREADS, "pipeline")
+        self.pool = ThreadPoolExecutor(THREADS, "pipeline", one_thread)
         self.asking = ThreadPoolExecutor(THREADS, "store")
         self.slates: Cache[Scored] = Cache(REMEMBERED)  # by state of the user and what was asked
         self.vectors_of: Cache[Tensor] = Cache(REMEMBERED)  # query vectors by state
@@ -97,8 +98,7 @@ class Recommender:
         or its URI (serving/store.py); without one a checkout must bring its history. Raises BundleError for
         a bundle that must not serve, and what `open_store` raises.
         """
-        torch.set_num_threads(1)
-        faiss.omp_set_num_threads(1)
+        one_thread()
         recommender = cls(open_bundle(path), open_store(store) if isinstance(store, str | Path) else store)
         requests = golden.read(recommender.bundle)
         golden.replay(recommender, requests)
@@ -107,13 +107,23 @@ class Recommender:
         return recommender
 
     def warm_up(self, checkouts: list[Checkout]) -> None:
-        """Answer each of the checkouts, twice if they are few, and note how long every stage takes."""
+        """Answer each of the checkouts, twice if they are few, and note how long every stage takes. Then a
+        thread of the pipeline for every core answers one, so that no request is its first."""
         seen: dict[str, list[float]] = {stage: [] for stage in STAGES}
         for checkout in checkouts * (2 if len(checkouts) < 50 else 1):
             slate = self.recommend(checkout, deadline_ms=math.inf)
             for stage in STAGES:
                 seen[stage].append(slate.timings.get(stage, 0.0))
         self.stages.expected = {stage: median(taken) if taken else 0.0 for stage, taken in seen.items()}
+        cores = os.cpu_count() or 1
+        together = threading.Barrier(cores)
+
+        def one() -> None:
+            together.wait()
+            self.recommend(checkouts[0], deadline_ms=math.inf)
+
+        for started in [self.pool.submit(one) for _ in range(cores)]:
+            started.result()
 
     def recommend(
         self,

@@ -18,8 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import faiss
-import torch
+from serving.clock import one_thread
 
 Answer = TypeVar("Answer")
 RESERVE = 0.010  # seconds before the deadline at which a fallback takes over; a quarter of a short deadline
@@ -61,8 +60,8 @@ class Desk:
         self.took = 0.0  # seconds that the models take lately, in their thread
         self._jobs: set[_Job] = set()  # given to the models and not ended, though perhaps given up
         self._fallbacks = 0
-        self._models = ThreadPoolExecutor(threads, "models", initializer=_one_thread)
-        self._popular = ThreadPoolExecutor(1, "fallback", initializer=_one_thread)
+        self._models = ThreadPoolExecutor(threads, "models", initializer=one_thread)
+        self._popular = ThreadPoolExecutor(1, "fallback", initializer=one_thread)
 
     async def answer(
         self, models: Callable[[float], Answer], fallback: Callable[[str], Answer], arrived: float
@@ -150,9 +149,3 @@ class Desk:
                 self.window = max(1.0, 0.9 * self.window)
             else:
                 self.window = min(float(self.limit), self.window + 1 / self.window)
-
-
-def _one_thread() -> None:
-    """Each library keeps its number of threads by thread of Python."""
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
