@@ -25,6 +25,8 @@ from models.inputs import MOVING, Catalog, ItemText
 from models.item_encoder import ItemEncoder, item_facts
 from training.run import training_price
 
+CHUNK = 8192  # items that are encoded at a time
+
 
 @torch.inference_mode()
 def restocked(trained: Trained, tower: ItemEncoder, ledger: pa.Table) -> Trained:
@@ -48,7 +50,8 @@ def restocked(trained: Trained, tower: ItemEncoder, ledger: pa.Table) -> Trained
         [trained.catalog.vectors, trained.catalog.vectors[:1].expand(len(items) - before, -1)]
     )
     moved = rows[told_by_tower(ledger) | (rows >= before)]
-    vectors[moved] = encoded(tower, moved, before, catalog, text, learned)
+    if len(moved):
+        vectors[moved] = encoded(tower, moved, before, catalog, text, learned)
     return trained._replace(
         items=items,
         catalog=catalog._replace(vectors=vectors),
@@ -80,8 +83,11 @@ def encoded(
     tower: ItemEncoder, rows: Tensor, before: int, catalog: Catalog, text: ItemText, price: Tensor
 ) -> Tensor:
     """Row-wise int8 vectors [n, D+8] of item rows [n]; from row `before` on they are new to the tower."""
-    _, *facts = item_facts(rows, catalog, text, price)
-    return pack_int8(tower(rows.masked_fill(rows >= before, 0), *facts))
+    parts: list[Tensor] = []
+    for some in rows.split(CHUNK):
+        _, *facts = item_facts(some, catalog, text, price)
+        parts.append(pack_int8(tower(some.masked_fill(some >= before, 0), *facts)))
+    return torch.cat(parts)
 
 
 def with_rows(sources: CandidateSources, count: int) -> CandidateSources:

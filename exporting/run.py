@@ -36,7 +36,7 @@ def export(cfg: DictConfig) -> Path:
         return published
     with step("run"):
         trained = open_trained(run)
-    _say_what_is_left_behind(root)
+    _say_what_is_left_behind(root, run)
 
     def store(folder: Path) -> None:
         with step("store"):
@@ -61,9 +61,13 @@ def up_to_date(root: Path, run: Path, cfg: DictConfig) -> Path | None:
     return version_folder(root) if same and about["calibration"] == calibration(run) else None
 
 
-def _say_what_is_left_behind(root: Path) -> None:
+def _say_what_is_left_behind(root: Path, run: Path) -> None:
     """An export starts from its run; what `export.py update` changed since is not in it."""
-    if (ledger := root / "current" / LEDGER).is_file():
+    try:
+        same = read_manifest(version_folder(root))["run"]["folder"] == run.name
+    except BundleError:
+        return
+    if same and (ledger := root / "current" / LEDGER).is_file():
         file = ledger.resolve()
         print(
             f"note: the items that changed since the training ({file}) are as the run knows them again; "

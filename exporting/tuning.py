@@ -159,7 +159,12 @@ def about(tuned: Tuned, cfg: DictConfig) -> dict[str, Any]:
         **choice.effort.to_json(),
         "targets": targets,
         "missed": tuned.missed,
-        "built": {"recall": choice.row()["recall"], "imbalance": imbalance(shards)},  # updates change both
+        # Updates change all of these.
+        "built": {
+            "recall": choice.row()["recall"],
+            "imbalance": imbalance(shards),
+            "vectors": sum(index.ntotal for index in shards),
+        },
         "queries": int(cfg.queries),
         "pareto": front([one.row() for one in tuned.tried]),
     }

@@ -8,7 +8,7 @@ from its run and its ledger alone. Whoever reads the old version goes on reading
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -24,8 +24,9 @@ from exporting.index import add, exact, imbalance, measure, opened, unpacked
 from exporting.restock import restocked, rows_of
 from exporting.run import LEDGER, indexed_rows, tuned, validation_queries
 from exporting.source import ExportError, Trained, find_run, item_tower, open_trained
-from serving.bundle import BundleError, index_files, read_arrow, read_manifest, version_folder
+from serving.bundle import BundleError, check_hash, index_files, read_arrow, read_manifest, version_folder
 from serving.search import Effort, ItemIndex
+from training.folders import hold
 
 FIXED = ("hnsw_sq8",)  # families that cannot take items out
 
@@ -35,6 +36,7 @@ class Limits(NamedTuple):
 
     recall_loss: float = 0.01  # of recall@300
     imbalance: float = 1.5  # times the imbalance of its lists
+    growth: float = 2.0  # times the vectors, for which it has too few lists then
 
 
 LIMITS = Limits()
@@ -66,6 +68,8 @@ def update(
     try:
         folder = version_folder(root)
         about = read_manifest(folder)
+        for name, digest in about["files"].items():
+            check_hash(folder / name, digest)  # what is damaged must not be published again
         before = ledger_of(folder)
         ledger = changes.merged(before, changes.read(items) if items else changes.SCHEMA.empty_table())
     except (BundleError, DataError) as error:
@@ -79,20 +83,33 @@ def update(
         trained = open_trained(run_of(about, run, tracking_uri))
         after = restocked(trained, item_tower(trained), ledger)
         moved = compared(folder, after, rows_of(after.items, ledger))
-    settings = OmegaConf.create(about["export"]["settings"])
+    settings = OmegaConf.create(about["export"].get("settings", {}))
+    if not {"index", "slate", "ranked", "verify"} <= settings.keys():
+        raise ExportError(f"{folder} was exported by an older release: export again, python export.py")
 
     def index_in(target: Path) -> Indexed:
         pq.write_table(ledger, target / LEDGER)
         if rebuild or about["index"]["system"] in FIXED:
+            if not rebuild:
+                settings.index.families = [about["index"]["system"]]
             return tuned(after, settings.index, target)
         return carried_over(folder, about, after, moved, settings.index, target)
 
+    locks: list[IO[str]] = []
+
     def still_current(_: Path) -> None:
+        locks.append(hold(root))  # until it is published
         if version_folder(root) != folder:
             raise ExportError("another version was published meanwhile; run the update again")
 
     notes = {name: about["export"][name] for name in ("key", "settings")} | {"updated": about["version"]}
-    made = assemble(after, settings, root, index_in, notes, still_current)
+    try:
+        made = assemble(after, settings, root, index_in, notes, still_current)
+    except (BundleError, ValueError) as error:
+        raise ExportError(str(error)) from error
+    finally:
+        for lock in locks:
+            lock.close()
     print(
         f"{len(moved.into):,} items entered the index and {len(moved.out):,} left it since "
         f"{about['version']}; {len(ledger):,} changed since the training"
@@ -177,4 +194,6 @@ def drift(index: dict[str, Any], limits: Limits) -> str:
         found.append(f"recall@300 fell from {built['recall']} to {index['recall']}")
     if index["imbalance"] and index["imbalance"] > limits.imbalance * built["imbalance"]:
         found.append(f"the imbalance of the lists rose from {built['imbalance']} to {index['imbalance']}")
+    if index["vectors"] > limits.growth * built["vectors"]:
+        found.append(f"its vectors grew from {built['vectors']:,} to {index['vectors']:,}")
     return " and ".join(found)

@@ -107,7 +107,7 @@ def check(index: Measured, measured: Parity) -> None:
     if not index.recall >= MIN_RECALL:
         failed.append(
             f"recall@{RECALL_AT} of the index is {index.recall:.4f}, at least {MIN_RECALL} is needed: "
-            "raise index.recall, or choose a finer index (index=auto)"
+            "raise index.recall or choose a finer index (index=auto); after an update, --rebuild"
         )
     remedy = "what is exported is not what was trained: export again with the code of the run"
     for name, limit in (("click", MAX_PROBABILITY), ("purchase", MAX_PROBABILITY), ("value", MAX_VALUE)):

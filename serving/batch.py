@@ -53,16 +53,20 @@ def recommend_batch(
     failed = ""
     scored: list[Scored | None] = [None] * len(checkouts)
     allowed = [recommender.eligible(checkout) for checkout in checkouts]
+    # A filter changes which candidates there are; one by one each has its own.
+    plain = [place for place, mine in enumerate(allowed) if mine is recommender.eligible.available]
     try:
-        if checkouts:
-            scored = _ranked(recommender, checkouts, allowed, policy)
+        found = _ranked(recommender, [checkouts[place] for place in plain], policy) if plain else []
+        for place, part in zip(plain, found, strict=True):
+            scored[place] = part
     except Exception as error:
         failed = f"batch: {reason_of(error)}"
     slates = []
     for checkout, mine, part in zip(checkouts, allowed, scored, strict=True):
         if part is None:
             slate = recommender.recommend(checkout, math.inf, revenue_weight)
-            slates.append(replace(slate, reason="; ".join(filter(None, (failed, slate.reason)))))
+            why = failed if mine is recommender.eligible.available else ""
+            slates.append(replace(slate, reason="; ".join(filter(None, (why, slate.reason)))))
             continue
         reasons: list[str] = []
         items, tier = fill(recommender.bundle, recommender.popular, checkout, mine, part, reasons)
@@ -74,14 +78,12 @@ def recommend_batch(
 
 
 @torch.inference_mode()
-def _ranked(
-    recommender: Recommender, checkouts: Sequence[Checkout], allowed: Sequence[NDArray], policy: Policy
-) -> list[Scored | None]:
-    """What the ranked tier shows of each checkout; None for one without candidates."""
+def _ranked(recommender: Recommender, checkouts: Sequence[Checkout], policy: Policy) -> list[Scored | None]:
+    """What the ranked tier shows of each checkout without a filter; None for one without candidates."""
     bundle, catalog = recommender.bundle, recommender.bundle.catalog
     query = collate([_encoded(recommender, checkout) for checkout in checkouts])
     vector = finite(bundle.query_tower, query, catalog[-1])  # [B, D]
-    ann = _near(recommender, vector, checkouts, allowed)  # [B, K]
+    ann = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.ann))  # [B, K]
     found = finite(bundle.candidates, query, vector, ann, catalog)
     click, purchase, spend = (
         part.numpy() for part in finite(bundle.ranker, query, vector, found, catalog)
@@ -90,6 +92,7 @@ def _ranked(
     starts, lengths = found.offsets.numpy()[:-1], np.diff(found.offsets.numpy())  # [B]
     real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # [B, C]
     padded = (_padded(part, real) for part in (item, purchase, spend))
+    allowed = [recommender.eligible.available] * len(checkouts)
     columns = recommender.choose_rows(allowed, policy, *padded)  # [B, 6]
     scored: list[Scored | None] = []
     for start, length, column in zip(starts, lengths, columns, strict=True):
@@ -105,24 +108,6 @@ def _encoded(recommender: Recommender, checkout: Checkout) -> tuple[Tensor, ...]
     if store is not None and checkout.user_id is not None:
         stored = store.get(checkout.user_id)
     return recommender.encoder(checkout, stored, int(time.time()) if checkout.ts is None else checkout.ts)
-
-
-def _near(
-    recommender: Recommender, vector: Tensor, checkouts: Sequence[Checkout], allowed: Sequence[NDArray]
-) -> Tensor:
-    """[B, K] rows of what is near, -1 behind the last: one search for all that ask for any item."""
-    near = torch.full([len(checkouts), recommender.ann], -1, dtype=torch.int64)
-    anything = [
-        place for place, asked in enumerate(checkouts) if asked.categories is None and not asked.exclude
-    ]
-    if anything:
-        near[anything] = torch.from_numpy(
-            recommender.bundle.index.search(vector[anything].numpy(), recommender.ann)
-        )
-    for place in set(range(len(checkouts))) - set(anything):
-        found = recommender._search(vector[place : place + 1], checkouts[place], allowed[place])[0]
-        near[place, : len(found)] = found
-    return near
 
 
 def collate(queries: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

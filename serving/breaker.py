@@ -8,14 +8,15 @@ from collections.abc import Callable
 class Breaker:
     """Opens after `limit` failures in a row; after `rest` seconds one request tries the part again.
 
-    Safe to share between threads.
+    Not while a call that was left behind has not returned: each would cost a thread that never comes back.
+    Failures of calls that were under way at the same time count once. Safe to share between threads.
     """
 
     def __init__(self, limit: int = 3, rest: float = 1.0, now: Callable[[], float] = time.monotonic) -> None:
         self.limit, self.rest, self.now = limit, rest, now
         self.failures = 0
-        self.opened = 0  # how many times, for metrics
-        self._until = 0.0
+        self.lost = 0  # calls that were left behind
+        self._failed_at = self._until = float("-inf")
         self._lock = threading.Lock()
 
     def ready(self) -> bool:
@@ -23,7 +24,7 @@ class Breaker:
         if self.failures < self.limit:
             return True
         with self._lock:
-            if self.now() < self._until:
+            if self.lost or self.now() < self._until:
                 return False
             self._until = self.now() + self.rest
             return True
@@ -31,9 +32,23 @@ class Breaker:
     def worked(self) -> None:
         self.failures = 0
 
-    def failed(self) -> None:
+    def failed(self, took: float = 0.0) -> None:
+        """A call that took so many seconds failed."""
         with self._lock:
+            now = self.now()
+            if now - took < self._failed_at:
+                return  # of the same cause as the one that was counted
+            self._failed_at = now
             self.failures += 1
             if self.failures >= self.limit:
-                self.opened += self.failures == self.limit
-                self._until = self.now() + self.rest
+                self._until = now + self.rest
+
+    def left(self) -> None:
+        """Nobody waits for a call any more."""
+        with self._lock:
+            self.lost += 1
+
+    def returned(self) -> None:
+        """One that was left behind has ended."""
+        with self._lock:
+            self.lost -= 1

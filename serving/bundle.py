@@ -21,6 +21,11 @@ from serving.search import Effort, ItemIndex, read_index
 
 FORMAT = 6
 MANIFEST = "manifest.json"
+# Of models/inputs.Catalog, in its order.
+CATALOG = (
+    "category", "leaf", "brand", "first_sold", "available",
+    "price", "spend", "popularity", "lately", "buyers", "vectors",
+)  # fmt: skip
 MOVING = ("price", "spend", "popularity", "lately", "buyers")  # of models/inputs.Catalog, one snapshot
 MODULES = ("query_tower", "candidates", "ranker")
 FILES = (*(f"{name}.ts" for name in MODULES), "items.arrow", "golden.arrow")  # beside those of the index
@@ -68,7 +73,7 @@ def open_bundle(path: str | Path) -> Bundle:
     manifest = read_manifest(folder)
     parts = index_files(folder, manifest)
     for name in {**dict.fromkeys((*FILES, *parts)), **manifest["files"]}:
-        _check_hash(folder / name, manifest["files"].get(name))
+        check_hash(folder / name, manifest["files"].get(name))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
         query_tower, candidates, ranker = (
@@ -171,7 +176,7 @@ def read_arrow(file: str) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(file)).read_all()
 
 
-def _check_hash(file: Path, expected: str | None) -> None:
+def check_hash(file: Path, expected: str | None) -> None:
     if not file.is_file():
         raise BundleError(file, "the file is missing")
     if expected is None:

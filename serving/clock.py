@@ -5,6 +5,7 @@ leaves it behind when its time is up: what the thread finished until then is wha
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, TimeoutError
@@ -40,6 +41,7 @@ class Clock:
         self.stages = stages
         self.stage, self.since = "", 0.0  # the one under way, and when it began
         self.over = False  # nobody waits for it any more
+        self._leaving = threading.Lock()
         self._taken: list[tuple[str, float]] = []
 
     def elapsed(self) -> float:
@@ -56,20 +58,28 @@ class Clock:
         left = self.deadline_ms - before
         if not left > self.stages.expected[stage]:
             raise Skipped(f"{stage}: {left:.1f} ms left, it takes {self.stages.expected[stage]:.1f}")
-        if self.over or not breaker.ready():
+        if not breaker.ready():
             raise Skipped(f"{stage}: it failed {breaker.failures} times in a row and rests")
-        self.stage, self.since = stage, before
+        with self._leaving:
+            if self.over:
+                raise Skipped(f"{stage}: nobody waits for it")
+            self.stage, self.since = stage, before
         try:
             found = function(*arguments)
         except Exception as error:
             if not self.over:
-                breaker.failed()
+                breaker.failed((self.elapsed() - before) / 1e3)
             raise Skipped(f"{stage}: {reason_of(error)}") from error
+        else:
+            if not self.over:  # else its lateness was noted
+                breaker.worked()
+            return found
         finally:
             self._taken.append((stage, self.elapsed() - before))
-        if not self.over:  # else its lateness was noted
-            breaker.worked()
-        return found
+            with self._leaving:
+                self.stage = ""
+                if self.over:
+                    breaker.returned()
 
     def optional(self, stage: str, otherwise: Any, reasons: list[str], function: Any, *arguments: Any) -> Any:
         """As `run`, but a stage that fails leaves `otherwise` and its reason."""
@@ -94,11 +104,15 @@ class Clock:
         except TimeoutError:
             if work.cancel():
                 return f"no thread was free for {self.elapsed():.0f} ms"
-            self.over = True
+            with self._leaving:
+                self.over = True
+                stage, took = self.stage, self.elapsed() - self.since
+                if stage:
+                    self.stages.breakers[stage].left()
             # Else it is the machine that is slow, not the stage: it began late.
-            if self.stage and self.elapsed() - self.since > STALLED * self.deadline_ms:
-                self.stages.breakers[self.stage].failed()
-            return f"{self.stage or 'the first stage'}: not done after {self.elapsed():.0f} ms"
+            if stage and took > STALLED * self.deadline_ms:
+                self.stages.breakers[stage].failed(took / 1e3)
+            return f"{stage or 'between two stages'}: not done after {self.elapsed():.0f} ms"
         return ""
 
     def finish(self) -> dict[str, float]:
@@ -119,6 +133,8 @@ def in_time(pool: Executor, limit_ms: float, function: Any, *arguments: Any) -> 
     try:
         return work.result(limit_ms / 1e3)
     except TimeoutError:
+        if work.done():
+            raise  # its own
         work.cancel()
         raise Skipped(f"not done after {limit_ms:.0f} ms") from None
 

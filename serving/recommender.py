@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving import golden
-from serving.bundle import MANIFEST, Bundle, BundleError, open_bundle
+from serving.bundle import CATALOG, MANIFEST, Bundle, BundleError, open_bundle
 from serving.cache import Cache, state
 from serving.checkout import Checkout, Slate
 from serving.clock import Clock, Skipped, Stages, finite, in_time, one_thread, reason_of
@@ -189,7 +189,7 @@ class Recommender:
             now,
             attempt.policy,
             frozenset(checkout.exclude),
-            checkout.categories and frozenset(checkout.categories),
+            None if checkout.categories is None else frozenset(checkout.categories),
         )
         if remembers and (slate := self.slates.get(asked)) is not None:
             attempt.best = slate
@@ -200,7 +200,10 @@ class Recommender:
         none = torch.full([1, 0], -1, dtype=torch.int64)
         ann = clock.optional("index", none, reasons, self._search, vector, checkout, attempt.allowed)
         near = ann[0][ann[0] >= 0].numpy()
-        attempt.best = Scored("retrieval", near, np.ones(len(near), np.int64))  # if all that follows fails
+        if len(near):  # if all that follows fails
+            attempt.best = Scored("retrieval", near, np.ones(len(near), np.int64))
+        if attempt.allowed is not bundle.available:  # else items that may not be shown take places
+            catalog = among(catalog, attempt.allowed)
         found = clock.run("candidates", finite, bundle.candidates, query, vector, ann, catalog)
         if found.item.numel() == 0:
             raise Skipped("candidates: no source proposed anything")
@@ -218,7 +221,8 @@ class Recommender:
         chances = [part.numpy()[shown] for part in (click, purchase, purchase * spend)]
         attempt.best = Scored("ranked", item[shown], mask[shown], *chances)._replace(propensity=propensity)
         if remembers and not reasons:
-            self.slates.put(asked, attempt.best)
+            if not self.explore:  # what is drawn is drawn for every answer
+                self.slates.put(asked, attempt.best)
             self.vectors_of.put(now, vector)
             if checkout.user_id is not None:
                 self.last.put(checkout.user_id, attempt.best._replace(tier="cached"))
@@ -259,6 +263,12 @@ class Recommender:
         rows = self.bundle.index.search(vector.numpy(), self.ann + len(checkout.exclude))[0]
         rows = rows[(rows >= 0) & allowed[rows]][: self.ann]
         return torch.from_numpy(rows[None])
+
+
+def among(catalog: tuple[Tensor, ...], allowed: NDArray) -> tuple[Tensor, ...]:
+    """A catalog in which only the items of `allowed` [N+1] bool are available."""
+    place = CATALOG.index("available")
+    return *catalog[:place], torch.from_numpy(allowed), *catalog[place + 1 :]
 
 
 def _keep_from_collector() -> None:

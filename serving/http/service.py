@@ -90,10 +90,8 @@ class Service:
     async def recommend(self, body: bytes, arrived: float) -> Response:
         """The slate of a checkout, by the models or, if they would be too late, what is popular."""
         recommender = self.recommender()
-        waited = 0.0
 
         def models(ends: float) -> Answer:
-            nonlocal waited
             waited = 1e3 * (time.perf_counter() - arrived)
             checkout = checkout_of(read(RecommendationIn, body))
             left = 1e3 * (ends - time.perf_counter()) - MARGIN

@@ -171,7 +171,9 @@ def test_an_export_says_that_the_changes_are_not_in_it(
 def test_drift_is_measured_and_a_rebuild_mends_it(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    index = {"recall": 0.97, "imbalance": 1.4, "built": {"recall": 0.99, "imbalance": 1.0}}
+    built = {"recall": 0.99, "imbalance": 1.0, "vectors": 100}
+    index = {"recall": 0.97, "imbalance": 1.4, "vectors": 150, "built": built}
+    assert drift(index, Limits(0.03, growth=1.2)) == "its vectors grew from 100 to 150"
     assert not drift(index, Limits(0.03, 1.5))
     assert drift(index, Limits(0.01, 1.5)) == "recall@300 fell from 0.99 to 0.97"
     assert drift(index, Limits(0.03, 1.3)) == "the imbalance of the lists rose from 1.0 to 1.4"
@@ -199,6 +201,15 @@ def test_what_cannot_be_updated_is_refused(root: Path, run_folder: Path, tmp_pat
         update(root, written(tmp_path, [{"item_id": "i001"}] * 2))
     assert (root / "current").resolve() == current
     assert not list(root.glob(".partial*"))
+
+
+def test_a_damaged_version_is_not_published_again(root: Path, tmp_path: Path) -> None:
+    index = (root / "current" / "index.faiss").resolve()
+    raw = bytearray(index.read_bytes())
+    raw[-20] ^= 1
+    index.write_bytes(raw)
+    with pytest.raises(ExportError, match=r"index.faiss: its bytes differ"):
+        update(root, written(tmp_path))
 
 
 def test_a_run_that_was_trained_again_is_refused(root: Path, run_folder: Path, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from data.batches import to_batch
 from exporting.golden import checkouts
 from exporting.source import item_ids, open_trained
 from models.candidates import SOURCES
-from models.inputs import KINDS, Query
+from models.inputs import KINDS, Catalog, Query
 from serving import Checkout, Event, Line, Recommender
 from serving import checkout as requests
 from serving import fill as serving_fill
+from serving.bundle import CATALOG
 from serving.encode import QUERY_FIELDS, Encoder
 from serving.store import NOTHING
 
@@ -32,6 +33,7 @@ def test_names_are_those_of_the_models() -> None:
     assert Query._fields == QUERY_FIELDS
     assert requests.KINDS == KINDS
     assert serving_fill.SOURCES == SOURCES
+    assert Catalog._fields == CATALOG
 
 
 def test_real_examples_encode_as_in_training(run_folder, shared: Recommender) -> None:

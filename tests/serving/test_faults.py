@@ -110,8 +110,7 @@ def test_a_stalled_stage_costs_no_answer_its_deadline_and_then_rests(
     time.sleep(breaker.rest)
     slate = answered(mine, checkout)
     assert (slate.tier, slate.reason) == ("ranked", "")
-    assert breaker.failures == 0
-    assert breaker.opened == 1
+    assert breaker.failures == breaker.lost == 0
 
 
 def test_a_part_that_throws_rests_and_comes_back(mine: Recommender, checkout: Checkout) -> None:
@@ -195,7 +194,35 @@ def test_a_breaker() -> None:
     breaker.worked()
     assert breaker.ready()
     assert breaker.ready()
-    assert breaker.opened == 1
+
+
+def test_a_breaker_counts_one_cause_once_and_waits_for_what_was_left_behind() -> None:
+    now = [0.0]
+    breaker = Breaker(limit=2, rest=1.0, now=lambda: now[0])
+    for _ in range(5):
+        now[0] += 0.01
+        breaker.failed(took=0.5)  # all were under way when the first failed
+    assert breaker.failures == 1
+    breaker.left()
+    now[0] = 1.0
+    breaker.failed(took=0.5)
+    now[0] = 9.0
+    assert not breaker.ready()  # a thread is still in there
+    breaker.returned()
+    assert breaker.ready()
+
+
+def test_a_stage_that_hangs_for_good_costs_one_thread_a_failure(
+    mine: Recommender, checkout: Checkout, stalled: Any
+) -> None:
+    part = stalled("ranker")
+    mine.stages.breakers["ranker"].rest = 0.01
+    for _ in range(3):
+        answered(mine, checkout)
+    for _ in range(10):
+        time.sleep(0.02)
+        assert "rests" in answered(mine, checkout).reason
+    assert part.calls == 3
 
 
 def test_every_stage_has_a_breaker(mine: Recommender) -> None:
