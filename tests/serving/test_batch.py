@@ -112,7 +112,7 @@ def test_a_batch_that_fails_is_answered_one_by_one(shared: Recommender, stage: s
     recommender = Recommender(replace(shared.bundle, **{stage: module}), shared.store)
     checkouts = some_checkouts(shared, 20)
     filtered = [bool(c.exclude) or c.categories is not None for c in checkouts]  # no part of a batch
-    assert 2 <= sum(filtered) <= 18
+    assert filtered.count(False) >= 2
     for slate, checkout, alone in zip(
         recommend_batch(recommender, checkouts), checkouts, filtered, strict=True
     ):

@@ -16,6 +16,7 @@ from serving.http.desk import Busy, Desk
 from serving.http.settings import Settings
 from tests.serving.services import BASKET, Client, Slow, serving, six, until
 
+NOW = 1_711_900_000  # Unix seconds
 SLATES = "/v1/recommendations"
 DEADLINE = 400.0  # ms: the machine may be busy
 SLACK = 0.15  # seconds by which a busy machine may be late
@@ -43,7 +44,7 @@ def test_one_at_a_time_is_ranked(client: Client) -> None:
 def test_overload_is_shed(client: Client) -> None:
     """60 at a time, of which 30 may be in flight and some 12 can be ranked in time."""
     six(client.post(SLATES, BASKET))
-    found = client.together(SLATES, [BASKET] * 60)
+    found = client.together(SLATES, [{**BASKET, "ts": NOW + 120 * k} for k in range(60)])  # none remembered
     tiers, seconds, refused = [], [], []
     for response, took in found:
         if response.status_code == 503:
@@ -72,8 +73,8 @@ def test_models_that_stall_are_left_to_themselves(client: Client) -> None:
     """The first requests wait as long as they may; those that follow are not given to stalled threads."""
     slow_ranker(client, 3.0)
     recommender = client.service.swap.recommender
-    recommender.expected["ranker"] = 0.0  # nobody knows of it
-    for response, took in client.together(SLATES, [BASKET] * 2):
+    recommender.stages.expected["ranker"] = 0.0  # nobody knows of it
+    for response, took in client.together(SLATES, [{**BASKET, "ts": NOW + 120 * k} for k in (70, 71)]):
         assert six(response)["tier"] in ("category", "popularity", "retrieval")
         assert took <= DEADLINE / 1e3 + SLACK
     slow_ranker(client, 0.0)
@@ -81,7 +82,8 @@ def test_models_that_stall_are_left_to_themselves(client: Client) -> None:
         response, took = client.together(SLATES, [BASKET])[0]
         assert six(response)["reason"] == "overloaded: the models would be too late"
         assert took < 0.2
-    until(lambda: client.post(SLATES, BASKET).json()["tier"] == "ranked")
+    again = {**BASKET, "ts": NOW + 120 * 72}
+    until(lambda: client.post(SLATES, again).json()["tier"] == "ranked")
 
 
 def test_a_slow_body_holds_nobody_up(client: Client) -> None:
