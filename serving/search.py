@@ -97,7 +97,8 @@ class ItemIndex:
             self.centroids = torch.from_numpy(first.T.copy())
 
     def search(self, queries: NDArray, k: int, allowed: NDArray | None = None) -> NDArray:
-        """The `k` nearest item rows of each query [B, D] float32, best first: [B, k] int64, -1 for none left.
+        """The `k` nearest item rows of each query [B, D] float32, best first: [B, k] int64, -1 where what was
+        searched holds no more.
 
         With `allowed` [N+1] bool only such rows are found, and -1 stands only behind all of them that are in
         the index. Raises ValueError for queries that are not finite or of another width, and for k < 1.
