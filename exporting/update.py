@@ -79,13 +79,13 @@ def update(
     if ledger.equals(before) and not rebuild:
         print(f"bundle: {folder} has these items already")
         return folder
+    settings = OmegaConf.create(about["export"].get("settings", {}))
+    if not {"index", "slate", "ranked", "verify"} <= settings.keys():
+        raise ExportError(f"{folder} was exported by an older release: export again, python export.py")
     with step("run"):
         trained = open_trained(run_of(about, run, tracking_uri))
         after = restocked(trained, item_tower(trained), ledger)
         moved = compared(folder, after, rows_of(after.items, ledger))
-    settings = OmegaConf.create(about["export"].get("settings", {}))
-    if not {"index", "slate", "ranked", "verify"} <= settings.keys():
-        raise ExportError(f"{folder} was exported by an older release: export again, python export.py")
 
     def index_in(target: Path) -> Indexed:
         pq.write_table(ledger, target / LEDGER)

@@ -92,8 +92,7 @@ def _ranked(recommender: Recommender, checkouts: Sequence[Checkout], policy: Pol
     starts, lengths = found.offsets.numpy()[:-1], np.diff(found.offsets.numpy())  # [B]
     real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # [B, C]
     padded = (_padded(part, real) for part in (item, purchase, spend))
-    allowed = [recommender.eligible.available] * len(checkouts)
-    columns = recommender.choose_rows(allowed, policy, *padded)  # [B, 6]
+    columns = recommender.choose_rows(bundle.available, policy, *padded)  # [B, 6]
     scored: list[Scored | None] = []
     for start, length, column in zip(starts, lengths, columns, strict=True):
         shown = start + column[column >= 0]

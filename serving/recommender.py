@@ -18,7 +18,6 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -215,8 +214,7 @@ class Recommender:
         shown = clock.run("slate", self._choose, allowed, policy, item, purchase.numpy(), spend.numpy())
         propensity = None
         if remembers and self.explore:
-            margin = None if self.margin is None else self.margin[item]
-            score = objective(purchase.numpy(), spend.numpy(), policy.revenue_weight, margin)
+            score = self._score(policy, item, purchase.numpy(), spend.numpy())
             shown, propensity = explored(shown, score, allowed[item], self.explore, self.rng)
         chances = [part.numpy()[shown] for part in (click, purchase, purchase * spend)]
         attempt.best = Scored("ranked", item[shown], mask[shown], *chances)._replace(propensity=propensity)
@@ -242,17 +240,20 @@ class Recommender:
         self, allowed: NDArray, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
     ) -> NDArray:
         """Positions of the candidates [n] that the policy shows, best first; fewer than six if n is."""
-        column = self.choose_rows([allowed], policy, item[None], purchase[None], spend[None])[0]
+        column = self.choose_rows(allowed, policy, item[None], purchase[None], spend[None])[0]
         return column[column >= 0]
 
     def choose_rows(
-        self, allowed: Sequence[NDArray], policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
+        self, allowed: NDArray, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray
     ) -> NDArray:
         """The same for n checkouts with candidates [n, C], padded by row 0: [n, 6], -1 for none."""
+        score = self._score(policy, item, purchase, spend)
+        return select(score, allowed[item], item, self.bundle.leaf, self.vectors, policy).column
+
+    def _score(self, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray) -> NDArray:
+        """What a policy orders by, of candidates of any shape."""
         margin = None if self.margin is None else self.margin[item]
-        score = objective(purchase, spend, policy.revenue_weight, margin)
-        eligible = np.stack([mine[rows] for mine, rows in zip(allowed, item, strict=True)])
-        return select(score, eligible, item, self.bundle.leaf, self.vectors, policy).column
+        return objective(purchase, spend, policy.revenue_weight, margin)
 
     def _search(self, vector: Tensor, checkout: Checkout, allowed: NDArray) -> Tensor:
         """[1, K] rows of what is near and may be shown, -1 behind the last."""
@@ -272,7 +273,7 @@ def among(catalog: tuple[Tensor, ...], allowed: NDArray) -> tuple[Tensor, ...]:
 
 
 def _keep_from_collector() -> None:
-    """Take all objects of the process out of garbage collection until it exits or the next load."""
+    """Take all objects that the process has now out of garbage collection until it exits."""
     gc.collect()
     gc.freeze()
     atexit.unregister(gc.unfreeze)
