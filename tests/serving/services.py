@@ -8,16 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
-
-from serving import Event
-from serving.store import Facts, facts_of
 
 ROOT = Path(__file__).parents[2]
 BASKET = {"basket": [{"item_id": "i001"}]}
@@ -80,54 +77,6 @@ def serving(app: FastAPI, ready: bool = True) -> Iterator[Client]:
         yield client
     finally:
         client.close()
-
-
-class Memory:
-    """A store in a dict."""
-
-    def __init__(self) -> None:
-        self.events: dict[str, list[Event]] = {}
-        self.profiles: dict[str, dict[str, str]] = {}
-        self.keys: set[tuple[str, str]] = set()
-        self.closed = False
-
-    def get(self, user_id: str) -> Facts:
-        events = sorted(self.events.get(user_id, []), key=lambda event: event.ts)
-        return facts_of(events, self.profiles.get(user_id, {}))
-
-    def append(
-        self,
-        user_id: str,
-        events: Sequence[Event],
-        profile: Mapping[str, str] | None = None,
-        key: str | None = None,
-    ) -> None:
-        if key is not None and (user_id, key) in self.keys:
-            return
-        self.keys |= {(user_id, key)} if key is not None else set()
-        self.events.setdefault(user_id, []).extend(events)
-        self.profiles.setdefault(user_id, {}).update(profile or {})
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Notes:
-    """A log in a list."""
-
-    def __init__(self) -> None:
-        self.slates: list[tuple[Any, Any, str]] = []
-        self.feedbacks: list[tuple[Any, ...]] = []
-        self.closed = False
-
-    def slate(self, checkout: Any, slate: Any, arm: str = "") -> None:
-        self.slates.append((checkout, slate, arm))
-
-    def feedback(self, *what: Any) -> None:
-        self.feedbacks.append(what)
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class Command:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from serving.http.app import create_app
 from serving.http.problems import Refused
 from serving.http.schema import CheckoutIn, Problem, RecommendationIn, SlateOut, checkout_of, events_of, read
 from serving.http.settings import Settings
-from tests.serving.services import BASKET, Client, Memory, Notes, serving, six, until
+from tests.serving.services import BASKET, Client, serving, six, until
 from tests.serving.test_recommender import CHECKOUTS
 
 SLATES, ORDERS, FEEDBACK = "/v1/recommendations", "/v1/checkouts", "/v1/feedback"
@@ -25,10 +26,12 @@ CLICK = {"kind": "click", "request_id": "r1", "item_id": "i001", "ts": 1_700_000
 
 
 @pytest.fixture(scope="module")
-def client(version: Path) -> Iterator[Client]:
+def client(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """With a store and a log that can be written to."""
-    with serving(create_app(Settings(version.parent, deadline_ms=LONG), Memory(), Notes())) as asked:
-        yield asked
+    folder = tmp_path_factory.mktemp("service")
+    asked = Settings(version.parent, str(folder / "store"), folder / "log", deadline_ms=LONG)
+    with serving(create_app(asked)) as started:
+        yield started
 
 
 def problem(response: Any, status: int) -> dict[str, Any]:
@@ -197,34 +200,43 @@ def test_a_checkout_that_is_recorded_counts_in_the_next_request(client: Client) 
     for _ in range(2):  # the second under the same id counts for nothing
         response = client.post(ORDERS, {**order, "profile": {"age": 30.0}})
         assert (response.status_code, response.json()) == (201, {"events": 20})
-    store = client.service.store
-    assert len(store.events[asked["user_id"]]) == 20
-    assert store.profiles[asked["user_id"]] == {"age": "30"}
+    known = client.service.store.get(asked["user_id"])
+    assert len(known.item_id) == 20
+    assert known.profile == {"age": "30"}
     after = six(client.post(SLATES, asked))
     assert all("buy_again" in item["sources"] for item in after["items"])
     assert client.number('sextet_store_appends_total{outcome="recorded"}') >= 2
 
 
-def test_slates_and_feedback_are_logged(client: Client) -> None:
-    log = client.service.log
-    slate = six(client.post(SLATES, {"user_id": "u001", **BASKET}))
-    checkout, shown, _ = log.slates[-1]
-    assert (checkout.user_id, shown.request_id) == ("u001", slate["request_id"])
-    bought = {**CLICK, "kind": "purchase", "request_id": slate["request_id"], "user_id": "u001", "value": 2.5}
-    assert client.post(FEEDBACK, bought).status_code == 202
-    assert log.feedbacks[-1] == ("purchase", slate["request_id"], "i001", CLICK["ts"], "u001", 2.5)
-    told = problem(client.post(FEEDBACK, {"kind": "click", "item_id": "i001"}), 422)
-    assert told["errors"][0]["field"] == "request_id"
+def test_slates_and_feedback_are_logged(version: Path, tmp_path: Path) -> None:
+    with serving(create_app(Settings(version.parent, log=tmp_path, deadline_ms=LONG))) as client:
+        slate = six(client.post(SLATES, {"user_id": "u001", **BASKET}))
+        bought = {**CLICK, "kind": "purchase", "request_id": slate["request_id"], "user_id": "u001"}
+        assert client.post(FEEDBACK, {**bought, "value": 2.5}).status_code == 202
+        told = problem(client.post(FEEDBACK, {"kind": "click", "item_id": "i001"}), 422)
+        assert told["errors"][0]["field"] == "request_id"
+    *shown, last = (
+        row for file in sorted(tmp_path.glob("*.parquet")) for row in pq.read_table(file).to_pylist()
+    )
+    assert [row["item_id"] for row in shown] == [item["item_id"] for item in slate["items"]]
+    assert {(row["user_id"], row["request_id"]) for row in shown} == {("u001", slate["request_id"])}
+    columns = ("kind", "request_id", "item_id", "ts", "user_id", "value")
+    logged = [last[name] for name in columns]
+    assert logged == ["purchase", slate["request_id"], "i001", CLICK["ts"], "u001", 2.5]
 
 
 def test_a_store_or_log_that_fails_costs_no_slate(version: Path) -> None:
-    class Broken(Memory, Notes):
+    class Broken:
         def get(self, *_: Any) -> Any:
             raise OSError("the disk is gone")
 
         append = slate = feedback = get
 
-    with serving(create_app(Settings(version.parent, deadline_ms=LONG), Broken(), Broken())) as broken:
+        def close(self) -> None:
+            pass
+
+    parts: list[Any] = [Broken(), Broken()]
+    with serving(create_app(Settings(version.parent, deadline_ms=LONG), *parts)) as broken:
         assert "the disk is gone" in six(broken.post(SLATES, {"user_id": "u001", **BASKET}))["reason"]
         for path, asked in ((ORDERS, {"user_id": "u", **BASKET}), (FEEDBACK, CLICK)):
             response = broken.post(path, asked)
