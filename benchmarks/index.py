@@ -240,7 +240,7 @@ def built(count: int, shards: int = 1) -> dict[str, Any]:
     return {
         "vectors": count,
         "shards": shards,
-        "build_s": round(seconds, 1),
+        "build_s": round(seconds, 3),
         "peak_rss_mb": round(peak),
         "int8_vectors_mb": round(packed.nbytes / 2**20),
         "index_mb": round(size / 2**20),
