@@ -92,7 +92,7 @@ def flat(query: Query, candidates: Candidates) -> tuple[Query, Candidates]:
     fields: dict[str, Tensor] = {}
     for part in ("history", "basket"):
         offsets = getattr(query, f"{part}_offsets")
-        position, lengths = gather_segments(offsets, owner)
+        position, _, lengths = gather_segments(offsets, owner)
         fields[f"{part}_offsets"] = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         for name, value in query._asdict().items():
             if name.startswith(part) and not name.endswith("offsets"):

@@ -163,8 +163,8 @@ def bought_together(tables: dict[int, Neighbours], items: int) -> Scorer:
                 continue
             table = tables[usable[-1]]
             line = (query.snapshot[checkout] == snapshot).nonzero()[:, 0]
-            position, lengths = gather_segments(table.offsets, query.basket_item[line])
-            row = checkout[line].repeat_interleave(lengths)
+            position, owner, _ = gather_segments(table.offsets, query.basket_item[line])
+            row = checkout[line][owner]
             total.index_put_((row, table.item[position]), table.score[position], accumulate=True)
         return proposed(total)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.embeddings import rows_int8
 from models.inputs import Candidates, Catalog, Query, days
 from models.jagged import (
+    best_in_segment,
     contains,
     gather_segments,
     group_sum,
@@ -104,32 +105,39 @@ class CandidateSources(nn.Module):
 
         # Buy again: own purchases by decayed count, the basket's at age zero.
         past = self.past(query, items)
-        mine, mine_rank = self.own(query, items, past)
+        bought, total = self.own(query, items, past)
+        mine, mine_rank = best(bought, total, items, max(self.buy_again, self.heard), count)
         own = mine_rank < self.buy_again
 
         # Recency: the shop's newcomers, and behind them what the user lately looked at.
         fresh = ((checkout * items).unsqueeze(1) + self.recent).flatten()
-        event, age, bought = past
-        seen, seen_weight = group_sum(event[~bought], torch.exp2(-age[~bought] / 7.0).unsqueeze(1))
-        old = ~contains(fresh.sort()[0], seen)
-        seen, seen_rank = best(seen[old], seen_weight[old, 0], items, self.recency)
+        event, age, kind = past
+        looked = (kind != 0).nonzero()[:, 0]
+        recency = torch.exp2(-age.index_select(0, looked) / 7.0)
+        seen, seen_weight = group_sum(event.index_select(0, looked), recency)
+        old = (~contains(fresh.sort()[0], seen)).nonzero()[:, 0]
+        seen, seen_rank = best(
+            seen.index_select(0, old), seen_weight.index_select(0, old), items, self.recency, count
+        )
 
         # Co-purchase: neighbours of the basket's items by summed affinity.
         pair, affinity = self.affinity(query, items)
-        together, together_rank = best(pair, affinity[:, 0], items, self.co_purchase)
+        together, together_rank = best(pair, affinity, items, self.co_purchase, count)
 
         # Collaborative: what buyers of the user's items also buy, of that what the user has not bought yet.
         peer, taste = self.taste(mine, mine_rank, items)
-        new = ~contains(mine, peer)
-        alike, alike_rank = best(peer[new], taste[new, 0], items, self.collaborative)
+        new = (~contains(bought, peer)).nonzero()[:, 0]
+        alike, alike_rank = best(
+            peer.index_select(0, new), taste.index_select(0, new), items, self.collaborative, count
+        )
 
         # Category: the bestsellers of the basket's leaf categories, those high in their list first.
-        position, lengths = gather_segments(self.leaf_offsets, catalog.leaf[query.basket_item])
-        start = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        position, line, lengths = gather_segments(self.leaf_offsets, catalog.leaf[query.basket_item])
+        start = (lengths.cumsum(0) - lengths).index_select(0, line)
         height = 1.0 / (1.0 + (torch.arange(position.numel(), device=ann.device) - start))
-        leaf_key = torch.repeat_interleave(paid, lengths) * items + self.leaf_items[position]
-        leaf, leaf_height = group_sum(leaf_key, height.unsqueeze(1))
-        similar, similar_rank = best(leaf, leaf_height[:, 0], items, self.category)
+        leaf_key = paid.index_select(0, line) * items + self.leaf_items.index_select(0, position)
+        leaf, leaf_height = group_sum(leaf_key, height)
+        similar, similar_rank = best(leaf, leaf_height, items, self.category, count)
 
         near = ann >= 0  # [B, K]
         hits = (checkout * items).unsqueeze(1) + self.popular
@@ -155,42 +163,44 @@ class CandidateSources(nn.Module):
         bits = torch.cat([torch.full_like(key, 1 << i) for i, key in enumerate(proposed)])
         merged, inverse = torch.unique(torch.cat(proposed), return_inverse=True)
         bitmask = torch.zeros_like(merged).index_add_(0, inverse, bits)
-        keep = catalog.available[merged % items]
+        keep = catalog.available.index_select(0, merged % items)
         if self.limit is not None:
             share = 1.0 / (60.0 + torch.cat(ranks).to(torch.float32))
             fused = torch.zeros_like(merged, dtype=torch.float32).index_add_(0, inverse, share)
             fused = fused.masked_fill(~keep, 0.0)
-            keep = keep & (rank_in_segment(merged // items, fused) < self.limit)
-        merged, bitmask = merged[keep], bitmask[keep]
+            keep = keep & (rank_in_segment(merged // items, fused, count) < self.limit)
+        kept = keep.nonzero()[:, 0]
+        merged, bitmask = merged.index_select(0, kept), bitmask.index_select(0, kept)
         segment, item = merged // items, merged % items
         vector = rows_int8(catalog.vectors, item)  # [ΣC, D]
-        score = (vector * query_vector[segment]).sum(1)
+        score = (vector * query_vector.index_select(0, segment)).sum(1)
         return Candidates(
             offsets_of(segment, count),
             item,
             bitmask,
             score,
-            lookup(pair, affinity, merged)[:, 0],
-            lookup(peer, taste, merged)[:, 0],
+            lookup(pair, affinity.unsqueeze(1), merged)[:, 0],
+            lookup(peer, taste.unsqueeze(1), merged)[:, 0],
         )
 
     def past(self, query: Query, items: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of all events their keys `checkout * items + item` [ΣH], days ago [ΣH], and if bought [ΣH] bool."""
+        """Of all events their keys `checkout * items + item` [ΣH], days ago [ΣH], and kinds [ΣH]."""
         history = segment_ids(query.history_offsets)  # [ΣH]
-        age = days((query.ts[history] - query.history_ts).clamp_min(0))
-        return history * items + query.history_item, age, query.history_kind == 0
+        age = days((query.ts.index_select(0, history) - query.history_ts).clamp_min(0))
+        return history * items + query.history_item, age, query.history_kind
 
     def own(self, query: Query, items: int, past: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Rising keys `checkout * items + item` [U] of what each user bought, the basket included; the rank
-        of each in its checkout by decayed count [U], 0 for the most frequent and recent. `past` as above."""
-        event, age, bought = past
+        """Rising keys `checkout * items + item` [U] of what each user bought, the basket included, and the
+        decayed count of each [U]. `past` as above."""
+        event, age, kind = past
+        bought = (kind == 0).nonzero()[:, 0]
         line = segment_ids(query.basket_offsets) * items + query.basket_item
-        weight = torch.cat([torch.exp2(-age[bought] / self.half_life), torch.ones_like(query.basket_price)])
-        mine, total = group_sum(torch.cat([event[bought], line]), weight.unsqueeze(1))
-        return mine, rank_in_segment(mine // items, total[:, 0])
+        decayed = torch.exp2(-age.index_select(0, bought) / self.half_life)
+        weight = torch.cat([decayed, torch.ones_like(query.basket_price)])
+        return group_sum(torch.cat([event.index_select(0, bought), line]), weight)
 
     def affinity(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
-        """Rising keys `checkout * items + item` [U] of what is bought with the basket; how much [U, 1]."""
+        """Rising keys `checkout * items + item` [U] of what is bought with the basket; how much [U]."""
         line = segment_ids(query.basket_offsets) * items + query.basket_item
         weight = torch.ones_like(query.basket_price)
         return spread(
@@ -198,29 +208,31 @@ class CandidateSources(nn.Module):
         )
 
     def taste(self, mine: Tensor, rank: Tensor, items: int) -> tuple[Tensor, Tensor]:
-        """Rising keys [U] of what is liked by those who bought what the user did; how much [U, 1].
+        """Rising keys [U] of what is liked by those who bought what the user did; how much [U].
 
-        `mine` and `rank` [n] as `own` gives them. A weight by rank and not by age, so that it means the same
-        to a user of many orders a week and to one of few a year.
+        `mine` [n] are keys of what the users bought and `rank` [n] the rank of each by decayed count; those
+        from PAST on are not heard. A weight by rank and not by age, so that it means the same to a user of
+        many orders a week and to one of few a year.
         """
-        heard = rank < self.heard
-        weight = (1.0 + rank[heard].to(torch.float32)).rsqrt()
-        return spread(mine[heard], weight, items, self.peer_offsets, self.peer_items, self.peer_scores)
+        heard = (rank < self.heard).nonzero()[:, 0]
+        weight = (1.0 + rank.index_select(0, heard).to(torch.float32)).rsqrt()
+        mine = mine.index_select(0, heard)
+        return spread(mine, weight, items, self.peer_offsets, self.peer_items, self.peer_scores)
 
 
 def spread(
     keys: Tensor, weight: Tensor, items: int, offsets: Tensor, neighbour: Tensor, score: Tensor
 ) -> tuple[Tensor, Tensor]:
     """From items to their neighbours: keys `checkout * items + item` [n] with a weight each [n] to the rising
-    keys of the same checkouts' neighbours [U] and their summed scores [U, 1]."""
+    keys of the same checkouts' neighbours [U] and their summed scores [U]."""
     item = keys % items
-    position, lengths = gather_segments(offsets, item)
-    near = torch.repeat_interleave(keys - item, lengths) + neighbour[position]
-    return group_sum(near, (score[position] * torch.repeat_interleave(weight, lengths)).unsqueeze(1))
+    position, owner, _ = gather_segments(offsets, item)
+    near = (keys - item).index_select(0, owner) + neighbour.index_select(0, position)
+    return group_sum(near, score.index_select(0, position) * weight.index_select(0, owner))
 
 
-def best(keys: Tensor, score: Tensor, items: int, limit: int) -> tuple[Tensor, Tensor]:
-    """Of keys `checkout * items + item` [n], the `limit` with the highest score of each checkout, and their
-    ranks there, 0 for the highest."""
-    rank = rank_in_segment(keys // items, score)
-    return keys[rank < limit], rank[rank < limit]
+def best(keys: Tensor, score: Tensor, items: int, limit: int, count: int) -> tuple[Tensor, Tensor]:
+    """Of rising keys `checkout * items + item` [n] of `count` checkouts, the `limit` with the highest score
+    of each, and their ranks there, 0 for the highest."""
+    position, rank = best_in_segment(keys // items, score, limit, count)
+    return keys.index_select(0, position), rank

@@ -108,7 +108,7 @@ def pool_int8(packed: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> 
 
 def rows_int8(packed: Tensor, rows: Tensor) -> Tensor:
     """Unpacked rows: uint8 [N, D+8], rows [n] → float32 [n, D]."""
-    return unpack_int8(packed[rows])
+    return unpack_int8(packed.index_select(0, rows))
 
 
 def pool_rows(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:

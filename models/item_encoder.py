@@ -118,6 +118,6 @@ def item_facts(
     rows: Tensor, catalog: Catalog, text: ItemText, price: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """The arguments of `ItemEncoder.forward` for item rows [U]; `price` [N+1] is the price table to use."""
-    position, lengths = gather_segments(text.offsets, rows)
+    position, _, lengths = gather_segments(text.offsets, rows)
     tokens = (text.token[position], lengths, text.weight[position])
     return rows, catalog.category[rows], catalog.brand[rows], price[rows], tokens

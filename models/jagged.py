@@ -10,6 +10,8 @@ from torch import Tensor
 def segment_ids(offsets: Tensor) -> Tensor:
     """[B+1] offsets to the segment of each value: [0, 2, 2, 5] → [0, 0, 2, 2, 2]."""
     lengths = offsets[1:] - offsets[:-1]
+    if lengths.numel() == 1:  # one request: five operations less
+        return torch.zeros([int(lengths[0])], dtype=torch.int64, device=offsets.device)
     return torch.repeat_interleave(torch.arange(lengths.numel(), device=offsets.device), lengths)
 
 
@@ -19,13 +21,15 @@ def offsets_of(segments: Tensor, count: int) -> Tensor:
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
-def gather_segments(offsets: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the values of the chosen segments, and the length of each: ([Σl], [n])."""
-    start = offsets[segments]
-    lengths = offsets[segments + 1] - start
-    ends = lengths.cumsum(0)
-    shift = torch.repeat_interleave(start - (ends - lengths), lengths)  # [Σl]
-    return torch.arange(shift.numel(), device=offsets.device) + shift, lengths
+def gather_segments(offsets: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of the values of the chosen segments [Σl], which of `segments` [n] each belongs to [Σl], and
+    the length of each [n]."""
+    start = offsets.index_select(0, segments)
+    lengths = offsets.index_select(0, segments + 1) - start
+    owner = torch.repeat_interleave(lengths)  # [Σl]
+    shift = start - (lengths.cumsum(0) - lengths)
+    position = torch.arange(owner.numel(), device=offsets.device) + shift.index_select(0, owner)
+    return position, owner, lengths
 
 
 def segment_sum(values: Tensor, segments: Tensor, count: int) -> Tensor:
@@ -34,9 +38,10 @@ def segment_sum(values: Tensor, segments: Tensor, count: int) -> Tensor:
 
 
 def group_sum(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct keys in rising order [U] and the sum of their rows [U, F]."""
+    """Distinct keys in rising order [U] and the sum of their values: [n] to [U], or [n, F] to [U, F]."""
     unique, inverse = torch.unique(keys, return_inverse=True)
-    return unique, segment_sum(values, inverse, unique.numel())
+    shape = [unique.numel()] + list(values.shape[1:])
+    return unique, values.new_zeros(shape).index_add_(0, inverse, values)
 
 
 def lookup(unique: Tensor, table: Tensor, keys: Tensor) -> Tensor:
@@ -44,26 +49,43 @@ def lookup(unique: Tensor, table: Tensor, keys: Tensor) -> Tensor:
     if unique.numel() == 0:
         return table.new_zeros([keys.numel(), table.shape[1]])
     position = torch.searchsorted(unique, keys).clamp_max(unique.numel() - 1)
-    return table[position] * (unique[position] == keys).unsqueeze(1)
+    return table.index_select(0, position) * (unique.index_select(0, position) == keys).unsqueeze(1)
 
 
 def contains(unique: Tensor, keys: Tensor) -> Tensor:
     """[n] bool: which of `keys` [n] are in sorted `unique` [U]."""
     if unique.numel() == 0:
         return torch.zeros_like(keys, dtype=torch.bool)
-    return unique[torch.searchsorted(unique, keys).clamp_max(unique.numel() - 1)] == keys
+    return unique.index_select(0, torch.searchsorted(unique, keys).clamp_max(unique.numel() - 1)) == keys
 
 
-def rank_in_segment(segments: Tensor, score: Tensor) -> Tensor:
-    """Rank of each value by falling score inside its segment, 0 first; ties by position: [n] int64."""
-    by_score = torch.argsort(score, descending=True, stable=True)
-    if score.numel() > 0 and bool(segments.min() == segments.max()):  # one request: a sort less
-        rank = torch.empty_like(by_score)
-        rank[by_score] = torch.arange(by_score.numel(), device=by_score.device)
-        return rank
-    order = by_score[torch.argsort(segments[by_score], stable=True)]
-    ordered = segments[order]
-    place = torch.arange(order.numel(), device=order.device)
+def rank_in_segment(segments: Tensor, score: Tensor, count: int = 0) -> Tensor:
+    """Rank of each value by falling score inside its segment, 0 first; ties by position: [n] int64.
+
+    `count` is the number of segments if it is known: one alone needs a sort less.
+    """
+    order, place = by_score(segments, score, count)
     rank = torch.empty_like(order)
-    rank[order] = place - torch.searchsorted(ordered, ordered)
+    rank[order] = place
     return rank
+
+
+def best_in_segment(segments: Tensor, score: Tensor, limit: int, count: int = 0) -> tuple[Tensor, Tensor]:
+    """Positions of the `limit` values of the highest score of each segment, best first, and their ranks
+    there. As `rank_in_segment` else."""
+    order, place = by_score(segments, score, count)
+    if count == 1:
+        return order[:limit], place[:limit]
+    kept = (place < limit).nonzero()[:, 0]
+    return order.index_select(0, kept), place.index_select(0, kept)
+
+
+def by_score(segments: Tensor, score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Positions of values by segment and falling score [n], and the rank of each in its segment [n]."""
+    order = torch.argsort(score, descending=True, stable=True)
+    place = torch.arange(order.numel(), device=order.device)
+    if count == 1:
+        return order, place
+    order = order[torch.argsort(segments[order], stable=True)]
+    ordered = segments[order]
+    return order, place - torch.searchsorted(ordered, ordered)

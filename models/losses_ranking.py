@@ -70,8 +70,8 @@ def lambda_loss(
 def favoured_pairs(gain: Tensor, segment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Positions (better, worse) [p] of all pairs of one checkout, both of some weight, one of more gain."""
     better = ((gain > 0) & (weight > 0)).nonzero()[:, 0]
-    worse, lengths = gather_segments(offsets_of(segment, segments(segment)), segment[better])
-    better = torch.repeat_interleave(better, lengths)
+    worse, owner, _ = gather_segments(offsets_of(segment, segments(segment)), segment[better])
+    better = better[owner]
     kept = (gain[worse] < gain[better]) & (weight[worse] > 0)
     return better[kept], worse[kept]
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.inputs import Query, days
-from models.jagged import segment_ids
+from models.inputs import Query
+from models.jagged import segment_ids, segment_sum
 
 
 class Purchases(NamedTuple):
@@ -32,34 +32,37 @@ class Purchases(NamedTuple):
     span: Tensor  # [B] float32, days since the user's first known purchase
 
 
-def purchases(query: Query) -> Purchases:
-    """What the users of B checkouts bought, their baskets last."""
-    bought = query.history_kind == 0
-    history = segment_ids(query.history_offsets)[bought]
+def purchases(query: Query, history: Tensor, age: Tensor) -> Purchases:
+    """What the users of B checkouts bought, their baskets last; `history` [ΣH] is the checkout of each event
+    and `age` [ΣH] its days before it."""
+    kept = (query.history_kind == 0).nonzero()[:, 0]
     paid = segment_ids(query.basket_offsets)
-    segment = torch.cat([history, paid])
-    order = torch.argsort(segment, stable=True)  # each basket behind its own history
-    segment = segment[order]
-    ts = torch.cat([query.history_ts[bought], query.ts[paid]])[order]
-    price = torch.cat([query.history_price[bought], query.basket_price])
-    quantity = torch.cat([query.history_quantity[bought], query.basket_quantity])
-    in_basket = torch.cat([torch.zeros_like(history), torch.ones_like(paid)])
-    age = days((query.ts[segment] - ts).clamp_min(0))
+    segment = torch.cat([history.index_select(0, kept), paid])
+    segment, order = segment.sort(stable=True)  # each basket behind its own history
+    ts = joined(query.history_ts, query.ts.index_select(0, paid), kept, order)
+    price = joined(query.history_price, query.basket_price, kept, order)
+    quantity = joined(query.history_quantity, query.basket_quantity, kept, order)
+    age = joined(age, torch.zeros_like(query.basket_price), kept, order)
     new_trip = starts(segment) | starts(ts)
     trip = new_trip.to(torch.int64).cumsum(0)
     count = query.ts.numel()
     latest = torch.zeros_like(query.ts).scatter_reduce(0, segment, trip, "amax")
     return Purchases(
         segment=segment,
-        item=torch.cat([query.history_item[bought], query.basket_item])[order],
+        item=joined(query.history_item, query.basket_item, kept, order),
         age=age,
-        trips_ago=(latest[segment] - trip).to(torch.float32),
-        in_basket=in_basket[order].to(torch.float32),
-        quantity=quantity[order],
-        spend=(quantity * price)[order],
+        trips_ago=(latest.index_select(0, segment) - trip).to(torch.float32),
+        in_basket=(order >= kept.numel()).to(torch.float32),
+        quantity=quantity,
+        spend=quantity * price,
         new_trip=new_trip,
         span=torch.zeros([count], device=age.device).scatter_reduce(0, segment, age, "amax"),
     )
+
+
+def joined(of_history: Tensor, of_basket: Tensor, kept: Tensor, order: Tensor) -> Tensor:
+    """The `kept` events [n] of a column [ΣH] and a column of the baskets [ΣK], in `order` [n + ΣK]."""
+    return torch.cat([of_history.index_select(0, kept), of_basket]).index_select(0, order)
 
 
 def starts(values: Tensor) -> Tensor:
@@ -72,23 +75,24 @@ def starts(values: Tensor) -> Tensor:
 class Groups(NamedTuple):
     """Purchases of the same (checkout, id) pair side by side, still oldest first; U pairs."""
 
-    order: Tensor  # [P] int64, positions of the purchases, pair by pair
+    order: Tensor  # [n] int64, positions of the keys, pair by pair
     unique: Tensor  # [U] int64, the keys of the pairs, rising
-    owner: Tensor  # [P] int64, which pair, of the purchases in `order`
+    owner: Tensor  # [n] int64, which pair, of the keys in `order`
     youngest: Tensor  # [U] float32, days since the latest of them
     oldest: Tensor  # [U] float32
 
 
-def group(bought: Purchases, key: Tensor) -> Groups:
-    """Group purchases by `key` [P] = segment * ids + id."""
-    order = torch.argsort(key, stable=True)
-    ordered = key[order]
+def group(key: Tensor, age: Tensor) -> Groups:
+    """Group purchases, oldest first, by `key` [n] = segment * ids + id; `age` [n] in days."""
+    ordered, order = key.sort(stable=True)
     first = starts(ordered)
     owner = first.to(torch.int64).cumsum(0) - 1
     begin = first.nonzero()[:, 0]
     end = torch.cat([begin[1:], torch.full_like(begin[:1], ordered.numel())]) - 1
-    age = bought.age[order]
-    return Groups(order, ordered[begin], owner, age[end], age[begin])
+    age = age.index_select(0, order)
+    return Groups(
+        order, ordered.index_select(0, begin), owner, age.index_select(0, end), age.index_select(0, begin)
+    )
 
 
 # What `rhythm` tells of a pair, in this order.
@@ -98,8 +102,10 @@ RHYTHM = [
 ]  # fmt: skip
 
 
-def rhythm(bought: Purchases, groups: Groups, horizon: float) -> Tensor:
-    """How often and how regularly each pair was bought: [U, len(RHYTHM)], raw counts and days.
+def rhythm(bought: Purchases, order: Tensor, owner: Tensor, youngest: Tensor, horizon: float) -> Tensor:
+    """How often and how regularly each of U pairs was bought: [U, len(RHYTHM)], raw counts and days.
+
+    `order` [n] holds positions of purchases and `owner` [n] their pairs, as in Groups; `youngest` is [U].
 
     A pair's past answers the question that its label asks of the future. Walking through the user's known
     time, "was it bought within the next `horizon` days?" is true for min(gap, horizon) days before every
@@ -110,35 +116,30 @@ def rhythm(bought: Purchases, groups: Groups, horizon: float) -> Tensor:
         due_returns      share of the gaps that lasted as long as the present one and then ended within
                          the horizon: the hazard of returning now. Both are shrunk towards 0.2.
     """
-    pairs = groups.unique.numel()
-    age, owner = bought.age[groups.order], groups.owner
-    ago = bought.trips_ago[groups.order]
+    pairs = youngest.numel()
+    age, ago = bought.age.index_select(0, order), bought.trips_ago.index_select(0, order)
     begins = starts(owner)
     trip = (begins | starts(ago)).to(age.dtype)  # a visit counts once, however many lines it had
-    start = bought.span[bought.segment[groups.order]]
+    start = bought.span.index_select(0, bought.segment.index_select(0, order))
     before = torch.where(begins, start, age.roll(1))
     gap = before - age  # the first one from the user's first known purchase
     again = (~begins).to(age.dtype) * trip
-    lasted = again * (gap > groups.youngest[owner]).to(age.dtype)
-    ended = lasted * (gap <= groups.youngest[owner] + horizon).to(age.dtype)
+    present = youngest.index_select(0, owner)
+    lasted = again * (gap > present).to(age.dtype)
+    ended = lasted * (gap <= present + horizon).to(age.dtype)
     covered = gap.clamp_max(horizon)
-    columns = torch.stack(
-        [
-            trip, trip * torch.exp2(-ago / 8), trip * torch.exp2(-ago / 32), trip * (age <= 28),
-            trip * (age <= 112), covered, covered * torch.exp2(-age / 60), again,
-            again * (gap <= horizon), lasted, ended, again * gap, again * gap * gap,
-        ],
-        dim=1,
-    )  # fmt: skip
-    total = torch.zeros([pairs, columns.shape[1]], device=age.device).index_add_(0, owner, columns)
+    facts = [
+        trip, trip * torch.exp2(-ago / 8), trip * torch.exp2(-ago / 32), trip * (age <= 28),
+        trip * (age <= 112), covered, covered * torch.exp2(-age / 60), again,
+        again * (gap <= horizon), lasted, ended, again * gap, again * gap * gap,
+    ]  # fmt: skip
+    total = segment_sum(torch.stack(facts).t().contiguous(), owner, pairs).t().contiguous()  # [13, U]
     last_trip = torch.full([pairs], 1e9, device=age.device).scatter_reduce(0, owner, ago, "amin")
-    mean_gap = total[:, 11] / total[:, 7].clamp_min(1)
-    spread = (total[:, 12] / total[:, 7].clamp_min(1) - mean_gap * mean_gap).clamp_min(0).sqrt()
-    return torch.stack(
-        [
-            total[:, 0], last_trip, total[:, 1], total[:, 2], total[:, 3], total[:, 4], total[:, 5],
-            total[:, 6], (total[:, 8] + 0.4) / (total[:, 7] + 2), (total[:, 10] + 0.4) / (total[:, 9] + 2),
-            spread / (mean_gap + 1),
-        ],
-        dim=1,
-    )  # fmt: skip
+    gaps = total[7].clamp_min(1)
+    mean_gap = total[11] / gaps
+    spread = (total[12] / gaps - mean_gap * mean_gap).clamp_min(0).sqrt()
+    told = [
+        total[0], last_trip, total[1], total[2], total[3], total[4], total[5], total[6],
+        (total[8] + 0.4) / (total[7] + 2), (total[10] + 0.4) / (total[9] + 2), spread / (mean_gap + 1),
+    ]  # fmt: skip
+    return torch.stack(told).t().contiguous()

@@ -17,7 +17,7 @@ from data.catalog import Neighbours, neighbours
 from models.candidates import CandidateSources
 from models.embeddings import rows_int8, unpack_int8
 from models.inputs import Candidates, Catalog, Outcomes, Query
-from models.jagged import lookup, offsets_of, segment_ids
+from models.jagged import lookup, offsets_of, rank_in_segment, segment_ids
 from models.two_tower import QueryTower
 from training.labels import Rule, label
 from training.retrieval import nearest
@@ -179,15 +179,16 @@ def with_shown(
         return found
     score = (rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
     pair, affinity = sources.affinity(query, items)
-    peer, taste = sources.taste(*sources.own(query, items, sources.past(query, items)), items)
+    bought, total = sources.own(query, items, sources.past(query, items))
+    peer, taste = sources.taste(bought, rank_in_segment(bought // items, total), items)
     keys, order = torch.cat([known, more]).sort()
     return Candidates(
         offsets=offsets_of(keys // items, count),
         item=keys % items,
         source=torch.cat([found.source, torch.zeros_like(more)])[order],
         score=torch.cat([found.score, score])[order],
-        affinity=torch.cat([found.affinity, lookup(pair, affinity, more)[:, 0]])[order],
-        taste=torch.cat([found.taste, lookup(peer, taste, more)[:, 0]])[order],
+        affinity=torch.cat([found.affinity, lookup(pair, affinity.unsqueeze(1), more)[:, 0]])[order],
+        taste=torch.cat([found.taste, lookup(peer, taste.unsqueeze(1), more)[:, 0]])[order],
     )
 
 

@@ -36,6 +36,8 @@ class SplitLinear(nn.Module):
         """Outputs `start` to `stop` (exclusive) of the layer alone: [ΣC, stop - start]."""
         weight, bias = self.of_candidate.weight[start:stop], self.of_candidate.bias[start:stop]
         checkout = F.linear(query, self.of_query.weight[start:stop], bias)  # [B, stop - start]
+        if checkout.shape[0] == 1:  # one request
+            return F.linear(candidate, weight, checkout[0])
         # In place: a step is bound by memory, and these are its largest tensors.
         return F.linear(candidate, weight).add_(checkout.index_select(0, segment))
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.jagged import contains, rank_in_segment
+from models.jagged import best_in_segment, contains, rank_in_segment
 
 PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 5)), max_size=40)
 
@@ -12,14 +12,17 @@ PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 5)), max_size=40)
 @given(PAIRS)
 def test_ranks_count_within_a_segment(pairs: list[tuple[int, int]]) -> None:
     """One segment alone takes a shorter way to the same ranks."""
-    for some in (pairs, [(2, score) for _, score in pairs]):
+    for some, count in ((pairs, 0), ([(0, score) for _, score in pairs], 1)):
         segments = torch.tensor([segment for segment, _ in some], dtype=torch.int64)
         score = torch.tensor([float(score) for _, score in some])
         expected = [
             sum(s == segment and (x > value or (x == value and j < i)) for j, (s, x) in enumerate(some))
             for i, (segment, value) in enumerate(some)
         ]
-        assert rank_in_segment(segments, score).tolist() == expected
+        assert rank_in_segment(segments, score, count).tolist() == expected
+        position, rank = best_in_segment(segments, score, 3, count)
+        assert [expected[i] for i in position] == rank.tolist()
+        assert sorted(position.tolist()) == [i for i, place in enumerate(expected) if place < 3]
 
 
 @given(st.sets(st.integers(-9, 9)), st.lists(st.integers(-9, 9), max_size=20))

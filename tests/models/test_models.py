@@ -38,7 +38,8 @@ def test_jagged_operations(lengths: list[int], seed: int) -> None:
     assert segments.tolist() == [i for i, n in enumerate(lengths) for _ in range(n)]
     assert offsets_of(segments, len(lengths)).tolist() == ends.tolist()
     chosen = torch.randint(0, len(lengths), [4], generator=g)
-    position, found = gather_segments(ends, chosen)
+    position, owner, found = gather_segments(ends, chosen)
+    assert owner.tolist() == [i for i, c in enumerate(chosen.tolist()) for _ in range(lengths[c])]
     assert position.tolist() == [p for c in chosen.tolist() for p in range(int(ends[c]), int(ends[c + 1]))]
     assert found.tolist() == [lengths[c] for c in chosen.tolist()]
     score = torch.randint(0, 4, segments.shape, generator=g).float()
