@@ -9,6 +9,7 @@ import torch
 from data.features import Attribute
 from exporting.lowering import Pipeline
 from exporting.source import Trained, item_ids, margins, queries
+from models.inputs import Candidates
 from serving.checkout import KINDS, Checkout, Event, Line
 from serving.golden import to_json
 from serving.search import ItemIndex
@@ -75,7 +76,7 @@ def golden(
     query = queries(examples)
     vector = pipeline.query_tower(query, catalog.vectors)
     ann = index.search(vector.numpy(), trained.cfg.retrieval.sources.ann)
-    found = pipeline.candidates(query, vector, torch.from_numpy(ann), catalog)
+    found = Candidates(*pipeline.candidates(query, vector, torch.from_numpy(ann), catalog))
     _, purchase, spend = pipeline.ranker(query, vector, found, catalog)
     bounds, items = found.offsets.tolist(), found.item.numpy()
     margin = known_margins(margins(trained))[items] if policy.margin else None

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from models.candidates import CandidateSources
 from models.embeddings import EmbeddingTables, Int8Tables, lower
+from models.inputs import Catalog, Query
 from models.ranker import Ranker, ScoringRanker
 from models.two_tower import QueryTower
 
@@ -48,6 +49,21 @@ class FloatTables(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
+class ServedSources(nn.Module):
+    """Candidates as a plain tuple: for a NamedTuple TorchScript makes a new Python class at every call."""
+
+    def __init__(self, sources: CandidateSources) -> None:
+        super().__init__()
+        self.sources = sources
+
+    def forward(
+        self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The fields of models.inputs.Candidates, in their order."""
+        found = self.sources(query, query_vector, ann, catalog)
+        return found.offsets, found.item, found.source, found.score, found.affinity, found.taste
+
+
 def lowered(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> Pipeline:
     """The eager modules as they serve: tables in core torch operators, evaluation mode.
 
@@ -59,7 +75,7 @@ def lowered(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> Pip
         if isinstance(tables, EmbeddingTables):
             setattr(ranker, name, lowered_tables(tables))
     ranker.position = None  # what is served is seen
-    return Pipeline(lowered_tower(tower), sources.eval(), ScoringRanker(ranker).eval())
+    return Pipeline(lowered_tower(tower), ServedSources(sources).eval(), ScoringRanker(ranker).eval())
 
 
 def lowered_tower(tower: QueryTower) -> QueryTower:

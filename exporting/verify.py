@@ -71,18 +71,14 @@ def parity(
     for place, request in enumerate(requests):
         encoded = recommender.encoder(request, NOTHING, request.ts or 0)
         vector = bundle.query_tower(encoded, bundle.catalog[-1])
-        found = bundle.candidates(
-            encoded,
-            vector,
-            recommender._search(vector, request, recommender.eligible(request)),
-            bundle.catalog,
-        )
+        near = recommender._search(vector, request, recommender.eligible(request))
+        found = Candidates(*bundle.candidates(encoded, vector, near, bundle.catalog))
         served = bundle.ranker(encoded, vector, found, bundle.catalog)
 
         query = queries(examples.slice(place, 1))
         wanted = tower(query, catalog.vectors)
         score = (rows_int8(catalog.vectors, found.item) * wanted[segment_ids(found.offsets)]).sum(1)
-        trained_scores = ranker(query, wanted, Candidates(*found)._replace(score=score), catalog)
+        trained_scores = ranker(query, wanted, found._replace(score=score), catalog)
         worst = torch.maximum(worst, _differences(served, trained_scores))
         pairs += found.item.numel()
         taken.append(recommender.recommend(request, deadline_ms=math.inf).timings["total"])

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serving.bundle import Found
 from serving.checkout import Checkout, Slate
 from serving.clock import finite, one_thread, reason_of
 from serving.encode import QUERY_FIELDS
@@ -84,7 +85,7 @@ def _ranked(recommender: Recommender, checkouts: Sequence[Checkout], policy: Pol
     query = collate([_encoded(recommender, checkout) for checkout in checkouts])
     vector = finite(bundle.query_tower, query, catalog[-1])  # [B, D]
     ann = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.ann))  # [B, K]
-    found = finite(bundle.candidates, query, vector, ann, catalog)
+    found = Found(*finite(bundle.candidates, query, vector, ann, catalog))
     click, purchase, spend = (
         part.numpy() for part in finite(bundle.ranker, query, vector, found, catalog)
     )  # [ΣC]

@@ -8,7 +8,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -41,6 +41,17 @@ class BundleError(RuntimeError):
         super().__init__(f"{file}: {reason}. To do: {remedy}.")
 
 
+class Found(NamedTuple):
+    """What `candidates` gives of B checkouts: the fields of models/inputs.Candidates."""
+
+    offsets: Tensor  # [B+1] int64
+    item: Tensor  # [ΣC] int64, rows
+    source: Tensor  # [ΣC] int64, bits of serving/fill.SOURCES
+    score: Tensor  # [ΣC] float32, inner product of query and item vector
+    affinity: Tensor  # [ΣC] float32
+    taste: Tensor  # [ΣC] float32
+
+
 @dataclass(frozen=True)
 class Bundle:
     """What a recommender needs, in memory. Rows are item rows; row 0 is the unknown item."""
@@ -49,7 +60,7 @@ class Bundle:
     version: str
     manifest: dict[str, Any]
     query_tower: Any  # (query, vectors) → [B, D]
-    candidates: Any  # (query, query vector, ANN rows [B, K], catalog) → candidates
+    candidates: Any  # (query, query vector, ANN rows [B, K], catalog) → the fields of Found
     ranker: Any  # (query, query vector, candidates, catalog) → three tensors [ΣC]
     index: ItemIndex
     catalog: tuple[Tensor, ...]  # in the order of models/inputs.Catalog, one snapshot

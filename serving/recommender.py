@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving import golden
-from serving.bundle import CATALOG, MANIFEST, Bundle, BundleError, open_bundle
+from serving.bundle import CATALOG, MANIFEST, Bundle, BundleError, Found, open_bundle
 from serving.cache import Cache, state
 from serving.checkout import Checkout, Slate
 from serving.clock import Clock, Skipped, Stages, finite, in_time, one_thread, reason_of
@@ -203,7 +203,7 @@ class Recommender:
             attempt.best = Scored("retrieval", near, np.ones(len(near), np.int64))
         if attempt.allowed is not bundle.available:  # else items that may not be shown take places
             catalog = among(catalog, attempt.allowed)
-        found = clock.run("candidates", finite, bundle.candidates, query, vector, ann, catalog)
+        found = Found(*clock.run("candidates", finite, bundle.candidates, query, vector, ann, catalog))
         if found.item.numel() == 0:
             raise Skipped("candidates: no source proposed anything")
         mask, score = found.source.numpy(), found.score.numpy()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from exporting.lowering import INT8_FROM, FloatTables, Pipeline, lowered, lowered_tables, save
 from models.candidates import CandidateSources
 from models.embeddings import Int8Tables
+from models.inputs import Candidates
 from models.jagged import offsets_of
 from models.query_attention import AttentionEncoder
 from models.query_encoder import MeanEncoder
@@ -96,7 +97,7 @@ def test_scripted_equals_eager(exported, seed: int, count: int, longest: int, ne
     ann = torch.randint(-1, ITEMS + 1, [count, near], generator=torch.Generator().manual_seed(seed))
     vector = eager.query_tower(query, catalog.vectors)
     torch.testing.assert_close(scripted.query_tower(tuple(query), catalog.vectors), vector)
-    found = eager.candidates(query, vector, ann, catalog)
+    found = Candidates(*eager.candidates(query, vector, ann, catalog))
     for theirs, ours in zip(
         scripted.candidates(tuple(query), vector, ann, tuple(catalog)), found, strict=True
     ):
