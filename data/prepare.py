@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import ibis.expr.types as ir
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -107,6 +108,10 @@ def _build(
             name: engine.keep(con, f"canonical_{name}", tables.conform(t, name, names[name]))
             for name, t in raw.items()
         }
+        until = splits.instant(data.get("until"), "until")
+        for name in ("orders", "events"):
+            if until is not None and name in conformed:
+                conformed[name] = known_before(conformed[name], until)
         if _inputs(files) != inputs:
             raise DataError("files came or went while they were read; prepare again")
         attributed = None
@@ -173,6 +178,11 @@ def _build(
         }
     shutil.rmtree(out / "spill", ignore_errors=True)
     return meta
+
+
+def known_before(rows: ir.Table, until: int) -> ir.Table:
+    """Canonical rows that were there, and known, before an instant (Unix seconds)."""
+    return rows.filter((rows.ts < until) & (rows.ingested_at.fill_null(0) < until))
 
 
 def _step(bar: tqdm, name: str) -> None:

@@ -61,13 +61,13 @@ def instants(
     days = horizon_days(horizon)
     given = {k: cfg.get(k) for k in Instants._fields}
     mature = checkouts.filter(checkouts.until <= log.end)
-    test_end = _instant(given["test_end"], "test_end")
+    test_end = instant(given["test_end"], "split.test_end")
     if test_end is None:
         test_end = log.end - days * DAY + 1 if days is not None else log.end + 1
-    test_start = _instant(given["test_start"], "test_start")
+    test_start = instant(given["test_start"], "split.test_start")
     if test_start is None:
         test_start = _from_end(con, mature.filter(mature.ts < test_end), cfg["test_share"], test_end)
-    validation_start = _instant(given["validation_start"], "validation_start")
+    validation_start = instant(given["validation_start"], "split.validation_start")
     if validation_start is None:
         before = mature.filter(mature.until <= test_start)
         validation_start = _from_end(con, before, cfg["validation_share"], test_start)
@@ -122,13 +122,17 @@ def _from_end(con: ibis.BaseBackend, t: ir.Table, share: float, otherwise: int) 
     return int(con.execute(t.order_by(t.ts.desc()).limit(1, offset=k - 1).ts.max()))
 
 
-def _instant(value: Any, name: str) -> int | None:
+def instant(value: Any, name: str) -> int | None:
+    """Unix seconds of a date or time of the config, UTC if it names no zone; None for null.
+
+    Raises DataError, which names the setting data.`name`, for what is no date.
+    """
     if value is None:
         return None
     try:
         stamp = datetime.fromisoformat(str(value))
     except ValueError as error:
-        raise DataError(f"data.split.{name} is '{value}', expected a date such as 2017-12-01") from error
+        raise DataError(f"data.{name} is '{value}', expected a date such as 2017-12-01") from error
     return int((stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp())
 
 

@@ -14,6 +14,7 @@ from data import prepare as module
 from data.catalog import item_features, neighbours
 from data.features import FeatureSchema
 from data.prepare import prepare
+from data.tables import DataError
 from tests.data.conftest import config, save
 from tests.data.shop import DAY, START, iso, make_shop
 
@@ -67,6 +68,23 @@ def test_a_folder_is_the_same_twice(shop: tuple[Path, dict[str, Any]]) -> None:
     for name in names:
         if name != "meta.json":  # it holds the seconds
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_a_log_read_until_an_instant_is_the_log_of_then(tmp_path: Path) -> None:
+    tables = make_shop(users=20, items=32, days=90, events=True)
+    until = START + 70 * DAY
+    now, then = tmp_path / "now", tmp_path / "then"
+    save(now, tables)
+    earlier = {name: [row for row in tables[name] if row["ts"] < iso(until)] for name in ("orders", "events")}
+    save(then, tables | earlier)
+    read = prepare(config(now, until=iso(until)))
+    expected = prepare(config(then))
+    names = [p.relative_to(expected) for p in expected.rglob("*.parquet")]
+    assert names
+    for name in names:
+        assert pq.read_table(read / name).equals(pq.read_table(expected / name)), name
+    with pytest.raises(DataError, match=r"data\.until is 'soon', expected a date"):
+        prepare(config(now, until="soon"))
 
 
 def test_schema_and_items(shop: tuple[Path, dict[str, Any]]) -> None:
