@@ -12,12 +12,14 @@ def open_store(uri: str | None, bundle: Path) -> Store | None:
 
     Raises OSError or ValueError for what is no store, ImportError for one whose client is missing.
     """
-    if uri is None:
-        found = [file for file in (bundle / "store.arrow", bundle.parent / "store.arrow") if file.is_file()]
-        if not found:
-            return None
-        uri = str(found[0])
-    return stores.open_store(uri)
+    found = exported_store(bundle) if uri is None else uri
+    return None if found is None else stores.open_store(found)
+
+
+def exported_store(bundle: Path) -> Path | None:
+    """The `store.arrow` of a bundle root, which may be given by one of its version folders."""
+    files = (bundle / "store.arrow", bundle.parent / "store.arrow")
+    return next((file for file in files if file.is_file()), None)
 
 
 def accepts_events(store: Store | None) -> bool:
