@@ -9,7 +9,7 @@ RUN := $(ENV)/bin/python
 STAMP := $(ENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo train export leaderboard bench gpu-check test test-all lint format lock clean
+.PHONY: help env demo shop train export leaderboard bench gpu-check test test-all lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,14 @@ demo: $(STAMP)  ## prepare, train, evaluate, export, and show slates for three r
 	$(RUN) train.py
 	$(RUN) export.py
 	$(RUN) demo.py
+
+shop: $(STAMP) bundle/current  ## a small shop to click through; without a bundle it makes a quick one
+	$(RUN) -m storefront
+
+# Some minutes on real data. Only where there is none: it is never made again.
+bundle/current: | $(STAMP)
+	[ -e artifacts/runs/latest ] || $(RUN) train.py experiment=quick
+	$(RUN) export.py
 
 train: $(STAMP)  ## train with the default config
 	$(RUN) train.py

@@ -80,16 +80,19 @@ def serving(app: FastAPI, ready: bool = True) -> Iterator[Client]:
 
 
 class Command:
-    """`python -m serving http` on a free port."""
+    """`python -m serving http`, or another service, on a free port."""
 
-    def __init__(self, bundle: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "serving", "http", "--bundle", str(bundle), "--port", "0"]
+    def __init__(self, bundle: Path, *arguments: str, module: Sequence[str] = ("serving", "http")) -> None:
+        command = [sys.executable, "-m", *module, "--bundle", str(bundle), "--port", "0"]
         self.process = subprocess.Popen(
             [*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().split(",")[0].strip()
-        assert self.url.startswith("http://"), self.url + self.process.stdout.read()
+        printed = ""
+        while not (line := self.process.stdout.readline()).startswith("http://"):
+            printed += line
+            assert line, printed
+        self.url = line.split(",")[0].strip()
         self.port = int(self.url.rpartition(":")[2])
         until(lambda: self.ask("GET", "/readyz")[0] == 200)
 
@@ -118,8 +121,8 @@ class Command:
 
 
 @contextmanager
-def command(bundle: Path, *arguments: str) -> Iterator[Command]:
-    started = Command(bundle, *arguments)
+def command(bundle: Path, *arguments: str, module: Sequence[str] = ("serving", "http")) -> Iterator[Command]:
+    started = Command(bundle, *arguments, module=module)
     try:
         yield started
     finally:

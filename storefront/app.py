@@ -1,0 +1,84 @@
+"""The service's application with a shop around it: the page, and what it reads beside the public routes."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from serving.bundle import read_arrow
+from serving.http.app import create_app
+from serving.http.problems import Refused, problem
+from serving.http.service import Service
+from serving.http.settings import Settings
+from storefront import shelves
+
+PAGE = Path(__file__).with_name("page")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+Limit = Annotated[int, Query(ge=1, le=50)]
+Text = Annotated[str, Query(max_length=100)]
+UserId = Annotated[str, Query(min_length=1, max_length=100)]
+
+
+def create_shop(settings: Settings, source: Path | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: with a store that can be written to and a log.
+        source: the exported `store.arrow`, whose users are the households to choose from; None: only guests.
+
+    Raises as `create_app`, and pyarrow.ArrowException for a `source` that is no Arrow file.
+    """
+    app = create_app(settings)
+    service: Service = app.state.service
+    households = shelves.households_of(None if source is None else read_arrow(str(source)))
+    opened = time.monotonic()
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html", headers=HEADERS)
+
+    @app.get("/shop/about", include_in_schema=False)
+    def about() -> dict[str, Any]:
+        bundle = service.recommender().bundle
+        # The shop's clock starts behind the last event of the data: as of today, all of it would be old.
+        start = bundle.manifest["data"]["window"]["end"] + 1
+        return {
+            "now": start + time.monotonic() - opened,
+            "bundle_version": bundle.version,
+            "items": int((bundle.fallback_rank >= 0).sum()),
+            "households": len(households),
+            "deadline_ms": settings.deadline_ms,
+        }
+
+    @app.get("/shop/items", include_in_schema=False)
+    def items(q: Text = "", limit: Limit = 8) -> list[dict[str, Any]]:
+        return shelves.search(service.recommender().bundle, q, limit)
+
+    @app.get("/shop/households", include_in_schema=False)
+    def some_households(starts: Text = "", limit: Limit = 8) -> list[dict[str, Any]]:
+        return shelves.some(households, starts, limit)
+
+    @app.get("/shop/orders", include_in_schema=False)
+    def orders(user_id: UserId, limit: Limit = 5) -> list[dict[str, Any]]:
+        assert service.store is not None
+        return shelves.orders(service.store.get(user_id), service.recommender().bundle, limit)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_parameter(_: Request, error: RequestValidationError) -> Response:
+        wrong = [
+            {"field": str(one["loc"][-1]), "pointer": "", "detail": one["msg"]} for one in error.errors()
+        ]
+        return problem(Refused(422, f"{wrong[0]['field']}: {wrong[0]['detail']}", wrong))
+
+    app.mount("/shop/page", StaticFiles(directory=PAGE))
+    return app
