@@ -12,11 +12,12 @@ from data.tables import DataError
 
 
 class Group(NamedTuple):
-    """A row group of one of the files; of the last one perhaps not all rows count."""
+    """Rows of a row group that are read."""
 
-    file: int
-    number: int
-    rows: int
+    file: int  # position in the list of files
+    number: int  # in that file
+    rows: int  # that are read
+    skipped: int  # before them
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -56,12 +57,13 @@ def column_names(path: Path) -> set[str]:
         return set(file.schema_arrow.names)
 
 
-def row_groups(files: list[Path], columns: list[str], stop: int | None = None) -> list[Group]:
-    """The row groups of the rows before `stop`, file by file.
+def row_groups(files: list[Path], columns: list[str], start: int = 0, stop: int | None = None) -> list[Group]:
+    """The row groups of the rows `start` to `stop` (exclusive), file by file.
 
     Raises DataError for columns that are missing or of another type than in the first file.
     """
     groups: list[Group] = []
+    begin = 0  # of a row group, in all rows
     schema: pa.Schema | None = None
     for f, path in enumerate(files):
         with opened(path) as file:
@@ -77,10 +79,11 @@ def row_groups(files: list[Path], columns: list[str], stop: int | None = None) -
                 )
         for g in range(meta.num_row_groups):
             rows = meta.row_group(g).num_rows
-            rows, left = (rows, None) if stop is None else (min(rows, stop), max(stop - rows, 0))
-            stop = left
-            if rows:
-                groups.append(Group(f, g, rows))
+            low = max(start - begin, 0)
+            high = rows if stop is None else min(stop - begin, rows)
+            if low < high:
+                groups.append(Group(f, g, high - low, low))
+            begin += rows
     return groups
 
 

@@ -34,8 +34,8 @@ class Stream(Generic[T]):
     """Iterates over the batches of a Parquet file, or of a folder of them.
 
     `decode` makes a batch of a table with `columns`; `batch_size` is the most rows of a global batch, which
-    the ranks share; only the rows before `stop` are read. Iterating yields one epoch and then moves on to the
-    next (`epoch` + 1). `state_dict` counts the batches that the consumer has received; after
+    the ranks share; only the rows `start` to `stop` are read. Iterating yields one epoch and then moves on to
+    the next (`epoch` + 1). `state_dict` counts the batches that the consumer has received; after
     `load_state_dict` the next iteration goes on behind them. `waited` is the seconds that the consumer waited
     for data, `rows_received` what it got: `training/progress.py` shows both.
 
@@ -53,6 +53,7 @@ class Stream(Generic[T]):
         shuffle: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        start: int = 0,
         stop: int | None = None,
     ) -> None:
         if not 0 <= rank < world_size <= batch_size:
@@ -62,7 +63,7 @@ class Stream(Generic[T]):
         self.files, self.columns, self.decode = parquet_files(Path(path)), columns, decode
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
-        self._groups = row_groups(self.files, columns, stop)
+        self._groups = row_groups(self.files, columns, start, stop)
         self.rows = sum(group.rows for group in self._groups)
         self.epoch, self.waited, self.rows_received = 0, 0.0, 0
         self._received = 0  # batches of this epoch that the consumer has
@@ -157,7 +158,9 @@ class Stream(Generic[T]):
         for group in groups:
             path = self.files[group.file]
             with opened(path) as file:
-                parts.append(read_group(file, path, group.number, self.columns).slice(0, group.rows))
+                parts.append(
+                    read_group(file, path, group.number, self.columns).slice(group.skipped, group.rows)
+                )
         return pa.concat_tables(parts).combine_chunks()
 
 

@@ -45,9 +45,15 @@ N = TypeVar("N", bound=NamedTuple)
 
 
 def shard(
-    module: nn.Module, learning_rate: float, device: torch.device, sharding: str = "auto"
+    module: nn.Module,
+    learning_rate: float,
+    device: torch.device,
+    sharding: str = "auto",
+    weights: dict[str, Tensor] | None = None,
 ) -> DistributedModelParallel:
     """Fuse row-wise Adagrad into every table of `module`, shard the tables, replicate the rest.
+
+    Sharded tables are drawn anew; `weights`, whole tensors by name, are what to start from instead.
 
     `sharding` is auto (TorchRec's planner decides), table_wise, column_wise or row_wise. A table too narrow
     to be cut into columns is not cut. Raises ConfigError for another word.
@@ -64,7 +70,10 @@ def shard(
         plan = _planned(module, sharders, device)
     else:
         plan = _uniform(module, sharders[0], device, sharding)
-    return DistributedModelParallel(module, device=device, plan=plan, sharders=sharders)
+    model = DistributedModelParallel(module, device=device, plan=plan, sharders=sharders)
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
 
 
 class Even:

@@ -24,6 +24,8 @@ from training.labels import Labels, Rule, joined, label, sample_negatives
 from training.objective import task_losses
 from training.parallel import dense_parameters, moved, shard
 
+LEAST_STEPS = 20  # of the learning rate's schedule: with fewer it would rise in no step, and divide by that
+
 
 class RankerTask(pl.LightningModule):
     """One step: B checkouts with their candidates.
@@ -36,7 +38,7 @@ class RankerTask(pl.LightningModule):
         total_steps: after which the learning rate has come down to nothing.
         seed: what draws depend on, with the step.
         folder: of the run, for health.json.
-        sharding: of the tables over processes, see `training.parallel.shard`.
+        sharding, start: how tables lie in processes, and weights to start from (`training.parallel.shard`).
     """
 
     def __init__(
@@ -50,12 +52,13 @@ class RankerTask(pl.LightningModule):
         seed: int,
         folder: Path,
         sharding: str = "auto",
+        start: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.build = build
         self.frozen = (tower, catalog)  # a tuple, so that Lightning does not take the tower for its own
         self.rule, self.settings, self.total_steps, self.seed = rule, settings, total_steps, seed
-        self.folder, self.sharding = folder, sharding
+        self.folder, self.sharding, self.start = folder, sharding, start
         self.weights = [1.0, 1.0, settings.value_weight]  # of the tasks, as in TASKS
         self.model: Any = None  # a DistributedModelParallel, once configured
         self.losses: dict[str, Tensor] = {}  # of the step under way, by task
@@ -68,7 +71,8 @@ class RankerTask(pl.LightningModule):
             device = self.trainer.strategy.root_device
             tower, catalog = self.frozen
             self.frozen = (tower.to(device), moved(catalog, device))
-            self.model = shard(self.build(), self.settings.table_learning_rate, device, self.sharding)
+            rate = self.settings.table_learning_rate
+            self.model = shard(self.build(), rate, device, self.sharding, self.start)
             self.balance = make_balance(self.settings.balance, self.weights, self.shared())
 
     def shared(self) -> nn.Parameter | None:
@@ -81,7 +85,8 @@ class RankerTask(pl.LightningModule):
             groups.append({"params": balance, "weight_decay": 0.0})
         rate = self.settings.learning_rate
         optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4, fused=True)
-        decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, self.total_steps, pct_start=0.1)
+        steps = max(self.total_steps, LEAST_STEPS)
+        decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
     # The strategy saves the model alone.

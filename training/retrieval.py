@@ -32,10 +32,11 @@ class RetrievalTask(pl.LightningModule):
         catalog, text: facts of the items.
         price: [N+1] the price table that the item tower reads.
         probability: [N+1] chance that a drawn positive is this item, see `positive_probability`.
+        trained: [N+1] bool, items whose id was ever a positive, in this training or before.
         learning_rate, table_learning_rate: of AdamW and of the tables' row-wise Adagrad.
         user_dropout: share of checkouts whose user is hidden in training, so that the basket alone is
             understood too (DropoutNet, Volkovs et al. 2017, section 3).
-        sharding: of the tables over processes, see `training.parallel.shard`.
+        sharding, start: how tables lie in processes, and weights to start from (`training.parallel.shard`).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RetrievalTask(pl.LightningModule):
         text: ItemText,
         price: Tensor,
         probability: Tensor,
+        trained: Tensor,
         learning_rate: float,
         table_learning_rate: float,
         temperature: float,
@@ -53,23 +55,25 @@ class RetrievalTask(pl.LightningModule):
         user_dropout: float,
         seed: int,
         sharding: str = "auto",
+        start: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.build = build
         self.catalog, self.text, self.price, self.probability = catalog, text, price, probability
+        self.trained = trained
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.temperature, self.positives, self.uniform, self.seed = temperature, positives, uniform, seed
-        self.user_dropout, self.sharding = user_dropout, sharding
+        self.user_dropout, self.sharding, self.start = user_dropout, sharding, start
         self.model: Any = None  # a DistributedModelParallel, once configured
 
     def configure_model(self) -> None:
         if self.model is None:
             towers = self.build()
-            towers.item.trained.copy_(self.probability > 0)
             device = self.trainer.strategy.root_device
             self.catalog, self.text = moved(self.catalog, device), moved(self.text, device)
             self.price, self.probability = self.price.to(device), self.probability.to(device)
-            self.model = shard(towers, self.table_learning_rate, device, self.sharding)
+            self.model = shard(towers, self.table_learning_rate, device, self.sharding, self.start)
+            self.model.module.item.trained.copy_(self.trained)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         dense = dense_parameters(self.model)
@@ -141,10 +145,10 @@ def draw_positives(batch: Batch, limit: int) -> tuple[Tensor, Tensor]:
     return owner[kept], item[kept]
 
 
-def positive_probability(examples: Path, stop: int, items: int, limit: int) -> Tensor:
-    """Chance that a positive drawn by `draw_positives` from the first `stop` rows is each item: [items]."""
+def positive_probability(examples: Path, start: int, stop: int, items: int, limit: int) -> Tensor:
+    """Chance that a positive drawn by `draw_positives` from rows `start` to `stop` is each item: [items]."""
     drawn = torch.zeros(items, dtype=torch.float64)
-    for table in slices(examples, ["outcome_item", "outcome_purchase"], 0, stop, 65_536):
+    for table in slices(examples, ["outcome_item", "outcome_purchase"], start, stop, 65_536):
         lengths = torch.from_numpy(pc.list_value_length(table["outcome_item"]).to_numpy().astype("int64"))
         owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         item = torch.from_numpy(pc.list_flatten(table["outcome_item"]).to_numpy().astype("int64"))

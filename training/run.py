@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +16,6 @@ from data.catalog import item_features
 from data.features import FeatureSchema
 from data.parquet import count_rows, slices
 from data.prepare import prepare
-from data.splits import horizon_days
 from data.tables import DataError
 from models.inputs import Catalog, ItemText
 from models.two_tower import QueryTower
@@ -29,10 +26,11 @@ from training.labels import rule
 from training.parallel import build_and_load
 from training.ranker import RankerTask, predict
 from training.retrieval import RetrievalTask, encode_items, positive_probability
+from training.shares import enough_epochs, rows_for_retrieval, unseen_by_retrieval
 from training.trainer import BEST, fit
+from training.warm import Warm, learned_items, open_warm, starting_weights
 
 SLOTS = 6
-MOST_EPOCHS = 20  # however few checkouts there are
 LEAST_CHECKOUTS = 4  # both models need some
 
 
@@ -51,11 +49,12 @@ def run(cfg: DictConfig) -> Path:
     processes.join(cfg)
     pl.seed_everything(cfg.seed, verbose=False)
     prepared = open_prepared(processes.once(lambda: prepare(cfg)))
-    folder = train_retrieval(cfg, prepared)
+    warm = open_warm(cfg, prepared.folder)
+    folder = train_retrieval(cfg, prepared, warm)
     if cfg.stage != "retrieval":
         retrieval = folder
-        gathered = processes.once(lambda: gather_candidates(cfg, prepared, retrieval))
-        folder = train_ranker(cfg, prepared, retrieval, gathered)
+        gathered = processes.once(lambda: gather_candidates(cfg, prepared, retrieval, warm))
+        folder = train_ranker(cfg, prepared, retrieval, gathered, warm)
         if processes.rank() == 0:
             point_latest(cfg.paths.runs, folder)
             print(f"run: {folder}")
@@ -81,7 +80,7 @@ def open_prepared(folder: Path) -> Prepared:
     return Prepared(folder, meta, FeatureSchema.load(folder).sizes(), catalog, text)
 
 
-def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
+def train_retrieval(cfg: DictConfig, prepared: Prepared, warm: Warm | None = None) -> Path:
     """Train the two towers; leaves `weights.pt` and the int8 item vectors `vectors.pt`."""
     folder = stage_folder(
         cfg.paths.runs,
@@ -91,6 +90,7 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
         cfg.trainer.precision,
         cfg.seed,
         prepared.folder.name,
+        *([warm.name] if warm else []),
     )
     lock = hold(folder) if processes.rank() == 0 else None
     if processes.once(lambda: is_done(folder)):
@@ -99,18 +99,27 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared) -> Path:
     tags = {"stage": "retrieval", "data": prepared.folder.name}
     run_id = processes.once(lambda: tracking.start(cfg, folder, tags))
     file = prepared.folder / "examples" / "train.parquet"
-    early = share_of(count_rows(file), settings.share)  # its rows are in time order
+    first, early = rows_for_retrieval(file, settings.share, warm)
     build = partial(build_two_tower, cfg, prepared.sizes)
+    start = starting_weights(build, warm.towers, warm.rows) if warm else None
+    chance = positive_probability(file, first, early, prepared.sizes["items"], settings.positives)
+    trained = chance > 0 if warm is None else (chance > 0) | learned_items(warm)
     task = RetrievalTask(
-        build, prepared.catalog, prepared.text, training_price(prepared),
-        positive_probability(file, early, prepared.sizes["items"], settings.positives),
+        build, prepared.catalog, prepared.text, training_price(prepared), chance, trained,
         settings.learning_rate, settings.table_learning_rate, settings.temperature,
-        settings.positives, settings.uniform, settings.user_dropout, cfg.seed, cfg.trainer.sharding,
+        settings.positives, settings.uniform, settings.user_dropout, cfg.seed, cfg.trainer.sharding, start,
     )  # fmt: skip
     share: dict[str, Any] = {"rank": processes.rank(), "world_size": processes.world()}
     events = cfg.retrieval.model.query.max_events
     train = read_batches(
-        file, settings.batch_size, max_history=events, seed=cfg.seed, shuffle=True, stop=early, **share
+        file,
+        settings.batch_size,
+        max_history=events,
+        seed=cfg.seed,
+        shuffle=True,
+        start=first,
+        stop=early,
+        **share,
     )
     validation = read_batches(
         prepared.folder / "examples" / "validation.parquet", 512, max_history=events, **share
@@ -141,11 +150,6 @@ def training_price(prepared: Prepared) -> torch.Tensor:
     return prepared.catalog.price[max(last, 0)]
 
 
-def share_of(rows: int, share: float) -> int:
-    """How many rows retrieval learns from; at least one for it and one for the ranker."""
-    return min(max(round(rows * share), 1), rows - 1)
-
-
 def load_frozen(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> tuple[QueryTower, Catalog]:
     """The trained query tower over int8 item vectors, as it serves, and the catalog with those vectors."""
     towers = build_two_tower(cfg, prepared.sizes)
@@ -154,7 +158,7 @@ def load_frozen(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> tuple[Q
     return tower, prepared.catalog._replace(vectors=torch.load(retrieval / "vectors.pt"))
 
 
-def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> Path:
+def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path, warm: Warm | None = None) -> Path:
     """Candidates of the checkouts that the ranker learns from, and of validation and test."""
     folder = stage_folder(
         cfg.paths.runs,
@@ -174,7 +178,8 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
         examples = prepared.folder / "examples" / f"{split}.parquet"
         rows, start = count_rows(examples), 0
         if split == "train":
-            start = unseen_by_retrieval(examples, cfg.retrieval.train.share, prepared.meta["horizon"])
+            learned = rows_for_retrieval(examples, cfg.retrieval.train.share, warm)
+            start = unseen_by_retrieval(examples, *learned, prepared.meta["horizon"])
             start = max(start, rows - cfg.ranker.train.max_checkouts)
         found[split] = candidates.gather(
             cfg,
@@ -191,19 +196,9 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> P
     return folder
 
 
-def unseen_by_retrieval(examples: Path, share: float, horizon: str) -> int:
-    """The first training checkout after the horizon of the last one that retrieval learned from.
-
-    The gap is left out where it would cost more than half of what is left, as in a shop of few weeks.
-    """
-    ts = pq.read_table(examples, columns=["ts"])["ts"].to_numpy()
-    first = share_of(len(ts), share)
-    gap = (horizon_days(horizon) or 0) * 86_400
-    after = int(np.searchsorted(ts, ts[first - 1] + gap, side="right"))
-    return after if 2 * (len(ts) - after) >= len(ts) - first else first
-
-
-def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered: Path) -> Path:
+def train_ranker(
+    cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered: Path, warm: Warm | None = None
+) -> Path:
     """Train and calibrate the ranker; leaves `weights.pt`, the resolved config and pointers to the rest."""
     folder = stage_folder(
         cfg.paths.runs, "ranker", cfg.ranker, cfg.trainer.precision, cfg.seed, gathered.name
@@ -216,6 +211,7 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     run_id = processes.once(lambda: tracking.start(cfg, folder, tags))
     tower, catalog = load_frozen(cfg, prepared, retrieval)
     build = partial(build_ranker, cfg, prepared.sizes)
+    start = starting_weights(build, warm.ranker, warm.rows) if warm else None
     meaning = rule(prepared.meta)
     share: dict[str, Any] = {"rank": processes.rank(), "world_size": processes.world()}
     train = read_batches(
@@ -224,7 +220,9 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     validation = read_batches(gathered / "validation.parquet", 256, **share)
     epochs = enough_epochs(settings, len(train))
     steps = len(train) * epochs
-    task = RankerTask(build, tower, catalog, meaning, settings, steps, cfg.seed, folder, cfg.trainer.sharding)
+    task = RankerTask(
+        build, tower, catalog, meaning, settings, steps, cfg.seed, folder, cfg.trainer.sharding, start
+    )
     started = time.monotonic()
     metrics = fit(
         cfg, task, train, validation, folder, tracking.logger(cfg, run_id, "ranker"),
@@ -256,11 +254,6 @@ def train_ranker(cfg: DictConfig, prepared: Prepared, retrieval: Path, gathered:
     )
     lock.close()
     return folder
-
-
-def enough_epochs(settings: DictConfig, steps: int) -> int:
-    """`epochs` of so many steps each, or more of them until they make `least_steps`."""
-    return max(settings.epochs, min(MOST_EPOCHS, -(-settings.least_steps // steps)))
 
 
 def from_here(path: Path, folder: Path) -> str:

@@ -38,10 +38,11 @@ def test_a_folder_is_one_file_cut_into_several(
     assert all(0 < len(part) <= rows for part in found)
 
     def shuffled() -> list[list[int]]:
-        return list(Stream(folder, ["x"], lambda t: t["x"].to_pylist(), rows, shuffle=True, stop=stop))
+        part = {"start": start, "stop": stop}
+        return list(Stream(folder, ["x"], lambda t: t["x"].to_pylist(), rows, shuffle=True, **part))
 
     seen = shuffled()
-    assert sorted(x for part in seen for x in part) == list(range(min(stop, total)))
+    assert sorted(x for part in seen for x in part) == list(range(total))[start:stop]
     sizes = [len(part) for part in seen]
     assert max(sizes, default=0) - min(sizes, default=0) <= 1
     assert seen == shuffled()
