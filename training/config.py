@@ -76,10 +76,15 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
 
 
 def groups_of(config_name: str) -> set[str]:
-    """The groups that this config has a choice for."""
+    """The groups that this config, or one that it builds on, has a choice for."""
     config: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{config_name}.yaml"))
-    entries = config.get("defaults", [])
-    return {key for entry in entries if isinstance(entry, dict) for key in entry if " " not in key}
+    found: set[str] = set()
+    for entry in config.get("defaults", []):
+        if isinstance(entry, dict):
+            found |= {key for key in entry if " " not in key}
+        elif entry != "_self_":
+            found |= groups_of(entry)
+    return found
 
 
 def reference_config(config_name: str, chosen: list[str]) -> DictConfig:

@@ -16,6 +16,7 @@ from data.catalog import item_features
 from data.features import FeatureSchema
 from data.parquet import count_rows, slices
 from data.prepare import prepare
+from data.splits import SPLITS
 from data.tables import DataError
 from models.inputs import Catalog, ItemText
 from models.two_tower import QueryTower
@@ -158,7 +159,13 @@ def load_frozen(cfg: DictConfig, prepared: Prepared, retrieval: Path) -> tuple[Q
     return tower, prepared.catalog._replace(vectors=torch.load(retrieval / "vectors.pt"))
 
 
-def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path, warm: Warm | None = None) -> Path:
+def gather_candidates(
+    cfg: DictConfig,
+    prepared: Prepared,
+    retrieval: Path,
+    warm: Warm | None = None,
+    splits: tuple[str, ...] = SPLITS,
+) -> Path:
     """Candidates of the checkouts that the ranker learns from, and of validation and test."""
     folder = stage_folder(
         cfg.paths.runs,
@@ -167,6 +174,7 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path, warm
         cfg.retrieval.train.share,
         cfg.ranker.train.max_checkouts,
         retrieval.name,
+        splits,
     )
     lock = hold(folder)
     if is_done(folder):
@@ -174,7 +182,7 @@ def gather_candidates(cfg: DictConfig, prepared: Prepared, retrieval: Path, warm
     tower, catalog = load_frozen(cfg, prepared, retrieval)
     tables = candidates.related(prepared.folder, prepared.sizes["items"])
     found = {}
-    for split in ("train", "validation", "test"):
+    for split in splits:
         examples = prepared.folder / "examples" / f"{split}.parquet"
         rows, start = count_rows(examples), 0
         if split == "train":

@@ -1,0 +1,29 @@
+"""Retrain on today's log and publish what passes the gates: `python retrain.py`, configs/retrain.yaml."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from data.tables import DataError
+from training import console
+from training.config import ConfigError, check_values
+
+
+@hydra.main(config_path="configs", config_name="retrain", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    from exporting.source import ExportError  # after the config is known to be right: torch takes seconds
+    from retraining.run import retrain
+    from training.health import TrainingError
+
+    try:
+        check_values(cfg)
+        decision = retrain(cfg)
+    except (ConfigError, DataError, ExportError, TrainingError) as error:
+        sys.exit(f"error: {error}")
+    told = f"published {decision.published}" if decision.published else "kept what serves"
+    print(f"{told}: {decision.reason}", flush=True)
+
+
+if __name__ == "__main__":
+    console.start("retrain", main)

@@ -1,0 +1,66 @@
+"""Runs on the same checkouts of a log: what each would have shown, and what the households then bought."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluation import protocol, system
+from evaluation.baselines import popular
+from evaluation.jagged import Array
+from evaluation.metrics import predicted_over_observed
+from training.runs import Run
+
+SPLIT = "test"
+
+
+class Judged(NamedTuple):
+    """A run on the newest mature window: m checkouts after which something was bought, P candidates."""
+
+    run: str
+    users: Array  # [m]
+    ndcg: Array  # [m] NDCG@6, by p(purchase)
+    revenue: Array  # [m] spent inside the horizon on the six of the highest expected value
+    chance: Array  # [P] p(purchase)
+    ratio: float  # purchases predicted / observed over the candidates
+
+
+def judged(run: Run) -> Judged:
+    """Judge a run on the test split of its log."""
+    split, part = _window(run)
+    scored = system.score(run, SPLIT)
+    of_each = {
+        order: protocol.per_checkout(ranked, split, [part])["all"]
+        for order, ranked in system.orders(scored).items()
+    }
+    seen = system.observed(scored)
+    return Judged(
+        run.folder.name,
+        split.user[part.rows],
+        of_each["purchase"]["ndcg6"],
+        of_each["value"]["revenue6"],
+        seen.purchase,
+        predicted_over_observed(seen.bought, seen.purchase),
+    )
+
+
+def bestsellers(run: Run) -> Array:
+    """[m] NDCG@6 of the same six for everyone, in the same window: what any model must beat."""
+    split, part = _window(run)
+    ranked = popular(run.prepared.folder, split)
+    return protocol.per_checkout(ranked, split, [part])["all"]["ndcg6"]
+
+
+def _window(run: Run) -> tuple[protocol.Split, protocol.Slice]:
+    split = protocol.load_split(run.prepared.folder, SPLIT)
+    return split, protocol.slices(split)[0]
+
+
+def stability(before: Array, now: Array, bins: int = 10) -> float:
+    """Population stability index of two samples, over the deciles of the first (Siddiqi 2006, chapter 7)."""
+    edges = np.unique(np.quantile(before, np.linspace(0, 1, bins + 1)[1:-1]))
+    shares = [
+        (np.bincount(np.searchsorted(edges, sample), minlength=len(edges) + 1) + 0.5)
+        / (len(sample) + 0.5 * (len(edges) + 1))
+        for sample in (before, now)
+    ]
+    return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())

@@ -1,0 +1,197 @@
+"""One retraining: today's log → a challenger → gates → published, or kept back.
+
+    log ─ prepare ─▶ nothing new? ──────────────────────────────────▶ kept
+                       ╰▶ full, or from the champion's weights ─ train ─▶ challenger ─ export ─╮
+             champion's weights on today's log ─ judge ◀── the same window ──▶ judge ◀─────────┤
+                                                 ╰───────────── gates ──────────╯              │
+                                      kept, with the reason ◀─ fail ─┴─ pass ─▶ bundle/current ╯
+
+Every step leaves its result in one move and finds it again, so a retraining that is killed anywhere leaves
+the champion serving, and the next one goes on from there. `decisions.jsonl` in the bundle's root says what
+was decided, and why.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from data.prepare import prepare
+from exporting.run import export
+from retraining import registry
+from retraining.gates import gates, verdict
+from retraining.judge import bestsellers, judged
+from serving.bundle import BundleError, read_manifest, version_folder
+from serving.versions import point
+from training.config import CONFIGS, ConfigError
+from training.folders import read_done
+from training.refresh import refreshed
+from training.run import open_prepared, run
+from training.runs import open_run
+
+DAY = 86_400
+CHALLENGER = ".challenger"  # in the bundle's root, where no server looks
+DECISIONS = "decisions.jsonl"
+
+
+class Champion(NamedTuple):
+    """What serves now."""
+
+    version: str
+    run: Path
+    prepared: str  # name of the folder it learned from
+    full_end: int  # Unix seconds, the end of the log at its last full training
+
+
+class Decision(NamedTuple):
+    """What became of a retraining."""
+
+    published: str | None  # the version that serves now, if it is a new one
+    reason: str
+
+
+def retrain(cfg: DictConfig) -> Decision:
+    """Retrain on today's log and publish what passes the gates. See configs/retrain.yaml.
+
+    Raises DataError, ConfigError and ExportError as training and export do.
+    """
+    root = Path(cfg.bundle.dir)
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".retrain.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Decision(None, "another retraining of this bundle is under way")
+        return _retrain(cfg, root)
+
+
+def _retrain(cfg: DictConfig, root: Path) -> Decision:
+    prepared = open_prepared(prepare(cfg))
+    champion = serving_now(root, cfg)
+    if champion is not None:
+        registry.name_champion(cfg, champion.version)  # a kill may have come between publishing and this
+    if champion is not None and champion.prepared == prepared.folder.name:
+        return Decision(None, f"{champion.version} has learned from this log already")
+    mode = mode_of(cfg, champion, prepared.meta["window"]["end"])
+    print(f"retraining: {mode}", flush=True)
+    folder = run(settings_of(cfg, champion, mode))
+    if before := decided(root, folder.name):
+        return Decision(None, f"{folder.name} was judged on {before['at']}: {before['reason']}")
+    made = export(export_settings(cfg, folder, root / CHALLENGER))
+    challenger = open_run(folder)
+    mine = judged(challenger)
+    theirs = judged(open_run(refreshed(champion.run, cfg, prepared))) if champion else None
+    found = gates(mine, theirs, bestsellers(challenger), read_manifest(made), cfg.retrain.gates)
+    for gate in found:
+        print(f"  {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.found}", flush=True)
+    passed, reason = all(gate.passed for gate in found), verdict(found)
+    if passed:
+        publish(made, root)
+    line = {"version": made.name, "run": folder.name, "mode": mode, "published": passed, "reason": reason}
+    note(root, line | {"champion": champion and champion.version, "gates": [g._asdict() for g in found]})
+    registry.register(cfg, folder, made.name, reason)
+    if passed:
+        registry.name_champion(cfg, made.name)
+    return Decision(made.name if passed else None, reason)
+
+
+def serving_now(root: Path, cfg: DictConfig) -> Champion | None:
+    """What `current` names, if it can be read and its run is still there; None before the first bundle."""
+    try:
+        about = read_manifest(version_folder(root))
+    except BundleError:
+        return None
+    folder = Path(cfg.paths.runs) / about["run"]["folder"]
+    try:
+        prepared = (folder / read_done(folder)["prepared"]).resolve()
+        return Champion(about["version"], folder, prepared.name, _last_full(folder))
+    except FileNotFoundError:
+        return None
+
+
+def _last_full(folder: Path) -> int:
+    """The end of the log of the full training that a chain of warm starts goes back to."""
+    while (before := OmegaConf.load(folder / "config.yaml").warm.run) is not None:
+        folder = Path(before)
+    prepared = folder / read_done(folder)["prepared"]
+    return int(json.loads((prepared / "meta.json").read_text())["window"]["end"])
+
+
+def mode_of(cfg: DictConfig, champion: Champion | None, end: int) -> str:
+    """full or incremental, as `retrain.mode` and the age of the last full training say.
+
+    Raises ConfigError for another word, and for an incremental training without a champion.
+    """
+    mode = cfg.retrain.mode
+    if mode not in ("auto", "full", "incremental"):
+        raise ConfigError(f"retrain.mode={mode}: expected auto, full or incremental")
+    if mode == "incremental" and champion is None:
+        raise ConfigError(f"retrain.mode=incremental: {cfg.bundle.dir} has no bundle whose run is there")
+    if mode != "auto":
+        return mode
+    old = champion is None or end - champion.full_end >= cfg.retrain.full_every * DAY
+    return "full" if old else "incremental"
+
+
+def settings_of(cfg: DictConfig, champion: Champion | None, mode: str) -> DictConfig:
+    """The settings of the training: of train.yaml, with a warm start and smaller steps if incremental."""
+    if mode == "full" or champion is None:
+        return cfg
+    smaller = OmegaConf.load(CONFIGS / "experiment" / "incremental.yaml")
+    warm = OmegaConf.create({"warm": {"run": str(champion.run)}})
+    merged = OmegaConf.merge(cfg, smaller, warm)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def export_settings(cfg: DictConfig, folder: Path, root: Path) -> DictConfig:
+    """The settings of export.yaml for a challenger in `root`."""
+    root.mkdir(exist_ok=True)
+    names = {name: OmegaConf.to_container(cfg[name]) for name in ("index", "bundle", "verify", "mlflow")}
+    found = OmegaConf.create({**names, "run": str(folder)})
+    found.bundle.dir = str(root)
+    return found
+
+
+def publish(made: Path, root: Path) -> None:
+    """Put a challenger beside the other versions and let `current` name it; servers see all or nothing.
+
+    Its files are linked, not moved: a kill in between leaves the challenger for the next retraining.
+    """
+    if not (root / made.name).exists():
+        partial = root / f".publishing-{made.name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(made, partial, copy_function=os.link)
+        os.replace(partial, root / made.name)
+    store = made.parent / "store.arrow"
+    if store.exists():
+        beside = root / ".store.arrow"
+        beside.unlink(missing_ok=True)
+        os.link(store, beside)
+        os.replace(beside, root / "store.arrow")
+    point(root, made.name)
+
+
+def note(root: Path, line: dict[str, Any]) -> None:
+    """Add a line to the decisions."""
+    with (root / DECISIONS).open("a") as file:
+        file.write(json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **line}) + "\n")
+
+
+def decided(root: Path, run_name: str) -> dict[str, Any] | None:
+    """What was decided of a run before; None if nothing was, or if it was to publish and that did not end."""
+    file = root / DECISIONS
+    lines = file.read_text().splitlines() if file.is_file() else []
+    for line in reversed(lines):
+        try:
+            before = json.loads(line)
+        except ValueError:
+            continue  # a line that a kill cut off
+        if before["run"] == run_name:
+            return None if before["published"] else before
+    return None
