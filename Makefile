@@ -72,7 +72,7 @@ format: $(STAMP)  ## let ruff tidy the code
 lock:  ## resolve requirements/direct.in anew into requirements/lock.txt
 	rm -rf $(ENV)-lock && $(PYTHON) -m venv $(ENV)-lock
 	$(ENV)-lock/bin/python -m pip install --quiet -r requirements/direct.in
-	$(ENV)-lock/bin/python -m pip install --quiet --no-deps torchrec==1.8.0 fbgemm-gpu-cpu==1.8.0
+	$(ENV)-lock/bin/python -m pip install --quiet --no-deps torchrec==1.8.0 fbgemm-gpu-cpu==1.8.0 obp==0.4.1
 	$(ENV)-lock/bin/python -m pip freeze --all | grep -viE '^(torch|pip)( @|==)' | sort -f > requirements/lock.txt
 	rm -rf $(ENV)-lock
 
