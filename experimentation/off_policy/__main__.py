@@ -1,0 +1,134 @@
+"""`python -m experimentation.off_policy`: judge a bundle by a log, and check the estimators themselves."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.tables import DataError
+from evaluation.report.tables import text_table, write_json, write_text
+from experimentation.off_policy import check, log, open_bandit
+from experimentation.off_policy.judge import findings, judge, seen_at
+from experimentation.off_policy.page import page
+from experimentation.off_policy.replay import replay
+from serving import BundleError, Recommender, open_store
+from serving.bundle import open_bundle
+
+EPILOG = """\
+example: python -m experimentation.off_policy estimate --shop shop --bundle bundle/20260101T000000Z-ab
+`shop` holds orders, items and users as data=tables reads them, and the impression log as events/.
+exit codes: 0 estimated, 1 the bundle or the tables cannot be used, 2 wrong arguments"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, estimate, print and write. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experimentation.off_policy",
+        description="What a policy would have earned, from the log of another one.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "estimate", help="a bundle from an impression log", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    command.add_argument("--shop", type=Path, required=True, help="folder of the shop's tables")
+    command.add_argument("--bundle", type=Path, required=True, help="bundle root or version folder to judge")
+    command.add_argument(
+        "--store", help="event store that served, if its histories are others (default: what the tables say)"
+    )
+    command.add_argument("--champion", metavar="VERSION", help="judge by what it answered (default: by all)")
+    command.add_argument("--seen", type=_seen, help="p(seen | slot) by slot: 1,0.6,… (default: from the log)")
+    command.add_argument("--clip", type=float, help="largest weight (default: as they are)")
+    command = commands.add_parser("check", help="coverage of the intervals on simulated logs")
+    command.add_argument("--logs", type=int, default=300, help="default: 300")
+    commands.add_parser("open-bandit", help="random policy against BTS on the Open Bandit sample")
+    for command in commands.choices.values():
+        command.add_argument("--out", type=Path, default=Path("reports"), help="default: reports")
+    options = parser.parse_args(arguments)
+    return {"estimate": _estimate, "check": _check, "open-bandit": _open_bandit}[options.command](options)
+
+
+def _seen(text: str) -> np.ndarray:
+    seen = np.array([float(part) for part in text.split(",")])
+    if not (seen > 0).all():
+        raise argparse.ArgumentTypeError("expected numbers above 0, such as 1,0.6,0.5,0.4,0.3,0.3")
+    return seen
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    try:
+        served = open_store(options.store, create=False) if options.store else None
+        recommender = Recommender(open_bundle(options.bundle), served)
+        bundle = recommender.bundle
+        logged = log.read(options.shop, bundle.manifest, options.champion)
+        seen = seen_at(logged) if options.seen is None else options.seen
+        if len(seen) != logged.item.shape[1]:
+            raise ValueError(f"--seen has {len(seen)} numbers, a slate has {logged.item.shape[1]} slots")
+    except (BundleError, DataError, OSError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    recommender.store = served or logged.store
+    new = replay(recommender, logged.checkouts)
+    judged = judge(logged, new, seen, options.clip)
+    tiers = ", ".join(f"{count:,} {tier}" for tier, count in new.tiers.most_common())
+    about = [
+        f"{len(logged.checkouts):,} logged checkouts of {len(np.unique(logged.user)):,} users; bundle "
+        f"{bundle.version} answered {tiers}.",
+        "Left out: " + "; ".join(f"{count:,} {why}" for why, count in logged.left_out.items()) + ".",
+        "p(seen | slot): " + ", ".join(f"{chance:.3f}" for chance in seen) + ".",
+    ]
+    said = findings(judged)
+    report = {
+        "bundle": bundle.version,
+        "champion": options.champion,
+        "checkouts": len(logged.checkouts),
+        "left_out": logged.left_out,
+        "tiers": dict(new.tiers),
+        "seen": seen.tolist(),
+        "clip": options.clip,
+        "health": {
+            name: {**state._asdict(), "supported": state.supported._asdict()}
+            for name, state in judged.health.items()
+        },
+        "warnings": judged.warnings,
+        "rows": judged.rows,
+    }
+    write_json(report, options.out / "off_policy.json")
+    title = f"Bundle {bundle.version}, before any shopper sees it"
+    write_text(options.out / "off_policy.html", page(judged, title, about, said))
+    print("\n".join(about), "", text_table(judged.rows), "", sep="\n")
+    for name, state in judged.health.items():
+        part = state.supported
+        print(
+            f"{name} weights: {state.effective:,.0f} effective of {state.sessions:,}, largest "
+            f"{state.largest:,.1f}, support {part.value:.1%} ({part.low:.1%} to {part.high:.1%})"
+        )
+    for name, lines in judged.warnings.items():
+        for line in lines:
+            print(f"warning: {name} weights: {line}")
+    print("", *said, f"\nwritten: {options.out / 'off_policy.html'}, off_policy.json", sep="\n")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    rows = check.check(options.logs)
+    write_json({"logs": options.logs, "rows": rows}, options.out / "bench_off_policy.json")
+    print(text_table(rows), f"\nwritten: {options.out / 'bench_off_policy.json'}", sep="\n")
+    return 0
+
+
+def _open_bandit(options: argparse.Namespace) -> int:
+    try:
+        rows = open_bandit.compare()
+    except ImportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    write_json(rows, options.out / "open_bandit.json")
+    print(text_table(rows), f"\nwritten: {options.out / 'open_bandit.json'}", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
