@@ -9,12 +9,11 @@ import numpy as np
 
 from data.tables import DataError
 from evaluation.report.tables import text_table, write_json, write_text
-from experimentation.off_policy import check, log, open_bandit
+from experimentation.off_policy import check, log, open_bandit, rehearsal
 from experimentation.off_policy.judge import findings, judge, seen_at
 from experimentation.off_policy.page import page
 from experimentation.off_policy.replay import replay
 from serving import BundleError, Recommender, open_store
-from serving.bundle import open_bundle
 
 EPILOG = """\
 example: python -m experimentation.off_policy estimate --shop shop --bundle bundle/20260101T000000Z-ab
@@ -40,27 +39,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_argument("--champion", metavar="VERSION", help="judge by what it answered (default: by all)")
     command.add_argument("--seen", type=_seen, help="p(seen | slot) by slot: 1,0.6,… (default: from the log)")
-    command.add_argument("--clip", type=float, help="largest weight (default: as they are)")
+    command.add_argument("--clip", type=_above_0, help="largest weight (default: as they are)")
     command = commands.add_parser("check", help="coverage of the intervals on simulated logs")
     command.add_argument("--logs", type=int, default=300, help="default: 300")
+    commands.add_parser("rehearse", help="the whole way on the simulated marketplace, beside the truth")
     commands.add_parser("open-bandit", help="random policy against BTS on the Open Bandit sample")
     for command in commands.choices.values():
         command.add_argument("--out", type=Path, default=Path("reports"), help="default: reports")
     options = parser.parse_args(arguments)
-    return {"estimate": _estimate, "check": _check, "open-bandit": _open_bandit}[options.command](options)
+    run = {"estimate": _estimate, "check": _check, "rehearse": _rehearse, "open-bandit": _open_bandit}
+    return run[options.command](options)
+
+
+def _above_0(text: str) -> float:
+    value = float(text)
+    if not 0 < value < np.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return value
 
 
 def _seen(text: str) -> np.ndarray:
-    seen = np.array([float(part) for part in text.split(",")])
-    if not (seen > 0).all():
-        raise argparse.ArgumentTypeError("expected numbers above 0, such as 1,0.6,0.5,0.4,0.3,0.3")
-    return seen
+    return np.array([_above_0(part) for part in text.split(",")])
 
 
 def _estimate(options: argparse.Namespace) -> int:
     try:
         served = open_store(options.store, create=False) if options.store else None
-        recommender = Recommender(open_bundle(options.bundle), served)
+        recommender = Recommender.load(options.bundle, served)
         bundle = recommender.bundle
         logged = log.read(options.shop, bundle.manifest, options.champion)
         seen = seen_at(logged) if options.seen is None else options.seen
@@ -116,6 +121,11 @@ def _check(options: argparse.Namespace) -> int:
     rows = check.check(options.logs)
     write_json({"logs": options.logs, "rows": rows}, options.out / "bench_off_policy.json")
     print(text_table(rows), f"\nwritten: {options.out / 'bench_off_policy.json'}", sep="\n")
+    return 0
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    rehearsal.rehearse(options.out)
     return 0
 
 

@@ -95,7 +95,7 @@ def health(weight: Array, seen: Array, user: Array, unclipped: Array | None = No
     The mean weight estimates how much of the new policy has support: in expectation it is 1 if all has.
     """
     whole = weight if unclipped is None else unclipped
-    mass, total = weight @ seen / seen.sum(), float((whole @ seen).sum() / seen.sum())
+    mass, every = (part @ seen / seen.sum() for part in (weight, whole))
     some = mass.any()
     return Health(
         sessions=len(weight),
@@ -103,8 +103,8 @@ def health(weight: Array, seen: Array, user: Array, unclipped: Array | None = No
         effective=float(mass.sum() ** 2 / (mass**2).sum()) if some else 0.0,
         largest=float(weight.max(initial=0.0)),
         share=float(mass.max() / mass.sum()) if some else 0.0,
-        supported=estimate(whole @ seen / seen.sum(), user),
-        clipped=1 - float(mass.sum()) / total if some else 0.0,
+        supported=estimate(every, user),
+        clipped=1 - float(mass.sum()) / float(every.sum()) if some else 0.0,
     )
 
 
@@ -142,8 +142,8 @@ def verdict(difference: Estimate, found: Health, bound: bool = False) -> str:
         bound: the estimate counts what has no support as nothing, as IPS does. Rewards are not negative, so
             what is better even then is better.
     """
-    if found.effective < LEAST or not (difference.low > 0 or difference.high < 0):
+    if found.effective < LEAST:
         return "not enough data"
     if found.supported.high < 1 - MISSING and not (bound and difference.low > 0):
         return "no support"
-    return "better" if difference.low > 0 else "worse"
+    return "better" if difference.low > 0 else "worse" if difference.high < 0 else "not enough data"

@@ -100,6 +100,7 @@ def _terms(
     got = logged.rewards[name]
     usual = got.sum() / (len(got) * seen.sum())  # where the bundle predicts nothing
     if_seen = np.where(np.isfinite(new.predicted[name]), new.predicted[name], usual)  # [n, K]
+    if_seen = if_seen * new.item.astype(bool)  # an empty slot earns nothing
     direct = if_seen @ seen
     same = logged.item[:, :, None] == new.item[:, None, :]
     predicted = seen * (same * if_seen[:, None, :]).sum(2)

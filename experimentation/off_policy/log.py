@@ -26,6 +26,7 @@ from data.sources import tables as source
 from data.tables import DataError
 from exporting.bundle import write_store
 from serving import Checkout, Line, Store, open_store
+from serving.slate import SLOTS
 
 Array = np.ndarray
 REWARDS = ("click", "purchase", "revenue")
@@ -33,7 +34,7 @@ UNKNOWN = np.nan
 
 
 class Logged(NamedTuple):
-    """n checkouts by time, with K slots each; a slot that stayed empty has item "" and propensity 1."""
+    """n checkouts by time, with K = SLOTS slots; one that stayed empty has item "" and propensity 1."""
 
     checkouts: list[Checkout]
     user: Array  # [n] str
@@ -181,7 +182,11 @@ def _logged(
     facts: Store, left_out: dict[str, int],
 ) -> Logged:  # fmt: skip
     place = {order: at for at, order in enumerate(checkouts)}
-    shape = (len(checkouts), 1 + max(slots["slot"].to_pylist()))
+    if (most := 1 + max(slots["slot"].to_pylist())) > SLOTS:
+        raise DataError(
+            f"the log has slates of {most} items, a bundle shows {SLOTS}: it cannot be judged by them"
+        )
+    shape = (len(checkouts), SLOTS)
     item, propensity, click = np.full(shape, "", object), np.ones(shape), np.full(shape, UNKNOWN)
     rewards: dict[str, Array] = defaultdict(lambda: np.zeros(shape))
     for row in slots.to_pylist():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.tables import DataError
 from experimentation.off_policy import log
 from experimentation.off_policy.__main__ import main
 from experimentation.off_policy.judge import findings, judge, seen_at, weigh
@@ -65,6 +66,16 @@ def test_the_log_is_what_was_shown_and_what_came_of_it(shop: Shop, logged: Logge
     own = lines[lines["order_id"] == logged.checkouts[0].order_id]
     assert basket == set(zip(own["item_id"], own["quantity"], strict=True))
     assert logged.checkouts[0].context == {"device": own["device"].iloc[0]}
+
+
+def test_what_the_bundle_learned_from_judges_nothing(shop: Shop, version: Path, logged: Logged) -> None:
+    manifest = read_manifest(version)
+    middle = logged.checkouts[len(logged.checkouts) // 2].ts
+    manifest["data"]["window"]["end"] = middle
+    later = log.read(shop.folder, manifest)
+    assert min(checkout.ts for checkout in later.checkouts) >= middle
+    assert sum(later.left_out.values()) + len(later.checkouts) == len(shop.slates)
+    assert later.left_out["before the end of the bundle's own data"] > len(logged.checkouts) // 3
 
 
 def test_histories_are_those_of_the_tables(shop: Shop, logged: Logged) -> None:
@@ -142,6 +153,12 @@ def test_a_new_bundle_is_estimated_and_what_is_unknown_is_said(
     page = (tmp_path / "off_policy.html").read_text()
     assert page.count("<svg") == len(log.REWARDS)
     assert all(escape(line) in page for line in report["warnings"]["slate"])
+    item = new.item.copy()
+    item[:, -1] = None  # a slot that stays empty
+    rows = {(r["reward"], r["estimator"]): r for r in judge(logged, new._replace(item=item), SEEN).rows}
+    assert rows["click", "direct"]["value"] == pytest.approx(
+        (new.predicted["click"][:, :-1] @ SEEN[:-1]).mean()
+    )
     clipped = judge(logged, new, SEEN, clip=2.0)
     assert clipped.health["position"].largest == 2.0
     assert any("clipping took " in line for line in clipped.warnings["position"])
@@ -153,7 +170,7 @@ def test_a_log_that_cannot_judge_is_refused(
     assert main(["estimate", "--shop", str(tmp_path), "--bundle", str(version)]) == 1
     assert "orders.parquet or orders.csv is missing" in capsys.readouterr().err
     command = ["estimate", "--shop", str(shop.folder), "--bundle", str(version)]
-    assert main([*command, "--champion", "nobody"]) == 1
-    assert "no logged checkout is left to judge by" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no logged checkout is left to judge by"):
+        log.read(shop.folder, read_manifest(version), champion="nobody")
     assert main([*command, "--seen", "1,0.5"]) == 1
     assert "--seen has 2 numbers, a slate has 6 slots" in capsys.readouterr().err
