@@ -50,7 +50,8 @@ SCHEMA = pa.schema(
         "sources": pa.list_(TEXT),
         "tier": TEXT,
         "bundle_version": TEXT,
-        "arm": TEXT,
+        "arm": TEXT,  # of the experiments (serving/assign.py)
+        "latency_ms": CHANCE,  # from arrival to the slate
         "value": pa.float64(),  # spent on the item, of a purchase
     }
 )
@@ -110,7 +111,7 @@ class ImpressionLog:
         """Log what is shown after a checkout, as of `checkout.ts`, else now. An empty slate leaves no row.
 
         Args:
-            arm: of an experiment.
+            arm: of an experiment, or of several (`serving.assign.Assigned.arms`).
         """
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         self._put(Shown(checkout.user_id, checkout.order_id, ts, slate, arm))
@@ -279,10 +280,11 @@ def rows(records: list[Shown | Feedback]) -> pa.RecordBatch:
             continue
         user, order, ts, slate, arm = record
         request, tier, version = slate.request_id, slate.tier, slate.bundle_version
+        latency = slate.timings.get("queue", 0.0) + slate.timings["total"]
         found += [
             (
                 request, user, order, item.item_id, ts, "impression", place, item.propensity, item.click,
-                item.purchase, item.value, item.sources, tier, version, arm, None,
+                item.purchase, item.value, item.sources, tier, version, arm, latency, None,
             )
             for place, item in enumerate(slate.items, start=1)
         ]  # fmt: skip

@@ -58,6 +58,7 @@ class Attempt:
     allowed: NDArray  # [N+1] bool
     policy: Policy
     clock: Clock
+    explore: float  # chance that the last slot explores
     best: Scored | None = None  # what the best tier that worked would show
     reasons: list[str] = field(default_factory=list)
 
@@ -130,6 +131,7 @@ class Recommender:
         deadline_ms: float = 100.0,
         revenue_weight: float | None = None,
         started: float | None = None,
+        explore: float | None = None,
     ) -> Slate:
         """Six distinct items that are available, in the categories asked for and not excluded, best first.
 
@@ -141,12 +143,14 @@ class Recommender:
                 A stage starts only if what is left covers what it takes, and is left behind when it is over.
             revenue_weight: from 0 (most purchases) to 1 (most revenue), as in serving.slate.Policy; None
                 for the bundle's own. Raises ValueError for anything else.
+            explore: chance that the last slot explores; None for the recommender's own.
         """
         if not isinstance(checkout, Checkout):
             raise TypeError(f"recommend takes a serving.Checkout, not a {type(checkout).__name__}")
         policy = self.policy_for(revenue_weight)
         clock = Clock(deadline_ms, self.stages, started)
-        attempt = Attempt(checkout, self.eligible(checkout), policy, clock)
+        chance = self.explore if explore is None else explore
+        attempt = Attempt(checkout, self.eligible(checkout), policy, clock, chance)
         late = clock.wait(self.pool, FILL_MS, partial(self._predict, attempt))
         best = attempt.best
         if best is None and checkout.user_id is not None:
@@ -190,7 +194,8 @@ class Recommender:
             frozenset(checkout.exclude),
             None if checkout.categories is None else frozenset(checkout.categories),
         )
-        if remembers and (slate := self.slates.get(asked)) is not None:
+        # What is drawn is drawn for every answer.
+        if remembers and not attempt.explore and (slate := self.slates.get(asked)) is not None:
             attempt.best = slate
             return
         vector = self.vectors_of.get(now) if remembers else None
@@ -213,13 +218,13 @@ class Recommender:
         item, allowed, policy = found.item.numpy(), attempt.allowed, attempt.policy
         shown = clock.run("slate", self._choose, allowed, policy, item, purchase.numpy(), spend.numpy())
         propensity = None
-        if remembers and self.explore:
+        if remembers and attempt.explore:
             score = self._score(policy, item, purchase.numpy(), spend.numpy())
-            shown, propensity = explored(shown, score, allowed[item], self.explore, self.rng)
+            shown, propensity = explored(shown, score, allowed[item], attempt.explore, self.rng)
         chances = [part.numpy()[shown] for part in (click, purchase, purchase * spend)]
         attempt.best = Scored("ranked", item[shown], mask[shown], *chances)._replace(propensity=propensity)
         if remembers and not reasons:
-            if not self.explore:  # what is drawn is drawn for every answer
+            if not attempt.explore:
                 self.slates.put(asked, attempt.best)
             self.vectors_of.put(now, vector)
             if checkout.user_id is not None:

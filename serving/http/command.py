@@ -42,6 +42,7 @@ def add_http(commands: Any) -> None:
     add("--api-key-file", type=Path, help="text file of API keys, one a line (default: no key is asked for)")
     add("--poll-seconds", type=float, default=OPTIONS.poll_s, help="between looks at `current`; default: 1")
     add("--explore", type=float, default=0.0, help="chance that the last slot explores (default: 0, never)")
+    add("--experiments", type=Path, metavar="FILE", help="A/B tests (serving/assign.py); needs --log")
     command.set_defaults(run=http)
 
 
@@ -53,7 +54,7 @@ def http(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         settings = Settings(
             options.bundle, options.store, options.log, options.api_key_file, options.deadline_ms,
             threads if options.threads is None else options.threads,
-            options.limit, options.max_body, options.poll_seconds, options.explore,
+            options.limit, options.max_body, options.poll_seconds, options.explore, options.experiments,
         )  # fmt: skip
         if options.workers < 1 or not 0 <= options.port < 65536:
             raise ValueError("--workers must be 1 or more, --port 0 to 65535")
@@ -84,11 +85,14 @@ def http(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 def check(settings: Settings) -> None:
     """Open and close what the settings name: better one line now than a worker that will not start."""
+    from serving import assign
     from serving.http.guard import read_keys
     from serving.http.parts import open_store
     from serving.impressions import ImpressionLog
 
     read_keys(settings.key_file)
+    if settings.experiments is not None:
+        assign.read(settings.experiments)
     store = open_store(settings.store, settings.bundle) if settings.store else None
     log = None if settings.log is None else ImpressionLog(settings.log)
     for part in (store, log):

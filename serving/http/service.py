@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from starlette.responses import JSONResponse, Response
 
+from serving import assign
 from serving.checkout import Checkout, Slate
 from serving.clock import reason_of
 from serving.http.body import JSON
@@ -44,6 +45,7 @@ class Answer(NamedTuple):
     checkout: Checkout
     slate: Slate
     body: bytes
+    arms: str
 
 
 class Service:
@@ -59,6 +61,7 @@ class Service:
         self.store = (
             open_store(settings.store, settings.bundle) if store is None and settings.store else store
         )
+        self.experiments = None if settings.experiments is None else assign.read(settings.experiments)
         self.desk = Desk(settings.threads, settings.limit, settings.deadline_ms)
         self.swap = Swap(settings.bundle, self._load, settings.poll_s, self._loaded)
         self.recording = 0
@@ -95,11 +98,11 @@ class Service:
             waited = 1e3 * (time.perf_counter() - arrived)
             checkout = checkout_of(read(RecommendationIn, body))
             left = 1e3 * (ends - time.perf_counter()) - MARGIN
-            return _answer(recommender, checkout, left, waited)
+            return self._answer(recommender, checkout, left, waited)
 
         def fallback(why: str) -> Answer:
             checkout = checkout_of(read(RecommendationIn, body))
-            return _answer(recommender, checkout, 0.0, 1e3 * (time.perf_counter() - arrived), why)
+            return self._answer(recommender, checkout, 0.0, 1e3 * (time.perf_counter() - arrived), why)
 
         try:
             answer = await self.desk.answer(models, fallback, arrived)
@@ -108,9 +111,20 @@ class Service:
             raise busy(f"overloaded: {error}") from None
         self.metrics.slate(answer.slate)
         if self.log is not None:
-            arm = "exploring" if recommender.explore else ""
+            arm = answer.arms or ("exploring" if recommender.explore else "")
             self._note(lambda log: log.slate(answer.checkout, answer.slate, arm))
         return Response(answer.body, media_type=JSON)
+
+    def _answer(
+        self, recommender: Recommender, checkout: Checkout, left_ms: float, waited_ms: float, why: str = ""
+    ) -> Answer:
+        mine = assign.Assigned()
+        if self.experiments is not None:
+            mine = assign.assigned(self.experiments, checkout.user_id)
+        weight, explore = mine.revenue_weight, mine.explore
+        slate = recommender.recommend(checkout, left_ms, revenue_weight=weight, explore=explore)
+        slate = replace(slate, timings={"queue": waited_ms, **slate.timings}, reason=why or slate.reason)
+        return Answer(checkout, slate, slate_json(slate), mine.arms)
 
     async def record(self, body: bytes) -> Response:
         """Note a checkout in the store; it is there when this returns."""
@@ -181,11 +195,3 @@ class Service:
         for opened in (self.log, self.store):
             if opened is not None:
                 await asyncio.to_thread(opened.close)
-
-
-def _answer(
-    recommender: Recommender, checkout: Checkout, left_ms: float, waited_ms: float, why: str = ""
-) -> Answer:
-    slate = recommender.recommend(checkout, left_ms)
-    slate = replace(slate, timings={"queue": waited_ms, **slate.timings}, reason=why or slate.reason)
-    return Answer(checkout, slate, slate_json(slate))

@@ -20,6 +20,7 @@ class Settings:
         max_body: bytes of a request's body.
         poll_s: seconds between two looks at `current`.
         explore: chance that the last slot of a slate explores, from 0 (never) to 1 (serving/explore.py).
+        experiments: TOML file of what runs (serving/assign.py); None for nothing. It needs a log.
     """
 
     bundle: Path
@@ -32,6 +33,7 @@ class Settings:
     max_body: int = 512 * 1024
     poll_s: float = 1.0
     explore: float = 0.0
+    experiments: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("limit", 1), ("max_body", 1024)):
@@ -42,5 +44,7 @@ class Settings:
             raise ValueError(f"--deadline-ms is {self.deadline_ms}: expected 1 to 60000")
         if not 0 <= self.explore <= 1:
             raise ValueError(f"--explore is {self.explore}: expected a share from 0 to 1")
+        if self.experiments is not None and self.log is None:
+            raise ValueError("--experiments needs --log: what is not logged cannot be analysed")
         if not self.poll_s > 0:
             raise ValueError(f"--poll-seconds is {self.poll_s}: expected more than 0")

@@ -35,7 +35,7 @@ def test_what_is_logged_is_read_back(tmp_path: Path) -> None:
     found = logged(tmp_path / "shop" / "events")
     nothing = dict.fromkeys(SCHEMA.names)
     shown = {"tier": "ranked", "bundle_version": "v7", "sources": ["ann", "buy_again"], "propensity": 0.5,
-             "expected_value": 1.5, "kind": "impression", "ts": TS}  # fmt: skip
+             "expected_value": 1.5, "kind": "impression", "ts": TS, "latency_ms": 1.0}  # fmt: skip
     for k in range(6):
         assert found[k] == nothing | shown | {
             "request_id": "r1", "user_id": "u1", "order_id": "o1", "item_id": f"i{k}", "position": k + 1,
