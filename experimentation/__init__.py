@@ -1,0 +1,1 @@
+"""A/B tests of what the service shows: planned and read from its impression log."""

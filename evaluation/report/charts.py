@@ -88,6 +88,12 @@ class Chart:
                     top = self.py(y) + (self.py(to_y) - self.py(y)) * step / 20
                     self.boxes.append((at - 1, top - 1, at + 1, top + 1))
 
+    def band(self, points: Sequence[tuple[float, float, float]]) -> None:
+        """What lies between low and high, of (x, low, high) values."""
+        corners = [(x, high) for x, _, high in points] + [(x, low) for x, low, _ in reversed(points)]
+        path = "L".join(f"{self.px(x):.1f} {self.py(y):.1f}" for x, y in corners)
+        self.parts.append(f'<path class="band" d="M{path}Z"/>')
+
     def dot(self, x: float, y: float, css: str, tip: str, radius: float = 4) -> None:
         """A dot that says `tip` under the pointer, and keeps labels away."""
         at, top = self.px(x), self.py(y)

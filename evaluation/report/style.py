@@ -37,7 +37,7 @@ svg text{fill:var(--soft)}svg text.axis,svg text.group{fill:var(--ink)}svg text.
 svg text.label{fill:var(--ink)}svg text.inside{fill:var(--paper);font-weight:600}
 svg .grid{stroke:var(--rule);stroke-width:1;fill:none}
 svg .zero{stroke:var(--soft);stroke-dasharray:3 3;fill:none}
-svg .line{fill:none;stroke-width:2}
+svg .line{fill:none;stroke-width:2}svg .band{fill:var(--bar);opacity:.75}
 svg .line.ours{stroke:var(--ours)}svg .line.rival{stroke:var(--rival)}svg .line.third{stroke:var(--third)}
 svg .line.other{stroke:var(--other)}svg .line.zero{stroke-width:1}
 svg circle.ours{fill:var(--ours)}svg circle.rival{fill:var(--rival)}svg circle.third{fill:var(--third)}
@@ -52,4 +52,7 @@ svg rect.share{fill:color-mix(in srgb,var(--ours) calc(var(--shade)*100%),var(--
 .example td{padding-top:.16rem;padding-bottom:.16rem}
 tr.bought td{color:var(--good);font-weight:600}
 .alarm{color:var(--bad);font-weight:600}
+.verdict{font-size:1.25rem;line-height:1.4;font-weight:600;border-left:.3rem solid var(--other);
+padding:.2rem 0 .2rem 1rem;margin:1.2rem 0;max-width:none}
+.verdict.good{border-color:var(--good)}.verdict.bad{border-color:var(--bad)}
 """

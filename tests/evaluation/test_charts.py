@@ -57,3 +57,10 @@ def test_intervals_and_shares():
     assert f"H{high:.1f}" in svg
     bars = [float(w) for w in re.findall(r'width="([\d.]+)" height', stacked([("a", [0.5, 0.5])], "gates"))]
     assert bars[0] == pytest.approx(bars[1], abs=0.11)
+
+
+def test_a_band_lies_between_low_and_high():
+    chart = Chart(Axis("x", 0, 10, ()), Axis("y", 0, 1, ()), width=182, height=160, right=20)
+    chart.band([(0, 0.25, 0.75), (10, 0.5, 1.0)])
+    corners = "M62.0 39.0L162.0 14.0L162.0 64.0L62.0 89.0Z"  # high from left to right, low back
+    assert f'<path class="band" d="{corners}"/>' in chart.svg("a chart")
