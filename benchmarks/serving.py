@@ -84,7 +84,7 @@ def requests(recommender: Any, count: int, seed: int = 0) -> list[Any]:
     baskets = rng.choice(sold, (count, 5))
     ids = recommender.bundle.item_id
     return [
-        Checkout(f"u{user}", [Line(ids[row]) for row in basket], ts=now)
+        Checkout(f"u{user}", [Line(ids[row].as_py()) for row in basket], ts=now)
         for user, basket in zip(users, baskets, strict=True)
     ]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from exporting import verify
-from exporting.bundle import building, items_table, manifest, publish, write_arrow, write_manifest
+from exporting.bundle import building, manifest, publish, write_arrow, write_items, write_manifest
 from exporting.golden import checkouts, golden
 from exporting.index import RECALL_AT, Measured, opened
 from exporting.lowering import lowered, save
@@ -63,7 +63,7 @@ def assemble(
             indexed = index_in(folder)
             index = ItemIndex(opened(indexed.files), trained.catalog.vectors.numpy(), indexed.effort)
         with step("items"):
-            write_arrow(items_table(trained), folder / "items.arrow")
+            write_items(trained, folder)
         with step("golden requests"):
             examples = sample(trained, ("test", "validation"), settings.verify.checkouts)
             schema = trained.schema

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from data.features import FeatureSchema
-from exporting.source import Trained, calibration
-from serving.bundle import FORMAT, MANIFEST, NO_CHECKSUM, manifest_checksum, sha256
+from exporting.source import ExportError, Trained, calibration
+from serving.bundle import FORMAT, MANIFEST, NO_CHECKSUM, NUMBERS, manifest_checksum, sha256
+from serving.item_rows import slots_of
 from serving.slate import Policy
 from serving.store_arrow import COLUMNS
 from serving.versions import point
@@ -52,42 +53,66 @@ def building(root: Path) -> Iterator[Path]:
 
 
 def write_arrow(table: pa.Table, file: Path) -> None:
-    """An Arrow IPC file, uncompressed so that it can be mapped into memory."""
+    """An Arrow IPC file with a record batch for each chunk, uncompressed so that it can be mapped."""
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
 
+def write_items(trained: Trained, folder: Path) -> None:
+    """`items.arrow`, and `item_rows.arrow`, by which ids are found in it (serving/item_rows.py).
+
+    Raises ExportError for an id that two items have.
+    """
+    items = items_table(trained)
+    try:
+        slots = slots_of(items["item_id"].combine_chunks())
+    except ValueError as error:
+        raise ExportError(f"{error}: give every item an id of its own and prepare again") from error
+    write_arrow(items, folder / "items.arrow")
+    write_arrow(pa.table({"row": slots}), folder / "item_rows.arrow")
+
+
 def items_table(trained: Trained) -> pa.Table:
-    """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the last snapshot."""
+    """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the last snapshot.
+
+    The columns are what serving reads in place (serving.bundle.NUMBERS), without nulls.
+    """
     raw, catalog = trained.items, trained.catalog
-    popularity, available = catalog.popularity[0].numpy(), catalog.available.numpy()
-    rank = np.full(len(available), -1, np.int32)
-    order = np.argsort(-popularity, kind="stable")
-    order = order[available[order]]
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    width = catalog.vectors.shape[1]
-    return pa.table(
-        {
-            **{c: raw[c].cast(pa.string()).fill_null("") for c in ("item_id", "title", "category", "brand")},
-            "price": pa.array(catalog.price[0].numpy(), pa.float32()),
-            "spend": pa.array(catalog.spend[0].numpy(), pa.float32()),
-            "margin": raw["margin"].cast(pa.float32()),
-            "available": pa.array(available),
-            "first_sold": pa.array(catalog.first_sold.numpy(), pa.int64()),
-            "popularity": pa.array(popularity, pa.float32()),
-            "lately": pa.array(catalog.lately[0].numpy(), pa.float32()),
-            "buyers": pa.array(catalog.buyers[0].numpy(), pa.float32()),
-            "category_codes": _fixed(catalog.category.numpy().astype(np.int32)),
-            "leaf": pa.array(catalog.leaf.numpy(), pa.int32()),
-            "brand_code": pa.array(catalog.brand.numpy(), pa.int32()),
-            "vector": _fixed(catalog.vectors.numpy().reshape(-1, width)),
-            "fallback_rank": pa.array(rank),
-        }
-    ).combine_chunks()
+    available, leaf = catalog.available.numpy(), catalog.leaf.numpy()
+    popular = np.argsort(-catalog.popularity[0].numpy(), kind="stable")
+    popular = popular[available[popular]]
+    rank = np.full(len(available), -1)
+    rank[popular] = np.arange(len(popular))
+    numbers = {
+        "price": catalog.price[0].numpy(),
+        "spend": catalog.spend[0].numpy(),
+        "margin": raw["margin"].cast(pa.float32()).to_numpy(),  # NaN for null
+        "available": available,
+        "first_sold": catalog.first_sold.numpy(),
+        "popularity": catalog.popularity[0].numpy(),
+        "lately": catalog.lately[0].numpy(),
+        "buyers": catalog.buyers[0].numpy(),
+        "category_codes": catalog.category.numpy(),
+        "leaf": leaf,
+        "brand_code": catalog.brand.numpy(),
+        "vector": catalog.vectors.numpy(),
+        "fallback_rank": rank,
+        "popular": _filled(popular, len(rank)),
+        "popular_by_leaf": _filled(popular[np.argsort(leaf[popular], kind="stable")], len(rank)),
+    }
+    words = {c: raw[c].cast(pa.string()).fill_null("") for c in ("item_id", "title", "category", "brand")}
+    columns = {name: _column(values.astype(NUMBERS[name])) for name, values in numbers.items()}
+    return pa.table(words | columns).combine_chunks()
 
 
-def _fixed(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+def _filled(rows: np.ndarray, count: int) -> np.ndarray:
+    """Item rows, and behind them zeros up to `count`."""
+    return np.pad(rows, (0, count - len(rows)))
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    flat = pa.array(values.reshape(-1))
+    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def write_store(prepared: Path, schema: FeatureSchema, file: Path) -> int:

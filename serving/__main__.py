@@ -249,7 +249,7 @@ def notes(recommender: Recommender, checkout: Checkout) -> list[str]:
     found = [
         f"item {line.item_id} is unknown"
         for line in checkout.basket
-        if line.item_id not in recommender.bundle.row_of
+        if not recommender.bundle.row_of(line.item_id)
     ]
     user, store = checkout.user_id, recommender.store
     if user is not None and store is None:

@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serving.item_rows import ItemRows
+from serving.mapped import Mapped
 from serving.search import Effort, ItemIndex, read_index
 
-FORMAT = 6
+FORMAT = 7
 MANIFEST = "manifest.json"
 # Of models/inputs.Catalog, in its order.
 CATALOG = (
@@ -28,7 +30,16 @@ CATALOG = (
 )  # fmt: skip
 MOVING = ("price", "spend", "popularity", "lately", "buyers")  # of models/inputs.Catalog, one snapshot
 MODULES = ("query_tower", "candidates", "ranker")
-FILES = (*(f"{name}.ts" for name in MODULES), "items.arrow", "golden.arrow")  # beside those of the index
+# Beside those of the index.
+FILES = (*(f"{name}.ts" for name in MODULES), "items.arrow", "item_rows.arrow", "golden.arrow")
+# Of items.arrow, as the modules and the slate read them; the others are strings.
+NUMBERS = {
+    **dict.fromkeys(("category_codes", "leaf", "brand_code", "first_sold"), np.int64),
+    "available": np.uint8,  # 0 or 1: Arrow's own booleans are bits
+    **dict.fromkeys((*MOVING, "margin"), np.float32),
+    "vector": np.uint8,
+    **dict.fromkeys(("fallback_rank", "popular", "popular_by_leaf"), np.int32),
+}
 NO_CHECKSUM = "0" * 64  # stands in the manifest while its own checksum is computed
 
 
@@ -54,7 +65,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a recommender needs, in memory. Rows are item rows; row 0 is the unknown item."""
+    """What a recommender needs. Rows are item rows; row 0 is the unknown item.
+
+    All that has a row per item lies in mapped files (serving/mapped.py): nothing of it is copied to load it.
+    """
 
     folder: Path
     version: str
@@ -64,15 +78,17 @@ class Bundle:
     ranker: Any  # (query, query vector, candidates, catalog) → three tensors [ΣC]
     index: ItemIndex
     catalog: tuple[Tensor, ...]  # in the order of models/inputs.Catalog, one snapshot
-    item_id: list[str]  # [N+1]
-    row_of: dict[str, int]  # item id → row, without row 0
+    item_id: pa.StringArray  # [N+1]
+    row_of: ItemRows  # item id → row, 0 for unknown
     title: pa.StringArray  # [N+1]
     category: pa.StringArray  # [N+1]
     price: NDArray  # [N+1] float32
     margin: NDArray  # [N+1] float32, share of the price that the shop keeps, NaN where unknown
     available: NDArray  # [N+1] bool
     leaf: NDArray  # [N+1] int64
-    fallback_rank: NDArray  # [N+1] int64, -1 where not available
+    fallback_rank: NDArray  # [N+1] int32, -1 where not available
+    popular: NDArray  # [n] int32, the available items by fallback rank
+    popular_by_leaf: NDArray  # [n] int32, the same by leaf category, and within one by fallback rank
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -91,14 +107,16 @@ def open_bundle(path: str | Path) -> Bundle:
             _read(folder / f"{name}.ts", lambda file: torch.jit.load(file).eval()) for name in MODULES
         )
     shards = {name: _read(folder / name, read_index) for name in parts}
-    items = _read(folder / "items.arrow", read_arrow)
-    _check_dims(folder, manifest, shards, items)
-    columns = {
-        name: _numbers(items[name]) for name in ("leaf", "brand_code", "first_sold", "margin", *MOVING)
-    }
-    available = np.array(items["available"].to_numpy(), dtype=np.bool_)
-    ids = items["item_id"].to_pylist()
-    packed = _matrix(items["vector"])
+    items = _read(folder / "items.arrow", Mapped)
+    _check_dims(folder, manifest, shards, items.batch)
+    item_id, title, category = _read(
+        folder / "items.arrow", lambda _: [items.text(name) for name in ("item_id", "title", "category")]
+    )
+    numbers: dict[str, NDArray] = _read(
+        folder / "items.arrow", lambda _: {name: items.numbers(name, NUMBERS[name]) for name in NUMBERS}
+    )
+    available = numbers["available"].view(np.bool_)
+    shown = int(np.count_nonzero(available))
     return Bundle(
         folder=folder,
         version=manifest["version"],
@@ -106,25 +124,25 @@ def open_bundle(path: str | Path) -> Bundle:
         query_tower=query_tower,
         candidates=candidates,
         ranker=ranker,
-        index=_searched(folder, manifest, list(shards.values()), packed),
+        index=_searched(folder, manifest, list(shards.values()), numbers["vector"]),
         catalog=(
-            torch.from_numpy(_matrix(items["category_codes"]).astype(np.int64)),
-            torch.from_numpy(columns["leaf"].astype(np.int64)),
-            torch.from_numpy(columns["brand_code"].astype(np.int64)),
-            torch.from_numpy(columns["first_sold"].astype(np.int64)),
+            *(torch.from_numpy(numbers[name]) for name in ("category_codes", "leaf", "brand_code")),
+            torch.from_numpy(numbers["first_sold"]),
             torch.from_numpy(available),
-            *(torch.from_numpy(columns[name].astype(np.float32)).unsqueeze(0) for name in MOVING),
-            torch.from_numpy(packed),
+            *(torch.from_numpy(numbers[name]).unsqueeze(0) for name in MOVING),
+            torch.from_numpy(numbers["vector"]),
         ),
-        item_id=ids,
-        row_of={item_id: row for row, item_id in enumerate(ids) if row},
-        title=items["title"].combine_chunks(),
-        category=items["category"].combine_chunks(),
-        price=columns["price"].astype(np.float32),
-        margin=columns["margin"].astype(np.float32),
+        item_id=item_id,
+        row_of=_read(folder / "item_rows.arrow", lambda file: ItemRows(item_id, _slots(file))),
+        title=title,
+        category=category,
+        price=numbers["price"],
+        margin=numbers["margin"],
         available=available,
-        leaf=columns["leaf"].astype(np.int64),
-        fallback_rank=_numbers(items["fallback_rank"]).astype(np.int64),
+        leaf=numbers["leaf"],
+        fallback_rank=numbers["fallback_rank"],
+        popular=numbers["popular"][:shown],
+        popular_by_leaf=numbers["popular_by_leaf"][:shown],
     )
 
 
@@ -204,7 +222,7 @@ def _read(file: Path, reader: Any) -> Any:
 
 
 def _check_dims(
-    folder: Path, manifest: dict[str, Any], shards: dict[str, faiss.Index], items: pa.Table
+    folder: Path, manifest: dict[str, Any], shards: dict[str, faiss.Index], items: pa.RecordBatch
 ) -> None:
     dim, rows = manifest["dims"]["vector"], manifest["dims"]["items"]
     if manifest["metric"] != "inner_product":
@@ -241,11 +259,5 @@ def _searched(
         raise BundleError(folder / MANIFEST, f"how to search the index: {error!r}", "export again") from error
 
 
-def _numbers(column: pa.ChunkedArray) -> NDArray:
-    return np.array(column.to_numpy())  # a copy: Arrow's memory is read-only
-
-
-def _matrix(column: pa.ChunkedArray) -> NDArray:
-    """A fixed-size list column as [N, size]."""
-    values = pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
-    return np.array(values.to_numpy()).reshape(len(column), column.type.list_size)
+def _slots(file: str) -> NDArray:
+    return Mapped(file).numbers("row", np.int32)

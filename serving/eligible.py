@@ -1,6 +1,6 @@
 """Which items may be shown to a checkout: available, in a category that is asked for, not excluded."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import lru_cache, partial
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from serving.checkout import Checkout
+from serving.item_rows import ItemRows
 
 CACHED = 64  # allow-lists of categories, a byte per item each
 
@@ -17,10 +18,10 @@ class Eligible:
     """`eligible(checkout)` → [N+1] bool, which may be shared: not to be changed.
 
     Args:
-        available: [N+1] bool. category: [N+1] paths a/b/c. row_of: item id → row.
+        available: [N+1] bool. category: [N+1] paths a/b/c. row_of: item id → row, 0 for unknown.
     """
 
-    def __init__(self, available: NDArray, category: pa.StringArray, row_of: Mapping[str, int]) -> None:
+    def __init__(self, available: NDArray, category: pa.StringArray, row_of: ItemRows) -> None:
         self.available, self.category, self.row_of = available, category, row_of
         # No method of this object: with a cache of it, it would refer to itself and outlive its bundle until
         # the garbage collector looks, which it does not at what a recommender has taken from it.
@@ -38,7 +39,7 @@ class Eligible:
 
     def excluded(self, item_ids: Collection[str]) -> list[int]:
         """Rows of ids; those that the bundle does not know are left out."""
-        return [row for row in (self.row_of.get(item_id, 0) for item_id in item_ids) if row]
+        return [row for row in self.row_of.many(item_ids) if row]
 
 
 def _within(available: NDArray, category: pa.StringArray, paths: frozenset[str]) -> NDArray:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving.checkout import Checkout, Line
+from serving.item_rows import ItemRows
 from serving.store import Facts, facts_of
 
 # The order in which the modules take a query.
@@ -33,11 +34,11 @@ class Encoder:
 
     Args:
         features: the feature schema of the manifest.
-        row_of: item id → item row.
+        row_of: item id → item row, 0 for unknown.
         price: [N+1] usual unit prices.
     """
 
-    def __init__(self, features: Mapping[str, Any], row_of: Mapping[str, int], price: NDArray) -> None:
+    def __init__(self, features: Mapping[str, Any], row_of: ItemRows, price: NDArray) -> None:
         self.max_history = int(features["max_history"])
         self.row_of = row_of
         self.price = price
@@ -48,7 +49,7 @@ class Encoder:
         """One checkout as the tuple QUERY_FIELDS, B = 1. `stored` gives the profile, and the history if the
         checkout has none of its own."""
         facts = stored if checkout.history is None else facts_of(checkout.history)
-        item = np.fromiter((self.row_of.get(i, 0) for i in facts.item_id), np.int64, len(facts.item_id))
+        item = np.array(self.row_of.many(facts.item_id), np.int64)
         before = np.flatnonzero(facts.ts < ts)  # what is not before the checkout was not known at it
         if before.size and (np.diff(facts.ts[before]) < 0).any():
             before = before[np.argsort(facts.ts[before], kind="stable")]
@@ -83,10 +84,10 @@ class Encoder:
         """Item rows, quantities and mean unit prices [K]: lines of one item are one line, as in training."""
         total: dict[str, tuple[float, float]] = {}
         for line in lines:
-            price = self.price[self.row_of.get(line.item_id, 0)] if line.price is None else line.price
+            price = self.price[self.row_of(line.item_id)] if line.price is None else line.price
             units, money = total.get(line.item_id, (0.0, 0.0))
             total[line.item_id] = (units + line.quantity, money + line.quantity * float(price))
-        paid = np.array([self.row_of.get(item_id, 0) for item_id in total], np.int64)
+        paid = np.array(self.row_of.many(total), np.int64)
         quantity = np.array([units for units, _ in total.values()], np.float32)
         unit_price = np.array([money / units for units, money in total.values()], np.float32)
         return paid, quantity, unit_price

@@ -1,5 +1,6 @@
-"""Popularity lists, made at load: what is shown when nothing better can answer in time."""
+"""Popularity lists, made at export: what is shown when nothing better can answer in time."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -12,26 +13,24 @@ class Popular:
     Args:
         rank: [N+1] rank by popularity among the available items, -1 for the others.
         leaf: [N+1] leaf category codes, 0 for unknown.
+        everything: [n] the available items by rank.
+        by_leaf: [n] the same by leaf, and within one by rank.
     """
 
-    def __init__(self, rank: NDArray, leaf: NDArray) -> None:
-        self.rank = rank
-        available = np.flatnonzero(rank >= 0)
-        self.everything = available[np.argsort(rank[available], kind="stable")].tolist()
-        self.leaf = leaf
-        ordered = np.asarray(self.everything, dtype=np.int64)
-        ordered = ordered[np.argsort(leaf[ordered], kind="stable")]
-        self._items = ordered.tolist()
-        self._offsets = np.searchsorted(leaf[ordered], np.arange(int(leaf.max(initial=0)) + 2))
+    def __init__(self, rank: NDArray, leaf: NDArray, everything: NDArray, by_leaf: NDArray) -> None:
+        self.rank, self.leaf, self.everything, self.by_leaf = rank, leaf, everything, by_leaf
 
-    def among(self, allowed: NDArray) -> list[int]:
+    def among(self, allowed: NDArray) -> NDArray:
         """The item rows of `allowed` [N+1] bool, by falling popularity."""
         rows = np.flatnonzero(allowed & (self.rank >= 0))
-        return rows[np.argsort(self.rank[rows], kind="stable")].tolist()
+        return rows[np.argsort(self.rank[rows], kind="stable")]
 
-    def of_category(self, leaf: int) -> list[int]:
+    def of_category(self, leaf: int) -> NDArray:
         """Item rows of a leaf category; none for the unknown one."""
-        return self._items[self._offsets[leaf] : self._offsets[leaf + 1]] if leaf > 0 else []
+        if leaf <= 0:
+            return self.by_leaf[:0]
+        first, behind = (side(self.by_leaf, leaf, key=self.leaf.item) for side in (bisect_left, bisect_right))
+        return self.by_leaf[first:behind]
 
     def like(self, rows: Iterable[int]) -> Iterator[int]:
         """Bestsellers of the leaf categories of `rows`: the first of each, then the second of each, ..."""
@@ -39,4 +38,4 @@ class Popular:
         for place in range(max(map(len, lists), default=0)):
             for items in lists:
                 if place < len(items):
-                    yield items[place]
+                    yield int(items[place])

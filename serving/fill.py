@@ -41,7 +41,7 @@ def fill(
     tiers: list[str] = []
 
     def take(tier: str, rows: Iterable[int], make: Callable[[int, int], Item]) -> None:
-        for place, row in enumerate(rows):
+        for place, row in enumerate(map(int, rows)):
             if len(items) == SLOTS:
                 return
             if row in taken or not allowed[row]:
@@ -53,7 +53,7 @@ def fill(
     if best is not None:
         take(best.tier, best.row.tolist(), partial(_scored_item, bundle, best))
     if len(items) < SLOTS:
-        seeds = (bundle.row_of.get(line.item_id, 0) for line in checkout.basket)
+        seeds = bundle.row_of.many(line.item_id for line in checkout.basket)
         take("category", popular.like(seeds), lambda _, row: _item(bundle, row, ("category",)))
         # Few are left under a filter: sooner sorted than looked for among all.
         every = popular.everything if checkout.categories is None else popular.among(allowed)
@@ -82,7 +82,7 @@ def _item(
 ) -> Item:  # fmt: skip
     title, category = bundle.title[row].as_py() or "", bundle.category[row].as_py() or ""
     return Item(
-        bundle.item_id[row],
+        bundle.item_id[row].as_py(),
         title,
         category,
         float(bundle.price[row]),

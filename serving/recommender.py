@@ -71,7 +71,7 @@ class Recommender:
         self.store = store
         self.encoder = Encoder(bundle.manifest["features"], bundle.row_of, bundle.price)
         self.eligible = Eligible(bundle.available, bundle.category, bundle.row_of)
-        self.popular = Popular(bundle.fallback_rank, bundle.leaf)
+        self.popular = Popular(bundle.fallback_rank, bundle.leaf, bundle.popular, bundle.popular_by_leaf)
         try:
             self.policy = Policy(**bundle.manifest["slate"])
             self.margin = known_margins(bundle.margin) if self.policy.margin else None

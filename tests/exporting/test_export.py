@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import exporting.assemble
+import exporting.bundle
 import exporting.run
 from exporting import verify
-from exporting.bundle import items_table, write_arrow, write_store
+from exporting.bundle import items_table, write_arrow, write_items, write_store
 from exporting.index import Measured
 from exporting.source import ExportError, find_run, open_trained
 from models.embeddings import unpack_int8
@@ -58,6 +59,18 @@ def test_items_match_the_catalog(run_folder: Path, version: Path) -> None:
     shown = np.flatnonzero(rank >= 0)
     assert set(shown) == set(np.flatnonzero(trained.catalog.available.numpy()))
     assert (np.diff(popularity[shown[np.argsort(rank[shown])]]) <= 0).all()
+    assert (rank[bundle.popular] == np.arange(len(shown))).all()
+    by_leaf = sorted(shown.tolist(), key=lambda row: (bundle.leaf[row], rank[row]))
+    assert bundle.popular_by_leaf.tolist() == by_leaf
+
+
+def test_an_id_of_two_items_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    trained = open_trained(run_folder)
+    ids = trained.items["item_id"].to_pylist()
+    twice = pa.array([*ids[:7], ids[3], *ids[8:]])
+    place = trained.items.column_names.index("item_id")
+    with pytest.raises(ExportError, match=rf"rows 3 and 7 have one item id, '{ids[3]}'.*prepare again"):
+        write_items(trained._replace(items=trained.items.set_column(place, "item_id", twice)), tmp_path)
 
 
 def test_the_index_answers_with_available_item_rows(version: Path) -> None:
@@ -167,7 +180,7 @@ def test_parity_sees_a_changed_catalog(run_folder: Path, root: Path, monkeypatch
         price = pa.array(np.array(table["price"].to_numpy()) * 2)
         return table.set_column(table.column_names.index("price"), "price", price)
 
-    monkeypatch.setattr(exporting.assemble, "items_table", doubled)
+    monkeypatch.setattr(exporting.bundle, "items_table", doubled)
     refused(run_folder, root, "differs from the training model|serving refuses")
 
 

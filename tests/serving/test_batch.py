@@ -25,7 +25,7 @@ NOW = 1_711_000_000
 def some_checkouts(recommender: Recommender, count: int = 200) -> list[Checkout]:
     """Users, guests, strangers, unknown items, empty baskets, own histories; all to none excluded."""
     rng = np.random.default_rng(3)
-    everything = [recommender.bundle.item_id[row] for row in recommender.popular.everything]
+    everything = recommender.bundle.item_id.take(pa.array(recommender.popular.everything)).to_pylist()
     names = [*everything, "?", "what?"]
 
     def any_of(most: int) -> list[str]:

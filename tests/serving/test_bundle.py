@@ -72,6 +72,24 @@ def test_items_that_do_not_fit_are_refused(copy: Path) -> None:
         Recommender.load(copy)
 
 
+def test_a_column_of_another_type_is_refused(copy: Path) -> None:
+    items = read_arrow(str(copy / "items.arrow"))
+    narrow = items["leaf"].cast(pa.int32())
+    write_arrow(items.set_column(items.column_names.index("leaf"), "leaf", narrow), copy / "new.arrow")
+    (copy / "new.arrow").replace(copy / "items.arrow")
+    reseal(copy)
+    with pytest.raises(BundleError, match=r"items.arrow: .*column leaf is int32, expected int64.*To do: "):
+        Recommender.load(copy)
+
+
+def test_rows_of_other_items_are_refused(copy: Path) -> None:
+    (copy / "item_rows.arrow").unlink()
+    write_arrow(pa.table({"row": pa.array(np.zeros(8), pa.int32())}), copy / "item_rows.arrow")
+    reseal(copy)
+    with pytest.raises(BundleError, match=r"item_rows.arrow: .*8 slots, 81 ids have 256.*To do: "):
+        Recommender.load(copy)
+
+
 def test_a_golden_probability_that_differs_is_refused(copy: Path) -> None:
     golden = read_arrow(str(copy / "golden.arrow"))
     changed = [[p + 0.01 for p in row] for row in golden["purchase"].to_pylist()]

@@ -1,6 +1,7 @@
 """Serving encodes a checkout as training does."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -14,6 +15,7 @@ from serving import checkout as requests
 from serving import fill as serving_fill
 from serving.bundle import CATALOG
 from serving.encode import QUERY_FIELDS, Encoder
+from serving.item_rows import ItemRows, slots_of
 from serving.store import NOTHING
 
 NOW = 1_700_000_000
@@ -22,10 +24,12 @@ FEATURES = {
     "context": [{"name": "store", "values": ["10", "330"]}, {"name": "hour", "edges": [6.0, 12.0]}],
     "profile": [{"name": "age", "edges": []}],
 }
+IDS = pa.array(["", "a", "b"])
+ROWS = ItemRows(IDS, slots_of(IDS))
 
 
 def encode(checkout: Checkout) -> Query:
-    encoder = Encoder(FEATURES, {"a": 1, "b": 2}, np.array([0, 1.5, 2.5], np.float32))
+    encoder = Encoder(FEATURES, ROWS, np.array([0, 1.5, 2.5], np.float32))
     return Query(*encoder(checkout, NOTHING, NOW))
 
 
@@ -91,7 +95,7 @@ def test_the_store_gives_history_and_profile(shared: Recommender) -> None:
     user = shared.store._users[3].as_py()
     facts = shared.store.get(user)
     query = Query(*shared.encoder(Checkout(user, [], profile={"city": "city1"}), facts, 2_000_000_000))
-    assert query.history_item.tolist() == [shared.bundle.row_of[i] for i in facts.item_id]
+    assert query.history_item.tolist() == [shared.bundle.row_of(i) for i in facts.item_id]
     names = [attribute["name"] for attribute in shared.bundle.manifest["features"]["profile"]]
     assert query.profile[0, names.index("city")] == 2  # the checkout's own value goes first
     assert query.profile[0, names.index("age")] > 0
