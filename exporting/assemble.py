@@ -3,6 +3,7 @@
 modules → index → items → golden requests → verification → published
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,6 +65,7 @@ def assemble(
             index = ItemIndex(opened(indexed.files), trained.catalog.vectors.numpy(), indexed.effort)
         with step("items"):
             write_items(trained, folder)
+            shutil.copy(trained.prepared.folder / "schema.json", folder)
         with step("golden requests"):
             examples = sample(trained, ("test", "validation"), settings.verify.checkouts)
             schema = trained.schema

@@ -148,7 +148,7 @@ def manifest(
 ) -> dict[str, Any]:
     """What the bundle says of itself. All other files must be in `folder` already."""
     hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-    meta = trained.prepared.meta
+    meta, schema = trained.prepared.meta, trained.schema.to_json()
     now = datetime.now(UTC)
     short = new_sha256("".join(hashes.values()).encode()).hexdigest()[:8]
     return {
@@ -163,7 +163,8 @@ def manifest(
         "slate": asdict(policy),
         "candidates": dict(trained.cfg.retrieval.sources),
         "index": index,
-        "features": trained.schema.to_json(),
+        # What serving reads of the schema: it parses the manifest while it answers.
+        "features": {name: schema[name] for name in ("version", "max_history", "context", "profile")},
         "data": {
             "window": meta["window"],
             "snapshot": meta["snapshot_dates"][-1],
