@@ -20,7 +20,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -93,8 +93,8 @@ class Recommender:
         """Load a version folder, or a bundle root's `current`, and replay its golden requests.
 
         Sets torch and faiss to one thread in this process: a worker serves one request at a time, and
-        each library would start a pool of its own. What is loaded is kept from the garbage collector,
-        which else stops a request for 0.1 s now and then to look through it. `store` is a Store
+        each library would start a pool of its own. What the process holds by then is kept from the garbage
+        collector, which else stops a request for 0.1 s now and then to look through it. `store` is a Store
         or its URI (serving/store.py); without one a checkout must bring its history. Raises BundleError for
         a bundle that must not serve, and what `open_store` raises.
         """
@@ -277,9 +277,13 @@ def among(catalog: tuple[Tensor, ...], allowed: NDArray) -> tuple[Tensor, ...]:
     return *catalog[:place], torch.from_numpy(allowed), *catalog[place + 1 :]
 
 
+@cache
 def _keep_from_collector() -> None:
-    """Take all objects that the process has now out of garbage collection until it exits."""
+    """Take all objects that the process has now out of garbage collection until it exits.
+
+    Once: these are what the libraries made. A bundle that is loaded later has few objects, and to look for
+    garbage among the slates that are remembered by then would hold up those who ask.
+    """
     gc.collect()
     gc.freeze()
-    atexit.unregister(gc.unfreeze)
     atexit.register(gc.unfreeze)  # extension modules report leaks for what is still frozen at exit
