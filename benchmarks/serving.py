@@ -13,7 +13,6 @@ scenario. Keep the machine quiet.
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -198,7 +197,7 @@ def summary(
         "requests_per_s": round(len(taken) / (seconds or sum(taken) / 1e3), 1),
         "six_share": float(np.mean(six)),
         "tiers": dict(Counter(slate.tier for slate in slates)),
-        "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        **serving_http.memory(os.getpid()),
     }
 
 

@@ -126,17 +126,19 @@ def row(scenario: str, answers: list[Answer], rate: int, process: subprocess.Pop
         "six_share": float(np.mean(six)) if six else 0.0,
         "tiers": dict(Counter(answer.body["tier"] for answer in good)),
         "statuses": {str(status): n for status, n in Counter(answer.status for answer in answers).items()},
-        "rss_mb": memory(process.pid),
+        **memory(process.pid),
     }
 
 
-def memory(pid: int) -> int:
-    """Resident MB of a process and those that it started, what they share counted once each."""
+def memory(pid: int) -> dict[str, int]:
+    """Resident MB of a process and those that it started: `rss_mb` counts what they share for each of them,
+    `pss_mb` once (a page of n processes is a proportional 1/n of each; Linux, smaps_rollup)."""
     pids = [pid]
     for task in Path(f"/proc/{pid}/task").iterdir():
         pids += [int(child) for child in (task / "children").read_text().split()]
-    kb = 0
+    kb: Counter[str] = Counter()
     for one in pids:
-        status = Path(f"/proc/{one}/smaps_rollup").read_text()
-        kb += next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Pss:"))
-    return kb // 1024
+        for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()[1:]:
+            name, size, _ = line.split()
+            kb[name] += int(size)
+    return {"rss_mb": kb["Rss:"] // 1024, "pss_mb": kb["Pss:"] // 1024}
