@@ -15,6 +15,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -40,7 +41,7 @@ def main(items: int) -> None:
 
     bundle = made(items)
     rows = []
-    for part in ("measure", "faults"):
+    for part in PARTS:
         command = [sys.executable, "-m", "benchmarks.serving", part, str(bundle)]
         said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
         rows += [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
@@ -166,6 +167,39 @@ def faults(root: Path) -> None:
         print(json.dumps(summary(name, taken, slates)), flush=True)
 
 
+def loading(root: Path) -> None:
+    """A row of what those who ask feel while another version is loaded beside the one that answers: for how
+    long at a time a thread that wants to run every millisecond cannot."""
+    from serving import Recommender
+    from serving.http.app import SWITCH
+
+    sys.setswitchinterval(SWITCH)
+    first = Recommender.load(root, root / "store.arrow")
+    done, waited = threading.Event(), [0.0]
+
+    def tick() -> None:
+        while not done.is_set():
+            slept = time.perf_counter()
+            time.sleep(0.001)
+            waited.append(1e3 * (time.perf_counter() - slept) - 1)
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    begun = time.perf_counter()
+    Recommender.load(root, root / "store.arrow")
+    taken = time.perf_counter() - begun
+    done.set()
+    ticking.join()
+    row = {
+        "scenario": f"{first.bundle.version} is loaded again, beside itself",
+        "load_s": round(taken, 2),
+        "longest_wait_ms": round(max(waited), 1),
+        "p99_wait_ms": round(float(np.percentile(waited, 99)), 1),
+        **serving_http.memory(os.getpid()),
+    }
+    print(json.dumps(row), flush=True)
+
+
 def floor(recommender: Any, asked: list[Any]) -> list[float]:
     """Milliseconds of the bare search, query tower and ranker of each request, on ready tensors."""
     import torch
@@ -201,9 +235,11 @@ def summary(
     }
 
 
+PARTS = {"measure": measure, "faults": faults, "loading": loading}  # each in a process of its own
+
 if __name__ == "__main__":
     console.set_up()
-    if sys.argv[1:2] in (["measure"], ["faults"]):
-        {"measure": measure, "faults": faults}[sys.argv[1]](Path(sys.argv[2]))
+    if len(sys.argv) > 2:
+        PARTS[sys.argv[1]](Path(sys.argv[2]))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
