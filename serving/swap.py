@@ -4,16 +4,19 @@
                                                       ╰─ fails ─▶ the last good one goes on
 
 A request takes the recommender once and keeps it, so no answer mixes two versions; the old one is freed when
-the last of its requests has ended. Loading runs in a thread beside those that answer.
+the last of its requests has ended. Loading runs in a thread beside those that answer, and in one process of a
+machine at a time, so that the others have the cores that it leaves.
 """
 
+import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from serving.bundle import version_folder
+from serving.bundle import MANIFEST, version_folder
 from serving.clock import reason_of
 from serving.recommender import Recommender
 
@@ -71,7 +74,10 @@ class Swap:
             return
         started = time.perf_counter()
         try:
-            recommender = self.load(folder)
+            with alone(folder) as turn:
+                if not turn and self.recommender is not None:
+                    return  # it goes on answering until the next look
+                recommender = self.load(folder)
         except Exception as error:
             self._refused = folder, time.monotonic()
             self._say(f"{folder.name} cannot serve: {reason_of(error)}")
@@ -91,3 +97,17 @@ class Swap:
         while not self._stop.is_set():
             self.look()
             self._stop.wait(self.every)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Whether no other process loads this version meanwhile. A process that dies gives up its turn."""
+    with (folder / MANIFEST).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a file system without locks
+            logger.debug("%s cannot be locked", folder)
+        yield True

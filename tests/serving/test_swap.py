@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serving import Checkout, Line, Recommender
-from serving.swap import Swap
+from serving.swap import Swap, alone
 from serving.versions import point
 from tests.serving.conftest import NAMES
 from tests.serving.services import Command, command, until
@@ -68,6 +68,22 @@ def test_a_bad_version_is_tried_again_later(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("serving.swap.RETRY", 0.0)
     swap.look()
     assert swap.recommender.bundle.version == NAMES[1]
+
+
+def test_processes_take_turns(root: Path) -> None:
+    """Who answers waits while another process loads, who does not loads at once."""
+    point(root, NAMES[0])
+    swap, starting = Swap(root, Recommender.load), Swap(root, Recommender.load)
+    swap.look()
+    point(root, NAMES[2])
+    with alone(root / NAMES[2]) as turn:
+        assert turn
+        swap.look()
+        assert (swap.recommender.bundle.version, swap.reason) == (NAMES[0], "")
+        starting.look()
+        assert starting.recommender.bundle.version == NAMES[2]
+    swap.look()
+    assert swap.recommender.bundle.version == NAMES[2]
 
 
 def test_the_old_version_is_freed(root: Path) -> None:
