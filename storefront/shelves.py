@@ -52,7 +52,7 @@ def orders(facts: Facts, bundle: Bundle, limit: int) -> list[dict[str, Any]]:
         if ts not in found and len(found) == limit:
             break
         item_id, price = facts.item_id[place], float(facts.price[place])
-        line = _item(bundle, bundle.row_of.get(item_id, 0)) | {"item_id": item_id}
+        line = _item(bundle, bundle.row_of(item_id)) | {"item_id": item_id}
         line["title"] = line["title"] or item_id
         line["quantity"] = float(facts.quantity[place])
         line["price"] = line["price"] if math.isnan(price) else round(price, 6)
@@ -62,7 +62,7 @@ def orders(facts: Facts, bundle: Bundle, limit: int) -> list[dict[str, Any]]:
 
 def _item(bundle: Bundle, row: int) -> dict[str, Any]:
     return {
-        "item_id": bundle.item_id[row],
+        "item_id": bundle.item_id[row].as_py(),
         "title": bundle.title[row].as_py() or "",
         "category": bundle.category[row].as_py() or "",
         "price": round(float(bundle.price[row]), 6),  # float32: 1.29 would read 1.2899999618530273

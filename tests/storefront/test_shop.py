@@ -85,7 +85,7 @@ def test_items_have_all_words_and_the_most_popular_come_first(client: Client, wo
         if bundle.fallback_rank[row] >= 0 and all(word in titles[row] for word in words.lower().split())
     ]
     found = shelves.search(bundle, words, limit)
-    assert [item["item_id"] for item in found] == [bundle.item_id[row] for row in fitting[:limit]]
+    assert [item["item_id"] for item in found] == [bundle.item_id[row].as_py() for row in fitting[:limit]]
 
 
 def test_items_are_sent_with_what_a_shelf_shows(client: Client) -> None:
@@ -154,7 +154,7 @@ def test_an_order_of_what_the_bundle_does_not_know(client: Client) -> None:
     (order,) = shelves.orders(facts, bundle, 1)
     gone, known = order["lines"]
     assert (gone["item_id"], gone["title"], gone["price"]) == ("gone", "gone", 0)
-    assert known["price"] == pytest.approx(bundle.price[bundle.row_of["i001"]], abs=1e-5)
+    assert known["price"] == pytest.approx(bundle.price[bundle.row_of("i001")], abs=1e-5)
 
 
 def test_what_was_paid_is_a_past_order(client: Client) -> None:
