@@ -1,13 +1,22 @@
 """A client that sends requests when they are due, not when the last answer came: waiting counts.
 
-With a closed loop a slow server is asked less, and its slow answers are few: coordinated omission.
+With a closed loop a slow server is asked less, and its slow answers are few: coordinated omission. The client
+shares the machine with the server that it asks, so it is lean (nothing is parsed until the end) and notes how
+late it was itself.
 """
 
 import asyncio
+import gc
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import uvloop
+
+OPEN = 32  # connections from the start, used in turn, as a proxy does: so every worker has some
+LOST = 60.0  # seconds after which an answer will not come
 
 
 class Answer(NamedTuple):
@@ -17,41 +26,108 @@ class Answer(NamedTuple):
     taken_ms: float  # from when it was due
     status: int  # 0 where the connection failed
     body: Any
+    late_ms: float = 0.0  # from when it was due until it was sent: the client's part of `taken_ms`
 
 
 def drive(port: int, path: str, bodies: Sequence[bytes], rate: float) -> list[Answer]:
     """Post the bodies to 127.0.0.1, `rate` of them a second, and wait for every answer."""
-    return asyncio.run(_drive(port, path, bodies, rate))
+    gc.collect()
+    gc.disable()  # a pause of the client would count as the server's
+    try:
+        raw = uvloop.run(_drive(port, path, bodies, rate))
+    finally:
+        gc.enable()
+    return [answer._replace(body=json.loads(answer.body) if answer.body else None) for answer in raw]
 
 
 async def _drive(port: int, path: str, bodies: Sequence[bytes], rate: float) -> list[Answer]:
-    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-    started = time.perf_counter() + 0.1
+    loop = asyncio.get_running_loop()
+    head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: "
+    free: deque[_Connection] = deque()
+    answers: list[Answer | None] = [None] * len(bodies)
+    left, done = len(bodies), loop.create_future()
 
-    async def one(place: int, body: bytes) -> Answer:
-        due = place / rate
-        await asyncio.sleep(max(started + due - time.perf_counter(), 0))
-        status, said = 0, None
+    def answered(place: int, status: int, body: bytes, sent: float) -> None:
+        nonlocal left
+        due, now = started + place / rate, time.perf_counter()
+        answers[place] = Answer(place / rate, 1e3 * (now - due), status, body, 1e3 * (sent - due))
+        left -= 1
+        if not left and not done.done():
+            done.set_result(None)
+
+    def made() -> "_Connection":
+        return _Connection(free, answered)
+
+    async def fresh(place: int) -> None:
+        begun = time.perf_counter()
         try:
-            reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
-            head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
-            head += f"Content-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
-            status, raw = await _answer(reader)
-            said = json.loads(raw) if raw else None
-            free.append((reader, writer))
-        except (OSError, asyncio.IncompleteReadError, ValueError):
-            pass
-        return Answer(due, 1e3 * (time.perf_counter() - started - due), status, said)
+            _, connection = await loop.create_connection(made, "127.0.0.1", port)
+        except OSError:
+            answered(place, 0, b"", begun)
+        else:
+            connection.send(place, request(place))
 
-    answers = await asyncio.gather(*(one(place, body) for place, body in enumerate(bodies)))
-    for _, writer in free:
-        writer.close()
-    return answers
+    def request(place: int) -> bytes:
+        return f"{head}{len(bodies[place])}\r\n\r\n".encode() + bodies[place]
+
+    try:
+        for _ in range(min(OPEN, len(bodies))):
+            free.append((await loop.create_connection(made, "127.0.0.1", port))[1])
+    except OSError:
+        pass  # each request finds out for itself
+    opening = set()
+    started = time.perf_counter()
+    for place in range(len(bodies)):
+        wait = started + place / rate - time.perf_counter()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        if free:
+            free.popleft().send(place, request(place))
+        else:
+            opening.add(task := loop.create_task(fresh(place)))
+            task.add_done_callback(opening.discard)
+    await asyncio.wait((done,), timeout=LOST)
+    for connection in free:
+        connection.transport.close()
+    return [
+        Answer(place / rate, 1e3 * LOST, 0, b"") if answer is None else answer
+        for place, answer in enumerate(answers)
+    ]
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    status = int(head.split(" ", 2)[1])
-    length = next((int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
-    return status, await reader.readexactly(length)
+class _Connection(asyncio.Protocol):
+    """One request at a time; back among the free ones when it is answered."""
+
+    def __init__(self, free: Any, answered: Any) -> None:
+        self.free, self.answered = free, answered
+        self.place, self.sent, self.said = -1, 0.0, b""
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def send(self, place: int, request: bytes) -> None:
+        self.place, self.sent, self.said = place, time.perf_counter(), b""
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self.said += data
+        head, end, body = self.said.partition(b"\r\n\r\n")
+        if not end:
+            return
+        lower = head.lower()
+        at = lower.find(b"content-length:")
+        if len(body) < int(lower[at + 15 :].split(b"\r\n", 1)[0]):
+            return
+        place, self.place = self.place, -1
+        self.answered(place, int(head[9:12]), body, self.sent)
+        if b"connection: close" in lower:
+            self.transport.close()
+        else:
+            self.free.append(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self in self.free:
+            self.free.remove(self)
+        if self.place >= 0:
+            self.answered(self.place, 0, b"", self.sent)
