@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+FIRST = 64  # items of which six are looked for at first
+
 
 class Popular:
     """Available items by falling popularity, over all and by leaf category.
@@ -20,10 +22,13 @@ class Popular:
     def __init__(self, rank: NDArray, leaf: NDArray, everything: NDArray, by_leaf: NDArray) -> None:
         self.rank, self.leaf, self.everything, self.by_leaf = rank, leaf, everything, by_leaf
 
-    def among(self, allowed: NDArray) -> NDArray:
+    def among(self, allowed: NDArray) -> Iterator[int]:
         """The item rows of `allowed` [N+1] bool, by falling popularity."""
-        rows = np.flatnonzero(allowed & (self.rank >= 0))
-        return rows[np.argsort(self.rank[rows], kind="stable")]
+        start, count = 0, FIRST
+        while start < len(self.everything):
+            rows = self.everything[start : start + count]
+            yield from rows[allowed[rows]].tolist()
+            start, count = start + count, 2 * count  # few are left under a filter: soon all are looked at
 
     def of_category(self, leaf: int) -> NDArray:
         """Item rows of a leaf category; none for the unknown one."""

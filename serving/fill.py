@@ -55,9 +55,7 @@ def fill(
     if len(items) < SLOTS:
         seeds = bundle.row_of.many(line.item_id for line in checkout.basket)
         take("category", popular.like(seeds), lambda _, row: _item(bundle, row, ("category",)))
-        # Few are left under a filter: sooner sorted than looked for among all.
-        every = popular.everything if checkout.categories is None else popular.among(allowed)
-        take("popularity", every, lambda _, row: _item(bundle, row, ("popularity",)))
+        take("popularity", popular.among(allowed), lambda _, row: _item(bundle, row, ("popularity",)))
     if len(set(tiers)) > 1:
         kinds = dict.fromkeys(tiers)
         reasons.append("topped up: " + ", ".join(f"{tiers.count(tier)} {tier}" for tier in kinds))

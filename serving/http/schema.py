@@ -6,18 +6,18 @@ number in quotes or a field that is not known is an error that is told, not a gu
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.checkout import LARGEST, LATEST_TS, Checkout, Event, Line, Slate
+from serving.checkout import LARGEST, LATEST_TS, Checkout, Event, Item, Line, Slate
 from serving.http.problems import Refused
 from serving.store import purchases_of
 
 Asked = TypeVar("Asked", bound=BaseModel)
 NAMED = 20  # wrong fields that an error names
+ITEM = Item.__slots__  # read by name, for dataclasses.asdict copies: 0.07 ms a slate
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 Id = Annotated[str, Field(min_length=1)]
@@ -190,7 +190,7 @@ def slate_json(slate: Slate) -> bytes:
         "timings": {stage: round(milliseconds, 3) for stage, milliseconds in slate.timings.items()},
         # Prices are float32: 1.29 would read 1.2899999618530273.
         "items": [
-            {"position": place, **asdict(item), "price": round(item.price, 6)}
+            {"position": place, **{name: getattr(item, name) for name in ITEM}, "price": round(item.price, 6)}
             for place, item in enumerate(slate.items, 1)
         ],
     }

@@ -98,11 +98,15 @@ class Service:
             waited = 1e3 * (time.perf_counter() - arrived)
             checkout = checkout_of(read(RecommendationIn, body))
             left = 1e3 * (ends - time.perf_counter()) - MARGIN
-            return self._answer(recommender, checkout, left, waited)
+            mine = self._assigned(checkout)
+            slate = recommender.recommend(checkout, left, mine.revenue_weight, explore=mine.explore)
+            slate = replace(slate, timings={"queue": waited, **slate.timings})
+            return Answer(checkout, slate, slate_json(slate), mine.arms)
 
         def fallback(why: str) -> Answer:
             checkout = checkout_of(read(RecommendationIn, body))
-            return self._answer(recommender, checkout, 0.0, 1e3 * (time.perf_counter() - arrived), why)
+            slate = recommender.fall_back(checkout, why, arrived)
+            return Answer(checkout, slate, slate_json(slate), self._assigned(checkout).arms)
 
         try:
             answer = await self.desk.answer(models, fallback, arrived)
@@ -115,16 +119,11 @@ class Service:
             self._note(lambda log: log.slate(answer.checkout, answer.slate, arm))
         return Response(answer.body, media_type=JSON)
 
-    def _answer(
-        self, recommender: Recommender, checkout: Checkout, left_ms: float, waited_ms: float, why: str = ""
-    ) -> Answer:
-        mine = assign.Assigned()
-        if self.experiments is not None:
-            mine = assign.assigned(self.experiments, checkout.user_id)
-        weight, explore = mine.revenue_weight, mine.explore
-        slate = recommender.recommend(checkout, left_ms, revenue_weight=weight, explore=explore)
-        slate = replace(slate, timings={"queue": waited_ms, **slate.timings}, reason=why or slate.reason)
-        return Answer(checkout, slate, slate_json(slate), mine.arms)
+    def _assigned(self, checkout: Checkout) -> assign.Assigned:
+        """The arms of a checkout's user; none without experiments."""
+        if self.experiments is None:
+            return assign.Assigned()
+        return assign.assigned(self.experiments, checkout.user_id)
 
     async def record(self, body: bytes) -> Response:
         """Note a checkout in the store; it is there when this returns."""
