@@ -4,6 +4,8 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +19,8 @@ from serving.http.settings import Settings
 __all__ = ["FOLDER", "app", "serve"]
 KEEP_ALIVE = 75  # seconds: longer than the 60 of usual proxies, so that they close idle connections, not we
 DRAIN = 30  # seconds for requests in flight after SIGTERM
+BACKLOG = 2048  # connections of one socket that wait to be taken
+QUEUES = 8  # sockets of a worker that listen: libuv takes one connection of each, then answers what it has
 HEALTH = 60  # seconds of silence after which a worker counts as hung; loading a large bundle takes a while
 
 
@@ -34,6 +38,22 @@ def app(settings: Settings) -> FastAPI:
     return create_app(settings)
 
 
+class Port(socket.socket):
+    """A socket at an address, to listen at. Pickled, it is another one there: each worker has its own, and the
+    kernel shares the connections out. Of one socket the worker that wakes first takes most."""
+
+    @classmethod
+    def at(cls, family: int, host: str, port: int) -> "Port":
+        made = cls(family)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind((host, port))
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Port.at, (self.family, *self.getsockname()[:2])
+
+
 def serve(make: Callable[[], FastAPI], host: str, port: int, workers: int) -> None:
     """Serve until SIGTERM or SIGINT: then accept no more, finish what is in flight, and close.
 
@@ -43,15 +63,17 @@ def serve(make: Callable[[], FastAPI], host: str, port: int, workers: int) -> No
     Raises OSError if the address cannot be had.
     """
     config = uvicorn.Config(
-        make, factory=True, workers=workers, http=Protocol, ws="none", lifespan="on",
+        make, factory=True, workers=workers, http=Protocol, ws="none", lifespan="on", backlog=BACKLOG,
         access_log=False, log_level="warning", server_header=False, timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN, timeout_worker_healthcheck=HEALTH,
     )  # fmt: skip
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=config.backlog) as listening:
-        port = listening.getsockname()[1]
+    with socket.create_server((host, port), family=family) as free:  # else two services would share the port
+        port = free.getsockname()[1]
+    with ExitStack() as held:
+        sockets = [held.enter_context(Port.at(family, host, port)) for _ in range(QUEUES)]
         print(f"http://{host}:{port}, {workers} worker(s); /docs, /readyz, /metrics", flush=True)
         if workers == 1:
-            uvicorn.Server(config).run([listening])
+            uvicorn.Server(config).run(list(sockets))
         else:
-            Multiprocess(config, [listening]).run()
+            Multiprocess(config, list(sockets)).run()

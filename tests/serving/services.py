@@ -94,7 +94,14 @@ class Command:
             assert line, printed
         self.url = line.split(",")[0].strip()
         self.port = int(self.url.rpartition(":")[2])
-        until(lambda: self.ask("GET", "/readyz")[0] == 200)
+        until(self.ready)
+
+    def ready(self) -> bool:
+        try:
+            return self.ask("GET", "/readyz")[0] == 200
+        except ConnectionRefusedError:  # no worker listens yet
+            assert self.process.poll() is None, self.stop()
+            return False
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

@@ -59,7 +59,10 @@ def test_workers_share_the_port_and_the_numbers(version: Path) -> None:
         version_line = f'sextet_bundle{{version="{version.name}"}}'
 
         def number(name: str) -> float:
-            lines = service.ask("GET", "/metrics")[1].decode().splitlines()
+            try:
+                lines = service.ask("GET", "/metrics")[1].decode().splitlines()
+            except ConnectionResetError:
+                return -1.0  # it went to the one that is killed
             return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
 
         until(lambda: number(version_line) == 2)
@@ -74,6 +77,15 @@ def test_workers_share_the_port_and_the_numbers(version: Path) -> None:
         assert number('sextet_requests_total{route="/v1/recommendations",status="200"}') == 20
         workers = workers_of(service.process.pid)
         assert len(workers) == 2
+        before = [sockets_of(worker) for worker in workers]
+        many = [service.connect() for _ in range(64)]
+        for connection in many:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
+        assert min(sockets_of(worker) - had for worker, had in zip(workers, before, strict=True)) > 10
+        for connection in many:
+            connection.close()
+        assert main(["http", "--bundle", str(version), "--port", str(service.port)]) == 1  # not a third
         os.kill(workers[0], signal.SIGKILL)
         until(lambda: number(version_line) == 1)
         until(lambda: number(version_line) == 2)
@@ -87,6 +99,10 @@ def workers_of(process: int) -> list[int]:
     """The children that serve; one more tracks what they share."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     return [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def sockets_of(process: int) -> int:
+    return sum(os.readlink(file).startswith("socket:") for file in Path(f"/proc/{process}/fd").iterdir())
 
 
 def test_what_cannot_start_says_why(version: Path, tmp_path: Path, capsys) -> None:
