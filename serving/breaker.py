@@ -10,12 +10,16 @@ class Breaker:
 
     Not while a call that was left behind has not returned: each would cost a thread that never comes back.
     Failures of calls that were under way at the same time count once. Safe to share between threads.
+
+    Attributes:
+        notice: called when it opens (True), and when the part works again (False).
     """
 
     def __init__(self, limit: int = 3, rest: float = 1.0, now: Callable[[], float] = time.monotonic) -> None:
         self.limit, self.rest, self.now = limit, rest, now
         self.failures = 0
         self.lost = 0  # calls that were left behind
+        self.notice: Callable[[bool], None] = lambda opened: None
         self._failed_at = self._until = float("-inf")
         self._lock = threading.Lock()
 
@@ -30,7 +34,11 @@ class Breaker:
             return True
 
     def worked(self) -> None:
-        self.failures = 0
+        if self.failures:
+            with self._lock:
+                opened, self.failures = self.failures >= self.limit, 0
+                if opened:
+                    self.notice(False)
 
     def failed(self, took: float = 0.0) -> None:
         """A call that took so many seconds failed."""
@@ -42,6 +50,8 @@ class Breaker:
             self.failures += 1
             if self.failures >= self.limit:
                 self._until = now + self.rest
+            if self.failures == self.limit:
+                self.notice(True)
 
     def left(self) -> None:
         """Nobody waits for a call any more."""

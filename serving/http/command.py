@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,9 @@ def http(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="sextet-metrics-") as folder:
-        if options.workers > 1:
+    several = options.workers > 1
+    with tempfile.TemporaryDirectory(prefix="sextet-metrics-") if several else nullcontext() as folder:
+        if folder is not None:
             os.environ[server.FOLDER] = folder  # how prometheus_client is told; workers inherit it
         try:
             server.serve(partial(server.app, settings), options.host, options.port, options.workers)

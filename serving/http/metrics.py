@@ -48,8 +48,17 @@ class Metrics:
             multiprocess_mode="livesum",
         )  # fmt: skip
         self.loads = Counter("sextet_bundle_loads", "Versions loaded or refused", ("outcome",), registry=own)
+        self.resting = Gauge(
+            "sextet_breaker_open", "Workers in which a part failed and rests", ("part",), registry=own,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self.trips = Counter(
+            "sextet_breaker_trips", "How often a part began to rest", ("part",), registry=own
+        )
         self.store = Counter("sextet_store_appends", "Checkouts recorded", ("outcome",), registry=own)
         self.log = Counter("sextet_log_records", "Slates and feedback logged", ("outcome",), registry=own)
+        self.unwritten = Counter("sextet_log_failures", "Failed attempts to write the log", registry=own)
+        self._failed = self._dropped = 0  # what the log had counted when it was asked last
 
     def slate(self, slate: Slate) -> None:
         """Count a slate and the time of its stages."""
@@ -58,6 +67,20 @@ class Metrics:
             self.remembered.inc()
         for stage, milliseconds in slate.timings.items():
             self.stages.labels(stage).observe(milliseconds / 1e3)
+
+    def breaker(self, part: str, opened: bool) -> None:
+        """Note that a part rests, or works again."""
+        self.resting.labels(part).set(opened)
+        if opened:
+            self.trips.labels(part).inc()
+
+    def logged(self, failed: int, dropped: int) -> None:
+        """Count a record that the log took, and what by now `failed` to be written or was `dropped`."""
+        self.log.labels("logged").inc()
+        if (failed, dropped) != (self._failed, self._dropped):
+            self.unwritten.inc(failed - self._failed)
+            self.log.labels("dropped").inc(dropped - self._dropped)
+            self._failed, self._dropped = failed, dropped
 
     def page(self) -> bytes:
         """The numbers of all workers, as Prometheus reads them."""

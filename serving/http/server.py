@@ -1,10 +1,11 @@
 """uvicorn around the application, in one process or in several that share a socket."""
 
 import logging
+import os
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import uvicorn
@@ -33,14 +34,26 @@ class Protocol(HttpToolsProtocol):
 
 
 def app(settings: Settings) -> FastAPI:
-    """The application, in the process that serves it."""
+    """The application, in the process that serves it, and that ends with it."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return create_app(settings)
+    application = create_app(settings)
+    serving = application.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with serving(app):
+            yield
+        # All is answered and written. The interpreter would wait for threads that are stuck in a part.
+        logging.shutdown()
+        os._exit(0)
+
+    application.router.lifespan_context = lifespan
+    return application
 
 
 class Port(socket.socket):
-    """A socket at an address, to listen at. Pickled, it is another one there: each worker has its own, and the
-    kernel shares the connections out. Of one socket the worker that wakes first takes most."""
+    """A socket at an address, to listen at. Pickled, it is another one there: each worker has its own, and
+    the kernel shares the connections out. Of one socket the worker that wakes first takes most."""
 
     @classmethod
     def at(cls, family: int, host: str, port: int) -> "Port":

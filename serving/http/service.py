@@ -1,10 +1,12 @@
 """What a worker holds, and how it answers: one per process, started and closed with the application."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +38,7 @@ from serving.store import Store
 from serving.swap import Swap
 
 STORE_SECONDS = 5.0  # for the store to note a checkout
+CLOSING = 5.0  # seconds that log and store have to write what they hold
 MARGIN = 1.0  # ms that a slate takes to become JSON and reach the loop
 
 
@@ -82,6 +85,13 @@ class Service:
                 self.metrics.bundle.labels(self._version).set(0)
             self._version = recommender.bundle.version
             self.metrics.bundle.labels(self._version).set(1)
+            for part, breaker in recommender.stages.breakers.items():
+                self.metrics.breaker(part, False)
+                breaker.notice = partial(self._noticed, self._version, part)
+
+    def _noticed(self, version: str, part: str, opened: bool) -> None:
+        if version == self._version:  # the last requests of the one before say nothing of this one
+            self.metrics.breaker(part, opened)
 
     def recommender(self) -> Recommender:
         """What answers now. Raises Refused before the first version is loaded."""
@@ -183,14 +193,25 @@ class Service:
             logger.exception("the log failed")
             self.metrics.log.labels("failed").inc()
             return False
-        self.metrics.log.labels("logged").inc()
+        self.metrics.logged(self.log.failed, self.log.dropped)
         return True
 
     async def close(self) -> None:
-        """Finish what runs, then write and close log and store."""
-        for part in (self.swap, self.desk):
-            await asyncio.to_thread(part.close)
-        await asyncio.to_thread(self._records.shutdown, wait=True, cancel_futures=False)
-        for opened in (self.log, self.store):
-            if opened is not None:
-                await asyncio.to_thread(opened.close)
+        """Write and close log and store. What is stuck is left behind after CLOSING seconds."""
+        self.desk.close()
+        closing = {"bundle": self.swap.close, "store": self._close_store}
+        if self.log is not None:
+            closing["log"] = self.log.close
+        threads = [threading.Thread(target=close, name=part, daemon=True) for part, close in closing.items()]
+        ends = time.monotonic() + CLOSING
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await asyncio.to_thread(thread.join, max(0.0, ends - time.monotonic()))
+            if thread.is_alive():
+                logger.error("the %s is stuck and was not closed", thread.name)
+
+    def _close_store(self) -> None:
+        self._records.shutdown(wait=True)  # what was taken is stored
+        if self.store is not None:
+            self.store.close()
