@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from serving.http import examples
 from serving.http.body import Bodies
@@ -99,7 +99,10 @@ def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
     async def feedback(request: Request) -> Response:
         return await service.feedback(await bodies.read(request))
 
-    @app.get("/v1/bundle", summary="What serves: version, data window, sizes, metrics")
+    @app.get(
+        "/v1/bundle", summary="What serves: version, data window, sizes, metrics",
+        responses=examples.problems(401, 503),
+    )  # fmt: skip
     async def bundle() -> Response:
         manifest = service.recommender().bundle.manifest
         names = ("version", "created", "data", "dims", "metrics", "slate")
@@ -118,7 +121,10 @@ def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
             {"status": "ready", "bundle_version": recommender.bundle.version, "reason": reason}
         )
 
-    @app.get("/metrics", summary="Numbers for Prometheus")
+    @app.get(
+        "/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse,
+        responses=examples.problems(401),
+    )  # fmt: skip
     async def metrics() -> Response:
         page = await asyncio.to_thread(service.metrics.page)
         return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
 
 from serving.checkout import LARGEST, LATEST_TS, Checkout, Event, Item, Line, Slate
 from serving.http.problems import Refused
@@ -21,12 +22,21 @@ ITEM = Item.__slots__  # read by name, for dataclasses.asdict copies: 0.07 ms a 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 Id = Annotated[str, Field(min_length=1)]
-Instant = Annotated[int, Field(ge=0, lt=LATEST_TS, description="Unix seconds (UTC), not milliseconds")]
+Instant = Annotated[
+    int,
+    Field(ge=0, lt=LATEST_TS, description="Unix seconds (UTC), not milliseconds"),
+    # To JSON Schema 5.0 is an integer.
+    BeforeValidator(lambda given: int(given) if isinstance(given, float) and given.is_integer() else given),
+]
 Quantity = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
 Money = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Value = str | Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Kind = Literal["purchase", "click", "cart"]
 WHEN = "Unix seconds (UTC); null for now"
+
+
+def _given(name: str) -> JsonDict:
+    return {"required": [name], "properties": {name: {"type": "string"}}}
 
 
 class LineIn(BaseModel):
@@ -80,7 +90,7 @@ class CheckoutIn(BaseModel):
 class FeedbackIn(BaseModel):
     """What the shopper did with an item of a slate."""
 
-    model_config = STRICT
+    model_config = STRICT | ConfigDict(json_schema_extra={"anyOf": [_given("request_id"), _given("user_id")]})
     kind: Kind
     request_id: Id | None = Field(None, description="of the slate; without it user_id must be there")
     item_id: Id
