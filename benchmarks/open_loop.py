@@ -29,18 +29,23 @@ class Answer(NamedTuple):
     late_ms: float = 0.0  # from when it was due until it was sent: the client's part of `taken_ms`
 
 
-def drive(port: int, path: str, bodies: Sequence[bytes], rate: float) -> list[Answer]:
-    """Post the bodies to 127.0.0.1, `rate` of them a second, and wait for every answer."""
+def steady(rate: float, seconds: float, start: float = 0.0) -> list[float]:
+    """When requests are due, `rate` of them a second: seconds after the start of all."""
+    return [start + place / rate for place in range(round(rate * seconds))]
+
+
+def drive(port: int, path: str, bodies: Sequence[bytes], due: Sequence[float]) -> list[Answer]:
+    """Post each of the bodies to 127.0.0.1 when it is due, and wait for every answer."""
     gc.collect()
     gc.disable()  # a pause of the client would count as the server's
     try:
-        raw = uvloop.run(_drive(port, path, bodies, rate))
+        raw = uvloop.run(_drive(port, path, bodies, due))
     finally:
         gc.enable()
     return [answer._replace(body=json.loads(answer.body) if answer.body else None) for answer in raw]
 
 
-async def _drive(port: int, path: str, bodies: Sequence[bytes], rate: float) -> list[Answer]:
+async def _drive(port: int, path: str, bodies: Sequence[bytes], due: Sequence[float]) -> list[Answer]:
     loop = asyncio.get_running_loop()
     head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: "
     free: deque[_Connection] = deque()
@@ -49,8 +54,8 @@ async def _drive(port: int, path: str, bodies: Sequence[bytes], rate: float) -> 
 
     def answered(place: int, status: int, body: bytes, sent: float) -> None:
         nonlocal left
-        due, now = started + place / rate, time.perf_counter()
-        answers[place] = Answer(place / rate, 1e3 * (now - due), status, body, 1e3 * (sent - due))
+        at, now = started + due[place], time.perf_counter()
+        answers[place] = Answer(due[place], 1e3 * (now - at), status, body, 1e3 * (sent - at))
         left -= 1
         if not left and not done.done():
             done.set_result(None)
@@ -78,7 +83,7 @@ async def _drive(port: int, path: str, bodies: Sequence[bytes], rate: float) -> 
     opening = set()
     started = time.perf_counter()
     for place in range(len(bodies)):
-        wait = started + place / rate - time.perf_counter()
+        wait = started + due[place] - time.perf_counter()
         if wait > 0:
             await asyncio.sleep(wait)
         if free:
@@ -90,7 +95,7 @@ async def _drive(port: int, path: str, bodies: Sequence[bytes], rate: float) -> 
     for connection in free:
         connection.transport.close()
     return [
-        Answer(place / rate, 1e3 * LOST, 0, b"") if answer is None else answer
+        Answer(due[place], 1e3 * LOST, 0, b"") if answer is None else answer
         for place, answer in enumerate(answers)
     ]
 

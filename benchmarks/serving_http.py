@@ -1,4 +1,8 @@
-"""The HTTP scenarios of benchmarks/serving.py: rates of an open loop, and a swap in the middle."""
+"""The HTTP scenarios of benchmarks/serving.py: rates of an open loop, a swap in the middle, and overload.
+
+The client shares the cores with the server. So a row says how late the client itself was in sending, and
+under overload how many of its answers the server had ready in time by its own clock.
+"""
 
 import json
 import shutil
@@ -8,36 +12,98 @@ import sys
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.client import HTTPConnection
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.open_loop import Answer, drive
+from benchmarks.open_loop import Answer, drive, steady
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "/v1/recommendations"
 RATES = (100, 200, 300, 400, 800)  # requests a second
-SECONDS = 15
+SECONDS, CALM = 15, 5
 WORKERS = 2
+OVERLOADS = ((2, 30), (10, 10))  # times what the models alone can answer, for so many seconds
 
 
 def scenarios(root: Path, users: int) -> list[dict[str, Any]]:
-    """A row per rate, and one with a swap, against a server that is started for them."""
+    """A row per rate, one with a swap, and two per overload, against a server that is started for them."""
     rows = []
     with server(root) as (port, process):
-        drive(port, PATH, bodies(root, users, 200, seed=9), 50)  # both workers have met the shapes
+        drive(port, PATH, bodies(root, users, 200, seed=9), steady(50, 4))  # both workers have met the shapes
         for rate in RATES:
-            answers = drive(port, PATH, bodies(root, users, rate * SECONDS, seed=rate), rate)
-            rows.append(row(f"HTTP, {rate} requests/s for {SECONDS} s", answers, rate, process))
+            asked = bodies(root, users, rate * SECONDS, seed=rate)
+            answers = drive(port, PATH, asked, steady(rate, SECONDS))
+            rows.append(row(f"HTTP, {rate} requests/s for {SECONDS} s", answers, process))
             time.sleep(2)
         with swapped(root):
-            answers = drive(port, PATH, bodies(root, users, 100 * SECONDS, seed=7), 100)
-            rows.append(row("HTTP, 100 requests/s, a swap in the middle", answers, 100, process))
+            answers = drive(port, PATH, bodies(root, users, 100 * SECONDS, seed=7), steady(100, SECONDS))
+            rows.append(row("HTTP, 100 requests/s, a swap in the middle", answers, process))
         versions = {answer.body["bundle_version"] for answer in answers if answer.status == 200}
-        rows[-1]["versions"] = len(versions)
+        rows[-1] |= {"versions": len(versions), "over_time": over_time(answers)}
+        capacity = saturated(port, bodies(root, users, 1_000, seed=8))
+        for times, seconds in OVERLOADS:
+            rows += overload(port, process, root, users, capacity, times, seconds)
     return rows
+
+
+def saturated(port: int, asked: Sequence[bytes], clients: int = 4 * WORKERS) -> float:
+    """Requests a second that the models answer: each client asks again when it is answered."""
+
+    def ask(mine: Sequence[bytes]) -> int:
+        connection, ranked = HTTPConnection("127.0.0.1", port, timeout=30), 0
+        for body in mine:
+            connection.request("POST", PATH, body, {"Content-Type": "application/json"})
+            if json.loads(connection.getresponse().read()).get("tier") == "ranked":
+                ranked += 1
+            else:
+                time.sleep(0.02)  # the others keep the models busy
+        connection.close()
+        return ranked
+
+    with ThreadPoolExecutor(clients) as shops:
+        started = time.perf_counter()
+        ranked = sum(shops.map(ask, [asked[place::clients] for place in range(clients)]))
+        return ranked / (time.perf_counter() - started)
+
+
+def overload(
+    port: int, process: subprocess.Popen[bytes], root: Path, users: int, capacity: float, times: int,
+    seconds: float,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A row of `times` the capacity for some seconds between two calm stretches, and one of the latter of
+    these, from a second after the overload."""
+    rate, ends = times * capacity, CALM + seconds
+    calm = capacity / 3
+    due = [*steady(calm, CALM), *steady(rate, seconds, CALM), *steady(calm, CALM, ends)]
+    before = by_server(port)
+    answers = drive(port, PATH, bodies(root, users, len(due), seed=times), due)
+    after = by_server(port)
+    said = f"HTTP, {times} times what the models rank"
+    over = row(
+        f"{said} ({rate:.0f}/s) for {seconds:g} s",
+        [answer for answer in answers if CALM <= answer.due < ends], process,
+    )  # fmt: skip
+    late = (after["+Inf"] - before["+Inf"]) - (after["0.105"] - before["0.105"])
+    over["in_time_by_server"] = round(1 - late / (after["+Inf"] - before["+Inf"]), 5)
+    over["over_time"] = over_time(answers)
+    recovered = [answer for answer in answers if answer.due >= ends + 1]
+    return [over, row(f"{said}: from a second after it ({calm:.0f}/s)", recovered, process)]
+
+
+def by_server(port: int) -> dict[str, float]:
+    """Answers of the service by the time that they took, cumulated: upper bound in seconds → how many."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    named = "sextet_request_seconds_bucket{"
+    found = [line for line in lines if line.startswith(named) and f'"{PATH}"' in line]
+    return {line.split('le="')[1].split('"')[0]: float(line.rpartition(" ")[2]) for line in found}
 
 
 @contextmanager
@@ -112,22 +178,54 @@ def bodies(root: Path, users: int, count: int, seed: int) -> list[bytes]:
     ]
 
 
-def row(scenario: str, answers: list[Answer], rate: int, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Percentiles of what was answered, and how much was."""
+def row(scenario: str, answers: Sequence[Answer], process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Percentiles of what was answered, from when it was due, and how much was."""
     good = [answer for answer in answers if answer.status == 200]
     taken = [answer.taken_ms for answer in good] or [float("nan")]
     quantiles = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "p999_ms": 99.9}
     six = [len({item["item_id"] for item in answer.body["items"]}) == 6 for answer in good]
     last = max(answer.due + answer.taken_ms / 1e3 for answer in answers)
+    refused = [answer.taken_ms for answer in answers if answer.status == 503]
     return {
         "scenario": scenario,
         **{name: round(float(np.percentile(taken, q)), 2) for name, q in quantiles.items()},
-        "requests_per_s": round(len(good) / last, 1),
+        "requests_per_s": round(len(good) / (last - answers[0].due), 1),
         "six_share": float(np.mean(six)) if six else 0.0,
         "tiers": dict(Counter(answer.body["tier"] for answer in good)),
         "statuses": {str(status): n for status, n in Counter(answer.status for answer in answers).items()},
+        "refused_p99_ms": round(float(np.percentile(refused, 99)), 2) if refused else None,
+        "client_late_p99_ms": round(float(np.percentile([answer.late_ms for answer in answers], 99)), 2),
+        "open_at_once": open_at_once(answers),
         **memory(process.pid),
     }
+
+
+def open_at_once(answers: Sequence[Answer]) -> int:
+    """How many requests were sent and not yet answered, at most."""
+    sent = [(answer.due + answer.late_ms / 1e3, 1) for answer in answers]
+    answered = [(answer.due + answer.taken_ms / 1e3, -1) for answer in answers]
+    return max(accumulate(change for _, change in sorted(sent + answered)))
+
+
+def over_time(answers: Sequence[Answer]) -> list[dict[str, float]]:
+    """For the requests due in each second: times of the answers, and shares that were ranked and refused."""
+    seconds: dict[int, list[Answer]] = {}
+    for answer in answers:
+        seconds.setdefault(int(answer.due), []).append(answer)
+    found = []
+    for second, mine in seconds.items():
+        good = [answer for answer in mine if answer.status == 200]
+        taken = [answer.taken_ms for answer in good] or [float("nan")]
+        found.append(
+            {
+                "second": second,
+                "p50_ms": round(float(np.percentile(taken, 50)), 2),
+                "p99_ms": round(float(np.percentile(taken, 99)), 2),
+                "ranked": round(sum(answer.body["tier"] == "ranked" for answer in good) / len(mine), 4),
+                "refused": round(sum(answer.status == 503 for answer in mine) / len(mine), 4),
+            }
+        )
+    return found
 
 
 def memory(pid: int) -> dict[str, int]:

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import large_shop, serving, serving_http
-from benchmarks.open_loop import Answer, drive
+from benchmarks.open_loop import Answer, drive, steady
 from serving import Recommender
 from serving.golden import read
+from tests.serving.services import command
 
 
 def test_the_shop_is_what_preparation_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,13 +54,13 @@ def test_waiting_counts_in_an_open_loop() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         bodies = [json.dumps({"number": number}).encode() for number in range(40)]
-        answers = drive(server.server_port, "/", bodies, 40)
+        answers = drive(server.server_port, "/", bodies, steady(40, 1))
     finally:
         server.shutdown()
     assert [answer.body["number"] for answer in answers] == list(range(40))
     assert answers[0].taken_ms < 250
     assert max(answer.taken_ms for answer in answers) > 700
-    refused = drive(server.server_port + 1, "/", [b"{}"], 10)
+    refused = drive(server.server_port + 1, "/", [b"{}"], [0.0])
     assert refused[0].status == 0
 
 
@@ -76,7 +77,31 @@ def test_a_row_tells_what_was_answered(version: Path) -> None:
     ]
     memory = serving_http.memory(os.getpid())
     assert memory["rss_mb"] >= memory["pss_mb"] > 50
-    told = serving_http.row("some", answers, 10, type("Process", (), {"pid": os.getpid()})())  # type: ignore[arg-type]
+    told = serving_http.row("some", answers, type("Process", (), {"pid": os.getpid()})())  # type: ignore[arg-type]
     assert told["six_share"] == 0.5
     assert told["statuses"] == {"200": 2, "503": 1}
     assert told["p50_ms"] == 7.0
+
+
+@pytest.mark.slow
+def test_overload_of_real_processes(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice what the models can rank: all are answered. Ten times: some may be refused, no queue grows."""
+    monkeypatch.setattr(serving_http, "CALM", 3)
+    options = ("--workers", "2", "--threads", "1")
+    root = version.parent
+    with command(root, *options, module="tests.serving.broken slow") as service:
+        capacity = serving_http.saturated(service.port, serving_http.bodies(root, 20, 200, seed=1))
+        assert 20 < capacity < 2 / 0.03
+        for times, seconds in ((2, 6), (10, 3)):
+            over, after = serving_http.overload(
+                service.port, service.process, root, 20, capacity, times, seconds
+            )
+            assert over["six_share"] == after["six_share"] == 1
+            assert over["statuses"].keys() <= ({"200"} if times == 2 else {"200", "503"})
+            assert over["tiers"]["ranked"] > 0.3 * capacity * seconds
+            assert over["p50_ms"] < 50
+            assert over["open_at_once"] < 100
+            assert over["in_time_by_server"] > 0.95
+            assert [second["second"] for second in over["over_time"]] == list(range(6 + seconds))
+            assert after["tiers"].get("ranked", 0) > 0.8 * sum(after["tiers"].values())
+            assert after["rss_mb"] < over["rss_mb"] + 20

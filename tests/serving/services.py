@@ -94,14 +94,18 @@ class Command:
             assert line, printed
         self.url = line.split(",")[0].strip()
         self.port = int(self.url.rpartition(":")[2])
+        self.workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
         until(self.ready)
 
     def ready(self) -> bool:
+        """Whether all workers have a bundle."""
         try:
-            return self.ask("GET", "/readyz")[0] == 200
+            lines = self.ask("GET", "/metrics")[1].decode().splitlines()
         except ConnectionRefusedError:  # no worker listens yet
             assert self.process.poll() is None, self.stop()
             return False
+        serving = [float(line.rpartition(" ")[2]) for line in lines if line.startswith("sextet_bundle{")]
+        return sum(serving) == self.workers
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
