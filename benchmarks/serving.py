@@ -1,13 +1,13 @@
 """Serving a million items: latency by stage beside its floor, with parts that fail, and over HTTP under load.
 
-    python -m benchmarks.serving               a million items: some 10 minutes on 2 cores, most of it once
+    python -m benchmarks.serving               a million items: some 12 minutes on 2 cores, most of it once
     python -m benchmarks.serving 100_000       fewer
 
 A shop of so many items is written, trained on for a minute and exported (kept in artifacts/bench_serving).
 Users have 200 events of history in the store. The floor of a request is the bare index search, query tower
 and ranker on ready tensors. In process everything is on one core and the deadline is 100 ms; over HTTP two
 workers, the client and its open loop share the machine. Writes `reports/bench_serving.json`, a row per
-scenario. Keep the machine quiet.
+scenario, and `reports/bench_serving.html` with the pictures. Keep the machine quiet.
 """
 
 import json
@@ -38,6 +38,7 @@ SHORT = ("retrieval.train.epochs=1", "retrieval.train.least_steps=1", "ranker.tr
 
 def main(items: int) -> None:
     from evaluation.report import tables  # after console.set_up: they load torch
+    from evaluation.report.serving_page import serving_page
 
     bundle = made(items)
     rows = []
@@ -47,7 +48,14 @@ def main(items: int) -> None:
         rows += [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
     rows += serving_http.scenarios(bundle, large_shop.USERS)
     tables.write_json(rows, REPORT)
-    shown = [{name: value for name, value in row.items() if name != "stages"} for row in rows]
+    about = (
+        f"{items:,} items, {large_shop.USERS:,} users with 200 events, {os.cpu_count()} cores. In process "
+    )
+    about += "everything is on one of them; over HTTP the client shares them with two workers."
+    REPORT.with_suffix(".html").write_text(serving_page(rows, f"Serving {items:,} items", about))
+    shown = [
+        {name: value for name, value in row.items() if name not in ("stages", "over_time")} for row in rows
+    ]
     print(tables.text_table(shown))
     for row in rows:
         if "stages" in row:

@@ -85,16 +85,15 @@ def overload(
     before = by_server(port)
     answers = drive(port, PATH, bodies(root, users, len(due), seed=times), due)
     after = by_server(port)
-    said = f"HTTP, {times} times what the models rank"
     over = row(
-        f"{said} ({rate:.0f}/s) for {seconds:g} s",
+        f"HTTP, {times} × what the models rank ({rate:.0f}/s), {seconds:g} s",
         [answer for answer in answers if CALM <= answer.due < ends], process,
     )  # fmt: skip
     late = (after["+Inf"] - before["+Inf"]) - (after["0.105"] - before["0.105"])
     over["in_time_by_server"] = round(1 - late / (after["+Inf"] - before["+Inf"]), 5)
     over["over_time"] = over_time(answers)
     recovered = [answer for answer in answers if answer.due >= ends + 1]
-    return [over, row(f"{said}: from a second after it ({calm:.0f}/s)", recovered, process)]
+    return [over, row(f"HTTP, from a second after {times} × on ({calm:.0f}/s)", recovered, process)]
 
 
 def by_server(port: int) -> dict[str, float]:

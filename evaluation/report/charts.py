@@ -120,6 +120,20 @@ class Chart:
         self.boxes.append(boxes[best])
         self.parts.append(_text(*places[best][:2], text, f"label {css}", places[best][2]))
 
+    def ends(self, labels: Sequence[tuple[float, str]], gap: int = 14) -> None:
+        """Labels (y, text) right of the frame, where lines end: as near to y as `gap` between them lets."""
+        right = LEFT + self.inner[0]
+        tops = [self.py(y) for y, _ in labels]
+        order = sorted(range(len(labels)), key=tops.__getitem__)
+        room = TOP + self.inner[1] - gap * len(labels)
+        # Each pushes down those below it, but never so far that the rest finds no room.
+        at = float(TOP)
+        for place, one in enumerate(order):
+            at = max(at, min(tops[one], room + gap * (place + 1)))
+            self.parts.append(f'<path class="grid" d="M{right + 4} {tops[one]:.1f}L{right + 20} {at:.1f}"/>')
+            self.parts.append(_text(right + 24, at + 4, labels[one][1], "label", "start"))
+            at += gap
+
     def _box(self, x: float, y: float, anchor: str, wide: float) -> tuple[float, float, float, float]:
         left = x - wide * {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor]
         return left, y - 10, left + wide, y + 3

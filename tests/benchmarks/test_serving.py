@@ -1,7 +1,9 @@
 """What the serving benchmark is made of: its shop, its client and its rows."""
 
 import json
+import math
 import os
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +15,7 @@ import pytest
 
 from benchmarks import large_shop, serving, serving_http
 from benchmarks.open_loop import Answer, drive, steady
+from evaluation.report.serving_page import serving_page
 from serving import Recommender
 from serving.golden import read
 from tests.serving.services import command
@@ -83,13 +86,34 @@ def test_a_row_tells_what_was_answered(version: Path) -> None:
     assert told["p50_ms"] == 7.0
 
 
+def test_the_page_shows_every_scenario() -> None:
+    figures = {"p50_ms": 4.0, "p95_ms": 20.0, "p99_ms": 90.0, "p999_ms": 110.0, "requests_per_s": 99.0}
+    row = figures | {"six_share": 1.0, "rss_mb": 900, "tiers": {"ranked": 3}}
+    stages = {"ranker": {"p50_ms": 2.0, "p99_ms": 3.0}, "total": {"p50_ms": 4.0, "p99_ms": 9.0}}
+    answers = [
+        Answer(0.1, 5.0, 200, {"tier": "ranked"}),
+        Answer(0.2, 9.0, 503, None),
+        Answer(1.5, 1.0, 503, None),
+    ]
+    rows = [
+        row | {"scenario": "in process", "floor_ms": 2.5, "p50_over_floor": 1.6, "stages": stages},
+        row | {"scenario": "HTTP, some", "over_time": serving_http.over_time(answers)},
+        row | {"scenario": "HTTP, none answered", **dict.fromkeys(figures, math.nan)},
+    ]
+    page = serving_page(rows, "title", "about")
+    assert all(page.count(one["scenario"].removeprefix("HTTP, ")) >= 1 for one in rows)
+    assert "1.60 times the floor" in page
+    assert page.count("<svg") == 4
+    assert not re.search(r'="[^"]*nan', page)
+
+
 @pytest.mark.slow
 def test_overload_of_real_processes(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice what the models can rank: all are answered. Ten times: some may be refused, no queue grows."""
     monkeypatch.setattr(serving_http, "CALM", 3)
     options = ("--workers", "2", "--threads", "1")
     root = version.parent
-    with command(root, *options, module="tests.serving.broken slow") as service:
+    with command(root, *options, module=("tests.serving.broken", "slow", "http")) as service:
         capacity = serving_http.saturated(service.port, serving_http.bodies(root, 20, 200, seed=1))
         assert 20 < capacity < 2 / 0.03
         for times, seconds in ((2, 6), (10, 3)):

@@ -1,6 +1,7 @@
 """Charts put marks where the values are, and labels where they can be read."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -64,3 +65,16 @@ def test_a_band_lies_between_low_and_high():
     chart.band([(0, 0.25, 0.75), (10, 0.5, 1.0)])
     corners = "M62.0 39.0L162.0 14.0L162.0 64.0L62.0 89.0Z"  # high from left to right, low back
     assert f'<path class="band" d="{corners}"/>' in chart.svg("a chart")
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=20))
+def test_labels_at_the_end_are_in_order_and_inside(values):
+    chart = Chart(Axis("x", 0, 1, ()), Axis("y", 0, 100, ()), height=360)
+    chart.ends([(value, f"v{value}") for value in values])
+    label = r'<text class="label" x="[\d.]+" y="([\d.]+)" text-anchor="start">v(\d+)<'
+    found = re.findall(label, chart.svg("a chart"))
+    tops = [float(top) for top, _ in found]
+    assert [int(value) for _, value in found] == sorted(values, reverse=True)
+    assert all(below - above >= 13.8 for above, below in pairwise(tops))
+    assert tops[0] > 0
+    assert tops[-1] < 360

@@ -128,7 +128,7 @@ def test_a_full_disk_under_the_log(version: Path, small_disk: Path, quick: None)
 def test_what_hangs_for_good_does_not_keep_a_stop_waiting(version: Path, tmp_path: Path) -> None:
     store, log = tmp_path / "store.db", tmp_path / "log"
     options = ("--store", str(store), "--log", str(log), "--workers", "2")
-    with command(version.parent, *options, module="tests.serving.broken hangs") as service:
+    with command(version.parent, *options, module=("tests.serving.broken", "hangs", "http")) as service:
         requests = []
         for place in range(8):
             status, said = service.ask("POST", SLATES, {"user_id": f"u{place:03d}", **BASKET})
