@@ -1,4 +1,4 @@
-"""The routes. Bodies are worked on in threads: the event loop only moves bytes."""
+"""The routes. What takes long is done in threads: the event loop moves bytes, and has popular items at hand."""
 
 import asyncio
 import sys

@@ -16,7 +16,8 @@ class Settings:
         key_file: text file with an API key a line (several while one replaces another); None for no keys.
         deadline_ms: milliseconds from a request's arrival to its answer.
         threads: checkouts that are answered at the same time.
-        limit: recommendations in flight at the same time; what comes beyond is sent away.
+        limit: requests at most that wait for the models, or for the store: what comes beyond gets popular
+            items, or is sent away.
         max_body: bytes of a request's body.
         poll_s: seconds between two looks at `current`.
         explore: chance that the last slot of a slate explores, from 0 (never) to 1 (serving/explore.py).
