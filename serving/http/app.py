@@ -1,4 +1,4 @@
-"""The routes. What takes long is done in threads: the event loop moves bytes, and has popular items at hand."""
+"""The routes. What takes long is done in threads; the event loop moves bytes and gives popular items."""
 
 import asyncio
 import sys

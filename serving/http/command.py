@@ -38,12 +38,7 @@ def add_http(commands: Any) -> None:
     add("--workers", type=int, default=1, help="processes that share the port (default: 1)")
     add("--threads", type=int, help="checkouts answered at a time per worker (default: cores by workers)")
     add("--deadline-ms", type=float, default=OPTIONS.deadline_ms, help="from arrival to answer; default: 100")
-    add(
-        "--limit",
-        type=int,
-        default=OPTIONS.limit,
-        help="requests that wait for the models per worker (default: 64)",
-    )
+    add("--limit", type=int, default=OPTIONS.limit, help="requests that wait per worker (default: 64)")
     add("--max-body", type=int, default=OPTIONS.max_body, help="bytes of a request (default: 512 KiB)")
     add("--api-key-file", type=Path, help="text file of API keys, one a line (default: no key is asked for)")
     add("--poll-seconds", type=float, default=OPTIONS.poll_s, help="between looks at `current`; default: 1")
