@@ -3,7 +3,6 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 from numpy.typing import NDArray
 
 FIRST = 64  # items of which six are looked for at first
