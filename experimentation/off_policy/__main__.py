@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.features import FeatureSchema
 from data.tables import DataError
 from evaluation.report.tables import text_table, write_json, write_text
 from experimentation.off_policy import check, log, open_bandit, rehearsal
@@ -67,7 +68,7 @@ def _estimate(options: argparse.Namespace) -> int:
         served = open_store(options.store, create=False) if options.store else None
         recommender = Recommender.load(options.bundle, served)
         bundle = recommender.bundle
-        logged = log.read(options.shop, bundle.manifest, options.champion)
+        logged = log.read(options.shop, bundle.manifest, FeatureSchema.load(bundle.folder), options.champion)
         seen = seen_at(logged) if options.seen is None else options.seen
         if len(seen) != logged.item.shape[1]:
             raise ValueError(f"--seen has {len(seen)} numbers, a slate has {logged.item.shape[1]} slots")

@@ -46,8 +46,10 @@ class Logged(NamedTuple):
     left_out: dict[str, int]  # why → checkouts
 
 
-def read(shop: Path, manifest: Mapping[str, Any], champion: str | None = None) -> Logged:
-    """The log in `shop`, the folder of a shop's tables, for the bundle that `manifest` describes.
+def read(
+    shop: Path, manifest: Mapping[str, Any], schema: FeatureSchema, champion: str | None = None
+) -> Logged:
+    """The log in `shop`, the folder of a shop's tables, for the bundle of this `manifest` and `schema`.
 
     Labels count in the windows that the bundle was trained with. Left out, and counted, are checkouts inside
     the time that the bundle learned from, and those whose horizon the log does not reach.
@@ -81,7 +83,7 @@ def read(shop: Path, manifest: Mapping[str, Any], champion: str | None = None) -
         checkouts = _checkouts(con, coded, asked)
         slots = con.to_pyarrow(shown.semi_join(asked, "order").order_by("order", "slot"))
         won = _outcomes(con, coded, asked)
-        facts = _histories(con, coded, manifest, Path(folder))
+        facts = _histories(con, coded, schema, Path(folder))
     return _logged(checkouts, slots, won, facts, left_out)
 
 
@@ -168,9 +170,8 @@ def _outcomes(
     return found
 
 
-def _histories(con: ibis.BaseBackend, log: Log, manifest: Mapping[str, Any], folder: Path) -> Store:
+def _histories(con: ibis.BaseBackend, log: Log, schema: FeatureSchema, folder: Path) -> Store:
     """A store of what the shop's tables say, by the code that an export uses."""
-    schema = FeatureSchema.from_json(manifest["features"])
     schema = replace(schema, profile=[a for a in schema.profile if a.name in log.profile])
     store.write(con, log, schema, folder)
     write_store(folder, schema, folder / "store.arrow")

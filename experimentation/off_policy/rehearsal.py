@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 from tqdm import tqdm
 
+from data.features import FeatureSchema
 from data.sources import simulated
 from evaluation.report.tables import text_table, write_json
 from experimentation.off_policy import log
@@ -54,7 +55,8 @@ def rehearse(out: Path) -> list[Row]:
     _run("-m", "experimentation.off_policy", "estimate", "--shop", str(shop), "--bundle", str(challenger),
          "--store", str(store), "--out", str(out))  # fmt: skip
     recommender = Recommender.load(challenger, open_store(store))
-    logged = log.read(shop, recommender.bundle.manifest)
+    bundle = recommender.bundle
+    logged = log.read(shop, bundle.manifest, FeatureSchema.load(bundle.folder))
     new = replay(recommender, logged.checkouts)
     order = np.array([int(str(checkout.order_id)) for checkout in logged.checkouts])
     clicked, like = _likings(cfg, order, new.item), _likings(cfg, order, logged.item)

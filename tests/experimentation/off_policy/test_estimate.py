@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.features import FeatureSchema
 from data.tables import DataError
 from experimentation.off_policy import log
 from experimentation.off_policy.__main__ import main
@@ -31,7 +32,7 @@ def other(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def logged(shop: Shop, version: Path) -> Logged:
-    return log.read(shop.folder, read_manifest(version))
+    return log.read(shop.folder, read_manifest(version), FeatureSchema.load(version))
 
 
 def likings(logged: Logged, item: np.ndarray) -> np.ndarray:
@@ -72,7 +73,7 @@ def test_what_the_bundle_learned_from_judges_nothing(shop: Shop, version: Path, 
     manifest = read_manifest(version)
     middle = logged.checkouts[len(logged.checkouts) // 2].ts
     manifest["data"]["window"]["end"] = middle
-    later = log.read(shop.folder, manifest)
+    later = log.read(shop.folder, manifest, FeatureSchema.load(version))
     assert min(checkout.ts for checkout in later.checkouts) >= middle
     assert sum(later.left_out.values()) + len(later.checkouts) == len(shop.slates)
     assert later.left_out["before the end of the bundle's own data"] > len(logged.checkouts) // 3
@@ -171,6 +172,6 @@ def test_a_log_that_cannot_judge_is_refused(
     assert "orders.parquet or orders.csv is missing" in capsys.readouterr().err
     command = ["estimate", "--shop", str(shop.folder), "--bundle", str(version)]
     with pytest.raises(DataError, match="no logged checkout is left to judge by"):
-        log.read(shop.folder, read_manifest(version), champion="nobody")
+        log.read(shop.folder, read_manifest(version), FeatureSchema.load(version), champion="nobody")
     assert main([*command, "--seen", "1,0.5"]) == 1
     assert "--seen has 2 numbers, a slate has 6 slots" in capsys.readouterr().err
