@@ -95,14 +95,18 @@ class Command:
         self.url = line.split(",")[0].strip()
         self.port = int(self.url.rpartition(":")[2])
         self.workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
-        until(self.ready)
+        try:
+            until(self.ready)
+        except BaseException:
+            self.stop()
+            raise
 
     def ready(self) -> bool:
         """Whether all workers have a bundle."""
         try:
             lines = self.ask("GET", "/metrics")[1].decode().splitlines()
         except ConnectionRefusedError:  # no worker listens yet
-            assert self.process.poll() is None, self.stop()
+            assert self.process.poll() is None, "it ended"
             return False
         serving = [float(line.rpartition(" ")[2]) for line in lines if line.startswith("sextet_bundle{")]
         return sum(serving) == self.workers
