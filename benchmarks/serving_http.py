@@ -47,18 +47,19 @@ def scenarios(root: Path, users: int) -> list[dict[str, Any]]:
             rows.append(row("HTTP, 100 requests/s, a swap in the middle", answers, process))
         versions = {answer.body["bundle_version"] for answer in answers if answer.status == 200}
         rows[-1] |= {"versions": len(versions), "over_time": over_time(answers)}
-        capacity = saturated(port, bodies(root, users, 1_000, seed=8))
+        capacity = saturated(port, bodies(root, users, 5_000, seed=8))
         for times, seconds in OVERLOADS:
             rows += overload(port, process, root, users, capacity, times, seconds)
     return rows
 
 
-def saturated(port: int, asked: Sequence[bytes], clients: int = 4 * WORKERS) -> float:
+def saturated(port: int, asked: Sequence[bytes], seconds: float = 5, clients: int = 8 * WORKERS) -> float:
     """Requests a second that the models answer: each client asks again when it is answered."""
+    left, started = iter(asked), time.perf_counter()
 
-    def ask(mine: Sequence[bytes]) -> int:
+    def ask(_: int) -> int:
         connection, ranked = HTTPConnection("127.0.0.1", port, timeout=30), 0
-        for body in mine:
+        while time.perf_counter() < started + seconds and (body := next(left, None)) is not None:
             connection.request("POST", PATH, body, {"Content-Type": "application/json"})
             if json.loads(connection.getresponse().read()).get("tier") == "ranked":
                 ranked += 1
@@ -68,9 +69,7 @@ def saturated(port: int, asked: Sequence[bytes], clients: int = 4 * WORKERS) -> 
         return ranked
 
     with ThreadPoolExecutor(clients) as shops:
-        started = time.perf_counter()
-        ranked = sum(shops.map(ask, [asked[place::clients] for place in range(clients)]))
-        return ranked / (time.perf_counter() - started)
+        return sum(shops.map(ask, range(clients))) / (time.perf_counter() - started)
 
 
 def overload(

@@ -7,7 +7,8 @@ refused, which is cheaper still. So what waits is bounded by what can be answere
 
 Nobody sees how long a request lay in its socket. But the loop reads all sockets at once, and answers what it
 read before it reads again: so what it read last may have waited as long as the answers before it took, and so
-may what the models give back.
+may what the models give back. One such round may be a pause of the process, after which all can be answered;
+several in a row are more than the loop can do.
 
 The methods run on the event loop, which alone changes `in_flight`; what threads share is in `_jobs`.
 """
@@ -22,10 +23,10 @@ from serving.clock import one_thread
 
 Answer = TypeVar("Answer")
 RESERVE = 0.010  # seconds before the deadline at which a fallback takes over; a quarter of a short deadline
-SLOWLY = 0.02  # weight of the latest wait: a pause of the process is no overload, whoever waited is answered
 LATELY = 0.1  # weight of the latest answer in the time that one takes
 SOON = 0.5  # of the deadline, by which the models should be done: a longer queue answers no more, only later
-BEHIND, LATELY_BEHIND = 0.25, 0.1  # of the deadline: who waited longer is refused, while all do for as long
+BEHIND = 0.25  # of the deadline: a round that takes longer is long
+ROUNDS = 3  # that are long in a row, after which who waited as long is refused
 
 
 class Busy(Exception):
@@ -54,10 +55,10 @@ class Desk:
         self.threads, self.limit, self.deadline = threads, limit, deadline_ms / 1e3
         self.budget = self.deadline - min(RESERVE, self.deadline / 4)  # seconds that the models have
         self.in_flight = 0
-        self.waited = 0.0  # seconds that a request waits for the loop, lately
         self.took = 0.0  # seconds that the models take lately, in their thread
         self._read = self._seen = 0.0  # when the loop last read its sockets, and looked here last
         self._round = 0.0  # seconds between the two, the time before
+        self._long = 0  # rounds in a row that were long
         self._jobs: set[_Job] = set()  # given to the models and not ended, though perhaps given up
         self._models = ThreadPoolExecutor(threads, "models", initializer=one_thread)
 
@@ -75,8 +76,7 @@ class Desk:
         """
         now = time.perf_counter()
         waited = now - arrived + self._unseen(arrived, now)
-        self.waited += SLOWLY * (waited - self.waited)
-        if waited > BEHIND * self.deadline and self.waited > LATELY_BEHIND * self.deadline:
+        if waited > BEHIND * self.deadline and self._long >= ROUNDS:
             raise Busy("the event loop is behind")
         # What it takes here is taken again on the way back.
         ends, soon = now + self.budget - 2 * waited, now + SOON * self.deadline - 2 * waited
@@ -106,6 +106,7 @@ class Desk:
         """Seconds that a request may have waited in its socket: those of the round before its own."""
         if arrived > self._seen:
             self._round, self._read = self._seen - self._read, arrived
+            self._long = self._long + 1 if self._round > BEHIND * self.deadline else 0
         self._seen = now
         return self._round
 

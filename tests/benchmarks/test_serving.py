@@ -114,7 +114,7 @@ def test_overload_of_real_processes(version: Path, monkeypatch: pytest.MonkeyPat
     options = ("--workers", "2", "--threads", "1")
     root = version.parent
     with command(root, *options, module=("tests.serving.broken", "slow", "http")) as service:
-        capacity = serving_http.saturated(service.port, serving_http.bodies(root, 20, 200, seed=1))
+        capacity = serving_http.saturated(service.port, serving_http.bodies(root, 20, 3_000, seed=1))
         assert 20 < capacity < 2 / 0.03
         for times, seconds in ((2, 6), (10, 3)):
             over, after = serving_http.overload(
