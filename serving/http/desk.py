@@ -24,7 +24,7 @@ from serving.clock import one_thread
 Answer = TypeVar("Answer")
 RESERVE = 0.010  # seconds before the deadline at which a fallback takes over; a quarter of a short deadline
 LATELY = 0.1  # weight of the latest answer in the time that one takes
-SOON = 0.5  # of the deadline, by which the models should be done: a longer queue answers no more, only later
+SOON = 0.38  # of the deadline, by which the models should be done: a longer queue answers no more, only later
 BEHIND = 0.25  # of the deadline: a round that takes longer is long
 ROUNDS = 3  # that are long in a row, after which who waited as long is refused
 
