@@ -1,4 +1,4 @@
-"""`python -m monitoring`: a day against the weeks before it."""
+"""`python -m monitoring`: a day against the weeks before it, and why offline and online disagree."""
 
 import argparse
 import sys
@@ -14,6 +14,7 @@ from evaluation.report.tables import text_table, write_text
 from monitoring import calibration, daily, figures, log, metrics, orders
 from monitoring.log import say
 from monitoring.page import page
+from monitoring.reconcile.command import add_reconcile
 from serving import BundleError, Recommender, open_store
 
 EPILOG = """\
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m monitoring", description="Watch a live bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_daily(commands)
+    add_reconcile(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(parser, options))
