@@ -63,6 +63,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return made
 
 
+@pytest.mark.slow
 def test_a_shop_that_grows(shop: Shop) -> None:
     first = shop.current()
     assert shop.champion() == first

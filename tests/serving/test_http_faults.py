@@ -125,6 +125,7 @@ def test_a_full_disk_under_the_log(version: Path, small_disk: Path, quick: None)
     assert sorted({row["order_id"] for row in rows}) == [f"{place:05d}" for place in range(next(asked))]
 
 
+@pytest.mark.slow
 def test_what_hangs_for_good_does_not_keep_a_stop_waiting(version: Path, tmp_path: Path) -> None:
     store, log = tmp_path / "store.db", tmp_path / "log"
     options = ("--store", str(store), "--log", str(log), "--workers", "2")
