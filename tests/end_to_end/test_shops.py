@@ -10,7 +10,13 @@ from tests.data.shop import write_shop
 from tests.end_to_end.commands import command, finished, train_arguments
 
 
-@pytest.mark.parametrize("events", [False, True], ids=["orders and items only", "with users and click logs"])
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param(False, id="orders and items only", marks=pytest.mark.slow),
+        pytest.param(True, id="with users and click logs"),
+    ],
+)
 def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
     shop = tmp_path / "shop"
     shop.mkdir()
