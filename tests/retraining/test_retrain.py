@@ -1,6 +1,7 @@
 """retrain.py on a shop that grows: full, incremental, nothing new, poisoned, killed."""
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from retraining.run import CHALLENGER, DECISIONS
-from serving import Recommender
+from serving import Checkout, Recommender
 from tests.data.shop import DAY, START, iso, write_shop
 from tests.end_to_end.commands import command, start
 
@@ -63,10 +64,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return made
 
 
+def test_the_first_one_is_published(shop: Shop) -> None:
+    assert shop.champion() == shop.current()
+    assert [(line["mode"], line["published"]) for line in shop.decisions()] == [("full", True)]
+    assert len(Recommender.load(shop.root).recommend(_guest()).items) == 6
+
+
 @pytest.mark.slow
 def test_a_shop_that_grows(shop: Shop) -> None:
     first = shop.current()
-    assert shop.champion() == first
     said = shop.retrain(90, *LOOSE)
     assert f"kept what serves: {first} has learned from this log already" in said
     said = shop.retrain(100, *LOOSE)
@@ -75,7 +81,6 @@ def test_a_shop_that_grows(shop: Shop) -> None:
     assert second != first
     assert [line["mode"] for line in shop.decisions()] == ["full", "incremental"]
     assert shop.champion() == second
-    assert len(Recommender.load(shop.root).recommend(_guest(shop.root)).items) == 6
     said = shop.retrain(105, "retrain.full_every=10", *LOOSE)  # the full one is 15 days old
     assert "retraining: full" in said
 
@@ -134,9 +139,8 @@ def test_killed_anywhere_the_champion_serves_and_the_next_one_ends(shop: Shop) -
     assert shop.champion() == shop.current()
 
 
+@pytest.mark.slow
 def test_one_at_a_time_and_wrong_words(shop: Shop) -> None:
-    import fcntl
-
     with (shop.root / ".retrain.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "another retraining of this bundle is under way" in shop.retrain(90)
@@ -145,7 +149,5 @@ def test_one_at_a_time_and_wrong_words(shop: Shop) -> None:
     assert "retrain.mode=sometimes: expected auto, full or incremental" in wrong.stderr
 
 
-def _guest(root: Path):
-    from serving import Checkout
-
+def _guest() -> Checkout:
     return Checkout(user_id=None, basket=[], ts=START + 100 * DAY)
