@@ -1,5 +1,5 @@
 # make demo    the whole path on real data, about 12 minutes on 2 cores after the downloads
-# make test    the checks, about 10 minutes
+# make test    the checks, about 12 minutes
 # make help    the rest
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

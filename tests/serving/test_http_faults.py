@@ -64,7 +64,7 @@ def test_a_part_that_fails(client: Client, part: str, fault: Any, tiers: set[str
     recommender = client.service.swap.recommender
     bundle, store = recommender.bundle, recommender.store
     breaker = recommender.stages.breakers[part]
-    breaker.rest = 0.2
+    breaker.rest = 0.5
     if part == "store":
         recommender.store = SimpleNamespace(get=fault)
     elif part == "index":
@@ -86,8 +86,10 @@ def test_a_part_that_fails(client: Client, part: str, fault: Any, tiers: set[str
     assert median(took) < LIMIT / 2  # what rests costs nothing
     reasons = [slate["reason"] for slate in slates[: breaker.limit]]
     assert any(found.startswith(reason) for found in reasons)
-    assert all(found.startswith((reason, "the models did not answer in time")) for found in reasons)
-    assert {slate["tier"] for slate in slates} <= tiers
+    # A machine that is busy makes any part late, or all of them.
+    busy = ("the models did not answer in time", "overloaded: the models would be too late")
+    assert all(found.startswith((reason, f"{part}: not done after", *busy)) for found in reasons), reasons
+    assert {slate["tier"] for slate in slates if not slate["reason"].startswith(busy)} <= tiers
     assert f"{part}: it failed 3 times in a row and rests" in slates[-1]["reason"]
     labels = f'{{part="{part}"}}'
     assert client.number("sextet_breaker_open") == client.number(f"sextet_breaker_open{labels}") == 1
