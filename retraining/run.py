@@ -90,11 +90,11 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     for gate in found:
         print(f"  {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.found}", flush=True)
     passed, reason = all(gate.passed for gate in found), verdict(found)
+    registry.register(cfg, folder, made.name, reason)  # before it serves: a kill leaves no unknown champion
     if passed:
         publish(made, root)
     line = {"version": made.name, "run": folder.name, "mode": mode, "published": passed, "reason": reason}
     note(root, line | {"champion": champion and champion.version, "gates": [g._asdict() for g in found]})
-    registry.register(cfg, folder, made.name, reason)
     if passed:
         registry.name_champion(cfg, made.name)
     return Decision(made.name if passed else None, reason)
