@@ -6,6 +6,7 @@ Every process runs the same stages. What must happen once (preparing, gathering 
 one does, and the others wait for it; training they do together (training/parallel.py).
 """
 
+import gc
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -53,9 +54,14 @@ def stay_alone(backend: str) -> None:
 
 
 def leave() -> None:
-    """Part from the others: what follows is done by one process."""
+    """Part from the others: what follows is done by one process.
+
+    Sharded models are garbage by now, but in cycles, and hold the group. Its threads would live on and want
+    Python after its end, which aborts the process; once collected they are joined here.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()
 
 
 def backend(cfg: DictConfig) -> str:

@@ -48,7 +48,12 @@ def work(rank: int, folder: str) -> None:
     rows = processes.together(torch.full([rank, 2], rank))
     first = processes.once(lambda: f"from {rank}")
     torch.save((loss.detach(), weight.grad, rows, first), f"{folder}/{rank}.pt")
+    held: dict[str, object] = {"group": dist.group.WORLD}
+    held["itself"] = held  # as a sharded model does
+    del held
     processes.leave()
+    kinds = [task.read_text() for task in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo_runloop" in kind for kind in kinds), "a thread of the group outlives it"
 
 
 def test_in_batch_negatives_are_those_of_all_processes(tmp_path: Path) -> None:
