@@ -15,6 +15,7 @@ START = 1_704_067_200  # 2024-01-01 UTC, the first day of the log
 DAY = 86_400
 LATE = 0.15  # share of the items that arrive while the log runs
 BULK, OFFER = 0.2, 0.1  # chance that a line holds two, and that it is sold at 80 %
+LARGEST = 8  # lines of a basket by taste
 SPEND = (1 + BULK) * (1 - 0.2 * OFFER)  # mean spend on a bought item over its list price
 
 DEPARTMENTS = {
@@ -158,6 +159,69 @@ def policy(goods: Goods, habits: Habits) -> Array:
     model that does not know of positions: what the shop likes looks better than it is.
     """
     return 1.4 * goods.appeal + 1.2 * habits.own + 0.5 * habits.leaf
+
+
+def basket(
+    goods: Goods, people: People, state: State, decided: Array, now: Array, rng: np.random.Generator
+) -> Array:
+    """What is bought by taste alone [n, I] bool: softmax draws without replacement (Gumbel top-k)."""
+    score = wanted(goods, people, state) + gumbel(rng, decided.shape)
+    score[decided | (goods.created > now[:, None])] = -np.inf
+    first = best(score, min(LARGEST, score.shape[1]))
+    lines = np.minimum(1 + rng.poisson(people.lines - 1), LARGEST)
+    bought = np.zeros(decided.shape, bool)
+    np.put_along_axis(bought, first, np.arange(first.shape[1]) < lines[:, None], 1)
+    return bought
+
+
+def count(goods: Goods, state: State, who: Array, what: Array, spend: Array) -> None:
+    """Lines of items `what`, bought by the users in rows `who` of the state, enter it: [m] each."""
+    state.items[who, what] += 1
+    np.add.at(state.leaves, (who, goods.leaf[what]), 1)
+    np.add.at(state.brands, (who, goods.brand[what]), 1)
+    np.add.at(state.lines, who, 1)
+    np.add.at(state.spend, who, spend)
+
+
+def slate(
+    goods: Goods, habits: Habits, now: Array, rng: np.random.Generator, slots: int, exploration: float
+) -> tuple[Array, Array]:
+    """Items by position [n, slots] and the chance that each had of its slot, given those above it.
+
+    Every slot is filled from what is left: with chance `exploration` evenly, else by softmax of the policy.
+    """
+    score = policy(goods, habits)
+    score[goods.created > now[:, None]] = -np.inf
+    weight = np.exp(score.astype(np.float64))
+    there = np.searchsorted(goods.created, now, side="right")  # items are in order of arrival
+    queue = best(score + gumbel(rng, score.shape), 2 * slots)
+    explores = rng.random((len(now), slots)) < exploration
+    who, total = np.arange(len(now)), weight.sum(1)
+    shown, propensity = (np.zeros((len(now), slots), t) for t in (np.int64, np.float64))
+    for slot in range(slots):
+        taken = np.sort(shown[:, :slot], axis=1)
+        even = rng.integers(0, there - slot)
+        for other in taken.T:  # the even-th of those that are left
+            even += even >= other
+        free = ~(queue[:, :, None] == taken[:, None, :]).any(2)
+        drawn = np.where(explores[:, slot], even, queue[who, free.argmax(1)])
+        shown[:, slot] = drawn
+        propensity[:, slot] = (1 - exploration) * weight[who, drawn] / total + exploration / (there - slot)
+        total = total - weight[who, drawn]
+    return shown, np.clip(propensity, 1e-12, 1.0)
+
+
+def gumbel(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """What, added to scores, makes the best of them a draw by softmax."""
+    return -np.log(np.maximum(rng.standard_exponential(shape, np.float32), 1e-30))  # a draw can be 0
+
+
+def best(score: Array, k: int) -> Array:
+    """Columns of the k highest of every row, best first: [n, k]."""
+    found = (
+        np.argpartition(-score, k - 1, axis=1)[:, :k] if k < score.shape[1] else np.argsort(-score, axis=1)
+    )
+    return np.take_along_axis(found, np.argsort(-np.take_along_axis(score, found, 1), axis=1), 1)
 
 
 def titles(goods: Goods) -> list[str]:

@@ -24,12 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.sources import market, tables
-from data.sources.market import BRANDS, DAY, LEAVES, START, Array, Goods, Habits, People, State
+from data.sources.market import BRANDS, DAY, LEAVES, START, Array, Goods, People, State
 from data.tables import DataError
 
 BLOCK = 256  # users at a time
 ROUNDS = 10_000  # order number = user * ROUNDS + round
-LARGEST = 8  # lines of a basket by taste
 LINE = ("order_id", "user_id", "item_id", "ts", "quantity", "price")
 SHOWN = ("impression", "click", "purchase")
 SETTINGS = ("users", "items", "days", "gap", "slots", "exploration", "position_bias", "seed")
@@ -134,17 +133,17 @@ def _block(cfg: Mapping[str, Any], goods: Goods, people: People, rng: np.random.
         if n == 0:
             return
         order = people.user * ROUNDS + k
-        state.basket[:] = _basket(goods, people, state, decided, now, rng) | carried
+        state.basket[:] = market.basket(goods, people, state, decided, now, rng) | carried
         who, what = np.nonzero(state.basket)
         quantity = 1 + (rng.random(len(who)) < market.BULK)
         price = np.round(goods.price[what] * np.where(rng.random(len(who)) < market.OFFER, 0.8, 1.0), 2)
-        _count(goods, state, who, what, quantity * price)
+        market.count(goods, state, who, what, quantity * price)
         lines = [order[who], people.user[who], what, now[who], quantity, price]
         followed = carried[who, what]
         bought = [order[who] - 1, people.user[who], what, now[who], quantity * price]
         habits = market.habits(goods, state)
         click, buy = market.answers(goods, people, state, habits, now)
-        slate, propensity = _slate(goods, habits, now, rng, slots, cfg["exploration"])
+        slate, propensity = market.slate(goods, habits, now, rng, slots, cfg["exploration"])
         luck = rng.random((3, n, slots))
         clicked = (luck[0] < seen) & (luck[1] < np.take_along_axis(click, slate, 1))
         carries = clicked & (luck[2] < np.take_along_axis(buy, slate, 1))
@@ -159,67 +158,6 @@ def _block(cfg: Mapping[str, Any], goods: Goods, people: People, rng: np.random.
         np.put_along_axis(decided, slate, clicked, 1)
         np.put_along_axis(carried, slate, carries, 1)
         now = now + ((0.1 + 0.9 * rng.gamma(2, 0.5, n)) * people.gap * DAY).astype(np.int64)
-
-
-def _basket(
-    goods: Goods, people: People, state: State, decided: Array, now: Array, rng: np.random.Generator
-) -> Array:
-    """What is bought by taste alone [n, I] bool: softmax draws without replacement (Gumbel top-k)."""
-    score = market.wanted(goods, people, state) + _gumbel(rng, decided.shape)
-    score[decided | (goods.created > now[:, None])] = -np.inf
-    best = _best(score, min(LARGEST, score.shape[1]))
-    count = np.minimum(1 + rng.poisson(people.lines - 1), LARGEST)
-    basket = np.zeros(decided.shape, bool)
-    np.put_along_axis(basket, best, np.arange(best.shape[1]) < count[:, None], 1)
-    return basket
-
-
-def _count(goods: Goods, state: State, who: Array, what: Array, spend: Array) -> None:
-    state.items[who, what] += 1
-    np.add.at(state.leaves, (who, goods.leaf[what]), 1)
-    np.add.at(state.brands, (who, goods.brand[what]), 1)
-    np.add.at(state.lines, who, 1)
-    np.add.at(state.spend, who, spend)
-
-
-def _slate(
-    goods: Goods, habits: Habits, now: Array, rng: np.random.Generator, slots: int, exploration: float
-) -> tuple[Array, Array]:
-    """Items by position [n, slots] and the chance that each had of its slot, given those above it.
-
-    Every slot is filled from what is left: with chance `exploration` evenly, else by softmax of the policy.
-    """
-    score = market.policy(goods, habits)
-    score[goods.created > now[:, None]] = -np.inf
-    weight = np.exp(score.astype(np.float64))
-    there = np.searchsorted(goods.created, now, side="right")  # items are in order of arrival
-    queue = _best(score + _gumbel(rng, score.shape), 2 * slots)
-    explores = rng.random((len(now), slots)) < exploration
-    who, total = np.arange(len(now)), weight.sum(1)
-    slate, propensity = (np.zeros((len(now), slots), t) for t in (np.int64, np.float64))
-    for slot in range(slots):
-        taken = np.sort(slate[:, :slot], axis=1)
-        even = rng.integers(0, there - slot)
-        for other in taken.T:  # the even-th of those that are left
-            even += even >= other
-        free = ~(queue[:, :, None] == taken[:, None, :]).any(2)
-        drawn = np.where(explores[:, slot], even, queue[who, free.argmax(1)])
-        slate[:, slot] = drawn
-        propensity[:, slot] = (1 - exploration) * weight[who, drawn] / total + exploration / (there - slot)
-        total = total - weight[who, drawn]
-    return slate, np.clip(propensity, 1e-12, 1.0)
-
-
-def _gumbel(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    return -np.log(np.maximum(rng.standard_exponential(shape, np.float32), 1e-30))  # a draw can be 0
-
-
-def _best(score: Array, k: int) -> Array:
-    """Columns of the k highest of every row, best first: [n, k]."""
-    found = (
-        np.argpartition(-score, k - 1, axis=1)[:, :k] if k < score.shape[1] else np.argsort(-score, axis=1)
-    )
-    return np.take_along_axis(found, np.argsort(-np.take_along_axis(score, found, 1), axis=1), 1)
 
 
 def _events(

@@ -82,11 +82,7 @@ def _buy(goods: Goods, people: People, state: market.State, rng: np.random.Gener
     what = best[who, line]
     state.basket[:] = False
     state.basket[who, what] = True
-    state.items[who, what] += 1
-    np.add.at(state.leaves, (who, goods.leaf[what]), 1)
-    np.add.at(state.brands, (who, goods.brand[what]), 1)
-    np.add.at(state.lines, who, 1)
-    np.add.at(state.spend, who, goods.price[what])
+    market.count(goods, state, who, what, goods.price[what])
 
 
 def log(at: Checkouts, shopper: str, rng: np.random.Generator) -> Log:
