@@ -20,7 +20,7 @@ from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimi
 from torch.nn import functional as F
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.sharding_plan import (
@@ -70,7 +70,12 @@ def shard(
         plan = _planned(module, sharders, device)
     else:
         plan = _uniform(module, sharders[0], device, sharding)
-    model = DistributedModelParallel(module, device=device, plan=plan, sharders=sharders)
+    # Not as a static graph: what each task's gradient is alone (training/health.py) would count as its first
+    # pass, of which DDP learns whose gradients to average. Calibration is there but not trained.
+    alike = DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True)
+    model = DistributedModelParallel(
+        module, device=device, plan=plan, sharders=sharders, data_parallel_wrapper=alike
+    )
     if weights is not None:
         model.load_state_dict(weights)
     return model
