@@ -85,8 +85,8 @@ class Health(pl.Callback):
         self.log_metrics(
             trainer, {f"gate/{t}_{e}": w for t, ws in self.gates.items() for e, w in enumerate(ws)}
         )
-        logits = torch.cat([logits for logits, _ in module.seen])
-        for text in head_alarms(logits, joined([labels for _, labels in module.seen])):
+        logits = torch.cat([logits for logits, _ in module.parts])
+        for text in head_alarms(logits, joined([labels for _, labels in module.parts])):
             self.alarm(f"epoch {trainer.current_epoch}: {text}")
         self.write()
 

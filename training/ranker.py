@@ -62,6 +62,7 @@ class RankerTask(pl.LightningModule):
         self.weights = [1.0, 1.0, settings.value_weight]  # of the tasks, as in TASKS
         self.model: Any = None  # a DistributedModelParallel, once configured
         self.losses: dict[str, Tensor] = {}  # of the step under way, by task
+        self.seen: tuple[Tensor, Labels] | None = None  # what `predict` gives, of the last validation
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [Health(self.folder, self.settings.health_every)]
@@ -104,7 +105,7 @@ class RankerTask(pl.LightningModule):
         step = (self.seed * 1_000_003 + self.global_step) * processes.world() + processes.rank()
         generator = torch.Generator().manual_seed(step)
         candidates, labels = sample_negatives(candidates, labels, rate, generator)
-        logits = self.score(self.model, batch, candidates, labels)
+        logits = self.shown(self.score(self.model, batch, candidates), labels)
         self.losses = self.objective(logits, labels, candidates)
         for task, share in zip(TASKS, self.shares(labels), strict=True):
             self.losses[task] = self.losses[task] * share
@@ -134,12 +135,15 @@ class RankerTask(pl.LightningModule):
         assert batch.candidates is not None  # the file was made by training/candidates.py
         return batch.candidates, label(batch.candidates, batch.outcomes, self.frozen[1].leaf, self.rule)
 
-    def score(self, model: nn.Module, batch: Batch, candidates: Candidates, labels: Labels) -> Tensor:
-        """Logits [ΣC, 3] as of the position where each candidate was shown."""
+    def score(self, model: nn.Module, batch: Batch, candidates: Candidates) -> Tensor:
+        """Logits [ΣC, 3], of a click when seen."""
         tower, catalog = self.frozen
         with torch.no_grad():
             vector = tower(batch.query, catalog.vectors)
-        logits = model(batch.query, vector, candidates, catalog)
+        return model(batch.query, vector, candidates, catalog)
+
+    def shown(self, logits: Tensor, labels: Labels) -> Tensor:
+        """Logits [n, 3] as of the position where each candidate was shown."""
         click = as_shown(self.model.module, logits[:, 0], labels, self.rule)
         return torch.cat([click.unsqueeze(1), logits[:, 1:]], dim=1)
 
@@ -155,23 +159,24 @@ class RankerTask(pl.LightningModule):
         processes.average([*learned, seen.running_mean, seen.running_var])
 
     def on_validation_epoch_start(self) -> None:
-        self.seen: list[tuple[Tensor, Labels]] = []
+        self.parts: list[tuple[Tensor, Labels]] = []
 
     def validation_step(self, batch: Batch, index: int) -> None:
         candidates, labels = self.labelled(batch)
-        logits = self.score(self.model.module, batch, candidates, labels)
-        losses = self.objective(logits, labels, candidates)
+        logits = self.score(self.model.module, batch, candidates)
+        losses = self.objective(self.shown(logits, labels), labels, candidates)
         loss = sum(weight * losses[task] for task, weight in zip(TASKS, self.weights, strict=True))
         size = batch.query.ts.numel()
         self.log("val_loss", loss, prog_bar=True, on_epoch=True, batch_size=size, sync_dist=True)
         known = labels.weight > 0
-        self.seen.append((logits[known], Labels(*(part[known] for part in labels))))
+        self.parts.append((logits[known], Labels(*(part[known] for part in labels))))
 
     def on_validation_epoch_end(self) -> None:
         # Of all processes: an AUC is no mean of AUCs.
-        logits = processes.together(torch.cat([logits for logits, _ in self.seen]))
-        labels = Labels(*map(processes.together, joined([labels for _, labels in self.seen])))
-        click, conversion, _ = logits.unbind(1)
+        logits = processes.together(torch.cat([logits for logits, _ in self.parts]))
+        labels = Labels(*map(processes.together, joined([labels for _, labels in self.parts])))
+        self.seen = logits.cpu(), moved(labels, torch.device("cpu"))
+        click, conversion, _ = self.shown(logits, labels).unbind(1)
         chance = log_purchase(click, conversion).exp()
         for name, score, truth in (
             ("val_click_auc", click.sigmoid(), labels.click),

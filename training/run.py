@@ -240,9 +240,13 @@ def train_ranker(
     ranker = build_and_load(build, folder / BEST)  # every process takes part
     if lock is None:
         return folder
-    tower, catalog = load_frozen(cfg, prepared, retrieval)  # the trainer may have moved the others
-    whole = read_batches(gathered / "validation.parquet", 256)
-    logits, labels = predict(ranker, tower, catalog, whole, meaning)
+    # The last validation saw what calibration needs, if its weights are those that are kept.
+    if task.seen and metrics["val_loss"] == metrics["best_val_loss"] and cfg.trainer.precision == "32-true":
+        logits, labels = task.seen
+    else:
+        tower, catalog = load_frozen(cfg, prepared, retrieval)  # the trainer may have moved the others
+        whole = read_batches(gathered / "validation.parquet", 256)
+        logits, labels = predict(ranker, tower, catalog, whole, meaning)
     bias = ranker.position if meaning.impressions else None
     ranker.calibration.fit(logits, labels.click, labels.purchase, labels.value, labels.position, bias)
     torch.save(ranker.state_dict(), folder / "weights.pt")

@@ -9,10 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from data.batches import read_batches
+from models.calibration import Calibration
 from tests.data.shop import write_shop
 from tests.end_to_end.commands import ROOT, command, environment, finished, train_arguments
 from tests.end_to_end.test_resume import step_of
+from training.labels import rule
+from training.ranker import predict
+from training.runs import open_run
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -39,6 +45,22 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, shop: Path) -> None:
     ):
         found = [finished(tmp_path / run, stage)["metrics"][metric] for run in ("one", "two")]
         assert found[0] == pytest.approx(found[1], abs=tolerance), (stage, metric)
+    for run in ("one", "two"):
+        calibration_fits_the_weights_that_are_kept(tmp_path / run / "runs" / "latest")
+
+
+def calibration_fits_the_weights_that_are_kept(folder: Path) -> None:
+    """Wherever its predictions came from: those of the last validation, or made anew."""
+    run = open_run(folder)
+    batches = read_batches(run.candidates / "validation.parquet", 256)
+    logits, labels = predict(run.ranker, run.tower, run.catalog, batches, rule(run.prepared.meta))
+    again = Calibration()
+    again.fit(logits, labels.click, labels.purchase, labels.value)
+    with torch.no_grad():
+        kept, fitted = (
+            calibration(logits)[:, :2].sigmoid() for calibration in (run.ranker.calibration, again)
+        )
+    torch.testing.assert_close(kept, fitted, atol=0.01, rtol=0)
 
 
 def test_killed_on_two_resumed_on_one(tmp_path: Path, shop: Path) -> None:
