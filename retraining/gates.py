@@ -18,17 +18,20 @@ class Gate(NamedTuple):
 
 
 def gates(
-    challenger: Judged, champion: Judged | None, popular: Array, manifest: dict[str, Any], limits: Any
-) -> list[Gate]:
+    challenger: Judged, champion: Judged | None, before: float | None, popular: Array,
+    manifest: dict[str, Any], limits: Any,
+) -> list[Gate]:  # fmt: skip
     """All conditions, passed or not. Without a champion, bestsellers are what the challenger must beat.
 
     Args:
+        before: NDCG@6 of the champion in the window in which it was judged itself, if that is known.
         popular: [m] NDCG@6 of bestsellers in the same window.
         manifest: of the challenger's bundle. limits: `retrain.gates` of the config.
     """
     mine, theirs = float(challenger.ndcg.mean()), float(popular.mean())
     found = [Gate("popularity", mine > theirs, f"NDCG@6 {mine:.4f}, bestsellers have {theirs:.4f}")]
     if champion is not None:
+        found += _log(float(champion.ndcg.mean()), before, limits.log)
         found += [
             _no_worse("NDCG@6", challenger.ndcg, champion.ndcg, challenger.users, limits.quality),
             _no_worse("revenue@6", challenger.revenue, champion.revenue, challenger.users, limits.quality),
@@ -44,6 +47,15 @@ def gates(
         told = f"stability index of p(purchase) {moved:.2f}, at most {limits.drift:g}"
         found.append(Gate("drift", moved <= limits.drift, told))
     return found
+
+
+def _log(now: float, before: float | None, limit: float) -> list[Gate]:
+    """Fails where the champion itself is at a loss: then outcomes are not what they were, and neither what a
+    challenger has learned from them nor how it was judged is to be trusted."""
+    if before is None:
+        return []
+    told = f"the champion's NDCG@6 {now:.4f}, once {before:.4f}; a fall of {limit:.0%} is allowed"
+    return [Gate("log", now >= (1 - limit) * before, told)]
 
 
 def _no_worse(name: str, mine: Array, other: Array, users: Array, margin: float) -> Gate:

@@ -80,13 +80,14 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     mode = mode_of(cfg, champion, prepared.meta["window"]["end"])
     print(f"retraining: {mode}", flush=True)
     folder = run(settings_of(cfg, champion, mode))
-    if before := decided(root, folder.name):
-        return Decision(None, f"{folder.name} was judged on {before['at']}: {before['reason']}")
+    if known := decided(root, folder.name):
+        return Decision(None, f"{folder.name} was judged on {known['at']}: {known['reason']}")
     made = export(export_settings(cfg, folder, root / CHALLENGER))
     challenger = open_run(folder)
     mine = judged(challenger)
     theirs = judged(open_run(refreshed(champion.run, cfg, prepared))) if champion else None
-    found = gates(mine, theirs, bestsellers(challenger), read_manifest(made), cfg.retrain.gates)
+    before = judged_before(root, champion.version) if champion else None
+    found = gates(mine, theirs, before, bestsellers(challenger), read_manifest(made), cfg.retrain.gates)
     for gate in found:
         print(f"  {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.found}", flush=True)
     passed, reason = all(gate.passed for gate in found), verdict(found)
@@ -94,7 +95,8 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     if passed:
         publish(made, root)
     line = {"version": made.name, "run": folder.name, "mode": mode, "published": passed, "reason": reason}
-    note(root, line | {"champion": champion and champion.version, "gates": [g._asdict() for g in found]})
+    line |= {"champion": champion and champion.version, "ndcg6": float(mine.ndcg.mean())}
+    note(root, line | {"gates": [gate._asdict() for gate in found]})
     if passed:
         registry.name_champion(cfg, made.name)
     return Decision(made.name if passed else None, reason)
@@ -185,13 +187,24 @@ def note(root: Path, line: dict[str, Any]) -> None:
 
 def decided(root: Path, run_name: str) -> dict[str, Any] | None:
     """What was decided of a run before; None if nothing was, or if it was to publish and that did not end."""
+    line = last_line(root, "run", run_name)
+    return None if line is None or line["published"] else line
+
+
+def judged_before(root: Path, version: str) -> float | None:
+    """NDCG@6 of a version in the window in which it passed the gates; None where no decision says it."""
+    line = last_line(root, "version", version)
+    return None if line is None else line.get("ndcg6")
+
+
+def last_line(root: Path, name: str, value: str) -> dict[str, Any] | None:
+    """The last decision with this value."""
     file = root / DECISIONS
-    lines = file.read_text().splitlines() if file.is_file() else []
-    for line in reversed(lines):
+    for line in reversed(file.read_text().splitlines() if file.is_file() else []):
         try:
-            before = json.loads(line)
+            found: dict[str, Any] = json.loads(line)
         except ValueError:
             continue  # a line that a kill cut off
-        if before["run"] == run_name:
-            return None if before["published"] else before
+        if found[name] == value:
+            return found
     return None

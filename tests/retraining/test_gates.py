@@ -8,7 +8,7 @@ import pytest
 from retraining.gates import gates, verdict
 from retraining.judge import Judged, stability
 
-LIMITS = SimpleNamespace(quality=0.01, calibration=0.25, recall=0.95, p99_ms=50.0, drift=0.5)
+LIMITS = SimpleNamespace(quality=0.01, log=0.3, calibration=0.25, recall=0.95, p99_ms=50.0, drift=0.5)
 MANIFEST = {"index": {"recall": 0.98}, "export": {"parity": {"p99_ms": 9.0}}}
 USERS = np.repeat(np.arange(500), 4)
 
@@ -22,8 +22,10 @@ def judged(shift: float = 0.0, ratio: float = 1.0, chance: float = 0.0, seed: in
     return Judged("run", USERS, ndcg, 10 * ndcg, np.clip(p + chance, 0, 1), ratio)
 
 
-def failed(challenger: Judged, champion: Judged | None, manifest: dict = MANIFEST) -> set[str]:
-    found = gates(challenger, champion, np.full(len(USERS), 0.2), manifest, LIMITS)
+def failed(
+    challenger: Judged, champion: Judged | None, manifest: dict = MANIFEST, before: float | None = None
+) -> set[str]:
+    found = gates(challenger, champion, before, np.full(len(USERS), 0.2), manifest, LIMITS)
     names = {gate.name for gate in found if not gate.passed}
     assert all(name in verdict(found) for name in names)
     return names
@@ -53,6 +55,11 @@ def test_a_loss_fails_if_it_is_certain_or_too_large() -> None:
 )
 def test_each_gate_stops_what_it_is_for(challenger: Judged, manifest: dict, name: str) -> None:
     assert failed(challenger, judged(), manifest) == {name}
+
+
+def test_a_log_on_which_the_champion_is_at_a_loss_is_not_learned_from() -> None:
+    assert failed(judged(seed=3), judged(), before=0.6) == set()
+    assert failed(judged(0.1, seed=3), judged(), before=0.8) == {"log"}
 
 
 def test_worse_than_bestsellers_never_serves() -> None:
