@@ -7,7 +7,7 @@ wrapping to DMP and the saving to `torch.distributed.checkpoint`.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -50,10 +50,13 @@ def shard(
     device: torch.device,
     sharding: str = "auto",
     weights: dict[str, Tensor] | None = None,
+    outside: Iterable[str] = (),
 ) -> DistributedModelParallel:
     """Fuse row-wise Adagrad into every table of `module`, shard the tables, replicate the rest.
 
     Sharded tables are drawn anew; `weights`, whole tensors by name, are what to start from instead.
+    `outside` are names of parameters that are used outside of the module's forward: their gradients are left
+    to the caller to average over the processes.
 
     `sharding` is auto (TorchRec's planner decides), table_wise, column_wise or row_wise. A table too narrow
     to be cut into columns is not cut. Raises ConfigError for another word.
@@ -72,7 +75,9 @@ def shard(
         plan = _uniform(module, sharders[0], device, sharding)
     # Not as a static graph: what each task's gradient is alone (training/health.py) would count as its first
     # pass, of which DDP learns whose gradients to average. Calibration is there but not trained.
-    alike = DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True)
+    alike = DefaultDataParallelWrapper(
+        static_graph=False, find_unused_parameters=True, params_to_ignore=[*outside]
+    )
     model = DistributedModelParallel(
         module, device=device, plan=plan, sharders=sharders, data_parallel_wrapper=alike
     )

@@ -73,7 +73,9 @@ class RankerTask(pl.LightningModule):
             tower, catalog = self.frozen
             self.frozen = (tower.to(device), moved(catalog, device))
             rate = self.settings.table_learning_rate
-            self.model = shard(self.build(), rate, device, self.sharding, self.start)
+            ranker = self.build()
+            outside = [name for name, _ in ranker.named_parameters() if name.startswith("position.")]
+            self.model = shard(ranker, rate, device, self.sharding, self.start, outside)
             self.balance = make_balance(self.settings.balance, self.weights, self.shared())
 
     def shared(self) -> nn.Parameter | None:
@@ -153,9 +155,10 @@ class RankerTask(pl.LightningModule):
         return task_losses(logits, labels, segment, self.settings.loss, self.settings.entire_space)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """What lies outside of the sharded model is kept alike here."""
-        learned = [p.grad for p in self.balance.parameters() if p.grad is not None]
-        seen = self.model.module.normalize
+        """What the sharded model's forward does not see is kept alike here."""
+        position, seen = self.model.module.position, self.model.module.normalize
+        parameters = [*self.balance.parameters(), *(position.parameters() if position is not None else ())]
+        learned = [p.grad for p in parameters if p.grad is not None]
         processes.average([*learned, seen.running_mean, seen.running_var])
 
     def on_validation_epoch_start(self) -> None:
