@@ -24,14 +24,14 @@ def gates(
     """All conditions, passed or not. Without a champion, bestsellers are what the challenger must beat.
 
     Args:
-        before: NDCG@6 of the champion in the window in which it was judged itself, if that is known.
+        before: AUC of the champion in the window in which it was judged itself, if that is known.
         popular: [m] NDCG@6 of bestsellers in the same window.
         manifest: of the challenger's bundle. limits: `retrain.gates` of the config.
     """
     mine, theirs = float(challenger.ndcg.mean()), float(popular.mean())
     found = [Gate("popularity", mine > theirs, f"NDCG@6 {mine:.4f}, bestsellers have {theirs:.4f}")]
     if champion is not None:
-        found += _log(float(champion.ndcg.mean()), before, limits.log)
+        found += _log(champion.auc, before, limits.log)
         found += [
             _no_worse("NDCG@6", challenger.ndcg, champion.ndcg, challenger.users, limits.quality),
             _no_worse("revenue@6", challenger.revenue, champion.revenue, challenger.users, limits.quality),
@@ -54,8 +54,9 @@ def _log(now: float, before: float | None, limit: float) -> list[Gate]:
     challenger has learned from them nor how it was judged is to be trusted."""
     if before is None:
         return []
-    told = f"the champion's NDCG@6 {now:.4f}, once {before:.4f}; a fall of {limit:.0%} is allowed"
-    return [Gate("log", now >= (1 - limit) * before, told)]
+    kept = (now - 0.5) / max(before - 0.5, 1e-12)  # chance has .5
+    told = f"the champion's AUC {now:.3f}, once {before:.3f}; of what is above .5 it may lose {limit:.0%}"
+    return [Gate("log", kept >= 1 - limit, told)]
 
 
 def _no_worse(name: str, mine: Array, other: Array, users: Array, margin: float) -> Gate:

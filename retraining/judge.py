@@ -7,7 +7,7 @@ import numpy as np
 from evaluation import protocol, system
 from evaluation.baselines import popular
 from evaluation.jagged import Array
-from evaluation.metrics import predicted_over_observed
+from evaluation.metrics import auc, predicted_over_observed
 from training.runs import Run
 
 SPLIT = "test"
@@ -22,6 +22,7 @@ class Judged(NamedTuple):
     revenue: Array  # [m] spent inside the horizon on the six of the highest expected value
     chance: Array  # [P] p(purchase)
     ratio: float  # purchases predicted / observed over the candidates
+    auc: float  # of p(purchase) over the candidates
 
 
 def judged(run: Run) -> Judged:
@@ -40,6 +41,7 @@ def judged(run: Run) -> Judged:
         of_each["value"]["revenue6"],
         seen.purchase,
         predicted_over_observed(seen.bought, seen.purchase),
+        auc(seen.bought, seen.purchase),
     )
 
 

@@ -13,13 +13,15 @@ MANIFEST = {"index": {"recall": 0.98}, "export": {"parity": {"p99_ms": 9.0}}}
 USERS = np.repeat(np.arange(500), 4)
 
 
-def judged(shift: float = 0.0, ratio: float = 1.0, chance: float = 0.0, seed: int = 0) -> Judged:
+def judged(
+    shift: float = 0.0, ratio: float = 1.0, chance: float = 0.0, seed: int = 0, auc: float = 0.8
+) -> Judged:
     """A run whose NDCG and revenue are `shift` away from .5 and 5, with noise of its own."""
     noise = 0.3 * np.random.default_rng(1).standard_normal(len(USERS))  # of the checkouts, the same for all
     own = 0.05 * np.random.default_rng(seed).standard_normal(len(USERS))
     ndcg = 0.5 + shift + noise + own
     p = np.random.default_rng(2).beta(1, 20, 5_000)
-    return Judged("run", USERS, ndcg, 10 * ndcg, np.clip(p + chance, 0, 1), ratio)
+    return Judged("run", USERS, ndcg, 10 * ndcg, np.clip(p + chance, 0, 1), ratio, auc)
 
 
 def failed(
@@ -58,8 +60,8 @@ def test_each_gate_stops_what_it_is_for(challenger: Judged, manifest: dict, name
 
 
 def test_a_log_on_which_the_champion_is_at_a_loss_is_not_learned_from() -> None:
-    assert failed(judged(seed=3), judged(), before=0.6) == set()
-    assert failed(judged(0.1, seed=3), judged(), before=0.8) == {"log"}
+    assert failed(judged(seed=3), judged(auc=0.75), before=0.8) == set()
+    assert failed(judged(0.1, seed=3), judged(auc=0.7), before=0.8) == {"log"}
 
 
 def test_worse_than_bestsellers_never_serves() -> None:
