@@ -53,18 +53,12 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
     Shows its steps on stderr and prints one line of summary. Raises DataError for input or settings that
     cannot be used. A run that fails leaves nothing behind.
     """
-    config = _plain(cfg)
+    config, source, read = _opened(cfg)
     data, feature_cfg = config["data"], config["features"]
     root = Path(config.get("paths", {}).get("prepared") or "artifacts/prepared")
-    if data["name"] not in SOURCES:
-        raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(SOURCES)}")
-    _windows(data)
-    source = import_module(f"data.sources.{data['name']}")
-    files: dict[str, Path] = source.files(data)
     started = time.monotonic()
     with tqdm(total=len(STEPS), desc="prepare", unit="step", file=sys.stderr) as bar:
         _step(bar, "hash")
-        read = _inputs(files)
         fingerprint = {name: _hash_files(paths) for name, paths in read.items()}
         key = _key(data, feature_cfg, fingerprint)
         folder = root / key
@@ -87,6 +81,25 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
             shutil.rmtree(made, ignore_errors=True)
     print(f"prepared {folder}: {_summary(meta)}, {meta['seconds']} s", flush=True)
     return folder
+
+
+def key_of(cfg: Mapping[str, Any]) -> str:
+    """The name of the folder that `prepare` gives. Raises DataError for settings that cannot be used."""
+    config, _, read = _opened(cfg)
+    return _key(
+        config["data"], config["features"], {name: _hash_files(paths) for name, paths in read.items()}
+    )
+
+
+def _opened(cfg: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[str, list[Path]]]:
+    """Plain settings, the module of the source, and the files of each of its tables."""
+    config = _plain(cfg)
+    data = config["data"]
+    if data["name"] not in SOURCES:
+        raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(SOURCES)}")
+    _windows(data)
+    source = import_module(f"data.sources.{data['name']}")
+    return config, source, _inputs(source.files(data))
 
 
 def _build(
@@ -126,8 +139,9 @@ def _build(
         coded = log.build(con, checked.tables)
         horizon = str(data["horizon"])
         checkouts = splits.horizons(coded, horizon)
+        since = splits.instant(data.get("since"), "since") or 0
         at = splits.instants(con, coded, checkouts, horizon, data["split"])
-        assigned = engine.keep(con, "assigned", splits.assign(checkouts, at, coded.end))
+        assigned = engine.keep(con, "assigned", splits.assign(checkouts, at, coded.end, since))
         counts = splits.count(con, assigned, at, coded, horizon)
         _step(bar, "features")
         schema, items = features.build(con, coded, at.validation_start, feature_cfg)
@@ -138,7 +152,7 @@ def _build(
         dates = snapshots.dates(coded.start, coded.end, every)
         snapshots.write(con, coded, dates, every, out)
         _step(bar, "neighbours")
-        carried = snapshots.neighbour_snapshots(dates, data["snapshots"])
+        carried = snapshots.neighbour_snapshots(dates, data["snapshots"], since)
         limits = data["snapshots"]
         paired = snapshots.all_neighbours(con, coded, [*carried.values()], int(limits["neighbours"]))
         snapshots.write_neighbours(out / "neighbours.parquet", zip(carried, paired, strict=True))
@@ -247,7 +261,7 @@ def _summary(meta: dict[str, Any]) -> str:
             f"{n['orders']:,} orders of {n['users']:,} users, {n['items']:,} items",
             f"{c['train']:,} train / {c['validation']:,} validation / {c['test']:,} test checkouts",
             f"{c['immature']:,} immature",
-            f"{c['gap'] + c['later']:,} between the splits or after",
+            f"{c['earlier'] + c['gap'] + c['later']:,} before, between or after the splits",
             *left,
             f"click: {meta['click']}",
         ]

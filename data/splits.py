@@ -1,11 +1,12 @@
 """Which checkouts train, validate and test, so that no label reaches into the time that judges it.
 
-    train        ts < validation_start,              outcomes complete by validation_start
+    train        since ≤ ts < validation_start,              outcomes complete by validation_start
     validation   validation_start ≤ ts < test_start, outcomes complete by test_start
     test         test_start ≤ ts < test_end,         outcomes complete by the log's end
 
 A checkout whose horizon passes the end of the log is immature; one that is mature but falls between the
-lines above is in the gap. Both are left out and counted.
+lines above is in the gap. Both are left out and counted, and so are those before `data.since`, which a model
+that goes on from an earlier one has learned from already.
 """
 
 import re
@@ -81,11 +82,12 @@ def instants(
     return Instants(validation_start, test_start, test_end)
 
 
-def assign(checkouts: ir.Table, at: Instants, end: int) -> ir.Table:
-    """Adds `split`: train, validation, test, gap, later (from test_end on) or immature."""
+def assign(checkouts: ir.Table, at: Instants, end: int, since: int = 0) -> ir.Table:
+    """Adds `split`: train, validation, test, earlier, gap, later (from test_end on) or immature."""
     t = checkouts
     split = ibis.cases(
         (t.until.isnull() | (t.until > end), "immature"),
+        ((t.ts < since) & (t.ts < at.validation_start), "earlier"),
         ((t.ts < at.validation_start) & (t.until <= at.validation_start), "train"),
         (t.ts < at.validation_start, "gap"),
         ((t.ts < at.test_start) & (t.until <= at.test_start), "validation"),
@@ -97,10 +99,10 @@ def assign(checkouts: ir.Table, at: Instants, end: int) -> ir.Table:
 
 
 def count(con: ibis.BaseBackend, assigned: ir.Table, at: Instants, log: Log, horizon: str) -> dict[str, int]:
-    """Checkouts by split, all six names present. Raises DataError when one of the three splits is empty."""
+    """Checkouts by split, all names present. Raises DataError when one of the three splits is empty."""
     rows = con.to_pyarrow(assigned.group_by("split").agg(n=ibis._.count())).to_pylist()
     found = {r["split"]: int(r["n"]) for r in rows}
-    counts = {name: found.get(name, 0) for name in (*SPLITS, "gap", "immature", "later")}
+    counts = {name: found.get(name, 0) for name in (*SPLITS, "earlier", "gap", "immature", "later")}
     empty = [name for name in SPLITS if counts[name] == 0]
     if empty:
         raise DataError(
@@ -108,7 +110,7 @@ def count(con: ibis.BaseBackend, assigned: ir.Table, at: Instants, log: Log, hor
             + ", ".join(f"{n} {name}" for name, n in counts.items())
             + f". Validation starts {_iso(at.validation_start)}, test runs from {_iso(at.test_start)} to "
             f"{_iso(at.test_end)}, the log from {_iso(log.start)} to {_iso(log.end)}, horizon {horizon}. "
-            "Shorten data.horizon, move the dates of data.split, or bring a longer log."
+            "Shorten data.horizon, move the dates of data.split or data.since, or bring a longer log."
         )
     return counts
 

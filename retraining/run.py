@@ -1,7 +1,7 @@
 """One retraining: today's log → a challenger → gates → published, or kept back.
 
-    log ─ prepare ─▶ nothing new? ──────────────────────────────────▶ kept
-                       ╰▶ full, or from the champion's weights ─ train ─▶ challenger ─ export ─╮
+    log ─ nothing new? ─────────────────────────────────────────────▶ kept
+           ╰▶ prepare ─▶ full, or from the champion's weights ─ train ─▶ challenger ─ export ─╮
              champion's weights on today's log ─ judge ◀── the same window ──▶ judge ◀─────────┤
                                                  ╰───────────── gates ──────────╯              │
                                       kept, with the reason ◀─ fail ─┴─ pass ─▶ bundle/current ╯
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from data.prepare import prepare
+from data.prepare import key_of, prepare
 from exporting.run import export
 from retraining import registry
 from retraining.gates import gates, verdict
@@ -31,8 +31,9 @@ from serving.versions import point
 from training.config import CONFIGS, ConfigError
 from training.folders import read_done
 from training.refresh import refreshed
-from training.run import open_prepared, run
+from training.run import run
 from training.runs import open_run
+from training.warm import since_warm
 
 DAY = 86_400
 CHALLENGER = ".challenger"  # in the bundle's root, where no server looks
@@ -44,7 +45,7 @@ class Champion(NamedTuple):
 
     version: str
     run: Path
-    prepared: str  # name of the folder it learned from
+    prepared: Path  # the folder it learned from
     full_end: int  # Unix seconds, the end of the log at its last full training
 
 
@@ -71,21 +72,20 @@ def retrain(cfg: DictConfig) -> Decision:
 
 
 def _retrain(cfg: DictConfig, root: Path) -> Decision:
-    prepared = open_prepared(prepare(cfg))
     champion = serving_now(root, cfg)
     if champion is not None:
         registry.name_champion(cfg, champion.version)  # a kill may have come between publishing and this
-    if champion is not None and champion.prepared == prepared.folder.name:
-        return Decision(None, f"{champion.version} has learned from this log already")
-    mode = mode_of(cfg, champion, prepared.meta["window"]["end"])
+        if has_learned(champion, cfg):
+            return Decision(None, f"{champion.version} has learned from this log already")
+    mode, settings = mode_of(cfg, champion)
     print(f"retraining: {mode}", flush=True)
-    folder = run(settings_of(cfg, champion, mode))
+    folder = run(settings)
     if known := decided(root, folder.name):
         return Decision(None, f"{folder.name} was judged on {known['at']}: {known['reason']}")
     made = export(export_settings(cfg, folder, root / CHALLENGER))
     challenger = open_run(folder)
     mine = judged(challenger)
-    theirs = judged(open_run(refreshed(champion.run, cfg, prepared))) if champion else None
+    theirs = judged(open_run(refreshed(champion.run, cfg, challenger.prepared))) if champion else None
     before = judged_before(root, champion.version) if champion else None
     found = gates(mine, theirs, before, bestsellers(challenger), read_manifest(made), cfg.retrain.gates)
     for gate in found:
@@ -95,7 +95,7 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     if passed:
         publish(made, root)
     line = {"version": made.name, "run": folder.name, "mode": mode, "published": passed, "reason": reason}
-    line |= {"champion": champion and champion.version, "ndcg6": float(mine.ndcg.mean())}
+    line |= {"champion": champion and champion.version, "auc": mine.auc}
     note(root, line | {"gates": [gate._asdict() for gate in found]})
     if passed:
         registry.name_champion(cfg, made.name)
@@ -111,7 +111,7 @@ def serving_now(root: Path, cfg: DictConfig) -> Champion | None:
     folder = Path(cfg.paths.runs) / about["run"]["folder"]
     try:
         prepared = (folder / read_done(folder)["prepared"]).resolve()
-        return Champion(about["version"], folder, prepared.name, _last_full(folder))
+        return Champion(about["version"], folder, prepared, _last_full(folder))
     except FileNotFoundError:
         return None
 
@@ -120,12 +120,24 @@ def _last_full(folder: Path) -> int:
     """The end of the log of the full training that a chain of warm starts goes back to."""
     while (before := OmegaConf.load(folder / "config.yaml").warm.run) is not None:
         folder = Path(before)
-    prepared = folder / read_done(folder)["prepared"]
-    return int(json.loads((prepared / "meta.json").read_text())["window"]["end"])
+    return int(_meta(folder / read_done(folder)["prepared"])["window"]["end"])
 
 
-def mode_of(cfg: DictConfig, champion: Champion | None, end: int) -> str:
-    """full or incremental, as `retrain.mode` and the age of the last full training say.
+def _meta(prepared: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((prepared / "meta.json").read_text())
+    return found
+
+
+def has_learned(champion: Champion, cfg: DictConfig) -> bool:
+    """Whether today's log, prepared as the champion's was, is what the champion learned from."""
+    today = cfg.copy()
+    today.data.since = _meta(champion.prepared)["config"]["data"].get("since")
+    return key_of(today) == champion.prepared.name
+
+
+def mode_of(cfg: DictConfig, champion: Champion | None) -> tuple[str, DictConfig]:
+    """full or incremental, as `retrain.mode` and the age of the last full training say, and the settings of
+    that training.
 
     Raises ConfigError for another word, and for an incremental training without a champion.
     """
@@ -134,21 +146,16 @@ def mode_of(cfg: DictConfig, champion: Champion | None, end: int) -> str:
         raise ConfigError(f"retrain.mode={mode}: expected auto, full or incremental")
     if mode == "incremental" and champion is None:
         raise ConfigError(f"retrain.mode=incremental: {cfg.bundle.dir} has no bundle whose run is there")
-    if mode != "auto":
-        return mode
-    old = champion is None or end - champion.full_end >= cfg.retrain.full_every * DAY
-    return "full" if old else "incremental"
-
-
-def settings_of(cfg: DictConfig, champion: Champion | None, mode: str) -> DictConfig:
-    """The settings of the training: of train.yaml, with a warm start and smaller steps if incremental."""
     if mode == "full" or champion is None:
-        return cfg
+        return "full", cfg
     smaller = OmegaConf.load(CONFIGS / "experiment" / "incremental.yaml")
-    warm = OmegaConf.create({"warm": {"run": str(champion.run)}})
-    merged = OmegaConf.merge(cfg, smaller, warm)
-    assert isinstance(merged, DictConfig)
-    return merged
+    warm = OmegaConf.merge(cfg, smaller, {"warm": {"run": str(champion.run)}})
+    assert isinstance(warm, DictConfig)
+    if mode == "auto":  # what is prepared for an incremental training says where the log ends
+        end = _meta(prepare(since_warm(warm)))["window"]["end"]
+        if end - champion.full_end >= cfg.retrain.full_every * DAY:
+            return "full", cfg
+    return "incremental", warm
 
 
 def export_settings(cfg: DictConfig, folder: Path, root: Path) -> DictConfig:
@@ -192,9 +199,9 @@ def decided(root: Path, run_name: str) -> dict[str, Any] | None:
 
 
 def judged_before(root: Path, version: str) -> float | None:
-    """NDCG@6 of a version in the window in which it passed the gates; None where no decision says it."""
+    """AUC of a version in the window in which it passed the gates; None where no decision says it."""
     line = last_line(root, "version", version)
-    return None if line is None else line.get("ndcg6")
+    return None if line is None else line.get("auc")
 
 
 def last_line(root: Path, name: str, value: str) -> dict[str, Any] | None:

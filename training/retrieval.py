@@ -145,10 +145,10 @@ def draw_positives(batch: Batch, limit: int) -> tuple[Tensor, Tensor]:
     return owner[kept], item[kept]
 
 
-def positive_probability(examples: Path, start: int, stop: int, items: int, limit: int) -> Tensor:
-    """Chance that a positive drawn by `draw_positives` from rows `start` to `stop` is each item: [items]."""
+def positive_probability(examples: Path, rows: int, items: int, limit: int) -> Tensor:
+    """Chance that a positive drawn by `draw_positives` from the first `rows` is each item: [items]."""
     drawn = torch.zeros(items, dtype=torch.float64)
-    for table in slices(examples, ["outcome_item", "outcome_purchase"], start, stop, 65_536):
+    for table in slices(examples, ["outcome_item", "outcome_purchase"], 0, rows, 65_536):
         lengths = torch.from_numpy(pc.list_value_length(table["outcome_item"]).to_numpy().astype("int64"))
         owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         item = torch.from_numpy(pc.list_flatten(table["outcome_item"]).to_numpy().astype("int64"))

@@ -27,9 +27,9 @@ from training.labels import rule
 from training.parallel import build_and_load
 from training.ranker import RankerTask, predict
 from training.retrieval import RetrievalTask, encode_items, positive_probability
-from training.shares import enough_epochs, rows_for_retrieval, unseen_by_retrieval
+from training.shares import enough_epochs, share_of, unseen_by_retrieval
 from training.trainer import BEST, fit
-from training.warm import Warm, learned_items, open_warm, starting_weights
+from training.warm import Warm, learned_items, open_warm, since_warm, starting_weights
 
 SLOTS = 6
 LEAST_CHECKOUTS = 4  # both models need some
@@ -49,12 +49,13 @@ def run(cfg: DictConfig) -> Path:
     """Train what `cfg.stage` asks for and return the folder of the run."""
     processes.join(cfg)
     pl.seed_everything(cfg.seed, verbose=False)
+    cfg = since_warm(cfg)
     prepared = open_prepared(processes.once(lambda: prepare(cfg)))
     warm = open_warm(cfg, prepared.folder)
     folder = train_retrieval(cfg, prepared, warm)
     if cfg.stage != "retrieval":
         retrieval = folder
-        gathered = processes.once(lambda: gather_candidates(cfg, prepared, retrieval, warm))
+        gathered = processes.once(lambda: gather_candidates(cfg, prepared, retrieval))
         folder = train_ranker(cfg, prepared, retrieval, gathered, warm)
         if processes.rank() == 0:
             point_latest(cfg.paths.runs, folder)
@@ -100,10 +101,10 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared, warm: Warm | None = Non
     tags = {"stage": "retrieval", "data": prepared.folder.name}
     run_id = processes.once(lambda: tracking.start(cfg, folder, tags))
     file = prepared.folder / "examples" / "train.parquet"
-    first, early = rows_for_retrieval(file, settings.share, warm)
+    early = share_of(count_rows(file), settings.share)
     build = partial(build_two_tower, cfg, prepared.sizes)
     start = starting_weights(build, warm.towers, warm.rows) if warm else None
-    chance = positive_probability(file, first, early, prepared.sizes["items"], settings.positives)
+    chance = positive_probability(file, early, prepared.sizes["items"], settings.positives)
     trained = chance > 0 if warm is None else (chance > 0) | learned_items(warm)
     task = RetrievalTask(
         build, prepared.catalog, prepared.text, training_price(prepared), chance, trained,
@@ -118,7 +119,6 @@ def train_retrieval(cfg: DictConfig, prepared: Prepared, warm: Warm | None = Non
         max_history=events,
         seed=cfg.seed,
         shuffle=True,
-        start=first,
         stop=early,
         **share,
     )
@@ -163,7 +163,6 @@ def gather_candidates(
     cfg: DictConfig,
     prepared: Prepared,
     retrieval: Path,
-    warm: Warm | None = None,
     splits: tuple[str, ...] = SPLITS,
 ) -> Path:
     """Candidates of the checkouts that the ranker learns from, and of validation and test."""
@@ -186,8 +185,8 @@ def gather_candidates(
         examples = prepared.folder / "examples" / f"{split}.parquet"
         rows, start = count_rows(examples), 0
         if split == "train":
-            learned = rows_for_retrieval(examples, cfg.retrieval.train.share, warm)
-            start = unseen_by_retrieval(examples, *learned, prepared.meta["horizon"])
+            learned = share_of(rows, cfg.retrieval.train.share)
+            start = unseen_by_retrieval(examples, learned, prepared.meta["horizon"])
             start = max(start, rows - cfg.ranker.train.max_checkouts)
         found[split] = candidates.gather(
             cfg,

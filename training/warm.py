@@ -8,6 +8,7 @@ What the earlier run did not know starts as in any training.
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,10 +30,28 @@ class Warm(NamedTuple):
     """Where a run starts from."""
 
     name: str  # of the earlier run
-    since: int  # Unix seconds: it learned from the checkouts before
     towers: dict[str, Tensor]  # weights by name
     ranker: dict[str, Tensor]
     rows: dict[str, Tensor]  # table → [rows now] int64, the row that stood for the same there, -1 for none
+
+
+def since_warm(cfg: DictConfig) -> DictConfig:
+    """The settings, with `data.since` as of `cfg.warm.run`: nothing is prepared that is not learned from.
+
+    Raises ConfigError for a run that is not there.
+    """
+    if cfg.warm.run is None:
+        return cfg
+    folder = Path(cfg.warm.run).resolve()
+    try:
+        split = json.loads((folder / read_done(folder)["prepared"] / "meta.json").read_text())["split"]
+    except (FileNotFoundError, KeyError) as error:
+        raise _gone(cfg, error) from error
+    # Labels of checkouts after this one were not complete when its training ended.
+    since = split["validation_start"] - (horizon_days(cfg.data.horizon) or 0) * 86_400
+    found = cfg.copy()
+    found.data.since = datetime.fromtimestamp(since, UTC).isoformat()
+    return found
 
 
 def open_warm(cfg: DictConfig, prepared: Path) -> Warm | None:
@@ -48,13 +67,14 @@ def open_warm(cfg: DictConfig, prepared: Path) -> Warm | None:
         retrieval, before = (folder / notes["retrieval"]), (folder / notes["prepared"])
         towers = torch.load(retrieval / "weights.pt")
         ranker = torch.load(folder / "weights.pt")
-        split = json.loads((before / "meta.json").read_text())["split"]
         rows = same_rows(before, prepared)
     except (FileNotFoundError, KeyError) as error:
-        raise ConfigError(f"warm.run={cfg.warm.run}: no finished run with its data ({error})") from error
-    # Labels of checkouts after this one were not complete when its training ended.
-    since = split["validation_start"] - (horizon_days(cfg.data.horizon) or 0) * 86_400
-    return Warm(folder.name, since, towers, ranker, rows)
+        raise _gone(cfg, error) from error
+    return Warm(folder.name, towers, ranker, rows)
+
+
+def _gone(cfg: DictConfig, error: Exception) -> ConfigError:
+    return ConfigError(f"warm.run={cfg.warm.run}: no finished run with its data ({error})")
 
 
 def starting_weights(

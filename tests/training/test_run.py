@@ -27,8 +27,8 @@ def test_both_stages_get_checkouts(rows: int, share: float) -> None:
 def test_the_ranker_starts_after_the_last_label_of_retrieval(tmp_path: Path) -> None:
     file = tmp_path / "train.parquet"
     pq.write_table(pa.table({"ts": [day * DAY for day in range(100)]}), file)
-    assert unseen_by_retrieval(file, 0, 50, "14d") == 49 + 14 + 1
-    assert unseen_by_retrieval(file, 0, 50, "40d") == 50  # the gap would cost more than half
+    assert unseen_by_retrieval(file, 50, "14d") == 49 + 14 + 1
+    assert unseen_by_retrieval(file, 50, "40d") == 50  # the gap would cost more than half
 
 
 @given(st.integers(1, 30), st.integers(1, 5000), st.integers(1, 5000))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -15,7 +16,7 @@ from training.build import build_ranker, build_two_tower
 from training.config import ConfigError
 from training.folders import read_done
 from training.run import open_prepared, run
-from training.warm import learned_items, matched, open_warm, starting_weights
+from training.warm import learned_items, matched, open_warm, since_warm, starting_weights
 
 DAY = 86_400
 UNTIL = iso(START + 80 * DAY)
@@ -48,13 +49,15 @@ def test_words_are_found_again() -> None:
 
 def test_weights_stand_where_what_they_are_of_stands_now(earlier: tuple[Path, Path]) -> None:
     folder, before = earlier
-    cfg = configured("train", *settings(folder, f"warm.run={before}"))
+    cfg = since_warm(configured("train", *settings(folder, f"warm.run={before}")))
     prepared = open_prepared(prepare(cfg))
     warm = open_warm(cfg, prepared.folder)
     assert warm is not None
     old = Path(before, read_done(before)["prepared"]).resolve()
     split = json.loads((old / "meta.json").read_text())["split"]
-    assert warm.since == split["validation_start"] - 7 * DAY
+    examples = pq.read_table(prepared.folder / "examples" / "train.parquet", columns=["ts"])["ts"].to_numpy()
+    assert examples.min() >= split["validation_start"] - 7 * DAY
+    assert prepared.meta["counts"]["checkouts"]["earlier"] > len(examples) > 0
     towers = starting_weights(lambda: build_two_tower(cfg, prepared.sizes), warm.towers, warm.rows)
     ranker = starting_weights(lambda: build_ranker(cfg, prepared.sizes), warm.ranker, warm.rows)
     table = "item.embeddings.collection.embedding_bags.item.weight"
@@ -102,6 +105,8 @@ def test_what_cannot_be_warmed_is_refused(earlier: tuple[Path, Path]) -> None:
     prepared = open_prepared(prepare(cfg))
     with pytest.raises(ConfigError, match=r"warm\.run=.*nothing: no finished run"):
         open_warm(cfg, prepared.folder)
+    with pytest.raises(ConfigError, match=r"warm\.run=.*nothing: no finished run"):
+        since_warm(cfg)
     cfg.warm.run = str(before)
     warm = open_warm(cfg, prepared.folder)
     assert warm is not None
