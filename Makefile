@@ -9,7 +9,7 @@ RUN := $(ENV)/bin/python
 STAMP := $(ENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo shop train export leaderboard bench gpu-check test test-all lint format lock clean
+.PHONY: help env demo shop loop train export leaderboard bench gpu-check test test-all lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ shop: $(STAMP) bundle/current  ## a small shop to click through; without a bundl
 bundle/current: | $(STAMP)
 	[ -e artifacts/runs/latest ] || $(RUN) train.py experiment=quick
 	$(RUN) export.py
+
+loop: $(STAMP)  ## thirty simulated days: serve, log, learn, gate, publish (writes reports/)
+	$(RUN) -m marketplace
 
 train: $(STAMP)  ## train with the default config
 	$(RUN) train.py
