@@ -27,7 +27,7 @@ from retraining import registry
 from retraining.gates import gates, verdict
 from retraining.judge import bestsellers, judged
 from serving.bundle import BundleError, read_manifest, version_folder
-from serving.versions import point
+from serving.versions import CHALLENGER, point
 from training.config import CONFIGS, ConfigError
 from training.folders import read_done
 from training.refresh import refreshed
@@ -36,7 +36,6 @@ from training.runs import open_run
 from training.warm import since_warm
 
 DAY = 86_400
-CHALLENGER = ".challenger"  # in the bundle's root, where no server looks
 DECISIONS = "decisions.jsonl"
 
 

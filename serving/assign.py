@@ -19,8 +19,10 @@ The file of experiments (TOML):
     users = 40_000
     arms.control = {}                   # the first is what the others are held against
     arms.half = { share = 1, revenue_weight = 0.5 }
+    arms.next = { version = "20261124T020000Z-1f0c7a9e" }    # answered by this version of the bundle
 
-`share` of an arm is relative to the others'. `revenue_weight` and `explore` go before the service's own.
+`share` of an arm is relative to the others'. `revenue_weight` and `explore` go before the service's own, and
+`version` before the one that `current` names, which is what "current" means.
 
 To widen an experiment, add buckets: nobody who is in it moves. Another share moves users only into the arm
 that grows, or out of the one that shrinks, never between the others: each arm has a clock of its own by user,
@@ -39,8 +41,10 @@ from typing import Any, NamedTuple
 
 BUCKETS = 1000  # of a layer
 HOLDOUT, HELD, REST = "holdout", "held", "rest"
-OPTIONS = ("revenue_weight", "explore")
+OPTIONS = ("revenue_weight", "explore", "version")
+CURRENT = "current"  # the version of an arm that names none
 NAME = re.compile(r"[A-Za-z0-9_-]+")
+FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # of a version
 
 
 class Arm(NamedTuple):
@@ -50,6 +54,7 @@ class Arm(NamedTuple):
     share: float = 1.0
     revenue_weight: float | None = None
     explore: float | None = None
+    version: str | None = None  # of the bundle
 
 
 class Experiment(NamedTuple):
@@ -69,6 +74,13 @@ class Experiments(NamedTuple):
     holdout: Experiment | None  # arms `held` and `rest`
     running: tuple[Experiment, ...]
 
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The bundle versions that arms name."""
+        every = (*self.running, *([self.holdout] if self.holdout else []))
+        named = dict.fromkeys(arm.version for one in every for arm in one.arms)
+        return tuple(version for version in named if version is not None)
+
     def named(self, name: str) -> Experiment:
         """The experiment, or the holdout under its name. Raises ValueError if there is none."""
         known = {one.name: one for one in (*self.running, *([self.holdout] if self.holdout else []))}
@@ -83,6 +95,7 @@ class Assigned(NamedTuple):
     arms: str = ""
     revenue_weight: float | None = None
     explore: float | None = None
+    version: str | None = None
 
 
 def assigned(experiments: Experiments, user_id: str | None) -> Assigned:
@@ -183,12 +196,19 @@ def _arm(name: str, table: Any, where: str) -> Arm:
     if not isinstance(table, dict):
         raise ValueError(f"{where} is {table!r}: expected a table, {{}} for one without options")
     _known(table, ("share", *OPTIONS), where)
-    for key, value in table.items():
+    options = dict(table)
+    version = options.pop("version", CURRENT)
+    if not isinstance(version, str) or not FOLDER.fullmatch(version):
+        raise ValueError(
+            f"{where}: version is {version!r}: expected the name of a version's folder in the bundle root, "
+            f'or "{CURRENT}"'
+        )
+    for key, value in options.items():
         wrong = isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf
         if wrong or (key in OPTIONS and value > 1) or (key == "share" and value == 0):
             expected = "0 to 1" if key in OPTIONS else "more than 0"
             raise ValueError(f"{where}: {key} is {value!r}: expected a number, {expected}")
-    return Arm(name, **table)
+    return Arm(name, **options, version=None if version == CURRENT else version)
 
 
 def _apart(a: Experiment, b: Experiment) -> None:

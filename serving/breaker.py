@@ -33,6 +33,10 @@ class Breaker:
             self._until = self.now() + self.rest
             return True
 
+    @property
+    def resting(self) -> bool:
+        return self.failures >= self.limit
+
     def worked(self) -> None:
         if self.failures:
             with self._lock:

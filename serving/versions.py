@@ -13,6 +13,7 @@ from serving.bundle import MANIFEST, BundleError, version_folder
 from serving.recommender import Recommender
 
 CURRENT = "current"
+CHALLENGER = ".challenger"  # in a bundle root: versions that retraining made and did not publish
 
 
 def versions(root: Path) -> list[str]:
@@ -22,6 +23,16 @@ def versions(root: Path) -> list[str]:
         for folder in root.iterdir()
         if not folder.is_symlink() and not folder.name.startswith(".") and (folder / MANIFEST).is_file()
     )
+
+
+def find(root: Path, version: str) -> Path:
+    """The folder of a version, published or not. Raises BundleError if there is none."""
+    places = [place for place in (root, root / CHALLENGER) if place.is_dir()]
+    for place in places:
+        if (place / version / MANIFEST).is_file():
+            return (place / version).resolve()
+    there = [name for place in places for name in versions(place)]
+    raise BundleError(root, f"there is no version {version}", f"choose one of {', '.join(there) or 'none'}")
 
 
 def point(root: Path, version: str) -> None:

@@ -100,13 +100,13 @@ def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
         return await service.feedback(await bodies.read(request))
 
     @app.get(
-        "/v1/bundle", summary="What serves: version, data window, sizes, metrics",
+        "/v1/bundle", summary="What serves: version, data window, sizes, metrics; and what answers for arms",
         responses=examples.problems(401, 503),
     )  # fmt: skip
     async def bundle() -> Response:
         manifest = service.recommender().bundle.manifest
         names = ("version", "created", "data", "dims", "metrics", "slate")
-        return JSONResponse({name: manifest[name] for name in names})
+        return JSONResponse({**{name: manifest[name] for name in names}, "arms": service.answering()})
 
     @app.get("/healthz", summary="Whether the process is alive")
     async def healthz() -> Response:

@@ -25,7 +25,8 @@ def add_http(commands: Any) -> None:
     command: argparse.ArgumentParser = commands.add_parser(
         "http",
         help="answer over HTTP",
-        description="Answer over HTTP, and follow the bundle's `current` version.",
+        description="Answer over HTTP, and follow the bundle's `current` version.\n"
+        "An arm of --experiments may name another version, which then answers its users.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,7 +44,7 @@ def add_http(commands: Any) -> None:
     add("--api-key-file", type=Path, help="text file of API keys, one a line (default: no key is asked for)")
     add("--poll-seconds", type=float, default=OPTIONS.poll_s, help="between looks at `current`; default: 1")
     add("--explore", type=float, default=0.0, help="chance that the last slot explores (default: 0, never)")
-    add("--experiments", type=Path, metavar="FILE", help="A/B tests (serving/assign.py); needs --log")
+    add("--experiments", type=Path, metavar="FILE", help="A/B tests (docs/experiments.md); needs --log")
     command.set_defaults(run=http)
 
 

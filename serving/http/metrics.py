@@ -47,6 +47,10 @@ class Metrics:
             "sextet_bundle", "Workers that serve a version", ("version",), registry=own,
             multiprocess_mode="livesum",
         )  # fmt: skip
+        self.unserved = Gauge(
+            "sextet_arm_version_unserved", "Workers in which `current` answers for a version that arms name",
+            ("version",), registry=own, multiprocess_mode="livesum",
+        )  # fmt: skip
         self.loads = Counter("sextet_bundle_loads", "Versions loaded or refused", ("outcome",), registry=own)
         self.resting = Gauge(
             "sextet_breaker_open", "Workers in which a part failed and rests", ("part",), registry=own,
@@ -67,12 +71,6 @@ class Metrics:
             self.remembered.inc()
         for stage, milliseconds in slate.timings.items():
             self.stages.labels(stage).observe(milliseconds / 1e3)
-
-    def breaker(self, part: str, opened: bool) -> None:
-        """Note that a part rests, or works again."""
-        self.resting.labels(part).set(opened)
-        if opened:
-            self.trips.labels(part).inc()
 
     def logged(self, failed: int, dropped: int) -> None:
         """Count a record that the log took, and what by now `failed` to be written or was `dropped`."""

@@ -66,7 +66,10 @@ class Service:
         )
         self.experiments = None if settings.experiments is None else assign.read(settings.experiments)
         self.desk = Desk(settings.threads, settings.limit, settings.deadline_ms)
-        self.swap = Swap(settings.bundle, self._load, settings.poll_s, self._loaded)
+        named = () if self.experiments is None else self.experiments.versions
+        self.swap = Swap(settings.bundle, self._load, settings.poll_s, self._loaded, named)
+        for version in named:
+            self.metrics.unserved.labels(version).set(1)
         self.recording = 0
         self._records = ThreadPoolExecutor(2, "records")
         self._version: str | None = None
@@ -79,19 +82,32 @@ class Service:
 
     def _loaded(self, outcome: str) -> None:
         self.metrics.loads.labels(outcome).inc()
-        recommender = self.swap.recommender
-        if outcome == "loaded" and recommender is not None:
+        if outcome == "refused":
+            return
+        serving = self.swap.serving
+        for version in self.swap.versions:
+            self.metrics.unserved.labels(version).set(version not in serving)
+        current = self.swap.recommender
+        if current is not None and current.bundle.version != self._version:
             if self._version is not None:
                 self.metrics.bundle.labels(self._version).set(0)
-            self._version = recommender.bundle.version
+            self._version = current.bundle.version
             self.metrics.bundle.labels(self._version).set(1)
+        for recommender in serving.values():
             for part, breaker in recommender.stages.breakers.items():
-                self.metrics.breaker(part, False)
-                breaker.notice = partial(self._noticed, self._version, part)
+                breaker.notice = partial(self._noticed, recommender.bundle.version, part)
+                self.metrics.resting.labels(part).set(self._rests(part))
 
     def _noticed(self, version: str, part: str, opened: bool) -> None:
-        if version == self._version:  # the last requests of the one before say nothing of this one
-            self.metrics.breaker(part, opened)
+        # The last requests of one that was replaced say nothing of those that serve.
+        if any(one.bundle.version == version for one in tuple(self.swap.serving.values())):
+            self.metrics.resting.labels(part).set(self._rests(part))
+            if opened:
+                self.metrics.trips.labels(part).inc()
+
+    def _rests(self, part: str) -> bool:
+        """Whether a part of any version that serves rests."""
+        return any(one.stages.breakers[part].resting for one in tuple(self.swap.serving.values()))
 
     def recommender(self) -> Recommender:
         """What answers now. Raises Refused before the first version is loaded."""
@@ -109,7 +125,8 @@ class Service:
             checkout = checkout_of(read(RecommendationIn, body))
             left = 1e3 * (ends - time.perf_counter()) - MARGIN
             mine = self._assigned(checkout)
-            slate = recommender.recommend(checkout, left, mine.revenue_weight, explore=mine.explore)
+            answers = self._version_of(mine, recommender)
+            slate = answers.recommend(checkout, left, mine.revenue_weight, explore=mine.explore)
             slate = replace(slate, timings={"queue": waited, **slate.timings})
             return Answer(checkout, slate, slate_json(slate), mine.arms)
 
@@ -117,8 +134,9 @@ class Service:
             asked = read(RecommendationIn, body)
             asked.history = None  # of no use here, and most of a checkout's work
             checkout = checkout_of(asked)
-            slate = recommender.fall_back(checkout, why, arrived)
-            return Answer(checkout, slate, slate_json(slate), self._assigned(checkout).arms)
+            mine = self._assigned(checkout)
+            slate = self._version_of(mine, recommender).fall_back(checkout, why, arrived)
+            return Answer(checkout, slate, slate_json(slate), mine.arms)
 
         try:
             answer = await self.desk.answer(models, fallback, arrived)
@@ -136,6 +154,15 @@ class Service:
         if self.experiments is None:
             return assign.Assigned()
         return assign.assigned(self.experiments, checkout.user_id)
+
+    def _version_of(self, mine: assign.Assigned, current: Recommender) -> Recommender:
+        """What answers for the arms: the version that one of them names, unless it cannot serve."""
+        return current if mine.version is None else self.swap.serving.get(mine.version, current)
+
+    def answering(self) -> dict[str, str]:
+        """The versions that arms name, each with the version that answers for it."""
+        current, serving = self.recommender(), self.swap.serving
+        return {name: serving.get(name, current).bundle.version for name in self.swap.versions}
 
     async def record(self, body: bytes) -> Response:
         """Note a checkout in the store; it is there when this returns."""

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from retraining.run import CHALLENGER, DECISIONS
+from retraining.run import DECISIONS
 from serving import Checkout, Recommender
+from serving.versions import CHALLENGER
 from tests.data.shop import DAY, START, iso, write_shop
 from tests.end_to_end.commands import command, start
 

@@ -21,17 +21,18 @@ salt = "test"
 [holdout]
 share = 0.1
 users = 1000
+version = "v0"
 [experiments.weight]
 layer = "ranking"
 buckets = [0, 500]
 users = 2000
 arms.control = {}
-arms.half = { revenue_weight = 0.5 }
+arms.half = { revenue_weight = 0.5, version = "v1" }
 [experiments.variety]
 layer = "ranking"
 buckets = [500, 900]
 users = 2000
-arms.control = { share = 2 }
+arms.control = { share = 2, version = "current" }
 arms.more = { share = 1 }
 [experiments.explore]
 layer = "explore"
@@ -68,11 +69,13 @@ def dealt(salt: str, shares: list[float], buckets: tuple[int, int] = (0, 1000)) 
 def test_what_a_file_says(running: Experiments) -> None:
     weight, variety, explore = running.running
     assert weight == Experiment(
-        "weight", "ranking", (0, 500), 2000, (Arm("control"), Arm("half", revenue_weight=0.5))
+        "weight", "ranking", (0, 500), 2000, (Arm("control"), Arm("half", revenue_weight=0.5, version="v1"))
     )
     assert [arm.share for arm in variety.arms] == [2, 1]
+    assert [arm.version for arm in variety.arms] == [None, None]
     assert [arm.explore for arm in explore.arms] == [None, 0.05, 0.5]
-    assert running.named("holdout").arms == (Arm("held", 0.1), Arm("rest", 0.9))
+    assert running.named("holdout").arms == (Arm("held", 0.1, version="v0"), Arm("rest", 0.9))
+    assert running.versions == ("v1", "v0")
     with pytest.raises(ValueError, match="no experiment 'wait'; there are weight, variety, explore, holdout"):
         running.named("wait")
 
@@ -103,6 +106,9 @@ def test_arms_have_their_shares_and_layers_are_independent(running: Experiments)
     assert all(one.revenue_weight == (0.5 if "weight:half" in one.arms else None) for one in found.values())
     assert all((one.explore is None) == ("explore:l" not in one.arms and "much" not in one.arms)
                for one in found.values())  # fmt: skip
+    for one in found.values():
+        named = "v1" if "weight:half" in one.arms else "v0" if "holdout:held" in one.arms else None
+        assert one.version == named
     assert assigned(running, None) == Assigned()
 
 
@@ -156,12 +162,19 @@ def test_any_user_has_an_arm(user: str) -> None:
         ("[500, 900]", "[500, 1001]", "experiment 'variety': buckets are .*≤ 1000"),
         ("[500, 900]", "[0.5, 0.9]", "experiment 'variety': buckets are"),
         ("[500, 900]", "[500, 500]", "experiment 'variety': buckets are"),
-        ("arms.half = { revenue_weight = 0.5 }", "", "experiment 'weight' has 1 arms"),
+        ('arms.half = { revenue_weight = 0.5, version = "v1" }', "", "experiment 'weight' has 1 arms"),
         ("revenue_weight = 0.5", "revenue_weight = 1.5", "arm 'half': revenue_weight is 1.5: .*0 to 1"),
         ("share = 2", "share = 0", "arm 'control': share is 0: expected a number, more than 0"),
         ("share = 2", "share = true", "arm 'control': share is True"),
         ("share = 2", "shares = 2", "has no 'shares', .*do you mean 'share'"),
         ("explore = 0.05", "revenue_weight = 0.05", "'weight' and 'explore' both set revenue_weight, in two"),
+        ("explore = 0.05", 'version = "v2"', "'weight' and 'explore' both set version, in two layers"),
+        (
+            'version = "v1"',
+            "version = 1",
+            "arm 'half': version is 1: expected the name of a version's",
+        ),
+        ('version = "v1"', 'version = "../v1"', "arm 'half': version is '../v1': expected the name"),
         ("arms.much", 'arms."much more"', "the name of an arm of experiment 'explore' is 'much more'"),
         ("users = 1000", "", "holdout: users is None: .*`python -m experimentation plan` prints"),
         ("[experiments.explore]", "[experiments.holdout]", "may not be named 'holdout'"),

@@ -78,7 +78,7 @@ def test_processes_take_turns(root: Path) -> None:
     swap, starting = Swap(root, Recommender.load), Swap(root, Recommender.load)
     swap.look()
     point(root, NAMES[2])
-    with alone(root / NAMES[2]) as turn:
+    with alone(root) as turn:
         assert turn
         swap.look()
         assert (swap.recommender.bundle.version, swap.reason) == (NAMES[0], "")
