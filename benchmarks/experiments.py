@@ -74,7 +74,7 @@ def drawn(seed: int, people: int, uplift: float = 0.0, days: int = DAYS) -> Log:
             name: np.bincount(number[who[earlier]], column[earlier], int(seen.sum()))
             for name, column in columns.items()
         },
-        np.zeros(0), np.zeros(0, np.int64), days, (),
+        np.zeros(0), np.zeros(0, np.int64), {}, days, (),
     )  # fmt: skip
 
 

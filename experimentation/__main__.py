@@ -129,7 +129,7 @@ def _analyze(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         f"{options.events}, sessions from {_date(window.start)} to {_date(window.end - 1)} (UTC). After a "
         f"slate clicks count for {window.click / DAY:g} d, purchases for {window.purchase / DAY:g} d."
     )
-    for line in (said.sentence, *_tables(result), *result.notes, about):
+    for line in (said.sentence, *result.warnings, *_tables(result), *result.notes, about):
         print(f"{line}\n")
     write_text(options.out, page.page(result, said, about))
     print(f"written: {options.out}")

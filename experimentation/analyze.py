@@ -33,6 +33,7 @@ class Result(NamedTuple):
     split: float  # p-value
     treated: tuple[Treated, ...]
     alpha: float
+    warnings: tuple[str, ...]  # of arms that were not answered as they were to be
     notes: tuple[str, ...]
 
     @property
@@ -60,7 +61,8 @@ def analyze(
         )
     shares = [arm.share / sum(arm.share for arm in experiment.arms) for arm in experiment.arms]
     expected = tuple(sum(users) * share for share in shares)
-    result = Result(experiment, users, expected, split(users, shares), (), alpha, log.notes)
+    warnings = tuple(strayed(log, experiment))
+    result = Result(experiment, users, expected, split(users, shares), (), alpha, warnings, log.notes)
     if result.broken:
         return result
     control, *treatments = (log.arm == name for name in names)  # [U] bool each
@@ -85,6 +87,28 @@ def analyze(
         for name, mine in zip(names[1:], treatments, strict=True)
     )
     return result._replace(treated=treated)
+
+
+def strayed(log: Log, experiment: Experiment) -> Iterator[str]:
+    """A line for each arm that was answered by another bundle version than it names or, where it names none
+    though others do, by more than one. Nothing for an experiment whose arms name no version."""
+    if not any(arm.version for arm in experiment.arms):
+        return
+    for arm in experiment.arms:
+        counts = {version: count for (name, version), count in log.answered.items() if name == arm.name}
+        others = [version for version in counts if version != arm.version]
+        if arm.version is None and len(counts) > 1:
+            yield (
+                f"Warning: {arm.name} names no version, and `current` was swapped during the test: "
+                f"{', '.join(others)} answered it. The comparison is with all of them."
+            )
+        elif arm.version is not None and others:
+            some, slates = sum(counts[version] for version in others), sum(counts.values())
+            yield (
+                f"Warning: {arm.name} names {arm.version}, but {some:,} of its {slates:,} slates "
+                f"({some / slates:.1%}) were answered by {', '.join(others)}. They count for the arm to "
+                "which their users were dealt (intention to treat), so its effect is diluted."
+            )
 
 
 def _days(log: Log, control: NDArray, treatment: NDArray, planned: int) -> Iterator[tuple[int, int, Effect]]:

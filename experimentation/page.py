@@ -23,7 +23,8 @@ STATES = {"kept": "third", "broken": "rival", "open": "other"}
 
 def page(result: Result, said: Verdict, about: str) -> str:
     """The page of a test; `about` says where its data come from."""
-    parts = [f'<p class="verdict{TONES[said.kind]}">{escape(said.sentence)}</p>', _split(result)]
+    parts = [f'<p class="verdict{TONES[said.kind]}">{escape(said.sentence)}</p>']
+    parts += [*map(paragraph, result.warnings), _split(result)]
     if not result.broken:
         parts += [_metrics(result), *(_days(result, one) for one in result.treated), _guardrails(result)]
     notes = "".join(paragraph(note) for note in result.notes)

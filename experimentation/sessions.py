@@ -9,7 +9,7 @@ test counts what the models learn: a slot earns when it is clicked and bought. U
 arms, so a user is a row, whatever the number of their sessions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ SHOWN = ("sessions", "impressions", "fallbacks", "categories")  # sums of slates
 DONE = ("clicks", "buying", "revenue", "returned")  # buying: sessions of which something was bought
 SUMS = (*SHOWN, *DONE)
 Sums = dict[str, NDArray]  # of SUMS [U] float64; with _before at the end, of the time before the test
-NEEDED = {"request_id", "user_id", "item_id", "ts", "kind", "tier", "arm", "value"}
+NEEDED = {"request_id", "user_id", "item_id", "ts", "kind", "tier", "bundle_version", "arm", "value"}
 COLUMNS = {
     "orders": ("user_id", "item_id", "ts", "quantity", "price"),
     "items": ("item_id", "category"),
@@ -55,6 +55,7 @@ class Log(NamedTuple):
     before: Sums  # [U] of the same user before the test
     latency: NDArray  # [S] float64, ms of every slate; NaN where it was not logged
     session: NDArray  # [S] int64, its user
+    answered: Mapping[tuple[str, str], int]  # slates by arm and bundle version
     days: int
     notes: tuple[str, ...]  # what a reader should know of the log
 
@@ -160,13 +161,13 @@ def _facts(con: duckdb.DuckDBPyConnection, window: Window) -> None:
     con.execute("""
         CREATE TEMP TABLE slots AS
         SELECT request_id, item_id, any_value(user_id) AS user_id, min(ts) AS ts, any_value(arm) AS arm,
-               any_value(tier) AS tier, any_value(latency) AS latency
+               any_value(tier) AS tier, any_value(latency) AS latency, any_value(bundle_version) AS version
         FROM events WHERE kind = 'impression' AND user_id IS NOT NULL AND ts >= $since
         GROUP BY request_id, item_id""", {"since": window.start - window.before})  # fmt: skip
     con.execute("""
         CREATE TEMP TABLE slates AS
         SELECT request_id, any_value(user_id) AS user_id, min(ts) AS shown, any_value(arm) AS arm,
-               any_value(latency) AS latency, count(*) AS impressions,
+               any_value(latency) AS latency, any_value(version) AS version, count(*) AS impressions,
                max((tier <> 'ranked')::INT) AS fallbacks, count(DISTINCT category) AS categories
         FROM slots LEFT JOIN (SELECT item_id, any_value(category) AS category FROM items GROUP BY item_id)
         USING (item_id) GROUP BY request_id""")
@@ -242,6 +243,9 @@ def _log(con: duckdb.DuckDBPyConnection, window: Window, names: list[str], notes
     slates = con.execute(f"""
         SELECT number, coalesce(latency, 'nan'::DOUBLE) AS latency FROM slates JOIN users USING (user_id)
         WHERE {inside} ORDER BY ALL""").fetchnumpy()
+    answered = con.execute(f"""
+        SELECT mine, coalesce(version, 'unknown'), count(*) FROM slates JOIN users USING (user_id)
+        WHERE {inside} GROUP BY ALL ORDER BY ALL""").fetchall()
     arm = con.execute("SELECT mine FROM users ORDER BY number").fetchnumpy()["mine"]
     if not len(arm):
         raise ValueError(
@@ -249,7 +253,8 @@ def _log(con: duckdb.DuckDBPyConnection, window: Window, names: list[str], notes
         )
     return Log(
         arm.astype(str), rows["number"], rows["day"], {name: rows[name] for name in names},
-        {name: before[name] for name in names}, slates["latency"], slates["number"], window.days,
+        {name: before[name] for name in names}, slates["latency"], slates["number"],
+        {(name, version): count for name, version, count in answered}, window.days,
         (*notes, *_notes(con, window)),
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ NOTHING = dict.fromkeys(SCHEMA.names)
 def shown(request: str, user: str | None, ts: int, *items: str, **fields: Any) -> list[dict[str, Any]]:
     """The rows of a slate; of experiment `test` the arm `a` unless told otherwise."""
     row = {"request_id": request, "user_id": user, "ts": ts, "kind": "impression", "tier": "ranked"}
-    row |= {"arm": "test:a", "latency_ms": 10.0}
+    row |= {"arm": "test:a", "latency_ms": 10.0, "bundle_version": "v1"}
     return [NOTHING | row | {"item_id": item} | fields for item in items]
 
 

@@ -114,6 +114,31 @@ def test_the_best_of_several_treatments_is_shipped_and_p_values_are_corrected() 
     assert all(half in page(result, said, "") for half in ("day by day, same", "day by day, better"))
 
 
+def test_an_arm_that_another_version_answered_is_told() -> None:
+    """By the share of its slates; nothing where each arm had its version, or none names one."""
+    log, plain = drawn(6, 400), experiment(USERS)
+    counts = {("control", "old"): 900, ("treatment", "new"): 970, ("treatment", "old"): 30}
+    mixed = log._replace(answered=counts | {("control", "older"): 100})
+    new = plain._replace(arms=(Arm("control"), Arm("treatment", version="new")))
+    assert analyze(mixed, plain).warnings == ()
+    control, treatment = analyze(mixed, new).warnings
+    assert "control names no version, and `current` was swapped" in control
+    assert "old, older answered it" in control
+    assert "treatment names new, but 30 of its 1,000 slates (3.0%) were answered by old." in treatment
+    (only,) = analyze(log._replace(answered=counts), new).warnings
+    assert only == treatment
+    both = plain._replace(arms=(Arm("control", version="old"), Arm("treatment", version="new")))
+    clean = {("control", "old"): 900, ("treatment", "new"): 970}
+    assert analyze(log._replace(answered=clean), both).warnings == ()
+    never = {("control", "old"): 900, ("treatment", "old"): 5}
+    (gone,) = analyze(log._replace(answered=never), both).warnings
+    assert "5 of its 5 slates (100.0%)" in gone
+    result = analyze(mixed, new)
+    text = page(result, verdict(result), "about")
+    assert treatment in text
+    assert text.index(treatment) < text.index("Are the users split as planned?"), "before any figure"
+
+
 def test_a_log_of_another_experiment_is_refused() -> None:
     log = drawn(5, 200)
     with pytest.raises(ValueError, match=r"experiment 'simulated' has not: treatment.*file of exp"):

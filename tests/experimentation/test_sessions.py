@@ -43,7 +43,7 @@ def test_a_test_by_hand(tmp_path: Path) -> None:
             told("click", "z", START - 60, "r1"),  # a clock that is behind
             told("click", "z", START + 5, "r1"),  # twice
             told("click", "x", START + day + 1, "r1"),  # late
-            shown("r2", "007", START + day, "x", tier="popularity"),
+            shown("r2", "007", START + day, "x", tier="popularity", bundle_version="v2"),
             shown("s1", "u2", START + 30, "x", "z"),
             told("purchase", "x", START + 80, user_id="u2", value=4.0),  # by user, which is a click too
             told("click", "z", START + 20, user_id="u2"),  # before it was shown
@@ -74,6 +74,7 @@ def test_a_test_by_hand(tmp_path: Path) -> None:
     assert [now["revenue"] for now in path] == [0, 0, 3, 3], "what is bought counts when it is known"
     assert [now["returned"] for now in path] == [0, 0, 0, 1.5]
     np.testing.assert_array_equal(np.sort(log.latency[log.session == 0]), [10.0, np.nan])
+    assert log.answered == {("a", "v1"): 2, ("a", "v2"): 1, ("b", "v1"): 1}, "of those in one arm, in time"
     assert [note.split(" ")[:3] for note in log.notes] == [
         ["1", "users", "were"], ["1", "slates", "of"], ["1", "purchases", "came"], ["For", "17%", "of"]
     ]  # fmt: skip
