@@ -22,7 +22,9 @@ import numpy as np
 from data.sources.market import Array
 from marketplace.crowd import Crowd, Orders
 from marketplace.shop import Shop, poisoned
-from serving import Checkout, Recommender, Slate
+from serving import Checkout, Recommender, Slate, open_store
+from serving.load import load
+from serving.progress import Progress
 from serving.swap import Swap
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +66,7 @@ def run(cfg: Mapping[str, Any], plan: Plan, folder: Path, more: Sequence[str] = 
         sold.append(_sales(orders))
     print(f"{plan.before} days by the old rules: {shop.orders:,} orders", flush=True)
 
-    def load(version: Path) -> Recommender:
+    def serve(version: Path) -> Recommender:
         recommender = Recommender.load(version, shop.store)
         recommender.explore, recommender.rng = plan.explore, np.random.default_rng(0)
         return recommender
@@ -72,7 +74,9 @@ def run(cfg: Mapping[str, Any], plan: Plan, folder: Path, more: Sequence[str] = 
     decision = retrain(shop.tables, folder, more)
     if not decision.startswith("published"):
         raise RuntimeError(f"the first training was not published: {decision}")
-    swap = Swap(folder / "bundle", load)
+    shop.store = open_store(folder / "store.db")
+    load(shop.store, folder / "bundle" / "store.arrow", Progress())
+    swap = Swap(folder / "bundle", serve)
     swap.look()
     rows = []
     for day in range(plan.days):

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from data.sources import market
 from data.sources.market import DAY, LEAVES, START, Array
 from marketplace.crowd import Crowd, Orders
-from serving import Checkout, Event, ImpressionLog, Item, Line, Slate, open_store
+from serving import Checkout, Event, ImpressionLog, Item, Line, Slate, Store
+from serving.store import purchases_of
 
 LATE, LATEST = 0.15, 3  # share of the orders that reach the shop's systems late, and by how many days at most
 COLUMNS = ("order_id", "user_id", "item_id", "ts", "quantity", "price", "ingested_at")
@@ -39,7 +40,7 @@ class Shop:
         self.tables.mkdir(parents=True)
         self.crowd = crowd
         self.titles = market.titles(crowd.goods)
-        self.store = open_store(folder / "store.db")
+        self.store: Store | None = None  # that serving asks: what arrives from then on enters it too
         self.rng = np.random.default_rng([crowd.cfg["seed"], 3])
         self.columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}  # of orders.parquet
         self.arriving: dict[int, list[Arrival]] = defaultdict(list)  # by day
@@ -91,7 +92,7 @@ class Shop:
             ]
             for click in clicks:
                 log.feedback("click", slate.request_id, click.item_id, click.ts)
-            if clicks:
+            if clicks and self.store is not None:
                 self.store.append(str(checkout.user_id), clicks)
         for arrival in self.arriving.pop(day, []):
             spent += self._arrive(arrival, day, log)
@@ -102,8 +103,8 @@ class Shop:
     def _arrive(self, arrival: Arrival, day: int, log: ImpressionLog) -> float:
         checkout, spent = arrival.checkout, 0.0
         user, ts = str(checkout.user_id), int(checkout.ts or 0)
-        paid = [Event(line.item_id, ts, "purchase", line.quantity, line.price) for line in checkout.basket]
-        self.store.append(user, paid, key=checkout.order_id)
+        if self.store is not None:
+            self.store.append(user, purchases_of(checkout, ts), key=checkout.order_id)
         known = max(ts, START + day * DAY)
         for line in checkout.basket:
             values = (checkout.order_id, user, line.item_id, ts, line.quantity, line.price, known)

@@ -10,6 +10,8 @@ import pytest
 from data.prepare import prepare
 from marketplace.crowd import Crowd
 from marketplace.shop import LATEST, Shop, poisoned
+from serving import open_store
+from serving.checkout import KINDS
 from tests.exporting.bundles import configured
 from tests.marketplace.test_crowd import CFG
 
@@ -19,7 +21,9 @@ DAYS = 20
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     crowd = Crowd(CFG)
-    made = Shop(tmp_path_factory.mktemp("shop") / "made", crowd)
+    folder = tmp_path_factory.mktemp("shop")
+    made = Shop(folder / "made", crowd)
+    made.store = open_store(folder / "store.db")
     for day in range(DAYS):
         orders = crowd.orders(day)
         checkouts = made.checkouts(day, orders)
@@ -36,9 +40,12 @@ def test_late_orders_come_late_and_all_of_them_come(shop: Shop) -> None:
     missing = {arrival.checkout.order_id for some in shop.arriving.values() for arrival in some}
     assert missing
     assert set(orders.order_id) == {str(k) for k in range(shop.orders)} - missing
+    assert shop.store is not None
     facts = shop.store.get("0")
-    assert list(facts.ts) == sorted(facts.ts)
-    assert len(facts.item_id) > 3
+    assert {int(kind) for kind in facts.kind} == {KINDS.index("purchase"), KINDS.index("click")}
+    mine = orders[orders.user_id == "0"]
+    bought = [item for item, kind in zip(facts.item_id, facts.kind, strict=True) if KINDS[kind] == "purchase"]
+    assert sorted(bought) == sorted(mine.item_id)
 
 
 def test_training_reads_it(shop: Shop, tmp_path: Path) -> None:
