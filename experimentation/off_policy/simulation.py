@@ -52,7 +52,7 @@ def checkouts(rng: np.random.Generator, users: int = USERS) -> Checkouts:
     state = market.no_history(users, len(goods.price))
     found: list[Checkouts] = []
     for order in range(BEFORE + CHECKOUTS):
-        _buy(goods, people, state, rng)
+        next_order(goods, people, state, rng, np.ones(len(goods.price), bool))
         if order < BEFORE:
             continue
         habits = market.habits(goods, state)
@@ -74,10 +74,13 @@ def checkouts(rng: np.random.Generator, users: int = USERS) -> Checkouts:
     return Checkouts(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def _buy(goods: Goods, people: People, state: market.State, rng: np.random.Generator) -> None:
-    """One more order of everybody, by taste."""
+def next_order(
+    goods: Goods, people: People, state: market.State, rng: np.random.Generator, there: Array
+) -> None:
+    """One more order of everybody, by taste, of the items that are there [I] bool; `state` changes."""
     count = np.clip(rng.poisson(people.lines), 1, LINES)
-    best = placement.draw(market.wanted(goods, people, state).astype(np.float64), LINES, rng)
+    wanted = np.where(there, market.wanted(goods, people, state), -np.inf)
+    best = placement.draw(wanted.astype(np.float64), LINES, rng)
     who, line = np.nonzero(np.arange(LINES) < count[:, None])
     what = best[who, line]
     state.basket[:] = False

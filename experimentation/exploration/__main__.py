@@ -1,0 +1,41 @@
+"""`python -m experimentation.exploration`: exploration policies by regret, and what they bring new items."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.report.tables import text_table, write_json, write_text
+from experimentation.exploration import compare
+from experimentation.exploration.page import page
+
+SHOWN = ("answers", "policy", "regret", "gain", "gain_low", "gain_high", "taught", "paid", "new_revenue",
+         "new_share", "new_best", "new_wait")  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Simulate, print and write. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experimentation.exploration",
+        description="Exploration policies in simulated shops: regret, and what it brings new items.",
+    )
+    parser.add_argument("--seeds", type=int, default=30, help="shops of each kind, 2 or more; default: 30")
+    parser.add_argument("--days", type=int, default=60, help="that are compared; default: 60")
+    parser.add_argument("--out", type=Path, default=Path("reports"), help="default: reports")
+    options = parser.parse_args(arguments)
+    if options.seeds < 2:
+        parser.error(f"--seeds is {options.seeds}: an interval needs 2 shops or more")
+    if options.days < 2 * compare.FIRST:
+        parser.error(
+            f"--days is {options.days}: new items are followed for {compare.FIRST}, so give twice that"
+        )
+    rows = compare.compare(options.seeds, options.days)
+    write_json(rows, options.out / "exploration.json")
+    write_text(options.out / "exploration.html", page(rows, options.seeds, options.days))
+    print(text_table([{name: row.get(name) for name in SHOWN} for row in rows]))
+    print(f"\nwritten: {options.out / 'exploration.html'}, exploration.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
