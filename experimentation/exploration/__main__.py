@@ -3,12 +3,15 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from evaluation.report.tables import text_table, write_json, write_text
 from experimentation.exploration import compare
 from experimentation.exploration.page import page
+from experimentation.exploration.world import Shop
 
+LEAST = 60  # items, so that new ones among them arrive in time to be followed
 SHOWN = ("answers", "policy", "regret", "gain", "gain_low", "gain_high", "taught", "paid", "new_revenue",
          "new_share", "new_best", "new_wait")  # fmt: skip
 
@@ -19,8 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m experimentation.exploration",
         description="Exploration policies in simulated shops: regret, and what it brings new items.",
     )
-    parser.add_argument("--seeds", type=int, default=30, help="shops of each kind, 2 or more; default: 30")
-    parser.add_argument("--days", type=int, default=60, help="that are compared; default: 60")
+    add = partial(parser.add_argument, type=int)
+    add("--seeds", default=30, help="shops of each kind, 2 or more; default: 30")
+    add("--days", default=60, help="that are compared; default: 60")
+    add("--checkouts", default=100, help="a day; default: 100")
+    add("--items", default=150, help="of which 15 %% arrive while the days pass; default: 150")
     parser.add_argument("--out", type=Path, default=Path("reports"), help="default: reports")
     options = parser.parse_args(arguments)
     if options.seeds < 2:
@@ -29,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             f"--days is {options.days}: new items are followed for {compare.FIRST}, so give twice that"
         )
-    rows = compare.compare(options.seeds, options.days)
+    if options.checkouts < 1 or options.items < LEAST:
+        parser.error(f"give a checkout a day and {LEAST} items or more")
+    shop = Shop(0, options.days, options.checkouts, options.items)
+    rows = compare.compare(shop, options.seeds)
     write_json(rows, options.out / "exploration.json")
     write_text(options.out / "exploration.html", page(rows, options.seeds, options.days))
     print(text_table([{name: row.get(name) for name in SHOWN} for row in rows]))

@@ -53,12 +53,15 @@ class Ran(NamedTuple):
     first: Array  # [I] day of arrival
 
 
-def compare(seeds: int, days: int) -> list[Row]:
-    """A row for each way in which people answer to appeal and each policy; shows progress."""
-    rows = []
-    with tqdm(total=len(ANSWERS) * seeds * (world.WARM + days), desc="simulated shops", unit="day") as bar:
+def compare(like: Shop, seeds: int) -> list[Row]:
+    """A row for each way in which people answer to appeal and each policy, over shops as large as `like`.
+
+    Shows progress.
+    """
+    rows, steps = [], len(ANSWERS) * seeds * (world.WARM + like.days)
+    with tqdm(total=steps, desc="simulated shops", unit="day") as bar:
         for answers, appeal in ANSWERS.items():
-            ran = [run(Shop(seed, days, appeal=appeal), bar) for seed in range(seeds)]
+            ran = [run(like._replace(seed=seed, appeal=appeal), bar) for seed in range(seeds)]
             rows += [{"answers": answers, "policy": name} | measured(ran, name) for name in POLICIES]
     return rows
 
@@ -136,7 +139,8 @@ def measured(ran: list[Ran], name: str) -> Row:
     found |= {f"new_{what}": np.array([one[what] for one in seen]) for what in seen[0]}
     row: Row = {}
     for what, values in found.items():
-        value, _, low, high = estimate(values, np.arange(len(ran)))
+        known = values[np.isfinite(values)]  # a shop may have no new item that can be followed
+        value, _, low, high = estimate(known, np.arange(len(known)))
         row |= {what: value, f"{what}_low": low, f"{what}_high": high}
     return row | {"days_lost": np.cumsum(lost.mean(0)).tolist()}  # in days of the oracle's revenue
 

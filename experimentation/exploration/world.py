@@ -31,7 +31,7 @@ class Shop(NamedTuple):
 
     seed: int
     days: int = 60  # that are compared
-    sessions: int = 100  # checkouts a day
+    checkouts: int = 100  # a day
     items: int = 150
     appeal: float = 0.0  # logits of clicks and purchases a standard deviation, on top of the marketplace's
 
@@ -77,8 +77,8 @@ def arrivals(goods: Goods) -> Array:
 def days(shop: Shop) -> Iterator[Day]:
     """The shop's days, the warm ones first."""
     goods, rng = catalog(shop), np.random.default_rng([shop.seed, 1])
-    people = [market.people({"gap": GROUPS}, rng, np.arange(shop.sessions)) for _ in range(GROUPS)]
-    states = [market.no_history(shop.sessions, shop.items) for _ in range(GROUPS)]
+    people = [market.people({"gap": GROUPS}, rng, np.arange(shop.checkouts)) for _ in range(GROUPS)]
+    states = [market.no_history(shop.checkouts, shop.items) for _ in range(GROUPS)]
     first = arrivals(goods)
     for who, state in zip(people, states, strict=True):
         for _ in range(simulation.BEFORE):
@@ -93,7 +93,7 @@ def _day(
     shop: Shop, goods: Goods, people: People, state: State, number: int, there: Array,
     rng: np.random.Generator,
 ) -> Day:  # fmt: skip
-    n = shop.sessions
+    n = shop.checkouts
     habits = market.habits(goods, state)
     click, buy = market.answers(goods, people, state, habits, np.full(n, START + (WARM + number) * DAY))
     more = shop.appeal * goods.appeal

@@ -10,7 +10,8 @@ from experimentation.exploration.compare import ANSWERS, INFORMED, NONE, ORACLE,
 
 
 def test_policies_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "2", "--days", "42", "--out", str(tmp_path)]) == 0
+    small = ["--seeds", "2", "--days", "42", "--checkouts", "12", "--items", "80"]
+    assert main([*small, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     rows = {
         (row["answers"], row["policy"]): row
@@ -36,7 +37,8 @@ def test_policies_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("wrong", "why"), [("--seeds=1", "2 shops or more"), ("--days=41", "followed for 21")]
+    ("wrong", "why"),
+    [("--seeds=1", "2 shops or more"), ("--days=41", "followed for 21"), ("--items=59", "60 items")],
 )
 def test_too_little_is_refused(wrong: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -14,7 +14,7 @@ from experimentation.exploration.world import Day, Shop
 from experimentation.off_policy.simulation import SEEN
 from serving.explore import POOL
 
-SMALL = Shop(0, days=40, sessions=20, items=50)
+SMALL = Shop(0, days=40, checkouts=20, items=50)
 
 
 class Still:
@@ -46,7 +46,7 @@ def warm() -> Heads:
 def test_slates_are_six_distinct_items_that_have_arrived(name: str, number: int, seed: int) -> None:
     day = shop()[world.WARM + number]
     slate = POLICIES[name](warm(), day, np.random.default_rng(seed))
-    assert slate.shape == (SMALL.sessions, len(SEEN))
+    assert slate.shape == (SMALL.checkouts, len(SEEN))
     assert all(len(set(row)) == len(SEEN) for row in slate.tolist())
     assert day.there[slate].all()
     assert (world.arrivals(world.catalog(SMALL))[slate] <= number).all()
@@ -69,11 +69,11 @@ def test_the_slot_explores_as_serving_does() -> None:
     day, rng = shop()[-1], np.random.default_rng(0)
     score = np.where(day.there, policies.believed(warm(), day), -np.inf)
     order = np.argsort(-score, axis=1)
-    last = np.zeros((SMALL.sessions, SMALL.items))
+    last = np.zeros((SMALL.checkouts, SMALL.items))
     for _ in range(300):
         slate = policies.slot(0.5)(warm(), day, rng)
         np.testing.assert_array_equal(slate[:, :-1], order[:, : len(SEEN) - 1])
-        last[np.arange(SMALL.sessions), slate[:, -1]] += 1 / 300
+        last[np.arange(SMALL.checkouts), slate[:, -1]] += 1 / 300
     pool = np.take_along_axis(last, order[:, len(SEEN) - 1 :][:, :POOL], 1)
     assert pool.sum(1) == pytest.approx(1)
     assert pool[:, 0].mean() == pytest.approx(0.5 + 0.5 / POOL, abs=0.03)
