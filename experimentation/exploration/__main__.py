@@ -13,7 +13,7 @@ from experimentation.exploration.world import Shop
 
 LEAST = 60  # items, so that new ones among them arrive in time to be followed
 SHOWN = ("answers", "policy", "regret", "gain", "gain_low", "gain_high", "taught", "paid", "new_revenue",
-         "new_share", "new_best", "new_wait")  # fmt: skip
+         "new_share", "new_best", "new_best_gain", "new_wait")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

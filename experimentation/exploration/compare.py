@@ -124,7 +124,7 @@ def measured(ran: list[Ran], name: str) -> Row:
 
     Money is a share of what the oracle earns in the same shop. `gain` is what the policy earns more than no
     exploring; it is `taught`, what the slates that it believes in earn more, less `paid`, what it gave up by
-    not showing them.
+    not showing them. `new_best_gain` is against no exploring too.
     """
     most = np.array([one.tallies[ORACLE].earned.mean() for one in ran])  # [shops]
     mine, none, oracle = ([one.tallies[which] for one in ran] for which in (name, NONE, ORACLE))
@@ -135,8 +135,12 @@ def measured(ran: list[Ran], name: str) -> Row:
         trusted = np.array([tally.believed.mean() for tally in mine])
         found |= {"taught": (trusted - base) / most, "paid": (trusted - earned) / most}
     found["new_revenue"] = np.array([tally.new.mean() for tally in mine]) / most
-    seen = [new_items(tally.shown, one.worth, one.first) for tally, one in zip(mine, ran, strict=True)]
+    seen, unaided = (
+        [new_items(tally.shown, one.worth, one.first) for tally, one in zip(some, ran, strict=True)]
+        for some in (mine, none)
+    )
     found |= {f"new_{what}": np.array([one[what] for one in seen]) for what in seen[0]}
+    found["new_best_gain"] = found["new_best"] - np.array([one["best"] for one in unaided])
     row: Row = {}
     for what, values in found.items():
         known = values[np.isfinite(values)]  # a shop may have no new item that can be followed

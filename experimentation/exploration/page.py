@@ -115,7 +115,7 @@ def _new(kinds: Kinds) -> str:
 def _figures(kinds: Kinds) -> str:
     columns = [
         Column("policy", lambda row: row["policy"], number=False),
-        Column("regret, %", partial(_span, "regret"), "of the oracle's revenue"),
+        Column("regret, %", partial(_percent, "regret"), "of the oracle's revenue"),
         Column("gain, %", partial(_span, "gain"), "revenue against no exploring: taught less paid"),
         Column("taught", partial(_percent, "taught"), "what the slates that it believes in earn more"),
         Column("paid", partial(_percent, "paid"), "what it gave up by showing others; below 0 it gained"),
@@ -123,6 +123,7 @@ def _figures(kinds: Kinds) -> str:
         Column("share", partial(_percent, "new_share"), "of all impressions, that those items get"),
         Column("best", lambda row: f"{row['new_best']:.0f}", f"impressions of one of the most valuable "
                f"{BEST:.0%} of them in its first {FIRST} days"),
+        Column("more", _more, "of these than without exploring"),
         Column("wait", lambda row: f"{row['new_wait']:.1f}", f"days until one of those has {KNOWN} "
                f"impressions; {FIRST} at most"),
     ]  # fmt: skip
@@ -149,6 +150,11 @@ def _row_css(row: Row) -> str:
 
 def _percent(name: str, row: Row) -> str:
     return "–" if row.get(name) is None else f"{round(100 * row[name], 2) + 0.0:.2f}"
+
+
+def _more(row: Row) -> str:
+    low, high = (row[f"new_best_gain_{end}"] for end in ("low", "high"))
+    return f"{row['new_best_gain']:+.0f} ({low:+.0f} to {high:+.0f})"
 
 
 def _span(name: str, row: Row) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from experimentation.exploration import learner, policies, world
 from experimentation.exploration.compare import INFORMED, ORACLE, POLICIES, Ran, new_items, run, told
@@ -17,12 +18,6 @@ from serving.explore import POOL
 SMALL = Shop(0, days=40, checkouts=20, items=50)
 
 
-class Still:
-    """A progress bar that is not shown."""
-
-    def update(self) -> None: ...
-
-
 @cache
 def shop() -> list[Day]:
     return list(world.days(SMALL))
@@ -31,10 +26,8 @@ def shop() -> list[Day]:
 @cache
 def warm() -> Heads:
     """What the shop's own slates of the warm days taught."""
-    rng, heads = (
-        np.random.default_rng(0),
-        Heads(*(learner.prior(world.FACTS, SMALL.items) for _ in range(2))),
-    )
+    rng = np.random.default_rng(0)
+    heads = Heads(*(learner.prior(world.FACTS, SMALL.items) for _ in Heads._fields))
     for day in shop()[: world.WARM]:
         heads = told(heads, day, policies.shop(day, rng), SEEN)
     return heads
@@ -44,16 +37,14 @@ def warm() -> Heads:
 @given(number=st.integers(-world.WARM, SMALL.days - 1), seed=st.integers(0, 1000))
 @settings(max_examples=15, deadline=None)
 def test_slates_are_six_distinct_items_that_have_arrived(name: str, number: int, seed: int) -> None:
-    day = shop()[world.WARM + number]
-    slate = POLICIES[name](warm(), day, np.random.default_rng(seed))
+    day, rng = shop()[world.WARM + number], np.random.default_rng(seed)
+    slate = POLICIES[name](warm(), day, rng)
     assert slate.shape == (SMALL.checkouts, len(SEEN))
     assert all(len(set(row)) == len(SEEN) for row in slate.tolist())
     assert day.there[slate].all()
     assert (world.arrivals(world.catalog(SMALL))[slate] <= number).all()
-    assert (
-        day.earned(slate).sum(1)
-        <= day.earned(policies.oracle(warm(), day, np.random.default_rng(0))).sum(1) + 1e-9
-    ).all()
+    most = day.earned(policies.oracle(warm(), day, rng)).sum(1)
+    assert (day.earned(slate).sum(1) <= most + 1e-9).all()
 
 
 def test_no_width_and_no_chance_are_greedy() -> None:
@@ -116,7 +107,7 @@ def test_appeal_raises_what_people_like() -> None:
 
 @cache
 def ran() -> Ran:
-    return run(SMALL, Still())  # type: ignore[arg-type]
+    return run(SMALL, tqdm(disable=True))
 
 
 def test_the_oracle_has_no_regret_and_random_more_than_greedy() -> None:
