@@ -153,8 +153,8 @@ def _percent(name: str, row: Row) -> str:
 
 
 def _more(row: Row) -> str:
-    low, high = (row[f"new_best_gain_{end}"] for end in ("low", "high"))
-    return f"{row['new_best_gain']:+.0f} ({low:+.0f} to {high:+.0f})"
+    more, low, high = (row[f"new_best_gain{end}"] for end in ("", "_low", "_high"))
+    return f"{round(more, 0) + 0.0:+.0f} ({round(low, 0) + 0.0:+.0f} to {round(high, 0) + 0.0:+.0f})"
 
 
 def _span(name: str, row: Row) -> str:
