@@ -152,7 +152,8 @@ def _build(
         dates = snapshots.dates(coded.start, coded.end, every)
         snapshots.write(con, coded, dates, every, out)
         _step(bar, "neighbours")
-        carried = snapshots.neighbour_snapshots(dates, data["snapshots"], since)
+        first = int(con.execute(assigned.filter(assigned.split.isin(splits.SPLITS)).ts.min()))
+        carried = snapshots.neighbour_snapshots(dates, data["snapshots"], first)
         limits = data["snapshots"]
         paired = snapshots.all_neighbours(con, coded, [*carried.values()], int(limits["neighbours"]))
         snapshots.write_neighbours(out / "neighbours.parquet", zip(carried, paired, strict=True))

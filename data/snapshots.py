@@ -151,13 +151,13 @@ def all_neighbours(con: ibis.BaseBackend, log: Log, at: list[int], top: int) -> 
     return [pa.concat_tables(tables).sort_by("item") for tables in found]
 
 
-def neighbour_snapshots(at: list[int], cfg: dict[str, Any], since: int = 0) -> dict[int, int]:
+def neighbour_snapshots(at: list[int], cfg: dict[str, Any], first_example: int) -> dict[int, int]:
     """Snapshot → date of those that carry neighbours: every `neighbours_every`-th from
-    `neighbours_from_share` of the log on, and the last. `cfg` is `data.snapshots`. Of those before `since`
-    (Unix seconds) only the latest: no checkout needs the others."""
+    `neighbours_from_share` of the log on, and the last. `cfg` is `data.snapshots`. Of those before the
+    first example (Unix seconds) only the latest: no checkout needs the others."""
     first = int(float(cfg["neighbours_from_share"]) * (len(at) - 1))
     regular = [*range(first, len(at), int(cfg["neighbours_every"]))]
-    old = sum(at[k] <= since for k in regular)
+    old = sum(at[k] <= first_example for k in regular)
     return {k: at[k] for k in sorted({*regular[max(old - 1, 0) :], len(at) - 1})}
 
 

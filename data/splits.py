@@ -1,12 +1,12 @@
 """Which checkouts train, validate and test, so that no label reaches into the time that judges it.
 
-    train        since ≤ ts < validation_start,              outcomes complete by validation_start
+    train        ts < validation_start,              outcomes complete by validation_start
     validation   validation_start ≤ ts < test_start, outcomes complete by test_start
     test         test_start ≤ ts < test_end,         outcomes complete by the log's end
 
 A checkout whose horizon passes the end of the log is immature; one that is mature but falls between the
-lines above is in the gap. Both are left out and counted, and so are those before `data.since`, which a model
-that goes on from an earlier one has learned from already.
+lines above is in the gap. Both are left out and counted, and so are training checkouts whose outcomes were
+complete by `data.since`: a model that goes on from an earlier one has learned from them already.
 """
 
 import re
@@ -87,7 +87,7 @@ def assign(checkouts: ir.Table, at: Instants, end: int, since: int = 0) -> ir.Ta
     t = checkouts
     split = ibis.cases(
         (t.until.isnull() | (t.until > end), "immature"),
-        ((t.ts < since) & (t.ts < at.validation_start), "earlier"),
+        ((t.ts < at.validation_start) & (t.until <= since), "earlier"),
         ((t.ts < at.validation_start) & (t.until <= at.validation_start), "train"),
         (t.ts < at.validation_start, "gap"),
         ((t.ts < at.test_start) & (t.until <= at.test_start), "validation"),

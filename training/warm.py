@@ -18,7 +18,6 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from data.features import Attribute, FeatureSchema
-from data.splits import horizon_days
 from training.config import ConfigError
 from training.folders import read_done
 
@@ -47,10 +46,8 @@ def since_warm(cfg: DictConfig) -> DictConfig:
         split = json.loads((folder / read_done(folder)["prepared"] / "meta.json").read_text())["split"]
     except (FileNotFoundError, KeyError) as error:
         raise _gone(cfg, error) from error
-    # Labels of checkouts after this one were not complete when its training ended.
-    since = split["validation_start"] - (horizon_days(cfg.data.horizon) or 0) * 86_400
     found = cfg.copy()
-    found.data.since = datetime.fromtimestamp(since, UTC).isoformat()
+    found.data.since = datetime.fromtimestamp(split["validation_start"], UTC).isoformat()
     return found
 
 

@@ -70,6 +70,33 @@ def test_a_folder_is_the_same_twice(shop: tuple[Path, dict[str, Any]]) -> None:
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("horizon", ["7d", "next_order"])
+def test_two_logs_that_follow_each_other_hold_all_training_checkouts_once(
+    tmp_path: Path, horizon: str
+) -> None:
+    """What was complete by the start of an earlier validation, and what `since` leaves to learn from."""
+    save(tmp_path, make_shop(users=20, items=32, days=90))
+    early = config(tmp_path, horizon=horizon, until=iso(START + 70 * DAY))
+    late = config(tmp_path, horizon=horizon)
+    folder = prepare(early)
+    start = json.loads((folder / "meta.json").read_text())["split"]["validation_start"]
+    found = []
+    for cfg in (early, config(tmp_path, horizon=horizon, since=iso(start)), late):
+        folder = prepare(cfg)
+        found.append(pq.read_table(folder / "examples" / "train.parquet").to_pylist())
+        for split in ("validation", "test"):
+            rows = pq.read_table(folder / "examples" / f"{split}.parquet")
+            found.append(rows.num_rows)
+    before, _, _, new, *judged, everything, _, _ = found
+    assert judged == found[-2:]
+    ids = [[row["order_id"] for row in rows] for rows in (before, new, everything)]
+    assert min(map(len, ids)) > 10
+    assert sorted(ids[0] + ids[1]) == sorted(ids[2])
+    whole = {row["order_id"]: row for row in everything}
+    for row in new:
+        assert row == whole[row["order_id"]]
+
+
 def test_a_log_read_until_an_instant_is_the_log_of_then(tmp_path: Path) -> None:
     tables = make_shop(users=20, items=32, days=90, events=True)
     until = START + 70 * DAY

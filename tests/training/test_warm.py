@@ -56,7 +56,7 @@ def test_weights_stand_where_what_they_are_of_stands_now(earlier: tuple[Path, Pa
     old = Path(before, read_done(before)["prepared"]).resolve()
     split = json.loads((old / "meta.json").read_text())["split"]
     examples = pq.read_table(prepared.folder / "examples" / "train.parquet", columns=["ts"])["ts"].to_numpy()
-    assert examples.min() >= split["validation_start"] - 7 * DAY
+    assert examples.min() > split["validation_start"] - 7 * DAY
     assert prepared.meta["counts"]["checkouts"]["earlier"] > len(examples) > 0
     towers = starting_weights(lambda: build_two_tower(cfg, prepared.sizes), warm.towers, warm.rows)
     ranker = starting_weights(lambda: build_ranker(cfg, prepared.sizes), warm.ranker, warm.rows)
