@@ -16,12 +16,13 @@ from models.jagged import (
     group_sum,
     lookup,
     offsets_of,
-    rank_in_segment,
     segment_ids,
 )
 
 # Bit i of Candidates.source stands for SOURCES[i].
 SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
+SHARED = ("popularity", "recency")  # propose the same to everyone
+WEIGHED = ("buy_again", "co_purchase", "category", "recency", "collaborative")  # by what a checkout says
 PAST = 100  # own items, the most frequent and recent, that speak for others
 
 
@@ -55,6 +56,10 @@ class CandidateSources(nn.Module):
     peer_offsets: Tensor
     peer_items: Tensor
     peer_scores: Tensor
+    leaf_scores: Tensor
+    shared: Tensor
+    shared_bits: Tensor
+    shared_places: Tensor
 
     def __init__(
         self,
@@ -93,6 +98,17 @@ class CandidateSources(nn.Module):
         self.register_buffer("peer_offsets", peer_offsets)
         self.register_buffer("peer_items", peer_items)
         self.register_buffer("peer_scores", peer_scores)
+        leaf = segment_ids(leaf_offsets)
+        height = 1.0 / (1.0 + (torch.arange(leaf.numel()) - leaf_offsets[leaf]))
+        self.register_buffer("leaf_scores", height, persistent=False)  # those high in their list first
+        # What everyone gets, from which source, and its place there.
+        shared = [popular, recent]
+        bits = [torch.full_like(items, bit(name)) for items, name in zip(shared, SHARED, strict=True)]
+        places = [torch.arange(items.numel()) for items in shared]
+        self.register_buffer("shared", torch.cat(shared), persistent=False)
+        self.register_buffer("shared_bits", torch.cat(bits), persistent=False)
+        self.register_buffer("shared_places", torch.cat(places), persistent=False)
+        self.ann_bit, self.weighed_bits = bit("ann"), [bit(name) for name in WEIGHED]
 
     def forward(self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog) -> Candidates:
         """Candidates of B checkouts.
@@ -100,25 +116,21 @@ class CandidateSources(nn.Module):
         query_vector is [B, D]; ann [B, K] item rows from the index, -1 for none.
         """
         count, items = query.ts.numel(), catalog.leaf.numel()
-        checkout = torch.arange(count, device=ann.device)
-        paid = segment_ids(query.basket_offsets)  # [ΣK]
+        paid = segment_ids(query.basket_offsets) * items  # [ΣK]
 
         # Buy again: own purchases by decayed count, the basket's at age zero.
         past = self.past(query, items)
         bought, total = self.own(query, items, past)
         mine, mine_rank = best(bought, total, items, max(self.buy_again, self.heard), count)
-        own = mine_rank < self.buy_again
+        own = (mine_rank < self.buy_again).nonzero()[:, 0]
 
         # Recency: the shop's newcomers, and behind them what the user lately looked at.
-        fresh = ((checkout * items).unsqueeze(1) + self.recent).flatten()
         event, age, kind = past
-        looked = (kind != 0).nonzero()[:, 0]
+        newcomer = (query.history_item.unsqueeze(1) == self.recent).any(1)
+        looked = ((kind != 0) & ~newcomer).nonzero()[:, 0]
         recency = torch.exp2(-age.index_select(0, looked) / 7.0)
         seen, seen_weight = group_sum(event.index_select(0, looked), recency)
-        old = (~contains(fresh.sort()[0], seen)).nonzero()[:, 0]
-        seen, seen_rank = best(
-            seen.index_select(0, old), seen_weight.index_select(0, old), items, self.recency, count
-        )
+        seen, seen_rank = best(seen, seen_weight, items, self.recency, count)
 
         # Co-purchase: neighbours of the basket's items by summed affinity.
         pair, affinity = self.affinity(query, items)
@@ -132,46 +144,35 @@ class CandidateSources(nn.Module):
         )
 
         # Category: the bestsellers of the basket's leaf categories, those high in their list first.
-        position, line, lengths = gather_segments(self.leaf_offsets, catalog.leaf[query.basket_item])
-        start = (lengths.cumsum(0) - lengths).index_select(0, line)
-        height = 1.0 / (1.0 + (torch.arange(position.numel(), device=ann.device) - start))
-        leaf_key = paid.index_select(0, line) * items + self.leaf_items.index_select(0, position)
-        leaf, leaf_height = group_sum(leaf_key, height)
-        similar, similar_rank = best(leaf, leaf_height, items, self.category, count)
+        leaf, one = catalog.leaf.index_select(0, query.basket_item), torch.ones_like(query.basket_price)
+        similar, height = spread(paid, leaf, one, self.leaf_offsets, self.leaf_items, self.leaf_scores)
+        similar, similar_rank = best(similar, height, items, self.category, count)
 
-        near = ann >= 0  # [B, K]
-        hits = (checkout * items).unsqueeze(1) + self.popular
-        proposed = [
-            ((checkout * items).unsqueeze(1) + ann)[near],
-            mine[own],
-            together,
-            similar,
-            hits.flatten(),
-            torch.cat([fresh, seen]),
-            alike,
-        ]  # as in SOURCES; each proposes an item once
-        places = torch.arange(max(ann.shape[1], self.popular.numel(), self.recent.numel()), device=ann.device)
+        # Each source proposes an item once. Row 0, which stands for none, is not available.
+        found = torch.cat([ann.clamp_min(0), self.shared.expand(count, -1)], dim=1)  # [B, K + shared]
+        found = found + torch.arange(count, device=ann.device).unsqueeze(1) * items
+        places = torch.arange(ann.shape[1], device=ann.device)
+        found_bits = torch.cat([torch.full_like(places, self.ann_bit), self.shared_bits])
+        weighed = [mine.index_select(0, own), together, similar, seen, alike]
         ranks = [
-            places[: ann.shape[1]].expand_as(ann)[near],
-            mine_rank[own],
-            together_rank,
-            similar_rank,
-            places[: self.popular.numel()].repeat(count),
-            torch.cat([places[: self.recent.numel()].repeat(count), seen_rank + self.recent.numel()]),
-            alike_rank,
-        ]
-        bits = torch.cat([torch.full_like(key, 1 << i) for i, key in enumerate(proposed)])
-        merged, inverse = torch.unique(torch.cat(proposed), return_inverse=True)
-        bitmask = torch.zeros_like(merged).index_add_(0, inverse, bits)
-        keep = catalog.available.index_select(0, merged % items)
+            torch.cat([places, self.shared_places]).expand(count, -1).flatten(),
+            mine_rank.index_select(0, own), together_rank, similar_rank,
+            seen_rank + self.recent.numel(), alike_rank,
+        ]  # fmt: skip
+        bits = [found_bits.expand(count, -1).flatten()]
+        bits += [torch.full_like(key, self.weighed_bits[i]) for i, key in enumerate(weighed)]
+        proposed = torch.cat([found.flatten()] + weighed)
+        shown = catalog.available.index_select(0, proposed % items).nonzero()[:, 0]
+        merged, inverse = torch.unique(proposed.index_select(0, shown), return_inverse=True)
+        bitmask = torch.zeros_like(merged).index_add_(0, inverse, torch.cat(bits).index_select(0, shown))
+        segment = merged // items
         if self.limit is not None:
-            share = 1.0 / (60.0 + torch.cat(ranks).to(torch.float32))
+            share = 1.0 / (60.0 + torch.cat(ranks).index_select(0, shown).to(torch.float32))
             fused = torch.zeros_like(merged, dtype=torch.float32).index_add_(0, inverse, share)
-            fused = fused.masked_fill(~keep, 0.0)
-            keep = keep & (rank_in_segment(merged // items, fused, count) < self.limit)
-        kept = keep.nonzero()[:, 0]
-        merged, bitmask = merged.index_select(0, kept), bitmask.index_select(0, kept)
-        segment, item = merged // items, merged % items
+            kept = best_in_segment(segment, fused, self.limit, count)[0].sort()[0]
+            merged, bitmask = merged.index_select(0, kept), bitmask.index_select(0, kept)
+            segment = segment.index_select(0, kept)
+        item = merged - segment * items
         vector = rows_int8(catalog.vectors, item)  # [ΣC, D]
         score = (vector * query_vector.index_select(0, segment)).sum(1)
         return Candidates(
@@ -201,10 +202,9 @@ class CandidateSources(nn.Module):
 
     def affinity(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
         """Rising keys `checkout * items + item` [U] of what is bought with the basket; how much [U]."""
-        line = segment_ids(query.basket_offsets) * items + query.basket_item
-        weight = torch.ones_like(query.basket_price)
+        paid, one = segment_ids(query.basket_offsets) * items, torch.ones_like(query.basket_price)
         return spread(
-            line, weight, items, self.neighbour_offsets, self.neighbour_items, self.neighbour_scores
+            paid, query.basket_item, one, self.neighbour_offsets, self.neighbour_items, self.neighbour_scores
         )
 
     def taste(self, mine: Tensor, rank: Tensor, items: int) -> tuple[Tensor, Tensor]:
@@ -217,22 +217,30 @@ class CandidateSources(nn.Module):
         heard = (rank < self.heard).nonzero()[:, 0]
         weight = (1.0 + rank.index_select(0, heard).to(torch.float32)).rsqrt()
         mine = mine.index_select(0, heard)
-        return spread(mine, weight, items, self.peer_offsets, self.peer_items, self.peer_scores)
+        item = mine % items
+        return spread(mine - item, item, weight, self.peer_offsets, self.peer_items, self.peer_scores)
+
+
+def bit(source: str) -> int:
+    """What stands for one of SOURCES in Candidates.source."""
+    return 1 << SOURCES.index(source)
 
 
 def spread(
-    keys: Tensor, weight: Tensor, items: int, offsets: Tensor, neighbour: Tensor, score: Tensor
+    first: Tensor, row: Tensor, weight: Tensor, offsets: Tensor, listed: Tensor, score: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """From items to their neighbours: keys `checkout * items + item` [n] with a weight each [n] to the rising
-    keys of the same checkouts' neighbours [U] and their summed scores [U]."""
-    item = keys % items
-    position, owner, _ = gather_segments(offsets, item)
-    near = (keys - item).index_select(0, owner) + neighbour.index_select(0, position)
+    """What the rows [n] of a jagged table list for their checkouts: rising keys [U], summed scores [U].
+
+    `first` [n] is the key of item 0 of a row's checkout, and `weight` [n] what the row's scores count.
+    """
+    position, owner, _ = gather_segments(offsets, row)
+    near = first.index_select(0, owner) + listed.index_select(0, position)
     return group_sum(near, score.index_select(0, position) * weight.index_select(0, owner))
 
 
 def best(keys: Tensor, score: Tensor, items: int, limit: int, count: int) -> tuple[Tensor, Tensor]:
     """Of rising keys `checkout * items + item` [n] of `count` checkouts, the `limit` with the highest score
     of each, and their ranks there, 0 for the highest."""
-    position, rank = best_in_segment(keys // items, score, limit, count)
+    segments = keys if count == 1 else keys // items  # one alone needs none
+    position, rank = best_in_segment(segments, score, limit, count)
     return keys.index_select(0, position), rank
