@@ -52,7 +52,7 @@ class Cache(Generic[Value]):
 def state(query: Sequence[Tensor]) -> bytes:
     """What identifies an encoded checkout (serving.encode.QUERY_FIELDS), its time to the minute: 16 bytes."""
     ts, *rest = query
-    digest = blake2b((ts // MINUTE).numpy().tobytes(), digest_size=16)
+    digest = blake2b((ts.numpy() // MINUTE).data, digest_size=16)
     for column in rest:
-        digest.update(column.numpy().tobytes())
+        digest.update(column.numpy().data)
     return digest.digest()

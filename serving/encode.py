@@ -93,7 +93,8 @@ class Encoder:
         return paid, quantity, unit_price
 
     def _priced(self, item: NDArray, price: NDArray) -> NDArray:
-        return np.where(np.isnan(price), self.price[item], price).astype(np.float32)
+        unknown = np.isnan(price)
+        return np.where(unknown, self.price[item], price) if unknown.any() else price
 
 
 def _coder(attribute: Mapping[str, Any]) -> Coder:

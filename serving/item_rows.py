@@ -39,18 +39,18 @@ class ItemRows:
     def many(self, item_ids: Iterable[str]) -> list[int]:
         """The row of each."""
         slots, offsets, text, last = self._slots, self._offsets, self._text, len(self._slots) - 1
-        found = []
-        for item_id in item_ids:
+        asked = [*item_ids]
+        found = dict.fromkeys(asked, 0)  # a history names what is bought again and again
+        for item_id in found:
             try:
                 encoded = item_id.encode()
             except UnicodeEncodeError:  # half a surrogate pair is no text, and no id
-                found.append(0)
                 continue
             place = crc32(encoded) & last
             while (row := slots[place]) and text[offsets[row] : offsets[row + 1]] != encoded:
                 place = (place + 1) & last
-            found.append(row)
-        return found
+            found[item_id] = row
+        return [found[item_id] for item_id in asked]
 
 
 def slots_of(item_id: pa.StringArray) -> NDArray:

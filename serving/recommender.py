@@ -213,7 +213,8 @@ class Recommender:
             vector = clock.run("query_tower", finite, bundle.query_tower, query, catalog[-1])
         none = torch.full([1, 0], -1, dtype=torch.int64)
         ann = clock.optional("index", none, reasons, self._search, vector, checkout, attempt.allowed)
-        near = ann[0][ann[0] >= 0].numpy()
+        near = ann[0].numpy()
+        near = near[near >= 0]
         if len(near):  # if all that follows fails
             attempt.best = Scored("retrieval", near, np.ones(len(near), np.int64))
         if attempt.allowed is not bundle.available:  # else items that may not be shown take places
@@ -224,14 +225,15 @@ class Recommender:
         mask, score = found.source.numpy(), found.score.numpy()
         best = np.argsort(-score, kind="stable")
         attempt.best = Scored("retrieval", found.item.numpy()[best], mask[best])
-        click, purchase, spend = clock.run("ranker", finite, bundle.ranker, query, vector, found, catalog)
+        scores = clock.run("ranker", finite, bundle.ranker, query, vector, found, catalog)
+        click, purchase, spend = (part.numpy() for part in scores)
         item, allowed, policy = found.item.numpy(), attempt.allowed, attempt.policy
-        shown = clock.run("slate", self._choose, allowed, policy, item, purchase.numpy(), spend.numpy())
+        shown = clock.run("slate", self._choose, allowed, policy, item, purchase, spend)
         propensity = None
         if remembers and attempt.explore:
-            score = self._score(policy, item, purchase.numpy(), spend.numpy())
+            score = self._score(policy, item, purchase, spend)
             shown, propensity = explored(shown, score, allowed[item], attempt.explore, self.rng)
-        chances = [part.numpy()[shown] for part in (click, purchase, purchase * spend)]
+        chances = [part[shown] for part in (click, purchase, purchase * spend)]
         attempt.best = Scored("ranked", item[shown], mask[shown], *chances)._replace(propensity=propensity)
         if remembers and not reasons:
             if not attempt.explore:

@@ -135,7 +135,7 @@ def _best(utility: NDArray) -> Chosen:
     order = np.argsort(-utility, axis=1, kind="stable")[:, : SLOTS + 1]
     height = np.full((len(utility), SLOTS + 1), -np.inf)
     column = np.full((len(utility), SLOTS), -1, np.int64)
-    height[:, : order.shape[1]] = np.take_along_axis(utility, order, 1)
+    height[:, : order.shape[1]] = utility[np.arange(len(utility))[:, None], order]
     column[:, : order.shape[1]] = order[:, :SLOTS]
     column[height[:, :SLOTS] == -np.inf] = -1
     with np.errstate(invalid="ignore"):  # between two empty slots

@@ -7,6 +7,7 @@
 | profile | map of attribute names to values as text |
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,8 +24,7 @@ class ArrowStore:
     """`ArrowStore.open(path)`, a Store (serving/store.py) that cannot be appended to."""
 
     def __init__(self, table: pa.Table, path: str) -> None:
-        self._table = table
-        self._users = table["user_id"]
+        self._users, *self._lists, self._profiles = (table[name] for name in COLUMNS)
         self._path = path
 
     @classmethod
@@ -78,23 +78,16 @@ class ArrowStore:
         )
 
     def _facts(self, row: int) -> Facts:
-        lists = {name: self._table[name][row].values for name in COLUMNS[1:6]}
-        kinds = lists["kind"].to_pylist()
+        item_id, ts, kind, quantity, price = (column[row].values for column in self._lists)
         return Facts(
-            item_id=lists["item_id"].to_pylist(),
-            ts=lists["ts"].to_numpy(),
-            kind=np.fromiter((KINDS.index(kind) for kind in kinds), np.int64, len(kinds)),
-            quantity=lists["quantity"].to_numpy(),
-            price=lists["price"].to_numpy(zero_copy_only=False),
-            profile=dict(self._table["profile"][row].as_py() or ()),
+            item_id=item_id.to_pylist(),
+            ts=ts.to_numpy(),
+            kind=np.array([*map(KINDS.index, kind.to_pylist())], np.int64),
+            quantity=quantity.to_numpy(),
+            price=price.to_numpy(zero_copy_only=False),
+            profile=dict(self._profiles[row].as_py() or ()),
         )
 
     def _row(self, user_id: str) -> int | None:
-        low, high = 0, len(self._users)
-        while low < high:
-            middle = (low + high) // 2
-            if self._users[middle].as_py() < user_id:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < len(self._users) and self._users[low].as_py() == user_id else None
+        row = bisect_left(self._users, user_id, key=lambda user: user.as_py())
+        return row if row < len(self._users) and self._users[row].as_py() == user_id else None
