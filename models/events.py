@@ -46,18 +46,19 @@ def recent(query: Query, limit: int) -> tuple[Tensor, Tensor]:
     left out, because it says nothing.
     """
     checkout = segment_ids(query.history_offsets)  # [ΣH]
-    position = (query.history_ts <= query.ts[checkout]).nonzero()[:, 0]
-    checkout = checkout[position]
+    position = (query.history_ts <= query.ts.index_select(0, checkout)).nonzero()[:, 0]
+    checkout = checkout.index_select(0, position)
     ends = torch.bincount(checkout, minlength=query.ts.numel()).cumsum(0)  # [B]
     place = torch.arange(position.numel(), device=position.device)
-    kept = (ends[checkout] - place <= limit) & (query.history_item[position] > 0)
-    return position[kept], checkout[kept]
+    latest = ends.index_select(0, checkout) - place <= limit
+    kept = (latest & (query.history_item.index_select(0, position) > 0)).nonzero()[:, 0]
+    return position.index_select(0, kept), checkout.index_select(0, kept)
 
 
 def paid(query: Query) -> tuple[Tensor, Tensor]:
     """The lines just paid whose item is known: positions in the flat basket [n] and their checkouts [n]."""
     position = (query.basket_item > 0).nonzero()[:, 0]
-    return position, segment_ids(query.basket_offsets)[position]
+    return position, segment_ids(query.basket_offsets).index_select(0, position)
 
 
 def sequence(query: Query, history: Tensor, basket: Tensor, limit: int, paid_kind: int) -> Events:

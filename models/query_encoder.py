@@ -75,13 +75,15 @@ class MeanEncoder(nn.Module):
         """Unit vectors [B, D]; see the top of this file."""
         position, checkout = recent(query, self.max_events)
         offsets = offsets_of(checkout, query.ts.numel())
-        age = days(query.ts[checkout] - query.history_ts[position])  # [n]
+        past = query.history_ts.index_select(0, position)
+        age = days(query.ts.index_select(0, checkout) - past)  # [n]
+        row = history.index_select(0, position)
         bags: list[Tensor] = []
         for half_life in self.half_lives:
             weight = torch.exp2(-age / half_life)
             total = torch.zeros_like(query.ts, dtype=weight.dtype).index_add_(0, checkout, weight)
-            mean = weight / total.clamp_min(1e-6)[checkout]  # all old: fades, as it should
-            bags.append(pool_rows(vectors, history[position], offsets, mean))
+            mean = weight / total.clamp_min(1e-6).index_select(0, checkout)  # all old: fades, as it should
+            bags.append(pool_rows(vectors, row, offsets, mean))
         bags.append(basket_mean(query, vectors, basket))
         return self.readout(bags, query, attributes, offsets[1:] - offsets[:-1])
 
@@ -90,8 +92,8 @@ def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:
     """Mean vector of the known items just paid [B, D], zeros for none; `basket` [ΣK] rows of `vectors`."""
     position, checkout = paid(query)
     offsets = offsets_of(checkout, query.ts.numel())
-    weight = 1.0 / (offsets[1:] - offsets[:-1])[checkout].to(torch.float32)
-    return pool_rows(vectors, basket[position], offsets, weight)
+    weight = 1.0 / (offsets[1:] - offsets[:-1]).index_select(0, checkout).to(torch.float32)
+    return pool_rows(vectors, basket.index_select(0, position), offsets, weight)
 
 
 def time_of_week(ts: Tensor) -> Tensor:

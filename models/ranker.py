@@ -65,7 +65,8 @@ class Ranker(nn.Module):
         item = candidates.item
         one = torch.ones_like(item)
         weight = torch.ones_like(candidates.score)
-        pooled = self.items([catalog.leaf[item], catalog.brand[item]], [one, one], [weight, weight])
+        codes = [catalog.leaf.index_select(0, item), catalog.brand.index_select(0, item)]
+        pooled = self.items(codes, [one, one], [weight, weight])
         candidate = torch.cat([self.normalize(features).clamp(-self.far, self.far), pooled], dim=1)  # [ΣC, X]
         time = time_of_week(query.ts)
         attributes = no_attributes(query)
