@@ -116,11 +116,11 @@ class CandidateSources(nn.Module):
         query_vector is [B, D]; ann [B, K] item rows from the index, -1 for none.
         """
         count, items = query.ts.numel(), catalog.leaf.numel()
-        paid = segment_ids(query.basket_offsets) * items  # [ΣK]
+        paid = self.paid(query, items)
 
         # Buy again: own purchases by decayed count, the basket's at age zero.
         past = self.past(query, items)
-        bought, total = self.own(query, items, past)
+        bought, total = self.own(query, paid, past)
         mine, mine_rank = best(bought, total, items, max(self.buy_again, self.heard), count)
         own = (mine_rank < self.buy_again).nonzero()[:, 0]
 
@@ -133,7 +133,7 @@ class CandidateSources(nn.Module):
         seen, seen_rank = best(seen, seen_weight, items, self.recency, count)
 
         # Co-purchase: neighbours of the basket's items by summed affinity.
-        pair, affinity = self.affinity(query, items)
+        pair, affinity = self.affinity(query, paid)
         together, together_rank = best(pair, affinity, items, self.co_purchase, count)
 
         # Collaborative: what buyers of the user's items also buy, of that what the user has not bought yet.
@@ -184,28 +184,31 @@ class CandidateSources(nn.Module):
             lookup(peer, taste.unsqueeze(1), merged)[:, 0],
         )
 
+    def paid(self, query: Query, items: int) -> Tensor:
+        """Of the lines just paid the key of their checkout's item 0 [ΣK]."""
+        return segment_ids(query.basket_offsets) * items
+
     def past(self, query: Query, items: int) -> tuple[Tensor, Tensor, Tensor]:
         """Of all events their keys `checkout * items + item` [ΣH], days ago [ΣH], and kinds [ΣH]."""
         history = segment_ids(query.history_offsets)  # [ΣH]
         age = days((query.ts.index_select(0, history) - query.history_ts).clamp_min(0))
         return history * items + query.history_item, age, query.history_kind
 
-    def own(self, query: Query, items: int, past: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def own(self, query: Query, paid: Tensor, past: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Rising keys `checkout * items + item` [U] of what each user bought, the basket included, and the
-        decayed count of each [U]. `past` as above."""
+        decayed count of each [U]. `paid` and `past` as above."""
         event, age, kind = past
         bought = (kind == 0).nonzero()[:, 0]
-        line = segment_ids(query.basket_offsets) * items + query.basket_item
         decayed = torch.exp2(-age.index_select(0, bought) / self.half_life)
         weight = torch.cat([decayed, torch.ones_like(query.basket_price)])
-        return group_sum(torch.cat([event.index_select(0, bought), line]), weight)
+        return group_sum(torch.cat([event.index_select(0, bought), paid + query.basket_item]), weight)
 
-    def affinity(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
+    def affinity(self, query: Query, paid: Tensor) -> tuple[Tensor, Tensor]:
         """Rising keys `checkout * items + item` [U] of what is bought with the basket; how much [U]."""
-        paid, one = segment_ids(query.basket_offsets) * items, torch.ones_like(query.basket_price)
         return spread(
-            paid, query.basket_item, one, self.neighbour_offsets, self.neighbour_items, self.neighbour_scores
-        )
+            paid, query.basket_item, torch.ones_like(query.basket_price),
+            self.neighbour_offsets, self.neighbour_items, self.neighbour_scores,
+        )  # fmt: skip
 
     def taste(self, mine: Tensor, rank: Tensor, items: int) -> tuple[Tensor, Tensor]:
         """Rising keys [U] of what is liked by those who bought what the user did; how much [U].

@@ -48,7 +48,7 @@ def recent(query: Query, limit: int) -> tuple[Tensor, Tensor]:
     checkout = segment_ids(query.history_offsets)  # [ΣH]
     position = (query.history_ts <= query.ts.index_select(0, checkout)).nonzero()[:, 0]
     checkout = checkout.index_select(0, position)
-    ends = torch.bincount(checkout, minlength=query.ts.numel()).cumsum(0)  # [B]
+    ends = offsets_of(checkout, query.ts.numel())[1:]  # [B]
     place = torch.arange(position.numel(), device=position.device)
     latest = ends.index_select(0, checkout) - place <= limit
     kept = (latest & (query.history_item.index_select(0, position) > 0)).nonzero()[:, 0]

@@ -17,6 +17,8 @@ def segment_ids(offsets: Tensor) -> Tensor:
 
 def offsets_of(segments: Tensor, count: int) -> Tensor:
     """Sorted segment ids [n] to offsets [count+1]; the inverse of `segment_ids`."""
+    if count == 1:
+        return torch.arange(2, device=segments.device) * segments.numel()
     lengths = torch.bincount(segments, minlength=count)
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 

@@ -178,8 +178,9 @@ def with_shown(
     if more.numel() == 0:
         return found
     score = (rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
-    pair, affinity = sources.affinity(query, items)
-    bought, total = sources.own(query, items, sources.past(query, items))
+    paid = sources.paid(query, items)
+    pair, affinity = sources.affinity(query, paid)
+    bought, total = sources.own(query, paid, sources.past(query, items))
     peer, taste = sources.taste(bought, rank_in_segment(bought // items, total), items)
     keys, order = torch.cat([known, more]).sort()
     return Candidates(
