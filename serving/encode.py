@@ -82,14 +82,15 @@ class Encoder:
 
     def _basket(self, lines: Sequence[Line]) -> tuple[NDArray, NDArray, NDArray]:
         """Item rows, quantities and mean unit prices [K]: lines of one item are one line, as in training."""
-        total: dict[str, tuple[float, float]] = {}
-        for line in lines:
-            price = self.price[self.row_of(line.item_id)] if line.price is None else line.price
-            units, money = total.get(line.item_id, (0.0, 0.0))
-            total[line.item_id] = (units + line.quantity, money + line.quantity * float(price))
-        paid = np.array(self.row_of.many(total), np.int64)
-        quantity = np.array([units for units, _ in total.values()], np.float32)
-        unit_price = np.array([money / units for units, money in total.values()], np.float32)
+        total: dict[str, tuple[int, float, float]] = {}
+        rows = self.row_of.many(line.item_id for line in lines)
+        for line, row in zip(lines, rows, strict=True):
+            price = self.price[row] if line.price is None else line.price
+            _, units, money = total.get(line.item_id, (row, 0.0, 0.0))
+            total[line.item_id] = (row, units + line.quantity, money + line.quantity * float(price))
+        paid = np.array([row for row, _, _ in total.values()], np.int64)
+        quantity = np.array([units for _, units, _ in total.values()], np.float32)
+        unit_price = np.array([money / units for _, units, money in total.values()], np.float32)
         return paid, quantity, unit_price
 
     def _priced(self, item: NDArray, price: NDArray) -> NDArray:

@@ -30,8 +30,9 @@ class ItemRows:
         _, offsets, text = item_id.buffers()
         # Views, whose elements are plain ints, which are faster than the scalars of an array.
         self._offsets = memoryview(offsets).cast("i")[item_id.offset :]
-        self._text = memoryview(text or b"").cast("B")
+        self._text = memoryview(text or b"\0").cast("B")
         self._slots = slots.data
+        self._arrays = slots, np.asarray(self._offsets), np.asarray(self._text)
 
     def __call__(self, item_id: str) -> int:
         return self.many((item_id,))[0]
@@ -41,16 +42,20 @@ class ItemRows:
         slots, offsets, text, last = self._slots, self._offsets, self._text, len(self._slots) - 1
         asked = [*item_ids]
         found = dict.fromkeys(asked, 0)  # a history names what is bought again and again
-        for item_id in found:
-            try:
-                encoded = item_id.encode()
-            except UnicodeEncodeError:  # half a surrogate pair is no text, and no id
-                continue
-            place = crc32(encoded) & last
-            while (row := slots[place]) and text[offsets[row] : offsets[row + 1]] != encoded:
+        encoded = [item_id.encode(errors="surrogatepass") for item_id in found]  # half a pair: in no id
+        places = [crc32(one) & last for one in encoded]
+        self._fetch(places)
+        for item_id, one, place in zip(found, encoded, places, strict=True):
+            while (row := slots[place]) and text[offsets[row] : offsets[row + 1]] != one:
                 place = (place + 1) & last
             found[item_id] = row
         return [found[item_id] for item_id in asked]
+
+    def _fetch(self, places: list[int]) -> None:
+        """Read what finding the ids will read, so that the processor waits for memory once for all of them
+        and not three times for each."""
+        slots, offsets, text = self._arrays
+        text.take(offsets.take(slots.take(np.array(places, np.int64))), mode="clip")
 
 
 def slots_of(item_id: pa.StringArray) -> NDArray:
