@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 
 from evaluation.metrics import paired_bootstrap
 from evaluation.report.charts import Chart, linear
-from evaluation.report.markup import Column, figure, paragraph, section, table
-from evaluation.report.style import STYLE
+from evaluation.report.markup import Column, document, figure, paragraph, section, table
 from evaluation.report.tables import text_table, write_json
 from retraining.judge import judged
 from training.folders import DONE
@@ -103,9 +102,8 @@ def page(rows: Sequence[Row]) -> str:
                "Of the difference in NDCG@6, households resampled."),
         Column("revenue@6", lambda row: f"{row['revenue6']:.2f}"),
     ]  # fmt: skip
-    body = "\n".join(
-        [
-            "<h1>Model age, and incremental training</h1>",
+    return document(
+            "Model age, and incremental training",
             paragraph(f"{rows[0]['checkouts']:,} checkouts of one window, the same for every model."),
             section("age", "How fast a model ages", "", figure(
                 quality.svg("NDCG@6 by weeks since the log ended"),
@@ -114,11 +112,7 @@ def page(rows: Sequence[Row]) -> str:
             section("cost", "What an incremental training costs and keeps", "",
                     figure(cost.svg("NDCG@6 by minutes of training"))),
             section("runs", "The runs", "", table(columns, rows)),
-        ]
     )  # fmt: skip
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += f"<title>Model age</title><style>{STYLE}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n{body}</main></body></html>\n'
 
 
 def main() -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from evaluation.report.charts import Chart, Interval, dot_plot, linear
-from evaluation.report.markup import Column, figure, key, paragraph, section, table
-from evaluation.report.style import STYLE
+from evaluation.report.markup import Column, document, figure, key, paragraph, section, table
 from evaluation.report.tables import Row
 from experimentation import verdict
 from experimentation.analyze import BROKEN, Result, Treated
@@ -29,7 +28,7 @@ def page(result: Result, said: Verdict, about: str) -> str:
         parts += [_metrics(result), *(_days(result, one) for one in result.treated), _guardrails(result)]
     notes = "".join(paragraph(note) for note in result.notes)
     parts.append(f"<h2>Where this comes from</h2>{paragraph(about, 'soft')}{notes}")
-    return _html(f"Experiment {result.experiment.name}", "\n".join(parts))
+    return document(f"Experiment {result.experiment.name}", "\n".join(parts))
 
 
 def plan_page(weeks: Sequence[Weeks], metric: str, said: str, about: str) -> str:
@@ -64,16 +63,7 @@ def plan_page(weeks: Sequence[Weeks], metric: str, said: str, about: str) -> str
         chart.svg("smallest uplift by weeks"), "", colours
     )
     body += table(columns, [one._asdict() for one in weeks]) + paragraph(about, "soft")
-    return _html(f"Plan for {metric}", body)
-
-
-def _html(title: str, body: str) -> str:
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += f"<title>{escape(title)}</title><style>{STYLE}</style>"
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n<h1>{escape(title)}</h1>{body}'
-        "</main></body></html>\n"
-    )
+    return document(f"Plan for {metric}", body)
 
 
 def _split(result: Result) -> str:

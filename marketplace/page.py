@@ -5,8 +5,7 @@ from functools import partial
 from typing import Any
 
 from evaluation.report.charts import Chart, linear
-from evaluation.report.markup import Column, figure, key, paragraph, section, table
-from evaluation.report.style import STYLE
+from evaluation.report.markup import Column, document, figure, key, paragraph, section, table
 from marketplace.loop import Plan
 
 Row = dict[str, Any]
@@ -27,16 +26,13 @@ def page(rows: Sequence[Row], found: Row, plan: Plan) -> str:
         "and publishes what passes the gates."
     )
     parts = [
-        f"<h1>{title}</h1>", paragraph(about), paragraph(said, "verdict good"),
+        paragraph(about), paragraph(said, "verdict good"),
         section("revenue", "What a session earns", "",
                 figure(_plot(rows), "True expected spend on the six after the same checkouts. A dot is "
                        "a night that published.", key(*((css, name) for _, css, name in LINES)))),
         section("days", "Day by day", _decisions(rows), _table(rows)),
     ]  # fmt: skip
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += f"<title>{title}</title><style>{STYLE}</style>"
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n{body}</main></body></html>\n'
+    return document(title, *parts)
 
 
 def _plot(rows: Sequence[Row]) -> str:

@@ -5,8 +5,7 @@ from functools import partial
 from html import escape
 
 from evaluation.report.charts import Chart, Interval, dot_plot, linear
-from evaluation.report.markup import Column, figure, key, paragraph, section, table
-from evaluation.report.style import STYLE
+from evaluation.report.markup import Column, document, figure, key, paragraph, section, table
 from monitoring import figures
 from monitoring.calibration import Calibration
 from monitoring.daily import Report
@@ -21,8 +20,7 @@ def page(report: Report, calibrations: Sequence[Calibration]) -> str:
     about = f"{report.slates:,} slates, answered by {', '.join(report.versions) or 'no bundle'}, against the "
     about += f"{report.reference} days before. A quiet day raises an alarm once in {1 / RATE:.0f} days."
     body = (
-        f"<h1>{escape(title)}</h1>"
-        + f'<p class="{"alarm" if report.code else "finding"}">{escape(figures.verdict(report))}</p>'
+        f'<p class="{"alarm" if report.code else "finding"}">{escape(figures.verdict(report))}</p>'
         + paragraph(about, "soft")
         + _limits(report)
         + _drift(report)
@@ -30,12 +28,6 @@ def page(report: Report, calibrations: Sequence[Calibration]) -> str:
         + _by_day(report)
     )
     return document(title, body)
-
-
-def document(title: str, body: str) -> str:
-    """A page that loads nothing."""
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>{body}</main></body></html>\n'
 
 
 def rows_table(rows: Sequence[Row], numbers: Sequence[str] = (), means: dict[str, str] | None = None) -> str:

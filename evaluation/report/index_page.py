@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from functools import partial
-from html import escape
 from typing import Any
 
 from evaluation.report.charts import Axis, Chart, linear
-from evaluation.report.markup import Column, figure, key, paragraph, table
-from evaluation.report.style import STYLE
+from evaluation.report.markup import Column, document, figure, key, paragraph, table
 
 Row = dict[str, Any]
 FROM = 0.9  # recall from which on the picture starts
@@ -26,7 +24,7 @@ def index_page(rows: Sequence[Row], title: str, about: str) -> str:
     ]
     best = sorted(front(rows), key=lambda row: -row["recall"])
     body = (
-        f"<h1>{escape(title)}</h1>{paragraph(about)}"
+        paragraph(about)
         + figure(
             picture(rows), "A dot per setting; its size says how many bytes a vector takes.", key(*COLOURS)
         )
@@ -34,8 +32,7 @@ def index_page(rows: Sequence[Row], title: str, about: str) -> str:
         + paragraph("Settings than which none finds more, in less time, with fewer bytes.")
         + table(columns, best, lambda row: "ours" if row.get("chosen") else "")
     )
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>{body}</main></body></html>\n'
+    return document(title, body)
 
 
 def picture(rows: Sequence[Row]) -> str:

@@ -1,10 +1,19 @@
-"""Small pieces of HTML: escaped text, tables whose columns are explained, keys of colours."""
+"""Pages and small pieces of HTML: escaped text, tables whose columns are explained, keys of colours."""
 
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
+from evaluation.report.style import STYLE
 from evaluation.report.tables import Row
+
+
+def document(title: str, *parts: str) -> str:
+    """A page that loads nothing else, under its title."""
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n{body}</main></body></html>\n'
 
 
 class Column(NamedTuple):

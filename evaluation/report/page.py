@@ -6,9 +6,8 @@ from html import escape
 from evaluation.report import figures
 from evaluation.report.board import differences, frontier, leaderboard, recall
 from evaluation.report.heads import calibration
-from evaluation.report.markup import figure, paragraph, section
+from evaluation.report.markup import document, figure, paragraph, section
 from evaluation.report.slates import examples, variety
-from evaluation.report.style import STYLE
 from evaluation.report.tables import Row, over_seeds, summary
 from evaluation.report.tables import figure as number
 
@@ -36,15 +35,8 @@ def page(report: Row) -> str:
     links = "".join(
         f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name, content in sections.items() if content
     )
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += f"<title>{escape(title)}</title><style>{STYLE}</style>"
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n'
-        f"<h1>{escape(title)}</h1>{_opening(report)}{_cards(report)}<nav>{links}</nav>\n"
-        + "".join(sections.values())
-        + _closing(report)
-        + "</main></body></html>\n"
-    )
+    above = f"{_opening(report)}{_cards(report)}<nav>{links}</nav>"
+    return document(title, above, *sections.values(), _closing(report))
 
 
 def _anchor(name: str) -> str:

@@ -7,8 +7,7 @@ from html import escape
 from typing import Any
 
 from evaluation.report.charts import Axis, Chart
-from evaluation.report.markup import Column, figure, key, paragraph, table
-from evaluation.report.style import STYLE
+from evaluation.report.markup import Column, document, figure, key, paragraph, table
 
 Row = dict[str, Any]
 QUANTILES = {"p50_ms": 2, "p95_ms": 20, "p99_ms": 100, "p999_ms": 1000}  # one request in so many takes longer
@@ -21,7 +20,7 @@ def serving_page(rows: Sequence[Row], title: str, about: str, deadline_ms: float
     rows = [row for row in rows if "p50_ms" in row]  # loading answers nothing
     inside = [row for row in rows if not row["scenario"].startswith("HTTP")]
     outside = [row for row in rows if row["scenario"].startswith("HTTP")]
-    body = f"<h1>{escape(title)}</h1>{paragraph(about)}<h2>By percentile</h2>"
+    body = f"{paragraph(about)}<h2>By percentile</h2>"
     for some, name in (
         (inside, "In process, one client"),
         (outside, "Over HTTP, from when a request was due"),
@@ -36,8 +35,7 @@ def serving_page(rows: Sequence[Row], title: str, about: str, deadline_ms: float
         if "over_time" in row:
             body += f"<h2>{escape(row['scenario'])}</h2>" + through(row, deadline_ms)
     body += "<h2>All figures</h2>" + table(COLUMNS, rows)
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>{body}</main></body></html>\n'
+    return document(title, body)
 
 
 def percentiles(rows: Sequence[Row], name: str, deadline_ms: float) -> str:

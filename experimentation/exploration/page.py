@@ -5,8 +5,7 @@ from functools import partial
 from html import escape
 
 from evaluation.report.charts import Chart, Interval, dot_plot, linear
-from evaluation.report.markup import Column, figure, key, paragraph, section, table
-from evaluation.report.style import STYLE
+from evaluation.report.markup import Column, document, figure, key, paragraph, section, table
 from experimentation.exploration.compare import BEST, FIRST, INFORMED, KNOWN, NONE, ORACLE, Row
 
 TITLE = "Exploration, by regret"
@@ -37,13 +36,7 @@ def page(rows: Sequence[Row], seeds: int, days: int) -> str:
     parts += [paragraph(f"Appeal {kind}: {said}", "soft") for kind, said in SAYS.items()]
     parts += [_gains(kinds), _regret(kinds, days), _new(kinds), _figures(kinds)]
     parts.append("<h2>Where this comes from</h2>" + paragraph(end, "soft"))
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += f"<title>{escape(TITLE)}</title><style>{STYLE}</style>"
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n<h1>{escape(TITLE)}</h1>{body}'
-        "</main></body></html>\n"
-    )
+    return document(TITLE, *parts)
 
 
 def _gains(kinds: Kinds) -> str:

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from functools import partial
-from html import escape
 from typing import Any
 
 from evaluation.report.charts import Interval, Line, dot_plot, linear
-from evaluation.report.markup import Column, figure, key, paragraph, section, table
-from evaluation.report.style import STYLE
+from evaluation.report.markup import Column, document, figure, key, paragraph, section, table
 from experimentation.off_policy.judge import DECIDES, LOGGED, Judged
 
 Row = dict[str, Any]
@@ -23,20 +21,14 @@ ASSUMES = {
 
 def page(judged: Judged, title: str, about: Sequence[str], said: Sequence[str]) -> str:
     """The page; `about` says what was judged by what, `said` what came out."""
-    parts = [f"<h1>{escape(title)}</h1>", *(paragraph(line) for line in about)]
+    parts = [paragraph(line) for line in about]
     parts += [paragraph(line, "finding") for line in said]
     for reward in dict.fromkeys(row["reward"] for row in judged.rows):
         rows = [row for row in judged.rows if row["reward"] == reward]
         chart = figure(_plot(rows, reward), "The dashed line is the log's own mean.", key(*COLOURS))
         parts.append(section(reward, f"{reward.capitalize()} per checkout", "", chart, _table(rows)))
     parts.append(section("weights", "What the weights are worth", "", _health(judged)))
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += f"<title>{escape(title)}</title>"
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head><body><main>\n{body}'
-        "</main></body></html>\n"
-    )
+    return document(title, *parts)
 
 
 def _css(row: Row) -> str:

@@ -3,8 +3,8 @@
 from html import escape
 
 from evaluation.report.charts import Interval, dot_plot, linear
-from evaluation.report.markup import figure, paragraph, section
-from monitoring.page import document, rows_table
+from evaluation.report.markup import document, figure, paragraph, section
+from monitoring.page import rows_table
 from monitoring.reconcile.cause import LEAST, SURE
 from monitoring.reconcile.command import Verdict, rows
 
@@ -31,8 +31,7 @@ def page(verdict: Verdict) -> str:
     ]
     axis = linear("size", [0.0, *(one.size for one in verdict.causes), LEAST], zero=True)
     body = (
-        f"<h1>{title}</h1>"
-        + f'<p class="{"alarm" if first.named else "finding"}">{escape(verdict.said())}</p>'
+        f'<p class="{"alarm" if first.named else "finding"}">{escape(verdict.said())}</p>'
         + paragraph(about, "soft")
         + section(
             "causes", "What explains how much?", "",
