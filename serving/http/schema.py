@@ -95,7 +95,7 @@ class FeedbackIn(BaseModel):
     request_id: Id | None = Field(None, description="of the slate; without it user_id must be there")
     item_id: Id
     ts: Instant | None = Field(None, description=WHEN)
-    user_id: Id | None = None
+    user_id: Id | None = Field(None, description="lets a click count in the user's next request")
     value: Money | None = Field(None, description="spent on the item, of a purchase")
 
 

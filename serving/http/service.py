@@ -4,16 +4,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from starlette.responses import JSONResponse, Response
 
 from serving import assign
-from serving.checkout import Checkout, Slate
+from serving.checkout import Checkout, Event, Slate
 from serving.clock import reason_of
 from serving.http.body import JSON
 from serving.http.desk import Busy, Desk
@@ -37,6 +37,7 @@ from serving.recommender import Recommender
 from serving.store import Store
 from serving.swap import Swap
 
+T = TypeVar("T")
 STORE_SECONDS = 5.0  # for the store to note a checkout
 CLOSING = 5.0  # seconds that log and store have to write what they hold
 MARGIN = 1.0  # ms that a slate takes to become JSON and reach the loop
@@ -178,12 +179,8 @@ class Service:
 
         if self.recording >= self.settings.limit:
             raise busy("the store is behind")
-        self.recording += 1
-        loop = asyncio.get_running_loop()
-        work = self._records.submit(append)
-        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._recorded))
         try:
-            events = await asyncio.wait_for(asyncio.wrap_future(work), STORE_SECONDS)
+            events = await asyncio.wait_for(asyncio.wrap_future(self._append(append)), STORE_SECONDS)
         except Refused:
             raise
         except Exception as error:
@@ -192,6 +189,14 @@ class Service:
             raise busy("the store did not take the checkout (an order_id makes it safe to repeat)") from None
         self.metrics.store.labels("recorded").inc()
         return JSONResponse({"events": events}, 201)
+
+    def _append(self, work: Callable[[], T]) -> Future[T]:
+        """Something that writes to the store, in a thread of its own."""
+        self.recording += 1
+        loop = asyncio.get_running_loop()
+        found = self._records.submit(work)
+        found.add_done_callback(lambda _: loop.call_soon_threadsafe(self._recorded))
+        return found
 
     def _recorded(self) -> None:
         self.recording -= 1
@@ -211,7 +216,24 @@ class Service:
             )
         ):
             raise busy("the log did not take the feedback")
+        if asked.user_id is not None and asked.kind != "purchase":  # what is bought comes as a checkout
+            self._remember(asked.user_id, Event(asked.item_id, ts, asked.kind), asked.request_id)
         return JSONResponse({"logged": 1}, 202)
+
+    def _remember(self, user_id: str, event: Event, request_id: str | None) -> None:
+        """Let a click count in the user's next request, as it does in training. Nobody waits for it, and a
+        store that is behind or fails goes without: the log has it."""
+        store = self.store
+        if store is None or not accepts_events(store) or self.recording >= self.settings.limit:
+            return
+        key = None if request_id is None else f"{request_id} {event.kind} {event.item_id}"
+        self._append(partial(store.append, user_id, [event], None, key)).add_done_callback(self._remembered)
+
+    def _remembered(self, work: Future[None]) -> None:
+        error = work.exception()
+        if isinstance(error, Exception):
+            self.metrics.store.labels("failed").inc()
+            logger.error("the store failed: %s", reason_of(error))
 
     def _note(self, write: Callable[[ImpressionLog], None]) -> bool:
         assert self.log is not None

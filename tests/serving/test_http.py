@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving import Checkout, Recommender
+from serving import Checkout, Recommender, open_store
+from serving.checkout import KINDS
 from serving.golden import to_json
 from serving.http.app import create_app
 from serving.http.problems import Refused
@@ -223,6 +224,18 @@ def test_slates_and_feedback_are_logged(version: Path, tmp_path: Path) -> None:
     columns = ("kind", "request_id", "item_id", "ts", "user_id", "value")
     logged = [last[name] for name in columns]
     assert logged == ["purchase", slate["request_id"], "i001", CLICK["ts"], "u001", 2.5]
+
+
+def test_a_click_of_a_known_user_counts_in_the_next_request(version: Path, tmp_path: Path) -> None:
+    places = {"log": tmp_path / "log", "store": str(tmp_path / "store.db")}
+    with serving(create_app(Settings(version.parent, **places, deadline_ms=LONG))) as client:
+        slate = six(client.post(SLATES, {"user_id": "u001", **BASKET}))
+        told = {"kind": "click", "request_id": slate["request_id"], "item_id": "i001", "ts": 1_711_600_000}
+        for more in ({"user_id": "u001"}, {"user_id": "u001"}, {}):  # one, the same again, and nobody's
+            assert client.post(FEEDBACK, told | more).status_code == 202
+        assert client.post(FEEDBACK, told | {"user_id": "u001", "kind": "purchase"}).status_code == 202
+    known = open_store(tmp_path / "store.db").get("u001")
+    assert (known.item_id, [KINDS[kind] for kind in known.kind]) == (["i001"], ["click"])
 
 
 def test_a_store_or_log_that_fails_costs_no_slate(version: Path) -> None:
