@@ -166,6 +166,27 @@ def log_loss(label: Array, probability: Array, floor: float = 1e-7) -> float:
     return float(-np.where(np.asarray(label, bool), np.log(p), np.log1p(-p)).mean())
 
 
+def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> float:
+    """Slope of the outcome's logit by the predicted one (Cox 1958), by logistic regression.
+
+    1 where outcomes follow predictions, 0 where they have nothing to do with each other. Unlike AUC it does
+    not depend on which cases there are, so long as predictions are all that they were chosen by. NaN where
+    all outcomes are the same.
+    """
+    if not 0 < label.sum() < len(label):
+        return float("nan")
+    chance = np.clip(probability.astype(np.float64), floor, 1 - floor)
+    x = np.stack([np.ones(len(chance)), np.log(chance / (1 - chance))])  # [2, n]
+    line = np.array([0.0, 1.0])
+    for _ in range(25):  # Newton
+        fitted = 1 / (1 + np.exp(-line @ x))
+        step = np.linalg.solve((x * fitted * (1 - fitted)) @ x.T, x @ (label - fitted))
+        line = line + step
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(line[1])
+
+
 def head_quality(label: Array, probability: Array) -> dict[str, float]:
     """AUC, ECE, predicted/observed and log loss of one head over a candidate set; label, probability [m]."""
     return {

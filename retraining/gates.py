@@ -18,24 +18,19 @@ class Gate(NamedTuple):
 
 
 def gates(
-    challenger: Judged, champion: Judged | None, before: float | None, popular: Array,
-    manifest: dict[str, Any], limits: Any,
-) -> list[Gate]:  # fmt: skip
+    challenger: Judged, champion: Judged | None, popular: Array, manifest: dict[str, Any], limits: Any
+) -> list[Gate]:
     """All conditions, passed or not. Without a champion, bestsellers are what the challenger must beat.
 
     Args:
-        before: AUC of the champion in the window in which it was judged itself, if that is known.
         popular: [m] NDCG@6 of bestsellers in the same window.
         manifest: of the challenger's bundle. limits: `retrain.gates` of the config.
     """
     mine, theirs = float(challenger.ndcg.mean()), float(popular.mean())
     found = [Gate("popularity", mine > theirs, f"NDCG@6 {mine:.4f}, bestsellers have {theirs:.4f}")]
     if champion is not None:
-        found += _log(champion.auc, before, limits.log)
-        found += [
-            _no_worse("NDCG@6", challenger.ndcg, champion.ndcg, challenger.users, limits.quality),
-            _no_worse("revenue@6", challenger.revenue, champion.revenue, challenger.users, limits.quality),
-        ]
+        found.append(_log(champion.slope, limits.log))
+        found += _quality(challenger, champion, limits.quality)
     low, high = 1 / (1 + limits.calibration), 1 + limits.calibration
     told = f"purchases predicted / observed {challenger.ratio:.2f}, {low:.2f} to {high:.2f} is allowed"
     found.append(Gate("calibration", low <= challenger.ratio <= high, told))
@@ -49,23 +44,31 @@ def gates(
     return found
 
 
-def _log(now: float, before: float | None, limit: float) -> list[Gate]:
-    """Fails where the champion itself is at a loss: then outcomes are not what they were, and neither what a
-    challenger has learned from them nor how it was judged is to be trusted."""
-    if before is None:
-        return []
-    kept = (now - 0.5) / max(before - 0.5, 1e-12)  # chance has .5
-    told = f"the champion's AUC {now:.3f}, once {before:.3f}; of what is above .5 it may lose {limit:.0%}"
-    return [Gate("log", kept >= 1 - limit, told)]
+def _log(slope: float, limit: float) -> Gate:
+    """Fails where outcomes do not follow what the champion says: then neither what a challenger has learned
+    from them nor how it was judged is to be trusted."""
+    told = f"outcomes follow the champion's predictions with slope {slope:.2f}, at least {limit:g}"
+    return Gate("log", slope >= limit, told)
+
+
+def _quality(mine: Judged, other: Judged, margin: float) -> list[Gate]:
+    """Slates where every outcome is known. Where only what was shown has one, slates of what the champion
+    itself had shown would look best: there the two are held to what they say of the same items."""
+    if mine.shown is not None and other.shown is not None:
+        return [_no_worse("log loss", -mine.shown.loss, -other.shown.loss, mine.shown.users, margin)]
+    return [
+        _no_worse("NDCG@6", mine.ndcg, other.ndcg, mine.users, margin),
+        _no_worse("revenue@6", mine.revenue, other.revenue, mine.users, margin),
+    ]
 
 
 def _no_worse(name: str, mine: Array, other: Array, users: Array, margin: float) -> Gate:
     """Fails where the loss is certain (95 % interval, users resampled), or larger than the margin."""
     difference = paired_bootstrap(mine, other, users)
-    lost = -difference.difference / max(float(np.mean(other)), 1e-12)
+    lost = -difference.difference / max(abs(float(np.mean(other))), 1e-12)
     told = (
-        f"{float(np.mean(mine)):.4f} against {float(np.mean(other)):.4f} "
-        f"({difference.difference:+.4f}, {difference.low:+.4f} to {difference.high:+.4f}); a loss of "
+        f"{abs(float(np.mean(mine))):.4f} against {abs(float(np.mean(other))):.4f} "
+        f"(gain {difference.difference:+.4f}, {difference.low:+.4f} to {difference.high:+.4f}); a loss of "
         f"{margin:.0%} is allowed if it is not certain"
     )
     return Gate(name, lost <= margin and difference.high >= 0, told)

@@ -6,11 +6,18 @@ import numpy as np
 
 from evaluation import protocol, system
 from evaluation.baselines import popular
-from evaluation.jagged import Array
-from evaluation.metrics import auc, predicted_over_observed
+from evaluation.jagged import Array, row_of
+from evaluation.metrics import calibration_slope, predicted_over_observed
 from training.runs import Run
 
 SPLIT = "test"
+
+
+class Shown(NamedTuple):
+    """What a run says of the items that were shown after n checkouts."""
+
+    users: Array  # [n]
+    loss: Array  # [n] log loss of p(purchase) at the item's position, the mean over the slate
 
 
 class Judged(NamedTuple):
@@ -22,7 +29,8 @@ class Judged(NamedTuple):
     revenue: Array  # [m] spent inside the horizon on the six of the highest expected value
     chance: Array  # [P] p(purchase)
     ratio: float  # purchases predicted / observed over the candidates
-    auc: float  # of p(purchase) over the candidates
+    slope: float  # of the logits of purchases, by the predicted ones
+    shown: Shown | None  # where impressions are logged
 
 
 def judged(run: Run) -> Judged:
@@ -41,8 +49,17 @@ def judged(run: Run) -> Judged:
         of_each["value"]["revenue6"],
         seen.purchase,
         predicted_over_observed(seen.bought, seen.purchase),
-        auc(seen.bought, seen.purchase),
+        calibration_slope(seen.bought, seen.purchase),
+        _shown(split, seen) if run.prepared.meta["impressions"][SPLIT] else None,
     )
+
+
+def _shown(split: protocol.Split, seen: system.Scored) -> Shown:
+    chance = np.clip(np.where(seen.bought, seen.purchase, 1 - seen.purchase), 1e-7, 1)
+    row = row_of(seen.offsets)
+    count = np.bincount(row, minlength=len(split.user))
+    some = count > 0
+    return Shown(split.user[some], np.bincount(row, -np.log(chance), len(count))[some] / count[some])
 
 
 def bestsellers(run: Run) -> Array:

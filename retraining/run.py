@@ -85,8 +85,7 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     challenger = open_run(folder)
     mine = judged(challenger)
     theirs = judged(open_run(refreshed(champion.run, cfg, challenger.prepared))) if champion else None
-    before = judged_before(root, champion.version) if champion else None
-    found = gates(mine, theirs, before, bestsellers(challenger), read_manifest(made), cfg.retrain.gates)
+    found = gates(mine, theirs, bestsellers(challenger), read_manifest(made), cfg.retrain.gates)
     for gate in found:
         print(f"  {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.found}", flush=True)
     passed, reason = all(gate.passed for gate in found), verdict(found)
@@ -94,7 +93,7 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     if passed:
         publish(made, root)
     line = {"version": made.name, "run": folder.name, "mode": mode, "published": passed, "reason": reason}
-    line |= {"champion": champion and champion.version, "auc": mine.auc}
+    line["champion"] = champion and champion.version
     note(root, line | {"gates": [gate._asdict() for gate in found]})
     if passed:
         registry.name_champion(cfg, made.name)
@@ -193,24 +192,13 @@ def note(root: Path, line: dict[str, Any]) -> None:
 
 def decided(root: Path, run_name: str) -> dict[str, Any] | None:
     """What was decided of a run before; None if nothing was, or if it was to publish and that did not end."""
-    line = last_line(root, "run", run_name)
-    return None if line is None or line["published"] else line
-
-
-def judged_before(root: Path, version: str) -> float | None:
-    """AUC of a version in the window in which it passed the gates; None where no decision says it."""
-    line = last_line(root, "version", version)
-    return None if line is None else line.get("auc")
-
-
-def last_line(root: Path, name: str, value: str) -> dict[str, Any] | None:
-    """The last decision with this value."""
     file = root / DECISIONS
-    for line in reversed(file.read_text().splitlines() if file.is_file() else []):
+    lines = file.read_text().splitlines() if file.is_file() else []
+    for line in reversed(lines):
         try:
-            found: dict[str, Any] = json.loads(line)
+            before = json.loads(line)
         except ValueError:
             continue  # a line that a kill cut off
-        if found[name] == value:
-            return found
+        if before["run"] == run_name:
+            return None if before["published"] else before
     return None

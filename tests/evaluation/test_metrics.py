@@ -11,7 +11,7 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 
 from evaluation import metrics
 from evaluation.jagged import to_offsets
-from evaluation.metrics import Purchases
+from evaluation.metrics import Purchases, calibration_slope
 
 ITEMS = 12
 SLATE = st.lists(st.integers(0, ITEMS), max_size=6, unique=True).map(lambda s: s + [-1] * (6 - len(s)))
@@ -169,3 +169,17 @@ def test_bootstrap_matches_a_loop_over_uneven_users():
     np.testing.assert_allclose(result[1:], np.quantile(means, [0.025, 0.975]), atol=0.015)
     with pytest.raises(ValueError, match="NaN"):
         metrics.paired_bootstrap(np.array([np.nan, 1]), np.ones(2), np.arange(2))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([0.5, 1.0, 2.0]))
+def test_slope_is_that_of_the_outcomes_whatever_cases_there_are(seed: int, slope: float) -> None:
+    rng = np.random.default_rng(seed)
+    logit = rng.normal(-2, 1.5, 20_000)
+    happens = rng.random(len(logit)) < 1 / (1 + np.exp(-(0.3 + slope * logit)))
+    likely = logit > -1  # as slates that somebody filled by the prediction
+    for cases in (np.ones(len(logit), bool), likely):
+        found = calibration_slope(happens[cases], 1 / (1 + np.exp(-logit[cases])))
+        assert found == pytest.approx(slope, abs=0.2 * slope)
+    assert abs(calibration_slope(rng.permutation(happens), 1 / (1 + np.exp(-logit)))) < 0.1
+    assert np.isnan(calibration_slope(np.ones(5, bool), np.full(5, 0.5)))

@@ -6,28 +6,32 @@ import numpy as np
 import pytest
 
 from retraining.gates import gates, verdict
-from retraining.judge import Judged, stability
+from retraining.judge import Judged, Shown, stability
 
-LIMITS = SimpleNamespace(quality=0.01, log=0.3, calibration=0.25, recall=0.95, p99_ms=50.0, drift=0.5)
+LIMITS = SimpleNamespace(quality=0.01, log=0.7, calibration=0.25, recall=0.95, p99_ms=50.0, drift=0.5)
 MANIFEST = {"index": {"recall": 0.98}, "export": {"parity": {"p99_ms": 9.0}}}
 USERS = np.repeat(np.arange(500), 4)
 
 
 def judged(
-    shift: float = 0.0, ratio: float = 1.0, chance: float = 0.0, seed: int = 0, auc: float = 0.8
+    shift: float = 0.0,
+    ratio: float = 1.0,
+    chance: float = 0.0,
+    seed: int = 0,
+    slope: float = 1.0,
+    loss: float | None = None,
 ) -> Judged:
     """A run whose NDCG and revenue are `shift` away from .5 and 5, with noise of its own."""
     noise = 0.3 * np.random.default_rng(1).standard_normal(len(USERS))  # of the checkouts, the same for all
     own = 0.05 * np.random.default_rng(seed).standard_normal(len(USERS))
     ndcg = 0.5 + shift + noise + own
+    shown = None if loss is None else Shown(USERS, loss + 0.1 * noise + 0.1 * own)
     p = np.random.default_rng(2).beta(1, 20, 5_000)
-    return Judged("run", USERS, ndcg, 10 * ndcg, np.clip(p + chance, 0, 1), ratio, auc)
+    return Judged("run", USERS, ndcg, 10 * ndcg, np.clip(p + chance, 0, 1), ratio, slope, shown)
 
 
-def failed(
-    challenger: Judged, champion: Judged | None, manifest: dict = MANIFEST, before: float | None = None
-) -> set[str]:
-    found = gates(challenger, champion, before, np.full(len(USERS), 0.2), manifest, LIMITS)
+def failed(challenger: Judged, champion: Judged | None, manifest: dict = MANIFEST) -> set[str]:
+    found = gates(challenger, champion, np.full(len(USERS), 0.2), manifest, LIMITS)
     names = {gate.name for gate in found if not gate.passed}
     assert all(name in verdict(found) for name in names)
     return names
@@ -59,9 +63,16 @@ def test_each_gate_stops_what_it_is_for(challenger: Judged, manifest: dict, name
     assert failed(challenger, judged(), manifest) == {name}
 
 
-def test_a_log_on_which_the_champion_is_at_a_loss_is_not_learned_from() -> None:
-    assert failed(judged(seed=3), judged(auc=0.75), before=0.8) == set()
-    assert failed(judged(0.1, seed=3), judged(auc=0.7), before=0.8) == {"log"}
+def test_a_log_that_does_not_follow_the_champion_is_not_learned_from() -> None:
+    assert failed(judged(seed=3), judged(slope=0.8)) == set()
+    assert failed(judged(0.1, seed=3), judged(slope=0.5)) == {"log"}
+    assert failed(judged(0.1, seed=3), judged(slope=float("nan"))) == {"log"}
+
+
+def test_where_impressions_are_logged_what_was_shown_decides() -> None:
+    """Slates of the champion's own items look better than a challenger's, and say nothing."""
+    assert failed(judged(-0.1, loss=0.2, seed=3), judged(loss=0.2)) == set()
+    assert failed(judged(0.1, loss=0.21, seed=3), judged(loss=0.2)) == {"log loss"}
 
 
 def test_worse_than_bestsellers_never_serves() -> None:
