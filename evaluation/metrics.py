@@ -8,6 +8,8 @@ ideal slate: its NDCG and recall are NaN, so that forgetting to leave it out sho
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from evaluation.jagged import Array, find, row_of
 
@@ -177,14 +179,12 @@ def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> 
         return float("nan")
     chance = np.clip(probability.astype(np.float64), floor, 1 - floor)
     x = np.stack([np.ones(len(chance)), np.log(chance / (1 - chance))])  # [2, n]
-    line = np.array([0.0, 1.0])
-    for _ in range(25):  # Newton
-        fitted = 1 / (1 + np.exp(-line @ x))
-        step = np.linalg.solve((x * fitted * (1 - fitted)) @ x.T, x @ (label - fitted))
-        line = line + step
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(line[1])
+
+    def loss(line: Array) -> tuple[float, Array]:
+        fitted = line @ x
+        return (np.logaddexp(0, fitted) - label * fitted).mean(), x @ (expit(fitted) - label) / len(label)
+
+    return float(minimize(loss, [0.0, 1.0], jac=True, method="BFGS").x[1])
 
 
 def head_quality(label: Array, probability: Array) -> dict[str, float]:

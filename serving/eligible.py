@@ -6,8 +6,11 @@ from functools import lru_cache, partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from serving.bundle import CATALOG
 from serving.checkout import Checkout
 from serving.item_rows import ItemRows
 
@@ -49,3 +52,9 @@ def _within(available: NDArray, category: pa.StringArray, paths: frozenset[str])
         below = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))
         inside |= below.fill_null(False).to_numpy(zero_copy_only=False)
     return inside & available
+
+
+def among(catalog: tuple[Tensor, ...], allowed: NDArray) -> tuple[Tensor, ...]:
+    """A catalog in which only the items of `allowed` [N+1] bool are available."""
+    place = CATALOG.index("available")
+    return *catalog[:place], torch.from_numpy(allowed), *catalog[place + 1 :]

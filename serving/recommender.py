@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving import golden
-from serving.bundle import CATALOG, MANIFEST, Bundle, BundleError, Found, open_bundle
+from serving.bundle import MANIFEST, Bundle, BundleError, Found, open_bundle
 from serving.cache import Cache, state
 from serving.checkout import Checkout, Slate
 from serving.clock import Clock, Skipped, Stages, finite, in_time, one_thread, reason_of
-from serving.eligible import Eligible
+from serving.eligible import Eligible, among
 from serving.encode import Encoder
 from serving.explore import explored
 from serving.fallback import Popular
@@ -281,12 +281,6 @@ class Recommender:
         rows = self.bundle.index.search(vector.numpy(), self.ann + len(checkout.exclude))[0]
         rows = rows[(rows >= 0) & allowed[rows]][: self.ann]
         return torch.from_numpy(rows[None])
-
-
-def among(catalog: tuple[Tensor, ...], allowed: NDArray) -> tuple[Tensor, ...]:
-    """A catalog in which only the items of `allowed` [N+1] bool are available."""
-    place = CATALOG.index("available")
-    return *catalog[:place], torch.from_numpy(allowed), *catalog[place + 1 :]
 
 
 @cache

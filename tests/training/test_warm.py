@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from benchmarks import model_age
 from data.features import FeatureSchema
 from data.prepare import prepare
 from tests.data.shop import START, iso, write_shop
@@ -16,6 +17,7 @@ from training.build import build_ranker, build_two_tower
 from training.config import ConfigError
 from training.folders import read_done
 from training.run import open_prepared, run
+from training.runs import open_run
 from training.warm import learned_items, matched, open_warm, since_warm, starting_weights
 
 DAY = 86_400
@@ -97,6 +99,20 @@ def test_a_warm_run_goes_on_where_the_other_was(
     torch.testing.assert_close(now[table][2:], warm.towers[table][1:], atol=1e-4, rtol=1e-3)
     assert run(cfg) == made  # reused
     capsys.readouterr()
+
+
+def test_the_study_of_model_age_holds_both_to_one_window(earlier: tuple[Path, Path]) -> None:
+    folder, before = earlier
+    made = run(configured("train", *settings(folder, f"warm.run={before}")))
+    newest, old = model_age.study(open_run(made), [before])
+    assert (newest["mode"], old["mode"]) == ("incremental", "full")
+    assert (newest["difference"], newest["low"], newest["high"], newest["weeks_old"]) == (0, 0, 0, 0)
+    assert old["weeks_old"] == pytest.approx(30 / 7, abs=0.2)
+    assert old["ndcg6"] - newest["ndcg6"] == pytest.approx(old["difference"])
+    assert newest["minutes"] >= newest["of_which_prepare"] > 0
+    shown = model_age.page([newest, old])
+    assert f"{old['ndcg6']:.4f}" in shown
+    assert before.name in shown
 
 
 def test_what_cannot_be_warmed_is_refused(earlier: tuple[Path, Path]) -> None:
