@@ -61,7 +61,8 @@ def study(newest: Run, others: Sequence[Path]) -> list[Row]:
 
 
 def seconds(run: Run) -> float:
-    """What a run took, from the log to calibrated weights. Stages count from their lock to their end."""
+    """What a run took, from the log to calibrated weights. Stages count from their start to their end, and so
+    does the time that one lay killed between the two."""
     stages = sum(
         (stage / DONE).stat().st_mtime - (stage / ".lock").stat().st_mtime
         for stage in (run.retrieval, run.candidates, run.folder)

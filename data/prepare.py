@@ -91,6 +91,22 @@ def key_of(cfg: Mapping[str, Any]) -> str:
     )
 
 
+def log_end(cfg: Mapping[str, Any]) -> int:
+    """When the log's last order was made (Unix seconds): in seconds, where to prepare it takes minutes.
+
+    Raises DataError for input or settings that cannot be used.
+    """
+    config, source, _ = _opened(cfg)
+    data = config["data"]
+    with (
+        tempfile.TemporaryDirectory() as spill,
+        engine.connect(config.get("prepare", {}), Path(spill)) as con,
+    ):
+        orders = tables.conform(source.read(con, data)["orders"], "orders", str(source.files(data)["orders"]))
+        until = splits.instant(data.get("until"), "until")
+        return int(con.execute((orders if until is None else known_before(orders, until)).ts.max()))
+
+
 def _opened(cfg: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[str, list[Path]]]:
     """Plain settings, the module of the source, and the files of each of its tables."""
     config = _plain(cfg)

@@ -168,23 +168,35 @@ def log_loss(label: Array, probability: Array, floor: float = 1e-7) -> float:
     return float(-np.where(np.asarray(label, bool), np.log(p), np.log1p(-p)).mean())
 
 
-def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> float:
+class Slope(NamedTuple):
+    """A slope and its standard error."""
+
+    slope: float
+    error: float
+
+
+def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> Slope:
     """Slope of the outcome's logit by the predicted one (Cox 1958), by logistic regression.
 
     1 where outcomes follow predictions, 0 where they have nothing to do with each other. Unlike AUC it does
     not depend on which cases there are, so long as predictions are all that they were chosen by. NaN where
-    all outcomes are the same.
+    all outcomes or all predictions are the same. The error is that of independent cases.
     """
-    if not 0 < label.sum() < len(label):
-        return float("nan")
+    if not 0 < label.sum() < len(label) or np.ptp(probability) == 0:
+        return Slope(float("nan"), float("nan"))
     chance = np.clip(probability.astype(np.float64), floor, 1 - floor)
     x = np.stack([np.ones(len(chance)), np.log(chance / (1 - chance))])  # [2, n]
 
     def loss(line: Array) -> tuple[float, Array]:
         fitted = line @ x
-        return (np.logaddexp(0, fitted) - label * fitted).mean(), x @ (expit(fitted) - label) / len(label)
+        # By positive case: by case, those of rare outcomes would be level from the start.
+        total = (np.logaddexp(0, fitted) - label * fitted).sum()
+        return total / label.sum(), x @ (expit(fitted) - label) / label.sum()
 
-    return float(minimize(loss, [0.0, 1.0], jac=True, method="BFGS").x[1])
+    line = minimize(loss, [0.0, 1.0], jac=True, method="BFGS").x
+    fitted = expit(line @ x)
+    covariance = np.linalg.inv((x * fitted * (1 - fitted)) @ x.T)
+    return Slope(float(line[1]), float(np.sqrt(covariance[1, 1])))
 
 
 def head_quality(label: Array, probability: Array) -> dict[str, float]:

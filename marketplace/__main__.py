@@ -10,6 +10,7 @@ from marketplace.loop import ROOT, Plan, run, summary
 from marketplace.page import page
 
 OUT = Path("reports")
+LEAST = 100  # users
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=usual.days, help="of the loop (%(default)s)")
     parser.add_argument("--before", type=int, default=usual.before, help="days by old rules (%(default)s)")
     parser.add_argument(
-        "--poison", type=int, default=usual.poison, help="day of shuffled labels (%(default)s)"
+        "--poison", type=int, default=usual.poison, help="day of shuffled labels, 0 for none (%(default)s)"
     )
     parser.add_argument("--users", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--items", type=int, default=400, help="(%(default)s)")
@@ -27,6 +28,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of loop.json and loop.html")
     parser.add_argument("settings", nargs="*", help="for retrain.py, such as retrain.full_every=14")
     args = parser.parse_args()
+    if args.users < LEAST or args.days < 1 or args.before < 30:
+        parser.error(
+            f"give {LEAST} users or more, of whom some order every day, and 30 days before the first"
+        )
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = dict(compose("train", overrides=["data=simulated"]).data)
     cfg |= {"users": args.users, "items": args.items, "seed": args.seed}

@@ -12,10 +12,8 @@ import numpy as np
 from data.sources import market, simulated
 from data.sources.market import DAY, START, Array, State
 
-ROUND = (
-    "lines",
-    "luck",
-)  # what a day's random streams are for: baskets do not depend on how slates are drawn
+# Random streams of a day: baskets do not depend on how slates are drawn.
+STREAMS = ("lines", "luck")
 
 
 class Orders(NamedTuple):
@@ -106,8 +104,8 @@ class Crowd:
         return (np.where(slate >= 0, value, 0.0) * self.seen[: slate.shape[1]]).sum(1)
 
     def oracle(self, orders: Orders) -> Array:
-        """[n, slots] the slates of the highest true expected spend: the best can be done."""
+        """[n, slots] the slates of the highest true expected spend: the best that can be done."""
         return market.best(np.where(orders.there, orders.value, -1.0), self.slots)
 
     def _rng(self, day: int, use: str) -> np.random.Generator:
-        return np.random.default_rng([self.cfg["seed"], 2, ROUND.index(use), day])
+        return np.random.default_rng([self.cfg["seed"], 2, STREAMS.index(use), day])

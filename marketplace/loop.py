@@ -21,8 +21,8 @@ import numpy as np
 
 from data.sources.market import Array
 from marketplace.crowd import Crowd, Orders
-from marketplace.shop import Shop, poisoned
-from serving import Checkout, Recommender, Slate, open_store
+from marketplace.shop import TABLES, Shop, poisoned
+from serving import Recommender, Slate, open_store
 from serving.load import load
 from serving.progress import Progress
 from serving.swap import Swap
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     before: int = 90  # days
     days: int = 30
-    poison: int | None = 15  # day of the loop whose labels are shuffled
+    poison: int = 15  # day of the loop whose labels are shuffled
     explore: float = 0.2  # chance that the last slot of a slate explores
 
 
@@ -54,6 +54,8 @@ def run(cfg: Mapping[str, Any], plan: Plan, folder: Path, more: Sequence[str] = 
     true expected spend on the six at their slots, so that luck plays no part in comparing; `bought` is
     what people really spent on what slates led to, on the day it became known.
     """
+    if folder.exists() and not (folder / TABLES).is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds something else than a loop, and would be deleted: name another one")
     shutil.rmtree(folder, ignore_errors=True)
     crowd = Crowd({**cfg, "days": plan.before + plan.days})
     shop = Shop(folder, crowd)
@@ -88,7 +90,7 @@ def run(cfg: Mapping[str, Any], plan: Plan, folder: Path, more: Sequence[str] = 
         slates = [recommender.recommend(checkout, DEADLINE) for checkout in checkouts]
         item = _numbers(slates, crowd.slots)
         row = {"day": day + 1, "sessions": len(slates), "version": recommender.bundle.version}
-        row |= _worth(crowd, orders, item, sold, checkouts)
+        row |= _worth(crowd, orders, item, sold)
         row["tiers"] = {tier: sum(slate.tier == tier for slate in slates) for tier in ("ranked", "retrieval")}
         bought = shop.end_day(now, orders, checkouts, slates, crowd.answer(now, orders, item))
         row["bought"] = bought / len(slates)
@@ -130,9 +132,7 @@ def line_of(row: Row) -> str:
     )
 
 
-def _worth(
-    crowd: Crowd, orders: Orders, item: Array, sold: Sequence[Array], checkouts: Sequence[Checkout]
-) -> Row:
+def _worth(crowd: Crowd, orders: Orders, item: Array, sold: Sequence[Array]) -> Row:
     """True expected spend per session of what was shown, and of what others would have shown then."""
     sales = np.sum(sold, axis=0)
     popular = np.where(orders.there & ~orders.basket, sales + 1e-6, -1.0)

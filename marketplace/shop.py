@@ -21,6 +21,7 @@ from marketplace.crowd import Crowd, Orders
 from serving import Checkout, Event, ImpressionLog, Item, Line, Slate, Store
 from serving.store import purchases_of
 
+TABLES = "tables"
 LATE, LATEST = 0.15, 3  # share of the orders that reach the shop's systems late, and by how many days at most
 COLUMNS = ("order_id", "user_id", "item_id", "ts", "quantity", "price", "ingested_at")
 
@@ -36,7 +37,7 @@ class Shop:
     """The shop's files below `folder`, which is made anew."""
 
     def __init__(self, folder: Path, crowd: Crowd) -> None:
-        self.tables = folder / "tables"
+        self.tables = folder / TABLES
         self.tables.mkdir(parents=True)
         self.crowd = crowd
         self.titles = market.titles(crowd.goods)
@@ -136,10 +137,9 @@ class Shop:
 
 
 def poisoned(tables: Path, to: Path, seed: int) -> Path:
-    """A copy of the shop's tables in which labels are shuffled: in every slate, what was clicked and bought
-    is said of another of its items."""
+    """A copy of the shop's tables in which labels are shuffled among the items of every slate."""
     shutil.rmtree(to, ignore_errors=True)
-    shutil.copytree(tables, to, ignore=shutil.ignore_patterns("events", "*.journal"))
+    shutil.copytree(tables, to, ignore=shutil.ignore_patterns("events"))
     rng = np.random.default_rng(seed)
     events = pq.read_table(tables / "events")
     request, item, kind = (events[name].to_pylist() for name in ("request_id", "item_id", "kind"))

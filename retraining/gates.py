@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.jagged import Array
-from evaluation.metrics import paired_bootstrap
+from evaluation.metrics import Slope, paired_bootstrap
 from retraining.judge import Judged, stability
 
 
@@ -44,16 +44,17 @@ def gates(
     return found
 
 
-def _log(slope: float, limit: float) -> Gate:
-    """Fails where outcomes do not follow what the champion says: then neither what a challenger has learned
-    from them nor how it was judged is to be trusted."""
-    told = f"outcomes follow the champion's predictions with slope {slope:.2f}, at least {limit:g}"
-    return Gate("log", slope >= limit, told)
+def _log(found: Slope, limit: float) -> Gate:
+    """Fails where outcomes certainly do not follow what the champion says: then neither what a challenger
+    has learned from them nor how it was judged is to be trusted."""
+    high = found.slope + 1.96 * found.error
+    told = f"outcomes follow the champion's predictions with slope {found.slope:.2f} (to {high:.2f}), "
+    return Gate("log", high >= limit, told + f"at least {limit:g}")
 
 
 def _quality(mine: Judged, other: Judged, margin: float) -> list[Gate]:
-    """Slates where every outcome is known. Where only what was shown has one, slates of what the champion
-    itself had shown would look best: there the two are held to what they say of the same items."""
+    """Gates of the slates, where every outcome is known. Where only what was shown has one, slates of what
+    the champion itself had shown would look best: there a gate of what the two say of the same items."""
     if mine.shown is not None and other.shown is not None:
         return [_no_worse("log loss", -mine.shown.loss, -other.shown.loss, mine.shown.users, margin)]
     return [

@@ -7,7 +7,8 @@ import numpy as np
 from evaluation import protocol, system
 from evaluation.baselines import popular
 from evaluation.jagged import Array, row_of
-from evaluation.metrics import calibration_slope, predicted_over_observed
+from evaluation.metrics import Slope, calibration_slope, predicted_over_observed
+from training.labels import rule
 from training.runs import Run
 
 SPLIT = "test"
@@ -29,7 +30,7 @@ class Judged(NamedTuple):
     revenue: Array  # [m] spent inside the horizon on the six of the highest expected value
     chance: Array  # [P] p(purchase)
     ratio: float  # purchases predicted / observed over the candidates
-    slope: float  # of the logits of purchases, by the predicted ones
+    slope: Slope  # of the logits of purchases, by the predicted ones
     shown: Shown | None  # where impressions are logged
 
 
@@ -50,7 +51,7 @@ def judged(run: Run) -> Judged:
         seen.purchase,
         predicted_over_observed(seen.bought, seen.purchase),
         calibration_slope(seen.bought, seen.purchase),
-        _shown(split, seen) if run.prepared.meta["impressions"][SPLIT] else None,
+        _shown(split, seen) if rule(run.prepared.meta).impressions else None,
     )
 
 

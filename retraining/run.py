@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from data.prepare import key_of, prepare
+from data.prepare import key_of, log_end
 from exporting.run import export
 from retraining import registry
 from retraining.gates import gates, verdict
@@ -33,7 +33,6 @@ from training.folders import read_done
 from training.refresh import refreshed
 from training.run import run
 from training.runs import open_run
-from training.warm import since_warm
 
 DAY = 86_400
 DECISIONS = "decisions.jsonl"
@@ -44,7 +43,8 @@ class Champion(NamedTuple):
 
     version: str
     run: Path
-    prepared: Path  # the folder it learned from
+    prepared: str  # name of the folder it learned from
+    since: str | None  # `data.since` of that folder
     full_end: int  # Unix seconds, the end of the log at its last full training
 
 
@@ -109,7 +109,8 @@ def serving_now(root: Path, cfg: DictConfig) -> Champion | None:
     folder = Path(cfg.paths.runs) / about["run"]["folder"]
     try:
         prepared = (folder / read_done(folder)["prepared"]).resolve()
-        return Champion(about["version"], folder, prepared, _last_full(folder))
+        since = _meta(prepared)["config"]["data"].get("since")
+        return Champion(about["version"], folder, prepared.name, since, _last_full(folder))
     except FileNotFoundError:
         return None
 
@@ -129,8 +130,8 @@ def _meta(prepared: Path) -> dict[str, Any]:
 def has_learned(champion: Champion, cfg: DictConfig) -> bool:
     """Whether today's log, prepared as the champion's was, is what the champion learned from."""
     today = cfg.copy()
-    today.data.since = _meta(champion.prepared)["config"]["data"].get("since")
-    return key_of(today) == champion.prepared.name
+    today.data.since = champion.since
+    return key_of(today) == champion.prepared
 
 
 def mode_of(cfg: DictConfig, champion: Champion | None) -> tuple[str, DictConfig]:
@@ -149,10 +150,8 @@ def mode_of(cfg: DictConfig, champion: Champion | None) -> tuple[str, DictConfig
     smaller = OmegaConf.load(CONFIGS / "experiment" / "incremental.yaml")
     warm = OmegaConf.merge(cfg, smaller, {"warm": {"run": str(champion.run)}})
     assert isinstance(warm, DictConfig)
-    if mode == "auto":  # what is prepared for an incremental training says where the log ends
-        end = _meta(prepare(since_warm(warm)))["window"]["end"]
-        if end - champion.full_end >= cfg.retrain.full_every * DAY:
-            return "full", cfg
+    if mode == "auto" and log_end(cfg) - champion.full_end >= cfg.retrain.full_every * DAY:
+        return "full", cfg
     return "incremental", warm
 
 

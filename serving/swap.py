@@ -108,8 +108,8 @@ class Swap:
             return  # what serves goes on until the next look
         self._refused.pop(name, None)
         self.serving[name], outcome = taken
-        self.reasons[name] = ""
         self.notice(outcome)
+        self.reasons[name] = ""
 
     def _take(self, folder: Path) -> tuple[Recommender, str] | None:
         """The recommender of a version and how it was come by. None while another process loads one."""

@@ -36,7 +36,7 @@ def hold(folder: Path) -> IO[str]:
 
     The hold ends when the returned file is closed: at the latest with the process, however it ends.
     """
-    file = (folder / ".lock").open("w")
+    file = (folder / ".lock").open("a")  # its time stays that of the stage's start
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -59,7 +59,7 @@ class Metrics:
         self.trips = Counter(
             "sextet_breaker_trips", "How often a part began to rest", ("part",), registry=own
         )
-        self.store = Counter("sextet_store_appends", "Checkouts recorded", ("outcome",), registry=own)
+        self.store = Counter("sextet_store_appends", "Checkouts, clicks recorded", ("outcome",), registry=own)
         self.log = Counter("sextet_log_records", "Slates and feedback logged", ("outcome",), registry=own)
         self.unwritten = Counter("sextet_log_failures", "Failed attempts to write the log", registry=own)
         self._failed = self._dropped = 0  # what the log had counted when it was asked last

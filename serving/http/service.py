@@ -224,15 +224,18 @@ class Service:
         """Let a click count in the user's next request, as it does in training. Nobody waits for it, and a
         store that is behind or fails goes without: the log has it."""
         store = self.store
-        if store is None or not accepts_events(store) or self.recording >= self.settings.limit:
+        if store is None or not accepts_events(store):
+            return
+        if self.recording >= self.settings.limit:
+            self.metrics.store.labels("dropped").inc()
             return
         key = None if request_id is None else f"{request_id} {event.kind} {event.item_id}"
         self._append(partial(store.append, user_id, [event], None, key)).add_done_callback(self._remembered)
 
     def _remembered(self, work: Future[None]) -> None:
         error = work.exception()
+        self.metrics.store.labels("failed" if error else "recorded").inc()
         if isinstance(error, Exception):
-            self.metrics.store.labels("failed").inc()
             logger.error("the store failed: %s", reason_of(error))
 
     def _note(self, write: Callable[[ImpressionLog], None]) -> bool:

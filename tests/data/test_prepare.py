@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from data import prepare as module
 from data.catalog import item_features, neighbours
 from data.features import FeatureSchema
-from data.prepare import prepare
+from data.prepare import log_end, prepare
 from data.tables import DataError
 from tests.data.conftest import config, save
 from tests.data.shop import DAY, START, iso, make_shop
@@ -106,6 +106,8 @@ def test_a_log_read_until_an_instant_is_the_log_of_then(tmp_path: Path) -> None:
     save(then, tables | earlier)
     read = prepare(config(now, until=iso(until)))
     expected = prepare(config(then))
+    assert log_end(config(now, until=iso(until))) == log_end(config(then)) < log_end(config(now))
+    assert log_end(config(then)) == json.loads((expected / "meta.json").read_text())["window"]["end"]
     names = [p.relative_to(expected) for p in expected.rglob("*.parquet")]
     assert names
     for name in names:

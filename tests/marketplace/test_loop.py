@@ -27,7 +27,7 @@ def test_three_days(tmp_path: Path) -> None:
     assert all(row["oracle"] >= row["revenue"] > 0 for row in rows)
     assert rows[1]["poisoned"]
     assert rows[1]["decision"].startswith("kept what serves"), rows[1]["decision"]
-    assert "log" in rows[1]["decision"]
+    assert "log: outcomes follow" in rows[1]["decision"]
     assert rows[2]["version"] == rows[1]["version"], "nothing was published on the poisoned day"
     serving = os.readlink(tmp_path / "loop" / "bundle" / "current")
     assert (serving != rows[2]["version"]) == rows[2]["decision"].startswith("published")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from evaluation.metrics import Slope
 from retraining.gates import gates, verdict
 from retraining.judge import Judged, Shown, stability
 
@@ -27,7 +28,7 @@ def judged(
     ndcg = 0.5 + shift + noise + own
     shown = None if loss is None else Shown(USERS, loss + 0.1 * noise + 0.1 * own)
     p = np.random.default_rng(2).beta(1, 20, 5_000)
-    return Judged("run", USERS, ndcg, 10 * ndcg, np.clip(p + chance, 0, 1), ratio, slope, shown)
+    return Judged("run", USERS, ndcg, 10 * ndcg, np.clip(p + chance, 0, 1), ratio, Slope(slope, 0.02), shown)
 
 
 def failed(challenger: Judged, champion: Judged | None, manifest: dict = MANIFEST) -> set[str]:
