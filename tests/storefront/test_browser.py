@@ -12,6 +12,7 @@ import pytest
 
 from serving import open_store
 from serving.bundle import read_arrow
+from serving.checkout import KINDS
 from tests.serving.logs import logged
 from tests.serving.services import Command
 from tests.storefront.browser import CHROMIUM, DRIVER, Browser, shop
@@ -89,7 +90,9 @@ def test_a_household_pays_clicks_and_buys(version: Path, tmp_path: Path, browser
         browser.click("#back")
         browser.reads("#orders li", second["title"], basket[0], past[0][0], past[1][0])
         assert orders(opened, "u003") == [[second["title"]], basket, past[0], past[1]]
-        assert len(open_store(tmp_path / "store.db").get("u003").item_id) == before + len(basket) + 1
+        known = open_store(tmp_path / "store.db").get("u003")
+        assert len(known.item_id) == before + len(basket) + 2  # what was clicked, and then bought
+        assert [KINDS[kind] for kind in known.kind[-2:]] == ["click", "purchase"]
         opened.stop()
     rows = logged(tmp_path / "events")
     assert {(row["request_id"], row["user_id"]) for row in rows} == {(told["request"], "u003")}
