@@ -88,7 +88,7 @@ def test_a_shop_that_grows(shop: Shop) -> None:
 
 @pytest.mark.slow
 def test_a_poisoned_day_is_stopped(shop: Shop, tmp_path: Path) -> None:
-    """Everyone's next orders are someone else's: what was learned holds no more, and the champion stays."""
+    """Everyone's next orders are someone else's: outcomes do not follow the champion, which stays."""
     before = shop.current()
     file = shop.folder / "shop" / "orders.csv"
     clean = file.read_text()
@@ -107,7 +107,7 @@ def test_a_poisoned_day_is_stopped(shop: Shop, tmp_path: Path) -> None:
     assert shop.current() == before
     last = shop.decisions()[-1]
     assert not last["published"]
-    assert {"NDCG@6", "revenue@6"} & {gate["name"] for gate in last["gates"] if not gate["passed"]}
+    assert "log" in {gate["name"] for gate in last["gates"] if not gate["passed"]}
     again = shop.retrain(120, "retrain.mode=full", *LOOSE)
     assert "published" in again
 
