@@ -91,9 +91,12 @@ def encoded(
 
 
 def with_rows(sources: CandidateSources, count: int) -> CandidateSources:
-    """The sources with tables of `count` item rows (N+1), those behind without neighbours."""
+    """The sources with tables of `count` item rows (N+1), those behind without lists."""
     made = copy.deepcopy(sources)
-    for name in ("neighbour_offsets", "peer_offsets"):
-        offsets = getattr(made, name)
-        setattr(made, name, torch.cat([offsets, offsets[-1:].expand(count + 1 - len(offsets))]))
+    more = count - sources.newcomer.numel()
+    neighbours, leaves, peers = sources.list_offsets.tensor_split(sources.list_rows[1:])
+    nothing = [by_item[-1:].expand(more) for by_item in (neighbours, peers)]
+    made.list_offsets = torch.cat([neighbours, nothing[0], leaves, peers, nothing[1]])
+    made.list_rows = [0, sources.list_rows[1] + more, sources.list_rows[2] + more]
+    made.newcomer = torch.cat([sources.newcomer, sources.newcomer.new_zeros(more)])
     return made

@@ -47,11 +47,13 @@ def group_sum(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lookup(unique: Tensor, table: Tensor, keys: Tensor) -> Tensor:
-    """Rows of `table` [U, F] whose key in sorted `unique` [U] equals `keys` [n]; zeros for no match."""
+    """Values of `table` [U] or rows [U, F] whose key in sorted `unique` [U] equals `keys` [n]: [n] or [n, F],
+    zeros for no match."""
     if unique.numel() == 0:
-        return table.new_zeros([keys.numel(), table.shape[1]])
+        return table.new_zeros([keys.numel()] + list(table.shape[1:]))
     position = torch.searchsorted(unique, keys).clamp_max(unique.numel() - 1)
-    return table.index_select(0, position) * (unique.index_select(0, position) == keys).unsqueeze(1)
+    found = unique.index_select(0, position) == keys
+    return table.index_select(0, position) * (found if table.dim() == 1 else found.unsqueeze(1))
 
 
 def contains(unique: Tensor, keys: Tensor) -> Tensor:
@@ -61,33 +63,29 @@ def contains(unique: Tensor, keys: Tensor) -> Tensor:
     return unique.index_select(0, torch.searchsorted(unique, keys).clamp_max(unique.numel() - 1)) == keys
 
 
-def rank_in_segment(segments: Tensor, score: Tensor, count: int = 0) -> Tensor:
-    """Rank of each value by falling score inside its segment, 0 first; ties by position: [n] int64.
-
-    `count` is the number of segments if it is known: one alone needs a sort less.
-    """
-    order, place = by_score(segments, score, count)
+def rank_in_segment(segments: Tensor, score: Tensor) -> Tensor:
+    """Rank of each value by falling score inside its segment, 0 first; ties by position: [n] int64."""
+    order, _, place = by_score(segments, score)
     rank = torch.empty_like(order)
     rank[order] = place
     return rank
 
 
-def best_in_segment(segments: Tensor, score: Tensor, limit: int, count: int = 0) -> tuple[Tensor, Tensor]:
-    """Positions of the `limit` values of the highest score of each segment, best first, and their ranks
-    there. As `rank_in_segment` else."""
-    order, place = by_score(segments, score, count)
+def best_in_segment(segments: Tensor, score: Tensor, limit: int, count: int = 0) -> Tensor:
+    """Rising positions of the `limit` values of the highest score of each segment; between equals the first.
+
+    `count` is the number of segments if it is known: one alone needs no sort by segment.
+    """
     if count == 1:
-        return order[:limit], place[:limit]
-    kept = (place < limit).nonzero()[:, 0]
-    return order.index_select(0, kept), place.index_select(0, kept)
+        return torch.argsort(score, descending=True, stable=True)[:limit].sort()[0]
+    order, _, place = by_score(segments, score)
+    return order.index_select(0, (place < limit).nonzero().squeeze(1)).sort()[0]
 
 
-def by_score(segments: Tensor, score: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Positions of values by segment and falling score [n], and the rank of each in its segment [n]."""
+def by_score(segments: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of values by segment and falling score, ties by position [n]; the segments in that order [n],
+    and the rank of each in its segment [n]."""
     order = torch.argsort(score, descending=True, stable=True)
+    ordered, by_segment = segments.index_select(0, order).sort(stable=True)
     place = torch.arange(order.numel(), device=order.device)
-    if count == 1:
-        return order, place
-    order = order[torch.argsort(segments[order], stable=True)]
-    ordered = segments[order]
-    return order, place - torch.searchsorted(ordered, ordered)
+    return order.index_select(0, by_segment), ordered, place - torch.searchsorted(ordered, ordered)

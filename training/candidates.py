@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from data.batches import to_batch
 from data.catalog import Neighbours, neighbours
-from models.candidates import CandidateSources
+from models.candidates import CandidateSources, Lists, bestsellers, ranked
 from models.embeddings import rows_int8, unpack_int8
 from models.inputs import Candidates, Catalog, Outcomes, Query
-from models.jagged import lookup, offsets_of, rank_in_segment, segment_ids
+from models.jagged import offsets_of, segment_ids
 from models.two_tower import QueryTower
 from training.labels import Rule, label
 from training.retrieval import nearest
@@ -46,25 +46,19 @@ def sources_at(
     """
     limits = cfg.retrieval.sources
     popularity = catalog.popularity[snapshot].masked_fill(~catalog.available, 0)  # [N+1]
-    ranked = popularity.argsort(descending=True, stable=True)
-    ranked = ranked[popularity[ranked] > 0]  # sold lately, best first
-    if ranked.numel() == 0:  # nothing sold in the window: any available item is as good
-        ranked = catalog.available.nonzero()[:, 0]
-    first = catalog.first_sold[ranked]
-    newcomers = ranked[(first > when - 28 * 86_400) & (first <= when)]
-    leaf_offsets, leaf_items = by_leaf(catalog.leaf, ranked, limits.category)
+    sold = popularity.argsort(descending=True, stable=True)
+    sold = sold[popularity[sold] > 0]  # lately, best first
+    if sold.numel() == 0:  # nothing sold in the window: any available item is as good
+        sold = catalog.available.nonzero()[:, 0]
+    first = catalog.first_sold[sold]
+    newcomers = sold[(first > when - 28 * 86_400) & (first <= when)]
     together, alike = (table_at(table, snapshot, catalog.leaf.numel()) for table in tables)
     return CandidateSources(
-        popular=ranked[: limits.popularity],
+        popular=sold[: limits.popularity],
         recent=newcomers[: limits.recency],
-        leaf_offsets=leaf_offsets,
-        leaf_items=leaf_items,
-        neighbour_offsets=together.offsets,
-        neighbour_items=together.item,
-        neighbour_scores=together.score,
-        peer_offsets=alike.offsets,
-        peer_items=alike.item,
-        peer_scores=alike.score,
+        neighbours=Lists(*together),
+        leaves=bestsellers(*by_leaf(catalog.leaf, sold, limits.category)),
+        peers=Lists(*alike),
         buy_again=limits.buy_again,
         co_purchase=limits.co_purchase,
         category=limits.category,
@@ -178,18 +172,17 @@ def with_shown(
     if more.numel() == 0:
         return found
     score = (rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
-    paid = sources.paid(query, items)
-    pair, affinity = sources.affinity(query, paid)
-    bought, total = sources.own(query, paid, sources.past(query, items))
-    peer, taste = sources.taste(bought, rank_in_segment(bought // items, total), items)
+    past, weight = sources.past(query, items)
+    listed, strength = sources.listed(query, ranked(past, weight, items, count), catalog.leaf)
+    affinity, taste = sources.links(listed, strength, more, count * items)
     keys, order = torch.cat([known, more]).sort()
     return Candidates(
         offsets=offsets_of(keys // items, count),
         item=keys % items,
         source=torch.cat([found.source, torch.zeros_like(more)])[order],
         score=torch.cat([found.score, score])[order],
-        affinity=torch.cat([found.affinity, lookup(pair, affinity.unsqueeze(1), more)[:, 0]])[order],
-        taste=torch.cat([found.taste, lookup(peer, taste.unsqueeze(1), more)[:, 0]])[order],
+        affinity=torch.cat([found.affinity, affinity])[order],
+        taste=torch.cat([found.taste, taste])[order],
     )
 
 

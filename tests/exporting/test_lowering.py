@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporting.lowering import INT8_FROM, FloatTables, Pipeline, lowered, lowered_tables, save
-from models.candidates import CandidateSources
+from models.candidates import CandidateSources, Lists, bestsellers
 from models.embeddings import Int8Tables
 from models.inputs import Candidates
 from models.jagged import offsets_of
@@ -50,15 +50,12 @@ def make_pipeline(
     leaves = int(catalog.leaf.max()) + 1
     ranked = torch.arange(ITEMS, 0, -1)
     by_leaf = ranked[catalog.leaf[ranked].argsort(stable=True)]
-    pairs = torch.randint(0, ITEMS + 1, [60])
+    by_item = offsets_of(torch.randint(0, ITEMS + 1, [60]).sort().values, ITEMS + 1)
     sources = CandidateSources(
         popular=ranked[:7], recent=ranked[3:5],
-        leaf_offsets=offsets_of(catalog.leaf[by_leaf], leaves), leaf_items=by_leaf,
-        neighbour_offsets=offsets_of(pairs.sort().values, ITEMS + 1),
-        neighbour_items=torch.randint(1, ITEMS + 1, [60]),
-        neighbour_scores=torch.rand(60),
-        peer_offsets=offsets_of(pairs.sort().values, ITEMS + 1),
-        peer_items=torch.randint(1, ITEMS + 1, [60]), peer_scores=torch.rand(60),
+        neighbours=Lists(by_item, torch.randint(1, ITEMS + 1, [60]), torch.rand(60)),
+        leaves=bestsellers(offsets_of(catalog.leaf[by_leaf], leaves), by_leaf),
+        peers=Lists(by_item, torch.randint(1, ITEMS + 1, [60]), torch.rand(60)),
         buy_again=5, co_purchase=4, category=3,
     )  # fmt: skip
     tower = QueryTower(
@@ -154,18 +151,8 @@ def test_lowering_leaves_the_trained_modules_alone() -> None:
     before = {name: value.clone() for name, value in ranker.state_dict().items()}
     tower = QueryTower(MeanEncoder(8, 2, hidden=16), attribute_tables([4], 2))
     empty = torch.zeros(0, dtype=torch.int64)
-    sources = CandidateSources(
-        empty,
-        empty,
-        torch.zeros(2, dtype=torch.int64),
-        empty,
-        torch.zeros(3, dtype=torch.int64),
-        empty,
-        empty.float(),
-        torch.zeros(3, dtype=torch.int64),
-        empty,
-        empty.float(),
-    )
+    none = Lists(torch.zeros(3, dtype=torch.int64), empty, empty.float())
+    sources = CandidateSources(empty, empty, none, none, none)
     lowered(tower, sources, ranker)
     assert ranker.state_dict().keys() == before.keys()
     assert tower.attributes is not None

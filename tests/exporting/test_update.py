@@ -154,8 +154,12 @@ def test_the_item_tower_places_changed_items_by_their_new_facts(run_folder: Path
     assert after.catalog.price[0, count] == pytest.approx(float(rows[7]["price"]))
     paid = trained.catalog.spend[0, 10] / trained.catalog.price[0, 10]
     assert after.catalog.spend[0, 10] == pytest.approx(50 * float(paid), rel=1e-4)
-    assert after.sources.neighbour_offsets.shape[0] == count + 2
-    assert trained.sources.neighbour_offsets.shape[0] == count + 1
+    old, new = trained.sources, after.sources
+    assert (old.newcomer.numel(), new.newcomer.numel()) == (count, count + 1)
+    was, now = (s.list_offsets.tensor_split(s.list_rows[1:]) for s in (old, new))
+    assert torch.equal(now[1], was[1])  # by leaf category
+    for before, longer in ((was[0], now[0]), (was[2], now[2])):
+        assert torch.equal(longer, torch.cat([before, before[-1:]]))
 
 
 def test_an_export_says_that_the_changes_are_not_in_it(

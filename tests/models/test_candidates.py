@@ -1,19 +1,20 @@
 """Candidate gathering against what each source promises."""
 
 import math
+from typing import Any
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.candidates import SOURCES, CandidateSources
+from models.candidates import SOURCES, CandidateSources, Lists, bestsellers
 from models.embeddings import unpack_int8
 from tests.models.shops import offsets, random_catalog, random_query
 
 ITEMS = 30
 
 
-def random_sources(seed: int, catalog) -> CandidateSources:
+def random_tables(seed: int, catalog) -> dict[str, Any]:
     """Tables with every kind of list, some empty."""
     g = torch.Generator().manual_seed(seed)
     by_leaf = [
@@ -25,30 +26,34 @@ def random_sources(seed: int, catalog) -> CandidateSources:
     ]
     neighbours = torch.cat(near)
     alike = torch.randint(0, 5, [ITEMS + 1], generator=g)
-    return CandidateSources(
-        popular=torch.randperm(ITEMS, generator=g)[:5] + 1,
-        recent=torch.randperm(ITEMS, generator=g)[: seed % 3] + 1,
-        leaf_offsets=offsets(torch.tensor([len(x) for x in by_leaf])),
-        leaf_items=torch.cat(by_leaf),
-        neighbour_offsets=offsets(torch.tensor([len(x) for x in near])),
-        neighbour_items=neighbours,
-        neighbour_scores=torch.rand(neighbours.shape, generator=g),
-        peer_offsets=offsets(alike),
-        peer_items=torch.randint(1, ITEMS + 1, [int(alike.sum())], generator=g),
-        peer_scores=torch.rand([int(alike.sum())], generator=g),
-        buy_again=3,
-        co_purchase=4,
-        category=2,
-        recency=2,
-        collaborative=3,
-    )
+    return {
+        "popular": torch.randperm(ITEMS, generator=g)[:5] + 1,
+        "recent": torch.randperm(ITEMS, generator=g)[: seed % 3] + 1,
+        "leaves": bestsellers(offsets(torch.tensor([len(x) for x in by_leaf])), torch.cat(by_leaf)),
+        "neighbours": Lists(
+            offsets(torch.tensor([len(x) for x in near])),
+            neighbours,
+            torch.rand(neighbours.shape, generator=g),
+        ),
+        "peers": Lists(
+            offsets(alike),
+            torch.randint(1, ITEMS + 1, [int(alike.sum())], generator=g),
+            torch.rand([int(alike.sum())], generator=g),
+        ),
+    }
+
+
+def sources_of(tables: dict[str, Any], **limits: int) -> CandidateSources:
+    few = {"buy_again": 3, "co_purchase": 4, "category": 2, "recency": 2, "collaborative": 3}
+    return CandidateSources(**tables, **few | limits)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000))
 def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
     catalog, query = random_catalog(seed), random_query(seed)
-    sources = random_sources(seed, catalog)
+    tables = random_tables(seed, catalog)
+    sources = sources_of(tables)
     g = torch.Generator().manual_seed(seed)
     ann = torch.stack([torch.randperm(ITEMS, generator=g)[:4] + 1 for _ in range(4)])
     ann[torch.rand(ann.shape, generator=g) < 0.2] = -1
@@ -64,12 +69,12 @@ def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
         named = {name: {i for i in items if bits[i] >> b & 1} for b, name in enumerate(SOURCES)}
         eligible = {i for i in range(1, ITEMS + 1) if catalog.available[i]}
         assert named["ann"] == set(ann[row].tolist()) & eligible
-        assert named["popularity"] == set(sources.popular.tolist()) & eligible
+        assert named["popularity"] == set(tables["popular"].tolist()) & eligible
         h0, h1 = query.history_offsets[row : row + 2].tolist()
         k0, k1 = query.basket_offsets[row : row + 2].tolist()
         basket = query.basket_item[k0:k1].tolist()
         looked = {int(query.history_item[i]) for i in range(h0, h1) if query.history_kind[i] > 0}
-        fresh = set(sources.recent.tolist())
+        fresh = set(tables["recent"].tolist())
         assert fresh & eligible <= named["recency"] <= fresh | looked
         assert len(named["recency"] - fresh) <= 2
         bought = [int(query.history_item[i]) for i in range(h0, h1) if query.history_kind[i] == 0] + basket
@@ -77,14 +82,12 @@ def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
         assert len(named["buy_again"]) <= 3
         affinity: dict[int, float] = {}
         for item in basket:
-            n0, n1 = sources.neighbour_offsets[item : item + 2].tolist()
-            for n in range(n0, n1):
-                near = int(sources.neighbour_items[n])
-                affinity[near] = affinity.get(near, 0.0) + float(sources.neighbour_scores[n])
+            for near, score in listed(tables["neighbours"], item):
+                affinity[near] = affinity.get(near, 0.0) + score
         assert named["co_purchase"] <= set(affinity)
         assert len(named["co_purchase"]) <= 4
         assert len(named["category"]) <= 2
-        taste = naive_taste(sources, query, row)
+        taste = naive_taste(tables["peers"], query, row)
         assert named["collaborative"] <= set(taste) - set(bought)
         assert len(named["collaborative"]) <= 3
         for c, item in zip(range(c0, c1), items, strict=True):
@@ -98,7 +101,8 @@ def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
 def test_a_limit_keeps_the_best_of_every_source(seed: int) -> None:
     """Fewer are some of more, and nothing that one source ranks behind another item is kept in its place."""
     catalog, query = random_catalog(seed), random_query(seed)
-    sources = random_sources(seed, catalog)
+    tables = random_tables(seed, catalog)
+    sources = sources_of(tables)
     g = torch.Generator().manual_seed(seed)
     ann = torch.stack([torch.randperm(ITEMS, generator=g)[:12] + 1 for _ in range(4)])
     vector = torch.randn(4, 8, generator=g)
@@ -121,21 +125,26 @@ def test_a_limit_keeps_the_best_of_every_source(seed: int) -> None:
             assert all(item in kept for item in near[: max(alone, default=0)])
 
 
-def naive_taste(sources: CandidateSources, query, row: int) -> dict[int, float]:
+def listed(lists: Lists, row: int) -> list[tuple[int, float]]:
+    """Items and scores of one row."""
+    first, last = lists.offsets[row : row + 2].tolist()
+    return list(zip(lists.item[first:last].tolist(), lists.score[first:last].tolist(), strict=True))
+
+
+def naive_taste(peers: Lists, query, row: int) -> dict[int, float]:
     """Own items by falling decayed count, each speaking for its peers by 1 / sqrt(1 + rank)."""
     weight: dict[int, float] = {}
     for i in range(*query.history_offsets[row : row + 2].tolist()):
         if query.history_kind[i] == 0:
             age = (float(query.ts[row]) - float(query.history_ts[i])) / 86_400
             item = int(query.history_item[i])
-            weight[item] = weight.get(item, 0.0) + 2 ** (-max(age, 0) / sources.half_life)
+            weight[item] = weight.get(item, 0.0) + 2 ** (-max(age, 0) / 60)
     for i in range(*query.basket_offsets[row : row + 2].tolist()):
         weight[int(query.basket_item[i])] = weight.get(int(query.basket_item[i]), 0.0) + 1.0
     taste: dict[int, float] = {}
     for rank, item in enumerate(sorted(weight, key=lambda i: (-weight[i], i))):
-        for n in range(*sources.peer_offsets[item : item + 2].tolist()):
-            peer = int(sources.peer_items[n])
-            taste[peer] = taste.get(peer, 0.0) + float(sources.peer_scores[n]) / math.sqrt(1 + rank)
+        for peer, score in listed(peers, item):
+            taste[peer] = taste.get(peer, 0.0) + score / math.sqrt(1 + rank)
     return taste
 
 
@@ -157,8 +166,7 @@ def test_buy_again_takes_the_most_frequent_and_recent() -> None:
         basket_quantity=torch.empty(0),
         basket_price=torch.empty(0),
     )
-    sources = random_sources(3, catalog)
-    sources.buy_again = 1
+    sources = sources_of(random_tables(3, catalog), buy_again=1)
     found = sources(query, torch.zeros(1, 8), torch.full([1, 1], -1), catalog)
     again = found.item[(found.source >> 1 & 1) == 1]
     assert again.tolist() == [9]

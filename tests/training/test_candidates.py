@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from data.batches import CANDIDATES
 from data.catalog import Neighbours
-from models.candidates import SOURCES
+from models.candidates import SOURCES, CandidateSources, Lists, bit
 from models.embeddings import unpack_int8
 from tests.models.shops import DAY, NOW, random_candidates, random_catalog, random_query
 from tests.training.test_labels import random_outcomes
@@ -40,6 +40,19 @@ def one_pair(score: float) -> Neighbours:
     )
 
 
+def shared(sources: CandidateSources, name: str) -> list[int]:
+    """What one source proposes to everyone."""
+    return sources.shared[sources.shared_bits == bit(name)].tolist()
+
+
+def lists(sources: CandidateSources, which: int) -> Lists:
+    """Neighbours, leaves or peers."""
+    rows = [*sources.list_rows, sources.list_offsets.numel()]
+    offsets = sources.list_offsets[rows[which] : rows[which + 1]]
+    of_it = slice(int(offsets[0]), int(offsets[-1]))
+    return Lists(offsets, sources.list_items[of_it], sources.list_scores[of_it])
+
+
 def test_tables_hold_only_what_the_snapshot_knew() -> None:
     catalog = random_catalog(2)
     popularity = torch.zeros(2, 31)
@@ -52,30 +65,29 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
     )
     both = Related({0: one_pair(0.25), 1: one_pair(0.75)}, {0: one_pair(0.5), 1: one_pair(1.5)})
     early = sources_at(CFG, catalog, both, 0, NOW)
-    assert early.popular.tolist() == [1, 2, 3, 4, 5]
-    assert early.recent.tolist() == [2, 4]  # item 3 is first sold tomorrow
-    assert set(early.leaf_items.tolist()) <= set(range(1, 9))
+    assert shared(early, "popularity") == [1, 2, 3, 4, 5]
+    assert shared(early, "recency") == [2, 4]  # item 3 is first sold tomorrow
+    assert set(lists(early, 1).item.tolist()) <= set(range(1, 9))
     for wanted, found in (
         ([0.25], early),
         ([0.75], sources_at(CFG, catalog, both, 1, NOW + 7 * DAY)),
         ([0.25], sources_at(CFG, catalog, tables(0.25), 1, NOW)),
         ([], sources_at(CFG, catalog, tables(0.25, 1), 0, NOW)),
     ):
-        assert found.neighbour_scores.tolist() == wanted
-        assert found.peer_scores.tolist() == [2 * score for score in wanted]
+        assert lists(found, 0).score.tolist() == wanted
+        assert lists(found, 2).score.tolist() == [2 * score for score in wanted]
 
 
 def test_unavailable_items_are_in_no_table() -> None:
     catalog = random_catalog(4)
     sources = sources_at(CFG, catalog, tables(0.5), 0, NOW)
-    for table in (sources.popular, sources.recent, sources.leaf_items):
-        assert catalog.available[table].all()
+    assert catalog.available[torch.cat([sources.shared, lists(sources, 1).item])].all()
 
 
 def test_a_shop_without_recent_sales_still_has_popular_items() -> None:
     catalog = random_catalog(4)._replace(popularity=torch.zeros(2, 31))
     sources = sources_at(CFG, catalog, tables(0.5), 0, NOW)
-    assert len(sources.popular) == LIMITS["popularity"]
+    assert len(shared(sources, "popularity")) == LIMITS["popularity"]
 
 
 def test_by_leaf_keeps_the_best_of_each() -> None:
