@@ -71,7 +71,7 @@ def parity(
     for place, request in enumerate(requests):
         encoded = recommender.encoder(request, NOTHING, request.ts or 0)
         vector = bundle.query_tower(encoded, bundle.catalog[-1])
-        near = recommender._search(vector, request, recommender.eligible(request))
+        near = torch.from_numpy(recommender._search(vector, request, recommender.eligible(request)))
         found = Candidates(*bundle.candidates(encoded, vector, near, bundle.catalog))
         served = bundle.ranker(encoded, vector, found, bundle.catalog)
 

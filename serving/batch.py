@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ from serving.bundle import Found
 from serving.checkout import Checkout, Slate
 from serving.clock import finite, one_thread, reason_of
 from serving.encode import QUERY_FIELDS
-from serving.fill import Scored, fill
+from serving.fill import Scored
 from serving.recommender import Recommender
 from serving.rows import CHECKOUT_ID, answered, check_columns, checkouts_of, output_schema
 from serving.slate import Policy
@@ -70,10 +70,10 @@ def recommend_batch(
             slates.append(replace(slate, reason="; ".join(filter(None, (why, slate.reason)))))
             continue
         reasons: list[str] = []
-        items, tier = fill(recommender.bundle, recommender.popular, checkout, mine, part, reasons)
+        items, tier = recommender.fill(checkout, mine, part, reasons)
         timings = {"total": 1e3 * (time.perf_counter() - started)}
         slates.append(
-            Slate(tuple(items), tier, "; ".join(reasons), timings, uuid4().hex, recommender.bundle.version)
+            Slate(tuple(items), tier, "; ".join(reasons), timings, token_hex(16), recommender.bundle.version)
         )
     return slates
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-from torch import Tensor
+from numpy.typing import NDArray
 
 Value = TypeVar("Value")
 MINUTE = 60  # seconds
@@ -49,10 +49,9 @@ class Cache(Generic[Value]):
                 self._values.popitem(last=False)
 
 
-def state(query: Sequence[Tensor]) -> bytes:
+def state(columns: Sequence[NDArray]) -> bytes:
     """What identifies an encoded checkout (serving.encode.QUERY_FIELDS), its time to the minute: 16 bytes."""
-    ts, *rest = query
-    digest = blake2b((ts.numpy() // MINUTE).data, digest_size=16)
-    for column in rest:
-        digest.update(column.numpy().data)
-    return digest.digest()
+    ts, *rest = columns
+    minute = ts.item() // MINUTE
+    facts = b"".join(column.data for column in rest)  # their lengths are among them, as offsets
+    return blake2b(facts, digest_size=16, salt=minute.to_bytes(8, signed=True)).digest()

@@ -122,7 +122,7 @@ def _body(facts: Facts) -> tuple[bytes, bytes]:
         rows[name] = getattr(facts, name)
     if count and facts.kind.max() >= len(KINDS):
         raise ValueError(f"kind {facts.kind.max()}: expected a position in {', '.join(KINDS)}")
-    words = json.dumps([facts.item_id, facts.profile], ensure_ascii=False, separators=(",", ":"))
+    words = json.dumps([[*facts.item_id], facts.profile], ensure_ascii=False, separators=(",", ":"))
     return rows.tobytes(), words.encode()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from serving.checkout import Checkout, Line
 from serving.item_rows import ItemRows
 from serving.store import Facts, facts_of
+from serving.texts import encoded
 
 # The order in which the modules take a query.
 QUERY_FIELDS = (
@@ -48,46 +49,49 @@ class Encoder:
     def __call__(self, checkout: Checkout, stored: Facts, ts: int) -> tuple[Tensor, ...]:
         """One checkout as the tuple QUERY_FIELDS, B = 1. `stored` gives the profile, and the history if the
         checkout has none of its own."""
-        facts = stored if checkout.history is None else facts_of(checkout.history)
-        item = np.array(self.row_of.many(facts.item_id), np.int64)
-        before = np.flatnonzero(facts.ts < ts)  # what is not before the checkout was not known at it
-        if before.size and (np.diff(facts.ts[before]) < 0).any():
-            before = before[np.argsort(facts.ts[before], kind="stable")]
-        before = before[-self.max_history :]
-        item, kind = item[before], facts.kind[before]
-        # A click or cart event costs nothing.
-        price = self._priced(item, facts.price[before]) * (kind == 0)
+        return tensors(self.columns(checkout, stored, ts))
 
-        paid, quantity, unit_price = self._basket(checkout.basket)
+    def columns(self, checkout: Checkout, stored: Facts, ts: int) -> tuple[NDArray, ...]:
+        """The same as arrays."""
+        facts = stored if checkout.history is None else facts_of(checkout.history)
+        lines = [line.item_id for line in checkout.basket]
+        rows = self.row_of.of(
+            encoded(facts.item_id) + encoded(lines)
+        )  # at once: most of it is waiting for memory
+        item = np.array(rows[: len(rows) - len(lines)], np.int64)
+        columns = item, facts.ts, facts.kind, facts.quantity, facts.price
+        if (known := _known(facts.ts, ts)) is not None:
+            columns = tuple(column[known] for column in columns)
+        item, when, kind, quantity, price = (column[-self.max_history :] for column in columns)
+        price = self._priced(item, price)
+        if kind.any():
+            price = np.where(kind == 0, price, 0.0)  # a click or cart event costs nothing
+        paid, units, unit_price = self._basket(checkout.basket, rows[len(rows) - len(lines) :])
         profile = {**stored.profile, **checkout.profile}
-        columns = (
+        return (
             np.array([ts], np.int64),
             np.zeros(1, np.int64),  # the bundle holds one snapshot
-            np.array([0, item.size], np.int64),
+            np.array([0, len(item)], np.int64),
             item,
-            facts.ts[before],
+            when,
             kind,
-            facts.quantity[before],
-            price.astype(np.float32),
-            np.array([0, paid.size], np.int64),
-            paid,
             quantity,
+            price.astype(np.float32, copy=False),
+            np.array([0, len(paid)], np.int64),
+            paid,
+            units,
             unit_price,
-            np.array([[code(checkout.context.get(name)) for name, code in self.context]], np.int64).reshape(
-                1, -1
-            ),
-            np.array([[code(profile.get(name)) for name, code in self.profile]], np.int64).reshape(1, -1),
+            np.array([[code(checkout.context.get(name)) for name, code in self.context]], np.int64),
+            np.array([[code(profile.get(name)) for name, code in self.profile]], np.int64),
         )
-        return tuple(torch.from_numpy(column) for column in columns)
 
-    def _basket(self, lines: Sequence[Line]) -> tuple[NDArray, NDArray, NDArray]:
+    def _basket(self, lines: Sequence[Line], rows: Sequence[int]) -> tuple[NDArray, NDArray, NDArray]:
         """Item rows, quantities and mean unit prices [K]: lines of one item are one line, as in training."""
         total: dict[str, tuple[int, float, float]] = {}
-        rows = self.row_of.many(line.item_id for line in lines)
         for line, row in zip(lines, rows, strict=True):
-            price = self.price[row] if line.price is None else line.price
+            price = self.price.item(row) if line.price is None else line.price
             _, units, money = total.get(line.item_id, (row, 0.0, 0.0))
-            total[line.item_id] = (row, units + line.quantity, money + line.quantity * float(price))
+            total[line.item_id] = (row, units + line.quantity, money + line.quantity * price)
         paid = np.array([row for row, _, _ in total.values()], np.int64)
         quantity = np.array([units for _, units, _ in total.values()], np.float32)
         unit_price = np.array([money / units for _, units, money in total.values()], np.float32)
@@ -96,6 +100,20 @@ class Encoder:
     def _priced(self, item: NDArray, price: NDArray) -> NDArray:
         unknown = np.isnan(price)
         return np.where(unknown, self.price[item], price) if unknown.any() else price
+
+
+def tensors(columns: Sequence[NDArray]) -> tuple[Tensor, ...]:
+    """Arrays as tensors in the same memory."""
+    return tuple(map(torch.from_numpy, columns))
+
+
+def _known(when: NDArray, ts: int) -> NDArray | None:
+    """Positions of the events [n] that were known at a checkout, those before `ts`, oldest first; None for
+    all as they are, which is how a store gives them."""
+    if not len(when) or (when[-1] < ts and not (when[1:] < when[:-1]).any()):
+        return None
+    before = np.flatnonzero(when < ts)
+    return before[np.argsort(when[before], kind="stable")]
 
 
 def _coder(attribute: Mapping[str, Any]) -> Coder:

@@ -1,92 +1,110 @@
 """Six items from what the tiers would show: the best tier that has any left, topped up by those below it."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
+from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from serving.bundle import Bundle
 from serving.checkout import Checkout, Item
 from serving.fallback import Popular
 from serving.slate import SLOTS
+from serving.texts import Texts
 
 # Bit i of a candidate's mask stands for SOURCES[i].
 SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
 
 
 class Scored(NamedTuple):
-    """Candidates in the order in which a tier would show them."""
+    """Candidates in the order in which a tier would show them, or by falling `score` if there is one."""
 
     tier: str
-    row: NDArray  # [n] int64
+    row: NDArray  # [n] int64, -1 for none
     mask: NDArray  # [n] bits of SOURCES
     click: NDArray | None = None
     purchase: NDArray | None = None
     value: NDArray | None = None
     propensity: NDArray | None = None  # None: certain
+    score: NDArray | None = None
 
 
-def fill(
-    bundle: Bundle,
-    popular: Popular,
-    checkout: Checkout,
-    allowed: NDArray,
-    best: Scored | None,
-    reasons: list[str],
-) -> tuple[list[Item], str]:
-    """Up to six items of `allowed` [N+1] bool, and the tier of the first; `reasons` gets what is missing."""
-    taken: set[int] = set()
-    items: list[Item] = []
-    tiers: list[str] = []
+class Fill:
+    """`fill(checkout, allowed, best, reasons)` → up to six items, and the tier of the first."""
 
-    def take(tier: str, rows: Iterable[int], make: Callable[[int, int], Item]) -> None:
-        for place, row in enumerate(map(int, rows)):
-            if len(items) == SLOTS:
+    def __init__(self, bundle: Bundle, popular: Popular) -> None:
+        self.popular, self.row_of = popular, bundle.row_of
+        self.item_id, self.title, self.category = map(
+            Texts.of, (bundle.item_id, bundle.title, bundle.category)
+        )
+        self.price = bundle.price
+
+    def __call__(
+        self, checkout: Checkout, allowed: NDArray, best: Scored | None, reasons: list[str]
+    ) -> tuple[list[Item], str]:
+        """Items of `allowed` [N+1] bool; `reasons` gets what is missing."""
+        shown: dict[int, Item] = {}  # by row
+        tiers: list[str] = []
+        if best is not None:
+            rows = best.row.tolist()
+            for place in range(len(rows)) if best.score is None else np.argsort(-best.score, kind="stable"):
+                row = rows[place]
+                if row >= 0 and row not in shown and allowed[row]:
+                    shown[row] = self._scored(best, place, row)
+                    tiers.append(best.tier)
+                if len(shown) == SLOTS:
+                    break
+        if len(shown) < SLOTS:
+            seeds = self.row_of.many(line.item_id for line in checkout.basket)
+            for tier, rows in (
+                ("category", self.popular.like(seeds)),
+                ("popularity", self.popular.among(allowed)),
+            ):
+                self._top_up(shown, tiers, tier, rows, allowed)
+        if len(set(tiers)) > 1:
+            kinds = dict.fromkeys(tiers)
+            reasons.append("topped up: " + ", ".join(f"{tiers.count(tier)} {tier}" for tier in kinds))
+        if len(shown) < SLOTS:
+            reasons.append(f"only {len(shown)} items are available, asked for and not excluded")
+        return [*shown.values()], tiers[0] if tiers else "popularity"
+
+    def _top_up(
+        self, shown: dict[int, Item], tiers: list[str], tier: str, rows: Iterable[int], allowed: NDArray
+    ) -> None:
+        for row in rows:
+            if len(shown) == SLOTS:
                 return
-            if row in taken or not allowed[row]:
-                continue
-            taken.add(row)
-            items.append(make(place, row))
-            tiers.append(tier)
+            if row not in shown and allowed[row]:
+                shown[row] = self._item(row, (tier,))
+                tiers.append(tier)
 
-    if best is not None:
-        take(best.tier, best.row.tolist(), partial(_scored_item, bundle, best))
-    if len(items) < SLOTS:
-        seeds = bundle.row_of.many(line.item_id for line in checkout.basket)
-        take("category", popular.like(seeds), lambda _, row: _item(bundle, row, ("category",)))
-        take("popularity", popular.among(allowed), lambda _, row: _item(bundle, row, ("popularity",)))
-    if len(set(tiers)) > 1:
-        kinds = dict.fromkeys(tiers)
-        reasons.append("topped up: " + ", ".join(f"{tiers.count(tier)} {tier}" for tier in kinds))
-    if len(items) < SLOTS:
-        reasons.append(f"only {len(items)} items are available, asked for and not excluded")
-    return items, tiers[0] if tiers else "popularity"
+    def _scored(self, best: Scored, place: int, row: int) -> Item:
+        names = _names(best.mask.item(place))
+        if best.click is None or best.purchase is None or best.value is None:
+            return self._item(row, names)
+        click, purchase, value = (column.item(place) for column in (best.click, best.purchase, best.value))
+        propensity = 1.0 if best.propensity is None else best.propensity.item(place)
+        return self._item(row, names, click, purchase, value, propensity)
+
+    def _item(
+        self, row: int, sources: tuple[str, ...],
+        click: float | None = None, purchase: float | None = None, value: float | None = None,
+        propensity: float = 1.0,
+    ) -> Item:  # fmt: skip
+        return Item(
+            self.item_id[row],
+            self.title[row],
+            self.category[row],
+            self.price.item(row),
+            click,
+            purchase,
+            value,
+            sources,
+            propensity,
+        )
 
 
-def _scored_item(bundle: Bundle, part: Scored, place: int, row: int) -> Item:
-    names = tuple(name for bit, name in enumerate(SOURCES) if part.mask[place] >> bit & 1)
-    if part.click is None or part.purchase is None or part.value is None:
-        return _item(bundle, row, names)
-    click, purchase, value = (float(column[place]) for column in (part.click, part.purchase, part.value))
-    propensity = 1.0 if part.propensity is None else float(part.propensity[place])
-    return _item(bundle, row, names, click, purchase, value, propensity)
-
-
-def _item(
-    bundle: Bundle, row: int, sources: tuple[str, ...],
-    click: float | None = None, purchase: float | None = None, value: float | None = None,
-    propensity: float = 1.0,
-) -> Item:  # fmt: skip
-    title, category = bundle.title[row].as_py() or "", bundle.category[row].as_py() or ""
-    return Item(
-        bundle.item_id[row].as_py(),
-        title,
-        category,
-        float(bundle.price[row]),
-        click,
-        purchase,
-        value,
-        sources,
-        propensity,
-    )
+@cache
+def _names(mask: int) -> tuple[str, ...]:
+    return tuple(name for bit, name in enumerate(SOURCES) if mask >> bit & 1)

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from serving.texts import Texts, encoded
+
 
 class ItemRows:
     """`rows(item_id)` → item row, 0 for an unknown id. Safe to share between threads.
@@ -27,29 +29,28 @@ class ItemRows:
     def __init__(self, item_id: pa.StringArray, slots: NDArray) -> None:
         if len(slots) != _size(len(item_id)):
             raise ValueError(f"{len(slots)} slots, {len(item_id)} ids have {_size(len(item_id))}")
-        _, offsets, text = item_id.buffers()
-        # Views, whose elements are plain ints, which are faster than the scalars of an array.
-        self._offsets = memoryview(offsets).cast("i")[item_id.offset :]
-        self._text = memoryview(text or b"\0").cast("B")
+        self._ids = Texts.of(item_id)
         self._slots = slots.data
-        self._arrays = slots, np.asarray(self._offsets), np.asarray(self._text)
+        self._arrays = slots, *self._ids.arrays()
 
     def __call__(self, item_id: str) -> int:
         return self.many((item_id,))[0]
 
     def many(self, item_ids: Iterable[str]) -> list[int]:
         """The row of each."""
-        slots, offsets, text, last = self._slots, self._offsets, self._text, len(self._slots) - 1
-        asked = [*item_ids]
+        return self.of(encoded(item_ids))
+
+    def of(self, asked: list[bytes]) -> list[int]:
+        """The row of each id, UTF-8."""
+        slots, offsets, text, last = self._slots, self._ids.offsets, self._ids.text, len(self._slots) - 1
         found = dict.fromkeys(asked, 0)  # a history names what is bought again and again
-        encoded = [item_id.encode(errors="surrogatepass") for item_id in found]  # half a pair: in no id
-        places = [crc32(one) & last for one in encoded]
+        places = [crc32(one) & last for one in found]
         self._fetch(places)
-        for item_id, one, place in zip(found, encoded, places, strict=True):
+        for one, place in zip(found, places, strict=True):
             while (row := slots[place]) and text[offsets[row] : offsets[row + 1]] != one:
                 place = (place + 1) & last
-            found[item_id] = row
-        return [found[item_id] for item_id in asked]
+            found[one] = row
+        return [found[one] for one in asked]
 
     def _fetch(self, places: list[int]) -> None:
         """Read what finding the ids will read, so that the processor waits for memory once for all of them

@@ -17,11 +17,11 @@ import math
 import os
 import threading
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from secrets import token_hex
 from statistics import median
 
 import numpy as np
@@ -35,15 +35,16 @@ from serving.cache import Cache, state
 from serving.checkout import Checkout, Slate
 from serving.clock import Clock, Skipped, Stages, finite, in_time, one_thread, reason_of
 from serving.eligible import Eligible, among
-from serving.encode import Encoder
+from serving.encode import Encoder, tensors
 from serving.explore import explored
 from serving.fallback import Popular
-from serving.fill import Scored, fill
+from serving.fill import Fill, Scored
 from serving.slate import Policy, known_margins, objective, select
 from serving.store import NOTHING, Facts, Store, open_store
 
 FEW = 200  # excluded items for which the search asks for more instead of filtering
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
+NO_ROWS = np.zeros([1, 0], np.int64)
 STORE_MS = 20.0  # that the store may take: without a history the rest of the pipeline still ranks
 FILL_MS = 2.0  # before the deadline in which six items are put together from what there is
 REMEMBERED = 20_000  # slates, query vectors and users' last slates
@@ -72,6 +73,7 @@ class Recommender:
         self.encoder = Encoder(bundle.manifest["features"], bundle.row_of, bundle.price)
         self.eligible = Eligible(bundle.available, bundle.category, bundle.row_of)
         self.popular = Popular(bundle.fallback_rank, bundle.leaf, bundle.popular, bundle.popular_by_leaf)
+        self.fill = Fill(bundle, self.popular)
         try:
             self.policy = Policy(**bundle.manifest["slate"])
             self.margin = known_margins(bundle.margin) if self.policy.margin else None
@@ -166,13 +168,13 @@ class Recommender:
     ) -> Slate:
         if best is None and checkout.user_id is not None:
             best = self.last.get(checkout.user_id)
-        items, tier = fill(self.bundle, self.popular, checkout, allowed, best, reasons)
+        items, tier = self.fill(checkout, allowed, best, reasons)
         return Slate(
             items=tuple(items),
             tier=tier,
             reason="; ".join(reasons),
             timings=clock.finish(),
-            request_id=uuid.uuid4().hex,
+            request_id=token_hex(16),
             bundle_version=self.bundle.version,
         )
 
@@ -195,9 +197,9 @@ class Recommender:
         stored = NOTHING
         if self.store is not None and checkout.user_id is not None:
             stored = clock.optional("store", NOTHING, reasons, self._ask, checkout.user_id, clock)
-        query = clock.run("encode", self.encoder, checkout, stored, ts)
+        columns = clock.run("encode", self.encoder.columns, checkout, stored, ts)
         remembers = not math.isinf(clock.deadline_ms)  # else somebody measures, or verifies
-        now = state(query) if remembers else b""
+        now = state(columns) if remembers else b""
         asked = (
             now,
             attempt.policy,
@@ -208,26 +210,24 @@ class Recommender:
         if remembers and not attempt.explore and (slate := self.slates.get(asked)) is not None:
             attempt.best = slate
             return
+        query = tensors(columns)
         vector = self.vectors_of.get(now) if remembers else None
         if vector is None:
             vector = clock.run("query_tower", finite, bundle.query_tower, query, catalog[-1])
-        none = torch.full([1, 0], -1, dtype=torch.int64)
-        ann = clock.optional("index", none, reasons, self._search, vector, checkout, attempt.allowed)
-        near = ann[0].numpy()
-        near = near[near >= 0]
-        if len(near):  # if all that follows fails
-            attempt.best = Scored("retrieval", near, np.ones(len(near), np.int64))
+        ann = clock.optional("index", NO_ROWS, reasons, self._search, vector, checkout, attempt.allowed)
+        if ann.size and ann[0, 0] >= 0:  # if all that follows fails
+            attempt.best = Scored("retrieval", ann[0], np.ones(ann.size, np.int64))
         if attempt.allowed is not bundle.available:  # else items that may not be shown take places
             catalog = among(catalog, attempt.allowed)
-        found = Found(*clock.run("candidates", finite, bundle.candidates, query, vector, ann, catalog))
+        near = torch.from_numpy(ann)
+        found = Found(*clock.run("candidates", finite, bundle.candidates, query, vector, near, catalog))
         if found.item.numel() == 0:
             raise Skipped("candidates: no source proposed anything")
-        mask, score = found.source.numpy(), found.score.numpy()
-        best = np.argsort(-score, kind="stable")
-        attempt.best = Scored("retrieval", found.item.numpy()[best], mask[best])
+        item, mask = found.item.numpy(), found.source.numpy()
+        attempt.best = Scored("retrieval", item, mask, score=found.score.numpy())
         scores = clock.run("ranker", finite, bundle.ranker, query, vector, found, catalog)
         click, purchase, spend = (part.numpy() for part in scores)
-        item, allowed, policy = found.item.numpy(), attempt.allowed, attempt.policy
+        allowed, policy = attempt.allowed, attempt.policy
         shown = clock.run("slate", self._choose, allowed, policy, item, purchase, spend)
         propensity = None
         if remembers and attempt.explore:
@@ -272,15 +272,14 @@ class Recommender:
         margin = None if self.margin is None else self.margin[item]
         return objective(purchase, spend, policy.revenue_weight, margin)
 
-    def _search(self, vector: Tensor, checkout: Checkout, allowed: NDArray) -> Tensor:
+    def _search(self, vector: Tensor, checkout: Checkout, allowed: NDArray) -> NDArray:
         """[1, K] rows of what is near and may be shown, -1 behind the last."""
         few = checkout.categories is None and len(checkout.exclude) <= FEW
         if not few:
-            return torch.from_numpy(self.bundle.index.search(vector.numpy(), self.ann, allowed))
+            return self.bundle.index.search(vector.numpy(), self.ann, allowed)
         # Cheaper than a filter: as many more as are taken out again.
-        rows = self.bundle.index.search(vector.numpy(), self.ann + len(checkout.exclude))[0]
-        rows = rows[(rows >= 0) & allowed[rows]][: self.ann]
-        return torch.from_numpy(rows[None])
+        rows = self.bundle.index.search(vector.numpy(), self.ann + len(checkout.exclude))
+        return rows[:, (rows[0] >= 0) & allowed[rows[0]]][:, : self.ann]
 
 
 @cache

@@ -102,7 +102,7 @@ def select(
         vectors: [N+1, D+8] uint8, item vectors (row-wise int8); read only for diversity.
     """
     if policy.category_cap is None and not policy.diversity:
-        return _best(np.where(eligible, score, -np.inf).astype(np.float64))
+        return _best(np.where(eligible, score, -np.inf).astype(np.float64, copy=False))
     rows = np.arange(len(score))
     column, gap = np.full((len(score), SLOTS), -1, np.int64), np.full(len(score), np.inf)
     if not score.shape[1]:
@@ -133,14 +133,15 @@ def select(
 def _best(utility: NDArray) -> Chosen:
     """The slates of n rows in the order of `utility` [n, C], -inf for what may not be shown."""
     order = np.argsort(-utility, axis=1, kind="stable")[:, : SLOTS + 1]
-    height = np.full((len(utility), SLOTS + 1), -np.inf)
-    column = np.full((len(utility), SLOTS), -1, np.int64)
-    height[:, : order.shape[1]] = utility[np.arange(len(utility))[:, None], order]
-    column[:, : order.shape[1]] = order[:, :SLOTS]
-    column[height[:, :SLOTS] == -np.inf] = -1
+    height = utility[np.arange(len(utility))[:, None], order]
+    if order.shape[1] > SLOTS and (height > -np.inf).all():
+        return Chosen(order[:, :SLOTS], (height[:, :-1] - height[:, 1:]).min(1))
+    lacking = ((0, 0), (0, SLOTS + 1 - order.shape[1]))
+    height = np.pad(height, lacking, constant_values=-np.inf)
+    order = np.where(height > -np.inf, np.pad(order, lacking), -1)
     with np.errstate(invalid="ignore"):  # between two empty slots
         ahead = height[:, :-1] - height[:, 1:]
-    return Chosen(column, np.where(np.isnan(ahead), np.inf, ahead).min(1))
+    return Chosen(order[:, :SLOTS], np.where(np.isnan(ahead), np.inf, ahead).min(1))
 
 
 class _Pool:

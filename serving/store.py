@@ -28,7 +28,7 @@ TTL = 400 * 86_400  # seconds; longer than a year, so that what returns once a y
 class Facts:
     """What is known of a user: n events in columns, oldest first, and the profile."""
 
-    item_id: list[str]
+    item_id: Sequence[str]
     ts: NDArray  # [n] int64
     kind: NDArray  # [n] int64, position in KINDS
     quantity: NDArray  # [n] float32

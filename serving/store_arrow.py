@@ -7,24 +7,33 @@
 | profile | map of attribute names to values as text |
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from serving.checkout import KINDS, Event
 from serving.store import NOTHING, Facts
+from serving.texts import Texts
 
-COLUMNS = ("user_id", "item_id", "ts", "kind", "quantity", "price", "profile")
+TEXT = pa.string()
+LISTS = {"item_id": TEXT, "ts": pa.int64(), "kind": TEXT, "quantity": pa.float32(), "price": pa.float32()}
+COLUMNS: dict[str, pa.DataType] = {
+    "user_id": TEXT,
+    **{name: pa.list_(kind) for name, kind in LISTS.items()},
+    "profile": pa.map_(TEXT, TEXT),
+}
 
 
 class ArrowStore:
     """`ArrowStore.open(path)`, a Store (serving/store.py) that cannot be appended to."""
 
-    def __init__(self, table: pa.Table, path: str) -> None:
-        self._users, *self._lists, self._profiles = (table[name] for name in COLUMNS)
+    def __init__(self, batches: Sequence[pa.RecordBatch], path: str) -> None:
+        self._parts = [_Part(batch) for batch in batches if batch.num_rows]
+        self._first = [part.users.raw(0) for part in self._parts]
         self._path = path
 
     @classmethod
@@ -38,21 +47,28 @@ class ArrowStore:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path} is no Arrow file: {error}") from error
-        if missing := [name for name in COLUMNS if name not in table.column_names]:
-            raise ValueError(f"{path}: columns {', '.join(missing)} are missing; export again")
-        return cls(table, str(path))
+        for name, wanted in COLUMNS.items():
+            if name not in table.column_names:
+                raise ValueError(f"{path}: column {name} is missing; export again")
+            if table.schema.field(name).type != wanted:
+                raise ValueError(
+                    f"{path}: column {name} is {table.schema.field(name).type}, not {wanted}; export again"
+                )
+        return cls(table.to_batches(), str(path))
 
     def __len__(self) -> int:
-        return len(self._users)
+        return sum(len(part.users) for part in self._parts)
 
     def get(self, user_id: str) -> Facts:
-        row = self._row(user_id)
-        return NOTHING if row is None else self._facts(row)
+        user = user_id.encode(errors="surrogatepass")  # half a pair: no user's
+        place = bisect_right(self._first, user) - 1
+        return self._parts[place].get(user) if place >= 0 else NOTHING
 
     def users(self) -> Iterator[tuple[str, Facts]]:
         """All users in the order of their ids."""
-        for row in range(len(self)):
-            yield self._users[row].as_py(), self._facts(row)
+        for part in self._parts:
+            for row in range(len(part.users)):
+                yield part.users[row], part.facts(row)
 
     def append(
         self,
@@ -77,17 +93,47 @@ class ArrowStore:
             f" --from {self._path}, and serve with that store"
         )
 
-    def _facts(self, row: int) -> Facts:
-        item_id, ts, kind, quantity, price = (column[row].values for column in self._lists)
+
+class _Part:
+    """Views of a record batch: to read a user takes no Arrow object for every value."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        lists = [batch[name] for name in COLUMNS if name != "user_id"]
+        self.users = Texts.of(batch["user_id"])
+        self.starts = [column.offsets.to_numpy().data for column in lists]
+        item_id, ts, kind, quantity, price = (column.values for column in lists[:-1])
+        self.item_id, self.kind = Texts.of(item_id), Texts.of(kind)
+        self.ts, self.quantity, self.price = _numbers(ts), _numbers(quantity), _numbers(price)
+        self.names, self.values = Texts.of(lists[-1].keys), lists[-1].items
+
+    def get(self, user: bytes) -> Facts:
+        row = bisect_left(range(len(self.users)), user, key=self.users.raw)
+        found = row < len(self.users) and self.users.raw(row) == user
+        return self.facts(row) if found else NOTHING
+
+    def facts(self, row: int) -> Facts:
+        """Copies, so that what the disk has to read is read here."""
+        item_id, ts, kind, quantity, price, (first, end) = ((s[row], s[row + 1]) for s in self.starts)
         return Facts(
-            item_id=item_id.to_pylist(),
-            ts=ts.to_numpy(),
-            kind=np.array([*map(KINDS.index, kind.to_pylist())], np.int64),
-            quantity=quantity.to_numpy(),
-            price=price.to_numpy(zero_copy_only=False),
-            profile=dict(self._profiles[row].as_py() or ()),
+            item_id=self.item_id.copy(*item_id),
+            ts=self.ts(*ts),
+            kind=_codes(self.kind.copy(*kind)),
+            quantity=self.quantity(*quantity),
+            price=self.price(*price),
+            profile={self.names[k]: self.values[k].as_py() for k in range(first, end)},
         )
 
-    def _row(self, user_id: str) -> int | None:
-        row = bisect_left(self._users, user_id, key=lambda user: user.as_py())
-        return row if row < len(self._users) and self._users[row].as_py() == user_id else None
+
+def _numbers(column: pa.Array) -> Callable[[int, int], NDArray]:
+    """The function (first, end) → a copy of those numbers, NaN for null."""
+    if column.null_count:
+        return lambda first, end: column[first:end].to_numpy(zero_copy_only=False)
+    flat = column.to_numpy()
+    return lambda first, end: flat[first:end].copy()
+
+
+def _codes(kinds: Texts) -> NDArray:
+    """[n] int64 positions in KINDS."""
+    if kinds.text == len(kinds) * KINDS[0].encode():  # all of them purchases
+        return np.zeros(len(kinds), np.int64)
+    return np.array([*map(KINDS.index, kinds)], np.int64)

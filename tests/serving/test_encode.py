@@ -92,7 +92,7 @@ def test_attributes() -> None:
 
 
 def test_the_store_gives_history_and_profile(shared: Recommender) -> None:
-    user = shared.store._users[3].as_py()
+    user, _ = list(shared.store.users())[3]
     facts = shared.store.get(user)
     query = Query(*shared.encoder(Checkout(user, [], profile={"city": "city1"}), facts, 2_000_000_000))
     assert query.history_item.tolist() == [shared.bundle.row_of(i) for i in facts.item_id]

@@ -57,8 +57,8 @@ def stalled(mine: Recommender) -> Iterator[Callable[[str], Stalled]]:
             part = Stalled(mine.bundle.index.search)
             mine.bundle.index.search = part  # type: ignore[method-assign]
         elif stage == "encode":
-            part = Stalled(mine.encoder)
-            mine.encoder = part  # type: ignore[assignment]
+            part = Stalled(mine.encoder.columns)
+            mine.encoder.columns = part  # type: ignore[method-assign]
         else:
             part = Stalled(getattr(mine.bundle, stage))
             mine.bundle = replace(mine.bundle, **{stage: part})

@@ -176,7 +176,7 @@ def test_without_the_store_the_basket_answers(mine: Recommender, monkeypatch: py
 
 
 def test_encoding_that_fails_leaves_it_to_popularity(mine: Recommender) -> None:
-    mine.encoder = broken
+    mine.encoder.columns = broken
     for basket, tier in (([Line("i001")], "category"), ([Line("?")], "popularity"), ([], "popularity")):
         checkout = Checkout(None, basket)
         slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
@@ -185,7 +185,7 @@ def test_encoding_that_fails_leaves_it_to_popularity(mine: Recommender) -> None:
 
 
 def test_the_category_tier_shows_bestsellers_of_the_basket(mine: Recommender) -> None:
-    mine.encoder = broken
+    mine.encoder.columns = broken
     slate = mine.recommend(Checkout(None, [Line("i001")]))
     bundle = mine.bundle
     leaf = bundle.leaf[bundle.row_of("i001")]

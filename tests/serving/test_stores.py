@@ -68,7 +68,7 @@ def opened(uri: str) -> Iterator[Open]:
 
 
 def same(found: Facts, expected: Facts) -> None:
-    assert found.item_id == expected.item_id
+    assert [*found.item_id] == [*expected.item_id]
     for name in ("ts", "kind", "quantity", "price"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert getattr(found, name).dtype == getattr(expected, name).dtype
