@@ -8,7 +8,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, TimeoutError
 from typing import Any
 
 import faiss
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from serving.breaker import Breaker
+from serving.threads import Task, Threads
 
 STALLED = 0.5  # of the deadline: a stage that took as much alone is at fault
 
@@ -89,31 +89,54 @@ class Clock:
             reasons.append(str(error))
             return otherwise
 
-    def wait(self, pool: Executor, keep_ms: float, function: Callable[[], None]) -> str:
-        """Run `function` in `pool` until `keep_ms` before the deadline. Returns why it was left, if it was.
+    def wait(
+        self,
+        threads: Threads,
+        keep_ms: float,
+        function: Callable[[], None],
+        first: str = "",
+        first_ms: float = math.inf,
+    ) -> str:
+        """Run `function` in a thread until `keep_ms` before the deadline. Returns why it was left, if it was.
 
-        With an infinite deadline it runs in this thread.
+        Where the stage `first`, if it begins with it, is not done in `first_ms`, it is left then, and `again`
+        has the time that remains. With an infinite deadline it runs in this thread.
         """
         if math.isinf(self.deadline_ms):
             function()
             return ""
-        work: Future[None] = pool.submit(function)
-        left = self.left() - keep_ms
-        try:
-            work.result(left / 1e3 if left > 0 else 0.0)  # a deadline that is no number has passed
-        except TimeoutError:
-            if work.cancel():
+        task = threads.submit(function)
+        while True:
+            # Until it was seen to begin, look again: nobody knows when it will.
+            done = first_ms - (self.elapsed() - self.since if self.stage == first else 0.0)
+            pause = min(self.left() - keep_ms, math.inf if self._taken else done) / 1e3
+            if task.wait(pause if pause > 0 else 0.0):  # a deadline that is no number has passed
+                return ""
+            if reason := self._left(task, keep_ms, first, first_ms):
+                return reason
+
+    def _left(self, task: Task, keep_ms: float, first: str, first_ms: float) -> str:
+        """Leave the task if it is time to; why, if it was."""
+        with self._leaving:
+            stage, took = self.stage, self.elapsed() - self.since
+            stuck = stage == first and took >= first_ms
+            if self.left() > keep_ms and not stuck:
+                return ""
+            if task.cancel():
                 return f"no thread was free for {self.elapsed():.0f} ms"
-            with self._leaving:
-                self.over = True
-                stage, took = self.stage, self.elapsed() - self.since
-                if stage:
-                    self.stages.breakers[stage].left()
-            # Else it is the machine that is slow, not the stage: it began late.
-            if stage and took > STALLED * self.deadline_ms:
-                self.stages.breakers[stage].failed(took / 1e3)
-            return f"{stage or 'between two stages'}: not done after {self.elapsed():.0f} ms"
-        return ""
+            self.over = True
+            if stage:
+                self.stages.breakers[stage].left()
+        # Else it is the machine that is slow, not the stage: it began late.
+        if stage and (stuck or took > STALLED * self.deadline_ms):
+            self.stages.breakers[stage].failed(took / 1e3)
+        return f"{stage or 'between two stages'}: not done after {took if stuck else self.elapsed():.0f} ms"
+
+    def again(self) -> "Clock":
+        """The same deadline for another attempt, after this one was left behind."""
+        clock = Clock(self.deadline_ms, self.stages, self.started)
+        clock._taken = [(self.stage, self.elapsed() - self.since)] if self.stage else []
+        return clock
 
     def finish(self) -> dict[str, float]:
         """Milliseconds by stage, and `total`."""
@@ -125,18 +148,6 @@ def one_thread() -> None:
     pool of its own."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-
-
-def in_time(pool: Executor, limit_ms: float, function: Any, *arguments: Any) -> Any:
-    """Call what may stall, in `pool`. Raises Skipped when it is not done after `limit_ms`."""
-    work = pool.submit(function, *arguments)
-    try:
-        return work.result(limit_ms / 1e3)
-    except TimeoutError:
-        if work.done():
-            raise  # its own
-        work.cancel()
-        raise Skipped(f"not done after {limit_ms:.0f} ms") from None
 
 
 def finite(module: Any, *arguments: Any) -> Any:

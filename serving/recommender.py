@@ -17,7 +17,6 @@ import math
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from serving import golden
 from serving.bundle import MANIFEST, Bundle, BundleError, Found, open_bundle
 from serving.cache import Cache, state
 from serving.checkout import Checkout, Slate
-from serving.clock import Clock, Skipped, Stages, finite, in_time, one_thread, reason_of
+from serving.clock import Clock, Skipped, Stages, finite, one_thread, reason_of
 from serving.eligible import Eligible, among
 from serving.encode import Encoder, tensors
 from serving.explore import explored
@@ -41,6 +40,7 @@ from serving.fallback import Popular
 from serving.fill import Fill, Scored
 from serving.slate import Policy, known_margins, objective, select
 from serving.store import NOTHING, Facts, Store, open_store
+from serving.threads import Threads
 
 FEW = 200  # excluded items for which the search asks for more instead of filtering
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
@@ -60,6 +60,7 @@ class Attempt:
     policy: Policy
     clock: Clock
     explore: float  # chance that the last slot explores
+    asks: bool  # the store, if the user is known
     best: Scored | None = None  # what the best tier that worked would show
     reasons: list[str] = field(default_factory=list)
 
@@ -84,8 +85,8 @@ class Recommender:
         self.explore = 0.0  # chance that the last slot explores (serving/explore.py)
         self.rng = np.random.default_rng()
         self.stages = Stages(STAGES)
-        self.pool = ThreadPoolExecutor(THREADS, "pipeline", one_thread)
-        self.asking = ThreadPoolExecutor(THREADS, "store")
+        self.threads = Threads(THREADS, "pipeline", one_thread)
+        self.asking = Threads(THREADS, "asking", one_thread)  # pipelines that ask the store
         self.slates: Cache[Scored] = Cache(REMEMBERED)  # by state of the user and what was asked
         self.vectors_of: Cache[Tensor] = Cache(REMEMBERED)  # query vectors by state
         self.last: Cache[Scored] = Cache(REMEMBERED)  # by user
@@ -118,14 +119,14 @@ class Recommender:
                 seen[stage].append(slate.timings.get(stage, 0.0))
         self.stages.expected = {stage: median(taken) if taken else 0.0 for stage, taken in seen.items()}
         cores = os.cpu_count() or 1
-        together = threading.Barrier(cores)
+        together = threading.Barrier(2 * cores)
 
         def one() -> None:
             together.wait()
             self.recommend(checkouts[0], deadline_ms=math.inf)
 
-        for started in [self.pool.submit(one) for _ in range(cores)]:
-            started.result()
+        for task in [some.submit(one) for some in (self.threads, self.asking) for _ in range(cores)]:
+            task.wait()
 
     def recommend(
         self,
@@ -149,11 +150,20 @@ class Recommender:
         """
         if not isinstance(checkout, Checkout):
             raise TypeError(f"recommend takes a serving.Checkout, not a {type(checkout).__name__}")
-        policy = self.policy_for(revenue_weight)
+        policy, explore = self.policy_for(revenue_weight), self.explore if explore is None else explore
         clock = Clock(deadline_ms, self.stages, started)
-        chance = self.explore if explore is None else explore
-        attempt = Attempt(checkout, self.eligible(checkout), policy, clock, chance)
-        late = clock.wait(self.pool, FILL_MS, partial(self._predict, attempt))
+        # A store may hang for good. Then it keeps no thread from those that go on without it.
+        store = self.stages.breakers["store"]
+        asks = self.store is not None and checkout.user_id is not None and store.lost < THREADS
+        attempt = Attempt(checkout, self.eligible(checkout), policy, clock, explore, asks)
+        if store.lost >= THREADS:
+            attempt.reasons.append(f"store: {store.lost} calls have not returned")
+        threads = self.asking if asks and not store.resting else self.threads
+        late = clock.wait(threads, FILL_MS, partial(self._predict, attempt), "store", STORE_MS)
+        if late and clock.left() > FILL_MS:
+            clock = clock.again()
+            attempt = replace(attempt, clock=clock, asks=False, best=None, reasons=[late])
+            late = clock.wait(self.threads, FILL_MS, partial(self._predict, attempt))
         reasons = [*attempt.reasons, late] if late else list(attempt.reasons)
         return self._slate(checkout, attempt.allowed, attempt.best, reasons, clock)
 
@@ -195,17 +205,13 @@ class Recommender:
         checkout, reasons = attempt.checkout, attempt.reasons
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         stored = NOTHING
-        if self.store is not None and checkout.user_id is not None:
-            stored = clock.optional("store", NOTHING, reasons, self._ask, checkout.user_id, clock)
+        if attempt.asks and checkout.user_id is not None:
+            stored = clock.optional("store", NOTHING, reasons, self._ask, checkout.user_id)
         columns = clock.run("encode", self.encoder.columns, checkout, stored, ts)
         remembers = not math.isinf(clock.deadline_ms)  # else somebody measures, or verifies
         now = state(columns) if remembers else b""
-        asked = (
-            now,
-            attempt.policy,
-            frozenset(checkout.exclude),
-            None if checkout.categories is None else frozenset(checkout.categories),
-        )
+        within = None if checkout.categories is None else frozenset(checkout.categories)
+        asked = now, attempt.policy, frozenset(checkout.exclude), within
         # What is drawn is drawn for every answer.
         if remembers and not attempt.explore and (slate := self.slates.get(asked)) is not None:
             attempt.best = slate
@@ -242,13 +248,10 @@ class Recommender:
             if checkout.user_id is not None:
                 self.last.put(checkout.user_id, attempt.best._replace(tier="cached"))
 
-    def _ask(self, user_id: str, clock: Clock) -> Facts:
-        """What the store knows of a user, in a thread of its own where there is a deadline: it may stall."""
+    def _ask(self, user_id: str) -> Facts:
+        """What the store knows of a user."""
         assert self.store is not None
-        if math.isinf(clock.deadline_ms):
-            found = self.store.get(user_id)
-        else:
-            found = in_time(self.asking, min(STORE_MS, clock.left()), self.store.get, user_id)
+        found = self.store.get(user_id)
         if not isinstance(found, Facts):
             raise Skipped(f"it gave a {type(found).__name__}, not Facts")
         return found

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import Checkout, Recommender, Slate
+from serving import Checkout, Recommender, Slate, recommender
 from serving.breaker import Breaker
+from serving.clock import one_thread
 from serving.golden import read
 from serving.recommender import STAGES
+from serving.threads import Threads
 
 DEADLINE = 100.0
 GRACE = 25.0  # a machine under test does other things, too; the benchmark holds the deadline to 5 ms
@@ -71,9 +73,9 @@ def stalled(mine: Recommender) -> Iterator[Callable[[str], Stalled]]:
         part.wait.set()
 
 
-def answered(recommender: Recommender, checkout: Checkout) -> Slate:
+def answered(mine: Recommender, checkout: Checkout) -> Slate:
     started = time.perf_counter()
-    slate = recommender.recommend(checkout, DEADLINE)
+    slate = mine.recommend(checkout, DEADLINE)
     assert 1e3 * (time.perf_counter() - started) < DEADLINE + GRACE
     assert len({item.item_id for item in slate.items}) == 6
     return slate
@@ -111,6 +113,42 @@ def test_a_stalled_stage_costs_no_answer_its_deadline_and_then_rests(
     slate = answered(mine, checkout)
     assert (slate.tier, slate.reason) == ("ranked", "")
     assert breaker.failures == breaker.lost == 0
+
+
+def test_stores_that_hang_for_good_leave_threads_for_the_rest(
+    mine: Recommender, checkout: Checkout, stalled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When every thread that asks is lost, requests are ranked without a history, at once."""
+    monkeypatch.setattr(recommender, "THREADS", 2)
+    mine.asking = Threads(2, "asking", one_thread)
+    mine.stages.breakers["store"].limit = 99  # never rests
+    part = stalled("store")
+    for lost in (1, 2):
+        slate = answered(mine, checkout)
+        assert slate.tier == "ranked"
+        assert slate.reason.startswith("store: not done after 2")
+        assert mine.stages.breakers["store"].lost == lost
+    started = time.perf_counter()
+    slate = answered(mine, checkout)
+    assert (slate.tier, slate.reason) == ("ranked", "store: 2 calls have not returned")
+    assert 1e3 * (time.perf_counter() - started) < DEADLINE / 2
+    part.wait.set()
+    while mine.stages.breakers["store"].lost:
+        time.sleep(0.001)
+    assert answered(mine, checkout).reason == ""
+
+
+def test_a_slow_machine_is_not_taken_for_a_slow_store(mine: Recommender, checkout: Checkout) -> None:
+    """Only the store is held to its own time: what comes behind it may take longer."""
+    ranker = mine.bundle.ranker
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.03)
+        return ranker(*arguments)
+
+    mine.bundle = replace(mine.bundle, ranker=slow)
+    slate = answered(mine, checkout)
+    assert (slate.tier, slate.reason) == ("ranked", "")
 
 
 def test_a_part_that_throws_rests_and_comes_back(mine: Recommender, checkout: Checkout) -> None:

@@ -1,0 +1,112 @@
+"""Functions run once each in a bounded number of threads, which end with their owner."""
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+
+from serving.threads import Threads
+
+
+def nothing() -> None:
+    pass
+
+
+def test_a_function_runs_in_a_thread_that_began() -> None:
+    seen: list[int] = []
+    begun = threading.local()
+
+    def begin() -> None:
+        begun.yes = True
+
+    def one() -> None:
+        assert begun.yes
+        seen.append(threading.get_ident())
+
+    threads = Threads(3, "some", begin)
+    for _ in range(100):  # one after the other: a thread is free again before whoever waits goes on
+        assert threads.submit(one).wait(5.0)
+    assert len(seen) == 100
+    assert len(set(seen)) == 1
+    assert seen[0] != threading.get_ident()
+
+
+def test_no_more_threads_than_asked_for_and_the_others_wait() -> None:
+    going, at_once = threading.Event(), []
+    lock = threading.Lock()
+
+    def one() -> None:
+        with lock:
+            at_once.append(threading.get_ident())
+        going.wait(5.0)
+
+    threads = Threads(2, "some", nothing)
+    tasks = [threads.submit(one) for _ in range(5)]
+    assert not tasks[0].wait(0.05)
+    assert len(at_once) == 2
+    assert not tasks[0].cancel()
+    assert tasks[4].cancel()
+    going.set()
+    assert all(task.wait(5.0) for task in tasks[:4])
+    assert len(at_once) == 4
+    assert len(set(at_once)) == 2
+    assert threads.submit(nothing).wait(5.0)
+
+
+def test_what_a_function_raises_is_told_and_ends_no_thread() -> None:
+    def raises() -> None:
+        raise ValueError("no")
+
+    threads = Threads(1, "some", nothing)
+    with pytest.raises(ValueError, match="no"):
+        threads.submit(raises).wait(5.0)
+    assert threads.submit(nothing).wait(5.0)
+
+
+def test_many_at_once_run_once_each() -> None:
+    threads, done = Threads(4, "some", nothing), [0] * 400
+    lock = threading.Lock()
+
+    def client(first: int) -> None:
+        for place in range(first, first + 100):
+
+            def one(place: int = place) -> None:
+                with lock:
+                    done[place] += 1
+
+            assert threads.submit(one).wait(5.0)
+
+    clients = [threading.Thread(target=client, args=(100 * k,)) for k in range(4)]
+    for one in clients:
+        one.start()
+    for one in clients:
+        one.join()
+    assert done == [1] * 400
+
+
+def test_threads_end_with_their_owner() -> None:
+    names = [f"owned {k}" for k in range(3)]
+    threads, going = Threads(3, "owned", nothing), threading.Event()
+    tasks = [threads.submit(lambda: going.wait(5.0) and None) for _ in names]
+    going.set()
+    assert all(task.wait(5.0) for task in tasks)
+    gone = weakref.ref(threads)
+    del threads, tasks
+    gc.collect()
+    assert gone() is None
+    until = time.monotonic() + 5
+    while any(thread.name == "owned" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def test_a_process_ends_though_a_function_never_does() -> None:
+    script = "import threading; from serving.threads import Threads\n"
+    script += "t = Threads(2, 'some', lambda: None); t.submit(lambda: None).wait()\n"
+    script += "t.submit(threading.Event().wait); print('asked')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "asked\n")
