@@ -139,9 +139,10 @@ class CandidateSources(nn.Module):
         """
         count, items = query.ts.numel(), catalog.leaf.numel()
         span = count * items  # keys of a group
-        past, weight = self.past(query, items)
+        paid = segment_ids(query.basket_offsets) * items  # [ΣK], of the lines just paid
+        past, weight = self.past(query, paid, items)
         mine = ranked(past, weight, items, count)
-        listed, strength = self.listed(query, mine, catalog.leaf)
+        listed, strength = self.listed(query, paid, mine, catalog.leaf)
 
         # Taste proposes what the user has not bought yet.
         new = (~contains(past + self.taste * span, listed)).nonzero().squeeze(1)
@@ -179,31 +180,31 @@ class CandidateSources(nn.Module):
         affinity, taste = self.links(listed, strength, merged, span)
         return Candidates(offsets_of(segment, count), item, bitmask, score, affinity, taste)
 
-    def past(self, query: Query, items: int) -> tuple[Tensor, Tensor]:
+    def past(self, query: Query, paid: Tensor, items: int) -> tuple[Tensor, Tensor]:
         """Rising keys [U] of what each user bought, the basket at age zero included, and looked at; the
-        decayed count of each [U]. What the shop newly sells is proposed to everyone and left out of what was
-        looked at."""
+        decayed count of each [U]. `paid` [ΣK] is the key of item 0 of each paid line's checkout.
+
+        What the shop newly sells is proposed to everyone and left out of what was looked at.
+        """
         history = segment_ids(query.history_offsets)  # [ΣH]
         age = days((query.ts.index_select(0, history) - query.history_ts).clamp_min(0))
         looked = query.history_kind != 0
         kept = (~(looked & self.newcomer.index_select(0, query.history_item))).nonzero().squeeze(1)
         key = (looked * query.ts.numel() + history) * items + query.history_item
         weight = torch.exp2(age * self.decay.index_select(0, query.history_kind))
-        paid = segment_ids(query.basket_offsets) * items + query.basket_item
         return group_sum(
-            torch.cat([key.index_select(0, kept), paid]),
+            torch.cat([key.index_select(0, kept), paid + query.basket_item]),
             torch.cat([weight.index_select(0, kept), torch.ones_like(query.basket_price)]),
         )
 
-    def listed(self, query: Query, mine: Ranked, leaf: Tensor) -> tuple[Tensor, Tensor]:
+    def listed(self, query: Query, paid: Tensor, mine: Ranked, leaf: Tensor) -> tuple[Tensor, Tensor]:
         """Rising keys [U] of what is bought with the basket, is liked in its leaf categories, and is bought
-        by those who bought what the user did; how much of each [U]. `leaf` is the catalog's.
+        by those who bought what the user did; how much of each [U]. `paid` as above, `leaf` the catalog's.
 
         Of the user's own items the best PAST are heard.
         """
         items, line, one = leaf.numel(), query.basket_item, torch.ones_like(query.basket_price)
         span = query.ts.numel() * items
-        paid = segment_ids(query.basket_offsets) * items
         heard = (mine.rank < self.heard.index_select(0, mine.group)).nonzero().squeeze(1)
         own = mine.key.index_select(0, heard)
         item = own % items

@@ -277,12 +277,12 @@ class Recommender:
 
     def _search(self, vector: Tensor, checkout: Checkout, allowed: NDArray) -> NDArray:
         """[1, K] rows of what is near and may be shown, -1 behind the last."""
-        few = checkout.categories is None and len(checkout.exclude) <= FEW
-        if not few:
+        more = len(checkout.exclude)
+        if checkout.categories is not None or more > FEW:
             return self.bundle.index.search(vector.numpy(), self.ann, allowed)
+        rows = self.bundle.index.search(vector.numpy(), self.ann + more)
         # Cheaper than a filter: as many more as are taken out again.
-        rows = self.bundle.index.search(vector.numpy(), self.ann + len(checkout.exclude))
-        return rows[:, (rows[0] >= 0) & allowed[rows[0]]][:, : self.ann]
+        return rows[:, (rows[0] >= 0) & allowed[rows[0]]][:, : self.ann] if more else rows
 
 
 @cache

@@ -172,8 +172,9 @@ def with_shown(
     if more.numel() == 0:
         return found
     score = (rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
-    past, weight = sources.past(query, items)
-    listed, strength = sources.listed(query, ranked(past, weight, items, count), catalog.leaf)
+    paid = segment_ids(query.basket_offsets) * items
+    past, weight = sources.past(query, paid, items)
+    listed, strength = sources.listed(query, paid, ranked(past, weight, items, count), catalog.leaf)
     affinity, taste = sources.links(listed, strength, more, count * items)
     keys, order = torch.cat([known, more]).sort()
     return Candidates(
