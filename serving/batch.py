@@ -97,8 +97,8 @@ def _ranked(recommender: Recommender, checkouts: Sequence[Checkout], policy: Pol
     scored: list[Scored | None] = []
     for start, length, column in zip(starts, lengths, columns, strict=True):
         shown = start + column[column >= 0]
-        parts = (part[shown] for part in (click, purchase, value))
-        scored.append(Scored("ranked", item[shown], mask[shown], *parts) if length else None)
+        parts = (tuple(part[shown].tolist()) for part in (item, mask, click, purchase, value))
+        scored.append(Scored("ranked", *parts) if length else None)
     return scored
 
 

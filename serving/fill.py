@@ -18,16 +18,33 @@ SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency
 
 
 class Scored(NamedTuple):
-    """Candidates in the order in which a tier would show them, or by falling `score` if there is one."""
+    """n items in the order in which a tier would show them.
+
+    Tuples, as they are remembered: arrays would lie among a request's large ones and keep their memory in
+    use, and the garbage collector would look through lists again and again.
+    """
 
     tier: str
+    row: tuple[int, ...]
+    mask: tuple[int, ...]  # bits of SOURCES
+    click: tuple[float, ...] | None = None
+    purchase: tuple[float, ...] | None = None
+    value: tuple[float, ...] | None = None
+    propensity: tuple[float, ...] | None = None  # None: certain
+
+
+class Near(NamedTuple):
+    """Candidates before they are ranked, to be shown if nothing better comes of them."""
+
     row: NDArray  # [n] int64, -1 for none
-    mask: NDArray  # [n] bits of SOURCES
-    click: NDArray | None = None
-    purchase: NDArray | None = None
-    value: NDArray | None = None
-    propensity: NDArray | None = None  # None: certain
-    score: NDArray | None = None
+    mask: NDArray | None = None  # [n] bits of SOURCES; None: the index alone
+    score: NDArray | None = None  # [n], by which they are shown; None: in their order
+
+    def scored(self) -> Scored:
+        order = np.arange(len(self.row)) if self.score is None else np.argsort(-self.score, kind="stable")
+        order = order[self.row[order] >= 0]
+        mask = np.ones(len(self.row), np.int64) if self.mask is None else self.mask
+        return Scored("retrieval", tuple(self.row[order].tolist()), tuple(mask[order].tolist()))
 
 
 class Fill:
@@ -47,10 +64,8 @@ class Fill:
         shown: dict[int, Item] = {}  # by row
         tiers: list[str] = []
         if best is not None:
-            rows = best.row.tolist()
-            for place in range(len(rows)) if best.score is None else np.argsort(-best.score, kind="stable"):
-                row = rows[place]
-                if row >= 0 and row not in shown and allowed[row]:
+            for place, row in enumerate(best.row):
+                if row not in shown and allowed[row]:
                     shown[row] = self._scored(best, place, row)
                     tiers.append(best.tier)
                 if len(shown) == SLOTS:
@@ -80,12 +95,11 @@ class Fill:
                 tiers.append(tier)
 
     def _scored(self, best: Scored, place: int, row: int) -> Item:
-        names = _names(best.mask.item(place))
+        names = _names(best.mask[place])
         if best.click is None or best.purchase is None or best.value is None:
             return self._item(row, names)
-        click, purchase, value = (column.item(place) for column in (best.click, best.purchase, best.value))
-        propensity = 1.0 if best.propensity is None else best.propensity.item(place)
-        return self._item(row, names, click, purchase, value, propensity)
+        propensity = 1.0 if best.propensity is None else best.propensity[place]
+        return self._item(row, names, best.click[place], best.purchase[place], best.value[place], propensity)
 
     def _item(
         self, row: int, sources: tuple[str, ...],

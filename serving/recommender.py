@@ -37,7 +37,7 @@ from serving.eligible import Eligible, among
 from serving.encode import Encoder, tensors
 from serving.explore import explored
 from serving.fallback import Popular
-from serving.fill import Fill, Scored
+from serving.fill import Fill, Near, Scored
 from serving.slate import Policy, known_margins, objective, select
 from serving.store import NOTHING, Facts, Store, open_store
 from serving.threads import Threads
@@ -61,7 +61,7 @@ class Attempt:
     clock: Clock
     explore: float  # chance that the last slot explores
     asks: bool  # the store, if the user is known
-    best: Scored | None = None  # what the best tier that worked would show
+    best: Scored | Near | None = None  # what the best tier that worked would show
     reasons: list[str] = field(default_factory=list)
 
 
@@ -88,7 +88,7 @@ class Recommender:
         self.threads = Threads(THREADS, "pipeline", one_thread)
         self.asking = Threads(THREADS, "asking", one_thread)  # pipelines that ask the store
         self.slates: Cache[Scored] = Cache(REMEMBERED)  # by state of the user and what was asked
-        self.vectors_of: Cache[Tensor] = Cache(REMEMBERED)  # query vectors by state
+        self.vectors_of: Cache[bytes] = Cache(REMEMBERED)  # query vectors by state
         self.last: Cache[Scored] = Cache(REMEMBERED)  # by user
 
     @classmethod
@@ -165,7 +165,9 @@ class Recommender:
             attempt = replace(attempt, clock=clock, asks=False, best=None, reasons=[late])
             late = clock.wait(self.threads, FILL_MS, partial(self._predict, attempt))
         reasons = [*attempt.reasons, late] if late else list(attempt.reasons)
-        return self._slate(checkout, attempt.allowed, attempt.best, reasons, clock)
+        if isinstance(best := attempt.best, Near):  # read once: its thread may go on
+            best = best.scored()
+        return self._slate(checkout, attempt.allowed, best, reasons, clock)
 
     def fall_back(self, checkout: Checkout, reason: str, started: float | None = None) -> Slate:
         """What `recommend` gives when no stage can run: the user's last slate, else what is popular. In this
@@ -217,12 +219,13 @@ class Recommender:
             attempt.best = slate
             return
         query = tensors(columns)
-        vector = self.vectors_of.get(now) if remembers else None
-        if vector is None:
+        if remembers and (known := self.vectors_of.get(now)) is not None:
+            vector = torch.frombuffer(bytearray(known), dtype=torch.float32).unsqueeze(0)
+        else:
             vector = clock.run("query_tower", finite, bundle.query_tower, query, catalog[-1])
         ann = clock.optional("index", NO_ROWS, reasons, self._search, vector, checkout, attempt.allowed)
         if ann.size and ann[0, 0] >= 0:  # if all that follows fails
-            attempt.best = Scored("retrieval", ann[0], np.ones(ann.size, np.int64))
+            attempt.best = Near(ann[0])
         if attempt.allowed is not bundle.available:  # else items that may not be shown take places
             catalog = among(catalog, attempt.allowed)
         near = torch.from_numpy(ann)
@@ -230,7 +233,7 @@ class Recommender:
         if found.item.numel() == 0:
             raise Skipped("candidates: no source proposed anything")
         item, mask = found.item.numpy(), found.source.numpy()
-        attempt.best = Scored("retrieval", item, mask, score=found.score.numpy())
+        attempt.best = Near(item, mask, found.score.numpy())
         scores = clock.run("ranker", finite, bundle.ranker, query, vector, found, catalog)
         click, purchase, spend = (part.numpy() for part in scores)
         allowed, policy = attempt.allowed, attempt.policy
@@ -238,15 +241,16 @@ class Recommender:
         propensity = None
         if remembers and attempt.explore:
             score = self._score(policy, item, purchase, spend)
-            shown, propensity = explored(shown, score, allowed[item], attempt.explore, self.rng)
-        chances = [part[shown] for part in (click, purchase, purchase * spend)]
-        attempt.best = Scored("ranked", item[shown], mask[shown], *chances)._replace(propensity=propensity)
+            shown, chances = explored(shown, score, allowed[item], attempt.explore, self.rng)
+            propensity = tuple(chances.tolist())
+        parts = (tuple(part[shown].tolist()) for part in (item, mask, click, purchase, purchase * spend))
+        attempt.best = best = Scored("ranked", *parts)._replace(propensity=propensity)
         if remembers and not reasons:
             if not attempt.explore:
-                self.slates.put(asked, attempt.best)
-            self.vectors_of.put(now, vector)
+                self.slates.put(asked, best)
+            self.vectors_of.put(now, vector.numpy().tobytes())
             if checkout.user_id is not None:
-                self.last.put(checkout.user_id, attempt.best._replace(tier="cached"))
+                self.last.put(checkout.user_id, best._replace(tier="cached"))
 
     def _ask(self, user_id: str) -> Facts:
         """What the store knows of a user."""
@@ -287,11 +291,8 @@ class Recommender:
 
 @cache
 def _keep_from_collector() -> None:
-    """Take all objects that the process has now out of garbage collection until it exits.
-
-    Once: these are what the libraries made. A bundle that is loaded later has few objects, and to look for
-    garbage among the slates that are remembered by then would hold up those who ask.
-    """
+    """Take all objects that the process has now out of garbage collection until it exits. Once: these are
+    what the libraries made, a later bundle has few, and to look through remembered slates takes time."""
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # extension modules report leaks for what is still frozen at exit
