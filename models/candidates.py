@@ -35,7 +35,7 @@ SHARED = ("popularity", "recency")  # propose the same to everyone
 # These propose by what a checkout says. All are counted at once, each as a group of its own: the key of an
 # item is (group * checkouts + checkout) * items + item. The first two count events, the others add up lists.
 GROUPS = ("buy_again", "recency", "co_purchase", "category", "collaborative")
-BOUGHT, LOOKED, TOGETHER, ALIKE, TASTE = range(len(GROUPS))
+BOUGHT, LOOKED, TOGETHER, SIMILAR, TASTE = range(len(GROUPS))
 PAST = 100  # own items, the most frequent and recent, that speak for others
 LOOK = 7.0  # days in which a click or cart event loses half its weight
 
@@ -130,7 +130,7 @@ class CandidateSources(nn.Module):
         )
         self.register_buffer("behind", torch.tensor([0, recent.numel(), 0, 0, 0]))  # the shop's newcomers
         self.register_buffer("bits", torch.tensor([bit(name) for name in GROUPS]))
-        self.looked, self.together, self.alike, self.taste = LOOKED, TOGETHER, ALIKE, TASTE
+        self.together, self.similar, self.taste = TOGETHER, SIMILAR, TASTE
 
     def forward(self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog) -> Candidates:
         """Candidates of B checkouts.
@@ -210,7 +210,7 @@ class CandidateSources(nn.Module):
         item = own % items
         row = torch.cat([line, self.list_rows[1] + leaf.index_select(0, line), self.list_rows[2] + item])
         first = torch.cat(  # the key of item 0 of its checkout
-            [paid + self.together * span, paid + self.alike * span, own - item + self.taste * span]
+            [paid + self.together * span, paid + self.similar * span, own - item + self.taste * span]
         )
         weight = torch.cat([one, one, self.voice.index_select(0, mine.rank.index_select(0, heard))])
         position, owner, _ = gather_segments(self.list_offsets, row)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import faiss
+import numpy as np
 import torch
 from torch import Tensor
 
 from serving.breaker import Breaker
 from serving.threads import Task, Threads
 
+LONGEST = 3.6e6  # milliseconds to wait at a time; a lock takes no number beyond some years
 STALLED = 0.5  # of the deadline: a stage that took as much alone is at fault
 
 
@@ -43,6 +45,7 @@ class Clock:
         self.over = False  # nobody waits for it any more
         self._leaving = threading.Lock()
         self._taken: list[tuple[str, float]] = []
+        self._given_up: list[tuple[str, float]] = []  # what was under way when it was left
 
     def elapsed(self) -> float:
         return 1e3 * (time.perf_counter() - self.started)
@@ -105,11 +108,15 @@ class Clock:
         if math.isinf(self.deadline_ms):
             function()
             return ""
-        task = threads.submit(function)
+        self.since = self.elapsed()
+        try:
+            task = threads.submit(function)
+        except RuntimeError as error:
+            return reason_of(error)
         while True:
-            # Until it was seen to begin, look again: nobody knows when it will.
-            done = first_ms - (self.elapsed() - self.since if self.stage == first else 0.0)
-            pause = min(self.left() - keep_ms, math.inf if self._taken else done) / 1e3
+            patience = math.inf if self._taken else first_ms - (self.elapsed() - self.since)
+            # Again and again, where it is not known when the stage will begin.
+            pause = min(self.left() - keep_ms, max(patience, 1.0), LONGEST) / 1e3
             if task.wait(pause if pause > 0 else 0.0):  # a deadline that is no number has passed
                 return ""
             if reason := self._left(task, keep_ms, first, first_ms):
@@ -119,23 +126,27 @@ class Clock:
         """Leave the task if it is time to; why, if it was."""
         with self._leaving:
             stage, took = self.stage, self.elapsed() - self.since
-            stuck = stage == first and took >= first_ms
-            if self.left() > keep_ms and not stuck:
+            slow = took >= first_ms and not self._taken and stage in ("", first)
+            if self.left() > keep_ms and not slow:
                 return ""
             if task.cancel():
-                return f"no thread was free for {self.elapsed():.0f} ms"
+                return f"no thread was free for {took:.0f} ms"
+            stuck = slow and stage == first
+            if self.left() > keep_ms and not stuck:
+                return ""
             self.over = True
             if stage:
                 self.stages.breakers[stage].left()
         # Else it is the machine that is slow, not the stage: it began late.
         if stage and (stuck or took > STALLED * self.deadline_ms):
             self.stages.breakers[stage].failed(took / 1e3)
+        self._given_up = [(stage, took)] if stuck else []
         return f"{stage or 'between two stages'}: not done after {took if stuck else self.elapsed():.0f} ms"
 
     def again(self) -> "Clock":
         """The same deadline for another attempt, after this one was left behind."""
         clock = Clock(self.deadline_ms, self.stages, self.started)
-        clock._taken = [(self.stage, self.elapsed() - self.since)] if self.stage else []
+        clock._taken = self._given_up
         return clock
 
     def finish(self) -> dict[str, float]:
@@ -154,8 +165,9 @@ def finite(module: Any, *arguments: Any) -> Any:
     """Call a module; raises Skipped if a number of its output is not finite."""
     output = module(*arguments)
     for tensor in (output,) if isinstance(output, Tensor) else output:
-        # One number that is not finite makes the sum so.
-        if tensor.is_floating_point() and not math.isfinite(tensor.numpy().sum()):
+        if not tensor.is_floating_point() or math.isfinite(tensor.numpy().sum()):
+            continue  # one number that is not finite makes the sum so, and of finite ones it seldom is
+        if not np.isfinite(tensor.numpy()).all():
             raise Skipped("its output is not finite")
     return output
 

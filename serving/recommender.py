@@ -7,8 +7,8 @@
 
 A stage that raises, gives a number that is not finite, or has not enough time left is passed over; the next
 tier answers and the slate says why. Without a store's history or without index rows the other stages go on.
-One that stalls is left behind at the deadline (serving/clock.py), and one that failed several times in a row
-rests (serving/breaker.py).
+One that stalls is left behind at the deadline, a store after 20 ms (serving/clock.py), and one that failed
+several times in a row rests (serving/breaker.py).
 """
 
 import atexit
@@ -17,7 +17,8 @@ import math
 import os
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving import golden
+from serving.attempt import Attempt, ask_first
 from serving.bundle import MANIFEST, Bundle, BundleError, Found, open_bundle
 from serving.cache import Cache, state
 from serving.checkout import Checkout, Slate
@@ -49,20 +51,6 @@ STORE_MS = 20.0  # that the store may take: without a history the rest of the pi
 FILL_MS = 2.0  # before the deadline in which six items are put together from what there is
 REMEMBERED = 20_000  # slates, query vectors and users' last slates
 THREADS = 64  # requests under way, those included that nobody waits for any more
-
-
-@dataclass
-class Attempt:
-    """What the pipeline makes of a request. Its thread may go on when the request is answered."""
-
-    checkout: Checkout
-    allowed: NDArray  # [N+1] bool
-    policy: Policy
-    clock: Clock
-    explore: float  # chance that the last slot explores
-    asks: bool  # the store, if the user is known
-    best: Scored | Near | None = None  # what the best tier that worked would show
-    reasons: list[str] = field(default_factory=list)
 
 
 class Recommender:
@@ -118,7 +106,7 @@ class Recommender:
             for stage in STAGES:
                 seen[stage].append(slate.timings.get(stage, 0.0))
         self.stages.expected = {stage: median(taken) if taken else 0.0 for stage, taken in seen.items()}
-        cores = os.cpu_count() or 1
+        cores = min(os.cpu_count() or 1, THREADS)
         together = threading.Barrier(2 * cores)
 
         def one() -> None:
@@ -152,22 +140,32 @@ class Recommender:
             raise TypeError(f"recommend takes a serving.Checkout, not a {type(checkout).__name__}")
         policy, explore = self.policy_for(revenue_weight), self.explore if explore is None else explore
         clock = Clock(deadline_ms, self.stages, started)
-        # A store may hang for good. Then it keeps no thread from those that go on without it.
-        store = self.stages.breakers["store"]
-        asks = self.store is not None and checkout.user_id is not None and store.lost < THREADS
-        attempt = Attempt(checkout, self.eligible(checkout), policy, clock, explore, asks)
-        if store.lost >= THREADS:
-            attempt.reasons.append(f"store: {store.lost} calls have not returned")
-        threads = self.asking if asks and not store.resting else self.threads
-        late = clock.wait(threads, FILL_MS, partial(self._predict, attempt), "store", STORE_MS)
+        attempt = Attempt(checkout, self.eligible(checkout), policy, clock, explore)
+        late = self._first(attempt)
         if late and clock.left() > FILL_MS:
             clock = clock.again()
-            attempt = replace(attempt, clock=clock, asks=False, best=None, reasons=[late])
-            late = clock.wait(self.threads, FILL_MS, partial(self._predict, attempt))
+            attempt = replace(attempt, clock=clock, best=None, reasons=[late])
+            late = clock.wait(self.threads, FILL_MS, partial(self._predict, attempt, NOTHING))
         reasons = [*attempt.reasons, late] if late else list(attempt.reasons)
         if isinstance(best := attempt.best, Near):  # read once: its thread may go on
             best = best.scored()
         return self._slate(checkout, attempt.allowed, best, reasons, clock)
+
+    def _first(self, attempt: Attempt) -> str:
+        """The attempt, and why it was left, if it was. A store may hang for good: those that ask it have
+        threads of their own, so that it keeps none from those that go on without it."""
+        clock, user_id, breaker = attempt.clock, attempt.checkout.user_id, self.stages.breakers["store"]
+        rest: list[Callable[[Facts], None]] = [partial(self._predict, attempt)]
+        if self.store is None or user_id is None:
+            return clock.wait(self.threads, FILL_MS, partial(rest.pop(), NOTHING))
+        if breaker.lost >= THREADS:
+            attempt.reasons.append(f"store: {breaker.lost} calls have not returned")
+            return clock.wait(self.threads, FILL_MS, partial(rest.pop(), NOTHING))
+        asking = partial(ask_first, self.store, user_id, clock, attempt.reasons, rest)
+        threads = self.threads if breaker.resting else self.asking
+        late = clock.wait(threads, FILL_MS, asking, "store", STORE_MS)
+        rest.clear()
+        return late
 
     def fall_back(self, checkout: Checkout, reason: str, started: float | None = None) -> Slate:
         """What `recommend` gives when no stage can run: the user's last slate, else what is popular. In this
@@ -194,21 +192,18 @@ class Recommender:
         """The bundle's policy, with another weight if one is given. Raises ValueError as `recommend` does."""
         return self.policy if revenue_weight is None else replace(self.policy, revenue_weight=revenue_weight)
 
-    def _predict(self, attempt: Attempt) -> None:
+    def _predict(self, attempt: Attempt, stored: Facts) -> None:
         try:
-            self._pipeline(attempt)
+            self._pipeline(attempt, stored)
         except Exception as error:
             attempt.reasons.append(reason_of(error))
 
     @torch.inference_mode()
-    def _pipeline(self, attempt: Attempt) -> None:
+    def _pipeline(self, attempt: Attempt, stored: Facts) -> None:
         """Set `attempt.best` to what each tier that works would show, one after the other."""
         bundle, catalog, clock = self.bundle, self.bundle.catalog, attempt.clock
         checkout, reasons = attempt.checkout, attempt.reasons
         ts = int(time.time()) if checkout.ts is None else checkout.ts
-        stored = NOTHING
-        if attempt.asks and checkout.user_id is not None:
-            stored = clock.optional("store", NOTHING, reasons, self._ask, checkout.user_id)
         columns = clock.run("encode", self.encoder.columns, checkout, stored, ts)
         remembers = not math.isinf(clock.deadline_ms)  # else somebody measures, or verifies
         now = state(columns) if remembers else b""
@@ -251,14 +246,6 @@ class Recommender:
             self.vectors_of.put(now, vector.numpy().tobytes())
             if checkout.user_id is not None:
                 self.last.put(checkout.user_id, best._replace(tier="cached"))
-
-    def _ask(self, user_id: str) -> Facts:
-        """What the store knows of a user."""
-        assert self.store is not None
-        found = self.store.get(user_id)
-        if not isinstance(found, Facts):
-            raise Skipped(f"it gave a {type(found).__name__}, not Facts")
-        return found
 
     def _choose(
         self, allowed: NDArray, policy: Policy, item: NDArray, purchase: NDArray, spend: NDArray

@@ -56,7 +56,10 @@ class ArrowStore:
                 raise ValueError(
                     f"{path}: column {name} is {table.schema.field(name).type}, not {wanted}; export again"
                 )
-        return cls(table.to_batches(), str(path))
+        try:
+            return cls(table.to_batches(), str(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; export again") from error
 
     def __len__(self) -> int:
         return sum(len(part.users) for part in self._parts)
@@ -105,6 +108,8 @@ class _Part:
         self.starts = [column.offsets.to_numpy().data for column in lists]
         item_id, ts, kind, quantity, price = (column.values for column in lists[:-1])
         self.item_id, self.kind = Texts.of(item_id), Texts.of(kind)
+        if ts.null_count or quantity.null_count:
+            raise ValueError("an event lacks its ts or quantity")
         self.ts, self.quantity, self.price = _numbers(ts), _numbers(quantity), _numbers(price)
         self.names, self.values = Texts.of(lists[-1].keys), lists[-1].items
 
@@ -129,7 +134,7 @@ class _Part:
 def _numbers(column: pa.Array) -> Callable[[int, int], NDArray]:
     """The function (first, end) → a copy of those numbers, NaN for null."""
     if column.null_count:
-        return lambda first, end: column[first:end].to_numpy(zero_copy_only=False)
+        return lambda first, end: np.array(column[first:end].to_numpy(zero_copy_only=False))
     flat = column.to_numpy()
     return lambda first, end: flat[first:end].copy()
 

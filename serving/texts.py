@@ -48,13 +48,13 @@ class Texts(Sequence[str]):
     def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
             return [self[one] for one in range(len(self))[row]]
-        return self.raw(row).decode()
+        return self.raw(row if 0 <= row < len(self) else range(len(self))[row]).decode()
 
     def __iter__(self) -> Iterator[str]:
         return map(bytes.decode, self.raws())
 
     def raw(self, row: int) -> bytes:
-        """The bytes of a row, from 0 to n - 1; IndexError for another one."""
+        """The bytes of a row from 0 to n - 1."""
         return self.text[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
     def raws(self) -> list[bytes]:

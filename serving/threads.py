@@ -1,14 +1,17 @@
 """Threads for work that whoever waits for it may leave.
 
-A hand-over and back by concurrent.futures is a tenth of a request's time beside its modules: it goes through
-some hundred lines of Python, in two threads, while nothing of them is in the processor's caches. Here it is
-two locks and a queue, all of them in C.
+A hand-over and back by concurrent.futures goes through some hundred lines of Python, in two threads, while
+nothing of them is in the processor's caches. Here it is a few locks and a queue, all of them in C.
 """
 
+import atexit
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
+
+PARTING = 1.0  # seconds that a process which ends waits for what still runs
 
 
 class Task:
@@ -46,28 +49,33 @@ class Task:
 
 
 class Threads:
-    """Up to `most` threads, made when they are needed; each calls `begin` first.
+    """Up to `most` threads, made when they are needed; each calls `begin` first, which must not raise.
 
-    They end when this object is collected, or with the process, which waits for none of them.
+    They end when this object is collected, or with the process. That waits for what runs, but not for long.
     """
 
     def __init__(self, most: int, name: str, begin: Callable[[], None]) -> None:
         self.most, self.name, self.begin = most, name, begin
-        self._started = 0
         self._queue = _Queue()
         weakref.finalize(self, self._queue.close)
 
     def submit(self, function: Callable[[], None]) -> Task:
-        """The function as a task; it waits if all threads are busy."""
-        task = Task(function)
-        with self._queue.lock:
-            if self._queue.idle:
-                self._queue.idle -= 1
-            elif self._started < self.most:
-                self._started += 1
-                work = (self._queue, self.begin)
-                threading.Thread(target=_work, args=work, name=self.name, daemon=True).start()
-        self._queue.tasks.put(task)
+        """The function as a task; it waits if all threads are busy.
+
+        Raises RuntimeError if the system gives no thread and there is none yet.
+        """
+        task, queue = Task(function), self._queue
+        with queue.lock:
+            if queue.idle <= 0 and queue.started < self.most:
+                thread = threading.Thread(target=_work, args=(queue, self.begin), name=self.name, daemon=True)
+                try:
+                    thread.start()
+                    queue.started, queue.idle = queue.started + 1, queue.idle + 1
+                except RuntimeError:
+                    if not queue.started:
+                        raise
+            queue.idle -= 1
+        queue.tasks.put(task)
         return task
 
 
@@ -77,10 +85,23 @@ class _Queue:
     def __init__(self) -> None:
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()
         self.lock = threading.Lock()
-        self.idle = 0  # threads that wait, less tasks that wait for them
+        self.started = 0
+        self.idle = 0  # threads less tasks that run or wait
+        _open.add(self)
 
     def close(self) -> None:
         self.tasks.put(None)
+
+
+_open: "weakref.WeakSet[_Queue]" = weakref.WeakSet()
+
+
+@atexit.register
+def _part() -> None:
+    """A thread that comes back from C++ to an interpreter that has ended takes the process with it."""
+    until = time.monotonic() + PARTING
+    while any(queue.idle < queue.started for queue in _open) and time.monotonic() < until:
+        time.sleep(0.005)
 
 
 def _work(queue: _Queue, begin: Callable[[], None]) -> None:

@@ -1,11 +1,14 @@
 """Parts that stall, fail or rest: six items inside the deadline, the right reason, and recovery by itself."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -136,6 +139,40 @@ def test_stores_that_hang_for_good_leave_threads_for_the_rest(
     while mine.stages.breakers["store"].lost:
         time.sleep(0.001)
     assert answered(mine, checkout).reason == ""
+
+
+def test_who_waits_for_a_thread_that_asks_goes_on_without_a_history(
+    mine: Recommender, checkout: Checkout, stalled: Any
+) -> None:
+    """Many at once meet a store that hangs: those that no thread takes are ranked, too."""
+    mine.asking = Threads(1, "asking", one_thread)
+    stalled("store")
+    with ThreadPoolExecutor(3) as clients:
+        slates = list(clients.map(lambda _: mine.recommend(checkout, 10 * DEADLINE), range(3)))
+    assert {slate.tier for slate in slates} == {"ranked"}
+    assert sorted(slate.reason.split(" for ")[0].split(" after ")[0] for slate in slates) == [
+        "no thread was free", "no thread was free", "store: not done",
+    ]  # fmt: skip
+    assert mine.stages.breakers["store"].failures == 1
+
+
+def test_a_store_that_hangs_keeps_no_bundle(version: Path, checkout: Checkout) -> None:
+    gone, part = threading.Event(), threading.Event()
+    store = SimpleNamespace(get=lambda _: part.wait(5.0))
+    loaded = Recommender.load(version, store)
+    loaded.asking.submit(lambda: None).wait()
+    assert loaded.recommend(checkout, DEADLINE).reason.startswith("store: not done")
+    weakref.finalize(loaded.bundle, gone.set)
+    del loaded
+    gc.collect()
+    assert gone.is_set()
+    part.set()
+
+
+def test_a_guest_is_told_nothing_of_the_store(mine: Recommender, checkout: Checkout) -> None:
+    mine.stages.breakers["store"].lost = 1_000
+    assert mine.recommend(replace(checkout, user_id=None), DEADLINE).reason == ""
+    assert mine.recommend(checkout, DEADLINE).reason == "store: 1000 calls have not returned"
 
 
 def test_a_slow_machine_is_not_taken_for_a_slow_store(mine: Recommender, checkout: Checkout) -> None:

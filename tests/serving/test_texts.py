@@ -25,7 +25,9 @@ def test_all_ways_to_read_a_column(values: list[str | None], data: st.DataObject
 
 def test_a_row_that_is_not_there() -> None:
     texts = Texts.of(pa.array(["a", "b"], pa.string()))
-    with pytest.raises(IndexError):
-        texts[2]
+    for row in (2, -3):
+        with pytest.raises(IndexError):
+            texts[row]
+    assert (texts[-1], texts[-2]) == ("b", "a")
     assert "b" in texts
     assert encoded(["\ud800"]) == [b"\xed\xa0\x80"]

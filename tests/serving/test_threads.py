@@ -1,15 +1,19 @@
 """Functions run once each in a bounded number of threads, which end with their owner."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 
 from serving.threads import Threads
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def nothing() -> None:
@@ -104,9 +108,52 @@ def test_threads_end_with_their_owner() -> None:
         time.sleep(0.001)
 
 
-def test_a_process_ends_though_a_function_never_does() -> None:
-    script = "import threading; from serving.threads import Threads\n"
-    script += "t = Threads(2, 'some', lambda: None); t.submit(lambda: None).wait()\n"
-    script += "t.submit(threading.Event().wait); print('asked')"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout) == (0, "asked\n")
+@pytest.mark.parametrize("work", ["threading.Event().wait", "lambda: spin(torch.tensor(1 << 27))"])
+def test_a_process_ends_whatever_still_runs(work: str, tmp_path: Path) -> None:
+    """Python's own hangs are left; what is in C++ and will come back to an interpreter is waited for."""
+    script = f"""
+import threading, time, torch
+from serving.threads import Threads
+
+@torch.jit.script
+def spin(n: torch.Tensor) -> torch.Tensor:
+    i = torch.zeros([1])
+    for _ in range(60000):
+        i = i + 1.0
+    return i
+
+spin(torch.tensor(1))
+threads = Threads(2, "some", lambda: None)
+threads.submit(lambda: None).wait()
+threads.submit({work})
+time.sleep(0.01)
+print("asked")
+"""
+    (tmp_path / "ends.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "ends.py")]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (ended.returncode, ended.stdout) == (0, "asked\n"), ended.stderr
+
+
+def test_a_system_that_gives_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(3, "some", nothing)
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError, match="can't start"):
+            threads.submit(nothing)
+    going = threading.Event()
+    busy = threads.submit(lambda: going.wait(5.0) and None)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        waits = threads.submit(nothing)  # for the one that there is
+    assert not waits.wait(0.05)
+    assert threads.submit(nothing).wait(5.0)  # one more can be had again
+    going.set()
+    assert busy.wait(5.0)
+    assert waits.wait(5.0)
