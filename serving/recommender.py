@@ -155,12 +155,13 @@ class Recommender:
         """The attempt, and why it was left, if it was. A store may hang for good: those that ask it have
         threads of their own, so that it keeps none from those that go on without it."""
         clock, user_id, breaker = attempt.clock, attempt.checkout.user_id, self.stages.breakers["store"]
-        rest: list[Callable[[Facts], None]] = [partial(self._predict, attempt)]
+        without = partial(self._predict, attempt, NOTHING)
         if self.store is None or user_id is None:
-            return clock.wait(self.threads, FILL_MS, partial(rest.pop(), NOTHING))
+            return clock.wait(self.threads, FILL_MS, without)
         if breaker.lost >= THREADS:
             attempt.reasons.append(f"store: {breaker.lost} calls have not returned")
-            return clock.wait(self.threads, FILL_MS, partial(rest.pop(), NOTHING))
+            return clock.wait(self.threads, FILL_MS, without)
+        rest: list[Callable[[Facts], None]] = [partial(self._predict, attempt)]
         asking = partial(ask_first, self.store, user_id, clock, attempt.reasons, rest)
         threads = self.threads if breaker.resting else self.asking
         late = clock.wait(threads, FILL_MS, asking, "store", STORE_MS)
