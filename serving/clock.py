@@ -102,8 +102,9 @@ class Clock:
     ) -> str:
         """Run `function` in a thread until `keep_ms` before the deadline. Returns why it was left, if it was.
 
-        Where the stage `first`, if it begins with it, is not done in `first_ms`, it is left then, and `again`
-        has the time that remains. With an infinite deadline it runs in this thread.
+        Where the stage `first`, if it begins with it, is not done in `first_ms`, or no thread was free for so
+        long, it is left then, and `again` has the time that remains. With an infinite deadline it runs in
+        this thread.
         """
         if math.isinf(self.deadline_ms):
             function()
