@@ -55,10 +55,9 @@ class Encoder:
         """The same as arrays."""
         facts = stored if checkout.history is None else facts_of(checkout.history)
         lines = [line.item_id for line in checkout.basket]
-        rows = self.row_of.of(
-            encoded(facts.item_id) + encoded(lines)
-        )  # at once: most of it is waiting for memory
-        item = np.array(rows[: len(rows) - len(lines)], np.int64)
+        # At once: most of it is waiting for memory.
+        rows = self.row_of.of(encoded(facts.item_id) + encoded(lines))
+        item, paid_rows = np.array(rows[: len(facts.item_id)], np.int64), rows[len(facts.item_id) :]
         columns = item, facts.ts, facts.kind, facts.quantity, facts.price
         if (known := _known(facts.ts, ts)) is not None:
             columns = tuple(column[known] for column in columns)
@@ -66,7 +65,7 @@ class Encoder:
         price = self._priced(item, price)
         if kind.any():
             price = np.where(kind == 0, price, 0.0)  # a click or cart event costs nothing
-        paid, units, unit_price = self._basket(checkout.basket, rows[len(rows) - len(lines) :])
+        paid, units, unit_price = self._basket(checkout.basket, paid_rows)
         profile = {**stored.profile, **checkout.profile}
         return (
             np.array([ts], np.int64),

@@ -20,6 +20,7 @@ from serving.clock import one_thread
 from serving.golden import read
 from serving.recommender import STAGES
 from serving.threads import Threads
+from tests.serving.services import Slow
 
 DEADLINE = 100.0
 GRACE = 25.0  # a machine under test does other things, too; the benchmark holds the deadline to 5 ms
@@ -177,13 +178,7 @@ def test_a_guest_is_told_nothing_of_the_store(mine: Recommender, checkout: Check
 
 def test_a_slow_machine_is_not_taken_for_a_slow_store(mine: Recommender, checkout: Checkout) -> None:
     """Only the store is held to its own time: what comes behind it may take longer."""
-    ranker = mine.bundle.ranker
-
-    def slow(*arguments: Any) -> Any:
-        time.sleep(0.03)
-        return ranker(*arguments)
-
-    mine.bundle = replace(mine.bundle, ranker=slow)
+    mine.bundle = replace(mine.bundle, ranker=Slow(mine.bundle.ranker, 0.03))
     slate = answered(mine, checkout)
     assert (slate.tier, slate.reason) == ("ranked", "")
 
@@ -218,13 +213,7 @@ def test_a_store_that_returns_garbage(mine: Recommender, checkout: Checkout) -> 
 
 def test_twice_as_many_as_the_machine_can_rank(mine: Recommender, checkout: Checkout) -> None:
     """Every request is answered in time; what cannot be ranked any more falls back."""
-    slow = mine.bundle.ranker
-
-    def ranker(*arguments: Any) -> Any:
-        time.sleep(0.04)
-        return slow(*arguments)
-
-    mine.bundle = replace(mine.bundle, ranker=ranker)
+    mine.bundle = replace(mine.bundle, ranker=Slow(mine.bundle.ranker, 0.04))
     taken: list[float] = []
 
     def one(_: int) -> Slate:
