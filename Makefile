@@ -39,7 +39,7 @@ bundle/current: | $(STAMP)
 	$(RUN) export.py
 
 loop: $(STAMP)  ## thirty simulated days: serve, log, learn, gate, publish (writes reports/)
-	$(RUN) -m marketplace
+	$(RUN) -m operations.loop
 
 train: $(STAMP)  ## train with the default config
 	$(RUN) train.py

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.features import FeatureSchema
-from exporting import golden
+from data.feature_schema import FeatureSchema
+from exporting import golden_requests
 from serving import BundleError, Recommender
-from training.folders import read_done
+from training.stage_folders import read_done
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     ids, titles = items["item_id"].to_pylist(), items["title"].to_pylist()
     examples = some(pq.read_table(prepared / "examples" / "test.parquet"), arguments.count)
     schema = FeatureSchema.load(prepared)
-    checkouts = golden.checkouts(examples, ids, schema.context, schema.profile)
+    checkouts = golden_requests.checkouts(examples, ids, schema.context, schema.profile)
     asof = np.datetime64(recommender.bundle.manifest["data"]["snapshot"], "s").astype("datetime64[D]")
     print(f"The bundle's popularity, prices and neighbours are as of {asof}: a picture, no measurement.")
     for checkout, example in zip(checkouts, examples.to_pylist(), strict=True):

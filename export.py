@@ -13,14 +13,16 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from training import console
+from training import runtime
 from training.config import ConfigError, check_values
 
 
 @hydra.main(config_path="configs", config_name="export", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    from exporting.run import export  # after the config is known to be right: torch and TorchRec take seconds
-    from exporting.source import ExportError
+    from exporting.export import (
+        export,  # after the config is known to be right: torch and TorchRec take seconds
+    )
+    from exporting.opened_run import ExportError
 
     try:
         check_values(cfg)
@@ -46,9 +48,11 @@ def update(arguments: list[str]) -> None:
     command.add_argument("--imbalance", type=float, default=1.5, help="warn from there (default: 1.5)")
     command.add_argument("--tracking-uri", default="sqlite:///artifacts/mlflow.db", help="of MLflow")
     given = command.parse_args(arguments)
-    console.set_up()
-    from exporting import update  # after the arguments are known to be right: torch and TorchRec take seconds
-    from exporting.source import ExportError
+    runtime.set_up()
+    from exporting.opened_run import ExportError
+    from exporting.updates import (
+        update,  # after the arguments are known to be right: torch and TorchRec take seconds
+    )
 
     limits = update.Limits(given.recall_loss, given.imbalance)
     try:
@@ -61,4 +65,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["update"]:
         update(sys.argv[2:])
     else:
-        console.start("export", main)
+        runtime.start("export", main)

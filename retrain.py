@@ -5,15 +5,15 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from data.tables import DataError
-from training import console
+from data.errors import DataError
+from training import runtime
 from training.config import ConfigError, check_values
 
 
 @hydra.main(config_path="configs", config_name="retrain", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    from exporting.source import ExportError  # after the config is known to be right: torch takes seconds
-    from retraining.run import retrain
+    from exporting.opened_run import ExportError  # after the config is known to be right: torch takes seconds
+    from operations.retraining.retrain import retrain
     from training.health import TrainingError
 
     try:
@@ -26,4 +26,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.start("retrain", main)
+    runtime.start("retrain", main)

@@ -5,8 +5,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from data.tables import DataError
-from training import console
+from data.errors import DataError
+from training import runtime
 from training.config import ConfigError, check_values
 
 
@@ -14,10 +14,10 @@ from training.config import ConfigError, check_values
 def main(cfg: DictConfig) -> None:
     # Here, after the config is known to be right: torch and TorchRec take seconds to import.
     from evaluation.evaluate import evaluate, is_evaluated
-    from training import processes
-    from training.folders import disk_is_full
+    from training.distributed import processes
     from training.health import TrainingError
-    from training.run import run
+    from training.pipeline import run
+    from training.stage_folders import disk_is_full
 
     try:
         check_values(cfg)
@@ -38,4 +38,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.start("train", main)
+    runtime.start("train", main)

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from experimentation.sessions import DAY
-from serving.assign import Experiments, assigned, read
+from experimentation.ab.sessions import DAY
 from serving.checkout import Feedback, Item, Slate
-from serving.impressions import SCHEMA, Shown, rows
+from serving.events.impression_log import SCHEMA, Shown, rows
+from serving.experiments.assignment import Experiments, assigned, read
 
 START = 1_767_571_200  # Monday, 5 January 2026
 WEEKS, TEST = 12, 8  # weeks of the log, and those before the test

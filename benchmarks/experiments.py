@@ -21,12 +21,12 @@ import numpy as np
 from scipy.stats import norm
 from tqdm import tqdm
 
-from evaluation.report.tables import text_table, write_json
-from experimentation.analyze import BROKEN, analyze
-from experimentation.estimate import REVENUE, SECONDARY, compare, split, users_needed
-from experimentation.sequence import ALPHA, early, final
-from experimentation.sessions import Log, by_day
-from serving.assign import Arm, Experiment
+from experimentation.ab.analyze import BROKEN, analyze
+from experimentation.ab.confidence_sequence import ALPHA, early, final
+from experimentation.ab.estimate import REVENUE, SECONDARY, compare, split, users_needed
+from experimentation.ab.sessions import Log, by_day
+from reporting.tables import text_table, write_json
+from serving.experiments.assignment import Arm, Experiment
 
 REPORT = Path(__file__).resolve().parent.parent / "reports" / "bench_experiments.json"
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from training import console
+from training import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "reports" / "gpu_check.json"
@@ -73,8 +73,8 @@ def step_parity(device: Any) -> dict[str, float]:
 
     from benchmarks import request_level
     from models.jagged import segment_ids
-    from training.objective import task_losses
-    from training.parallel import moved
+    from training.distributed.sharding import moved
+    from training.task_losses import task_losses
 
     query, candidates, catalog, labels = request_level.random_batch()
     mix = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.2, "lambda": 0.0, "value_share": 0.5}
@@ -128,5 +128,5 @@ def said(command: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    console.set_up()
+    runtime.set_up()
     main()

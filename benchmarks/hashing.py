@@ -14,11 +14,11 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from data.prepare import prepare
-from evaluation.report import tables
-from training import console
+from reporting import tables
+from training import runtime
 from training.config import CONFIGS, ConfigError, check_overrides, check_values
-from training.folders import read_done
-from training.run import open_prepared, train_retrieval
+from training.pipeline import open_prepared, train_retrieval
+from training.stage_folders import read_done
 
 PARTS = (4, 16, 64)  # one row for so many items
 HASHES = (1, 2)
@@ -63,5 +63,5 @@ def table_bytes(rows: int, dim: int, int8: bool) -> int:
 
 
 if __name__ == "__main__":
-    console.set_up()
+    runtime.set_up()
     main(sys.argv[1:])

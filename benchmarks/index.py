@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import peers
-from training import console
+from benchmarks import peer_environments
+from training import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "artifacts" / "bench_index"
@@ -39,11 +39,11 @@ ROUNDS = 5  # in turn with hnswlib
 
 
 def main(count: int) -> None:
-    from evaluation.report import tables  # after console.set_up: they load torch
-    from evaluation.report.index_page import front, index_page
+    from reporting import tables  # after console.set_up: they load torch
+    from reporting.index_page import front, index_page
 
     FOLDER.mkdir(parents=True, exist_ok=True)
-    python = peers.environment(FOLDER / "peers", ["numpy", *PEERS], "hnswlib, usearch, voyager")
+    python = peer_environments.environment(FOLDER / "peers", ["numpy", *PEERS], "hnswlib, usearch, voyager")
     vectors, queries = made(count)
     np.save(FOLDER / "vectors.npy", vectors)
     np.save(FOLDER / "queries.npy", queries)
@@ -90,7 +90,7 @@ def drawing(seed: int = 0) -> Callable[[int], NDArray]:
 
 def nearest(vectors: NDArray, queries: NDArray) -> NDArray:
     """[QUERIES, K] positions of the largest inner products over float32."""
-    from exporting.index import exact
+    from exporting.index.build import exact
 
     return exact(lambda rows: vectors[rows], np.arange(len(vectors)), queries, K)
 
@@ -108,7 +108,7 @@ def tuned_index(vectors: NDArray, queries: NDArray, truth: NDArray, folder: Path
     """What `index=auto` does with the vectors and TARGETS; files are left in `folder`."""
     from hydra import compose, initialize_config_dir
 
-    from exporting.tuning import tune
+    from exporting.index.tuning import tune
     from training.config import CONFIGS
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -121,7 +121,7 @@ def tuned_index(vectors: NDArray, queries: NDArray, truth: NDArray, folder: Path
 
 def tried(tuned: Any) -> list[dict[str, Any]]:
     """Rows of every family's tries, the tuner's choice marked."""
-    from exporting.tuning import rows
+    from exporting.index.tuning import rows
 
     return [{**row, "system": f"sextet {row['system']}"} for row in rows(tuned)]
 
@@ -138,8 +138,8 @@ def in_turn(
 ) -> list[dict[str, Any]]:
     """The tuner's choice and hnswlib at its fastest that reaches the same target, ROUNDS times in turn:
     medians of what the rounds measured, and the ratio of the two."""
-    from exporting.index import measure, opened
-    from serving.search import ItemIndex
+    from exporting.index.build import measure, opened
+    from serving.storage.vector_index import ItemIndex
 
     enough = [row for row in rows if row["system"] == "hnswlib" and row["recall"] >= TARGETS["recall"]]
     if not enough:
@@ -174,9 +174,9 @@ def changed(tuned: Any, vectors: NDArray, queries: NDArray) -> dict[str, Any]:
     """
     import faiss
 
-    from exporting.index import add, exact, measure, trained
-    from exporting.tuning import FACTORIES
-    from serving.search import ItemIndex
+    from exporting.index.build import add, exact, measure, trained
+    from exporting.index.tuning import FACTORIES
+    from serving.storage.vector_index import ItemIndex
 
     def source(rows: NDArray) -> NDArray:
         return vectors[rows]
@@ -216,9 +216,9 @@ def changed(tuned: Any, vectors: NDArray, queries: NDArray) -> dict[str, Any]:
 def built(count: int, shards: int = 1) -> dict[str, Any]:
     """Seconds and peak memory of an index of `count` vectors in `shards` files, from int8 ones; then what it
     takes to find TARGETS' recall of their exact neighbours."""
-    from exporting.index import BLOCK, exact, opened, settle, trained, unpacked, written
-    from exporting.tuning import FACTORIES
-    from serving.search import Effort, ItemIndex
+    from exporting.index.build import BLOCK, exact, opened, settle, trained, unpacked, written
+    from exporting.index.tuning import FACTORIES
+    from serving.storage.vector_index import Effort, ItemIndex
 
     draw, packed = drawing(), np.zeros((count, DIM + 8), np.uint8)
     for start in range(0, count, BLOCK):
@@ -250,7 +250,7 @@ def built(count: int, shards: int = 1) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    console.set_up()
+    runtime.set_up()
     if sys.argv[1:2] == ["build"]:
         print(json.dumps(built(*map(int, sys.argv[2:]))))
     else:

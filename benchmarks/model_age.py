@@ -3,8 +3,8 @@
     python -m benchmarks.model_age NEWEST RUN RUN …         runs of train.py; the shop's data is of NEWEST
 
 Every run is judged on the test window of NEWEST's log, with its weights on that day's prices, popularity and
-neighbours (training/refresh.py), as retraining judges a champion: what is measured is the age of what was
-learned. Runs end where `data.until` says; docs/retraining.md has the commands. A minute per run.
+neighbours (training/catalog_refresh.py), as retraining judges a champion: what is measured is the age of
+what was learned. Runs end where `data.until` says; docs/retraining.md has the commands. A minute per run.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from evaluation.metrics import paired_bootstrap
-from evaluation.report.charts import Chart, linear
-from evaluation.report.markup import Column, document, figure, paragraph, section, table
-from evaluation.report.tables import text_table, write_json
-from retraining.judge import judged
-from training.folders import DONE
-from training.refresh import refreshed
-from training.runs import Run, open_run
+from operations.retraining.offline_eval import judged
+from reporting.charts import Chart, linear
+from reporting.markup import Column, document, figure, paragraph, section, table
+from reporting.tables import text_table, write_json
+from training.catalog_refresh import refreshed
+from training.stage_folders import DONE
+from training.trained_run import Run, open_run
 
 WEEK = 7 * 86_400
 Row = dict[str, Any]

@@ -4,9 +4,9 @@
     python -m benchmarks.monitoring 400        more quiet days
 
 A shop of 5,000 items is trained on for a minute and exported (kept in artifacts/bench_monitoring); a live
-shop of 1,000 orders a day is simulated for it (benchmarks/live_log.py). Every quiet day is judged against the
-28 before it, and each shift, which begins on one day and stays, as of the first day on which it can be seen.
-Writes `reports/bench_monitoring.json`.
+shop of 1,000 orders a day is simulated for it (benchmarks/simulated_live_log.py). Every quiet day is judged
+against the 28 before it, and each shift, which begins on one day and stays, as of the first day on which it
+can be seen. Writes `reports/bench_monitoring.json`.
 """
 
 import shutil
@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks import large_shop, live_log, serving
-from benchmarks.live_log import Knobs
+from benchmarks import large_shop, serving, simulated_live_log
+from benchmarks.simulated_live_log import Knobs
 
 FOLDER = serving.ROOT / "artifacts" / "bench_monitoring"
 REPORT = serving.ROOT / "reports" / "bench_monitoring.json"
@@ -58,7 +58,7 @@ SHIFTS = {
 
 
 def main(quiet: int) -> None:
-    from evaluation.report import tables  # after console.set_up: they load torch
+    from reporting import tables  # after console.set_up: they load torch
 
     root = made()
     rows = [quiet_days(root, quiet), *shifts(root)]
@@ -89,7 +89,7 @@ def quiet_days(root: Path, quiet: int, per_day: int = PER_DAY, seed: int = 0) ->
     """How many of so many days raised an alarm, on which nothing had changed; and by which figures."""
     from tqdm import tqdm
 
-    from monitoring import daily
+    from operations.monitoring import daily
 
     recommender, first = opened(root)
     days = BEFORE + quiet
@@ -118,9 +118,10 @@ def shifts(root: Path, per_day: int = PER_DAY, seed: int = 1) -> list[dict[str, 
 
 def found(root: Path, shift: Shift, per_day: int = PER_DAY, seed: int = 1) -> dict[str, Any]:
     """What the monitor says of a shift."""
-    from monitoring import daily
-    from serving import Recommender, load, open_store
-    from serving.search import Effort
+    from operations.monitoring import daily
+    from serving import Recommender, open_store
+    from serving.storage.vector_index import Effort
+    from serving.stores import loading
 
     recommender, first = opened(root)
     day = first + BEFORE + shift.wait
@@ -132,11 +133,11 @@ def found(root: Path, shift: Shift, per_day: int = PER_DAY, seed: int = 1) -> di
     store = None
     if shift.store_behind is not None:
         known = pq.read_table(folder / "orders.parquet")
-        until = (day + 1 - shift.store_behind) * live_log.DAY
+        until = (day + 1 - shift.store_behind) * simulated_live_log.DAY
         (folder / "known").mkdir()
         pq.write_table(known.filter(pa.compute.field("ts") < until), folder / "known" / "orders.parquet")
         store = open_store(folder / "store.db")
-        load.load(store, folder / "known", lambda done, of: None)
+        loading.load(store, folder / "known", lambda done, of: None)
     report = daily.examine(seen, orders, recommender, windows, day, REFERENCE, store, bundle_age=1e9)
     names = dict.fromkeys(one.name for one in report.alarms)
     names |= dict.fromkeys(one.name for one in report.limits if one.alarm)
@@ -153,7 +154,9 @@ def opened(root: Path) -> tuple[Any, int]:
     from serving import Recommender
 
     recommender = Recommender.load(root)
-    return recommender, int(recommender.bundle.manifest["data"]["window"]["end"]) // live_log.DAY + 1
+    return recommender, int(
+        recommender.bundle.manifest["data"]["window"]["end"]
+    ) // simulated_live_log.DAY + 1
 
 
 def written(
@@ -161,22 +164,25 @@ def written(
 ) -> Path:
     folder = FOLDER / "live"
     shutil.rmtree(folder, ignore_errors=True)
-    return live_log.write(live_log.Shop(recommender.bundle, per_day, seed), folder, first, days, quiet, knobs)
+    return simulated_live_log.write(
+        simulated_live_log.Shop(recommender.bundle, per_day, seed), folder, first, days, quiet, knobs
+    )
 
 
 def read(recommender: Any, folder: Path, end: int) -> tuple[Any, Any, Any]:
     """The log and the orders before day `end`, and the windows of the bundle's labels."""
-    from monitoring import log, orders
+    from operations.monitoring import logged_slates
+    from operations.monitoring import past_checkouts as orders
 
-    windows = log.windows_of(recommender.bundle.manifest)
-    with log.connected() as con:
-        table = log.read_orders(con, folder / "orders.parquet", end * live_log.DAY)
-        seen = log.read_log(con, folder / "events", table, windows, 0, end * live_log.DAY)
+    windows = logged_slates.windows_of(recommender.bundle.manifest)
+    with logged_slates.connected() as con:
+        table = logged_slates.read_orders(con, folder / "orders.parquet", end * simulated_live_log.DAY)
+        seen = logged_slates.read_log(con, folder / "events", table, windows, 0, end * simulated_live_log.DAY)
         return seen, orders.orders_of(con, table), windows
 
 
 if __name__ == "__main__":
-    from training import console
+    from training import runtime
 
-    console.set_up()
+    runtime.set_up()
     main(int(sys.argv[1]) if len(sys.argv) > 1 else QUIET)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training import console
+from training import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "artifacts" / "bench_prepare"
@@ -35,7 +35,7 @@ PART = 2_000_000  # lines written at a time
 
 
 def main(sizes: list[int]) -> None:
-    from evaluation.report import tables  # after console.set_up
+    from reporting import tables  # after console.set_up
 
     rows: list[dict[str, Any]] = []
     for lines in sizes:
@@ -110,7 +110,7 @@ def measured(lines: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    console.set_up()
+    runtime.set_up()
     if sys.argv[1:2] == ["prepare"]:
         print(json.dumps(measured(int(sys.argv[2]))))
     else:

@@ -15,13 +15,13 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from models.embeddings import pack_int8
-from models.inputs import Candidates, Catalog, Query
 from models.jagged import gather_segments, segment_ids
-from models.two_tower import QueryTower
-from training.build import build_ranker, build_two_tower
+from models.retrieval.two_tower import QueryTower
+from models.schema import Candidates, Catalog, Query
+from training.build_models import build_ranker, build_two_tower
 from training.config import CONFIGS
 from training.labels import Labels
-from training.objective import task_losses
+from training.task_losses import task_losses
 
 CHECKOUTS, HISTORY, BASKET, CANDIDATES, ITEMS = 16, 600, 10, 112, 20_000
 CATEGORIES, BRANDS, ATTRIBUTES = 500, 300, [6, 4, 12]

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import large_shop, serving_http
-from training import console
+from training import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "artifacts" / "bench_serving"
@@ -37,8 +37,8 @@ SHORT = ("retrieval.train.epochs=1", "retrieval.train.least_steps=1", "ranker.tr
 
 
 def main(items: int) -> None:
-    from evaluation.report import tables  # after console.set_up: they load torch
-    from evaluation.report.serving_page import serving_page
+    from reporting import tables  # after console.set_up: they load torch
+    from reporting.serving_page import serving_page
 
     bundle = made(items)
     rows = []
@@ -260,7 +260,7 @@ def summary(
 PARTS = {"measure": measure, "faults": faults, "loading": loading}  # each in a process of its own
 
 if __name__ == "__main__":
-    console.set_up()
+    runtime.set_up()
     if len(sys.argv) > 2:
         PARTS[sys.argv[1]](Path(sys.argv[2]))
     else:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.open_loop import Answer, drive, steady
+from benchmarks.open_loop_client import Answer, drive, steady
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "/v1/recommendations"

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers
-from training import console
+from benchmarks import peer_environments
+from training import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "artifacts" / "bench_training"
@@ -43,7 +43,7 @@ def main() -> None:
         print(f"writing {10 * ROWS:,} rows to {file}", flush=True)
         workload.write(file.with_suffix(".partial"), 10 * ROWS)
         file.with_suffix(".partial").rename(file)
-    rechub = peers.environment(FOLDER / "rechub", [RECHUB], "torch_rechub", ours=True)
+    rechub = peer_environments.environment(FOLDER / "rechub", [RECHUB], "torch_rechub", ours=True)
     found: dict[str, list[Any]] = {"sextet": [], "bound": [], "float32": [], "rechub": []}
     for trial in range(TRIALS):
         for system in ("sextet", "bound", "float32"):
@@ -51,7 +51,7 @@ def main() -> None:
             found[system].append(json.loads(said))
             print(f"trial {trial + 1}: {system} {found[system][-1]}", flush=True)
         if rechub is not None:
-            script = str(ROOT / "benchmarks" / "rechub.py")
+            script = str(ROOT / "benchmarks" / "rechub_peer.py")
             said = measured([str(rechub), script, str(file), str(RECHUB_ROWS)])
             found["rechub"].append({"samples_per_s": float(said)})
             print(f"trial {trial + 1}: rechub {found['rechub'][-1]}", flush=True)
@@ -93,10 +93,10 @@ def sextet(rows: int) -> dict[str, float]:
     import pytorch_lightning as pl
 
     from benchmarks import workload
-    from data.stream import Stream
-    from training import processes
-    from training.parallel import ShardedStrategy
-    from training.progress import Throughput
+    from data.io.stream import Stream
+    from training.distributed import processes
+    from training.distributed.sharding import ShardedStrategy
+    from training.throughput import Throughput
 
     class AfterWarmUp(Throughput):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
@@ -131,9 +131,9 @@ def in_memory(rows: int, bfloat16: bool) -> dict[str, float]:
     import torch
 
     from benchmarks import workload
-    from data.parquet import slices
-    from training import processes
-    from training.parallel import dense_parameters, shard
+    from data.io.parquet import slices
+    from training.distributed import processes
+    from training.distributed.sharding import dense_parameters, shard
 
     processes.stay_alone("gloo")
     columns = [*workload.FEATURES, *workload.LABELS]
@@ -159,7 +159,7 @@ def in_memory(rows: int, bfloat16: bool) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    console.set_up()
+    runtime.set_up()
     if len(sys.argv) == 1:
         main()
     elif sys.argv[1] == "sextet":

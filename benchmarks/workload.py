@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
-from models.multitask.layers import Parallel
-from training.parallel import dense_parameters, shard
+from models.ranking.multitask.layers import Parallel
+from training.distributed.sharding import dense_parameters, shard
 
 VOCABULARIES = [1_000_000] * 2 + [100_000] * 5 + [1_000] * 13
 RATES = [0.1, 0.02]  # of the labels

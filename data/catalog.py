@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from models.inputs import Catalog, ItemText
+from models.schema import Catalog, ItemText
 
 
 class Neighbours(NamedTuple):
@@ -25,7 +25,7 @@ class Neighbours(NamedTuple):
 def item_features(folder: str | Path) -> tuple[Catalog, ItemText]:
     """Catalog (without vectors: [N+1, 0]) and title tokens of a prepared folder.
 
-    What moves (`models.inputs.MOVING`) is dense, [S, N+1]: 4 bytes × S × (N+1) each. Where an item was not
+    What moves (`models.schema.MOVING`) is dense, [S, N+1]: 4 bytes × S × (N+1) each. Where an item was not
     sold in the 28 days before a snapshot its last known price, spend and buyers go on; before its first
     sale both price and spend are the list price, or 0 where the shop gives none.
     """

@@ -22,21 +22,13 @@ import ibis.expr.types as ir
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data import (
-    attribution,
-    checks,
-    collaborative,
-    engine,
-    examples,
-    features,
-    log,
-    snapshots,
-    splits,
-    store,
-    tables,
-)
-from data.parquet import parquet_files
-from data.tables import DataError
+from data import feature_schema
+from data.errors import DataError
+from data.examples import checkouts as examples
+from data.examples import ease_neighbours, snapshots, splits, user_histories
+from data.io import engine
+from data.io.parquet import parquet_files
+from data.tables import attribution, checks, coded_log, contract
 
 SOURCES = ("completejourney", "simulated", "tables")
 STEPS = (
@@ -45,6 +37,9 @@ STEPS = (
 )  # fmt: skip
 # What says where, not what: no part of the key, as the engine is none.
 NOT_HASHED = ("root",)
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("data", "simulation")  # whose code decides what is prepared
 
 
 def prepare(cfg: Mapping[str, Any]) -> Path:
@@ -102,7 +97,9 @@ def log_end(cfg: Mapping[str, Any]) -> int:
         tempfile.TemporaryDirectory() as spill,
         engine.connect(config.get("prepare", {}), Path(spill)) as con,
     ):
-        orders = tables.conform(source.read(con, data)["orders"], "orders", str(source.files(data)["orders"]))
+        orders = contract.conform(
+            source.read(con, data)["orders"], "orders", str(source.files(data)["orders"])
+        )
         until = splits.instant(data.get("until"), "until")
         return int(con.execute((orders if until is None else known_before(orders, until)).ts.max()))
 
@@ -134,7 +131,7 @@ def _build(
         _step(bar, "read")
         raw = source.read(con, data)
         conformed = {
-            name: engine.keep(con, f"canonical_{name}", tables.conform(t, name, names[name]))
+            name: engine.keep(con, f"canonical_{name}", contract.conform(t, name, names[name]))
             for name, t in raw.items()
         }
         until = splits.instant(data.get("until"), "until")
@@ -152,7 +149,7 @@ def _build(
         checked = checks.check(con, conformed, names, data["bad_rows"])
         pq.write_table(checked.rejected, out / "rejected.parquet", compression="zstd")
         _step(bar, "code")
-        coded = log.build(con, checked.tables)
+        coded = coded_log.build(con, checked.tables)
         horizon = str(data["horizon"])
         checkouts = splits.horizons(coded, horizon)
         since = splits.instant(data.get("since"), "since") or 0
@@ -160,7 +157,7 @@ def _build(
         assigned = engine.keep(con, "assigned", splits.assign(checkouts, at, coded.end, since))
         counts = splits.count(con, assigned, at, coded, horizon)
         _step(bar, "features")
-        schema, items = features.build(con, coded, at.validation_start, feature_cfg)
+        schema, items = feature_schema.build(con, coded, at.validation_start, feature_cfg)
         (out / "schema.json").write_text(json.dumps(schema.to_json(), ensure_ascii=False))
         pq.write_table(items, out / "items.parquet", compression="zstd")
         _step(bar, "snapshots")
@@ -175,14 +172,14 @@ def _build(
         snapshots.write_neighbours(out / "neighbours.parquet", zip(carried, paired, strict=True))
         _step(bar, "collaborative")
         alike = (
-            (snapshot, collaborative.neighbours(con, coded, date, schema.items + 1, limits))
+            (snapshot, ease_neighbours.neighbours(con, coded, date, schema.items + 1, limits))
             for snapshot, date in carried.items()
         )
         snapshots.write_neighbours(out / "collaborative.parquet", alike)
         _step(bar, "examples")
         found = examples.write(con, coded, assigned, schema, every, out)
         _step(bar, "store")
-        store.write(con, coded, schema, out)
+        user_histories.write(con, coded, schema, out)
         meta = {
             "name": data["name"],
             "horizon": horizon,
@@ -253,8 +250,9 @@ def _hash_file(path: Path) -> str:
 
 
 def _key(data: dict[str, Any], feature_cfg: dict[str, Any], fingerprint: dict[str, str]) -> str:
-    room = Path(__file__).parent
-    code = {str(p.relative_to(room)): _hash_file(p) for p in sorted(room.rglob("*.py"))}
+    code = {
+        str(p.relative_to(ROOT)): _hash_file(p) for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))
+    }
     what = {k: v for k, v in data.items() if k not in NOT_HASHED}
     text = json.dumps([what, feature_cfg, fingerprint, code], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from evaluation.jagged import Array, Ranked, descending, find, group_sum, row_of, spans, to_offsets
 from evaluation.metrics import gains
 from evaluation.protocol import DAY, Split, integers, list_column
-from models.inputs import KINDS
+from models.schema import KINDS
 
 PURCHASE = KINDS.index("purchase")
 WINDOW = 28 * DAY  # what `popularity` of a snapshot covers

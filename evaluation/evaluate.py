@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from evaluation import system
+from evaluation import scoring
 from evaluation.leaderboard import leaderboard
 from training import tracking
-from training.folders import is_done, mark_done
-from training.runs import open_run
+from training.stage_folders import is_done, mark_done
+from training.trained_run import open_run
 
 
 def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
@@ -24,7 +24,7 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
     rows = leaderboard([run], split, with_gbdt=False, out=target)
     metrics: dict[str, float] = {}
     for row in rows:
-        if row["system"] == system.NAME:
+        if row["system"] == scoring.NAME:
             metrics |= tracking.summary(row, f"{split}/{row['slice']}/{row['order']}")
     artifacts = [target / name for name in ("index.html", "report.json", "leaderboard.json")]
     tracking.finish(run.cfg, run.notes["mlflow_run_id"], metrics, artifacts)

@@ -16,21 +16,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation import baselines, calibration, examples, gbdt, protocol, slates, system
+from evaluation import (
+    baselines,
+    calibration_slices,
+    example_slates,
+    lightgbm_baseline,
+    protocol,
+    scoring,
+    slates,
+)
 from evaluation.jagged import Array, Ranked
 from evaluation.metrics import head_quality, paired_bootstrap, predicted_over_observed
-from evaluation.report.page import page
-from evaluation.report.tables import (
-    leaderboard_table,
-    over_seeds,
-    text_rows,
-    text_table,
-    write_json,
-    write_text,
-)
-from models.candidates import SOURCES
+from models.candidates.sources import SOURCES
+from reporting.evaluation.page import page
+from reporting.tables import leaderboard_table, over_seeds, text_rows, text_table, write_json, write_text
 from training.config import flat
-from training.runs import Run, open_run
+from training.trained_run import Run, open_run
 
 Rows = list[dict[str, Any]]
 Measured = dict[str, dict[str, Array]]  # slice → metric → one value per judged checkout
@@ -99,24 +100,24 @@ def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> Rows
     found: dict[str, Any] = {"heads": [], "recalls": [], "frontier": [], "slates": []}
     for run in runs:
         seed = run.cfg.seed
-        scored = system.score(run, split)
-        offered, observed = system.offered(scored), system.observed(scored)
-        ours = system.orders(scored)
+        scored = scoring.score(run, split)
+        offered, observed = scoring.offered(scored), scoring.observed(scored)
+        ours = scoring.orders(scored)
         for order, ranked in ours.items():
-            judge(ranked, system.NAME, order, seed)
+            judge(ranked, scoring.NAME, order, seed)
         judge(baselines.perfect_order(ours["purchase"], data), PERFECT, "purchase", seed)
-        found["heads"] += [{"system": system.NAME, "seed": seed, **row} for row in system.heads(scored)]
+        found["heads"] += [{"system": scoring.NAME, "seed": seed, **row} for row in scoring.heads(scored)]
         recalled = protocol.recalls(ours["purchase"], offered.source, SOURCES, data)
         recalled += two_towers(run, split, data)
         found["recalls"] += [{"seed": seed, **row} for row in recalled]
         offers = slates.Offers(offered.offsets, offered.item, offered.purchase, offered.spend)
         known = parts[0], run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
-        found["frontier"] += _of(system.NAME, seed, slates.frontier(offers, *known))
-        found["slates"] += _of(system.NAME, seed, slates.costs(offers, *known))
+        found["frontier"] += _of(scoring.NAME, seed, slates.frontier(offers, *known))
+        found["slates"] += _of(scoring.NAME, seed, slates.costs(offers, *known))
         if run is first:
-            found["calibration"] = calibration.table(observed, data, run.catalog)
-            found["curves"] = calibration.curves(observed, data, run.catalog)
-            found["examples"] = examples.examples(run, offered, data, split)
+            found["calibration"] = calibration_slices.table(observed, data, run.catalog)
+            found["curves"] = calibration_slices.curves(observed, data, run.catalog)
+            found["examples"] = example_slates.examples(run, offered, data, split)
         if with_gbdt and run is first:
             theirs = lightgbm(run, split)
             for order, ranked in theirs.orders.items():
@@ -133,7 +134,7 @@ def leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> Rows
 
 def two_towers(run: Run, split: str, data: protocol.Split) -> Rows:
     """Recall of the two towers alone: exact search over the catalog, in the order of their scores."""
-    found = system.nearest_items(run, split)
+    found = scoring.nearest_items(run, split)
     alone = protocol.recalls(found, np.ones(len(found.item), np.int64), ("two towers alone",), data)
     return [row for row in alone if row["source"] != "union"]
 
@@ -152,15 +153,15 @@ class Rival(NamedTuple):
 
 def lightgbm(run: Run, split: str) -> Rival:
     """LightGBM trained on the ranker's training candidates, stopped on validation."""
-    model = gbdt.fit(
-        system.pairs(run, "train", learn=True), system.pairs(run, "validation", learn=True),
-        run.cfg.seed, system.feature_names(run), progress=100,
+    model = lightgbm_baseline.fit(
+        scoring.pairs(run, "train", learn=True), scoring.pairs(run, "validation", learn=True),
+        run.cfg.seed, scoring.feature_names(run), progress=100,
     )  # fmt: skip
-    judged = system.pairs(run, split, learn=False)  # after what was learned from is gone: each is gigabytes
-    chance, spend = gbdt.predict(model, judged.features)
+    judged = scoring.pairs(run, split, learn=False)  # after what was learned from is gone: each is gigabytes
+    chance, spend = lightgbm_baseline.predict(model, judged.features)
     bought = np.asarray(judged.purchase, bool)
     return Rival(
-        gbdt.ranked(judged, chance, spend),
+        lightgbm_baseline.ranked(judged, chance, spend),
         slates.Offers(judged.offsets, judged.item, chance, spend),
         [
             {"head": "purchase", **head_quality(bought, chance)},
@@ -197,7 +198,7 @@ def differences(
         if len(part.rows):
             mine, other = (
                 np.mean([measured[part.name][metric] for measured in systems], axis=0)
-                for systems in (seen[system.NAME, order], seen[rival])
+                for systems in (seen[scoring.NAME, order], seen[rival])
             )
             bounds = paired_bootstrap(mine, other, data.user[part.rows])
             about_it = {"to": rival[0], "order": order, "metric": metric, "slice": part.name}
@@ -218,7 +219,7 @@ def about(runs: list[Run], split: str, data: protocol.Split, parts: list[protoco
         "checkouts": len(data.ts),
         "judged": len(parts[0].rows),
         "items": meta["counts"]["items"],
-        "system": system.NAME,
+        "system": scoring.NAME,
         "runs": [{"run": run.folder.name, "seed": run.cfg.seed} for run in runs],
         "health": json.loads(health.read_text()) if health.is_file() else None,
     }

@@ -26,7 +26,6 @@ from evaluation.metrics import Purchases, hit_at, ndcg_at, precision_at, recall_
 DAY = 86_400
 COLD_USER_CHECKOUTS = 5
 NEW_ITEM_DAYS = 28
-METRICS = ("ndcg6", "hit6", "precision6", "revenue6")
 
 
 class Split(NamedTuple):

@@ -21,11 +21,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data.sources import simulated
-from evaluation import protocol, system
+from evaluation import protocol, scoring
 from evaluation.jagged import Array, Ranked, descending, find, row_of, top
 from evaluation.metrics import auc, ece, paired_bootstrap, predicted_over_observed
-from evaluation.report.tables import text_table, write_json
-from training.runs import Run, open_run
+from reporting.tables import text_table, write_json
+from simulation import market
+from training.trained_run import Run, open_run
 
 Row = dict[str, Any]
 
@@ -33,7 +34,7 @@ Row = dict[str, Any]
 class Against(NamedTuple):
     """A run's scores of P pairs beside what is true of them."""
 
-    scored: system.Scored
+    scored: scoring.Scored
     click: Array  # [P] true p(click | examined)
     conversion: Array  # [P] true p(purchase | click)
     value: Array  # [P] true expected value of showing it first
@@ -88,7 +89,7 @@ def measure(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]]:
 def hold_against_truth(run: Run, split: str) -> Against:
     """Score the candidates of `split` and look up what is true of each."""
     cfg = run.prepared.meta["config"]["data"]
-    scored = system.score(run, split)
+    scored = scoring.score(run, split)
     data = protocol.load_split(run.prepared.folder, split)
     ids = pq.read_table(run.prepared.folder / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
     number = np.array([int(i or -1) for i in ids])
@@ -200,7 +201,7 @@ def differences(one: Against, first: Against) -> list[Row]:
 def positions(run: Run) -> list[Row]:
     """What the run learned of positions, beside the truth."""
     cfg = run.prepared.meta["config"]["data"]
-    true = simulated.examined(cfg["slots"], cfg["position_bias"])
+    true = market.examined(cfg["slots"], cfg["position_bias"])
     bias = run.ranker.position
     if bias is None:
         return []

@@ -1,4 +1,5 @@
-"""What a slate policy gains and costs, measured with the functions that serve (serving/slate.py).
+"""What a slate policy gains and costs, measured with the functions that serve
+(serving/pipeline/slate_policy.py).
 
     python -m evaluation.slates                            the latest run, on validation: to choose a policy
     python -m evaluation.slates RUN --split test           the figures of the report
@@ -14,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation import protocol, system
+from evaluation import protocol, scoring
 from evaluation.jagged import Array, row_of
 from evaluation.metrics import ndcg_at, revenue_at
-from evaluation.report.tables import text_table
-from serving.slate import SLOTS, Policy, objective, select, unit
-from training.runs import open_run
+from reporting.tables import text_table
+from serving.pipeline.slate_policy import SLOTS, Policy, objective, select, unit
+from training.trained_run import open_run
 
 WEIGHTS = tuple(step / 10 for step in range(11))
 CAPS = (3, 2, 1)
@@ -125,7 +126,7 @@ def main() -> None:
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
     data = protocol.load_split(run.prepared.folder, arguments.split)
-    scored = system.offered(system.score(run, arguments.split))
+    scored = scoring.offered(scoring.score(run, arguments.split))
     offers = Offers(scored.offsets, scored.item, scored.purchase, scored.spend)
     known = offers, protocol.slices(data)[0], run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
     print(f"Purchases against revenue, {arguments.split}\n{text_table(frontier(*known))}")

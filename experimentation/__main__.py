@@ -9,15 +9,15 @@ from typing import Any
 
 import duckdb
 
-from evaluation.report.tables import text_table, write_text
-from experimentation import guardrails, page, sessions
-from experimentation.analyze import Result, analyze
-from experimentation.estimate import REVENUE, SECONDARY
-from experimentation.plan import enough, plan, span_of
-from experimentation.sequence import ALPHA
-from experimentation.sessions import DAY, Log, Window
-from experimentation.verdict import verdict
-from serving.assign import read as read_experiments
+from experimentation.ab import guardrails, page, sessions
+from experimentation.ab.analyze import Result, analyze
+from experimentation.ab.confidence_sequence import ALPHA
+from experimentation.ab.estimate import REVENUE, SECONDARY
+from experimentation.ab.plan import enough, plan, span_of
+from experimentation.ab.sessions import DAY, Log, Window
+from experimentation.ab.verdict import verdict
+from reporting.tables import text_table, write_text
+from serving.experiments.assignment import read as read_experiments
 
 METRICS = {metric.name.lower().replace(" ", "_"): metric for metric in (REVENUE, *SECONDARY)}
 PLAN_EPILOG = "example: python -m experimentation plan --events shop/events --uplift 0.05"

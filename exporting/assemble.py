@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from exporting import verify
+from exporting import verification
 from exporting.bundle import building, manifest, publish, write_arrow, write_items, write_manifest
-from exporting.golden import checkouts, golden
-from exporting.index import RECALL_AT, Measured, opened
+from exporting.golden_requests import checkouts, golden
+from exporting.index.build import RECALL_AT, Measured, opened
 from exporting.lowering import lowered, save
-from exporting.source import ExportError, Trained, item_ids, margins, sample
-from serving.search import Effort, ItemIndex
-from serving.slate import SLOTS, Policy, known_margins
+from exporting.opened_run import ExportError, Trained, item_ids, margins, sample
+from serving.pipeline.slate_policy import SLOTS, Policy, known_margins
+from serving.storage.vector_index import Effort, ItemIndex
 
 
 class Indexed(NamedTuple):
@@ -77,9 +77,9 @@ def assemble(
         with step("verification"):
             content = manifest(trained, folder, policy, indexed.about, notes)
             write_manifest(content, folder)
-            with verify.loaded(folder) as recommender:
-                parity = verify.parity(trained, recommender, examples, requests)
-            verify.check(indexed.measured, parity)
+            with verification.loaded(folder) as recommender:
+                parity = verification.parity(trained, recommender, examples, requests)
+            verification.check(indexed.measured, parity)
             content["export"] |= {
                 "parity": asdict(parity),
                 "seconds": round(time.perf_counter() - started, 1),

@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
-from data.features import FeatureSchema
-from exporting.source import ExportError, Trained, calibration
-from serving.bundle import FORMAT, MANIFEST, NO_CHECKSUM, NUMBERS, manifest_checksum, sha256
-from serving.item_rows import slots_of
-from serving.slate import Policy
-from serving.store_arrow import COLUMNS
-from serving.versions import point
+from data.feature_schema import FeatureSchema
+from exporting.opened_run import ExportError, Trained, calibration
+from serving.pipeline.slate_policy import Policy
+from serving.storage.bundle import FORMAT, MANIFEST, NO_CHECKSUM, NUMBERS, manifest_checksum, sha256
+from serving.storage.item_ids import slots_of
+from serving.storage.versions import point
+from serving.stores.arrow import COLUMNS
 from training.tracking import git_commit
 
 LIBRARIES = (
@@ -59,7 +59,7 @@ def write_arrow(table: pa.Table, file: Path) -> None:
 
 
 def write_items(trained: Trained, folder: Path) -> None:
-    """`items.arrow`, and `item_rows.arrow`, by which ids are found in it (serving/item_rows.py).
+    """`items.arrow`, and `item_rows.arrow`, by which ids are found in it (serving/storage/item_ids.py).
 
     Raises ExportError for an id that two items have.
     """
@@ -75,7 +75,7 @@ def write_items(trained: Trained, folder: Path) -> None:
 def items_table(trained: Trained) -> pa.Table:
     """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the last snapshot.
 
-    The columns are what serving reads in place (serving.bundle.NUMBERS), without nulls.
+    The columns are what serving reads in place (serving.storage.bundle.NUMBERS), without nulls.
     """
     raw, catalog = trained.items, trained.catalog
     available, leaf = catalog.available.numpy(), catalog.leaf.numpy()
@@ -116,7 +116,7 @@ def _column(values: np.ndarray) -> pa.Array:
 
 
 def write_store(prepared: Path, schema: FeatureSchema, file: Path) -> int:
-    """`store.arrow` (serving/store_arrow.py) from the prepared folder. Returns the number of users."""
+    """`store.arrow` (serving/stores/arrow.py) from the prepared folder. Returns the number of users."""
     source = pq.ParquetFile(prepared / "store.parquet")
     names = [attribute.name for attribute in schema.profile]
     users = source.read(columns=["user_id"])["user_id"]

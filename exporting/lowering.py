@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.candidates import CandidateSources
+from models.candidates.sources import CandidateSources
 from models.embeddings import EmbeddingTables, Int8Tables, lower
-from models.inputs import Catalog, Query
-from models.ranker import Ranker, ScoringRanker
-from models.two_tower import QueryTower
+from models.ranking.ranker import Ranker, ScoringRanker
+from models.retrieval.two_tower import QueryTower
+from models.schema import Catalog, Query
 
 INT8_FROM = 16  # width of a table from which row-wise int8 saves half of it
 
@@ -59,7 +59,7 @@ class ServedSources(nn.Module):
     def forward(
         self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The fields of models.inputs.Candidates, in their order."""
+        """The fields of models.schema.Candidates, in their order."""
         found = self.sources(query, query_vector, ann, catalog)
         return found.offsets, found.item, found.source, found.score, found.affinity, found.taste
 

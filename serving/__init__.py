@@ -1,10 +1,11 @@
 """The thin package that answers checkouts from a bundle; it needs torch, faiss, numpy and pyarrow."""
 
-from serving.bundle import BundleError
-from serving.checkout import Checkout, Event, Item, Line, Slate
-from serving.impressions import ImpressionLog
-from serving.recommender import Recommender
-from serving.store import Store, open_store
+from .checkout import Checkout, Event, Item, Line, Slate
+from .events.impression_log import ImpressionLog
+from .recommender import Recommender
+from .storage.bundle import BundleError
+from .stores.base import Store
+from .stores.uri import open_store
 
 __all__ = [
     "BundleError",

@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from serving import BundleError, Checkout, Line, Recommender, Slate, Store, open_store
-from serving.batch import BATCH_SIZE, Job, run
-from serving.http.command import add_http
-from serving.load import load
-from serving.progress import Progress
-from serving.rows import CHECKOUT_ID, INPUT
-from serving.slate import Policy
-from serving.store import MAX_EVENTS, TTL
-from serving.versions import add_rollback
+from . import BundleError, Checkout, Line, Recommender, Slate, Store, open_store
+from .batch.recommend import BATCH_SIZE, Job, run
+from .batch.rows import CHECKOUT_ID, INPUT
+from .http.command import add_http
+from .pipeline.slate_policy import Policy
+from .progress import Progress
+from .rollback import add_rollback
+from .stores.base import MAX_EVENTS, TTL
+from .stores.loading import load
 
 WHY = {
     "ann": "near the user's taste",

@@ -7,8 +7,8 @@
 
 A stage that raises, gives a number that is not finite, or has not enough time left is passed over; the next
 tier answers and the slate says why. Without a store's history or without index rows the other stages go on.
-One that stalls is left behind at the deadline, a store after 20 ms (serving/clock.py), and one that failed
-several times in a row rests (serving/breaker.py).
+One that stalls is left behind at the deadline, a store after 20 ms (serving/resilience/deadline.py), and one
+that failed several times in a row rests (serving/resilience/circuit_breaker.py).
 """
 
 import atexit
@@ -29,20 +29,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serving import golden
-from serving.attempt import Attempt, ask_first
-from serving.bundle import MANIFEST, Bundle, BundleError, Found, open_bundle
-from serving.cache import Cache, state
-from serving.checkout import Checkout, Slate
-from serving.clock import Clock, Skipped, Stages, finite, one_thread, reason_of
-from serving.eligible import Eligible, among
-from serving.encode import Encoder, tensors
-from serving.explore import explored
-from serving.fallback import Popular
-from serving.fill import Fill, Near, Scored
-from serving.slate import Policy, known_margins, objective, select
-from serving.store import NOTHING, Facts, Store, open_store
-from serving.threads import Threads
+from .checkout import Checkout, Slate
+from .pipeline.eligibility import Eligible, among
+from .pipeline.encode import Encoder, tensors
+from .pipeline.explore import explored
+from .pipeline.popular_items import Popular
+from .pipeline.request_state import Attempt, ask_first
+from .pipeline.slate_builder import Fill, Near, Scored
+from .pipeline.slate_policy import Policy, known_margins, objective, select
+from .pipeline.state_cache import Cache, state
+from .resilience.deadline import Clock, Skipped, Stages, finite, one_thread, reason_of
+from .resilience.thread_pool import Threads
+from .storage import golden_requests
+from .storage.bundle import MANIFEST, Bundle, BundleError, Found, open_bundle
+from .stores.base import NOTHING, Facts, Store
+from .stores.uri import open_store
 
 FEW = 200  # excluded items for which the search asks for more instead of filtering
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
@@ -70,7 +71,7 @@ class Recommender:
             raise BundleError(bundle.folder / MANIFEST, str(error), "export again") from error
         self.vectors = bundle.catalog[-1].numpy()
         self.ann = int(bundle.manifest["candidates"]["ann"])
-        self.explore = 0.0  # chance that the last slot explores (serving/explore.py)
+        self.explore = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)
         self.rng = np.random.default_rng()
         self.stages = Stages(STAGES)
         self.threads = Threads(THREADS, "pipeline", one_thread)
@@ -86,13 +87,14 @@ class Recommender:
         Sets torch and faiss to one thread in this process: a worker serves one request at a time, and
         each library would start a pool of its own. What the process holds by then is kept from the garbage
         collector, which else stops a request for 0.1 s now and then to look through it. `store` is a Store
-        or its URI (serving/store.py); without one a checkout must bring its history. Raises BundleError for
-        a bundle that must not serve, and what `open_store` raises.
+        or its URI (serving/stores/base.py); without one a checkout must bring its history. Raises BundleError
+        for a bundle that must not serve, and what `open_store` raises.
         """
         one_thread()
         recommender = cls(open_bundle(path), open_store(store) if isinstance(store, str | Path) else store)
-        requests = golden.read(recommender.bundle)
-        golden.replay(recommender, requests)
+        requests = golden_requests.read(recommender.bundle)
+        unhurried = partial(recommender.recommend, deadline_ms=math.inf)
+        golden_requests.replay(unhurried, recommender.bundle.folder, requests)
         recommender.warm_up([checkout for checkout, _ in requests])
         _keep_from_collector()
         return recommender
@@ -132,8 +134,9 @@ class Recommender:
         Args:
             deadline_ms: from now on, or from `started` (time.perf_counter) where the request waited before.
                 A stage starts only if what is left covers what it takes, and is left behind when it is over.
-            revenue_weight: from 0 (most purchases) to 1 (most revenue), as in serving.slate.Policy; None
-                for the bundle's own. Raises ValueError for anything else.
+            revenue_weight: from 0 (most purchases) to 1 (most revenue), as in
+                serving.pipeline.slate_policy.Policy; None for the bundle's own. Raises ValueError for
+                anything else.
             explore: chance that the last slot explores; None for the recommender's own.
         """
         if not isinstance(checkout, Checkout):

@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from serving import BundleError, open_store
-from serving.bundle import version_folder
-from serving.http.parts import exported_store
+from serving.http.backends import exported_store
 from serving.http.settings import Settings
-from serving.load import load
 from serving.progress import Progress
+from serving.storage.bundle import version_folder
+from serving.stores.loading import load
 
 EPILOG = """\
 Orders go into a copy of the bundle's store.arrow that is made at every start: one that was paid counts in the

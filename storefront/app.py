@@ -9,12 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from serving.bundle import read_arrow
 from serving.http.app import create_app
 from serving.http.problems import Refused, problem
 from serving.http.service import Service
 from serving.http.settings import Settings
-from storefront import shelves
+from serving.storage.bundle import read_arrow
+from storefront import catalog_queries
 
 PAGE = Path(__file__).with_name("page")
 HEADERS = {
@@ -40,7 +40,7 @@ def create_shop(settings: Settings, source: Path | None = None) -> FastAPI:
     """
     app = create_app(settings)
     service: Service = app.state.service
-    households = shelves.households_of(None if source is None else read_arrow(str(source)))
+    households = catalog_queries.households_of(None if source is None else read_arrow(str(source)))
     opened = time.monotonic()
 
     @app.get("/", include_in_schema=False)
@@ -62,16 +62,16 @@ def create_shop(settings: Settings, source: Path | None = None) -> FastAPI:
 
     @app.get("/shop/items", include_in_schema=False)
     def items(q: Text = "", limit: Limit = 8) -> list[dict[str, Any]]:
-        return shelves.search(service.recommender().bundle, q, limit)
+        return catalog_queries.search(service.recommender().bundle, q, limit)
 
     @app.get("/shop/households", include_in_schema=False)
     def some_households(starts: Text = "", limit: Limit = 8) -> list[dict[str, Any]]:
-        return shelves.some(households, starts, limit)
+        return catalog_queries.some(households, starts, limit)
 
     @app.get("/shop/orders", include_in_schema=False)
     def orders(user_id: UserId, limit: Limit = 5) -> list[dict[str, Any]]:
         assert service.store is not None
-        return shelves.orders(service.store.get(user_id), service.recommender().bundle, limit)
+        return catalog_queries.orders(service.store.get(user_id), service.recommender().bundle, limit)
 
     @app.exception_handler(RequestValidationError)
     async def wrong_parameter(_: Request, error: RequestValidationError) -> Response:

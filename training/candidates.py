@@ -12,13 +12,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from data.batches import to_batch
 from data.catalog import Neighbours, neighbours
-from models.candidates import CandidateSources, Lists, bestsellers, ranked
+from data.io.batches import to_batch
+from models.candidates.sources import CandidateSources, Lists, bestsellers, ranked
 from models.embeddings import rows_int8, unpack_int8
-from models.inputs import Candidates, Catalog, Outcomes, Query
 from models.jagged import offsets_of, segment_ids
-from models.two_tower import QueryTower
+from models.retrieval.two_tower import QueryTower
+from models.schema import Candidates, Catalog, Outcomes, Query
 from training.labels import Rule, label
 from training.retrieval import nearest
 

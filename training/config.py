@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from training.limits import out_of_range
+from training.config_limits import out_of_range
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -125,7 +125,7 @@ def flat(config: DictConfig) -> dict[str, Any]:
 
 
 def check_values(config: DictConfig) -> None:
-    """Raises ConfigError for a number outside its limits (training/limits.py), wherever it was set."""
+    """Raises ConfigError for a number outside its limits (training/config_limits.py), wherever it was set."""
     wrong = out_of_range(flat(config))
     if wrong:
         raise ConfigError(wrong)

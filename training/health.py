@@ -19,10 +19,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from data.batches import Batch
-from models.losses import probabilities
-from models.multitask.layers import TASKS
-from training import processes
+from data.io.batches import Batch
+from models.ranking.losses import probabilities
+from models.ranking.multitask.layers import TASKS
+from training.distributed import processes
 from training.labels import Labels, joined
 
 LEAK_AUC = 0.95

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data.splits import SPLITS
-from models.inputs import Candidates, Outcomes
+from data.examples.splits import SPLITS
 from models.jagged import lookup, offsets_of, segment_ids
+from models.schema import Candidates, Outcomes
 
 
 class Labels(NamedTuple):

@@ -10,19 +10,19 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
-from data.batches import Batch
-from models.inputs import Candidates, Catalog
+from data.io.batches import Batch
 from models.jagged import segment_ids
-from models.losses import log_purchase
-from models.multitask.layers import TASKS
-from models.ranker import Ranker
-from models.two_tower import QueryTower
-from training import processes
-from training.balance import make_balance
+from models.ranking.losses import log_purchase
+from models.ranking.multitask.layers import TASKS
+from models.ranking.ranker import Ranker
+from models.retrieval.two_tower import QueryTower
+from models.schema import Candidates, Catalog
+from training.distributed import processes
+from training.distributed.sharding import dense_parameters, moved, shard
 from training.health import Health
 from training.labels import Labels, Rule, joined, label, sample_negatives
-from training.objective import task_losses
-from training.parallel import dense_parameters, moved, shard
+from training.loss_balance import make_balance
+from training.task_losses import task_losses
 
 LEAST_STEPS = 20  # of the learning rate's schedule: with fewer it would rise in no step, and divide by that
 
@@ -38,7 +38,8 @@ class RankerTask(pl.LightningModule):
         total_steps: after which the learning rate has come down to nothing.
         seed: what draws depend on, with the step.
         folder: of the run, for health.json.
-        sharding, start: how tables lie in processes, and weights to start from (`training.parallel.shard`).
+        sharding, start: how tables lie in processes, and weights to start from
+        (`training.distributed.sharding.shard`).
     """
 
     def __init__(

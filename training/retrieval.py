@@ -9,17 +9,17 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from data.batches import Batch
-from data.parquet import slices
+from data.io.batches import Batch
+from data.io.parquet import slices
 from models.embeddings import pack_int8, unpack_int8
-from models.events import forget
-from models.inputs import Catalog, ItemText
-from models.item_encoder import item_facts
 from models.jagged import rank_in_segment, segment_ids
-from models.losses import sampled_softmax
-from models.two_tower import TwoTower
-from training import processes
-from training.parallel import dense_parameters, moved, shard
+from models.retrieval.item_tower import item_facts
+from models.retrieval.losses import sampled_softmax
+from models.retrieval.recent_events import forget
+from models.retrieval.two_tower import TwoTower
+from models.schema import Catalog, ItemText
+from training.distributed import processes
+from training.distributed.sharding import dense_parameters, moved, shard
 
 RECALL_AT = (100, 300, 500)
 
@@ -36,7 +36,8 @@ class RetrievalTask(pl.LightningModule):
         learning_rate, table_learning_rate: of AdamW and of the tables' row-wise Adagrad.
         user_dropout: share of checkouts whose user is hidden in training, so that the basket alone is
             understood too (DropoutNet, Volkovs et al. 2017, section 3).
-        sharding, start: how tables lie in processes, and weights to start from (`training.parallel.shard`).
+        sharding, start: how tables lie in processes, and weights to start from
+        (`training.distributed.sharding.shard`).
     """
 
     def __init__(

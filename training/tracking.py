@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import MLFlowLogger
 
 from training.config import flat
-from training.folders import ROOT
+from training.stage_folders import ROOT
 
 RUN_ID = "mlflow_run_id"
 

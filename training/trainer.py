@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
-from training import processes
-from training.parallel import STEP, ShardedStrategy
-from training.progress import ProgressLine, Throughput
+from training.distributed import processes
+from training.distributed.sharding import STEP, ShardedStrategy
+from training.throughput import ProgressLine, Throughput
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 

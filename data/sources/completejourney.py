@@ -13,8 +13,8 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from data import engine
-from data.tables import DataError
+from data.errors import DataError
+from data.io import engine
 
 PARTS = {"orders": "transactions", "items": "products", "users": "demographics"}
 

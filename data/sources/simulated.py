@@ -23,9 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.sources import market, tables
-from data.sources.market import BRANDS, DAY, LEAVES, START, Array, Goods, People, State
-from data.tables import DataError
+from data.errors import DataError
+from data.sources import tables
+from simulation import market
+from simulation.market import BRANDS, DAY, LEAVES, START, Array, Goods, People, State, examined
 
 BLOCK = 256  # users at a time
 ROUNDS = 10_000  # order number = user * ROUNDS + round
@@ -49,11 +50,6 @@ class Round(NamedTuple):
     click: Array  # [n, I] float32, p(click | examined)
     buy: Array  # [n, I] float32, p(purchase | click)
     rows: dict[str, dict[str, Array]]  # table → column → values, of orders, events and truth
-
-
-def examined(slots: int, position_bias: float) -> Array:
-    """p(examined | position) [slots]: position ** -position_bias, so the first is always seen."""
-    return np.arange(1, slots + 1) ** -float(position_bias)
 
 
 def files(cfg: Mapping[str, Any]) -> dict[str, Path]:

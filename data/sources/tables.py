@@ -12,8 +12,9 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 
-from data import engine
-from data.tables import TABLES, DataError
+from data.errors import DataError
+from data.io import engine
+from data.tables.contract import TABLES
 
 REQUIRED = ("orders", "items")
 FOLDER = "events"  # may be a folder

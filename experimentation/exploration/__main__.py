@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from evaluation.report.tables import text_table, write_json, write_text
-from experimentation.exploration import compare
+from experimentation.exploration import comparison
 from experimentation.exploration.page import page
-from experimentation.exploration.world import Shop
+from experimentation.exploration.simulated_shop import Shop
+from reporting.tables import text_table, write_json, write_text
 
 LEAST = 60  # items, so that new ones among them arrive in time to be followed
 SHOWN = ("answers", "policy", "regret", "gain", "gain_low", "gain_high", "taught", "paid", "new_revenue",
@@ -31,14 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error(f"--seeds is {options.seeds}: an interval needs 2 shops or more")
-    if options.days < 2 * compare.FIRST:
+    if options.days < 2 * comparison.FIRST:
         parser.error(
-            f"--days is {options.days}: new items are followed for {compare.FIRST}, so give twice that"
+            f"--days is {options.days}: new items are followed for {comparison.FIRST}, so give twice that"
         )
     if options.checkouts < 1 or options.items < LEAST:
         parser.error(f"give a checkout a day and {LEAST} items or more")
     shop = Shop(0, options.days, options.checkouts, options.items)
-    rows = compare.compare(shop, options.seeds)
+    rows = comparison.compare(shop, options.seeds)
     write_json(rows, options.out / "exploration.json")
     write_text(options.out / "exploration.html", page(rows, options.seeds, options.days))
     print(text_table([{name: row.get(name) for name in SHOWN} for row in rows]))

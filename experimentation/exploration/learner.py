@@ -6,8 +6,8 @@ covariances): the mode of yesterday's belief times today's likelihood becomes th
 there joins the precision. An answer is of one item, so the precision between items stays diagonal, and all of
 it costs as much as there are items (the blocks of LinUCB's hybrid model, Li et al. 2010, algorithm 2).
 
-As in training (models/position.py), a click at a slot that is seen with θ has p = θ σ(logit), so what is
-learned is p(click | seen). Purchases are learned from what was clicked: θ = 1.
+As in training (models/ranking/position_bias.py), a click at a slot that is seen with θ has p = θ σ(logit), so
+what is learned is p(click | seen). Purchases are learned from what was clicked: θ = 1.
 """
 
 from typing import NamedTuple

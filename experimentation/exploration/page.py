@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from html import escape
 
-from evaluation.report.charts import Chart, Interval, dot_plot, linear
-from evaluation.report.markup import Column, document, figure, key, paragraph, section, table
-from experimentation.exploration.compare import BEST, FIRST, INFORMED, KNOWN, NONE, ORACLE, Row
+from experimentation.exploration.comparison import BEST, FIRST, INFORMED, KNOWN, NONE, ORACLE, Row
+from reporting.charts import Chart, Interval, dot_plot, linear
+from reporting.markup import Column, document, figure, key, paragraph, section, table
 
 TITLE = "Exploration, by regret"
 COLOURS = (("ours", "ε slot, as served"), ("rival", "Thompson sampling"), ("third", "LinUCB"),

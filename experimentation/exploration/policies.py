@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from experimentation.exploration.learner import Heads, logits, sampled, spread
-from experimentation.exploration.world import Day
-from experimentation.off_policy import placement
-from experimentation.off_policy.simulation import SLOTS
-from serving.explore import explored
+from experimentation.exploration.simulated_shop import Day
+from experimentation.off_policy import plackett_luce
+from experimentation.off_policy.simulated_logs import SLOTS
+from serving.pipeline.explore import explored
 
 Array = np.ndarray
 Policy = Callable[[Heads, Day, np.random.Generator], Array]  # slates [n, K]
@@ -82,7 +82,7 @@ def even(heads: Heads, day: Day, rng: np.random.Generator) -> Array:
 
 def shop(day: Day, rng: np.random.Generator) -> Array:
     """Slates of the shop's own policy, as in the simulated marketplace: softmax of its score."""
-    return placement.draw(np.where(day.there, day.own, -np.inf), SLOTS, rng)
+    return plackett_luce.draw(np.where(day.there, day.own, -np.inf), SLOTS, rng)
 
 
 def _worth(click: Array, buy: Array, price: Array) -> Array:

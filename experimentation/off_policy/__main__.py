@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.features import FeatureSchema
-from data.tables import DataError
-from evaluation.report.tables import text_table, write_json, write_text
-from experimentation.off_policy import check, log, open_bandit, rehearsal
-from experimentation.off_policy.judge import findings, judge, seen_at
+from data.errors import DataError
+from data.feature_schema import FeatureSchema
+from experimentation.off_policy import coverage, logged_checkouts, open_bandit, rehearsal
+from experimentation.off_policy.evaluate import findings, judge, seen_at
 from experimentation.off_policy.page import page
 from experimentation.off_policy.replay import replay
+from reporting.tables import text_table, write_json, write_text
 from serving import BundleError, Recommender, open_store
 
 EPILOG = """\
@@ -68,7 +68,9 @@ def _estimate(options: argparse.Namespace) -> int:
         served = open_store(options.store, create=False) if options.store else None
         recommender = Recommender.load(options.bundle, served)
         bundle = recommender.bundle
-        logged = log.read(options.shop, bundle.manifest, FeatureSchema.load(bundle.folder), options.champion)
+        logged = logged_checkouts.read(
+            options.shop, bundle.manifest, FeatureSchema.load(bundle.folder), options.champion
+        )
         seen = seen_at(logged) if options.seen is None else options.seen
         if len(seen) != logged.item.shape[1]:
             raise ValueError(f"--seen has {len(seen)} numbers, a slate has {logged.item.shape[1]} slots")
@@ -119,7 +121,7 @@ def _estimate(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    rows = check.check(options.logs)
+    rows = coverage.check(options.logs)
     write_json({"logs": options.logs, "rows": rows}, options.out / "bench_off_policy.json")
     print(text_table(rows), f"\nwritten: {options.out / 'bench_off_policy.json'}", sep="\n")
     return 0

@@ -29,7 +29,7 @@ from experimentation.off_policy.estimators import (
     snips,
     verdict,
 )
-from experimentation.off_policy.weights import ratio
+from experimentation.off_policy.importance_weights import ratio
 
 Array = np.ndarray
 Row = dict[str, Any]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from evaluation.report.charts import Interval, Line, dot_plot, linear
-from evaluation.report.markup import Column, document, figure, key, paragraph, section, table
-from experimentation.off_policy.judge import DECIDES, LOGGED, Judged
+from experimentation.off_policy.evaluate import DECIDES, LOGGED, Judged
+from reporting.charts import Interval, Line, dot_plot, linear
+from reporting.markup import Column, document, figure, key, paragraph, section, table
 
 Row = dict[str, Any]
 COLOURS = (("ours", "decides"), ("other", "other estimators"), ("rival", "what was logged"))

@@ -23,16 +23,17 @@ import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 from tqdm import tqdm
 
-from data.features import FeatureSchema
+from data.feature_schema import FeatureSchema
 from data.sources import simulated
-from evaluation.report.tables import text_table, write_json
-from experimentation.off_policy import log
+from experimentation.off_policy import logged_checkouts
 from experimentation.off_policy.replay import replay
+from reporting.tables import text_table, write_json
 from serving import Checkout, ImpressionLog, Line, Recommender, open_store
-from serving.load import load
 from serving.progress import Progress
+from serving.stores.loading import load
+from simulation import market
 from training.config import CONFIGS
-from training.folders import ROOT
+from training.stage_folders import ROOT
 
 Array = np.ndarray
 Row = dict[str, Any]
@@ -56,7 +57,7 @@ def rehearse(out: Path) -> list[Row]:
          "--store", str(store), "--out", str(out))  # fmt: skip
     recommender = Recommender.load(challenger, open_store(store))
     bundle = recommender.bundle
-    logged = log.read(shop, bundle.manifest, FeatureSchema.load(bundle.folder))
+    logged = logged_checkouts.read(shop, bundle.manifest, FeatureSchema.load(bundle.folder))
     new = replay(recommender, logged.checkouts)
     order = np.array([int(str(checkout.order_id)) for checkout in logged.checkouts])
     clicked, like = _likings(cfg, order, new.item), _likings(cfg, order, logged.item)
@@ -132,7 +133,7 @@ def _likings(cfg: dict[str, Any], order: Array, item: Array) -> Array:
     there = item.astype(bool)
     number = np.where(there, item, "0").astype(np.int64)
     pairs = simulated.truth(cfg, np.repeat(order, item.shape[1]), number.ravel())
-    seen = simulated.examined(item.shape[1], cfg["position_bias"])
+    seen = market.examined(item.shape[1], cfg["position_bias"])
     return pairs.p_click.reshape(item.shape) * seen * there
 
 

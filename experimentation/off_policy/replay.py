@@ -8,8 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from serving import Checkout, Recommender
-from serving.batch import BATCH_SIZE, recommend_batch
-from serving.slate import SLOTS
+from serving.batch.recommend import BATCH_SIZE, recommend_batch
+from serving.pipeline.slate_policy import SLOTS
 
 Array = np.ndarray
 

@@ -10,15 +10,15 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from serving.http import examples
-from serving.http.body import Bodies
-from serving.http.guard import Guard, read_keys
-from serving.http.problems import Refused, busy, problem
-from serving.http.schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
-from serving.http.service import Service
-from serving.http.settings import Settings
-from serving.impressions import ImpressionLog
-from serving.store import Store
+from ..events.impression_log import ImpressionLog
+from ..stores.base import Store
+from . import openapi_examples
+from .body import Bodies
+from .middleware import Guard, read_keys
+from .problems import Refused, busy, problem
+from .schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
+from .service import Service
+from .settings import Settings
 
 SWITCH = 0.0005  # seconds after which a thread is asked for the GIL; the loop would wait 5 ms else
 
@@ -53,7 +53,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
 
     def openapi() -> dict[str, Any]:
         found = plain()
-        found.setdefault("components", {}).setdefault("schemas", {}).update(examples.schemas())
+        found.setdefault("components", {}).setdefault("schemas", {}).update(openapi_examples.schemas())
         return found
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -73,9 +73,9 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
 def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
     @app.post(
         "/v1/recommendations", summary="Six items to show after a checkout",
-        responses={200: {"model": SlateOut}, **examples.problems(400, 401, 408, 413, 415, 422, 503)},
-        openapi_extra=examples.body(
-            RecommendationIn, customer=examples.RECOMMENDATION, guest=examples.GUEST
+        responses={200: {"model": SlateOut}, **openapi_examples.problems(400, 401, 408, 413, 415, 422, 503)},
+        openapi_extra=openapi_examples.body(
+            RecommendationIn, customer=openapi_examples.RECOMMENDATION, guest=openapi_examples.GUEST
         ),
     )  # fmt: skip
     async def recommendations(request: Request) -> Response:
@@ -85,23 +85,25 @@ def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
 
     @app.post(
         "/v1/checkouts", status_code=201, summary="Note a checkout; it counts from the next request on",
-        responses=examples.problems(400, 401, 408, 413, 415, 422, 501, 503),
-        openapi_extra=examples.body(CheckoutIn, order=examples.CHECKOUT),
+        responses=openapi_examples.problems(400, 401, 408, 413, 415, 422, 501, 503),
+        openapi_extra=openapi_examples.body(CheckoutIn, order=openapi_examples.CHECKOUT),
     )  # fmt: skip
     async def checkouts(request: Request) -> Response:
         return await service.record(await bodies.read(request))
 
     @app.post(
         "/v1/feedback", status_code=202, summary="Log a click or a purchase",
-        responses=examples.problems(400, 401, 408, 413, 415, 422, 501, 503),
-        openapi_extra=examples.body(FeedbackIn, click=examples.CLICK, purchase=examples.PURCHASE),
+        responses=openapi_examples.problems(400, 401, 408, 413, 415, 422, 501, 503),
+        openapi_extra=openapi_examples.body(
+            FeedbackIn, click=openapi_examples.CLICK, purchase=openapi_examples.PURCHASE
+        ),
     )  # fmt: skip
     async def feedback(request: Request) -> Response:
         return await service.feedback(await bodies.read(request))
 
     @app.get(
         "/v1/bundle", summary="What serves: version, data window, sizes, metrics; and what answers for arms",
-        responses=examples.problems(401, 503),
+        responses=openapi_examples.problems(401, 503),
     )  # fmt: skip
     async def bundle() -> Response:
         manifest = service.recommender().bundle.manifest
@@ -112,7 +114,9 @@ def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
     async def healthz() -> Response:
         return JSONResponse({"status": "alive"})
 
-    @app.get("/readyz", summary="Whether a bundle is loaded and warm", responses=examples.problems(503))
+    @app.get(
+        "/readyz", summary="Whether a bundle is loaded and warm", responses=openapi_examples.problems(503)
+    )
     async def readyz() -> Response:
         recommender, reason = service.swap.recommender, service.swap.reason
         if recommender is None:
@@ -123,7 +127,7 @@ def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
 
     @app.get(
         "/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse,
-        responses=examples.problems(401),
+        responses=openapi_examples.problems(401),
     )  # fmt: skip
     async def metrics() -> Response:
         page = await asyncio.to_thread(service.metrics.page)

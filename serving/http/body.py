@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
-from serving.http.problems import Refused, busy
+from .problems import Refused, busy
 
 JSON = "application/json"
 BODY_SECONDS = 10.0  # for a body to arrive

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serving.http.settings import Settings
+from .settings import Settings
 
 EPILOG = """\
 example: python -m serving http --bundle bundle --store store --log shop/events --port 8000
@@ -63,7 +63,7 @@ def http(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     except ValueError as error:
         parser.error(str(error))  # exits with 2
     try:
-        from serving.http import server
+        from . import server
     except ImportError as error:
         print(f"error: {error}. To do: pip install 'sextet[http]'", file=sys.stderr)
         return 1
@@ -88,14 +88,14 @@ def http(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 def check(settings: Settings) -> None:
     """Open and close what the settings name: better one line now than a worker that will not start."""
-    from serving import assign
-    from serving.http.guard import read_keys
-    from serving.http.parts import open_store
-    from serving.impressions import ImpressionLog
+    from ..events.impression_log import ImpressionLog
+    from ..experiments import assignment
+    from .backends import open_store
+    from .middleware import read_keys
 
     read_keys(settings.key_file)
     if settings.experiments is not None:
-        assign.read(settings.experiments)
+        assignment.read(settings.experiments)
     store = open_store(settings.store, settings.bundle) if settings.store else None
     log = None if settings.log is None else ImpressionLog(settings.log)
     for part in (store, log):

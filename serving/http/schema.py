@@ -12,9 +12,9 @@ import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
-from serving.checkout import LARGEST, LATEST_TS, Checkout, Event, Item, Line, Slate
-from serving.http.problems import Refused
-from serving.store import purchases_of
+from ..checkout import LARGEST, LATEST_TS, Checkout, Event, Item, Line, Slate
+from ..stores.base import purchases_of
+from .problems import Refused
 
 Asked = TypeVar("Asked", bound=BaseModel)
 NAMED = 20  # wrong fields that an error names

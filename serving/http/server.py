@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
-from serving.http.app import create_app
-from serving.http.metrics import FOLDER
-from serving.http.settings import Settings
+from .app import create_app
+from .metrics import FOLDER
+from .settings import Settings
 
 __all__ = ["FOLDER", "app", "serve"]
 KEEP_ALIVE = 75  # seconds: longer than the 60 of usual proxies, so that they close idle connections, not we

@@ -12,16 +12,20 @@ from typing import NamedTuple, TypeVar
 
 from starlette.responses import JSONResponse, Response
 
-from serving import assign
-from serving.checkout import Checkout, Event, Slate
-from serving.clock import reason_of
-from serving.http.body import JSON
-from serving.http.desk import Busy, Desk
-from serving.http.guard import logger
-from serving.http.metrics import Metrics
-from serving.http.parts import accepts_events, open_store
-from serving.http.problems import Refused, busy, missing
-from serving.http.schema import (
+from ..bundle_watcher import Swap
+from ..checkout import Checkout, Event, Slate
+from ..events.impression_log import ImpressionLog
+from ..experiments import assignment
+from ..recommender import Recommender
+from ..resilience.admission import Busy, Desk
+from ..resilience.deadline import reason_of
+from ..stores.base import Store
+from .backends import accepts_events, open_store
+from .body import JSON
+from .metrics import Metrics
+from .middleware import logger
+from .problems import Refused, busy, missing
+from .schema import (
     CheckoutIn,
     FeedbackIn,
     RecommendationIn,
@@ -31,11 +35,7 @@ from serving.http.schema import (
     slate_json,
     words_of,
 )
-from serving.http.settings import Settings
-from serving.impressions import ImpressionLog
-from serving.recommender import Recommender
-from serving.store import Store
-from serving.swap import Swap
+from .settings import Settings
 
 T = TypeVar("T")
 STORE_SECONDS = 5.0  # for the store to note a checkout
@@ -65,7 +65,7 @@ class Service:
         self.store = (
             open_store(settings.store, settings.bundle) if store is None and settings.store else store
         )
-        self.experiments = None if settings.experiments is None else assign.read(settings.experiments)
+        self.experiments = None if settings.experiments is None else assignment.read(settings.experiments)
         self.desk = Desk(settings.threads, settings.limit, settings.deadline_ms)
         named = () if self.experiments is None else self.experiments.versions
         self.swap = Swap(settings.bundle, self._load, settings.poll_s, self._loaded, named)
@@ -150,13 +150,13 @@ class Service:
             self._note(lambda log: log.slate(answer.checkout, answer.slate, arm))
         return Response(answer.body, media_type=JSON)
 
-    def _assigned(self, checkout: Checkout) -> assign.Assigned:
+    def _assigned(self, checkout: Checkout) -> assignment.Assigned:
         """The arms of a checkout's user; none without experiments."""
         if self.experiments is None:
-            return assign.Assigned()
-        return assign.assigned(self.experiments, checkout.user_id)
+            return assignment.Assigned()
+        return assignment.assigned(self.experiments, checkout.user_id)
 
-    def _version_of(self, mine: assign.Assigned, current: Recommender) -> Recommender:
+    def _version_of(self, mine: assignment.Assigned, current: Recommender) -> Recommender:
         """What answers for the arms: the version that one of them names, unless it cannot serve."""
         return current if mine.version is None else self.swap.serving.get(mine.version, current)
 

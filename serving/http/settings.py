@@ -20,8 +20,10 @@ class Settings:
             items, or is sent away.
         max_body: bytes of a request's body.
         poll_s: seconds between two looks at `current`.
-        explore: chance that the last slot of a slate explores, from 0 (never) to 1 (serving/explore.py).
-        experiments: TOML file of what runs (serving/assign.py); None for nothing. It needs a log.
+        explore: chance that the last slot of a slate explores, from 0 (never) to 1
+            (serving/pipeline/explore.py).
+        experiments: TOML file of what runs (serving/experiments/assignment.py); None for nothing. It needs
+            a log.
     """
 
     bundle: Path

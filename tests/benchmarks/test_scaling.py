@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import plan, prepare
+from benchmarks import prepare, sharding_plan
 
 
 def test_a_shop_of_simulated_lines_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,8 +20,8 @@ def test_a_shop_of_simulated_lines_is_prepared(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_billion_rows_fit_into_four_gpus() -> None:
-    found = plan.planned(4)
+    found = sharding_plan.planned(4)
     assert found["fits"]
-    share = plan.ROWS * plan.DIM * 4 / 4 / 2**30
+    share = sharding_plan.ROWS * sharding_plan.DIM * 4 / 4 / 2**30
     assert share < found["fullest_gib"] < 1.2 * share
-    assert not plan.planned(1)["fits"]
+    assert not sharding_plan.planned(1)["fits"]

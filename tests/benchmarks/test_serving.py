@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import large_shop, serving, serving_http
-from benchmarks.open_loop import Answer, drive, steady
-from evaluation.report.serving_page import serving_page
+from benchmarks.open_loop_client import Answer, drive, steady
+from reporting.serving_page import serving_page
 from serving import Recommender
-from serving.golden import read
-from tests.serving.services import command
+from serving.storage.golden_requests import read
+from tests.serving.http.services import command
 
 
 def test_the_shop_is_what_preparation_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_overload_of_real_processes(version: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(serving_http, "CALM", 3)
     options = ("--workers", "2", "--threads", "1")
     root = version.parent
-    with command(root, *options, module=("tests.serving.broken", "slow", "http")) as service:
+    with command(root, *options, module=("tests.serving.resilience.broken", "slow", "http")) as service:
         capacity = serving_http.saturated(service.port, serving_http.bodies(root, 20, 3_000, seed=1))
         assert 20 < capacity < 2 / 0.03
         for times, seconds in ((2, 6), (10, 3)):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_check, request_level, training, workload
-from data.stream import Stream
+from data.io.stream import Stream
 
 
 def test_requests_and_rows_are_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.attribution import STATES
+from data.errors import DataError
 from data.prepare import prepare
 from data.sources import tables as source
-from data.tables import DataError
+from data.tables.attribution import STATES
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
 

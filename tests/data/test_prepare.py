@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 
 from data import prepare as module
 from data.catalog import item_features, neighbours
-from data.features import FeatureSchema
+from data.errors import DataError
+from data.feature_schema import FeatureSchema
 from data.prepare import log_end, prepare
-from data.tables import DataError
 from tests.data.conftest import config, save
 from tests.data.shop import DAY, START, iso, make_shop
 
@@ -50,10 +50,11 @@ def test_nothing_redone_nothing_stale(
 
 
 def test_the_code_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.py").write_text("x = 1")
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "prepare.py"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.py").write_text("x = 1")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
     before = module._key({"name": "tables"}, {}, {})
-    (tmp_path / "a.py").write_text("x = 2")
+    (tmp_path / "data" / "a.py").write_text("x = 2")
     assert module._key({"name": "tables"}, {}, {}) != before
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.batches import read_batches
-from models.calibration import Calibration
+from data.io.batches import read_batches
+from models.ranking.calibration import Calibration
 from tests.data.shop import write_shop
 from tests.end_to_end.commands import ROOT, command, environment, finished, train_arguments
 from tests.end_to_end.test_resume import step_of
 from training.labels import rule
 from training.ranker import predict
-from training.runs import open_run
+from training.trained_run import open_run
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

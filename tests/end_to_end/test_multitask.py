@@ -16,7 +16,7 @@ def test_variants_are_compared_on_the_same_candidates(tmp_path: Path) -> None:
     write_shop(shop)
     settings = train_arguments(tmp_path, shop)[1:]
     out = ["--out", str(tmp_path / "reports")]
-    done = command("-m", "evaluation.multitask", "shared_bottom", "cascade", *settings, *out)
+    done = command("-m", "benchmarks.multitask", "shared_bottom", "cascade", *settings, *out)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads((tmp_path / "reports" / "multitask.json").read_text())["rows"]
     assert [row["variant"] for row in rows] == ["shared_bottom", "cascade"]
@@ -29,5 +29,5 @@ def test_variants_are_compared_on_the_same_candidates(tmp_path: Path) -> None:
     health = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("ranker-*/health.json")]
     assert len(health) == 2
     assert all(set(found) == {"gates", "gradient_cosine", "alarms"} for found in health)
-    wrong = command("-m", "evaluation.multitask", "mmo", *settings)
+    wrong = command("-m", "benchmarks.multitask", "mmo", *settings)
     assert "Did you mean mmoe" in wrong.stderr

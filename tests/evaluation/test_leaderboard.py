@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from evaluation import leaderboard, protocol, system
+from evaluation import leaderboard, protocol, scoring
 from evaluation.evaluate import evaluate
-from exporting.run import up_to_date
-from serving.bundle import read_manifest
+from exporting.export import up_to_date
+from serving.storage.bundle import read_manifest
 from tests.exporting.bundles import export_config, make_bundle
 from training import tracking
-from training.folders import mark_done, read_done
-from training.run import gather_candidates
-from training.runs import open_run
+from training.pipeline import gather_candidates
+from training.stage_folders import mark_done, read_done
+from training.trained_run import open_run
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def test_the_three_files_agree(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert report["leaderboard"] == json.loads((tmp_path / "leaderboard.json").read_text())
     assert len(report["leaderboard"]) == len(rows)
     ours = {(r["system"], r["order"]): r for r in rows if r["slice"] == "all"}
-    ends = {r["revenue_weight"]: r for r in report["frontier"] if r["system"] == system.NAME}
+    ends = {r["revenue_weight"]: r for r in report["frontier"] if r["system"] == scoring.NAME}
     for weight, order in ((0.0, "purchase"), (1.0, "value")):
-        assert ends[weight]["ndcg6"] == pytest.approx(ours[system.NAME, order]["ndcg6"])
-        assert ends[weight]["revenue6"] == pytest.approx(ours[system.NAME, order]["revenue6"])
-    assert {r["system"] for r in report["heads"]} == {system.NAME, leaderboard.RIVAL}
+        assert ends[weight]["ndcg6"] == pytest.approx(ours[scoring.NAME, order]["ndcg6"])
+        assert ends[weight]["revenue6"] == pytest.approx(ours[scoring.NAME, order]["revenue6"])
+    assert {r["system"] for r in report["heads"]} == {scoring.NAME, leaderboard.RIVAL}
     # The difference is that of the means.
     for metric, order in (("ndcg6", "purchase"), ("revenue6", "value")):
         (row,) = (
@@ -58,7 +58,7 @@ def test_the_three_files_agree(folder: Path, tmp_path: Path, capsys: pytest.Capt
             for r in report["differences"]
             if (r["to"], r["slice"], r["metric"]) == ("LightGBM", "all", metric)
         )
-        gap = ours[system.NAME, order][metric] - ours["LightGBM", order][metric]
+        gap = ours[scoring.NAME, order][metric] - ours["LightGBM", order][metric]
         assert row["difference"] == pytest.approx(gap)
         assert row["low"] <= row["difference"] <= row["high"]
     page = (tmp_path / "index.html").read_text()
@@ -75,7 +75,7 @@ def test_lightgbm_is_fitted_once_beside_several_seeds(folder: Path, tmp_path: Pa
     run = open_run(folder)
     other = run._replace(cfg=OmegaConf.merge(run.cfg, {"seed": run.cfg.seed + 1}))
     rows = leaderboard.leaderboard([run, other], "test", with_gbdt=True, out=tmp_path)
-    for name, seeds in ((system.NAME, 2), (leaderboard.RIVAL, 1)):
+    for name, seeds in ((scoring.NAME, 2), (leaderboard.RIVAL, 1)):
         found = [r for r in rows if (r["system"], r["slice"], r["order"]) == (name, "all", "purchase")]
         assert len({r["seed"] for r in found}) == len(found) == seeds
     against = {r["to"] for r in json.loads((tmp_path / "report.json").read_text())["differences"]}
@@ -89,13 +89,13 @@ def test_trees_learn_from_a_weighted_sample_of_too_many_pairs(
     proxy = run.prepared._replace(meta={**run.prepared.meta, "click": "leaf_category_proxy"})
     cfg = OmegaConf.merge(run.cfg, {"ranker": {"train": {"negatives": 0.01}}})
     run = run._replace(cfg=cfg, prepared=proxy)  # of a shop with impressions all that was shown is kept
-    whole = system.pairs(run, "train", learn=True)
-    monkeypatch.setattr(system, "MOST_PAIRS", len(whole.item) // 4)
-    part = system.pairs(run, "train", learn=True)
+    whole = scoring.pairs(run, "train", learn=True)
+    monkeypatch.setattr(scoring, "MOST_PAIRS", len(whole.item) // 4)
+    part = scoring.pairs(run, "train", learn=True)
     assert len(part.item) < len(whole.item)
     assert part.purchase.sum() == whole.purchase.sum() > 0
     assert part.weight.sum() == pytest.approx(whole.weight.sum(), rel=0.1)
-    judged = system.pairs(run, "train", learn=False)
+    judged = scoring.pairs(run, "train", learn=False)
     assert len(judged.item) > len(part.item)  # what is ranked is never sampled
 
 

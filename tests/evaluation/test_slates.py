@@ -11,7 +11,7 @@ from evaluation.jagged import Ranked, descending, to_offsets, top
 from evaluation.metrics import Purchases, ndcg_at
 from evaluation.slates import Offers
 from models.embeddings import pack_int8
-from serving.slate import Policy
+from serving.pipeline.slate_policy import Policy
 
 ITEMS = 30
 RNG = np.random.default_rng(0)

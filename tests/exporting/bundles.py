@@ -8,13 +8,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from data.prepare import prepare
-from exporting.run import export
-from serving.bundle import NO_CHECKSUM, manifest_checksum, sha256
+from exporting.export import export
+from serving.storage.bundle import NO_CHECKSUM, manifest_checksum, sha256
 from tests.data.shop import write_shop
-from training.build import build_ranker, build_two_tower
+from training.build_models import build_ranker, build_two_tower
 from training.config import CONFIGS
-from training.folders import mark_done
-from training.run import encode_items, open_prepared, training_price
+from training.pipeline import encode_items, open_prepared, training_price
+from training.stage_folders import mark_done
 
 
 def configured(name: str, *overrides: str) -> DictConfig:

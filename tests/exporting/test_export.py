@@ -15,15 +15,15 @@ import torch
 
 import exporting.assemble
 import exporting.bundle
-import exporting.run
-from exporting import verify
+import exporting.export
+from exporting import verification
 from exporting.bundle import items_table, write_arrow, write_items, write_store
-from exporting.index import Measured
-from exporting.source import ExportError, find_run, open_trained
+from exporting.index.build import Measured
+from exporting.opened_run import ExportError, find_run, open_trained
 from models.embeddings import unpack_int8
-from models.inputs import MOVING, Catalog
-from serving.bundle import FILES, open_bundle
-from serving.store_arrow import ArrowStore
+from models.schema import MOVING, Catalog
+from serving.storage.bundle import FILES, open_bundle
+from serving.stores.arrow import ArrowStore
 from tests.exporting.bundles import export_config, make_bundle, make_run
 
 
@@ -39,7 +39,7 @@ def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
     assert manifest["version"] == version.name
     assert manifest["metric"] == "inner_product"
     assert manifest["index"]["recall"] >= 0.95
-    assert manifest["export"]["parity"]["purchase"] < verify.MAX_PROBABILITY
+    assert manifest["export"]["parity"]["purchase"] < verification.MAX_PROBABILITY
     assert manifest["run"]["mlflow_run_id"] == "none"
     assert manifest["metrics"]["ranker"] == {"val_loss": 1.0}
     assert manifest["data"]["click_label"] == "logged"
@@ -119,7 +119,7 @@ def test_a_tuned_index_serves_and_says_why(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, families: str
 ) -> None:
     """The golden requests replay on load, through whatever index was chosen."""
-    monkeypatch.setattr("exporting.tuning.SMALL", 1)
+    monkeypatch.setattr("exporting.index.tuning.SMALL", 1)
     made = make_bundle(run_folder, tmp_path, "index=auto", f"index.families={families}")
     about = json.loads((made / "manifest.json").read_text())["index"]
     assert about["recall"] >= about["targets"]["recall"] == 0.98
@@ -135,7 +135,7 @@ def refused(run: Path, root: Path, reason: str) -> None:
     """Exporting fails for this reason and leaves the bundle root as it was."""
     before = contents(root), os.readlink(root / "current")
     with pytest.raises(ExportError, match=reason):
-        exporting.run.export(export_config(run, root))
+        exporting.export.export(export_config(run, root))
     assert (contents(root), os.readlink(root / "current")) == before
 
 
@@ -146,7 +146,7 @@ def root(version: Path, tmp_path: Path) -> Path:
 
 
 def test_low_recall_is_refused(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporting.index.measure", lambda *_: Measured(0.94, 1.0, 1.0))
+    monkeypatch.setattr("exporting.index.build.measure", lambda *_: Measured(0.94, 1.0, 1.0))
     refused(run_folder, root, r"recall@300 of the index is 0.9400.*index.recall or")
 
 
@@ -156,19 +156,19 @@ def test_low_recall_is_refused(run_folder: Path, root: Path, monkeypatch: pytest
 def test_a_lack_of_parity_is_refused(
     run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch, field: str, found: float
 ) -> None:
-    honest = verify.parity
-    monkeypatch.setattr(verify, "parity", lambda *a: replace(honest(*a), **{field: found}))
+    honest = verification.parity
+    monkeypatch.setattr(verification, "parity", lambda *a: replace(honest(*a), **{field: found}))
     refused(run_folder, root, f"{field} differs from the training model by up to")
 
 
 def test_parity_sees_a_changed_weight(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = verify.parity
+    honest = verification.parity
 
     def drifted(trained, *rest):
         trained.ranker.calibration.shift.data += 0.1
         return honest(trained, *rest)
 
-    monkeypatch.setattr(verify, "parity", drifted)
+    monkeypatch.setattr(verification, "parity", drifted)
     refused(run_folder, root, "click differs")
 
 
@@ -257,7 +257,7 @@ def test_a_bundle_that_is_up_to_date_is_kept(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def export(*overrides: str) -> Path:
-        return exporting.run.export(export_config(run_folder, tmp_path, "bundle.force=false", *overrides))
+        return exporting.export.export(export_config(run_folder, tmp_path, "bundle.force=false", *overrides))
 
     first = export()
     assert export() == first

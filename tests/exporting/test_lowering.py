@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporting.lowering import INT8_FROM, FloatTables, Pipeline, lowered, lowered_tables, save
-from models.candidates import CandidateSources, Lists, bestsellers
+from models.candidates.sources import CandidateSources, Lists, bestsellers
 from models.embeddings import Int8Tables
-from models.inputs import Candidates
 from models.jagged import offsets_of
-from models.query_attention import AttentionEncoder
-from models.query_encoder import MeanEncoder
-from models.query_transformer import TransformerEncoder
-from models.ranker import Ranker
-from models.two_tower import QueryEncoder, QueryTower, attribute_tables
+from models.ranking.ranker import Ranker
+from models.retrieval.attention_encoder import AttentionEncoder
+from models.retrieval.mean_encoder import MeanEncoder
+from models.retrieval.transformer_encoder import TransformerEncoder
+from models.retrieval.two_tower import QueryEncoder, QueryTower, attribute_tables
+from models.schema import Candidates
 from tests.models.shops import random_catalog, random_query
 from tests.models.variants import VARIANTS
 

@@ -5,7 +5,7 @@ import itertools
 import torch
 
 from models.embeddings import pack_int8
-from models.inputs import Candidates, Catalog, ItemText, Query
+from models.schema import Candidates, Catalog, ItemText, Query
 
 DAY = 86_400
 NOW = 1_512_000_000

@@ -4,14 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.calibration import Calibration
 from models.embeddings import EmbeddingTables, Int8Tables, Table, lower
-from models.item_encoder import ItemEncoder
 from models.jagged import gather_segments, group_sum, lookup, offsets_of, rank_in_segment, segment_ids
-from models.losses import log_purchase
-from models.query_encoder import MeanEncoder
-from models.ranker import Ranker, ScoringRanker
-from models.two_tower import QueryTower, TwoTower
+from models.ranking.calibration import Calibration
+from models.ranking.losses import log_purchase
+from models.ranking.ranker import Ranker, ScoringRanker
+from models.retrieval.item_tower import ItemEncoder
+from models.retrieval.mean_encoder import MeanEncoder
+from models.retrieval.two_tower import QueryTower, TwoTower
 from tests.models.shops import random_candidates, random_catalog, random_query, random_text
 from tests.models.variants import VARIANTS
 

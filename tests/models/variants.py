@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from models.multitask.cascade import Cascade
-from models.multitask.esmm import ESMM
-from models.multitask.mmoe import MMoE
-from models.multitask.ple import PLE
-from models.multitask.shared_bottom import SharedBottom
+from models.ranking.multitask.cascade import Cascade
+from models.ranking.multitask.esmm import ESMM
+from models.ranking.multitask.mmoe import MMoE
+from models.ranking.multitask.ple import PLE
+from models.ranking.multitask.shared_bottom import SharedBottom
 
 VARIANTS = {
     "shared_bottom": partial(SharedBottom, hidden=(16, 8), tower=4),

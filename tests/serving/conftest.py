@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from serving import Recommender, impressions
-from serving.bundle import read_arrow
-from serving.versions import point
+from serving import Recommender
+from serving.events import impression_log
+from serving.storage.bundle import read_arrow
+from serving.storage.versions import point
 
 NAMES = ("20240101T000000Z-a", "20240201T000000Z-b", "20240301T000000Z-c")  # versions of `root`
 
@@ -29,7 +30,7 @@ def shared(version: Path) -> Recommender:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that writes all the time."""
-    monkeypatch.setattr(impressions, "FLUSH", 0.01)
+    monkeypatch.setattr(impression_log, "FLUSH", 0.01)
 
 
 @pytest.fixture

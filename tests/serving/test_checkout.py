@@ -5,7 +5,7 @@ import math
 import pytest
 
 from serving import Checkout, Event, Line
-from serving.golden import from_json, to_json
+from serving.storage.golden_requests import from_json, to_json
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import BundleError, Checkout, Event, Line, Recommender, Slate
-from serving.golden import read
-from serving.slate import Policy
+from serving.pipeline.slate_policy import Policy
+from serving.storage.golden_requests import read
 
 IDS = st.one_of(st.integers(0, 90).map(lambda k: f"i{k:03d}"), st.text(min_size=1, max_size=5))
 AMOUNT = st.floats(1e-3, 1e12)

@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.serving.services import Command, command
+from tests.serving.http.services import Command, command
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 READ = """

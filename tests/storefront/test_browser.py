@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from serving import open_store
-from serving.bundle import read_arrow
 from serving.checkout import KINDS
-from tests.serving.logs import logged
-from tests.serving.services import Command
+from serving.storage.bundle import read_arrow
+from tests.serving.events.logs import logged
+from tests.serving.http.services import Command
 from tests.storefront.browser import CHROMIUM, DRIVER, Browser, shop
 
 pytestmark = pytest.mark.skipif(

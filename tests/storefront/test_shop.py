@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.http.settings import Settings
-from serving.store import Facts
-from serving.store_arrow import ArrowStore
-from storefront import shelves
+from serving.stores.arrow import ArrowStore
+from serving.stores.base import Facts
+from storefront import catalog_queries
 from storefront.__main__ import held, main
 from storefront.app import PAGE, create_shop
-from tests.serving.services import Client, serving, six
+from tests.serving.http.services import Client, serving, six
 
 LONG = 60_000.0  # ms: a busy machine must not change what is answered
 
@@ -67,7 +67,7 @@ def test_the_page_and_all_that_it_names_come_from_here(client: Client) -> None:
 
 def test_the_clock_starts_behind_the_data(client: Client, version: Path, stored: ArrowStore) -> None:
     about = client.get("/shop/about").json()
-    newest = max(facts.ts[facts.kind == shelves.PURCHASE][-1] for _, facts in stored.users())
+    newest = max(facts.ts[facts.kind == catalog_queries.PURCHASE][-1] for _, facts in stored.users())
     assert newest < about["now"] < newest + 3600
     assert client.get("/shop/about").json()["now"] > about["now"]
     assert (about["bundle_version"], about["items"], about["households"]) == (version.name, 80, len(stored))
@@ -84,7 +84,7 @@ def test_items_have_all_words_and_the_most_popular_come_first(client: Client, wo
         for row in np.argsort(bundle.fallback_rank, kind="stable").tolist()
         if bundle.fallback_rank[row] >= 0 and all(word in titles[row] for word in words.lower().split())
     ]
-    found = shelves.search(bundle, words, limit)
+    found = catalog_queries.search(bundle, words, limit)
     assert [item["item_id"] for item in found] == [bundle.item_id[row].as_py() for row in fitting[:limit]]
 
 
@@ -111,7 +111,7 @@ def test_households_are_spread_or_begin_with_what_was_typed(
         "user_id": pa.array(ids, pa.string()),
         "ts": pa.array([[0] * n for n in counts], pa.list_(pa.int64())),
     })  # fmt: skip
-    found = shelves.some(shelves.households_of(stored), starts, limit)
+    found = catalog_queries.some(catalog_queries.households_of(stored), starts, limit)
     assert {(one["user_id"], one["events"]) for one in found} <= set(zip(ids, counts, strict=True))
     fitting = [name for name in ids if name.startswith(starts)]
     assert len({one["user_id"] for one in found}) == len(found) == min(limit, len(fitting))
@@ -135,14 +135,14 @@ def test_orders_are_the_purchases_of_one_second(client: Client, stored: ArrowSto
         bought = [
             (int(facts.ts[k]), item, float(facts.quantity[k]), pytest.approx(float(facts.price[k]), abs=1e-5))
             for k, item in enumerate(facts.item_id)
-            if facts.kind[k] == shelves.PURCHASE
+            if facts.kind[k] == catalog_queries.PURCHASE
         ]
         expected = [(ts, [line[1:] for line in lines]) for ts, lines in groupby(bought, lambda line: line[0])]
         assert len(expected) > 3
         assert len(bought) < len(facts.item_id) or user_id not in ("u001", "u002")  # clicks are no orders
         found = [
             (order["ts"], [(line["item_id"], line["quantity"], line["price"]) for line in order["lines"]])
-            for order in shelves.orders(facts, bundle, 3)
+            for order in catalog_queries.orders(facts, bundle, 3)
         ]
         assert found == expected[:-4:-1]
 
@@ -151,7 +151,7 @@ def test_an_order_of_what_the_bundle_does_not_know(client: Client) -> None:
     bundle = client.service.recommender().bundle
     one = np.ones(2, np.float32)
     facts = Facts(["gone", "i001"], np.array([5, 5]), np.zeros(2, np.int64), one, one * np.nan)
-    (order,) = shelves.orders(facts, bundle, 1)
+    (order,) = catalog_queries.orders(facts, bundle, 1)
     gone, known = order["lines"]
     assert (gone["item_id"], gone["title"], gone["price"]) == ("gone", "gone", 0)
     assert known["price"] == pytest.approx(bundle.price[bundle.row_of("i001")], abs=1e-5)

@@ -7,9 +7,9 @@ import pyarrow as pa
 import torch
 from omegaconf import OmegaConf
 
-from data.batches import CANDIDATES
 from data.catalog import Neighbours
-from models.candidates import SOURCES, CandidateSources, Lists, bit
+from data.io.batches import CANDIDATES
+from models.candidates.sources import SOURCES, CandidateSources, Lists, bit
 from models.embeddings import unpack_int8
 from tests.models.shops import DAY, NOW, random_candidates, random_catalog, random_query
 from tests.training.test_labels import random_outcomes

@@ -5,7 +5,7 @@ import inspect
 import pytest
 from hydra import compose, initialize_config_dir
 
-from training.build import build_ranker, build_two_tower
+from training.build_models import build_ranker, build_two_tower
 from training.config import CONFIGS, ConfigError, check_overrides, check_values
 
 SIZES = {

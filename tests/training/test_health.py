@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from models.losses import probabilities
+from models.ranking.losses import probabilities
 from tests.models.variants import VARIANTS
 from training.health import (
     GateLoad,

@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.inputs import Candidates, Outcomes
-from models.interactions import Interactions
 from models.jagged import segment_ids
-from models.losses import click_loss, purchase_loss
-from models.losses_ranking import listwise_softmax
+from models.ranking.features.interactions import Interactions
+from models.ranking.listwise_losses import listwise_softmax
+from models.ranking.losses import click_loss, purchase_loss
+from models.schema import Candidates, Outcomes
 from tests.models.shops import offsets, random_candidates, random_catalog, random_query
 from training.labels import Labels, Rule, label, rule, sample_negatives
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experimentation.exploration.__main__ import main
-from experimentation.exploration.compare import ANSWERS, INFORMED, NONE, ORACLE, POLICIES
+from experimentation.exploration.comparison import ANSWERS, INFORMED, NONE, ORACLE, POLICIES
 
 
 def test_policies_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from experimentation.exploration import learner
 from experimentation.exploration.learner import Head, Outcomes, Precision
-from experimentation.off_policy.simulation import SEEN
+from experimentation.off_policy.simulated_logs import SEEN
 
 F, ITEMS = 3, 8
 

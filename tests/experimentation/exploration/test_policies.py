@@ -8,41 +8,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from experimentation.exploration import learner, policies, world
-from experimentation.exploration.compare import INFORMED, ORACLE, POLICIES, Ran, new_items, run, told
+from experimentation.exploration import learner, policies, simulated_shop
+from experimentation.exploration.comparison import INFORMED, ORACLE, POLICIES, Ran, new_items, run, told
 from experimentation.exploration.learner import Heads
-from experimentation.exploration.world import Day, Shop
-from experimentation.off_policy.simulation import SEEN
-from serving.explore import POOL
+from experimentation.exploration.simulated_shop import Day, Shop
+from experimentation.off_policy.simulated_logs import SEEN
+from serving.pipeline.explore import POOL
 
 SMALL = Shop(0, days=40, checkouts=20, items=50)
 
 
 @cache
 def shop() -> list[Day]:
-    return list(world.days(SMALL))
+    return list(simulated_shop.days(SMALL))
 
 
 @cache
 def warm() -> Heads:
     """What the shop's own slates of the warm days taught."""
     rng = np.random.default_rng(0)
-    heads = Heads(*(learner.prior(world.FACTS, SMALL.items) for _ in Heads._fields))
-    for day in shop()[: world.WARM]:
+    heads = Heads(*(learner.prior(simulated_shop.FACTS, SMALL.items) for _ in Heads._fields))
+    for day in shop()[: simulated_shop.WARM]:
         heads = told(heads, day, policies.shop(day, rng), SEEN)
     return heads
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@given(number=st.integers(-world.WARM, SMALL.days - 1), seed=st.integers(0, 1000))
+@given(number=st.integers(-simulated_shop.WARM, SMALL.days - 1), seed=st.integers(0, 1000))
 @settings(max_examples=15, deadline=None)
 def test_slates_are_six_distinct_items_that_have_arrived(name: str, number: int, seed: int) -> None:
-    day, rng = shop()[world.WARM + number], np.random.default_rng(seed)
+    day, rng = shop()[simulated_shop.WARM + number], np.random.default_rng(seed)
     slate = POLICIES[name](warm(), day, rng)
     assert slate.shape == (SMALL.checkouts, len(SEEN))
     assert all(len(set(row)) == len(SEEN) for row in slate.tolist())
     assert day.there[slate].all()
-    assert (world.arrivals(world.catalog(SMALL))[slate] <= number).all()
+    assert (simulated_shop.arrivals(simulated_shop.catalog(SMALL))[slate] <= number).all()
     most = day.earned(policies.oracle(warm(), day, rng)).sum(1)
     assert (day.earned(slate).sum(1) <= most + 1e-9).all()
 
@@ -73,7 +73,7 @@ def test_the_slot_explores_as_serving_does() -> None:
 
 def test_the_upper_bound_prefers_whom_nobody_knows() -> None:
     day, rng = shop()[-1], np.random.default_rng(0)
-    fresh = world.arrivals(world.catalog(SMALL)) >= 0
+    fresh = simulated_shop.arrivals(simulated_shop.catalog(SMALL)) >= 0
     shares = [fresh[policies.linucb(width)(warm(), day, rng)].mean() for width in (0.0, 1.0, 3.0)]
     assert shares == sorted(shares)
     assert shares[2] > shares[0]
@@ -83,7 +83,7 @@ def test_answers_come_with_the_chances_that_they_should() -> None:
     days = shop()
     clicks, buys, n = np.zeros((2, len(SEEN))), np.zeros((2, len(SEEN))), 0
     for day in days:
-        slate = policies.even(warm(), day, np.random.default_rng(day.number + world.WARM))
+        slate = policies.even(warm(), day, np.random.default_rng(day.number + simulated_shop.WARM))
         clicked, bought = day.answers(slate, SEEN)
         chance = SEEN * np.take_along_axis(day.click, slate, 1)
         clicks += clicked.sum(0), chance.sum(0)
@@ -97,8 +97,8 @@ def test_answers_come_with_the_chances_that_they_should() -> None:
 
 def test_appeal_raises_what_people_like() -> None:
     plain = shop()[-1]
-    *_, more = world.days(SMALL._replace(appeal=0.8))
-    appeal = world.catalog(SMALL).appeal
+    *_, more = simulated_shop.days(SMALL._replace(appeal=0.8))
+    appeal = simulated_shop.catalog(SMALL).appeal
     np.testing.assert_array_equal(plain.facts, more.facts)
     for one, other in ((plain.click, more.click), (plain.buy, more.buy)):
         logits = (np.log(p / (1 - p)) for p in (one, other))

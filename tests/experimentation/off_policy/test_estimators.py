@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experimentation.off_policy import placement, weights
+from experimentation.off_policy import importance_weights, plackett_luce
 from experimentation.off_policy.estimators import (
     Health,
     doubly_robust,
@@ -43,19 +43,19 @@ class World:
 
     def __init__(self, rng: np.random.Generator) -> None:
         logged, new = rng.normal(0, 1, (2, 1, ITEMS))
-        above = [placement.given_above(np.repeat(s, len(SLATES), 0), SLATES) for s in (new, logged)]
-        at = [placement.at_slots(s, SLOTS)[0] for s in (new, logged)]  # [K, I]
+        above = [plackett_luce.given_above(np.repeat(s, len(SLATES), 0), SLATES) for s in (new, logged)]
+        at = [plackett_luce.at_slots(s, SLOTS)[0] for s in (new, logged)]  # [K, I]
         self.new, self.logged = (chance.prod(1) for chance in above)
         self.at_new = at[0]
         self.weight = {
-            "position": weights.ratio(*((SEEN @ chance)[SLATES] for chance in at)),
-            "slot": weights.ratio(*(chance[np.arange(SLOTS), SLATES] for chance in at)),
-            "cascade": weights.cascade(*above),
-            "slate": weights.slate(*above),
+            "position": importance_weights.ratio(*((SEEN @ chance)[SLATES] for chance in at)),
+            "slot": importance_weights.ratio(*(chance[np.arange(SLOTS), SLATES] for chance in at)),
+            "cascade": importance_weights.cascade(*above),
+            "slate": importance_weights.slate(*above),
         }
 
 
-@pytest.mark.parametrize("shopper", weights.SHOPPERS)
+@pytest.mark.parametrize("shopper", importance_weights.SHOPPERS)
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
 def test_ips_is_unbiased_for_the_shoppers_of_its_weights(shopper: str, seed: int) -> None:
@@ -63,7 +63,9 @@ def test_ips_is_unbiased_for_the_shoppers_of_its_weights(shopper: str, seed: int
     world = World(rng)
     reward = REWARDS[shopper](rng, SLATES)
     true = world.new @ reward.sum(1)
-    for model in weights.SHOPPERS[weights.SHOPPERS.index(shopper) :]:  # those that assume less are right too
+    for model in importance_weights.SHOPPERS[
+        importance_weights.SHOPPERS.index(shopper) :
+    ]:  # those that assume less are right too
         assert world.logged @ ips(reward, world.weight[model]) == pytest.approx(true, abs=1e-9)
 
 
@@ -155,9 +157,9 @@ def test_health_says_what_weights_are_worth() -> None:
 
 def test_clipping_is_reported() -> None:
     whole = np.array([[1.0], [1.0], [8.0]])
-    less = weights.clipped(whole, 3.0)
+    less = importance_weights.clipped(whole, 3.0)
     assert less.max() == 3.0
-    assert weights.clipped(whole, None) is whole
+    assert importance_weights.clipped(whole, None) is whole
     found = health(less, np.ones(1), np.arange(3), whole)
     assert found.clipped == pytest.approx(0.5)
     assert found.supported.value == pytest.approx(10 / 3)  # clipping is no lack of support
@@ -182,4 +184,4 @@ def test_a_verdict_needs_data_and_support() -> None:
 
 def test_what_was_shown_had_a_chance() -> None:
     with pytest.raises(ValueError, match="not above 0"):
-        weights.ratio(np.ones((1, 2)), np.array([[0.5, 0.0]]))
+        importance_weights.ratio(np.ones((1, 2)), np.array([[0.5, 0.0]]))

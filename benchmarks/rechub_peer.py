@@ -1,0 +1,51 @@
+"""Workload W with torch-rechub's own model, loader and trainer, data in memory. Run by its own environment.
+
+<environment>/bin/python benchmarks/rechub_peer.py <file> <rows>      prints samples per second of one epoch
+"""
+
+import sys
+import time
+
+import pyarrow.parquet as pq
+from torch_rechub.basic.features import SparseFeature
+from torch_rechub.models.multi_task import MMOE
+from torch_rechub.trainers import MTLTrainer
+from torch_rechub.utils.data import DataGenerator
+
+# As in benchmarks/workload.py, which needs what this environment does not promise to have.
+VOCABULARIES = [1_000_000] * 2 + [100_000] * 5 + [1_000] * 13
+LABELS = ["click", "purchase"]
+BATCH = 4_096
+
+
+def main(file: str, rows: int) -> None:
+    with pq.ParquetFile(file) as source:
+        table = next(source.iter_batches(rows))
+    features = [SparseFeature(f"f{i}", vocab_size=size, embed_dim=16) for i, size in enumerate(VOCABULARIES)]
+    x = {feature.name: table[feature.name].to_numpy().astype("int64") for feature in features}
+    y = table.select(LABELS).to_pandas().to_numpy()
+    loader, _, _ = DataGenerator(x, y).generate_dataloader(
+        x_val=x, y_val=y, x_test=x, y_test=y, batch_size=BATCH
+    )
+    model = MMOE(
+        features,
+        ["classification"] * len(LABELS),
+        n_expert=8,
+        expert_params={"dims": [256, 128]},
+        tower_params_list=[{"dims": [64]}] * len(LABELS),
+    )
+    trainer = MTLTrainer(model, ["classification"] * len(LABELS))
+    step = trainer.optimizer.step
+    ends: list[float] = []
+
+    def timed(*arguments: object) -> None:
+        step(*arguments)
+        ends.append(time.perf_counter())
+
+    trainer.optimizer.step = timed
+    trainer.train_one_epoch(loader)
+    print(BATCH * (len(ends) - 2) / (ends[-1] - ends[1]))  # the first two steps warm up
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

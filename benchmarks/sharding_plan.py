@@ -1,0 +1,68 @@
+"""What a table of a billion rows would take: TorchRec's planner on GPUs that are not there.
+
+    python -m benchmarks.sharding_plan
+
+Prints, per number of GPUs (80 GB of memory each, eight to a machine), how the planner cuts the tables, what
+the fullest GPU holds, and the planner's estimate of a step's time for lookups and their communication.
+"""
+
+from typing import Any
+
+import torch
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.types import PlannerError
+
+from reporting import tables
+from training import runtime
+from training.distributed.sharding import constraints
+
+ROWS, DIM = 1_000_000_000, 64
+OTHERS = [(100_000_000, 32), (1_000_000, 32)]
+GPUS, BATCH = (4, 8, 16, 32, 64), 8192
+MEMORY = 80 * 2**30
+
+
+def main() -> None:
+    print(tables.text_table([planned(count) for count in GPUS]))
+
+
+def planned(count: int) -> dict[str, Any]:
+    """A line of the table: `count` GPUs, each with BATCH requests of a step."""
+    sizes = [(ROWS, DIM), *OTHERS]
+    module = EmbeddingBagCollection(
+        device=torch.device("meta"),
+        tables=[
+            EmbeddingBagConfig(name=f"t{i}", num_embeddings=rows, embedding_dim=dim, feature_names=[f"f{i}"])
+            for i, (rows, dim) in enumerate(sizes)
+        ],
+    )
+    model = torch.nn.ModuleDict({"tables": module})
+    topology = Topology(
+        world_size=count, local_world_size=min(count, 8), compute_device="cuda", hbm_cap=MEMORY
+    )
+    planner = EmbeddingShardingPlanner(topology=topology, batch_size=BATCH, constraints=constraints(model))
+    sharder: Any = EmbeddingBagCollectionSharder({"optimizer": "rowwise_adagrad"})
+    try:
+        plan = planner.plan(model, [sharder])
+    except PlannerError as error:
+        return {"gpus": count, "fits": False, "cut": str(error).strip().splitlines()[0][:60]}
+    memory, seconds = [0.0] * count, [0.0] * count
+    for option in planner._best_plan or []:
+        for shard in option.shards:
+            memory[shard.rank] += shard.storage.hbm / 2**30
+            seconds[shard.rank] += shard.perf.total / 1e3
+    ways = {name: way.sharding_type for name, way in plan.plan["tables"].items()}
+    return {
+        "gpus": count,
+        "fits": True,
+        "cut": ", ".join(ways[f"t{i}"] for i in range(len(sizes))),
+        "fullest_gib": max(memory),
+        "step_ms": max(seconds) * 1e3,
+    }
+
+
+if __name__ == "__main__":
+    runtime.set_up()
+    main()

@@ -1,0 +1,5 @@
+"""The one error for input that cannot be used."""
+
+
+class DataError(ValueError):
+    """Input that cannot be used as it is. The message names the file, the reason and the remedy."""

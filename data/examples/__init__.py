@@ -1,0 +1,1 @@
+"""One row per checkout: splits, histories, outcomes, snapshots and neighbours."""

@@ -1,0 +1,276 @@
+"""The feature schema: vocabularies, and the codes that stand for them.
+
+Items, categories, brands and tokens come from the item list, which has no time. Context and profile
+vocabularies come from checkouts before validation starts, so that nothing later shapes the codes.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from data.io import engine, lists
+from data.tables.coded_log import Log
+
+WORD = r"[^\p{L}\p{N}]+"  # what separates the words of a title
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute of a checkout or a user: categorical with `values`, numeric with `edges`."""
+
+    name: str
+    values: list[str] | None = None  # code = position + 1; 0 for missing or unknown
+    edges: list[float] | None = None  # code = 1 + number of edges ≤ x; 0 for missing
+
+    @property
+    def cardinality(self) -> int:
+        """Number of codes, 0 included."""
+        return len(self.values) + 1 if self.values is not None else len(self.edges or []) + 2
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """What `schema.json` holds. Codes are positions + 1; 0 is always the unknown."""
+
+    items: int  # N, without the unknown item
+    max_history: int
+    category_levels: int
+    categories: list[str]
+    brands: list[str]
+    tokens: list[str]
+    token_idf: list[float]
+    context: list[Attribute]
+    profile: list[Attribute]
+    version: int = 1
+
+    def sizes(self) -> dict[str, Any]:
+        """Table sizes for model constructors, the unknown included; `category_levels` as it is."""
+        return {
+            "items": self.items + 1,
+            "categories": len(self.categories) + 1,
+            "category_levels": self.category_levels,
+            "brands": len(self.brands) + 1,
+            "tokens": len(self.tokens) + 1,
+            "context": [a.cardinality for a in self.context],
+            "profile": [a.cardinality for a in self.profile],
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        out = asdict(self)
+        for group in ("context", "profile"):
+            out[group] = [{k: v for k, v in a.items() if v is not None} for a in out[group]]
+        return out
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> "FeatureSchema":
+        groups = {g: [Attribute(**a) for a in data[g]] for g in ("context", "profile")}
+        return FeatureSchema(**{**data, **groups})
+
+    @staticmethod
+    def load(folder: str | Path) -> "FeatureSchema":
+        """Reads `schema.json` of a prepared folder."""
+        return FeatureSchema.from_json(json.loads((Path(folder) / "schema.json").read_text()))
+
+
+def build(con: ibis.BaseBackend, log: Log, until: int, cfg: dict[str, Any]) -> tuple[FeatureSchema, pa.Table]:
+    """The schema, and `items.parquet` as a table.
+
+    `until` (Unix seconds) is the start of validation; `cfg` is the features config. Needs at least one
+    checkout before `until` only for context and profile vocabularies; without one they are empty.
+    """
+    levels = int(cfg["category_levels"])
+    items = engine.keep(con, "item_paths", _paths(log.items, levels))
+    prefixes = [items.select(path=items[f"path_{k}"]) for k in range(levels)]
+    category = ibis.union(*prefixes, distinct=True) if levels > 1 else prefixes[0].distinct()
+    categories = sorted(_column(con, category.filter(category.path.notnull()), "path"))
+    brand = items.filter(items.brand.notnull()).group_by("brand").agg(n=ibis._.count())
+    brand = brand.order_by(brand.n.desc(), brand.brand).limit(int(cfg["brands"]))
+    brands = sorted(_column(con, brand, "brand"))
+    total = int(con.execute(items.count()))
+    tokens, idf = _tokens(con, _words(con, items), total, cfg)
+
+    before = log.checkouts.filter(log.checkouts.ts < until)
+    people = log.users.semi_join(before, "user")
+    schema = FeatureSchema(
+        items=total,
+        max_history=int(cfg["max_history"]),
+        category_levels=levels,
+        categories=categories,
+        brands=brands,
+        tokens=tokens,
+        token_idf=idf,
+        context=[_attribute(con, before, f"context_{c}", c, cfg) for c in log.context],
+        profile=[_attribute(con, people, f"profile_{c}", c, cfg) for c in log.profile],
+    )
+    encoded = encode(con, log.items, schema, int(cfg["tokens_per_item"]))
+    return schema, _item_table(con, log, encoded, schema)
+
+
+def _column(con: ibis.BaseBackend, table: ir.Table, name: str) -> list[Any]:
+    return con.to_pyarrow(table.select(name))[name].to_pylist()
+
+
+def _paths(items: ir.Table, levels: int) -> ir.Table:
+    """Adds `path_0 … path_{levels-1}`, the prefixes of the category path; null where it is shorter.
+
+    The last is the whole path, so that leaves deeper than `levels` stay apart.
+    """
+    parts = items.category.split("/").map(lambda s: s.strip()).filter(lambda s: s != "")
+    t = items.mutate(parts=parts)
+    paths = {
+        f"path_{k}": ibis.ifelse(
+            t.parts.length() > k,
+            (t.parts if k == levels - 1 else t.parts[: k + 1]).join("/"),
+            ibis.null("string"),
+        )
+        for k in range(levels)
+    }
+    return t.mutate(**paths).drop("parts")
+
+
+def _words(con: ibis.BaseBackend, items: ir.Table) -> ir.Table:
+    """How often a word stands in the title and description of an item: `item, word, tf`."""
+    text = items.title.fill_null("") + ibis.literal(" ") + items.description.fill_null("")
+    words = items.select("item", word=text.lower().re_split(WORD).unnest())
+    words = words.filter(words.word != "").group_by("item", "word").agg(tf=ibis._.count())
+    return engine.keep(con, "item_words", words)
+
+
+def _tokens(
+    con: ibis.BaseBackend, words: ir.Table, total: int, cfg: dict[str, Any]
+) -> tuple[list[str], list[float]]:
+    """Vocabulary and its idf, of the words of `total` items."""
+    df = words.group_by("word").agg(df=ibis._.count())
+    df = df.filter(df.df >= int(cfg["token_min_items"]))
+    kept = con.to_pyarrow(df.order_by(df.df.desc(), df.word).limit(int(cfg["tokens"])))
+    idf = [round(math.log((1 + max(total, 1)) / (1 + n)) + 1, 6) for n in kept["df"].to_pylist()]
+    return kept["word"].to_pylist(), idf
+
+
+def _bags(con: ibis.BaseBackend, words: ir.Table, schema: FeatureSchema, tokens_per_item: int) -> ir.Table:
+    """The heaviest known words of an item: `item, tokens, token_weights` (unit norm)."""
+    known = ibis.memtable(
+        pa.table(
+            {
+                "word": pa.array(schema.tokens, pa.string()),
+                "token": pa.array(range(1, len(schema.tokens) + 1), pa.int32()),
+                "idf": pa.array(schema.token_idf, pa.float64()),
+            }
+        )
+    )
+    bag = words.join(known, "word").mutate(weight=ibis._.tf * ibis._.idf)
+    rank = ibis.row_number().over(group_by="item", order_by=[bag.weight.desc(), bag.token])
+    bag = bag.mutate(rank=rank)
+    bag = bag.filter(bag.rank < tokens_per_item)
+    norm = (bag.weight * bag.weight).sum().over(group_by="item").sqrt()
+    bag = bag.mutate(weight=bag.weight / norm)
+    bag = bag.mutate(weight=bag.weight.cast("float32"))
+    bags = lists.gathered(bag, "item", {"tokens": "token", "token_weights": "weight"}, ["token"])
+    return engine.keep(con, "item_tokens", bags)
+
+
+def _attribute(con: ibis.BaseBackend, t: ir.Table, column: str, name: str, cfg: dict[str, Any]) -> Attribute:
+    """Strings, and integers with few distinct values, are categorical; all else is numeric."""
+    value, limit = t[column], int(cfg["attribute_values"])
+    integer = value.type().is_integer()
+    if value.type().is_string() or (integer and con.execute(value.nunique()) <= limit):
+        counts = t.filter(value.notnull()).group_by(value=value.cast("string")).agg(n=ibis._.count())
+        top = _column(con, counts.order_by(counts.n.desc(), counts.value).limit(limit), "value")
+        return Attribute(name, values=sorted(top))
+    number = value.cast("float64")
+    at = [(k + 1) / (int(cfg["attribute_edges"]) + 1) for k in range(int(cfg["attribute_edges"]))]
+    finite = t.filter(number.notnull() & ~number.isnan() & ~number.isinf())
+    found = con.to_pyarrow(finite.agg(**{f"q{k}": number.quantile(q) for k, q in enumerate(at)})).to_pylist()[
+        0
+    ]
+    return Attribute(name, edges=sorted({float(v) for v in found.values() if v is not None}))
+
+
+def codes(table: ir.Table, attributes: list[Attribute], prefix: str = "") -> ir.Value:
+    """The list of codes [number of attributes] of a row, int32, over the columns `prefix + name`."""
+    out: list[ir.Value] = []
+    for attribute in attributes:
+        value = table[prefix + attribute.name]
+        if attribute.values is not None:
+            # Position in a literal list: 0 when absent, which is the unknown's code.
+            values = ibis.literal(attribute.values, type="array<string>")
+            code = values.index(value.cast("string")) + 1
+        else:
+            number = value.cast("float64")
+            number = ibis.ifelse(number.isnan(), ibis.null("float64"), number)
+            code = ibis.literal(1)
+            for edge in attribute.edges or []:
+                code = code + (number >= edge).cast("int32")
+        out.append(code.fill_null(0).cast("int32"))
+    return ibis.array(out).cast("array<int32>") if out else ibis.literal([], type="array<int32>")
+
+
+def encode(con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema, tokens_per_item: int) -> ir.Table:
+    """The codes of items: `item, category_codes` (list [L]), `leaf, brand_code, tokens, token_weights`.
+
+    `items` has `item` (unique), `title, description, category, brand`, null for not given. What the schema
+    does not know is 0, or no token; of a path, the deepest prefix that it knows is the leaf.
+    """
+    levels = range(schema.category_levels)
+    t = _paths(items, schema.category_levels)
+    for k in levels:
+        codes_k = _vocabulary(schema.categories, f"path_{k}", f"code_{k}")
+        t = t.left_join(codes_k, f"path_{k}").drop(f"path_{k}_right")
+        t = t.mutate(**{f"code_{k}": t[f"code_{k}"].fill_null(0)})
+    t = t.left_join(_vocabulary(schema.brands, "brand", "brand_code"), "brand").drop("brand_right")
+    bags = _bags(con, _words(con, items), schema, tokens_per_item)
+    t = t.left_join(bags, "item").drop("item_right")
+    # Sorted prefixes of one path are increasing, so the deepest has the greatest code.
+    leaf = ibis.greatest(*[t[f"code_{k}"] for k in levels]) if schema.category_levels > 1 else t.code_0
+    return t.select(
+        "item",
+        category_codes=ibis.array([t[f"code_{k}"] for k in levels]).cast("array<int32>"),
+        leaf=leaf.cast("int32"),
+        brand_code=t.brand_code.fill_null(0),
+        tokens=t.tokens.fill_null(ibis.literal([], type="array<int32>")),
+        token_weights=t.token_weights.fill_null(ibis.literal([], type="array<float32>")),
+    )
+
+
+def _item_table(con: ibis.BaseBackend, log: Log, encoded: ir.Table, schema: FeatureSchema) -> pa.Table:
+    """Row = item code; row 0 is the unknown item. `price` is the list price, null where none is given."""
+    sold = log.lines.group_by("item").agg(first_sold=log.lines.available.min())
+    t = log.items.left_join(sold, "item").drop("item_right")
+    t = t.left_join(encoded, "item").drop("item_right")
+    listed = t.select(
+        item=t.item,
+        item_id=t.item_id,
+        title=ibis.coalesce(t.title, t.item_id),
+        category=t.category,
+        brand=t.brand,
+        price=t.price,
+        margin=t.margin,
+        # What the shop's list does not name cannot be shown.
+        available=t.available.fill_null(True) & t.listed,
+        created_at=t.created_at,
+        first_sold=t.first_sold.fill_null(0),
+        category_codes=t.category_codes,
+        leaf=t.leaf,
+        brand_code=t.brand_code,
+        tokens=t.tokens,
+        token_weights=t.token_weights,
+    )
+    table = con.to_pyarrow(listed.order_by("item").drop("item"))
+    unknown = {
+        "item_id": "", "title": "", "available": False, "first_sold": 0, "leaf": 0, "brand_code": 0,
+        "category_codes": [0] * schema.category_levels, "tokens": [], "token_weights": [],
+    }  # fmt: skip
+    row = pa.Table.from_pylist([{c: unknown.get(c) for c in table.column_names}], schema=table.schema)
+    return pa.concat_tables([row, table])
+
+
+def _vocabulary(values: list[str], key: str, code: str) -> ir.Table:
+    return ibis.memtable(
+        pa.table({key: pa.array(values, pa.string()), code: pa.array(range(1, len(values) + 1), pa.int32())})
+    )

@@ -1,0 +1,1 @@
+"""How data enters and leaves: engines, Parquet, streams, batches."""

@@ -1,0 +1,135 @@
+"""Examples as jagged batches of tensors, straight from Parquet columns, without a loop over rows."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from data.io.parquet import column_names
+from data.io.stream import Stream
+from models.schema import Candidates, Outcomes, Query
+
+HISTORY = {"item": np.int64, "ts": np.int64, "kind": np.int64, "quantity": np.float32, "price": np.float32}
+BASKET = {"item": np.int64, "quantity": np.float32, "price": np.float32}
+OUTCOMES = {
+    "item": np.int64, "shown": np.bool_, "click": np.bool_, "purchase": np.bool_, "value": np.float32,
+    "position": np.int64,
+}  # fmt: skip
+CANDIDATES = {
+    "item": np.int64, "source": np.int64, "score": np.float32, "affinity": np.float32, "taste": np.float32,
+}  # fmt: skip
+
+
+class Batch(NamedTuple):
+    query: Query
+    outcomes: Outcomes
+    candidates: Candidates | None  # None where the file has none
+    order_id: pa.Array  # [B] string; Arrow, because only reports ever turn them into Python strings
+    user_id: pa.Array  # [B] string
+    n_before: Tensor  # [B] int64, earlier checkouts of the user
+
+
+def read_batches(
+    path: str | Path,
+    batch_size: int,
+    max_history: int | None = None,
+    candidates: bool = True,
+    **stream: Any,
+) -> Stream[Batch]:
+    """The examples of `path` in batches of `batch_size` checkouts over all ranks.
+
+    `max_history` keeps the latest facts of every history; `candidates=False` leaves them unread. `stream` is
+    of `data/io/stream.py`, as are the errors.
+    """
+    columns = _columns(column_names(Path(path)), candidates)
+    return Stream(path, columns, partial(to_batch, max_history=max_history), batch_size, **stream)
+
+
+def _columns(names: set[str], candidates: bool) -> list[str]:
+    columns = ["order_id", "user_id", "ts", "snapshot", "n_before", "context", "profile"]
+    groups: dict[str, dict[str, Any]] = {"history": HISTORY, "basket": BASKET, "outcome": OUTCOMES}
+    if candidates and "candidate_item" in names:
+        groups["candidate"] = CANDIDATES
+    return columns + [f"{group}_{c}" for group, fields in groups.items() for c in fields]
+
+
+def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
+    """The batch of a table of examples; `max_history` keeps the latest facts of every history."""
+    query = Query(
+        ts=_flat(table["ts"], np.int64),
+        snapshot=_flat(table["snapshot"], np.int64),
+        **_jagged(table, "history", HISTORY, max_history),
+        **_jagged(table, "basket", BASKET),
+        context=_matrix(table["context"]),
+        profile=_matrix(table["profile"]),
+    )
+    candidates = None
+    if "candidate_item" in table.column_names:
+        candidates = Candidates(**_unprefixed(_jagged(table, "candidate", CANDIDATES)))
+    return Batch(
+        query=query,
+        outcomes=Outcomes(**_unprefixed(_jagged(table, "outcome", OUTCOMES))),
+        candidates=candidates,
+        order_id=_array(table["order_id"]),
+        user_id=_array(table["user_id"]),
+        n_before=_flat(table["n_before"], np.int64),
+    )
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks()
+    return array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+
+
+def _flat(column: pa.ChunkedArray, dtype: Any) -> Tensor:
+    # A copy: Arrow's memory is read-only.
+    return torch.from_numpy(np.array(_array(column).to_numpy(zero_copy_only=False), dtype=dtype))
+
+
+def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Offsets from 0 and the values between the first and the last of them.
+
+    A sliced list array shares its parent's values, so the offsets of the slice are what counts.
+    """
+    lists = _array(column)
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0], lists.values.slice(offsets[0], offsets[-1] - offsets[0])
+
+
+def _jagged(
+    table: pa.Table, group: str, fields: dict[str, Any], keep: int | None = None
+) -> dict[str, Tensor]:
+    """`{group}_offsets` [B+1] and `{group}_{field}` [Σ] of parallel list columns."""
+    out: dict[str, Tensor] = {}
+    chosen: np.ndarray | None = None
+    for field, dtype in fields.items():
+        offsets, values = _lists(table[f"{group}_{field}"])
+        if f"{group}_offsets" not in out:
+            lengths = np.diff(offsets)
+            if keep is not None and lengths.size and lengths.max() > keep:
+                lengths = np.minimum(lengths, keep)
+                kept = np.concatenate([[0], np.cumsum(lengths)])
+                chosen = np.arange(kept[-1]) + np.repeat(offsets[1:] - kept[1:], lengths)
+                out[f"{group}_offsets"] = torch.from_numpy(kept)
+            else:
+                out[f"{group}_offsets"] = torch.from_numpy(offsets)
+        flat = values.to_numpy(zero_copy_only=False)
+        flat = flat if chosen is None else flat[chosen]
+        out[f"{group}_{field}"] = torch.from_numpy(np.array(flat, dtype=dtype))
+    return out
+
+
+def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.split("_", 1)[1]: tensor for name, tensor in tensors.items()}
+
+
+def _matrix(column: pa.ChunkedArray) -> Tensor:
+    """Lists of one length as [B, length]."""
+    _, values = _lists(column)
+    rows = len(column)
+    flat = np.array(values.to_numpy(zero_copy_only=False), dtype=np.int64)
+    return torch.from_numpy(flat.reshape(rows, len(flat) // rows if rows else 0))

@@ -1,0 +1,1 @@
+"""The canonical tables: their contract, checks, codes and attribution."""

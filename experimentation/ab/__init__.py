@@ -1,0 +1,1 @@
+"""A/B tests: planned and analyzed from the impression log."""

@@ -1,0 +1,1 @@
+"""The quantized index: built, measured, tuned."""

@@ -1,0 +1,1 @@
+"""Item changes published without training."""

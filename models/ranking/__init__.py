@@ -1,0 +1,1 @@
+"""The ranker: features, multi-task networks, losses, calibration, position bias."""

@@ -1,0 +1,65 @@
+"""Calibration of the heads, fitted on validation after training and exported with the ranker."""
+
+import torch
+from torch import Tensor, nn
+
+from models.ranking.losses import click_loss, gamma_deviance, purchase_loss
+from models.ranking.position_bias import PositionBias
+
+
+class Calibration(nn.Module):
+    """A line per head in logit (click, conversion) or log (value) space.
+
+    Platt scaling (Platt 1999) of the click logit and of the conversion logit, so the purchase probability,
+    their product, can never exceed the click probability.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.shift = nn.Parameter(torch.zeros(3))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Raw logits [n, 3] (click, conversion, log value) to calibrated ones [n, 3]."""
+        return logits * self.scale + self.shift
+
+    def fit(
+        self,
+        logits: Tensor,
+        clicked: Tensor,
+        purchased: Tensor,
+        value: Tensor,
+        position: Tensor | None = None,
+        bias: PositionBias | None = None,
+    ) -> None:
+        """Minimise each head's own loss: logits [n, 3], labels [n] each. Value keeps its scale.
+
+        Labels that were observed at a `position` [n] are met through the trained `bias`, which stays as it
+        is: so it is p(click | seen) that comes out calibrated, not the mean over the positions of the log.
+        A head without both outcomes in the sample keeps what it has: there is nothing to fit to.
+        """
+        free = torch.tensor([_mixed(clicked), _mixed(purchased), bool(purchased.any())])
+        optimizer = torch.optim.LBFGS(self.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+        mask = torch.stack([free[0], free[1], torch.tensor(False)]).float(), free.float()
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            click, conversion, log_value = self(logits).unbind(1)
+            if bias is not None:
+                click = bias(click, position)
+            loss = (
+                click_loss(click, clicked)
+                + purchase_loss(click.detach(), conversion, purchased)
+                + gamma_deviance(log_value, value, purchased)
+            )
+            loss.backward()
+            for parameter, kept in zip((self.scale, self.shift), mask, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(kept)
+            return loss
+
+        optimizer.step(closure)
+
+
+def _mixed(labels: Tensor) -> bool:
+    return bool(labels.any()) and not bool(labels.all())

@@ -1,0 +1,1 @@
+"""What the ranker reads of a candidate."""

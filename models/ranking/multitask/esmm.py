@@ -1,0 +1,35 @@
+"""Entire-space multi-task model (Ma et al., "Entire space multi-task model: an effective approach for
+estimating post-click conversion rate", SIGIR 2018, section 2.2)."""
+
+import torch
+from torch import Tensor, nn
+
+from models.ranking.multitask.layers import TASKS, Experts, make_towers
+
+
+class ESMM(nn.Module):
+    """A network of its own for click, conversion and value, on embeddings that they share.
+
+    What ties click and conversion together is the loss: p(purchase) = p(click) · p(conversion), as a sum of
+    logarithms, is fitted over all candidates, clicked or not (`ranker.train.entire_space`). The paper has no
+    value head; here it is a third network.
+
+    Args:
+        query: Q, width of the checkout's side. candidate: X, of the candidate's.
+        hidden, tower: widths of the three hidden layers of each network.
+    """
+
+    def __init__(
+        self, query: int, candidate: int, hidden: tuple[int, int] = (128, 64), tower: int = 32
+    ) -> None:
+        super().__init__()
+        self.bottoms = Experts(query, candidate, len(TASKS), hidden)
+        self.towers = make_towers(hidden[1], tower)
+
+    def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
+        """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
+        own = self.bottoms(query, candidate, segment)  # [ΣC, T, H2]
+        return torch.cat([tower(own[:, i]) for i, tower in enumerate(self.towers)], dim=1)
+
+    def last_shared(self) -> Tensor | None:
+        return None

@@ -1,0 +1,43 @@
+"""Multi-gate mixture of experts (Ma et al., "Modeling task relationships in multi-task learning with
+multi-gate mixture-of-experts", KDD 2018, section 4)."""
+
+import torch
+from torch import Tensor, nn
+
+from models.ranking.multitask.layers import TASKS, Experts, SplitLinear, make_towers
+
+
+class MMoE(nn.Module):
+    """Shared experts, one softmax gate and one tower per task.
+
+    Args:
+        query: Q, width of the checkout's side. candidate: X, of the candidate's.
+        experts: E.
+        hidden: widths of the two layers of an expert.
+        tower: width of a task tower's hidden layer.
+    """
+
+    def __init__(
+        self,
+        query: int,
+        candidate: int,
+        experts: int = 4,
+        hidden: tuple[int, int] = (128, 64),
+        tower: int = 32,
+    ) -> None:
+        super().__init__()
+        self.experts = Experts(query, candidate, experts, hidden)
+        self.gate_logits = SplitLinear(query, candidate, len(TASKS) * experts)
+        self.gate = nn.Softmax(dim=2)
+        self.towers = make_towers(hidden[1], tower)
+
+    def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
+        """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
+        expert = self.experts(query, candidate, segment)  # [ΣC, E, H2]
+        gates = self.gate_logits(query, candidate, segment)  # [ΣC, T*E]
+        gates = self.gate(gates.view(gates.shape[0], len(self.towers), expert.shape[1]))  # [ΣC, T, E]
+        mixed = torch.bmm(gates, expert)  # [ΣC, T, H2]
+        return torch.cat([tower(mixed[:, i]) for i, tower in enumerate(self.towers)], dim=1)
+
+    def last_shared(self) -> Tensor | None:
+        return self.experts.second.weight

@@ -1,0 +1,103 @@
+"""Progressive layered extraction (Tang et al., "Progressive layered extraction (PLE): a novel multi-task
+learning (MTL) model for personalized recommendations", RecSys 2020, section 4)."""
+
+import torch
+from torch import Tensor, nn
+
+from models.ranking.multitask.layers import TASKS, SplitLinear, make_towers
+
+
+def reachable(own: int, shared: int, states: int) -> Tensor:
+    """Which experts a state may mix: bool [states, E], E = own experts of every task, then the shared ones.
+
+    A task's state mixes its own experts and the shared ones (equations 1 to 3); the state after the tasks'
+    is the shared one, which mixes all (section 4.2).
+    """
+    tasks = len(TASKS)
+    reach = torch.ones(tasks + 1, tasks * own + shared, dtype=torch.bool)
+    reach[:tasks, : tasks * own] = torch.eye(tasks, dtype=torch.bool).repeat_interleave(own, dim=1)
+    return reach[:states]
+
+
+class Extraction(nn.Module):
+    """An extraction layer after the first: experts and gates that read the states of the layer before.
+
+    Args:
+        inputs, width: widths of a state before and after.
+        own, shared: experts per task, and experts that all tasks share.
+        states: how many states come out: T, or T + 1 with the shared one if another layer follows.
+    """
+
+    reach: Tensor
+
+    def __init__(self, inputs: int, width: int, own: int, shared: int, states: int) -> None:
+        super().__init__()
+        counts = [own] * len(TASKS) + [shared]
+        self.width = width
+        self.experts = nn.ModuleList(nn.Linear(inputs, count * width) for count in counts)
+        self.gate_logits = nn.ModuleList(nn.Linear(inputs, sum(counts)) for _ in range(states))
+        self.gate = nn.Softmax(dim=2)
+        self.register_buffer("reach", reachable(own, shared, states), persistent=False)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """state [ΣC, T+1, inputs] → [ΣC, states, width]."""
+        experts = [layer(state[:, i]) for i, layer in enumerate(self.experts)]
+        expert = (
+            torch.cat(experts, dim=1).relu_().view(state.shape[0], self.reach.shape[1], self.width)
+        )  # [ΣC, E, width]
+        gates = torch.stack([layer(state[:, i]) for i, layer in enumerate(self.gate_logits)], dim=1)
+        return torch.bmm(self.gate(gates.masked_fill(~self.reach, -torch.inf)), expert)
+
+
+class PLE(nn.Module):
+    """Experts of each task beside shared ones, in one or more extraction layers, and one tower per task.
+
+    Args:
+        query: Q, width of the checkout's side. candidate: X, of the candidate's.
+        own: experts of each task and layer. shared: experts of each layer that all tasks may use.
+        hidden: width of an expert of each extraction layer; as many layers as widths.
+        tower: width of a task tower's hidden layer.
+    """
+
+    reach: Tensor
+
+    def __init__(
+        self,
+        query: int,
+        candidate: int,
+        own: int = 1,
+        shared: int = 2,
+        hidden: tuple[int, ...] = (128, 64),
+        tower: int = 32,
+    ) -> None:
+        super().__init__()
+        tasks, experts = len(TASKS), len(TASKS) * own + shared
+        self.width = hidden[0]
+        states = [tasks + 1] * (len(hidden) - 1) + [tasks]  # what leaves each layer
+        self.experts = SplitLinear(query, candidate, experts * hidden[0])
+        self.gate_logits = SplitLinear(query, candidate, states[0] * experts)
+        self.gate = nn.Softmax(dim=2)
+        self.register_buffer("reach", reachable(own, shared, states[0]), persistent=False)
+        self.layers = nn.ModuleList(
+            Extraction(hidden[i - 1], hidden[i], own, shared, states[i]) for i in range(1, len(hidden))
+        )
+        self.towers = make_towers(hidden[-1], tower)
+
+    def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
+        """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
+        expert = self.experts(query, candidate, segment).relu_()  # [ΣC, E*H]
+        gates = self.gate_logits(query, candidate, segment)  # [ΣC, states*E]
+        states, experts = self.reach.shape
+        gates = gates.view(segment.numel(), states, experts).masked_fill(~self.reach, -torch.inf)
+        state = torch.bmm(
+            self.gate(gates), expert.view(segment.numel(), experts, self.width)
+        )  # [ΣC, states, H]
+        for layer in self.layers:
+            state = layer(state)
+        return torch.cat([tower(state[:, i]) for i, tower in enumerate(self.towers)], dim=1)
+
+    def last_shared(self) -> Tensor | None:
+        """The shared experts of the last layer. A single layer has all of its experts in one matrix."""
+        if len(self.layers) == 0:
+            return self.experts.of_candidate.weight
+        return self.get_parameter(f"layers.{len(self.layers) - 1}.experts.{len(TASKS)}.weight")

@@ -1,0 +1,31 @@
+"""Shared bottom (Caruana, "Multitask learning", Machine Learning 28, 1997, section 2.1)."""
+
+import torch
+from torch import Tensor, nn
+
+from models.ranking.multitask.layers import Experts, make_towers
+
+
+class SharedBottom(nn.Module):
+    """One perceptron that all tasks share, and one tower per task.
+
+    Args:
+        query: Q, width of the checkout's side. candidate: X, of the candidate's.
+        hidden: widths of the two shared layers.
+        tower: width of a task tower's hidden layer.
+    """
+
+    def __init__(
+        self, query: int, candidate: int, hidden: tuple[int, int] = (256, 128), tower: int = 32
+    ) -> None:
+        super().__init__()
+        self.bottom = Experts(query, candidate, 1, hidden)
+        self.towers = make_towers(hidden[1], tower)
+
+    def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
+        """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
+        shared = self.bottom(query, candidate, segment)[:, 0]  # [ΣC, H2]
+        return torch.cat([tower(shared) for tower in self.towers], dim=1)
+
+    def last_shared(self) -> Tensor | None:
+        return self.bottom.second.weight

@@ -1,0 +1,1 @@
+"""The two towers: item tower, query encoders, losses."""

@@ -1,1 +1,0 @@
-"""Since the model went live: `python -m monitoring daily` and `reconcile` (docs/monitoring.md)."""

@@ -1,0 +1,1 @@
+"""Since the model went live: `python -m operations.monitoring daily` and `reconcile` (docs/monitoring.md)."""

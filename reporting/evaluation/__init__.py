@@ -1,0 +1,1 @@
+"""The evaluation page, section by section."""

@@ -1,0 +1,1 @@
+"""Many checkouts at once, from Parquet to Parquet."""

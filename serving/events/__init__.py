@@ -1,0 +1,1 @@
+"""Impressions and feedback on their way to training."""

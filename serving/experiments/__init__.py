@@ -1,0 +1,1 @@
+"""Assignment of users to the arms of experiments."""

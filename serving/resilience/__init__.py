@@ -1,0 +1,1 @@
+"""What keeps a request in time: deadline, circuit breaker, thread pools, admission."""

@@ -1,0 +1,1 @@
+"""What a bundle's files hold, mapped and checked."""

@@ -1,0 +1,63 @@
+"""Golden requests: checkouts with the slates that a bundle must give, as `golden.arrow` holds them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..checkout import Checkout, Event, Line, Slate
+from .bundle import Bundle, BundleError, read_arrow
+
+TOLERANCE = 1e-3  # of probabilities: other processors add in another order
+
+
+def to_json(checkout: Checkout) -> str:
+    """A checkout as a JSON object with its field names; lines and events as objects."""
+    sets = {"exclude": sorted(checkout.exclude)}
+    if checkout.categories is not None:
+        sets["categories"] = sorted(checkout.categories)
+    return json.dumps({**asdict(checkout), **sets}, ensure_ascii=False)
+
+
+def from_json(text: str) -> Checkout:
+    """The inverse of `to_json`. Raises ValueError or TypeError for what is no checkout."""
+    fields: dict[str, Any] = json.loads(text)
+    fields["basket"] = [Line(**line) for line in fields["basket"]]
+    if fields.get("history") is not None:
+        fields["history"] = [Event(**event) for event in fields["history"]]
+    return Checkout(**fields)
+
+
+def read(bundle: Bundle) -> list[tuple[Checkout, dict[str, Any]]]:
+    """The golden requests with their `slate` (item ids) and `purchase` (probabilities)."""
+    file = bundle.folder / "golden.arrow"
+    rows = read_arrow(str(file)).to_pylist()
+    if not rows:
+        raise BundleError(file, "it holds no request", "export again")
+    return [(from_json(row["request"]), row) for row in rows]
+
+
+def replay(
+    recommend: Callable[[Checkout], Slate], folder: Path, requests: list[tuple[Checkout, dict[str, Any]]]
+) -> None:
+    """Answer every golden request of a bundle folder with `recommend`.
+
+    Raises BundleError for a slate or probability that differs.
+    """
+    file = folder / "golden.arrow"
+    remedy = "the modules compute something else here than at export: serve with the versions in the manifest"
+    for place, (checkout, expected) in enumerate(requests):
+        slate = recommend(checkout)
+        found = [item.item_id for item in slate.items]
+        if slate.tier != "ranked":
+            raise BundleError(file, f"request {place} is answered by {slate.tier} ({slate.reason})", remedy)
+        if found != expected["slate"]:
+            raise BundleError(file, f"request {place} gives {found}, expected {expected['slate']}", remedy)
+        for item, purchase in zip(slate.items, expected["purchase"], strict=True):
+            if item.purchase is None or abs(item.purchase - purchase) > TOLERANCE:
+                raise BundleError(
+                    file,
+                    f"request {place}: p(purchase) of {item.item_id} is {item.purchase}, expected {purchase}",
+                    remedy,
+                )

@@ -1,0 +1,1 @@
+"""User histories: Arrow file, SQLite, Valkey or Redis."""

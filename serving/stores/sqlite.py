@@ -1,0 +1,202 @@
+"""Recent events by user in one SQLite file: nothing to install, for one machine.
+
+Any number of threads and processes may share the file, on a local disk (the write-ahead log needs shared
+memory, which network file systems lack). Readers never wait for a writer; writers take turns.
+
+What is lost: by the death of a process, kill -9 included, nothing that was acknowledged. By a power cut or
+the crash of the operating system, what was appended since the log was last flushed (about 4 MB of appends),
+and only that; with `durable` nothing, for a flush of the disk at every append.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from ..checkout import Event
+from .base import MAX_EVENTS, NOTHING, READ_TIMEOUT, WRITE_TIMEOUT, Facts, facts_of
+from .chunks import MOST, merge, pack, pack_loaded, unpack
+
+APPLICATION, LAYOUT = 0x53585431, 1  # in the file's header, so that no other database is taken for a store
+# A user's chunks lie side by side (WITHOUT ROWID), so reading them is one walk down the tree.
+TABLE = (
+    """CREATE TABLE chunks (user BLOB, place INTEGER, chunk BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID"""
+)
+READ = "SELECT chunk FROM chunks WHERE user = ? ORDER BY place"
+ENDS = "SELECT min(place), max(place) FROM chunks WHERE user = ?"
+WRITE = "INSERT INTO chunks VALUES (?, ?, ?)"
+AT_ONCE = 500  # users loaded in one transaction: others' appends wait for it
+
+
+class EmbeddedStore:
+    """A Store (serving/stores/base.py) in the file `path`. Raises as `open_store` does."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        max_events: int = MAX_EVENTS,
+        read_timeout: float = READ_TIMEOUT,
+        write_timeout: float = WRITE_TIMEOUT,
+        durable: bool = False,
+        create: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        self.max_events = max_events
+        self.read_timeout, self.write_timeout = read_timeout, write_timeout
+        self._synchronous = "FULL" if durable else "NORMAL"
+        self._writing = threading.Lock()  # fair between threads, as the file's lock is not
+        self._closed = False
+        self._process = os.getpid()
+        self._idle: list[sqlite3.Connection] = []
+        self._inherited: list[sqlite3.Connection] = []
+        if not self.path.parent.is_dir() or not (create or self.path.is_file()):
+            raise FileNotFoundError(f"{path}: no such event store")
+        self._prepare()
+
+    def get(self, user_id: str) -> Facts:
+        with self._connection(self.read_timeout) as connection:
+            chunks = [chunk for (chunk,) in connection.execute(READ, [user_id.encode()])]
+        if not chunks:
+            return NOTHING
+        with self._named(user_id):
+            return unpack(chunks, self.max_events)
+
+    def append(
+        self,
+        user_id: str,
+        events: Sequence[Event],
+        profile: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> None:
+        chunk = pack(facts_of(events, profile), self.max_events, key)
+        with self._transaction() as connection:
+            self._add(connection, user_id, chunk)
+
+    def load(self, users: Iterable[tuple[str, Facts]]) -> None:
+        packed = ((user_id, pack_loaded(facts, self.max_events)) for user_id, facts in users)
+        while some := list(islice(packed, AT_ONCE)):
+            with self._transaction() as connection:
+                for user_id, chunk in some:
+                    self._add(connection, user_id, chunk)
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def _add(self, connection: sqlite3.Connection, user_id: str, chunk: bytes) -> None:
+        if not user_id:
+            raise ValueError("user_id is empty")
+        user = user_id.encode()
+        first, last = connection.execute(ENDS, [user]).fetchone()
+        place = 0 if last is None else last + 1
+        connection.execute(WRITE, [user, place, chunk])
+        if last is not None and place - first >= MOST:
+            chunks = [chunk for (chunk,) in connection.execute(READ, [user])]
+            with self._named(user_id):
+                merged = merge(chunks, self.max_events)
+            connection.execute("DELETE FROM chunks WHERE user = ?", [user])
+            connection.execute(WRITE, [user, place, merged])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._notice_fork()
+        until, turn = time.monotonic() + self.write_timeout, self._writing
+        if not turn.acquire(timeout=self.write_timeout):
+            raise TimeoutError(f"{self.path}: other threads write for more than {self.write_timeout} s")
+        try:
+            with self._connection(max(until - time.monotonic(), 0.001)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+        finally:
+            turn.release()
+
+    @contextmanager
+    def _connection(self, timeout: float) -> Iterator[sqlite3.Connection]:
+        """An idle connection, or another one. One that failed is closed, which also rolls back."""
+        if self._closed:
+            raise ValueError(f"{self.path}: the store is closed")
+        self._notice_fork()
+        with self._translated():
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._connect()
+            try:
+                connection.execute(f"PRAGMA busy_timeout = {max(1, int(1e3 * timeout))}")
+                yield connection
+            except BaseException:
+                connection.close()
+                raise
+            self._idle.append(connection)
+            if self._closed:  # meanwhile
+                self.close()
+
+    def _notice_fork(self) -> None:
+        """Start anew in a forked process: SQLite's connections must not be used there, nor closed."""
+        if self._process != os.getpid():
+            self._inherited += self._idle
+            self._idle, self._writing, self._process = [], threading.Lock(), os.getpid()
+
+    def _connect(self) -> sqlite3.Connection:
+        # isolation_level: transactions begin where this file says so.
+        connection = sqlite3.connect(
+            self.path, timeout=self.write_timeout, isolation_level=None, check_same_thread=False
+        )
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        return connection
+
+    def _prepare(self) -> None:
+        """Make the table in a new file, or look whether the file holds it."""
+        until = time.monotonic() + self.write_timeout
+        while True:
+            try:
+                with self._connection(self.write_timeout) as connection:
+                    self._make(connection)
+                return
+            except TimeoutError:
+                # Several processes make it at once. SQLite does not wait where that could be a deadlock.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+
+    def _make(self, connection: sqlite3.Connection) -> None:
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                connection.execute(TABLE)
+                connection.execute(f"PRAGMA application_id = {APPLICATION}")
+                connection.execute(f"PRAGMA user_version = {LAYOUT}")
+            connection.execute("COMMIT")
+        found = [
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        ]
+        if found != [APPLICATION, LAYOUT]:
+            raise ValueError(f"{self.path} is a database, but no event store of layout {LAYOUT}")
+        connection.execute(ENDS, [b""]).fetchone()
+
+    @contextmanager
+    def _named(self, user_id: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.path}: user {user_id!r}: {error}") from error
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """SQLite's errors as the interface has them."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise TimeoutError(f"{self.path}: {error}") from error
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise ValueError(f"{self.path} is no event store, or damaged: {error}") from error
+            raise OSError(f"{self.path}: {error}") from error

@@ -1,0 +1,51 @@
+"""Which store a URI means.
+
+| URI | store | for |
+|---|---|---|
+| a path ending in `.arrow` | serving/stores/arrow.py | what an export wrote; read-only |
+| any other path | serving/stores/sqlite.py | one machine, any number of its processes |
+| `redis://`, `valkey://`, and with TLS `rediss://`, `valkeys://` | serving/stores/valkey.py | many servers |
+"""
+
+from pathlib import Path
+
+from .arrow import ArrowStore
+from .base import MAX_EVENTS, READ_TIMEOUT, TTL, WRITE_TIMEOUT, Store
+from .sqlite import EmbeddedStore
+
+
+def open_store(
+    uri: str | Path,
+    *,
+    max_events: int = MAX_EVENTS,
+    read_timeout: float = READ_TIMEOUT,
+    write_timeout: float = WRITE_TIMEOUT,
+    ttl: int | None = TTL,
+    durable: bool = False,
+    create: bool = True,
+) -> Store:
+    """The store that a URI means (the table above).
+
+    Args:
+        max_events: the newest events kept by user.
+        read_timeout, write_timeout: seconds that `get`, and `append` or `load`, wait for a lock or an answer.
+        ttl: seconds after the last append when a server forgets a user; None for never.
+        durable: whether an embedded store survives a power cut with everything acknowledged, for a flush of
+            the disk at every append.
+        create: whether to make an embedded store that is not there.
+
+    Raises FileNotFoundError, ValueError for a file that is no store or options that make no sense, and
+    ImportError if a server's client is not installed. A server is not asked before the first call.
+    """
+    if max_events < 1 or not read_timeout > 0 or not write_timeout > 0 or (ttl is not None and ttl < 1):
+        raise ValueError("max_events and ttl must be 1 or more, timeouts above 0")
+    scheme, separator, _ = str(uri).partition("://")
+    if separator:
+        from .valkey import ValkeyStore  # needs a client that others do without
+
+        if scheme not in ValkeyStore.SCHEMES:
+            raise ValueError(f"store {scheme}://: expected a path, or {', '.join(ValkeyStore.SCHEMES)}")
+        return ValkeyStore(str(uri), max_events, read_timeout, write_timeout, ttl)
+    if str(uri).endswith(".arrow"):
+        return ArrowStore.open(uri)
+    return EmbeddedStore(uri, max_events, read_timeout, write_timeout, durable, create)

@@ -1,0 +1,150 @@
+"""Recent events by user in Valkey or Redis, for many servers. Needs the client: `pip install sextet[valkey]`.
+
+A user is a list of chunks under `sextet:<user id>`, read by one LRANGE, appended to by an RPUSH and an EXPIRE
+that travel together. What the server acknowledged it may still lose: that is up to its own persistence and
+replication (`appendfsync everysec`: a second). Nothing is tried twice, and an append whose answer did not
+come in time may have happened: give it a key, and it can be done again.
+
+A server that is away costs a call a refused connection, or at most the timeout (for each of connecting and
+waiting; looking up the host's name is not in it). The first call after it is back connects anew. A cluster
+needs another client and is not supported.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..checkout import Event
+from .base import MAX_EVENTS, NOTHING, READ_TIMEOUT, TTL, WRITE_TIMEOUT, Facts, facts_of
+from .chunks import MOST, merge, pack, pack_loaded, unpack
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ImportError as missing:
+    raise ImportError("a Valkey or Redis store needs its client: pip install 'sextet[valkey]'") from missing
+
+PREFIX = b"sextet:"
+AT_ONCE = 500  # users loaded in one round trip
+
+
+class ValkeyStore:
+    """A Store (serving/stores/base.py) on the server of `url`. The server is first asked when it is
+    needed."""
+
+    SCHEMES = ("redis", "rediss", "valkey", "valkeys")
+
+    def __init__(
+        self,
+        url: str,
+        max_events: int = MAX_EVENTS,
+        read_timeout: float = READ_TIMEOUT,
+        write_timeout: float = WRITE_TIMEOUT,
+        ttl: int | None = TTL,
+    ) -> None:
+        self.max_events = max_events
+        self.ttl = ttl
+        self._where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"  # without a password
+        self._closed = False
+        # Two pools, for a socket has one timeout.
+        self._reader, self._writer = _client(url, read_timeout), _client(url, write_timeout)
+
+    def get(self, user_id: str) -> Facts:
+        key = _key(user_id)
+        with self._translated(user_id):
+            chunks: Any = self._reader.lrange(key, 0, -1)
+            return unpack(chunks, self.max_events) if chunks else NOTHING
+
+    def append(
+        self,
+        user_id: str,
+        events: Sequence[Event],
+        profile: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> None:
+        chunk = pack(facts_of(events, profile), self.max_events, key)
+        with self._translated(user_id):
+            self._push([(user_id, chunk)])
+
+    def load(self, users: Iterable[tuple[str, Facts]]) -> None:
+        packed = ((user_id, pack_loaded(facts, self.max_events)) for user_id, facts in users)
+        while some := list(islice(packed, AT_ONCE)):
+            with self._translated(some[0][0]):
+                self._push(some)
+
+    def close(self) -> None:
+        self._closed = True
+        for client in (self._reader, self._writer):
+            # The client's own close() would take connections away from calls that are using them.
+            client.connection_pool.disconnect(inuse_connections=False)
+
+    def _push(self, chunks: Sequence[tuple[str, bytes]]) -> None:
+        keys = [_key(user_id) for user_id, _ in chunks]
+        with self._writer.pipeline() as pipe:
+            for key, (_, chunk) in zip(keys, chunks, strict=True):
+                pipe.rpush(key, chunk)
+                if self.ttl is not None:
+                    pipe.expire(key, self.ttl)
+            lengths = pipe.execute()[:: 1 if self.ttl is None else 2]
+        for key, length in zip(keys, lengths, strict=True):
+            if length > MOST:
+                self._merge(key)
+
+    def _merge(self, key: bytes) -> None:
+        """Put one chunk in place of all. The append is stored already, so the next one may as well do it."""
+        with self._writer.pipeline() as pipe:
+            try:
+                pipe.watch(key)
+                chunks: Any = pipe.lrange(key, 0, -1)
+                pipe.multi()
+                pipe.delete(key)
+                pipe.rpush(key, merge(chunks, self.max_events))
+                if self.ttl is not None:
+                    pipe.expire(key, self.ttl)
+                pipe.execute()
+            except (redis.WatchError, redis.ConnectionError, redis.TimeoutError):
+                return  # another one appended meanwhile, or the server went away
+
+    @contextmanager
+    def _translated(self, user_id: str) -> Iterator[None]:
+        """The client's errors as the interface has them."""
+        if self._closed:
+            raise ValueError(f"{self._where}: the store is closed")
+        try:
+            yield
+        except redis.TimeoutError as error:
+            raise TimeoutError(f"{self._where}: {error}") from error
+        except redis.ResponseError as error:
+            if "WRONGTYPE" in str(error):
+                raise ValueError(f"{self._where}: user {user_id!r}: not a list of chunks: {error}") from error
+            raise OSError(f"{self._where}: {error}") from error
+        except redis.RedisError as error:
+            raise ConnectionError(f"{self._where}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{self._where}: user {user_id!r}: {error}") from error
+        finally:
+            if self._closed:  # meanwhile
+                self.close()
+
+
+def _client(url: str, timeout: float) -> redis.Redis:
+    if url.startswith("valkey"):
+        url = "redis" + url.removeprefix("valkey")
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        # Said, for the client's other constructor tries ten more times and waits in between.
+        retry=Retry(NoBackoff(), 0),
+        # One question less at each connection, and servers before version 6 answer too.
+        protocol=2,
+    )
+
+
+def _key(user_id: str) -> bytes:
+    if not user_id:
+        raise ValueError("user_id is empty")
+    return PREFIX + user_id.encode()

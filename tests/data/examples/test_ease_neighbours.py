@@ -1,0 +1,68 @@
+"""Item-to-item weights against their definition; test_examples.py plants what they must not know."""
+
+from types import SimpleNamespace
+
+import ibis
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.examples import ease_neighbours
+from data.examples.ease_neighbours import RIDGE, weights
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_weights_are_the_ridge_regression_of_each_item_on_the_others(seed: int) -> None:
+    """Column j of EASE is the least-squares prediction of item j from all other items."""
+    rng = np.random.default_rng(seed)
+    bought = rng.random((40, 9)) < 0.4
+    bought[:2] = True  # everything has two buyers
+    user, item = np.nonzero(bought)
+    row, neighbour, weight = weights(user, item + 1, 11, most=20, keep=20)  # rows 0 and 10: nobody's
+    x = bought.astype(float)
+    gram = x.T @ x
+    ridge = RIDGE * np.diag(gram).mean()
+    expected = {}
+    for j in range(9):
+        others = [i for i in range(9) if i != j]
+        slope = np.linalg.solve(gram[np.ix_(others, others)] + ridge * np.eye(8), gram[others, j])
+        expected |= {(i + 1, j + 1): w for i, w in zip(others, slope, strict=True)}
+    found = dict(zip(zip(row.tolist(), neighbour.tolist(), strict=True), weight.tolist(), strict=True))
+    assert set(found) == {pair for pair, w in expected.items() if w > 0}
+    for pair, w in found.items():
+        assert abs(w - expected[pair]) < 1e-4
+    for i in np.unique(row):
+        assert (np.diff(weight[row == i]) <= 0).all()
+
+
+def test_only_the_most_bought_items_and_the_largest_weights_are_kept() -> None:
+    user = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3])
+    item = np.array([1, 2, 3, 1, 2, 3, 1, 2, 4])
+    row, neighbour, weight = weights(user, item, 5, most=2, keep=1)
+    assert list(zip(row.tolist(), neighbour.tolist(), strict=True)) == [(1, 2), (2, 1)]
+    assert (weight > 0).all()
+
+
+def test_a_shop_in_which_nothing_has_two_buyers_has_no_weights() -> None:
+    row, _, weight = weights(np.array([0, 1, 2]), np.array([1, 2, 3]), 5, most=10, keep=5)
+    assert len(row) == len(weight) == 0
+
+
+def test_a_user_of_many_items_counts_with_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for two items per user, pairs are their last two; with room for five users, the same five."""
+    monkeypatch.setattr(ease_neighbours, "LONGEST", 2)
+    con = ibis.duckdb.connect()
+    lines = [(user, item, 10 * user + item) for user in range(9) for item in (3, 1, 2)]
+    values = ", ".join(f"({u}, {i}, {t}, {t})" for u, i, t in lines)
+    con.raw_sql(f'CREATE TABLE lines AS SELECT * FROM (VALUES {values}) t("user", item, ts, available)')
+    log = SimpleNamespace(lines=con.table("lines"))
+    user, item = ease_neighbours.pairs(con, log, 1000)
+    assert sorted(zip(user.tolist(), item.tolist(), strict=True)) == [
+        (u, i) for u in range(9) for i in (2, 3)
+    ]
+    monkeypatch.setattr(ease_neighbours, "USERS", 5)
+    once, again = (set(ease_neighbours.pairs(con, log, 1000)[0].tolist()) for _ in range(2))
+    assert once == again
+    assert len(once) == 5

@@ -1,0 +1,48 @@
+"""Spark prepares what DuckDB prepares, to the last value. Needs requirements/spark.txt and Java 17."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from data.errors import DataError
+from data.prepare import prepare
+from data.sources import tables
+from tests.data.conftest import config, save
+from tests.data.shop import make_shop
+
+pytest.importorskip("pyspark", reason="PySpark is not installed: pip install -r requirements/spark.txt")
+
+
+@pytest.mark.slow
+def test_the_same_rows_as_duckdb(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    save(shop, make_shop(users=20, items=32, days=70))
+    csv = config(shop)
+    with pytest.raises(DataError, match="Spark reads Parquet only"):
+        prepare(csv | {"prepare": {"engine": "spark", "master": "local[2]"}})
+    for file in shop.glob("*.csv"):
+        as_parquet(file)
+    folders = []
+    for engine in ("duckdb", "spark"):
+        cfg = config(shop) | {"prepare": {"engine": engine, "master": "local[2]"}}
+        folders.append(prepare(cfg | {"paths": {"prepared": str(tmp_path / engine)}}))
+    assert folders[0].name == folders[1].name, "the engine is no part of the key"
+    files = sorted(file.relative_to(folders[0]) for file in folders[0].rglob("*.parquet"))
+    assert files == sorted(file.relative_to(folders[1]) for file in folders[1].rglob("*.parquet"))
+    for file in files:
+        assert pq.read_table(folders[0] / file).equals(pq.read_table(folders[1] / file)), file
+    assert (folders[0] / "schema.json").read_text() == (folders[1] / "schema.json").read_text()
+
+
+def as_parquet(file: Path) -> None:
+    """Write the table of a CSV file as Parquet in its place, with the types that preparation would give."""
+    from data.io import engine
+    from data.tables.contract import conform
+
+    with engine.connect({}, file.parent / "scratch") as con:
+        raw = tables.read(con, {"root": str(file.parent)})[file.stem]
+        found = conform(raw, file.stem, str(file))
+        kept = [c for c in found.columns if not c.startswith("_")]
+        pq.write_table(con.to_pyarrow(found.order_by("_row").select(*kept)), file.with_suffix(".parquet"))
+    file.unlink()

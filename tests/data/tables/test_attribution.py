@@ -1,0 +1,241 @@
+"""The join of feedback with impressions against a plain reading of its rules."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import ibis
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.errors import DataError
+from data.io import engine
+from data.tables.attribution import OUTSIDE, SKEW, STATES, attribute, window_seconds
+from data.tables.contract import EVENTS
+
+CLICK, PURCHASE = 600, 1800
+KEPT = ("user_id", "item_id", "ts", "kind", "order_id", "position", "propensity", "value", "request_id")
+TIMES = st.integers(0, 3000) | st.sampled_from([0, 300, 600, 900, 1800, 2400])  # with ties and whole windows
+ROWS = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(["impression", "impression", "click", "purchase", "cart"]),
+        "user_id": st.sampled_from(["u0", "u1", None]),
+        "item_id": st.sampled_from(["i0", "i1", "i2"]),
+        "request_id": st.sampled_from(["r0", "r1", "r2", "r3", None]),
+        "order_id": st.sampled_from(["o0", "o1", "o2", "unknown", None, None]),
+        "ts": TIMES,
+        "position": st.integers(1, 6),
+    }
+)
+ORDERS = st.fixed_dictionaries(
+    {
+        "order_id": st.sampled_from(["o0", "o1", "o2", "o3"]),
+        "user_id": st.sampled_from(["u0", "u1"]),
+        "ts": TIMES,
+        "quantity": st.sampled_from([1.0, 1.0, 1.0, -1.0]),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def con() -> Iterator[ibis.BaseBackend]:
+    opened = ibis.duckdb.connect(threads=1)
+    opened.raw_sql("SET disabled_optimizers = 'top_n_window_elimination'")
+    yield opened
+    opened.disconnect()
+
+
+def joined(
+    con: ibis.BaseBackend, log: list[dict[str, Any]], orders: list[dict[str, Any]], purchase: int | None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    types = {"id": pa.string(), "time": pa.int64(), "number": pa.float64(), "text": pa.string()}
+    schema = pa.schema({"_row": pa.int64(), **{c: types[spec.kind] for c, spec in EVENTS.items()}})
+    lines = pa.schema(
+        {"order_id": pa.string(), "user_id": pa.string(), "ts": pa.int64(), "quantity": pa.float64()}
+    )
+    log = [row | {"_row": k} for k, row in enumerate(log, start=1)]
+    tables = [
+        engine.keep(
+            con, name, ibis.memtable(pa.Table.from_pylist(rows, schema)).mutate(there=1).drop("there")
+        )
+        for name, rows, schema in (("log", log, schema), ("paid", orders, lines))
+    ]
+    events, counts = attribute(con, *tables, CLICK, purchase)
+    return con.to_pyarrow(events).to_pylist(), counts
+
+
+def plainly(
+    log: list[dict[str, Any]], orders: list[dict[str, Any]], purchase: int | None
+) -> tuple[Counter, dict[str, dict[str, int]]]:
+    """The rules of docs/architecture.md, by loops."""
+    paid: dict[str, tuple[int, str]] = {}
+    for line in orders:
+        if line["quantity"] > 0:
+            before = paid.get(line["order_id"], (0, ""))
+            paid[line["order_id"]] = (max(line["ts"], before[0]), max(line["user_id"], before[1]))
+    counts = {kind: dict.fromkeys(STATES, 0) for kind in ("click", "cart", "purchase")}
+    counts["impression"] = dict.fromkeys(("joined", "repeated", "guest", "no_checkout"), 0)
+    out: list[tuple] = []
+    slots: dict[tuple, dict[str, Any]] = {}
+    rows = [row | {"row": k} for k, row in enumerate(log)]
+    for row in sorted(rows, key=lambda r: (r["ts"], r["position"], r["row"])):
+        if row["kind"] == "impression":
+            key = (row["request_id"] if row["request_id"] is not None else row["row"], row["item_id"])
+            if key in slots:
+                counts["impression"]["repeated"] += 1
+            slots.setdefault(key, dict(row))
+    for slot in slots.values():
+        order, user = slot["order_id"], slot["user_id"]
+        if order is None and user is not None:
+            mine = [(at, o) for o, (at, buyer) in paid.items() if buyer == user and at <= slot["ts"]]
+            order = max(mine)[1] if mine else OUTSIDE
+        at, buyer = paid.get(order, (slot["ts"], None))
+        slot["user"], slot["order"], slot["since"] = user or buyer, order or OUTSIDE, max(slot["ts"], at)
+        state = "guest" if not slot["user"] else "joined" if slot["user"] == buyer else "no_checkout"
+        counts["impression"][state] += 1
+        if slot["user"]:
+            out.append((slot["user"], slot["item_id"], slot["since"], "impression", slot["order"],
+                        slot["position"], slot["request_id"]))  # fmt: skip
+    seen, aside = set(), set()
+    for row in sorted(rows, key=lambda r: (r["ts"], r["row"])):
+        if row["kind"] == "impression" or (row["user_id"] is None and row["request_id"] is None):
+            continue
+        if row["request_id"] is not None:
+            slot = slots.get((row["request_id"], row["item_id"]))
+        else:
+            of_user = [s for s in slots.values() if s["item_id"] == row["item_id"] and s["ts"] <= row["ts"]]
+            of_user = [s for s in of_user if s["user"] == row["user_id"]]
+            slot = max(of_user, key=lambda s: (s["ts"], s["row"]), default=None)
+        limit = CLICK if row["kind"] != "purchase" else purchase if purchase is not None else 10**9
+        if slot is None:
+            state = "unknown"
+        elif row["ts"] < slot["ts"] - SKEW:
+            state = "early"
+        elif row["ts"] > slot["ts"] + limit:
+            state = "late"
+        else:
+            state = "repeated" if (slot["row"], row["kind"]) in seen else "joined"
+            seen.add((slot["row"], row["kind"]))
+        counts[row["kind"]][state] += 1
+        if state == "joined" and slot["user"]:
+            request = slot["request_id"] if slot["request_id"] is not None else f"row {slot['row'] + 1}"
+            out.append((slot["user"], row["item_id"], max(row["ts"], slot["since"]), row["kind"],
+                        slot["order"], row["position"], request))  # fmt: skip
+        user = row["user_id"] or (slot["user"] if slot else None)
+        fact = (user, row["item_id"], row["ts"], row["kind"])
+        if state in ("unknown", "early", "late") and row["kind"] != "purchase" and user and fact not in aside:
+            aside.add(fact)
+            out.append((*fact, OUTSIDE, row["position"], row["request_id"]))
+    return Counter(out), counts
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    worlds=st.lists(
+        st.tuples(st.lists(ROWS, max_size=20), st.lists(ORDERS, max_size=5)), min_size=4, max_size=8
+    ),
+    purchase=st.sampled_from([PURCHASE, None]),
+)
+def test_against_a_plain_count(
+    con: ibis.BaseBackend, worlds: list[tuple[list[dict], list[dict]]], purchase: int | None
+) -> None:
+    """Of several shops that share no id, in one go: what takes time is to plan the queries."""
+    log, orders = (
+        [
+            {c: f"{shop}{v}" if c.endswith("_id") and v is not None else v for c, v in row.items()}
+            for shop, world in enumerate(worlds)
+            for row in world[which]
+        ]
+        for which in (0, 1)
+    )
+    found, counts = joined(con, log, orders, purchase)
+    expected, told = plainly(log, orders, purchase)
+    nobody = [r for r in log if r["kind"] != "impression" and r["user_id"] is r["request_id"] is None]
+    left = [
+        row for row in found if row["kind"] != "impression" and row["user_id"] is row["request_id"] is None
+    ]
+    assert len(left) == len(nobody), "what is of nobody is left to the checks"
+    names = ("user_id", "item_id", "ts", "kind", "order_id", "position", "request_id")
+    assert Counter(tuple(row[c] for c in names) for row in found if row not in left) == expected
+    assert counts == told
+    assert sum(sum(kind.values()) for kind in counts.values()) == len(log) - len(nobody), (
+        "every row is counted"
+    )
+
+
+SHOWN = {"kind": "impression", "user_id": "u0", "item_id": "i0", "request_id": "r", "order_id": "o",
+         "ts": 1000, "position": 3.0, "propensity": 0.25}  # fmt: skip
+PAID = [{"order_id": "o", "user_id": "u0", "ts": 990, "quantity": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "order"),
+    [
+        ({"ts": 1000 + CLICK}, "joined", "o"),
+        ({"ts": 1001 + CLICK}, "late", OUTSIDE),
+        ({"ts": 1001 + CLICK, "kind": "purchase"}, "joined", "o"),
+        ({"ts": 1001 + PURCHASE, "kind": "purchase"}, "late", None),
+        ({"ts": 1000 - SKEW}, "joined", "o"),
+        ({"ts": 999 - SKEW}, "early", OUTSIDE),
+        ({"request_id": "another"}, "unknown", OUTSIDE),
+        ({"item_id": "i1"}, "unknown", OUTSIDE),
+        ({"user_id": "u1"}, "joined", "o"),  # logged in as someone else since: the request knows better
+        ({"request_id": None}, "joined", "o"),
+        ({"request_id": None, "user_id": "u1"}, "unknown", OUTSIDE),
+        ({"request_id": None, "ts": 999}, "unknown", OUTSIDE),
+        ({"request_id": None, "ts": 1000}, "joined", "o"),
+    ],
+)
+def test_one_click(con: ibis.BaseBackend, change: dict[str, Any], state: str, order: str | None) -> None:
+    click = {**SHOWN, "kind": "click", "order_id": None, "ts": 1200, "position": None, "propensity": None}
+    found, counts = joined(con, [click | change, SHOWN], PAID, PURCHASE)
+    kind = change.get("kind", "click")
+    assert counts[kind] == {**dict.fromkeys(STATES, 0), state: 1}
+    assert [row["order_id"] for row in found if row["kind"] == kind] == ([order] if order else [])
+    shown = next(row for row in found if row["kind"] == "impression")
+    assert [shown[c] for c in KEPT] == ["u0", "i0", 1000, "impression", "o", 3.0, 0.25, None, "r"]
+
+
+def test_nothing_that_came_of_a_checkout_stands_before_it(con: ibis.BaseBackend) -> None:
+    """Where the order's own time is behind what was shown and clicked, a history would hold the click."""
+    click = {**SHOWN, "kind": "click", "ts": 1005}
+    found, _ = joined(con, [SHOWN, click], [PAID[0] | {"ts": 1060}], PURCHASE)
+    assert [row["ts"] for row in found] == [1060, 1060]
+
+
+def test_an_impression_without_an_order_follows_the_latest_one(con: ibis.BaseBackend) -> None:
+    """Also in the second of the checkout: that is what asked for it."""
+    orders = [PAID[0] | {"order_id": f"at {ts}", "ts": ts} for ts in (500, 1000, 1001)]
+    orders.append(PAID[0] | {"order_id": "of another", "user_id": "u1", "ts": 999})
+    found, counts = joined(con, [SHOWN | {"order_id": None}], orders, PURCHASE)
+    assert [row["order_id"] for row in found] == ["at 1000"]
+    assert counts["impression"]["joined"] == 1
+
+
+def test_what_came_twice_and_of_no_impression_is_one_fact(con: ibis.BaseBackend) -> None:
+    """Else the checks would call the second one a repeated line, which stops the run."""
+    stray = SHOWN | {"kind": "click", "request_id": "another", "order_id": None}
+    found, counts = joined(con, [stray, stray, stray | {"kind": "purchase"}], PAID, PURCHASE)
+    assert [(row["kind"], row["order_id"]) for row in found] == [("click", OUTSIDE)]
+    assert (counts["click"]["unknown"], counts["purchase"]["unknown"]) == (2, 1)
+
+
+def test_guests(con: ibis.BaseBackend) -> None:
+    """A guest is whom the order is of; who has none is counted, and no event."""
+    guest = SHOWN | {"user_id": None}
+    nobody = guest | {"request_id": "other", "order_id": None}
+    clicks = [row | {"kind": "click", "ts": 1010, "order_id": None} for row in (guest, nobody)]
+    found, counts = joined(con, [guest, nobody, *clicks], PAID, PURCHASE)
+    assert sorted((r["kind"], r["user_id"], r["order_id"]) for r in found) == [
+        ("click", "u0", "o"), ("impression", "u0", "o"),
+    ]  # fmt: skip
+    assert counts["impression"] == {"joined": 1, "repeated": 0, "guest": 1, "no_checkout": 0}
+
+
+def test_windows() -> None:
+    assert [window_seconds(w) for w in ("1d", "12h", "30m")] == [86_400, 43_200, 1800]
+    for wrong in ("0d", "d", "1w", 5, "-1d", None):
+        with pytest.raises(DataError, match=r"data\.click_window is"):
+            window_seconds(wrong)  # type: ignore[arg-type]

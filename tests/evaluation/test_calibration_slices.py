@@ -1,0 +1,89 @@
+"""Calibration by slice: slices are what they say, and a bias in one shows there."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation import calibration_slices, protocol
+from evaluation.calibration_slices import deciles
+from evaluation.jagged import row_of
+from evaluation.metrics import ece
+from evaluation.scoring import Scored
+from tests.models.shops import random_catalog
+
+
+@pytest.fixture
+def data(shop):
+    return protocol.load_split(shop, "test")
+
+
+@pytest.fixture
+def scored():
+    """Every checkout is offered items 1 to 8; what the user owns is predicted twice too high."""
+    rng = np.random.default_rng(0)
+    n, items = 4, np.tile(np.arange(1, 9), 4)
+    chance = rng.uniform(0.2, 0.5, len(items)).astype(np.float32)
+    bought = rng.random(len(items)) < chance
+    return Scored(
+        offsets=np.arange(n + 1) * 8, item=items, source=np.where(items % 2, 1, 18),
+        click=chance + 0.1, purchase=chance, shown_click=chance + 0.1, shown_purchase=chance,
+        known=np.ones(len(items), bool),
+        spend=np.full(len(items), 3.0), clicked=bought, bought=bought, value=bought * 2.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def catalog():
+    return random_catalog(0, items=9)
+
+
+def test_slices_are_what_they_say(scored, data, catalog):
+    found = {(group, name): mask for group, name, mask in calibration_slices.slices(scored, data, catalog)}
+    assert found["all", "all"].all()
+    sources = {name: mask for (group, name), mask in found.items() if group == "source"}
+    assert set(sources) == {"ann", "buy_again", "popularity"}  # bits 0, 1 and 4
+    np.testing.assert_array_equal(sources["ann"], scored.item % 2 == 1)
+    own = found["history with the item", "bought before"]
+    row = row_of(scored.offsets)
+    assert sorted(scored.item[own & (row == 0)]) == [1, 2, 3]  # anna's history and basket
+    for group in ("history with the item", "popularity", "price", "earlier checkouts"):
+        together = np.sum([mask for (name, _), mask in found.items() if name == group], axis=0)
+        assert (together == 1).all(), group
+    assert found["earlier checkouts", "0 – 1"].tolist() == [False] * 8 + [True] * 16 + [False] * 8
+
+
+def test_the_table_by_hand(scored, data, catalog):
+    rows = calibration_slices.table(scored, data, catalog)
+    by = {(r["head"], r["group"], r["slice"]): r for r in rows}
+    purchase = by["purchase", "all", "all"]
+    assert purchase["pairs"] == 32
+    assert purchase["predicted"] == pytest.approx(scored.purchase.mean())
+    assert purchase["observed"] == pytest.approx(scored.bought.mean())
+    assert purchase["ratio"] == pytest.approx(scored.purchase.sum() / scored.bought.sum())
+    assert purchase["ece"] == pytest.approx(ece(scored.bought, scored.purchase))
+    value = by["value", "all", "all"]
+    assert (value["pairs"], value["predicted"], value["observed"]) == (scored.bought.sum(), 3.0, 2.0)
+    assert "ece" not in value
+    assert by["purchase", "source", "ann"]["pairs"] == 16
+
+
+def test_curves_of_both_heads(scored, data, catalog):
+    found = calibration_slices.curves(scored, data, catalog)
+    assert [(c["head"], c["slice"]) for c in found] == [
+        (head, part) for part in ("all", "bought before", "never") for head in ("click", "purchase")
+    ]
+    assert sum(found[1]["pairs"]) == 32
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=300))
+def test_deciles_hold_about_a_tenth_each(values):
+    values = np.array(values, float)
+    edges = deciles(values)
+    assert (np.diff(edges) > 0).all()
+    code = np.searchsorted(edges, values, side="right")
+    # No bin holds more than a tenth beyond the values that are equal to each other.
+    largest = np.unique(values, return_counts=True)[1].max()
+    assert np.bincount(code).max() <= len(values) / 10 + largest + 1
+    assert len(deciles(torch.zeros(0).numpy())) == 0

@@ -1,0 +1,145 @@
+"""Losses against what they estimate or their plain definitions."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.ranking.losses import (
+    click_loss,
+    conversion_loss,
+    gamma_deviance,
+    log_one_minus_exp,
+    probabilities,
+    purchase_loss,
+)
+from models.retrieval.losses import sampled_softmax
+
+ITEMS, DIM = 40, 6
+
+
+def full_softmax(query, vectors, positive, owner, temperature):
+    """Softmax over all items but the owner's other positives, which the sampled loss leaves out too."""
+    scores = query[owner] @ vectors[1:].T / temperature
+    return torch.nn.functional.cross_entropy(scores, positive - 1)
+
+
+def towers(checkouts: int):
+    """Random unit vectors in which the popular items (high rows) suit everyone, so that bias would show."""
+    g = torch.Generator().manual_seed(1)
+    vectors, query = torch.randn(ITEMS + 1, DIM, generator=g), torch.randn(checkouts, DIM, generator=g)
+    vectors[:, 0] += torch.linspace(-2, 2, ITEMS + 1)
+    query[:, 0] += 2
+    return torch.nn.functional.normalize(query, dim=1), torch.nn.functional.normalize(vectors, dim=1)
+
+
+def draws(seed: int, checkouts: int, uniform: int, skew: float):
+    """One positive per checkout by a skewed popularity, uniform negatives, and the skewed popularity."""
+    g = torch.Generator().manual_seed(seed)
+    probability = torch.softmax(skew * torch.linspace(0, 3, ITEMS), 0)
+    positive = torch.multinomial(probability, checkouts, replacement=True, generator=g) + 1
+    negative = torch.randint(1, ITEMS + 1, [uniform], generator=g)
+    return positive, negative, torch.cat([torch.zeros(1), probability])
+
+
+@pytest.mark.parametrize(("checkouts", "uniform"), [(2500, 2500), (3000, 0), (200, 20000)])
+def test_sampled_softmax_converges_to_full_softmax(checkouts: int, uniform: int) -> None:
+    """In-batch negatives with uniform ones, alone, and few beside many: at many samples the full loss."""
+    query, vectors = towers(checkouts)
+    positive, negative, probability = draws(2, checkouts, uniform, skew=1.0)
+    owner = torch.arange(checkouts)
+    sampled = sampled_softmax(
+        query,
+        vectors[positive],
+        vectors[negative],
+        positive,
+        negative,
+        owner,
+        probability,
+        uniform,
+        ITEMS,
+        0.3,
+    )
+    exact = full_softmax(query, vectors, positive, owner, 0.3)
+    assert float(sampled) == pytest.approx(float(exact), rel=0.015)
+
+
+def test_without_the_correction_the_loss_is_biased() -> None:
+    """Guards the test above: the uncorrected in-batch loss is far from the full one."""
+    query, vectors = towers(2000)
+    positive, negative, probability = draws(2, 2000, 0, 1.0)
+    owner = torch.arange(2000)
+    exact = full_softmax(query, vectors, positive, owner, 0.3)
+    arguments = (query, vectors[positive], vectors[negative], positive, negative, owner)
+    corrected = sampled_softmax(*arguments, probability, 0, ITEMS, 0.3)
+    flat = sampled_softmax(*arguments, torch.full_like(probability, 1 / ITEMS), 0, ITEMS, 0.3)
+    assert abs(corrected - exact) < 0.015 * exact
+    assert abs(flat - exact) > 0.05 * exact
+
+
+def test_own_positives_are_no_negatives() -> None:
+    """Two purchases of one checkout do not push each other away."""
+    query = torch.tensor([[1.0, 0.0]])
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    probability = torch.tensor([0.0, 0.5, 0.5])
+    loss = sampled_softmax(
+        query, vectors, vectors[:0], torch.tensor([1, 2]), torch.empty(0).long(), torch.tensor([0, 0]),
+        probability, 0, 2, 1.0,
+    )  # fmt: skip
+    assert loss == 0
+
+
+@given(st.floats(-30, -1e-6))
+def test_log_one_minus_exp(log_p: float) -> None:
+    exact = torch.log(-torch.expm1(torch.tensor(log_p, dtype=torch.float64)))
+    assert float(log_one_minus_exp(torch.tensor(log_p, dtype=torch.float64))) == pytest.approx(
+        float(exact), rel=1e-6, abs=1e-12
+    )
+
+
+@given(st.floats(-20, 20), st.floats(-20, 20))
+def test_purchase_is_never_likelier_than_click(click: float, conversion: float) -> None:
+    a, b = torch.tensor(click), torch.tensor(conversion)
+    p_click, p_purchase = probabilities(a, b)
+    assert 0 <= p_purchase <= p_click <= 1
+    assert torch.isfinite(purchase_loss(a[None], b[None], torch.ones(1)))
+    assert torch.isfinite(purchase_loss(a[None], b[None], torch.zeros(1)))
+
+
+def test_gamma_deviance_is_least_at_the_mean() -> None:
+    spent = torch.tensor([2.0, 4.0, 9.0])
+    bought = torch.ones(3)
+    at_mean = gamma_deviance(torch.full([3], 5.0).log(), spent, bought)
+    for other in (4.0, 6.0):
+        assert gamma_deviance(torch.full([3], other).log(), spent, bought) > at_mean
+    assert gamma_deviance(torch.zeros(3), spent, torch.zeros(3)) == 0
+
+
+@given(st.integers(0, 1000))
+def test_weights_of_pointwise_losses_are_copies(seed: int) -> None:
+    """A pair of weight 3 counts as three, one of weight 0 not at all, in every head's loss."""
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.randint(0, 4, [12], generator=g)
+    weight[0] = 2
+    copies = torch.repeat_interleave(torch.arange(12), weight)
+    click, conversion = torch.randn(12, generator=g), torch.randn(12, generator=g)
+    clicked = (torch.rand(12, generator=g) < 0.6).float()
+    bought = clicked * (torch.rand(12, generator=g) < 0.6).float()
+    spent = torch.rand(12, generator=g) + 0.1
+    for loss, arguments in (
+        (click_loss, (click, clicked)),
+        (purchase_loss, (click, conversion, bought)),
+        (conversion_loss, (conversion, clicked, bought)),
+        (gamma_deviance, (click, spent, bought)),
+    ):
+        once = loss(*(x[copies] for x in arguments), torch.ones(len(copies)))
+        torch.testing.assert_close(loss(*arguments, weight.float()), once)
+        torch.testing.assert_close(loss(*arguments, torch.ones(12)), loss(*arguments))
+
+
+def test_conversion_among_the_clicked_forgets_the_rest() -> None:
+    conversion, clicked = torch.tensor([0.3, -1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])
+    bought = torch.tensor([1.0, 0.0, 0.0])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(conversion[:2], bought[:2])
+    torch.testing.assert_close(conversion_loss(conversion, clicked, bought), expected)
+    assert conversion_loss(conversion, torch.zeros(3), bought) == 0

@@ -1,0 +1,99 @@
+"""The multi-task variants: one interface, and each the network that its paper describes."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.ranking.multitask.layers import TASKS
+from models.ranking.multitask.mmoe import MMoE
+from models.ranking.multitask.ple import PLE, reachable
+from tests.models.variants import VARIANTS
+
+QUERY, CANDIDATE = 5, 7
+SEGMENT = torch.tensor([0] * 4 + [2] * 5)  # the second checkout has no candidates
+
+
+def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(3, QUERY, generator=g), torch.randn(9, CANDIDATE, generator=g)
+
+
+def make(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return VARIANTS[name](QUERY, CANDIDATE)
+
+
+def reach_of(model: nn.Module, task: int) -> dict[str, torch.Tensor]:
+    """Where a task leaves a gradient, for each parameter and for the embeddings in the input."""
+    query, candidate = (x.requires_grad_() for x in inputs())
+    model.zero_grad()
+    model(query, candidate, SEGMENT)[:, task].square().sum().backward()
+    places = {"query": query, "candidate": candidate, **dict(model.named_parameters())}
+    return {name: torch.zeros(p.shape) if p.grad is None else p.grad != 0 for name, p in places.items()}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_candidate_is_judged_by_itself_and_its_checkout(name: str) -> None:
+    model, (query, candidate) = make(name), inputs()
+    logits = model(query, candidate, SEGMENT)
+    assert logits.shape == (9, len(TASKS))
+    assert len(logits.unique()) > 20
+    for row in range(9):
+        checkout = query[SEGMENT[row : row + 1]]
+        alone = model(checkout, candidate[row : row + 1], torch.zeros(1, dtype=torch.int64))
+        torch.testing.assert_close(alone[0], logits[row])
+    assert model(query, candidate[:0], SEGMENT[:0]).shape == (0, len(TASKS))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_tasks_meet_exactly_where_the_variant_says(name: str) -> None:
+    model = make(name)
+    reach = [reach_of(model, task) for task in range(len(TASKS))]
+    tasks = {place: sum(task[place].int() for task in reach) for place in reach[0]}  # how many, elementwise
+    assert all(count.any() for count in tasks.values())
+    shared = model.last_shared()
+    if shared is None:
+        parameters = [name for name, _ in model.named_parameters()]
+        assert max(int(tasks[parameter].max()) for parameter in parameters) == 1
+    else:
+        (place,) = [parameter for parameter, p in model.named_parameters() if p is shared]
+        assert int(tasks[place].max()) == len(TASKS)
+    assert int(tasks["candidate"].max()) == (1 if name == "cascade" else len(TASKS))
+
+
+def test_mmoe_is_that_of_the_paper() -> None:
+    """One task recomputed expert by expert: y = tower(Σ gate_e · expert_e(x))."""
+    model = MMoE(QUERY, CANDIDATE, experts=3, hidden=(6, 4), tower=4)
+    query, candidate = inputs()
+    x = model.experts.first(query, candidate, SEGMENT)
+    second = model.experts.second
+    experts = [(x[:, e * 6 : e * 6 + 6].relu() @ second.weight[e] + second.bias[e]).relu() for e in range(3)]
+    gate = model.gate_logits(query, candidate, SEGMENT)[:, 3:6].softmax(1)  # the second task's
+    mixed = sum(gate[:, e : e + 1] * experts[e] for e in range(3))
+    torch.testing.assert_close(model(query, candidate, SEGMENT)[:, 1:2], model.towers[1](mixed))
+
+
+def test_ple_is_that_of_the_paper() -> None:
+    """Conversion recomputed: each layer mixes its own and the shared experts, gated by its own state."""
+    model = PLE(QUERY, CANDIDATE, own=1, shared=2, hidden=(6, 4), tower=4)
+    query, candidate = inputs()
+    first = model.experts(query, candidate, SEGMENT).relu().view(9, 5, 6)
+    logits = model.gate_logits(query, candidate, SEGMENT).view(9, 4, 5)
+    own = torch.tensor([1, 3, 4])  # of click, conversion and value one each, then two that all share
+    conversion = (logits[:, 1, own].softmax(1).unsqueeze(2) * first[:, own]).sum(1)
+    together = (logits[:, 3].softmax(1).unsqueeze(2) * first).sum(1)
+    layer = model.layers[0]
+    shared = layer.experts[3](together).relu().view(9, 2, 4)
+    experts = torch.cat([layer.experts[1](conversion).relu().unsqueeze(1), shared], dim=1)
+    gate = layer.gate_logits[1](conversion)[:, own].softmax(1)
+    mixed = (gate.unsqueeze(2) * experts).sum(1)
+    torch.testing.assert_close(model(query, candidate, SEGMENT)[:, 1:2], model.towers[1](mixed))
+
+
+def test_a_task_of_ple_reaches_its_own_and_the_shared_experts() -> None:
+    assert reachable(2, 1, 4).int().tolist() == [
+        [1, 1, 0, 0, 0, 0, 1],
+        [0, 0, 1, 1, 0, 0, 1],
+        [0, 0, 0, 0, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1, 1],
+    ]

@@ -1,0 +1,97 @@
+"""The position bias: what it changes, what it leaves alone, and that it finds what was planted."""
+
+import pytest
+import torch
+
+from exporting.lowering import lowered
+from models.ranking.calibration import Calibration
+from models.ranking.losses import click_loss
+from models.ranking.position_bias import PositionBias
+from models.retrieval.two_tower import QueryTower
+from tests.models.shops import random_candidates, random_catalog, random_query
+from tests.models.test_models import make_ranker, make_two_tower
+
+
+def set_bias(form: str, values: list[float]) -> PositionBias:
+    bias = PositionBias(form, positions=len(values) + 1)
+    fitted = torch.tensor(values)
+    with torch.no_grad():
+        start = torch.logit(fitted) if form == "product" else fitted.log()
+        bias.bias.copy_(start / 10)
+    return bias
+
+
+@pytest.mark.parametrize("form", ["product", "sum"])
+def test_the_first_and_the_unknown_position_change_nothing(form: str) -> None:
+    click = torch.linspace(-8, 8, 33)
+    bias = set_bias(form, [0.5, 0.25])
+    for position in (0, 1):
+        assert torch.equal(bias(click, torch.full([33], position)), click)
+    for position, factor in ((2, 0.5), (3, 0.25), (40, 0.25)):  # deeper ones are as the last
+        shown = bias(click, torch.full([33], position))
+        if form == "product":
+            torch.testing.assert_close(shown.sigmoid(), factor * click.sigmoid(), rtol=1e-4, atol=1e-7)
+        else:
+            torch.testing.assert_close(shown.exp(), factor * click.exp())
+    torch.testing.assert_close(bias.relative(3), torch.tensor([1.0, 0.5, 0.25]))
+
+
+@pytest.mark.parametrize("form", ["product", "sum"])
+def test_gradients_are_finite_at_both_ends(form: str) -> None:
+    bias = PositionBias(form)
+    click = torch.tensor([-40.0, -5.0, 0.0, 5.0, 40.0] * 3, requires_grad=True)
+    position = torch.arange(3).repeat_interleave(5)
+    click_loss(bias(click, position), torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0] * 3)).backward()
+    assert torch.isfinite(click.grad).all()
+    assert torch.isfinite(bias.bias.grad).all()
+    assert bias.bias.grad[0] != 0
+
+
+def observed(n: int = 12_000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of a click if seen, positions that follow them, and clicks at half and a quarter below."""
+    g = torch.Generator().manual_seed(0)
+    logit = torch.randn(n, generator=g) - 0.5
+    noisy = logit + torch.randn(n, generator=g)
+    position = 3 - (noisy > -1).long() - (noisy > 0).long()  # the likelier, the higher
+    p = logit.sigmoid() * torch.tensor([1.0, 0.5, 0.25])[position - 1]
+    return logit, position, (torch.rand(n, generator=g) < p).float()
+
+
+def test_it_finds_what_positions_do() -> None:
+    logit, position, clicked = observed()
+    bias = PositionBias("product", positions=3)
+    optimizer = torch.optim.Adam(bias.parameters(), lr=0.02)
+    for _ in range(80):
+        optimizer.zero_grad()
+        click_loss(bias(logit, position), clicked).backward()
+        optimizer.step()
+    torch.testing.assert_close(bias.relative(3), torch.tensor([1.0, 0.5, 0.25]), atol=0.06, rtol=0)
+
+
+def test_calibration_is_that_of_an_item_that_is_seen() -> None:
+    """Raw logits are off by a line; labels were observed at positions. What comes out is p(click | seen)."""
+    logit, position, clicked = observed()
+    raw = torch.stack([(logit + 1) / 2, torch.zeros_like(logit), torch.zeros_like(logit)], dim=1)
+    none = torch.zeros_like(clicked)
+    debiased, naive = Calibration(), Calibration()
+    debiased.fit(raw, clicked, none, none, position, set_bias("product", [0.5, 0.25]))
+    naive.fit(raw, clicked, none, none)
+    truth = logit.sigmoid().mean()
+    assert abs(debiased(raw)[:, 0].sigmoid().mean() / truth - 1) < 0.06
+    assert naive(raw)[:, 0].sigmoid().mean() / truth < 0.8
+
+
+def test_what_is_exported_knows_no_position() -> None:
+    ranker = make_ranker().eval()
+    ranker.position = PositionBias("product")
+    query, candidates, catalog = random_query(3), random_candidates(3), random_catalog(3)
+    vector = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
+    tower = make_two_tower()
+    served = lowered(QueryTower(tower.query, tower.attributes), torch.nn.Identity(), ranker).ranker
+    names = [name for name, _ in torch.jit.script(served).named_parameters()]
+    assert names
+    assert not any("position" in name for name in names)
+    assert ranker.position is not None  # the trained one keeps it
+    click, _, _ = served(query, vector, candidates, catalog)
+    logits = ranker.calibration(ranker(query, vector, candidates, catalog))
+    torch.testing.assert_close(click, logits[:, 0].sigmoid())

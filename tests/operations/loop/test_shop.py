@@ -1,0 +1,78 @@
+"""What the shop writes is what training reads: late orders come late, labels belong to what was shown."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data.prepare import prepare
+from operations.loop.shop import LATEST, Shop, poisoned
+from serving import open_store
+from serving.checkout import KINDS
+from simulation.population import Crowd
+from tests.exporting.bundles import configured
+from tests.simulation.test_population import CFG
+
+DAYS = 20
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    crowd = Crowd(CFG)
+    folder = tmp_path_factory.mktemp("shop")
+    made = Shop(folder / "made", crowd)
+    made.store = open_store(folder / "store.db")
+    for day in range(DAYS):
+        orders = crowd.orders(day)
+        checkouts = made.checkouts(day, orders)
+        slates = [made.usual(orders, k) for k in range(len(checkouts))]
+        made.end_day(day, orders, checkouts, slates, crowd.answer(day, orders, orders.usual))
+    return made
+
+
+def test_late_orders_come_late_and_all_of_them_come(shop: Shop) -> None:
+    orders = pq.read_table(shop.tables / "orders.parquet").to_pandas()
+    late = orders.ingested_at - orders.ts
+    assert 0 < (late > 0).mean() < 0.5
+    assert late.max() <= LATEST * 86_400
+    missing = {arrival.checkout.order_id for some in shop.arriving.values() for arrival in some}
+    assert missing
+    assert set(orders.order_id) == {str(k) for k in range(shop.orders)} - missing
+    assert shop.store is not None
+    facts = shop.store.get("0")
+    assert {int(kind) for kind in facts.kind} == {KINDS.index("purchase"), KINDS.index("click")}
+    mine = orders[orders.user_id == "0"]
+    bought = [item for item, kind in zip(facts.item_id, facts.kind, strict=True) if KINDS[kind] == "purchase"]
+    assert sorted(bought) == sorted(mine.item_id)
+
+
+def test_training_reads_it(shop: Shop, tmp_path: Path) -> None:
+    cfg = configured(
+        "train", "data=tables", f"data.root={shop.tables}", "data.horizon=next_order",
+        f"paths.prepared={tmp_path}", "experiment=debug", "prepare.memory_limit=1GB",
+    )  # fmt: skip
+    folder = prepare(cfg)
+    examples = pq.read_table(folder / "examples" / "train.parquet").to_pandas()
+    assert {int(sum(flags)) for flags in examples.outcome_shown} == {6}
+    bought = [
+        (np.array(shown) & np.array(bought)).any()
+        for shown, bought in zip(examples.outcome_shown, examples.outcome_purchase, strict=True)
+    ]
+    assert 0 < np.mean(bought) < 1
+
+
+def test_a_poisoned_log_says_as_much_of_other_items(shop: Shop, tmp_path: Path) -> None:
+    wrong = poisoned(shop.tables, tmp_path / "poisoned", 0)
+    counts, labels = [], []
+    for folder in (shop.tables, wrong):
+        events = pq.read_table(folder / "events").to_pandas()
+        counts.append(Counter(zip(events.request_id, events.kind, strict=True)))
+        marked = events[events.kind == "click"]
+        labels.append(set(zip(marked.request_id, marked.item_id, strict=True)))
+        shown = events[events.kind == "impression"]
+        assert labels[-1] <= set(zip(shown.request_id, shown.item_id, strict=True))
+    assert counts[0] == counts[1]
+    assert len(labels[0] & labels[1]) < 0.5 * len(labels[0])
+    assert (wrong / "orders.parquet").read_bytes() == (shop.tables / "orders.parquet").read_bytes()

@@ -1,0 +1,209 @@
+"""Rows over seeds, as text, as JSON and as the page."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from reporting import tables
+from reporting.evaluation.page import page
+
+
+def row(system="sextet", order="value", part="all", seed=0, ndcg6=0.5, revenue6=20.0):
+    return {
+        "system": system, "order": order, "slice": part, "seed": seed, "ndcg6": ndcg6, "hit6": 0.8,
+        "precision6": 0.4, "revenue6": revenue6, "filled": 1.0, "checkouts": 6149,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("popularity", "purchase"),
+    row(seed=0, ndcg6=0.48), row(seed=1, ndcg6=0.50), row(seed=2, ndcg6=0.52),
+    row(part="new_items", ndcg6=math.nan),
+]  # fmt: skip
+
+
+def test_summary_over_seeds():
+    popularity, ours, new = tables.summary(ROWS)
+    assert (popularity["system"], popularity["seeds"]) == ("popularity", 1)
+    assert math.isnan(popularity["ndcg6_sd"])
+    assert ours["ndcg6"] == pytest.approx(0.5)
+    assert ours["ndcg6_sd"] == pytest.approx(0.02)
+    assert (ours["seeds"], new["slice"]) == (3, "new_items")
+    assert ours["checkouts"] == 6149
+
+
+def test_rows_of_heads_over_seeds():
+    heads = [{"seed": s, "head": h, "auc": 0.8 + s / 100} for s in (1, 2, 3) for h in ("click", "purchase")]
+    click, purchase = tables.over_seeds(heads, ("head",))
+    assert (click["head"], click["seeds"], purchase["head"]) == ("click", 3, "purchase")
+    assert click["auc"] == pytest.approx(0.82)
+    assert click["auc_sd"] == pytest.approx(0.01)
+    assert "seed" not in click
+
+
+def test_table_is_aligned_and_shows_the_spread():
+    table = tables.leaderboard_table(ROWS)
+    assert "all (6,149 checkouts)" in table
+    assert "0.5000 ± 0.0200" in table
+    assert "20.00 ± 0.00" in table
+    block = table.split("\n\n")[0].splitlines()[1:]
+    assert len({len(line) for line in block}) == 1
+    assert tables.text_table([]) == "(nothing)"
+    assert tables.text_table([{"source": "own", "recall": 0.5}]) == "source  recall\nown     0.5000"
+
+
+def test_tables_leave_missing_figures_blank():
+    table = tables.text_table([{"head": "click", "auc": 0.5}, {"head": "value", "ratio": 1.25}])
+    assert [line.split() for line in table.splitlines()] == [
+        ["head", "auc", "ratio"],
+        ["click", "0.5000"],
+        ["value", "1.2500"],
+    ]
+
+
+def test_json(tmp_path):
+    path = tmp_path / "reports" / "leaderboard.json"
+    tables.write_json(ROWS, path)
+    rows = json.loads(path.read_text())
+    needed = ["system", "order", "slice", "seed", "ndcg6", "hit6", "precision6", "revenue6"]
+    assert all(set(needed) <= set(r) for r in rows)
+    assert [r["ndcg6"] for r in rows] == [0.5, 0.48, 0.50, 0.52, None]
+    assert list(path.parent.iterdir()) == [path]
+
+
+SLICES = ("all", "discovery", "cold_users", "new_items")
+ITEM = {"title": "Bread <b>", "price": 2.5, "click": 0.5, "purchase": 0.25, "value": 0.75, "sources": ["ann"],
+        "bought": True, "spent": 3.0}  # fmt: skip
+BINS = {"predicted": [0.01, 0.1, 0.5], "observed": [0.02, 0.1, 0.4], "pairs": [10, 10, 10]}
+
+
+def make_report(seeds=(0,)):
+    """A small report as evaluation/leaderboard.py writes it."""
+
+    def curve(system, seed):
+        return [
+            {"system": system, "seed": seed, "revenue_weight": w / 10, "ndcg6": 0.5 - w / 100,
+             "revenue6": 20 + w}
+            for w in range(11)
+        ]  # fmt: skip
+
+    orders = [("sextet", "purchase"), ("sextet", "value"), ("LightGBM", "purchase")]
+    orders += [("own & decayed", "purchase"), ("perfect order of these candidates", "purchase")]
+    policies = [(None, 0.0), (1, 0.0), (None, 0.2)]
+    return {
+        "split": "test", "data": "tables", "click": "logged", "horizon": "14d", "from": 1.6e9, "to": 1.61e9,
+        "checkouts": 100, "judged": 90, "items": 1000, "system": "sextet",
+        "runs": [{"run": f"ranker-{s}", "seed": s} for s in seeds],
+        "leaderboard": [row(s, o, p, k, 0.4 + k / 10) for k in seeds for s, o in orders for p in SLICES],
+        "heads": [
+            {"system": "sextet", "seed": k, "head": h, "auc": 0.8, "ece": 0.004 + k / 1000, "log_loss": 0.1,
+             "predicted_over_observed": 1.0}
+            for k in seeds for h in ("click", "purchase")
+        ],
+        "recalls": [
+            {"seed": k, "source": s, "candidates": 90.0, "recall100": 0.3, "recall300": 0.4,
+             "recall500": 0.4, "recall": 0.41}
+            for k in seeds for s in ("ann", "union")
+        ],
+        "frontier": [line for k in seeds for s in ("sextet", "LightGBM") for line in curve(s, k)],
+        "slates": [
+            {"seed": k, "system": "sextet", "revenue_weight": w, "category_cap": c, "diversity": d,
+             "ndcg6": 0.4, "revenue6": 20.0 - d, "categories": 5.0 + d, "cosine": 0.4}
+            for k in seeds for w in (0.0, 1.0) for c, d in policies
+        ],
+        "calibration": [
+            {"head": h, "group": g, "slice": "all", "pairs": 5000, "predicted": 0.1, "observed": 0.1,
+             "ratio": r, "ece": 0.01}
+            for h in ("click", "purchase") for g, r in (("all", 1.0), ("price", 1.2), ("source", None))
+        ],
+        "curves": [{"head": h, "slice": s, **BINS} for h in ("click", "purchase") for s in ("all", "never")],
+        "differences": [
+            {"to": "LightGBM", "order": o, "metric": m, "slice": s, "difference": 0.01, "low": -0.01,
+             "high": 0.03}
+            for o, m in (("purchase", "ndcg6"), ("value", "revenue6")) for s in SLICES
+        ],
+        "health": None,
+        "examples": [
+            {"kind": "Typical", "fresh": False, "user": "u1", "ts": 1.6e9, "earlier": 3,
+             "paid": [{"title": "Milk", "quantity": 2, "price": 1.0}], "shown": [ITEM],
+             "missed": [{"title": "Eggs", "spent": 1.0, "rank": None},
+                        {"title": "Tea", "spent": 2.0, "rank": 9}],
+             "missed_more": 4}
+        ],
+    }  # fmt: skip
+
+
+class Outline(HTMLParser):
+    """Checks that every tag is closed by its own, and keeps the headings."""
+
+    VOID = ("meta",)
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.titles = [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        assert not {"src", "href"} & {name for name, value in attrs if not (value or "").startswith("#")}
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h2", "h3"):
+            self.titles.append(data)
+
+
+def test_the_page_loads_nothing_and_is_well_formed():
+    text = page(make_report())
+    titles = Outline(text).titles
+    assert not re.search(r"https?:|url\(|@import|<script|<link|<img", text)
+    assert "Which system shows what is bought?" in titles
+    assert "Was training healthy?" not in titles
+    assert "Bread &lt;b&gt;" in text
+    assert "own &amp; decayed" in text
+    assert "<b>&gt;" not in text
+    assert "bought for 3.00" in text
+    assert "Eggs (1.00, no candidate); Tea (2.00, place 9); and 4 more" in text
+    assert "NDCG@6 +0.0100 against LightGBM (-0.0100 to +0.0300: not told apart)" in text
+    assert "±" not in text.split("</nav>")[1]
+    assert not re.search(r"\bnan\b", text)
+
+
+def test_the_page_over_seeds_shows_the_spread():
+    text = page(make_report((0, 1, 2)))
+    assert "0.5000 ± 0.1000" in text  # NDCG of 0.4, 0.5, 0.6
+    assert "0.0050 ± 0.0010" in text  # calibration error
+    assert "means over 3 trained models" in text
+    assert text.count('class="line rival"') == 2  # LightGBM's frontier, far and near
+
+
+def test_the_page_shows_what_training_noted():
+    health = {
+        "gates": {"click": [0.75, 0.25], "value": [0.1, 0.9]},
+        "gradient_cosine": [{"step": 10, "click~value": 0.5}, {"step": 20, "click~value": -0.25}],
+        "alarms": ["a head collapsed"],
+    }
+    text = page(make_report() | {"health": health})
+    assert "Was training healthy?" in Outline(text).titles
+    assert "Alarms raised: 1." in text
+    assert "a head collapsed" in text
+    assert "click: expert 1 75.0%" in text
+    assert "click – value" in text
+    quiet = page(make_report() | {"health": {"gates": {}, "gradient_cosine": [], "alarms": []}})
+    assert "No alarm was raised." in quiet
+
+
+def test_a_slice_without_checkouts_has_no_table():
+    report = make_report()
+    empty = [
+        r | {"checkouts": 0, "ndcg6": None, "revenue6": None} if r["slice"] == "cold_users" else r
+        for r in report["leaderboard"]
+    ]
+    assert "Cold users" not in Outline(page(report | {"leaderboard": empty})).titles

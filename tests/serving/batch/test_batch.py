@@ -1,0 +1,315 @@
+"""A batch gives what one request after the other gives, for a list of checkouts and for a file of them."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from serving import Checkout, Event, Line, Recommender, Slate
+from serving.__main__ import main
+from serving.batch.recommend import Job, recommend_batch, run
+from serving.batch.rows import INPUT, checkout_of
+from serving.pipeline.slate_policy import Policy
+
+NOW = 1_711_000_000
+
+
+def some_checkouts(recommender: Recommender, count: int = 200) -> list[Checkout]:
+    """Users, guests, strangers, unknown items, empty baskets, own histories; all to none excluded."""
+    rng = np.random.default_rng(3)
+    everything = recommender.bundle.item_id.take(pa.array(recommender.popular.everything)).to_pylist()
+    names = [*everything, "?", "what?"]
+
+    def any_of(most: int) -> list[str]:
+        return [names[k] for k in rng.integers(0, len(names), rng.integers(0, most + 1))]
+
+    made = []
+    for place in range(count):
+        history = [
+            Event(
+                item, NOW - int(rng.integers(-9, 9**7)), ("purchase", "click", "cart")[place % 3], 2.0, None
+            )
+            for item in any_of(30)
+        ]
+        checkout = Checkout(
+            user_id=(f"u{place % 40:03d}", None, "a stranger")[int(rng.choice(3, p=[0.6, 0.3, 0.1]))],
+            basket=[Line(item, float(rng.integers(1, 4)), (None, 2.5)[place % 2]) for item in any_of(5)],
+            ts=NOW + place,
+            history=(None, None, [], history)[place % 4],
+            context=({}, {"device": "phone"}, {"nothing": "known"})[place % 3],
+            profile=({}, {"city": "city1", "age": "33"})[place % 2],
+            exclude=any_of(20) if place % 3 else [],
+            categories=(None, None, ["food", "pets/dog"], ["home/paper/towel"], ["nowhere"])[place % 5],
+        )
+        made.append(checkout)
+    left = [replace(made[0], exclude=everything[k:]) for k in (0, 1, 5, 6, 7)]
+    left.append(Checkout(None, [], NOW, [], exclude=everything[:40]))
+    return left + made
+
+
+def assert_same(found: Slate, wanted: Slate) -> None:
+    assert [item.item_id for item in found.items] == [item.item_id for item in wanted.items]
+    assert (found.tier, found.reason, found.bundle_version) == (
+        wanted.tier, wanted.reason, wanted.bundle_version,
+    )  # fmt: skip
+    for ours, theirs in zip(found.items, wanted.items, strict=True):
+        assert ours.sources == theirs.sources
+        assert chances(ours) == pytest.approx(chances(theirs), abs=1e-5)
+        assert ours.value == pytest.approx(theirs.value, rel=1e-5)
+
+
+def chances(item: Any) -> tuple[float, ...]:
+    return () if item.click is None else (item.click, item.purchase)
+
+
+@pytest.mark.parametrize("weight", [None, 0.0, 0.4])
+@pytest.mark.parametrize("policy", [Policy(), Policy(category_cap=1, diversity=0.3)])
+def test_a_batch_is_what_one_by_one_gives(shared: Recommender, policy: Policy, weight: float | None) -> None:
+    recommender = Recommender(shared.bundle, shared.store)
+    recommender.policy = policy
+    checkouts = some_checkouts(recommender)
+    alone = [recommender.recommend(checkout, math.inf, weight) for checkout in checkouts]
+    assert {len(slate.items) for slate in alone} == {0, 1, 5, 6}
+    for size in (len(checkouts), 37):
+        for start in range(0, len(checkouts), size):
+            mine = slice(start, start + size)
+            found = recommend_batch(recommender, checkouts[mine], weight)
+            for slate, wanted in zip(found, alone[mine], strict=True):
+                assert_same(slate, wanted)
+
+
+def test_no_checkouts_and_a_wrong_weight(shared: Recommender) -> None:
+    assert recommend_batch(shared, []) == []
+    with pytest.raises(ValueError, match="revenue_weight is 3"):
+        recommend_batch(shared, [], 3.0)
+
+
+class OnlyOne:
+    """A module that fails for more than one checkout, or for each of those that `spoils` names."""
+
+    def __init__(self, module: Any, spoils: Sequence[int] = ()) -> None:
+        self.module, self.spoils = module, spoils
+
+    def __call__(self, query: tuple[torch.Tensor, ...], *others: Any) -> Any:
+        if set(query[0].tolist()) & set(self.spoils):
+            return tuple(torch.full_like(part, math.nan) for part in self.module(query, *others))
+        if not self.spoils and query[0].numel() > 1:
+            raise RuntimeError("too many")
+        return self.module(query, *others)
+
+
+@pytest.mark.parametrize("stage", ["query_tower", "candidates", "ranker"])
+def test_a_batch_that_fails_is_answered_one_by_one(shared: Recommender, stage: str) -> None:
+    module = OnlyOne(getattr(shared.bundle, stage))
+    recommender = Recommender(replace(shared.bundle, **{stage: module}), shared.store)
+    checkouts = some_checkouts(shared, 20)
+    filtered = [bool(c.exclude) or c.categories is not None for c in checkouts]  # no part of a batch
+    assert filtered.count(False) >= 2
+    for slate, checkout, alone in zip(
+        recommend_batch(recommender, checkouts), checkouts, filtered, strict=True
+    ):
+        wanted = shared.recommend(checkout, math.inf)
+        assert slate.reason.startswith("batch: RuntimeError: too many") != alone
+        assert_same(replace(slate, reason=wanted.reason), wanted)
+
+
+def test_one_spoiled_checkout_spoils_no_other(shared: Recommender) -> None:
+    checkouts = some_checkouts(shared, 8)[6:]
+    module = OnlyOne(shared.bundle.ranker, [NOW + 3])
+    recommender = Recommender(replace(shared.bundle, ranker=module), shared.store)
+    slates = recommend_batch(recommender, checkouts)
+    for place, (slate, checkout) in enumerate(zip(slates, checkouts, strict=True)):
+        wanted = shared.recommend(checkout, math.inf)
+        assert slate.tier == ("retrieval" if place == 3 else wanted.tier)
+        assert len(slate.items) == len(wanted.items)
+    assert slates[3].reason.endswith("ranker: its output is not finite")
+
+
+def row_of(checkout: Checkout) -> dict[str, Any]:
+    """A checkout as a row of the file."""
+    row: dict[str, Any] = {"user_id": checkout.user_id, "ts": checkout.ts, "exclude": checkout.exclude}
+    row["categories"] = checkout.categories
+    row |= {name: list(getattr(checkout, name).items()) for name in ("context", "profile")}
+    for name, lines in (("basket", checkout.basket), ("history", checkout.history)):
+        columns = [column.removeprefix(f"{name}_") for column in INPUT if column.startswith(f"{name}_")]
+        for column in columns if lines is not None else ():
+            row[f"{name}_{column}"] = [getattr(line, column) for line in lines]
+    return row
+
+
+def write(file: Path, rows: list[dict[str, Any]], **more: pa.Array) -> Path:
+    table = pa.Table.from_pylist(rows, pa.schema(list(INPUT.items())))
+    for name, column in more.items():
+        table = table.append_column(name, column)
+    pq.write_table(table, file, row_group_size=70)
+    return file
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_file(shared: Recommender, tmp_path: Path, threads: int) -> None:
+    checkouts = some_checkouts(shared)
+    ids = pa.array(range(1000, 1000 + len(checkouts)), pa.int32())
+    source = write(tmp_path / "in.parquet", [row_of(checkout) for checkout in checkouts], checkout_id=ids)
+    seen = []
+    job = Job(source, tmp_path / "out.parquet", NOW, None, 32, threads)
+    tiers = run(shared, job, lambda done, rows: seen.append((done, rows)))
+    assert seen[-1] == (len(checkouts), len(checkouts))
+    assert tiers.total() == len(checkouts)
+    table = pq.read_table(job.out)
+    assert table["checkout_id"].combine_chunks() == ids
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
+    for row, checkout in zip(table.to_pylist(), checkouts, strict=True):
+        wanted = shared.recommend(checkout, math.inf)
+        assert row["user_id"] == checkout.user_id
+        assert row["item_id"] == [item.item_id for item in wanted.items]
+        assert (row["tier"], row["reason"]) == (wanted.tier, wanted.reason)
+        for name in ("click", "purchase", "value"):
+            for ours, item in zip(row[name], wanted.items, strict=True):
+                assert ours == pytest.approx(asdict(item)[name], rel=1e-5, abs=1e-5)
+
+
+def test_what_is_null_or_missing_has_a_default(shared: Recommender) -> None:
+    empty = dict.fromkeys(INPUT)
+    assert checkout_of(empty, NOW) == Checkout(None, [], NOW)
+    row = empty | {
+        "basket_item_id": ["a", "b"],
+        "basket_price": [None, 2.0],
+        "context": [("x", None), ("y", "z")],
+    }
+    assert checkout_of(row, NOW) == Checkout(None, [Line("a"), Line("b", price=2.0)], NOW, context={"y": "z"})
+    row = empty | {"history_item_id": ["a"], "history_ts": [5], "history_kind": [None]}
+    assert checkout_of(row, NOW).history == [Event("a", 5)]
+    assert checkout_of(empty | {"history_item_id": []}, NOW).history == []
+
+
+def test_the_least_columns(version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guests only, whole numbers as item ids, no ids of checkouts; the file's other columns are named."""
+    table = pa.table({"user_id": pa.nulls(3), "basket_item_id": [[1, 2], None, []], "colour": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    assert main(command(version, tmp_path)) == 0
+    printed = capsys.readouterr().err
+    assert "note: columns that are not read: colour" in printed
+    assert "3 rows" in printed
+    assert "tiers: 3 ranked" in printed
+    written = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["row"] for row in written] == [1, 2, 3]
+    assert all(len(set(row["item_id"])) == 6 and row["bundle_version"] == version.name for row in written)
+    end = Recommender.load(version).bundle.manifest["data"]["window"]["end"]
+    wanted = Recommender.load(version).recommend(Checkout(None, [Line("1"), Line("2")], end), math.inf)
+    assert written[0]["item_id"] == [item.item_id for item in wanted.items]
+
+
+def test_no_rows(version: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in.parquet", [])
+    assert main(command(version, tmp_path)) == 0
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+
+
+def command(version: Path, folder: Path, *more: str) -> list[str]:
+    files = ["--checkouts", str(folder / "in.parquet"), "--out", str(folder / "out.parquet")]
+    return ["batch", "--bundle", str(version.parent), *files, *more]
+
+
+BAD = {
+    "basket_quantity has 1 elements, basket_item_id has 2": {
+        "basket_item_id": ["i001", "i002"], "basket_quantity": [1.0],
+    },
+    "Line.quantity is 0.0: it must be above 0": {"basket_item_id": ["i001"], "basket_quantity": [0.0]},
+    "Line.item_id is None: expected a string": {"basket_item_id": [None]},
+    "Checkout.ts is 1700000000000: expected Unix seconds": {"ts": 1_700_000_000_000},
+    "Event.ts is None: expected Unix seconds": {"history_item_id": ["i001"]},
+    "history_ts has 2 elements, history_item_id is null": {"history_ts": [1, 2]},
+    "Event.kind is 'look': expected one of": {
+        "history_item_id": ["i001"], "history_ts": [5], "history_kind": ["look"],
+    },
+}  # fmt: skip
+
+
+def test_bad_rows_are_named_and_stop(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"user_id": "u001", "basket_item_id": ["i001"]}
+    rows = [good, *BAD.values(), good, *[{"basket_item_id": [""]}] * 7]
+    write(tmp_path / "in.parquet", rows)
+    (tmp_path / "out.parquet").write_text("yesterday's")
+    assert main(command(version, tmp_path)) == 1
+    printed = capsys.readouterr().err
+    assert "in.parquet: 14 of 16 rows make no checkout" in printed
+    for row, reason in enumerate(BAD, start=2):
+        assert f"row {row}: {reason}" in printed
+    assert "and 4 more" in printed
+    assert (tmp_path / "out.parquet").read_text() == "yesterday's"
+    assert not list(tmp_path.glob("*.partial"))
+
+    assert main(command(version, tmp_path, "--skip-bad-rows")) == 0
+    assert "14 none" in capsys.readouterr().err
+    written = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [len(row["item_id"]) for row in written] == [6] + [0] * 7 + [6] + [0] * 7
+    for row, reason in zip(written[1:], BAD, strict=False):
+        assert row["tier"] is None
+        assert row["reason"].startswith(f"bad row: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("user_id", None, "no column user_id"),
+        ("basket_item_id", None, "no column basket_item_id"),
+        ("basket_item_id", pa.array(["i001"]), "column basket_item_id is string, expected list<"),
+        ("ts", pa.array([1.5]), "column ts is double, expected int64"),
+        ("ts", pa.array([0], pa.timestamp("ms")), r"column ts is timestamp\[ms\], expected int64"),
+        ("context", pa.array([{"a": "b"}]), "column context is struct<.*>, expected map<string, string>"),
+    ],
+)
+def test_wrong_columns(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], column, values, reason
+) -> None:
+    columns = {"user_id": ["u001"], "basket_item_id": [["i001"]], column: values}
+    pq.write_table(
+        pa.table({name: part for name, part in columns.items() if part is not None}), tmp_path / "in.parquet"
+    )
+    assert main(command(version, tmp_path)) == 1
+    printed = capsys.readouterr().err
+    assert re.search(reason, printed), printed
+
+
+def test_what_cannot_be_read_exits_with_1(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(version, tmp_path)) == 1
+    assert "in.parquet" in capsys.readouterr().err
+    (tmp_path / "in.parquet").write_text("text")
+    assert main(command(version, tmp_path)) == 1
+    assert "error: " in capsys.readouterr().err
+    write(tmp_path / "in.parquet", [])
+    assert main(command(tmp_path / "none", tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--revenue-weight", "2"], ["--ts", "-5"], ["--batch-size", "0"], ["--threads", "0"],
+        ["--out", "no/such/folder/out.parquet"], ["--out", "."],
+    ],
+)  # fmt: skip
+def test_wrong_arguments_exit_with_2(wrong: list[str], version: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(command(version, tmp_path, *wrong))
+    assert exited.value.code == 2
+
+
+def test_the_checkouts_are_not_replaced(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "in.parquet", [])
+    with pytest.raises(SystemExit):
+        main([*command(version, tmp_path), "--out", str(source)])
+    assert "it would replace the checkouts" in capsys.readouterr().err

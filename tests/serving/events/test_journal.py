@@ -1,0 +1,144 @@
+"""What was logged outlives the process, whenever it is killed and whoever else logs into the folder."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from serving import ImpressionLog
+from serving.events.impression_log import SCHEMA, Shown, rows
+from serving.events.journal import Journal
+from tests.serving.events.logs import TS, checkout, forked, requests, slate
+
+
+def test_a_kill_loses_at_most_the_last_second(tmp_path: Path) -> None:
+    """Three processes log side by side and are killed; as the log documents, and nothing acknowledged."""
+    told: list[Path] = []
+
+    def serve(name: str, out: Path) -> Callable[[], None]:
+        def work() -> None:
+            log = ImpressionLog(tmp_path / "events", rotate_rows=3000)
+            with out.open("w", buffering=1) as file:
+                for k in range(10**6):
+                    log.slate(checkout(), slate(f"{name}-{k:06d}"))
+                    file.write(f"{k} {time.time()} {log.written}\n")
+                    time.sleep(0.002)
+
+        return work
+
+    children = []
+    for name in "abc":
+        told.append(tmp_path / name)
+        children.append(forked(serve(name, told[-1])))
+    killed = []
+    for child, seconds in zip(children, (1.9, 0.4, 0.3), strict=True):
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        killed.append(time.time())
+    ImpressionLog(tmp_path / "events").close()
+    found = requests(tmp_path / "events")
+    for file, end in zip(told, killed, strict=True):
+        lines = [line.split() for line in file.read_text().splitlines() if line.count(" ") == 2][:-1]
+        names = [name for name in found if name.startswith(file.name)]
+        assert names == [f"{file.name}-{k:06d}" for k in range(len(names))], "a whole beginning, once"
+        assert len(names) >= max(int(written) for _, _, written in lines)
+        old = [k for k, at, _ in lines if float(at) < end - 1.0]
+        assert len(old) > 50
+        assert len(names) >= len(old)
+
+
+def test_killed_again_and_again(tmp_path: Path, quick: None) -> None:
+    """In the middle of writing, of rotating and of finishing what the one before left."""
+    counted, draw = tmp_path / "counted", random.Random(7)
+    counted.mkdir()
+
+    def work() -> None:
+        log = ImpressionLog(tmp_path / "events", rotate_rows=600)
+        with (counted / str(os.getpid())).open("w", buffering=1) as file:
+            for k in range(10**6):
+                log.slate(checkout(), slate(f"{os.getpid()}-{k:06d}"))
+                file.write(f"{log.written}\n")
+                time.sleep(0.0005)
+
+    for _ in range(15):
+        child = forked(work)
+        time.sleep(draw.uniform(0.05, 0.5))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    ImpressionLog(tmp_path / "events").close()
+    assert {file.suffix for file in (tmp_path / "events").iterdir()} <= {".parquet", ".partial"}
+    found, acknowledged = requests(tmp_path / "events"), 0
+    for file in counted.iterdir():
+        names = [name for name in found if name.startswith(f"{file.name}-")]
+        assert names == [f"{file.name}-{k:06d}" for k in range(len(names))]
+        told = max(map(int, file.read_text().split("\n")[:-1]), default=0)
+        assert len(names) >= told
+        acknowledged += told
+    assert acknowledged > 500
+
+
+def test_a_torn_journal_keeps_its_whole_batches(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path / "whole", SCHEMA)
+    ends = [journal.path.stat().st_size]
+    for k in range(3):
+        journal.append(rows([Shown("u1", None, TS, slate(f"r{k}"), "")]))
+        ends.append(journal.path.stat().st_size)
+    journal.release()
+    content = journal.path.read_bytes()
+    assert len(content) == ends[-1]
+
+    def recovered(name: str, torn: bytes) -> list[str]:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / journal.path.name).write_bytes(torn)
+        ImpressionLog(folder).close()
+        assert not list(folder.glob("*.journal"))
+        return requests(folder)
+
+    for size in (0, 3, ends[0] - 1, *ends, *(end + 4 for end in ends[:-1]), *(end - 1 for end in ends[1:])):
+        whole = sum(end <= size for end in ends[1:])
+        assert recovered(f"cut-{size}", content[:size]) == [f"r{k}" for k in range(whole)]
+    # What a machine without power leaves: the length is there, what was written is not.
+    assert recovered("zeros", content[: ends[2]] + bytes(ends[3] - ends[2])) == ["r0", "r1"]
+    flipped = bytearray(content)
+    flipped[ends[2] + 200] ^= 1
+    assert recovered("flipped", bytes(flipped)) == ["r0", "r1"]
+    assert recovered("behind", content + b"left by a failed write") == ["r0", "r1", "r2"]
+
+
+def test_a_kill_between_the_parquet_file_and_the_end_of_its_journal(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, SCHEMA)
+    journal.append(rows([Shown("u1", None, TS, slate("r"), "")]))
+    content = journal.path.read_bytes()
+    journal.finish()
+    journal.path.write_bytes(content)
+    ImpressionLog(tmp_path).close()
+    assert requests(tmp_path) == ["r"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_processes_share_a_folder(tmp_path: Path, quick: None) -> None:
+    """Each with its own journals; a log that was opened before the fork serves both sides of it."""
+    log = ImpressionLog(tmp_path, rotate_rows=100)
+    log.slate(checkout(), slate("before"))
+
+    def work() -> None:
+        for k in range(100):
+            log.slate(checkout(), slate(f"{os.getpid()}-{k:03d}"))
+            if k % 10 == 0:
+                ImpressionLog(tmp_path).close()  # looks for journals that are left over
+        log.close()
+
+    children = [forked(work) for _ in range(3)]
+    for k in range(100):
+        log.slate(checkout(), slate(f"parent-{k:03d}"))
+        time.sleep(0.001)
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+    log.close()
+    names = [f"{who}-{k:03d}" for who in (*children, "parent") for k in range(100)]
+    assert requests(tmp_path) == sorted([*names, "before"])
+    assert {file.suffix for file in tmp_path.iterdir()} == {".parquet"}

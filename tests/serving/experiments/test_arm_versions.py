@@ -1,0 +1,221 @@
+"""Arms that name a version are answered by it, beside `current`; where it cannot serve, all say so."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving import BundleError, Recommender
+from serving.__main__ import main
+from serving.bundle_watcher import Swap, alone
+from serving.experiments.assignment import Experiments, assigned, read
+from serving.http.app import create_app
+from serving.http.settings import Settings
+from serving.storage.versions import CHALLENGER, find, point
+from tests.serving.conftest import NAMES
+from tests.serving.events.logs import logged
+from tests.serving.http.services import BASKET, Client, command, serving, six, until
+from tests.serving.test_bundle_watcher import ready
+
+A, BROKEN, B = NAMES  # `current` of `root` names B
+USERS = [f"u{number:03}" for number in range(24)]
+SLATES = "/v1/recommendations"
+UNSERVED = 'sextet_arm_version_unserved{version="%s"}'
+FILE = """
+salt = "test"
+[experiments.model]
+layer = "model"
+buckets = [0, 900]
+users = 100
+"""
+
+
+def experiments(folder: Path, **arms: str) -> Path:
+    """A file whose experiment `model` has these arms, each with its version."""
+    tables = [f'arms.{arm} = {{ version = "{name}" }}' for arm, name in arms.items()]
+    path = folder / "experiments.toml"
+    path.write_text(FILE + "\n".join(tables))
+    return path
+
+
+def service(root: Path, path: Path, log: Path) -> Any:
+    settings = Settings(root, log=log, deadline_ms=60_000.0, poll_s=0.02, experiments=path)
+    return serving(create_app(settings))
+
+
+def answered(client: Client, users: Iterable[str | None] = USERS) -> dict[str | None, str]:
+    """By user the version that answered, which is also the one whose titles are shown."""
+    found = {}
+    for user in users:
+        slate = six(client.post(SLATES, BASKET | {"user_id": user}))
+        titles = {item["title"].rpartition(" of ")[2] for item in slate["items"]}
+        assert titles == {slate["bundle_version"]}
+        found[user] = slate["bundle_version"]
+    return found
+
+
+def in_arm(running: Experiments, arm: str) -> set[str]:
+    return {user for user in USERS if assigned(running, user).arms == f"model:{arm}"}
+
+
+def test_an_arm_is_answered_by_its_version(root: Path, tmp_path: Path) -> None:
+    """Also through swaps of `current`, which change the arm that names none, and who is in no arm."""
+    path, log = experiments(tmp_path, control="current", old=A), tmp_path / "log"
+    running = read(path)
+    old, control = in_arm(running, "old"), in_arm(running, "control")
+    assert min(len(old), len(control), len({*USERS} - old - control)) > 0
+    with service(root, path, log) as client:
+        said = client.get("/v1/bundle").json()
+        assert (said["version"], said["arms"]) == (B, {A: A})
+        assert client.get("/readyz").json() == {"status": "ready", "bundle_version": B, "reason": ""}
+        assert client.number(UNSERVED % A) == 0
+        before = answered(client, [*USERS, None])
+        assert before == {user: A if user in old else B for user in before}
+        shutil.copytree(root / B, root / "v4")
+        point(root, "v4")
+        until(lambda: client.service.swap.recommender.bundle.folder.name == "v4")
+        assert client.service.swap.serving[A].bundle.version == A
+        kept = client.service.swap.serving[A]
+        point(root, A)  # it serves already: nothing is loaded
+        until(lambda: client.service.swap.recommender is kept)
+        assert {*answered(client).values()} == {A}
+        assert client.number('sextet_bundle_loads_total{outcome="loaded"}') == 3
+        assert client.number('sextet_bundle_loads_total{outcome="shared"}') == 1
+        point(root, B)  # the arm's version stays, though `current` leaves it
+        until(lambda: client.service.swap.recommender.bundle.version == B)
+        assert client.service.swap.serving[A] is kept
+        assert answered(client) == {user: before[user] for user in USERS}
+    rows = logged(log)
+    assert all(row["arm"] == assigned(running, row["user_id"]).arms for row in rows)
+    assert {row["bundle_version"] for row in rows if row["arm"] == "model:old"} == {A}
+    assert {row["bundle_version"] for row in rows if row["arm"] == "model:control"} == {A, B}
+
+
+@pytest.mark.parametrize(("name", "why"), [(BROKEN, "ranker.ts"), ("gone", f"there is no version gone.*{A}")])
+def test_current_answers_for_a_version_that_cannot_serve(
+    root: Path, tmp_path: Path, name: str, why: str
+) -> None:
+    """The arm is logged as dealt, with the version that did answer; a probe, a metric and a route tell."""
+    path, log = experiments(tmp_path, control="current", next=name), tmp_path / "log"
+    with service(root, path, log) as client:
+        assert {*answered(client).values()} == {B}
+        ready = client.get("/readyz").json()
+        assert (ready["status"], ready["bundle_version"]) == ("ready", B)
+        assert ready["reason"].startswith(f"`current` answers for the arms of {name}: ")
+        assert re.search(why, ready["reason"])
+        assert client.get("/v1/bundle").json()["arms"] == {name: B}
+        assert client.number(UNSERVED % name) == 1
+        if name == "gone":
+            os.rename(shutil.copytree(root / A, tmp_path / "copy"), root / "gone")
+            until(lambda: client.get("/readyz").json()["reason"] == "")
+            assert client.number(UNSERVED % name) == 0
+            assert set(answered(client, in_arm(read(path), "next")).values()) == {A}  # as its manifest says
+    rows = [row for row in logged(log) if row["arm"] == "model:next"]
+    assert rows
+    assert {row["bundle_version"] for row in rows} == ({A, B} if name == "gone" else {B})
+
+
+def test_popular_items_are_of_the_version_too(root: Path, tmp_path: Path) -> None:
+    """Where the models would be too late, and the answer is made on the event loop."""
+    path = experiments(tmp_path, old=A, older=A)
+    with service(root, path, tmp_path / "log") as client:
+        client.service.desk.limit = 0
+        slate = six(client.post(SLATES, BASKET | {"user_id": next(iter(in_arm(read(path), "old")))}))
+        assert slate["reason"].startswith("overloaded")
+        assert slate["bundle_version"] == A
+        assert slate["items"][0]["title"].endswith(f" of {A}")
+
+
+def test_a_part_of_any_version_that_rests_is_told(root: Path, tmp_path: Path) -> None:
+    path = experiments(tmp_path, control="current", old=A)
+    with service(root, path, tmp_path / "log") as client:
+        resting = 'sextet_breaker_open{part="ranker"}'
+        old, current = (
+            client.service.swap.serving[name].stages.breakers["ranker"] for name in (A, "current")
+        )
+        for breaker in (old, current):
+            for _ in range(3):
+                breaker.failed()
+        assert client.number(resting) == 1
+        old.worked()
+        assert client.number(resting) == 1
+        current.worked()
+        assert client.number(resting) == 0
+        assert client.number('sextet_breaker_trips_total{part="ranker"}') == 2
+
+
+def test_what_is_loaded_when(root: Path) -> None:
+    """Arms first, so that who is ready answers them all; what has two names once; in turn with others."""
+    loaded: list[str] = []
+
+    def load(folder: Path) -> Recommender:
+        loaded.append(folder.name)
+        return Recommender.load(folder)
+
+    (root / CHALLENGER).mkdir()
+    (root / A).rename(root / CHALLENGER / A)
+    swap = Swap(root, load, versions=[A, B])
+    assert (swap.recommender, swap.reason) == (None, "the bundle is being loaded")
+    swap.look()
+    assert loaded == [A, B]
+    assert swap.serving["current"] is swap.serving[B]
+    assert swap.reason == ""
+    late = Swap(root, load, versions=["late"])
+    late.look()
+    shutil.copytree(root / B, root / "late")
+    with alone(root):  # another process loads another version
+        late.look()
+        assert "late" not in late.serving
+    late.look()
+    assert late.serving["late"].bundle.folder.name == "late"
+    pinned = Swap(root / B, load, versions=[A])
+    pinned.look()
+    assert {name: one.bundle.version for name, one in pinned.serving.items()} == {A: A, "current": B}
+
+
+def test_a_version_is_found_published_or_not(root: Path) -> None:
+    (root / CHALLENGER).mkdir()
+    shutil.copytree(root / A, root / CHALLENGER / "next")
+    assert find(root, "next") == root / CHALLENGER / "next"
+    assert find(root, A) == root / A
+    with pytest.raises(BundleError, match=f"there is no version other.*{B}, next"):
+        find(root, "other")
+
+
+def test_the_command_pins_both_arms(root: Path, tmp_path: Path) -> None:
+    """A real service whose `current` is swapped in the middle: neither arm changes."""
+    path, log = experiments(tmp_path, control=B, old=A), tmp_path / "log"
+    arms = {user: assigned(read(path), user).arms for user in USERS}
+    options = ("--experiments", str(path), "--log", str(log), "--deadline-ms", "10000")
+    with command(root, *options, "--poll-seconds", "0.05") as asked:
+        for version in (B, A):
+            point(root, version)
+            until(lambda version=version: ready(asked)["bundle_version"] == version)  # type: ignore[misc]
+            for user in USERS:
+                said = json.loads(asked.ask("POST", SLATES, BASKET | {"user_id": user})[1])
+                assert said["bundle_version"] == {"model:old": A, "model:control": B, "": version}[arms[user]]
+        assert json.loads(asked.ask("GET", "/v1/bundle")[1])["arms"] == {A: A, B: B}
+        assert f"{UNSERVED % A} 0.0" in asked.ask("GET", "/metrics")[1].decode()
+    rows = logged(log)
+    assert len(rows) == 6 * 2 * len(USERS)
+    assert {(row["arm"], row["bundle_version"]) for row in rows if row["arm"]} == {
+        ("model:old", A), ("model:control", B)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("named", ['"../secret"', '".challenger/v"', '""', "7"])
+def test_a_bad_file_is_refused_at_the_start(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
+    path = experiments(tmp_path, control="current", next=A)
+    path.write_text(path.read_text().replace(f'"{A}"', named))
+    arguments = ["http", "--bundle", str(root), "--log", str(tmp_path / "log"), "--experiments", str(path)]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path}: experiment 'model', arm 'next': version is ")
+    assert "expected the name of a version's folder in the bundle root" in said

@@ -1,0 +1,101 @@
+"""Serving encodes a checkout as training does."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from data.io.batches import to_batch
+from exporting.golden_requests import checkouts
+from exporting.opened_run import item_ids, open_trained
+from models.candidates.sources import SOURCES
+from models.schema import KINDS, Catalog, Query
+from serving import Checkout, Event, Line, Recommender
+from serving import checkout as requests
+from serving.pipeline import slate_builder as serving_fill
+from serving.pipeline.encode import QUERY_FIELDS, Encoder
+from serving.storage.bundle import CATALOG
+from serving.storage.item_ids import ItemRows, slots_of
+from serving.stores.base import NOTHING
+
+NOW = 1_700_000_000
+FEATURES = {
+    "max_history": 3,
+    "context": [{"name": "store", "values": ["10", "330"]}, {"name": "hour", "edges": [6.0, 12.0]}],
+    "profile": [{"name": "age", "edges": []}],
+}
+IDS = pa.array(["", "a", "b"])
+ROWS = ItemRows(IDS, slots_of(IDS))
+
+
+def encode(checkout: Checkout) -> Query:
+    encoder = Encoder(FEATURES, ROWS, np.array([0, 1.5, 2.5], np.float32))
+    return Query(*encoder(checkout, NOTHING, NOW))
+
+
+def test_names_are_those_of_the_models() -> None:
+    assert Query._fields == QUERY_FIELDS
+    assert requests.KINDS == KINDS
+    assert serving_fill.SOURCES == SOURCES
+    assert Catalog._fields == CATALOG
+
+
+def test_real_examples_encode_as_in_training(run_folder, shared: Recommender) -> None:
+    trained = open_trained(run_folder)
+    table = pq.read_table(trained.prepared.folder / "examples" / "test.parquet")
+    wanted = [to_batch(table.slice(row, 1)).query for row in range(len(table))]
+    made = checkouts(table, item_ids(trained), trained.schema.context, trained.schema.profile)
+    assert len(made) > 30
+    for checkout, query in zip(made, wanted, strict=True):
+        encoded = shared.encoder(checkout, NOTHING, checkout.ts)
+        for name, ours, theirs in zip(
+            Query._fields, encoded, query._replace(snapshot=torch.zeros(1, dtype=torch.int64)), strict=True
+        ):
+            assert ours.dtype == theirs.dtype, name
+            assert torch.equal(ours, theirs), name
+
+
+def test_history_is_cut_and_in_order() -> None:
+    events = [
+        Event("a", NOW - 10),
+        Event("b", NOW - 50),
+        Event("a", NOW),
+        Event("b", NOW + 5),
+        Event("?", NOW - 20),
+        Event("b", NOW - 5),
+    ]
+    query = encode(Checkout("u", [], history=events))
+    assert query.history_item.tolist() == [0, 1, 2]
+    assert query.history_ts.tolist() == [NOW - 20, NOW - 10, NOW - 5]
+    assert query.history_offsets.tolist() == [0, 3]
+    assert query.basket_offsets.tolist() == [0, 0]
+
+
+def test_missing_prices_are_the_usual_ones() -> None:
+    history = [Event("a", NOW - 9), Event("b", NOW - 8, "click"), Event("b", NOW - 7, price=9.0)]
+    query = encode(Checkout("u", [Line("b"), Line("a", 2, 7.0), Line("?")], history=history))
+    assert query.basket_price.tolist() == [2.5, 7.0, 0.0]
+    assert query.history_price.tolist() == [1.5, 0.0, 9.0]
+    assert query.history_kind.tolist() == [0, 1, 0]
+
+
+def test_attributes() -> None:
+    def codes(**context: str | float) -> list[int]:
+        return encode(Checkout("u", [], context=context, profile={"age": 4})).context[0].tolist()
+
+    assert encode(Checkout("u", [], profile={"age": 4})).profile.tolist() == [[1]]
+    assert codes() == [0, 0]
+    assert codes(store="330", hour=6.0) == [2, 2]
+    assert codes(store=330, hour=5.9) == [2, 1]
+    assert codes(store=330.0, hour="12") == [2, 3]
+    assert codes(store="11", hour="noon", unheard_of="x") == [0, 0]
+
+
+def test_the_store_gives_history_and_profile(shared: Recommender) -> None:
+    user, _ = list(shared.store.users())[3]
+    facts = shared.store.get(user)
+    query = Query(*shared.encoder(Checkout(user, [], profile={"city": "city1"}), facts, 2_000_000_000))
+    assert query.history_item.tolist() == [shared.bundle.row_of(i) for i in facts.item_id]
+    names = [attribute["name"] for attribute in shared.bundle.manifest["features"]["profile"]]
+    assert query.profile[0, names.index("city")] == 2  # the checkout's own value goes first
+    assert query.profile[0, names.index("age")] > 0

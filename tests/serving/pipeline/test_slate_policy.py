@@ -1,0 +1,167 @@
+"""The slate policy: six, distinct, eligible; and its switches do what they say."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.embeddings import pack_int8
+from serving.pipeline.slate_policy import SLOTS, Policy, known_margins, objective, select, unit
+
+ITEMS, LEAVES = 40, 5
+EIGHTHS = st.integers(-40, 40).map(lambda n: n / 8)  # sums of them are exact
+
+
+@st.composite
+def shops(draw):
+    """(score [n, C], eligible [n, C], item [n, C], leaf [N+1], vectors [N+1, D+8])"""
+    n, width = draw(st.integers(1, 3)), draw(st.integers(0, 14))
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    cells = st.lists(EIGHTHS, min_size=n * width, max_size=n * width)
+    score = np.array(draw(cells), np.float64).reshape(n, width)
+    item = np.stack([rng.permutation(ITEMS)[:width] + 1 for _ in range(n)])
+    leaf = rng.integers(0, LEAVES, ITEMS + 1)
+    vectors = pack_int8(torch.from_numpy(rng.normal(size=(ITEMS + 1, 6)).astype(np.float32))).numpy()
+    return score, rng.random((n, width)) < 0.8, item, leaf, vectors
+
+
+POLICIES = st.builds(
+    Policy,
+    category_cap=st.none() | st.integers(1, 6),
+    diversity=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+
+
+@given(shops(), POLICIES)
+@settings(deadline=None, max_examples=200)
+def test_six_distinct_and_eligible(shop, policy):
+    _, eligible, item, leaf, _ = shop
+    chosen = select(*shop, policy).column
+    for row, columns in enumerate(chosen):
+        shown = columns[columns >= 0]
+        assert len(shown) == len(set(shown)) == min(SLOTS, eligible[row].sum())
+        assert (columns[len(shown) :] == -1).all()
+        assert eligible[row, shown].all()
+        cap = policy.category_cap
+        if cap is not None:
+            kinds = leaf[item[row]]
+            count = np.bincount(kinds[shown], minlength=LEAVES)
+            room = np.bincount(kinds[eligible[row]], minlength=LEAVES)
+            possible = room[0] + np.minimum(room[1:], cap).sum()  # slots that can be filled under the cap
+            if possible >= SLOTS:
+                assert (count[1:] <= cap).all()
+            else:  # all that fits under the cap is shown before the cap gives way
+                assert (count[1:] >= np.minimum(room[1:], cap)).all()
+
+
+@given(shops())
+@settings(deadline=None, max_examples=100)
+def test_off_is_the_plain_order(shop):
+    score, eligible, *_ = shop
+    for row, columns in enumerate(select(*shop, Policy()).column):
+        order = [c for c in np.argsort(-score[row], kind="stable") if eligible[row, c]]
+        assert columns[columns >= 0].tolist() == order[:SLOTS]
+
+
+@given(shops(), POLICIES, EIGHTHS)
+@settings(deadline=None, max_examples=100)
+def test_a_factor_on_all_scores_changes_nothing(shop, policy, shift):
+    """The currency's unit, or a constant on all probabilities, is a shift in logarithms."""
+    score, *rest = shop
+    np.testing.assert_array_equal(
+        select(score, *rest, policy).column, select(score + shift, *rest, policy).column
+    )
+
+
+@given(shops(), POLICIES)
+@settings(deadline=None, max_examples=50)
+def test_rows_do_not_see_each_other(shop, policy):
+    score, eligible, item, leaf, vectors = shop
+    together = select(*shop, policy)
+    for row in range(len(score)):
+        part = slice(row, row + 1)
+        alone = select(score[part], eligible[part], item[part], leaf, vectors, policy)
+        np.testing.assert_array_equal(alone.column[0], together.column[row])
+        np.testing.assert_allclose(alone.gap[0], together.gap[row])
+
+
+def test_marginal_relevance_by_hand():
+    """Two items alike and one unlike: diversity 1/2 shows the unlike one before the second of the alike."""
+    vectors = pack_int8(torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])).numpy()
+    score = np.log([[0.5, 0.4, 0.3]])
+    known = (np.ones((1, 3), bool), np.array([[1, 2, 3]]), np.zeros(4, np.int64), vectors)
+    assert select(score, *known, Policy()).column[0, :3].tolist() == [0, 1, 2]
+    # Second slot at d = 1/2: item 2 has .4 - .5 = -.1, item 3 has .3 - 0.
+    diverse = select(score, *known, Policy(diversity=0.5))
+    assert diverse.column[0, :3].tolist() == [0, 2, 1]
+    assert select(score, *known, Policy(diversity=0.05)).column[0, :3].tolist() == [0, 1, 2]
+    # The closest choice is the first: .5 against .4 of relevance 1 and .8, all at similarity -1.
+    assert diverse.gap[0] == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_cap_gives_way_last():
+    score = np.log([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]])
+    leaf = np.array([0, 1, 1, 1, 1, 1, 2, 0])
+    known = (np.ones((1, 7), bool), np.arange(1, 8)[None], leaf, np.zeros((8, 10), np.uint8))
+    slate = select(score, *known, Policy(category_cap=2)).column[0]
+    assert slate.tolist() == [0, 1, 5, 6, 2, 3]
+
+
+def test_far_candidates_fill_what_the_pool_cannot():
+    """With more than a pool of one category, a cap still finds the others behind it."""
+    width = 100
+    score = np.linspace(0, -3, width)[None]
+    leaf = np.array([0] + [1] * 90 + [2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
+    rng = np.random.default_rng(0)
+    vectors = pack_int8(torch.from_numpy(rng.normal(size=(width + 1, 4)).astype(np.float32))).numpy()
+    known = (np.ones((1, width), bool), np.arange(1, width + 1)[None], leaf, vectors)
+    slate = select(score, *known, Policy(category_cap=1, diversity=0.3)).column[0]
+    assert slate.tolist() == [0, 90, 91, 92, 93, 94]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1e30)), min_size=1, max_size=20))
+@settings(deadline=None)
+def test_the_objective_between_purchases_and_revenue(pairs):
+    purchase, spend = np.array(pairs).T
+    ends = [objective(purchase, spend, w) for w in (0.0, 1.0)]
+    middle = objective(purchase, spend, 0.5)
+    assert np.isfinite([*ends, middle]).all()
+    np.testing.assert_allclose(middle, (ends[0] + ends[1]) / 2, rtol=1e-12, atol=1e-9)
+    some = (purchase > 1e-6) & (spend > 1e-6)
+    np.testing.assert_allclose(np.exp(ends[1][some]), (purchase * spend)[some], rtol=1e-9)
+
+
+def test_margins():
+    raw = np.array([np.nan, 0.2, 0.4, np.nan])
+    np.testing.assert_allclose(known_margins(raw), [0.3, 0.2, 0.4, 0.3])
+    with pytest.raises(ValueError, match="no item has a margin: add `margin`"):
+        known_margins(np.full(3, np.nan))
+    ones = np.ones(3)
+    score = objective(ones * 0.5, ones * 10, 1.0, np.array([0.5, 0.1, -0.2]))
+    assert score[0] > score[1] > score[2]  # what is sold at a loss comes last
+    assert len(set(objective(ones * 0.5, ones, 0.0, np.array([0.5, 0.1, 0.2])))) == 1
+
+
+def test_vectors_are_those_of_the_models():
+    vectors = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.normalize(vectors, dim=1).numpy()
+    np.testing.assert_allclose(unit(pack_int8(vectors).numpy()), expected, atol=0.01)
+    assert not unit(pack_int8(torch.zeros(1, 4)).numpy()).any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"revenue_weight": 1.5}, "slate.revenue_weight is 1.5: expected a number from 0 to 1"),
+        ({"revenue_weight": "purchase"}, "revenue_weight is 'purchase'"),
+        ({"revenue_weight": float("nan")}, "revenue_weight is nan"),
+        ({"diversity": True}, "diversity is True"),
+        ({"margin": 0.5}, "slate.margin is 0.5: expected true or false"),
+        ({"category_cap": 0}, "category_cap is 0: expected a whole number from 1, or null"),
+        ({"category_cap": 1.5}, "category_cap is 1.5"),
+    ],
+)
+def test_policies_out_of_range_are_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        Policy(**wrong)

@@ -1,0 +1,185 @@
+"""Filling a store from what an export wrote, and from the canonical tables of a shop."""
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import serving.stores.loading
+from serving import open_store
+from serving.__main__ import main
+from serving.stores.base import Facts
+from serving.stores.loading import load
+from tests.serving.stores.test_stores import same
+
+ORDERS: dict[str, Any] = {
+    "order_id": ["o1", "o1", "o2", "o3"],
+    "user_id": ["u2", "u2", "u1", "u2"],
+    "item_id": ["i1", "i2", "i3", "i1"],
+    "ts": pa.array([100, 100, 50, 20], pa.int64()),
+    "quantity": [1.0, 2.0, 3.0, 1.0],
+    "price": [1.5, 0.0, 2.5, 1.5],
+    "store": ["a", "a", "b", "a"],
+}
+EVENTS: dict[str, Any] = {
+    "user_id": ["u2", "u2", "u3", "u2", "u1"],
+    "item_id": ["i1", "i9", "i7", "i1", "i3"],
+    "ts": [100, 30, 10, 101, 50],
+    "kind": ["click", "impression", "cart", "purchase", "purchase"],
+}
+
+
+def ignore(done: int, of: int) -> None:
+    """No progress to show."""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    pq.write_table(pa.table(ORDERS), tmp_path / "orders.parquet")
+    pq.write_table(pa.table(EVENTS), tmp_path / "events.parquet")
+    return tmp_path
+
+
+def test_an_exported_store(version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every user is known as before, from the command line, however often it is loaded."""
+    source, target = version.parent / "store.arrow", tmp_path / "events.db"
+    exported = open_store(source)
+    for _ in range(2):
+        assert main(["load", "--store", str(target), "--from", str(source)]) == 0
+        assert "rows/s" in capsys.readouterr().err
+        store = open_store(target)
+        for user in [f"u{k:03d}" for k in range(60)]:
+            facts = exported.get(user)
+            known = {name: value for name, value in facts.profile.items() if value is not None}
+            same(store.get(user), Facts(*(getattr(facts, name) for name in FIELDS), known))
+        assert store.get("u001").item_id
+    answer = ["recommend", "--bundle", str(version), "--user", "u001", "--store"]
+    assert main([*answer, str(target)]) == main([*answer, str(source)]) == 0
+    slates = [
+        [line.split() for line in part.splitlines()[1:7]]
+        for part in capsys.readouterr().out.split("user u001")[1:]
+    ]
+    assert slates[0] == slates[1]
+
+
+FIELDS = ("item_id", "ts", "kind", "quantity", "price")
+
+
+def test_canonical_tables(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are purchases, clicks and cart events come along, in batches of any size, once."""
+    for rows in (100, 2, 1):
+        monkeypatch.setattr(serving.stores.loading, "ROWS", rows)
+        store = open_store(shop / f"{rows}.db")
+        for _ in range(2):
+            assert load(store, shop, ignore) == 6
+            facts = store.get("u2")
+            assert facts.item_id == ["i1", "i1", "i1", "i2"]
+            assert facts.ts.tolist() == [20, 100, 100, 100]
+            assert facts.kind.tolist() == [0, 1, 0, 0]
+            assert facts.quantity.tolist() == [1, 1, 1, 2]
+            assert facts.price.tolist() == [1.5, 0, 1.5, 0]
+            assert store.get("u3").kind.tolist() == [2]
+            assert store.get("u1").item_id == ["i3"]
+
+
+class Counting:
+    """How many events are handed over at once."""
+
+    def __init__(self) -> None:
+        self.largest = 0
+
+    def load(self, users: Any) -> None:
+        self.largest = max(self.largest, sum(len(facts.item_id) for _, facts in users))
+
+
+def test_memory_holds_a_batch(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving.stores.loading, "ROWS", 2)
+    counting = Counting()
+    seen: list[tuple[int, int]] = []
+    load(counting, shop, lambda done, of: seen.append((done, of)))  # type: ignore[arg-type]
+    assert counting.largest == 2
+    assert seen[-1] == (6, 9)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@pytest.mark.parametrize(
+    "ts",
+    [
+        pa.array([100, 100, 50, 20], pa.timestamp("s")),
+        pa.array([100_900, 100_000, 50_999, 20_000], pa.timestamp("ms", "UTC")),
+        pa.array(
+            [datetime.fromtimestamp(ts, UTC) for ts in (100, 100, 50, 20)], pa.timestamp("us", "Asia/Tokyo")
+        ),
+        pa.array([100_000_000_001, 100 * 10**9, 50 * 10**9, 20 * 10**9], pa.timestamp("ns")),
+        pa.array([100, 100, 50, 20], pa.int32()),
+    ],
+)
+def test_times_and_ids_as_shops_have_them(shop: Path, ts: pa.Array) -> None:
+    table = {**ORDERS, "ts": ts, "item_id": pa.array([1, 2, 3, 1]), "price": pa.array([1, 0, 2, 1])}
+    table["user_id"] = pa.array(["u2", "u2", "u1", "u2"]).dictionary_encode()
+    (shop / "orders.parquet").unlink()
+    (shop / "events.parquet").unlink()
+    (shop / "orders.parquet").mkdir()  # as preparation may leave it
+    pq.write_table(pa.table(table), shop / "orders.parquet" / "part-0.parquet")
+    store = open_store(shop / "events.db")
+    assert load(store, shop, ignore) == 4
+    assert store.get("u2").item_id == ["1", "1", "2"]
+    assert store.get("u2").ts.tolist() == [20, 100, 100]
+
+
+def bad() -> Iterator[tuple[str, Any, str]]:
+    yield "ts", pa.array([100, 10**12, 50, 20]), "row 2: ts is 1000000000000, which cannot be loaded"
+    yield "ts", pa.array([1, 1, 1, None]), "row 4: ts is None"
+    yield "ts", ["2024-01-01"] * 4, "column ts is string, expected int64. To do: cast it"
+    yield "user_id", ["", "u", "u", "u"], "row 1: user_id is ''"
+    yield "item_id", ["i", None, "i", "i"], "row 2: item_id is None"
+    yield "item_id", [1.0, 2.0, 3.0, 4.0], "column item_id is double, expected string"
+    yield "quantity", [1.0, 1.0, -1.0, 1.0], "row 3: quantity is -1.0"
+    yield "quantity", [1.0, 1.0, 1.0, math.nan], "row 4: quantity is nan"
+    yield "price", [1.0, math.inf, 1.0, 1.0], "row 2: price is inf"
+
+
+@pytest.mark.parametrize(("column", "values", "message"), list(bad()))
+def test_rows_that_are_no_events(
+    shop: Path, column: str, values: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({**ORDERS, column: values}), shop / "orders.parquet")
+    assert main(["load", "--store", str(shop / "events.db"), "--from", str(shop)]) == 1
+    printed = capsys.readouterr().err
+    assert f"orders.parquet: {message}" in printed
+
+
+def test_what_cannot_be_loaded(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(tmp_path / "events.db")
+    with pytest.raises(FileNotFoundError, match=r"expected a store\.arrow, or a folder"):
+        load(store, tmp_path / "nowhere", ignore)
+    pq.write_table(
+        pa.table({**EVENTS, "kind": ["click", "view", "cart", "cart", "cart"]}), shop / "events.parquet"
+    )
+    with pytest.raises(ValueError, match=r"events\.parquet: row 2: kind is 'view'"):
+        load(store, shop, ignore)
+    pq.write_table(pa.table(EVENTS).drop(["ts"]), shop / "events.parquet")
+    with pytest.raises(ValueError, match=r"events\.parquet: no column ts"):
+        load(store, shop, ignore)
+    for name in ("orders", "events"):
+        (shop / f"{name}.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither orders\.parquet nor events\.parquet"):
+        load(store, shop, ignore)
+    (shop / "orders.parquet").write_text("text")
+    assert main(["load", "--store", str(tmp_path / "events.db"), "--from", str(shop)]) == 1
+    assert "error: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["load", "--store", "x", "--from", str(shop), "--max-events", "0"])
+    with pytest.raises(SystemExit):
+        main(["load", "--from", str(shop)])
+
+
+def test_no_rows_at_all(shop: Path) -> None:
+    for name in ("orders", "events"):
+        pq.write_table(pq.read_table(shop / f"{name}.parquet").slice(0, 0), shop / f"{name}.parquet")
+    assert load(open_store(shop / "events.db"), shop, ignore) == 0

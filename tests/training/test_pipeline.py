@@ -1,0 +1,48 @@
+"""How the stages share the training checkouts, and what is too little to train on."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from data.errors import DataError
+from data.prepare import prepare
+from tests.data.conftest import config, save
+from tests.data.shop import make_shop
+from training.checkout_sampling import MOST_EPOCHS, enough_epochs, share_of, unseen_by_retrieval
+from training.pipeline import open_prepared
+
+DAY = 86_400
+
+
+@given(st.integers(2, 1000), st.floats(0.01, 0.99))
+def test_both_stages_get_checkouts(rows: int, share: float) -> None:
+    assert 1 <= share_of(rows, share) < rows
+
+
+def test_the_ranker_starts_after_the_last_label_of_retrieval(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"ts": [day * DAY for day in range(100)]}), file)
+    assert unseen_by_retrieval(file, 50, "14d") == 49 + 14 + 1
+    assert unseen_by_retrieval(file, 50, "40d") == 50  # the gap would cost more than half
+
+
+@given(st.integers(1, 30), st.integers(1, 5000), st.integers(1, 5000))
+def test_few_checkouts_are_seen_more_often(epochs: int, least: int, steps: int) -> None:
+    found = enough_epochs(OmegaConf.create({"epochs": epochs, "least_steps": least}), steps)
+    assert found >= epochs
+    assert found * steps >= least or found == max(epochs, MOST_EPOCHS)
+    assert found == epochs or (found - 1) * steps < least
+
+
+def test_too_few_items_are_refused_before_training(tmp_path) -> None:
+    tables = make_shop(users=20, items=32, days=70)
+    for at, item in enumerate(tables["items"]):
+        item["available"] = at < 5
+    save(tmp_path, tables)
+    with pytest.raises(DataError, match="5 of 32 items are available, a slate needs 6"):
+        open_prepared(prepare(config(tmp_path)))

@@ -1,0 +1,1 @@
+"""Several processes: their group, and embedding tables sharded by TorchRec."""

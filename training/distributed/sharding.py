@@ -1,0 +1,289 @@
+"""TorchRec under Lightning: sharded tables with fused optimizers, and checkpoints by DCP.
+
+One code path from one process to many. Lightning's own DDP wrapper cannot hold a
+`DistributedModelParallel` (DMP) module and saves only local shards of it, so the strategy here leaves the
+wrapping to DMP and the saving to `torch.distributed.checkpoint`.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed.checkpoint as dcp
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
+from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torch.nn import functional as F
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.sharding_plan import (
+    column_wise,
+    construct_module_sharding_plan,
+    row_wise,
+    table_wise,
+)
+from torchrec.distributed.types import ShardingPlan, ShardingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim import RowWiseAdagrad
+
+from models.embeddings import EmbeddingTables
+from training.config import ConfigError
+from training.distributed import processes
+
+TRAINER_STATE = "trainer.pt"
+STEP = "step"  # readable without loading anything
+SHARDINGS = ("table_wise", "column_wise", "row_wise")
+M = TypeVar("M", bound=nn.Module)
+N = TypeVar("N", bound=NamedTuple)
+
+
+def shard(
+    module: nn.Module,
+    learning_rate: float,
+    device: torch.device,
+    sharding: str = "auto",
+    weights: dict[str, Tensor] | None = None,
+    outside: Iterable[str] = (),
+) -> DistributedModelParallel:
+    """Fuse row-wise Adagrad into every table of `module`, shard the tables, replicate the rest.
+
+    Sharded tables are drawn anew; `weights`, whole tensors by name, are what to start from instead.
+    `outside` are names of parameters that are used outside of the module's forward: their gradients are left
+    to the caller to average over the processes.
+
+    `sharding` is auto (TorchRec's planner decides), table_wise, column_wise or row_wise. A table too narrow
+    to be cut into columns is not cut. Raises ConfigError for another word.
+    """
+    if sharding not in ("auto", *SHARDINGS):
+        raise ConfigError(f"trainer.sharding={sharding}: expected auto, {', '.join(SHARDINGS)}")
+    for part in module.modules():
+        if isinstance(part, EmbeddingBagCollection):
+            apply_optimizer_in_backward(RowWiseAdagrad, part.parameters(), {"lr": learning_rate})
+        if isinstance(part, EmbeddingTables) and processes.world() > 1:
+            Even(part)
+    sharders = [EmbeddingBagCollectionSharder()]
+    if sharding == "auto":
+        plan = _planned(module, sharders, device)
+    else:
+        plan = _uniform(module, sharders[0], device, sharding)
+    # Not as a static graph: what each task's gradient is alone (training/health.py) would count as its first
+    # pass, of which DDP learns whose gradients to average. Calibration is there but not trained.
+    alike = DefaultDataParallelWrapper(
+        static_graph=False, find_unused_parameters=True, params_to_ignore=[*outside]
+    )
+    model = DistributedModelParallel(
+        module, device=device, plan=plan, sharders=sharders, data_parallel_wrapper=alike
+    )
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
+
+
+class Even:
+    """Gives tables as many rows to look up in every process: how many items a batch names differs, and a
+    row-wise table scatters its sums in equal parts. The rows added are empty and cut off again."""
+
+    def __init__(self, tables: EmbeddingTables) -> None:
+        self.rows = 0
+        tables.register_forward_pre_hook(self.pad)
+        tables.register_forward_hook(self.cut)
+
+    def pad(self, tables: nn.Module, inputs: Any) -> Any:
+        ids, lengths, weights = inputs
+        most = torch.tensor(lengths[0].numel(), device=lengths[0].device)
+        self.rows = int(most)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        return ids, [F.pad(length, (0, int(most) - self.rows)) for length in lengths], weights
+
+    def cut(self, tables: nn.Module, inputs: Any, pooled: Tensor) -> Tensor:
+        return pooled[: self.rows]
+
+
+def _planned(module: nn.Module, sharders: list[Any], device: torch.device) -> ShardingPlan:
+    """What TorchRec's planner thinks best. Raises ConfigError where the tables do not fit."""
+    world = torch.distributed.get_world_size()
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    topology = Topology(
+        world_size=world,
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        compute_device=device.type,
+        hbm_cap=memory,
+    )
+    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints(module))
+    group = torch.distributed.group.WORLD
+    try:
+        if world > 1:
+            return planner.collective_plan(module, sharders, group)
+        return planner.plan(module, sharders)
+    except PlannerError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the embedding tables do not fit {world} processes ({reason}): start more, or use hashed ids "
+            "(retrieval.model.item.id_rows)"
+        ) from error
+
+
+def _uniform(module: nn.Module, sharder: Any, device: torch.device, sharding: str) -> ShardingPlan:
+    """Every table in one way; the planner would not offer row-wise on CPUs."""
+    world = torch.distributed.get_world_size()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    plan: dict[str, Any] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, EmbeddingBagCollection):
+            ways = {
+                config.name: _way(sharding, config.embedding_dim, k % world, world)
+                for k, config in enumerate(part.embedding_bag_configs())
+            }
+            plan[name] = construct_module_sharding_plan(part, ways, sharder, local, world, device.type)
+    return ShardingPlan(plan)
+
+
+def _way(sharding: str, dim: int, rank: int, world: int) -> Any:
+    if sharding == "row_wise":
+        return row_wise()
+    if sharding == "column_wise" and dim % (4 * world) == 0:  # the kernels take columns by four
+        return column_wise(ranks=list(range(world)))
+    return table_wise(rank=rank)
+
+
+def moved(tensors: N, device: torch.device) -> N:
+    """A named tuple of tensors on another device."""
+    return type(tensors)(*(tensor.to(device) for tensor in tensors))
+
+
+def constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
+    """Sharded and fused for every table: data-parallel tables would have no fused optimizer."""
+    kinds = [ShardingType.TABLE_WISE.value, ShardingType.COLUMN_WISE.value, ShardingType.ROW_WISE.value]
+    fused = [EmbeddingComputeKernel.FUSED.value]
+    tables = [part for part in module.modules() if isinstance(part, EmbeddingBagCollection)]
+    names = [config.name for part in tables for config in part.embedding_bag_configs()]
+    return {name: ParameterConstraints(sharding_types=kinds, compute_kernels=fused) for name in names}
+
+
+def dense_parameters(model: DistributedModelParallel) -> list[nn.Parameter]:
+    """What the ordinary optimizer updates: everything but the tables, whose optimizer is fused.
+
+    The same in every process: of a table that lies elsewhere, an empty parameter stands here.
+    """
+    tables = {
+        id(parameter)
+        for part in model.modules()
+        if isinstance(part, ShardedEmbeddingBagCollection)
+        for parameter in part.parameters()
+    }
+    return [parameter for parameter in model.parameters() if id(parameter) not in tables]
+
+
+class ShardedStrategy(DDPStrategy):
+    """DDP's processes and collectives; DMP's wrapping; DCP's checkpoints."""
+
+    def configure_ddp(self) -> None:
+        """Nothing to wrap: `configure_model` of the Lightning module built a DMP."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write a folder: tables and weights by DCP from every rank, the rest by rank 0.
+
+        It appears under its name only when complete, so a kill leaves the older checkpoint whole.
+        """
+        path, partial = Path(filepath), Path(f"{filepath}.partial")
+        if self.is_global_zero:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.barrier()
+        checkpoint = dict(checkpoint)
+        dcp.save(_sharded(self.lightning_module), checkpoint_id=partial)
+        checkpoint.pop("state_dict")
+        if self.is_global_zero:
+            torch.save(checkpoint, partial / TRAINER_STATE)
+            (partial / STEP).write_text(str(checkpoint["global_step"]))
+            _replace(partial, path)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """The trainer's part; model and table optimizer are read in place by `load_model_state_dict`."""
+        path = Path(checkpoint_path)
+        checkpoint = torch.load(path / TRAINER_STATE, weights_only=False)
+        return checkpoint | {"state_dict": {"path": path}}
+
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        path = checkpoint["state_dict"]["path"]
+        state = _sharded(self.lightning_module)
+        other = _cut_otherwise(state, path)
+        dcp.load(state, checkpoint_id=path)
+        for table, name, current in other:
+            state["tables"]["state"][table][name] = _recut(current, table, name, state, path)
+        module: Any = self.lightning_module
+        model: DistributedModelParallel = module.model
+        model.load_state_dict(state["model"])
+        model.fused_optimizer.load_state_dict(state["tables"])
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        if self.is_global_zero:
+            shutil.rmtree(filepath, ignore_errors=True)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Full tensors of a checkpoint, by name, without a process group: for export and evaluation."""
+    if not (path / ".metadata").is_file():
+        raise FileNotFoundError(f"{path} is no checkpoint: it has no .metadata. Train first: python train.py")
+    return _load_state_dict_from_keys({"model"}, checkpoint_id=path)["model"]
+
+
+def build_and_load(build: Callable[[], M], path: Path) -> M:
+    """The plain module on the CPU with a checkpoint's weights, ready to evaluate or export."""
+    module = build()
+    module.load_state_dict(load_weights(path))
+    return module.eval()
+
+
+def _sharded(module: Any) -> dict[str, Any]:
+    model: DistributedModelParallel = module.model
+    return {"model": model.state_dict(), "tables": model.fused_optimizer.state_dict()}
+
+
+def _cut_otherwise(state: dict[str, Any], path: Path) -> list[tuple[str, str, Any]]:
+    """Take out of `state` what the checkpoint holds in another size: (table, name, tensor).
+
+    Row-wise Adagrad keeps a number per row, and where columns were cut one per row and piece.
+    """
+    saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    found = []
+    for table, tensors in state["tables"]["state"].items():
+        for name, tensor in tensors.items():
+            entry = saved[f"tables.state.{table}.{name}"]
+            if getattr(entry, "size", tensor.size()) != tensor.size():
+                found.append((table, name, tensor))
+    for table, name, _ in found:
+        del state["tables"]["state"][table][name]
+    return found
+
+
+def _recut(current: Any, table: str, name: str, state: dict[str, Any], path: Path) -> Any:
+    """The mean over the pieces that were, which is the number of the whole row, for the pieces that are."""
+    key = f"tables.state.{table}.{name}"
+    saved: Any = _load_state_dict_from_keys({key}, checkpoint_id=path)
+    for part in ("tables", "state", table, name):
+        saved = saved[part]
+    rows = state["model"][table].size(0)
+    mean = saved.view(-1, rows).mean(dim=0)
+    for shard in current.local_shards():
+        start = shard.metadata.shard_offsets[0] % rows  # of its rows in the table
+        shard.tensor.copy_(mean[start : start + shard.tensor.numel()])
+    return current
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Put folder `source` in the place of `target`; a folder cannot be replaced in one step."""
+    old = target.with_name(f"{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(source, target)
+    shutil.rmtree(old, ignore_errors=True)

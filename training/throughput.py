@@ -1,0 +1,58 @@
+"""How fast training is, and how much of that time it waits for data: on the bar, and in MLflow."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+from training.distributed import processes
+
+
+class Throughput(pl.Callback):
+    """Measures an epoch of a `data.io.stream.Stream`, over all processes; what comes before its first batch
+    and validation count for nothing."""
+
+    def __init__(self) -> None:
+        self.started, self.ended, self.waited, self.rows = 0.0, 0.0, 0.0, 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
+        if index == 0 or not self.started:  # not 0 where a run was resumed amid an epoch
+            stream: Any = trainer.train_dataloader
+            self.started = time.monotonic()
+            self.waited, self.rows = stream.waited, stream.rows_received
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ended = time.monotonic()  # validation follows inside the epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.logger is not None and (rates := self.rates(trainer)):
+            trainer.logger.log_metrics(rates, step=trainer.global_step)
+        self.started = 0.0
+
+    def rates(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Rows per second and the share of the time that was spent waiting for data."""
+        stream: Any = trainer.train_dataloader
+        seconds = self.ended - self.started
+        if not self.started or seconds <= 0 or stream.rows_received <= self.rows:
+            return {}
+        return {
+            "rows_per_s": (stream.rows_received - self.rows) * processes.world() / seconds,
+            "data_wait_share": (stream.waited - self.waited) / seconds,
+        }
+
+
+class ProgressLine(TQDMProgressBar):
+    """One line: where the epoch is, its losses, checkouts per second, and the share of waiting."""
+
+    def __init__(self, throughput: Throughput) -> None:
+        super().__init__(refresh_rate=10)
+        self.throughput = throughput
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, module)
+        metrics.pop("v_num", None)
+        if rates := self.throughput.rates(trainer):
+            metrics["rows/s"] = f"{rates['rows_per_s']:,.0f}"
+            metrics["waiting"] = f"{rates['data_wait_share']:.1%}"
+        return metrics
