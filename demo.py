@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from data.feature_schema import FeatureSchema
 from exporting import golden_requests
 from serving import BundleError, Recommender
-from training.stage_folders import read_done
+from training.stage_folders import read_stage_manifest
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=3, help="how many checkouts")
     arguments = parser.parse_args()
     try:
-        prepared = arguments.run / read_done(arguments.run)["prepared"]
+        prepared = arguments.run / read_stage_manifest(arguments.run)["prepared"]
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
     try:
@@ -35,9 +35,9 @@ def main() -> None:
         sys.exit(f"error: {error}")
     items = pq.read_table(prepared / "items.parquet", columns=["item_id", "title"])
     ids, titles = items["item_id"].to_pylist(), items["title"].to_pylist()
-    examples = some(pq.read_table(prepared / "examples" / "test.parquet"), arguments.count)
+    examples = sample_examples(pq.read_table(prepared / "examples" / "test.parquet"), arguments.count)
     schema = FeatureSchema.load(prepared)
-    checkouts = golden_requests.checkouts(examples, ids, schema.context, schema.profile)
+    checkouts = golden_requests.to_checkouts(examples, ids, schema.context, schema.profile)
     asof = np.datetime64(recommender.bundle.manifest["data"]["snapshot"], "s").astype("datetime64[D]")
     print(f"The bundle's popularity, prices and neighbours are as of {asof}: a picture, no measurement.")
     for checkout, example in zip(checkouts, examples.to_pylist(), strict=True):
@@ -66,7 +66,7 @@ def main() -> None:
             )
 
 
-def some(examples: pa.Table, count: int) -> pa.Table:
+def sample_examples(examples: pa.Table, count: int) -> pa.Table:
     """`count` examples spread over the period, with a basket of 3 to 12 lines and something bought after."""
     lines, after = (pc.list_value_length(examples[c]).to_numpy() for c in ("basket_item", "outcome_item"))
     fitting = np.flatnonzero((lines >= 3) & (lines <= 12) & (after > 0))

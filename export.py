@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
         sys.exit(f"error: {error}")
 
 
-def update(arguments: list[str]) -> None:
+def run_update(arguments: list[str]) -> None:
     command = argparse.ArgumentParser(
         prog="export.py update", description="Publish a bundle with new, changed and removed items."
     )
@@ -48,21 +48,21 @@ def update(arguments: list[str]) -> None:
     command.add_argument("--imbalance", type=float, default=1.5, help="warn from there (default: 1.5)")
     command.add_argument("--tracking-uri", default="sqlite:///artifacts/mlflow.db", help="of MLflow")
     given = command.parse_args(arguments)
-    runtime.set_up()
+    runtime.set_up_process()
     from exporting.opened_run import ExportError
     from exporting.updates import (
         update,  # after the arguments are known to be right: torch and TorchRec take seconds
     )
 
-    limits = update.Limits(given.recall_loss, given.imbalance)
+    limits = update.DegradationLimits(given.recall_loss, given.imbalance)
     try:
-        update.update(given.bundle, given.items, given.run, given.tracking_uri, given.rebuild, limits)
+        update.update_bundle(given.bundle, given.items, given.run, given.tracking_uri, given.rebuild, limits)
     except ExportError as error:
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["update"]:
-        update(sys.argv[2:])
+        run_update(sys.argv[2:])
     else:
-        runtime.start("export", main)
+        runtime.run_command("export", main)

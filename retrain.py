@@ -21,9 +21,9 @@ def main(cfg: DictConfig) -> None:
         decision = retrain(cfg)
     except (ConfigError, DataError, ExportError, TrainingError) as error:
         sys.exit(f"error: {error}")
-    told = f"published {decision.published}" if decision.published else "kept what serves"
+    told = f"published {decision.published_version}" if decision.published_version else "kept what serves"
     print(f"{told}: {decision.reason}", flush=True)
 
 
 if __name__ == "__main__":
-    runtime.start("retrain", main)
+    runtime.run_command("retrain", main)

@@ -16,12 +16,12 @@ def main(cfg: DictConfig) -> None:
     from evaluation.evaluate import evaluate, is_evaluated
     from training.distributed import processes
     from training.health import TrainingError
-    from training.pipeline import run
+    from training.pipeline import train_models
     from training.stage_folders import disk_is_full
 
     try:
         check_values(cfg)
-        folder = run(cfg)
+        folder = train_models(cfg)
     except (ConfigError, DataError, TrainingError) as error:
         sys.exit(f"error: {error}")
     except Exception as error:
@@ -32,10 +32,10 @@ def main(cfg: DictConfig) -> None:
             "same command again. Finished stages and the last checkpoint are whole; it goes on from there"
         )
     alone = processes.rank() == 0
-    processes.leave()
+    processes.shutdown()
     if alone and cfg.stage != "retrieval" and not is_evaluated(folder):
         evaluate(folder)
 
 
 if __name__ == "__main__":
-    runtime.start("train", main)
+    runtime.run_command("train", main)

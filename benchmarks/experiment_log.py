@@ -20,15 +20,15 @@ from tqdm import tqdm
 
 from experimentation.ab.sessions import DAY
 from serving.checkout import Feedback, Item, Slate
-from serving.events.impression_log import SCHEMA, Shown, rows
-from serving.experiments.assignment import Experiments, assigned, read
+from serving.events.impression_log import SCHEMA, SlateRecord, records_to_batch
+from serving.experiments.assignment import Experiments, assign_user, read_experiments
 
-START = 1_767_571_200  # Monday, 5 January 2026
-WEEKS, TEST = 12, 8  # weeks of the log, and those before the test
+START_TS = 1_767_571_200  # Monday, 5 January 2026
+WEEKS, TEST_START_WEEK = 12, 8  # weeks of the log, and those before the test
 ITEMS, LEAVES = 600, 60
 UPLIFT = 0.25
-CHUNK = 500  # users written at once
-FILE = """\
+USERS_PER_CHUNK = 500  # users written at once
+EXPERIMENTS_TOML = """\
 salt = "a shop"
 
 [experiments.weight]
@@ -40,40 +40,40 @@ arms.half = {{ revenue_weight = 0.5 }}
 """
 
 
-def write(folder: Path, users: int = 20_000, planned: int | None = None, seed: int = 0) -> None:
+def write_shop(folder: Path, users: int = 20_000, planned_users: int | None = None, seed: int = 0) -> None:
     """The files of a shop with so many users; `planned` are those of the experiment, else 3 of 10."""
     (folder / "events").mkdir(parents=True, exist_ok=True)
     path = folder / "experiments.toml"
-    path.write_text(FILE.format(users=planned or 3 * users // 10))
-    experiments, rng = read(path), np.random.default_rng(seed)
+    path.write_text(EXPERIMENTS_TOML.format(users=planned_users or 3 * users // 10))
+    experiments, rng = read_experiments(path), np.random.default_rng(seed)
     items = ((f"i{k}", f"Item {k}", f"department {k % LEAVES // 10}/leaf {k % LEAVES}") for k in range(ITEMS))
-    _csv(folder / "items.csv", ("item_id", "title", "category"), items)
+    _write_csv(folder / "items.csv", ("item_id", "title", "category"), items)
     orders: list[tuple[Any, ...]] = []
     with pq.ParquetWriter(folder / "events" / "simulated.parquet", SCHEMA) as writer:
-        for first in tqdm(range(0, users, CHUNK), f"{CHUNK} users", mininterval=5):
-            records: list[Shown | Feedback] = []
-            for number in range(first, min(users, first + CHUNK)):
-                for shown, told, lines in visits(f"u{number}", experiments, rng):
+        for first in tqdm(range(0, users, USERS_PER_CHUNK), f"{USERS_PER_CHUNK} users", mininterval=5):
+            records: list[SlateRecord | Feedback] = []
+            for number in range(first, min(users, first + USERS_PER_CHUNK)):
+                for shown, told, lines in simulate_user(f"u{number}", experiments, rng):
                     records += [shown, *told]
                     orders += lines
-            writer.write_table(pa.Table.from_batches([rows(records)]))
-    _csv(folder / "orders.csv", ("order_id", "user_id", "item_id", "ts", "quantity", "price"), orders)
+            writer.write_table(pa.Table.from_batches([records_to_batch(records)]))
+    _write_csv(folder / "orders.csv", ("order_id", "user_id", "item_id", "ts", "quantity", "price"), orders)
 
 
-def visits(
+def simulate_user(
     user: str, experiments: Experiments, rng: np.random.Generator
-) -> Iterator[tuple[Shown, list[Feedback], list[tuple[Any, ...]]]]:
+) -> Iterator[tuple[SlateRecord, list[Feedback], list[tuple[Any, ...]]]]:
     """A user's slates, each with its feedback and the order lines that follow, returns included."""
     pace, clicks, buys = rng.gamma(0.7, 0.12 / 0.7), rng.beta(1.5, 8), rng.beta(1.5, 6)
     spend = float(np.exp(rng.normal(1.8, 0.7)))
     for at in np.sort(rng.uniform(0, 7 * WEEKS * DAY, rng.poisson(7 * WEEKS * pace))).astype(int).tolist():
-        in_test = at >= 7 * TEST * DAY
-        arms = assigned(experiments, user).arms if in_test else ""
+        in_test = at >= 7 * TEST_START_WEEK * DAY
+        arms = assign_user(experiments, user).arms if in_test else ""
         better = 1 + UPLIFT * arms.endswith("half")
         picked = [f"i{k}" for k in rng.choice(ITEMS, 6, replace=False)]
         shown = tuple(Item(item, "", "", 1.0, 0.1, 0.02, 0.1, ("ann",)) for item in picked)
         timings = {"queue": float(rng.exponential(1.0)), "total": float(rng.lognormal(2.3, 0.35))}
-        ts, request = START + at, f"{user}-{at}"
+        ts, request = START_TS + at, f"{user}-{at}"
         tier = "ranked" if rng.random() > 0.01 else "retrieval"
         slate = Slate(shown, tier, "", timings, request, "20260101T000000Z")
         told: list[Feedback] = []
@@ -90,15 +90,15 @@ def visits(
                 told.append(Feedback("purchase", request, item, paid, value=price))
             if rng.random() < 0.015:
                 lines.append((f"r-{request}", user, item, paid + 3 * DAY, -1, price))
-        yield Shown(user, f"b-{request}", ts, slate, arms), told, lines
+        yield SlateRecord(user, f"b-{request}", ts, slate, arms), told, lines
 
 
-def _csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *lines])
 
 
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("artifacts/experiment")
-    write(target)
+    write_shop(target)
     print(f"written: {target}")

@@ -20,7 +20,7 @@ from training import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "reports" / "gpu_check.json"
-CLOSE = {"val_purchase_auc": 0.01, "val_loss": 0.1}  # how far validation metrics may lie apart
+TOLERANCES = {"val_purchase_auc": 0.01, "val_loss": 0.1}  # how far validation metrics may lie apart
 
 
 def main() -> None:
@@ -40,17 +40,17 @@ def main() -> None:
         folder = Path(scratch)
         write_shop(folder / "shop")
         metrics = {
-            "cpu": train(folder, "cpu", [sys.executable], "trainer=cpu"),
-            "gpu": train(folder, "gpu", [sys.executable], "trainer=gpu"),
+            "cpu": train_run(folder, "cpu", [sys.executable], "trainer=cpu"),
+            "gpu": train_run(folder, "gpu", [sys.executable], "trainer=gpu"),
         }
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         sharded = [*launcher, "--nproc-per-node", str(count)]
-        metrics["sharded"] = train(folder, "sharded", sharded, "trainer=gpu", "trainer.sharding=row_wise")
-        said(
+        metrics["sharded"] = train_run(folder, "sharded", sharded, "trainer=gpu", "trainer.sharding=row_wise")
+        run_command(
             [sys.executable, "export.py", f"run={folder}/sharded/runs/latest", f"bundle.dir={folder}/bundle"]
         )
         found["exported"] = (folder / "bundle" / "current").exists()
-    found |= {f"{run}_{name}": metrics[run][name] for run in metrics for name in CLOSE}
+    found |= {f"{run}_{name}": metrics[run][name] for run in metrics for name in TOLERANCES}
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(found, indent=1))
     for name, value in found.items():
@@ -58,7 +58,7 @@ def main() -> None:
     wrong = [
         f"{run}: {name} {metrics[run][name]:.4f}, on the CPU {metrics['cpu'][name]:.4f}"
         for run in ("gpu", "sharded")
-        for name, apart in CLOSE.items()
+        for name, apart in TOLERANCES.items()
         if abs(metrics[run][name] - metrics["cpu"][name]) > apart
     ]
     wrong += [] if found["exported"] else ["the sharded run could not be exported"]
@@ -73,17 +73,17 @@ def step_parity(device: Any) -> dict[str, float]:
 
     from benchmarks import request_level
     from models.jagged import segment_ids
-    from training.distributed.sharding import moved
+    from training.distributed.sharding import to_device
     from training.task_losses import task_losses
 
     query, candidates, catalog, labels = request_level.random_batch()
     mix = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.2, "lambda": 0.0, "value_share": 0.5}
     results = []
     for place in (torch.device("cpu"), device):
-        tower, ranker, *_ = request_level.stepper(catalog, labels).args
+        tower, ranker, *_ = request_level.build_train_step(catalog, labels).args
         tower, ranker = tower.to(place), ranker.to(place)
-        asked, listed = moved(query, place), moved(candidates, place)
-        facts, truth = moved(catalog, place), moved(labels, place)
+        asked, listed = to_device(query, place), to_device(candidates, place)
+        facts, truth = to_device(catalog, place), to_device(labels, place)
         with torch.no_grad():
             vector = tower(asked, facts.vectors)
         losses = task_losses(
@@ -103,13 +103,13 @@ def write_shop(folder: Path) -> None:
     from benchmarks import prepare
 
     folder.mkdir(parents=True)
-    prepare.write(folder, 100_000)
+    prepare.write_shop(folder, 100_000)
 
 
-def train(folder: Path, name: str, launcher: list[str], *overrides: str) -> dict[str, float]:
+def train_run(folder: Path, name: str, launcher: list[str], *overrides: str) -> dict[str, float]:
     """The metrics of a small run."""
     runs = folder / name / "runs"
-    said(
+    run_command(
         [
             *launcher, "train.py", "experiment=debug", "data=tables", f"data.root={folder}/shop",
             f"paths.prepared={folder}/prepared", f"paths.runs={runs}", "ranker.train.batch_size=64",
@@ -120,7 +120,7 @@ def train(folder: Path, name: str, launcher: list[str], *overrides: str) -> dict
     return json.loads(done.read_text())["metrics"]
 
 
-def said(command: list[str]) -> str:
+def run_command(command: list[str]) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"gpu-check failed: {' '.join(command)}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
@@ -128,5 +128,5 @@ def said(command: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    runtime.set_up()
+    runtime.set_up_process()
     main()

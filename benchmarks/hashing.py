@@ -16,11 +16,11 @@ from hydra import compose, initialize_config_dir
 from data.prepare import prepare
 from reporting import tables
 from training import runtime
-from training.config import CONFIGS, ConfigError, check_overrides, check_values
+from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
 from training.pipeline import open_prepared, train_retrieval
-from training.stage_folders import read_done
+from training.stage_folders import read_stage_manifest
 
-PARTS = (4, 16, 64)  # one row for so many items
+ITEMS_PER_ROW = (4, 16, 64)  # one row for so many items
 HASHES = (1, 2)
 
 
@@ -30,25 +30,25 @@ def main(arguments: list[str]) -> None:
     except ConfigError as error:
         sys.exit(f"error: {error}")
     rows = [measure(arguments, 1, 1)]
-    for part in PARTS:
+    for part in ITEMS_PER_ROW:
         rows += [measure(arguments, part, hashes) for hashes in HASHES]
     print(tables.text_table(rows))
     tables.write_json(rows, Path("reports/hashing.json"))
 
 
-def measure(arguments: list[str], part: int, hashes: int) -> dict[str, Any]:
+def measure(arguments: list[str], items_per_row: int, hashes: int) -> dict[str, Any]:
     """Train with a row for `part` items, each id the sum of `hashes` rows; `part` 1 is a row per item."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=[*arguments, "stage=retrieval"])
     check_values(cfg)
     prepared = open_prepared(prepare(cfg))
-    rows = max(prepared.sizes["items"] // part, 2)
-    if part > 1:
+    rows = max(prepared.table_sizes["items"] // items_per_row, 2)
+    if items_per_row > 1:
         cfg.retrieval.model.item.id_rows, cfg.retrieval.model.item.hashes = rows, hashes
-    metrics = read_done(train_retrieval(cfg, prepared))["metrics"]
+    metrics = read_stage_manifest(train_retrieval(cfg, prepared))["metrics"]
     return {
-        "items_per_row": part,
-        "hashes": hashes if part > 1 else 0,
+        "items_per_row": items_per_row,
+        "hashes": hashes if items_per_row > 1 else 0,
         "rows": rows,
         "float32_mb": table_bytes(rows, cfg.retrieval.model.item.id_dim, int8=False) / 1e6,
         "int8_mb": table_bytes(rows, cfg.retrieval.model.item.id_dim, int8=True) / 1e6,
@@ -63,5 +63,5 @@ def table_bytes(rows: int, dim: int, int8: bool) -> int:
 
 
 if __name__ == "__main__":
-    runtime.set_up()
+    runtime.set_up_process()
     main(sys.argv[1:])

@@ -12,24 +12,26 @@ from pathlib import Path
 
 import numpy as np
 
-EFFORTS = (300, 450, 600, 900)  # no graph gives k items at less than k
-M, CONSTRUCTION = 16, 200
+EF_SEARCH = (300, 450, 600, 900)  # no graph gives k items at less than k
+M, EF_CONSTRUCTION = 16, 200
 
 
-def main(system, folder, again=None):
+def main(system, folder, ef_search=None):
     vectors, queries, truth = (np.load(folder / f"{name}.npy") for name in ("vectors", "queries", "truth"))
     k = truth.shape[1]
     file = folder / f"{system}.index"
     started = time.perf_counter()
-    if again is None:
-        search, save = {"hnswlib": hnswlib, "usearch": usearch, "voyager": voyager}[system](vectors, k)
+    if ef_search is None:
+        search, save = {"hnswlib": build_hnswlib, "usearch": build_usearch, "voyager": build_voyager}[system](
+            vectors, k
+        )
         build = time.perf_counter() - started
         save(str(file))
     else:
-        search, _ = hnswlib(vectors, k, str(file))
+        search, _ = build_hnswlib(vectors, k, str(file))
         build = 0.0
     size = file.stat().st_size / len(vectors)
-    for effort in EFFORTS if again is None else [int(again)]:
+    for effort in EF_SEARCH if ef_search is None else [int(ef_search)]:
         found, taken = [], []
         for query, wanted in zip(queries, truth, strict=True):
             begun = time.perf_counter()
@@ -38,7 +40,7 @@ def main(system, folder, again=None):
             found.append(len(np.intersect1d(ids, wanted)) / k)
         row = {
             "system": system,
-            "params": f"M {M}, ef {effort}, built with {CONSTRUCTION}",
+            "params": f"M {M}, ef {effort}, built with {EF_CONSTRUCTION}",
             "recall": round(float(np.mean(found)), 4),
             "p50_ms": round(float(np.percentile(taken, 50)), 4),
             "p99_ms": round(float(np.percentile(taken, 99)), 4),
@@ -48,12 +50,12 @@ def main(system, folder, again=None):
         print(json.dumps(row), flush=True)
 
 
-def hnswlib(vectors, k, file=None):
+def build_hnswlib(vectors, k, file=None):
     import hnswlib
 
     index = hnswlib.Index("ip", vectors.shape[1])
     if file is None:
-        index.init_index(len(vectors), ef_construction=CONSTRUCTION, M=M)
+        index.init_index(len(vectors), ef_construction=EF_CONSTRUCTION, M=M)
         index.set_num_threads(os.cpu_count())
         index.add_items(vectors)
     else:
@@ -67,10 +69,12 @@ def hnswlib(vectors, k, file=None):
     return search, index.save_index
 
 
-def usearch(vectors, k):
+def build_usearch(vectors, k):
     from usearch.index import Index
 
-    index = Index(ndim=vectors.shape[1], metric="ip", dtype="i8", connectivity=M, expansion_add=CONSTRUCTION)
+    index = Index(
+        ndim=vectors.shape[1], metric="ip", dtype="i8", connectivity=M, expansion_add=EF_CONSTRUCTION
+    )
     index.add(np.arange(len(vectors)), vectors, threads=os.cpu_count())
 
     def search(query, effort):
@@ -80,11 +84,11 @@ def usearch(vectors, k):
     return search, index.save
 
 
-def voyager(vectors, k):
+def build_voyager(vectors, k):
     from voyager import Index, Space, StorageDataType
 
     index = Index(
-        Space.InnerProduct, vectors.shape[1], M=M, ef_construction=CONSTRUCTION,
+        Space.InnerProduct, vectors.shape[1], M=M, ef_construction=EF_CONSTRUCTION,
         storage_data_type=StorageDataType.E4M3,
     )  # fmt: skip
     index.add_items(vectors, num_threads=os.cpu_count())

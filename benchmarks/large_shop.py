@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-START = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
+START_TS = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
 DAY = 86_400
-LEAVES, BRANDS, WORDS = 2_000, 5_000, 20_000
-USERS, ORDERS, LINES, DAYS = 4_000, 25, 8, 180
-TASTES, FAVOURITES = 12, 40
+LEAVES, BRANDS, VOCABULARY_SIZE = 2_000, 5_000, 20_000
+USERS, ORDERS_PER_USER, LINES_PER_ORDER, DAYS = 4_000, 25, 8, 180
+CATEGORIES_PER_USER, FAVOURITES_PER_USER = 12, 40
 
 
-def write(items: int, folder: Path, seed: int = 0) -> Path:
+def write_shop(items: int, folder: Path, seed: int = 0) -> Path:
     """`items.parquet` and `orders.parquet` in `folder`, which is returned; what is there already is kept."""
     if (folder / "orders.parquet").is_file():
         return folder
@@ -29,7 +29,7 @@ def write(items: int, folder: Path, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     leaf = np.sort(rng.integers(0, LEAVES, items))
     bounds = np.searchsorted(leaf, np.arange(LEAVES + 1))
-    words = rng.integers(0, WORDS, (items, 3))
+    words = rng.integers(0, VOCABULARY_SIZE, (items, 3))
     price = np.exp(rng.normal(2.0, 1.0, LEAVES))[leaf] * np.exp(rng.normal(0, 0.3, items))
     titles = [f"w{a} w{b} w{c} kind{k}" for (a, b, c), k in zip(words.tolist(), leaf.tolist(), strict=True)]
     table = {
@@ -42,17 +42,19 @@ def write(items: int, folder: Path, seed: int = 0) -> Path:
     pq.write_table(pa.table(table), folder / "items.parquet", compression="zstd")
     parts: list[list[np.ndarray]] = [[], [], []]
     for number in range(USERS):
-        tastes = rng.choice(LEAVES, TASTES, replace=False)
-        liked = np.concatenate([_some(rng, bounds, k, FAVOURITES // TASTES + 1) for k in tastes])
-        count = rng.poisson(ORDERS * LINES) + 1
+        tastes = rng.choice(LEAVES, CATEGORIES_PER_USER, replace=False)
+        liked = np.concatenate(
+            [_sample_items(rng, bounds, k, FAVOURITES_PER_USER // CATEGORIES_PER_USER + 1) for k in tastes]
+        )
+        count = rng.poisson(ORDERS_PER_USER * LINES_PER_ORDER) + 1
         known = rng.random(count) < 0.6
         drawn = np.where(
             known,
             rng.choice(liked, count),
-            np.concatenate([_some(rng, bounds, rng.choice(tastes), 1) for _ in range(count)]),
+            np.concatenate([_sample_items(rng, bounds, rng.choice(tastes), 1) for _ in range(count)]),
         )
-        visits = np.sort(rng.integers(0, DAYS * DAY, max(count // LINES, 1)))
-        at = START + visits[np.sort(rng.integers(0, len(visits), count))]
+        visits = np.sort(rng.integers(0, DAYS * DAY, max(count // LINES_PER_ORDER, 1)))
+        at = START_TS + visits[np.sort(rng.integers(0, len(visits), count))]
         for part, values in zip(parts, (drawn, np.full(count, number), at), strict=True):
             part.append(values)
     item, user, ts = (np.concatenate(part) for part in parts)
@@ -72,11 +74,11 @@ def write(items: int, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def _some(rng: np.random.Generator, bounds: np.ndarray, leaf: int, count: int) -> np.ndarray:
+def _sample_items(rng: np.random.Generator, bounds: np.ndarray, leaf: int, count: int) -> np.ndarray:
     """Item rows [count] of a leaf, by Zipf's law."""
     size = max(bounds[leaf + 1] - bounds[leaf], 1)
     return bounds[leaf] + np.minimum((size ** rng.random(count)).astype(np.int64) - 1, size - 1)
 
 
 if __name__ == "__main__":
-    print(write(int(sys.argv[1]), Path(sys.argv[2])))
+    print(write_shop(int(sys.argv[1]), Path(sys.argv[2])))

@@ -15,27 +15,27 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from evaluation.metrics import paired_bootstrap
-from operations.retraining.offline_eval import judged
-from reporting.charts import Chart, linear
+from operations.retraining.offline_eval import evaluate_run
+from reporting.charts import Chart, linear_axis
 from reporting.markup import Column, document, figure, paragraph, section, table
 from reporting.tables import text_table, write_json
-from training.catalog_refresh import refreshed
-from training.stage_folders import DONE
+from training.catalog_refresh import refresh_run
+from training.stage_folders import STAGE_MANIFEST
 from training.trained_run import Run, open_run
 
 WEEK = 7 * 86_400
 Row = dict[str, Any]
 
 
-def study(newest: Run, others: Sequence[Path]) -> list[Row]:
+def compare_runs(newest: Run, runs: Sequence[Path]) -> list[Row]:
     """A row per run: its age, what it cost, its quality in the newest one's window, and the difference."""
     end = newest.prepared.meta["window"]["end"]
-    best, rows = judged(newest), []
-    for folder in [newest.folder, *others]:
+    best, rows = evaluate_run(newest), []
+    for folder in [newest.folder, *runs]:
         run = open_run(folder)
         same = run.prepared.folder == newest.prepared.folder
-        found = best if folder == newest.folder else judged(
-            run if same else open_run(refreshed(run.folder, newest.cfg, newest.prepared))
+        found = best if folder == newest.folder else evaluate_run(
+            run if same else open_run(refresh_run(run.folder, newest.cfg, newest.prepared))
         )  # fmt: skip
         change = paired_bootstrap(found.ndcg, best.ndcg, best.users)
         earned = paired_bootstrap(found.revenue, best.revenue, best.users)
@@ -44,7 +44,7 @@ def study(newest: Run, others: Sequence[Path]) -> list[Row]:
                 "run": folder.name,
                 "mode": "full" if OmegaConf.select(run.cfg, "warm.run") is None else "incremental",
                 "weeks_old": round((end - run.prepared.meta["window"]["end"]) / WEEK, 2),
-                "minutes": round(seconds(run) / 60, 1),
+                "minutes": round(training_seconds(run) / 60, 1),
                 "of_which_prepare": round(run.prepared.meta["seconds"] / 60, 1),
                 "ndcg6": float(found.ndcg.mean()),
                 "revenue6": float(found.revenue.mean()),
@@ -60,22 +60,22 @@ def study(newest: Run, others: Sequence[Path]) -> list[Row]:
     return rows
 
 
-def seconds(run: Run) -> float:
+def training_seconds(run: Run) -> float:
     """What a run took, from the log to calibrated weights. Stages count from their start to their end, and so
     does the time that one lay killed between the two."""
     stages = sum(
-        (stage / DONE).stat().st_mtime - (stage / ".lock").stat().st_mtime
-        for stage in (run.retrieval, run.candidates, run.folder)
+        (stage / STAGE_MANIFEST).stat().st_mtime - (stage / ".lock").stat().st_mtime
+        for stage in (run.retrieval_folder, run.candidates_folder, run.folder)
     )
     return float(run.prepared.meta["seconds"]) + stages
 
 
-def page(rows: Sequence[Row]) -> str:
+def html_page(rows: Sequence[Row]) -> str:
     """The study as one HTML page that loads nothing else."""
     full = sorted((row for row in rows if row["mode"] == "full"), key=lambda row: row["weeks_old"])
     quality = Chart(
-        linear("weeks since the model's log ended", [row["weeks_old"] for row in rows], zero=True),
-        linear(
+        linear_axis("weeks since the model's log ended", [row["weeks_old"] for row in rows], from_zero=True),
+        linear_axis(
             "NDCG@6", [row["ndcg6"] + row[end] - row["difference"] for row in rows for end in ("low", "high")]
         ),
     )
@@ -83,8 +83,8 @@ def page(rows: Sequence[Row]) -> str:
                    r["ndcg6"] + r["high"] - r["difference"]) for r in full])  # fmt: skip
     quality.line([(row["weeks_old"], row["ndcg6"]) for row in full], "ours")
     cost = Chart(
-        linear("minutes of training", [row["minutes"] for row in rows], zero=True),
-        linear("NDCG@6", [row["ndcg6"] for row in rows]),
+        linear_axis("minutes of training", [row["minutes"] for row in rows], from_zero=True),
+        linear_axis("NDCG@6", [row["ndcg6"] for row in rows]),
     )
     for row in rows:
         css, tip = "ours" if row["mode"] == "full" else "rival", f"{row['run']}: {row['ndcg6']:.4f}"
@@ -92,8 +92,8 @@ def page(rows: Sequence[Row]) -> str:
         cost.dot(row["minutes"], row["ndcg6"], css, tip)
         cost.label(row["minutes"], row["ndcg6"], f"{row['mode']}, {row['weeks_old']:.0f} weeks old")
     columns = [
-        Column("run", lambda row: row["run"], number=False),
-        Column("mode", lambda row: row["mode"], number=False),
+        Column("run", lambda row: row["run"], numeric=False),
+        Column("mode", lambda row: row["mode"], numeric=False),
         Column("weeks old", lambda row: f"{row['weeks_old']:.1f}"),
         Column("minutes", lambda row: f"{row['minutes']:.1f}", "From the log to calibrated weights."),
         Column("NDCG@6", lambda row: f"{row['ndcg6']:.4f}"),
@@ -124,10 +124,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="older runs, and incremental ones")
     parser.add_argument("--out", type=Path, default=Path("reports"))
     args = parser.parse_args()
-    rows = study(open_run(args.newest), [folder.resolve() for folder in args.runs])
+    rows = compare_runs(open_run(args.newest), [folder.resolve() for folder in args.runs])
     args.out.mkdir(parents=True, exist_ok=True)
     write_json(rows, args.out / "model_age.json")
-    (args.out / "model_age.html").write_text(page(rows))
+    (args.out / "model_age.html").write_text(html_page(rows))
     print(text_table(rows))
     print(f"written: {args.out}/model_age.html, model_age.json")
 

@@ -26,21 +26,21 @@ from omegaconf import DictConfig
 from data.errors import DataError
 from data.io.batches import to_batch
 from evaluation import protocol, scoring
-from exporting.lowering import lowered, save
-from exporting.opened_run import last_sources, latest
+from exporting.lowering import lower_modules, save_torchscript
+from exporting.opened_run import latest_snapshot, latest_sources
 from models.schema import Candidates
 from training import runtime
-from training.config import CONFIGS, ConfigError, check_overrides, check_values
+from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
 from training.health import TrainingError
-from training.pipeline import run as train
+from training.pipeline import train_models as train
 from training.trained_run import Run, open_run
 
-CANDIDATES = 300  # of a request
-REQUESTS = 100
+N_CANDIDATES = 300  # of a request
+N_REQUESTS = 100
 
 
 def main() -> None:
-    runtime.set_up()
+    runtime.set_up_process()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.multitask", description=__doc__.split("\n")[0]
     )
@@ -49,32 +49,32 @@ def main() -> None:
     arguments = parser.parse_args()
     overrides = [word for word in arguments.words if "=" in word]
     variants = [word for word in arguments.words if "=" not in word] or sorted(
-        file.stem for file in (CONFIGS / "ranker").glob("*.yaml")
+        file.stem for file in (CONFIG_DIR / "ranker").glob("*.yaml")
     )
     try:
-        runs = {variant: open_run(train(configured(variant, overrides))) for variant in variants}
+        runs = {variant: open_run(train(variant_config(variant, overrides))) for variant in variants}
     except (ConfigError, DataError, TrainingError) as error:
         sys.exit(f"error: {error}")
-    rows = [{"variant": variant, **judge(run)} for variant, run in runs.items()]
-    for row, milliseconds in zip(rows, latencies(list(runs.values())), strict=True):
+    rows = [{"variant": variant, **variant_metrics(run)} for variant, run in runs.items()]
+    for row, milliseconds in zip(rows, measure_latencies(list(runs.values())), strict=True):
         row["latency_ms"] = milliseconds
     arguments.out.mkdir(parents=True, exist_ok=True)
     written = arguments.out / "multitask.json"
     written.write_text(json.dumps({"overrides": overrides, "rows": rows}, indent=1) + "\n")
-    print(f"\n{table(rows)}\n\nwritten: {written}")
+    print(f"\n{markdown_table(rows)}\n\nwritten: {written}")
 
 
-def configured(variant: str, overrides: list[str]) -> DictConfig:
+def variant_config(variant: str, overrides: list[str]) -> DictConfig:
     """The config of train.py with this ranker. Raises ConfigError as train.py does."""
     chosen = [f"ranker={variant}", *overrides]
     check_overrides("train", chosen)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=chosen)
     check_values(cfg)
     return cfg
 
 
-def judge(run: Run) -> dict[str, Any]:
+def variant_metrics(run: Run) -> dict[str, Any]:
     """Quality and calibration of a run, its size, and how long its ranker trained.
 
     NDCG@6 in the order of p(purchase), revenue@6 in that of expected value, over the checkouts with a
@@ -84,20 +84,22 @@ def judge(run: Run) -> dict[str, Any]:
     for split in ("validation", "test"):
         data = protocol.load_split(run.prepared.folder, split)
         everything = protocol.slices(data)[:1]
-        scored = scoring.score(run, split)
-        orders = scoring.orders(scored)
+        scored = scoring.score_split(run, split)
+        orders = scoring.rankings_by_order(scored)
         for metric, order in (("ndcg6", "purchase"), ("revenue6", "value")):
-            found = protocol.per_checkout(orders[order], data, everything)[everything[0].name]
+            found = protocol.metrics_per_checkout(orders[order], data, everything)[everything[0].name]
             row[f"{split}_{metric}"] = float(found[metric].mean())
         if split == "test":
-            row |= {f"ece_{head['head']}": head["ece"] for head in scoring.heads(scored) if "ece" in head}
-            row["value_predicted_over_observed"] = scoring.heads(scored)[-1]["predicted_over_observed"]
-    row["parameters"] = sum(p.numel() for p in run.ranker.mixture.parameters())
-    row["training_seconds"] = run.notes["training_seconds"]
+            row |= {
+                f"ece_{head['head']}": head["ece"] for head in scoring.head_metrics(scored) if "ece" in head
+            }
+            row["value_predicted_over_observed"] = scoring.head_metrics(scored)[-1]["predicted_over_observed"]
+    row["parameters"] = sum(p.numel() for p in run.ranker.multitask.parameters())
+    row["training_seconds"] = run.manifest["training_seconds"]
     return row
 
 
-def latencies(runs: list[Run]) -> list[float]:
+def measure_latencies(runs: list[Run]) -> list[float]:
     """Median milliseconds in which each run's exported ranker scores one request, in one thread.
 
     The rankers take turns on the same requests, so that the load of the machine is shared alike.
@@ -108,9 +110,9 @@ def latencies(runs: list[Run]) -> list[float]:
     for run in runs:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated
-            save(lowered(run.tower, last_sources(run), run.ranker), Path(folder))
+            save_torchscript(lower_modules(run.query_tower, latest_sources(run), run.ranker), Path(folder))
             rankers.append(torch.jit.load(f"{folder}/ranker.ts"))
-        inputs.append(requests(run))
+        inputs.append(ranker_inputs(run))
     times = np.zeros([len(inputs[0]), len(runs)])
     with torch.inference_mode():
         for turn in range(-5, len(times)):  # the first few let TorchScript specialise
@@ -125,25 +127,25 @@ def latencies(runs: list[Run]) -> list[float]:
 
 
 @torch.no_grad()
-def requests(run: Run) -> list[tuple[Any, ...]]:
+def ranker_inputs(run: Run) -> list[tuple[Any, ...]]:
     """Test checkouts with CANDIDATES candidates each: those with the most if few have so many."""
-    examples = pq.read_table(run.candidates / "test.parquet")
+    examples = pq.read_table(run.candidates_folder / "test.parquet")
     lengths = pc.list_value_length(examples["candidate_item"]).to_numpy()
-    enough = np.flatnonzero(lengths >= min(CANDIDATES, lengths.max()))[:REQUESTS]
-    catalog = latest(run.catalog)
+    enough = np.flatnonzero(lengths >= min(N_CANDIDATES, lengths.max()))[:N_REQUESTS]
+    catalog = latest_snapshot(run.catalog)
     found = []
     for at in enough.tolist():
         batch = to_batch(examples.slice(at, 1))
         assert batch.candidates is not None
         query = batch.query._replace(snapshot=torch.zeros_like(batch.query.snapshot))
-        fields = [field[:CANDIDATES] for field in batch.candidates[1:]]
+        fields = [field[:N_CANDIDATES] for field in batch.candidates[1:]]
         candidates = Candidates(torch.tensor([0, fields[0].numel()]), *fields)
-        vector = run.tower(query, catalog.vectors)
+        vector = run.query_tower(query, catalog.vectors)
         found.append((tuple(query), vector, tuple(candidates), tuple(catalog)))
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def markdown_table(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown."""
     columns = {
         "variant": "variant", "NDCG@6 validation": "validation_ndcg6", "NDCG@6 test": "test_ndcg6",

@@ -15,47 +15,51 @@ from typing import Any, NamedTuple
 
 import uvloop
 
-OPEN = 32  # connections from the start, used in turn, as a proxy does: so every worker has some
-LOST = 60.0  # seconds after which an answer will not come
+INITIAL_CONNECTIONS = (
+    32  # connections from the start, used in turn, as a proxy does: so every worker has some
+)
+RESPONSE_TIMEOUT = 60.0  # seconds after which an answer will not come
 
 
-class Answer(NamedTuple):
+class TimedResponse(NamedTuple):
     """What came of one request."""
 
     due: float  # seconds after the start
-    taken_ms: float  # from when it was due
+    latency_ms: float  # from when it was due
     status: int  # 0 where the connection failed
     body: Any
-    late_ms: float = 0.0  # from when it was due until it was sent: the client's part of `taken_ms`
+    send_delay_ms: float = 0.0  # from when it was due until it was sent: the client's part of `taken_ms`
 
 
-def steady(rate: float, seconds: float, start: float = 0.0) -> list[float]:
+def constant_rate_schedule(rate: float, seconds: float, start: float = 0.0) -> list[float]:
     """When requests are due, `rate` of them a second: seconds after the start of all."""
     return [start + place / rate for place in range(round(rate * seconds))]
 
 
-def drive(port: int, path: str, bodies: Sequence[bytes], due: Sequence[float]) -> list[Answer]:
+def run_open_loop(port: int, path: str, bodies: Sequence[bytes], due: Sequence[float]) -> list[TimedResponse]:
     """Post each of the bodies to 127.0.0.1 when it is due, and wait for every answer."""
     gc.collect()
     gc.disable()  # a pause of the client would count as the server's
     try:
-        raw = uvloop.run(_drive(port, path, bodies, due))
+        raw = uvloop.run(_run_open_loop(port, path, bodies, due))
     finally:
         gc.enable()
     return [answer._replace(body=json.loads(answer.body) if answer.body else None) for answer in raw]
 
 
-async def _drive(port: int, path: str, bodies: Sequence[bytes], due: Sequence[float]) -> list[Answer]:
+async def _run_open_loop(
+    port: int, path: str, bodies: Sequence[bytes], due: Sequence[float]
+) -> list[TimedResponse]:
     loop = asyncio.get_running_loop()
     head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: "
     free: deque[_Connection] = deque()
-    answers: list[Answer | None] = [None] * len(bodies)
+    answers: list[TimedResponse | None] = [None] * len(bodies)
     left, done = len(bodies), loop.create_future()
 
     def answered(place: int, status: int, body: bytes, sent: float) -> None:
         nonlocal left
         at, now = started + due[place], time.perf_counter()
-        answers[place] = Answer(due[place], 1e3 * (now - at), status, body, 1e3 * (sent - at))
+        answers[place] = TimedResponse(due[place], 1e3 * (now - at), status, body, 1e3 * (sent - at))
         left -= 1
         if not left and not done.done():
             done.set_result(None)
@@ -76,7 +80,7 @@ async def _drive(port: int, path: str, bodies: Sequence[bytes], due: Sequence[fl
         return f"{head}{len(bodies[place])}\r\n\r\n".encode() + bodies[place]
 
     try:
-        for _ in range(min(OPEN, len(bodies))):
+        for _ in range(min(INITIAL_CONNECTIONS, len(bodies))):
             free.append((await loop.create_connection(made, "127.0.0.1", port))[1])
     except OSError:
         pass  # each request finds out for itself
@@ -91,11 +95,11 @@ async def _drive(port: int, path: str, bodies: Sequence[bytes], due: Sequence[fl
         else:
             opening.add(task := loop.create_task(fresh(place)))
             task.add_done_callback(opening.discard)
-    await asyncio.wait((done,), timeout=LOST)
+    await asyncio.wait((done,), timeout=RESPONSE_TIMEOUT)
     for connection in free:
         connection.transport.close()
     return [
-        Answer(due[place], 1e3 * LOST, 0, b"") if answer is None else answer
+        TimedResponse(due[place], 1e3 * RESPONSE_TIMEOUT, 0, b"") if answer is None else answer
         for place, answer in enumerate(answers)
     ]
 
@@ -104,35 +108,35 @@ class _Connection(asyncio.Protocol):
     """One request at a time; back among the free ones when it is answered."""
 
     def __init__(self, free: Any, answered: Any) -> None:
-        self.free, self.answered = free, answered
-        self.place, self.sent, self.said = -1, 0.0, b""
+        self.idle, self.on_response = free, answered
+        self.request_index, self.sent_at, self.buffer = -1, 0.0, b""
         self.transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def send(self, place: int, request: bytes) -> None:
-        self.place, self.sent, self.said = place, time.perf_counter(), b""
+        self.request_index, self.sent_at, self.buffer = place, time.perf_counter(), b""
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        self.said += data
-        head, end, body = self.said.partition(b"\r\n\r\n")
+        self.buffer += data
+        head, end, body = self.buffer.partition(b"\r\n\r\n")
         if not end:
             return
         lower = head.lower()
         at = lower.find(b"content-length:")
         if len(body) < int(lower[at + 15 :].split(b"\r\n", 1)[0]):
             return
-        place, self.place = self.place, -1
-        self.answered(place, int(head[9:12]), body, self.sent)
+        place, self.request_index = self.request_index, -1
+        self.on_response(place, int(head[9:12]), body, self.sent_at)
         if b"connection: close" in lower:
             self.transport.close()
         else:
-            self.free.append(self)
+            self.idle.append(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self in self.free:
-            self.free.remove(self)
-        if self.place >= 0:
-            self.answered(self.place, 0, b"", self.sent)
+        if self in self.idle:
+            self.idle.remove(self)
+        if self.request_index >= 0:
+            self.on_response(self.request_index, 0, b"", self.sent_at)

@@ -6,7 +6,9 @@ import venv
 from pathlib import Path
 
 
-def environment(folder: Path, packages: list[str], imports: str, ours: bool = False) -> Path | None:
+def create_environment(
+    folder: Path, packages: list[str], imports: str, inherit_packages: bool = False
+) -> Path | None:
     """The Python of an environment with `packages`; None where PyPI is out of reach and `imports` is missing.
 
     With `ours` it sees the packages of this environment too, behind its own: the same torch for both, so that
@@ -17,7 +19,7 @@ def environment(folder: Path, packages: list[str], imports: str, ours: bool = Fa
         return python
     print(f"installing {', '.join(packages)} into {folder}", flush=True)
     venv.create(folder, with_pip=True, clear=True)
-    if ours:
+    if inherit_packages:
         (packages_of,) = folder.glob("lib/python*/site-packages")
         here = next(path for path in sys.path if path.endswith("site-packages"))
         (packages_of / "sextet.pth").write_text(here)

@@ -17,11 +17,11 @@ import torch
 
 from data.io.batches import to_batch
 from evaluation.cold_start import Towers, open_towers
-from exporting.lowering import lowered_tower, scripted
+from exporting.lowering import lower_query_tower, to_torchscript
 from models.schema import Query
 from reporting import tables
 from training import runtime
-from training.stage_folders import read_done
+from training.stage_folders import read_stage_manifest
 
 CHECKOUTS, WARM_UP, ROUNDS = 200, 20, 3
 
@@ -32,13 +32,13 @@ def main(folders: list[str]) -> None:
     torch.set_num_threads(1)
     opened = [open_towers(folder) for folder in folders]
     taken: list[list[Any]] = [[] for _ in opened]
-    modules = [scripted(lowered_tower(towers.tower)) for towers in opened]
+    modules = [to_torchscript(lower_query_tower(towers.tower)) for towers in opened]
     for _ in range(ROUNDS):  # in turns, so that what else runs on the machine meets all alike
         for place, (towers, module) in enumerate(zip(opened, modules, strict=True)):
             taken[place] += latencies(module, towers)
     rows = []
     for folder, towers, times in zip(folders, opened, taken, strict=True):
-        metrics = read_done(Path(folder).resolve())["metrics"]
+        metrics = read_stage_manifest(Path(folder).resolve())["metrics"]
         query = towers.cfg.retrieval.model.query
         row = {"encoder": query._target_.rsplit(".", 1)[-1], "max_events": query.max_events}
         row |= {f"recall{k}": metrics[f"recall_{k}"] for k in (100, 300)}
@@ -64,5 +64,5 @@ def latencies(module: torch.nn.Module, towers: Towers) -> list[float]:
 
 
 if __name__ == "__main__":
-    runtime.set_up()
+    runtime.set_up_process()
     main(sys.argv[1:])

@@ -15,7 +15,7 @@ from torch_rechub.utils.data import DataGenerator
 # As in benchmarks/workload.py, which needs what this environment does not promise to have.
 VOCABULARIES = [1_000_000] * 2 + [100_000] * 5 + [1_000] * 13
 LABELS = ["click", "purchase"]
-BATCH = 4_096
+BATCH_SIZE = 4_096
 
 
 def main(file: str, rows: int) -> None:
@@ -25,7 +25,7 @@ def main(file: str, rows: int) -> None:
     x = {feature.name: table[feature.name].to_numpy().astype("int64") for feature in features}
     y = table.select(LABELS).to_pandas().to_numpy()
     loader, _, _ = DataGenerator(x, y).generate_dataloader(
-        x_val=x, y_val=y, x_test=x, y_test=y, batch_size=BATCH
+        x_val=x, y_val=y, x_test=x, y_test=y, batch_size=BATCH_SIZE
     )
     model = MMOE(
         features,
@@ -44,7 +44,7 @@ def main(file: str, rows: int) -> None:
 
     trainer.optimizer.step = timed
     trainer.train_one_epoch(loader)
-    print(BATCH * (len(ends) - 2) / (ends[-1] - ends[1]))  # the first two steps warm up
+    print(BATCH_SIZE * (len(ends) - 2) / (ends[-1] - ends[1]))  # the first two steps warm up
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from models.jagged import gather_segments, segment_ids
 from models.retrieval.two_tower import QueryTower
 from models.schema import Candidates, Catalog, Query
 from training.build_models import build_ranker, build_two_tower
-from training.config import CONFIGS
+from training.config import CONFIG_DIR
 from training.labels import Labels
 from training.task_losses import task_losses
 
 CHECKOUTS, HISTORY, BASKET, CANDIDATES, ITEMS = 16, 600, 10, 112, 20_000
-CATEGORIES, BRANDS, ATTRIBUTES = 500, 300, [6, 4, 12]
+CATEGORIES, BRANDS, ATTRIBUTE_SIZES = 500, 300, [6, 4, 12]
 TRIALS = 5
 DAY = 86_400
 
@@ -32,8 +32,8 @@ DAY = 86_400
 def measure() -> dict[str, float]:
     """Candidates per second of a whole step, by requests and by rows, taking turns; and both losses."""
     query, candidates, catalog, labels = random_batch()
-    rows = flat(query, candidates)
-    steps = {"request": stepper(catalog, labels), "flat": stepper(catalog, labels)}
+    rows = flatten_requests(query, candidates)
+    steps = {"request": build_train_step(catalog, labels), "flat": build_train_step(catalog, labels)}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     losses: dict[str, float] = {}
     for trial in range(TRIALS + 1):
@@ -54,31 +54,37 @@ def measure() -> dict[str, float]:
     }
 
 
-def stepper(catalog: Catalog, labels: Labels) -> Any:
+def build_train_step(catalog: Catalog, labels: Labels) -> Any:
     """A function that takes a training step of the default ranker and returns its loss."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train")
     sizes = {
         "items": ITEMS + 1, "categories": CATEGORIES, "category_levels": 3, "brands": BRANDS, "tokens": 100,
-        "context": ATTRIBUTES[:1], "profile": ATTRIBUTES[1:],
+        "context": ATTRIBUTE_SIZES[:1], "profile": ATTRIBUTE_SIZES[1:],
     }  # fmt: skip
     torch.manual_seed(0)
     towers = build_two_tower(cfg, sizes)
-    tower = QueryTower(towers.query, towers.attributes).eval()
+    tower = QueryTower(towers.query_encoder, towers.attribute_embeddings).eval()
     ranker = build_ranker(cfg, sizes)
     optimizer = torch.optim.AdamW(ranker.parameters(), fused=True)
-    return partial(step, tower, ranker, optimizer, catalog, labels)
+    return partial(train_step, tower, ranker, optimizer, catalog, labels)
 
 
-def step(
-    tower: Any, ranker: Any, optimizer: Any, catalog: Catalog, labels: Labels, query: Query, asked: Candidates
+def train_step(
+    tower: Any,
+    ranker: Any,
+    optimizer: Any,
+    catalog: Catalog,
+    labels: Labels,
+    query: Query,
+    candidates: Candidates,
 ) -> float:
     with torch.no_grad():
         vector = tower(query, catalog.vectors)
-    logits = ranker(query, vector, asked, catalog)
+    logits = ranker(query, vector, candidates, catalog)
     # Losses of single pairs: a list in one row of its own has no order to learn.
     mix = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.0, "lambda": 0.0, "value_share": 0.0}
-    losses = task_losses(logits, labels, segment_ids(asked.offsets), mix, entire_space=True)
+    losses = task_losses(logits, labels, segment_ids(candidates.offsets), mix, entire_space=True)
     loss = sum(losses.values(), torch.zeros(()))
     optimizer.zero_grad()
     loss.backward()
@@ -86,7 +92,7 @@ def step(
     return float(loss.detach())
 
 
-def flat(query: Query, candidates: Candidates) -> tuple[Query, Candidates]:
+def flatten_requests(query: Query, candidates: Candidates) -> tuple[Query, Candidates]:
     """One row per candidate, each with its checkout's query."""
     owner = segment_ids(candidates.offsets)
     fields: dict[str, Tensor] = {}
@@ -124,20 +130,23 @@ def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
         history_quantity=torch.ones(events), history_price=torch.rand(events, generator=g) * 10,
         basket_offsets=torch.arange(CHECKOUTS + 1) * BASKET, basket_item=whole(ITEMS + 1, lines),
         basket_quantity=torch.ones(lines), basket_price=torch.rand(lines, generator=g) * 10,
-        context=whole(ATTRIBUTES[0], CHECKOUTS, 1),
-        profile=torch.stack([whole(n, CHECKOUTS) for n in ATTRIBUTES[1:]], dim=1),
+        context=whole(ATTRIBUTE_SIZES[0], CHECKOUTS, 1),
+        profile=torch.stack([whole(n, CHECKOUTS) for n in ATTRIBUTE_SIZES[1:]], dim=1),
     )  # fmt: skip
     candidates = Candidates(
         offsets=torch.arange(CHECKOUTS + 1) * CANDIDATES, item=whole(ITEMS + 1, pairs),
-        source=whole(128, pairs), score=torch.full([pairs], 0.5),
-        affinity=torch.rand(pairs, generator=g), taste=torch.full([pairs], 0.5),
+        source_mask=whole(128, pairs), score=torch.full([pairs], 0.5),
+        copurchase_score=torch.rand(pairs, generator=g), ease_score=torch.full([pairs], 0.5),
     )  # fmt: skip
     leaf = whole(CATEGORIES, ITEMS + 1)
-    moving = {name: torch.rand(1, ITEMS + 1, generator=g) * 20 for name in ("price", "spend", "popularity")}
+    moving = {
+        name: torch.rand(1, ITEMS + 1, generator=g) * 20
+        for name in ("price", "mean_line_spend", "orders_28d")
+    }
     catalog = Catalog(
         category=leaf.unsqueeze(1).repeat(1, 3), leaf=leaf, brand=whole(BRANDS, ITEMS + 1),
         first_sold=torch.full([ITEMS + 1], now - 200 * DAY), available=torch.ones(ITEMS + 1).bool(),
-        lately=moving["popularity"] / 4, buyers=moving["popularity"] * 3, **moving,
+        sales_7d=moving["orders_28d"] / 4, buyers=moving["orders_28d"] * 3, **moving,
         vectors=pack_int8(torch.nn.functional.normalize(torch.randn(ITEMS + 1, 64, generator=g), dim=1)),
     )  # fmt: skip
     bought = (torch.rand(pairs, generator=g) < 0.1).float()

@@ -31,22 +31,22 @@ from training import runtime
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "artifacts" / "bench_serving"
 REPORT = ROOT / "reports" / "bench_serving.json"
-REQUESTS, WARM, FAULTY, IN_TURN = 2_000, 100, 300, 100
-SHORT = ("retrieval.train.epochs=1", "retrieval.train.least_steps=1", "ranker.train.epochs=1",
-    "ranker.train.least_steps=1", "ranker.train.max_checkouts=3000")  # fmt: skip
+N_REQUESTS, WARM_UP, FAULT_REQUESTS, INTERLEAVE_SIZE = 2_000, 100, 300, 100
+SHORT_TRAINING = ("retrieval.train.epochs=1", "retrieval.train.min_steps=1", "ranker.train.epochs=1",
+    "ranker.train.min_steps=1", "ranker.train.max_checkouts=3000")  # fmt: skip
 
 
 def main(items: int) -> None:
     from reporting import tables  # after console.set_up: they load torch
     from reporting.serving_page import serving_page
 
-    bundle = made(items)
+    bundle = build_bundle(items)
     rows = []
-    for part in PARTS:
+    for part in SUBCOMMANDS:
         command = [sys.executable, "-m", "benchmarks.serving", part, str(bundle)]
         said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
         rows += [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
-    rows += serving_http.scenarios(bundle, large_shop.USERS)
+    rows += serving_http.measure_scenarios(bundle, large_shop.USERS)
     tables.write_json(rows, REPORT)
     about = (
         f"{items:,} items, {large_shop.USERS:,} users with 200 events, {os.cpu_count()} cores. In process "
@@ -63,25 +63,25 @@ def main(items: int) -> None:
     print(f"written: {REPORT}")
 
 
-def made(items: int) -> Path:
+def build_bundle(items: int) -> Path:
     """The root of a bundle over a shop of `items`, trained so that its numbers are those of a model."""
     folder = FOLDER / str(items)
     bundle = folder / "bundle"
     if not (bundle / "current").exists():
-        shop = large_shop.write(items, folder / "shop")
+        shop = large_shop.write_shop(items, folder / "shop")
         runs = [f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}"]
         tracking = f"mlflow.tracking_uri=sqlite:///{folder / 'mlflow.db'}"
-        run("train.py", "data=tables", f"data.root={shop}", *runs, tracking, *SHORT)
-        run("export.py", f"run={folder / 'runs' / 'latest'}", f"bundle.dir={bundle}", tracking)
+        run_script("train.py", "data=tables", f"data.root={shop}", *runs, tracking, *SHORT_TRAINING)
+        run_script("export.py", f"run={folder / 'runs' / 'latest'}", f"bundle.dir={bundle}", tracking)
     return bundle
 
 
-def run(*arguments: str) -> None:
+def run_script(*arguments: str) -> None:
     print(" ".join(arguments), flush=True)
     subprocess.run([sys.executable, *arguments], check=True, cwd=ROOT)
 
 
-def requests(recommender: Any, count: int, seed: int = 0) -> list[Any]:
+def random_checkouts(recommender: Any, count: int, seed: int = 0) -> list[Any]:
     """Checkouts of random users of the store with baskets of five lines, at the end of the data."""
     from serving import Checkout, Line
 
@@ -97,7 +97,7 @@ def requests(recommender: Any, count: int, seed: int = 0) -> list[Any]:
     ]
 
 
-def measure(root: Path) -> None:
+def measure_latency(root: Path) -> None:
     """Rows of the scenarios in process; this process keeps to one core."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     started = time.perf_counter()
@@ -105,27 +105,29 @@ def measure(root: Path) -> None:
 
     recommender = Recommender.load(root, root / "store.arrow")
     ready = time.perf_counter() - started
-    asked = requests(recommender, REQUESTS + WARM)
+    asked = random_checkouts(recommender, N_REQUESTS + WARM_UP)
     begun = time.perf_counter()
     recommender.recommend(asked[0])
     first = 1e3 * (time.perf_counter() - begun)
-    for checkout in asked[1:WARM]:
+    for checkout in asked[1:WARM_UP]:
         recommender.recommend(checkout)
-    made_ready = ready_tensors(recommender, asked[WARM:])
+    made_ready = encode_requests(recommender, asked[WARM_UP:])
     slates, taken, bare = [], [], []
-    for start in range(0, REQUESTS, IN_TURN):  # the machine's speed changes: the two are measured in turn
-        for checkout in asked[WARM + start : WARM + start + IN_TURN]:
+    for start in range(
+        0, N_REQUESTS, INTERLEAVE_SIZE
+    ):  # the machine's speed changes: the two are measured in turn
+        for checkout in asked[WARM_UP + start : WARM_UP + start + INTERLEAVE_SIZE]:
             begun = time.perf_counter()
             slates.append(recommender.recommend(checkout))
             taken.append(1e3 * (time.perf_counter() - begun))
-        bare += floor(recommender, made_ready[start : start + IN_TURN])
+        bare += floor_latencies(recommender, made_ready[start : start + INTERLEAVE_SIZE])
     stages = {
         name: {
             f"p{q}_ms": round(float(np.percentile([s.timings[name] for s in slates], q)), 3) for q in (50, 99)
         }
         for name in slates[0].timings
     }
-    row = summary("in process, one client", taken, slates) | {
+    row = summary_row("in process, one client", taken, slates) | {
         "floor_ms": round(float(np.median(bare)), 3),
         "p50_over_floor": round(float(np.median(taken) / np.median(bare)), 3),
         "first_ms": round(first, 3),
@@ -135,7 +137,7 @@ def measure(root: Path) -> None:
     print(json.dumps(row), flush=True)
 
 
-def faults(root: Path) -> None:
+def measure_faults(root: Path) -> None:
     """Rows of what a request costs while a part fails, on one core; each with a recommender of its own."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import torch
@@ -150,7 +152,7 @@ def faults(root: Path) -> None:
         raise RuntimeError("out of order")
 
     recommender = Recommender.load(root, root / "store.arrow")
-    asked = requests(recommender, FAULTY, seed=1)
+    asked = random_checkouts(recommender, FAULT_REQUESTS, seed=1)
     bundle: Any = recommender.bundle
     store = recommender.store
 
@@ -169,22 +171,22 @@ def faults(root: Path) -> None:
     ]
     for name, its_store, its_bundle in parts:
         broken = Recommender(its_bundle, its_store)
-        broken.stages.expected = recommender.stages.expected
+        broken.stage_stats.expected_ms = recommender.stage_stats.expected_ms
         slates, taken = [], []
         for checkout in asked:
             begun = time.perf_counter()
             slates.append(broken.recommend(checkout))
             taken.append(1e3 * (time.perf_counter() - begun))
-        print(json.dumps(summary(name, taken, slates)), flush=True)
+        print(json.dumps(summary_row(name, taken, slates)), flush=True)
 
 
-def loading(root: Path) -> None:
+def measure_loading(root: Path) -> None:
     """A row of what those who ask feel while another version is loaded beside the one that answers: for how
     long at a time a thread that wants to run every millisecond cannot."""
     from serving import Recommender
-    from serving.http.app import SWITCH
+    from serving.http.app import SWITCH_INTERVAL
 
-    sys.setswitchinterval(SWITCH)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     first = Recommender.load(root, root / "store.arrow")
     done, waited = threading.Event(), [0.0]
 
@@ -206,12 +208,12 @@ def loading(root: Path) -> None:
         "load_s": round(taken, 2),
         "longest_wait_ms": round(max(waited), 1),
         "p99_wait_ms": round(float(np.percentile(waited, 99)), 1),
-        **serving_http.memory(os.getpid()),
+        **serving_http.memory_mb(os.getpid()),
     }
     print(json.dumps(row), flush=True)
 
 
-def ready_tensors(recommender: Any, asked: list[Any]) -> list[tuple[Any, Any]]:
+def encode_requests(recommender: Any, asked: list[Any]) -> list[tuple[Any, Any]]:
     """Query and candidates of each request. Made long before they are used: what was worked on a moment ago
     lies in the processor's caches, and in a stream nothing does."""
     import torch
@@ -226,7 +228,7 @@ def ready_tensors(recommender: Any, asked: list[Any]) -> list[tuple[Any, Any]]:
     return ready
 
 
-def floor(recommender: Any, ready: list[tuple[Any, Any]]) -> list[float]:
+def floor_latencies(recommender: Any, ready: list[tuple[Any, Any]]) -> list[float]:
     """Milliseconds of the bare query tower, search and ranker of each request, on ready tensors."""
     import torch
 
@@ -241,7 +243,7 @@ def floor(recommender: Any, ready: list[tuple[Any, Any]]) -> list[float]:
     return taken
 
 
-def summary(
+def summary_row(
     scenario: str, taken: list[float], slates: list[Any], seconds: float | None = None
 ) -> dict[str, Any]:
     """One row: percentiles of `taken` [n] milliseconds, and what the slates are."""
@@ -253,15 +255,19 @@ def summary(
         "requests_per_s": round(len(taken) / (seconds or sum(taken) / 1e3), 1),
         "six_share": float(np.mean(six)),
         "tiers": dict(Counter(slate.tier for slate in slates)),
-        **serving_http.memory(os.getpid()),
+        **serving_http.memory_mb(os.getpid()),
     }
 
 
-PARTS = {"measure": measure, "faults": faults, "loading": loading}  # each in a process of its own
+SUBCOMMANDS = {
+    "measure": measure_latency,
+    "faults": measure_faults,
+    "loading": measure_loading,
+}  # each in a process of its own
 
 if __name__ == "__main__":
-    runtime.set_up()
+    runtime.set_up_process()
     if len(sys.argv) > 2:
-        PARTS[sys.argv[1]](Path(sys.argv[2]))
+        SUBCOMMANDS[sys.argv[1]](Path(sys.argv[2]))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)

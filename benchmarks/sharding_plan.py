@@ -16,21 +16,21 @@ from torchrec.distributed.planner.types import PlannerError
 
 from reporting import tables
 from training import runtime
-from training.distributed.sharding import constraints
+from training.distributed.sharding import sharding_constraints
 
 ROWS, DIM = 1_000_000_000, 64
-OTHERS = [(100_000_000, 32), (1_000_000, 32)]
-GPUS, BATCH = (4, 8, 16, 32, 64), 8192
-MEMORY = 80 * 2**30
+SMALL_TABLES = [(100_000_000, 32), (1_000_000, 32)]
+GPU_COUNTS, BATCH_SIZE = (4, 8, 16, 32, 64), 8192
+HBM_BYTES = 80 * 2**30
 
 
 def main() -> None:
-    print(tables.text_table([planned(count) for count in GPUS]))
+    print(tables.text_table([plan_sharding(count) for count in GPU_COUNTS]))
 
 
-def planned(count: int) -> dict[str, Any]:
+def plan_sharding(count: int) -> dict[str, Any]:
     """A line of the table: `count` GPUs, each with BATCH requests of a step."""
-    sizes = [(ROWS, DIM), *OTHERS]
+    sizes = [(ROWS, DIM), *SMALL_TABLES]
     module = EmbeddingBagCollection(
         device=torch.device("meta"),
         tables=[
@@ -40,9 +40,11 @@ def planned(count: int) -> dict[str, Any]:
     )
     model = torch.nn.ModuleDict({"tables": module})
     topology = Topology(
-        world_size=count, local_world_size=min(count, 8), compute_device="cuda", hbm_cap=MEMORY
+        world_size=count, local_world_size=min(count, 8), compute_device="cuda", hbm_cap=HBM_BYTES
     )
-    planner = EmbeddingShardingPlanner(topology=topology, batch_size=BATCH, constraints=constraints(model))
+    planner = EmbeddingShardingPlanner(
+        topology=topology, batch_size=BATCH_SIZE, constraints=sharding_constraints(model)
+    )
     sharder: Any = EmbeddingBagCollectionSharder({"optimizer": "rowwise_adagrad"})
     try:
         plan = planner.plan(model, [sharder])
@@ -64,5 +66,5 @@ def planned(count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    runtime.set_up()
+    runtime.set_up_process()
     main()

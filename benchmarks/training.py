@@ -27,7 +27,7 @@ from training import runtime
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "artifacts" / "bench_training"
 REPORT = ROOT / "reports" / "bench_training.json"
-RECHUB = "torch-rechub==0.9.0"
+RECHUB_PACKAGE = "torch-rechub==0.9.0"
 TRIALS = 3
 ROWS = 400_000  # of an epoch
 RECHUB_ROWS = 40_960
@@ -41,22 +41,24 @@ def main() -> None:
     file = FOLDER / "rows.parquet"
     if not file.exists():
         print(f"writing {10 * ROWS:,} rows to {file}", flush=True)
-        workload.write(file.with_suffix(".partial"), 10 * ROWS)
+        workload.write_rows(file.with_suffix(".partial"), 10 * ROWS)
         file.with_suffix(".partial").rename(file)
-    rechub = peer_environments.environment(FOLDER / "rechub", [RECHUB], "torch_rechub", ours=True)
+    rechub = peer_environments.create_environment(
+        FOLDER / "rechub", [RECHUB_PACKAGE], "torch_rechub", inherit_packages=True
+    )
     found: dict[str, list[Any]] = {"sextet": [], "bound": [], "float32": [], "rechub": []}
     for trial in range(TRIALS):
         for system in ("sextet", "bound", "float32"):
-            said = measured([sys.executable, "-m", __spec__.name, system, str(ROWS)])
+            said = run_measurement([sys.executable, "-m", __spec__.name, system, str(ROWS)])
             found[system].append(json.loads(said))
             print(f"trial {trial + 1}: {system} {found[system][-1]}", flush=True)
         if rechub is not None:
             script = str(ROOT / "benchmarks" / "rechub_peer.py")
-            said = measured([str(rechub), script, str(file), str(RECHUB_ROWS)])
+            said = run_measurement([str(rechub), script, str(file), str(RECHUB_ROWS)])
             found["rechub"].append({"samples_per_s": float(said)})
             print(f"trial {trial + 1}: rechub {found['rechub'][-1]}", flush=True)
-    large = json.loads(measured([sys.executable, "-m", __spec__.name, "sextet", str(10 * ROWS)]))
-    report = summary(found, large) | request_level.measure()
+    large = json.loads(run_measurement([sys.executable, "-m", __spec__.name, "sextet", str(10 * ROWS)]))
+    report = summarize_trials(found, large) | request_level.measure()
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1))
     for name, value in report.items():
@@ -64,7 +66,7 @@ def main() -> None:
     print(f"written: {REPORT}")
 
 
-def summary(found: dict[str, list[Any]], large: dict[str, float]) -> dict[str, Any]:
+def summarize_trials(found: dict[str, list[Any]], large: dict[str, float]) -> dict[str, Any]:
     """The report: medians, and ratios of what ran side by side."""
     speed = {
         s: statistics.median(t["samples_per_s"] for t in trials) for s, trials in found.items() if trials
@@ -80,7 +82,7 @@ def summary(found: dict[str, list[Any]], large: dict[str, float]) -> dict[str, A
     return report
 
 
-def measured(command: list[str]) -> str:
+def run_measurement(command: list[str]) -> str:
     """The last line that a measuring process prints. Raises RuntimeError with what it said where it fails."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
@@ -88,12 +90,12 @@ def measured(command: list[str]) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def sextet(rows: int) -> dict[str, float]:
+def measure_sextet(rows: int) -> dict[str, float]:
     """An epoch over the first `rows` rows of the file on disk, after WARM_UP steps."""
     import pytorch_lightning as pl
 
     from benchmarks import workload
-    from data.io.stream import Stream
+    from data.io.stream import BatchStream
     from training.distributed import processes
     from training.distributed.sharding import ShardedStrategy
     from training.throughput import Throughput
@@ -107,11 +109,11 @@ def sextet(rows: int) -> dict[str, float]:
             self.found = self.rates(trainer)
 
     columns = [*workload.FEATURES, *workload.LABELS]
-    stream = Stream(
-        FOLDER / "rows.parquet", columns, workload.decode, workload.BATCH, shuffle=True, stop=rows
+    stream = BatchStream(
+        FOLDER / "rows.parquet", columns, workload.decode, workload.BATCH_SIZE, shuffle=True, stop=rows
     )
     throughput = AfterWarmUp()
-    processes.stay_alone("gloo")
+    processes.init_single_process_group("gloo")
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, precision="bf16-mixed", max_epochs=1, logger=False,
         strategy=ShardedStrategy(process_group_backend="gloo"), callbacks=[throughput],
@@ -126,23 +128,23 @@ def sextet(rows: int) -> dict[str, float]:
     }
 
 
-def in_memory(rows: int, bfloat16: bool) -> dict[str, float]:
+def measure_in_memory(rows: int, bfloat16: bool) -> dict[str, float]:
     """The same model and optimizers in a bare loop over batches that are ready."""
     import torch
 
     from benchmarks import workload
-    from data.io.parquet import slices
+    from data.io.parquet import iter_slices
     from training.distributed import processes
     from training.distributed.sharding import dense_parameters, shard
 
-    processes.stay_alone("gloo")
+    processes.init_single_process_group("gloo")
     columns = [*workload.FEATURES, *workload.LABELS]
     batches = [
         workload.decode(table)
-        for table in slices(FOLDER / "rows.parquet", columns, 0, rows, workload.BATCH)
-        if len(table) == workload.BATCH
+        for table in iter_slices(FOLDER / "rows.parquet", columns, 0, rows, workload.BATCH_SIZE)
+        if len(table) == workload.BATCH_SIZE
     ]
-    model = shard(workload.Mixture(), 0.02, torch.device("cpu"))
+    model = shard(workload.WorkloadMMoE(), 0.02, torch.device("cpu"))
     optimizer = torch.optim.AdamW(dense_parameters(model), lr=1e-3, fused=True)
     started = 0.0
     for step, (ids, labels) in enumerate(batches):
@@ -150,19 +152,19 @@ def in_memory(rows: int, bfloat16: bool) -> dict[str, float]:
             started = time.monotonic()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = model(ids)
-        loss = workload.loss_of(logits, labels)
+        loss = workload.bce_loss(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     seconds = time.monotonic() - started
-    return {"samples_per_s": (len(batches) - WARM_UP) * workload.BATCH / seconds}
+    return {"samples_per_s": (len(batches) - WARM_UP) * workload.BATCH_SIZE / seconds}
 
 
 if __name__ == "__main__":
-    runtime.set_up()
+    runtime.set_up_process()
     if len(sys.argv) == 1:
         main()
     elif sys.argv[1] == "sextet":
-        print(json.dumps(sextet(int(sys.argv[2]))))
+        print(json.dumps(measure_sextet(int(sys.argv[2]))))
     else:
-        print(json.dumps(in_memory(int(sys.argv[2]), bfloat16=sys.argv[1] == "bound")))
+        print(json.dumps(measure_in_memory(int(sys.argv[2]), bfloat16=sys.argv[1] == "bound")))

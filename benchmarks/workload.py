@@ -19,21 +19,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
-from models.ranking.multitask.layers import Parallel
+from models.ranking.multitask.layers import ParallelLinear
 from training.distributed.sharding import dense_parameters, shard
 
 VOCABULARIES = [1_000_000] * 2 + [100_000] * 5 + [1_000] * 13
-RATES = [0.1, 0.02]  # of the labels
+LABEL_RATES = [0.1, 0.02]  # of the labels
 FEATURES = [f"f{i}" for i in range(len(VOCABULARIES))]
 LABELS = ["click", "purchase"]
-DIM, EXPERTS, HIDDEN, TOWER = 16, 8, (256, 128), 64
-BATCH = 4_096
+DIM, EXPERTS, EXPERT_DIMS, TOWER_DIM = 16, 8, (256, 128), 64
+BATCH_SIZE = 4_096
 ROW_GROUP = 16_384
 
-Rows = tuple[Tensor, Tensor]  # ids [20, B] int64, labels [B, 2] float32
+LabelledBatch = tuple[Tensor, Tensor]  # ids [20, B] int64, labels [B, 2] float32
 
 
-def write(path: Path, rows: int, seed: int = 0) -> None:
+def write_rows(path: Path, rows: int, seed: int = 0) -> None:
     """A Parquet file of random rows, written a part at a time."""
     rng = np.random.default_rng(seed)
     kinds = [*((name, pa.int32()) for name in FEATURES), *((name, pa.int8()) for name in LABELS)]
@@ -41,11 +41,11 @@ def write(path: Path, rows: int, seed: int = 0) -> None:
         for start in range(0, rows, 32 * ROW_GROUP):
             n = min(32 * ROW_GROUP, rows - start)
             columns = [rng.integers(0, size, n, dtype=np.int32) for size in VOCABULARIES]
-            columns += [(rng.random(n) < rate).astype(np.int8) for rate in RATES]
+            columns += [(rng.random(n) < rate).astype(np.int8) for rate in LABEL_RATES]
             writer.write_table(pa.table(columns, names=[*FEATURES, *LABELS]), row_group_size=ROW_GROUP)
 
 
-def decode(table: pa.Table) -> Rows:
+def decode(table: pa.Table) -> LabelledBatch:
     """The batch of a table of rows."""
     ids = np.empty([len(FEATURES), len(table)], np.int64)
     labels = np.empty([len(table), len(LABELS)], np.float32)
@@ -56,7 +56,7 @@ def decode(table: pa.Table) -> Rows:
     return torch.from_numpy(ids), torch.from_numpy(labels)
 
 
-class Mixture(nn.Module):
+class WorkloadMMoE(nn.Module):
     """Tables, experts, a gate and a tower per label."""
 
     def __init__(self) -> None:
@@ -68,24 +68,25 @@ class Mixture(nn.Module):
             ]
         )
         inputs = DIM * len(FEATURES)
-        self.first = nn.ModuleList(nn.Linear(inputs, HIDDEN[0]) for _ in range(EXPERTS))
-        self.second = Parallel(EXPERTS, *HIDDEN)
+        self.expert_inputs = nn.ModuleList(nn.Linear(inputs, EXPERT_DIMS[0]) for _ in range(EXPERTS))
+        self.expert_outputs = ParallelLinear(EXPERTS, *EXPERT_DIMS)
         self.gate = nn.Linear(inputs, EXPERTS * len(LABELS))
         self.towers = nn.ModuleList(
-            nn.Sequential(nn.Linear(HIDDEN[1], TOWER), nn.ReLU(), nn.Linear(TOWER, 1)) for _ in LABELS
+            nn.Sequential(nn.Linear(EXPERT_DIMS[1], TOWER_DIM), nn.ReLU(), nn.Linear(TOWER_DIM, 1))
+            for _ in LABELS
         )
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [20, B] → logits [B, 2]."""
         one = torch.ones(ids.numel(), dtype=torch.int32)
         x = self.tables(KeyedJaggedTensor(FEATURES, ids.reshape(-1), lengths=one)).values()  # [B, 320]
-        found = [self.second(layer(x).relu_(), e) for e, layer in enumerate(self.first)]
+        found = [self.expert_outputs(layer(x).relu_(), e) for e, layer in enumerate(self.expert_inputs)]
         gates = self.gate(x).view(-1, len(LABELS), EXPERTS).softmax(2)
         mixed = torch.bmm(gates, torch.stack(found, dim=1).relu_())  # [B, 2, H2]
         return torch.cat([tower(mixed[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
 
-def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+def bce_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), labels)
 
 
@@ -98,11 +99,11 @@ class WorkloadTask(pl.LightningModule):
 
     def configure_model(self) -> None:
         if self.model is None:
-            self.model = shard(Mixture(), 0.02, self.trainer.strategy.root_device)
+            self.model = shard(WorkloadMMoE(), 0.02, self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(dense_parameters(self.model), lr=1e-3, fused=True)
 
-    def training_step(self, batch: Rows, index: int) -> Tensor:
+    def training_step(self, batch: LabelledBatch, index: int) -> Tensor:
         ids, labels = batch
-        return loss_of(self.model(ids), labels)
+        return bce_loss(self.model(ids), labels)

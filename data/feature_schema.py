@@ -15,9 +15,9 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data.io import engine, lists
-from data.tables.coded_log import Log
+from data.tables.coded_log import EncodedTables
 
-WORD = r"[^\p{L}\p{N}]+"  # what separates the words of a title
+WORD_SEPARATOR = r"[^\p{L}\p{N}]+"  # what separates the words of a title
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FeatureSchema:
     profile: list[Attribute]
     version: int = 1
 
-    def sizes(self) -> dict[str, Any]:
+    def table_sizes(self) -> dict[str, Any]:
         """Table sizes for model constructors, the unknown included; `category_levels` as it is."""
         return {
             "items": self.items + 1,
@@ -78,14 +78,16 @@ class FeatureSchema:
         return FeatureSchema.from_json(json.loads((Path(folder) / "schema.json").read_text()))
 
 
-def build(con: ibis.BaseBackend, log: Log, until: int, cfg: dict[str, Any]) -> tuple[FeatureSchema, pa.Table]:
+def build_schema_and_items(
+    con: ibis.BaseBackend, log: EncodedTables, until: int, cfg: dict[str, Any]
+) -> tuple[FeatureSchema, pa.Table]:
     """The schema, and `items.parquet` as a table.
 
     `until` (Unix seconds) is the start of validation; `cfg` is the features config. Needs at least one
     checkout before `until` only for context and profile vocabularies; without one they are empty.
     """
     levels = int(cfg["category_levels"])
-    items = engine.keep(con, "item_paths", _paths(log.items, levels))
+    items = engine.materialize(con, "item_paths", _add_category_paths(log.items, levels))
     prefixes = [items.select(path=items[f"path_{k}"]) for k in range(levels)]
     category = ibis.union(*prefixes, distinct=True) if levels > 1 else prefixes[0].distinct()
     categories = sorted(_column(con, category.filter(category.path.notnull()), "path"))
@@ -105,10 +107,10 @@ def build(con: ibis.BaseBackend, log: Log, until: int, cfg: dict[str, Any]) -> t
         brands=brands,
         tokens=tokens,
         token_idf=idf,
-        context=[_attribute(con, before, f"context_{c}", c, cfg) for c in log.context],
-        profile=[_attribute(con, people, f"profile_{c}", c, cfg) for c in log.profile],
+        context=[_fit_attribute(con, before, f"context_{c}", c, cfg) for c in log.context_names],
+        profile=[_fit_attribute(con, people, f"profile_{c}", c, cfg) for c in log.profile_names],
     )
-    encoded = encode(con, log.items, schema, int(cfg["tokens_per_item"]))
+    encoded = encode_items(con, log.items, schema, int(cfg["tokens_per_item"]))
     return schema, _item_table(con, log, encoded, schema)
 
 
@@ -116,7 +118,7 @@ def _column(con: ibis.BaseBackend, table: ir.Table, name: str) -> list[Any]:
     return con.to_pyarrow(table.select(name))[name].to_pylist()
 
 
-def _paths(items: ir.Table, levels: int) -> ir.Table:
+def _add_category_paths(items: ir.Table, levels: int) -> ir.Table:
     """Adds `path_0 … path_{levels-1}`, the prefixes of the category path; null where it is shorter.
 
     The last is the whole path, so that leaves deeper than `levels` stay apart.
@@ -137,9 +139,9 @@ def _paths(items: ir.Table, levels: int) -> ir.Table:
 def _words(con: ibis.BaseBackend, items: ir.Table) -> ir.Table:
     """How often a word stands in the title and description of an item: `item, word, tf`."""
     text = items.title.fill_null("") + ibis.literal(" ") + items.description.fill_null("")
-    words = items.select("item", word=text.lower().re_split(WORD).unnest())
+    words = items.select("item", word=text.lower().re_split(WORD_SEPARATOR).unnest())
     words = words.filter(words.word != "").group_by("item", "word").agg(tf=ibis._.count())
-    return engine.keep(con, "item_words", words)
+    return engine.materialize(con, "item_words", words)
 
 
 def _tokens(
@@ -171,11 +173,13 @@ def _bags(con: ibis.BaseBackend, words: ir.Table, schema: FeatureSchema, tokens_
     norm = (bag.weight * bag.weight).sum().over(group_by="item").sqrt()
     bag = bag.mutate(weight=bag.weight / norm)
     bag = bag.mutate(weight=bag.weight.cast("float32"))
-    bags = lists.gathered(bag, "item", {"tokens": "token", "token_weights": "weight"}, ["token"])
-    return engine.keep(con, "item_tokens", bags)
+    bags = lists.collect_lists(bag, "item", {"tokens": "token", "token_weights": "weight"}, ["token"])
+    return engine.materialize(con, "item_tokens", bags)
 
 
-def _attribute(con: ibis.BaseBackend, t: ir.Table, column: str, name: str, cfg: dict[str, Any]) -> Attribute:
+def _fit_attribute(
+    con: ibis.BaseBackend, t: ir.Table, column: str, name: str, cfg: dict[str, Any]
+) -> Attribute:
     """Strings, and integers with few distinct values, are categorical; all else is numeric."""
     value, limit = t[column], int(cfg["attribute_values"])
     integer = value.type().is_integer()
@@ -192,7 +196,7 @@ def _attribute(con: ibis.BaseBackend, t: ir.Table, column: str, name: str, cfg: 
     return Attribute(name, edges=sorted({float(v) for v in found.values() if v is not None}))
 
 
-def codes(table: ir.Table, attributes: list[Attribute], prefix: str = "") -> ir.Value:
+def attribute_codes(table: ir.Table, attributes: list[Attribute], prefix: str = "") -> ir.Value:
     """The list of codes [number of attributes] of a row, int32, over the columns `prefix + name`."""
     out: list[ir.Value] = []
     for attribute in attributes:
@@ -211,14 +215,16 @@ def codes(table: ir.Table, attributes: list[Attribute], prefix: str = "") -> ir.
     return ibis.array(out).cast("array<int32>") if out else ibis.literal([], type="array<int32>")
 
 
-def encode(con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema, tokens_per_item: int) -> ir.Table:
+def encode_items(
+    con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema, tokens_per_item: int
+) -> ir.Table:
     """The codes of items: `item, category_codes` (list [L]), `leaf, brand_code, tokens, token_weights`.
 
     `items` has `item` (unique), `title, description, category, brand`, null for not given. What the schema
     does not know is 0, or no token; of a path, the deepest prefix that it knows is the leaf.
     """
     levels = range(schema.category_levels)
-    t = _paths(items, schema.category_levels)
+    t = _add_category_paths(items, schema.category_levels)
     for k in levels:
         codes_k = _vocabulary(schema.categories, f"path_{k}", f"code_{k}")
         t = t.left_join(codes_k, f"path_{k}").drop(f"path_{k}_right")
@@ -238,7 +244,9 @@ def encode(con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema, tokens
     )
 
 
-def _item_table(con: ibis.BaseBackend, log: Log, encoded: ir.Table, schema: FeatureSchema) -> pa.Table:
+def _item_table(
+    con: ibis.BaseBackend, log: EncodedTables, encoded: ir.Table, schema: FeatureSchema
+) -> pa.Table:
     """Row = item code; row 0 is the unknown item. `price` is the list price, null where none is given."""
     sold = log.lines.group_by("item").agg(first_sold=log.lines.available.min())
     t = log.items.left_join(sold, "item").drop("item_right")

@@ -23,14 +23,16 @@ from data.feature_schema import FeatureSchema
 from data.io import engine
 from data.sources.tables import read_table
 from data.tables import checks, contract
-from data.tables.contract import CANONICAL, ITEMS
+from data.tables.contract import CANONICAL_TYPES, ITEMS
 
 # Of a change and of the ledger; all but item_id may be null.
-SCHEMA = pa.schema({c: pa.type_for_alias(CANONICAL[spec.kind]) for c, spec in ITEMS.items()})
+ITEM_UPDATE_SCHEMA = pa.schema(
+    {c: pa.type_for_alias(CANONICAL_TYPES[spec.logical_type]) for c, spec in ITEMS.items()}
+)
 REMEDY = "Correct the file and give it again; nothing of it was taken."
 
 
-def read(path: str | Path) -> pa.Table:
+def read_item_updates(path: str | Path) -> pa.Table:
     """The changed items of a .parquet or .csv file, in file order, with the columns of `SCHEMA`.
 
     The columns are those of the canonical table `items`, of which only `item_id` is required; a value that
@@ -46,13 +48,13 @@ def read(path: str | Path) -> pa.Table:
     with tempfile.TemporaryDirectory() as scratch, engine.connect({}, Path(scratch)) as con:
         raw = read_table(con, "items", path)
         _reject_unknown(raw, path)
-        raw = raw.drop(*_untyped(path))
-        conformed = engine.keep(
+        raw = raw.drop(*_null_columns(path))
+        conformed = engine.materialize(
             con, "changes", contract.conform(raw, "items", str(path), required=["item_id"])
         )
-        checked = checks.check(con, {"items": conformed}, {"items": str(path)}, "fail", REMEDY)
-        items = checked.tables["items"].order_by("_row").select(*SCHEMA.names)
-        return con.to_pyarrow(items).cast(SCHEMA)
+        checked = checks.check_tables(con, {"items": conformed}, {"items": str(path)}, "fail", REMEDY)
+        items = checked.tables["items"].order_by("_row").select(*ITEM_UPDATE_SCHEMA.names)
+        return con.to_pyarrow(items).cast(ITEM_UPDATE_SCHEMA)
 
 
 def _reject_unknown(raw: ir.Table, path: Path) -> None:
@@ -68,14 +70,14 @@ def _reject_unknown(raw: ir.Table, path: Path) -> None:
         raise DataError("\n".join(lines))
 
 
-def _untyped(path: Path) -> list[str]:
+def _null_columns(path: Path) -> list[str]:
     """Columns that hold only nulls and so have no type in Parquet: they say as little as absent ones."""
     if path.suffix != ".parquet":
         return []
     return [f.name for f in pq.read_schema(path) if pa.types.is_null(f.type) and f.name != "item_id"]
 
 
-def merged(before: pa.Table | None, after: pa.Table) -> pa.Table:
+def merge_item_updates(before: pa.Table | None, after: pa.Table) -> pa.Table:
     """The ledger `before` (None: nothing was changed yet) with the changes `after`: a row per item.
 
     Column by column, the later value wins and a null leaves the earlier one: a new title keeps the
@@ -85,10 +87,14 @@ def merged(before: pa.Table | None, after: pa.Table) -> pa.Table:
     # Threads would take the rows in any order. `last` skips nulls.
     values = [(c, "last") for c in both.column_names if c != "item_id"]
     found = both.group_by("item_id", use_threads=False).aggregate(values)
-    return found.rename_columns([c.removesuffix("_last") for c in found.column_names]).select(SCHEMA.names)
+    return found.rename_columns([c.removesuffix("_last") for c in found.column_names]).select(
+        ITEM_UPDATE_SCHEMA.names
+    )
 
 
-def changed_items(items: pa.Table, ledger: pa.Table, schema: FeatureSchema, tokens_per_item: int) -> pa.Table:
+def apply_item_updates(
+    items: pa.Table, updates: pa.Table, schema: FeatureSchema, tokens_per_item: int
+) -> pa.Table:
     """`items.parquet` of a prepared folder with the ledger laid over it: known items in their rows, new ones
     behind in the order of the ledger.
 
@@ -100,42 +106,42 @@ def changed_items(items: pa.Table, ledger: pa.Table, schema: FeatureSchema, toke
     The folder holds tokens but no descriptions. So a new title or any description makes the tokens anew,
     from the ledger's description alone; the title that is there already changes none.
     """
-    ledger = ledger.combine_chunks()
-    row = pc.index_in(ledger["item_id"], value_set=items["item_id"].combine_chunks())  # null: a new item
+    updates = updates.combine_chunks()
+    row = pc.index_in(updates["item_id"], value_set=items["item_id"].combine_chunks())  # null: a new item
     old = items.take(row)  # of nulls where the item is new
 
     def given(column: str) -> pa.ChunkedArray:
-        return pc.coalesce(ledger[column], old[column])
+        return pc.coalesce(updates[column], old[column])
 
     # A title that is the id stands for none: preparation makes no tokens of it.
     named = pc.if_else(pc.equal(old["title"], old["item_id"]), pa.scalar(None, pa.string()), old["title"])
     facts = {
-        "item": pa.array(range(ledger.num_rows), pa.int64()),
-        "title": pc.coalesce(ledger["title"], named),
-        "description": ledger["description"],
+        "item": pa.array(range(updates.num_rows), pa.int64()),
+        "title": pc.coalesce(updates["title"], named),
+        "description": updates["description"],
         "category": given("category"),
         "brand": given("brand"),
     }
     with tempfile.TemporaryDirectory() as scratch, engine.connect({}, Path(scratch)) as con:
-        encoded = feature_schema.encode(con, ibis.memtable(pa.table(facts)), schema, tokens_per_item)
+        encoded = feature_schema.encode_items(con, ibis.memtable(pa.table(facts)), schema, tokens_per_item)
         new = con.to_pyarrow(encoded.order_by("item"))
 
-    retitled = pc.fill_null(pc.not_equal(ledger["title"], old["title"]), False)
-    kept = pc.and_(pc.is_valid(row), pc.invert(pc.or_(retitled, pc.is_valid(ledger["description"]))))
+    retitled = pc.fill_null(pc.not_equal(updates["title"], old["title"]), False)
+    kept = pc.and_(pc.is_valid(row), pc.invert(pc.or_(retitled, pc.is_valid(updates["description"]))))
     columns = {c: new[c] for c in ("category_codes", "leaf", "brand_code")}
     columns |= {c: pc.if_else(kept, old[c], new[c].cast(old[c].type)) for c in ("tokens", "token_weights")}
     columns |= {c: given(c) for c in ("category", "brand", "price", "margin", "created_at")}
     columns |= {
-        "item_id": ledger["item_id"],
-        "title": pc.coalesce(given("title"), ledger["item_id"]),
+        "item_id": updates["item_id"],
+        "title": pc.coalesce(given("title"), updates["item_id"]),
         "available": pc.coalesce(given("available"), True),
         "first_sold": pc.fill_null(old["first_sold"], 0),
     }
     patch = pa.table({f.name: columns[f.name].cast(f.type) for f in items.schema}, schema=items.schema)
-    return _laid_over(items, patch, row)
+    return _upsert_rows(items, patch, row)
 
 
-def _laid_over(items: pa.Table, patch: pa.Table, row: pa.Array) -> pa.Table:
+def _upsert_rows(items: pa.Table, patch: pa.Table, row: pa.Array) -> pa.Table:
     """The rows of `patch` at `row` of `items`, and where that is null behind them."""
     row = row.fill_null(-1).to_numpy(zero_copy_only=False)
     new = row < 0

@@ -30,13 +30,13 @@ from data.io import engine
 from data.io.parquet import parquet_files
 from data.tables import attribution, checks, coded_log, contract
 
-SOURCES = ("completejourney", "simulated", "tables")
+READERS = ("completejourney", "simulated", "tables")
 STEPS = (
-    "hash", "read", "check", "code", "features", "snapshots", "neighbours", "collaborative", "examples",
+    "hash", "read", "check", "code", "features", "snapshots", "neighbours", "ease", "examples",
     "store",
 )  # fmt: skip
 # What says where, not what: no part of the key, as the engine is none.
-NOT_HASHED = ("root",)
+UNHASHED_SETTINGS = ("root",)
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("data", "simulation")  # whose code decides what is prepared
@@ -48,7 +48,7 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
     Shows its steps on stderr and prints one line of summary. Raises DataError for input or settings that
     cannot be used. A run that fails leaves nothing behind.
     """
-    config, source, read = _opened(cfg)
+    config, source, read = _resolve_inputs(cfg)
     data, feature_cfg = config["data"], config["features"]
     root = Path(config.get("paths", {}).get("prepared") or "artifacts/prepared")
     started = time.monotonic()
@@ -78,20 +78,20 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
     return folder
 
 
-def key_of(cfg: Mapping[str, Any]) -> str:
+def prepared_key(cfg: Mapping[str, Any]) -> str:
     """The name of the folder that `prepare` gives. Raises DataError for settings that cannot be used."""
-    config, _, read = _opened(cfg)
+    config, _, read = _resolve_inputs(cfg)
     return _key(
         config["data"], config["features"], {name: _hash_files(paths) for name, paths in read.items()}
     )
 
 
-def log_end(cfg: Mapping[str, Any]) -> int:
+def last_order_time(cfg: Mapping[str, Any]) -> int:
     """When the log's last order was made (Unix seconds): in seconds, where to prepare it takes minutes.
 
     Raises DataError for input or settings that cannot be used.
     """
-    config, source, _ = _opened(cfg)
+    config, source, _ = _resolve_inputs(cfg)
     data = config["data"]
     with (
         tempfile.TemporaryDirectory() as spill,
@@ -100,16 +100,16 @@ def log_end(cfg: Mapping[str, Any]) -> int:
         orders = contract.conform(
             source.read(con, data)["orders"], "orders", str(source.files(data)["orders"])
         )
-        until = splits.instant(data.get("until"), "until")
-        return int(con.execute((orders if until is None else known_before(orders, until)).ts.max()))
+        until = splits.parse_timestamp(data.get("until"), "until")
+        return int(con.execute((orders if until is None else filter_known_before(orders, until)).ts.max()))
 
 
-def _opened(cfg: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[str, list[Path]]]:
+def _resolve_inputs(cfg: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[str, list[Path]]]:
     """Plain settings, the module of the source, and the files of each of its tables."""
-    config = _plain(cfg)
+    config = _to_plain(cfg)
     data = config["data"]
-    if data["name"] not in SOURCES:
-        raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(SOURCES)}")
+    if data["name"] not in READERS:
+        raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(READERS)}")
     _windows(data)
     source = import_module(f"data.sources.{data['name']}")
     return config, source, _inputs(source.files(data))
@@ -131,55 +131,57 @@ def _build(
         _step(bar, "read")
         raw = source.read(con, data)
         conformed = {
-            name: engine.keep(con, f"canonical_{name}", contract.conform(t, name, names[name]))
+            name: engine.materialize(con, f"canonical_{name}", contract.conform(t, name, names[name]))
             for name, t in raw.items()
         }
-        until = splits.instant(data.get("until"), "until")
+        until = splits.parse_timestamp(data.get("until"), "until")
         for name in ("orders", "events"):
             if until is not None and name in conformed:
-                conformed[name] = known_before(conformed[name], until)
+                conformed[name] = filter_known_before(conformed[name], until)
         if _inputs(files) != inputs:
             raise DataError("files came or went while they were read; prepare again")
         attributed = None
         if "events" in raw and "request_id" in raw["events"].columns:
-            conformed["events"], attributed = attribution.attribute(
+            conformed["events"], attributed = attribution.attribute_feedback(
                 con, conformed["events"], conformed["orders"], *_windows(data)
             )
         _step(bar, "check")
-        checked = checks.check(con, conformed, names, data["bad_rows"])
+        checked = checks.check_tables(con, conformed, names, data["bad_rows"])
         pq.write_table(checked.rejected, out / "rejected.parquet", compression="zstd")
         _step(bar, "code")
-        coded = coded_log.build(con, checked.tables)
+        coded = coded_log.encode_tables(con, checked.tables)
         horizon = str(data["horizon"])
-        checkouts = splits.horizons(coded, horizon)
-        since = splits.instant(data.get("since"), "since") or 0
-        at = splits.instants(con, coded, checkouts, horizon, data["split"])
-        assigned = engine.keep(con, "assigned", splits.assign(checkouts, at, coded.end, since))
-        counts = splits.count(con, assigned, at, coded, horizon)
+        checkouts = splits.add_horizon_end(coded, horizon)
+        since = splits.parse_timestamp(data.get("since"), "since") or 0
+        at = splits.split_bounds(con, coded, checkouts, horizon, data["split"])
+        assigned = engine.materialize(con, "assigned", splits.assign_splits(checkouts, at, coded.end, since))
+        counts = splits.count_splits(con, assigned, at, coded, horizon)
         _step(bar, "features")
-        schema, items = feature_schema.build(con, coded, at.validation_start, feature_cfg)
+        schema, items = feature_schema.build_schema_and_items(con, coded, at.validation_start, feature_cfg)
         (out / "schema.json").write_text(json.dumps(schema.to_json(), ensure_ascii=False))
         pq.write_table(items, out / "items.parquet", compression="zstd")
         _step(bar, "snapshots")
         every = int(data["snapshots"]["every"])
-        dates = snapshots.dates(coded.start, coded.end, every)
-        snapshots.write(con, coded, dates, every, out)
+        dates = snapshots.snapshot_dates(coded.start, coded.end, every)
+        snapshots.write_snapshots(con, coded, dates, every, out)
         _step(bar, "neighbours")
         first = int(con.execute(assigned.filter(assigned.split.isin(splits.SPLITS)).ts.min()))
         carried = snapshots.neighbour_snapshots(dates, data["snapshots"], first)
         limits = data["snapshots"]
-        paired = snapshots.all_neighbours(con, coded, [*carried.values()], int(limits["neighbours"]))
+        paired = snapshots.copurchase_neighbours_by_date(
+            con, coded, [*carried.values()], int(limits["neighbours"])
+        )
         snapshots.write_neighbours(out / "neighbours.parquet", zip(carried, paired, strict=True))
-        _step(bar, "collaborative")
+        _step(bar, "ease")
         alike = (
-            (snapshot, ease_neighbours.neighbours(con, coded, date, schema.items + 1, limits))
+            (snapshot, ease_neighbours.ease_neighbours(con, coded, date, schema.items + 1, limits))
             for snapshot, date in carried.items()
         )
-        snapshots.write_neighbours(out / "collaborative.parquet", alike)
+        snapshots.write_neighbours(out / "ease_neighbours.parquet", alike)
         _step(bar, "examples")
-        found = examples.write(con, coded, assigned, schema, every, out)
+        found = examples.write_examples(con, coded, assigned, schema, every, out)
         _step(bar, "store")
-        user_histories.write(con, coded, schema, out)
+        user_histories.write_user_histories(con, coded, schema, out)
         meta = {
             "name": data["name"],
             "horizon": horizon,
@@ -208,7 +210,7 @@ def _build(
     return meta
 
 
-def known_before(rows: ir.Table, until: int) -> ir.Table:
+def filter_known_before(rows: ir.Table, until: int) -> ir.Table:
     """Canonical rows that were there, and known, before an instant (Unix seconds)."""
     return rows.filter((rows.ts < until) & (rows.ingested_at.fill_null(0) < until))
 
@@ -253,17 +255,17 @@ def _key(data: dict[str, Any], feature_cfg: dict[str, Any], fingerprint: dict[st
     code = {
         str(p.relative_to(ROOT)): _hash_file(p) for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))
     }
-    what = {k: v for k, v in data.items() if k not in NOT_HASHED}
+    what = {k: v for k, v in data.items() if k not in UNHASHED_SETTINGS}
     text = json.dumps([what, feature_cfg, fingerprint, code], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """A configuration as plain dicts and lists, whatever library it comes from."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple) or type(value).__name__ == "ListConfig":
-        return [_plain(v) for v in value]
+        return [_to_plain(v) for v in value]
     return value.isoformat() if isinstance(value, date) else value  # some YAML readers make dates
 
 

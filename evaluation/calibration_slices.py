@@ -19,39 +19,53 @@ from typing import Any
 import numpy as np
 
 from evaluation import protocol
-from evaluation.jagged import Array, row_of
-from evaluation.metrics import calibration, ece
-from evaluation.scoring import Scored
-from models.candidates.sources import SOURCES
+from evaluation.jagged import Array, segment_ids
+from evaluation.metrics import calibration_curve, ece
+from evaluation.scoring import ScoredCandidates
+from models.candidates.sources import CANDIDATE_SOURCES
 from models.schema import Catalog
 
-CHECKOUTS = (protocol.COLD_USER_CHECKOUTS, 20, 50, 100, 200)  # where the buckets of earlier checkouts begin
-CURVES = (("all", "all"), ("history with the item", "bought before"), ("history with the item", "never"))
+EARLIER_CHECKOUT_EDGES = (
+    protocol.COLD_USER_CHECKOUTS,
+    20,
+    50,
+    100,
+    200,
+)  # where the buckets of earlier checkouts begin
+CURVE_SLICES = (
+    ("all", "all"),
+    ("history with the item", "bought before"),
+    ("history with the item", "never"),
+)
 
 
-def slices(scored: Scored, data: protocol.Split, catalog: Catalog) -> Iterator[tuple[str, str, Array]]:
+def calibration_slices(
+    scored: ScoredCandidates, data: protocol.Split, catalog: Catalog
+) -> Iterator[tuple[str, str, Array]]:
     """(group, slice, which candidates [P] bool), slices without a candidate left out."""
-    row = row_of(scored.offsets)
+    row = segment_ids(scored.offsets)
     yield "all", "all", np.ones(len(row), bool)
-    for bit, name in enumerate(SOURCES):
+    for bit, name in enumerate(CANDIDATE_SOURCES):
         if (mask := scored.source >> bit & 1 == 1).any():
             yield "source", name, mask
-    own = protocol.owned(data, row, scored.item)
+    own = protocol.purchased_before(data, row, scored.item)
     for name, mask in (("bought before", own), ("never", ~own)):
         if mask.any():
             yield "history with the item", name, mask
     snapshot = data.snapshot[row]
-    for name, table in (("popularity", catalog.popularity), ("price", catalog.price)):
-        yield from _bins(name, table.numpy()[snapshot, scored.item], deciles)
-    yield from _bins("earlier checkouts", data.n_before[row], lambda _: np.array(CHECKOUTS))
+    for name, table in (("popularity", catalog.orders_28d), ("price", catalog.price)):
+        yield from _bin_slices(name, table.numpy()[snapshot, scored.item], decile_edges)
+    yield from _bin_slices(
+        "earlier checkouts", data.n_earlier_checkouts[row], lambda _: np.array(EARLIER_CHECKOUT_EDGES)
+    )
 
 
-def deciles(values: Array) -> Array:
+def decile_edges(values: Array) -> Array:
     """The inner edges of ten bins of about equal mass; fewer where many values are equal."""
     return np.unique(np.quantile(values, np.arange(1, 10) / 10, method="higher")) if len(values) else values
 
 
-def _bins(group: str, values: Array, edges_of: Any) -> Iterator[tuple[str, str, Array]]:
+def _bin_slices(group: str, values: Array, edges_of: Any) -> Iterator[tuple[str, str, Array]]:
     code = np.searchsorted(edges_of(values), values, side="right")
     for bin_ in np.unique(code):
         mask = code == bin_
@@ -59,7 +73,9 @@ def _bins(group: str, values: Array, edges_of: Any) -> Iterator[tuple[str, str, 
         yield group, f"{low:.4g}" if low == high else f"{low:.4g} – {high:.4g}", mask
 
 
-def table(scored: Scored, data: protocol.Split, catalog: Catalog) -> list[dict[str, Any]]:
+def calibration_rows(
+    scored: ScoredCandidates, data: protocol.Split, catalog: Catalog
+) -> list[dict[str, Any]]:
     """One row per head and slice.
 
     `predicted` and `observed` are means: of the probability and the label over all candidates of the slice,
@@ -68,21 +84,27 @@ def table(scored: Scored, data: protocol.Split, catalog: Catalog) -> list[dict[s
     """
     heads = {
         "click": (scored.clicked, scored.click),
-        "purchase": (scored.bought, scored.purchase),
+        "purchase": (scored.purchased, scored.purchase),
     }
     rows: list[dict[str, Any]] = []
-    for group, name, mask in slices(scored, data, catalog):
+    for group, name, mask in calibration_slices(scored, data, catalog):
         about = {"group": group, "slice": name}
         for head, (label, probability) in heads.items():
-            measured = _compared(label[mask], probability[mask])
+            measured = _predicted_and_observed(label[mask], probability[mask])
             rows.append({"head": head, **about, **measured, "ece": ece(label[mask], probability[mask])})
-        bought = mask & scored.bought
+        bought = mask & scored.purchased
         if bought.any():
-            rows.append({"head": "value", **about, **_compared(scored.value[bought], scored.spend[bought])})
+            rows.append(
+                {
+                    "head": "value",
+                    **about,
+                    **_predicted_and_observed(scored.value[bought], scored.spend[bought]),
+                }
+            )
     return rows
 
 
-def _compared(observed: Array, predicted: Array) -> dict[str, Any]:
+def _predicted_and_observed(observed: Array, predicted: Array) -> dict[str, Any]:
     seen, said = float(observed.mean(dtype=np.float64)), float(predicted.mean(dtype=np.float64))
     return {
         "pairs": len(observed),
@@ -92,20 +114,22 @@ def _compared(observed: Array, predicted: Array) -> dict[str, Any]:
     }
 
 
-def curves(scored: Scored, data: protocol.Split, catalog: Catalog) -> list[dict[str, Any]]:
+def reliability_curves(
+    scored: ScoredCandidates, data: protocol.Split, catalog: Catalog
+) -> list[dict[str, Any]]:
     """Reliability curves of click and purchase: of all, of what the user bought before, of what it never did.
 
     `predicted`, `observed` and `pairs` are lists over 15 bins of equal mass.
     """
     rows = []
-    for group, name, mask in slices(scored, data, catalog):
-        if (group, name) not in CURVES:
+    for group, name, mask in calibration_slices(scored, data, catalog):
+        if (group, name) not in CURVE_SLICES:
             continue
         for head, label, chance in (
             ("click", scored.clicked, scored.click),
-            ("purchase", scored.bought, scored.purchase),
+            ("purchase", scored.purchased, scored.purchase),
         ):
-            curve = calibration(label[mask], chance[mask])
+            curve = calibration_curve(label[mask], chance[mask])
             points = {key: values.tolist() for key, values in curve._asdict().items()}
             rows.append({"head": head, "slice": name, **points})
     return rows

@@ -24,29 +24,29 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from data.catalog import Neighbours, neighbours
+from data.catalog import ItemNeighbours, load_neighbours
 from data.io.batches import read_batches
 from evaluation import protocol
-from evaluation.jagged import Array, spans
+from evaluation.jagged import Array, concat_ranges
 from evaluation.metrics import Purchases, ndcg_at, recall_at
 from models.embeddings import unpack_int8
 from models.jagged import gather_segments, segment_ids
-from models.retrieval.recent_events import forget
+from models.retrieval.recent_events import mask_users
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog, Query
 from reporting import tables
-from training.pipeline import Prepared, load_frozen, open_prepared
-from training.stage_folders import read_done
+from training.pipeline import PreparedData, load_query_tower, open_prepared
+from training.stage_folders import read_stage_manifest
 
-DEPTH = 300
-Scorer = Callable[[Query], Tensor]  # B checkouts → score of every item [B, N+1], -inf for not proposed
+RETRIEVAL_DEPTH = 300
+ItemScorer = Callable[[Query], Tensor]  # B checkouts → score of every item [B, N+1], -inf for not proposed
 
 
 class Towers(NamedTuple):
     """A finished retrieval stage, opened."""
 
     cfg: DictConfig
-    prepared: Prepared
+    prepared: PreparedData
     tower: QueryTower
     catalog: Catalog  # with item vectors
 
@@ -63,7 +63,7 @@ def main() -> None:
         towers = open_towers(arguments.run)
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
-    rows = cold_rows(towers, arguments.split)
+    rows = cold_start_rows(towers, arguments.split)
     print(tables.text_table(rows))
     tables.write_json(rows, arguments.out / f"cold-{arguments.split}.json")
 
@@ -73,23 +73,23 @@ def open_towers(folder: str | Path) -> Towers:
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such run. Train first: python train.py")
-    notes = read_done(folder)
+    notes = read_stage_manifest(folder)
     retrieval = (folder / notes["retrieval"]).resolve() if "retrieval" in notes else folder
     prepared = open_prepared((folder / notes["prepared"]).resolve())
     cfg = OmegaConf.load(folder / "config.yaml")
     assert isinstance(cfg, DictConfig)
-    tower, catalog = load_frozen(cfg, prepared, retrieval)
+    tower, catalog = load_query_tower(cfg, prepared, retrieval)
     return Towers(cfg, prepared, tower, catalog)
 
 
 @torch.no_grad()
-def cold_rows(towers: Towers, split: str) -> list[dict[str, Any]]:
+def cold_start_rows(towers: Towers, split: str) -> list[dict[str, Any]]:
     """One row per slice and system: recall@100, recall@300 and NDCG@6, means over what counts."""
     folder, catalog = towers.prepared.folder, towers.catalog
     data = protocol.load_split(folder, split)
     parts = {part.name: part for part in protocol.slices(data)}
-    ann, popular = nearest_items(towers.tower, catalog), popularity(catalog)
-    paid = bought_together(neighbours(folder, catalog.leaf.numel()), catalog.leaf.numel())
+    ann, popular = two_tower_scorer(towers.tower, catalog), popularity_scorer(catalog)
+    paid = copurchase_scorer(load_neighbours(folder, catalog.leaf.numel()), catalog.leaf.numel())
     baskets = {"two towers": ann, "popularity, 28 days": popular, "bought together": paid}
     both = {"two towers": ann, "popularity, 28 days": popular}
     first_sold = catalog.first_sold
@@ -98,19 +98,19 @@ def cold_rows(towers: Towers, split: str) -> list[dict[str, Any]]:
         return catalog.available.expand(len(rows), -1)
 
     def fresh(query: Query, rows: Array) -> Tensor:
-        return catalog.available & newly_sold(first_sold, query.ts)
+        return catalog.available & new_item_mask(first_sold, query.ts)
 
     def unowned(query: Query, rows: Array) -> Tensor:
-        return catalog.available & ~owned(data, rows)
+        return catalog.available & ~purchased_before_mask(data, rows)
 
     table: list[dict[str, Any]] = []
     for name, part, prepare, allowed, systems in (
-        ("all", parts["all"], as_it_was, everything, both),
-        ("basket_only", parts["all"], basket_only, everything, baskets),
-        ("new_items", parts["new_items"], as_it_was, fresh, both),
-        ("discovery", parts["discovery"], as_it_was, unowned, both),
+        ("all", parts["all"], unmodified, everything, both),
+        ("basket_only", parts["all"], without_history, everything, baskets),
+        ("new_items", parts["new_items"], unmodified, fresh, both),
+        ("discovery", parts["discovery"], unmodified, unowned, both),
     ):
-        found = {system: np.full((len(data.ts), DEPTH), -1, np.int64) for system in systems}
+        found = {system: np.full((len(data.ts), RETRIEVAL_DEPTH), -1, np.int64) for system in systems}
         pool = np.zeros(len(data.ts), np.int64)
         judged = np.zeros(len(data.ts), bool)
         judged[part.rows] = True
@@ -124,35 +124,37 @@ def cold_rows(towers: Towers, split: str) -> list[dict[str, Any]]:
             may = allowed(query, rows)  # [B, N+1]
             pool[rows] = may.sum(1).numpy()
             for system, score in systems.items():
-                found[system][rows] = best(score(query), may)
+                found[system][rows] = top_items(score(query), may)
         for system, lists in found.items():
-            table.append({"slice": name, "system": system} | measure(lists, part.purchases, part.rows))
+            table.append(
+                {"slice": name, "system": system} | retrieval_metrics(lists, part.purchases, part.rows)
+            )
         if name == "new_items":
-            table.append({"slice": name, "system": "random"} | chance(pool[part.rows]))
+            table.append({"slice": name, "system": "random"} | random_recall(pool[part.rows]))
     return table
 
 
-def as_it_was(query: Query) -> Query:
+def unmodified(query: Query) -> Query:
     return query
 
 
-def basket_only(query: Query) -> Query:
+def without_history(query: Query) -> Query:
     """The same checkouts by users of whom nothing is known."""
-    return forget(query, torch.ones_like(query.ts, dtype=torch.bool))
+    return mask_users(query, torch.ones_like(query.ts, dtype=torch.bool))
 
 
-def nearest_items(tower: QueryTower, catalog: Catalog) -> Scorer:
+def two_tower_scorer(tower: QueryTower, catalog: Catalog) -> ItemScorer:
     """Inner products with every item vector."""
     vectors = unpack_int8(catalog.vectors)
     return lambda query: tower(query, catalog.vectors) @ vectors.T
 
 
-def popularity(catalog: Catalog) -> Scorer:
+def popularity_scorer(catalog: Catalog) -> ItemScorer:
     """Orders with the item in the 28 days before the checkout's snapshot."""
-    return lambda query: proposed(catalog.popularity[query.snapshot])
+    return lambda query: mask_unproposed(catalog.orders_28d[query.snapshot])
 
 
-def bought_together(tables: dict[int, Neighbours], items: int) -> Scorer:
+def copurchase_scorer(tables: dict[int, ItemNeighbours], items: int) -> ItemScorer:
     """Summed co-purchase scores with the basket's items, by the latest table not after the snapshot."""
     known = sorted(tables)
 
@@ -168,57 +170,59 @@ def bought_together(tables: dict[int, Neighbours], items: int) -> Scorer:
             position, owner, _ = gather_segments(table.offsets, query.basket_item[line])
             row = checkout[line][owner]
             total.index_put_((row, table.item[position]), table.score[position], accumulate=True)
-        return proposed(total)
+        return mask_unproposed(total)
 
     return score
 
 
-def proposed(score: Tensor) -> Tensor:
+def mask_unproposed(score: Tensor) -> Tensor:
     """An item with score 0 is not proposed."""
     return score.masked_fill(score <= 0, -torch.inf)
 
 
-def newly_sold(first_sold: Tensor, ts: Tensor) -> Tensor:
+def new_item_mask(first_sold: Tensor, ts: Tensor) -> Tensor:
     """Items [N+1] first sold in the 28 days before each checkout [B]: [B, N+1] bool."""
     age = ts.unsqueeze(1) - first_sold
     return (first_sold > 0) & (age >= 0) & (age <= protocol.NEW_ITEM_DAYS * protocol.DAY)
 
 
-def owned(data: protocol.Split, rows: Array) -> Tensor:
+def purchased_before_mask(data: protocol.Split, rows: Array) -> Tensor:
     """What the users of checkouts `rows` [B] bought by then, the baskets included: [B, N+1] bool."""
     items = len(data.first_sold)
-    start = np.searchsorted(data.first_key, data.user[rows] * items)
-    count = np.searchsorted(data.first_key, (data.user[rows] + 1) * items) - start
-    at, row = spans(start, count), np.repeat(np.arange(len(rows)), count)
-    then = data.first_ts[at] <= data.ts[rows][row]
+    start = np.searchsorted(data.first_purchase_key, data.user[rows] * items)
+    count = np.searchsorted(data.first_purchase_key, (data.user[rows] + 1) * items) - start
+    at, row = concat_ranges(start, count), np.repeat(np.arange(len(rows)), count)
+    then = data.first_purchase_ts[at] <= data.ts[rows][row]
     mask = np.zeros((len(rows), items), bool)
-    mask[row[then], data.first_key[at[then]] % items] = True
+    mask[row[then], data.first_purchase_key[at[then]] % items] = True
     low, lines = data.basket_offsets[rows], np.diff(data.basket_offsets)[rows]
-    mask[np.repeat(np.arange(len(rows)), lines), data.basket_item[spans(low, lines)]] = True
+    mask[np.repeat(np.arange(len(rows)), lines), data.basket_item[concat_ranges(low, lines)]] = True
     return torch.from_numpy(mask)
 
 
-def best(score: Tensor, may: Tensor) -> Array:
+def top_items(score: Tensor, may: Tensor) -> Array:
     """The DEPTH allowed items of highest score [B, DEPTH] int64, -1 where fewer are proposed."""
-    top = score.masked_fill(~may, -torch.inf).topk(min(DEPTH, score.shape[1]), dim=1)
+    top = score.masked_fill(~may, -torch.inf).topk(min(RETRIEVAL_DEPTH, score.shape[1]), dim=1)
     found = top.indices.masked_fill(top.values == -torch.inf, -1)
-    return torch.nn.functional.pad(found, (0, DEPTH - found.shape[1]), value=-1).numpy()
+    return torch.nn.functional.pad(found, (0, RETRIEVAL_DEPTH - found.shape[1]), value=-1).numpy()
 
 
-def measure(found: Array, purchases: Purchases, rows: Array) -> dict[str, Any]:
+def retrieval_metrics(found: Array, purchases: Purchases, rows: Array) -> dict[str, Any]:
     """Means over checkouts `rows` of lists [n, DEPTH], best first, -1 for none."""
     real = found >= 0
     offsets = np.concatenate([[0], real.sum(1).cumsum()])
-    recalls = {f"recall{k}": recall_at(offsets, found[real], purchases, k)[rows] for k in (100, DEPTH)}
+    recalls = {
+        f"recall{k}": recall_at(offsets, found[real], purchases, k)[rows] for k in (100, RETRIEVAL_DEPTH)
+    }
     values = recalls | {"ndcg6": ndcg_at(found, purchases)[rows]}
     return {name: float(v.mean()) if len(v) else float("nan") for name, v in values.items()} | {
         "checkouts": len(rows)
     }
 
 
-def chance(pool: Array) -> dict[str, Any]:
+def random_recall(pool: Array) -> dict[str, Any]:
     """Expected recall of a random order of `pool` [n] items each."""
-    shares = {f"recall{k}": np.minimum(1.0, k / np.maximum(pool, 1)) for k in (100, DEPTH)}
+    shares = {f"recall{k}": np.minimum(1.0, k / np.maximum(pool, 1)) for k in (100, RETRIEVAL_DEPTH)}
     return {name: float(v.mean()) if len(v) else float("nan") for name, v in shares.items()} | {
         "checkouts": len(pool)
     }

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import scoring
-from evaluation.leaderboard import leaderboard
+from evaluation.leaderboard import build_leaderboard
 from training import tracking
-from training.stage_folders import is_done, mark_done
+from training.stage_folders import is_done, write_stage_manifest
 from training.trained_run import open_run
 
 
@@ -21,14 +21,14 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
     """
     run = open_run(folder)
     target = run.folder / f"evaluation-{split}"
-    rows = leaderboard([run], split, with_gbdt=False, out=target)
+    rows = build_leaderboard([run], split, with_gbdt=False, out=target)
     metrics: dict[str, float] = {}
     for row in rows:
-        if row["system"] == scoring.NAME:
-            metrics |= tracking.summary(row, f"{split}/{row['slice']}/{row['order']}")
+        if row["system"] == scoring.SYSTEM_NAME:
+            metrics |= tracking.prefix_metrics(row, f"{split}/{row['slice']}/{row['order']}")
     artifacts = [target / name for name in ("index.html", "report.json", "leaderboard.json")]
-    tracking.finish(run.cfg, run.notes["mlflow_run_id"], metrics, artifacts)
-    mark_done(target, {"metrics": metrics})
+    tracking.finish_run(run.cfg, run.manifest["mlflow_run_id"], metrics, artifacts)
+    write_stage_manifest(target, {"metrics": metrics})
     return rows
 
 

@@ -14,7 +14,7 @@ import numpy as np
 Array = np.ndarray
 
 
-class Ranked(NamedTuple):
+class RankedLists(NamedTuple):
     """The scored candidates of n checkouts, in any order inside a checkout."""
 
     offsets: Array  # [n+1] int64
@@ -22,7 +22,7 @@ class Ranked(NamedTuple):
     score: Array  # [ΣC] float, higher is better; ties keep the given order
 
 
-def row_of(offsets: Array) -> Array:
+def segment_ids(offsets: Array) -> Array:
     """The row of every flat value: offsets [n+1] -> [Σ] int64."""
     return np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
 
@@ -32,18 +32,18 @@ def to_offsets(lengths: Array) -> Array:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def spans(starts: Array, lengths: Array) -> Array:
+def concat_ranges(starts: Array, lengths: Array) -> Array:
     """Positions starts[i] .. starts[i] + lengths[i] - 1 of all i, one after the other: [Σ lengths]."""
     offsets = to_offsets(lengths)
     return np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
 
 
-def keep(offsets: Array, mask: Array) -> Array:
+def mask_offsets(offsets: Array, mask: Array) -> Array:
     """Offsets [n+1] of what is left of a jagged array after `values[mask]`; mask [Σ] bool."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(mask, dtype=np.int64)])[offsets]
 
 
-def find(sorted_keys: Array, keys: Array) -> Array:
+def find_sorted(sorted_keys: Array, keys: Array) -> Array:
     """Position of each key [m] in sorted_keys [s] (ascending, distinct), -1 where absent: [m] int64."""
     if not len(sorted_keys):
         return np.full(len(keys), -1, np.int64)
@@ -51,7 +51,7 @@ def find(sorted_keys: Array, keys: Array) -> Array:
     return np.where(sorted_keys[at] == keys, at, -1)
 
 
-def group_sum(row: Array, item: Array, weight: Array, n: int) -> Ranked:
+def group_sum(row: Array, item: Array, weight: Array, n: int) -> RankedLists:
     """Add up the weights of equal (row, item) pairs, all [m]: n lists, items ascending."""
     stride = int(item.max(initial=0)) + 1
     key = row * stride + item
@@ -60,21 +60,21 @@ def group_sum(row: Array, item: Array, weight: Array, n: int) -> Ranked:
     first = np.flatnonzero(np.diff(key, prepend=-1))
     score = np.add.reduceat(weight[order], first) if len(first) else np.zeros(0)
     pairs = key[first]
-    return Ranked(to_offsets(np.bincount(pairs // stride, minlength=n)), pairs % stride, score)
+    return RankedLists(to_offsets(np.bincount(pairs // stride, minlength=n)), pairs % stride, score)
 
 
-def descending(ranked: Ranked) -> Ranked:
+def sort_descending(ranked: RankedLists) -> RankedLists:
     """The same lists, best first; the given order decides between equal scores.
 
     Raises ValueError on a NaN score: it has no place in an order, and would silently sort last.
     """
     if np.isnan(ranked.score).any():
         raise ValueError(f"{int(np.isnan(ranked.score).sum())} candidates have the score NaN")
-    order = np.lexsort((-ranked.score, row_of(ranked.offsets)))
-    return Ranked(ranked.offsets, ranked.item[order], ranked.score[order])
+    order = np.lexsort((-ranked.score, segment_ids(ranked.offsets)))
+    return RankedLists(ranked.offsets, ranked.item[order], ranked.score[order])
 
 
-def top(ranked: Ranked, k: int = 6, eligible: Array | None = None) -> Array:
+def top_k(ranked: RankedLists, k: int = 6, eligible: Array | None = None) -> Array:
     """The first k eligible items of lists that are already best first: [n, k] int64, -1 for an empty slot.
 
     `eligible` is [ΣC] bool; None for all.
@@ -82,8 +82,8 @@ def top(ranked: Ranked, k: int = 6, eligible: Array | None = None) -> Array:
     n = len(ranked.offsets) - 1
     offsets, item = ranked.offsets, ranked.item
     if eligible is not None:
-        offsets, item = keep(offsets, eligible), item[eligible]
+        offsets, item = mask_offsets(offsets, eligible), item[eligible]
     lengths = np.minimum(np.diff(offsets), k)
     slates = np.full((n, k), -1, np.int64)
-    slates[np.arange(k) < lengths[:, None]] = item[spans(offsets[:-1], lengths)]
+    slates[np.arange(k) < lengths[:, None]] = item[concat_ranges(offsets[:-1], lengths)]
     return slates

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from evaluation.jagged import Array, Ranked
+from evaluation.jagged import Array, RankedLists
 
 # Moderately deep trees with row and column sampling and large leaves: pairs number millions, of which a few
 # in a hundred are bought, and one checkout's pairs resemble each other. Rounds are left to early stopping.
@@ -35,7 +35,7 @@ PARAMETERS: dict[str, Any] = {
 SPEND_PARAMETERS: dict[str, Any] = PARAMETERS | {"num_leaves": 31, "min_data_in_leaf": 50}
 
 
-class Pairs(NamedTuple):
+class LabeledPairs(NamedTuple):
     """The candidates of n checkouts with their features and what became of them, P pairs."""
 
     offsets: Array  # [n+1] int64
@@ -46,20 +46,20 @@ class Pairs(NamedTuple):
     weight: Array  # [P] float32, for how many pairs each stands
 
 
-class Gbdt(NamedTuple):
+class GbdtModels(NamedTuple):
     purchase: lgb.Booster
     spend: lgb.Booster
 
 
 def fit(
-    train: Pairs,
-    validation: Pairs,
+    train: LabeledPairs,
+    validation: LabeledPairs,
     seed: int = 0,
-    names: list[str] | None = None,
-    rounds: int = 2000,
+    feature_names: list[str] | None = None,
+    max_rounds: int = 2000,
     patience: int = 30,
-    progress: int = 50,
-) -> Gbdt:
+    eval_period: int = 50,
+) -> GbdtModels:
     """Fit both models, stopping when validation has not improved for `patience` rounds.
 
     `names` [F] are the feature names; every `progress` rounds the validation loss is printed (0 for never).
@@ -70,24 +70,26 @@ def fit(
             raise ValueError(f"the {label} pairs hold no purchase with a value")
     options: dict[str, Any] = {
         "seed": seed,
-        "names": names,
-        "rounds": rounds,
+        "names": feature_names,
+        "rounds": max_rounds,
         "patience": patience,
-        "progress": progress,
+        "progress": eval_period,
     }
     sets = [(one.features, np.asarray(one.purchase, np.float32), one.weight) for one in (train, validation)]
-    purchase = _boost(PARAMETERS | {"objective": "binary", "metric": "binary_logloss"}, sets, **options)
+    purchase = _train_booster(
+        PARAMETERS | {"objective": "binary", "metric": "binary_logloss"}, sets, **options
+    )
     # A gift (value 0) has no gamma likelihood, and is no spend to learn from.
     paid = [np.asarray(pairs.purchase, bool) & (pairs.value > 0) for pairs in (train, validation)]
     sets = [
         (pairs.features[mask], pairs.value[mask], pairs.weight[mask])
         for pairs, mask in zip((train, validation), paid, strict=True)
     ]
-    spend = _boost(SPEND_PARAMETERS | {"objective": "gamma", "metric": "gamma"}, sets, **options)
-    return Gbdt(purchase, spend)
+    spend = _train_booster(SPEND_PARAMETERS | {"objective": "gamma", "metric": "gamma"}, sets, **options)
+    return GbdtModels(purchase, spend)
 
 
-def _boost(
+def _train_booster(
     parameters: dict[str, Any],
     sets: list[tuple[Array, Array, Array]],
     seed: int,
@@ -114,14 +116,14 @@ def _boost(
     )
 
 
-def predict(model: Gbdt, features: Array) -> tuple[Array, Array]:
+def predict(model: GbdtModels, features: Array) -> tuple[Array, Array]:
     """features [P, F] -> (p(purchase) [P], E[spend | purchase] [P] in the shop's currency), best rounds."""
     return np.asarray(model.purchase.predict(features)), np.asarray(model.spend.predict(features))
 
 
-def ranked(pairs: Pairs, probability: Array, spend: Array) -> dict[str, Ranked]:
+def rankings_by_order(pairs: LabeledPairs, probability: Array, spend: Array) -> dict[str, RankedLists]:
     """The candidates in both orders: `purchase` by p(purchase) [P], `value` by p * E[spend | purchase]."""
     return {
-        "purchase": Ranked(pairs.offsets, pairs.item, probability),
-        "value": Ranked(pairs.offsets, pairs.item, probability * spend),
+        "purchase": RankedLists(pairs.offsets, pairs.item, probability),
+        "value": RankedLists(pairs.offsets, pairs.item, probability * spend),
     }

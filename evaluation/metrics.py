@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from evaluation.jagged import Array, find, row_of
+from evaluation.jagged import Array, find_sorted, segment_ids
 
 
 class Purchases(NamedTuple):
@@ -22,7 +22,7 @@ class Purchases(NamedTuple):
     value: Array  # [ΣO] float, spent on the item, in the shop's currency
 
 
-class Calibration(NamedTuple):
+class CalibrationCurve(NamedTuple):
     """Predicted against observed frequency, by bin of the prediction."""
 
     predicted: Array  # [bins] mean prediction
@@ -30,7 +30,7 @@ class Calibration(NamedTuple):
     pairs: Array  # [bins] int64, predictions in the bin
 
 
-class Difference(NamedTuple):
+class PairedDifference(NamedTuple):
     """Mean of a - b with a bootstrap interval."""
 
     difference: float
@@ -38,26 +38,26 @@ class Difference(NamedTuple):
     high: float
 
 
-def gains(row: Array, item: Array, purchases: Purchases) -> tuple[Array, Array]:
+def match_purchases(row: Array, item: Array, purchases: Purchases) -> tuple[Array, Array]:
     """Whether each (row, item) pair [m] was bought, and what was spent on it: ([m] bool, [m] float64).
 
     Item -1 was never bought. Raises ValueError when an item occurs twice among a checkout's purchases.
     """
     stride = max(int(item.max(initial=0)), int(purchases.item.max(initial=0))) + 1
-    key = row_of(purchases.offsets) * stride + purchases.item
+    key = segment_ids(purchases.offsets) * stride + purchases.item
     order = np.argsort(key)
     key = key[order]
     if (np.diff(key) == 0).any():
         raise ValueError("an item occurs twice among the purchases of one checkout")
     # Without the guard, item -1 of a row would read as the largest item of the row before it.
-    at = np.where(item >= 0, find(key, row * stride + item), -1)
+    at = np.where(item >= 0, find_sorted(key, row * stride + item), -1)
     bought = at >= 0
     value = np.zeros(len(item))
     value[bought] = purchases.value[order[at[bought]]]
     return bought, value
 
 
-def _slate_gains(slates: Array, purchases: Purchases, k: int) -> tuple[Array, Array]:
+def _match_slates(slates: Array, purchases: Purchases, k: int) -> tuple[Array, Array]:
     """([n, k] bool bought, [n, k] spent) of the first k slots. A repeated item would count twice: refused."""
     n = len(slates)
     if slates.ndim != 2 or slates.shape[1] < k or n != len(purchases.offsets) - 1:
@@ -66,7 +66,7 @@ def _slate_gains(slates: Array, purchases: Purchases, k: int) -> tuple[Array, Ar
     ordered = np.sort(shown, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
         raise ValueError("a slate shows an item twice")
-    bought, value = gains(np.repeat(np.arange(n), k), shown.ravel(), purchases)
+    bought, value = match_purchases(np.repeat(np.arange(n), k), shown.ravel(), purchases)
     return bought.reshape(n, k), value.reshape(n, k)
 
 
@@ -75,7 +75,7 @@ def ndcg_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
 
     NaN for a checkout without purchases.
     """
-    bought, _ = _slate_gains(slates, purchases, k)
+    bought, _ = _match_slates(slates, purchases, k)
     discount = 1.0 / np.log2(np.arange(2, k + 2))
     best = np.concatenate([[np.nan], np.cumsum(discount)])
     return bought @ discount / best[np.minimum(np.diff(purchases.offsets), k)]
@@ -83,17 +83,17 @@ def ndcg_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
 
 def hit_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
     """1 where at least one of the first k was bought, else 0: [n]."""
-    return _slate_gains(slates, purchases, k)[0].any(1).astype(float)
+    return _match_slates(slates, purchases, k)[0].any(1).astype(float)
 
 
 def precision_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
     """Share of the k slots that was bought; an empty slot counts as a miss: [n]."""
-    return _slate_gains(slates, purchases, k)[0].mean(1)
+    return _match_slates(slates, purchases, k)[0].mean(1)
 
 
 def revenue_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
     """What the user spent inside the horizon on the first k, in the shop's currency: [n]."""
-    return _slate_gains(slates, purchases, k)[1].sum(1)
+    return _match_slates(slates, purchases, k)[1].sum(1)
 
 
 def recall_at(offsets: Array, item: Array, purchases: Purchases, k: int) -> Array:
@@ -101,10 +101,10 @@ def recall_at(offsets: Array, item: Array, purchases: Purchases, k: int) -> Arra
 
     The candidates are jagged (offsets [n+1], item [ΣC]), best first, distinct within a checkout.
     """
-    row = row_of(offsets)
+    row = segment_ids(offsets)
     first = np.arange(len(row)) - offsets[row] < k
     row = row[first]
-    bought, _ = gains(row, item[first], purchases)
+    bought, _ = match_purchases(row, item[first], purchases)
     total = np.diff(purchases.offsets).astype(float)
     total[total == 0] = np.nan
     return np.bincount(row[bought], minlength=len(total)) / total
@@ -127,7 +127,9 @@ def _midranks(values: Array) -> Array:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def calibration(label: Array, probability: Array, bins: int = 15, equal_mass: bool = True) -> Calibration:
+def calibration_curve(
+    label: Array, probability: Array, bins: int = 15, equal_mass: bool = True
+) -> CalibrationCurve:
     """Mean prediction and observed frequency by bin; empty bins are left out.
 
     Equal-mass bins hold about as many pairs each (equal predictions stay together, so the result does not
@@ -144,7 +146,7 @@ def calibration(label: Array, probability: Array, bins: int = 15, equal_mass: bo
     used = count > 0
     predicted = np.bincount(bin_, probability, bins)[used] / count[used]
     observed = np.bincount(bin_, np.asarray(label, np.float64), bins)[used] / count[used]
-    return Calibration(predicted, observed, count[used])
+    return CalibrationCurve(predicted, observed, count[used])
 
 
 def ece(label: Array, probability: Array, bins: int = 15, equal_mass: bool = True) -> float:
@@ -152,7 +154,7 @@ def ece(label: Array, probability: Array, bins: int = 15, equal_mass: bool = Tru
 
     Guo et al. 2017, section 2, with equal-mass bins unless `equal_mass` is false (see `calibration`).
     """
-    curve = calibration(label, probability, bins, equal_mass)
+    curve = calibration_curve(label, probability, bins, equal_mass)
     return float((np.abs(curve.predicted - curve.observed) * curve.pairs).sum() / curve.pairs.sum())
 
 
@@ -172,7 +174,7 @@ class Slope(NamedTuple):
     """A slope and its standard error."""
 
     slope: float
-    error: float
+    stderr: float
 
 
 def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> Slope:
@@ -209,7 +211,9 @@ def head_quality(label: Array, probability: Array) -> dict[str, float]:
     }
 
 
-def paired_bootstrap(a: Array, b: Array, users: Array, n: int = 2000, seed: int = 0) -> Difference:
+def paired_bootstrap(
+    a: Array, b: Array, users: Array, n_resamples: int = 2000, seed: int = 0
+) -> PairedDifference:
     """Mean of a - b over the same checkouts with a 95 % percentile interval; a, b, users are [m].
 
     Users are resampled, not checkouts: the checkouts of one user are far from independent, and an interval
@@ -224,8 +228,8 @@ def paired_bootstrap(a: Array, b: Array, users: Array, n: int = 2000, seed: int 
     rng = np.random.default_rng(seed)
     step = max(1, 2_000_000 // len(sums))  # bounds the memory of the drawn indices
     means = []
-    for start in range(0, n, step):
-        drawn = rng.integers(0, len(sums), (min(step, n - start), len(sums)))
+    for start in range(0, n_resamples, step):
+        drawn = rng.integers(0, len(sums), (min(step, n_resamples - start), len(sums)))
         means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return Difference(float(delta.mean()), float(low), float(high))
+    return PairedDifference(float(delta.mean()), float(low), float(high))

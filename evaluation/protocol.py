@@ -20,7 +20,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evaluation.jagged import Array, Ranked, descending, find, keep, row_of, to_offsets, top
+from evaluation.jagged import (
+    Array,
+    RankedLists,
+    find_sorted,
+    mask_offsets,
+    segment_ids,
+    sort_descending,
+    to_offsets,
+    top_k,
+)
 from evaluation.metrics import Purchases, hit_at, ndcg_at, precision_at, recall_at, revenue_at
 
 DAY = 86_400
@@ -35,14 +44,14 @@ class Split(NamedTuple):
     user_id: Array  # [n] str
     user: Array  # [n] int64, code of user_id
     ts: Array  # [n] int64, Unix seconds
-    n_before: Array  # [n] int64, earlier checkouts of the user
+    n_earlier_checkouts: Array  # [n] int64, earlier checkouts of the user
     snapshot: Array  # [n] int64
     basket_offsets: Array  # [n+1] int64
     basket_item: Array  # [ΣK] int64, the lines just paid
     purchases: Purchases  # inside the horizon, after the checkout
     first_sold: Array  # [N] int64, Unix seconds by item row, 0 for never
-    first_key: Array  # [F] int64 ascending, user * N + item
-    first_ts: Array  # [F] int64, the user's first purchase of the item
+    first_purchase_key: Array  # [F] int64 ascending, user * N + item
+    first_purchase_ts: Array  # [F] int64, the user's first purchase of the item
 
 
 class Slice(NamedTuple):
@@ -51,10 +60,10 @@ class Slice(NamedTuple):
     name: str
     rows: Array  # [m] int64, checkouts with at least one purchase that counts
     purchases: Purchases  # of all n checkouts, only what counts
-    drop_owned: bool
+    exclude_purchased: bool
 
 
-def integers(table: pa.Table, name: str) -> Array:
+def int64_column(table: pa.Table, name: str) -> Array:
     """An integer column as int64 [n]: products of codes overflow the 32 bits that files keep."""
     return table[name].to_numpy().astype(np.int64)
 
@@ -79,7 +88,7 @@ def load_split(folder: Path, name: str) -> Split:
     _, bought = list_column(examples, "outcome_purchase")
     _, value = list_column(examples, "outcome_value")
     bought = bought.astype(bool)  # outcomes also hold what was only shown or clicked
-    first_sold = integers(pq.read_table(folder / "items.parquet", columns=["first_sold"]), "first_sold")
+    first_sold = int64_column(pq.read_table(folder / "items.parquet", columns=["first_sold"]), "first_sold")
 
     user_id = examples["user_id"].to_numpy()
     users = pc.unique(examples["user_id"])
@@ -87,57 +96,65 @@ def load_split(folder: Path, name: str) -> Split:
     first = pq.read_table(folder / "first_bought.parquet")
     first = first.filter(pc.is_in(first["user_id"], users))
     owner = pc.index_in(first["user_id"], users).to_numpy().astype(np.int64)
-    key = owner * len(first_sold) + integers(first, "item")
+    key = owner * len(first_sold) + int64_column(first, "item")
     order = np.argsort(key)
     return Split(
         order_id=examples["order_id"].to_numpy(),
         user_id=user_id,
         user=user,
-        ts=integers(examples, "ts"),
-        n_before=integers(examples, "n_before"),
-        snapshot=integers(examples, "snapshot"),
+        ts=int64_column(examples, "ts"),
+        n_earlier_checkouts=int64_column(examples, "n_before"),
+        snapshot=int64_column(examples, "snapshot"),
         basket_offsets=basket_offsets,
         basket_item=basket_item,
-        purchases=Purchases(keep(offsets, bought), item[bought], value[bought].astype(np.float64)),
+        purchases=Purchases(mask_offsets(offsets, bought), item[bought], value[bought].astype(np.float64)),
         first_sold=first_sold,
-        first_key=key[order],
-        first_ts=integers(first, "ts")[order],
+        first_purchase_key=key[order],
+        first_purchase_ts=int64_column(first, "ts")[order],
     )
 
 
-def owned(split: Split, row: Array, item: Array) -> Array:
+def purchased_before(split: Split, row: Array, item: Array) -> Array:
     """Whether the user of checkout `row` had bought `item` by then, this basket included; [m] -> [m] bool."""
     n_items = len(split.first_sold)
-    at = find(split.first_key, split.user[row] * n_items + item)
-    before = (at >= 0) & (np.append(split.first_ts, 0)[at] <= split.ts[row])
-    basket = np.unique(row_of(split.basket_offsets) * n_items + split.basket_item)
-    return before | (find(basket, row * n_items + item) >= 0)
+    at = find_sorted(split.first_purchase_key, split.user[row] * n_items + item)
+    before = (at >= 0) & (np.append(split.first_purchase_ts, 0)[at] <= split.ts[row])
+    basket = np.unique(segment_ids(split.basket_offsets) * n_items + split.basket_item)
+    return before | (find_sorted(basket, row * n_items + item) >= 0)
 
 
-def _slice(split: Split, name: str, counts: Array | None = None, rows: Array | None = None) -> Slice:
+def _slice(
+    split: Split, name: str, purchase_mask: Array | None = None, checkout_mask: Array | None = None
+) -> Slice:
     """Keep the purchases that count [ΣO] and, of the checkouts that then have one, `rows` [n] bool."""
     purchases = split.purchases
-    if counts is not None:
-        offsets = keep(purchases.offsets, counts)
-        purchases = Purchases(offsets, purchases.item[counts], purchases.value[counts])
+    if purchase_mask is not None:
+        offsets = mask_offsets(purchases.offsets, purchase_mask)
+        purchases = Purchases(offsets, purchases.item[purchase_mask], purchases.value[purchase_mask])
     judged = np.diff(purchases.offsets) > 0
-    return Slice(name, np.flatnonzero(judged if rows is None else judged & rows), purchases, False)
+    return Slice(
+        name, np.flatnonzero(judged if checkout_mask is None else judged & checkout_mask), purchases, False
+    )
 
 
 def slices(split: Split) -> list[Slice]:
     """The four slices of the table above, in that order."""
-    row, item = row_of(split.purchases.offsets), split.purchases.item
+    row, item = segment_ids(split.purchases.offsets), split.purchases.item
     age = split.ts[row] - split.first_sold[item]
     recent = (split.first_sold[item] > 0) & (age >= 0) & (age <= NEW_ITEM_DAYS * DAY)
     return [
         _slice(split, "all"),
-        _slice(split, "discovery", counts=~owned(split, row, item))._replace(drop_owned=True),
-        _slice(split, "cold_users", rows=split.n_before < COLD_USER_CHECKOUTS),
-        _slice(split, "new_items", counts=recent),
+        _slice(split, "discovery", purchase_mask=~purchased_before(split, row, item))._replace(
+            exclude_purchased=True
+        ),
+        _slice(split, "cold_users", checkout_mask=split.n_earlier_checkouts < COLD_USER_CHECKOUTS),
+        _slice(split, "new_items", purchase_mask=recent),
     ]
 
 
-def per_checkout(ranked: Ranked, split: Split, parts: list[Slice]) -> dict[str, dict[str, Array]]:
+def metrics_per_checkout(
+    ranked: RankedLists, split: Split, parts: list[Slice]
+) -> dict[str, dict[str, Array]]:
     """Slice name -> metric -> one value per judged checkout of that slice, in the order of `Slice.rows`.
 
     This is what `metrics.paired_bootstrap` compares, with `split.user[part.rows]` as the users. `filled` is
@@ -148,13 +165,13 @@ def per_checkout(ranked: Ranked, split: Split, parts: list[Slice]) -> dict[str, 
         raise ValueError(f"{len(ranked.offsets) - 1} lists for {len(split.ts)} checkouts")
     if len(ranked.item) and not 1 <= ranked.item.min() <= ranked.item.max() < len(split.first_sold):
         raise ValueError("a list holds the unknown item, or a row that the catalog does not have")
-    ranked = descending(ranked)
-    slates, fresh = top(ranked), None
+    ranked = sort_descending(ranked)
+    slates, fresh = top_k(ranked), None
     result = {}
     for part in parts:
-        if part.drop_owned and fresh is None:
-            fresh = top(ranked, eligible=~owned(split, row_of(ranked.offsets), ranked.item))
-        shown = fresh if part.drop_owned and fresh is not None else slates
+        if part.exclude_purchased and fresh is None:
+            fresh = top_k(ranked, eligible=~purchased_before(split, segment_ids(ranked.offsets), ranked.item))
+        shown = fresh if part.exclude_purchased and fresh is not None else slates
         result[part.name] = {
             "ndcg6": ndcg_at(shown, part.purchases)[part.rows],
             "hit6": hit_at(shown, part.purchases)[part.rows],
@@ -165,17 +182,17 @@ def per_checkout(ranked: Ranked, split: Split, parts: list[Slice]) -> dict[str, 
     return result
 
 
-def rows(
-    ranked: Ranked, split: Split, parts: list[Slice], system: str, order: str, seed: int = 0
+def leaderboard_rows(
+    ranked: RankedLists, split: Split, parts: list[Slice], system: str, order: str, seed: int = 0
 ) -> list[dict[str, Any]]:
     """One leaderboard row per slice: the means of `per_checkout`, NaN where a slice has no checkout.
 
     `order` names what the lists are sorted by: `purchase` (probability) or `value` (expected spend).
     """
-    return means(per_checkout(ranked, split, parts), system, order, seed)
+    return mean_rows(metrics_per_checkout(ranked, split, parts), system, order, seed)
 
 
-def means(
+def mean_rows(
     measured: dict[str, dict[str, Array]], system: str, order: str, seed: int = 0
 ) -> list[dict[str, Any]]:
     """The rows of lists that `per_checkout` has measured."""
@@ -187,8 +204,12 @@ def means(
     ]
 
 
-def recalls(
-    ranked: Ranked, source: Array, names: tuple[str, ...], split: Split, ks: tuple[int, ...] = (100, 300, 500)
+def recall_by_source(
+    ranked: RankedLists,
+    source: Array,
+    names: tuple[str, ...],
+    split: Split,
+    ks: tuple[int, ...] = (100, 300, 500),
 ) -> list[dict[str, Any]]:
     """Retrieval recall by source and for the union, over the checkouts with a purchase.
 
@@ -196,13 +217,13 @@ def recalls(
     the order of their score, so that a union cut at k is what a ranker with room for k would be given.
     `recall` is that of the whole lists, `candidates` their mean length.
     """
-    order = np.lexsort((-ranked.score, row_of(ranked.offsets)))
+    order = np.lexsort((-ranked.score, segment_ids(ranked.offsets)))
     item, source = ranked.item[order], source[order]
     judged = np.diff(split.purchases.offsets) > 0
     result = []
     for bit, name in enumerate((*names, "union")):
         proposed = source >> bit & 1 == 1 if bit < len(names) else np.ones(len(item), bool)
-        offsets = keep(ranked.offsets, proposed)
+        offsets = mask_offsets(ranked.offsets, proposed)
         found = {f"recall{k}": recall_at(offsets, item[proposed], split.purchases, k) for k in ks}
         found["recall"] = recall_at(offsets, item[proposed], split.purchases, len(item))
         result.append(

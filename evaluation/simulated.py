@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from data.sources import simulated
 from evaluation import protocol, scoring
-from evaluation.jagged import Array, Ranked, descending, find, row_of, top
+from evaluation.jagged import Array, RankedLists, find_sorted, segment_ids, sort_descending, top_k
 from evaluation.metrics import auc, ece, paired_bootstrap, predicted_over_observed
 from reporting.tables import text_table, write_json
 from simulation import market
@@ -31,14 +31,14 @@ from training.trained_run import Run, open_run
 Row = dict[str, Any]
 
 
-class Against(NamedTuple):
+class TruthComparison(NamedTuple):
     """A run's scores of P pairs beside what is true of them."""
 
-    scored: scoring.Scored
-    click: Array  # [P] true p(click | examined)
-    conversion: Array  # [P] true p(purchase | click)
-    value: Array  # [P] true expected value of showing it first
-    examined: Array  # [P] true p(examined) at its position; NaN for what was not shown
+    scored: scoring.ScoredCandidates
+    true_click: Array  # [P] true p(click | examined)
+    true_conversion: Array  # [P] true p(purchase | click)
+    true_value: Array  # [P] true expected value of showing it first
+    true_examination: Array  # [P] true p(examined) at its position; NaN for what was not shown
     user: Array  # [n] int64, whose checkout it is
 
 
@@ -59,24 +59,24 @@ def main() -> None:
     for run in runs:
         if run.prepared.meta["name"] != "simulated":
             sys.exit(f"error: {run.folder.name} was not trained on data=simulated, so no truth is known")
-    measure(runs, arguments.split, arguments.out)
+    evaluate_runs(runs, arguments.split, arguments.out)
 
 
-def measure(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]]:
+def evaluate_runs(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]]:
     """Measure the runs, print the tables and write them to `<out>/simulated.json`."""
     tables: dict[str, list[Row]] = {"Heads": [], "Conversion": [], "Slates": [], "Positions": []}
-    against = [hold_against_truth(run, split) for run in runs]
+    against = [compare_with_truth(run, split) for run in runs]
     for run, one in zip(runs, against, strict=True):
         name = {"run": run.folder.name, "position": run.cfg.ranker.train.position}
-        tables["Heads"] += [name | row for row in heads(one)]
-        tables["Conversion"] += [name | row for row in conversion(one)]
-        tables["Slates"] += [name | row for row in slates(one)]
-        tables["Positions"] += [name | row for row in positions(run)]
-    tables["Slates"] += [{"run": "truth", **row} for row in slates(oracle(against[0]))]
+        tables["Heads"] += [name | row for row in head_metrics(one)]
+        tables["Conversion"] += [name | row for row in conversion_bias(one)]
+        tables["Slates"] += [name | row for row in mean_slate_metrics(one)]
+        tables["Positions"] += [name | row for row in position_bias(run)]
+    tables["Slates"] += [{"run": "truth", **row} for row in mean_slate_metrics(oracle_comparison(against[0]))]
     tables["Differences to the first run"] = [
         {"run": run.folder.name, "position": run.cfg.ranker.train.position, **row}
         for run, one in zip(runs[1:], against[1:], strict=True)
-        for row in differences(one, against[0])
+        for row in paired_differences(one, against[0])
     ]
     write_json({"split": split, **tables}, out / "simulated.json")
     for heading, rows in tables.items():
@@ -86,48 +86,61 @@ def measure(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]]:
     return tables
 
 
-def hold_against_truth(run: Run, split: str) -> Against:
+def compare_with_truth(run: Run, split: str) -> TruthComparison:
     """Score the candidates of `split` and look up what is true of each."""
     cfg = run.prepared.meta["config"]["data"]
-    scored = scoring.score(run, split)
+    scored = scoring.score_split(run, split)
     data = protocol.load_split(run.prepared.folder, split)
     ids = pq.read_table(run.prepared.folder / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
     number = np.array([int(i or -1) for i in ids])
-    order = data.order_id.astype(np.int64)[row_of(scored.offsets)]
+    order = data.order_id.astype(np.int64)[segment_ids(scored.offsets)]
     item = number[scored.item]
-    known = simulated.truth(cfg, order, item)
-    logged = pq.read_table(simulated.folder_of(cfg) / "truth.parquet")
+    known = simulated.ground_truth(cfg, order, item)
+    logged = pq.read_table(simulated.simulation_folder(cfg) / "truth.parquet")
     keys = logged["order_id"].to_numpy() * len(ids) + logged["item_id"].to_numpy()
     place = np.argsort(keys)
-    at = find(keys[place], order * len(ids) + item)
+    at = find_sorted(keys[place], order * len(ids) + item)
     examined = np.where(at >= 0, logged["p_examined"].to_numpy()[place][at], np.nan)
-    if not np.array_equal(at >= 0, scored.known):
+    if not np.array_equal(at >= 0, scored.has_outcome):
         raise ValueError(f"{run.folder.name}: what it learned as shown is not what the marketplace showed")
-    return Against(scored, known.p_click, known.p_purchase, known.expected_value, examined, data.user)
+    return TruthComparison(
+        scored,
+        known.p_click_given_examined,
+        known.p_purchase_given_click,
+        known.expected_value,
+        examined,
+        data.user,
+    )
 
 
-def heads(one: Against) -> list[Row]:
+def head_metrics(comparison: TruthComparison) -> list[Row]:
     """AUC beside the oracle's (over outcomes that were drawn), and calibration against the truth."""
-    s, shown = one.scored, one.scored.known
-    there = one.examined[shown]
+    s, shown = comparison.scored, comparison.scored.has_outcome
+    there = comparison.true_examination[shown]
     seen = np.ones(len(there))
     rows = []
     for head, drawn, true, at_position, if_seen in (
-        ("click", s.clicked, one.click, s.shown_click, s.click),
-        ("purchase", s.bought, one.click * one.conversion, s.shown_purchase, s.purchase),
+        ("click", s.clicked, comparison.true_click, s.click_at_position, s.click),
+        (
+            "purchase",
+            s.purchased,
+            comparison.true_click * comparison.true_conversion,
+            s.purchase_at_position,
+            s.purchase,
+        ),
     ):
         for what, predicted, p in (("at position", at_position, there), ("if seen", if_seen, seen)):
-            row = _agreement(f"{head} {what}, shown", true[shown] * p, predicted[shown])
+            row = _truth_agreement(f"{head} {what}, shown", true[shown] * p, predicted[shown])
             if what == "at position":
                 label = drawn[shown]
                 row |= {"auc": auc(label, predicted[shown]), "oracle_auc": auc(label, true[shown] * p)}
             rows.append(row)
-        rows.append(_agreement(f"{head} if seen, not shown", true[~shown], if_seen[~shown]))
-        rows.append(_agreement(f"{head} if seen, entire space", true, if_seen))
+        rows.append(_truth_agreement(f"{head} if seen, not shown", true[~shown], if_seen[~shown]))
+        rows.append(_truth_agreement(f"{head} if seen, entire space", true, if_seen))
     return rows
 
 
-def _agreement(head: str, true: Array, predicted: Array) -> Row:
+def _truth_agreement(head: str, true: Array, predicted: Array) -> Row:
     """Without drawn outcomes: predicted probabilities beside true ones."""
     return {
         "head": head,
@@ -141,38 +154,47 @@ def _agreement(head: str, true: Array, predicted: Array) -> Row:
     }
 
 
-def conversion(one: Against) -> list[Row]:
+def conversion_bias(comparison: TruthComparison) -> list[Row]:
     """How selected clicks are: mean p(purchase | click), true and implied by the run, over three spaces."""
-    s, shown = one.scored, one.scored.known
+    s, shown = comparison.scored, comparison.scored.has_outcome
     implied = s.purchase / np.maximum(s.click, 1e-9)
     spaces = {"clicked": shown & s.clicked, "shown": shown, "entire space": np.ones(len(shown), bool)}
     return [
-        {"pairs in": name, "true": float(one.conversion[mask].mean()), "implied": float(implied[mask].mean())}
+        {
+            "pairs in": name,
+            "true": float(comparison.true_conversion[mask].mean()),
+            "implied": float(implied[mask].mean()),
+        }
         for name, mask in spaces.items()
     ]
 
 
-def oracle(one: Against) -> Against:
+def oracle_comparison(comparison: TruthComparison) -> TruthComparison:
     """A model that says what is true."""
-    spend = one.value / np.maximum(one.click * one.conversion, 1e-12)
-    best = one.scored._replace(click=one.click, purchase=one.click * one.conversion, spend=spend)
-    return one._replace(scored=best)
+    spend = comparison.true_value / np.maximum(comparison.true_click * comparison.true_conversion, 1e-12)
+    best = comparison.scored._replace(
+        click=comparison.true_click, purchase=comparison.true_click * comparison.true_conversion, spend=spend
+    )
+    return comparison._replace(scored=best)
 
 
-def per_checkout(one: Against) -> dict[str, Array]:
+def metrics_per_checkout(comparison: TruthComparison) -> dict[str, Array]:
     """What is true of the six first of the proposed candidates, by checkout: metric → [n].
 
     ndcg: of the true expected value, by the run's (graded gains, discount 1 / log2(1 + rank)). value: true
     expected value of the six, each as if shown first. purchase: true p(purchase) of the six ordered by it.
     """
-    s = one.scored
+    s = comparison.scored
     of_proposed = np.flatnonzero(s.source > 0)
     offsets = np.searchsorted(of_proposed, s.offsets)
-    value, purchase = one.value[of_proposed], (one.click * one.conversion)[of_proposed]
+    value, purchase = (
+        comparison.true_value[of_proposed],
+        (comparison.true_click * comparison.true_conversion)[of_proposed],
+    )
 
     def gained(score: Array, gain: Array) -> Array:
-        ranked = descending(Ranked(offsets, np.arange(len(score)), score))
-        slate = top(ranked)
+        ranked = sort_descending(RankedLists(offsets, np.arange(len(score)), score))
+        slate = top_k(ranked)
         return np.where(slate >= 0, gain[slate], 0.0)  # [n, 6]
 
     discount = 1 / np.log2(np.arange(2, 8))
@@ -185,27 +207,28 @@ def per_checkout(one: Against) -> dict[str, Array]:
     }
 
 
-def slates(one: Against) -> list[Row]:
+def mean_slate_metrics(comparison: TruthComparison) -> list[Row]:
     """Means of `per_checkout`."""
-    return [{name: float(values.mean()) for name, values in per_checkout(one).items()}]
+    return [{name: float(values.mean()) for name, values in metrics_per_checkout(comparison).items()}]
 
 
-def differences(one: Against, first: Against) -> list[Row]:
+def paired_differences(comparison: TruthComparison, reference: TruthComparison) -> list[Row]:
     """`first` minus `one` over the same checkouts, with a 95 % interval (bootstrap over users)."""
-    mine, other = per_checkout(first), per_checkout(one)
+    mine, other = metrics_per_checkout(reference), metrics_per_checkout(comparison)
     return [
-        {"metric": name, **paired_bootstrap(mine[name], other[name], first.user)._asdict()} for name in mine
+        {"metric": name, **paired_bootstrap(mine[name], other[name], reference.user)._asdict()}
+        for name in mine
     ]
 
 
-def positions(run: Run) -> list[Row]:
+def position_bias(run: Run) -> list[Row]:
     """What the run learned of positions, beside the truth."""
     cfg = run.prepared.meta["config"]["data"]
-    true = market.examined(cfg["slots"], cfg["position_bias"])
-    bias = run.ranker.position
+    true = market.examination_probability(cfg["slots"], cfg["position_bias"])
+    bias = run.ranker.position_bias
     if bias is None:
         return []
-    learned = bias.relative(len(true)).numpy()
+    learned = bias.relative_examination(len(true)).numpy()
     return [{"at": k + 1, "true": float(true[k]), "learned": float(learned[k])} for k in range(len(true))]
 
 

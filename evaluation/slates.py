@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation import protocol, scoring
-from evaluation.jagged import Array, row_of
+from evaluation.jagged import Array, segment_ids
 from evaluation.metrics import ndcg_at, revenue_at
 from reporting.tables import text_table
-from serving.pipeline.slate_policy import SLOTS, Policy, objective, select, unit
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy, objective, select_slates, unit_vectors
 from training.trained_run import open_run
 
-WEIGHTS = tuple(step / 10 for step in range(11))
-CAPS = (3, 2, 1)
+REVENUE_WEIGHTS = tuple(step / 10 for step in range(11))
+CATEGORY_CAPS = (3, 2, 1)
 DIVERSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
-BLOCK = 512  # checkouts at once: bounds the memory of the padded rows
+CHECKOUTS_PER_BLOCK = 512  # checkouts at once: bounds the memory of the padded rows
 
 
-class Offers(NamedTuple):
+class SlateCandidates(NamedTuple):
     """The candidates of n checkouts as a slate policy sees them, P pairs."""
 
     offsets: Array  # [n+1] int64
@@ -37,17 +37,19 @@ class Offers(NamedTuple):
     spend: Array  # [P] expected spend given a purchase
 
 
-def slates(offers: Offers, policies: list[Policy], leaf: Array, vectors: Array) -> list[Array]:
+def build_slates(
+    offers: SlateCandidates, policies: list[SlatePolicy], leaf: Array, vectors: Array
+) -> list[Array]:
     """The slates [n, 6] of each policy: item rows, best first, -1 for an empty slot.
 
     leaf [N+1] and vectors [N+1, D+8] uint8 are the catalog's. The margin of a policy is not read here.
     """
     n = len(offers.offsets) - 1
     made = [np.full((n, SLOTS), -1, np.int64) for _ in policies]
-    for start in range(0, n, BLOCK):
-        bounds = offers.offsets[start : start + BLOCK + 1]
+    for start in range(0, n, CHECKOUTS_PER_BLOCK):
+        bounds = offers.offsets[start : start + CHECKOUTS_PER_BLOCK + 1]
         pairs = slice(bounds[0], bounds[-1])
-        row = row_of(bounds - bounds[0])
+        row = segment_ids(bounds - bounds[0])
         column = np.arange(len(row)) - (bounds - bounds[0])[row]
         shape = len(bounds) - 1, int(np.diff(bounds).max(initial=0))
         item, eligible = np.zeros(shape, np.int64), np.zeros(shape, bool)
@@ -56,14 +58,14 @@ def slates(offers: Offers, policies: list[Policy], leaf: Array, vectors: Array) 
             score = np.zeros(shape)
             weight = policy.revenue_weight
             score[row, column] = objective(offers.purchase[pairs], offers.spend[pairs], weight)
-            chosen = select(score, eligible, item, leaf, vectors, policy).column
+            chosen = select_slates(score, eligible, item, leaf, vectors, policy).column
             if shape[1]:
                 found = np.take_along_axis(item, np.maximum(chosen, 0), 1)
-                slate[start : start + BLOCK] = np.where(chosen >= 0, found, -1)
+                slate[start : start + CHECKOUTS_PER_BLOCK] = np.where(chosen >= 0, found, -1)
     return made
 
 
-def measure(slate: Array, part: protocol.Slice, leaf: Array, vectors: Array) -> dict[str, float]:
+def slate_metrics(slate: Array, part: protocol.Slice, leaf: Array, vectors: Array) -> dict[str, float]:
     """Means over the checkouts that `part` judges: ndcg6, revenue6, distinct leaf categories, cosine.
 
     `categories` counts items without a category one by one; `cosine` is the mean over the pairs of a slate.
@@ -73,7 +75,7 @@ def measure(slate: Array, part: protocol.Slice, leaf: Array, vectors: Array) -> 
     ordered = np.sort(kinds, axis=1)
     known = (ordered > 0) & (np.diff(ordered, axis=1, prepend=0) > 0)
     alone = (kinds == 0) & (shown >= 0)
-    vector = unit(vectors[np.maximum(shown, 0)])  # [m, 6, D]
+    vector = unit_vectors(vectors[np.maximum(shown, 0)])  # [m, 6, D]
     pairs = [
         np.where((shown[:, [i, j]] >= 0).all(1), (vector[:, i] * vector[:, j]).sum(1), np.nan)
         for i, j in combinations(range(SLOTS), 2)
@@ -86,31 +88,37 @@ def measure(slate: Array, part: protocol.Slice, leaf: Array, vectors: Array) -> 
     }
 
 
-def frontier(offers: Offers, part: protocol.Slice, leaf: Array, vectors: Array) -> list[dict[str, Any]]:
+def revenue_frontier(
+    offers: SlateCandidates, part: protocol.Slice, leaf: Array, vectors: Array
+) -> list[dict[str, Any]]:
     """One row per revenue weight, from most purchases to most revenue."""
-    policies = [Policy(revenue_weight=weight) for weight in WEIGHTS]
+    policies = [SlatePolicy(revenue_weight=weight) for weight in REVENUE_WEIGHTS]
     return [
-        {"revenue_weight": policy.revenue_weight} | measure(slate, part, leaf, vectors)
-        for policy, slate in zip(policies, slates(offers, policies, leaf, vectors), strict=True)
+        {"revenue_weight": policy.revenue_weight} | slate_metrics(slate, part, leaf, vectors)
+        for policy, slate in zip(policies, build_slates(offers, policies, leaf, vectors), strict=True)
     ]
 
 
-def costs(
-    offers: Offers, part: protocol.Slice, leaf: Array, vectors: Array, weights: Iterable[float] = (0.0, 1.0)
+def policy_costs(
+    offers: SlateCandidates,
+    part: protocol.Slice,
+    leaf: Array,
+    vectors: Array,
+    weights: Iterable[float] = (0.0, 1.0),
 ) -> list[dict[str, Any]]:
     """One row per revenue weight and policy: neither cap nor diversity, each cap, each diversity."""
     variants: list[dict[str, Any]] = [
-        {}, *({"category_cap": cap} for cap in CAPS), *({"diversity": d} for d in DIVERSITIES)
+        {}, *({"category_cap": cap} for cap in CATEGORY_CAPS), *({"diversity": d} for d in DIVERSITIES)
     ]  # fmt: skip
-    policies = [Policy(revenue_weight=weight, **variant) for weight in weights for variant in variants]
+    policies = [SlatePolicy(revenue_weight=weight, **variant) for weight in weights for variant in variants]
     return [
         {
             "revenue_weight": policy.revenue_weight,
             "category_cap": policy.category_cap,
             "diversity": policy.diversity,
         }
-        | measure(slate, part, leaf, vectors)
-        for policy, slate in zip(policies, slates(offers, policies, leaf, vectors), strict=True)
+        | slate_metrics(slate, part, leaf, vectors)
+        for policy, slate in zip(policies, build_slates(offers, policies, leaf, vectors), strict=True)
     ]
 
 
@@ -126,11 +134,11 @@ def main() -> None:
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
     data = protocol.load_split(run.prepared.folder, arguments.split)
-    scored = scoring.offered(scoring.score(run, arguments.split))
-    offers = Offers(scored.offsets, scored.item, scored.purchase, scored.spend)
+    scored = scoring.proposed_candidates(scoring.score_split(run, arguments.split))
+    offers = SlateCandidates(scored.offsets, scored.item, scored.purchase, scored.spend)
     known = offers, protocol.slices(data)[0], run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
-    print(f"Purchases against revenue, {arguments.split}\n{text_table(frontier(*known))}")
-    print(f"\nCaps and diversity, {arguments.split}\n{text_table(costs(*known))}")
+    print(f"Purchases against revenue, {arguments.split}\n{text_table(revenue_frontier(*known))}")
+    print(f"\nCaps and diversity, {arguments.split}\n{text_table(policy_costs(*known))}")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ from typing import Any
 import duckdb
 
 from experimentation.ab import guardrails, page, sessions
-from experimentation.ab.analyze import Result, analyze
+from experimentation.ab.analyze import AnalysisResult, analyze
 from experimentation.ab.confidence_sequence import ALPHA
-from experimentation.ab.estimate import REVENUE, SECONDARY
-from experimentation.ab.plan import enough, plan, span_of
-from experimentation.ab.sessions import DAY, Log, Window
-from experimentation.ab.verdict import verdict
-from reporting.tables import text_table, write_text
-from serving.experiments.assignment import read as read_experiments
+from experimentation.ab.estimate import REVENUE, SECONDARY_METRICS
+from experimentation.ab.plan import log_time_span, plan_durations, shortest_sufficient_plan
+from experimentation.ab.sessions import DAY, AnalysisWindow, SessionLog
+from experimentation.ab.verdict import ship_decision
+from reporting.tables import text_table, write_atomically
+from serving.experiments.assignment import read_experiments as read_experiments
 
-METRICS = {metric.name.lower().replace(" ", "_"): metric for metric in (REVENUE, *SECONDARY)}
+METRICS = {metric.name.lower().replace(" ", "_"): metric for metric in (REVENUE, *SECONDARY_METRICS)}
 PLAN_EPILOG = "example: python -m experimentation plan --events shop/events --uplift 0.05"
 ANALYZE_EPILOG = """\
 example: python -m experimentation analyze --events shop/events --experiments experiments.toml \\
@@ -45,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--start", type=_day, required=True, help="first day, as 2026-11-02 (UTC)")
     add("--end", type=_day, required=True, help="last day")
     add("--items", type=Path, help="the shop's items, CSV or Parquet: categories per slate")
-    add("--margin", action="append", default=[], metavar="NAME=VALUE", help=f"repeatable; {guardrails.USUAL}")
+    add(
+        "--margin",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"repeatable; {guardrails.DEFAULT_MARGINS}",
+    )
     add("--out", type=Path, default=Path("reports/experiment.html"), help="default: reports/experiment.html")
     options = parser.parse_args(arguments)
     if not 0 < options.alpha < 0.5:
@@ -81,20 +87,22 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             parser.error(f"--{name} is {getattr(options, name)}: expected a share above 0, up to 1")
     if not options.uplift > 0:
         parser.error(f"--uplift is {options.uplift}: expected more than 0")
-    metric, (click, purchase) = METRICS[options.metric], _times(options)
+    metric, (click, purchase) = METRICS[options.metric], _attribution_windows(options)
     events = options.events
 
-    def read(start: int, end: int) -> Log:
-        return sessions.read(events, Window(start, end, click, purchase), orders=options.orders)
+    def read(start: int, end: int) -> SessionLog:
+        return sessions.read_session_log(
+            events, AnalysisWindow(start, end, click, purchase), orders=options.orders
+        )
 
     weeks = []
-    for one in plan(read, span_of(events), purchase, metric,
+    for one in plan_durations(read, log_time_span(events), purchase, metric,
                     options.uplift, options.power, options.alpha, options.share):  # fmt: skip
         weeks.append(one)
         print(f"{one.weeks} weeks: {one.users:,} users", file=sys.stderr)
-    cuped = weeks[-1].needed_cuped is not None
-    ready, most = enough(weeks, cuped), weeks[-1]
-    needed = (ready or most).needed_cuped if cuped else (ready or most).needed
+    cuped = weeks[-1].users_needed_cuped is not None
+    ready, most = shortest_sufficient_plan(weeks, cuped), weeks[-1]
+    needed = (ready or most).users_needed_cuped if cuped else (ready or most).users_needed
     takes = (
         f"and {ready.weeks} week{'s' * (ready.weeks > 1)}, in which {ready.users:,} come"
         if ready
@@ -108,54 +116,54 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     )
     rows = [{name: _cell(name, value) for name, value in one._asdict().items()} for one in weeks]
     print(f"{text_table(rows)}\n\n{said}\n{about}")
-    write_text(options.out, page.plan_page(weeks, metric.name, said, about))
+    write_atomically(options.out, page.plan_page(weeks, metric.name, said, about))
     print(f"written: {options.out}")
     return 0
 
 
 def _analyze(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
-        margins = dict(guardrails.parse(text) for text in options.margin)
+        margins = dict(guardrails.parse_margin(text) for text in options.margin)
     except ValueError as error:
         parser.error(str(error))
     if options.end < options.start:
         parser.error("--end lies before --start")
-    experiment = read_experiments(options.experiments).named(options.experiment)
-    window = Window(options.start, options.end + DAY, *_times(options))
-    log = sessions.read(options.events, window, experiment.name, options.items, options.orders)
+    experiment = read_experiments(options.experiments).get_experiment(options.experiment)
+    window = AnalysisWindow(options.start, options.end + DAY, *_attribution_windows(options))
+    log = sessions.read_session_log(options.events, window, experiment.name, options.items, options.orders)
     result = analyze(log, experiment, options.alpha, margins)
-    said = verdict(result)
+    said = ship_decision(result)
     about = (
         f"{options.events}, sessions from {_date(window.start)} to {_date(window.end - 1)} (UTC). After a "
-        f"slate clicks count for {window.click / DAY:g} d, purchases for {window.purchase / DAY:g} d."
+        f"slate clicks count for {window.click_window / DAY:g} d, purchases for {window.purchase_window / DAY:g} d."
     )
     for line in (said.sentence, *result.warnings, *_tables(result), *result.notes, about):
         print(f"{line}\n")
-    write_text(options.out, page.page(result, said, about))
+    write_atomically(options.out, page.experiment_page(result, said, about))
     print(f"written: {options.out}")
     return 0
 
 
-def _tables(result: Result) -> list[str]:
+def _tables(result: AnalysisResult) -> list[str]:
     """Metrics and guardrails as text."""
     metrics = [
         {"arm": one.arm, "metric": name, "control": effect.control, "treatment": effect.treatment,
          "change": f"{effect.relative:+.2%}", "low": f"{effect.relative_low:+.2%}",
          "high": f"{effect.relative_high:+.2%}", "p": f"{effect.p:.2g}",
-         "corrected": f"{one.p[name]:.2g}"}
-        for one in result.treated
+         "corrected": f"{one.adjusted_p[name]:.2g}"}
+        for one in result.treatments
         for name, effect in one.effects.items()
     ]  # fmt: skip
     rails = [
         {"arm": one.arm, "guardrail": rail.name, "control": rail.control, "treatment": rail.treatment,
          "limit": rail.limit, "state": rail.state}
-        for one in result.treated
-        for rail in one.guards
+        for one in result.treatments
+        for rail in one.guardrails
     ]  # fmt: skip
     looks = [
         {"arm": one.arm, "day": look.day + 1, "users": look.users, "effect": look.effect, "low": look.low,
          "high": look.high, "always-valid p": f"{look.p:.2g}"}
-        for one in result.treated
+        for one in result.treatments
         for look in one.looks[-1:]
     ]  # fmt: skip
     return [text_table(rows) for rows in (metrics, looks, rails) if rows]
@@ -169,7 +177,7 @@ def _cell(name: str, value: float | None) -> str | None:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
-def _times(options: argparse.Namespace) -> tuple[int, int]:
+def _attribution_windows(options: argparse.Namespace) -> tuple[int, int]:
     """Seconds after a slate in which clicks and purchases count."""
     return round(DAY * options.click_days), round(DAY * options.purchase_days)
 

@@ -14,31 +14,38 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from exporting import verification
-from exporting.bundle import building, manifest, publish, write_arrow, write_items, write_manifest
-from exporting.golden_requests import checkouts, golden
-from exporting.index.build import RECALL_AT, Measured, opened
-from exporting.lowering import lowered, save
-from exporting.opened_run import ExportError, Trained, item_ids, margins, sample
-from serving.pipeline.slate_policy import SLOTS, Policy, known_margins
-from serving.storage.vector_index import Effort, ItemIndex
+from exporting.bundle import (
+    build_manifest,
+    publish,
+    staging_folder,
+    write_arrow,
+    write_bundle_manifest,
+    write_items,
+)
+from exporting.golden_requests import select_golden_requests, to_checkouts
+from exporting.index.build import RECALL_AT, SearchMetrics, read_shards
+from exporting.lowering import lower_modules, save_torchscript
+from exporting.opened_run import ExportError, TrainedRun, item_ids, item_margins, sample_checkouts
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy, impute_margins
+from serving.storage.vector_index import ItemIndex, SearchParams
 
 
-class Indexed(NamedTuple):
+class BuiltIndex(NamedTuple):
     """The index of a bundle that is being made."""
 
     files: list[Path]  # of its shards, in the bundle's folder
-    effort: Effort
-    measured: Measured
-    about: dict[str, Any]  # the manifest's `index`
+    search_params: SearchParams
+    metrics: SearchMetrics
+    manifest_entry: dict[str, Any]  # the manifest's `index`
 
 
-def assemble(
-    trained: Trained,
+def assemble_bundle(
+    trained: TrainedRun,
     settings: DictConfig,
     root: Path,
-    index_in: Callable[[Path], Indexed],
-    notes: dict[str, Any],
-    before_publishing: Callable[[Path], None],
+    build_index: Callable[[Path], BuiltIndex],
+    export_record: dict[str, Any],
+    before_publish: Callable[[Path], None],
 ) -> Path:
     """Make, verify and publish a bundle in `root`; returns the folder of the new version.
 
@@ -48,50 +55,54 @@ def assemble(
     """
     started = time.perf_counter()
     try:
-        policy = Policy(**settings.slate)
+        policy = SlatePolicy(**settings.slate)
         if policy.margin:
-            known_margins(margins(trained))
+            impute_margins(item_margins(trained))
     except ValueError as error:
         raise ExportError(f"bundle.{error}") from error
     if settings.ranked is not None and settings.ranked < SLOTS:
         raise ExportError(f"bundle.ranked is {settings.ranked}: expected {SLOTS} or more, or null for all")
-    trained.sources.limit = settings.ranked
-    with building(root) as folder:
-        with step("modules"):
-            pipeline = lowered(trained.tower, trained.sources, trained.ranker)
-            save(pipeline, folder)
-        with step("index"):
-            indexed = index_in(folder)
-            index = ItemIndex(opened(indexed.files), trained.catalog.vectors.numpy(), indexed.effort)
-        with step("items"):
+    trained.sources.max_candidates = settings.ranked
+    with staging_folder(root) as folder:
+        with timed_step("modules"):
+            pipeline = lower_modules(trained.tower, trained.sources, trained.ranker)
+            save_torchscript(pipeline, folder)
+        with timed_step("index"):
+            indexed = build_index(folder)
+            index = ItemIndex(
+                read_shards(indexed.files), trained.catalog.vectors.numpy(), indexed.search_params
+            )
+        with timed_step("items"):
             write_items(trained, folder)
             shutil.copy(trained.prepared.folder / "schema.json", folder)
-        with step("golden requests"):
-            examples = sample(trained, ("test", "validation"), settings.verify.checkouts)
+        with timed_step("golden requests"):
+            examples = sample_checkouts(trained, ("test", "validation"), settings.verify.checkouts)
             schema = trained.schema
-            requests = checkouts(examples, item_ids(trained), schema.context, schema.profile)
+            requests = to_checkouts(examples, item_ids(trained), schema.context, schema.profile)
             count = settings.verify.golden
             some = slice(0, 5 * count)  # the clearest fifth of these
-            chosen = golden(trained, pipeline, index, examples[some], requests[some], policy, count)
+            chosen = select_golden_requests(
+                trained, pipeline, index, examples[some], requests[some], policy, count
+            )
             write_arrow(chosen, folder / "golden.arrow")
-        with step("verification"):
-            content = manifest(trained, folder, policy, indexed.about, notes)
-            write_manifest(content, folder)
-            with verification.loaded(folder) as recommender:
-                parity = verification.parity(trained, recommender, examples, requests)
-            verification.check(indexed.measured, parity)
+        with timed_step("verification"):
+            content = build_manifest(trained, folder, policy, indexed.manifest_entry, export_record)
+            write_bundle_manifest(content, folder)
+            with verification.open_bundle(folder) as recommender:
+                parity = verification.measure_parity(trained, recommender, examples, requests)
+            verification.check_limits(indexed.metrics, parity)
             content["export"] |= {
                 "parity": asdict(parity),
                 "seconds": round(time.perf_counter() - started, 1),
             }
-            write_manifest(content, folder)
-        before_publishing(folder)
+            write_bundle_manifest(content, folder)
+        before_publish(folder)
         target = publish(folder, root, content["version"])
-    print(f"bundle: {target} {told(content)}\n{time.perf_counter() - started:.1f} s", flush=True)
+    print(f"bundle: {target} {manifest_summary(content)}\n{time.perf_counter() - started:.1f} s", flush=True)
     return target
 
 
-def told(content: dict[str, Any]) -> str:
+def manifest_summary(content: dict[str, Any]) -> str:
     """What a manifest says of sizes, index, parity and calibration, in lines."""
     sizes, index, parity = content["bytes"], content["index"], content["export"]["parity"]
     listed = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
@@ -102,11 +113,11 @@ def told(content: dict[str, Any]) -> str:
         f"parity over {parity['candidates']:,} candidates: p(click) {parity['click']:.1e}, "
         f"p(purchase) {parity['purchase']:.1e}, value {parity['value']:.1e} relative; "
         f"a request takes p50 {parity['p50_ms']:.1f} ms, p99 {parity['p99_ms']:.1f} ms\n"
-        f"{_calibrated(content['calibration'])}"
+        f"{_calibration_summary(content['calibration'])}"
     )
 
 
-def _calibrated(found: dict[str, Any] | None) -> str:
+def _calibration_summary(found: dict[str, Any] | None) -> str:
     if found is None:
         return "calibration: unknown, for this run was not evaluated (python -m evaluation.evaluate RUN)"
     errors = {r["head"]: r["ece"] for r in found["slices"] if r["group"] == "all" and "ece" in r}
@@ -115,7 +126,7 @@ def _calibrated(found: dict[str, Any] | None) -> str:
 
 
 @contextmanager
-def step(name: str) -> Iterator[None]:
+def timed_step(name: str) -> Iterator[None]:
     """Says which step is under way and how long it took."""
     print(f"{name} ...", end="", flush=True)
     started = time.perf_counter()

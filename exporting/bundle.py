@@ -20,15 +20,22 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from data.feature_schema import FeatureSchema
-from exporting.opened_run import ExportError, Trained, calibration
-from serving.pipeline.slate_policy import Policy
-from serving.storage.bundle import FORMAT, MANIFEST, NO_CHECKSUM, NUMBERS, manifest_checksum, sha256
-from serving.storage.item_ids import slots_of
-from serving.storage.versions import point
-from serving.stores.arrow import COLUMNS
+from exporting.opened_run import ExportError, TrainedRun, read_calibration
+from serving.pipeline.slate_policy import SlatePolicy
+from serving.storage.bundle import (
+    CHECKSUM_PLACEHOLDER,
+    FORMAT_VERSION,
+    MANIFEST,
+    NUMERIC_DTYPES,
+    manifest_checksum,
+    sha256,
+)
+from serving.storage.item_ids import build_slots
+from serving.storage.versions import set_current_version
+from serving.stores.arrow import STORE_SCHEMA
 from training.tracking import git_commit
 
-LIBRARIES = (
+RECORDED_LIBRARIES = (
     "torch",
     "faiss-cpu",
     "faiss-gpu",
@@ -41,7 +48,7 @@ LIBRARIES = (
 
 
 @contextmanager
-def building(root: Path) -> Iterator[Path]:
+def staging_folder(root: Path) -> Iterator[Path]:
     """A temporary folder in `root` that is removed unless it was published from."""
     folder = root / f".partial-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -58,59 +65,59 @@ def write_arrow(table: pa.Table, file: Path) -> None:
         writer.write_table(table)
 
 
-def write_items(trained: Trained, folder: Path) -> None:
+def write_items(trained: TrainedRun, folder: Path) -> None:
     """`items.arrow`, and `item_rows.arrow`, by which ids are found in it (serving/storage/item_ids.py).
 
     Raises ExportError for an id that two items have.
     """
     items = items_table(trained)
     try:
-        slots = slots_of(items["item_id"].combine_chunks())
+        slots = build_slots(items["item_id"].combine_chunks())
     except ValueError as error:
         raise ExportError(f"{error}: give every item an id of its own and prepare again") from error
     write_arrow(items, folder / "items.arrow")
     write_arrow(pa.table({"row": slots}), folder / "item_rows.arrow")
 
 
-def items_table(trained: Trained) -> pa.Table:
+def items_table(trained: TrainedRun) -> pa.Table:
     """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the last snapshot.
 
     The columns are what serving reads in place (serving.storage.bundle.NUMBERS), without nulls.
     """
     raw, catalog = trained.items, trained.catalog
     available, leaf = catalog.available.numpy(), catalog.leaf.numpy()
-    popular = np.argsort(-catalog.popularity[0].numpy(), kind="stable")
+    popular = np.argsort(-catalog.orders_28d[0].numpy(), kind="stable")
     popular = popular[available[popular]]
     rank = np.full(len(available), -1)
     rank[popular] = np.arange(len(popular))
     numbers = {
         "price": catalog.price[0].numpy(),
-        "spend": catalog.spend[0].numpy(),
+        "mean_line_spend": catalog.mean_line_spend[0].numpy(),
         "margin": raw["margin"].cast(pa.float32()).to_numpy(),  # NaN for null
         "available": available,
         "first_sold": catalog.first_sold.numpy(),
-        "popularity": catalog.popularity[0].numpy(),
-        "lately": catalog.lately[0].numpy(),
+        "orders_28d": catalog.orders_28d[0].numpy(),
+        "sales_7d": catalog.sales_7d[0].numpy(),
         "buyers": catalog.buyers[0].numpy(),
         "category_codes": catalog.category.numpy(),
         "leaf": leaf,
         "brand_code": catalog.brand.numpy(),
         "vector": catalog.vectors.numpy(),
         "fallback_rank": rank,
-        "popular": _filled(popular, len(rank)),
-        "popular_by_leaf": _filled(popular[np.argsort(leaf[popular], kind="stable")], len(rank)),
+        "popular": _pad_zeros(popular, len(rank)),
+        "popular_by_leaf": _pad_zeros(popular[np.argsort(leaf[popular], kind="stable")], len(rank)),
     }
     words = {c: raw[c].cast(pa.string()).fill_null("") for c in ("item_id", "title", "category", "brand")}
-    columns = {name: _column(values.astype(NUMBERS[name])) for name, values in numbers.items()}
+    columns = {name: _to_arrow(values.astype(NUMERIC_DTYPES[name])) for name, values in numbers.items()}
     return pa.table(words | columns).combine_chunks()
 
 
-def _filled(rows: np.ndarray, count: int) -> np.ndarray:
+def _pad_zeros(rows: np.ndarray, count: int) -> np.ndarray:
     """Item rows, and behind them zeros up to `count`."""
     return np.pad(rows, (0, count - len(rows)))
 
 
-def _column(values: np.ndarray) -> pa.Array:
+def _to_arrow(values: np.ndarray) -> pa.Array:
     flat = pa.array(values.reshape(-1))
     return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
@@ -139,12 +146,12 @@ def _store_batch(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
     offsets = pa.array(np.arange(batch.num_rows + 1, dtype=np.int32) * len(names))
     values = batch["profile_values"].flatten().cast(pa.string())
     profile = pa.MapArray.from_arrays(offsets, pa.array(names * batch.num_rows, pa.string()), values)
-    columns = [profile if name == "profile" else batch[name] for name in COLUMNS]
-    return pa.RecordBatch.from_arrays(columns, names=list(COLUMNS))
+    columns = [profile if name == "profile" else batch[name] for name in STORE_SCHEMA]
+    return pa.RecordBatch.from_arrays(columns, names=list(STORE_SCHEMA))
 
 
-def manifest(
-    trained: Trained, folder: Path, policy: Policy, index: dict[str, Any], export: dict[str, Any]
+def build_manifest(
+    trained: TrainedRun, folder: Path, policy: SlatePolicy, index: dict[str, Any], export: dict[str, Any]
 ) -> dict[str, Any]:
     """What the bundle says of itself. All other files must be in `folder` already."""
     hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
@@ -152,9 +159,9 @@ def manifest(
     now = datetime.now(UTC)
     short = new_sha256("".join(hashes.values()).encode()).hexdigest()[:8]
     return {
-        "format": FORMAT,
+        "format": FORMAT_VERSION,
         "version": f"{now:%Y%m%dT%H%M%SZ}-{short}",
-        "checksum": NO_CHECKSUM,
+        "checksum": CHECKSUM_PLACEHOLDER,
         "created": now.isoformat(timespec="seconds"),
         "files": hashes,
         "bytes": {name: (folder / name).stat().st_size for name in hashes},
@@ -174,24 +181,24 @@ def manifest(
             "prepared": trained.prepared.folder.name,
         },
         "metrics": {
-            "ranker": trained.notes["metrics"],
-            "retrieval": trained.retrieval_notes["metrics"],
-            "candidate_recall": trained.notes["recall"],
+            "ranker": trained.run_manifest["metrics"],
+            "retrieval": trained.retrieval_manifest["metrics"],
+            "candidate_recall": trained.run_manifest["recall"],
         },
-        "calibration": calibration(trained.folder),
+        "calibration": read_calibration(trained.folder),
         "run": {
             "folder": trained.folder.name,
-            "mlflow_run_id": trained.notes["mlflow_run_id"],
+            "mlflow_run_id": trained.run_manifest["mlflow_run_id"],
             "config": OmegaConf.to_container(trained.cfg, resolve=True),
         },
         "export": {**export, "git_commit": git_commit()},
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **_library_versions()},
     }
 
 
-def _versions() -> dict[str, str]:
+def _library_versions() -> dict[str, str]:
     found = {}
-    for name in LIBRARIES:
+    for name in RECORDED_LIBRARIES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -199,16 +206,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def write_manifest(content: dict[str, Any], folder: Path) -> None:
+def write_bundle_manifest(content: dict[str, Any], folder: Path) -> None:
     """Write `manifest.json` with its checksum filled in."""
-    raw = json.dumps({**content, "checksum": NO_CHECKSUM}, indent=1, sort_keys=True, ensure_ascii=False)
+    raw = json.dumps(
+        {**content, "checksum": CHECKSUM_PLACEHOLDER}, indent=1, sort_keys=True, ensure_ascii=False
+    )
     checksum = manifest_checksum(raw.encode())
-    (folder / MANIFEST).write_text(raw.replace(NO_CHECKSUM, checksum))
+    (folder / MANIFEST).write_text(raw.replace(CHECKSUM_PLACEHOLDER, checksum))
 
 
 def publish(folder: Path, root: Path, version: str) -> Path:
     """Rename a finished folder to its version and point `current` at it, each in one step."""
     target = root / version
     folder.rename(target)
-    point(root, version)
+    set_current_version(root, version)
     return target

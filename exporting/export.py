@@ -11,17 +11,25 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from exporting.assemble import Indexed, assemble, step
+from exporting.assemble import BuiltIndex, assemble_bundle, timed_step
 from exporting.bundle import write_store
 from exporting.index import tuning
-from exporting.index.build import exact, unpacked
-from exporting.opened_run import ExportError, Trained, calibration, find_run, open_trained, queries, sample
-from reporting.index_page import front, index_page
+from exporting.index.build import exact_search, int8_vector_reader
+from exporting.opened_run import (
+    ExportError,
+    TrainedRun,
+    find_run,
+    load_trained_run,
+    read_calibration,
+    sample_checkouts,
+    to_latest_queries,
+)
+from reporting.index_page import index_page, pareto_front
 from reporting.tables import text_table
 from serving.storage.bundle import BundleError, read_manifest, version_folder
 from training.stage_folders import ROOT
 
-LEDGER = "changes.parquet"  # in a bundle: its items that changed since the training
+ITEM_UPDATES_FILE = "changes.parquet"  # in a bundle: its items that changed since the training
 
 
 def export(cfg: DictConfig) -> Path:
@@ -30,25 +38,27 @@ def export(cfg: DictConfig) -> Path:
     Raises ExportError if there is nothing to export or the bundle fails a check; `current` then stays.
     """
     run, root = find_run(cfg.run, cfg.mlflow.tracking_uri), Path(cfg.bundle.dir)
-    published = up_to_date(root, run, cfg)
+    published = up_to_date_version(root, run, cfg)
     if published:
         print(f"bundle: {published} is up to date with {run.name} (bundle.force=true redoes it)")
         return published
-    with step("run"):
-        trained = open_trained(run)
-    _say_what_is_left_behind(root, run)
+    with timed_step("run"):
+        trained = load_trained_run(run)
+    _warn_dropped_item_updates(root, run)
 
     def store(folder: Path) -> None:
-        with step("store"):
+        with timed_step("store"):
             write_store(trained.prepared.folder, trained.schema, folder / "store.arrow")
             os.replace(folder / "store.arrow", root / "store.arrow")
 
-    settings = settings_of(cfg)
-    notes = {"key": key(settings), "settings": OmegaConf.to_container(settings, resolve=True)}
-    return assemble(trained, settings, root, lambda folder: tuned(trained, cfg.index, folder), notes, store)
+    settings = bundle_settings(cfg)
+    notes = {"key": settings_hash(settings), "settings": OmegaConf.to_container(settings, resolve=True)}
+    return assemble_bundle(
+        trained, settings, root, lambda folder: build_tuned_index(trained, cfg.index, folder), notes, store
+    )
 
 
-def up_to_date(root: Path, run: Path, cfg: DictConfig) -> Path | None:
+def up_to_date_version(root: Path, run: Path, cfg: DictConfig) -> Path | None:
     """The version that `current` points at, if it was made from this run, settings and code."""
     if cfg.bundle.force or not (root / "current").exists():
         return None
@@ -56,18 +66,20 @@ def up_to_date(root: Path, run: Path, cfg: DictConfig) -> Path | None:
         about = read_manifest(version_folder(root))
     except BundleError:
         return None  # made by an older version, or damaged: make it anew
-    same = about["run"]["folder"] == run.name and about["export"].get("key") == key(settings_of(cfg))
+    same = about["run"]["folder"] == run.name and about["export"].get("key") == settings_hash(
+        bundle_settings(cfg)
+    )
     # A run that was evaluated since has something to say that the bundle does not hold yet.
-    return version_folder(root) if same and about["calibration"] == calibration(run) else None
+    return version_folder(root) if same and about["calibration"] == read_calibration(run) else None
 
 
-def _say_what_is_left_behind(root: Path, run: Path) -> None:
+def _warn_dropped_item_updates(root: Path, run: Path) -> None:
     """An export starts from its run; what `export.py update` changed since is not in it."""
     try:
         same = read_manifest(version_folder(root))["run"]["folder"] == run.name
     except BundleError:
         return
-    if same and (ledger := root / "current" / LEDGER).is_file():
+    if same and (ledger := root / "current" / ITEM_UPDATES_FILE).is_file():
         file = ledger.resolve()
         print(
             f"note: the items that changed since the training ({file}) are as the run knows them again; "
@@ -76,14 +88,14 @@ def _say_what_is_left_behind(root: Path, run: Path) -> None:
         )
 
 
-def settings_of(cfg: DictConfig) -> DictConfig:
+def bundle_settings(cfg: DictConfig) -> DictConfig:
     """The settings that shape a bundle: index, slate, ranked and verify."""
     bundle = cfg.bundle
     settings = {"index": cfg.index, "slate": bundle.slate, "ranked": bundle.ranked, "verify": cfg.verify}
     return OmegaConf.create(settings)
 
 
-def key(settings: DictConfig) -> str:
+def settings_hash(settings: DictConfig) -> str:
     """A hash of the settings that shape a bundle and of the code that makes and reads it."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(OmegaConf.to_yaml(settings, sort_keys=True).encode())
@@ -94,38 +106,40 @@ def key(settings: DictConfig) -> str:
 
 
 @torch.inference_mode()
-def tuned(trained: Trained, cfg: DictConfig, folder: Path) -> Indexed:
+def build_tuned_index(trained: TrainedRun, cfg: DictConfig, folder: Path) -> BuiltIndex:
     """The index over the available items, searched at its target recall on validation checkouts; its files,
     and where families were compared their page, in `folder`."""
     packed = trained.catalog.vectors.numpy()
-    ids, asked = indexed_rows(trained), validation_queries(trained, cfg.queries)
+    ids, asked = available_item_rows(trained), validation_query_vectors(trained, cfg.queries)
     scratch = folder / "families"
     try:
-        truth = exact(unpacked(packed), ids, asked)
-        found = tuning.tune(unpacked(packed), packed, ids, asked, truth, cfg, scratch)
+        truth = exact_search(int8_vector_reader(packed), ids, asked)
+        found = tuning.tune_index(int8_vector_reader(packed), packed, ids, asked, truth, cfg, scratch)
     except ValueError as error:
         raise ExportError(f"index: {error}") from error
-    if found.missed:
-        print(f"warning: no index meets index.*: {found.missed}; the nearest is taken", flush=True)
+    if found.missed_targets:
+        print(f"warning: no index meets index.*: {found.missed_targets}; the nearest is taken", flush=True)
     if len(cfg.families) > 1:
-        print("\n" + text_table(front(tuning.rows(found))), flush=True)
-        asked_for = ", ".join(f"{name} {cfg[name]}" for name in tuning.TARGETS)
-        page = index_page(tuning.rows(found), "The index", f"Asked: {asked_for}. {found.missed}")
+        print("\n" + text_table(pareto_front(tuning.trial_rows(found))), flush=True)
+        asked_for = ", ".join(f"{name} {cfg[name]}" for name in tuning.TARGET_METRICS)
+        page = index_page(
+            tuning.trial_rows(found), "The index", f"Asked: {asked_for}. {found.missed_targets}"
+        )
         (folder / "index.html").write_text(page)
-    about: dict[str, Any] = tuning.about(found, cfg)
+    about: dict[str, Any] = tuning.index_manifest(found, cfg)
     files = [file.rename(folder / file.name) for file in found.files]
     shutil.rmtree(scratch)
-    return Indexed(files, found.choice.effort, found.choice.measured, about)
+    return BuiltIndex(files, found.best_trial.search_params, found.best_trial.metrics, about)
 
 
-def indexed_rows(trained: Trained) -> NDArray:
+def available_item_rows(trained: TrainedRun) -> NDArray:
     """Item rows [n] int64 that the index holds: the available ones."""
     ids = np.flatnonzero(trained.catalog.available.numpy())
     return ids[ids > 0].astype(np.int64)
 
 
 @torch.inference_mode()
-def validation_queries(trained: Trained, count: int) -> NDArray:
+def validation_query_vectors(trained: TrainedRun, count: int) -> NDArray:
     """Query vectors [count, D] of validation checkouts, to measure an index with."""
-    examples = sample(trained, ("validation", "test"), count)
-    return trained.tower(queries(examples), trained.catalog.vectors).numpy()
+    examples = sample_checkouts(trained, ("validation", "test"), count)
+    return trained.tower(to_latest_queries(examples), trained.catalog.vectors).numpy()

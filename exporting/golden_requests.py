@@ -7,16 +7,16 @@ import pyarrow as pa
 import torch
 
 from data.feature_schema import Attribute
-from exporting.lowering import Pipeline
-from exporting.opened_run import Trained, item_ids, margins, queries
+from exporting.lowering import ServingModules
+from exporting.opened_run import TrainedRun, item_ids, item_margins, to_latest_queries
 from models.schema import Candidates
-from serving.checkout import KINDS, Checkout, Event, Line
-from serving.pipeline.slate_policy import SLOTS, Policy, known_margins, objective, select
-from serving.storage.golden_requests import to_json
+from serving.checkout import HISTORY_KINDS, Checkout, Event, Line
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy, impute_margins, objective, select_slates
+from serving.storage.golden_requests import checkout_to_json
 from serving.storage.vector_index import ItemIndex
 
 
-def checkouts(
+def to_checkouts(
     examples: pa.Table, item_ids: list[str], context: list[Attribute], profile: list[Attribute]
 ) -> list[Checkout]:
     """Examples as requests in raw facts. The user id is left out, so that no store is asked."""
@@ -33,23 +33,23 @@ def checkouts(
                 user_id=None,
                 ts=row["ts"],
                 history=[
-                    Event(item_ids[i], ts, KINDS[kind], quantity, price)
+                    Event(item_ids[i], ts, HISTORY_KINDS[kind], quantity, price)
                     for i, ts, kind, quantity, price in history
                 ],
                 basket=[Line(item_ids[i], quantity, price) for i, quantity, price in basket],
-                context=_raw(context, row["context"]),
-                profile=_raw(profile, row["profile"]),
+                context=_decode_attributes(context, row["context"]),
+                profile=_decode_attributes(profile, row["profile"]),
             )
         )
     return requests
 
 
-def _raw(attributes: list[Attribute], codes: list[int]) -> dict[str, str | float]:
+def _decode_attributes(attributes: list[Attribute], codes: list[int]) -> dict[str, str | float]:
     """Some value for each code that is known."""
-    return {a.name: _value(a, code) for a, code in zip(attributes, codes, strict=True) if code > 0}
+    return {a.name: _decode_value(a, code) for a, code in zip(attributes, codes, strict=True) if code > 0}
 
 
-def _value(attribute: Attribute, code: int) -> str | float:
+def _decode_value(attribute: Attribute, code: int) -> str | float:
     if attribute.values is not None:
         return attribute.values[code - 1]
     edges = attribute.edges or [0.0]
@@ -57,13 +57,13 @@ def _value(attribute: Attribute, code: int) -> str | float:
 
 
 @torch.inference_mode()
-def golden(
-    trained: Trained,
-    pipeline: Pipeline,
+def select_golden_requests(
+    trained: TrainedRun,
+    pipeline: ServingModules,
     index: ItemIndex,
     examples: pa.Table,
     requests: list[Checkout],
-    policy: Policy,
+    policy: SlatePolicy,
     count: int,
 ) -> pa.Table:
     """The `count` requests whose slates are clearest, with slate and purchase probabilities.
@@ -73,13 +73,13 @@ def golden(
     another processor may round them the other way. Raises ValueError for an order by margin without margins.
     """
     catalog, ids = trained.catalog, item_ids(trained)
-    query = queries(examples)
+    query = to_latest_queries(examples)
     vector = pipeline.query_tower(query, catalog.vectors)
     ann = index.search(vector.numpy(), trained.cfg.retrieval.sources.ann)
     found = Candidates(*pipeline.candidates(query, vector, torch.from_numpy(ann), catalog))
     _, purchase, spend = pipeline.ranker(query, vector, found, catalog)
     bounds, items = found.offsets.tolist(), found.item.numpy()
-    margin = known_margins(margins(trained))[items] if policy.margin else None
+    margin = impute_margins(item_margins(trained))[items] if policy.margin else None
     score = objective(purchase.numpy(), spend.numpy(), policy.revenue_weight, margin)
     leaf, vectors = catalog.leaf.numpy(), catalog.vectors.numpy()
     rows: list[tuple[float, dict[str, Any]]] = []
@@ -88,14 +88,14 @@ def golden(
         if bounds[place + 1] - bounds[place] < SLOTS:
             continue
         eligible = np.ones((1, bounds[place + 1] - bounds[place]), bool)
-        chosen = select(score[None, mine], eligible, items[None, mine], leaf, vectors, policy)
+        chosen = select_slates(score[None, mine], eligible, items[None, mine], leaf, vectors, policy)
         best = chosen.column[0]
         slate = {
-            "request": to_json(request),
+            "request": checkout_to_json(request),
             "slate": [ids[row] for row in items[mine][best]],
             "purchase": purchase.numpy()[mine][best].tolist(),
         }
-        rows.append((float(chosen.gap[0]), slate))
+        rows.append((float(chosen.min_gap[0]), slate))
     rows.sort(key=lambda row: -row[0])
     schema = pa.schema(
         {"request": pa.string(), "slate": pa.list_(pa.string()), "purchase": pa.list_(pa.float32())}

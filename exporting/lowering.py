@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.candidates.sources import CandidateSources
-from models.embeddings import EmbeddingTables, Int8Tables, lower
-from models.ranking.ranker import Ranker, ScoringRanker
+from models.embeddings import EmbeddingTables, Int8EmbeddingTables, quantize_tables
+from models.ranking.ranker import CalibratedRanker, Ranker
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog, Query
 
-INT8_FROM = 16  # width of a table from which row-wise int8 saves half of it
+INT8_MIN_DIM = 16  # width of a table from which row-wise int8 saves half of it
 
 
-class Pipeline(NamedTuple):
+class ServingModules(NamedTuple):
     """What answers a request, in order: query vector, candidates, scores."""
 
     query_tower: nn.Module
@@ -36,7 +36,7 @@ class FloatTables(nn.Module):
     def __init__(self, tables: EmbeddingTables) -> None:
         super().__init__()
         bags = tables.collection.embedding_bags
-        self.tables = [bags[t.name].weight.detach().clone() for t in tables.tables for _ in t.features]
+        self.tables = [bags[t.name].weight.detach().clone() for t in tables.tables for _ in t.feature_names]
 
     def forward(self, ids: list[Tensor], lengths: list[Tensor], weights: list[Tensor]) -> Tensor:
         pooled: list[Tensor] = []
@@ -49,7 +49,7 @@ class FloatTables(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-class ServedSources(nn.Module):
+class TupleCandidateSources(nn.Module):
     """Candidates as a plain tuple: for a NamedTuple TorchScript makes a new Python class at every call."""
 
     def __init__(self, sources: CandidateSources) -> None:
@@ -64,7 +64,7 @@ class ServedSources(nn.Module):
         return found.offsets, found.item, found.source, found.score, found.affinity, found.taste
 
 
-def lowered(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> Pipeline:
+def lower_modules(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> ServingModules:
     """The eager modules as they serve: tables in core torch operators, evaluation mode.
 
     The arguments stay as they are; tables that are in core torch already are taken as they are.
@@ -73,38 +73,40 @@ def lowered(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> Pip
     for name in ("attributes", "items"):
         tables = getattr(ranker, name)
         if isinstance(tables, EmbeddingTables):
-            setattr(ranker, name, lowered_tables(tables))
-    ranker.position = None  # what is served is seen
-    return Pipeline(lowered_tower(tower), ServedSources(sources).eval(), ScoringRanker(ranker).eval())
+            setattr(ranker, name, lower_tables(tables))
+    ranker.position_bias = None  # what is served is seen
+    return ServingModules(
+        lower_query_tower(tower), TupleCandidateSources(sources).eval(), CalibratedRanker(ranker).eval()
+    )
 
 
-def lowered_tower(tower: QueryTower) -> QueryTower:
+def lower_query_tower(tower: QueryTower) -> QueryTower:
     """The query tower of `lowered`, alone."""
     tower = copy.deepcopy(tower)
-    if isinstance(tower.attributes, EmbeddingTables):
-        tower.attributes = lowered_tables(tower.attributes)
+    if isinstance(tower.attribute_embeddings, EmbeddingTables):
+        tower.attribute_embeddings = lower_tables(tower.attribute_embeddings)
     return tower.eval()
 
 
-def lowered_tables(tables: EmbeddingTables) -> Int8Tables | FloatTables:
+def lower_tables(tables: EmbeddingTables) -> Int8EmbeddingTables | FloatTables:
     """Row-wise int8 where all tables are INT8_FROM wide or more, else float32.
 
     A row-wise int8 row carries 8 bytes of scale and offset, so a row of 4 takes 12 bytes instead of 16; that
     is not worth the error, which is the largest in what is narrow and sharply trained.
     """
-    wide = all(table.dim >= INT8_FROM for table in tables.tables)
-    return lower(tables) if wide else FloatTables(tables)
+    wide = all(table.dim >= INT8_MIN_DIM for table in tables.tables)
+    return quantize_tables(tables) if wide else FloatTables(tables)
 
 
-def save(pipeline: Pipeline, folder: Path) -> None:
+def save_torchscript(pipeline: ServingModules, folder: Path) -> None:
     """Write `query_tower.ts`, `candidates.ts` and `ranker.ts`, as `scripted` makes them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
         for name, module in pipeline._asdict().items():
-            torch.jit.save(scripted(module), str(folder / f"{name}.ts"))
+            torch.jit.save(to_torchscript(module), str(folder / f"{name}.ts"))
 
 
-def scripted(module: nn.Module) -> torch.jit.ScriptModule:
+def to_torchscript(module: nn.Module) -> torch.jit.ScriptModule:
     """TorchScript of a lowered module, frozen: weights become constants of the graph.
 
     Raises RuntimeError from TorchScript, with the line, for a module that it cannot compile.

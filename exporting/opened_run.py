@@ -19,12 +19,12 @@ from models.candidates.sources import CandidateSources
 from models.ranking.ranker import Ranker
 from models.retrieval.item_tower import ItemEncoder
 from models.retrieval.two_tower import QueryTower
-from models.schema import MOVING, Catalog, Query
+from models.schema import SNAPSHOT_FIELDS, Catalog, Query
 from training.build_models import build_two_tower
-from training.candidates import related, sources_at
-from training.pipeline import Prepared
-from training.stage_folders import read_done
-from training.tracking import folder_of
+from training.candidates import build_candidate_sources, load_neighbour_tables
+from training.pipeline import PreparedData
+from training.stage_folders import read_stage_manifest
+from training.tracking import find_run_folder
 from training.trained_run import Run, open_run
 
 
@@ -32,15 +32,15 @@ class ExportError(RuntimeError):
     """Nothing was published. The message says why and what to do."""
 
 
-class Trained(NamedTuple):
+class TrainedRun(NamedTuple):
     """What a run left, and the data that it was trained on."""
 
     folder: Path
-    retrieval: Path  # folder of the two towers
+    retrieval_folder: Path  # folder of the two towers
     cfg: DictConfig  # of the run
-    notes: dict[str, Any]  # done.json of the run
-    retrieval_notes: dict[str, Any]
-    prepared: Prepared
+    run_manifest: dict[str, Any]  # done.json of the run
+    retrieval_manifest: dict[str, Any]
+    prepared: PreparedData
     schema: FeatureSchema
     items: pa.Table  # items.parquet, a row per item row
     catalog: Catalog  # with item vectors, the latest snapshot alone, as a bundle holds it
@@ -56,7 +56,7 @@ def find_run(run: str, tracking_uri: str) -> Path:
     if "/" in run or Path(run).is_symlink():
         raise ExportError(f"run={run}: no such folder. Train first: python train.py")
     try:
-        folder = folder_of(tracking_uri, run)
+        folder = find_run_folder(tracking_uri, run)
     except (ValueError, KeyError) as error:
         raise ExportError(f"run={run}: {error}. Give a run folder or the id of an MLflow run") from error
     if not folder.is_dir():
@@ -64,7 +64,7 @@ def find_run(run: str, tracking_uri: str) -> Path:
     return folder.resolve()
 
 
-def open_trained(folder: Path) -> Trained:
+def load_trained_run(folder: Path) -> TrainedRun:
     """Load what `train.py` left in `folder`. Raises ExportError for a run that cannot be exported."""
     try:
         run = open_run(folder)
@@ -74,37 +74,37 @@ def open_trained(folder: Path) -> Trained:
         raise ExportError(
             f"{folder}: the weights do not fit this code ({error}). Train again, or check out its commit"
         ) from error
-    return Trained(
+    return TrainedRun(
         folder=run.folder,
-        retrieval=run.retrieval,
+        retrieval_folder=run.retrieval_folder,
         cfg=run.cfg,
-        notes=run.notes,
-        retrieval_notes=read_done(run.retrieval),
+        run_manifest=run.manifest,
+        retrieval_manifest=read_stage_manifest(run.retrieval_folder),
         prepared=run.prepared,
         schema=FeatureSchema.load(run.prepared.folder),
         items=pq.read_table(run.prepared.folder / "items.parquet"),
-        catalog=latest(run.catalog),
-        tower=run.tower,
+        catalog=latest_snapshot(run.catalog),
+        tower=run.query_tower,
         ranker=run.ranker,
-        sources=last_sources(run),
+        sources=latest_sources(run),
     )
 
 
-def item_tower(trained: Trained) -> ItemEncoder:
+def load_item_tower(trained: TrainedRun) -> ItemEncoder:
     """The item tower of a run, float tables."""
-    towers = build_two_tower(trained.cfg, trained.prepared.sizes)
-    towers.load_state_dict(torch.load(trained.retrieval / "weights.pt"))
-    return towers.item.eval()
+    towers = build_two_tower(trained.cfg, trained.prepared.table_sizes)
+    towers.load_state_dict(torch.load(trained.retrieval_folder / "weights.pt"))
+    return towers.item_encoder.eval()
 
 
-def last_sources(run: Run) -> CandidateSources:
+def latest_sources(run: Run) -> CandidateSources:
     """The candidate tables of the latest snapshot."""
     dates = run.prepared.meta["snapshot_dates"]
-    tables = related(run.prepared.folder, run.prepared.sizes["items"])
-    return sources_at(run.cfg, run.catalog, tables, len(dates) - 1, dates[-1])
+    tables = load_neighbour_tables(run.prepared.folder, run.prepared.table_sizes["items"])
+    return build_candidate_sources(run.cfg, run.catalog, tables, len(dates) - 1, dates[-1])
 
 
-def calibration(folder: Path) -> dict[str, Any] | None:
+def read_calibration(folder: Path) -> dict[str, Any] | None:
     """How well the heads were calibrated on the test split, over all candidates and by slice.
 
     From the run's evaluation, and from the test because the calibration was fitted on validation. None for a
@@ -117,12 +117,12 @@ def calibration(folder: Path) -> dict[str, Any] | None:
     return {"split": found["split"], "checkouts": found["checkouts"], "slices": found["calibration"]}
 
 
-def latest(catalog: Catalog) -> Catalog:
+def latest_snapshot(catalog: Catalog) -> Catalog:
     """The catalog with its last snapshot only."""
-    return catalog._replace(**{name: getattr(catalog, name)[-1:] for name in MOVING})
+    return catalog._replace(**{name: getattr(catalog, name)[-1:] for name in SNAPSHOT_FIELDS})
 
 
-def sample(trained: Trained, splits: tuple[str, ...], count: int) -> pa.Table:
+def sample_checkouts(trained: TrainedRun, splits: tuple[str, ...], count: int) -> pa.Table:
     """Up to `count` checkouts with a basket, evenly over the first split, then the next ones if it is short.
 
     Raises ExportError if there are none.
@@ -143,17 +143,17 @@ def sample(trained: Trained, splits: tuple[str, ...], count: int) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def queries(examples: pa.Table) -> Query:
+def to_latest_queries(examples: pa.Table) -> Query:
     """Examples as a query that reads the latest snapshot instead of the one of its time."""
     query = to_batch(examples).query
     return query._replace(snapshot=torch.zeros_like(query.snapshot))
 
 
-def margins(trained: Trained) -> NDArray:
+def item_margins(trained: TrainedRun) -> NDArray:
     """Share of the price that the shop keeps, by item row [N+1] float32; NaN where unknown."""
     return trained.items["margin"].cast(pa.float32()).to_numpy()
 
 
-def item_ids(trained: Trained) -> list[str]:
+def item_ids(trained: TrainedRun) -> list[str]:
     """Item ids by row; for row 0 an id that no item has."""
     return ["(unknown)", *trained.items["item_id"].to_pylist()[1:]]

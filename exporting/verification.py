@@ -12,18 +12,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from exporting.index.build import RECALL_AT, Measured
-from exporting.opened_run import ExportError, Trained, queries
-from models.embeddings import rows_int8
+from exporting.index.build import RECALL_AT, SearchMetrics
+from exporting.opened_run import ExportError, TrainedRun, to_latest_queries
+from models.embeddings import gather_rows_int8
 from models.jagged import segment_ids
-from models.ranking.ranker import ScoringRanker
+from models.ranking.ranker import CalibratedRanker
 from models.schema import Candidates
 from serving import BundleError, Checkout, Recommender
-from serving.stores.base import NOTHING
+from serving.stores.base import EMPTY_HISTORY
 
 MIN_RECALL = 0.95  # recall@300 of the index against exact search
-MAX_PROBABILITY = 2e-3  # largest difference of p(click) and p(purchase)
-MAX_VALUE = 0.02  # largest relative difference of the expected spend
+MAX_PROBABILITY_ERROR = 2e-3  # largest difference of p(click) and p(purchase)
+MAX_VALUE_ERROR = 0.02  # largest relative difference of the expected spend
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Parity:
 
 
 @contextmanager
-def loaded(folder: Path) -> Iterator[Recommender]:
+def open_bundle(folder: Path) -> Iterator[Recommender]:
     """The bundle as serving loads it, golden replay included. Raises ExportError where serving refuses.
 
     Serving takes one thread for the process; the number of before is back at the end.
@@ -56,8 +56,8 @@ def loaded(folder: Path) -> Iterator[Recommender]:
 
 
 @torch.inference_mode()
-def parity(
-    trained: Trained, recommender: Recommender, examples: pa.Table, requests: list[Checkout]
+def measure_parity(
+    trained: TrainedRun, recommender: Recommender, examples: pa.Table, requests: list[Checkout]
 ) -> Parity:
     """Compare the bundle, from raw facts on, with the float model, from training batches on.
 
@@ -65,21 +65,21 @@ def parity(
     float32; item vectors are int8 in both, because training has them so.
     """
     bundle, catalog = recommender.bundle, trained.catalog
-    tower, ranker = trained.tower, ScoringRanker(trained.ranker).eval()
+    tower, ranker = trained.tower, CalibratedRanker(trained.ranker).eval()
     worst = torch.zeros(3)
     pairs, taken = 0, []
     for place, request in enumerate(requests):
-        encoded = recommender.encoder(request, NOTHING, request.ts or 0)
+        encoded = recommender.feature_encoder(request, EMPTY_HISTORY, request.ts or 0)
         vector = bundle.query_tower(encoded, bundle.catalog[-1])
-        near = torch.from_numpy(recommender._search(vector, request, recommender.eligible(request)))
+        near = torch.from_numpy(recommender._search(vector, request, recommender.eligibility_filter(request)))
         found = Candidates(*bundle.candidates(encoded, vector, near, bundle.catalog))
         served = bundle.ranker(encoded, vector, found, bundle.catalog)
 
-        query = queries(examples.slice(place, 1))
+        query = to_latest_queries(examples.slice(place, 1))
         wanted = tower(query, catalog.vectors)
-        score = (rows_int8(catalog.vectors, found.item) * wanted[segment_ids(found.offsets)]).sum(1)
+        score = (gather_rows_int8(catalog.vectors, found.item) * wanted[segment_ids(found.offsets)]).sum(1)
         trained_scores = ranker(query, wanted, found._replace(score=score), catalog)
-        worst = torch.maximum(worst, _differences(served, trained_scores))
+        worst = torch.maximum(worst, _max_differences(served, trained_scores))
         pairs += found.item.numel()
         taken.append(recommender.recommend(request, deadline_ms=math.inf).timings["total"])
     click, purchase, value = worst.tolist()
@@ -87,7 +87,7 @@ def parity(
     return Parity(len(requests), pairs, click, purchase, value, float(p50), float(p99))
 
 
-def _differences(served: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> Tensor:
+def _max_differences(served: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> Tensor:
     """Largest difference of click, purchase (absolute) and spend (relative) of one checkout: [3]."""
     if served[0].numel() == 0:
         return torch.zeros(3)
@@ -97,21 +97,25 @@ def _differences(served: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> T
     )
 
 
-def check(index: Measured, measured: Parity) -> None:
+def check_limits(index_metrics: SearchMetrics, parity: Parity) -> None:
     """Raises ExportError for a bundle that is too far from exact search or from the training model."""
     failed = []
-    if not index.recall >= MIN_RECALL:
+    if not index_metrics.recall >= MIN_RECALL:
         failed.append(
-            f"recall@{RECALL_AT} of the index is {index.recall:.4f}, at least {MIN_RECALL} is needed: "
+            f"recall@{RECALL_AT} of the index is {index_metrics.recall:.4f}, at least {MIN_RECALL} is needed: "
             "raise index.recall or choose a finer index (index=auto); after an update, --rebuild"
         )
     remedy = "what is exported is not what was trained: export again with the code of the run"
-    for name, limit in (("click", MAX_PROBABILITY), ("purchase", MAX_PROBABILITY), ("value", MAX_VALUE)):
-        found = asdict(measured)[name]
+    for name, limit in (
+        ("click", MAX_PROBABILITY_ERROR),
+        ("purchase", MAX_PROBABILITY_ERROR),
+        ("value", MAX_VALUE_ERROR),
+    ):
+        found = asdict(parity)[name]
         if not found <= limit:
             failed.append(
                 f"{name} differs from the training model by up to {found:.2g}, the limit is {limit:g} "
-                f"({measured.candidates} candidates of {measured.checkouts} checkouts): {remedy}"
+                f"({parity.candidates} candidates of {parity.checkouts} checkouts): {remedy}"
             )
     if failed:
         raise ExportError("not published: " + "; ".join(failed))

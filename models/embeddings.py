@@ -20,32 +20,32 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from torchrec.modules.embedding_configs import PoolingType
 
 
-class Table(NamedTuple):
+class EmbeddingTable(NamedTuple):
     """`rows` ids of `dim` floats, read by the named features."""
 
     name: str
-    rows: int
+    num_embeddings: int
     dim: int
-    features: list[str]
+    feature_names: list[str]
 
 
 class EmbeddingTables(nn.Module):
     """Weighted sums from TorchRec tables, which `DistributedModelParallel` shards and fuses."""
 
-    def __init__(self, tables: list[Table], device: torch.device | None = None) -> None:
+    def __init__(self, tables: list[EmbeddingTable], device: torch.device | None = None) -> None:
         super().__init__()
         self.tables = tables
-        self.features = [feature for table in tables for feature in table.features]
-        self.output_dim = sum(table.dim * len(table.features) for table in tables)
+        self.feature_names = [feature for table in tables for feature in table.feature_names]
+        self.output_dim = sum(table.dim * len(table.feature_names) for table in tables)
         self.collection = EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
                     name=table.name,
-                    num_embeddings=table.rows,
+                    num_embeddings=table.num_embeddings,
                     embedding_dim=table.dim,
-                    feature_names=table.features,
+                    feature_names=table.feature_names,
                     pooling=PoolingType.SUM,
-                    init_fn=_normal(table.dim),
+                    init_fn=_normal_init(table.dim),
                 )
                 for table in tables
             ],
@@ -56,7 +56,7 @@ class EmbeddingTables(nn.Module):
     def forward(self, ids: list[Tensor], lengths: list[Tensor], weights: list[Tensor]) -> Tensor:
         """Pooled features [U, output_dim]; `ids`, `lengths`, `weights` hold one tensor per feature."""
         jagged = KeyedJaggedTensor(
-            keys=self.features,
+            keys=self.feature_names,
             values=torch.cat(ids),
             weights=torch.cat(weights),
             lengths=torch.cat(lengths).to(torch.int32),
@@ -64,14 +64,14 @@ class EmbeddingTables(nn.Module):
         return self.collection(jagged).values()
 
 
-class Int8Tables(nn.Module):
+class Int8EmbeddingTables(nn.Module):
     """The same tables, row-wise 8-bit, with operators that plain torch can load and run."""
 
-    def __init__(self, tables: list[Table], weights: dict[str, Tensor]) -> None:
+    def __init__(self, tables: list[EmbeddingTable], weights: dict[str, Tensor]) -> None:
         """`weights` maps a table's name to its float32 rows [rows, dim]."""
         super().__init__()
-        self.packed = [pack_int8(weights[table.name]) for table in tables for _ in table.features]
-        self.output_dim = sum(table.dim * len(table.features) for table in tables)
+        self.packed = [pack_int8(weights[table.name]) for table in tables for _ in table.feature_names]
+        self.output_dim = sum(table.dim * len(table.feature_names) for table in tables)
 
     def forward(self, ids: list[Tensor], lengths: list[Tensor], weights: list[Tensor]) -> Tensor:
         pooled: list[Tensor] = []
@@ -81,10 +81,10 @@ class Int8Tables(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-def lower(tables: EmbeddingTables) -> Int8Tables:
+def quantize_tables(tables: EmbeddingTables) -> Int8EmbeddingTables:
     """Trained tables as their int8 stand-in."""
     bags = tables.collection.embedding_bags
-    return Int8Tables(
+    return Int8EmbeddingTables(
         tables.tables, {table.name: bags[table.name].weight.detach() for table in tables.tables}
     )
 
@@ -106,7 +106,7 @@ def pool_int8(packed: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> 
     )
 
 
-def rows_int8(packed: Tensor, rows: Tensor) -> Tensor:
+def gather_rows_int8(packed: Tensor, rows: Tensor) -> Tensor:
     """Unpacked rows: uint8 [N, D+8], rows [n] → float32 [n, D]."""
     return unpack_int8(packed.index_select(0, rows))
 
@@ -125,14 +125,14 @@ def pool_rows(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -
     )
 
 
-def take_rows(vectors: Tensor, rows: Tensor) -> Tensor:
+def gather_rows(vectors: Tensor, rows: Tensor) -> Tensor:
     """Rows [n] of vectors, float32 [N, D] or packed uint8 [N, D+8], as float32 [n, D]."""
     if vectors.dtype == torch.uint8:
-        return rows_int8(vectors, rows)
+        return gather_rows_int8(vectors, rows)
     return F.embedding(rows, vectors)
 
 
-def _normal(dim: int) -> Callable[[Tensor], Tensor | None]:
+def _normal_init(dim: int) -> Callable[[Tensor], Tensor | None]:
     def init(weight: Tensor) -> Tensor:
         return nn.init.normal_(weight, std=dim**-0.5)
 

@@ -15,7 +15,7 @@ def segment_ids(offsets: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(lengths.numel(), device=offsets.device), lengths)
 
 
-def offsets_of(segments: Tensor, count: int) -> Tensor:
+def segment_offsets(segments: Tensor, count: int) -> Tensor:
     """Sorted segment ids [n] to offsets [count+1]; the inverse of `segment_ids`."""
     if count == 1:
         return torch.arange(2, device=segments.device) * segments.numel()
@@ -39,7 +39,7 @@ def segment_sum(values: Tensor, segments: Tensor, count: int) -> Tensor:
     return values.new_zeros([count, values.shape[1]]).index_add_(0, segments, values)
 
 
-def group_sum(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def sum_by_key(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct keys in rising order [U] and the sum of their values: [n] to [U], or [n, F] to [U, F]."""
     unique, inverse = torch.unique(keys, return_inverse=True)
     shape = [unique.numel()] + list(values.shape[1:])
@@ -65,24 +65,24 @@ def contains(unique: Tensor, keys: Tensor) -> Tensor:
 
 def rank_in_segment(segments: Tensor, score: Tensor) -> Tensor:
     """Rank of each value by falling score inside its segment, 0 first; ties by position: [n] int64."""
-    order, _, place = by_score(segments, score)
+    order, _, place = sort_by_segment_and_score(segments, score)
     rank = torch.empty_like(order)
     rank[order] = place
     return rank
 
 
-def best_in_segment(segments: Tensor, score: Tensor, limit: int, count: int = 0) -> Tensor:
+def top_k_in_segment(segments: Tensor, score: Tensor, limit: int, count: int = 0) -> Tensor:
     """Rising positions of the `limit` values of the highest score of each segment; between equals the first.
 
     `count` is the number of segments if it is known: one alone needs no sort by segment.
     """
     if count == 1:
         return torch.argsort(score, descending=True, stable=True)[:limit].sort()[0]
-    order, _, place = by_score(segments, score)
+    order, _, place = sort_by_segment_and_score(segments, score)
     return order.index_select(0, (place < limit).nonzero().squeeze(1)).sort()[0]
 
 
-def by_score(segments: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def sort_by_segment_and_score(segments: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Positions of values by segment and falling score, ties by position [n]; the segments in that order [n],
     and the rank of each in its segment [n]."""
     order = torch.argsort(score, descending=True, stable=True)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 # Codes of `history_kind`, by position.
-KINDS = ("purchase", "click", "cart")
+HISTORY_KINDS = ("purchase", "click", "cart")
 
 
-def days(seconds: Tensor) -> Tensor:
+def seconds_to_days(seconds: Tensor) -> Tensor:
     """Integer seconds to float32 days."""
     return seconds.to(torch.float32) / 86_400.0
 
@@ -53,14 +53,16 @@ class Catalog(NamedTuple):
     first_sold: Tensor  # [N+1] int64, 0 for never
     available: Tensor  # [N+1] bool, False for row 0
     price: Tensor  # [S, N+1] float32, the usual unit price at the snapshot, 0 for unknown
-    spend: Tensor  # [S, N+1] float32, what a line of it usually pays, 0 for unknown
-    popularity: Tensor  # [S, N+1] float32, orders with the item in the 28 days before the snapshot
-    lately: Tensor  # [S, N+1] float32, of those the orders of the last 7 days
+    mean_line_spend: Tensor  # [S, N+1] float32, what a line of it usually pays, 0 for unknown
+    orders_28d: Tensor  # [S, N+1] float32, orders with the item in the 28 days before the snapshot
+    sales_7d: Tensor  # [S, N+1] float32, of those the orders of the last 7 days
     buyers: Tensor  # [S, N+1] float32, users who bought the item by then
     vectors: Tensor  # [N+1, D+8] uint8, item vectors, row-wise int8 (D values, then scale and offset)
 
 
-MOVING = ("price", "spend", "popularity", "lately", "buyers")  # fields of Catalog with a row per snapshot
+# Fields of Catalog with a row per snapshot.
+SNAPSHOT_FIELDS = ("price", "mean_line_spend", "orders_28d", "sales_7d", "buyers")
+SECONDS_PER_DAY = 86_400
 
 
 class ItemText(NamedTuple):
@@ -76,10 +78,12 @@ class Candidates(NamedTuple):
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣC] int64, distinct within a checkout
-    source: Tensor  # [ΣC] int64, bit i set: proposed by SOURCES[i] of models/candidates/sources.py
+    source_mask: Tensor  # [ΣC] int64, bit i set: proposed by SOURCES[i] of models/candidates/sources.py
     score: Tensor  # [ΣC] float32, inner product of query and item vector
-    affinity: Tensor  # [ΣC] float32, co-purchase affinity with the basket just paid, 0 for none
-    taste: Tensor  # [ΣC] float32, item-to-item score with the 100 items that the user buys most, 0 for none
+    copurchase_score: Tensor  # [ΣC] float32, co-purchase affinity with the basket just paid, 0 for none
+    ease_score: (
+        Tensor  # [ΣC] float32, item-to-item score with the 100 items that the user buys most, 0 for none
+    )
 
 
 class Outcomes(NamedTuple):
@@ -87,7 +91,7 @@ class Outcomes(NamedTuple):
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣO] int64
-    shown: Tensor  # [ΣO] bool, an impression was logged for this checkout
+    impression: Tensor  # [ΣO] bool, an impression was logged for this checkout
     click: Tensor  # [ΣO] bool, logged click (False throughout where the shop logs none)
     purchase: Tensor  # [ΣO] bool
     value: Tensor  # [ΣO] float32, what the user spent on it

@@ -21,44 +21,46 @@ class Column(NamedTuple):
 
     name: str
     cell: Callable[[Row], str]
-    means: str = ""
-    number: bool = True
-    share: Callable[[Row], float | None] | None = None  # 0 to 1: draws a bar behind the figure
+    description: str = ""
+    numeric: bool = True
+    bar_share: Callable[[Row], float | None] | None = None  # 0 to 1: draws a bar behind the figure
 
 
 def table(columns: Sequence[Column], rows: Iterable[Row], css: Callable[[Row], str] = lambda _: "") -> str:
     """A table and the explanation of its columns; `css` gives the class of a row."""
-    head = "".join(f"<th{_class('n' * c.number)}>{escape(c.name)}</th>" for c in columns)
+    head = "".join(f"<th{_class_attribute('n' * c.numeric)}>{escape(c.name)}</th>" for c in columns)
     body = "".join(
-        f"<tr{_class(css(row))}>" + "".join(_cell(column, row) for column in columns) + "</tr>\n"
+        f"<tr{_class_attribute(css(row))}>" + "".join(_cell(column, row) for column in columns) + "</tr>\n"
         for row in rows
     )
-    means = "".join(f"<dt>{escape(c.name)}</dt><dd>{escape(c.means)}</dd>" for c in columns if c.means)
+    means = "".join(
+        f"<dt>{escape(c.name)}</dt><dd>{escape(c.description)}</dd>" for c in columns if c.description
+    )
     key = f'<dl class="key">{means}</dl>' if means else ""
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>{key}'
 
 
 def _cell(column: Column, row: Row) -> str:
-    share = column.share(row) if column.share else None
+    share = column.bar_share(row) if column.bar_share else None
     bar = "" if share is None else f' style="--share:{100 * share:.0f}%"'
-    css = "n" * column.number + " bar" * (share is not None)
-    return f"<td{_class(css)}{bar}>{escape(column.cell(row))}</td>"
+    css = "n" * column.numeric + " bar" * (share is not None)
+    return f"<td{_class_attribute(css)}{bar}>{escape(column.cell(row))}</td>"
 
 
-def _class(name: str) -> str:
+def _class_attribute(name: str) -> str:
     return f' class="{name}"' if name else ""
 
 
-def key(*colours: tuple[str, str]) -> str:
+def legend(*colours: tuple[str, str]) -> str:
     """What the colours of a chart stand for: (class, meaning)."""
     spans = "".join(f'<span class="swatch {css}"></span>{escape(text)}' for css, text in colours)
     return f'<div class="key">{spans}</div>'
 
 
-def figure(svg: str, caption: str = "", above: str = "") -> str:
+def figure(svg: str, caption: str = "", header: str = "") -> str:
     """A chart with its key above and a caption below."""
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{above}{svg}{below}</figure>"
+    return f"<figure>{header}{svg}{below}</figure>"
 
 
 def section(name: str, title: str, finding: str, *parts: str) -> str:
@@ -68,4 +70,4 @@ def section(name: str, title: str, finding: str, *parts: str) -> str:
 
 
 def paragraph(text: str, css: str = "") -> str:
-    return f"<p{_class(css)}>{escape(text)}</p>"
+    return f"<p{_class_attribute(css)}>{escape(text)}</p>"

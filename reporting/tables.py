@@ -11,7 +11,7 @@ import numpy as np
 Row = dict[str, Any]
 
 
-def over_seeds(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
+def aggregate_seeds(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
     """One row per distinct value of `keys`, in order of appearance.
 
     `seeds` counts the rows that went into it. Every other number becomes its mean over them, with the
@@ -33,13 +33,13 @@ def over_seeds(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
     return result
 
 
-def summary(rows: Iterable[Row]) -> list[Row]:
+def summarize_leaderboard(rows: Iterable[Row]) -> list[Row]:
     """The leaderboard's rows over seeds: one per (system, order, slice); `checkouts` is a count."""
-    lines = over_seeds(rows, ("system", "order", "slice"))
+    lines = aggregate_seeds(rows, ("system", "order", "slice"))
     return [line | {"checkouts": round(line["checkouts"])} for line in lines]
 
 
-def figure(line: Row, name: str, digits: int = 4) -> str:
+def format_metric(line: Row, name: str, digits: int = 4) -> str:
     """`0.4936`, over several seeds `0.4936 ± 0.0012`, and `–` for what is missing or NaN."""
     value = line.get(name)
     if value is None or math.isnan(value):
@@ -55,11 +55,11 @@ def _digits(name: str) -> int:
     return 2 if name in ("revenue6", "categories") else 4
 
 
-def text_rows(lines: Iterable[Row]) -> list[Row]:
+def format_rows(lines: Iterable[Row]) -> list[Row]:
     """Lines of `over_seeds` as text cells: each figure with its spread."""
     return [
         {
-            name: figure(line, name, _digits(name)) if isinstance(value, float) else str(value)
+            name: format_metric(line, name, _digits(name)) if isinstance(value, float) else str(value)
             for name, value in line.items()
             if not name.endswith("_sd") and value is not None
         }
@@ -90,32 +90,32 @@ def _cell(value: Any) -> str:
 def leaderboard_table(rows: Iterable[Row]) -> str:
     """The leaderboard as text, one block per slice; mean ± standard deviation over several seeds."""
     parts: dict[str, list[Row]] = {}
-    for line in summary(rows):
+    for line in summarize_leaderboard(rows):
         parts.setdefault(line["slice"], []).append(line)
     blocks = []
     for part, lines in parts.items():
         shown = [{name: line[name] for name in ("system", "order", "seeds")} for line in lines]
         for row, line in zip(shown, lines, strict=True):
-            row |= {metric: figure(line, metric, _digits(metric)) for metric in METRICS}
+            row |= {metric: format_metric(line, metric, _digits(metric)) for metric in METRICS}
         blocks.append(f"{part} ({lines[0]['checkouts']:,} checkouts)\n{text_table(shown)}")
     return "\n\n".join(blocks)
 
 
 def write_json(content: Any, path: Path) -> None:
     """Write rows or a report as JSON; a number that is not finite becomes null."""
-    text = json.dumps(_finite(content), indent=1, allow_nan=False, ensure_ascii=False)
-    write_text(path, text + "\n")
+    text = json.dumps(_replace_nonfinite(content), indent=1, allow_nan=False, ensure_ascii=False)
+    write_atomically(path, text + "\n")
 
 
-def _finite(value: Any) -> Any:
+def _replace_nonfinite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: _replace_nonfinite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [_replace_nonfinite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_text(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Whole or not at all: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

@@ -20,16 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .recommender import Recommender
-from .resilience.deadline import reason_of
+from .resilience.deadline import error_message
 from .storage.bundle import MANIFEST, version_folder
-from .storage.versions import CURRENT, find
+from .storage.versions import CURRENT, find_version
 
-RETRY = 60.0  # seconds until a version that failed is tried again: it may have been copied to the end by then
-LOADING = "the bundle is being loaded"
+RETRY_INTERVAL_S = (
+    60.0  # seconds until a version that failed is tried again: it may have been copied to the end by then
+)
+LOADING_REASON = "the bundle is being loaded"
 logger = logging.getLogger(__name__)
 
 
-class Swap:
+class BundleWatcher:
     """Holds the recommenders that answer, and looks for other versions every `every` seconds.
 
     Args:
@@ -46,22 +48,27 @@ class Swap:
     """
 
     def __init__(
-        self, bundle: Path, load: Callable[[Path], Recommender], every: float = 1.0,
-        notice: Callable[[str], None] = lambda outcome: None, versions: Sequence[str] = (),
+        self, bundle: Path, load_recommender: Callable[[Path], Recommender], poll_seconds: float = 1.0,
+        on_load_outcome: Callable[[str], None] = lambda outcome: None, versions: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.bundle, self.load, self.every, self.notice = bundle, load, every, notice
+        self.bundle, self.load_recommender, self.poll_seconds, self.on_load_outcome = (
+            bundle,
+            load_recommender,
+            poll_seconds,
+            on_load_outcome,
+        )
         self.root = bundle.parent if (bundle / MANIFEST).is_file() else bundle
         self.versions = tuple(versions)
-        self.serving: dict[str, Recommender] = {}
-        self.reasons = dict.fromkeys((*self.versions, CURRENT), LOADING)
-        self._refused: dict[str, tuple[Path, float]] = {}  # by name: which, and when (monotonic)
+        self.recommenders: dict[str, Recommender] = {}
+        self.reasons = dict.fromkeys((*self.versions, CURRENT), LOADING_REASON)
+        self._failed_loads: dict[str, tuple[Path, float]] = {}  # by name: which, and when (monotonic)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bundle", daemon=True)
 
     @property
     def recommender(self) -> Recommender | None:
         """What `current` names, or the last good one; None before the first is loaded."""
-        return self.serving.get(CURRENT)
+        return self.recommenders.get(CURRENT)
 
     @property
     def reason(self) -> str:
@@ -78,53 +85,53 @@ class Swap:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take the versions that have a name and are not served by it, if they are good. Never raises."""
         for name in self.reasons:  # `current` is the last: who is ready answers every arm from its version
-            self._look(name)
+            self._poll_version(name)
 
-    def _look(self, name: str) -> None:
+    def _poll_version(self, name: str) -> None:
         try:
-            folder = version_folder(self.bundle) if name == CURRENT else find(self.root, name)
+            folder = version_folder(self.bundle) if name == CURRENT else find_version(self.root, name)
         except Exception as error:
-            self._say(name, reason_of(error))
+            self._set_reason(name, error_message(error))
             return
-        now = self.serving.get(name)
+        now = self.recommenders.get(name)
         if now is not None and now.bundle.folder.name == folder.name:
-            self._refused.pop(name, None)  # rolled back from one that failed
+            self._failed_loads.pop(name, None)  # rolled back from one that failed
             self.reasons[name] = ""
             return
-        failed, when = self._refused.get(name, (None, 0.0))
-        if failed == folder and time.monotonic() < when + RETRY:
+        failed, when = self._failed_loads.get(name, (None, 0.0))
+        if failed == folder and time.monotonic() < when + RETRY_INTERVAL_S:
             return
         try:
-            taken = self._take(folder)
+            taken = self._load_or_share(folder)
         except Exception as error:
-            self._refused[name] = folder, time.monotonic()
-            self._say(name, f"{folder.name} cannot serve: {reason_of(error)}")
-            self.notice("refused")
+            self._failed_loads[name] = folder, time.monotonic()
+            self._set_reason(name, f"{folder.name} cannot serve: {error_message(error)}")
+            self.on_load_outcome("refused")
             return
         if taken is None:
             return  # what serves goes on until the next look
-        self._refused.pop(name, None)
-        self.serving[name], outcome = taken
-        self.notice(outcome)
+        self._failed_loads.pop(name, None)
+        self.recommenders[name], outcome = taken
+        self.on_load_outcome(outcome)
         self.reasons[name] = ""
 
-    def _take(self, folder: Path) -> tuple[Recommender, str] | None:
+    def _load_or_share(self, folder: Path) -> tuple[Recommender, str] | None:
         """The recommender of a version and how it was come by. None while another process loads one."""
-        for recommender in self.serving.values():
+        for recommender in self.recommenders.values():
             if recommender.bundle.folder.name == folder.name:
                 return recommender, "shared"
-        with alone(self.root) as turn:
+        with load_lock(self.root) as turn:
             if not turn and self.recommender is not None:
                 return None
             started = time.perf_counter()
-            recommender = self.load(folder)
+            recommender = self.load_recommender(folder)
         logger.warning("serving %s, loaded in %.1f s", folder.name, time.perf_counter() - started)
         return recommender, "loaded"
 
-    def _say(self, name: str, reason: str) -> None:
+    def _set_reason(self, name: str, reason: str) -> None:
         if name != CURRENT:
             reason = f"`{CURRENT}` answers for the arms of {name}: {reason}"
         if reason != self.reasons[name]:
@@ -133,12 +140,12 @@ class Swap:
 
     def _watch(self) -> None:
         while not self._stop.is_set():
-            self.look()
-            self._stop.wait(self.every)
+            self.poll()
+            self._stop.wait(self.poll_seconds)
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[bool]:
+def load_lock(root: Path) -> Iterator[bool]:
     """Whether no other process loads a version of this bundle meanwhile. One that dies gives up its turn."""
     folder = os.open(root, os.O_RDONLY)
     try:

@@ -4,9 +4,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-KINDS = ("purchase", "click", "cart")
-LATEST_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
-LARGEST = 1e12  # beyond it float32 sums lose the rest
+HISTORY_KINDS = ("purchase", "click", "cart")
+MAX_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
+MAX_NUMBER = 1e12  # beyond it float32 sums lose the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +18,14 @@ class Line:
     price: float | None = None  # unit price
 
     def __post_init__(self) -> None:
-        _text("Line.item_id", self.item_id)
-        _number("Line.quantity", self.quantity)
+        _check_text("Line.item_id", self.item_id)
+        _check_number("Line.quantity", self.quantity)
         if self.quantity <= 0:
             raise ValueError(
                 f"Line.quantity is {self.quantity}: it must be above 0 (a return is no line of a checkout)"
             )
         if self.price is not None:
-            _number("Line.price", self.price)
+            _check_number("Line.price", self.price)
             if self.price < 0:
                 raise ValueError(f"Line.price is {self.price}: it must be 0 or more")
 
@@ -41,15 +41,15 @@ class Event:
     price: float | None = None  # unit price paid; None: the item's usual price if purchased, else 0
 
     def __post_init__(self) -> None:
-        _text("Event.item_id", self.item_id)
-        _instant("Event.ts", self.ts)
-        if self.kind not in KINDS:
-            raise ValueError(f"Event.kind is {self.kind!r}: expected one of {', '.join(KINDS)}")
-        _number("Event.quantity", self.quantity)
+        _check_text("Event.item_id", self.item_id)
+        _check_timestamp("Event.ts", self.ts)
+        if self.kind not in HISTORY_KINDS:
+            raise ValueError(f"Event.kind is {self.kind!r}: expected one of {', '.join(HISTORY_KINDS)}")
+        _check_number("Event.quantity", self.quantity)
         if self.quantity <= 0:
             raise ValueError(f"Event.quantity is {self.quantity}: it must be above 0")
         if self.price is not None:
-            _number("Event.price", self.price)
+            _check_number("Event.price", self.price)
             if self.price < 0:
                 raise ValueError(f"Event.price is {self.price}: it must be 0 or more")
 
@@ -86,19 +86,19 @@ class Checkout:
 
     def __post_init__(self) -> None:
         if self.user_id is not None:
-            _text("Checkout.user_id", self.user_id)
+            _check_text("Checkout.user_id", self.user_id)
         if self.ts is not None:
-            _instant("Checkout.ts", self.ts)
-        _all_of("Checkout.basket", self.basket, Line)
+            _check_timestamp("Checkout.ts", self.ts)
+        _check_elements("Checkout.basket", self.basket, Line)
         if self.history is not None:
-            _all_of("Checkout.history", self.history, Event)
-        _attributes("Checkout.context", self.context)
-        _attributes("Checkout.profile", self.profile)
-        _texts("Checkout.exclude", self.exclude)
+            _check_elements("Checkout.history", self.history, Event)
+        _check_attributes("Checkout.context", self.context)
+        _check_attributes("Checkout.profile", self.profile)
+        _check_texts("Checkout.exclude", self.exclude)
         if self.categories is not None:
-            _texts("Checkout.categories", self.categories)
+            _check_texts("Checkout.categories", self.categories)
         if self.order_id is not None:
-            _text("Checkout.order_id", self.order_id)
+            _check_text("Checkout.order_id", self.order_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,49 +147,49 @@ class Feedback:
     value: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"Feedback.kind is {self.kind!r}: expected one of {', '.join(KINDS)}")
+        if self.kind not in HISTORY_KINDS:
+            raise ValueError(f"Feedback.kind is {self.kind!r}: expected one of {', '.join(HISTORY_KINDS)}")
         if self.request_id is None and self.user_id is None:
             raise ValueError("Feedback.request_id and Feedback.user_id are None: one of them must be given")
         for name in ("request_id", "user_id"):
             if getattr(self, name) is not None:
-                _text(f"Feedback.{name}", getattr(self, name))
-        _text("Feedback.item_id", self.item_id)
-        _instant("Feedback.ts", self.ts)
+                _check_text(f"Feedback.{name}", getattr(self, name))
+        _check_text("Feedback.item_id", self.item_id)
+        _check_timestamp("Feedback.ts", self.ts)
         if self.value is not None:
-            _number("Feedback.value", self.value)
+            _check_number("Feedback.value", self.value)
             if self.value < 0:
                 raise ValueError(f"Feedback.value is {self.value}: it must be 0 or more")
 
 
-def _text(name: str, value: object) -> None:
+def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} is {value!r}: expected a string that is not empty")
 
 
-def _texts(name: str, values: object) -> None:
+def _check_texts(name: str, values: object) -> None:
     if isinstance(values, str | bytes) or not isinstance(values, Collection):
         raise ValueError(f"{name} is {values!r}: expected a collection of strings")
     for value in values:
-        _text(f"a value in {name}", value)
+        _check_text(f"a value in {name}", value)
 
 
-def _number(name: str, value: object) -> None:
+def _check_number(name: str, value: object) -> None:
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
         or not math.isfinite(value)
-        or abs(value) > LARGEST
+        or abs(value) > MAX_NUMBER
     ):
-        raise ValueError(f"{name} is {value!r}: expected a finite number of at most {LARGEST:g}")
+        raise ValueError(f"{name} is {value!r}: expected a finite number of at most {MAX_NUMBER:g}")
 
 
-def _instant(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LATEST_TS:
+def _check_timestamp(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_TS:
         raise ValueError(f"{name} is {value!r}: expected Unix seconds (UTC) as an int, not milliseconds")
 
 
-def _all_of(name: str, values: object, kind: type) -> None:
+def _check_elements(name: str, values: object, kind: type) -> None:
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise ValueError(f"{name} is a {type(values).__name__}: expected a sequence of {kind.__name__}")
     for place, value in enumerate(values):
@@ -197,10 +197,10 @@ def _all_of(name: str, values: object, kind: type) -> None:
             raise ValueError(f"{name}[{place}] is {value!r}: expected a {kind.__name__}")
 
 
-def _attributes(name: str, values: object) -> None:
+def _check_attributes(name: str, values: object) -> None:
     if not isinstance(values, Mapping):
         raise ValueError(f"{name} is a {type(values).__name__}: expected a mapping of names to values")
     for key, value in values.items():
-        _text(f"a key of {name}", key)
+        _check_text(f"a key of {name}", key)
         if not isinstance(value, str):
-            _number(f"{name}[{key!r}]", value)
+            _check_number(f"{name}[{key!r}]", value)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .recommender import Recommender
 from .storage.bundle import BundleError, version_folder
-from .storage.versions import CURRENT, point, versions
+from .storage.versions import CURRENT, list_versions, set_current_version
 
 
 def roll_back(root: Path, to: str | None = None) -> tuple[str, list[str]]:
@@ -19,13 +19,13 @@ def roll_back(root: Path, to: str | None = None) -> tuple[str, list[str]]:
     """
     if not (root / CURRENT).is_symlink():
         raise BundleError(root, "no bundle root (a `current` link is missing)", "name the folder of versions")
-    there = versions(root)
+    there = list_versions(root)
     now = Path(os.readlink(root / CURRENT)).name
     if to is not None:
         if to not in there:
             raise BundleError(root, f"there is no version {to}", f"choose one of {', '.join(there)}")
         Recommender.load(root / to)
-        point(root, to)
+        set_current_version(root, to)
         return to, []
     passed = []
     for version in reversed([name for name in there if name < now]):
@@ -34,13 +34,13 @@ def roll_back(root: Path, to: str | None = None) -> tuple[str, list[str]]:
         except (BundleError, OSError, ValueError) as error:
             passed.append(f"{version} was passed over: {error}")
             continue
-        point(root, version)
+        set_current_version(root, version)
         return version, passed
     reasons = "".join(f"; {reason}" for reason in passed)
     raise BundleError(root, f"no good version older than {now}{reasons}", "export again, or choose with --to")
 
 
-def add_rollback(commands: Any) -> None:
+def add_rollback_parser(commands: Any) -> None:
     """The arguments of `python -m serving rollback`."""
     command: argparse.ArgumentParser = commands.add_parser(
         "rollback",
@@ -49,10 +49,10 @@ def add_rollback(commands: Any) -> None:
     )
     command.add_argument("--bundle", type=Path, default=Path("bundle"), help="bundle root (default: bundle)")
     command.add_argument("--to", metavar="VERSION", help="default: the newest good one older than `current`")
-    command.set_defaults(run=rollback)
+    command.set_defaults(run=run_rollback)
 
 
-def rollback(_: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def run_rollback(_: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """`python -m serving rollback`. Returns the exit code."""
     root = options.bundle
     try:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from serving import BundleError, open_store
-from serving.http.backends import exported_store
+from serving.http.backends import exported_store_path
 from serving.http.settings import Settings
-from serving.progress import Progress
+from serving.progress import ProgressReporter
 from serving.storage.bundle import version_folder
-from serving.stores.loading import load
+from serving.stores.loading import bulk_load
 
 EPILOG = """\
 Orders go into a copy of the bundle's store.arrow that is made at every start: one that was paid counts in the
@@ -43,17 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--port must be 0 to 65535")  # exits with 2
     try:
         from serving.http import server
-        from storefront.app import create_shop
+        from storefront.app import create_shop_app
     except ImportError as error:
         print(f"error: {error}. To do: pip install 'sextet[http]'", file=sys.stderr)
         return 1
     try:
         version_folder(options.bundle)
-        with held(options.folder):
-            source = exported_store(options.bundle)
-            store = fresh_store(options.folder / "store.db", source)
+        with lock_folder(options.folder):
+            source = exported_store_path(options.bundle)
+            store = rebuild_store(options.folder / "store.db", source)
             settings = Settings(options.bundle, str(store), options.folder / "events")
-            server.serve(partial(create_shop, settings, source), "127.0.0.1", options.port, workers=1)
+            server.serve(partial(create_shop_app, settings, source), "127.0.0.1", options.port, workers=1)
     except (BundleError, OSError, ValueError, pa.ArrowException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Make the folder and keep other shops out of it. Raises OSError if one is open there."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -76,15 +76,18 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
-def fresh_store(path: Path, source: Path | None) -> Path:
+def rebuild_store(path: Path, exported_store: Path | None) -> Path:
     """The store at `path`, made anew: an old one may be another shop's, and its orders lie in the future."""
     for file in path.parent.glob(f"{path.name}*"):  # with its write-ahead log
         file.unlink()
     store = open_store(path)
     try:
-        if source is not None:
-            progress = Progress()
-            print(f"{path}: {progress.line(load(store, source, progress))} from {source}", flush=True)
+        if exported_store is not None:
+            progress = ProgressReporter()
+            print(
+                f"{path}: {progress.format_line(bulk_load(store, exported_store, progress))} from {exported_store}",
+                flush=True,
+            )
     finally:
         store.close()
     return path

@@ -10,14 +10,14 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from serving.http.app import create_app
-from serving.http.problems import Refused, problem
+from serving.http.problems import ProblemError, problem_response
 from serving.http.service import Service
 from serving.http.settings import Settings
 from serving.storage.bundle import read_arrow
 from storefront import catalog_queries
 
-PAGE = Path(__file__).with_name("page")
-HEADERS = {
+PAGE_DIR = Path(__file__).with_name("page")
+PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
     " img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -25,11 +25,11 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 Limit = Annotated[int, Query(ge=1, le=50)]
-Text = Annotated[str, Query(max_length=100)]
+SearchText = Annotated[str, Query(max_length=100)]
 UserId = Annotated[str, Query(min_length=1, max_length=100)]
 
 
-def create_shop(settings: Settings, source: Path | None = None) -> FastAPI:
+def create_shop_app(settings: Settings, exported_store: Path | None = None) -> FastAPI:
     """The application.
 
     Args:
@@ -40,12 +40,14 @@ def create_shop(settings: Settings, source: Path | None = None) -> FastAPI:
     """
     app = create_app(settings)
     service: Service = app.state.service
-    households = catalog_queries.households_of(None if source is None else read_arrow(str(source)))
+    households = catalog_queries.household_table(
+        None if exported_store is None else read_arrow(str(exported_store))
+    )
     opened = time.monotonic()
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(PAGE / "index.html", headers=HEADERS)
+        return FileResponse(PAGE_DIR / "index.html", headers=PAGE_HEADERS)
 
     @app.get("/shop/about", include_in_schema=False)
     def about() -> dict[str, Any]:
@@ -61,24 +63,24 @@ def create_shop(settings: Settings, source: Path | None = None) -> FastAPI:
         }
 
     @app.get("/shop/items", include_in_schema=False)
-    def items(q: Text = "", limit: Limit = 8) -> list[dict[str, Any]]:
-        return catalog_queries.search(service.recommender().bundle, q, limit)
+    def items(q: SearchText = "", limit: Limit = 8) -> list[dict[str, Any]]:
+        return catalog_queries.search_items(service.recommender().bundle, q, limit)
 
     @app.get("/shop/households", include_in_schema=False)
-    def some_households(starts: Text = "", limit: Limit = 8) -> list[dict[str, Any]]:
-        return catalog_queries.some(households, starts, limit)
+    def some_households(starts: SearchText = "", limit: Limit = 8) -> list[dict[str, Any]]:
+        return catalog_queries.search_households(households, starts, limit)
 
     @app.get("/shop/orders", include_in_schema=False)
     def orders(user_id: UserId, limit: Limit = 5) -> list[dict[str, Any]]:
         assert service.store is not None
-        return catalog_queries.orders(service.store.get(user_id), service.recommender().bundle, limit)
+        return catalog_queries.past_orders(service.store.get(user_id), service.recommender().bundle, limit)
 
     @app.exception_handler(RequestValidationError)
     async def wrong_parameter(_: Request, error: RequestValidationError) -> Response:
         wrong = [
             {"field": str(one["loc"][-1]), "pointer": "", "detail": one["msg"]} for one in error.errors()
         ]
-        return problem(Refused(422, f"{wrong[0]['field']}: {wrong[0]['detail']}", wrong))
+        return problem_response(ProblemError(422, f"{wrong[0]['field']}: {wrong[0]['detail']}", wrong))
 
-    app.mount("/shop/page", StaticFiles(directory=PAGE))
+    app.mount("/shop/page", StaticFiles(directory=PAGE_DIR))
     return app

@@ -7,36 +7,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving.checkout import KINDS
+from serving.checkout import HISTORY_KINDS
 from serving.storage.bundle import Bundle
-from serving.stores.base import Facts
+from serving.stores.base import UserHistory
 
-PURCHASE = KINDS.index("purchase")
+PURCHASE_KIND = HISTORY_KINDS.index("purchase")
 
 
-def search(bundle: Bundle, words: str, limit: int) -> list[dict[str, Any]]:
+def search_items(bundle: Bundle, query: str, limit: int) -> list[dict[str, Any]]:
     """The most popular available items that have all of the words in their titles, in any case."""
     found = bundle.fallback_rank >= 0
     titles = pc.utf8_lower(bundle.title)
-    for word in words.lower().split():
+    for word in query.lower().split():
         has = pc.fill_null(pc.match_substring(titles, word), False)
         found = found & has.to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(found)
     best = rows[np.argsort(bundle.fallback_rank[rows], kind="stable")[:limit]]
-    return [_item(bundle, row) for row in best.tolist()]
+    return [_item_json(bundle, row) for row in best.tolist()]
 
 
-def households_of(stored: pa.Table | None) -> pa.Table:
+def household_table(store_table: pa.Table | None) -> pa.Table:
     """`user_id` ascending and the number of `events`, of the rows of a `store.arrow`."""
-    if stored is None:
+    if store_table is None:
         return pa.table({"user_id": pa.array([], pa.string()), "events": pa.array([], pa.int32())})
-    return pa.table({"user_id": stored["user_id"], "events": pc.list_value_length(stored["ts"])})
+    return pa.table({"user_id": store_table["user_id"], "events": pc.list_value_length(store_table["ts"])})
 
 
-def some(households: pa.Table, starts: str, limit: int) -> list[dict[str, Any]]:
+def search_households(households: pa.Table, prefix: str, limit: int) -> list[dict[str, Any]]:
     """Those whose id begins with `starts`; without it some of all, from much known of them to little."""
-    if starts:
-        chosen = households.filter(pc.starts_with(households["user_id"], starts))[:limit]
+    if prefix:
+        chosen = households.filter(pc.starts_with(households["user_id"], prefix))[:limit]
     else:
         order = pc.sort_indices(households, [("events", "descending"), ("user_id", "ascending")])
         spread = np.linspace(0, len(order), limit, endpoint=False).astype(np.int64)
@@ -44,23 +44,23 @@ def some(households: pa.Table, starts: str, limit: int) -> list[dict[str, Any]]:
     return chosen.to_pylist()
 
 
-def orders(facts: Facts, bundle: Bundle, limit: int) -> list[dict[str, Any]]:
+def past_orders(history: UserHistory, bundle: Bundle, limit: int) -> list[dict[str, Any]]:
     """The latest orders, newest first. Histories have no order ids: what was bought in one second is one."""
     found: dict[int, list[dict[str, Any]]] = {}
-    for place in np.flatnonzero(facts.kind == PURCHASE)[::-1].tolist():
-        ts = int(facts.ts[place])
+    for place in np.flatnonzero(history.kind == PURCHASE_KIND)[::-1].tolist():
+        ts = int(history.ts[place])
         if ts not in found and len(found) == limit:
             break
-        item_id, price = facts.item_id[place], float(facts.price[place])
-        line = _item(bundle, bundle.row_of(item_id)) | {"item_id": item_id}
+        item_id, price = history.item_id[place], float(history.price[place])
+        line = _item_json(bundle, bundle.item_rows(item_id)) | {"item_id": item_id}
         line["title"] = line["title"] or item_id
-        line["quantity"] = float(facts.quantity[place])
+        line["quantity"] = float(history.quantity[place])
         line["price"] = line["price"] if math.isnan(price) else round(price, 6)
         found.setdefault(ts, []).insert(0, line)
     return [{"ts": ts, "lines": lines} for ts, lines in found.items()]
 
 
-def _item(bundle: Bundle, row: int) -> dict[str, Any]:
+def _item_json(bundle: Bundle, row: int) -> dict[str, Any]:
     return {
         "item_id": bundle.item_id[row].as_py(),
         "title": bundle.title[row].as_py() or "",

@@ -7,13 +7,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from data.examples.splits import horizon_days
-from models.ranking.position_bias import FORMS, PositionBias
+from models.ranking.position_bias import POSITION_BIAS_FORMS, PositionBias
 from models.ranking.ranker import Ranker
 from models.retrieval.item_tower import ItemEncoder
 from models.retrieval.two_tower import TwoTower
 from training.config import ConfigError
 
-USUAL_HORIZON = 14  # days: what features take for a horizon that has no fixed length (next_order)
+DEFAULT_HORIZON_DAYS = 14  # days: what features take for a horizon that has no fixed length (next_order)
 
 
 def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
@@ -42,22 +42,22 @@ def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
 
 
 def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:
-    """The ranker of `ranker.model`, around the multi-task network of `ranker.mixture`.
+    """The ranker of `ranker.model`, around the multi-task network of `ranker.multitask`.
 
     What positions do to clicks is as `ranker.train.position` says; ConfigError for a form that there is not.
     """
     form = cfg.ranker.train.position
-    if form not in FORMS:
-        raise ConfigError(f"ranker.train.position={form}: expected {', '.join(FORMS)}")
+    if form not in POSITION_BIAS_FORMS:
+        raise ConfigError(f"ranker.train.position={form}: expected {', '.join(POSITION_BIAS_FORMS)}")
     ranker = Ranker(
         categories=sizes["categories"],
         brands=sizes["brands"],
-        attributes=[*sizes["context"], *sizes["profile"]],
-        vector=cfg.retrieval.model.dim,
-        horizon=float(horizon_days(cfg.data.horizon) or USUAL_HORIZON),
-        mixture=instantiate(cfg.ranker.mixture, _partial_=True, _convert_="all"),
+        attribute_sizes=[*sizes["context"], *sizes["profile"]],
+        query_vector_dim=cfg.retrieval.model.dim,
+        horizon_days=float(horizon_days(cfg.data.horizon) or DEFAULT_HORIZON_DAYS),
+        multitask=instantiate(cfg.ranker.multitask, _partial_=True, _convert_="all"),
         **cfg.ranker.model,
     )
     if form != "none":
-        ranker.position = PositionBias(form)
+        ranker.position_bias = PositionBias(form)
     return ranker

@@ -12,72 +12,72 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from data.catalog import Neighbours, neighbours
+from data.catalog import ItemNeighbours, load_neighbours
 from data.io.batches import to_batch
-from models.candidates.sources import CandidateSources, Lists, bestsellers, ranked
-from models.embeddings import rows_int8, unpack_int8
-from models.jagged import offsets_of, segment_ids
+from models.candidates.sources import CandidateSources, ItemLists, bestseller_lists, rank_by_source
+from models.embeddings import gather_rows_int8, unpack_int8
+from models.jagged import segment_ids, segment_offsets
 from models.retrieval.two_tower import QueryTower
 from models.schema import Candidates, Catalog, Outcomes, Query
-from training.labels import Rule, label
-from training.retrieval import nearest
+from training.labels import LabelPolicy, label_candidates
+from training.retrieval import exact_top_k
 
-ROWS = 256  # checkouts at a time
+CHECKOUTS_PER_CHUNK = 256  # checkouts at a time
 
 
-class Related(NamedTuple):
+class NeighbourTables(NamedTuple):
     """What goes with what, by snapshot."""
 
-    basket: dict[int, Neighbours]  # bought in one order or the next
-    users: dict[int, Neighbours]  # bought by the same users
+    copurchase: dict[int, ItemNeighbours]  # bought in one order or the next
+    ease: dict[int, ItemNeighbours]  # bought by the same users
 
 
-def related(folder: Path, items: int) -> Related:
+def load_neighbour_tables(folder: Path, items: int) -> NeighbourTables:
     """The tables of a prepared folder with `items` rows (N+1)."""
-    return Related(neighbours(folder, items), neighbours(folder, items, "collaborative"))
+    return NeighbourTables(load_neighbours(folder, items), load_neighbours(folder, items, "ease_neighbours"))
 
 
-def sources_at(
-    cfg: DictConfig, catalog: Catalog, tables: Related, snapshot: int, when: int
+def build_candidate_sources(
+    cfg: DictConfig, catalog: Catalog, neighbours: NeighbourTables, snapshot: int, snapshot_ts: int
 ) -> CandidateSources:
     """The candidate tables as they were at `snapshot`, whose date is `when` (Unix seconds).
 
     Of `tables` the latest not after `snapshot` are used, if there are any.
     """
     limits = cfg.retrieval.sources
-    popularity = catalog.popularity[snapshot].masked_fill(~catalog.available, 0)  # [N+1]
+    popularity = catalog.orders_28d[snapshot].masked_fill(~catalog.available, 0)  # [N+1]
     sold = popularity.argsort(descending=True, stable=True)
     sold = sold[popularity[sold] > 0]  # lately, best first
     if sold.numel() == 0:  # nothing sold in the window: any available item is as good
         sold = catalog.available.nonzero()[:, 0]
     first = catalog.first_sold[sold]
-    newcomers = sold[(first > when - 28 * 86_400) & (first <= when)]
-    together, alike = (table_at(table, snapshot, catalog.leaf.numel()) for table in tables)
+    newcomers = sold[(first > snapshot_ts - 28 * 86_400) & (first <= snapshot_ts)]
+    together, alike = (neighbours_at(table, snapshot, catalog.leaf.numel()) for table in neighbours)
     return CandidateSources(
-        popular=sold[: limits.popularity],
-        recent=newcomers[: limits.recency],
-        neighbours=Lists(*together),
-        leaves=bestsellers(*by_leaf(catalog.leaf, sold, limits.category)),
-        peers=Lists(*alike),
+        popular_items=sold[: limits.popularity],
+        new_items=newcomers[: limits.recency],
+        copurchase_neighbours=ItemLists(*together),
+        leaf_bestsellers=bestseller_lists(*bestsellers_by_leaf(catalog.leaf, sold, limits.category)),
+        ease_neighbours=ItemLists(*alike),
         buy_again=limits.buy_again,
         co_purchase=limits.co_purchase,
         category=limits.category,
         recency=limits.recency,
-        collaborative=limits.collaborative,
-        half_life=limits.half_life,
+        ease=limits.ease,
+        buy_again_half_life=limits.buy_again_half_life,
     )
 
 
-def table_at(tables: dict[int, Neighbours], snapshot: int, items: int) -> Neighbours:
+def neighbours_at(tables: dict[int, ItemNeighbours], snapshot: int, items: int) -> ItemNeighbours:
     """The latest table that is not after `snapshot`; before the first an empty one, of `items` rows (N+1)."""
     known = [s for s in tables if s <= snapshot]
     if known:
         return tables[max(known)]
     nothing = torch.zeros(0, dtype=torch.int64)
-    return Neighbours(torch.zeros(items + 1, dtype=torch.int64), nothing, torch.zeros(0))
+    return ItemNeighbours(torch.zeros(items + 1, dtype=torch.int64), nothing, torch.zeros(0))
 
 
-def by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def bestsellers_by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """For each leaf category its first `limit` items of `ranked`: offsets [leaves+1] and items."""
     kinds = int(leaf.max()) + 1
     ranked = ranked[leaf[ranked] > 0]
@@ -91,17 +91,17 @@ def by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def gather(
+def write_candidates(
     cfg: DictConfig,
     examples: Iterable[pa.Table],
-    count: int,
+    n_checkouts: int,
     tower: QueryTower,
     catalog: Catalog,
-    tables: Related,
+    neighbours: NeighbourTables,
     snapshot_dates: list[int],
     target: Path,
 ) -> float:
-    """Write `examples` with the columns candidate_{item,source,score,affinity,taste}.
+    """Write `examples` with the columns candidate_{item,source_mask,score,copurchase_score,ease_score}.
 
     They are `count` rows in time order.
 
@@ -115,17 +115,19 @@ def gather(
     writer: pq.ParquetWriter | None = None
     shares: list[Tensor] = []
     snapshot, sources = -1, None
-    bar = tqdm(total=count, desc=f"candidates {target.stem}", unit=" checkouts", mininterval=1)
-    for part in by_snapshot(examples):
+    bar = tqdm(total=n_checkouts, desc=f"candidates {target.stem}", unit=" checkouts", mininterval=1)
+    for part in split_by_snapshot(examples):
         if sources is None or part["snapshot"][0].as_py() != snapshot:
             snapshot = part["snapshot"][0].as_py()
-            sources = sources_at(cfg, catalog, tables, snapshot, snapshot_dates[snapshot])
+            sources = build_candidate_sources(cfg, catalog, neighbours, snapshot, snapshot_dates[snapshot])
         query, outcomes = to_batch(part)[:2]
         vector = tower(query, catalog.vectors)
-        ann = nearest(vector, vectors, catalog.available, cfg.retrieval.sources.ann)
+        ann = exact_top_k(vector, vectors, catalog.available, cfg.retrieval.sources.ann)
         found = sources(query, vector, ann, catalog)
-        shares.append(recall(found, outcomes, catalog))
-        part = with_candidates(part, with_shown(found, outcomes, query, vector, sources, catalog))
+        shares.append(candidate_recall(found, outcomes, catalog))
+        part = append_candidate_columns(
+            part, add_impressions(found, outcomes, query, vector, sources, catalog)
+        )
         writer = writer or pq.ParquetWriter(
             partial, part.schema, compression="zstd", write_page_checksum=True
         )
@@ -139,7 +141,7 @@ def gather(
     return float(torch.cat(shares).nanmean().nan_to_num())  # 0 where nobody bought anything
 
 
-def by_snapshot(examples: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def split_by_snapshot(examples: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The tables cut where the snapshot changes, so that each has one."""
     for table in examples:
         starts = np.flatnonzero(np.diff(table["snapshot"].to_numpy(), prepend=-1))
@@ -147,16 +149,18 @@ def by_snapshot(examples: Iterable[pa.Table]) -> Iterator[pa.Table]:
             yield table.slice(start, end - start)
 
 
-def recall(found: Candidates, outcomes: Outcomes, catalog: Catalog) -> Tensor:
+def candidate_recall(found: Candidates, outcomes: Outcomes, catalog: Catalog) -> Tensor:
     """Share of each checkout's purchases that are among its candidates [B], NaN for none bought."""
     count = found.offsets.numel() - 1
-    hit = label(found, outcomes, catalog.leaf, Rule(proxy=False, impressions=False)).purchase
+    hit = label_candidates(
+        found, outcomes, catalog.leaf, LabelPolicy(proxy_clicks=False, has_impressions=False)
+    ).purchase
     hits = torch.zeros(count).index_add_(0, segment_ids(found.offsets), hit)
     bought = torch.zeros(count).index_add_(0, segment_ids(outcomes.offsets), outcomes.purchase.float())
     return hits / bought
 
 
-def with_shown(
+def add_impressions(
     found: Candidates,
     outcomes: Outcomes,
     query: Query,
@@ -167,35 +171,37 @@ def with_shown(
     """`found` and, with source 0, what was shown besides; query vectors are [B, D]."""
     count, items = found.offsets.numel() - 1, catalog.leaf.numel()
     known = segment_ids(found.offsets) * items + found.item
-    shown = (segment_ids(outcomes.offsets) * items + outcomes.item)[outcomes.shown]
+    shown = (segment_ids(outcomes.offsets) * items + outcomes.item)[outcomes.impression]
     more = shown[~torch.isin(shown, known)]
     if more.numel() == 0:
         return found
-    score = (rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
+    score = (gather_rows_int8(catalog.vectors, more % items) * vector[more // items]).sum(1)
     paid = segment_ids(query.basket_offsets) * items
-    past, weight = sources.past(query, paid, items)
-    listed, strength = sources.listed(query, paid, ranked(past, weight, items, count), catalog.leaf)
-    affinity, taste = sources.links(listed, strength, more, count * items)
+    past, weight = sources.decayed_item_counts(query, paid, items)
+    listed, strength = sources.neighbour_scores(
+        query, paid, rank_by_source(past, weight, items, count), catalog.leaf
+    )
+    affinity, taste = sources.copurchase_and_ease_scores(listed, strength, more, count * items)
     keys, order = torch.cat([known, more]).sort()
     return Candidates(
-        offsets=offsets_of(keys // items, count),
+        offsets=segment_offsets(keys // items, count),
         item=keys % items,
-        source=torch.cat([found.source, torch.zeros_like(more)])[order],
+        source_mask=torch.cat([found.source_mask, torch.zeros_like(more)])[order],
         score=torch.cat([found.score, score])[order],
-        affinity=torch.cat([found.affinity, affinity])[order],
-        taste=torch.cat([found.taste, taste])[order],
+        copurchase_score=torch.cat([found.copurchase_score, affinity])[order],
+        ease_score=torch.cat([found.ease_score, taste])[order],
     )
 
 
-def with_candidates(examples: pa.Table, candidates: Candidates) -> pa.Table:
+def append_candidate_columns(examples: pa.Table, candidates: Candidates) -> pa.Table:
     """Append candidates to their examples as list columns."""
     offsets = pa.array(candidates.offsets.numpy().astype(np.int32))
     columns = {
         "item": candidates.item.numpy().astype(np.int32),
-        "source": candidates.source.numpy().astype(np.int32),
+        "source": candidates.source_mask.numpy().astype(np.int32),
         "score": candidates.score.numpy(),
-        "affinity": candidates.affinity.numpy(),
-        "taste": candidates.taste.numpy(),
+        "affinity": candidates.copurchase_score.numpy(),
+        "taste": candidates.ease_score.numpy(),
     }
     for name, values in columns.items():
         examples = examples.append_column(

@@ -11,13 +11,25 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from training.build_models import build_ranker, build_two_tower
-from training.pipeline import Prepared, from_here, gather_candidates, save_config, training_price
+from training.pipeline import PreparedData, gather_candidates, relative_path, save_config, training_prices
 from training.retrieval import encode_items
-from training.stage_folders import hold, is_done, mark_done, read_done, stage_folder
-from training.warm_start import TRAINED, Warm, learned_items, open_warm, starting_weights
+from training.stage_folders import (
+    is_done,
+    lock_folder,
+    read_stage_manifest,
+    stage_folder,
+    write_stage_manifest,
+)
+from training.warm_start import (
+    TRAINED_MASK_KEY,
+    WarmStart,
+    load_warm_start,
+    trained_item_mask,
+    warm_start_weights,
+)
 
 
-def refreshed(earlier: Path, cfg: DictConfig, prepared: Prepared) -> Path:
+def refresh_run(earlier: Path, cfg: DictConfig, prepared: PreparedData) -> Path:
     """A run folder with the weights of `earlier` over a prepared folder, to be judged on its test split.
 
     Models are as the earlier run has them; paths are those of `cfg`. Raises ConfigError for a run that is
@@ -26,40 +38,42 @@ def refreshed(earlier: Path, cfg: DictConfig, prepared: Prepared) -> Path:
     own = OmegaConf.load(earlier / "config.yaml")
     assert isinstance(own, DictConfig)
     own.update(paths=cfg.paths, data=cfg.data, warm={"run": str(earlier)})
-    warm = open_warm(own, prepared.folder)
+    warm = load_warm_start(own, prepared.folder)
     assert warm is not None
-    retrieval = _towers(own, prepared, warm)
+    retrieval = _refresh_towers(own, prepared, warm)
     gathered = gather_candidates(own, prepared, retrieval, splits=("test",))
-    folder = stage_folder(own.paths.runs, "ranker", "refreshed", warm.name, gathered.name)
-    with hold(folder):
+    folder = stage_folder(own.paths.runs, "ranker", "refreshed", warm.run_name, gathered.name)
+    with lock_folder(folder):
         if is_done(folder):
             return folder
-        build = partial(build_ranker, own, prepared.sizes)
-        torch.save(starting_weights(build, warm.ranker, warm.rows), folder / "weights.pt")
+        build = partial(build_ranker, own, prepared.table_sizes)
+        torch.save(warm_start_weights(build, warm.ranker_weights, warm.previous_rows), folder / "weights.pt")
         save_config(own, folder)
         notes = {
-            "prepared": from_here(prepared.folder, folder),
-            "retrieval": from_here(retrieval, folder),
-            "candidates": from_here(gathered, folder),
-            "recall": read_done(gathered)["recall"],
+            "prepared": relative_path(prepared.folder, folder),
+            "retrieval": relative_path(retrieval, folder),
+            "candidates": relative_path(gathered, folder),
+            "recall": read_stage_manifest(gathered)["recall"],
         }
-        mark_done(folder, read_done(earlier) | notes)
+        write_stage_manifest(folder, read_stage_manifest(earlier) | notes)
     return folder
 
 
-def _towers(own: DictConfig, prepared: Prepared, warm: Warm) -> Path:
+def _refresh_towers(own: DictConfig, prepared: PreparedData, warm: WarmStart) -> Path:
     """The two towers, and the vectors of today's items."""
-    folder = stage_folder(own.paths.runs, "retrieval", "refreshed", warm.name, prepared.folder.name)
-    with hold(folder):
+    folder = stage_folder(own.paths.runs, "retrieval", "refreshed", warm.run_name, prepared.folder.name)
+    with lock_folder(folder):
         if is_done(folder):
             return folder
-        build = partial(build_two_tower, own, prepared.sizes)
+        build = partial(build_two_tower, own, prepared.table_sizes)
         towers = build()
-        weights = starting_weights(build, warm.towers, warm.rows) | {TRAINED: learned_items(warm)}
+        weights = warm_start_weights(build, warm.tower_weights, warm.previous_rows) | {
+            TRAINED_MASK_KEY: trained_item_mask(warm)
+        }
         towers.load_state_dict(weights)
         torch.save(weights, folder / "weights.pt")
-        vectors = encode_items(towers.eval(), prepared.catalog, prepared.text, training_price(prepared))
+        vectors = encode_items(towers.eval(), prepared.catalog, prepared.text, training_prices(prepared))
         torch.save(vectors, folder / "vectors.pt")
         save_config(own, folder)
-        mark_done(folder, {"metrics": {}, "prepared": from_here(prepared.folder, folder)})
+        write_stage_manifest(folder, {"metrics": {}, "prepared": relative_path(prepared.folder, folder)})
     return folder

@@ -8,25 +8,25 @@ from omegaconf import DictConfig
 
 from data.examples.splits import horizon_days
 
-MOST_EPOCHS = 20  # however few checkouts there are
+MAX_EPOCHS = 20  # however few checkouts there are
 
 
-def share_of(rows: int, share: float) -> int:
+def count_retrieval_rows(rows: int, share: float) -> int:
     """How many rows retrieval learns from; at least one for it and one for the ranker."""
     return min(max(round(rows * share), 1), rows - 1)
 
 
-def unseen_by_retrieval(examples: Path, learned: int, horizon: str) -> int:
+def first_ranker_row(examples: Path, n_retrieval_rows: int, horizon: str) -> int:
     """The first training checkout after the horizon of the last of the `learned` rows of retrieval.
 
     The gap is left out where it would cost more than half of what is left, as in a shop of few weeks.
     """
     ts = pq.read_table(examples, columns=["ts"])["ts"].to_numpy()
     gap = (horizon_days(horizon) or 0) * 86_400
-    after = int(np.searchsorted(ts, ts[learned - 1] + gap, side="right"))
-    return after if 2 * (len(ts) - after) >= len(ts) - learned else learned
+    after = int(np.searchsorted(ts, ts[n_retrieval_rows - 1] + gap, side="right"))
+    return after if 2 * (len(ts) - after) >= len(ts) - n_retrieval_rows else n_retrieval_rows
 
 
-def enough_epochs(settings: DictConfig, steps: int) -> int:
-    """`epochs` of so many steps each, or more of them until they make `least_steps`."""
-    return max(settings.epochs, min(MOST_EPOCHS, -(-settings.least_steps // steps)))
+def count_epochs(settings: DictConfig, steps: int) -> int:
+    """`epochs` of so many steps each, or more of them until they make `min_steps`."""
+    return max(settings.epochs, min(MAX_EPOCHS, -(-settings.min_steps // steps)))

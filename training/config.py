@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from training.config_limits import out_of_range
+from training.config_limits import find_range_error
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
 
 STAGES = ("retrieval", "ranker", "all")
@@ -32,14 +32,14 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(words)
     except OverrideParseException as error:
         raise ConfigError(f"{error.override}: cannot be read; quote the value: 'key=\"value\"'") from error
-    groups = groups_of(config_name)
+    groups = config_groups(config_name)
     chosen, values = [], []
     for override in overrides:
         key = override.key_or_group
         if key.startswith("hydra"):
             continue
         if key in groups:
-            choices = sorted(file.stem for file in (CONFIGS / key).glob("*.yaml"))
+            choices = sorted(file.stem for file in (CONFIG_DIR / key).glob("*.yaml"))
             wanted = (
                 [str(v) for v in override.sweep_iterator()]
                 if override.is_sweep_override()
@@ -48,18 +48,20 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             for choice in wanted:
                 if choice is not None and str(choice) not in choices:
                     raise ConfigError(
-                        f"{key}={choice}: there is no such {key}.{_nearest(str(choice), choices)}"
+                        f"{key}={choice}: there is no such {key}.{_suggest_names(str(choice), choices)}"
                     )
             chosen.append(f"{key}={'null' if wanted[0] is None else wanted[0]}")
         else:
             values.append(override)
     reference = reference_config(config_name, chosen)
-    known = flat(reference)
+    known = flatten_config(reference)
     stage = next(
         (o.value() for o in values if o.key_or_group == "stage" and not o.is_sweep_override()), "all"
     )
     if stage not in STAGES:
-        raise ConfigError(f"stage={stage}: expected {', '.join(STAGES)}.{_nearest(str(stage), list(STAGES))}")
+        raise ConfigError(
+            f"stage={stage}: expected {', '.join(STAGES)}.{_suggest_names(str(stage), list(STAGES))}"
+        )
     for override in values:
         key = override.key_or_group
         if override.is_add() or override.is_delete():
@@ -67,7 +69,7 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
                 f"{override.input_line}: keys cannot be added or deleted; set one that exists: key=value"
             )
         if key not in known and OmegaConf.select(reference, key) is None:
-            raise ConfigError(f"{key}: no such key.{_nearest(key, list(known) + sorted(groups))}")
+            raise ConfigError(f"{key}: no such key.{_suggest_names(key, list(known) + sorted(groups))}")
         if key not in known:
             inside = [name for name in known if name.startswith(f"{key}.")]
             raise ConfigError(f"{key} is a group of keys: set one of {', '.join(inside)}")
@@ -75,41 +77,42 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             _check_type(key, known[key], value)
 
 
-def groups_of(config_name: str) -> set[str]:
+def config_groups(config_name: str) -> set[str]:
     """The groups that this config, or one that it builds on, has a choice for."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{config_name}.yaml"))
+    config: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{config_name}.yaml"))
     found: set[str] = set()
     for entry in config.get("defaults", []):
         if isinstance(entry, dict):
             found |= {key for key in entry if " " not in key}
         elif entry != "_self_":
-            found |= groups_of(entry)
+            found |= config_groups(entry)
     return found
 
 
-def reference_config(config_name: str, chosen: list[str]) -> DictConfig:
+def reference_config(config_name: str, group_choices: list[str]) -> DictConfig:
     """The config of these group choices; an experiment may change values but not add keys.
 
     Raises ConfigError if the experiment has a key that nothing else defines.
     """
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        full = compose(config_name, overrides=chosen, return_hydra_config=True)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        full = compose(config_name, overrides=group_choices, return_hydra_config=True)
         choices = full.hydra.runtime.choices
         picked = [
             f"{k}={v}" for k, v in choices.items() if "/" not in k and k != "experiment" and v is not None
         ]
         plain = compose(config_name, overrides=picked)
-    known = flat(plain)
-    own = {key: value for key, value in flat(full).items() if not key.startswith("hydra.")}
+    known = flatten_config(plain)
+    own = {key: value for key, value in flatten_config(full).items() if not key.startswith("hydra.")}
     for key in own:
         if key not in known and OmegaConf.select(plain, key) is None:
             raise ConfigError(
-                f"experiment={choices.get('experiment')} sets {key}: no such key.{_nearest(key, list(known))}"
+                f"experiment={choices.get('experiment')} sets {key}: no such key."
+                f"{_suggest_names(key, list(known))}"
             )
     return OmegaConf.create({k: v for k, v in full.items() if k != "hydra"})
 
 
-def flat(config: DictConfig) -> dict[str, Any]:
+def flatten_config(config: DictConfig) -> dict[str, Any]:
     """Leaves by dotted path."""
     leaves: dict[str, Any] = {}
 
@@ -126,7 +129,7 @@ def flat(config: DictConfig) -> dict[str, Any]:
 
 def check_values(config: DictConfig) -> None:
     """Raises ConfigError for a number outside its limits (training/config_limits.py), wherever it was set."""
-    wrong = out_of_range(flat(config))
+    wrong = find_range_error(flatten_config(config))
     if wrong:
         raise ConfigError(wrong)
 
@@ -146,7 +149,7 @@ def _check_type(key: str, default: Any, value: Any) -> None:
         )
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def _suggest_names(name: str, names: list[str]) -> str:
     by_tail = [n for n in names if n.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
     near = by_tail or difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:10]
     return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -2,48 +2,49 @@
 
 from typing import Any
 
-MANY = 10**9
-LIMITS: dict[str, tuple[float, float]] = {
+NO_LIMIT = 10**9
+VALUE_RANGES: dict[str, tuple[float, float]] = {
     # training
-    "epochs": (1, 10_000), "least_steps": (1, MANY), "patience": (1, MANY), "batch_size": (1, MANY),
+    "epochs": (1, 10_000), "min_steps": (1, NO_LIMIT), "patience": (1, NO_LIMIT), "batch_size": (1, NO_LIMIT),
     "share": (0.01, 0.99),
     "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10), "temperature": (1e-3, 100),
-    "positives": (1, MANY), "uniform": (0, MANY), "max_checkouts": (1, MANY), "value_weight": (0, 1e6),
-    "negatives": (1e-3, 1), "pointwise": (0, 1e6), "pairwise": (0, 1e6), "listwise": (0, 1e6),
-    "lambda": (0, 1e6), "value_share": (0, 1), "health_every": (1, MANY), "checkpoint_every": (1, MANY),
-    "user_dropout": (0, 0.99), "seed": (0, 2**32 - 1),
+    "positives": (1, NO_LIMIT), "uniform_negatives": (0, NO_LIMIT), "max_checkouts": (1, NO_LIMIT),
+    "value_weight": (0, 1e6), "negative_sampling_rate": (1e-3, 1), "pointwise": (0, 1e6), "pairwise": (0,
+    1e6), "listwise": (0, 1e6), "lambda": (0, 1e6), "value_share": (0, 1), "health_every": (1, NO_LIMIT),
+    "checkpoint_every": (1, NO_LIMIT), "user_dropout": (0, 0.99), "seed": (0, 2**32 - 1),
     # models
     "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
     "token_dim": (1, 4096), "attribute_dim": (1, 4096), "leaf_dim": (1, 4096), "id_dropout": (0, 0.99),
-    "id_rows": (2, MANY), "token_rows": (2, MANY), "hashes": (1, 16),
+    "id_rows": (2, NO_LIMIT), "token_rows": (2, NO_LIMIT), "hashes": (1, 16),
     "width": (1, 4096), "layers": (1, 64), "heads": (1, 256),
     "experts": (1, 256), "own": (1, 256), "shared": (1, 256), "tower": (1, 4096),
-    "max_events": (1, MANY), "half_life": (1e-3, 1e5),
+    "max_events": (1, NO_LIMIT), "buy_again_half_life": (1e-3, 1e5),
     # candidates
     "ann": (0, 10_000), "buy_again": (0, 10_000), "co_purchase": (0, 10_000), "category": (0, 10_000),
-    "popularity": (1, 10_000), "recency": (0, 10_000), "collaborative": (0, 10_000),
+    "popularity": (1, 10_000), "recency": (0, 10_000), "ease": (0, 10_000), "ease_neighbours": (0, 10_000),
     # data and features
     "validation_share": (0.01, 0.9), "test_share": (0.01, 0.9), "every": (1, 3660),
-    "neighbours_every": (1, MANY), "neighbours_from_share": (0, 1), "neighbours": (1, 10_000),
-    "collaborative_items": (2, 20_000),
+    "neighbours_every": (1, NO_LIMIT), "neighbours_from_share": (0, 1), "neighbours": (1, 10_000),
+    "ease_items": (2, 20_000),
     "threads": (1, 1024),
-    "max_history": (1, MANY),
-    "category_levels": (1, 16), "brands": (1, MANY), "tokens": (1, MANY), "token_min_items": (1, MANY),
-    "tokens_per_item": (1, MANY), "attribute_values": (1, MANY), "attribute_edges": (1, 10_000),
+    "max_history": (1, NO_LIMIT),
+    "category_levels": (1, 16), "brands": (1, NO_LIMIT), "tokens": (1, NO_LIMIT), "token_min_items": (1,
+    NO_LIMIT), "tokens_per_item": (1, NO_LIMIT), "attribute_values": (1, NO_LIMIT), "attribute_edges": (1,
+    10_000),
     # simulated data
     "users": (1, 10_000_000), "items": (20, 10_000_000), "days": (7, 3660), "gap": (0.5, 365),
     "slots": (1, 100), "exploration": (0, 1), "position_bias": (0, 10),
     # export
-    "checkouts": (1, MANY), "golden": (1, 1000), "queries": (1, MANY),
+    "checkouts": (1, NO_LIMIT), "golden": (1, 1000), "queries": (1, NO_LIMIT),
     "recall": (0.5, 0.9999), "p99_ms": (1e-3, 1e4), "bytes_per_vector": (1, 1e5),
-    "revenue_weight": (0, 1), "category_cap": (1, MANY), "diversity": (0, 1),
+    "revenue_weight": (0, 1), "category_cap": (1, NO_LIMIT), "diversity": (0, 1),
 }  # fmt: skip
 
 
-def out_of_range(leaves: dict[str, Any]) -> str | None:
+def find_range_error(leaves: dict[str, Any]) -> str | None:
     """The first leaf (dotted key → value) outside its limits, as a sentence; None if all are inside."""
     for key, value in leaves.items():
-        low, high = LIMITS.get(key.rsplit(".", 1)[-1], (None, None))
+        low, high = VALUE_RANGES.get(key.rsplit(".", 1)[-1], (None, None))
         if low is None or high is None or isinstance(value, bool):
             continue
         if isinstance(value, str):  # a key whose default is null has no type that could refuse it

@@ -20,77 +20,77 @@ import torch
 from torch import Tensor, nn
 
 from data.io.batches import Batch
-from models.ranking.losses import probabilities
+from models.ranking.losses import click_and_purchase_probabilities
 from models.ranking.multitask.layers import TASKS
 from training.distributed import processes
-from training.labels import Labels, joined
+from training.labels import Labels, concat_labels
 
 LEAK_AUC = 0.95
 LEAK_BATCHES = 4  # of training, in which leaks are looked for
-SPREAD = 0.01  # least standard deviation of a head's predictions, as a share of their mean
-OFF = 2.0  # predicted may be so many times observed, or observed predicted
+MIN_RELATIVE_STD = 0.01  # least standard deviation of a head's predictions, as a share of their mean
+MAX_PREDICTED_OBSERVED_RATIO = 2.0  # predicted may be so many times observed, or observed predicted
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on. The message says what happened at which step, and what to try."""
 
 
-class Health(pl.Callback):
+class HealthMonitor(pl.Callback):
     """Watches a RankerTask.
 
     Args:
         folder: of the run. every: steps between two looks at the gradients.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
-        self.cosines: list[dict[str, float]] = []
+    def __init__(self, folder: Path, gradient_interval: int) -> None:
+        self.folder, self.gradient_interval = folder, gradient_interval
+        self.gradient_cosines: list[dict[str, float]] = []
         self.alarms: list[str] = []
         self.gates: dict[str, list[float]] = {}
-        self.sample: list[tuple[Tensor, Tensor]] | None = []  # for leaks; None once they were looked for
-        self.load = GateLoad()
+        self.leak_sample: list[tuple[Tensor, Tensor]] | None = []  # for leaks; None once they were looked for
+        self.gate_load = GateLoad()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cosines": self.cosines, "alarms": self.alarms, "sought": self.sample is None}
+        return {"cosines": self.gradient_cosines, "alarms": self.alarms, "sought": self.leak_sample is None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.cosines, self.alarms = state["cosines"], state["alarms"]
-        self.sample = None if state["sought"] else []
+        self.gradient_cosines, self.alarms = state["cosines"], state["alarms"]
+        self.leak_sample = None if state["sought"] else []
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
-        if self.sample is None:
+        if self.leak_sample is None:
             return
-        self.sample.append(described(module, batch))
-        if len(self.sample) == LEAK_BATCHES:
-            features, bought = (torch.cat(part) for part in zip(*self.sample, strict=True))
-            for text in leaks(features, module.model.module.interactions.names, bought):
-                self.alarm(text)
-            self.sample = None
+        self.leak_sample.append(interaction_features(module, batch))
+        if len(self.leak_sample) == LEAK_BATCHES:
+            features, bought = (torch.cat(part) for part in zip(*self.leak_sample, strict=True))
+            for text in find_leaks(features, module.model.module.interactions.names, bought):
+                self.raise_alarm(text)
+            self.leak_sample = None
 
     def on_before_backward(self, trainer: pl.Trainer, module: Any, loss: Tensor) -> None:
         losses: dict[str, Tensor] = module.losses
         check_finite({**losses, "all tasks together": loss}, trainer.global_step)
         shared = module.shared()
-        if shared is not None and trainer.global_step % self.every == 0:
+        if shared is not None and trainer.global_step % self.gradient_interval == 0:
             found = gradient_cosines(losses, shared)
-            self.cosines.append({"step": trainer.global_step, **found})
+            self.gradient_cosines.append({"step": trainer.global_step, **found})
             self.log_metrics(trainer, {f"gradient_cosine/{k.replace('~', '_')}": v for k, v in found.items()})
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
-        self.load = GateLoad()
-        self.load.watch(module.model.module.mixture)
+        self.gate_load = GateLoad()
+        self.gate_load.attach(module.model.module.multitask)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        self.gates = self.load.close()
+        self.gates = self.gate_load.detach()
         self.log_metrics(
             trainer, {f"gate/{t}_{e}": w for t, ws in self.gates.items() for e, w in enumerate(ws)}
         )
         logits = torch.cat([logits for logits, _ in module.parts])
-        for text in head_alarms(logits, joined([labels for _, labels in module.parts])):
-            self.alarm(f"epoch {trainer.current_epoch}: {text}")
-        self.write()
+        for text in head_alarms(logits, concat_labels([labels for _, labels in module.parts])):
+            self.raise_alarm(f"epoch {trainer.current_epoch}: {text}")
+        self.write_report()
 
-    def alarm(self, text: str) -> None:
+    def raise_alarm(self, text: str) -> None:
         """Say it once, loudly, and keep it."""
         if text not in self.alarms:
             self.alarms.append(text)
@@ -101,10 +101,10 @@ class Health(pl.Callback):
         if trainer.logger is not None and metrics:
             trainer.logger.log_metrics(metrics, step=trainer.global_step)
 
-    def write(self) -> None:
+    def write_report(self) -> None:
         if processes.rank() > 0:
             return
-        found = {"gates": self.gates, "gradient_cosine": self.cosines, "alarms": self.alarms}
+        found = {"gates": self.gates, "gradient_cosine": self.gradient_cosines, "alarms": self.alarms}
         partial = self.folder / "health.json.partial"
         partial.write_text(json.dumps(found, indent=1))
         os.replace(partial, self.folder / "health.json")
@@ -114,31 +114,31 @@ class GateLoad:
     """Mean gate weights of a multi-task network over all that it judges between `watch` and `close`."""
 
     def __init__(self) -> None:
-        self.sum: Tensor | None = None
-        self.pairs = 0
-        self.handle: Any = None
+        self.weight_sum: Tensor | None = None
+        self.n_pairs = 0
+        self.hook_handle: Any = None
 
-    def watch(self, mixture: nn.Module) -> None:
+    def attach(self, multitask: nn.Module) -> None:
         """Look at the last gate, which feeds the towers; nothing where a variant has none."""
-        gates = [part for part in mixture.modules() if isinstance(part, nn.Softmax)]
+        gates = [part for part in multitask.modules() if isinstance(part, nn.Softmax)]
         if gates:
-            self.handle = gates[-1].register_forward_hook(self.add)
+            self.hook_handle = gates[-1].register_forward_hook(self.accumulate)
 
-    def add(self, gate: nn.Module, inputs: Any, weights: Tensor) -> None:
+    def accumulate(self, gate: nn.Module, inputs: Any, weights: Tensor) -> None:
         total = weights.detach().sum(dim=0)  # [ΣC, T, E] → [T, E]
-        self.sum = total if self.sum is None else self.sum + total
-        self.pairs += weights.shape[0]
+        self.weight_sum = total if self.weight_sum is None else self.weight_sum + total
+        self.n_pairs += weights.shape[0]
 
-    def close(self) -> dict[str, list[float]]:
+    def detach(self) -> dict[str, list[float]]:
         """By task the mean weight of each expert."""
-        if self.handle is not None:
-            self.handle.remove()
-        if self.sum is None:
+        if self.hook_handle is not None:
+            self.hook_handle.remove()
+        if self.weight_sum is None:
             return {}
-        return dict(zip(TASKS, (self.sum / max(self.pairs, 1)).tolist(), strict=True))
+        return dict(zip(TASKS, (self.weight_sum / max(self.n_pairs, 1)).tolist(), strict=True))
 
 
-def described(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Interaction features [ΣC, F] of a batch and whether each candidate was bought [ΣC]."""
     candidates, labels = module.labelled(batch)
     with torch.no_grad():
@@ -176,7 +176,7 @@ def head_alarms(logits: Tensor, labels: Labels) -> list[str]:
     """What is wrong with uncalibrated predictions [n, 3] on validation: a head that says the same of all
     candidates, or is far from what happened."""
     known = labels.weight > 0
-    click, purchase = probabilities(logits[known, 0], logits[known, 1])
+    click, purchase = click_and_purchase_probabilities(logits[known, 0], logits[known, 1])
     bought = known & (labels.purchase > 0)
     heads = {
         "click": (click, click, labels.click[known]),
@@ -186,16 +186,16 @@ def head_alarms(logits: Tensor, labels: Labels) -> list[str]:
     found = []
     for name, (predicted, judged, observed) in heads.items():
         mean = float(predicted.mean())
-        if predicted.numel() > 1 and float(predicted.std()) < SPREAD * mean:
+        if predicted.numel() > 1 and float(predicted.std()) < MIN_RELATIVE_STD * mean:
             found.append(f"the {name} head has collapsed: it gives every candidate about {mean:.3g}")
         happened = float(observed.sum())
         ratio = float(judged.sum()) / happened if happened > 0 else 1.0
-        if not 1 / OFF <= ratio <= OFF:
+        if not 1 / MAX_PREDICTED_OBSERVED_RATIO <= ratio <= MAX_PREDICTED_OBSERVED_RATIO:
             found.append(f"the {name} head predicts {ratio:.3g} times what happened")
     return found
 
 
-def leaks(features: Tensor, names: list[str], bought: Tensor) -> list[str]:
+def find_leaks(features: Tensor, names: list[str], bought: Tensor) -> list[str]:
     """Features [n, F] that alone tell what was bought [n]; too good to be known at the checkout."""
     aucs = feature_aucs(features, bought).tolist()
     return [

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from data.examples.splits import SPLITS
-from models.jagged import lookup, offsets_of, segment_ids
+from models.jagged import lookup, segment_ids, segment_offsets
 from models.schema import Candidates, Outcomes
 
 
@@ -20,7 +20,7 @@ class Labels(NamedTuple):
     weight: Tensor  # [ΣC] float32, 0 where the outcome is unknown, else the number of pairs it stands for
 
 
-class Rule(NamedTuple):
+class LabelPolicy(NamedTuple):
     """What counts as a label in a shop.
 
     proxy: no clicks are logged; a click is "bought something of the candidate's leaf category inside the
@@ -30,39 +30,41 @@ class Rule(NamedTuple):
         click would have been bought without the slot.
     """
 
-    proxy: bool
-    impressions: bool
+    proxy_clicks: bool
+    has_impressions: bool
 
 
-def rule(meta: dict[str, Any]) -> Rule:
+def label_policy_from_meta(meta: dict[str, Any]) -> LabelPolicy:
     """The rule for a prepared folder, from its meta.json."""
     proxy = meta["click"] != "logged"
-    return Rule(proxy, not proxy and all(meta["impressions"][split] for split in SPLITS))
+    return LabelPolicy(proxy, not proxy and all(meta["impressions"][split] for split in SPLITS))
 
 
-def label(candidates: Candidates, outcomes: Outcomes, leaf: Tensor, rule: Rule) -> Labels:
+def label_candidates(
+    candidates: Candidates, outcomes: Outcomes, leaf: Tensor, label_policy: LabelPolicy
+) -> Labels:
     """The labels of every candidate; `leaf` is Catalog.leaf [N+1]."""
     items = leaf.numel()
     segment, owner = segment_ids(candidates.offsets), segment_ids(outcomes.offsets)
     key = owner * items + outcomes.item
     order = key.argsort()
-    columns = [outcomes.click, outcomes.purchase, outcomes.value, outcomes.position, outcomes.shown]
+    columns = [outcomes.click, outcomes.purchase, outcomes.value, outcomes.position, outcomes.impression]
     facts = torch.stack([column.to(torch.float32) for column in columns], dim=1)[order]
     found = lookup(key[order], facts, segment * items + candidates.item)
     click, purchase, value, position, shown = found.unbind(1)
-    if rule.proxy:
+    if label_policy.proxy_clicks:
         kinds = int(leaf.max()) + 1
         bought = outcomes.purchase & (leaf[outcomes.item] > 0)
         near = torch.unique(owner[bought] * kinds + leaf[outcomes.item[bought]])
         click = lookup(near, torch.ones(near.numel(), 1), segment * kinds + leaf[candidates.item])[:, 0]
-    if rule.impressions:
+    if label_policy.has_impressions:
         purchase = purchase * click
     click = torch.maximum(click, purchase)
-    weight = shown if rule.impressions else torch.ones_like(shown)
+    weight = shown if label_policy.has_impressions else torch.ones_like(shown)
     return Labels(click, purchase, value * purchase, position.to(torch.int64), weight)
 
 
-def joined(parts: list[Labels]) -> Labels:
+def concat_labels(parts: list[Labels]) -> Labels:
     """Labels of several batches as one."""
     return Labels(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
@@ -79,11 +81,14 @@ def sample_negatives(
     """
     segment, count = segment_ids(candidates.offsets), candidates.offsets.numel() - 1
     certain = (labels.click > 0) | (labels.purchase > 0)
-    for score, floor in ((candidates.score, -torch.inf), (candidates.taste, 0.0)):  # no taste: no reference
+    for score, floor in (
+        (candidates.score, -torch.inf),
+        (candidates.ease_score, 0.0),
+    ):  # no taste: no reference
         best = score.new_full([count], floor).scatter_reduce(0, segment, score, "amax")
         certain = certain | ((score == best[segment]) & (score > floor))
     drawn = torch.rand(segment.numel(), generator=generator).to(segment.device) < rate
     kept = certain | (drawn & (labels.weight > 0))
     weight = torch.where(certain, labels.weight, labels.weight / rate)
-    fewer = Candidates(offsets_of(segment[kept], count), *(field[kept] for field in candidates[1:]))
+    fewer = Candidates(segment_offsets(segment[kept], count), *(field[kept] for field in candidates[1:]))
     return fewer, Labels(*(field[kept] for field in labels._replace(weight=weight)))

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from training.config import ConfigError, check_overrides
 
 
-def start(config_name: str, main: Callable[[], None]) -> None:
+def run_command(config_name: str, main: Callable[[], None]) -> None:
     """Run a Hydra command once its overrides are known to be right; a wrong one ends in one line."""
-    set_up()
+    set_up_process()
     try:
         check_overrides(config_name, sys.argv[1:])
     except ConfigError as error:
@@ -19,7 +19,7 @@ def start(config_name: str, main: Callable[[], None]) -> None:
     main()
 
 
-def set_up() -> None:
+def set_up_process() -> None:
     """Call it first in a command. Messages that a user can do nothing about are silenced, errors are not."""
     # Threads that spin at barriers starve each other when anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

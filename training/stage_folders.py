@@ -12,7 +12,7 @@ from typing import IO, Any
 from omegaconf import DictConfig, OmegaConf
 
 ROOT = Path(__file__).resolve().parent.parent
-DONE = "done.json"
+STAGE_MANIFEST = "done.json"
 
 
 def stage_folder(root: str | Path, name: str, *parts: Any) -> Path:
@@ -31,7 +31,7 @@ def stage_folder(root: str | Path, name: str, *parts: Any) -> Path:
     return folder
 
 
-def hold(folder: Path) -> IO[str]:
+def lock_folder(folder: Path) -> IO[str]:
     """Wait until no other process works in this folder, then keep others out.
 
     The hold ends when the returned file is closed: at the latest with the process, however it ends.
@@ -47,23 +47,23 @@ def hold(folder: Path) -> IO[str]:
 
 def is_done(folder: Path) -> bool:
     """Whether the stage of this folder finished."""
-    return (folder / DONE).is_file()
+    return (folder / STAGE_MANIFEST).is_file()
 
 
-def read_done(folder: Path) -> dict[str, Any]:
+def read_stage_manifest(folder: Path) -> dict[str, Any]:
     """What the finished stage noted. Raises FileNotFoundError if it did not finish."""
     if not is_done(folder):
         raise FileNotFoundError(
-            f"{folder} is not finished (no {DONE}): run python train.py again, it resumes"
+            f"{folder} is not finished (no {STAGE_MANIFEST}): run python train.py again, it resumes"
         )
-    return json.loads((folder / DONE).read_text())
+    return json.loads((folder / STAGE_MANIFEST).read_text())
 
 
-def mark_done(folder: Path, notes: dict[str, Any]) -> None:
+def write_stage_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write the notes in one step, as the last act of a stage."""
-    partial = folder / f"{DONE}.partial"
-    partial.write_text(json.dumps(notes, indent=2, sort_keys=True))
-    os.replace(partial, folder / DONE)
+    partial = folder / f"{STAGE_MANIFEST}.partial"
+    partial.write_text(json.dumps(manifest, indent=2, sort_keys=True))
+    os.replace(partial, folder / STAGE_MANIFEST)
 
 
 def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
@@ -79,7 +79,7 @@ def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
     return any(shutil.disk_usage(folder).free < 2**20 for folder in known)
 
 
-def point_latest(root: str | Path, folder: Path) -> None:
+def update_latest_link(root: str | Path, folder: Path) -> None:
     """Make `<root>/latest` point at a finished run."""
     link = Path(root) / "latest"
     partial = link.with_name("latest.partial")

@@ -4,15 +4,25 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.ranking.listwise_losses import lambda_loss, listwise_softmax, pairwise
-from models.ranking.losses import click_loss, conversion_loss, gamma_deviance, log_purchase, purchase_loss
+from models.ranking.listwise_losses import lambda_loss, listwise_softmax_loss, pairwise_logistic_loss
+from models.ranking.losses import (
+    click_loss,
+    conversion_loss,
+    gamma_deviance,
+    log_purchase_probability,
+    purchase_loss,
+)
 from training.labels import Labels
 
-RANKING = {"pairwise": pairwise, "listwise": listwise_softmax, "lambda": lambda_loss}
+RANKING_LOSSES = {
+    "pairwise": pairwise_logistic_loss,
+    "listwise": listwise_softmax_loss,
+    "lambda": lambda_loss,
+}
 
 
 def task_losses(
-    logits: Tensor, labels: Labels, segment: Tensor, mix: Mapping[str, float], entire_space: bool
+    logits: Tensor, labels: Labels, segment: Tensor, loss_weights: Mapping[str, float], entire_space: bool
 ) -> dict[str, Tensor]:
     """The loss of each task (models.ranking.multitask.layers.TASKS), a scalar each.
 
@@ -28,16 +38,16 @@ def task_losses(
         bought = purchase_loss(click, conversion, labels.purchase, labels.weight)
     else:
         bought = conversion_loss(conversion, labels.click, labels.purchase, labels.weight)
-    bought = mix["pointwise"] * bought
-    score = log_purchase(click, conversion)
-    orders = [(1 - mix["value_share"], score, labels.purchase)]
-    orders += [(mix["value_share"], score + log_value, labels.value)]
-    for name, ranking in RANKING.items():
+    bought = loss_weights["pointwise"] * bought
+    score = log_purchase_probability(click, conversion)
+    orders = [(1 - loss_weights["value_share"], score, labels.purchase)]
+    orders += [(loss_weights["value_share"], score + log_value, labels.value)]
+    for name, ranking in RANKING_LOSSES.items():
         for share, by, gain in orders:
-            if mix[name] * share > 0:
-                bought = bought + mix[name] * share * ranking(by, gain, segment, labels.weight)
+            if loss_weights[name] * share > 0:
+                bought = bought + loss_weights[name] * share * ranking(by, gain, segment, labels.weight)
     return {
-        "click": mix["pointwise"] * click_loss(click, labels.click, labels.weight),
+        "click": loss_weights["pointwise"] * click_loss(click, labels.click, labels.weight),
         "conversion": bought,
         "value": gamma_deviance(log_value, labels.value, labels.purchase, labels.weight),
     }

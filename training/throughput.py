@@ -14,31 +14,36 @@ class Throughput(pl.Callback):
     and validation count for nothing."""
 
     def __init__(self) -> None:
-        self.started, self.ended, self.waited, self.rows = 0.0, 0.0, 0.0, 0
+        self.epoch_start, self.last_batch_end, self.wait_seconds_at_start, self.rows_at_start = (
+            0.0,
+            0.0,
+            0.0,
+            0,
+        )
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
-        if index == 0 or not self.started:  # not 0 where a run was resumed amid an epoch
+        if index == 0 or not self.epoch_start:  # not 0 where a run was resumed amid an epoch
             stream: Any = trainer.train_dataloader
-            self.started = time.monotonic()
-            self.waited, self.rows = stream.waited, stream.rows_received
+            self.epoch_start = time.monotonic()
+            self.wait_seconds_at_start, self.rows_at_start = stream.waited, stream.rows_received
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.ended = time.monotonic()  # validation follows inside the epoch
+        self.last_batch_end = time.monotonic()  # validation follows inside the epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         if trainer.logger is not None and (rates := self.rates(trainer)):
             trainer.logger.log_metrics(rates, step=trainer.global_step)
-        self.started = 0.0
+        self.epoch_start = 0.0
 
     def rates(self, trainer: pl.Trainer) -> dict[str, float]:
         """Rows per second and the share of the time that was spent waiting for data."""
         stream: Any = trainer.train_dataloader
-        seconds = self.ended - self.started
-        if not self.started or seconds <= 0 or stream.rows_received <= self.rows:
+        seconds = self.last_batch_end - self.epoch_start
+        if not self.epoch_start or seconds <= 0 or stream.rows_received <= self.rows_at_start:
             return {}
         return {
-            "rows_per_s": (stream.rows_received - self.rows) * processes.world() / seconds,
-            "data_wait_share": (stream.waited - self.waited) / seconds,
+            "rows_per_s": (stream.rows_received - self.rows_at_start) * processes.world_size() / seconds,
+            "data_wait_share": (stream.waited - self.wait_seconds_at_start) / seconds,
         }
 
 

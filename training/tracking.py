@@ -11,16 +11,16 @@ from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import MLFlowLogger
 
-from training.config import flat
+from training.config import flatten_config
 from training.stage_folders import ROOT
 
-RUN_ID = "mlflow_run_id"
+RUN_ID_FILE = "mlflow_run_id"
 
 
-def start(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
+def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
     """The id of the MLflow run of this folder: a new one with parameters and tags, or the one it has."""
-    client = client_of(cfg)
-    note = folder / RUN_ID
+    client = make_client(cfg)
+    note = folder / RUN_ID_FILE
     if note.is_file():
         return note.read_text()
     found = client.get_experiment_by_name(cfg.mlflow.experiment)
@@ -31,13 +31,13 @@ def start(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
         tags=tags,
         run_name=folder.name,
     )
-    for key, value in flat(cfg).items():
+    for key, value in flatten_config(cfg).items():
         client.log_param(run.info.run_id, key, value)
     note.write_text(run.info.run_id)
     return run.info.run_id
 
 
-def client_of(cfg: DictConfig) -> MlflowClient:
+def make_client(cfg: DictConfig) -> MlflowClient:
     """A client of the configured tracking server; makes a local sqlite file if need be."""
     uri = cfg.mlflow.tracking_uri
     if uri.startswith("sqlite:///"):
@@ -58,7 +58,7 @@ def _make_database(file: Path) -> None:
     partial.unlink()
 
 
-def logger(cfg: DictConfig, run_id: str, stage: str) -> MLFlowLogger:
+def make_logger(cfg: DictConfig, run_id: str, stage: str) -> MLFlowLogger:
     """Lightning's logger for one stage; its metrics are named `<stage>/<metric>`."""
     made = MLFlowLogger(
         cfg.mlflow.experiment, tracking_uri=cfg.mlflow.tracking_uri, run_id=run_id, prefix=stage
@@ -67,9 +67,9 @@ def logger(cfg: DictConfig, run_id: str, stage: str) -> MLFlowLogger:
     return made
 
 
-def finish(cfg: DictConfig, run_id: str, metrics: dict[str, float], artifacts: list[Path]) -> None:
+def finish_run(cfg: DictConfig, run_id: str, metrics: dict[str, float], artifacts: list[Path]) -> None:
     """Log final metrics and files, and close the run."""
-    client = client_of(cfg)
+    client = make_client(cfg)
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
     for file in artifacts:
@@ -77,7 +77,7 @@ def finish(cfg: DictConfig, run_id: str, metrics: dict[str, float], artifacts: l
     client.set_terminated(run_id)
 
 
-def folder_of(tracking_uri: str, run_id: str) -> Path:
+def find_run_folder(tracking_uri: str, run_id: str) -> Path:
     """The run folder that an MLflow run id stands for. Raises ValueError if there is none."""
     try:
         run = MlflowClient(tracking_uri).get_run(run_id)
@@ -100,7 +100,7 @@ def git_commit() -> str:
     return commit.stdout.strip() + ("-modified" if changed.stdout.strip() else "")
 
 
-def summary(row: dict[str, Any], prefix: str) -> dict[str, float]:
+def prefix_metrics(row: dict[str, Any], prefix: str) -> dict[str, float]:
     """Numbers of a dict, with a prefix, as MLflow metrics."""
     return {
         f"{prefix}/{k}": float(v)

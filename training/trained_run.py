@@ -10,8 +10,8 @@ from models.ranking.ranker import Ranker
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog
 from training.build_models import build_ranker
-from training.pipeline import Prepared, load_frozen, open_prepared
-from training.stage_folders import read_done
+from training.pipeline import PreparedData, load_query_tower, open_prepared
+from training.stage_folders import read_stage_manifest
 
 
 class Run(NamedTuple):
@@ -19,13 +19,13 @@ class Run(NamedTuple):
 
     folder: Path
     cfg: DictConfig
-    notes: dict[str, Any]  # done.json
-    prepared: Prepared
-    tower: QueryTower
+    manifest: dict[str, Any]  # done.json
+    prepared: PreparedData
+    query_tower: QueryTower
     catalog: Catalog  # with item vectors, all snapshots
     ranker: Ranker  # calibrated, float tables
-    retrieval: Path  # folder of the two towers
-    candidates: Path  # folder with {train,validation,test}.parquet
+    retrieval_folder: Path  # folder of the two towers
+    candidates_folder: Path  # folder with {train,validation,test}.parquet
 
 
 def open_run(folder: str | Path) -> Run:
@@ -37,7 +37,7 @@ def open_run(folder: str | Path) -> Run:
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such run. Train first: python train.py")
-    notes = read_done(folder)
+    notes = read_stage_manifest(folder)
     if "retrieval" not in notes:
         raise FileNotFoundError(
             f"{folder} holds retrieval only: run python train.py (stage=all) for a ranker"
@@ -49,17 +49,17 @@ def open_run(folder: str | Path) -> Run:
     cfg = OmegaConf.load(folder / "config.yaml")
     assert isinstance(cfg, DictConfig)
     prepared = open_prepared(parts["prepared"])
-    tower, catalog = load_frozen(cfg, prepared, parts["retrieval"])
-    ranker = build_ranker(cfg, prepared.sizes)
+    tower, catalog = load_query_tower(cfg, prepared, parts["retrieval"])
+    ranker = build_ranker(cfg, prepared.table_sizes)
     ranker.load_state_dict(torch.load(folder / "weights.pt"))
     return Run(
         folder=folder,
         cfg=cfg,
-        notes=notes,
+        manifest=notes,
         prepared=prepared,
-        tower=tower,
+        query_tower=tower,
         catalog=catalog,
         ranker=ranker.eval(),
-        retrieval=parts["retrieval"],
-        candidates=parts["candidates"],
+        retrieval_folder=parts["retrieval"],
+        candidates_folder=parts["candidates"],
     )

@@ -10,13 +10,13 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from training.distributed import processes
-from training.distributed.sharding import STEP, ShardedStrategy
+from training.distributed.sharding import STEP_FILE, ShardedStrategy
 from training.throughput import ProgressLine, Throughput
 
-BEST, LAST = "best.ckpt", "last.ckpt"
+BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
 
 
-class MidEpoch(ModelCheckpoint):
+class MidEpochCheckpoint(ModelCheckpoint):
     """Saves between steps but not after an epoch's last: Lightning would resume behind its validation."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
@@ -42,7 +42,7 @@ def fit(
     `best_<monitor>`, that of the weights kept.
     """
     best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
-    last = MidEpoch(
+    last = MidEpochCheckpoint(
         folder,
         filename="last",
         every_n_train_steps=cfg.trainer.checkpoint_every,
@@ -55,7 +55,7 @@ def fit(
     trainer = pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=local,
-        num_nodes=processes.world() // local,
+        num_nodes=processes.world_size() // local,
         use_distributed_sampler=False,  # a stream takes its own share
         precision=cfg.trainer.precision,
         strategy=ShardedStrategy(process_group_backend=processes.backend(cfg)),
@@ -75,7 +75,7 @@ def fit(
     )  # fmt: skip
     checkpoint = latest_checkpoint(folder)
     if checkpoint and processes.rank() == 0:
-        print(f"resuming {folder.name} at step {(checkpoint / STEP).read_text()}", flush=True)
+        print(f"resuming {folder.name} at step {(checkpoint / STEP_FILE).read_text()}", flush=True)
     trainer.fit(task, train, validation, ckpt_path=checkpoint)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return metrics | {f"best_{monitor}": float(best.best_model_score or "nan")}
@@ -83,7 +83,7 @@ def fit(
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint, also when a kill came between the two renames of a save."""
-    for name in (LAST, f"{LAST}.old"):
+    for name in (LAST_CHECKPOINT, f"{LAST_CHECKPOINT}.old"):
         if (folder / name / ".metadata").is_file():
             return folder / name
     return None

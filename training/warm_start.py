@@ -19,22 +19,24 @@ from torch import Tensor, nn
 
 from data.feature_schema import Attribute, FeatureSchema
 from training.config import ConfigError
-from training.stage_folders import read_done
+from training.stage_folders import read_stage_manifest
 
-TABLE = ".embedding_bags."  # in the name of a table's weight
-TRAINED = "item.trained"  # [N+1] bool, which rows of the item table were learned
+TABLE_WEIGHT_MARKER = ".embedding_bags."  # in the name of a table's weight
+TRAINED_MASK_KEY = "item.trained"  # [N+1] bool, which rows of the item table were learned
 
 
-class Warm(NamedTuple):
+class WarmStart(NamedTuple):
     """Where a run starts from."""
 
-    name: str  # of the earlier run
-    towers: dict[str, Tensor]  # weights by name
-    ranker: dict[str, Tensor]
-    rows: dict[str, Tensor]  # table → [rows now] int64, the row that stood for the same there, -1 for none
+    run_name: str  # of the earlier run
+    tower_weights: dict[str, Tensor]  # weights by name
+    ranker_weights: dict[str, Tensor]
+    previous_rows: dict[
+        str, Tensor
+    ]  # table → [rows now] int64, the row that stood for the same there, -1 for none
 
 
-def since_warm(cfg: DictConfig) -> DictConfig:
+def with_training_window(cfg: DictConfig) -> DictConfig:
     """The settings, with `data.since` as of `cfg.warm.run`: nothing is prepared that is not learned from.
 
     Raises ConfigError for a run that is not there.
@@ -43,15 +45,17 @@ def since_warm(cfg: DictConfig) -> DictConfig:
         return cfg
     folder = Path(cfg.warm.run).resolve()
     try:
-        split = json.loads((folder / read_done(folder)["prepared"] / "meta.json").read_text())["split"]
+        split = json.loads((folder / read_stage_manifest(folder)["prepared"] / "meta.json").read_text())[
+            "split"
+        ]
     except (FileNotFoundError, KeyError) as error:
-        raise _gone(cfg, error) from error
+        raise _missing_run_error(cfg, error) from error
     found = cfg.copy()
     found.data.since = datetime.fromtimestamp(split["validation_start"], UTC).isoformat()
     return found
 
 
-def open_warm(cfg: DictConfig, prepared: Path) -> Warm | None:
+def load_warm_start(cfg: DictConfig, prepared: Path) -> WarmStart | None:
     """The earlier run `cfg.warm.run` over a prepared folder; None for a training from nothing.
 
     Raises ConfigError for a run that is not there.
@@ -60,22 +64,22 @@ def open_warm(cfg: DictConfig, prepared: Path) -> Warm | None:
         return None
     folder = Path(cfg.warm.run).resolve()
     try:
-        notes = read_done(folder)
+        notes = read_stage_manifest(folder)
         retrieval, before = (folder / notes["retrieval"]), (folder / notes["prepared"])
         towers = torch.load(retrieval / "weights.pt")
         ranker = torch.load(folder / "weights.pt")
-        rows = same_rows(before, prepared)
+        rows = map_table_rows(before, prepared)
     except (FileNotFoundError, KeyError) as error:
-        raise _gone(cfg, error) from error
-    return Warm(folder.name, towers, ranker, rows)
+        raise _missing_run_error(cfg, error) from error
+    return WarmStart(folder.name, towers, ranker, rows)
 
 
-def _gone(cfg: DictConfig, error: Exception) -> ConfigError:
+def _missing_run_error(cfg: DictConfig, error: Exception) -> ConfigError:
     return ConfigError(f"warm.run={cfg.warm.run}: no finished run with its data ({error})")
 
 
-def starting_weights(
-    build: Callable[[], nn.Module], before: dict[str, Tensor], rows: dict[str, Tensor]
+def warm_start_weights(
+    build: Callable[[], nn.Module], previous_weights: dict[str, Tensor], previous_rows: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The weights of what `build` makes, by name, with those of `before` in the rows that stand for the same.
 
@@ -83,29 +87,31 @@ def starting_weights(
     """
     state = build().state_dict()
     for name, tensor in state.items():
-        if name == TRAINED:  # `learned_items` says
+        if name == TRAINED_MASK_KEY:  # `learned_items` says
             continue
-        table = name.split(TABLE)[1].split(".")[0] if TABLE in name else ""
-        if name not in before or (not table and before[name].shape != tensor.shape):
+        table = name.split(TABLE_WEIGHT_MARKER)[1].split(".")[0] if TABLE_WEIGHT_MARKER in name else ""
+        if name not in previous_weights or (not table and previous_weights[name].shape != tensor.shape):
             raise ConfigError(
                 f"warm.run: {name} is {list(tensor.shape)} and was "
-                f"{list(before[name].shape) if name in before else 'not there'}; train anew, warm.run=null"
+                f"{list(previous_weights[name].shape) if name in previous_weights else 'not there'}; train anew, warm.run=null"
             )
         if not table:
-            tensor.copy_(before[name])
-        elif (moved := _rows_of(table, rows, len(before[name]), len(tensor))) is not None:
+            tensor.copy_(previous_weights[name])
+        elif (
+            moved := _previous_table_rows(table, previous_rows, len(previous_weights[name]), len(tensor))
+        ) is not None:
             known = moved >= 0
-            tensor[known] = before[name][moved[known]]
+            tensor[known] = previous_weights[name][moved[known]]
     return state
 
 
-def learned_items(warm: Warm) -> Tensor:
+def trained_item_mask(warm: WarmStart) -> Tensor:
     """[N+1] bool: the items whose id the earlier run, or one before it, learned from."""
-    rows = warm.rows["item"]
-    return (rows >= 0) & warm.towers[TRAINED][rows.clamp_min(0)]
+    rows = warm.previous_rows["item"]
+    return (rows >= 0) & warm.tower_weights[TRAINED_MASK_KEY][rows.clamp_min(0)]
 
 
-def _rows_of(table: str, rows: dict[str, Tensor], before: int, now: int) -> Tensor | None:
+def _previous_table_rows(table: str, rows: dict[str, Tensor], before: int, now: int) -> Tensor | None:
     """[now] the rows of a table where its rows were, -1 for none; None where nothing can be kept.
 
     A hashed table has no row for each word of its vocabulary: it is kept whole if all words kept their codes.
@@ -117,7 +123,7 @@ def _rows_of(table: str, rows: dict[str, Tensor], before: int, now: int) -> Tens
     return torch.arange(now) if same and before == now else None
 
 
-def same_rows(before: Path, now: Path) -> dict[str, Tensor]:
+def map_table_rows(before: Path, now: Path) -> dict[str, Tensor]:
     """Table → [rows now] int64: the row of the prepared folder `before` that stood for the same, else -1."""
     was, is_ = FeatureSchema.load(before), FeatureSchema.load(now)
     items = [
@@ -125,29 +131,29 @@ def same_rows(before: Path, now: Path) -> dict[str, Tensor]:
         for folder in (before, now)
     ]
     found = {
-        "item": matched(items[0], items[1]),
-        "category": matched(was.categories, is_.categories),
-        "brand": matched(was.brands, is_.brands),
-        "token": matched(was.tokens, is_.tokens),
+        "item": map_vocabulary(items[0], items[1]),
+        "category": map_vocabulary(was.categories, is_.categories),
+        "brand": map_vocabulary(was.brands, is_.brands),
+        "token": map_vocabulary(was.tokens, is_.tokens),
     }
     known = {attribute.name: attribute for attribute in [*was.context, *was.profile]}
     for place, attribute in enumerate([*is_.context, *is_.profile]):
-        found[f"attribute_{place}"] = _matched_values(known.get(attribute.name), attribute)
+        found[f"attribute_{place}"] = _map_attribute_values(known.get(attribute.name), attribute)
     return found
 
 
-def matched(before: list[str], now: list[str]) -> Tensor:
+def map_vocabulary(before: list[str], now: list[str]) -> Tensor:
     """[1 + now] int64: row 0, the unknown, and where each word of `now` stood among `before`, plus 1; -1 for
     a new one."""
     code = {word: place + 1 for place, word in enumerate(before)}
     return torch.tensor([0, *(code.get(word, -1) for word in now)])
 
 
-def _matched_values(before: Attribute | None, now: Attribute) -> Tensor:
+def _map_attribute_values(before: Attribute | None, now: Attribute) -> Tensor:
     """The same for the values of an attribute; a number's ranges stand for the same by their place."""
     if before is None or (before.values is None) != (now.values is None):
         return torch.tensor([0] + [-1] * (now.cardinality - 1))
     if now.values is not None:
-        return matched(before.values or [], now.values)
+        return map_vocabulary(before.values or [], now.values)
     places = torch.arange(now.cardinality)
     return torch.where(places < before.cardinality, places, -1)

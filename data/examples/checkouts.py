@@ -22,20 +22,22 @@ from data import feature_schema
 from data.examples.splits import DAY, SPLITS
 from data.feature_schema import FeatureSchema
 from data.io import engine, lists
-from data.tables.coded_log import CART, CLICK, PURCHASE, Log
+from data.tables.coded_log import CART, CLICK, PURCHASE, EncodedTables
 
-FACTS = 2_000_000  # of histories per query: bounds memory to some 50 MB of lists, and their copies
-MOST_CHUNKS = 150  # queries for a split: each reads the lists of all users again
+CHUNK_HISTORY_EVENTS = (
+    2_000_000  # of histories per query: bounds memory to some 50 MB of lists, and their copies
+)
+MAX_CHUNKS = 150  # queries for a split: each reads the lists of all users again
 ROW_GROUP = 1024
-HISTORY = {"item": "int32", "ts": "int64", "kind": "int8", "quantity": "float32", "price": "float32"}
-BASKET = {"item": "int32", "quantity": "float32", "price": "float32"}
-OUTCOME = {
-    "item": "int32", "shown": "boolean", "click": "boolean", "purchase": "boolean", "value": "float32",
+HISTORY_TYPES = {"item": "int32", "ts": "int64", "kind": "int8", "quantity": "float32", "price": "float32"}
+BASKET_TYPES = {"item": "int32", "quantity": "float32", "price": "float32"}
+OUTCOME_TYPES = {
+    "item": "int32", "impression": "boolean", "click": "boolean", "purchase": "boolean", "value": "float32",
     "position": "int32",
 }  # fmt: skip
 
 
-def history_log(log: Log) -> ir.Table:
+def history_events(log: EncodedTables) -> ir.Table:
     """Everything that may enter a history: `user, available, seq, item, ts, kind, quantity, price`.
 
     Purchases, clicks and cart events. Purchase events are left to the order lines, impressions to labels.
@@ -61,35 +63,35 @@ def history_log(log: Log) -> ir.Table:
         kind=ibis.ifelse(e.kind == "click", CLICK, CART),
         seq=ibis.literal(-1),  # at the same instant a click comes before the purchase
     )
-    types = {**HISTORY, "seq": "int64"}
+    types = {**HISTORY_TYPES, "seq": "int64"}
     return lines.cast(types).union(events.select(*lines.columns).cast(types))
 
 
-def history_lists(log: Log) -> ir.Table:
+def history_lists(log: EncodedTables) -> ir.Table:
     """Per user the lists `history_{item,ts,kind,quantity,price}`, in the order in which facts became known.
 
     Where facts are ingested late, `seq` too: a slice is then not in order of time before `cut` sorts it.
     """
-    t = history_log(log)
-    columns = [*HISTORY, "seq"] if log.late else [*HISTORY]
+    t = history_events(log)
+    columns = [*HISTORY_TYPES, "seq"] if log.has_late_arrivals else [*HISTORY_TYPES]
     named = {f"history_{c}": c for c in columns}
-    return lists.gathered(t, "user", named, ["available", "ts", "seq", "item", "kind"])
+    return lists.collect_lists(t, "user", named, ["available", "ts", "seq", "item", "kind"])
 
 
-def cut(t: ir.Table, first: ir.Value, last: ir.Value, late: bool) -> dict[str, ir.Value]:
+def slice_history(t: ir.Table, first: ir.Value, last: ir.Value, late: bool) -> dict[str, ir.Value]:
     """History columns: the slice [first, last) of the lists of `history_lists`, oldest first."""
     if not late:
-        return {f"history_{c}": t[f"history_{c}"][first:last] for c in HISTORY}
+        return {f"history_{c}": t[f"history_{c}"][first:last] for c in HISTORY_TYPES}
     # Structs compare field by field, so sorting them sorts by time.
     order = ["ts", "seq", "item", "kind", "quantity", "price"]
     slices = [t[f"history_{c}"][first:last] for c in order]
     facts = slices[0].zip(*slices[1:]).sort()
-    return {f"history_{c}": lists.field(facts, f"f{order.index(c) + 1}") for c in HISTORY}
+    return {f"history_{c}": lists.extract_field(facts, f"f{order.index(c) + 1}") for c in HISTORY_TYPES}
 
 
-def known_before(log: Log) -> ir.Table:
+def count_prior_events(log: EncodedTables) -> ir.Table:
     """`order, n_history, n_before`: facts and orders of the user available strictly before each checkout."""
-    facts = history_log(log)
+    facts = history_events(log)
     columns = {
         "user": "int32",
         "at": "int64",
@@ -108,13 +110,13 @@ def known_before(log: Log) -> ir.Table:
     return t.filter(t["rank"] == 0).select("order", "n_history", "n_before")
 
 
-def baskets(log: Log) -> ir.Table:
+def basket_lists(log: EncodedTables) -> ir.Table:
     """Per order the lists of its own lines, by item."""
-    t = log.lines.mutate(**{c: log.lines[c].cast(k) for c, k in BASKET.items()})
-    return lists.gathered(t, "order", {f"basket_{c}": c for c in BASKET}, ["item"])
+    t = log.lines.mutate(**{c: log.lines[c].cast(k) for c, k in BASKET_TYPES.items()})
+    return lists.collect_lists(t, "order", {f"basket_{c}": c for c in BASKET_TYPES}, ["item"])
 
 
-def attributed(log: Log, checkouts: ir.Table) -> ir.Table:
+def attribute_to_checkouts(log: EncodedTables, checkouts: ir.Table) -> ir.Table:
     """Impressions, clicks and purchase events of checkouts by `order, item`, with the foremost position.
 
     An event with an order_id belongs to that checkout if it lies in [ts, until]. An impression or click
@@ -152,7 +154,7 @@ def attributed(log: Log, checkouts: ir.Table) -> ir.Table:
     columns = ["order", *fields]
     t = named.select(*columns).union(loose.select(*columns))
     return t.group_by("order", "item").agg(
-        shown=(t.kind == "impression").any(),
+        impression=(t.kind == "impression").any(),
         click=(t.kind == "click").any(),
         purchase=(t.kind == "purchase").any(),
         value=ibis.ifelse(t.kind == "purchase", t.value, ibis.null("float64")).sum(),
@@ -162,7 +164,7 @@ def attributed(log: Log, checkouts: ir.Table) -> ir.Table:
     )
 
 
-def outcomes(log: Log, chunk: ir.Table, events: ir.Table, bounds: tuple[int, int]) -> ir.Table:
+def outcome_lists(log: EncodedTables, chunk: ir.Table, events: ir.Table, bounds: tuple[int, int]) -> ir.Table:
     """Per checkout of `chunk` the lists `outcome_*`, by item; checkouts without outcomes are absent.
 
     `bounds` are the chunk's first ts and last until. What an order line says of the money spent goes
@@ -172,29 +174,36 @@ def outcomes(log: Log, chunk: ir.Table, events: ir.Table, bounds: tuple[int, int
     t = chunk.join(lines.select("user", "item", "spent", at="ts"), "user")
     t = t.filter(t["at"] > t.ts, t["at"] <= t.until)
     bought = t.group_by("order", "item").agg(spent=t.spent.sum())
-    return _outcome_lists(log, bought, events.semi_join(chunk, "order"))
+    return _merge_outcomes(log, bought, events.semi_join(chunk, "order"))
 
 
-def _outcome_lists(log: Log, bought: ir.Table, events: ir.Table) -> ir.Table:
+def _merge_outcomes(log: EncodedTables, bought: ir.Table, events: ir.Table) -> ir.Table:
     no, none = ibis.literal(False), ibis.null("float64")
     a = bought.select(
         "order",
         "item",
         "spent",
         said=none,
-        shown=no,
+        impression=no,
         click=no,
         event_purchase=no,
         position=ibis.null("int64"),
     )
     b = events.select(
-        "order", "item", "shown", "click", "position", spent=none, said="value", event_purchase="purchase"
+        "order",
+        "item",
+        "impression",
+        "click",
+        "position",
+        spent=none,
+        said="value",
+        event_purchase="purchase",
     )
     t = a.union(b.select(*a.columns)).group_by("order", "item")
     t = t.agg(
         spent=ibis._.spent.max(),
         said=ibis._.said.max(),
-        shown=ibis._.shown.any(),
+        impression=ibis._.impression.any(),
         click=ibis._.click.any(),
         event_purchase=ibis._.event_purchase.any(),
         position=ibis._.position.max().fill_null(0),
@@ -206,11 +215,11 @@ def _outcome_lists(log: Log, bought: ir.Table, events: ir.Table) -> ir.Table:
     # Where it is known what was shown, what was bought by other ways was not clicked.
     implies = t.event_purchase if log.impressions_logged else purchase
     t = t.mutate(purchase=purchase, value=value, click=(t.click | implies) if log.clicks_logged else no)
-    t = t.mutate(**{c: t[c].cast(k) for c, k in OUTCOME.items()})
-    return lists.gathered(t, "order", {f"outcome_{c}": c for c in OUTCOME}, ["item"])
+    t = t.mutate(**{c: t[c].cast(k) for c, k in OUTCOME_TYPES.items()})
+    return lists.collect_lists(t, "order", {f"outcome_{c}": c for c in OUTCOME_TYPES}, ["item"])
 
 
-def rows(
+def example_rows(
     chunk: ir.Table, history: ir.Table, basket: ir.Table, outcome: ir.Table, schema: FeatureSchema, late: bool
 ) -> ir.Table:
     """The example rows of a chunk, with `order` in front and in no order yet."""
@@ -220,20 +229,27 @@ def rows(
     first = ibis.greatest(last - schema.max_history, 0)
     out: dict[str, ir.Value] = {}
     for name, value in {
-        **cut(t, first, last, late),
-        **{f"basket_{c}": t[f"basket_{c}"] for c in BASKET},
-        "context": feature_schema.codes(t, schema.context, "context_"),
+        **slice_history(t, first, last, late),
+        **{f"basket_{c}": t[f"basket_{c}"] for c in BASKET_TYPES},
+        "context": feature_schema.attribute_codes(t, schema.context, "context_"),
         "profile": t.coded,
-        **{f"outcome_{c}": t[f"outcome_{c}"] for c in OUTCOME},
+        **{f"outcome_{c}": t[f"outcome_{c}"] for c in OUTCOME_TYPES},
     }.items():
         group, column = name.split("_", 1) if "_" in name else ("", name)
-        kind = {"history": HISTORY, "basket": BASKET, "outcome": OUTCOME}.get(group, {}).get(column, "int32")
+        kind = {"history": HISTORY_TYPES, "basket": BASKET_TYPES, "outcome": OUTCOME_TYPES}.get(
+            group, {}
+        ).get(column, "int32")
         out[name] = value.fill_null(ibis.literal([], type=f"array<{kind}>"))
     return t.select("order", "order_id", "user_id", "ts", "snapshot", "n_before", **out)
 
 
-def write(
-    con: ibis.BaseBackend, log: Log, assigned: ir.Table, schema: FeatureSchema, every: int, folder: Path
+def write_examples(
+    con: ibis.BaseBackend,
+    log: EncodedTables,
+    assigned: ir.Table,
+    schema: FeatureSchema,
+    every: int,
+    folder: Path,
 ) -> dict[str, dict[str, int]]:
     """Writes `examples/{train,validation,test}.parquet`.
 
@@ -243,26 +259,28 @@ def write(
     distance of snapshots in days.
     """
     people = log.users.select(
-        "user", "user_id", coded=feature_schema.codes(log.users, schema.profile, "profile_")
+        "user", "user_id", coded=feature_schema.attribute_codes(log.users, schema.profile, "profile_")
     )
-    people = engine.keep(con, "people", people)
+    people = engine.materialize(con, "people", people)
     t = assigned.filter(assigned.split.isin(SPLITS))
-    t = t.join(known_before(log), "order").join(people, "user")
-    asked = engine.keep(con, "asked", t.mutate(snapshot=(t.ts - log.start) // (every * DAY)))
-    history = engine.keep(con, "history_lists", history_lists(log))
-    basket = engine.keep(con, "basket_lists", baskets(log))
-    events = engine.keep(con, "attributed", attributed(log, assigned))
+    t = t.join(count_prior_events(log), "order").join(people, "user")
+    asked = engine.materialize(con, "asked", t.mutate(snapshot=(t.ts - log.start) // (every * DAY)))
+    history = engine.materialize(con, "history_lists", history_lists(log))
+    basket = engine.materialize(con, "basket_lists", basket_lists(log))
+    events = engine.materialize(con, "attributed", attribute_to_checkouts(log, assigned))
     (folder / "examples").mkdir()
     bought, shown = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
         path, writer = folder / "examples" / f"{split}.parquet", None
         for chunk, bounds in _chunks(con, asked.filter(asked.split == split), schema.max_history):
-            outcome = outcomes(log, chunk, events, bounds)
-            table = con.to_pyarrow(rows(chunk, history, basket, outcome, schema, log.late))
+            outcome = outcome_lists(log, chunk, events, bounds)
+            table = con.to_pyarrow(
+                example_rows(chunk, history, basket, outcome, schema, log.has_late_arrivals)
+            )
             # Arrow puts wide rows in order several times faster than the engine sorts them.
             table = table.take(pc.sort_indices(table["order"])).drop_columns("order").combine_chunks()
-            bought[split] += _with(table, "outcome_purchase")
-            shown[split] += _with(table, "outcome_shown")
+            bought[split] += _count_rows_with_any(table, "outcome_purchase")
+            shown[split] += _count_rows_with_any(table, "outcome_impression")
             writer = writer or pq.ParquetWriter(
                 path, table.schema, compression="zstd", write_page_checksum=True
             )
@@ -281,7 +299,7 @@ def _chunks(
     """
     t = con.to_pyarrow(asked.select("order", "ts", "until", "n_history").order_by("order"))
     facts = np.minimum(t["n_history"].to_numpy(), longest) + 64  # what a checkout without a past costs
-    most = max(FACTS, int(facts.sum()) // MOST_CHUNKS)
+    most = max(CHUNK_HISTORY_EVENTS, int(facts.sum()) // MAX_CHUNKS)
     part = (np.cumsum(facts) - facts) // most  # the chunk of each
     starts = np.flatnonzero(np.diff(part, prepend=-1))
     for start, stop in zip(starts, np.append(starts[1:], len(part)), strict=True):
@@ -291,7 +309,7 @@ def _chunks(
         yield asked.filter(asked.order.between(first, last)), bounds
 
 
-def _with(table: pa.Table, flags: str) -> int:
+def _count_rows_with_any(table: pa.Table, flags: str) -> int:
     """Number of rows with at least one true value in the list column `flags`."""
     lists = table[flags].combine_chunks()
     return len(pc.unique(pc.list_parent_indices(lists).filter(lists.flatten())))

@@ -13,15 +13,15 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from data.tables.coded_log import Log
+from data.tables.coded_log import EncodedTables
 
-USERS = 200_000  # as many say what a sample of them says
-LONGEST = 1000  # items of one user that count; the cost of a user is their square
+MAX_USERS = 200_000  # as many say what a sample of them says
+MAX_USER_ITEMS = 1000  # items of one user that count; the cost of a user is their square
 RIDGE = 15.0  # times the mean number of buyers of an item
 
 
-def weights(
-    user: NDArray, item: NDArray, items: int, most: int, keep: int
+def ease_weights(
+    user: NDArray, item: NDArray, items: int, max_items: int, n_neighbours: int
 ) -> tuple[NDArray, NDArray, NDArray]:
     """EASE (Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019, equation 8).
 
@@ -35,7 +35,7 @@ def weights(
     Returns: (item [m], neighbour [m], weight [m] float32), by item and falling weight.
     """
     buyers = np.bincount(item, minlength=items)
-    chosen = np.argsort(-buyers, kind="stable")[:most]
+    chosen = np.argsort(-buyers, kind="stable")[:max_items]
     chosen = np.sort(chosen[buyers[chosen] >= 2])  # one buyer says nothing of others
     if len(chosen) < 2:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -49,12 +49,12 @@ def weights(
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     weight = inverse / -inverse.diagonal()
     weight.fill_diagonal_(0)
-    value, neighbour = weight.topk(min(keep, len(chosen) - 1), dim=1)
+    value, neighbour = weight.topk(min(n_neighbours, len(chosen) - 1), dim=1)
     place, rank = (value > 0).nonzero(as_tuple=True)
     return chosen[place.numpy()], chosen[neighbour[place, rank].numpy()], value[place, rank].numpy()
 
 
-def pairs(con: ibis.BaseBackend, log: Log, date: int) -> tuple[NDArray, NDArray]:
+def user_item_pairs(con: ibis.BaseBackend, log: EncodedTables, date: int) -> tuple[NDArray, NDArray]:
     """Who bought what in orders known before `date` (Unix seconds): distinct (user [n], item [n]).
 
     The latest LONGEST items of each user, of at most USERS users.
@@ -62,16 +62,18 @@ def pairs(con: ibis.BaseBackend, log: Log, date: int) -> tuple[NDArray, NDArray]
     t = log.lines.filter(log.lines.available < date)
     users = t.select("user").distinct()
     scattered = (users.user.cast("int64") * 2_654_435_761) % 2**32  # and the same every time
-    t = t.semi_join(users.order_by(scattered).limit(USERS), "user")
+    t = t.semi_join(users.order_by(scattered).limit(MAX_USERS), "user")
     t = t.group_by("user", "item").agg(last=t.ts.max())
     rank = ibis.row_number().over(group_by="user", order_by=[t["last"].desc(), t["item"]])
     t = t.mutate(rank=rank)
-    found = con.to_pyarrow(t.filter(t["rank"] < LONGEST).select("user", "item"))
+    found = con.to_pyarrow(t.filter(t["rank"] < MAX_USER_ITEMS).select("user", "item"))
     return found["user"].to_numpy().astype(np.int64), found["item"].to_numpy().astype(np.int64)
 
 
-def neighbours(con: ibis.BaseBackend, log: Log, date: int, items: int, cfg: dict[str, Any]) -> pa.Table:
+def ease_neighbours(
+    con: ibis.BaseBackend, log: EncodedTables, date: int, items: int, cfg: dict[str, Any]
+) -> pa.Table:
     """`item, neighbour, score` at a date (Unix seconds), best first. `items` is N+1, `cfg` data.snapshots."""
-    user, item = pairs(con, log, date)
-    columns = weights(user, item, items, int(cfg["collaborative_items"]), int(cfg["collaborative"]))
+    user, item = user_item_pairs(con, log, date)
+    columns = ease_weights(user, item, items, int(cfg["ease_items"]), int(cfg["ease_neighbours"]))
     return pa.table(list(columns), names=["item", "neighbour", "score"])

@@ -17,13 +17,13 @@ import ibis
 import ibis.expr.types as ir
 
 from data.errors import DataError
-from data.tables.coded_log import Log
+from data.tables.coded_log import EncodedTables
 
 DAY = 86_400
 SPLITS = ("train", "validation", "test")
 
 
-class Instants(NamedTuple):
+class SplitBounds(NamedTuple):
     """Unix seconds."""
 
     validation_start: int
@@ -41,7 +41,7 @@ def horizon_days(horizon: str) -> int | None:
     return int(match.group(1))
 
 
-def horizons(log: Log, horizon: str) -> ir.Table:
+def add_horizon_end(log: EncodedTables, horizon: str) -> ir.Table:
     """`order, order_id, user, ts, until` and the context columns: outcomes count in (ts, until].
 
     `until` is null where the horizon never ends: a next order that has not come.
@@ -55,23 +55,23 @@ def horizons(log: Log, horizon: str) -> ir.Table:
     return t.join(instants, ["user", "ts"])
 
 
-def instants(
-    con: ibis.BaseBackend, log: Log, checkouts: ir.Table, horizon: str, cfg: dict[str, Any]
-) -> Instants:
+def split_bounds(
+    con: ibis.BaseBackend, log: EncodedTables, checkouts: ir.Table, horizon: str, cfg: dict[str, Any]
+) -> SplitBounds:
     """The split instants: as configured, or by share of the mature checkouts. `cfg` is `data.split`."""
     days = horizon_days(horizon)
-    given = {k: cfg.get(k) for k in Instants._fields}
+    given = {k: cfg.get(k) for k in SplitBounds._fields}
     mature = checkouts.filter(checkouts.until <= log.end)
-    test_end = instant(given["test_end"], "split.test_end")
+    test_end = parse_timestamp(given["test_end"], "split.test_end")
     if test_end is None:
         test_end = log.end - days * DAY + 1 if days is not None else log.end + 1
-    test_start = instant(given["test_start"], "split.test_start")
+    test_start = parse_timestamp(given["test_start"], "split.test_start")
     if test_start is None:
-        test_start = _from_end(con, mature.filter(mature.ts < test_end), cfg["test_share"], test_end)
-    validation_start = instant(given["validation_start"], "split.validation_start")
+        test_start = _share_start(con, mature.filter(mature.ts < test_end), cfg["test_share"], test_end)
+    validation_start = parse_timestamp(given["validation_start"], "split.validation_start")
     if validation_start is None:
         before = mature.filter(mature.until <= test_start)
-        validation_start = _from_end(con, before, cfg["validation_share"], test_start)
+        validation_start = _share_start(con, before, cfg["validation_share"], test_start)
     if not validation_start < test_start < test_end:
         raise DataError(
             "data.split needs validation_start < test_start < test_end; they are "
@@ -79,26 +79,28 @@ def instants(
             + f". The log runs from {_iso(log.start)} to {_iso(log.end)}, horizon {horizon}: "
             "shorten data.horizon, set the dates, or bring a longer log."
         )
-    return Instants(validation_start, test_start, test_end)
+    return SplitBounds(validation_start, test_start, test_end)
 
 
-def assign(checkouts: ir.Table, at: Instants, end: int, since: int = 0) -> ir.Table:
+def assign_splits(checkouts: ir.Table, bounds: SplitBounds, end: int, since: int = 0) -> ir.Table:
     """Adds `split`: train, validation, test, earlier, gap, later (from test_end on) or immature."""
     t = checkouts
     split = ibis.cases(
         (t.until.isnull() | (t.until > end), "immature"),
-        ((t.ts < at.validation_start) & (t.until <= since), "earlier"),
-        ((t.ts < at.validation_start) & (t.until <= at.validation_start), "train"),
-        (t.ts < at.validation_start, "gap"),
-        ((t.ts < at.test_start) & (t.until <= at.test_start), "validation"),
-        (t.ts < at.test_start, "gap"),
-        (t.ts < at.test_end, "test"),
+        ((t.ts < bounds.validation_start) & (t.until <= since), "earlier"),
+        ((t.ts < bounds.validation_start) & (t.until <= bounds.validation_start), "train"),
+        (t.ts < bounds.validation_start, "gap"),
+        ((t.ts < bounds.test_start) & (t.until <= bounds.test_start), "validation"),
+        (t.ts < bounds.test_start, "gap"),
+        (t.ts < bounds.test_end, "test"),
         else_="later",
     )
     return t.mutate(split=split)
 
 
-def count(con: ibis.BaseBackend, assigned: ir.Table, at: Instants, log: Log, horizon: str) -> dict[str, int]:
+def count_splits(
+    con: ibis.BaseBackend, assigned: ir.Table, bounds: SplitBounds, log: EncodedTables, horizon: str
+) -> dict[str, int]:
     """Checkouts by split, all names present. Raises DataError when one of the three splits is empty."""
     rows = con.to_pyarrow(assigned.group_by("split").agg(n=ibis._.count())).to_pylist()
     found = {r["split"]: int(r["n"]) for r in rows}
@@ -108,14 +110,14 @@ def count(con: ibis.BaseBackend, assigned: ir.Table, at: Instants, log: Log, hor
         raise DataError(
             f"no checkout falls into {' and '.join(empty)}: "
             + ", ".join(f"{n} {name}" for name, n in counts.items())
-            + f". Validation starts {_iso(at.validation_start)}, test runs from {_iso(at.test_start)} to "
-            f"{_iso(at.test_end)}, the log from {_iso(log.start)} to {_iso(log.end)}, horizon {horizon}. "
+            + f". Validation starts {_iso(bounds.validation_start)}, test runs from {_iso(bounds.test_start)} to "
+            f"{_iso(bounds.test_end)}, the log from {_iso(log.start)} to {_iso(log.end)}, horizon {horizon}. "
             "Shorten data.horizon, move the dates of data.split or data.since, or bring a longer log."
         )
     return counts
 
 
-def _from_end(con: ibis.BaseBackend, t: ir.Table, share: float, otherwise: int) -> int:
+def _share_start(con: ibis.BaseBackend, t: ir.Table, share: float, otherwise: int) -> int:
     """The instant from which on the last `share` of the checkouts lie."""
     n = int(con.execute(t.count()))
     if n == 0:
@@ -124,7 +126,7 @@ def _from_end(con: ibis.BaseBackend, t: ir.Table, share: float, otherwise: int) 
     return int(con.execute(t.order_by(t.ts.desc()).limit(1, offset=k - 1).ts.max()))
 
 
-def instant(value: Any, name: str) -> int | None:
+def parse_timestamp(value: Any, name: str) -> int | None:
     """Unix seconds of a date or time of the config, UTC if it names no zone; None for null.
 
     Raises DataError, which names the setting data.`name`, for what is no date.

@@ -10,17 +10,24 @@ import torch
 from torch import Tensor
 
 from data.io.parquet import column_names
-from data.io.stream import Stream
+from data.io.stream import BatchStream
 from models.schema import Candidates, Outcomes, Query
 
-HISTORY = {"item": np.int64, "ts": np.int64, "kind": np.int64, "quantity": np.float32, "price": np.float32}
-BASKET = {"item": np.int64, "quantity": np.float32, "price": np.float32}
-OUTCOMES = {
-    "item": np.int64, "shown": np.bool_, "click": np.bool_, "purchase": np.bool_, "value": np.float32,
+HISTORY_DTYPES = {
+    "item": np.int64,
+    "ts": np.int64,
+    "kind": np.int64,
+    "quantity": np.float32,
+    "price": np.float32,
+}
+BASKET_DTYPES = {"item": np.int64, "quantity": np.float32, "price": np.float32}
+OUTCOME_DTYPES = {
+    "item": np.int64, "impression": np.bool_, "click": np.bool_, "purchase": np.bool_, "value": np.float32,
     "position": np.int64,
 }  # fmt: skip
-CANDIDATES = {
-    "item": np.int64, "source": np.int64, "score": np.float32, "affinity": np.float32, "taste": np.float32,
+CANDIDATE_DTYPES = {
+    "item": np.int64, "source_mask": np.int64, "score": np.float32, "copurchase_score": np.float32,
+    "ease_score": np.float32,
 }  # fmt: skip
 
 
@@ -30,53 +37,57 @@ class Batch(NamedTuple):
     candidates: Candidates | None  # None where the file has none
     order_id: pa.Array  # [B] string; Arrow, because only reports ever turn them into Python strings
     user_id: pa.Array  # [B] string
-    n_before: Tensor  # [B] int64, earlier checkouts of the user
+    n_prior_orders: Tensor  # [B] int64, earlier checkouts of the user
 
 
 def read_batches(
     path: str | Path,
     batch_size: int,
     max_history: int | None = None,
-    candidates: bool = True,
+    with_candidates: bool = True,
     **stream: Any,
-) -> Stream[Batch]:
+) -> BatchStream[Batch]:
     """The examples of `path` in batches of `batch_size` checkouts over all ranks.
 
     `max_history` keeps the latest facts of every history; `candidates=False` leaves them unread. `stream` is
     of `data/io/stream.py`, as are the errors.
     """
-    columns = _columns(column_names(Path(path)), candidates)
-    return Stream(path, columns, partial(to_batch, max_history=max_history), batch_size, **stream)
+    columns = _columns(column_names(Path(path)), with_candidates)
+    return BatchStream(path, columns, partial(to_batch, max_history=max_history), batch_size, **stream)
 
 
 def _columns(names: set[str], candidates: bool) -> list[str]:
     columns = ["order_id", "user_id", "ts", "snapshot", "n_before", "context", "profile"]
-    groups: dict[str, dict[str, Any]] = {"history": HISTORY, "basket": BASKET, "outcome": OUTCOMES}
+    groups: dict[str, dict[str, Any]] = {
+        "history": HISTORY_DTYPES,
+        "basket": BASKET_DTYPES,
+        "outcome": OUTCOME_DTYPES,
+    }
     if candidates and "candidate_item" in names:
-        groups["candidate"] = CANDIDATES
+        groups["candidate"] = CANDIDATE_DTYPES
     return columns + [f"{group}_{c}" for group, fields in groups.items() for c in fields]
 
 
 def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
     """The batch of a table of examples; `max_history` keeps the latest facts of every history."""
     query = Query(
-        ts=_flat(table["ts"], np.int64),
-        snapshot=_flat(table["snapshot"], np.int64),
-        **_jagged(table, "history", HISTORY, max_history),
-        **_jagged(table, "basket", BASKET),
+        ts=_to_tensor(table["ts"], np.int64),
+        snapshot=_to_tensor(table["snapshot"], np.int64),
+        **_jagged_tensors(table, "history", HISTORY_DTYPES, max_history),
+        **_jagged_tensors(table, "basket", BASKET_DTYPES),
         context=_matrix(table["context"]),
         profile=_matrix(table["profile"]),
     )
     candidates = None
     if "candidate_item" in table.column_names:
-        candidates = Candidates(**_unprefixed(_jagged(table, "candidate", CANDIDATES)))
+        candidates = Candidates(**_strip_prefix(_jagged_tensors(table, "candidate", CANDIDATE_DTYPES)))
     return Batch(
         query=query,
-        outcomes=Outcomes(**_unprefixed(_jagged(table, "outcome", OUTCOMES))),
+        outcomes=Outcomes(**_strip_prefix(_jagged_tensors(table, "outcome", OUTCOME_DTYPES))),
         candidates=candidates,
         order_id=_array(table["order_id"]),
         user_id=_array(table["user_id"]),
-        n_before=_flat(table["n_before"], np.int64),
+        n_prior_orders=_to_tensor(table["n_before"], np.int64),
     )
 
 
@@ -85,12 +96,12 @@ def _array(column: pa.ChunkedArray) -> pa.Array:
     return array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
 
 
-def _flat(column: pa.ChunkedArray, dtype: Any) -> Tensor:
+def _to_tensor(column: pa.ChunkedArray, dtype: Any) -> Tensor:
     # A copy: Arrow's memory is read-only.
     return torch.from_numpy(np.array(_array(column).to_numpy(zero_copy_only=False), dtype=dtype))
 
 
-def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+def _offsets_and_values(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """Offsets from 0 and the values between the first and the last of them.
 
     A sliced list array shares its parent's values, so the offsets of the slice are what counts.
@@ -100,14 +111,14 @@ def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     return offsets - offsets[0], lists.values.slice(offsets[0], offsets[-1] - offsets[0])
 
 
-def _jagged(
+def _jagged_tensors(
     table: pa.Table, group: str, fields: dict[str, Any], keep: int | None = None
 ) -> dict[str, Tensor]:
     """`{group}_offsets` [B+1] and `{group}_{field}` [Σ] of parallel list columns."""
     out: dict[str, Tensor] = {}
     chosen: np.ndarray | None = None
     for field, dtype in fields.items():
-        offsets, values = _lists(table[f"{group}_{field}"])
+        offsets, values = _offsets_and_values(table[f"{group}_{field}"])
         if f"{group}_offsets" not in out:
             lengths = np.diff(offsets)
             if keep is not None and lengths.size and lengths.max() > keep:
@@ -123,13 +134,13 @@ def _jagged(
     return out
 
 
-def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.split("_", 1)[1]: tensor for name, tensor in tensors.items()}
 
 
 def _matrix(column: pa.ChunkedArray) -> Tensor:
     """Lists of one length as [B, length]."""
-    _, values = _lists(column)
+    _, values = _offsets_and_values(column)
     rows = len(column)
     flat = np.array(values.to_numpy(zero_copy_only=False), dtype=np.int64)
     return torch.from_numpy(flat.reshape(rows, len(flat) // rows if rows else 0))

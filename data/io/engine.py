@@ -80,7 +80,7 @@ def _spark(cfg: Mapping[str, Any], scratch: Path) -> ibis.BaseBackend:
     return ibis.pyspark.connect(session)
 
 
-def keep(con: ibis.BaseBackend, name: str, table: ir.Table) -> ir.Table:
+def materialize(con: ibis.BaseBackend, name: str, table: ir.Table) -> ir.Table:
     """The result of `table`, computed once and kept by the engine under `name`, in place of what was."""
     if con.name == "pyspark":
         con._register_in_memory_tables(table)
@@ -88,11 +88,11 @@ def keep(con: ibis.BaseBackend, name: str, table: ir.Table) -> ir.Table:
         kept.createOrReplaceTempView(name)
         # Spark numbers rows in int32 where Ibis says int64.
         return con.table(name).cast(table.schema())
-    drop(con, name)
+    drop_tables(con, name)
     return con.create_table(name, table)
 
 
-def drop(con: ibis.BaseBackend, *names: str) -> None:
+def drop_tables(con: ibis.BaseBackend, *names: str) -> None:
     """Forget what was kept under `names`: it takes memory, and disk beyond that."""
     for name in names:
         if con.name == "pyspark":

@@ -10,7 +10,7 @@ import ibis
 import ibis.expr.types as ir
 
 
-def gathered(t: ir.Table, by: str, columns: dict[str, str], order: list[str]) -> ir.Table:
+def collect_lists(t: ir.Table, by: str, columns: dict[str, str], order: list[str]) -> ir.Table:
     """`by` and, per group, the lists `columns` (name → column of `t`), sorted by `order` and then by what
     is gathered.
 
@@ -22,9 +22,9 @@ def gathered(t: ir.Table, by: str, columns: dict[str, str], order: list[str]) ->
     facts = ibis.struct({place[name]: t[name] for name in fields})
     lists = t.select(by, fact=facts).group_by(by).agg(facts=ibis._.fact.collect())
     lists = lists.mutate(facts=lists.facts.sort())
-    return lists.select(by, **{name: field(lists.facts, place[c]) for name, c in columns.items()})
+    return lists.select(by, **{name: extract_field(lists.facts, place[c]) for name, c in columns.items()})
 
 
-def field(structs: ir.Value, name: str) -> ir.Value:
+def extract_field(structs: ir.Value, name: str) -> ir.Value:
     """One field of every struct of a list."""
     return structs.map(lambda one: one[name])

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 from data.errors import DataError
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """Rows of a row group that are read."""
 
-    file: int  # position in the list of files
-    number: int  # in that file
-    rows: int  # that are read
-    skipped: int  # before them
+    file_index: int  # position in the list of files
+    group_index: int  # in that file
+    num_rows: int  # that are read
+    offset: int  # before them
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -28,15 +28,17 @@ def parquet_files(path: Path) -> list[Path]:
     return files
 
 
-def slices(path: Path, columns: list[str] | None, start: int, stop: int, rows: int) -> Iterator[pa.Table]:
+def iter_slices(
+    path: Path, columns: list[str] | None, start: int, stop: int, rows: int
+) -> Iterator[pa.Table]:
     """Rows `start` to `stop` (exclusive) in their order, at most `rows` at a time and in memory."""
     for file_path in parquet_files(path):
-        with opened(file_path) as file:
+        with open_parquet(file_path) as file:
             for g in range(file.metadata.num_row_groups):
                 count = file.metadata.row_group(g).num_rows
                 low, high = max(start, 0), min(stop, count)
                 if low < high:
-                    table = read_group(file, file_path, g, columns)
+                    table = read_row_group(file, file_path, g, columns)
                     for at in range(low, high, rows):
                         yield table.slice(at, min(rows, high - at))
                 start, stop = start - count, stop - count
@@ -46,27 +48,29 @@ def count_rows(path: Path) -> int:
     """Rows of a file or a folder of them, from the footers."""
     counts = []
     for file_path in parquet_files(path):
-        with opened(file_path) as file:
+        with open_parquet(file_path) as file:
             counts.append(file.metadata.num_rows)
     return sum(counts)
 
 
 def column_names(path: Path) -> set[str]:
     """The columns of the first file."""
-    with opened(parquet_files(path)[0]) as file:
+    with open_parquet(parquet_files(path)[0]) as file:
         return set(file.schema_arrow.names)
 
 
-def row_groups(files: list[Path], columns: list[str], start: int = 0, stop: int | None = None) -> list[Group]:
+def row_groups(
+    files: list[Path], columns: list[str], start: int = 0, stop: int | None = None
+) -> list[RowGroup]:
     """The row groups of the rows `start` to `stop` (exclusive), file by file.
 
     Raises DataError for columns that are missing or of another type than in the first file.
     """
-    groups: list[Group] = []
+    groups: list[RowGroup] = []
     begin = 0  # of a row group, in all rows
     schema: pa.Schema | None = None
     for f, path in enumerate(files):
-        with opened(path) as file:
+        with open_parquet(path) as file:
             found, meta = file.schema_arrow, file.metadata
         if missing := sorted(set(columns) - set(found.names)):
             raise DataError(f"{path}: columns {missing} are missing")
@@ -82,19 +86,19 @@ def row_groups(files: list[Path], columns: list[str], start: int = 0, stop: int 
             low = max(start - begin, 0)
             high = rows if stop is None else min(stop - begin, rows)
             if low < high:
-                groups.append(Group(f, g, high - low, low))
+                groups.append(RowGroup(f, g, high - low, low))
             begin += rows
     return groups
 
 
-def opened(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
 
 
-def read_group(file: pq.ParquetFile, path: Path, number: int, columns: list[str] | None) -> pa.Table:
+def read_row_group(file: pq.ParquetFile, path: Path, number: int, columns: list[str] | None) -> pa.Table:
     try:
         return file.read_row_group(number, columns=columns)
     except (pa.ArrowException, OSError) as error:

@@ -23,14 +23,14 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from data.io.parquet import Group, opened, parquet_files, read_group, row_groups
+from data.io.parquet import RowGroup, open_parquet, parquet_files, read_row_group, row_groups
 
-BUFFER = 16  # row groups that are shuffled together
-AHEAD = 2  # batches made ahead of the consumer, in one thread: Arrow works outside Python's lock
+SHUFFLE_GROUPS = 16  # row groups that are shuffled together
+PREFETCH_BATCHES = 2  # batches made ahead of the consumer, in one thread: Arrow works outside Python's lock
 T = TypeVar("T")
 
 
-class Stream(Generic[T]):
+class BatchStream(Generic[T]):
     """Iterates over the batches of a Parquet file, or of a folder of them.
 
     `decode` makes a batch of a table with `columns`; `batch_size` is the most rows of a global batch, which
@@ -64,14 +64,14 @@ class Stream(Generic[T]):
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self._groups = row_groups(self.files, columns, start, stop)
-        self.rows = sum(group.rows for group in self._groups)
-        self.epoch, self.waited, self.rows_received = 0, 0.0, 0
+        self.num_rows = sum(group.num_rows for group in self._groups)
+        self.epoch, self.wait_seconds, self.rows_received = 0, 0.0, 0
         self._received = 0  # batches of this epoch that the consumer has
         self._resume_at = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch, the same on every rank."""
-        return -(-self.rows // self.batch_size)
+        return -(-self.num_rows // self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batch": self._received}
@@ -87,12 +87,12 @@ class Stream(Generic[T]):
         pool = ThreadPoolExecutor(1, thread_name_prefix="stream")
         waiting: deque[Future[tuple[int, T] | None]] = deque()
         try:
-            for _ in range(AHEAD):
+            for _ in range(PREFETCH_BATCHES):
                 waiting.append(pool.submit(next, source, None))
             while True:
                 asked = time.perf_counter()
                 made = waiting.popleft().result()
-                self.waited += time.perf_counter() - asked
+                self.wait_seconds += time.perf_counter() - asked
                 if made is None:
                     return
                 waiting.append(pool.submit(next, source, None))
@@ -130,41 +130,43 @@ class Stream(Generic[T]):
         """This rank's rows of the stream, batch by batch from `first` on: from, to (exclusive)."""
         spans = []
         for b in range(first, len(self)):
-            start, stop = (self.rows * i // len(self) for i in (b, b + 1))
+            start, stop = (self.num_rows * i // len(self) for i in (b, b + 1))
             low, high = (start + (stop - start) * r // self.world_size for r in (self.rank, self.rank + 1))
             spans.append((low, high))
         return spans
 
-    def _buffers(self, epoch: int, first: int) -> Iterator[tuple[int, "Buffer"]]:
+    def _buffers(self, epoch: int, first: int) -> Iterator[tuple[int, "ShuffleBuffer"]]:
         """(position in the stream, buffer) from the buffer that holds row `first` on; earlier ones unread."""
         order = np.arange(len(self._groups))
         if self.shuffle:
             np.random.default_rng([self.seed, epoch]).shuffle(order)
         begin = 0
-        for at in range(0, len(order), BUFFER):
-            groups = [self._groups[g] for g in order[at : at + BUFFER]]
+        for at in range(0, len(order), SHUFFLE_GROUPS):
+            groups = [self._groups[g] for g in order[at : at + SHUFFLE_GROUPS]]
             count = sum(group.rows for group in groups)
             if begin + count > first:
                 rows = np.arange(count)
                 if self.shuffle:
                     # Its own generator: a resumed run does not draw for the buffers that it skips.
                     np.random.default_rng([self.seed, epoch, at]).shuffle(rows)
-                yield begin, Buffer(self._read(groups), rows)
+                yield begin, ShuffleBuffer(self._read(groups), rows)
             begin += count
 
-    def _read(self, groups: list[Group]) -> pa.Table:
+    def _read(self, groups: list[RowGroup]) -> pa.Table:
         """The rows of these groups, in their order."""
         parts = []
         for group in groups:
-            path = self.files[group.file]
-            with opened(path) as file:
+            path = self.files[group.file_index]
+            with open_parquet(path) as file:
                 parts.append(
-                    read_group(file, path, group.number, self.columns).slice(group.skipped, group.rows)
+                    read_row_group(file, path, group.group_index, self.columns).slice(
+                        group.offset, group.num_rows
+                    )
                 )
         return pa.concat_tables(parts).combine_chunks()
 
 
-class Buffer(NamedTuple):
+class ShuffleBuffer(NamedTuple):
     """Rows in memory and the order in which they are taken."""
 
     table: pa.Table

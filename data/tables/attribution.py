@@ -16,13 +16,13 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 from data.io import engine
-from data.tables.contract import KINDS
+from data.tables.contract import EVENT_KINDS
 
-SKEW = 300  # seconds by which the clock of who logs feedback may be behind
-OUTSIDE = "none"  # order_id of what belongs to no checkout: it is a fact of its user, and no outcome
-UNITS = {"d": 86_400, "h": 3600, "m": 60}
-STATES = ("joined", "repeated", "unknown", "early", "late")
-FOREVER = 2**40  # seconds
+MAX_CLOCK_SKEW = 300  # seconds by which the clock of who logs feedback may be behind
+NO_CHECKOUT = "none"  # order_id of what belongs to no checkout: it is a fact of its user, and no outcome
+UNIT_SECONDS = {"d": 86_400, "h": 3600, "m": 60}
+JOIN_STATES = ("joined", "repeated", "unknown", "early", "late")
+UNBOUNDED_WINDOW = 2**40  # seconds
 
 
 def window_seconds(window: str) -> int:
@@ -30,11 +30,11 @@ def window_seconds(window: str) -> int:
     match = re.fullmatch(r"([1-9]\d{0,3})([dhm])", str(window))
     if not match:
         raise DataError(f"data.click_window is '{window}', expected a number of days, hours or minutes: 1d")
-    return int(match.group(1)) * UNITS[match.group(2)]
+    return int(match.group(1)) * UNIT_SECONDS[match.group(2)]
 
 
-def attribute(
-    con: ibis.BaseBackend, log: ir.Table, orders: ir.Table, click: int, purchase: int | None
+def attribute_feedback(
+    con: ibis.BaseBackend, log: ir.Table, orders: ir.Table, click_window: int, purchase_window: int | None
 ) -> tuple[ir.Table, dict[str, dict[str, int]]]:
     """The conformed table `events` of a log → the same columns with users, checkouts and times joined.
 
@@ -48,10 +48,14 @@ def attribute(
         purchase: the same for purchases; None where the horizon ends with the next order.
     """
     named = {c: log[c].nullif("") for c in ("user_id", "order_id", "request_id")}
-    whole = _whole(log)
-    good = engine.keep(con, "log_good", log.filter(whole).mutate(**named))
-    shown = engine.keep(con, "log_shown", _shown(good, engine.keep(con, "log_orders", _checkouts(orders))))
-    found = engine.keep(con, "log_feedback", _feedback(good, shown, click, purchase))
+    whole = _is_complete(log)
+    good = engine.materialize(con, "log_good", log.filter(whole).mutate(**named))
+    shown = engine.materialize(
+        con, "log_shown", _join_impressions(good, engine.materialize(con, "log_orders", _checkouts(orders)))
+    )
+    found = engine.materialize(
+        con, "log_feedback", _join_feedback(good, shown, click_window, purchase_window)
+    )
     people = shown.filter(shown.buyer.notnull())
     joined = found.filter(found.state == "joined", found.buyer.notnull())
     aside = found.filter(found.state.isin(["unknown", "early", "late"]), found.kind != "purchase")
@@ -66,20 +70,20 @@ def attribute(
             ts=ibis.greatest(joined.ts, joined.since),
             request_id=joined.request,
         ),
-        aside.mutate(order_id=ibis.literal(OUTSIDE)),
+        aside.mutate(order_id=ibis.literal(NO_CHECKOUT)),
         log.filter(~whole),
     ]
     types = dict(log.schema().items())
     events, *others = [part.select(*types).cast(types) for part in parts]
     for other in others:
         events = events.union(other)
-    counts = _counts(con, good, shown, found)
-    return engine.keep(con, "log_events", events), counts
+    counts = _count_join_states(con, good, shown, found)
+    return engine.materialize(con, "log_events", events), counts
 
 
-def _whole(log: ir.Table) -> ir.BooleanValue:
+def _is_complete(log: ir.Table) -> ir.BooleanValue:
     """True for rows that are events; false, never null, for what the checks must see."""
-    whole = (log.item_id.fill_null("") != "") & log.ts.notnull() & log.kind.isin(KINDS).fill_null(False)
+    whole = (log.item_id.fill_null("") != "") & log.ts.notnull() & log.kind.isin(EVENT_KINDS).fill_null(False)
     someone = (log.user_id.fill_null("") != "") | (log.request_id.fill_null("") != "")
     for c in log.columns:
         if c.startswith("_raw_"):
@@ -94,7 +98,7 @@ def _checkouts(orders: ir.Table) -> ir.Table:
     return t.mutate(number=ibis.row_number().over(order_by=[t.paid, t.checkout]).cast("int64"))
 
 
-def _shown(good: ir.Table, checkouts: ir.Table) -> ir.Table:
+def _join_impressions(good: ir.Table, checkouts: ir.Table) -> ir.Table:
     """A row per request and item that was shown, and `slot` (by time), `buyer`, `checkout`, `since`, `known`.
 
     The buyer is the user it was shown to; a guest is whom `orders` names for the order. `since` is its time,
@@ -105,7 +109,7 @@ def _shown(good: ir.Table, checkouts: ir.Table) -> ir.Table:
     first = ibis.window(group_by=["request", "item_id"], order_by=["ts", "position", "_row"])
     t = t.mutate(again=ibis.row_number().over(first)).filter(ibis._.again == 0).drop("again")
     marks = checkouts.select(at="paid", number="number", user_id="buyer")
-    loose = _latest(marks, t.filter(t.order_id.isnull(), t.user_id.notnull()), ["user_id"])
+    loose = _asof_join(marks, t.filter(t.order_id.isnull(), t.user_id.notnull()), ["user_id"])
     named = t.join(checkouts.select("number", order_id="checkout"), "order_id").select("_row", "number")
     t = t.left_join(named.union(loose), "_row").drop("_row_right")
     t = t.left_join(checkouts, "number").drop("number", "number_right")
@@ -114,26 +118,26 @@ def _shown(good: ir.Table, checkouts: ir.Table) -> ir.Table:
         slot=ibis.row_number().over(order_by=[t.ts, t["_row"]]).cast("int64"),
         known=(t.buyer == user).fill_null(False),
         buyer=user,
-        checkout=ibis.coalesce(t.order_id, t.checkout, ibis.literal(OUTSIDE)),
+        checkout=ibis.coalesce(t.order_id, t.checkout, ibis.literal(NO_CHECKOUT)),
         since=ibis.greatest(t.ts, t.paid.fill_null(t.ts)),
     ).drop("paid")
 
 
-def _feedback(good: ir.Table, shown: ir.Table, click: int, purchase: int | None) -> ir.Table:
+def _join_feedback(good: ir.Table, shown: ir.Table, click: int, purchase: int | None) -> ir.Table:
     """Clicks, carts and purchases with their impression's columns and a `state` of STATES."""
     t = good.filter(good.kind != "impression")
     exact = t.filter(t.request_id.notnull())
     exact = exact.join(shown.select("item_id", "slot", request_id="request"), ["request_id", "item_id"])
     marks = shown.filter(shown.buyer.notnull()).select("item_id", at="ts", number="slot", user_id="buyer")
-    latest = _latest(marks, t.filter(t.request_id.isnull()), ["user_id", "item_id"])
+    latest = _asof_join(marks, t.filter(t.request_id.isnull()), ["user_id", "item_id"])
     slots = exact.select("_row", "slot").union(latest.select("_row", slot="number"))
     t = t.left_join(slots, "_row").drop("_row_right")
     columns = shown.select("slot", "buyer", "checkout", "since", "request", shown_at="ts")
     t = t.left_join(columns, "slot").drop("slot_right")
-    limit = ibis.ifelse(t.kind == "purchase", FOREVER if purchase is None else purchase, click)
+    limit = ibis.ifelse(t.kind == "purchase", UNBOUNDED_WINDOW if purchase is None else purchase, click)
     state = ibis.cases(
         (t.slot.isnull(), "unknown"),
-        (t.ts < t.shown_at - SKEW, "early"),
+        (t.ts < t.shown_at - MAX_CLOCK_SKEW, "early"),
         (t.ts > t.shown_at + limit, "late"),
         else_="joined",
     )
@@ -144,7 +148,7 @@ def _feedback(good: ir.Table, shown: ir.Table, click: int, purchase: int | None)
     return t.mutate(state=ibis.ifelse(repeated, "repeated", t.state))
 
 
-def _latest(marks: ir.Table, asks: ir.Table, keys: list[str]) -> ir.Table:
+def _asof_join(marks: ir.Table, asks: ir.Table, keys: list[str]) -> ir.Table:
     """`_row, number` of `asks`: the latest of the marks (`at, number`) with the same keys, at or before it.
 
     Numbers rise with time, so the running maximum is the latest so far. Null where there is none.
@@ -159,7 +163,7 @@ def _latest(marks: ir.Table, asks: ir.Table, keys: list[str]) -> ir.Table:
     return t.filter(t["rank"] == 1).select("number", _row="row").select("_row", "number")
 
 
-def _counts(
+def _count_join_states(
     con: ibis.BaseBackend, good: ir.Table, shown: ir.Table, found: ir.Table
 ) -> dict[str, dict[str, int]]:
     """Rows of each kind by what became of them; of the impressions those that will have no example."""
@@ -171,7 +175,7 @@ def _counts(
             strays=(shown.buyer.notnull() & ~shown.known).sum().fill_null(0),
         )
     ).to_pylist()[0].values()  # fmt: skip
-    counts = {kind: dict.fromkeys(STATES, 0) for kind in KINDS if kind != "impression"}
+    counts = {kind: dict.fromkeys(JOIN_STATES, 0) for kind in EVENT_KINDS if kind != "impression"}
     for row in con.to_pyarrow(found.group_by("kind", "state").agg(n=found.count())).to_pylist():
         counts[row["kind"]][row["state"]] = row["n"]
     impressions = {

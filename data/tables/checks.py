@@ -14,31 +14,31 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data.errors import DataError
-from data.tables.contract import EXPECTED, KINDS, TABLES, attributes
+from data.tables.contract import ACCEPTED_TYPES, EVENT_KINDS, TABLES, attribute_columns
 
-EARLIEST = 631_152_000  # 1990-01-01
+MIN_TIMESTAMP = 631_152_000  # 1990-01-01
 DAY = 86_400
-SHOWN_ROWS = 5  # row numbers per reason in an error
-SHOWN_REASONS = 8  # per table
-QUARANTINE = (
+MAX_REPORTED_ROWS = 5  # row numbers per reason in an error
+MAX_REPORTED_REASONS = 8  # per table
+QUARANTINE_REMEDY = (
     "Correct the files, or set data.bad_rows=quarantine to go on without these rows (they are then written "
     "to rejected.parquet)."
 )
 
 
-class Checked(NamedTuple):
+class CheckResult(NamedTuple):
     tables: dict[str, ir.Table]  # clean, canonical; without returns
     rejected: pa.Table  # table, row, reason, content (JSON)
     returns: int
 
 
-def check(
+def check_tables(
     con: ibis.BaseBackend,
     tables: dict[str, ir.Table],
     files: dict[str, str],
     bad_rows: str,
-    remedy: str = QUARANTINE,
-) -> Checked:
+    remedy: str = QUARANTINE_REMEDY,
+) -> CheckResult:
     """Splits conformed tables into clean and rejected rows.
 
     `bad_rows` is "fail" or "quarantine"; `remedy` ends what is said of bad rows. Raises DataError for an
@@ -57,8 +57,8 @@ def check(
                 raise DataError(f"{files[name]}: the table is empty; {name} needs at least one row")
             continue
         _reject_unparsed_columns(con, table, name, files[name])
-        marked = table.mutate(**_marks(con, table, name))
-        reasons = _reasons(marked, name, now)
+        marked = table.mutate(**_flag_duplicates(con, table, name))
+        reasons = _reject_conditions(marked, name, now)
         bad = ibis.or_(*reasons.values())
         found = con.to_pyarrow(_rejected(marked.filter(bad), table, reasons, name))
         if found.num_rows == total:
@@ -80,7 +80,7 @@ def check(
     if bad_rows == "fail" and everything.num_rows:
         lines = [_describe(found, found["table"][0].as_py(), files) for found in rejected if found.num_rows]
         raise DataError("\n".join([*lines, remedy]))
-    return Checked(clean, everything, returns)
+    return CheckResult(clean, everything, returns)
 
 
 def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, file: str) -> None:
@@ -96,7 +96,7 @@ def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, 
     ).to_pylist()[0]
     for c in raw:
         if counts[f"raw_{c}"] and not counts[f"ok_{c}"]:
-            expected = EXPECTED[TABLES[name][c].kind]
+            expected = ACCEPTED_TYPES[TABLES[name][c].logical_type]
             given = table.filter(table[f"_raw_{c}"].notnull()).order_by("_row").limit(1)
             row, found = con.to_pyarrow(given.select("_row", f"_raw_{c}")).to_pylist()[0].values()
             raise DataError(
@@ -104,11 +104,11 @@ def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, 
             )
 
 
-def _marks(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[str, ir.Value]:
+def _flag_duplicates(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[str, ir.Value]:
     """Columns that need a look at other rows: repeated lines and keys, orders of several users."""
     marks: dict[str, ir.Value] = {}
     content = [c for c in TABLES[name] if c in table.columns]
-    content += [c for c in attributes(table, name) if c not in content]
+    content += [c for c in attribute_columns(table, name) if c not in content]
     keys = {"orders": content, "events": content, "items": ["item_id"], "users": ["user_id"]}[name]
     # Counting groups is cheap; the window over all columns is paid only where something repeats.
     groups = table.group_by(keys).agg(n=ibis._.count()).filter(ibis._.n > 1)
@@ -122,22 +122,22 @@ def _marks(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[str, ir.Va
     return marks
 
 
-def _reasons(t: ir.Table, name: str, now: int) -> dict[str, ir.BooleanValue]:
+def _reject_conditions(t: ir.Table, name: str, now: int) -> dict[str, ir.BooleanValue]:
     """Reason → condition that is true (never null) for bad rows."""
     out: dict[str, ir.BooleanValue] = {}
     for c, spec in TABLES[name].items():
         value = t[c]
         unparsed = t[f"_raw_{c}"].notnull() if f"_raw_{c}" in t.columns else ibis.literal(False)
         if f"_raw_{c}" in t.columns:
-            out[f"{c} cannot be read as {EXPECTED[spec.kind]}"] = unparsed
-        if spec.kind == "id" and spec.required:
+            out[f"{c} cannot be read as {ACCEPTED_TYPES[spec.logical_type]}"] = unparsed
+        if spec.logical_type == "id" and spec.required:
             out[f"{c} is null"] = value.isnull() | (value == "").fill_null(False)
         elif spec.required and c != "title":
             out[f"{c} is null"] = value.isnull() & ~unparsed
-        if spec.kind == "number":
+        if spec.logical_type == "number":
             out[f"{c} is not finite"] = (value.isnan() | value.isinf()).fill_null(False)
-        if spec.kind == "time":
-            outside = (value < EARLIEST) | (value > now + DAY)
+        if spec.logical_type == "time":
+            outside = (value < MIN_TIMESTAMP) | (value > now + DAY)
             out[f"{c} is outside 1990 to tomorrow"] = outside.fill_null(False)
     if name == "orders":
         out["quantity is 0"] = (t.quantity == 0).fill_null(False)
@@ -147,7 +147,7 @@ def _reasons(t: ir.Table, name: str, now: int) -> dict[str, ir.BooleanValue]:
         out["price is negative"] = (t.price < 0).fill_null(False)
         out["margin is outside -1 to 1 (it is a share of the price)"] = (t.margin.abs() > 1).fill_null(False)
     if name == "events":
-        out[f"kind is none of {', '.join(KINDS)}"] = t.kind.notin(KINDS).fill_null(False)
+        out[f"kind is none of {', '.join(EVENT_KINDS)}"] = t.kind.notin(EVENT_KINDS).fill_null(False)
         out["position is negative"] = (t.position < 0).fill_null(False)
         out["value is negative"] = (t.value < 0).fill_null(False)
         out["propensity is outside (0, 1]"] = ((t.propensity <= 0) | (t.propensity > 1)).fill_null(False)
@@ -182,9 +182,9 @@ def _describe(found: pa.Table, name: str, files: dict[str, str]) -> str:
         for one in reason.split("; "):
             rows.setdefault(one, []).append(row)
     lines = [f"{files[name]}: {found.num_rows} bad rows in table '{name}' (row 1 follows the header)"]
-    for reason, at in sorted(rows.items(), key=lambda kv: -len(kv[1]))[:SHOWN_REASONS]:
-        first = ", ".join(map(str, at[:SHOWN_ROWS])) + (", …" if len(at) > SHOWN_ROWS else "")
+    for reason, at in sorted(rows.items(), key=lambda kv: -len(kv[1]))[:MAX_REPORTED_REASONS]:
+        first = ", ".join(map(str, at[:MAX_REPORTED_ROWS])) + (", …" if len(at) > MAX_REPORTED_ROWS else "")
         lines.append(f"  {reason}: {len(at)} (rows {first})")
-    if len(rows) > SHOWN_REASONS:
-        lines.append(f"  and {len(rows) - SHOWN_REASONS} more reasons")
+    if len(rows) > MAX_REPORTED_REASONS:
+        lines.append(f"  and {len(rows) - MAX_REPORTED_REASONS} more reasons")
     return "\n".join(lines)

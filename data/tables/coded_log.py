@@ -10,28 +10,28 @@ import ibis
 import ibis.expr.types as ir
 
 from data.io import engine
-from data.tables.contract import ITEMS, attributes
-from models.schema import KINDS
+from data.tables.contract import ITEMS, attribute_columns
+from models.schema import HISTORY_KINDS
 
-PURCHASE, CLICK, CART = (KINDS.index(k) for k in ("purchase", "click", "cart"))
+PURCHASE, CLICK, CART = (HISTORY_KINDS.index(k) for k in ("purchase", "click", "cart"))
 
 
-class Log(NamedTuple):
+class EncodedTables(NamedTuple):
     items: ir.Table  # item (1..N), item_id, listed and the columns of the canonical table
     users: ir.Table  # user (0..), user_id, profile_<name>
     checkouts: ir.Table  # order (0.. by time), order_id, user, ts, available, context_<name>
     lines: ir.Table  # order, user, item, ts, available, quantity, price; one per order and item
     events: ir.Table  # user, item, ts, available, kind (string), order (-1: none given), value, position
-    context: list[str]
-    profile: list[str]
+    context_names: list[str]
+    profile_names: list[str]
     start: int  # first checkout, Unix seconds
     end: int  # last checkout
     clicks_logged: bool
     impressions_logged: bool
-    late: bool  # some fact became available after its own time
+    has_late_arrivals: bool  # some fact became available after its own time
 
 
-def build(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> Log:
+def encode_tables(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> EncodedTables:
     """Codes the tables and materializes the result in `con`.
 
     `available` is when a fact could be known: its time, or the ingestion time where that is later. A
@@ -39,8 +39,8 @@ def build(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> Log:
     added, price weighted by quantity. An ordered item that `items` does not list is kept with only an id.
     """
     orders, events = tables["orders"], tables.get("events")
-    users, context = tables.get("users"), attributes(orders, "orders")
-    profile = attributes(users, "users") if users is not None else []
+    users, context = tables.get("users"), attribute_columns(orders, "orders")
+    profile = attribute_columns(users, "users") if users is not None else []
 
     heads = orders.group_by("order_id").agg(
         user_id=orders.user_id.max(),
@@ -52,25 +52,25 @@ def build(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> Log:
         order=ibis.row_number().over(order_by=[heads.ts, heads.order_id]).cast("int64"),
         available=ibis.greatest(heads.ts, heads.available),
     )
-    heads = engine.keep(con, "heads", heads)
-    item_codes = engine.keep(con, "item_codes", _items(orders, tables["items"], events))
-    user_codes = engine.keep(con, "user_codes", _users(orders, users, events))
+    heads = engine.materialize(con, "heads", heads)
+    item_codes = engine.materialize(con, "item_codes", _items(orders, tables["items"], events))
+    user_codes = engine.materialize(con, "user_codes", _users(orders, users, events))
 
-    checkouts = engine.keep(
+    checkouts = engine.materialize(
         con,
         "checkouts",
         heads.join(user_codes.select("user_id", "user"), "user_id").select(
             "order", "order_id", "user", "ts", "available", *[f"context_{c}" for c in context]
         ),
     )
-    lines = engine.keep(con, "lines", _lines(orders, checkouts, item_codes))
-    coded = engine.keep(con, "coded_events", _events(events, checkouts, user_codes, item_codes, lines))
+    lines = engine.materialize(con, "lines", _lines(orders, checkouts, item_codes))
+    coded = engine.materialize(con, "coded_events", _events(events, checkouts, user_codes, item_codes, lines))
     bounds = con.to_pyarrow(checkouts.agg(a=checkouts.ts.min(), b=checkouts.ts.max())).to_pylist()[0]
     clicks, impressions = (
         bool(con.execute((coded.kind == kind).any().fill_null(False))) for kind in ("click", "impression")
     )
     late = any(bool(con.execute((t.available > t.ts).any().fill_null(False))) for t in (lines, coded))
-    return Log(
+    return EncodedTables(
         item_codes,
         user_codes,
         checkouts,
@@ -114,7 +114,7 @@ def _users(orders: ir.Table, users: ir.Table | None, events: ir.Table | None) ->
     known = known.mutate(user=ibis.row_number().over(order_by=known.user_id).cast("int32"))
     if users is None:
         return known
-    profile = {f"profile_{c}": users[c] for c in attributes(users, "users")}
+    profile = {f"profile_{c}": users[c] for c in attribute_columns(users, "users")}
     return known.left_join(users.select("user_id", **profile), "user_id").drop("user_id_right")
 
 

@@ -23,61 +23,66 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 
-KINDS = ("impression", "click", "cart", "purchase")  # of events; `models/schema.py` has those of a history
+EVENT_KINDS = (
+    "impression",
+    "click",
+    "cart",
+    "purchase",
+)  # of events; `models/schema.py` has those of a history
 
 
-class Column(NamedTuple):
-    kind: str  # id, time, number, text or flag
+class ColumnSpec(NamedTuple):
+    logical_type: str  # id, time, number, text or flag
     required: bool = True
 
 
 ORDERS = {
-    "order_id": Column("id"),
-    "user_id": Column("id"),
-    "item_id": Column("id"),
-    "ts": Column("time"),
-    "quantity": Column("number"),
-    "price": Column("number"),
-    "ingested_at": Column("time", False),
+    "order_id": ColumnSpec("id"),
+    "user_id": ColumnSpec("id"),
+    "item_id": ColumnSpec("id"),
+    "ts": ColumnSpec("time"),
+    "quantity": ColumnSpec("number"),
+    "price": ColumnSpec("number"),
+    "ingested_at": ColumnSpec("time", False),
 }
 ITEMS = {
-    "item_id": Column("id"),
-    "title": Column("text"),
-    "description": Column("text", False),
-    "category": Column("text", False),
-    "brand": Column("id", False),
-    "price": Column("number", False),
-    "margin": Column("number", False),
-    "created_at": Column("time", False),
-    "available": Column("flag", False),
+    "item_id": ColumnSpec("id"),
+    "title": ColumnSpec("text"),
+    "description": ColumnSpec("text", False),
+    "category": ColumnSpec("text", False),
+    "brand": ColumnSpec("id", False),
+    "price": ColumnSpec("number", False),
+    "margin": ColumnSpec("number", False),
+    "created_at": ColumnSpec("time", False),
+    "available": ColumnSpec("flag", False),
 }
-USERS = {"user_id": Column("id")}
+USERS = {"user_id": ColumnSpec("id")}
 EVENTS = {
-    "user_id": Column("id"),
-    "item_id": Column("id"),
-    "ts": Column("time"),
-    "kind": Column("text"),
-    "order_id": Column("id", False),
-    "position": Column("number", False),
-    "propensity": Column("number", False),
-    "value": Column("number", False),
-    "ingested_at": Column("time", False),
-    "request_id": Column("id", False),
+    "user_id": ColumnSpec("id"),
+    "item_id": ColumnSpec("id"),
+    "ts": ColumnSpec("time"),
+    "kind": ColumnSpec("text"),
+    "order_id": ColumnSpec("id", False),
+    "position": ColumnSpec("number", False),
+    "propensity": ColumnSpec("number", False),
+    "value": ColumnSpec("number", False),
+    "ingested_at": ColumnSpec("time", False),
+    "request_id": ColumnSpec("id", False),
 }
 TABLES = {"orders": ORDERS, "items": ITEMS, "users": USERS, "events": EVENTS}
-WITH_ATTRIBUTES = ("orders", "users")  # their other columns are context and profile attributes
+TABLES_WITH_ATTRIBUTES = ("orders", "users")  # their other columns are context and profile attributes
 
-EXPECTED = {
+ACCEPTED_TYPES = {
     "id": "string or integer",
     "time": "timestamp, date, Unix seconds or ISO 8601 text",
     "number": "number",
     "text": "string",
     "flag": "boolean",
 }
-CANONICAL = {"id": "string", "time": "int64", "number": "float64", "text": "string", "flag": "boolean"}
+CANONICAL_TYPES = {"id": "string", "time": "int64", "number": "float64", "text": "string", "flag": "boolean"}
 
 
-def attributes(table: ir.Table, name: str) -> list[str]:
+def attribute_columns(table: ir.Table, name: str) -> list[str]:
     """The columns of `orders` or `users` that the contract does not name: context or profile."""
     return [c for c in table.columns if c not in TABLES[name] and not c.startswith("_")]
 
@@ -101,30 +106,30 @@ def conform(table: ir.Table, name: str, file: str, required: Collection[str] | N
     for c, spec in columns.items():
         if c not in found:
             continue
-        value = _convert(table[c], spec.kind, text)
+        value = _convert(table[c], spec.logical_type, text)
         if value is None:
             raise DataError(
-                f"{file}: column '{c}' is {table[c].type()}, expected {EXPECTED[spec.kind]}. Convert it, or "
+                f"{file}: column '{c}' is {table[c].type()}, expected {ACCEPTED_TYPES[spec.logical_type]}. Convert it, or "
                 f"write the file as CSV."
             )
-        out[c] = value.cast(CANONICAL[spec.kind])
-        if text and spec.kind in ("time", "number", "flag") and table[c].type().is_string():
+        out[c] = value.cast(CANONICAL_TYPES[spec.logical_type])
+        if text and spec.logical_type in ("time", "number", "flag") and table[c].type().is_string():
             out[f"_raw_{c}"] = ibis.ifelse(value.isnull(), table[c], ibis.null("string"))
-    if name in WITH_ATTRIBUTES:
-        for c in attributes(table, name):
-            out[c] = _attribute(table[c], c, file)
+    if name in TABLES_WITH_ATTRIBUTES:
+        for c in attribute_columns(table, name):
+            out[c] = _convert_attribute(table[c], c, file)
     for c in columns:
         if c not in out:
-            out[c] = ibis.null(CANONICAL[columns[c].kind])
+            out[c] = ibis.null(CANONICAL_TYPES[columns[c].logical_type])
     return table.select(_row=table["_row"].cast("int64"), **out)
 
 
-def _missing(column: str, spec: Column, found: list[str], known: dict[str, Column], file: str) -> str:
+def _missing(column: str, spec: ColumnSpec, found: list[str], known: dict[str, ColumnSpec], file: str) -> str:
     # A column that is itself part of the contract is not a misspelling of another one.
     other = {c.lower(): c for c in found if c not in known}
     near = difflib.get_close_matches(column, list(other), n=1, cutoff=0.5)
     hint = f"; rename '{other[near[0]]}'?" if near else ""
-    expected = EXPECTED[spec.kind]
+    expected = ACCEPTED_TYPES[spec.logical_type]
     return f"{file}: column '{column}' ({expected}) is missing. Found: {', '.join(found) or 'none'}{hint}"
 
 
@@ -144,23 +149,23 @@ def _convert(value: ir.Value, kind: str, text: bool) -> ir.Value | None:
     if t.is_integer():
         return value.cast("int64")
     if t.is_timestamp() or t.is_date():
-        return seconds(value)
+        return unix_seconds(value)
     if t.is_string():
         number = value.re_search(r"^\s*-?\d+(\.\d+)?\s*$")
         # The zoned type reads an offset where there is one and takes UTC where there is none; the plain
         # timestamp type would drop the offset without a word.
-        stamp = seconds(value.try_cast("timestamp('UTC')"))
+        stamp = unix_seconds(value.try_cast("timestamp('UTC')"))
         return ibis.ifelse(number, value.try_cast("float64").floor().cast("int64"), stamp)
     return None
 
 
-def seconds(value: ir.Value) -> ir.Value:
+def unix_seconds(value: ir.Value) -> ir.Value:
     """Unix seconds of a timestamp or date, whole and rounded down; a naive one is taken as UTC."""
     # ibis declares epoch_seconds as int32, DuckDB returns a double: the detour rounds down, not to nearest.
     return value.cast("timestamp").epoch_seconds().cast("float64").floor().cast("int64")
 
 
-def _attribute(value: ir.Value, name: str, file: str) -> ir.Value:
+def _convert_attribute(value: ir.Value, name: str, file: str) -> ir.Value:
     """Attributes come as string (boolean too), int64 or float64 (decimals and times too)."""
     t: dt.DataType = value.type()
     if t.is_string() or t.is_boolean():
@@ -170,7 +175,7 @@ def _attribute(value: ir.Value, name: str, file: str) -> ir.Value:
     if t.is_numeric():
         return value.cast("float64")
     if t.is_timestamp() or t.is_date():
-        return seconds(value).cast("float64")
+        return unix_seconds(value).cast("float64")
     if t.is_null() or t.is_time() or t.is_uuid():
         return value.cast("string")
     raise DataError(f"{file}: column '{name}' is {t}, which cannot be an attribute. Flatten it or drop it.")

@@ -22,17 +22,17 @@ from scipy.special import chdtrc, chdtri
 from experimentation.ab.estimate import Effect
 
 ALPHA = 0.05
-START = 0.1  # of the planned users, before which nothing is said: the theory is of large samples
+MIN_LOOK_SHARE = 0.1  # of the planned users, before which nothing is said: the theory is of large samples
 
 
-def early(alpha: float) -> float:
+def early_alpha(alpha: float) -> float:
     """What of alpha is for the looks before the planned users are there."""
     return alpha / 5
 
 
-def final(alpha: float) -> float:
+def final_alpha(alpha: float) -> float:
     """What of alpha is for the look when they are."""
-    return alpha - early(alpha)
+    return alpha - early_alpha(alpha)
 
 
 class Look(NamedTuple):
@@ -41,21 +41,23 @@ class Look(NamedTuple):
     day: int  # 0 for the first
     users: int
     effect: float
-    error: float  # standard error, as of one look
+    se: float  # standard error, as of one look
     low: float
     high: float
     p: float  # the smallest so far
 
 
-def looks(days: Iterable[tuple[int, int, Effect]], alpha: float) -> Iterator[Look]:
+def sequential_looks(days: Iterable[tuple[int, int, Effect]], alpha: float) -> Iterator[Look]:
     """The days (number, users until then, effect on them) as looks; the first counts as the first look."""
     first, p = math.nan, 1.0
     for day, users, found in days:
-        if not found.error > 0:
+        if not found.se > 0:
             continue
         if math.isnan(first):
-            first = found.error
-        longer = 2 * math.log(max(1.0, first / found.error))
-        half = found.error * math.sqrt(chdtri(3, alpha) + longer)
-        p = min(p, float(chdtrc(3, max(0.0, (found.effect / found.error) ** 2 - longer))))
-        yield Look(day, users, found.effect, found.error, found.effect - half, found.effect + half, p)
+            first = found.se
+        longer = 2 * math.log(max(1.0, first / found.se))
+        half = found.se * math.sqrt(chdtri(3, alpha) + longer)
+        p = min(p, float(chdtrc(3, max(0.0, (found.difference / found.se) ** 2 - longer))))
+        yield Look(
+            day, users, found.difference, found.se, found.difference - half, found.difference + half, p
+        )

@@ -16,7 +16,7 @@ from scipy.stats import chisquare, norm
 from tea_tasting.aggr import Aggregates
 from tea_tasting.experiment import ExperimentResult
 
-from experimentation.ab.sessions import Sums
+from experimentation.ab.sessions import UserSums
 
 Key = TypeVar("Key")
 
@@ -30,7 +30,7 @@ class Metric(NamedTuple):
 
 
 REVENUE = Metric("revenue per session", "revenue", "sessions")
-SECONDARY = (Metric("CTR", "clicks", "impressions"), Metric("conversion", "buying", "sessions"))
+SECONDARY_METRICS = (Metric("CTR", "clicks", "impressions"), Metric("conversion", "buying", "sessions"))
 
 
 class Effect(NamedTuple):
@@ -38,8 +38,8 @@ class Effect(NamedTuple):
 
     control: float
     treatment: float
-    effect: float
-    error: float  # standard error of `effect`
+    difference: float
+    se: float  # standard error of `effect`
     low: float
     high: float
     relative: float
@@ -48,19 +48,21 @@ class Effect(NamedTuple):
     p: float  # two-sided
 
 
-class Estimate(NamedTuple):
+class PointEstimate(NamedTuple):
     """A figure of one arm."""
 
     value: float
-    error: float  # standard error
+    se: float  # standard error
 
 
-def compare(metric: Metric, control: Sums, treatment: Sums, alpha: float, cuped: bool = True) -> Effect:
+def estimate_effect(
+    metric: Metric, control: UserSums, treatment: UserSums, alpha: float, cuped: bool = True
+) -> Effect:
     """The effect on a metric with intervals of 1 - alpha, from the sums by user of two arms.
 
     CUPED is left out where nobody had a session before.
     """
-    cuped = cuped and has_before(metric, control) and has_before(metric, treatment)
+    cuped = cuped and has_pre_period(metric, control) and has_pre_period(metric, treatment)
     ratio = _ratio(metric, cuped, confidence_level=1 - alpha)
     arms = (aggregates(metric, sums, cuped) for sums in (control, treatment))
     with np.errstate(invalid="ignore"):  # without data
@@ -73,20 +75,20 @@ def compare(metric: Metric, control: Sums, treatment: Sums, alpha: float, cuped:
     )  # fmt: skip
 
 
-def of_arm(metric: Metric, sums: Sums) -> Estimate:
+def estimate_arm(metric: Metric, sums: UserSums) -> PointEstimate:
     """A metric of one arm's users."""
     found = aggregates(metric, sums, cuped=False).with_zero_div()
     variance = found.ratio_var(metric.numerator, metric.denominator)
     value = found.mean(metric.numerator) / found.mean(metric.denominator)
-    return Estimate(float(value), math.sqrt(max(0.0, variance / found.count())))
+    return PointEstimate(float(value), math.sqrt(max(0.0, variance / found.count())))
 
 
-def has_before(metric: Metric, sums: Sums) -> bool:
+def has_pre_period(metric: Metric, sums: UserSums) -> bool:
     """Whether any user had a session before the test."""
     return bool(sums[f"{metric.denominator}_before"].any())
 
 
-def aggregates(metric: Metric, sums: Sums, cuped: bool) -> Aggregates:
+def aggregates(metric: Metric, sums: UserSums, cuped: bool) -> Aggregates:
     """Means, variances and covariances over users of what the metric is made of."""
     names = _columns(metric, cuped)
     columns = np.stack([sums[name] for name in names])  # [2 or 4, U]
@@ -99,7 +101,9 @@ def aggregates(metric: Metric, sums: Sums, cuped: bool) -> Aggregates:
     )
 
 
-def users_needed(metric: Metric, sums: Sums, uplift: float, power: float, alpha: float, cuped: bool) -> int:
+def users_needed(
+    metric: Metric, sums: UserSums, uplift: float, power: float, alpha: float, cuped: bool
+) -> int:
     """Users in two equal arms together that show a relative uplift with chance `power`.
 
     Users who buy more often differ more: the variance of the treatment is taken as 1 + uplift times that of
@@ -110,7 +114,9 @@ def users_needed(metric: Metric, sums: Sums, uplift: float, power: float, alpha:
     return math.ceil(found[0].n_obs * (1 + uplift / 2))
 
 
-def smallest_uplift(metric: Metric, sums: Sums, users: int, power: float, alpha: float, cuped: bool) -> float:
+def minimum_detectable_effect(
+    metric: Metric, sums: UserSums, users: int, power: float, alpha: float, cuped: bool
+) -> float:
     """The relative uplift that `users` in two equal arms together show with chance `power`: the inverse."""
     ratio = _ratio(metric, cuped, n_obs=users, power=power, alpha=alpha)
     found = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "rel_effect_size")
@@ -132,7 +138,7 @@ class _Test(NamedTuple):
     pvalue: float
 
 
-def corrected(p_values: Mapping[Key, float]) -> dict[Key, float]:
+def holm_adjust(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """P-values corrected for their number by Holm's procedure; NaN stays NaN."""
     known = [key for key, p in p_values.items() if not math.isnan(p)]
     if not known:
@@ -142,13 +148,13 @@ def corrected(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return {**p_values, **{key: row["pvalue_adj"] for key, row in zip(known, found, strict=True)}}
 
 
-def split(users: Sequence[int], shares: Sequence[float]) -> float:
+def srm_p_value(users: Sequence[int], shares: Sequence[float]) -> float:
     """P-value of users by arm [A] if they were dealt by the shares [A] (chi-squared)."""
     expected = np.array(shares) / sum(shares) * sum(users)
     return float(chisquare(users, expected).pvalue)
 
 
-def quantile(values: NDArray, users: NDArray, q: float) -> Estimate:
+def estimate_quantile(values: NDArray, users: NDArray, q: float) -> PointEstimate:
     """A quantile of values [S], of which those of one user [S] go together.
 
     The share of values below is a ratio metric; quantiles at that share ± 1.96 of its errors say how wide the
@@ -160,4 +166,4 @@ def quantile(values: NDArray, users: NDArray, q: float) -> Estimate:
     share = below.sum() / counts.sum()
     error = math.sqrt((below - share * counts).var(ddof=1) / len(counts)) / counts.mean()
     low, high = np.quantile(values, np.clip([q - 1.96 * error, q + 1.96 * error], 0, 1))
-    return Estimate(at, float(high - low) / (2 * 1.96))
+    return PointEstimate(at, float(high - low) / (2 * 1.96))

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experimentation.ab.estimate import Estimate, Metric, of_arm, quantile
-from experimentation.ab.sessions import Log, Sums
+from experimentation.ab.estimate import Metric, PointEstimate, estimate_arm, estimate_quantile
+from experimentation.ab.sessions import SessionLog, UserSums
 
-SIDE = 1.645  # standard errors of 5 % on one side
-NOTHING = Estimate(math.nan, math.nan)
+ONE_SIDED_Z = 1.645  # standard errors of 5 % on one side
+NOT_MEASURED = PointEstimate(math.nan, math.nan)
 
 
 class Guardrail(NamedTuple):
@@ -27,11 +27,11 @@ class Guardrail(NamedTuple):
     margin: float
     relative: bool  # to the control
     metric: Metric | None = None  # none for the latency
-    needs: str = ""  # what it is not measured without
+    requires: str = ""  # what it is not measured without
 
 
 GUARDRAILS = (
-    Guardrail("latency", "p99 latency, ms", 0.1, True, needs="a log with latency_ms"),
+    Guardrail("latency", "p99 latency, ms", 0.1, True, requires="a log with latency_ms"),
     Guardrail("fallback", "share of slates not ranked", 0.01, False, Metric("", "fallbacks", "sessions")),
     Guardrail(
         "returns", "returned share of revenue", 0.01, False, Metric("", "returned", "revenue"), "--orders"
@@ -42,55 +42,57 @@ GUARDRAILS = (
 )
 
 
-USUAL = ", ".join(f"{one.key}={one.margin:g}" for one in GUARDRAILS)
+DEFAULT_MARGINS = ", ".join(f"{one.key}={one.margin:g}" for one in GUARDRAILS)
 
 
-class Guarded(NamedTuple):
+class GuardrailResult(NamedTuple):
     """How a guardrail stands; `used` is the part of the margin that is used up, with an interval of 90 %."""
 
     name: str
     control: float
     treatment: float
     limit: float  # that the treatment may not pass
-    used: float
+    margin_used: float
     low: float
     high: float
     state: str  # kept, broken, open (not enough data) or not measured
-    needs: str = ""
+    requires: str = ""
 
 
-def guard(
-    log: Log, sums: Sums, control: NDArray, treatment: NDArray, margins: Mapping[str, float]
-) -> list[Guarded]:
+def check_guardrails(
+    log: SessionLog, sums: UserSums, control: NDArray, treatment: NDArray, margins: Mapping[str, float]
+) -> list[GuardrailResult]:
     """All guardrails for the users [U] bool of two arms; `margins` by key go before those of GUARDRAILS."""
     return [
-        judge(
+        check_guardrail(
             one._replace(margin=margins.get(one.key, one.margin)),
-            _figure(one, log, sums, control),
-            _figure(one, log, sums, treatment),
+            _estimate_metric(one, log, sums, control),
+            _estimate_metric(one, log, sums, treatment),
         )
         for one in GUARDRAILS
     ]
 
 
-def judge(rail: Guardrail, control: Estimate, treatment: Estimate) -> Guarded:
+def check_guardrail(rail: Guardrail, control: PointEstimate, treatment: PointEstimate) -> GuardrailResult:
     """How a treatment stands to a guardrail."""
     factor = 1 + rail.margin if rail.relative else 1.0
     limit = factor * control.value + (0.0 if rail.relative else rail.margin)
     room = limit - control.value  # below 0 for what may fall
     if room == 0 or math.isnan(room) or math.isnan(treatment.value):
         nan = math.nan
-        return Guarded(
-            rail.name, control.value, treatment.value, nan, nan, nan, nan, "not measured", rail.needs
+        return GuardrailResult(
+            rail.name, control.value, treatment.value, nan, nan, nan, nan, "not measured", rail.requires
         )
     used = (treatment.value - control.value) / room
     # The limit is uncertain as well, for it follows from the control.
-    half = SIDE * math.hypot(treatment.error, factor * control.error) / abs(room)
+    half = ONE_SIDED_Z * math.hypot(treatment.se, factor * control.se) / abs(room)
     state = "kept" if used + half < 1 else "broken" if used - half > 1 else "open"
-    return Guarded(rail.name, control.value, treatment.value, limit, used, used - half, used + half, state)
+    return GuardrailResult(
+        rail.name, control.value, treatment.value, limit, used, used - half, used + half, state
+    )
 
 
-def parse(text: str) -> tuple[str, float]:
+def parse_margin(text: str) -> tuple[str, float]:
     """`latency=0.1`. Raises ValueError for another name or a margin of the wrong side."""
     key, _, value = text.partition("=")
     known = {one.key: one for one in GUARDRAILS}
@@ -99,14 +101,20 @@ def parse(text: str) -> tuple[str, float]:
     except ValueError:
         margin = math.nan
     if key not in known or not margin * known[key].margin > 0 or math.isinf(margin):
-        raise ValueError(f"--margin {text}: expected one of these, with a value of the same sign: {USUAL}")
+        raise ValueError(
+            f"--margin {text}: expected one of these, with a value of the same sign: {DEFAULT_MARGINS}"
+        )
     return key, margin
 
 
-def _figure(rail: Guardrail, log: Log, sums: Sums, users: NDArray) -> Estimate:
+def _estimate_metric(rail: Guardrail, log: SessionLog, sums: UserSums, users: NDArray) -> PointEstimate:
     if rail.metric is None:
-        known = users[log.session] & ~np.isnan(log.latency)
-        return quantile(log.latency[known], log.session[known], 0.99) if known.any() else NOTHING
+        known = users[log.slate_user_row] & ~np.isnan(log.latency_ms)
+        return (
+            estimate_quantile(log.latency_ms[known], log.slate_user_row[known], 0.99)
+            if known.any()
+            else NOT_MEASURED
+        )
     if rail.metric.numerator not in sums:
-        return NOTHING
-    return of_arm(rail.metric, {name: column[users] for name, column in sums.items()})
+        return NOT_MEASURED
+    return estimate_arm(rail.metric, {name: column[users] for name, column in sums.items()})

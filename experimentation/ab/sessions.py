@@ -19,54 +19,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 DAY = 86_400
-SKEW = 300  # seconds by which the clock of who logs feedback may be behind
-SHOWN = ("sessions", "impressions", "fallbacks", "categories")  # sums of slates
-DONE = ("clicks", "buying", "revenue", "returned")  # buying: sessions of which something was bought
-SUMS = (*SHOWN, *DONE)
-Sums = dict[str, NDArray]  # of SUMS [U] float64; with _before at the end, of the time before the test
-NEEDED = {"request_id", "user_id", "item_id", "ts", "kind", "tier", "bundle_version", "arm", "value"}
-COLUMNS = {
+MAX_CLOCK_SKEW = 300  # seconds by which the clock of who logs feedback may be behind
+SLATE_SUMS = ("sessions", "impressions", "fallbacks", "categories")  # sums of slates
+OUTCOME_SUMS = ("clicks", "buying", "revenue", "returned")  # buying: sessions of which something was bought
+SUM_COLUMNS = (*SLATE_SUMS, *OUTCOME_SUMS)
+UserSums = dict[str, NDArray]  # of SUMS [U] float64; with _before at the end, of the time before the test
+REQUIRED_LOG_COLUMNS = {
+    "request_id",
+    "user_id",
+    "item_id",
+    "ts",
+    "kind",
+    "tier",
+    "bundle_version",
+    "arm",
+    "value",
+}
+SHOP_TABLE_COLUMNS = {
     "orders": ("user_id", "item_id", "ts", "quantity", "price"),
     "items": ("item_id", "category"),
 }
 
 
-class Window(NamedTuple):
+class AnalysisWindow(NamedTuple):
     """Unix seconds: sessions from `start` to before `end`, and how long after a slate what is done counts."""
 
     start: int
     end: int
-    click: int = DAY
-    purchase: int = 14 * DAY
-    before: int = 28 * DAY  # how far back the time before the test goes
+    click_window: int = DAY
+    purchase_window: int = 14 * DAY
+    pre_period: int = 28 * DAY  # how far back the time before the test goes
 
     @property
     def days(self) -> int:
         return -(-(self.end - self.start) // DAY)
 
 
-class Log(NamedTuple):
+class SessionLog(NamedTuple):
     """U users who had a session in the window, and R rows by day, one per user and day with anything done."""
 
     arm: NDArray  # [U] str
-    user: NDArray  # [R] int64, place in `arm`
+    user_row: NDArray  # [R] int64, place in `arm`
     day: NDArray  # [R] int64, 0 for the first; what is done after the end counts on the last
-    sums: Sums  # [R]
-    before: Sums  # [U] of the same user before the test
-    latency: NDArray  # [S] float64, ms of every slate; NaN where it was not logged
-    session: NDArray  # [S] int64, its user
-    answered: Mapping[tuple[str, str], int]  # slates by arm and bundle version
+    sums: UserSums  # [R]
+    pre_period_sums: UserSums  # [U] of the same user before the test
+    latency_ms: NDArray  # [S] float64, ms of every slate; NaN where it was not logged
+    slate_user_row: NDArray  # [S] int64, its user
+    slates_by_version: Mapping[tuple[str, str], int]  # slates by arm and bundle version
     days: int
     notes: tuple[str, ...]  # what a reader should know of the log
 
 
-def read(
+def read_session_log(
     events: Path,
-    window: Window,
+    window: AnalysisWindow,
     experiment: str | None = None,
     items: Path | None = None,
     orders: Path | None = None,
-) -> Log:
+) -> SessionLog:
     """The users of an experiment, or all as one arm `all`.
 
     Args:
@@ -82,26 +92,26 @@ def read(
             con.execute("SET TimeZone = 'UTC'")
         _events(con, events, experiment)
         for name, path in (("items", items), ("orders", orders)):
-            _shop(con, name, path)
-        _facts(con, window)
+            _create_shop_table(con, name, path)
+        _create_user_events(con, window)
         unknown = {"categories": items is None, "returned": orders is None}
-        names = [name for name in SUMS if not unknown.get(name)]
-        return _log(con, window, names, [*_journals(events)])
+        names = [name for name in SUM_COLUMNS if not unknown.get(name)]
+        return _build_session_log(con, window, names, [*_unfinished_journal_notes(events)])
 
 
-def by_day(log: Log) -> Iterator[Sums]:
+def cumulative_sums_by_day(log: SessionLog) -> Iterator[UserSums]:
     """For every day the sums [U] until its end, as they were known then; the next day changes the arrays."""
     sums = {name: np.zeros(len(log.arm)) for name in log.sums}
-    before = {f"{name}_before": column for name, column in log.before.items()}
+    before = {f"{name}_before": column for name, column in log.pre_period_sums.items()}
     bounds = np.searchsorted(log.day, np.arange(log.days + 1))
     for day in range(log.days):
         rows = slice(bounds[day], bounds[day + 1])
         for name, column in log.sums.items():
-            sums[name][log.user[rows]] += column[rows]
+            sums[name][log.user_row[rows]] += column[rows]
         yield sums | before
 
 
-def files_of(events: Path) -> list[str]:
+def parquet_files(events: Path) -> list[str]:
     """The Parquet files of a log. Raises ValueError if there are none."""
     files = sorted(events.glob("*.parquet")) if events.is_dir() else [events]
     if not files or not files[0].is_file():
@@ -113,9 +123,9 @@ def files_of(events: Path) -> list[str]:
 
 def _events(con: duckdb.DuckDBPyConnection, path: Path, experiment: str | None) -> None:
     """View `events` with the columns of a log, `arm` that of the experiment."""
-    con.read_parquet(files_of(path), union_by_name=True).create_view("log")
+    con.read_parquet(parquet_files(path), union_by_name=True).create_view("log")
     names = {name for name, *_ in con.execute("DESCRIBE log").fetchall()}
-    if missing := NEEDED - names:
+    if missing := REQUIRED_LOG_COLUMNS - names:
         raise ValueError(f"{path} is no impression log: it has no column {', '.join(sorted(missing))}")
     latency = "latency_ms::DOUBLE" if "latency_ms" in names else "NULL::DOUBLE"
     mine = (
@@ -124,15 +134,15 @@ def _events(con: duckdb.DuckDBPyConnection, path: Path, experiment: str | None) 
     con.execute(f"CREATE VIEW events AS SELECT * REPLACE ({mine} AS arm), {latency} AS latency FROM log")
 
 
-def _journals(path: Path) -> Iterator[str]:
+def _unfinished_journal_notes(path: Path) -> Iterator[str]:
     if count := len([*path.glob("*.journal")]) if path.is_dir() else 0:
         yield f"{count} journals of the log are not finished: their rows are not here yet."
 
 
-def _shop(con: duckdb.DuckDBPyConnection, name: str, path: Path | None) -> None:
+def _create_shop_table(con: duckdb.DuckDBPyConnection, name: str, path: Path | None) -> None:
     """View of a canonical table's columns (docs/architecture.md); empty without a file."""
     types = {"ts": "BIGINT", "quantity": "DOUBLE", "price": "DOUBLE"}
-    columns = COLUMNS[name]
+    columns = SHOP_TABLE_COLUMNS[name]
     if path is None:
         nothing = ", ".join(f"NULL::{types.get(column, 'VARCHAR')} AS {column}" for column in columns)
         con.execute(f"CREATE VIEW {name} AS SELECT {nothing} WHERE false")
@@ -156,14 +166,14 @@ def _shop(con: duckdb.DuckDBPyConnection, name: str, path: Path | None) -> None:
             raise ValueError(f"{path}: {bad} rows have no time: expected Unix seconds or ISO 8601 in 'ts'")
 
 
-def _facts(con: duckdb.DuckDBPyConnection, window: Window) -> None:
+def _create_user_events(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
     """Table `facts`: a row for all that was shown or done, with its time and that of the slate it is of."""
     con.execute("""
         CREATE TEMP TABLE slots AS
         SELECT request_id, item_id, any_value(user_id) AS user_id, min(ts) AS ts, any_value(arm) AS arm,
                any_value(tier) AS tier, any_value(latency) AS latency, any_value(bundle_version) AS version
         FROM events WHERE kind = 'impression' AND user_id IS NOT NULL AND ts >= $since
-        GROUP BY request_id, item_id""", {"since": window.start - window.before})  # fmt: skip
+        GROUP BY request_id, item_id""", {"since": window.start - window.pre_period})  # fmt: skip
     con.execute("""
         CREATE TEMP TABLE slates AS
         SELECT request_id, any_value(user_id) AS user_id, min(ts) AS shown, any_value(arm) AS arm,
@@ -180,7 +190,7 @@ def _facts(con: duckdb.DuckDBPyConnection, window: Window) -> None:
         joined AS (
             SELECT s.request_id, s.item_id, s.user_id, a.kind, greatest(a.ts, s.ts) AS ts, a.value
             FROM asked a JOIN slots s ON a.request_id = s.request_id AND a.item_id = s.item_id
-            WHERE a.ts BETWEEN s.ts - {SKEW} AND s.ts + a.late
+            WHERE a.ts BETWEEN s.ts - {MAX_CLOCK_SKEW} AND s.ts + a.late
             UNION ALL
             SELECT s.request_id, s.item_id, s.user_id, a.kind, a.ts, a.value
             FROM (FROM asked WHERE request_id IS NULL) a
@@ -189,7 +199,7 @@ def _facts(con: duckdb.DuckDBPyConnection, window: Window) -> None:
         SELECT request_id, item_id, kind, any_value(user_id) AS user_id, min(ts) AS ts,
                arg_min(value, ts) AS value
         FROM joined GROUP BY request_id, item_id, kind""",
-        {"click": window.click, "purchase": window.purchase},
+        {"click": window.click_window, "purchase": window.purchase_window},
     )
     # A purchase that feedback tells of was clicked; one that only the orders know counts after a click.
     con.execute("""
@@ -205,7 +215,7 @@ def _facts(con: duckdb.DuckDBPyConnection, window: Window) -> None:
         ANTI JOIN (FROM told WHERE kind = 'purchase') t ON o.user_id = t.user_id AND o.item_id = t.item_id
         ASOF JOIN clicked c ON o.user_id = c.user_id AND o.item_id = c.item_id AND o.ts >= c.ts
         JOIN slots s ON c.request_id = s.request_id AND c.item_id = s.item_id AND o.ts <= s.ts + $purchase
-        GROUP BY c.request_id, c.item_id, c.user_id""", {"purchase": window.purchase})  # fmt: skip
+        GROUP BY c.request_id, c.item_id, c.user_id""", {"purchase": window.purchase_window})  # fmt: skip
     con.execute("""
         CREATE TEMP TABLE facts AS
         WITH done AS (
@@ -222,7 +232,9 @@ def _facts(con: duckdb.DuckDBPyConnection, window: Window) -> None:
         FROM done d JOIN slates s USING (request_id)""")
 
 
-def _log(con: duckdb.DuckDBPyConnection, window: Window, names: list[str], notes: list[str]) -> Log:
+def _build_session_log(
+    con: duckdb.DuckDBPyConnection, window: AnalysisWindow, names: list[str], notes: list[str]
+) -> SessionLog:
     inside = f"shown >= {window.start} AND shown < {window.end} AND arm IS NOT NULL"
     con.execute(f"""
         CREATE TEMP TABLE dealt AS
@@ -251,7 +263,7 @@ def _log(con: duckdb.DuckDBPyConnection, window: Window, names: list[str], notes
         raise ValueError(
             "no user has a session in this time and experiment: look at --start, --end and the name"
         )
-    return Log(
+    return SessionLog(
         arm.astype(str), rows["number"], rows["day"], {name: rows[name] for name in names},
         {name: before[name] for name in names}, slates["latency"], slates["number"],
         {(name, version): count for name, version, count in answered}, window.days,
@@ -259,7 +271,7 @@ def _log(con: duckdb.DuckDBPyConnection, window: Window, names: list[str], notes
     )  # fmt: skip
 
 
-def _notes(con: duckdb.DuckDBPyConnection, window: Window) -> Iterator[str]:
+def _notes(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> Iterator[str]:
     inside = f"ts >= {window.start} AND ts < {window.end}"
 
     def count(what: str) -> int:
@@ -276,7 +288,7 @@ def _notes(con: duckdb.DuckDBPyConnection, window: Window) -> Iterator[str]:
         yield f"{unvalued:,} purchases came without their value and count 0: send `value` with the feedback."
     (last,) = con.execute("SELECT max(ts) FROM events").fetchone() or (0,)
     mine = f"slates WHERE shown >= {window.start} AND shown < {window.end} AND arm IS NOT NULL"
-    if late := count(f"{mine} AND shown > {last - window.purchase}"):
+    if late := count(f"{mine} AND shown > {last - window.purchase_window}"):
         share = late / count(mine)
-        days = window.purchase // DAY
+        days = window.purchase_window // DAY
         yield f"For {share:.0%} of the slates the {days} days in which purchases count are not over yet."

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from experimentation.exploration import comparison
 from experimentation.exploration.page import page
-from experimentation.exploration.simulated_shop import Shop
-from reporting.tables import text_table, write_json, write_text
+from experimentation.exploration.simulated_shop import ShopConfig
+from reporting.tables import text_table, write_atomically, write_json
 
-LEAST = 60  # items, so that new ones among them arrive in time to be followed
-SHOWN = ("answers", "policy", "regret", "gain", "gain_low", "gain_high", "taught", "paid", "new_revenue",
+MIN_ITEMS = 60  # items, so that new ones among them arrive in time to be followed
+PRINTED_COLUMNS = ("answers", "policy", "regret", "gain", "gain_low", "gain_high", "taught", "paid", "new_revenue",
          "new_share", "new_best", "new_best_gain", "new_wait")  # fmt: skip
 
 
@@ -31,17 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         parser.error(f"--seeds is {options.seeds}: an interval needs 2 shops or more")
-    if options.days < 2 * comparison.FIRST:
+    if options.days < 2 * comparison.NEW_ITEM_FOLLOW_DAYS:
         parser.error(
-            f"--days is {options.days}: new items are followed for {comparison.FIRST}, so give twice that"
+            f"--days is {options.days}: new items are followed for {comparison.NEW_ITEM_FOLLOW_DAYS}, so give twice that"
         )
-    if options.checkouts < 1 or options.items < LEAST:
-        parser.error(f"give a checkout a day and {LEAST} items or more")
-    shop = Shop(0, options.days, options.checkouts, options.items)
-    rows = comparison.compare(shop, options.seeds)
+    if options.checkouts < 1 or options.items < MIN_ITEMS:
+        parser.error(f"give a checkout a day and {MIN_ITEMS} items or more")
+    shop = ShopConfig(0, options.days, options.checkouts, options.items)
+    rows = comparison.compare_policies(shop, options.seeds)
     write_json(rows, options.out / "exploration.json")
-    write_text(options.out / "exploration.html", page(rows, options.seeds, options.days))
-    print(text_table([{name: row.get(name) for name in SHOWN} for row in rows]))
+    write_atomically(options.out / "exploration.html", page(rows, options.seeds, options.days))
+    print(text_table([{name: row.get(name) for name in PRINTED_COLUMNS} for row in rows]))
     print(f"\nwritten: {options.out / 'exploration.html'}, exploration.json")
     return 0
 

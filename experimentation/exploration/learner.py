@@ -15,111 +15,123 @@ from typing import NamedTuple
 import numpy as np
 
 Array = np.ndarray
-WEIGHT, ITEM = 2.0, 0.5  # standard deviations of the first belief: of a fact's weight, an item's intercept
-STEPS, CLOSE = 40, 1e-4  # scoring stops after so many steps, or when none moves a number by more
+PRIOR_WEIGHT_SD, PRIOR_ITEM_SD = (
+    2.0,
+    0.5,
+)  # standard deviations of the first belief: of a fact's weight, an item's intercept
+MAX_STEPS, TOLERANCE = 40, 1e-4  # scoring stops after so many steps, or when none moves a number by more
 
 
-class Precision(NamedTuple):
+class BlockPrecision(NamedTuple):
     """Of F weights and I intercepts, in blocks."""
 
-    shared: Array  # [F, F]
-    cross: Array  # [F, I]
-    own: Array  # [I], the diagonal: there is nothing beside it
+    weight_block: Array  # [F, F]
+    cross_block: Array  # [F, I]
+    item_diagonal: Array  # [I], the diagonal: there is nothing beside it
 
-    def plus(self, other: "Precision") -> "Precision":
-        return Precision(*(one + more for one, more in zip(self, other, strict=True)))
+    def add(self, other: "BlockPrecision") -> "BlockPrecision":
+        return BlockPrecision(*(one + more for one, more in zip(self, other, strict=True)))
 
-    def times(self, weight: Array, item: Array) -> tuple[Array, Array]:
+    def matvec(self, weight: Array, item: Array) -> tuple[Array, Array]:
         """The product with a vector: weights [F], intercepts [I]."""
-        return self.shared @ weight + self.cross @ item, weight @ self.cross + self.own * item
+        return (
+            self.weight_block @ weight + self.cross_block @ item,
+            weight @ self.cross_block + self.item_diagonal * item,
+        )
 
-    def weights(self) -> Array:
+    def weight_covariance(self) -> Array:
         """Covariance of the weights, whatever the intercepts [F, F]."""
-        return np.linalg.inv(self.shared - (self.cross / self.own) @ self.cross.T)
+        return np.linalg.inv(self.weight_block - (self.cross_block / self.item_diagonal) @ self.cross_block.T)
 
     def solve(self, weight: Array, item: Array) -> tuple[Array, Array]:
         """What `times` would make into these: weights [F], intercepts [I]."""
-        found = self.weights() @ (weight - self.cross @ (item / self.own))
-        return found, (item - found @ self.cross) / self.own
+        found = self.weight_covariance() @ (weight - self.cross_block @ (item / self.item_diagonal))
+        return found, (item - found @ self.cross_block) / self.item_diagonal
 
 
-class Head(NamedTuple):
+class LogisticBelief(NamedTuple):
     """A normal belief about the weights of the facts and the intercepts of the items."""
 
-    weight: Array  # [F] means
-    item: Array  # [I] means
-    precision: Precision
+    weight_mean: Array  # [F] means
+    item_mean: Array  # [I] means
+    precision: BlockPrecision
 
 
-class Heads(NamedTuple):
+class Beliefs(NamedTuple):
     """What is believed of p(click | seen) and of p(purchase | click)."""
 
-    click: Head
-    buy: Head
+    click: LogisticBelief
+    purchase: LogisticBelief
 
 
-class Outcomes(NamedTuple):
+class Observations(NamedTuple):
     """m answers."""
 
-    facts: Array  # [m, F]
+    features: Array  # [m, F]
     item: Array  # [m] int64
-    seen: Array  # [m] p(seen)
-    yes: Array  # [m] bool
+    p_examined: Array  # [m] p(seen)
+    label: Array  # [m] bool
 
 
-def prior(facts: int, items: int) -> Head:
+def prior(facts: int, items: int) -> LogisticBelief:
     """The belief before any answer."""
-    own = np.full(items, ITEM**-2)
-    return Head(
-        np.zeros(facts), np.zeros(items), Precision(WEIGHT**-2 * np.eye(facts), np.zeros((facts, items)), own)
+    own = np.full(items, PRIOR_ITEM_SD**-2)
+    return LogisticBelief(
+        np.zeros(facts),
+        np.zeros(items),
+        BlockPrecision(PRIOR_WEIGHT_SD**-2 * np.eye(facts), np.zeros((facts, items)), own),
     )
 
 
-def logits(head: Head, facts: Array) -> Array:
+def mean_logits(head: LogisticBelief, facts: Array) -> Array:
     """Mean logit of every item [n, I] from facts [n, I, F]."""
-    return facts @ head.weight + head.item
+    return facts @ head.weight_mean + head.item_mean
 
 
-def spread(head: Head, facts: Array) -> Array:
+def logit_sd(head: LogisticBelief, facts: Array) -> Array:
     """Standard deviation of every logit [n, I] from facts [n, I, F]."""
     _, cross, own = head.precision
     reach = facts - (cross / own).T  # what an error of the weights does, once the intercept makes up for it
-    return np.sqrt(((reach @ head.precision.weights()) * reach).sum(2) + 1 / own)
+    return np.sqrt(((reach @ head.precision.weight_covariance()) * reach).sum(2) + 1 / own)
 
 
-def sampled(head: Head, facts: Array, rng: np.random.Generator, width: float) -> Array:
+def sample_logits(head: LogisticBelief, facts: Array, rng: np.random.Generator, width: float) -> Array:
     """Logits [n, I] by one draw of the belief for each of n checkouts; `width` scales its deviations."""
     _, cross, own = head.precision
     n, items, count = facts.shape
-    weight = rng.standard_normal((n, count)) @ np.linalg.cholesky(head.precision.weights()).T
+    weight = rng.standard_normal((n, count)) @ np.linalg.cholesky(head.precision.weight_covariance()).T
     item = rng.standard_normal((n, items)) / np.sqrt(own) - weight @ (cross / own)
-    return logits(head, facts) + width * ((facts @ weight[:, :, None])[:, :, 0] + item)
+    return mean_logits(head, facts) + width * ((facts @ weight[:, :, None])[:, :, 0] + item)
 
 
-def learned(head: Head, told: Outcomes) -> Head:
+def update_belief(head: LogisticBelief, told: Observations) -> LogisticBelief:
     """The belief after these answers: Fisher scoring from the belief before them."""
-    weight, item = head.weight, head.item
+    weight, item = head.weight_mean, head.item_mean
     part, before = 1.0, np.inf
-    for _ in range(STEPS):
-        slopes, known = _likelihood(weight, item, told)
-        pull = head.precision.times(weight - head.weight, item - head.item)
-        steps = head.precision.plus(known).solve(slopes[0] - pull[0], slopes[1] - pull[1])
+    for _ in range(MAX_STEPS):
+        slopes, known = _gradient_and_information(weight, item, told)
+        pull = head.precision.matvec(weight - head.weight_mean, item - head.item_mean)
+        steps = head.precision.add(known).solve(slopes[0] - pull[0], slopes[1] - pull[1])
         longest = max(np.abs(step).max() for step in steps)
         part, before = (part if longest < before else part / 2), longest  # halved where scoring overshoots
         weight, item = weight + part * steps[0], item + part * steps[1]
-        if longest < CLOSE:
+        if longest < TOLERANCE:
             break
-    return Head(weight, item, head.precision.plus(_likelihood(weight, item, told)[1]))
+    return LogisticBelief(weight, item, head.precision.add(_gradient_and_information(weight, item, told)[1]))
 
 
-def _likelihood(weight: Array, item: Array, told: Outcomes) -> tuple[tuple[Array, Array], Precision]:
+def _gradient_and_information(
+    weight: Array, item: Array, told: Observations
+) -> tuple[tuple[Array, Array], BlockPrecision]:
     """Gradient of the log likelihood ([F], [I]) and Fisher's information."""
-    liked = 1 / (1 + np.exp(-(told.facts @ weight + item[told.item])))
-    chance = told.seen * liked
+    liked = 1 / (1 + np.exp(-(told.features @ weight + item[told.item])))
+    chance = told.p_examined * liked
     rest = np.maximum(1 - chance, 1e-12)  # 0 only where θ = 1 and σ rounds to 1
-    error = (told.yes - chance) * (1 - liked) / rest
+    error = (told.label - chance) * (1 - liked) / rest
     known = chance * (1 - liked) ** 2 / rest
-    each = known[:, None] * told.facts  # [m, F]
+    each = known[:, None] * told.features  # [m, F]
     by_item = [np.bincount(told.item, column, len(item)) for column in each.T]
-    information = Precision(each.T @ told.facts, np.array(by_item), np.bincount(told.item, known, len(item)))
-    return (error @ told.facts, np.bincount(told.item, error, len(item))), information
+    information = BlockPrecision(
+        each.T @ told.features, np.array(by_item), np.bincount(told.item, known, len(item))
+    )
+    return (error @ told.features, np.bincount(told.item, error, len(item))), information

@@ -4,41 +4,45 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experimentation.exploration.learner import Heads, logits, sampled, spread
+from experimentation.exploration.learner import Beliefs, logit_sd, mean_logits, sample_logits
 from experimentation.exploration.simulated_shop import Day
 from experimentation.off_policy import plackett_luce
 from experimentation.off_policy.simulated_logs import SLOTS
-from serving.pipeline.explore import explored
+from serving.pipeline.explore import explore_last_slot
 
 Array = np.ndarray
-Policy = Callable[[Heads, Day, np.random.Generator], Array]  # slates [n, K]
+Policy = Callable[[Beliefs, Day, np.random.Generator], Array]  # slates [n, K]
 
 
-def best(score: Array, there: Array) -> Array:
+def top_slates(score: Array, there: Array) -> Array:
     """The six best items that are there [n, K], from scores [n, I], best first."""
     score = np.where(there, score, -np.inf)
     found = np.argpartition(-score, SLOTS - 1, axis=1)[:, :SLOTS]
     return np.take_along_axis(found, np.argsort(-np.take_along_axis(score, found, 1), axis=1), 1)
 
 
-def believed(heads: Heads, day: Day) -> Array:
+def expected_value(heads: Beliefs, day: Day) -> Array:
     """Expected value of every item [n, I], by the mean belief."""
-    return _worth(logits(heads.click, day.facts), logits(heads.buy, day.facts), day.price)
+    return _value_from_logits(
+        mean_logits(heads.click, day.features), mean_logits(heads.purchase, day.features), day.price
+    )
 
 
-def greedy(heads: Heads, day: Day, rng: np.random.Generator) -> Array:
+def greedy(heads: Beliefs, day: Day, rng: np.random.Generator) -> Array:
     """The best by expected value, as the service does without `--explore`."""
-    return best(believed(heads, day), day.there)
+    return top_slates(expected_value(heads, day), day.available)
 
 
-def slot(epsilon: float) -> Policy:
+def epsilon_last_slot(epsilon: float) -> Policy:
     """Greedy, with the last slot explored by chance `epsilon`, by the function that serves."""
 
-    def choose(heads: Heads, day: Day, rng: np.random.Generator) -> Array:
-        score = believed(heads, day)
-        slates = best(score, day.there)
+    def choose(heads: Beliefs, day: Day, rng: np.random.Generator) -> Array:
+        score = expected_value(heads, day)
+        slates = top_slates(score, day.available)
         rows = zip(slates, score, strict=True)
-        return np.stack([explored(slate, row, day.there, epsilon, rng)[0] for slate, row in rows])
+        return np.stack(
+            [explore_last_slot(slate, row, day.available, epsilon, rng)[0] for slate, row in rows]
+        )
 
     return choose
 
@@ -49,9 +53,9 @@ def thompson(width: float) -> Policy:
     `width` scales the draws' deviations from the mean: 1 is Thompson's rule, 0 is greedy.
     """
 
-    def choose(heads: Heads, day: Day, rng: np.random.Generator) -> Array:
-        click, buy = (sampled(head, day.facts, rng, width) for head in heads)
-        return best(_worth(click, buy, day.price), day.there)
+    def choose(heads: Beliefs, day: Day, rng: np.random.Generator) -> Array:
+        click, buy = (sample_logits(head, day.features, rng, width) for head in heads)
+        return top_slates(_value_from_logits(click, buy, day.price), day.available)
 
     return choose
 
@@ -63,27 +67,29 @@ def linucb(width: float) -> Policy:
     logistic function as in UCB-GLM (Li, Lu and Zhou 2017). `width` 0 is greedy.
     """
 
-    def choose(heads: Heads, day: Day, rng: np.random.Generator) -> Array:
-        click, buy = (logits(head, day.facts) + width * spread(head, day.facts) for head in heads)
-        return best(_worth(click, buy, day.price), day.there)
+    def choose(heads: Beliefs, day: Day, rng: np.random.Generator) -> Array:
+        click, buy = (
+            mean_logits(head, day.features) + width * logit_sd(head, day.features) for head in heads
+        )
+        return top_slates(_value_from_logits(click, buy, day.price), day.available)
 
     return choose
 
 
-def oracle(heads: Heads, day: Day, rng: np.random.Generator) -> Array:
+def oracle(heads: Beliefs, day: Day, rng: np.random.Generator) -> Array:
     """The best by the truth."""
-    return best(day.value, day.there)
+    return top_slates(day.expected_revenue, day.available)
 
 
-def even(heads: Heads, day: Day, rng: np.random.Generator) -> Array:
+def uniform_random(heads: Beliefs, day: Day, rng: np.random.Generator) -> Array:
     """Six at random."""
-    return best(rng.random(day.value.shape), day.there)
+    return top_slates(rng.random(day.expected_revenue.shape), day.available)
 
 
-def shop(day: Day, rng: np.random.Generator) -> Array:
+def shop_policy(day: Day, rng: np.random.Generator) -> Array:
     """Slates of the shop's own policy, as in the simulated marketplace: softmax of its score."""
-    return plackett_luce.draw(np.where(day.there, day.own, -np.inf), SLOTS, rng)
+    return plackett_luce.sample_slates(np.where(day.available, day.shop_score, -np.inf), SLOTS, rng)
 
 
-def _worth(click: Array, buy: Array, price: Array) -> Array:
+def _value_from_logits(click: Array, buy: Array, price: Array) -> Array:
     return price / ((1 + np.exp(-click)) * (1 + np.exp(-buy)))

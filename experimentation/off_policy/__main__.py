@@ -10,10 +10,14 @@ import numpy as np
 from data.errors import DataError
 from data.feature_schema import FeatureSchema
 from experimentation.off_policy import coverage, logged_checkouts, open_bandit, rehearsal
-from experimentation.off_policy.evaluate import findings, judge, seen_at
+from experimentation.off_policy.evaluate import (
+    estimate_examination_probability,
+    evaluate_policy,
+    verdict_lines,
+)
 from experimentation.off_policy.page import page
 from experimentation.off_policy.replay import replay
-from reporting.tables import text_table, write_json, write_text
+from reporting.tables import text_table, write_atomically, write_json
 from serving import BundleError, Recommender, open_store
 
 EPILOG = """\
@@ -39,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--store", help="event store that served, if its histories are others (default: what the tables say)"
     )
     command.add_argument("--champion", metavar="VERSION", help="judge by what it answered (default: by all)")
-    command.add_argument("--seen", type=_seen, help="p(seen | slot) by slot: 1,0.6,… (default: from the log)")
-    command.add_argument("--clip", type=_above_0, help="largest weight (default: as they are)")
+    command.add_argument(
+        "--seen", type=_parse_probabilities, help="p(seen | slot) by slot: 1,0.6,… (default: from the log)"
+    )
+    command.add_argument("--clip", type=_positive_float, help="largest weight (default: as they are)")
     command = commands.add_parser("check", help="coverage of the intervals on simulated logs")
     command.add_argument("--logs", type=int, default=300, help="default: 300")
     commands.add_parser("rehearse", help="the whole way on the simulated marketplace, beside the truth")
@@ -52,15 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run[options.command](options)
 
 
-def _above_0(text: str) -> float:
+def _positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < np.inf:
         raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
     return value
 
 
-def _seen(text: str) -> np.ndarray:
-    return np.array([_above_0(part) for part in text.split(",")])
+def _parse_probabilities(text: str) -> np.ndarray:
+    return np.array([_positive_float(part) for part in text.split(",")])
 
 
 def _estimate(options: argparse.Namespace) -> int:
@@ -68,10 +74,10 @@ def _estimate(options: argparse.Namespace) -> int:
         served = open_store(options.store, create=False) if options.store else None
         recommender = Recommender.load(options.bundle, served)
         bundle = recommender.bundle
-        logged = logged_checkouts.read(
+        logged = logged_checkouts.read_logged_checkouts(
             options.shop, bundle.manifest, FeatureSchema.load(bundle.folder), options.champion
         )
-        seen = seen_at(logged) if options.seen is None else options.seen
+        seen = estimate_examination_probability(logged) if options.seen is None else options.seen
         if len(seen) != logged.item.shape[1]:
             raise ValueError(f"--seen has {len(seen)} numbers, a slate has {logged.item.shape[1]} slots")
     except (BundleError, DataError, OSError, ValueError, ImportError) as error:
@@ -79,39 +85,39 @@ def _estimate(options: argparse.Namespace) -> int:
         return 1
     recommender.store = served or logged.store
     new = replay(recommender, logged.checkouts)
-    judged = judge(logged, new, seen, options.clip)
-    tiers = ", ".join(f"{count:,} {tier}" for tier, count in new.tiers.most_common())
+    judged = evaluate_policy(logged, new, seen, options.clip)
+    tiers = ", ".join(f"{count:,} {tier}" for tier, count in new.tier_counts.most_common())
     about = [
         f"{len(logged.checkouts):,} logged checkouts of {len(np.unique(logged.user)):,} users; bundle "
         f"{bundle.version} answered {tiers}.",
-        "Left out: " + "; ".join(f"{count:,} {why}" for why, count in logged.left_out.items()) + ".",
+        "Left out: " + "; ".join(f"{count:,} {why}" for why, count in logged.excluded.items()) + ".",
         "p(seen | slot): " + ", ".join(f"{chance:.3f}" for chance in seen) + ".",
     ]
-    said = findings(judged)
+    said = verdict_lines(judged)
     report = {
         "bundle": bundle.version,
         "champion": options.champion,
         "checkouts": len(logged.checkouts),
-        "left_out": logged.left_out,
-        "tiers": dict(new.tiers),
+        "left_out": logged.excluded,
+        "tiers": dict(new.tier_counts),
         "seen": seen.tolist(),
         "clip": options.clip,
         "health": {
-            name: {**state._asdict(), "supported": state.supported._asdict()}
+            name: {**state._asdict(), "supported": state.support._asdict()}
             for name, state in judged.health.items()
         },
         "warnings": judged.warnings,
-        "rows": judged.rows,
+        "rows": judged.estimates,
     }
     write_json(report, options.out / "off_policy.json")
     title = f"Bundle {bundle.version}, before any shopper sees it"
-    write_text(options.out / "off_policy.html", page(judged, title, about, said))
-    print("\n".join(about), "", text_table(judged.rows), "", sep="\n")
+    write_atomically(options.out / "off_policy.html", page(judged, title, about, said))
+    print("\n".join(about), "", text_table(judged.estimates), "", sep="\n")
     for name, state in judged.health.items():
-        part = state.supported
+        part = state.support
         print(
-            f"{name} weights: {state.effective:,.0f} effective of {state.sessions:,}, largest "
-            f"{state.largest:,.1f}, support {part.value:.1%} ({part.low:.1%} to {part.high:.1%})"
+            f"{name} weights: {state.effective_sample_size:,.0f} effective of {state.sessions:,}, largest "
+            f"{state.max_weight:,.1f}, support {part.value:.1%} ({part.low:.1%} to {part.high:.1%})"
         )
     for name, lines in judged.warnings.items():
         for line in lines:
@@ -121,7 +127,7 @@ def _estimate(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    rows = coverage.check(options.logs)
+    rows = coverage.measure_coverage(options.logs)
     write_json({"logs": options.logs, "rows": rows}, options.out / "bench_off_policy.json")
     print(text_table(rows), f"\nwritten: {options.out / 'bench_off_policy.json'}", sep="\n")
     return 0
@@ -134,7 +140,7 @@ def _rehearse(options: argparse.Namespace) -> int:
 
 def _open_bandit(options: argparse.Namespace) -> int:
     try:
-        rows = open_bandit.compare()
+        rows = open_bandit.compare_policies()
     except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -13,97 +13,125 @@ import numpy as np
 from tqdm import trange
 
 from experimentation.off_policy import importance_weights, plackett_luce, simulated_logs
-from experimentation.off_policy.estimators import doubly_robust, estimate, health, ips, snips
-from experimentation.off_policy.simulated_logs import REWARDS, SEEN, SHOPPERS, SLOTS, Checkouts, Log
+from experimentation.off_policy.estimators import (
+    clustered_mean,
+    doubly_robust,
+    ips,
+    snips,
+    weight_diagnostics,
+)
+from experimentation.off_policy.simulated_logs import (
+    EXAMINATION_PROBABILITY,
+    REWARDS,
+    SHOPPER_MODELS,
+    SLOTS,
+    SimulatedCheckouts,
+    SimulatedLog,
+)
 
 Array = np.ndarray
 Row = dict[str, Any]
-HOLDS = {  # of which shoppers the weights' assumption is true
+VALID_SHOPPERS = {  # of which shoppers the weights' assumption is true
     "position": ("alone",),
     "slot": ("alone",),
     "cascade": ("alone", "stopping"),
     "slate": ("alone", "stopping"),
 }
-WEIGHTED, MODELLED = ("ips", "snips"), ("linear", "constant")
-NAIVE = ("the log's own mean", "", "")
+WEIGHTED_ESTIMATORS, REWARD_MODELS = ("ips", "snips"), ("linear", "constant")
+LOG_MEAN = ("the log's own mean", "", "")
 
 
-class Chances(NamedTuple):
+class SlotProbabilities(NamedTuple):
     """Chance of every item at every slot: [n, K, I]."""
 
-    new: Array
-    logged: Array
+    target: Array
+    logging: Array
 
 
-def weigh(at: Checkouts, chance: Chances, log: Log) -> dict[str, Array]:
+def weights_by_shopper_model(
+    at: SimulatedCheckouts, chance: SlotProbabilities, log: SimulatedLog
+) -> dict[str, Array]:
     """The weights [n, K] of a log under every model of the shopper."""
-    anywhere = (np.einsum("k,nki->ni", SEEN, every) for every in chance)
-    above = [plackett_luce.given_above(score, log.slate) for score in (at.new, at.logging)]
+    anywhere = (np.einsum("k,nki->ni", EXAMINATION_PROBABILITY, every) for every in chance)
+    above = [
+        plackett_luce.conditional_probabilities(score, log.slate)
+        for score in (at.target_score, at.logging_score)
+    ]
     here = (np.take_along_axis(every, log.slate[:, :, None], 2)[:, :, 0] for every in chance)
     return {
-        "position": importance_weights.ratio(
+        "position": importance_weights.importance_ratio(
             *(np.take_along_axis(every, log.slate, 1) for every in anywhere)
         ),
-        "slot": importance_weights.ratio(*here),
-        "cascade": importance_weights.cascade(*above),
-        "slate": importance_weights.slate(*above),
+        "slot": importance_weights.importance_ratio(*here),
+        "cascade": importance_weights.cascade_weights(*above),
+        "slate": importance_weights.slate_weights(*above),
     }
 
 
-def reward_model(at: Checkouts, log: Log, reward: Array, kind: str) -> Array:
+def predict_rewards(at: SimulatedCheckouts, log: SimulatedLog, reward: Array, kind: str) -> Array:
     """What is expected of every item if seen, fitted to the log: [n, I].
 
     linear: least squares on the facts, nearly right; constant: one number, wrong.
     """
-    facts = at.facts if kind == "linear" else at.facts[:, :, :1]
-    shown = np.take_along_axis(facts, log.slate[:, :, None], 1) * SEEN[:, None]  # [n, K, F]
+    facts = at.features if kind == "linear" else at.features[:, :, :1]
+    shown = (
+        np.take_along_axis(facts, log.slate[:, :, None], 1) * EXAMINATION_PROBABILITY[:, None]
+    )  # [n, K, F]
     fitted = np.linalg.lstsq(shown.reshape(-1, facts.shape[2]), reward.ravel(), rcond=None)[0]
     return facts @ fitted
 
 
-def terms(
-    at: Checkouts, chance: Chances, log: Log, found: dict[str, Array], reward: Array
+def estimator_terms(
+    at: SimulatedCheckouts,
+    chance: SlotProbabilities,
+    log: SimulatedLog,
+    found: dict[str, Array],
+    reward: Array,
 ) -> dict[tuple[str, str, str], Array]:
     """(estimator, shopper model, reward model) → its terms [n]. `found` are the weights, `reward` [n, K]."""
-    made = {NAIVE: reward.sum(1)}
+    made = {LOG_MEAN: reward.sum(1)}
     for shopper, weight in found.items():
         made["ips", shopper, ""] = ips(reward, weight)
-        made["snips", shopper, ""] = snips(reward, weight, SEEN)
-    for kind in MODELLED:
-        predicted = reward_model(at, log, reward, kind)
-        direct = np.einsum("k,nki,ni->n", SEEN, chance.new, predicted, optimize=True)
-        shown = SEEN * np.take_along_axis(predicted, log.slate, 1)
+        made["snips", shopper, ""] = snips(reward, weight, EXAMINATION_PROBABILITY)
+    for kind in REWARD_MODELS:
+        predicted = predict_rewards(at, log, reward, kind)
+        direct = np.einsum("k,nki,ni->n", EXAMINATION_PROBABILITY, chance.target, predicted, optimize=True)
+        shown = EXAMINATION_PROBABILITY * np.take_along_axis(predicted, log.slate, 1)
         made["direct", "", kind] = direct
         for shopper in ("position", "slot"):
             made["doubly robust", shopper, kind] = doubly_robust(reward, found[shopper], shown, direct)
     return made
 
 
-def check(logs: int, seed: int = 0, users: int = simulated_logs.USERS) -> list[Row]:
+def measure_coverage(n_logs: int, seed: int = 0, n_users: int = simulated_logs.N_USERS) -> list[Row]:
     """A row for each kind of shopper, reward and estimator; shows progress."""
     drawn: dict[tuple[str, ...], list[tuple[float, float, float]]] = {}
     true: dict[tuple[str, str], list[float]] = {}
     effective: dict[tuple[str, str], list[float]] = {}
-    for number in trange(logs, desc="simulated logs", unit="log"):
+    for number in trange(n_logs, desc="simulated logs", unit="log"):
         rng = np.random.default_rng([seed, number])
-        at = simulated_logs.checkouts(rng, users)
-        chance = Chances(*(plackett_luce.at_slots(score, SLOTS) for score in (at.new, at.logging)))
-        for shopper in SHOPPERS:
-            log = simulated_logs.log(at, shopper, rng)
-            found = weigh(at, chance, log)
+        at = simulated_logs.simulate_checkouts(rng, n_users)
+        chance = SlotProbabilities(
+            *(plackett_luce.slot_probabilities(score, SLOTS) for score in (at.target_score, at.logging_score))
+        )
+        for shopper in SHOPPER_MODELS:
+            log = simulated_logs.simulate_log(at, shopper, rng)
+            found = weights_by_shopper_model(at, chance, log)
             for name, weight in found.items():
-                effective.setdefault((shopper, name), []).append(health(weight, SEEN, at.user).effective)
-            for name, values in simulated_logs.value(at, shopper, at.new, rng).items():
+                effective.setdefault((shopper, name), []).append(
+                    weight_diagnostics(weight, EXAMINATION_PROBABILITY, at.user).effective_sample_size
+                )
+            for name, values in simulated_logs.true_rewards(at, shopper, at.target_score, rng).items():
                 true.setdefault((shopper, name), []).append(float(values.mean()))
             for name in REWARDS:
-                for key, parts in terms(at, chance, log, found, log.rewards[name]).items():
-                    one = estimate(parts, at.user)
+                for key, parts in estimator_terms(at, chance, log, found, log.rewards[name]).items():
+                    one = clustered_mean(parts, at.user)
                     drawn.setdefault((shopper, name, *key), []).append((one.value, one.low, one.high))
     rows = []
     for (shopper, reward, estimator, model, kind), some in drawn.items():
         truth = float(np.mean(true[shopper, reward]))
         value, low, high = np.array(some).T
-        unbiased = estimator in (*WEIGHTED, "doubly robust")
+        unbiased = estimator in (*WEIGHTED_ESTIMATORS, "doubly robust")
         rows.append(
             {
                 "shoppers": shopper,
@@ -111,7 +139,7 @@ def check(logs: int, seed: int = 0, users: int = simulated_logs.USERS) -> list[R
                 "estimator": estimator,
                 "weights": model,
                 "reward_model": kind,
-                "assumes": "holds" if unbiased and shopper in HOLDS[model] else "fails",
+                "assumes": "holds" if unbiased and shopper in VALID_SHOPPERS[model] else "fails",
                 "truth": truth,
                 "bias": float(value.mean()) / truth - 1,
                 "sd": float(value.std(ddof=1)) / truth,

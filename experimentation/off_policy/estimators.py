@@ -18,30 +18,32 @@ import numpy as np
 from scipy.special import stdtrit
 
 Array = np.ndarray
-LEVEL = 0.95
-LEAST = 100  # effective sessions below which an interval built on the normal law means little
-HEAVY = 0.05  # share of all weight that one session may carry
-MISSING = 0.02  # share of the choices without support from which on it matters
-FEW = 40  # users below which a variance over users is itself a guess
+CONFIDENCE_LEVEL = 0.95
+MIN_EFFECTIVE_SESSIONS = (
+    100  # effective sessions below which an interval built on the normal law means little
+)
+MAX_SESSION_SHARE = 0.05  # share of all weight that one session may carry
+SUPPORT_TOLERANCE = 0.02  # share of the choices without support from which on it matters
+MIN_USERS = 40  # users below which a variance over users is itself a guess
 
 
-class Estimate(NamedTuple):
+class IntervalEstimate(NamedTuple):
     value: float
     se: float
     low: float
     high: float
 
 
-class Health(NamedTuple):
+class WeightDiagnostics(NamedTuple):
     """What the weights are worth."""
 
     sessions: int
     users: int
-    effective: float  # sessions under the new policy that would say as much (Kish 1965)
-    largest: float  # largest weight
-    share: float  # of all weight, what the heaviest session carries
-    supported: Estimate  # share of what the new policy shows, as often as seen, that the log could show
-    clipped: float  # share of the weight that clipping took away
+    effective_sample_size: float  # sessions under the new policy that would say as much (Kish 1965)
+    max_weight: float  # largest weight
+    max_session_share: float  # of all weight, what the heaviest session carries
+    support: IntervalEstimate  # share of what the new policy shows, as often as seen, that the log could show
+    clipped_share: float  # share of the weight that clipping took away
 
 
 def ips(reward: Array, weight: Array) -> Array:
@@ -73,7 +75,7 @@ def doubly_robust(reward: Array, weight: Array, predicted: Array, direct: Array)
     return direct + (weight * (reward - predicted)).sum(1)
 
 
-def estimate(terms: Array, user: Array) -> Estimate:
+def clustered_mean(terms: Array, user: Array) -> IntervalEstimate:
     """Mean of terms [n] with a 95 % interval that is robust to what the sessions of a user [n] share.
 
     The sandwich over users with its G / (G - 1), and Student's t with G - 1 degrees of freedom.
@@ -83,13 +85,15 @@ def estimate(terms: Array, user: Array) -> Estimate:
     by_user = np.bincount(place, terms - value)
     users = len(by_user)
     if users < 2:
-        return Estimate(value, np.nan, np.nan, np.nan)
+        return IntervalEstimate(value, np.nan, np.nan, np.nan)
     se = float(np.sqrt(users / (users - 1) * (by_user**2).sum()) / len(terms))
-    reach = float(stdtrit(users - 1, (1 + LEVEL) / 2)) * se
-    return Estimate(value, se, value - reach, value + reach)
+    reach = float(stdtrit(users - 1, (1 + CONFIDENCE_LEVEL) / 2)) * se
+    return IntervalEstimate(value, se, value - reach, value + reach)
 
 
-def health(weight: Array, seen: Array, user: Array, unclipped: Array | None = None) -> Health:
+def weight_diagnostics(
+    weight: Array, seen: Array, user: Array, unclipped: Array | None = None
+) -> WeightDiagnostics:
     """What weights [n, K] are worth to users [n]; slots count as often as they are seen [K].
 
     The mean weight estimates how much of the new policy has support: in expectation it is 1 if all has.
@@ -97,53 +101,55 @@ def health(weight: Array, seen: Array, user: Array, unclipped: Array | None = No
     whole = weight if unclipped is None else unclipped
     mass, every = (part @ seen / seen.sum() for part in (weight, whole))
     some = mass.any()
-    return Health(
+    return WeightDiagnostics(
         sessions=len(weight),
         users=len(np.unique(user)),
-        effective=float(mass.sum() ** 2 / (mass**2).sum()) if some else 0.0,
-        largest=float(weight.max(initial=0.0)),
-        share=float(mass.max() / mass.sum()) if some else 0.0,
-        supported=estimate(every, user),
-        clipped=1 - float(mass.sum()) / float(every.sum()) if some else 0.0,
+        effective_sample_size=float(mass.sum() ** 2 / (mass**2).sum()) if some else 0.0,
+        max_weight=float(weight.max(initial=0.0)),
+        max_session_share=float(mass.max() / mass.sum()) if some else 0.0,
+        support=clustered_mean(every, user),
+        clipped_share=1 - float(mass.sum()) / float(every.sum()) if some else 0.0,
     )
 
 
-def warnings(found: Health) -> list[str]:
+def weight_warnings(found: WeightDiagnostics) -> list[str]:
     """What a reader must know before believing an estimate made with these weights."""
     said = []
-    low, high = found.supported.low, found.supported.high
-    if found.effective < LEAST:
+    low, high = found.support.low, found.support.high
+    if found.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
         said.append(
-            f"not enough data: {found.sessions:,} sessions are worth {found.effective:,.0f} of the new policy"
+            f"not enough data: {found.sessions:,} sessions are worth {found.effective_sample_size:,.0f} of the new policy"
         )
-    if high < 1 - MISSING:
+    if high < 1 - SUPPORT_TOLERANCE:
         said.append(
-            f"no support for {1 - found.supported.value:.0%} ({1 - high:.0%} to {1 - low:.0%}) of what the "
+            f"no support for {1 - found.support.value:.0%} ({1 - high:.0%} to {1 - low:.0%}) of what the "
             "new policy shows: IPS counts it as nothing, SNIPS as the rest, DM and DR as predicted"
         )
-    if low > 1 + MISSING:
+    if low > 1 + SUPPORT_TOLERANCE:
         said.append(
-            f"weights average {found.supported.value:.2f} ({low:.2f} to {high:.2f}) where 1 is the most: the "
+            f"weights average {found.support.value:.2f} ({low:.2f} to {high:.2f}) where 1 is the most: the "
             "logged propensities are not those of the policy that made the log"
         )
-    if found.share > HEAVY:
-        said.append(f"one session carries {found.share:.0%} of all weight")
-    if found.clipped > 0:
-        said.append(f"clipping took {found.clipped:.1%} of the weight: estimates are as much too low")
-    if found.users < FEW:
+    if found.max_session_share > MAX_SESSION_SHARE:
+        said.append(f"one session carries {found.max_session_share:.0%} of all weight")
+    if found.clipped_share > 0:
+        said.append(f"clipping took {found.clipped_share:.1%} of the weight: estimates are as much too low")
+    if found.users < MIN_USERS:
         said.append(f"only {found.users} users: intervals are too short")
     return said
 
 
-def verdict(difference: Estimate, found: Health, bound: bool = False) -> str:
+def policy_verdict(
+    difference: IntervalEstimate, found: WeightDiagnostics, is_lower_bound: bool = False
+) -> str:
     """What a difference to the logged policy allows to say: better, worse, no support, or not enough data.
 
     Args:
         bound: the estimate counts what has no support as nothing, as IPS does. Rewards are not negative, so
             what is better even then is better.
     """
-    if found.effective < LEAST:
+    if found.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
         return "not enough data"
-    if found.supported.high < 1 - MISSING and not (bound and difference.low > 0):
+    if found.support.high < 1 - SUPPORT_TOLERANCE and not (is_lower_bound and difference.low > 0):
         return "no support"
     return "better" if difference.low > 0 else "worse" if difference.high < 0 else "not enough data"

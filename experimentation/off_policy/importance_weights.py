@@ -19,30 +19,30 @@ placement.py computes the former.
 import numpy as np
 
 Array = np.ndarray
-SHOPPERS = ("position", "slot", "cascade", "slate")
+SHOPPER_MODELS = ("position", "slot", "cascade", "slate")
 
 
-def ratio(new: Array, logged: Array) -> Array:
+def importance_ratio(target: Array, logging: Array) -> Array:
     """new / logged, of chances or of sums of chances of what was shown.
 
     Raises ValueError for a logged chance that is not above 0: what was shown had one.
     """
-    if not (logged > 0).all():
+    if not (logging > 0).all():
         raise ValueError("a propensity of what was shown is not above 0: the log's propensities are wrong")
-    return new / logged
+    return target / logging
 
 
-def cascade(new: Array, logged: Array) -> Array:
+def cascade_weights(new: Array, logged: Array) -> Array:
     """Weights [n, K] from the chances [n, K] of each shown item given those above it."""
-    return np.cumprod(ratio(new, logged), axis=1)
+    return np.cumprod(importance_ratio(new, logged), axis=1)
 
 
-def slate(new: Array, logged: Array) -> Array:
+def slate_weights(new: Array, logged: Array) -> Array:
     """Weights [n, K] from the same, alike for all slots of a slate."""
-    weight = cascade(new, logged)
+    weight = cascade_weights(new, logged)
     return np.repeat(weight[:, -1:], weight.shape[1], axis=1)
 
 
-def clipped(weight: Array, most: float | None) -> Array:
+def clip_weights(weight: Array, most: float | None) -> Array:
     """Weights of at most `most` (Ionides 2008): less noise, for a bias towards 0."""
     return weight if most is None else np.minimum(weight, most)

@@ -27,7 +27,7 @@ from data.io import engine
 from data.sources import tables as source
 from data.tables import attribution, checks, contract
 from data.tables import coded_log as coding
-from data.tables.coded_log import Log
+from data.tables.coded_log import EncodedTables
 from exporting.bundle import write_store
 from serving import Checkout, Line, Store, open_store
 from serving.pipeline.slate_policy import SLOTS
@@ -37,22 +37,22 @@ REWARDS = ("click", "purchase", "revenue")
 UNKNOWN = np.nan
 
 
-class Logged(NamedTuple):
+class LoggedCheckouts(NamedTuple):
     """n checkouts by time, with K = SLOTS slots; one that stayed empty has item "" and propensity 1."""
 
     checkouts: list[Checkout]
     user: Array  # [n] str
     item: Array  # [n, K] str
     propensity: Array  # [n, K]
-    click: Array  # [n, K] the logged p(click | seen), NaN where there is none
+    p_click: Array  # [n, K] the logged p(click | seen), NaN where there is none
     rewards: dict[str, Array]  # of REWARDS: [n, K]
     store: Store  # what is known of the users, later events too: a checkout reads those before it
-    left_out: dict[str, int]  # why → checkouts
+    excluded: dict[str, int]  # why → checkouts
 
 
-def read(
+def read_logged_checkouts(
     shop: Path, manifest: Mapping[str, Any], schema: FeatureSchema, champion: str | None = None
-) -> Logged:
+) -> LoggedCheckouts:
     """The log in `shop`, the folder of a shop's tables, for the bundle of this `manifest` and `schema`.
 
     Labels count in the windows that the bundle was trained with. Left out, and counted, are checkouts inside
@@ -67,17 +67,17 @@ def read(
     horizon = str(data["horizon"])
     with tempfile.TemporaryDirectory() as folder, engine.connect({}, Path(folder)) as con:
         clean = _clean(con, shop, data)
-        coded = coding.build(con, clean)
-        shown = engine.keep(con, "shown", _first_slates(clean["events"], coded, champion))
-        until = splits.horizons(coded, horizon).semi_join(shown, "order")
-        late, early = until.until.isnull() | (until.until > coded.end), until.ts < _end(manifest)
+        coded = coding.encode_tables(con, clean)
+        shown = engine.materialize(con, "shown", _first_slates(clean["events"], coded, champion))
+        until = splits.add_horizon_end(coded, horizon).semi_join(shown, "order")
+        late, early = until.until.isnull() | (until.until > coded.end), until.ts < _bundle_data_end(manifest)
         left_out = {
             "before the end of the bundle's own data": int(con.execute(early.sum().fill_null(0))),
             f"with a horizon ({horizon}) that the log does not reach": int(
                 con.execute((late & ~early).sum().fill_null(0))
             ),
         }
-        asked = engine.keep(con, "asked", until.filter(~late & ~early))
+        asked = engine.materialize(con, "asked", until.filter(~late & ~early))
         if not con.execute(asked.count()):
             why = "; ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "none was logged"
             raise DataError(
@@ -87,11 +87,11 @@ def read(
         checkouts = _checkouts(con, coded, asked)
         slots = con.to_pyarrow(shown.semi_join(asked, "order").order_by("order", "slot"))
         won = _outcomes(con, coded, asked)
-        facts = _histories(con, coded, schema, Path(folder))
-    return _logged(checkouts, slots, won, facts, left_out)
+        facts = _history_store(con, coded, schema, Path(folder))
+    return _build_logged_checkouts(checkouts, slots, won, facts, left_out)
 
 
-def _end(manifest: Mapping[str, Any]) -> int:
+def _bundle_data_end(manifest: Mapping[str, Any]) -> int:
     return int(manifest["data"]["window"]["end"])
 
 
@@ -103,7 +103,7 @@ def _clean(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any]) -> dict[s
     names = {name: str(path) for name, path in files.items()}
     raw = source.read(con, {"root": str(shop)})
     conformed = {
-        name: engine.keep(con, f"canonical_{name}", contract.conform(t, name, names[name]))
+        name: engine.materialize(con, f"canonical_{name}", contract.conform(t, name, names[name]))
         for name, t in raw.items()
     }
     if "propensity" not in raw["events"].columns:
@@ -112,10 +112,10 @@ def _clean(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any]) -> dict[s
     if "request_id" in raw["events"].columns:
         days = splits.horizon_days(str(data["horizon"]))
         clicks = attribution.window_seconds(data.get("click_window", "1d"))
-        conformed["events"], _ = attribution.attribute(
+        conformed["events"], _ = attribution.attribute_feedback(
             con, conformed["events"], conformed["orders"], clicks, None if days is None else days * splits.DAY
         )
-    clean = checks.check(con, conformed, names, "fail", "Correct the files.").tables
+    clean = checks.check_tables(con, conformed, names, "fail", "Correct the files.").tables
     also = {"p_click": "float64", "bundle_version": "string"}
     known = raw["events"].select("_row", **{
         name: raw["events"][name].cast(kind) if name in raw["events"].columns else ibis.null(kind)
@@ -125,7 +125,7 @@ def _clean(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any]) -> dict[s
     return clean
 
 
-def _first_slates(events: ir.Table, log: Log, champion: str | None) -> ir.Table:
+def _first_slates(events: ir.Table, log: EncodedTables, champion: str | None) -> ir.Table:
     """`order, item, slot (0 first), propensity, p_click` of the first slate of every checkout."""
     t = events.filter(events.kind == "impression", events.propensity.notnull())
     if champion is not None:
@@ -141,9 +141,9 @@ def _first_slates(events: ir.Table, log: Log, champion: str | None) -> ir.Table:
     return t.select("order", "item", "item_id", "propensity", "p_click", slot=slot)
 
 
-def _checkouts(con: ibis.BaseBackend, log: Log, asked: ir.Table) -> dict[int, Checkout]:
+def _checkouts(con: ibis.BaseBackend, log: EncodedTables, asked: ir.Table) -> dict[int, Checkout]:
     """Order code → the checkout as it was asked, in order of time."""
-    t = asked.join(log.users.select("user", "user_id"), "user").join(examples.baskets(log), "order")
+    t = asked.join(log.users.select("user", "user_id"), "user").join(examples.basket_lists(log), "order")
     ids = dict(zip(*con.to_pyarrow(log.items.select("item", "item_id")).to_pydict().values(), strict=True))
     found = {}
     for row in con.to_pyarrow(t.order_by("order")).to_pylist():
@@ -152,40 +152,40 @@ def _checkouts(con: ibis.BaseBackend, log: Log, asked: ir.Table) -> dict[int, Ch
             user_id=row["user_id"],
             basket=[Line(ids[item], quantity, price) for item, quantity, price in zip(*basket, strict=True)],
             ts=row["ts"],
-            context={c: row[f"context_{c}"] for c in log.context if row[f"context_{c}"] is not None},
+            context={c: row[f"context_{c}"] for c in log.context_names if row[f"context_{c}"] is not None},
             order_id=row["order_id"],
         )
     return found
 
 
 def _outcomes(
-    con: ibis.BaseBackend, log: Log, asked: ir.Table
+    con: ibis.BaseBackend, log: EncodedTables, asked: ir.Table
 ) -> dict[tuple[int, int], tuple[float, float, float]]:
     """(order code, item code) → click, purchase and what was spent, of what was shown and clicked."""
     bounds = con.to_pyarrow(asked.agg(a=asked.ts.min(), b=asked.until.max())).to_pylist()[0]
-    events = engine.keep(con, "attributed", examples.attributed(log, asked))
-    t = con.to_pyarrow(examples.outcomes(log, asked, events, (bounds["a"], bounds["b"])))
+    events = engine.materialize(con, "attributed", examples.attribute_to_checkouts(log, asked))
+    t = con.to_pyarrow(examples.outcome_lists(log, asked, events, (bounds["a"], bounds["b"])))
     found = {}
     for row in t.to_pylist():
-        named = (row[f"outcome_{c}"] for c in ("item", "shown", "click", "purchase", "value"))
+        named = (row[f"outcome_{c}"] for c in ("item", "impression", "click", "purchase", "value"))
         for item, shown, click, purchase, spent in zip(*named, strict=True):
             if shown and click:  # what is bought without a click would have been bought without the slot
                 found[row["order"], item] = (1.0, float(purchase), spent)
     return found
 
 
-def _histories(con: ibis.BaseBackend, log: Log, schema: FeatureSchema, folder: Path) -> Store:
+def _history_store(con: ibis.BaseBackend, log: EncodedTables, schema: FeatureSchema, folder: Path) -> Store:
     """A store of what the shop's tables say, by the code that an export uses."""
-    schema = replace(schema, profile=[a for a in schema.profile if a.name in log.profile])
-    store.write(con, log, schema, folder)
+    schema = replace(schema, profile=[a for a in schema.profile if a.name in log.profile_names])
+    store.write_user_histories(con, log, schema, folder)
     write_store(folder, schema, folder / "store.arrow")
     return open_store(folder / "store.arrow")  # mapped: it outlives the name of its file
 
 
-def _logged(
+def _build_logged_checkouts(
     checkouts: dict[int, Checkout], slots: pa.Table, won: dict[tuple[int, int], tuple[float, float, float]],
     facts: Store, left_out: dict[str, int],
-) -> Logged:  # fmt: skip
+) -> LoggedCheckouts:  # fmt: skip
     place = {order: at for at, order in enumerate(checkouts)}
     if (most := 1 + max(slots["slot"].to_pylist())) > SLOTS:
         raise DataError(
@@ -202,4 +202,4 @@ def _logged(
             rewards[name][at] = reward
     every = list(checkouts.values())
     user = np.array([checkout.user_id for checkout in every])
-    return Logged(every, user, item, propensity, click, dict(rewards), facts, left_out)
+    return LoggedCheckouts(every, user, item, propensity, click, dict(rewards), facts, left_out)

@@ -21,26 +21,26 @@ import numpy as np
 import pyarrow.csv as csv
 
 from experimentation.off_policy.estimators import (
-    Estimate,
+    IntervalEstimate,
+    clustered_mean,
     doubly_robust,
-    estimate,
-    health,
     ips,
+    policy_verdict,
     snips,
-    verdict,
+    weight_diagnostics,
 )
-from experimentation.off_policy.importance_weights import ratio
+from experimentation.off_policy.importance_weights import importance_ratio
 
 Array = np.ndarray
 Row = dict[str, Any]
 CAMPAIGNS = ("all", "men", "women")
 POLICIES = ("random", "bts")
 SLOTS = 3
-ALIKE = 500  # impressions of an item after which its own click rate counts as much as the mean
-ONE = np.ones(1)  # a session is one impression
+PRIOR_IMPRESSIONS = 500  # impressions of an item after which its own click rate counts as much as the mean
+SINGLE_SLOT = np.ones(1)  # a session is one impression
 
 
-class Impressions(NamedTuple):
+class BanditImpressions(NamedTuple):
     """n impressions of a policy."""
 
     item: Array  # [n] int64
@@ -59,16 +59,16 @@ def folder() -> Path:
         ) from error
 
 
-def read(policy: str, campaign: str) -> Impressions:
+def read_impressions(policy: str, campaign: str) -> BanditImpressions:
     """The log of a policy in a campaign."""
     table = csv.read_csv(folder() / policy / campaign / f"{campaign}.csv")
     item, slot, propensity, click = (
         table[name].to_numpy() for name in ("item_id", "position", "propensity_score", "click")
     )
-    return Impressions(item, slot - slot.min(), propensity, click.astype(np.float64))
+    return BanditImpressions(item, slot - slot.min(), propensity, click.astype(np.float64))
 
 
-def chances(log: Impressions, policy: str, items: int) -> Array:
+def slot_probabilities(log: BanditImpressions, policy: str, items: int) -> Array:
     """Chance of every item at every slot [SLOTS, items], over the week."""
     if policy == "random":
         return np.full((SLOTS, items), 1 / items)
@@ -77,7 +77,7 @@ def chances(log: Impressions, policy: str, items: int) -> Array:
     return shown / shown.sum(1, keepdims=True)
 
 
-def click_rates(log: Impressions, items: int) -> Array:
+def click_rates(log: BanditImpressions, items: int) -> Array:
     """Click rate of every item for each impression [n, items], from the half that it is not in."""
     half = np.arange(len(log.item)) % 2
     rates = np.empty((2, items))
@@ -86,42 +86,42 @@ def click_rates(log: Impressions, items: int) -> Array:
         clicks, shown = np.zeros(items), np.zeros(items)
         np.add.at(clicks, log.item[other], log.click[other])
         np.add.at(shown, log.item[other], 1)
-        rates[k] = (clicks + ALIKE * log.click[other].mean()) / (shown + ALIKE)
+        rates[k] = (clicks + PRIOR_IMPRESSIONS * log.click[other].mean()) / (shown + PRIOR_IMPRESSIONS)
     return rates[half]
 
 
-def compare() -> list[Row]:
+def compare_policies() -> list[Row]:
     """A row for each campaign, log and estimator; then what the two logs themselves say."""
     return [row for campaign in CAMPAIGNS for row in _campaign(campaign)]
 
 
 def _campaign(campaign: str) -> list[Row]:
-    logs = {policy: read(policy, campaign) for policy in POLICIES}
+    logs = {policy: read_impressions(policy, campaign) for policy in POLICIES}
     items = 1 + max(int(log.item.max()) for log in logs.values())
     own = {policy: _mean(log.click) for policy, log in logs.items()}
     spread = float(np.hypot(own["bts"].se, own["random"].se))
     gap = own["bts"].value - own["random"].value
-    truth = Estimate(gap, spread, gap - 1.96 * spread, gap + 1.96 * spread)
+    truth = IntervalEstimate(gap, spread, gap - 1.96 * spread, gap + 1.96 * spread)
     clear = truth.low > 0 or truth.high < 0
-    order = _order("bts", "random", truth) if clear else "not enough data"
+    order = _policy_order("bts", "random", truth) if clear else "not enough data"
     rows = []
     for by, of in (("random", "bts"), ("bts", "random")):
-        log, chance = logs[by], chances(logs[of], of, items)
-        weight = ratio(chance[log.slot, log.item], log.propensity)[:, None]
+        log, chance = logs[by], slot_probabilities(logs[of], of, items)
+        weight = importance_ratio(chance[log.slot, log.item], log.propensity)[:, None]
         reward, user = log.click[:, None], np.arange(len(log.item))
         rates = click_rates(log, items)
         direct = (chance[log.slot] * rates).sum(1)
         predicted = np.take_along_axis(rates, log.item[:, None], 1)
-        state = health(weight, ONE, user)
+        state = weight_diagnostics(weight, SINGLE_SLOT, user)
         for name, terms in {
             "ips": ips(reward, weight),
-            "snips": snips(reward, weight, ONE),
+            "snips": snips(reward, weight, SINGLE_SLOT),
             "direct": direct,
             "doubly robust": doubly_robust(reward, weight, predicted, direct),
         }.items():
-            one, more = estimate(terms, user), estimate(terms - log.click, user)
+            one, more = clustered_mean(terms, user), clustered_mean(terms - log.click, user)
             said = (
-                verdict(more, state, name == "ips") if name != "direct" else "–"
+                policy_verdict(more, state, name == "ips") if name != "direct" else "–"
             )  # a model's word has no such interval
             rows.append(
                 {
@@ -133,19 +133,19 @@ def _campaign(campaign: str) -> list[Row]:
                     "low": one.low,
                     "high": one.high,
                     "own_log": own[of].value,
-                    "effective": round(state.effective),
-                    "largest": round(state.largest, 1),
-                    "mean_weight": round(state.supported.value, 3),
-                    "says": _order(of, by, more) if said in ("better", "worse") else said,
+                    "effective": round(state.effective_sample_size),
+                    "largest": round(state.max_weight, 1),
+                    "mean_weight": round(state.support.value, 3),
+                    "says": _policy_order(of, by, more) if said in ("better", "worse") else said,
                     "both_logs_say": order,
                 }
             )
     return rows
 
 
-def _mean(click: Array) -> Estimate:
-    return estimate(click, np.arange(len(click)))
+def _mean(click: Array) -> IntervalEstimate:
+    return clustered_mean(click, np.arange(len(click)))
 
 
-def _order(one: str, other: str, difference: Estimate) -> str:
+def _policy_order(one: str, other: str, difference: IntervalEstimate) -> str:
     return f"{one} > {other}" if difference.value > 0 else f"{other} > {one}"

@@ -9,18 +9,20 @@ are shown in the order of their arrival. So item i stands at slot k if k - 1 oth
 import numpy as np
 
 Array = np.ndarray
-ROWS = 64  # policies at a time: what they need stays in the processor's cache
-NODES = np.linspace(-3.4, 12, 48)  # of the quadrature: errors of 1e-11, also where scores differ by 8
+BATCH_SIZE = 64  # policies at a time: what they need stays in the processor's cache
+QUADRATURE_NODES = np.linspace(
+    -3.4, 12, 48
+)  # of the quadrature: errors of 1e-11, also where scores differ by 8
 
 
-def draw(score: Array, slots: int, rng: np.random.Generator) -> Array:
+def sample_slates(score: Array, slots: int, rng: np.random.Generator) -> Array:
     """Slates [n, slots] by softmax of the scores [n, I] without replacement (Gumbel top-k)."""
     noisy = score + rng.gumbel(size=score.shape)
     best = np.argpartition(-noisy, slots - 1, axis=1)[:, :slots]
     return np.take_along_axis(best, np.argsort(-np.take_along_axis(noisy, best, 1), axis=1), 1)
 
 
-def given_above(score: Array, slate: Array) -> Array:
+def conditional_probabilities(score: Array, slate: Array) -> Array:
     """Chance of each shown item given those above it: [n, K], from scores [n, I] and slates [n, K]."""
     weight = np.exp(score - score.max(1, keepdims=True))
     shown = np.take_along_axis(weight, slate, 1)
@@ -28,24 +30,24 @@ def given_above(score: Array, slate: Array) -> Array:
     return shown / left
 
 
-def at_slots(score: Array, slots: int) -> Array:
+def slot_probabilities(score: Array, slots: int) -> Array:
     """Chance of every item at every slot: [n, slots, I], from scores [n, I]. Exact up to the quadrature."""
-    parts = np.array_split(score, max(1, len(score) // ROWS))
-    return np.concatenate([_at_slots(part, slots) for part in parts])
+    parts = np.array_split(score, max(1, len(score) // BATCH_SIZE))
+    return np.concatenate([_batch_slot_probabilities(part, slots) for part in parts])
 
 
-def _at_slots(score: Array, slots: int) -> Array:
+def _batch_slot_probabilities(score: Array, slots: int) -> Array:
     rate = np.exp(score - score.max(1, keepdims=True))
     rate /= rate.sum(1, keepdims=True)
     # The double exponential rule for a half-line (Takahasi and Mori 1974): rates differ by powers of ten.
-    time = np.exp(NODES - np.exp(-NODES))  # [T]
-    width = (NODES[1] - NODES[0]) * time * (1 + np.exp(-NODES))
+    time = np.exp(QUADRATURE_NODES - np.exp(-QUADRATURE_NODES))  # [T]
+    width = (QUADRATURE_NODES[1] - QUADRATURE_NODES[0]) * time * (1 + np.exp(-QUADRATURE_NODES))
     wait = np.exp(-rate[:, :, None] * time)  # [n, I, T] not there yet
     n, items, _ = wait.shape
     before = np.zeros((items, n, slots, len(time)))  # counts among the items with smaller numbers
     before[0, :, 0] = 1
     for i in range(1, items):
-        before[i] = _one_more(before[i - 1], wait[:, i - 1])
+        before[i] = _add_arrival(before[i - 1], wait[:, i - 1])
     behind = np.zeros((n, slots, len(time)))  # among those with larger ones
     behind[:, 0] = 1
     density = rate[:, :, None] * wait * width  # [n, I, T]
@@ -54,11 +56,11 @@ def _at_slots(score: Array, slots: int) -> Array:
         ahead = before[i] * density[:, i, None]
         for k in range(slots):  # k of the others are there
             chance[:, k, i] = np.einsum("nct,nct->n", ahead[:, : k + 1], behind[:, k::-1])
-        behind = _one_more(behind, wait[:, i])
+        behind = _add_arrival(behind, wait[:, i])
     return chance
 
 
-def _one_more(count: Array, wait: Array) -> Array:
+def _add_arrival(count: Array, wait: Array) -> Array:
     """Distribution of a count [n, slots, T] when one more item may have arrived; larger ones are dropped."""
     more = count * wait[:, None]
     more[:, 1:] += count[:, :-1] * (1 - wait[:, None])

@@ -14,15 +14,15 @@ from serving.pipeline.slate_policy import SLOTS
 Array = np.ndarray
 
 
-class Replayed(NamedTuple):
+class ReplayedSlates(NamedTuple):
     """Slates of n checkouts; predictions are as if every item were seen, NaN where the tier makes none."""
 
     item: Array  # [n, SLOTS] str, None for an empty slot
-    predicted: dict[str, Array]  # click, purchase, revenue: [n, SLOTS]
-    tiers: Counter[str]
+    predictions: dict[str, Array]  # click, purchase, revenue: [n, SLOTS]
+    tier_counts: Counter[str]
 
 
-def replay(recommender: Recommender, checkouts: Sequence[Checkout]) -> Replayed:
+def replay(recommender: Recommender, checkouts: Sequence[Checkout]) -> ReplayedSlates:
     """What the bundle answers without a deadline and without exploring. Shows progress."""
     shape = (len(checkouts), SLOTS)
     item = np.full(shape, None, object)
@@ -39,4 +39,4 @@ def replay(recommender: Recommender, checkouts: Sequence[Checkout]) -> Replayed:
                     for name, value in zip(predicted, said, strict=True):
                         predicted[name][row, slot] = np.nan if value is None else value
             bar.update(len(some))
-    return Replayed(item, predicted, tiers)
+    return ReplayedSlates(item, predicted, tiers)

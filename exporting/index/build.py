@@ -19,20 +19,20 @@ import torch
 from numpy.typing import NDArray
 
 from models.embeddings import unpack_int8
-from serving.storage.vector_index import Effort, ItemIndex, read_index
+from serving.storage.vector_index import ItemIndex, SearchParams, read_index
 
-kinds: Any = faiss  # its Python knows more than its type stubs
-Vectors = Callable[[NDArray], NDArray]  # item rows [n] → float32 [n, D]
+faiss_untyped: Any = faiss  # its Python knows more than its type stubs
+VectorReader = Callable[[NDArray], NDArray]  # item rows [n] → float32 [n, D]
 
 RECALL_AT = 300
-BLOCK = 65_536  # vectors that are float32 at a time
-POINTS = 64  # of a training sample per list
-LEAST_POINTS = 39  # below, faiss warns that lists are learned from too little
+BLOCK_SIZE = 65_536  # vectors that are float32 at a time
+MAX_POINTS_PER_CENTROID = 64  # of a training sample per list
+MIN_POINTS_PER_CENTROID = 39  # below, faiss warns that lists are learned from too little
 MARGIN_STEPS = 6
-PLATEAU = 0.0005  # recall that twice the probes must gain to be worth trying
+MIN_RECALL_GAIN = 0.0005  # recall that twice the probes must gain to be worth trying
 
 
-class Measured(NamedTuple):
+class SearchMetrics(NamedTuple):
     """What a search costs and finds, one query at a time on one thread."""
 
     recall: float  # mean share of the exact RECALL_AT nearest that the index returns
@@ -40,16 +40,16 @@ class Measured(NamedTuple):
     p99_ms: float
 
 
-Tried = list[tuple[Effort, Measured]]
+SweepPoints = list[tuple[SearchParams, SearchMetrics]]
 
 
-def unpacked(packed: NDArray) -> Vectors:
+def int8_vector_reader(packed: NDArray) -> VectorReader:
     """The vectors of row-wise int8 ones [N+1, D+8] uint8."""
     return lambda rows: unpack_int8(torch.from_numpy(packed[rows])).numpy()
 
 
-def trained(
-    vectors: Vectors, ids: NDArray, factory: str, centroids: NDArray | None = None, seed: int = 0
+def train_index(
+    vectors: VectorReader, ids: NDArray, factory: str, centroids: NDArray | None = None, seed: int = 0
 ) -> faiss.Index:
     """An empty index for the item rows `ids` [n] int64, its lists and codes learned from a sample of them.
 
@@ -64,62 +64,65 @@ def trained(
         raise ValueError("there is no item to index: none is available")
     if len(np.unique(ids)) != count:
         raise ValueError("item rows are there more than once")
-    nlist = max(1, min(round(4 * math.sqrt(count)), count // LEAST_POINTS))
+    nlist = max(1, min(round(4 * math.sqrt(count)), count // MIN_POINTS_PER_CENTROID))
     dim = vectors(ids[:1]).shape[1]
     parts = max(n for n in range(1, max(dim // 4, 1) + 1) if dim % n == 0)
     described = factory.format(nlist=nlist, parts=parts)
     index = faiss.index_factory(dim, described, faiss.METRIC_INNER_PRODUCT)
     lists: Any = faiss.try_extract_index_ivf(index)
     if lists is not None:
-        lists.cp.max_points_per_centroid = POINTS
+        lists.cp.max_points_per_centroid = MAX_POINTS_PER_CENTROID
         lists.cp.min_points_per_centroid = 1  # said above
         lists.cp.niter = 10
         lists.cp.seed = seed
         if centroids is not None and len(centroids) == lists.nlist:
             lists.quantizer.add(centroids)  # an index whose lists are there learns its codes alone
-        elif (fast := on_gpus(faiss.IndexFlatIP(dim))) is not None:
+        elif (fast := copy_to_gpus(faiss.IndexFlatIP(dim))) is not None:
             lists.clustering_index = fast
-        _one_scale(lists)
-    most = max(POINTS * nlist, BLOCK)
+        _use_uniform_scale(lists)
+    most = max(MAX_POINTS_PER_CENTROID * nlist, BLOCK_SIZE)
     some = ids if count <= most else np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
-    index.train(finite(vectors, some))
+    index.train(finite_vectors(vectors, some))
     if lists is not None:
         lists.clustering_index = None
     return index
 
 
-def _one_scale(lists: faiss.IndexIVF) -> None:
+def _use_uniform_scale(lists: faiss.IndexIVF) -> None:
     """One scale for all dimensions of 8-bit codes, from -4 to 4 standard deviations of what is left of a
     vector without its centroid: a fifth faster to scan than a scale for each, and finer than one from the
     smallest to the largest value (.9852 of the exact neighbours against .9848, docs/index.md)."""
-    if isinstance(lists, kinds.IndexIVFScalarQuantizer) and lists.sq.qtype == kinds.ScalarQuantizer.QT_8bit:
-        lists.sq.qtype = kinds.ScalarQuantizer.QT_8bit_uniform
+    if (
+        isinstance(lists, faiss_untyped.IndexIVFScalarQuantizer)
+        and lists.sq.qtype == faiss_untyped.ScalarQuantizer.QT_8bit
+    ):
+        lists.sq.qtype = faiss_untyped.ScalarQuantizer.QT_8bit_uniform
         lists.sq.set_derived_sizes()
-        lists.sq.rangestat, lists.sq.rangestat_arg = kinds.ScalarQuantizer.RS_meanstd, 4.0
+        lists.sq.rangestat, lists.sq.rangestat_arg = faiss_untyped.ScalarQuantizer.RS_meanstd, 4.0
 
 
-def add(index: faiss.Index, vectors: Vectors, ids: NDArray) -> None:
+def add_vectors(index: faiss.Index, vectors: VectorReader, ids: NDArray) -> None:
     """Add item rows [n] in blocks, their lists found on the GPUs that faiss sees, if it sees any."""
     lists = faiss.try_extract_index_ivf(index)
-    with assigned_by(lists, None if lists is None else on_gpus(lists.quantizer)):
-        for start in range(0, len(ids), BLOCK):
-            block = ids[start : start + BLOCK]
-            index.add_with_ids(finite(vectors, block), block)
+    with override_quantizer(lists, None if lists is None else copy_to_gpus(lists.quantizer)):
+        for start in range(0, len(ids), BLOCK_SIZE):
+            block = ids[start : start + BLOCK_SIZE]
+            index.add_with_ids(finite_vectors(vectors, block), block)
 
 
-def on_gpus(flat: faiss.Index) -> faiss.Index | None:
+def copy_to_gpus(flat: faiss.Index) -> faiss.Index | None:
     """A copy on all GPUs; None where there is none, or faiss cannot use it."""
     if not faiss.get_num_gpus():
         return None
     try:
-        return kinds.index_cpu_to_all_gpus(flat)
+        return faiss_untyped.index_cpu_to_all_gpus(flat)
     except RuntimeError as error:
         print(f"\nwarning: faiss cannot use the GPU, the CPU goes on: {error}", flush=True)
         return None
 
 
 @contextmanager
-def assigned_by(lists: faiss.IndexIVF | None, quantizer: faiss.Index | None) -> Iterator[None]:
+def override_quantizer(lists: faiss.IndexIVF | None, quantizer: faiss.Index | None) -> Iterator[None]:
     """Within, `quantizer` chooses the lists of an inverted file in place of its own; None for no change."""
     if lists is None or quantizer is None:
         yield
@@ -132,7 +135,9 @@ def assigned_by(lists: faiss.IndexIVF | None, quantizer: faiss.Index | None) -> 
         lists.quantizer = own
 
 
-def written(empty: faiss.Index, vectors: Vectors, ids: NDArray, folder: Path, shards: int = 1) -> list[Path]:
+def write_shards(
+    empty: faiss.Index, vectors: VectorReader, ids: NDArray, folder: Path, shards: int = 1
+) -> list[Path]:
     """Files of `shards` indexes in `folder`, which deal the item rows `ids` [n] out between them.
 
     All start as `empty`, so that together they answer as one would. One is in memory at a time.
@@ -140,17 +145,17 @@ def written(empty: faiss.Index, vectors: Vectors, ids: NDArray, folder: Path, sh
     names = ["index.faiss"] if shards == 1 else [f"index-{shard:03d}.faiss" for shard in range(shards)]
     for shard, name in enumerate(names):
         index = faiss.clone_index(empty)
-        add(index, vectors, ids[shard::shards])
+        add_vectors(index, vectors, ids[shard::shards])
         faiss.write_index(index, str(folder / name))
     return [folder / name for name in names]
 
 
-def opened(files: Sequence[Path]) -> list[faiss.Index]:
+def read_shards(files: Sequence[Path]) -> list[faiss.Index]:
     """The shards of `written` as serving opens them."""
     return [read_index(str(file)) for file in files]
 
 
-def imbalance(shards: Sequence[faiss.Index]) -> float | None:
+def imbalance_factor(shards: Sequence[faiss.Index]) -> float | None:
     """How unevenly the lists are filled: vectors that a query meets in a list, over those of even lists;
     1 at best. None for graphs."""
     lists: list[Any] = [faiss.try_extract_index_ivf(index) for index in shards]
@@ -160,7 +165,7 @@ def imbalance(shards: Sequence[faiss.Index]) -> float | None:
     return round(len(sizes) * float((sizes**2).sum()) / max(float(sizes.sum()) ** 2, 1), 3)
 
 
-def finite(vectors: Vectors, rows: NDArray) -> NDArray:
+def finite_vectors(vectors: VectorReader, rows: NDArray) -> NDArray:
     """Vectors [n, D] float32 of item rows [n]. Raises ValueError for one that is not finite."""
     found = vectors(rows)
     if not np.isfinite(found).all():
@@ -171,20 +176,20 @@ def finite(vectors: Vectors, rows: NDArray) -> NDArray:
     return found
 
 
-def exact(vectors: Vectors, ids: NDArray, queries: NDArray, k: int = RECALL_AT) -> NDArray:
+def exact_search(vectors: VectorReader, ids: NDArray, queries: NDArray, k: int = RECALL_AT) -> NDArray:
     """The rows [q, min(k, n)] of `ids` [n] with the largest inner products, block by block."""
     asked = torch.from_numpy(queries)
     score, row = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-    for start in range(0, len(ids), BLOCK):
-        block = ids[start : start + BLOCK]
-        score = torch.cat([score, asked @ torch.from_numpy(finite(vectors, block)).T], dim=1)
+    for start in range(0, len(ids), BLOCK_SIZE):
+        block = ids[start : start + BLOCK_SIZE]
+        score = torch.cat([score, asked @ torch.from_numpy(finite_vectors(vectors, block)).T], dim=1)
         row = torch.cat([row, torch.from_numpy(block).expand(len(queries), -1)], dim=1)
         score, best = score.topk(min(k, score.shape[1]), dim=1)
         row = row.gather(1, best)
     return row.numpy()
 
 
-def measure(index: ItemIndex, queries: NDArray, truth: NDArray) -> Measured:
+def measure_search(index: ItemIndex, queries: NDArray, truth: NDArray) -> SearchMetrics:
     """Recall against `truth` [q, k] and milliseconds, as in serving: one query at a time, one thread."""
     threads = faiss.omp_get_max_threads(), torch.get_num_threads()
     faiss.omp_set_num_threads(1)
@@ -199,37 +204,43 @@ def measure(index: ItemIndex, queries: NDArray, truth: NDArray) -> Measured:
     finally:
         faiss.omp_set_num_threads(threads[0])
         torch.set_num_threads(threads[1])
-    return Measured(float(np.mean(found)), float(np.percentile(taken, 50)), float(np.percentile(taken, 99)))
+    return SearchMetrics(
+        float(np.mean(found)), float(np.percentile(taken, 50)), float(np.percentile(taken, 99))
+    )
 
 
-def settle(index: ItemIndex, queries: NDArray, truth: NDArray, target: float, refine: float = 1.0) -> Tried:
+def tune_search_params(
+    index: ItemIndex, queries: NDArray, truth: NDArray, target_recall: float, refine: float = 1.0
+) -> SweepPoints:
     """Efforts that were tried for recall `target`, the chosen one last.
 
     The fewest probes that reach it, then the smallest margin at twice as many, whichever is faster: a query
     in a dense place is done with fewer lists, one further out needs more. An index that misses the target
     keeps the probes from where on more of them found nothing new.
     """
-    tried: Tried = []
+    tried: SweepPoints = []
 
-    def reaches(effort: Effort) -> bool:
-        tried.append((effort, measure(index.at(effort), queries, truth)))
-        return tried[-1][1].recall >= target
+    def reaches(effort: SearchParams) -> bool:
+        tried.append((effort, measure_search(index.with_search_params(effort), queries, truth)))
+        return tried[-1][1].recall >= target_recall
 
     def useless() -> bool:
-        return len(tried) > 1 and 0 < tried[-1][1].recall < tried[-2][1].recall + PLATEAU
+        return len(tried) > 1 and 0 < tried[-1][1].recall < tried[-2][1].recall + MIN_RECALL_GAIN
 
     graph = index.centroids is None
-    least, most = (truth.shape[1], 16 * truth.shape[1]) if graph else (1, index.most())
-    probes = smallest(least, most, lambda probes: reaches(Effort(probes, refine=refine)), useless)
+    least, most = (truth.shape[1], 16 * truth.shape[1]) if graph else (1, index.max_probes())
+    probes = exponential_search(
+        least, most, lambda probes: reaches(SearchParams(probes, refine_factor=refine)), useless
+    )
     fixed = next(pair for pair in reversed(tried) if pair[0].probes == probes)
     best = fixed
-    if not graph and fixed[1].recall >= target and probes > 1:
+    if not graph and fixed[1].recall >= target_recall and probes > 1:
         wide = min(2 * probes, most)
-        near, _ = index.chosen(queries, wide, math.inf)
+        near, _ = index.probe_lists(queries, wide, math.inf)
         low, high = 0.0, float((near[:, 0] - near[:, -1]).max())
         for _ in range(MARGIN_STEPS):
             middle = (low + high) / 2
-            if reaches(Effort(wide, middle, refine)):
+            if reaches(SearchParams(wide, middle, refine)):
                 high = middle
                 best = min(best, tried[-1], key=lambda pair: pair[1].p50_ms)
             else:
@@ -237,19 +248,22 @@ def settle(index: ItemIndex, queries: NDArray, truth: NDArray, target: float, re
     return [*tried, best]
 
 
-def smallest(
-    least: int, most: int, reaches: Callable[[int], bool], useless: Callable[[], bool] = lambda: False
+def exponential_search(
+    least: int,
+    most: int,
+    meets_target: Callable[[int], bool],
+    has_plateaued: Callable[[], bool] = lambda: False,
 ) -> int:
     """The smallest number of `least` to `most` that reaches; if none does, `most` or the first useless one.
 
     Doubles until it does, then halves the bracket down to a sixteenth, which is below the noise of timing.
     """
     low, high = 0, least
-    while not reaches(high):
-        if high >= most or useless():
+    while not meets_target(high):
+        if high >= most or has_plateaued():
             return high
         low, high = high, min(2 * high, most)
     while high - low > max(1, high // 16):
         middle = (low + high) // 2
-        low, high = (low, middle) if reaches(middle) else (middle, high)
+        low, high = (low, middle) if meets_target(middle) else (middle, high)
     return high

@@ -17,9 +17,17 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from exporting.index.build import Measured, Vectors, imbalance, opened, settle, trained, written
-from reporting.index_page import front
-from serving.storage.vector_index import Effort, ItemIndex, centroids_of
+from exporting.index.build import (
+    SearchMetrics,
+    VectorReader,
+    imbalance_factor,
+    read_shards,
+    train_index,
+    tune_search_params,
+    write_shards,
+)
+from reporting.index_page import pareto_front
+from serving.storage.vector_index import ItemIndex, SearchParams, ivf_centroids
 
 FACTORIES = {
     "flat": "IVF1,Flat",
@@ -30,141 +38,141 @@ FACTORIES = {
     "ivf_rabitq": "IVF{nlist},RaBitQ",
     "hnsw_sq8": "IDMap2,HNSW16_SQ8",
 }
-REFINED = {"ivf_pq": (2.0, 4.0, 8.0), "ivf_rabitq": (2.0, 4.0, 8.0)}
-TARGETS = ("recall", "p99_ms", "bytes_per_vector")
-SMALL = 5_000  # items below which there are no lists to search, so nothing to miss
+REFINE_FACTORS = {"ivf_pq": (2.0, 4.0, 8.0), "ivf_rabitq": (2.0, 4.0, 8.0)}
+TARGET_METRICS = ("recall", "p99_ms", "bytes_per_vector")
+MIN_ITEMS_FOR_LISTS = 5_000  # items below which there are no lists to search, so nothing to miss
 
 
 @dataclass(frozen=True)
-class Choice:
+class IndexTrial:
     """One index at one effort, with what it costs."""
 
     family: str
-    effort: Effort
-    measured: Measured
+    search_params: SearchParams
+    metrics: SearchMetrics
     bytes_per_vector: float
     build_s: float
 
-    def row(self) -> dict[str, Any]:
+    def to_row(self) -> dict[str, Any]:
         """For a table: one figure a column."""
-        effort = [f"probes {self.effort.probes}"]
-        if not np.isinf(self.effort.margin):
-            effort.append(f"margin {self.effort.margin:.3f}")
-        if self.effort.refine > 1:
-            effort.append(f"refine {self.effort.refine:g}")
+        effort = [f"probes {self.search_params.probes}"]
+        if not np.isinf(self.search_params.centroid_margin):
+            effort.append(f"margin {self.search_params.centroid_margin:.3f}")
+        if self.search_params.refine_factor > 1:
+            effort.append(f"refine {self.search_params.refine_factor:g}")
         return {
             "system": self.family,
             "params": ", ".join(effort),
-            **{name: round(value, 4) for name, value in self.measured._asdict().items()},
+            **{name: round(value, 4) for name, value in self.metrics._asdict().items()},
             "bytes_per_vector": round(self.bytes_per_vector, 1),
             "build_s": round(self.build_s, 1),
         }
 
 
-class Tuned(NamedTuple):
+class TuningResult(NamedTuple):
     """The index that was chosen, and all that were tried."""
 
     files: list[Path]  # of its shards
-    choice: Choice
-    tried: list[Choice]
-    missed: str  # which targets are missed and by how much; "" if none
+    best_trial: IndexTrial
+    trials: list[IndexTrial]
+    missed_targets: str  # which targets are missed and by how much; "" if none
 
 
-def tune(
-    vectors: Vectors,
+def tune_index(
+    vectors: VectorReader,
     packed: NDArray,
     ids: NDArray,
     queries: NDArray,
     truth: NDArray,
     cfg: DictConfig,
     folder: Path,
-) -> Tuned:
+) -> TuningResult:
     """Build `cfg.families` in `folder`, find the least effort of each for `cfg.recall`, and choose.
 
     `vectors` are indexed; `packed` [N+1, D+8] uint8 are what a refined order reads; `ids` [n] the item rows
     to index, `queries` [q, D] float32 and `truth` [q, k] what exact search finds. `cfg` is the `index`
     config. Raises ValueError for a family that there is not, or a number of shards below one.
     """
-    families = list(cfg.families) if len(ids) >= SMALL else ["flat_sq8"]
+    families = list(cfg.families) if len(ids) >= MIN_ITEMS_FOR_LISTS else ["flat_sq8"]
     unknown = [name for name in families if name not in FACTORIES]
     if unknown:
         raise ValueError(f"index.families: {', '.join(unknown)}: expected {', '.join(FACTORIES)}")
     if cfg.shards < 1:
         raise ValueError(f"index.shards is {cfg.shards}: expected 1 or more")
-    tried: list[Choice] = []
-    best: tuple[Choice, list[Path]] | None = None
+    tried: list[IndexTrial] = []
+    best: tuple[IndexTrial, list[Path]] | None = None
     centroids: NDArray | None = None
     shown = tqdm(families, desc="index", unit="family", disable=len(families) == 1)
     for family in shown:
         shown.set_postfix_str(family)
         started = time.monotonic()
-        empty = trained(vectors, ids, FACTORIES[family], centroids)
+        empty = train_index(vectors, ids, FACTORIES[family], centroids)
         if "{nlist}" in FACTORIES[family]:
-            centroids = centroids_of(faiss.extract_index_ivf(empty))  # of every family with as many lists
+            centroids = ivf_centroids(faiss.extract_index_ivf(empty))  # of every family with as many lists
         place = folder / family
         place.mkdir(parents=True)
-        files = written(empty, vectors, ids, place, cfg.shards)
+        files = write_shards(empty, vectors, ids, place, cfg.shards)
         seconds = time.monotonic() - started
         own = sum(file.stat().st_size for file in files) / len(ids)
-        for refine in REFINED.get(family, (1.0,)):
+        for refine in REFINE_FACTORS.get(family, (1.0,)):
             size = own + (packed.shape[1] if refine > 1 else 0)  # with the int8 vectors that it reads
-            index = ItemIndex(opened(files), packed, Effort(1))
-            for effort, measured in settle(index, queries, truth, cfg.recall, refine):
-                tried.append(Choice(family, effort, measured, size, seconds))
+            index = ItemIndex(read_shards(files), packed, SearchParams(1))
+            for effort, measured in tune_search_params(index, queries, truth, cfg.recall, refine):
+                tried.append(IndexTrial(family, effort, measured, size, seconds))
             # The last is the one that was settled on; only such may be chosen.
-            if best is None or cost(tried[-1], cfg) < cost(best[0], cfg):
+            if best is None or trial_cost(tried[-1], cfg) < trial_cost(best[0], cfg):
                 best = tried[-1], files
     assert best is not None
     choice, files = best
-    return Tuned(files, choice, tried, missed(choice, cfg))
+    return TuningResult(files, choice, tried, missed_targets(choice, cfg))
 
 
-def cost(choice: Choice, cfg: DictConfig) -> tuple[float, float]:
+def trial_cost(choice: IndexTrial, cfg: DictConfig) -> tuple[float, float]:
     """What is compared: the shares by which targets are missed, together, then milliseconds."""
-    short = max(0.0, 1 - choice.measured.recall / cfg.recall)
-    slow = max(0.0, choice.measured.p99_ms / cfg.p99_ms - 1) if cfg.p99_ms else 0.0
+    short = max(0.0, 1 - choice.metrics.recall / cfg.recall)
+    slow = max(0.0, choice.metrics.p99_ms / cfg.p99_ms - 1) if cfg.p99_ms else 0.0
     large = max(0.0, choice.bytes_per_vector / cfg.bytes_per_vector - 1) if cfg.bytes_per_vector else 0.0
-    return short + slow + large, choice.measured.p50_ms
+    return short + slow + large, choice.metrics.p50_ms
 
 
-def missed(choice: Choice, cfg: DictConfig) -> str:
+def missed_targets(choice: IndexTrial, cfg: DictConfig) -> str:
     """The targets that a choice misses, as a sentence."""
     found = []
-    if choice.measured.recall < cfg.recall:
-        found.append(f"recall {choice.measured.recall:.4f} < {cfg.recall}")
-    if cfg.p99_ms and choice.measured.p99_ms > cfg.p99_ms:
-        found.append(f"p99 {choice.measured.p99_ms:.2f} ms > {cfg.p99_ms}")
+    if choice.metrics.recall < cfg.recall:
+        found.append(f"recall {choice.metrics.recall:.4f} < {cfg.recall}")
+    if cfg.p99_ms and choice.metrics.p99_ms > cfg.p99_ms:
+        found.append(f"p99 {choice.metrics.p99_ms:.2f} ms > {cfg.p99_ms}")
     if cfg.bytes_per_vector and choice.bytes_per_vector > cfg.bytes_per_vector:
         found.append(f"{choice.bytes_per_vector:.1f} bytes per vector > {cfg.bytes_per_vector}")
     return ", ".join(found)
 
 
-def rows(tuned: Tuned) -> list[dict[str, Any]]:
+def trial_rows(tuned: TuningResult) -> list[dict[str, Any]]:
     """All that was tried, the choice marked, as `reporting.index_page` draws it."""
-    return [{**one.row(), "chosen": one is tuned.choice} for one in tuned.tried]
+    return [{**one.to_row(), "chosen": one is tuned.best_trial} for one in tuned.trials]
 
 
-def about(tuned: Tuned, cfg: DictConfig) -> dict[str, Any]:
+def index_manifest(tuned: TuningResult, cfg: DictConfig) -> dict[str, Any]:
     """What the manifest says of the index: how it is searched, what it was chosen by, and the proof."""
-    choice, shards = tuned.choice, opened(tuned.files)
+    choice, shards = tuned.best_trial, read_shards(tuned.files)
     lists = faiss.try_extract_index_ivf(shards[0])
-    targets = {name: cfg[name] for name in TARGETS}
+    targets = {name: cfg[name] for name in TARGET_METRICS}
     return {
         "name": cfg.name,
         "files": [file.name for file in tuned.files],
         "vectors": sum(index.ntotal for index in shards),
         "nlist": None if lists is None else lists.nlist,
-        "imbalance": imbalance(shards),
-        **choice.row(),
-        **choice.effort.to_json(),
+        "imbalance": imbalance_factor(shards),
+        **choice.to_row(),
+        **choice.search_params.to_json(),
         "targets": targets,
-        "missed": tuned.missed,
+        "missed": tuned.missed_targets,
         # Updates change all of these.
         "built": {
-            "recall": choice.row()["recall"],
-            "imbalance": imbalance(shards),
+            "recall": choice.to_row()["recall"],
+            "imbalance": imbalance_factor(shards),
             "vectors": sum(index.ntotal for index in shards),
         },
         "queries": int(cfg.queries),
-        "pareto": front([one.row() for one in tuned.tried]),
+        "pareto": pareto_front([one.to_row() for one in tuned.trials]),
     }

@@ -19,50 +19,62 @@ from omegaconf import DictConfig, OmegaConf
 
 from data import item_changes
 from data.errors import DataError
-from exporting.assemble import Indexed, assemble, step
-from exporting.export import LEDGER, indexed_rows, tuned, validation_queries
-from exporting.index.build import add, exact, imbalance, measure, opened, unpacked
-from exporting.opened_run import ExportError, Trained, find_run, item_tower, open_trained
-from exporting.updates.catalog import restocked, rows_of
+from exporting.assemble import BuiltIndex, assemble_bundle, timed_step
+from exporting.export import (
+    ITEM_UPDATES_FILE,
+    available_item_rows,
+    build_tuned_index,
+    validation_query_vectors,
+)
+from exporting.index.build import (
+    add_vectors,
+    exact_search,
+    imbalance_factor,
+    int8_vector_reader,
+    measure_search,
+    read_shards,
+)
+from exporting.opened_run import ExportError, TrainedRun, find_run, load_item_tower, load_trained_run
+from exporting.updates.catalog import update_run, updated_item_rows
 from serving.storage.bundle import (
     BundleError,
-    check_hash,
     index_files,
     read_arrow,
     read_manifest,
+    verify_checksum,
     version_folder,
 )
-from serving.storage.vector_index import Effort, ItemIndex
-from training.stage_folders import hold
+from serving.storage.vector_index import ItemIndex, SearchParams
+from training.stage_folders import lock_folder
 
-FIXED = ("hnsw_sq8",)  # families that cannot take items out
+APPEND_ONLY_FAMILIES = ("hnsw_sq8",)  # families that cannot take items out
 
 
-class Limits(NamedTuple):
+class DegradationLimits(NamedTuple):
     """What an index may lose by updates before a rebuild is advised."""
 
-    recall_loss: float = 0.01  # of recall@300
-    imbalance: float = 1.5  # times the imbalance of its lists
-    growth: float = 2.0  # times the vectors, for which it has too few lists then
+    max_recall_loss: float = 0.01  # of recall@300
+    max_imbalance_ratio: float = 1.5  # times the imbalance of its lists
+    max_growth_ratio: float = 2.0  # times the vectors, for which it has too few lists then
 
 
-LIMITS = Limits()
+DEFAULT_LIMITS = DegradationLimits()
 
 
-class Moved(NamedTuple):
+class IndexDelta(NamedTuple):
     """Item rows [n] int64 that leave the index and that enter it; one whose vector changed does both."""
 
-    out: NDArray
-    into: NDArray
+    removed_rows: NDArray
+    added_rows: NDArray
 
 
-def update(
+def update_bundle(
     root: Path,
     items: Path | None,
     run: str | None = None,
     tracking_uri: str = "",
     rebuild: bool = False,
-    limits: Limits = LIMITS,
+    limits: DegradationLimits = DEFAULT_LIMITS,
 ) -> Path:
     """Publish the bundle in `root` with the changed `items` of a file; returns the folder of the version.
 
@@ -76,10 +88,11 @@ def update(
         folder = version_folder(root)
         about = read_manifest(folder)
         for name, digest in about["files"].items():
-            check_hash(folder / name, digest)  # what is damaged must not be published again
-        before = ledger_of(folder)
-        ledger = item_changes.merged(
-            before, item_changes.read(items) if items else item_changes.SCHEMA.empty_table()
+            verify_checksum(folder / name, digest)  # what is damaged must not be published again
+        before = read_item_updates(folder)
+        ledger = item_changes.merge_item_updates(
+            before,
+            item_changes.read_item_updates(items) if items else item_changes.ITEM_UPDATE_SCHEMA.empty_table(),
         )
     except (BundleError, DataError) as error:
         raise ExportError(str(error)) from error
@@ -91,50 +104,50 @@ def update(
     settings = OmegaConf.create(about["export"].get("settings", {}))
     if not {"index", "slate", "ranked", "verify"} <= settings.keys():
         raise ExportError(f"{folder} was exported by an older release: export again, python export.py")
-    with step("run"):
-        trained = open_trained(run_of(about, run, tracking_uri))
-        after = restocked(trained, item_tower(trained), ledger)
-        moved = compared(folder, after, rows_of(after.items, ledger))
+    with timed_step("run"):
+        trained = load_trained_run(find_training_run(about, run, tracking_uri))
+        after = update_run(trained, load_item_tower(trained), ledger)
+        moved = index_delta(folder, after, updated_item_rows(after.items, ledger))
 
-    def index_in(target: Path) -> Indexed:
-        pq.write_table(ledger, target / LEDGER)
-        if rebuild or about["index"]["system"] in FIXED:
+    def index_in(target: Path) -> BuiltIndex:
+        pq.write_table(ledger, target / ITEM_UPDATES_FILE)
+        if rebuild or about["index"]["system"] in APPEND_ONLY_FAMILIES:
             if not rebuild:
                 settings.index.families = [about["index"]["system"]]
-            return tuned(after, settings.index, target)
-        return carried_over(folder, about, after, moved, settings.index, target)
+            return build_tuned_index(after, settings.index, target)
+        return update_index(folder, about, after, moved, settings.index, target)
 
     locks: list[IO[str]] = []
 
     def still_current(_: Path) -> None:
-        locks.append(hold(root))  # until it is published
+        locks.append(lock_folder(root))  # until it is published
         if version_folder(root) != folder:
             raise ExportError("another version was published meanwhile; run the update again")
 
     notes = {name: about["export"][name] for name in ("key", "settings")} | {"updated": about["version"]}
     try:
-        made = assemble(after, settings, root, index_in, notes, still_current)
+        made = assemble_bundle(after, settings, root, index_in, notes, still_current)
     except (BundleError, ValueError) as error:
         raise ExportError(str(error)) from error
     finally:
         for lock in locks:
             lock.close()
     print(
-        f"{len(moved.into):,} items entered the index and {len(moved.out):,} left it since "
+        f"{len(moved.added_rows):,} items entered the index and {len(moved.removed_rows):,} left it since "
         f"{about['version']}; {len(ledger):,} changed since the training"
     )
-    if worn := drift(read_manifest(made)["index"], limits):
+    if worn := index_degradation(read_manifest(made)["index"], limits):
         print(f"warning: {worn}: build the index anew, python export.py update --bundle {root} --rebuild")
     return made
 
 
-def ledger_of(folder: Path) -> pa.Table:
+def read_item_updates(folder: Path) -> pa.Table:
     """All changes since the training; none in a bundle that was never updated."""
-    file = folder / LEDGER
-    return pq.read_table(file) if file.is_file() else item_changes.SCHEMA.empty_table()
+    file = folder / ITEM_UPDATES_FILE
+    return pq.read_table(file) if file.is_file() else item_changes.ITEM_UPDATE_SCHEMA.empty_table()
 
 
-def run_of(about: dict[str, Any], run: str | None, tracking_uri: str) -> Path:
+def find_training_run(about: dict[str, Any], run: str | None, tracking_uri: str) -> Path:
     """The folder of the run that a bundle was made from. Raises ExportError for another one."""
     name = about["run"]["folder"]
     found = find_run(run or str(Path(about["run"]["config"]["paths"]["runs"]) / name), tracking_uri)
@@ -143,7 +156,7 @@ def run_of(about: dict[str, Any], run: str | None, tracking_uri: str) -> Path:
     return found
 
 
-def compared(folder: Path, after: Trained, changed: NDArray) -> Moved:
+def index_delta(folder: Path, after: TrainedRun, changed: NDArray) -> IndexDelta:
     """What moves from the version in `folder` to `after`, whose item rows `changed` [n] the ledger names.
 
     Raises ExportError where other items differ, too.
@@ -163,26 +176,28 @@ def compared(folder: Path, after: Trained, changed: NDArray) -> Moved:
         )
     was, now = np.zeros(len(vectors), bool), after.catalog.available.numpy()
     was[:count] = items["available"].to_numpy()
-    return Moved(np.flatnonzero(was & (differs | ~now)), np.flatnonzero(now & (differs | ~was)))
+    return IndexDelta(np.flatnonzero(was & (differs | ~now)), np.flatnonzero(now & (differs | ~was)))
 
 
-def carried_over(
-    folder: Path, about: dict[str, Any], after: Trained, moved: Moved, cfg: DictConfig, target: Path
-) -> Indexed:
+def update_index(
+    folder: Path, about: dict[str, Any], after: TrainedRun, moved: IndexDelta, cfg: DictConfig, target: Path
+) -> BuiltIndex:
     """The index of the version in `folder` with what moved, written to `target` and measured again."""
     packed, index = after.catalog.vectors.numpy(), about["index"]
     names = index_files(folder, about)
     for shard, name in enumerate(names):
         found: Any = faiss.read_index(str(folder / name))  # into memory: only there it can be changed
-        found.remove_ids(moved.out)
-        add(found, unpacked(packed), moved.into[shard :: len(names)])
+        found.remove_ids(moved.removed_rows)
+        add_vectors(found, int8_vector_reader(packed), moved.added_rows[shard :: len(names)])
         faiss.write_index(found, str(target / name))
-    files, effort = [target / name for name in names], Effort.of(index)
-    ids, asked = indexed_rows(after), validation_queries(after, cfg.queries)
-    shards = opened(files)
-    measured = measure(ItemIndex(shards, packed, effort), asked, exact(unpacked(packed), ids, asked))
+    files, effort = [target / name for name in names], SearchParams.from_json(index)
+    ids, asked = available_item_rows(after), validation_query_vectors(after, cfg.queries)
+    shards = read_shards(files)
+    measured = measure_search(
+        ItemIndex(shards, packed, effort), asked, exact_search(int8_vector_reader(packed), ids, asked)
+    )
     size = sum(file.stat().st_size for file in files) / len(ids)
-    return Indexed(
+    return BuiltIndex(
         files,
         effort,
         measured,
@@ -190,19 +205,19 @@ def carried_over(
         | {name: round(value, 4) for name, value in measured._asdict().items()}
         | {
             "vectors": len(ids),
-            "imbalance": imbalance(shards),
-            "bytes_per_vector": round(size + (packed.shape[1] if effort.refine > 1 else 0), 1),
+            "imbalance": imbalance_factor(shards),
+            "bytes_per_vector": round(size + (packed.shape[1] if effort.refine_factor > 1 else 0), 1),
         },
     )
 
 
-def drift(index: dict[str, Any], limits: Limits) -> str:
+def index_degradation(index: dict[str, Any], limits: DegradationLimits) -> str:
     """How far an index has come from what it was when it was built; "" inside the limits."""
     built, found = index["built"], []
-    if index["recall"] < built["recall"] - limits.recall_loss:
+    if index["recall"] < built["recall"] - limits.max_recall_loss:
         found.append(f"recall@300 fell from {built['recall']} to {index['recall']}")
-    if index["imbalance"] and index["imbalance"] > limits.imbalance * built["imbalance"]:
+    if index["imbalance"] and index["imbalance"] > limits.max_imbalance_ratio * built["imbalance"]:
         found.append(f"the imbalance of the lists rose from {built['imbalance']} to {index['imbalance']}")
-    if index["vectors"] > limits.growth * built["vectors"]:
+    if index["vectors"] > limits.max_growth_ratio * built["vectors"]:
         found.append(f"its vectors grew from {built['vectors']:,} to {index['vectors']:,}")
     return " and ".join(found)

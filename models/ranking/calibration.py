@@ -7,7 +7,7 @@ from models.ranking.losses import click_loss, gamma_deviance, purchase_loss
 from models.ranking.position_bias import PositionBias
 
 
-class Calibration(nn.Module):
+class HeadCalibration(nn.Module):
     """A line per head in logit (click, conversion) or log (value) space.
 
     Platt scaling (Platt 1999) of the click logit and of the conversion logit, so the purchase probability,
@@ -30,7 +30,7 @@ class Calibration(nn.Module):
         purchased: Tensor,
         value: Tensor,
         position: Tensor | None = None,
-        bias: PositionBias | None = None,
+        position_bias: PositionBias | None = None,
     ) -> None:
         """Minimise each head's own loss: logits [n, 3], labels [n] each. Value keeps its scale.
 
@@ -38,15 +38,15 @@ class Calibration(nn.Module):
         is: so it is p(click | seen) that comes out calibrated, not the mean over the positions of the log.
         A head without both outcomes in the sample keeps what it has: there is nothing to fit to.
         """
-        free = torch.tensor([_mixed(clicked), _mixed(purchased), bool(purchased.any())])
+        free = torch.tensor([_has_both_classes(clicked), _has_both_classes(purchased), bool(purchased.any())])
         optimizer = torch.optim.LBFGS(self.parameters(), max_iter=100, line_search_fn="strong_wolfe")
         mask = torch.stack([free[0], free[1], torch.tensor(False)]).float(), free.float()
 
         def closure() -> Tensor:
             optimizer.zero_grad()
             click, conversion, log_value = self(logits).unbind(1)
-            if bias is not None:
-                click = bias(click, position)
+            if position_bias is not None:
+                click = position_bias(click, position)
             loss = (
                 click_loss(click, clicked)
                 + purchase_loss(click.detach(), conversion, purchased)
@@ -61,5 +61,5 @@ class Calibration(nn.Module):
         optimizer.step(closure)
 
 
-def _mixed(labels: Tensor) -> bool:
+def _has_both_classes(labels: Tensor) -> bool:
     return bool(labels.any()) and not bool(labels.all())

@@ -13,32 +13,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.jagged import gather_segments, offsets_of, rank_in_segment, segment_sum
+from models.jagged import gather_segments, rank_in_segment, segment_offsets, segment_sum
 
 
-def pairwise(score: Tensor, gain: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
+def pairwise_logistic_loss(score: Tensor, gain: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
     """Logistic loss of every pair in which one candidate gained more (RankNet, Burges et al., ICML 2005).
 
     A pair counts by its difference in gain. There are as many pairs as candidates of a checkout times those
     of them with a gain, which are few.
     """
-    better, worse = favoured_pairs(gain, segment, weight)
+    better, worse = preference_pairs(gain, segment, weight)
     counts = weight[better] * weight[worse] * (gain[better] - gain[worse])
     return (counts * F.softplus(score[worse] - score[better])).sum() / counts.sum().clamp_min(1e-6)
 
 
-def listwise_softmax(score: Tensor, gain: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
+def listwise_softmax_loss(score: Tensor, gain: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
     """Cross-entropy of the gains, as shares of their checkout's, and a softmax over the checkout's scores.
 
     Cao et al., ICML 2007 (ListNet, top-one probabilities); Bruch et al., ICTIR 2019, on what it bounds. A
     sampled negative stands for `weight` candidates in the softmax's sum.
     """
-    count = segments(segment)
+    count = segment_count(segment)
     gain = gain * weight
     highest = score.new_full([count], -torch.inf).scatter_reduce(0, segment, score.detach(), "amax")
     terms = weight * (score - highest[segment]).exp()
-    log_sum = total(terms, segment, count).clamp_min(1e-12).log() + highest
-    gains = total(gain, segment, count)
+    log_sum = segment_totals(terms, segment, count).clamp_min(1e-12).log() + highest
+    gains = segment_totals(gain, segment, count)
     share = gain / gains.clamp_min(1e-6)[segment]
     return (share * (log_sum[segment] - score)).sum() / (gains > 0).sum().clamp_min(1)
 
@@ -53,7 +53,7 @@ def lambda_loss(
     of the discounts at the distance of the two ranks; both by the pair's share of the ideal DCG. The rank of
     a candidate is the number of candidates that those above it stand for.
     """
-    better, worse = favoured_pairs(gain, segment, weight)
+    better, worse = preference_pairs(gain, segment, weight)
     rank = weighted_rank(score.detach(), segment, weight)
     near = torch.minimum(rank[better], rank[worse]) < k
     better, worse = better[near], worse[near]
@@ -67,10 +67,10 @@ def lambda_loss(
     return (counts * F.softplus(score[worse] - score[better])).sum() / (best > 0).sum().clamp_min(1)
 
 
-def favoured_pairs(gain: Tensor, segment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def preference_pairs(gain: Tensor, segment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Positions (better, worse) [p] of all pairs of one checkout, both of some weight, one of more gain."""
     better = ((gain > 0) & (weight > 0)).nonzero()[:, 0]
-    worse, owner, _ = gather_segments(offsets_of(segment, segments(segment)), segment[better])
+    worse, owner, _ = gather_segments(segment_offsets(segment, segment_count(segment)), segment[better])
     better = better[owner]
     kept = (gain[worse] < gain[better]) & (weight[worse] > 0)
     return better[kept], worse[kept]
@@ -90,14 +90,16 @@ def weighted_rank(score: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
 def ideal_dcg(gain: Tensor, segment: Tensor, k: int) -> Tensor:
     """The DCG at k of each checkout's candidates in the order of their gain: [B]."""
     rank = rank_in_segment(segment, gain)
-    return total(torch.where(rank < k, gain / torch.log2(rank + 2.0), 0.0), segment, segments(segment))
+    return segment_totals(
+        torch.where(rank < k, gain / torch.log2(rank + 2.0), 0.0), segment, segment_count(segment)
+    )
 
 
-def segments(segment: Tensor) -> int:
+def segment_count(segment: Tensor) -> int:
     """B, up to the last checkout that has a candidate."""
     return int(segment[-1]) + 1 if segment.numel() else 0
 
 
-def total(values: Tensor, segment: Tensor, count: int) -> Tensor:
+def segment_totals(values: Tensor, segment: Tensor, count: int) -> Tensor:
     """Sum of the values of each segment: [n] → [count]."""
     return segment_sum(values.unsqueeze(1), segment, count)[:, 0]

@@ -9,21 +9,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def log_one_minus_exp(log_p: Tensor) -> Tensor:
+def log1mexp(log_p: Tensor) -> Tensor:
     """log(1 - p) from log p < 0, stable at both ends (Mächler 2012, "log(1-exp(-|a|))")."""
     log_p = log_p.clamp_max(-1e-7)
     return torch.where(log_p > -0.6931, torch.log(-torch.expm1(log_p)), torch.log1p(-log_p.exp()))
 
 
-def log_purchase(click: Tensor, conversion: Tensor) -> Tensor:
+def log_purchase_probability(click: Tensor, conversion: Tensor) -> Tensor:
     """log p(purchase) = log p(click) + log p(purchase | click), from two logits (ESMM, Ma et al. 2018)."""
     return F.logsigmoid(click) + F.logsigmoid(conversion)
 
 
-def probabilities(click: Tensor, conversion: Tensor) -> tuple[Tensor, Tensor]:
+def click_and_purchase_probabilities(click: Tensor, conversion: Tensor) -> tuple[Tensor, Tensor]:
     """p(click) and p(purchase) from two logits; p(purchase) ≤ p(click) to the last bit."""
     p = click.sigmoid()
-    return p, torch.minimum(log_purchase(click, conversion).exp(), p)
+    return p, torch.minimum(log_purchase_probability(click, conversion).exp(), p)
 
 
 def weighted_mean(loss: Tensor, weight: Tensor | None) -> Tensor:
@@ -42,8 +42,8 @@ def purchase_loss(
     click: Tensor, conversion: Tensor, purchased: Tensor, weight: Tensor | None = None
 ) -> Tensor:
     """Binary cross-entropy of the purchase probability over all candidates, clicked or not (entire space)."""
-    log_p = log_purchase(click, conversion)
-    return weighted_mean(-(purchased * log_p + (1 - purchased) * log_one_minus_exp(log_p)), weight)
+    log_p = log_purchase_probability(click, conversion)
+    return weighted_mean(-(purchased * log_p + (1 - purchased) * log1mexp(log_p)), weight)
 
 
 def conversion_loss(

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.ranking.losses import log_one_minus_exp
+from models.ranking.losses import log1mexp
 
-FORMS = ("none", "product", "sum")
-STEP = 10.0  # a few numbers have far to go in few steps of an optimizer that is set for thousands of weights
+POSITION_BIAS_FORMS = ("none", "product", "sum")
+BIAS_SCALE = (
+    10.0  # a few numbers have far to go in few steps of an optimizer that is set for thousands of weights
+)
 
 
 class PositionBias(nn.Module):
@@ -39,16 +41,16 @@ class PositionBias(nn.Module):
 
     def forward(self, click: Tensor, position: Tensor) -> Tensor:
         """Logits of a click when seen [n] and positions [n] (1 first, 0 unknown) to those of a click [n]."""
-        bias = STEP * self.bias[(position.clamp_max(self.positions) - 2).clamp_min(0)]
+        bias = BIAS_SCALE * self.bias[(position.clamp_max(self.positions) - 2).clamp_min(0)]
         shown = click + bias
         if self.product:
             log_p = F.logsigmoid(click) + F.logsigmoid(bias)
-            shown = log_p - log_one_minus_exp(log_p)
+            shown = log_p - log1mexp(log_p)
         return torch.where(position > 1, shown, click)
 
     @torch.no_grad()
-    def relative(self, count: int) -> Tensor:
+    def relative_examination(self, count: int) -> Tensor:
         """Of the first `count` positions [count]: p(seen | position), or their odds over the first's."""
-        bias = STEP * self.bias[: count - 1]
+        bias = BIAS_SCALE * self.bias[: count - 1]
         below = bias.sigmoid() if self.product else bias.exp()
         return torch.cat([below.new_ones(1), below])

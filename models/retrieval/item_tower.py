@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.embeddings import EmbeddingTables, Table
+from models.embeddings import EmbeddingTable, EmbeddingTables
 from models.jagged import gather_segments
 from models.schema import Catalog, ItemText
 
@@ -27,7 +27,9 @@ class ItemEncoder(nn.Module):
             compositional embeddings, Shi et al., KDD 2020, section 4).
     """
 
-    trained: Tensor  # [items] bool, items whose id was ever a positive; the others go by what they are like
+    trained_mask: (
+        Tensor  # [items] bool, items whose id was ever a positive; the others go by what they are like
+    )
 
     def __init__(
         self,
@@ -50,14 +52,14 @@ class ItemEncoder(nn.Module):
         super().__init__()
         self.id_dropout = id_dropout
         self.id_rows, self.token_rows, self.hashes = id_rows, token_rows, hashes
-        self.register_buffer("trained", torch.ones(items, dtype=torch.bool))
+        self.register_buffer("trained_mask", torch.ones(items, dtype=torch.bool))
         levels = [f"category_{level}" for level in range(category_levels)]
         self.embeddings = EmbeddingTables(
             [
-                Table("item", id_rows or items, id_dim, ["item"]),
-                Table("category", categories, category_dim, levels),
-                Table("brand", brands, brand_dim, ["brand"]),
-                Table("token", token_rows or tokens, token_dim, ["token"]),
+                EmbeddingTable("item", id_rows or items, id_dim, ["item"]),
+                EmbeddingTable("category", categories, category_dim, levels),
+                EmbeddingTable("brand", brands, brand_dim, ["brand"]),
+                EmbeddingTable("token", token_rows or tokens, token_dim, ["token"]),
             ]
         )
         self.mlp = nn.Sequential(
@@ -73,7 +75,7 @@ class ItemEncoder(nn.Module):
         tokens: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
         """rows, brand, price (0 = unknown) [U]; category [U, L]; tokens (ids, lengths [U], weights)."""
-        rows = rows.masked_fill(~self.trained[rows], 0)
+        rows = rows.masked_fill(~self.trained_mask[rows], 0)
         if self.training and self.id_dropout > 0:
             hidden = torch.rand(rows.shape, device=rows.device) < self.id_dropout
             rows = rows.masked_fill(hidden, 0)  # the unknown item
@@ -82,9 +84,11 @@ class ItemEncoder(nn.Module):
         own, own_lengths, own_weights = rows, one, one.to(price.dtype)
         token, token_lengths, token_weights = tokens
         if self.id_rows is not None:
-            own, own_lengths, own_weights = hashed(own, own_lengths, own_weights, self.id_rows, self.hashes)
+            own, own_lengths, own_weights = hash_bags(
+                own, own_lengths, own_weights, self.id_rows, self.hashes
+            )
         if self.token_rows is not None:
-            token, token_lengths, token_weights = hashed(
+            token, token_lengths, token_weights = hash_bags(
                 token, token_lengths, token_weights, self.token_rows, self.hashes
             )
         pooled = self.embeddings(
@@ -97,8 +101,8 @@ class ItemEncoder(nn.Module):
         return F.normalize(self.mlp(torch.cat([pooled, money], dim=1)).float(), dim=1)  # [U, dim]
 
 
-def hashed(
-    ids: Tensor, lengths: Tensor, weights: Tensor, rows: int, hashes: int
+def hash_bags(
+    ids: Tensor, lengths: Tensor, weights: Tensor, table_rows: int, hashes: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A bag of ids [n] as a bag of `hashes` rows per id, all in one table of `rows`: [n · hashes] each.
 
@@ -109,12 +113,12 @@ def hashed(
     a, b = 1103515245, 12345
     parts: list[Tensor] = []
     for _ in range(hashes):
-        parts.append((1 + (ids * a + b) % prime % (rows - 1)).masked_fill(ids == 0, 0))
+        parts.append((1 + (ids * a + b) % prime % (table_rows - 1)).masked_fill(ids == 0, 0))
         a, b = a * 48271 % prime, (b * 48271 + 11) % prime  # the next member of the family
     return torch.stack(parts, dim=1).flatten(), lengths * hashes, weights.repeat_interleave(hashes)
 
 
-def item_facts(
+def item_encoder_inputs(
     rows: Tensor, catalog: Catalog, text: ItemText, price: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """The arguments of `ItemEncoder.forward` for item rows [U]; `price` [N+1] is the price table to use."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def sampled_softmax(
+def sampled_softmax_loss(
     query: Tensor,
     positive: Tensor,
     negative: Tensor,
@@ -12,11 +12,11 @@ def sampled_softmax(
     negative_id: Tensor,
     owner: Tensor,
     probability: Tensor,
-    uniform: int,
-    items: int,
+    n_uniform: int,
+    n_items: int,
     temperature: float,
-    rows: slice = slice(None),
-    first: int = 0,
+    local_positives: slice = slice(None),
+    first_query: int = 0,
 ) -> Tensor:
     """Softmax over the catalog, estimated from the batch's other positives and uniform negatives.
 
@@ -44,16 +44,18 @@ def sampled_softmax(
     Returns: the sum of this process's losses over P, a scalar: the mean over the positives of all.
     """
     sampled = torch.cat([positive_id, negative_id])  # [P+M]
-    mine = owner[rows]  # [R], R = P in one process
-    scores = query[mine - first] @ torch.cat([positive, negative]).T / temperature  # [R, P+M]
+    mine = owner[local_positives]  # [R], R = P in one process
+    scores = query[mine - first_query] @ torch.cat([positive, negative]).T / temperature  # [R, P+M]
     own = torch.bincount(owner)[mine]  # [R]
     others = (positive_id.numel() - own).to(scores.dtype).unsqueeze(1)  # [R, 1]
-    expected = others * probability[sampled].to(scores.dtype) + uniform / items  # [R, P+M]
+    expected = others * probability[sampled].to(scores.dtype) + n_uniform / n_items  # [R, P+M]
     corrected = scores - expected.clamp_min(1e-20).log()
     from_owner = torch.zeros_like(scores, dtype=torch.bool)
     from_owner[:, : owner.numel()] = mine.unsqueeze(1) == owner.unsqueeze(0)
-    masked = from_owner | (sampled.unsqueeze(0) == positive_id[rows].unsqueeze(1))
+    masked = from_owner | (sampled.unsqueeze(0) == positive_id[local_positives].unsqueeze(1))
     corrected = corrected.masked_fill(masked, -torch.inf)
-    target = scores.diagonal(rows.start or 0)  # the positive itself, uncorrected: always in the sum
+    target = scores.diagonal(
+        local_positives.start or 0
+    )  # the positive itself, uncorrected: always in the sum
     losses = torch.logsumexp(torch.cat([target.unsqueeze(1), corrected], dim=1), dim=1) - target
     return losses.sum() / max(owner.numel(), 1)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.embeddings import pool_rows
-from models.jagged import offsets_of
-from models.retrieval.recent_events import paid, recent
-from models.schema import Query, days
+from models.jagged import segment_offsets
+from models.retrieval.recent_events import known_basket_lines, latest_events
+from models.schema import Query, seconds_to_days
 
 
 class Readout(nn.Module):
@@ -27,11 +27,11 @@ class Readout(nn.Module):
     So an untrained encoder already points at what its bags hold.
     """
 
-    def __init__(self, bags: int, dim: int, attributes: int, hidden: int) -> None:
+    def __init__(self, num_bags: int, dim: int, attributes_dim: int, hidden: int) -> None:
         super().__init__()
-        self.mix = nn.Parameter(torch.full([bags], 1.0 / bags))
+        self.bag_weights = nn.Parameter(torch.full([num_bags], 1.0 / num_bags))
         self.mlp = nn.Sequential(
-            nn.Linear(bags * dim + attributes + 6, hidden), nn.ReLU(), nn.Linear(hidden, dim)
+            nn.Linear(num_bags * dim + attributes_dim + 6, hidden), nn.ReLU(), nn.Linear(hidden, dim)
         )
 
     def forward(self, bags: list[Tensor], query: Query, attributes: Tensor, events: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Readout(nn.Module):
         facts = [counts, time_of_week(query.ts).to(attributes.dtype), attributes]
         out = self.mlp(torch.cat(bags + facts, dim=1))  # [B, D]
         for i, bag in enumerate(bags):
-            out = out + self.mix[i] * bag
+            out = out + self.bag_weights[i] * bag
         return F.normalize(out, dim=1)
 
 
@@ -59,7 +59,7 @@ class MeanEncoder(nn.Module):
     def __init__(
         self,
         dim: int,
-        attributes: int,
+        attributes_dim: int,
         hidden: int = 256,
         max_events: int = 256,
         half_lives: tuple[float, ...] = (3.0, 21.0, 120.0),
@@ -67,16 +67,16 @@ class MeanEncoder(nn.Module):
         super().__init__()
         self.max_events = max_events
         self.half_lives = list(half_lives)
-        self.readout = Readout(len(half_lives) + 1, dim, attributes, hidden)
+        self.readout = Readout(len(half_lives) + 1, dim, attributes_dim, hidden)
 
     def forward(
         self, query: Query, vectors: Tensor, history: Tensor, basket: Tensor, attributes: Tensor
     ) -> Tensor:
         """Unit vectors [B, D]; see the top of this file."""
-        position, checkout = recent(query, self.max_events)
-        offsets = offsets_of(checkout, query.ts.numel())
+        position, checkout = latest_events(query, self.max_events)
+        offsets = segment_offsets(checkout, query.ts.numel())
         past = query.history_ts.index_select(0, position)
-        age = days(query.ts.index_select(0, checkout) - past)  # [n]
+        age = seconds_to_days(query.ts.index_select(0, checkout) - past)  # [n]
         row = history.index_select(0, position)
         bags: list[Tensor] = []
         for half_life in self.half_lives:
@@ -90,14 +90,14 @@ class MeanEncoder(nn.Module):
 
 def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:
     """Mean vector of the known items just paid [B, D], zeros for none; `basket` [ΣK] rows of `vectors`."""
-    position, checkout = paid(query)
-    offsets = offsets_of(checkout, query.ts.numel())
+    position, checkout = known_basket_lines(query)
+    offsets = segment_offsets(checkout, query.ts.numel())
     weight = 1.0 / (offsets[1:] - offsets[:-1]).index_select(0, checkout).to(torch.float32)
     return pool_rows(vectors, basket.index_select(0, position), offsets, weight)
 
 
 def time_of_week(ts: Tensor) -> Tensor:
     """Unix seconds [B] to sine and cosine of the hour of day and the day of week: [B, 4]."""
-    day = days(ts % 86_400) * (2 * math.pi)
-    week = days(ts % 604_800) * (2 * math.pi / 7)
+    day = seconds_to_days(ts % 86_400) * (2 * math.pi)
+    week = seconds_to_days(ts % 604_800) * (2 * math.pi / 7)
     return torch.stack([day.sin(), day.cos(), week.sin(), week.cos()], dim=1)

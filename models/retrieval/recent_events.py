@@ -5,41 +5,41 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.jagged import offsets_of, segment_ids
-from models.schema import KINDS, Query, days
+from models.jagged import segment_ids, segment_offsets
+from models.schema import HISTORY_KINDS, Query, seconds_to_days
 
-PAID = len(KINDS)  # the kind of a line just paid, behind those of the history
-EVENT_FACTS = 3 + PAID + 1  # columns of Events.facts
+BASKET_KIND = len(HISTORY_KINDS)  # the kind of a line just paid, behind those of the history
+N_EVENT_FEATURES = 3 + BASKET_KIND + 1  # columns of Events.facts
 
 
-class Events(NamedTuple):
+class EventSequence(NamedTuple):
     """n events of B checkouts: by checkout, oldest first, the lines just paid last."""
 
     checkout: Tensor  # [n] int64, ascending
-    row: Tensor  # [n] int64, where the event's item vector stands
+    vector_row: Tensor  # [n] int64, where the event's item vector stands
     age: Tensor  # [n] float32, days
-    facts: Tensor  # [n, EVENT_FACTS] float32: log age, log quantity, log price, one-hot kind
+    features: Tensor  # [n, EVENT_FACTS] float32: log age, log quantity, log price, one-hot kind
 
 
-def forget(query: Query, hidden: Tensor) -> Query:
+def mask_users(query: Query, user_mask: Tensor) -> Query:
     """The same checkouts, those that are `hidden` [B] bool by users of whom nothing is known.
 
     No history, and every profile code unknown; basket and context stay.
     """
     checkout = segment_ids(query.history_offsets)
-    kept = ~hidden[checkout]
+    kept = ~user_mask[checkout]
     return query._replace(
-        history_offsets=offsets_of(checkout[kept], query.ts.numel()),
+        history_offsets=segment_offsets(checkout[kept], query.ts.numel()),
         history_item=query.history_item[kept],
         history_ts=query.history_ts[kept],
         history_kind=query.history_kind[kept],
         history_quantity=query.history_quantity[kept],
         history_price=query.history_price[kept],
-        profile=query.profile.masked_fill(hidden.unsqueeze(1), 0),
+        profile=query.profile.masked_fill(user_mask.unsqueeze(1), 0),
     )
 
 
-def recent(query: Query, limit: int) -> tuple[Tensor, Tensor]:
+def latest_events(query: Query, limit: int) -> tuple[Tensor, Tensor]:
     """Each checkout's latest `limit` events: positions in the flat history [n] and their checkouts [n].
 
     What is dated after the checkout does not exist. An unknown item takes its place among the latest but is
@@ -48,35 +48,37 @@ def recent(query: Query, limit: int) -> tuple[Tensor, Tensor]:
     checkout = segment_ids(query.history_offsets)  # [ΣH]
     position = (query.history_ts <= query.ts.index_select(0, checkout)).nonzero()[:, 0]
     checkout = checkout.index_select(0, position)
-    ends = offsets_of(checkout, query.ts.numel())[1:]  # [B]
+    ends = segment_offsets(checkout, query.ts.numel())[1:]  # [B]
     place = torch.arange(position.numel(), device=position.device)
     latest = ends.index_select(0, checkout) - place <= limit
     kept = (latest & (query.history_item.index_select(0, position) > 0)).nonzero()[:, 0]
     return position.index_select(0, kept), checkout.index_select(0, kept)
 
 
-def paid(query: Query) -> tuple[Tensor, Tensor]:
+def known_basket_lines(query: Query) -> tuple[Tensor, Tensor]:
     """The lines just paid whose item is known: positions in the flat basket [n] and their checkouts [n]."""
     position = (query.basket_item > 0).nonzero()[:, 0]
     return position, segment_ids(query.basket_offsets).index_select(0, position)
 
 
-def sequence(query: Query, history: Tensor, basket: Tensor, limit: int, paid_kind: int) -> Events:
+def event_sequence(
+    query: Query, history: Tensor, basket: Tensor, limit: int, basket_kind: int
+) -> EventSequence:
     """The latest `limit` events and the basket, joined.
 
     `history` [ΣH] and `basket` [ΣK] say where the item vector of each event and line stands; `paid_kind` is
     PAID (TorchScript reads no constants of a module).
     """
-    past, past_checkout = recent(query, limit)
-    line, line_checkout = paid(query)
+    past, past_checkout = latest_events(query, limit)
+    line, line_checkout = known_basket_lines(query)
     checkout = torch.cat([past_checkout, line_checkout])
     order = torch.argsort(checkout, stable=True)
-    age = days(query.ts[past_checkout] - query.history_ts[past])
+    age = seconds_to_days(query.ts[past_checkout] - query.history_ts[past])
     age = torch.cat([age, torch.zeros_like(query.basket_price[line])])
-    kind = torch.cat([query.history_kind[past], torch.full_like(line, paid_kind)])
+    kind = torch.cat([query.history_kind[past], torch.full_like(line, basket_kind)])
     quantity = torch.cat([query.history_quantity[past], query.basket_quantity[line]])
     price = torch.cat([query.history_price[past], query.basket_price[line]])
-    kinds = torch.arange(paid_kind + 1, device=kind.device)
+    kinds = torch.arange(basket_kind + 1, device=kind.device)
     facts = torch.cat(
         [
             torch.stack([torch.log1p(age), torch.log1p(quantity), torch.log1p(price)], dim=1),
@@ -85,4 +87,4 @@ def sequence(query: Query, history: Tensor, basket: Tensor, limit: int, paid_kin
         dim=1,
     )
     row = torch.cat([history[past], basket[line]])
-    return Events(checkout[order], row[order], age[order], facts[order])
+    return EventSequence(checkout[order], row[order], age[order], facts[order])

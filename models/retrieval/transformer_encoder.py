@@ -5,16 +5,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.embeddings import take_rows
-from models.retrieval.attention_encoder import TimePool, counts
+from models.embeddings import gather_rows
+from models.retrieval.attention_encoder import TimeDecayAttentionPool, event_counts
 from models.retrieval.mean_encoder import Readout, basket_mean, time_of_week
-from models.retrieval.recent_events import EVENT_FACTS, PAID, Events, sequence
+from models.retrieval.recent_events import BASKET_KIND, N_EVENT_FEATURES, EventSequence, event_sequence
 from models.schema import Query
 
-GAPS = 16  # log2 buckets of hours: 2^15 hours are nearly four years
+N_GAP_BUCKETS = 16  # log2 buckets of hours: 2^15 hours are nearly four years
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm self-attention and MLP; each head adds a bias by the time between two events.
 
     Causal as in SASRec (Kang and McAuley, ICDM 2018, section III-B); the bias by time bucket takes the place
@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.heads = heads
         self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project = nn.Linear(width, 3 * width)
-        self.gap = nn.Embedding(GAPS, heads)
+        self.gap = nn.Embedding(N_GAP_BUCKETS, heads)
         self.out = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         nn.init.zeros_(self.gap.weight)
@@ -56,7 +56,7 @@ class TransformerEncoder(nn.Module):
     def __init__(
         self,
         dim: int,
-        attributes: int,
+        attributes_dim: int,
         hidden: int = 256,
         max_events: int = 64,
         half_lives: tuple[float, ...] = (3.0, 21.0, 120.0),
@@ -68,36 +68,38 @@ class TransformerEncoder(nn.Module):
         if dim % heads:
             raise ValueError(f"heads={heads} must divide the width of the item vectors, {dim}")
         self.max_events = max_events
-        self.paid_kind, self.last_gap = PAID, GAPS - 1
-        self.facts = nn.Linear(EVENT_FACTS, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
+        self.basket_kind, self.max_gap_bucket = BASKET_KIND, N_GAP_BUCKETS - 1
+        self.facts = nn.Linear(N_EVENT_FEATURES, dim)
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.value = nn.Linear(dim, dim, bias=False)
-        self.pool = TimePool(dim + EVENT_FACTS, dim + 4 + attributes, tuple(half_lives), width)
-        self.readout = Readout(len(half_lives) + 1, dim, attributes, hidden)
+        self.pool = TimeDecayAttentionPool(
+            dim + N_EVENT_FEATURES, dim + 4 + attributes_dim, tuple(half_lives), width
+        )
+        self.readout = Readout(len(half_lives) + 1, dim, attributes_dim, hidden)
         nn.init.normal_(self.value.weight, std=0.01)
 
     def forward(
         self, query: Query, vectors: Tensor, history: Tensor, basket: Tensor, attributes: Tensor
     ) -> Tensor:
         """Unit vectors [B, D]; see models/retrieval/mean_encoder.py."""
-        events = sequence(query, history, basket, self.max_events, self.paid_kind)
-        items = take_rows(vectors, events.row)  # [n, D]
-        states = self.states(events, items)
+        events = event_sequence(query, history, basket, self.max_events, self.basket_kind)
+        items = gather_rows(vectors, events.vector_row)  # [n, D]
+        states = self.encode_events(events, items)
         mean = basket_mean(query, vectors, basket)
         checkouts = torch.cat([mean, time_of_week(query.ts), attributes], dim=1)
-        keys = torch.cat([states, events.facts], dim=1)
+        keys = torch.cat([states, events.features], dim=1)
         bags = self.pool(events, items + self.value(states), keys, checkouts)
-        return self.readout(bags + [mean], query, attributes, counts(events, query))
+        return self.readout(bags + [mean], query, attributes, event_counts(events, query))
 
-    def states(self, events: Events, items: Tensor) -> Tensor:
+    def encode_events(self, events: EventSequence, items: Tensor) -> Tensor:
         """What each event means after those before it: items [n, D] → [n, D]."""
         lengths = torch.bincount(events.checkout)
         batch, longest = lengths.numel(), int(lengths.max()) if lengths.numel() > 0 else 0
         start = lengths.cumsum(0) - lengths
-        column = torch.arange(events.row.numel(), device=items.device) - start[events.checkout]
+        column = torch.arange(events.vector_row.numel(), device=items.device) - start[events.checkout]
         cell = events.checkout * longest + column  # [n]
-        x = items + self.facts(events.facts)
+        x = items + self.facts(events.features)
         x = (
             x.new_zeros([batch * longest, items.shape[1]])
             .index_copy(0, cell, x)
@@ -107,7 +109,7 @@ class TransformerEncoder(nn.Module):
         age = age.index_copy(0, cell, events.age).view(batch, longest)
         later = age.unsqueeze(1) < age.unsqueeze(2)  # [B, T, T] column after row
         hours = (age.unsqueeze(1) - age.unsqueeze(2)).abs() * 24
-        gap = torch.log2(1 + hours).to(torch.int64).clamp_max(self.last_gap)
+        gap = torch.log2(1 + hours).to(torch.int64).clamp_max(self.max_gap_bucket)
         for block in self.blocks:
             x = block(x, gap, later.unsqueeze(1))
         return self.norm(x).flatten(0, 1)[cell]

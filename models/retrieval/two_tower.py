@@ -7,9 +7,9 @@ So one table call encodes every item of a step, and a new item needs only its ve
 import torch
 from torch import Tensor, nn
 
-from models.embeddings import EmbeddingTables, Table
+from models.embeddings import EmbeddingTable, EmbeddingTables
 from models.retrieval.attention_encoder import AttentionEncoder
-from models.retrieval.item_tower import ItemEncoder, item_facts
+from models.retrieval.item_tower import ItemEncoder, item_encoder_inputs
 from models.retrieval.mean_encoder import MeanEncoder
 from models.retrieval.transformer_encoder import TransformerEncoder
 from models.schema import Catalog, ItemText, Query
@@ -28,12 +28,16 @@ class TwoTower(nn.Module):
     """
 
     def __init__(
-        self, item: ItemEncoder, query: QueryEncoder, attributes: list[int], attribute_dim: int
+        self,
+        item_encoder: ItemEncoder,
+        query_encoder: QueryEncoder,
+        attribute_sizes: list[int],
+        attribute_dim: int,
     ) -> None:
         super().__init__()
-        self.item = item
-        self.query = query
-        self.attributes = attribute_tables(attributes, attribute_dim)
+        self.item_encoder = item_encoder
+        self.query_encoder = query_encoder
+        self.attribute_embeddings = make_attribute_embeddings(attribute_sizes, attribute_dim)
 
     def forward(
         self, query: Query, rows: Tensor, catalog: Catalog, text: ItemText, price: Tensor
@@ -42,37 +46,41 @@ class TwoTower(nn.Module):
         needed, inverse = torch.unique(
             torch.cat([query.history_item, query.basket_item, rows]), return_inverse=True
         )
-        vectors = self.item(*item_facts(needed, catalog, text, price))  # [U, D]
+        vectors = self.item_encoder(*item_encoder_inputs(needed, catalog, text, price))  # [U, D]
         history, basket, wanted = inverse.split(
             [query.history_item.numel(), query.basket_item.numel(), rows.numel()]
         )
-        attributes = no_attributes(query)
-        if self.attributes is not None:
-            attributes = self.attributes(*attribute_bags(query))
-        return self.query(query, vectors, history, basket, attributes), vectors[wanted]
+        attributes = empty_attributes(query)
+        if self.attribute_embeddings is not None:
+            attributes = self.attribute_embeddings(*attribute_bags(query))
+        return self.query_encoder(query, vectors, history, basket, attributes), vectors[wanted]
 
 
 class QueryTower(nn.Module):
     """The query tower that serves: item vectors come from the catalog's int8 table."""
 
-    def __init__(self, query: QueryEncoder, attributes: nn.Module | None) -> None:
+    def __init__(self, query_encoder: QueryEncoder, attribute_embeddings: nn.Module | None) -> None:
         super().__init__()
-        self.query = query
-        self.attributes = attributes
+        self.query_encoder = query_encoder
+        self.attribute_embeddings = attribute_embeddings
 
     def forward(self, query: Query, vectors: Tensor) -> Tensor:
         """Query vectors [B, D]; `vectors` is Catalog.vectors [N+1, D+8]."""
-        attributes = no_attributes(query)
-        if self.attributes is not None:  # TorchScript takes modules from self only, not as arguments
-            attributes = self.attributes(*attribute_bags(query))
-        return self.query(query, vectors, query.history_item, query.basket_item, attributes)
+        attributes = empty_attributes(query)
+        if (
+            self.attribute_embeddings is not None
+        ):  # TorchScript takes modules from self only, not as arguments
+            attributes = self.attribute_embeddings(*attribute_bags(query))
+        return self.query_encoder(query, vectors, query.history_item, query.basket_item, attributes)
 
 
-def attribute_tables(sizes: list[int], dim: int) -> EmbeddingTables | None:
+def make_attribute_embeddings(sizes: list[int], dim: int) -> EmbeddingTables | None:
     """One table per context and profile attribute; None where the shop has neither."""
     if not sizes:
         return None
-    return EmbeddingTables([Table(f"attribute_{i}", n, dim, [f"attribute_{i}"]) for i, n in enumerate(sizes)])
+    return EmbeddingTables(
+        [EmbeddingTable(f"attribute_{i}", n, dim, [f"attribute_{i}"]) for i, n in enumerate(sizes)]
+    )
 
 
 def attribute_bags(query: Query) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -83,6 +91,6 @@ def attribute_bags(query: Query) -> tuple[list[Tensor], list[Tensor], list[Tenso
     return ids, [one] * len(ids), [one.to(query.history_price.dtype)] * len(ids)
 
 
-def no_attributes(query: Query) -> Tensor:
+def empty_attributes(query: Query) -> Tensor:
     """[B, 0], where the shop has neither context nor profile."""
     return query.history_price.new_zeros([query.ts.numel(), 0])

@@ -6,20 +6,23 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from operations.loop.page import page
-from operations.loop.simulate import ROOT, Plan, run, summary
+from operations.loop.simulate import ROOT, SimulationPlan, run_simulation, summary
 from reporting.tables import write_json
 
 OUT = Path("reports")
-LEAST = 100  # users
+MIN_USERS = 100  # users
 
 
 def main() -> None:
-    usual = Plan()
+    usual = SimulationPlan()
     parser = argparse.ArgumentParser(prog="python -m operations.loop", description=__doc__.splitlines()[0])
     parser.add_argument("--days", type=int, default=usual.days, help="of the loop (%(default)s)")
-    parser.add_argument("--before", type=int, default=usual.before, help="days by old rules (%(default)s)")
+    parser.add_argument("--before", type=int, default=usual.rule_days, help="days by old rules (%(default)s)")
     parser.add_argument(
-        "--poison", type=int, default=usual.poison, help="day of shuffled labels, 0 for none (%(default)s)"
+        "--poison",
+        type=int,
+        default=usual.poisoned_day,
+        help="day of shuffled labels, 0 for none (%(default)s)",
     )
     parser.add_argument("--users", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--items", type=int, default=400, help="(%(default)s)")
@@ -28,15 +31,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of loop.json and loop.html")
     parser.add_argument("settings", nargs="*", help="for retrain.py, such as retrain.full_every=14")
     args = parser.parse_args()
-    if args.users < LEAST or args.days < 1 or args.before < 30:
+    if args.users < MIN_USERS or args.days < 1 or args.before < 30:
         parser.error(
-            f"give {LEAST} users or more, of whom some order every day, and 30 days before the first"
+            f"give {MIN_USERS} users or more, of whom some order every day, and 30 days before the first"
         )
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = dict(compose("train", overrides=["data=simulated"]).data)
     cfg |= {"users": args.users, "items": args.items, "seed": args.seed}
-    plan = Plan(args.before, args.days, args.poison)
-    rows = run(cfg, plan, args.folder.resolve(), args.settings)
+    plan = SimulationPlan(args.before, args.days, args.poison)
+    rows = run_simulation(cfg, plan, args.folder.resolve(), args.settings)
     found = summary(rows)
     args.out.mkdir(parents=True, exist_ok=True)
     write_json({"summary": found, "days": rows}, args.out / "loop.json")

@@ -16,45 +16,50 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving import Checkout, Event, ImpressionLog, Item, Line, Slate, Store
-from serving.stores.base import purchases_of
+from serving.stores.base import purchase_events
 from simulation import market
-from simulation.market import DAY, LEAVES, START, Array
-from simulation.population import Crowd, Orders
+from simulation.market import DAY, LEAVES, SIMULATION_START, Array
+from simulation.population import Population, SimulatedOrders
 
-TABLES = "tables"
-LATE, LATEST = 0.15, 3  # share of the orders that reach the shop's systems late, and by how many days at most
-COLUMNS = ("order_id", "user_id", "item_id", "ts", "quantity", "price", "ingested_at")
+TABLES_FOLDER = "tables"
+LATE_ORDER_SHARE, MAX_DELAY_DAYS = (
+    0.15,
+    3,
+)  # share of the orders that reach the shop's systems late, and by how many days at most
+ORDER_COLUMNS = ("order_id", "user_id", "item_id", "ts", "quantity", "price", "ingested_at")
 
 
-class Arrival(NamedTuple):
+class OrderArrival(NamedTuple):
     """A checkout that reaches the shop's systems: its lines, and what of them a slate led to."""
 
     checkout: Checkout
-    bought: list[tuple[str, Line]]  # (request_id of the slate, the line)
+    attributed_lines: list[tuple[str, Line]]  # (request_id of the slate, the line)
 
 
-class Shop:
+class SimulatedShop:
     """The shop's files below `folder`, which is made anew."""
 
-    def __init__(self, folder: Path, crowd: Crowd) -> None:
-        self.tables = folder / TABLES
-        self.tables.mkdir(parents=True)
-        self.crowd = crowd
-        self.titles = market.titles(crowd.goods)
+    def __init__(self, folder: Path, crowd: Population) -> None:
+        self.tables_folder = folder / TABLES_FOLDER
+        self.tables_folder.mkdir(parents=True)
+        self.population = crowd
+        self.titles = market.item_titles(crowd.items)
         self.store: Store | None = None  # that serving asks: what arrives from then on enters it too
         self.rng = np.random.default_rng([crowd.cfg["seed"], 3])
-        self.columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}  # of orders.parquet
-        self.arriving: dict[int, list[Arrival]] = defaultdict(list)  # by day
-        self.shown: dict[int, str] = {}  # user → request_id of the last slate
-        self.orders = 0
+        self.order_columns: dict[str, list[Any]] = {name: [] for name in ORDER_COLUMNS}  # of orders.parquet
+        self.arrivals_by_day: dict[int, list[OrderArrival]] = defaultdict(list)  # by day
+        self.last_request_id: dict[int, str] = {}  # user → request_id of the last slate
+        self.n_orders = 0
         pq.write_table(
-            pa.table({"user_id": np.arange(crowd.users).astype(str)}), self.tables / "users.parquet"
+            pa.table({"user_id": np.arange(crowd.n_users).astype(str)}), self.tables_folder / "users.parquet"
         )
 
-    def checkouts(self, day: int, orders: Orders) -> list[Checkout]:
+    def make_checkouts(self, day: int, orders: SimulatedOrders) -> list[Checkout]:
         """The checkouts of a day. Their lines reach tables and store today, or some days late."""
-        first = np.searchsorted(orders.row, np.arange(len(orders.user) + 1))
-        delay = np.where(self.rng.random(len(orders.user)) < LATE, self.rng.integers(1, LATEST + 1), 0)
+        first = np.searchsorted(orders.line_order, np.arange(len(orders.user) + 1))
+        delay = np.where(
+            self.rng.random(len(orders.user)) < LATE_ORDER_SHARE, self.rng.integers(1, MAX_DELAY_DAYS + 1), 0
+        )
         found = []
         for k, (user, ts) in enumerate(zip(orders.user.tolist(), orders.ts.tolist(), strict=True)):
             some = range(first[k], first[k + 1])
@@ -62,66 +67,73 @@ class Shop:
                 Line(str(orders.item[m]), float(orders.quantity[m]), float(orders.price[m])) for m in some
             ]
             bought = [
-                (self.shown[user], line) for m, line in zip(some, lines, strict=True) if orders.follows[m]
+                (self.last_request_id[user], line)
+                for m, line in zip(some, lines, strict=True)
+                if orders.from_slate[m]
             ]
-            found.append(Checkout(str(user), lines, ts, order_id=str(self.orders)))
-            self.arriving[day + int(delay[k])].append(Arrival(found[-1], bought))
-            self.orders += 1
+            found.append(Checkout(str(user), lines, ts, order_id=str(self.n_orders)))
+            self.arrivals_by_day[day + int(delay[k])].append(OrderArrival(found[-1], bought))
+            self.n_orders += 1
         return found
 
-    def usual(self, orders: Orders, k: int) -> Slate:
+    def make_rule_slate(self, orders: SimulatedOrders, k: int) -> Slate:
         """What the shop's old rules show after order k."""
-        goods = self.crowd.goods
+        goods = self.population.items
         items = tuple(
             Item(str(i), self.titles[i], LEAVES[goods.leaf[i]], float(goods.price[i]), None, None, None,
                  ("rules",), float(chance))
-            for i, chance in zip(orders.usual[k].tolist(), orders.propensity[k], strict=True)
+            for i, chance in zip(orders.rule_slate[k].tolist(), orders.rule_propensity[k], strict=True)
         )  # fmt: skip
-        return Slate(items, "ranked", "", {"total": 0.0}, f"before-{self.orders}-{k}", "rules")
+        return Slate(items, "ranked", "", {"total": 0.0}, f"before-{self.n_orders}-{k}", "rules")
 
     def end_day(
-        self, day: int, orders: Orders, checkouts: list[Checkout], slates: list[Slate], clicked: Array
+        self,
+        day: int,
+        orders: SimulatedOrders,
+        checkouts: list[Checkout],
+        slates: list[Slate],
+        clicked: Array,
     ) -> float:
         """Log slates, clicks and what arrived today; returns what was spent on items that slates led to."""
-        log, spent = ImpressionLog(self.tables / "events", capacity=8 * len(slates) + 10_000), 0.0
+        log, spent = ImpressionLog(self.tables_folder / "events", capacity=8 * len(slates) + 10_000), 0.0
         for k, (checkout, slate) in enumerate(zip(checkouts, slates, strict=True)):
-            log.slate(checkout, slate)
-            self.shown[int(orders.user[k])] = slate.request_id
+            log.log_slate(checkout, slate)
+            self.last_request_id[int(orders.user[k])] = slate.request_id
             clicks = [
                 Event(slate.items[slot].item_id, int(orders.ts[k]) + 60 + int(slot), "click")
                 for slot in np.flatnonzero(clicked[k])
             ]
             for click in clicks:
-                log.feedback("click", slate.request_id, click.item_id, click.ts)
+                log.log_feedback("click", slate.request_id, click.item_id, click.ts)
             if clicks and self.store is not None:
                 self.store.append(str(checkout.user_id), clicks)
-        for arrival in self.arriving.pop(day, []):
-            spent += self._arrive(arrival, day, log)
+        for arrival in self.arrivals_by_day.pop(day, []):
+            spent += self._ingest(arrival, day, log)
         log.close()
         self._write(day)
         return spent
 
-    def _arrive(self, arrival: Arrival, day: int, log: ImpressionLog) -> float:
+    def _ingest(self, arrival: OrderArrival, day: int, log: ImpressionLog) -> float:
         checkout, spent = arrival.checkout, 0.0
         user, ts = str(checkout.user_id), int(checkout.ts or 0)
         if self.store is not None:
-            self.store.append(user, purchases_of(checkout, ts), key=checkout.order_id)
-        known = max(ts, START + day * DAY)
+            self.store.append(user, purchase_events(checkout, ts), idempotency_key=checkout.order_id)
+        known = max(ts, SIMULATION_START + day * DAY)
         for line in checkout.basket:
             values = (checkout.order_id, user, line.item_id, ts, line.quantity, line.price, known)
-            for name, value in zip(COLUMNS, values, strict=True):
-                self.columns[name].append(value)
-        for request_id, line in arrival.bought:
+            for name, value in zip(ORDER_COLUMNS, values, strict=True):
+                self.order_columns[name].append(value)
+        for request_id, line in arrival.attributed_lines:
             value = line.quantity * float(line.price or 0)
-            log.feedback("purchase", request_id, line.item_id, ts, value=value)
+            log.log_feedback("purchase", request_id, line.item_id, ts, value=value)
             spent += value
         return spent
 
     def _write(self, day: int) -> None:
         """The tables as of the end of a day: all lines that have arrived, all items that have."""
-        goods, end = self.crowd.goods, START + (day + 1) * DAY
-        there = goods.created < end
-        pq.write_table(pa.table(self.columns), self.tables / "orders.parquet")
+        goods, end = self.population.items, SIMULATION_START + (day + 1) * DAY
+        there = goods.created_at < end
+        pq.write_table(pa.table(self.order_columns), self.tables_folder / "orders.parquet")
         columns = {
             "item_id": np.arange(len(there)).astype(str),
             "title": np.array(self.titles),
@@ -129,14 +141,15 @@ class Shop:
             "brand": np.array(market.BRANDS)[goods.brand],
             "price": goods.price,
             "margin": goods.margin,
-            "created_at": goods.created,
+            "created_at": goods.created_at,
         }
         pq.write_table(
-            pa.table({name: column[there] for name, column in columns.items()}), self.tables / "items.parquet"
+            pa.table({name: column[there] for name, column in columns.items()}),
+            self.tables_folder / "items.parquet",
         )
 
 
-def poisoned(tables: Path, to: Path, seed: int) -> Path:
+def copy_with_shuffled_labels(tables: Path, to: Path, seed: int) -> Path:
     """A copy of the shop's tables in which labels are shuffled among the items of every slate."""
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(tables, to, ignore=shutil.ignore_patterns("events"))

@@ -19,10 +19,10 @@ from operations.monitoring import (
     past_checkouts,
     prometheus_file,
 )
-from operations.monitoring.logged_slates import say
-from operations.monitoring.page import page
+from operations.monitoring.logged_slates import print_step
+from operations.monitoring.page import daily_page
 from operations.monitoring.reconcile.command import add_reconcile
-from reporting.tables import text_table, write_text
+from reporting.tables import text_table, write_atomically
 from serving import BundleError, Recommender, open_store
 
 EPILOG = """\
@@ -65,58 +65,60 @@ def _add_daily(commands: Any) -> None:
     add("--reference", type=int, default=28, metavar="N", help="days before it to compare with (default: 28)")
     add("--out", type=Path, metavar="HTML", help="page to write")
     add("--metrics", type=Path, metavar="PROM", help="file for node_exporter's textfile collector")
-    add("--bundle-age", type=float, default=daily.BUNDLE_AGE, metavar="DAYS",
-        help=f"of the bundle's data, before it is an alarm (default: {daily.BUNDLE_AGE:g})")  # fmt: skip
-    add("--event-age", type=float, default=daily.EVENT_AGE, metavar="HOURS",
-        help=f"of the newest slate or click (default: {daily.EVENT_AGE:g})")  # fmt: skip
+    add("--bundle-age", type=float, default=daily.MAX_BUNDLE_AGE_DAYS, metavar="DAYS",
+        help=f"of the bundle's data, before it is an alarm (default: {daily.MAX_BUNDLE_AGE_DAYS:g})")  # fmt: skip
+    add("--event-age", type=float, default=daily.MAX_EVENT_AGE_HOURS, metavar="HOURS",
+        help=f"of the newest slate or click (default: {daily.MAX_EVENT_AGE_HOURS:g})")  # fmt: skip
     command.set_defaults(run=_daily)
 
 
 def _daily(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
-        day = day_of(options.day) if options.day else int(time.time()) // DAY - 1
-        if options.reference < 7 * daily.drift.LEAST_PEERS:
-            raise ValueError(f"--reference must be {7 * daily.drift.LEAST_PEERS} days or more")
+        day = parse_day(options.day) if options.day else int(time.time()) // DAY - 1
+        if options.reference < 7 * daily.drift.MIN_REFERENCE_DAYS:
+            raise ValueError(f"--reference must be {7 * daily.drift.MIN_REFERENCE_DAYS} days or more")
     except ValueError as error:
         parser.error(str(error))  # exits with 2
-    say("loading the bundle")
+    print_step("loading the bundle")
     recommender = Recommender.load(options.bundle)
     store = None if options.store is None else open_store(options.store, create=False)
-    windows = logged_slates.windows_of(recommender.bundle.manifest)
-    first = daily.first_day(windows, day, options.reference)
-    say("reading orders and log")
-    with logged_slates.connected() as con:
+    windows = logged_slates.attribution_windows(recommender.bundle.manifest)
+    first = daily.first_required_day(windows, day, options.reference)
+    print_step("reading orders and log")
+    with logged_slates.open_duckdb() as con:
         table = (
             None
             if options.orders is None
             else logged_slates.read_orders(con, options.orders, (day + 1) * DAY)
         )
-        shop = None if table is None else past_checkouts.orders_of(con, table)
-        seen = logged_slates.read_log(con, options.events, table, windows, first * DAY, (day + 1) * DAY)
-    say("comparing days")
-    report = daily.examine(
+        shop = None if table is None else past_checkouts.read_order_history(con, table)
+        seen = logged_slates.read_attributed_log(
+            con, options.events, table, windows, first * DAY, (day + 1) * DAY
+        )
+    print_step("comparing days")
+    report = daily.daily_report(
         seen, shop, recommender, windows, day, options.reference, store, options.bundle_age, options.event_age
     )
     heads = [
         found
         for head, after in (("click", windows.click), ("purchase", windows.purchase))
-        if (found := live_calibration.calibration(seen, head, day - daily.ripe(after)))
+        if (found := live_calibration.calibration_ratio(seen, head, day - daily.maturity_days(after)))
     ]
-    print(text_table(formatting.rows(report)))
-    print(text_table([formatting.limit_row(one) for one in report.limits]))
-    for line in report.unjudged:
+    print(text_table(formatting.statistic_rows(report)))
+    print(text_table([formatting.check_row(one) for one in report.threshold_checks]))
+    for line in report.untested:
         print(f"not judged: {line}")
     for one in heads:
         print(f"{one.head}: observed over predicted {one.ratio:.3f} ({one.low:.3f} to {one.high:.3f})")
     if options.out:
-        write_text(options.out, page(report, heads))
+        write_atomically(options.out, daily_page(report, heads))
     if options.metrics:
-        prometheus_file.write(report, heads, options.metrics)
-    print(f"{formatting.date(day)}: {formatting.verdict(report)}")
-    return report.code
+        prometheus_file.write_metrics(report, heads, options.metrics)
+    print(f"{formatting.format_date(day)}: {formatting.report_summary(report)}")
+    return report.exit_code
 
 
-def day_of(text: str) -> int:
+def parse_day(text: str) -> int:
     """Days since 1970 of YYYY-MM-DD. Raises ValueError for anything else."""
     try:
         return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) // DAY

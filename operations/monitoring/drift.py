@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-RATE = 0.005  # quiet days on which anything at all raises an alarm: one in two hundred
-LEAST_PEERS = 3  # earlier days of the same weekday, without which a day is not judged
+FALSE_ALARM_RATE = 0.005  # quiet days on which anything at all raises an alarm: one in two hundred
+MIN_REFERENCE_DAYS = 3  # earlier days of the same weekday, without which a day is not judged
 KOLMOGOROV = np.pi**2 / 12  # mean of n D², D the distance of independent draws
 PSI_BINS = 10
 
 
-class Shape(NamedTuple):
+class Distribution(NamedTuple):
     """A distribution by day, the judged day last."""
 
     name: str
@@ -34,19 +34,21 @@ class Shape(NamedTuple):
     ordered: bool  # whether the bins are ranges of a number, so that KS has a meaning
 
 
-class Level(NamedTuple):
+class Scalar(NamedTuple):
     """A figure by day, the judged day last."""
 
     name: str
     group: str
-    figure: NDArray  # [D] for people
-    value: NDArray  # [D] on a scale on which its spread does not depend on it; NaN for an unknown day
+    raw_value: NDArray  # [D] for people
+    stabilized_value: (
+        NDArray  # [D] on a scale on which its spread does not depend on it; NaN for an unknown day
+    )
     variance: NDArray  # [D] of `value` if all draws were independent, up to a factor
-    least: float  # what that factor is at least: 1, or 0 where only days can tell
-    form: str = ".3f"  # of `figure`
+    min_overdispersion: float  # what that factor is at least: 1, or 0 where only days can tell
+    format_spec: str = ".3f"  # of `figure`
 
 
-class Finding(NamedTuple):
+class DriftStatistic(NamedTuple):
     """What one statistic says of the day."""
 
     name: str
@@ -54,10 +56,10 @@ class Finding(NamedTuple):
     statistic: str  # PSI, KS, or z: standard deviations of quiet days
     value: float
     p: float  # chance of as much on a quiet day
-    limit: Callable[[float], float]  # chance → the value that is exceeded with it
+    critical_value: Callable[[float], float]  # chance → the value that is exceeded with it
 
 
-def peers(weekday: NDArray, known: NDArray) -> NDArray:
+def reference_mask(weekday: NDArray, known: NDArray) -> NDArray:
     """[D, D] bool: which reference days each of D days is compared with. The judged day is the last."""
     same = (weekday[:, None] == weekday) & known & known[:, None]
     same[:, -1] = False
@@ -65,25 +67,27 @@ def peers(weekday: NDArray, known: NDArray) -> NDArray:
     return same
 
 
-def findings(watched: Sequence[Shape | Level], weekday: NDArray) -> tuple[list[Finding], list[str]]:
+def drift_statistics(
+    metrics: Sequence[Distribution | Scalar], weekday: NDArray
+) -> tuple[list[DriftStatistic], list[str]]:
     """What all statistics say, and the names that cannot be judged for lack of days. weekday: [D]."""
-    said: list[Finding] = []
+    said: list[DriftStatistic] = []
     unjudged = []
-    for one in watched:
-        known = np.isfinite(one.value) if isinstance(one, Level) else one.counts.sum(1) > 0
-        beside = peers(weekday, known)
-        if beside[-1].sum() < LEAST_PEERS:
+    for one in metrics:
+        known = np.isfinite(one.stabilized_value) if isinstance(one, Scalar) else one.counts.sum(1) > 0
+        beside = reference_mask(weekday, known)
+        if beside[-1].sum() < MIN_REFERENCE_DAYS:
             unjudged.append(one.name)
-        elif isinstance(one, Level):
-            said.append(_level(one, beside))
+        elif isinstance(one, Scalar):
+            said.append(_scalar_statistic(one, beside))
         else:
-            said += _shape(one, beside)
+            said += _distribution_statistics(one, beside)
     return said, unjudged
 
 
-def alarms(said: Sequence[Finding]) -> list[Finding]:
+def alarms(said: Sequence[DriftStatistic]) -> list[DriftStatistic]:
     """Those that quiet days would raise once in 1 / RATE days, all together; the surest first."""
-    return sorted((one for one in said if one.p < RATE / len(said)), key=lambda one: one.p)
+    return sorted((one for one in said if one.p < FALSE_ALARM_RATE / len(said)), key=lambda one: one.p)
 
 
 def psi(a: NDArray, b: NDArray) -> NDArray:
@@ -100,40 +104,44 @@ def ks(a: NDArray, b: NDArray) -> NDArray:
     return np.abs(a - b).max(-1)
 
 
-def _level(one: Level, beside: NDArray) -> Finding:
-    weight = np.where(np.isfinite(one.value), 1 / one.variance, 0.0)
-    value = np.where(np.isfinite(one.value), one.value, 0.0)
+def _scalar_statistic(one: Scalar, beside: NDArray) -> DriftStatistic:
+    weight = np.where(np.isfinite(one.stabilized_value), 1 / one.variance, 0.0)
+    value = np.where(np.isfinite(one.stabilized_value), one.stabilized_value, 0.0)
     near = beside @ weight
     with np.errstate(divide="ignore", invalid="ignore"):
         z = (value - beside @ (weight * value) / near) / np.sqrt(one.variance + 1 / near)
-    used, df = beside[:-1].any(1), freedom(beside)
-    spread = max(one.least, float(np.mean(z[:-1][used] ** 2)), 1e-12) ** 0.5
+    used, df = beside[:-1].any(1), degrees_of_freedom(beside)
+    spread = max(one.min_overdispersion, float(np.mean(z[:-1][used] ** 2)), 1e-12) ** 0.5
     found = float(z[-1] / spread)
     p = 2 * float(stats.t.sf(abs(found), df))
-    return Finding(one.name, one.group, "z", found, p, lambda chance: float(stats.t.isf(chance / 2, df)))
+    return DriftStatistic(
+        one.name, one.group, "z", found, p, lambda chance: float(stats.t.isf(chance / 2, df))
+    )
 
 
-def _shape(one: Shape, beside: NDArray) -> list[Finding]:
+def _distribution_statistics(one: Distribution, beside: NDArray) -> list[DriftStatistic]:
     """PSI, and KS where bins are ordered."""
     rest = beside @ one.counts
     n, m = one.counts.sum(1), rest.sum(1)
     size = n * m / np.maximum(n + m, 1)  # [D]
     coarse = _coarse(one)
-    found = [_distance(one, "PSI", psi(coarse, beside @ coarse), size, beside, coarse.shape[1] - 1.0)]
+    found = [
+        _distance_statistic(one, "PSI", psi(coarse, beside @ coarse), size, beside, coarse.shape[1] - 1.0)
+    ]
     if one.ordered:
-        found.append(_distance(one, "KS", ks(one.counts, rest) ** 2, size, beside, 0.0))
+        found.append(_distance_statistic(one, "KS", ks(one.counts, rest) ** 2, size, beside, 0.0))
     return found
 
 
-def _distance(
-    one: Shape, statistic: str, squared: NDArray, size: NDArray, beside: NDArray, least: float
-) -> Finding:
+def _distance_statistic(
+    one: Distribution, statistic: str, squared: NDArray, size: NDArray, beside: NDArray, least: float
+) -> DriftStatistic:
     """The judged day's distance against those of the reference days; all are squares, and grow as 1 / size.
 
     A square is a sum of about mean² / variance · 2 squares of normal variables; the tail is of half as many,
     for those of few days seem more than they are. `least` is the mean of independent draws.
     """
-    used, df = beside[:-1].any(1), freedom(beside)
+    used, df = beside[:-1].any(1), degrees_of_freedom(beside)
     quiet = (squared * size)[:-1][used]
     mean = max(float(quiet.mean()), least, 1e-12)
     most = 2.0 if statistic == "KS" else max(1.0, least / 2)
@@ -141,7 +149,7 @@ def _distance(
     law = stats.f(shape, shape * df)
     power = 0.5 if statistic == "KS" else 1.0
     scale = mean / float(size[-1])
-    return Finding(
+    return DriftStatistic(
         one.name,
         one.group,
         statistic,
@@ -151,13 +159,13 @@ def _distance(
     )
 
 
-def freedom(beside: NDArray) -> int:
+def degrees_of_freedom(beside: NDArray) -> int:
     """Degrees of freedom of what the reference days say: their number less one for each weekday."""
     others = beside[:-1].sum(1)
     return round(float((others / (others + 1)).sum()))
 
 
-def _coarse(one: Shape) -> NDArray:
+def _coarse(one: Distribution) -> NDArray:
     """[D, ≤ PSI_BINS] of about equal mass in the reference where bins are ordered, else the bins."""
     if not one.ordered:
         return one.counts

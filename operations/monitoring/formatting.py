@@ -5,46 +5,48 @@ import time
 import numpy as np
 
 from data.examples.splits import DAY
-from operations.monitoring.daily import Limit, Report
-from operations.monitoring.drift import RATE, Finding, Level, Shape
+from operations.monitoring.daily import DailyReport, ThresholdCheck
+from operations.monitoring.drift import FALSE_ALARM_RATE, Distribution, DriftStatistic, Scalar
 
 
-def date(day: int) -> str:
+def format_date(day: int) -> str:
     """2024-03-31 for a day since 1970."""
     return time.strftime("%Y-%m-%d", time.gmtime(day * DAY))
 
 
-def rows(report: Report) -> list[dict[str, str]]:
+def statistic_rows(report: DailyReport) -> list[dict[str, str]]:
     """A row for each finding, alarms first, then by how unusual it is."""
-    known = {one.name: one for part in report.parts for one in part.watched}
-    days = {one.name: part.day for part in report.parts for one in part.watched}
+    known = {one.name: one for part in report.metric_sets for one in part.metrics}
+    days = {one.name: part.day for part in report.metric_sets for one in part.metrics}
     alarms = {id(one) for one in report.alarms}
-    said = sorted(report.found, key=lambda one: (id(one) not in alarms, one.p))
+    said = sorted(report.statistics, key=lambda one: (id(one) not in alarms, one.p))
     return [
         {
             "figure": one.name,
             "group": one.group,
-            "day": date(days[one.name]),
+            "day": format_date(days[one.name]),
             "statistic": one.statistic,
             "value": f"{one.value:.3f}",
-            "alarm at": f"{limit(one, report):.3f}",
+            "alarm at": f"{alarm_threshold(one, report):.3f}",
             "p": f"{one.p:.2g}",
-            **dict(zip(("then", "usually"), seen(known[one.name]), strict=True)),
+            **dict(zip(("then", "usually"), describe_change(known[one.name]), strict=True)),
             "alarm": "ALARM" if id(one) in alarms else "",
         }
         for one in said
     ]
 
 
-def limit(one: Finding, report: Report) -> float:
+def alarm_threshold(one: DriftStatistic, report: DailyReport) -> float:
     """The value from which on a finding is an alarm."""
-    return one.limit(RATE / len(report.found))
+    return one.critical_value(FALSE_ALARM_RATE / len(report.statistics))
 
 
-def seen(one: Shape | Level) -> tuple[str, str]:
+def describe_change(one: Distribution | Scalar) -> tuple[str, str]:
     """What a figure was on its day, and what it is usually: of a word the one whose share moved the most."""
-    if isinstance(one, Level):
-        return format(one.figure[-1], one.form), format(float(np.nanmean(one.figure[:-1])), one.form)
+    if isinstance(one, Scalar):
+        return format(one.raw_value[-1], one.format_spec), format(
+            float(np.nanmean(one.raw_value[:-1])), one.format_spec
+        )
     now, usual = (counts / max(counts.sum(), 1) for counts in (one.counts[-1], one.counts[:-1].sum(0)))
     if one.ordered:
         middle = (one.labels[int(np.searchsorted(share.cumsum(), 0.5))] for share in (now, usual))
@@ -54,23 +56,23 @@ def seen(one: Shape | Level) -> tuple[str, str]:
     return f"{one.labels[place]} {now[place]:.1%}", f"{usual[place]:.1%}"
 
 
-def limit_row(one: Limit) -> dict[str, str]:
+def check_row(one: ThresholdCheck) -> dict[str, str]:
     """A row for a limit."""
-    side = "above" if one.above else "below"
+    side = "above" if one.is_upper_bound else "below"
     return {
         "figure": one.name,
         "value": f"{one.value:.3g}{one.unit}",
-        "alarm": f"{side} {one.limit:.3g}{one.unit}",
+        "alarm": f"{side} {one.threshold:.3g}{one.unit}",
         "": "ALARM" if one.alarm else "",
     }
 
 
-def verdict(report: Report) -> str:
+def report_summary(report: DailyReport) -> str:
     """The day in a sentence."""
-    names = [one.name for one in report.limits if one.alarm]
+    names = [one.name for one in report.threshold_checks if one.alarm]
     names += dict.fromkeys(one.name for one in report.alarms)
     if names:
         return f"{len(names)} alarm{'s' * (len(names) > 1)}: {', '.join(names)}."
-    if not report.found:
+    if not report.statistics:
         return "The day cannot be judged."
-    return f"No alarm: {len(report.found)} statistics are as on other days of that weekday."
+    return f"No alarm: {len(report.statistics)} statistics are as on other days of that weekday."

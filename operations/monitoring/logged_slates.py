@@ -22,25 +22,31 @@ from data.errors import DataError
 from data.examples.splits import DAY, horizon_days
 from data.io import engine
 from data.sources.tables import read_table
-from data.tables.attribution import FOREVER, SKEW, attribute, window_seconds
+from data.tables.attribution import MAX_CLOCK_SKEW, UNBOUNDED_WINDOW, attribute_feedback, window_seconds
 from data.tables.contract import conform
 
-SAID = {  # of impressions, beside the canonical columns of events
+PREDICTION_COLUMNS = {  # of impressions, beside the canonical columns of events
     "p_click": "float64", "p_purchase": "float64", "expected_value": "float64", "tier": "string",
     "bundle_version": "string",
 }  # fmt: skip
-GUEST = "guest "  # before the request_id: who a guest is to the attribution
-LINE = {"order_id": "string", "user_id": "string", "item_id": "string", "ts": "int64", "quantity": "float64"}
+GUEST_PREFIX = "guest "  # before the request_id: who a guest is to the attribution
+ORDER_LINE_SCHEMA = {
+    "order_id": "string",
+    "user_id": "string",
+    "item_id": "string",
+    "ts": "int64",
+    "quantity": "float64",
+}
 
 
-class Windows(NamedTuple):
+class AttributionWindows(NamedTuple):
     """How long after an impression something counts, in seconds."""
 
     click: int
     purchase: int | None  # None where it is until the next order
 
 
-class Slates(NamedTuple):
+class SlateColumns(NamedTuple):
     """n slates in the order of their time."""
 
     request_id: NDArray  # [n] str
@@ -48,40 +54,42 @@ class Slates(NamedTuple):
     order_id: NDArray  # [n] str or None
     ts: NDArray  # [n] int64, of the checkout
     tier: NDArray  # [n] str
-    version: NDArray  # [n] str, of the bundle
+    bundle_version: NDArray  # [n] str, of the bundle
 
 
-class Shown(NamedTuple):
+class ImpressionColumns(NamedTuple):
     """m items of slates, slate by slate in the order of the slots."""
 
-    slate: NDArray  # [m] int64, row of Slates
+    slate_row: NDArray  # [m] int64, row of Slates
     item_id: NDArray  # [m] str
     position: NDArray  # [m] int64, 1 for the first
-    click: NDArray  # [m] float64, p(click), NaN where the tier predicts nothing
-    purchase: NDArray  # [m] p(purchase)
-    value: NDArray  # [m] expected value
-    click_after: NDArray  # [m] seconds from the impression to the click, NaN for none
-    purchase_after: NDArray  # [m] the same of the purchase, after a click: by order line, else by event
-    told_after: NDArray  # [m] the same of the purchase event alone
+    p_click: NDArray  # [m] float64, p(click), NaN where the tier predicts nothing
+    p_purchase: NDArray  # [m] p(purchase)
+    expected_value: NDArray  # [m] expected value
+    click_delay: NDArray  # [m] seconds from the impression to the click, NaN for none
+    purchase_delay: NDArray  # [m] the same of the purchase, after a click: by order line, else by event
+    purchase_event_delay: NDArray  # [m] the same of the purchase event alone
     spent: NDArray  # [m] float64, 0 for no purchase
 
 
-class Log(NamedTuple):
+class AttributedLog(NamedTuple):
     """A log from some instant on."""
 
-    slates: Slates
-    shown: Shown
-    newest: dict[str, int]  # kind → the ts of the newest event
-    counts: dict[str, dict[str, int]]  # kind → what became of its rows (data/tables/attribution.py)
+    slates: SlateColumns
+    impressions: ImpressionColumns
+    newest_ts: dict[str, int]  # kind → the ts of the newest event
+    attribution_counts: dict[
+        str, dict[str, int]
+    ]  # kind → what became of its rows (data/tables/attribution.py)
 
 
-def say(step: str) -> None:
+def print_step(step: str) -> None:
     """The step that is under way, for who waits."""
     print(f"{step} ...", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def connected() -> Iterator[ibis.BaseBackend]:
+def open_duckdb() -> Iterator[ibis.BaseBackend]:
     """A DuckDB of its own, which keeps what does not fit into memory in a folder that goes with it."""
     with (
         tempfile.TemporaryDirectory(prefix="sextet-monitoring-") as scratch,
@@ -90,11 +98,11 @@ def connected() -> Iterator[ibis.BaseBackend]:
         yield con
 
 
-def windows_of(manifest: Mapping[str, Any]) -> Windows:
+def attribution_windows(manifest: Mapping[str, Any]) -> AttributionWindows:
     """Those that a bundle's labels were made by."""
     days = horizon_days(manifest["data"]["horizon"])
     click = manifest["run"]["config"]["data"].get("click_window", "1d")  # a source without clicks has none
-    return Windows(window_seconds(click), None if days is None else days * DAY)
+    return AttributionWindows(window_seconds(click), None if days is None else days * DAY)
 
 
 def read_orders(con: ibis.BaseBackend, path: Path, end: int) -> ir.Table:
@@ -102,42 +110,49 @@ def read_orders(con: ibis.BaseBackend, path: Path, end: int) -> ir.Table:
     if path.suffix not in (".parquet", ".csv") or not path.is_file():
         raise DataError(f"{path}: no such .parquet or .csv file of orders")
     orders = conform(read_table(con, "orders", path), "orders", str(path))
-    return engine.keep(con, "orders", orders.filter(orders.ts < end))
+    return engine.materialize(con, "orders", orders.filter(orders.ts < end))
 
 
-def end_of(con: ibis.BaseBackend, folder: Path) -> int:
+def log_end(con: ibis.BaseBackend, folder: Path) -> int:
     """The instant after the newest row of a log. Raises DataError as `read_log` does."""
     raw = _raw(con, folder)
     return int(con.execute(raw.ts.max())) + 1
 
 
-def read_log(
-    con: ibis.BaseBackend, folder: Path, orders: ir.Table | None, windows: Windows, start: int, end: int
-) -> Log:
+def read_attributed_log(
+    con: ibis.BaseBackend,
+    folder: Path,
+    orders: ir.Table | None,
+    windows: AttributionWindows,
+    start: int,
+    end: int,
+) -> AttributedLog:
     """What the log says of start ≤ ts < end, and nothing of what came later.
 
     Raises DataError for a folder that is no impression log, or has nothing of that time.
     """
     raw = _raw(con, folder)
-    said = raw.select("_row", **{name: raw[name].cast(kind) for name, kind in SAID.items()})
+    said = raw.select("_row", **{name: raw[name].cast(kind) for name, kind in PREDICTION_COLUMNS.items()})
     log = conform(raw, "events", str(folder)).join(said, "_row")
     log = log.filter(log.ts >= start, log.ts < end, log.request_id.notnull() | (log.kind != "impression"))
-    none = ibis.memtable(pa.table({name: pa.array([], pa.string()) for name in LINE})).cast(LINE)
+    none = ibis.memtable(pa.table({name: pa.array([], pa.string()) for name in ORDER_LINE_SCHEMA})).cast(
+        ORDER_LINE_SCHEMA
+    )
     known = none if orders is None else orders
-    log = engine.keep(con, "log", _with_guests(log, known))
+    log = engine.materialize(con, "log", _with_guests(log, known))
     newest = {row["kind"]: row["ts"] for row in _rows(con, log.group_by("kind").agg(ts=log.ts.max()))}
     if "impression" not in newest:
         raise DataError(f"{folder}: no slate was logged in the days that were asked for")
-    events, counts = attribute(con, log, known, windows.click, windows.purchase)
+    events, counts = attribute_feedback(con, log, known, windows.click, windows.purchase)
     table = con.to_pyarrow(_outcomes(events, orders, windows))
-    return Log(*_columns(table), newest, counts)
+    return AttributedLog(*_split_columns(table), newest, counts)
 
 
 def _raw(con: ibis.BaseBackend, folder: Path) -> ir.Table:
     if not folder.is_dir() or not any(folder.rglob("*.parquet")):
         raise DataError(f"{folder}: no Parquet files are there; --events is the folder of the impression log")
     raw = engine.read_parquet(con, folder)
-    if missing := [name for name in (*SAID, "request_id") if name not in raw.columns]:
+    if missing := [name for name in (*PREDICTION_COLUMNS, "request_id") if name not in raw.columns]:
         raise DataError(f"{folder}: no column {', '.join(missing)}: this is no log of serving.ImpressionLog")
     return raw
 
@@ -147,20 +162,20 @@ def _with_guests(log: ir.Table, orders: ir.Table) -> ir.Table:
     buyers = orders.filter(orders.order_id.notnull()).group_by("order_id").agg(_buyer=orders.user_id.max())
     t = log.left_join(buyers, "order_id").drop("order_id_right")
     guest = (t.kind == "impression") & (t.user_id.nullif("").isnull())
-    name = ibis.coalesce(t["_buyer"], ibis.literal(GUEST) + t.request_id)
+    name = ibis.coalesce(t["_buyer"], ibis.literal(GUEST_PREFIX) + t.request_id)
     return t.mutate(user_id=ibis.ifelse(guest, name, t.user_id)).drop("_buyer")
 
 
-def _outcomes(events: ir.Table, orders: ir.Table | None, windows: Windows) -> ir.Table:
+def _outcomes(events: ir.Table, orders: ir.Table | None, windows: AttributionWindows) -> ir.Table:
     """A row per item shown, with its first click and purchase and what was spent."""
     shown = events.filter(events.kind == "impression")
     keys = ["request_id", "item_id"]
-    since, horizon = shown.select(*keys, since="ts"), windows.purchase or FOREVER
+    since, horizon = shown.select(*keys, since="ts"), windows.purchase or UNBOUNDED_WINDOW
 
     def first(kind: str, window: int) -> ir.Table:
         # Attribution leaves what is early or late among the facts of its user.
         of = events.filter(events.kind == kind).select(*keys, "value", at="ts").join(since, keys)
-        of = of.filter(of["at"] >= of.since - SKEW, of["at"] <= of.since + window)
+        of = of.filter(of["at"] >= of.since - MAX_CLOCK_SKEW, of["at"] <= of.since + window)
         return of.group_by(keys).agg(at=of["at"].min(), paid=of.value.max())
 
     click, purchase = first("click", windows.click).drop("paid"), first("purchase", horizon)
@@ -185,7 +200,7 @@ def _outcomes(events: ir.Table, orders: ir.Table | None, windows: Windows) -> ir
     return t.order_by("ts", "request_id", "position")
 
 
-def _columns(table: pa.Table) -> tuple[Slates, Shown]:
+def _split_columns(table: pa.Table) -> tuple[SlateColumns, ImpressionColumns]:
     def numbers(name: str) -> NDArray:
         return table[name].cast(pa.float64()).to_numpy()
 
@@ -193,16 +208,16 @@ def _columns(table: pa.Table) -> tuple[Slates, Shown]:
     first = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
     heads = table.take(first)
     user, ts = heads["user_id"].to_numpy(), table["ts"].to_numpy()
-    slates = Slates(
+    slates = SlateColumns(
         heads["request_id"].to_numpy(),
-        np.array([None if name is None or name.startswith(GUEST) else name for name in user], object),
+        np.array([None if name is None or name.startswith(GUEST_PREFIX) else name for name in user], object),
         heads["order_id"].to_numpy(),
         ts[first],
         heads["tier"].to_numpy(),
         heads["bundle_version"].to_numpy(),
     )
     bought = numbers("bought")
-    shown = Shown(
+    shown = ImpressionColumns(
         np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(table)])),
         table["item_id"].to_numpy(),
         np.nan_to_num(numbers("position")).astype(np.int64),

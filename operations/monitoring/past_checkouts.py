@@ -8,38 +8,38 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.tables.contract import attributes
+from data.tables.contract import attribute_columns
 from serving import Checkout, Line
-from serving.stores.base import NOTHING, Facts
+from serving.stores.base import EMPTY_HISTORY, UserHistory
 
 
-class Orders(NamedTuple):
+class OrderHistory(NamedTuple):
     """C checkouts by user and time, and their L lines in the same order. Returns are no lines."""
 
     order_id: NDArray  # [C] str
     user_id: NDArray  # [C] str
     ts: NDArray  # [C] int64, Unix seconds: the latest of the order's lines, as in training
-    first: NDArray  # [C+1] int64, the checkout's first line
+    line_offsets: NDArray  # [C+1] int64, the checkout's first line
     context: dict[str, NDArray]  # attribute → [C] values, None where missing
     item_id: NDArray  # [L] str
     quantity: NDArray  # [L] float64
     price: NDArray  # [L] float64, of a unit
-    at: NDArray  # [L] int64, the checkout's ts
-    known: NDArray  # [L] int64, when the line was known: at `at`, or when it was ingested
-    row_of: dict[str, int]  # order_id → row
-    rows: dict[str, tuple[int, int]]  # user_id → the first row of that user, and the one behind the last
+    line_ts: NDArray  # [L] int64, the checkout's ts
+    line_known_ts: NDArray  # [L] int64, when the line was known: at `at`, or when it was ingested
+    order_row: dict[str, int]  # order_id → row
+    user_rows: dict[str, tuple[int, int]]  # user_id → the first row of that user, and the one behind the last
 
-    def before(self, user_id: str | None, ts: int) -> Facts:
+    def history_before(self, user_id: str | None, ts: int) -> UserHistory:
         """What a user had bought strictly before an instant, as far as it was known by then."""
-        if user_id not in self.rows:
-            return NOTHING
-        start, stop = self.rows[user_id]
+        if user_id not in self.user_rows:
+            return EMPTY_HISTORY
+        start, stop = self.user_rows[user_id]
         stop = start + int(np.searchsorted(self.ts[start:stop], ts))
-        lines = np.arange(self.first[start], self.first[stop])
-        lines = lines[self.known[lines] < ts]
-        return Facts(
+        lines = np.arange(self.line_offsets[start], self.line_offsets[stop])
+        lines = lines[self.line_known_ts[lines] < ts]
+        return UserHistory(
             self.item_id[lines].tolist(),
-            self.at[lines],
+            self.line_ts[lines],
             np.zeros(len(lines), np.int64),
             self.quantity[lines].astype(np.float32),
             self.price[lines].astype(np.float32),
@@ -47,7 +47,7 @@ class Orders(NamedTuple):
 
     def checkout(self, row: int, ts: int | None = None, profile: dict[str, Any] | None = None) -> Checkout:
         """A checkout as it was sent, by default at its own time; without its history."""
-        lines = range(self.first[row], self.first[row + 1])
+        lines = range(self.line_offsets[row], self.line_offsets[row + 1])
         return Checkout(
             self.user_id[row],
             [Line(self.item_id[k], float(self.quantity[k]), float(self.price[k])) for k in lines],
@@ -58,9 +58,9 @@ class Orders(NamedTuple):
         )
 
 
-def orders_of(con: ibis.BaseBackend, table: ir.Table) -> Orders:
+def read_order_history(con: ibis.BaseBackend, table: ir.Table) -> OrderHistory:
     """The checkouts of a conformed table `orders`."""
-    context = attributes(table, "orders")
+    context = attribute_columns(table, "orders")
     good = table.filter(table.quantity > 0, table.order_id.notnull(), table.user_id.notnull())
     heads = good.group_by("order_id").agg(
         _at=good.ts.max(), _user=good.user_id.max(), **{f"_{name}": good[name].max() for name in context}
@@ -75,7 +75,7 @@ def orders_of(con: ibis.BaseBackend, table: ir.Table) -> Orders:
     ends = np.r_[begins[1:], len(first)]
     heads = found.take(pa.array(first))
     ingested = found["ingested_at"].fill_null(0).to_numpy()
-    return Orders(
+    return OrderHistory(
         order[first],
         user[first],
         at[first],

@@ -10,72 +10,78 @@ from numpy.typing import NDArray
 
 from serving import Checkout, Recommender
 from serving.batch.recommend import BATCH_SIZE, collate
-from serving.resilience.deadline import finite
-from serving.storage.bundle import Found
-from serving.stores.base import Facts
+from serving.resilience.deadline import finite_output
+from serving.storage.bundle import Candidates
+from serving.stores.base import UserHistory
 
-Request = tuple[Checkout, Facts]  # a checkout with its time, and what was known of its user
+ReplayRequest = tuple[Checkout, UserHistory]  # a checkout with its time, and what was known of its user
 
 
-class Scores(NamedTuple):
+class CandidateScores(NamedTuple):
     """What the ranker says of one request's n candidates, sorted by row."""
 
-    row: NDArray  # [n] int64, item rows
-    click: NDArray  # [n] float32
-    purchase: NDArray  # [n]
-    value: NDArray  # [n] expected value
+    item_row: NDArray  # [n] int64, item rows
+    p_click: NDArray  # [n] float32
+    p_purchase: NDArray  # [n]
+    expected_value: NDArray  # [n] expected value
 
-    def of(self, rows: NDArray) -> NDArray:
+    def lookup(self, rows: NDArray) -> NDArray:
         """[k, 3] click, purchase and value of item rows [k]; NaN for what is no candidate."""
-        place = np.minimum(np.searchsorted(self.row, rows), len(self.row) - 1)
-        found = np.stack([self.click, self.purchase, self.value], 1)[place].astype(np.float64)
-        found[self.row[place] != rows] = np.nan
+        place = np.minimum(np.searchsorted(self.item_row, rows), len(self.item_row) - 1)
+        found = np.stack([self.p_click, self.p_purchase, self.expected_value], 1)[place].astype(np.float64)
+        found[self.item_row[place] != rows] = np.nan
         return found
 
 
 @torch.inference_mode()
-def scored(recommender: Recommender, requests: Sequence[Request]) -> list[Scores]:
+def score_requests(recommender: Recommender, requests: Sequence[ReplayRequest]) -> list[CandidateScores]:
     """The candidates of requests, which must have some, with their predictions."""
     bundle, catalog = recommender.bundle, recommender.bundle.catalog
     found = []
-    for query, vector in _vectors(recommender, requests):
-        near = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.ann))
-        part = Found(*finite(bundle.candidates, query, vector, near, catalog))
-        click, purchase, spend = (x.numpy() for x in finite(bundle.ranker, query, vector, part, catalog))
+    for query, vector in _query_batches(recommender, requests):
+        near = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.n_ann_candidates))
+        part = Candidates(*finite_output(bundle.candidates, query, vector, near, catalog))
+        click, purchase, spend = (
+            x.numpy() for x in finite_output(bundle.ranker, query, vector, part, catalog)
+        )
         for start, stop in pairwise(part.offsets.tolist()):
             order = start + np.argsort(part.item.numpy()[start:stop])
             columns = (part.item.numpy(), click, purchase, purchase * spend)
-            found.append(Scores(*(column[order] for column in columns)))
+            found.append(CandidateScores(*(column[order] for column in columns)))
     return found
 
 
 @torch.inference_mode()
-def recall(recommender: Recommender, requests: Sequence[Request], k: int = 300) -> NDArray:
+def index_recall(recommender: Recommender, requests: Sequence[ReplayRequest], k: int = 300) -> NDArray:
     """[n] the share of each request's exact `k` nearest available items that the index returns."""
     bundle = recommender.bundle
     rows = np.flatnonzero(bundle.available)
     k = min(k, len(rows))
     parts = []
-    for _, vector in _vectors(recommender, requests):
+    for _, vector in _query_batches(recommender, requests):
         queries = vector.numpy()
-        exact = rows[np.argpartition(-_inner(queries, recommender.vectors[rows]), k - 1, axis=1)[:, :k]]
+        exact = rows[
+            np.argpartition(-_int8_inner_products(queries, recommender.item_vectors[rows]), k - 1, axis=1)[
+                :, :k
+            ]
+        ]
         near = bundle.index.search(queries, k)
         parts += [len(np.intersect1d(a, b)) / k for a, b in zip(near, exact, strict=True)]
     return np.array(parts)
 
 
-def _vectors(
-    recommender: Recommender, requests: Sequence[Request]
+def _query_batches(
+    recommender: Recommender, requests: Sequence[ReplayRequest]
 ) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
     """Queries and their vectors [B, D], batch by batch."""
     tower, vectors = recommender.bundle.query_tower, recommender.bundle.catalog[-1]
     for start in range(0, len(requests), BATCH_SIZE):
         some = requests[start : start + BATCH_SIZE]
-        query = collate([recommender.encoder(one, facts, one.ts or 0) for one, facts in some])
-        yield query, finite(tower, query, vectors)
+        query = collate([recommender.feature_encoder(one, facts, one.ts or 0) for one, facts in some])
+        yield query, finite_output(tower, query, vectors)
 
 
-def _inner(queries: NDArray, packed: NDArray) -> NDArray:
+def _int8_inner_products(queries: NDArray, packed: NDArray) -> NDArray:
     """[B, N] inner products of queries [B, D] with row-wise int8 vectors [N, D+8]."""
     scale, offset = np.ascontiguousarray(packed[:, -8:]).view(np.float32).T
     return queries @ packed[:, :-8].astype(np.float32).T * scale + np.outer(queries.sum(1), offset)

@@ -21,21 +21,21 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from data.prepare import key_of, log_end
+from data.prepare import last_order_time, prepared_key
 from exporting.export import export
 from operations.retraining import registry
-from operations.retraining.gates import gates, verdict
-from operations.retraining.offline_eval import bestsellers, judged
+from operations.retraining.gates import evaluate_gates, gate_summary
+from operations.retraining.offline_eval import evaluate_run, popularity_ndcg
 from serving.storage.bundle import BundleError, read_manifest, version_folder
-from serving.storage.versions import CHALLENGER, point
-from training.catalog_refresh import refreshed
-from training.config import CONFIGS, ConfigError
-from training.pipeline import run
-from training.stage_folders import read_done
+from serving.storage.versions import CHALLENGER_FOLDER, set_current_version
+from training.catalog_refresh import refresh_run
+from training.config import CONFIG_DIR, ConfigError
+from training.pipeline import train_models
+from training.stage_folders import read_stage_manifest
 from training.trained_run import open_run
 
 DAY = 86_400
-DECISIONS = "decisions.jsonl"
+DECISIONS_FILE = "decisions.jsonl"
 
 
 class Champion(NamedTuple):
@@ -44,14 +44,14 @@ class Champion(NamedTuple):
     version: str
     run: Path
     prepared: str  # name of the folder it learned from
-    since: str | None  # `data.since` of that folder
-    full_end: int  # Unix seconds, the end of the log at its last full training
+    data_since: str | None  # `data.since` of that folder
+    full_training_end: int  # Unix seconds, the end of the log at its last full training
 
 
 class Decision(NamedTuple):
     """What became of a retraining."""
 
-    published: str | None  # the version that serves now, if it is a new one
+    published_version: str | None  # the version that serves now, if it is a new one
     reason: str
 
 
@@ -71,36 +71,38 @@ def retrain(cfg: DictConfig) -> Decision:
 
 
 def _retrain(cfg: DictConfig, root: Path) -> Decision:
-    champion = serving_now(root, cfg)
+    champion = load_champion(root, cfg)
     if champion is not None:
-        registry.name_champion(cfg, champion.version)  # a kill may have come between publishing and this
-        if has_learned(champion, cfg):
+        registry.set_champion_alias(cfg, champion.version)  # a kill may have come between publishing and this
+        if trained_on_current_log(champion, cfg):
             return Decision(None, f"{champion.version} has learned from this log already")
-    mode, settings = mode_of(cfg, champion)
+    mode, settings = choose_mode(cfg, champion)
     print(f"retraining: {mode}", flush=True)
-    folder = run(settings)
-    if known := decided(root, folder.name):
+    folder = train_models(settings)
+    if known := previous_decision(root, folder.name):
         return Decision(None, f"{folder.name} was judged on {known['at']}: {known['reason']}")
-    made = export(export_settings(cfg, folder, root / CHALLENGER))
+    made = export(challenger_export_config(cfg, folder, root / CHALLENGER_FOLDER))
     challenger = open_run(folder)
-    mine = judged(challenger)
-    theirs = judged(open_run(refreshed(champion.run, cfg, challenger.prepared))) if champion else None
-    found = gates(mine, theirs, bestsellers(challenger), read_manifest(made), cfg.retrain.gates)
+    mine = evaluate_run(challenger)
+    theirs = evaluate_run(open_run(refresh_run(champion.run, cfg, challenger.prepared))) if champion else None
+    found = evaluate_gates(mine, theirs, popularity_ndcg(challenger), read_manifest(made), cfg.retrain.gates)
     for gate in found:
-        print(f"  {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.found}", flush=True)
-    passed, reason = all(gate.passed for gate in found), verdict(found)
-    registry.register(cfg, folder, made.name, reason)  # before it serves: a kill leaves no unknown champion
+        print(f"  {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.detail}", flush=True)
+    passed, reason = all(gate.passed for gate in found), gate_summary(found)
+    registry.register_challenger(
+        cfg, folder, made.name, reason
+    )  # before it serves: a kill leaves no unknown champion
     if passed:
-        publish(made, root)
+        promote_challenger(made, root)
     line = {"version": made.name, "run": folder.name, "mode": mode, "published": passed, "reason": reason}
     line["champion"] = champion and champion.version
-    note(root, line | {"gates": [gate._asdict() for gate in found]})
+    append_decision(root, line | {"gates": [gate._asdict() for gate in found]})
     if passed:
-        registry.name_champion(cfg, made.name)
+        registry.set_champion_alias(cfg, made.name)
     return Decision(made.name if passed else None, reason)
 
 
-def serving_now(root: Path, cfg: DictConfig) -> Champion | None:
+def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
     """What `current` names, if it can be read and its run is still there; None before the first bundle."""
     try:
         about = read_manifest(version_folder(root))
@@ -108,33 +110,33 @@ def serving_now(root: Path, cfg: DictConfig) -> Champion | None:
         return None
     folder = Path(cfg.paths.runs) / about["run"]["folder"]
     try:
-        prepared = (folder / read_done(folder)["prepared"]).resolve()
-        since = _meta(prepared)["config"]["data"].get("since")
-        return Champion(about["version"], folder, prepared.name, since, _last_full(folder))
+        prepared = (folder / read_stage_manifest(folder)["prepared"]).resolve()
+        since = _read_meta(prepared)["config"]["data"].get("since")
+        return Champion(about["version"], folder, prepared.name, since, _full_training_end(folder))
     except FileNotFoundError:
         return None
 
 
-def _last_full(folder: Path) -> int:
+def _full_training_end(folder: Path) -> int:
     """The end of the log of the full training that a chain of warm starts goes back to."""
     while (before := OmegaConf.load(folder / "config.yaml").warm.run) is not None:
         folder = Path(before)
-    return int(_meta(folder / read_done(folder)["prepared"])["window"]["end"])
+    return int(_read_meta(folder / read_stage_manifest(folder)["prepared"])["window"]["end"])
 
 
-def _meta(prepared: Path) -> dict[str, Any]:
+def _read_meta(prepared: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((prepared / "meta.json").read_text())
     return found
 
 
-def has_learned(champion: Champion, cfg: DictConfig) -> bool:
+def trained_on_current_log(champion: Champion, cfg: DictConfig) -> bool:
     """Whether today's log, prepared as the champion's was, is what the champion learned from."""
     today = cfg.copy()
-    today.data.since = champion.since
-    return key_of(today) == champion.prepared
+    today.data.since = champion.data_since
+    return prepared_key(today) == champion.prepared
 
 
-def mode_of(cfg: DictConfig, champion: Champion | None) -> tuple[str, DictConfig]:
+def choose_mode(cfg: DictConfig, champion: Champion | None) -> tuple[str, DictConfig]:
     """full or incremental, as `retrain.mode` and the age of the last full training say, and the settings of
     that training.
 
@@ -147,15 +149,15 @@ def mode_of(cfg: DictConfig, champion: Champion | None) -> tuple[str, DictConfig
         raise ConfigError(f"retrain.mode=incremental: {cfg.bundle.dir} has no bundle whose run is there")
     if mode == "full" or champion is None:
         return "full", cfg
-    smaller = OmegaConf.load(CONFIGS / "experiment" / "incremental.yaml")
+    smaller = OmegaConf.load(CONFIG_DIR / "experiment" / "incremental.yaml")
     warm = OmegaConf.merge(cfg, smaller, {"warm": {"run": str(champion.run)}})
     assert isinstance(warm, DictConfig)
-    if mode == "auto" and log_end(cfg) - champion.full_end >= cfg.retrain.full_every * DAY:
+    if mode == "auto" and last_order_time(cfg) - champion.full_training_end >= cfg.retrain.full_every * DAY:
         return "full", cfg
     return "incremental", warm
 
 
-def export_settings(cfg: DictConfig, folder: Path, root: Path) -> DictConfig:
+def challenger_export_config(cfg: DictConfig, folder: Path, root: Path) -> DictConfig:
     """The settings of export.yaml for a challenger in `root`."""
     root.mkdir(exist_ok=True)
     names = {name: OmegaConf.to_container(cfg[name]) for name in ("index", "bundle", "verify", "mlflow")}
@@ -164,7 +166,7 @@ def export_settings(cfg: DictConfig, folder: Path, root: Path) -> DictConfig:
     return found
 
 
-def publish(made: Path, root: Path) -> None:
+def promote_challenger(made: Path, root: Path) -> None:
     """Put a challenger beside the other versions and let `current` name it; servers see all or nothing.
 
     Its files are linked, not moved: a kill in between leaves the challenger for the next retraining.
@@ -180,18 +182,18 @@ def publish(made: Path, root: Path) -> None:
         beside.unlink(missing_ok=True)
         os.link(store, beside)
         os.replace(beside, root / "store.arrow")
-    point(root, made.name)
+    set_current_version(root, made.name)
 
 
-def note(root: Path, line: dict[str, Any]) -> None:
+def append_decision(root: Path, line: dict[str, Any]) -> None:
     """Add a line to the decisions."""
-    with (root / DECISIONS).open("a") as file:
+    with (root / DECISIONS_FILE).open("a") as file:
         file.write(json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **line}) + "\n")
 
 
-def decided(root: Path, run_name: str) -> dict[str, Any] | None:
+def previous_decision(root: Path, run_name: str) -> dict[str, Any] | None:
     """What was decided of a run before; None if nothing was, or if it was to publish and that did not end."""
-    file = root / DECISIONS
+    file = root / DECISIONS_FILE
     lines = file.read_text().splitlines() if file.is_file() else []
     for line in reversed(lines):
         try:

@@ -4,16 +4,16 @@ from functools import partial
 from operator import itemgetter
 
 from reporting.evaluation import figures
-from reporting.markup import Column, figure, key, paragraph, section, table
-from reporting.tables import Row, over_seeds
-from reporting.tables import figure as number
+from reporting.markup import Column, figure, legend, paragraph, section, table
+from reporting.tables import Row, aggregate_seeds
+from reporting.tables import format_metric as number
 
 
-def calibration(report: Row) -> str:
+def calibration_section(report: Row) -> str:
     """Heads, reliability curves and slices."""
     quality = [
-        Column("system", partial(figures.system, report), number=False),
-        Column("head", itemgetter("head"), number=False),
+        Column("system", partial(figures.system_label, report), numeric=False),
+        Column("head", itemgetter("head"), numeric=False),
         Column("AUC", partial(number, name="auc"),
                "chance that a positive candidate is above a negative one; .5 is a coin"),
         Column("ECE", partial(number, name="ece"),
@@ -25,26 +25,28 @@ def calibration(report: Row) -> str:
     return section(
         "calibration",
         "Do the probabilities mean what they say?",
-        _calibrated(report),
-        table(quality, over_seeds(report["heads"], ("system", "head"))),
+        _calibration_finding(report),
+        table(quality, aggregate_seeds(report["heads"], ("system", "head"))),
         "<h3>Predicted against observed, over all candidates</h3>",
-        key(("other", "all"), ("ours", "bought before by this user"), ("third", "never bought before")),
-        f'<div class="pair">{figure(figures.reliability(report["curves"], "click"))}'
-        f"{figure(figures.reliability(report['curves'], 'purchase'))}</div>",
+        legend(("other", "all"), ("ours", "bought before by this user"), ("third", "never bought before")),
+        f'<div class="pair">{figure(figures.reliability_diagram(report["curves"], "click"))}'
+        f"{figure(figures.reliability_diagram(report['curves'], 'purchase'))}</div>",
         paragraph("On the dotted line the prediction is right. Both scales are logarithmic.", "soft"),
         "<h3>Where is it too high, where too low?</h3>",
         figure(
-            figures.ratios(report["calibration"]),
+            figures.calibration_ratio_chart(report["calibration"]),
             "Right of 1 the model promises too much. Popularity is the orders with the item in the 28 "
             "days before, price its usual one, both in deciles of the candidates. Values beyond the "
             "scale stand at its end.",
-            key(("third", "click"), ("ours", "purchase"), ("rival", "value, of what was bought")),
+            legend(("third", "click"), ("ours", "purchase"), ("rival", "value, of what was bought")),
         ),
-        "<details><summary>The same as a table</summary>" + _slices(report["calibration"]) + "</details>",
+        "<details><summary>The same as a table</summary>"
+        + _slice_table(report["calibration"])
+        + "</details>",
     )
 
 
-def _calibrated(report: Row) -> str:
+def _calibration_finding(report: Row) -> str:
     rows = [row for row in report["calibration"] if row["head"] == "purchase" and row["ratio"]]
     worst = max(rows, key=lambda row: max(row["ratio"], 1 / row["ratio"]) * (row["pairs"] > 1000))
     return (
@@ -54,11 +56,11 @@ def _calibrated(report: Row) -> str:
     )
 
 
-def _slices(rows: list[Row]) -> str:
+def _slice_table(rows: list[Row]) -> str:
     columns = [
-        Column("head", lambda r: r["head"], number=False),
-        Column("group", lambda r: r["group"], number=False),
-        Column("slice", lambda r: r["slice"], number=False),
+        Column("head", lambda r: r["head"], numeric=False),
+        Column("group", lambda r: r["group"], numeric=False),
+        Column("slice", lambda r: r["slice"], numeric=False),
         Column("candidates", lambda r: f"{r['pairs']:,}"),
         Column("predicted", lambda r: f"{r['predicted']:.4f}"),
         Column("observed", lambda r: f"{r['observed']:.4f}"),

@@ -4,46 +4,51 @@ from datetime import UTC, datetime
 from html import escape
 
 from reporting.evaluation import figures
-from reporting.evaluation.heads import calibration
-from reporting.evaluation.slates import examples, variety
-from reporting.evaluation.systems import differences, frontier, leaderboard, recall
+from reporting.evaluation.heads import calibration_section
+from reporting.evaluation.slates import diversity_section, examples_section
+from reporting.evaluation.systems import (
+    differences_section,
+    frontier_section,
+    leaderboard_section,
+    recall_section,
+)
 from reporting.markup import document, figure, paragraph, section
-from reporting.tables import Row, over_seeds, summary
-from reporting.tables import figure as number
+from reporting.tables import Row, aggregate_seeds, summarize_leaderboard
+from reporting.tables import format_metric as number
 
-CLICKS = {
+CLICK_LABEL_TEXTS = {
     "logged": "Clicks are those that the shop logged.",
     "leaf_category_proxy": "There are no click logs: “click” stands for having bought something of the "
     "item's leaf category within the horizon.",
 }
 
 
-def page(report: Row) -> str:
+def report_page(report: Row) -> str:
     """The whole page from `report.json` (evaluation/leaderboard.py); missing parts leave their sections "
     "out."""
     title = f"{report['system'].capitalize()} on the {report['split']} checkouts"
     sections = {
-        "Leaderboard": leaderboard(report),
-        "Differences": differences(report),
-        "Purchases or revenue": frontier(report),
-        "Variety": variety(report),
-        "Calibration": calibration(report),
-        "Recall": recall(report),
-        "Training": health(report) if report["health"] else "",
-        "Slates": examples(report) if report["examples"] else "",
+        "Leaderboard": leaderboard_section(report),
+        "Differences": differences_section(report),
+        "Purchases or revenue": frontier_section(report),
+        "Variety": diversity_section(report),
+        "Calibration": calibration_section(report),
+        "Recall": recall_section(report),
+        "Training": training_section(report) if report["health"] else "",
+        "Slates": examples_section(report) if report["examples"] else "",
     }
     links = "".join(
         f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name, content in sections.items() if content
     )
-    above = f"{_opening(report)}{_cards(report)}<nav>{links}</nav>"
-    return document(title, above, *sections.values(), _closing(report))
+    above = f"{_introduction(report)}{_metric_cards(report)}<nav>{links}</nav>"
+    return document(title, above, *sections.values(), _provenance(report))
 
 
 def _anchor(name: str) -> str:
     return name.lower().replace(" ", "-")
 
 
-def _opening(report: Row) -> str:
+def _introduction(report: Row) -> str:
     seeds = len(report["runs"])
     first, last = (datetime.fromtimestamp(report[end], UTC).strftime("%-d %B %Y") for end in ("from", "to"))
     days = report["horizon"].removesuffix("d")
@@ -51,7 +56,7 @@ def _opening(report: Row) -> str:
     return paragraph(
         f"After each checkout six of {report['items']:,} items are shown. This page judges them on "
         f"{report['judged']:,} checkouts from {first} to {last} (of {report['checkouts']:,}; the others were "
-        f"followed by no purchase) by what was bought {horizon}. {CLICKS[report['click']]}"
+        f"followed by no purchase) by what was bought {horizon}. {CLICK_LABEL_TEXTS[report['click']]}"
     ) + paragraph(
         f"Figures are means over {seeds} trained models (seeds), ± their standard deviation; curves and "
         "examples are those of the first."
@@ -61,13 +66,15 @@ def _opening(report: Row) -> str:
     )  # fmt: skip
 
 
-def _cards(report: Row) -> str:
-    rows = {(r["system"], r["order"], r["slice"]): r for r in summary(report["leaderboard"])}
+def _metric_cards(report: Row) -> str:
+    rows = {(r["system"], r["order"], r["slice"]): r for r in summarize_leaderboard(report["leaderboard"])}
     ours = report["system"]
     heads = {
-        row["head"]: row for row in over_seeds(report["heads"], ("system", "head")) if row["system"] == ours
+        row["head"]: row
+        for row in aggregate_seeds(report["heads"], ("system", "head"))
+        if row["system"] == ours
     }
-    union = next(row for row in over_seeds(report["recalls"], ("source",)) if row["source"] == "union")
+    union = next(row for row in aggregate_seeds(report["recalls"], ("source",)) if row["source"] == "union")
     cards = [
         (number(rows[ours, "purchase", "all"], "ndcg6"), "NDCG@6 in the order of p(purchase)"),
         (number(rows[ours, "value", "all"], "revenue6", 2), "revenue@6 in the order of expected value"),
@@ -85,7 +92,7 @@ def _cards(report: Row) -> str:
     return f'<div class="cards">{made}</div>'
 
 
-def health(report: Row) -> str:
+def training_section(report: Row) -> str:
     """What training noted of itself: gates, gradients, alarms."""
     found = report["health"]
     alarms = found.get("alarms") or []
@@ -95,18 +102,22 @@ def health(report: Row) -> str:
             "Mean weight of each expert over the validation candidates; bars of one shade are one expert."
         )
         parts.append(
-            figure(figures.gates(found), caption, "<h3>How much each task listens to each expert</h3>")
+            figure(
+                figures.gate_weights_chart(found),
+                caption,
+                "<h3>How much each task listens to each expert</h3>",
+            )
         )
     if found.get("gradient_cosine"):
         caption = "Above 0 two tasks pull the shared layers the same way, below 0 against each other."
-        chart = figures.cosines(found["gradient_cosine"])
+        chart = figures.gradient_cosine_chart(found["gradient_cosine"])
         parts.append(figure(chart, caption, "<h3>Do the tasks pull together?</h3>"))
     listed = "".join(f'<p class="alarm">{escape(alarm)}</p>' for alarm in alarms)
     finding = f"Alarms raised: {len(alarms)}." if alarms else "No alarm was raised."
     return section("training", "Was training healthy?", finding, listed, *parts)
 
 
-def _closing(report: Row) -> str:
+def _provenance(report: Row) -> str:
     runs = ", ".join(f"{run['run']} (seed {run['seed']})" for run in report["runs"])
     return "<h2>Where this comes from</h2>" + paragraph(
         f"Data: {report['data']}; runs: {runs}. Made by python -m evaluation.leaderboard; report.json beside "

@@ -5,20 +5,20 @@ from datetime import UTC, datetime
 from html import escape
 
 from reporting.evaluation import figures
-from reporting.markup import Column, figure, key, paragraph, section, table
-from reporting.tables import Row, over_seeds
-from reporting.tables import figure as number
+from reporting.markup import Column, figure, legend, paragraph, section, table
+from reporting.tables import Row, aggregate_seeds
+from reporting.tables import format_metric as number
 
-RULE = (
+SELECTION_RULE = (
     "Chosen by a fixed rule: of the checkouts with one to eight paid lines that were followed by a purchase, "
     "in an order that only a hash of the order id decides, the first that fits each heading, each of another "
     "user. Slates are in the order of expected value. Prices are the items' usual ones at the time."
 )
 
 
-def variety(report: Row) -> str:
+def diversity_section(report: Row) -> str:
     """What category caps and diversity cost."""
-    lines = over_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity"))
+    lines = aggregate_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity"))
     plain = {
         line["revenue_weight"]: line
         for line in lines
@@ -35,8 +35,8 @@ def variety(report: Row) -> str:
         return cell
 
     columns = [
-        Column("order", lambda r: "expected value" if r["revenue_weight"] else "p(purchase)", number=False),
-        Column("rule", figures.policy_name,
+        Column("order", lambda r: "expected value" if r["revenue_weight"] else "p(purchase)", numeric=False),
+        Column("rule", figures.policy_label,
                "cap n: at most n items of a leaf category; diversity d: maximal marginal relevance", False),
         Column("NDCG@6", lambda r: number(r, "ndcg6")),
         Column("change", change("ndcg6")),
@@ -50,7 +50,7 @@ def variety(report: Row) -> str:
     start = plain[1.0]
     one = next(line for line in lines if line["revenue_weight"] and line["category_cap"] == 1)
     charts = [
-        figure(figures.variety(report, weight), "", f"<h3>In the order of {name}</h3>")
+        figure(figures.diversity_chart(report, weight), "", f"<h3>In the order of {name}</h3>")
         for weight, name in ((1.0, "expected value"), (0.0, "p(purchase)"))
     ]
     return section(
@@ -63,13 +63,15 @@ def variety(report: Row) -> str:
             "bundle.slate.diversity. Further right is more variety, further down is what it costs.",
             "soft",
         ),
-        key(("other", "no rule"), ("ours", "category cap of 1, 2, 3"), ("third", "diversity of 0.02 to 0.3")),
+        legend(
+            ("other", "no rule"), ("ours", "category cap of 1, 2, 3"), ("third", "diversity of 0.02 to 0.3")
+        ),
         f'<div class="pair">{"".join(charts)}</div>',
         table(columns, lines),
     )
 
 
-def examples(report: Row) -> str:
+def examples_section(report: Row) -> str:
     """Real checkouts, what would have been shown, and what was bought."""
     shown = [item for example in report["examples"] for item in example["shown"]]
     bought = sum(item["bought"] for item in shown)
@@ -77,7 +79,7 @@ def examples(report: Row) -> str:
         "slates",
         "What do the slates look like?",
         f"{bought} of the {len(shown)} items below were bought within the horizon that followed.",
-        paragraph(RULE, "soft"),
+        paragraph(SELECTION_RULE, "soft"),
         *(_example(example) for example in report["examples"]),
     )
 
@@ -88,13 +90,13 @@ def _example(example: Row) -> str:
         f"{line['quantity']:g} × {line['title']} ({line['price']:.2f})" for line in example["paid"]
     )
     columns = [
-        Column("shown", lambda r: r["title"], number=False),
+        Column("shown", lambda r: r["title"], numeric=False),
         Column("price", lambda r: f"{r['price']:.2f}" if r["price"] else "–"),
         Column("p(click)", lambda r: f"{r['click']:.3f}"),
         Column("p(purchase)", lambda r: f"{r['purchase']:.3f}"),
         Column("expected value", lambda r: f"{r['value']:.2f}"),
-        Column("proposed by", lambda r: ", ".join(r["sources"]).replace("_", " "), number=False),
-        Column("then", lambda r: f"bought for {r['spent']:.2f}" if r["bought"] else "", number=False),
+        Column("proposed by", lambda r: ", ".join(r["sources"]).replace("_", " "), numeric=False),
+        Column("then", lambda r: f"bought for {r['spent']:.2f}" if r["bought"] else "", numeric=False),
     ]
     missed = [
         f"{line['title']} ({line['spent']:.2f}, "

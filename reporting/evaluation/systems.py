@@ -6,11 +6,11 @@ from html import escape
 from operator import itemgetter
 
 from reporting.evaluation import figures
-from reporting.markup import Column, figure, key, paragraph, section, table
-from reporting.tables import Row, over_seeds, summary
-from reporting.tables import figure as number
+from reporting.markup import Column, figure, legend, paragraph, section, table
+from reporting.tables import Row, aggregate_seeds, summarize_leaderboard
+from reporting.tables import format_metric as number
 
-PARTS = {
+SLICE_TEXTS = {
     "all": ("All checkouts", "Every checkout after which something was bought; every purchase counts."),
     "discovery": (
         "Discovery: what the user never bought before",
@@ -21,60 +21,72 @@ PARTS = {
 }
 
 
-def leaderboard(report: Row) -> str:
+def leaderboard_section(report: Row) -> str:
     """A table per slice, the best first."""
     parts = []
-    for part, (heading, meaning) in PARTS.items():
-        lines = [line for line in summary(report["leaderboard"]) if line["slice"] == part]
+    for part, (heading, meaning) in SLICE_TEXTS.items():
+        lines = [line for line in summarize_leaderboard(report["leaderboard"]) if line["slice"] == part]
         if not lines or not lines[0]["checkouts"]:
             continue
         count = f"{meaning} {lines[0]['checkouts']:,} checkouts."
-        parts.append(f"<h3>{escape(heading)}</h3>" + paragraph(count, "soft") + _board(report, lines, part))
-    return section("leaderboard", "Which system shows what is bought?", _winner(report), *parts)
+        parts.append(
+            f"<h3>{escape(heading)}</h3>" + paragraph(count, "soft") + _leaderboard_table(report, lines, part)
+        )
+    return section("leaderboard", "Which system shows what is bought?", _leaderboard_finding(report), *parts)
 
 
-def _winner(report: Row) -> str:
-    lines = [r for r in summary(report["leaderboard"]) if r["slice"] == "all" and not figures.is_ceiling(r)]
+def _leaderboard_finding(report: Row) -> str:
+    lines = [
+        r
+        for r in summarize_leaderboard(report["leaderboard"])
+        if r["slice"] == "all" and not figures.is_ideal_ranking(r)
+    ]
     best = {metric: max(lines, key=lambda line: line[metric] or 0) for metric in ("ndcg6", "revenue6")}
     said = []
     for name, line in (("NDCG@6", best["ndcg6"]), ("revenue@6", best["revenue6"])):
-        order = figures.order(report, line)
+        order = figures.order_label(report, line)
         by = "" if order == "–" else f" by {order}"
-        said.append(f"he highest {name} is that of {figures.system(report, line)}{by}")
+        said.append(f"he highest {name} is that of {figures.system_label(report, line)}{by}")
     return f"T{said[0]}, t{said[1]}."
 
 
-def _board(report: Row, lines: list[Row], part: str) -> str:
+def _leaderboard_table(report: Row, lines: list[Row], part: str) -> str:
     def share(metric: str) -> Callable[[Row], float | None]:
-        top = max(line[metric] or 0 for line in lines if not figures.is_ceiling(line))
-        return lambda line: None if figures.is_ceiling(line) else (line[metric] or 0) / (top or 1)
+        top = max(line[metric] or 0 for line in lines if not figures.is_ideal_ranking(line))
+        return lambda line: None if figures.is_ideal_ranking(line) else (line[metric] or 0) / (top or 1)
 
     explained = part == "all"
     columns = [
-        Column("system", partial(figures.system, report), number=False),
-        Column("order", partial(figures.order, report),
+        Column("system", partial(figures.system_label, report), numeric=False),
+        Column("order", partial(figures.order_label, report),
                "what the six are sorted by; expected value is p(purchase) × expected spend" * explained,
-               number=False),
+               numeric=False),
         Column("NDCG@6", lambda line: number(line, "ndcg6"),
                "1 if everything bought stands at the top of the six, 0 if none is shown" * explained,
-               share=share("ndcg6")),
+               bar_share=share("ndcg6")),
         Column("hit@6", lambda line: number(line, "hit6", 3),
                "share of checkouts of which at least one of the six was bought" * explained),
         Column("precision@6", lambda line: number(line, "precision6", 3),
                "share of the six that was bought" * explained),
         Column("revenue@6", lambda line: number(line, "revenue6", 2),
                "spent on the six within the horizon, per checkout, in the shop's currency" * explained,
-               share=share("revenue6")),
+               bar_share=share("revenue6")),
     ]  # fmt: skip
-    ordered = sorted(lines, key=lambda line: (figures.is_ceiling(line), -(line["ndcg6"] or 0)))
+    ordered = sorted(lines, key=lambda line: (figures.is_ideal_ranking(line), -(line["ndcg6"] or 0)))
 
     def css(line: Row) -> str:
-        return "ours" if line["system"] == report["system"] else "ceiling" if figures.is_ceiling(line) else ""
+        return (
+            "ours"
+            if line["system"] == report["system"]
+            else "ceiling"
+            if figures.is_ideal_ranking(line)
+            else ""
+        )
 
     return table(columns, ordered, css)
 
 
-def differences(report: Row) -> str:
+def differences_section(report: Row) -> str:
     """How far ahead of the strongest others, with intervals."""
     rows = report["differences"]
     said = []
@@ -88,7 +100,7 @@ def differences(report: Row) -> str:
             )
     charts = [
         figure(
-            figures.differences(rows, metric, f"this system minus the other: {name}"),
+            figures.differences_chart(rows, metric, f"this system minus the other: {name}"),
             "",
             f"<h3>{heading}</h3>",
         )
@@ -107,16 +119,16 @@ def differences(report: Row) -> str:
             "without training is the best of its kind on this very metric.",
             "soft",
         ),
-        key(("ours", "better"), ("other", "not told apart"), ("rival", "worse")),
+        legend(("ours", "better"), ("other", "not told apart"), ("rival", "worse")),
         f'<div class="pair">{"".join(charts)}</div>',
     )
 
 
-def frontier(report: Row) -> str:
+def frontier_section(report: Row) -> str:
     """The trade between the two orders."""
     lines = [
         r
-        for r in over_seeds(report["frontier"], ("system", "revenue_weight"))
+        for r in aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
         if r["system"] == report["system"]
     ]
     most, least = lines[0], lines[-1]
@@ -136,27 +148,27 @@ def frontier(report: Row) -> str:
             "bundle.slate.revenue_weight; up and to the right is better.",
             "soft",
         ),
-        key(*colours),
+        legend(*colours),
         '<div class="pair">'
-        + figure(figures.frontier(report, near=False), above="<h3>All systems</h3>")
-        + figure(figures.frontier(report, near=True), above="<h3>The best of them, closer</h3>")
+        + figure(figures.frontier_chart(report, zoom=False), header="<h3>All systems</h3>")
+        + figure(figures.frontier_chart(report, zoom=True), header="<h3>The best of them, closer</h3>")
         + "</div>",
     )
 
 
-def recall(report: Row) -> str:
+def recall_section(report: Row) -> str:
     """Which source finds what is bought."""
-    lines = over_seeds(report["recalls"], ("source",))
+    lines = aggregate_seeds(report["recalls"], ("source",))
     union = next(line for line in lines if line["source"] == "union")
     columns = [
-        Column("source", lambda r: r["source"].replace("_", " "), number=False),
+        Column("source", lambda r: r["source"].replace("_", " "), numeric=False),
         Column("candidates", lambda r: number(r, "candidates", 0), "proposed per checkout, mean"),
         *(
-            Column(f"recall@{k}", partial(number, name=f"recall{k}"), share=itemgetter(f"recall{k}"))
+            Column(f"recall@{k}", partial(number, name=f"recall{k}"), bar_share=itemgetter(f"recall{k}"))
             for k in (100, 300, 500)
         ),
         Column("recall", lambda r: number(r, "recall"), "of all that the source proposed",
-               share=itemgetter("recall")),
+               bar_share=itemgetter("recall")),
     ]  # fmt: skip
     return section(
         "recall",

@@ -27,18 +27,18 @@ from torch import Tensor
 
 from ..checkout import Checkout, Slate
 from ..pipeline.encode import QUERY_FIELDS
-from ..pipeline.slate_builder import Scored
-from ..pipeline.slate_policy import Policy
+from ..pipeline.slate_builder import RankedItems
+from ..pipeline.slate_policy import SlatePolicy
 from ..recommender import Recommender
-from ..resilience.deadline import finite, one_thread, reason_of
-from ..storage.bundle import Found
-from ..stores.base import NOTHING
-from .rows import CHECKOUT_ID, answered, check_columns, checkouts_of, output_schema
+from ..resilience.deadline import error_message, finite_output, set_single_thread
+from ..storage.bundle import Candidates
+from ..stores.base import EMPTY_HISTORY
+from .rows import CHECKOUT_ID, check_columns, output_schema, parse_checkouts, slates_to_batch
 
-OFFSETS = tuple(name.endswith("_offsets") for name in QUERY_FIELDS)
+IS_OFFSETS = tuple(name.endswith("_offsets") for name in QUERY_FIELDS)
 BATCH_SIZE = 32  # with some 500 candidates each, more leave the caches and take longer
 ROW_GROUP = 10_000  # rows written at once; those that wait lie between freed tensors and keep the heap large
-NAMED = 10  # bad rows that an error names
+MAX_REPORTED_ROWS = 10  # bad rows that an error names
 
 
 def recommend_batch(
@@ -52,25 +52,25 @@ def recommend_batch(
     started = time.perf_counter()
     policy = recommender.policy_for(revenue_weight)
     failed = ""
-    scored: list[Scored | None] = [None] * len(checkouts)
-    allowed = [recommender.eligible(checkout) for checkout in checkouts]
+    scored: list[RankedItems | None] = [None] * len(checkouts)
+    allowed = [recommender.eligibility_filter(checkout) for checkout in checkouts]
     # A filter changes which candidates there are; one by one each has its own.
-    plain = [place for place, mine in enumerate(allowed) if mine is recommender.eligible.available]
+    plain = [place for place, mine in enumerate(allowed) if mine is recommender.eligibility_filter.available]
     try:
-        found = _ranked(recommender, [checkouts[place] for place in plain], policy) if plain else []
+        found = _rank_batch(recommender, [checkouts[place] for place in plain], policy) if plain else []
         for place, part in zip(plain, found, strict=True):
             scored[place] = part
     except Exception as error:
-        failed = f"batch: {reason_of(error)}"
+        failed = f"batch: {error_message(error)}"
     slates = []
     for checkout, mine, part in zip(checkouts, allowed, scored, strict=True):
         if part is None:
             slate = recommender.recommend(checkout, math.inf, revenue_weight)
-            why = failed if mine is recommender.eligible.available else ""
+            why = failed if mine is recommender.eligibility_filter.available else ""
             slates.append(replace(slate, reason="; ".join(filter(None, (why, slate.reason)))))
             continue
         reasons: list[str] = []
-        items, tier = recommender.fill(checkout, mine, part, reasons)
+        items, tier = recommender.slate_builder(checkout, mine, part, reasons)
         timings = {"total": 1e3 * (time.perf_counter() - started)}
         slates.append(
             Slate(tuple(items), tier, "; ".join(reasons), timings, token_hex(16), recommender.bundle.version)
@@ -79,66 +79,70 @@ def recommend_batch(
 
 
 @torch.inference_mode()
-def _ranked(recommender: Recommender, checkouts: Sequence[Checkout], policy: Policy) -> list[Scored | None]:
+def _rank_batch(
+    recommender: Recommender, checkouts: Sequence[Checkout], policy: SlatePolicy
+) -> list[RankedItems | None]:
     """What the ranked tier shows of each checkout without a filter; None for one without candidates."""
     bundle, catalog = recommender.bundle, recommender.bundle.catalog
-    query = collate([_encoded(recommender, checkout) for checkout in checkouts])
-    vector = finite(bundle.query_tower, query, catalog[-1])  # [B, D]
-    ann = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.ann))  # [B, K]
-    found = Found(*finite(bundle.candidates, query, vector, ann, catalog))
+    query = collate([_encode_checkout(recommender, checkout) for checkout in checkouts])
+    vector = finite_output(bundle.query_tower, query, catalog[-1])  # [B, D]
+    ann = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.n_ann_candidates))  # [B, K]
+    found = Candidates(*finite_output(bundle.candidates, query, vector, ann, catalog))
     click, purchase, spend = (
-        part.numpy() for part in finite(bundle.ranker, query, vector, found, catalog)
+        part.numpy() for part in finite_output(bundle.ranker, query, vector, found, catalog)
     )  # [ΣC]
     item, mask, value = found.item.numpy(), found.source.numpy(), purchase * spend
     starts, lengths = found.offsets.numpy()[:-1], np.diff(found.offsets.numpy())  # [B]
     real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # [B, C]
-    padded = (_padded(part, real) for part in (item, purchase, spend))
-    columns = recommender.choose_rows(bundle.available, policy, *padded)  # [B, 6]
-    scored: list[Scored | None] = []
+    padded = (_pad_jagged(part, real) for part in (item, purchase, spend))
+    columns = recommender.select_batch(bundle.available, policy, *padded)  # [B, 6]
+    scored: list[RankedItems | None] = []
     for start, length, column in zip(starts, lengths, columns, strict=True):
         shown = start + column[column >= 0]
         parts = (tuple(part[shown].tolist()) for part in (item, mask, click, purchase, value))
-        scored.append(Scored("ranked", *parts) if length else None)
+        scored.append(RankedItems("ranked", *parts) if length else None)
     return scored
 
 
-def _encoded(recommender: Recommender, checkout: Checkout) -> tuple[Tensor, ...]:
+def _encode_checkout(recommender: Recommender, checkout: Checkout) -> tuple[Tensor, ...]:
     """One checkout as the encoder gives it, with what the store knows of its user."""
-    stored, store = NOTHING, recommender.store
+    stored, store = EMPTY_HISTORY, recommender.store
     if store is not None and checkout.user_id is not None:
         stored = store.get(checkout.user_id)
-    return recommender.encoder(checkout, stored, int(time.time()) if checkout.ts is None else checkout.ts)
+    return recommender.feature_encoder(
+        checkout, stored, int(time.time()) if checkout.ts is None else checkout.ts
+    )
 
 
 def collate(queries: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """The Query of B checkouts, as the tuple QUERY_FIELDS, of B queries of one."""
     return tuple(
         torch.tensor([0, *accumulate(int(part[1]) for part in parts)]) if is_offsets else torch.cat(parts)
-        for is_offsets, parts in zip(OFFSETS, zip(*queries, strict=True), strict=True)
+        for is_offsets, parts in zip(IS_OFFSETS, zip(*queries, strict=True), strict=True)
     )
 
 
-def _padded(flat: NDArray, real: NDArray) -> NDArray:
+def _pad_jagged(flat: NDArray, real: NDArray) -> NDArray:
     """Jagged values [ΣC] as rows [B, C], 0 where `real` is False."""
     rows = np.zeros(real.shape, flat.dtype)
     rows[real] = flat
     return rows
 
 
-class Job(NamedTuple):
+class BatchJob(NamedTuple):
     """What is asked of `run`."""
 
-    source: Path
-    out: Path
-    ts: int  # of the rows without one
+    input_path: Path
+    output_path: Path
+    default_ts: int  # of the rows without one
     revenue_weight: float | None = None
     batch_size: int = BATCH_SIZE  # checkouts that are answered in one go
     threads: int = 1
     skip_bad_rows: bool = False
 
 
-def run(
-    recommender: Recommender, job: Job, progress: Callable[[int, int], None] | None = None
+def run_batch_job(
+    recommender: Recommender, job: BatchJob, progress: Callable[[int, int], None] | None = None
 ) -> Counter[str]:
     """Answer every row of `job.source` into `job.out`, in order; returns the number of rows by tier.
 
@@ -153,17 +157,19 @@ def run(
         ValueError: a column is missing or of a wrong type; a row makes no checkout.
         OSError, pyarrow.ArrowException: a file cannot be read or written.
     """
-    with pq.ParquetFile(job.source, buffer_size=1 << 20) as file:  # pages in turn, no whole row groups
-        columns = check_columns(file.schema_arrow, job.source)
+    with pq.ParquetFile(job.input_path, buffer_size=1 << 20) as file:  # pages in turn, no whole row groups
+        columns = check_columns(file.schema_arrow, job.input_path)
         if not job.skip_bad_rows:
-            _refuse_bad_rows(file, columns, job)
+            _validate_rows(file, columns, job)
         schema = output_schema(columns, file.schema_arrow)
-        unfinished = job.out.with_name(f"{job.out.name}.partial")
+        unfinished = job.output_path.with_name(f"{job.output_path.name}.partial")
         tiers: Counter[str] = Counter()
         try:
             with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
                 waiting: list[pa.RecordBatch] = []
-                for rows in _answers(recommender, job, schema, _batches(file, columns, job.batch_size)):
+                for rows in _recommend_batches(
+                    recommender, job, schema, _batches(file, columns, job.batch_size)
+                ):
                     tiers.update(tier or "none" for tier in rows["tier"].to_pylist())
                     waiting.append(rows)
                     if sum(map(len, waiting)) >= ROW_GROUP:
@@ -172,7 +178,7 @@ def run(
                     if progress is not None:
                         progress(tiers.total(), file.metadata.num_rows)
                 writer.write_table(pa.Table.from_batches(waiting, schema))
-            os.replace(unfinished, job.out)
+            os.replace(unfinished, job.output_path)
         finally:
             unfinished.unlink(missing_ok=True)
     return tiers
@@ -186,7 +192,7 @@ def _batches(file: pq.ParquetFile, columns: list[str], size: int) -> Iterator[tu
         first += batch.num_rows
 
 
-def _refuse_bad_rows(file: pq.ParquetFile, columns: list[str], job: Job) -> None:
+def _validate_rows(file: pq.ParquetFile, columns: list[str], job: BatchJob) -> None:
     """Raises ValueError that names the first bad rows.
 
     Reading all takes 1 % of the time that answering takes, 30 % where rows bring histories of 350 events.
@@ -194,38 +200,38 @@ def _refuse_bad_rows(file: pq.ParquetFile, columns: list[str], job: Job) -> None
     named: list[str] = []
     bad = 0
     for first, batch in _batches(file, [name for name in columns if name != CHECKOUT_ID], 1024):
-        for row, made in enumerate(checkouts_of(batch, job.ts), first):
+        for row, made in enumerate(parse_checkouts(batch, job.default_ts), first):
             if isinstance(made, str):
                 bad += 1
-                named += [f"  row {row}: {made}"] if bad <= NAMED else []
+                named += [f"  row {row}: {made}"] if bad <= MAX_REPORTED_ROWS else []
     if bad:
-        named += [f"  and {bad - NAMED:,} more"] if bad > NAMED else []
+        named += [f"  and {bad - MAX_REPORTED_ROWS:,} more"] if bad > MAX_REPORTED_ROWS else []
         raise ValueError(
-            f"{job.source}: {bad:,} of {file.metadata.num_rows:,} rows make no checkout (1 is the first)\n"
+            f"{job.input_path}: {bad:,} of {file.metadata.num_rows:,} rows make no checkout (1 is the first)\n"
             + "\n".join(named)
             + "\nnothing was written. To do: correct them, or --skip-bad-rows to write them without items"
         )
 
 
-def _answers(
-    recommender: Recommender, job: Job, schema: pa.Schema, batches: Iterable[tuple[int, pa.RecordBatch]]
+def _recommend_batches(
+    recommender: Recommender, job: BatchJob, schema: pa.Schema, batches: Iterable[tuple[int, pa.RecordBatch]]
 ) -> Iterator[pa.RecordBatch]:
     """The output of each batch, in order; some are read ahead for the threads."""
-    with ThreadPoolExecutor(job.threads, initializer=one_thread) as pool:
+    with ThreadPoolExecutor(job.threads, initializer=set_single_thread) as pool:
         ahead: deque[Future[pa.RecordBatch]] = deque()
         for first, batch in batches:
-            ahead.append(pool.submit(_answer, recommender, job, schema, first, batch))
+            ahead.append(pool.submit(_recommend_rows, recommender, job, schema, first, batch))
             if len(ahead) > 2 * job.threads:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
 
-def _answer(
-    recommender: Recommender, job: Job, schema: pa.Schema, first: int, batch: pa.RecordBatch
+def _recommend_rows(
+    recommender: Recommender, job: BatchJob, schema: pa.Schema, first: int, batch: pa.RecordBatch
 ) -> pa.RecordBatch:
-    made = checkouts_of(batch, job.ts)
+    made = parse_checkouts(batch, job.default_ts)
     good = [checkout for checkout in made if isinstance(checkout, Checkout)]
     slates = iter(recommend_batch(recommender, good, job.revenue_weight))
     rows = [next(slates) if isinstance(checkout, Checkout) else checkout for checkout in made]
-    return answered(batch, first, rows, recommender.bundle.version, schema)
+    return slates_to_batch(batch, first, rows, recommender.bundle.version, schema)

@@ -27,38 +27,42 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ..checkout import Checkout, Feedback, Slate
-from ..resilience.deadline import reason_of
+from ..resilience.deadline import error_message
 from .journal import Journal
 
-FLUSH = 0.5  # seconds: a kill loses what was logged since the last time, and what is just being written
-CHUNK = 100  # records in a batch: it holds the GIL for about 2 ms, and fits where little space is left
-SAY = 60.0  # seconds between two lines about what is wrong
-TEXT, CHANCE = pa.string(), pa.float32()
+FLUSH_INTERVAL_S = (
+    0.5  # seconds: a kill loses what was logged since the last time, and what is just being written
+)
+MAX_BATCH_RECORDS = (
+    100  # records in a batch: it holds the GIL for about 2 ms, and fits where little space is left
+)
+WARNING_INTERVAL_S = 60.0  # seconds between two lines about what is wrong
+STRING, FLOAT32 = pa.string(), pa.float32()
 SCHEMA = pa.schema(
     {
-        "request_id": TEXT,  # null for feedback that names the user
-        "user_id": TEXT,  # null for a guest
-        "order_id": TEXT,  # Checkout.order_id
-        "item_id": TEXT,
+        "request_id": STRING,  # null for feedback that names the user
+        "user_id": STRING,  # null for a guest
+        "order_id": STRING,  # Checkout.order_id
+        "item_id": STRING,
         "ts": pa.int64(),  # Unix seconds
-        "kind": TEXT,  # impression, click, cart or purchase
+        "kind": STRING,  # impression, click, cart or purchase
         "position": pa.int32(),  # of an impression, 1 for the first; so are all that follow but `value`
         "propensity": pa.float64(),  # chance that this request shows this item here
-        "p_click": CHANCE,  # null where the tier predicts nothing
-        "p_purchase": CHANCE,
-        "expected_value": CHANCE,
-        "sources": pa.list_(TEXT),
-        "tier": TEXT,
-        "bundle_version": TEXT,
-        "arm": TEXT,  # of the experiments (serving/experiments/assignment.py)
-        "latency_ms": CHANCE,  # from arrival to the slate
+        "p_click": FLOAT32,  # null where the tier predicts nothing
+        "p_purchase": FLOAT32,
+        "expected_value": FLOAT32,
+        "sources": pa.list_(STRING),
+        "tier": STRING,
+        "bundle_version": STRING,
+        "arm": STRING,  # of the experiments (serving/experiments/assignment.py)
+        "latency_ms": FLOAT32,  # from arrival to the slate
         "value": pa.float64(),  # spent on the item, of a purchase
     }
 )
 logger = logging.getLogger(__name__)
 
 
-class Shown(NamedTuple):
+class SlateRecord(NamedTuple):
     """A slate in the queue: a row for each of its items."""
 
     user_id: str | None
@@ -102,22 +106,24 @@ class ImpressionLog:
         self.folder = Path(folder)
         self.rotate_rows, self.rotate_seconds, self.capacity = rotate_rows, rotate_seconds, capacity
         self._journal: Journal | None = None
-        rows([])  # Arrow looks for other libraries the first time: 0.3 s that the first slates must not wait
+        records_to_batch(
+            []
+        )  # Arrow looks for other libraries the first time: 0.3 s that the first slates must not wait
         self._start()
         atexit.register(self.close)
         mine = weakref.WeakMethod(self._after_fork)
         os.register_at_fork(after_in_child=lambda: (method := mine()) and method())
 
-    def slate(self, checkout: Checkout, slate: Slate, arm: str = "") -> None:
+    def log_slate(self, checkout: Checkout, slate: Slate, arm: str = "") -> None:
         """Log what is shown after a checkout, as of `checkout.ts`, else now. An empty slate leaves no row.
 
         Args:
             arm: of an experiment, or of several (`serving.experiments.assignment.Assigned.arms`).
         """
         ts = int(time.time()) if checkout.ts is None else checkout.ts
-        self._put(Shown(checkout.user_id, checkout.order_id, ts, slate, arm))
+        self._enqueue(SlateRecord(checkout.user_id, checkout.order_id, ts, slate, arm))
 
-    def feedback(
+    def log_feedback(
         self, kind: str, request_id: str | None, item_id: str, ts: int | None = None,
         user_id: str | None = None, value: float | None = None,
     ) -> None:  # fmt: skip
@@ -127,17 +133,17 @@ class ImpressionLog:
         values that make no sense.
         """
         now = int(time.time()) if ts is None else ts
-        self._put(Feedback(kind, request_id, item_id, now, user_id, value))
+        self._enqueue(Feedback(kind, request_id, item_id, now, user_id, value))
 
     @property
-    def dropped(self) -> int:
+    def dropped_count(self) -> int:
         """Records that were lost: the queue was full, the log closed, or the disk full to the end."""
-        return self._refused + self._lost
+        return self._rejected_count + self._lost
 
     @property
-    def failed(self) -> int:
+    def write_failure_count(self) -> int:
         """Attempts to write that failed; what they were to write is tried again."""
-        return self._unwritten + self._unfinished
+        return self._flush_failures + self._finish_failures
 
     def close(self) -> None:
         """Write all that was logged and finish the file; calls that follow are dropped.
@@ -155,14 +161,16 @@ class ImpressionLog:
 
     def _start(self) -> None:
         # Each is counted by one thread at a time.
-        self.written = self._refused = self._lost = self._unwritten = self._unfinished = 0
+        self.written_count = self._rejected_count = self._lost = self._flush_failures = (
+            self._finish_failures
+        ) = 0
         self._closed = False
-        self._queue: deque[Shown | Feedback] = deque()
+        self._queue: deque[SlateRecord | Feedback] = deque()
         # Between the last call and `close`, which a signal handler may run in the middle of a call.
         self._lock: threading.RLock = threading.RLock()
         self._stop: threading.Event = threading.Event()
-        self._full: deque[Journal] = deque()
-        self._said = -math.inf
+        self._full_journals: deque[Journal] = deque()
+        self._last_warning_time = -math.inf
         self._writer: threading.Thread = self._thread(self._write)
         self._finisher: threading.Thread = self._thread(self._finish)
         self._finisher.start()  # with what killed processes left
@@ -173,23 +181,23 @@ class ImpressionLog:
 
     def _after_fork(self) -> None:
         """In a child: the threads stayed with the parent, and so did the journal and what is in the queue."""
-        for journal in (self._journal, *self._full):
+        for journal in (self._journal, *self._full_journals):
             if journal is not None:
                 journal.release()
         closed, self._journal = self._closed, None
         if not closed:
             self._start()
 
-    def _put(self, record: Shown | Feedback) -> None:
+    def _enqueue(self, record: SlateRecord | Feedback) -> None:
         with self._lock:
             if self._closed or len(self._queue) >= self.capacity:
-                self._refused += 1
+                self._rejected_count += 1
             else:
                 self._queue.append(record)
 
     def _write(self) -> None:
         """The thread that writes. No call wakes it: what comes within FLUSH is written together."""
-        while not self._stop.wait(FLUSH):
+        while not self._stop.wait(FLUSH_INTERVAL_S):
             self._flush()
             self._rotate()
         self._flush()
@@ -200,33 +208,35 @@ class ImpressionLog:
     def _flush(self) -> None:
         """Write all that waits; what cannot be written goes on waiting."""
         while waiting := len(self._queue):
-            records = [self._queue[place] for place in range(min(waiting, CHUNK))]  # others only append
+            records = [
+                self._queue[place] for place in range(min(waiting, MAX_BATCH_RECORDS))
+            ]  # others only append
             try:
                 batch, bad = self._batch(records)
                 if batch.num_rows:
                     self._open().append(batch)
             except Exception as error:
-                self._unwritten += 1
-                self._say(f"cannot be written, {waiting} records wait: {reason_of(error)}")
+                self._flush_failures += 1
+                self._warn(f"cannot be written, {waiting} records wait: {error_message(error)}")
                 return
             for _ in records:
                 self._queue.popleft()
-            self.written += len(records) - bad
+            self.written_count += len(records) - bad
             self._lost += bad
 
-    def _batch(self, records: list[Shown | Feedback]) -> tuple[pa.RecordBatch, int]:
+    def _batch(self, records: list[SlateRecord | Feedback]) -> tuple[pa.RecordBatch, int]:
         """The rows of the records, and how many make none, as one with a lone surrogate does not."""
         try:
-            return rows(records), 0
+            return records_to_batch(records), 0
         except (ValueError, TypeError, OverflowError, AttributeError, pa.ArrowException) as error:
             if len(records) > 1:
                 parts, bad = zip(*(self._batch([record]) for record in records), strict=True)
                 return pa.concat_batches(parts), sum(bad)
-            self._say(f"a record makes no row: {reason_of(error)}")
-            return rows([]), 1
+            self._warn(f"a record makes no row: {error_message(error)}")
+            return records_to_batch([]), 1
 
     def _open(self) -> Journal:
-        if self._journal is not None and self._journal.removed():
+        if self._journal is not None and self._journal.is_deleted():
             self._journal.release()
             self._journal = None
         if self._journal is None:
@@ -237,42 +247,42 @@ class ImpressionLog:
         """Hand a journal that is full or old to a thread of its own: the next one must not wait for it."""
         if (journal := self._journal) is not None:
             age = time.monotonic() - journal.created
-            if last or journal.rows >= self.rotate_rows or age >= self.rotate_seconds:
+            if last or journal.row_count >= self.rotate_rows or age >= self.rotate_seconds:
                 self._journal = None
-                self._full.append(journal)
-        if self._full and not last and not self._finisher.is_alive():
+                self._full_journals.append(journal)
+        if self._full_journals and not last and not self._finisher.is_alive():
             finisher = self._thread(self._finish)
             try:
                 finisher.start()
                 self._finisher = finisher
             except RuntimeError as error:  # no more threads: `close` does it, or the next round
-                self._say(reason_of(error))
+                self._warn(error_message(error))
 
     def _finish(self) -> None:
         """Make Parquet files of the full journals, and of those that killed processes left."""
-        while self._full:
-            self._finish_one(self._full.popleft())
+        while self._full_journals:
+            self._finish_one(self._full_journals.popleft())
         try:
-            for journal in Journal.left_over(self.folder):
+            for journal in Journal.claim_orphaned(self.folder):
                 self._finish_one(journal)
         except OSError as error:
-            self._say(reason_of(error))
+            self._warn(error_message(error))
 
     def _finish_one(self, journal: Journal) -> None:
         try:
             journal.finish()
         except Exception as error:
-            self._unfinished += 1
-            self._say(f"{journal.path.name} is kept, it cannot be finished now: {reason_of(error)}")
+            self._finish_failures += 1
+            self._warn(f"{journal.path.name} is kept, it cannot be finished now: {error_message(error)}")
 
-    def _say(self, what: str) -> None:
+    def _warn(self, what: str) -> None:
         now = time.monotonic()
-        if now - self._said >= SAY:
-            self._said = now
-            logger.warning("%s: %s (dropped so far: %d)", self.folder, what, self.dropped)
+        if now - self._last_warning_time >= WARNING_INTERVAL_S:
+            self._last_warning_time = now
+            logger.warning("%s: %s (dropped so far: %d)", self.folder, what, self.dropped_count)
 
 
-def rows(records: list[Shown | Feedback]) -> pa.RecordBatch:
+def records_to_batch(records: list[SlateRecord | Feedback]) -> pa.RecordBatch:
     """The rows of SCHEMA for queued records, a slate's in the order of its slots."""
     found: list[tuple] = []
     for record in records:

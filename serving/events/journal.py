@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SUFFIX = ".journal"
-FRAME = struct.Struct("<II")  # length and CRC-32 of what follows
+FRAME_HEADER = struct.Struct("<II")  # length and CRC-32 of what follows
 ROW_GROUP = 100_000  # rows that are in memory at once while a journal is finished
 
 
@@ -34,7 +34,7 @@ class Journal:
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self._fd = path, fd
-        self.rows = self._end = 0
+        self.row_count = self._size = 0
         self.created = time.monotonic()
 
     @classmethod
@@ -45,7 +45,7 @@ class Journal:
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
             path = folder / f"{stamp}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            if _lock(fd):
+            if _try_lock(fd):
                 break
             os.close(fd)  # somebody looks for journals that nobody holds, and found this one first
         journal = cls(path, fd)
@@ -58,14 +58,14 @@ class Journal:
         return journal
 
     @classmethod
-    def left_over(cls, folder: Path) -> Iterator["Journal"]:
+    def claim_orphaned(cls, folder: Path) -> Iterator["Journal"]:
         """The journals that nobody holds, each held by this process from now on."""
         for path in sorted(folder.glob(f"*{SUFFIX}")):
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
-            if _lock(fd):
+            if _try_lock(fd):
                 yield cls(path, fd)
             else:
                 os.close(fd)
@@ -73,9 +73,9 @@ class Journal:
     def append(self, batch: pa.RecordBatch) -> None:
         """Hand the rows to the operating system. Raises OSError; it then counts for nothing."""
         self._write(batch.serialize())
-        self.rows += batch.num_rows
+        self.row_count += batch.num_rows
 
-    def removed(self) -> bool:
+    def is_deleted(self) -> bool:
         """Whether somebody deleted the file: what is written to it would be lost."""
         return os.fstat(self._fd).st_nlink == 0
 
@@ -87,7 +87,7 @@ class Journal:
         """
         unfinished = self.path.with_suffix(".parquet.partial")
         try:
-            if self.removed():
+            if self.is_deleted():
                 return
             if self._to_parquet(unfinished):
                 with unfinished.open("rb") as file:
@@ -104,12 +104,12 @@ class Journal:
         os.close(self._fd)
 
     def _write(self, message: pa.Buffer) -> None:
-        frame = memoryview(FRAME.pack(message.size, zlib.crc32(message)) + message.to_pybytes())
+        frame = memoryview(FRAME_HEADER.pack(message.size, zlib.crc32(message)) + message.to_pybytes())
         done = 0
         while done < len(frame):
             # What a failed write left is written over: half a batch would hide those behind it.
-            done += os.pwrite(self._fd, frame[done:], self._end + done)
-        self._end += done
+            done += os.pwrite(self._fd, frame[done:], self._size + done)
+        self._size += done
 
     def _to_parquet(self, path: Path) -> bool:
         """Write all whole batches as one Parquet file; False, and no file, where there is none."""
@@ -140,8 +140,8 @@ class Journal:
         """The messages up to the first that is torn."""
         with os.fdopen(os.dup(self._fd), "rb") as file:
             file.seek(0)
-            while len(head := file.read(FRAME.size)) == FRAME.size:
-                length, checksum = FRAME.unpack(head)
+            while len(head := file.read(FRAME_HEADER.size)) == FRAME_HEADER.size:
+                length, checksum = FRAME_HEADER.unpack(head)
                 message = file.read(length)
                 # Zeros, as a machine without power leaves them, are a message of length 0 with its checksum.
                 if not length or len(message) < length or zlib.crc32(message) != checksum:
@@ -149,7 +149,7 @@ class Journal:
                 yield pa.py_buffer(message)
 
 
-def _lock(fd: int) -> bool:
+def _try_lock(fd: int) -> bool:
     """Hold the file of `fd`; False where another process does or has finished it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,14 +13,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from ..events.impression_log import ImpressionLog
 from ..stores.base import Store
 from . import openapi_examples
-from .body import Bodies
-from .middleware import Guard, read_keys
-from .problems import Refused, busy, problem
+from .body import BodyReader
+from .middleware import RequestMiddleware, read_key_hashes
+from .problems import ProblemError, problem_response, unavailable_error
 from .schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
 from .service import Service
 from .settings import Settings
 
-SWITCH = 0.0005  # seconds after which a thread is asked for the GIL; the loop would wait 5 ms else
+SWITCH_INTERVAL = 0.0005  # seconds after which a thread is asked for the GIL; the loop would wait 5 ms else
 
 
 def create_app(settings: Settings, store: Store | None = None, log: ImpressionLog | None = None) -> FastAPI:
@@ -36,8 +36,8 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         before = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH)
-        service.swap.start()
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        service.bundle_watcher.start()
         yield
         await service.close()
         sys.setswitchinterval(before)
@@ -47,35 +47,40 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
         redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.service = service
-    app.add_middleware(Guard, metrics=service.metrics, keys=read_keys(settings.key_file))
-    _routes(app, service, Bodies(settings.max_body))
+    app.add_middleware(
+        RequestMiddleware, metrics=service.metrics, key_hashes=read_key_hashes(settings.api_key_file)
+    )
+    _add_routes(app, service, BodyReader(settings.max_body))
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         found = plain()
-        found.setdefault("components", {}).setdefault("schemas", {}).update(openapi_examples.schemas())
+        found.setdefault("components", {}).setdefault("schemas", {}).update(
+            openapi_examples.component_schemas()
+        )
         return found
 
     app.openapi = openapi  # type: ignore[method-assign]
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
-        return problem(error)
+    @app.exception_handler(ProblemError)
+    async def refused(_: Request, error: ProblemError) -> Response:
+        return problem_response(error)
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         detail = f"there is no {request.method} {request.url.path}: /docs lists what there is"
-        return problem(Refused(error.status_code, detail, headers=error.headers))
+        return problem_response(ProblemError(error.status_code, detail, headers=error.headers))
 
     return app
 
 
-def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
+def _add_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
     @app.post(
         "/v1/recommendations", summary="Six items to show after a checkout",
-        responses={200: {"model": SlateOut}, **openapi_examples.problems(400, 401, 408, 413, 415, 422, 503)},
-        openapi_extra=openapi_examples.body(
-            RecommendationIn, customer=openapi_examples.RECOMMENDATION, guest=openapi_examples.GUEST
+        responses={200: {"model": SlateOut}, **openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 503)},
+        openapi_extra=openapi_examples.request_body(
+            RecommendationIn, customer=openapi_examples.RECOMMENDATION,
+            guest=openapi_examples.GUEST_RECOMMENDATION
         ),
     )  # fmt: skip
     async def recommendations(request: Request) -> Response:
@@ -85,50 +90,52 @@ def _routes(app: FastAPI, service: Service, bodies: Bodies) -> None:
 
     @app.post(
         "/v1/checkouts", status_code=201, summary="Note a checkout; it counts from the next request on",
-        responses=openapi_examples.problems(400, 401, 408, 413, 415, 422, 501, 503),
-        openapi_extra=openapi_examples.body(CheckoutIn, order=openapi_examples.CHECKOUT),
+        responses=openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503),
+        openapi_extra=openapi_examples.request_body(CheckoutIn, order=openapi_examples.CHECKOUT),
     )  # fmt: skip
     async def checkouts(request: Request) -> Response:
-        return await service.record(await bodies.read(request))
+        return await service.record_checkout(await bodies.read(request))
 
     @app.post(
         "/v1/feedback", status_code=202, summary="Log a click or a purchase",
-        responses=openapi_examples.problems(400, 401, 408, 413, 415, 422, 501, 503),
-        openapi_extra=openapi_examples.body(
+        responses=openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503),
+        openapi_extra=openapi_examples.request_body(
             FeedbackIn, click=openapi_examples.CLICK, purchase=openapi_examples.PURCHASE
         ),
     )  # fmt: skip
     async def feedback(request: Request) -> Response:
-        return await service.feedback(await bodies.read(request))
+        return await service.record_feedback(await bodies.read(request))
 
     @app.get(
         "/v1/bundle", summary="What serves: version, data window, sizes, metrics; and what answers for arms",
-        responses=openapi_examples.problems(401, 503),
+        responses=openapi_examples.problem_responses(401, 503),
     )  # fmt: skip
     async def bundle() -> Response:
         manifest = service.recommender().bundle.manifest
         names = ("version", "created", "data", "dims", "metrics", "slate")
-        return JSONResponse({**{name: manifest[name] for name in names}, "arms": service.answering()})
+        return JSONResponse({**{name: manifest[name] for name in names}, "arms": service.arm_versions()})
 
     @app.get("/healthz", summary="Whether the process is alive")
     async def healthz() -> Response:
         return JSONResponse({"status": "alive"})
 
     @app.get(
-        "/readyz", summary="Whether a bundle is loaded and warm", responses=openapi_examples.problems(503)
+        "/readyz",
+        summary="Whether a bundle is loaded and warm",
+        responses=openapi_examples.problem_responses(503),
     )
     async def readyz() -> Response:
-        recommender, reason = service.swap.recommender, service.swap.reason
+        recommender, reason = service.bundle_watcher.recommender, service.bundle_watcher.reason
         if recommender is None:
-            raise busy(f"not ready: {reason}")
+            raise unavailable_error(f"not ready: {reason}")
         return JSONResponse(
             {"status": "ready", "bundle_version": recommender.bundle.version, "reason": reason}
         )
 
     @app.get(
         "/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse,
-        responses=openapi_examples.problems(401),
+        responses=openapi_examples.problem_responses(401),
     )  # fmt: skip
     async def metrics() -> Response:
-        page = await asyncio.to_thread(service.metrics.page)
+        page = await asyncio.to_thread(service.metrics.exposition)
         return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -4,45 +4,53 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
-from .problems import Refused, busy
+from .problems import ProblemError, unavailable_error
 
-JSON = "application/json"
-BODY_SECONDS = 10.0  # for a body to arrive
-READING = 1000  # bodies that are read at the same time
-CLOSE = {"Connection": "close"}  # a connection with the rest of a body in it is of no more use
+JSON_MEDIA_TYPE = "application/json"
+BODY_TIMEOUT = 10.0  # for a body to arrive
+MAX_ACTIVE_READS = 1000  # bodies that are read at the same time
+CLOSE_CONNECTION = {"Connection": "close"}  # a connection with the rest of a body in it is of no more use
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies of at most `limit` bytes."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.reading = limit, 0
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.active_reads = max_bytes, 0
 
     async def read(self, request: Request) -> bytes:
         """The body. Raises Refused (408, 413, 415)."""
         kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
         charset = parameters.strip().removeprefix("charset=").strip('"')
-        if kind.strip() != JSON or charset not in ("", "utf-8") or "content-encoding" in request.headers:
-            raise Refused(415, f"send the body as Content-Type: {JSON}, in UTF-8 and not compressed")
-        too_large = Refused(413, f"send at most {self.limit:,} bytes", headers=CLOSE)
+        if (
+            kind.strip() != JSON_MEDIA_TYPE
+            or charset not in ("", "utf-8")
+            or "content-encoding" in request.headers
+        ):
+            raise ProblemError(
+                415, f"send the body as Content-Type: {JSON_MEDIA_TYPE}, in UTF-8 and not compressed"
+            )
+        too_large = ProblemError(413, f"send at most {self.max_bytes:,} bytes", headers=CLOSE_CONNECTION)
         announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.limit:
+        if announced.isdecimal() and int(announced) > self.max_bytes:
             raise too_large
-        if self.reading >= READING:
-            raise busy("too many requests are being sent")
-        self.reading += 1
+        if self.active_reads >= MAX_ACTIVE_READS:
+            raise unavailable_error("too many requests are being sent")
+        self.active_reads += 1
         parts, size = [], 0
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(BODY_TIMEOUT):
                 async for part in request.stream():
                     size += len(part)
-                    if size > self.limit:  # one in chunks does not say how long it is
+                    if size > self.max_bytes:  # one in chunks does not say how long it is
                         raise too_large
                     parts.append(part)
         except TimeoutError:
-            raise Refused(408, f"the body did not arrive in {BODY_SECONDS:g} s", headers=CLOSE) from None
+            raise ProblemError(
+                408, f"the body did not arrive in {BODY_TIMEOUT:g} s", headers=CLOSE_CONNECTION
+            ) from None
         except ClientDisconnect:
-            raise Refused(400, "the client went away") from None
+            raise ProblemError(400, "the client went away") from None
         finally:
-            self.reading -= 1
+            self.active_reads -= 1
         return b"".join(parts)

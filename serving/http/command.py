@@ -17,10 +17,10 @@ then:    curl localhost:8000/v1/recommendations -H 'Content-Type: application/js
            -d '{"user_id": "900", "basket": [{"item_id": "1095275"}]}'
 The routes are described at /docs. SIGTERM ends it after the requests in flight.
 exit codes: 1 it cannot start, 2 wrong arguments"""
-OPTIONS = Settings(Path("bundle"))
+DEFAULTS = Settings(Path("bundle"))
 
 
-def add_http(commands: Any) -> None:
+def add_http_parser(commands: Any) -> None:
     """The arguments of `python -m serving http`."""
     command: argparse.ArgumentParser = commands.add_parser(
         "http",
@@ -31,24 +31,33 @@ def add_http(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = command.add_argument
-    add("--bundle", type=Path, default=OPTIONS.bundle, help="bundle root or version folder (default: bundle)")
+    add(
+        "--bundle", type=Path, default=DEFAULTS.bundle, help="bundle root or version folder (default: bundle)"
+    )
     add("--store", metavar="URI", help="event store (default: store.arrow in the bundle root, read-only)")
     add("--log", type=Path, metavar="DIR", help="folder of the impression log (default: no log)")
     add("--host", default="127.0.0.1", help="default: 127.0.0.1; 0.0.0.0 for other machines")
     add("--port", type=int, default=8000, help="default: 8000; 0 for any that is free")
     add("--workers", type=int, default=1, help="processes that share the port (default: 1)")
     add("--threads", type=int, help="checkouts answered at a time per worker (default: cores by workers)")
-    add("--deadline-ms", type=float, default=OPTIONS.deadline_ms, help="from arrival to answer; default: 100")
-    add("--limit", type=int, default=OPTIONS.limit, help="requests that wait per worker (default: 64)")
-    add("--max-body", type=int, default=OPTIONS.max_body, help="bytes of a request (default: 512 KiB)")
+    add(
+        "--deadline-ms", type=float, default=DEFAULTS.deadline_ms, help="from arrival to answer; default: 100"
+    )
+    add("--limit", type=int, default=DEFAULTS.queue_limit, help="requests that wait per worker (default: 64)")
+    add("--max-body", type=int, default=DEFAULTS.max_body, help="bytes of a request (default: 512 KiB)")
     add("--api-key-file", type=Path, help="text file of API keys, one a line (default: no key is asked for)")
-    add("--poll-seconds", type=float, default=OPTIONS.poll_s, help="between looks at `current`; default: 1")
+    add(
+        "--poll-seconds",
+        type=float,
+        default=DEFAULTS.poll_seconds,
+        help="between looks at `current`; default: 1",
+    )
     add("--explore", type=float, default=0.0, help="chance that the last slot explores (default: 0, never)")
     add("--experiments", type=Path, metavar="FILE", help="A/B tests (docs/experiments.md); needs --log")
-    command.set_defaults(run=http)
+    command.set_defaults(run=run_http)
 
 
-def http(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def run_http(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Serve until a signal. Returns the exit code."""
     try:
         # Cores are shared out; more threads than cores only take turns.
@@ -68,16 +77,20 @@ def http(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         print(f"error: {error}. To do: pip install 'sextet[http]'", file=sys.stderr)
         return 1
     try:
-        check(settings)
+        check_settings(settings)
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     several = options.workers > 1
     with tempfile.TemporaryDirectory(prefix="sextet-metrics-") if several else nullcontext() as folder:
         if folder is not None:
-            os.environ[server.FOLDER] = folder  # how prometheus_client is told; workers inherit it
+            os.environ[server.MULTIPROC_DIR_VARIABLE] = (
+                folder  # how prometheus_client is told; workers inherit it
+            )
         try:
-            server.serve(partial(server.app, settings), options.host, options.port, options.workers)
+            server.serve(
+                partial(server.create_worker_app, settings), options.host, options.port, options.workers
+            )
         except OSError as error:
             print(f"error: {options.host}:{options.port}: {error}", file=sys.stderr)
             return 1
@@ -86,17 +99,17 @@ def http(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return 0
 
 
-def check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Open and close what the settings name: better one line now than a worker that will not start."""
     from ..events.impression_log import ImpressionLog
     from ..experiments import assignment
-    from .backends import open_store
-    from .middleware import read_keys
+    from .backends import open_service_store
+    from .middleware import read_key_hashes
 
-    read_keys(settings.key_file)
+    read_key_hashes(settings.api_key_file)
     if settings.experiments is not None:
-        assignment.read(settings.experiments)
-    store = open_store(settings.store, settings.bundle) if settings.store else None
+        assignment.read_experiments(settings.experiments)
+    store = open_service_store(settings.store, settings.bundle) if settings.store else None
     log = None if settings.log is None else ImpressionLog(settings.log)
     for part in (store, log):
         if part is not None:

@@ -20,11 +20,11 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from ..checkout import Slate
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.105, 0.15, 0.25, 0.5, 1.0, 2.5)
+MULTIPROC_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.105, 0.15, 0.25, 0.5, 1.0, 2.5)
 
 
-class Metrics:
+class ServiceMetrics:
     """The numbers of one worker. Safe to share between threads."""
 
     def __init__(self) -> None:
@@ -32,69 +32,85 @@ class Metrics:
         self.registry = own = CollectorRegistry()
         self.requests = Counter("sextet_requests", "Answered requests", ("route", "status"), registry=own)
         self.latency = Histogram(
-            "sextet_request_seconds", "Arrival to answer", ("route",), buckets=SECONDS, registry=own
+            "sextet_request_seconds", "Arrival to answer", ("route",), buckets=LATENCY_BUCKETS, registry=own
         )
         self.in_flight = Gauge(
             "sextet_requests_in_flight", "Requests being answered", registry=own, multiprocess_mode="livesum"
         )
-        self.shed = Counter("sextet_shed", "Recommendations refused for lack of time", registry=own)
-        self.tiers = Counter("sextet_slates", "Slates by the tier that answered", ("tier",), registry=own)
-        self.remembered = Counter("sextet_slates_remembered", "Slates that were ranked before", registry=own)
-        self.stages = Histogram(
-            "sextet_stage_seconds", "Time of each stage", ("stage",), buckets=SECONDS[:-2], registry=own
+        self.overload_rejections = Counter(
+            "sextet_shed", "Recommendations refused for lack of time", registry=own
         )
-        self.bundle = Gauge(
+        self.slates = Counter("sextet_slates", "Slates by the tier that answered", ("tier",), registry=own)
+        self.slate_cache_hits = Counter(
+            "sextet_slates_remembered", "Slates that were ranked before", registry=own
+        )
+        self.stage_latency = Histogram(
+            "sextet_stage_seconds",
+            "Time of each stage",
+            ("stage",),
+            buckets=LATENCY_BUCKETS[:-2],
+            registry=own,
+        )
+        self.bundle_workers = Gauge(
             "sextet_bundle", "Workers that serve a version", ("version",), registry=own,
             multiprocess_mode="livesum",
         )  # fmt: skip
-        self.unserved = Gauge(
+        self.unserved_arm_versions = Gauge(
             "sextet_arm_version_unserved", "Workers in which `current` answers for a version that arms name",
             ("version",), registry=own, multiprocess_mode="livesum",
         )  # fmt: skip
-        self.loads = Counter("sextet_bundle_loads", "Versions loaded or refused", ("outcome",), registry=own)
-        self.resting = Gauge(
+        self.bundle_loads = Counter(
+            "sextet_bundle_loads", "Versions loaded or refused", ("outcome",), registry=own
+        )
+        self.open_breakers = Gauge(
             "sextet_breaker_open", "Workers in which a part failed and rests", ("part",), registry=own,
             multiprocess_mode="livesum",
         )  # fmt: skip
-        self.trips = Counter(
+        self.breaker_trips = Counter(
             "sextet_breaker_trips", "How often a part began to rest", ("part",), registry=own
         )
-        self.store = Counter("sextet_store_appends", "Checkouts, clicks recorded", ("outcome",), registry=own)
-        self.log = Counter("sextet_log_records", "Slates and feedback logged", ("outcome",), registry=own)
-        self.unwritten = Counter("sextet_log_failures", "Failed attempts to write the log", registry=own)
-        self._failed = self._dropped = 0  # what the log had counted when it was asked last
+        self.store_appends = Counter(
+            "sextet_store_appends", "Checkouts, clicks recorded", ("outcome",), registry=own
+        )
+        self.log_records = Counter(
+            "sextet_log_records", "Slates and feedback logged", ("outcome",), registry=own
+        )
+        self.log_write_failures = Counter(
+            "sextet_log_failures", "Failed attempts to write the log", registry=own
+        )
+        self._last_failed = self._last_dropped = 0  # what the log had counted when it was asked last
 
-    def slate(self, slate: Slate) -> None:
+    def count_slate(self, slate: Slate) -> None:
         """Count a slate and the time of its stages."""
-        self.tiers.labels(slate.tier).inc()
+        self.slates.labels(slate.tier).inc()
         if slate.tier == "ranked" and "ranker" not in slate.timings:
-            self.remembered.inc()
+            self.slate_cache_hits.inc()
         for stage, milliseconds in slate.timings.items():
-            self.stages.labels(stage).observe(milliseconds / 1e3)
+            self.stage_latency.labels(stage).observe(milliseconds / 1e3)
 
-    def logged(self, failed: int, dropped: int) -> None:
+    def count_log_record(self, failed: int, dropped: int) -> None:
         """Count a record that the log took, and what by now `failed` to be written or was `dropped`."""
-        self.log.labels("logged").inc()
-        if (failed, dropped) != (self._failed, self._dropped):
-            self.unwritten.inc(failed - self._failed)
-            self.log.labels("dropped").inc(dropped - self._dropped)
-            self._failed, self._dropped = failed, dropped
+        self.log_records.labels("logged").inc()
+        if (failed, dropped) != (self._last_failed, self._last_dropped):
+            self.log_write_failures.inc(failed - self._last_failed)
+            self.log_records.labels("dropped").inc(dropped - self._last_dropped)
+            self._last_failed, self._last_dropped = failed, dropped
 
-    def page(self) -> bytes:
+    def exposition(self) -> bytes:
         """The numbers of all workers, as Prometheus reads them."""
-        folder = os.environ.get(FOLDER)
+        folder = os.environ.get(MULTIPROC_DIR_VARIABLE)
         if folder is None:
             return generate_latest(self.registry)
         for file in Path(folder).glob("gauge_live*.db"):
             # One that was killed could not say goodbye, and is in flight no more.
-            if (named := re.search(r"_(\d+)\.db$", file.name)) and not _alive(int(named[1])):
+            if (named := re.search(r"_(\d+)\.db$", file.name)) and not _is_alive(int(named[1])):
                 mark_process_dead(int(named[1]), folder)
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone, folder)
         return generate_latest(everyone)
 
 
-def _alive(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

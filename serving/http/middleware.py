@@ -9,14 +9,19 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .metrics import Metrics
-from .problems import Refused, problem
+from .metrics import ServiceMetrics
+from .problems import ProblemError, problem_response
 
-OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")  # without a key: probes, and what is public anyway
+PUBLIC_PATHS = (
+    "/healthz",
+    "/readyz",
+    "/docs",
+    "/openapi.json",
+)  # without a key: probes, and what is public anyway
 logger = logging.getLogger(__name__)
 
 
-def read_keys(file: Path | None) -> list[bytes]:
+def read_key_hashes(file: Path | None) -> list[bytes]:
     """SHA-256 of the keys of a file, one a line. Raises OSError, or ValueError for a file without a key."""
     if file is None:
         return []
@@ -26,11 +31,11 @@ def read_keys(file: Path | None) -> list[bytes]:
     return [sha256(key.encode()).digest() for key in keys]
 
 
-class Guard:
+class RequestMiddleware:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, keys: Sequence[bytes]) -> None:
-        self.app, self.metrics, self.keys = app, metrics, keys
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, key_hashes: Sequence[bytes]) -> None:
+        self.app, self.metrics, self.key_hashes = app, metrics, key_hashes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,28 +52,28 @@ class Guard:
 
         self.metrics.in_flight.inc()
         try:
-            if self.keys and scope["path"] not in OPEN and not self._knows(scope):
-                raise Refused(
+            if self.key_hashes and scope["path"] not in PUBLIC_PATHS and not self._is_authorized(scope):
+                raise ProblemError(
                     401, "send a valid API key as Authorization: Bearer KEY",
                     headers={"WWW-Authenticate": "Bearer"},
                 )  # fmt: skip
             await self.app(scope, receive, noting)
         except Exception as error:
-            if not isinstance(error, Refused):
+            if not isinstance(error, ProblemError):
                 logger.exception("%s %s failed", scope["method"], scope["path"])
-                error = Refused(500, "the service failed; its log says why")
+                error = ProblemError(500, "the service failed; its log says why")
             if not status:
-                await problem(error)(scope, receive, noting)
+                await problem_response(error)(scope, receive, noting)
         finally:
             self.metrics.in_flight.dec()
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, status).inc()
             self.metrics.latency.labels(route).observe(time.perf_counter() - scope["arrived"])
 
-    def _knows(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         kind, _, key = given.partition(b" ")
         digest = sha256(key.strip()).digest()
         # All are compared, in constant time: how long it takes says nothing of a key.
-        equal = [hmac.compare_digest(digest, known) for known in self.keys]
+        equal = [hmac.compare_digest(digest, known) for known in self.key_hashes]
         return kind.lower() == b"bearer" and any(equal)

@@ -7,14 +7,14 @@ from pydantic.json_schema import models_json_schema
 
 from .schema import CheckoutIn, FeedbackIn, Problem, RecommendationIn
 
-REFS = "#/components/schemas/{model}"
+REF_TEMPLATE = "#/components/schemas/{model}"
 RECOMMENDATION = {
     "user_id": "900",
     "basket": [{"item_id": "1095275", "quantity": 2, "price": 1.0}],
     "context": {"store": "330"},
     "exclude": ["1082185"],
 }
-GUEST = {
+GUEST_RECOMMENDATION = {
     "basket": [{"item_id": "1095275"}],
     "history": [{"item_id": "1082185", "ts": 1512000000, "kind": "click"}],
     "categories": ["GROCERY"],
@@ -24,30 +24,32 @@ CLICK = {"kind": "click", "request_id": "5f0c0e6c0b4b4f1f9a3b8d2f6f0e7a11", "ite
 PURCHASE = {**CLICK, "kind": "purchase", "value": 2.0}
 
 
-def body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
+def request_body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
     """The OpenAPI of a route that reads its body itself, outside the event loop."""
     content = {
-        "schema": {"$ref": REFS.format(model=model.__name__)},
+        "schema": {"$ref": REF_TEMPLATE.format(model=model.__name__)},
         "examples": {name: {"value": value} for name, value in examples.items()},
     }
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problems that a route answers with."""
-    content = {"application/problem+json": {"schema": {"$ref": REFS.format(model="Problem")}}}
-    return {status: {"content": content, "description": MEANING[status]} for status in statuses}
+    content = {"application/problem+json": {"schema": {"$ref": REF_TEMPLATE.format(model="Problem")}}}
+    return {status: {"content": content, "description": STATUS_DESCRIPTIONS[status]} for status in statuses}
 
 
-def schemas() -> dict[str, Any]:
+def component_schemas() -> dict[str, Any]:
     """Schemas of the bodies and of Problem, by name."""
     models = (RecommendationIn, CheckoutIn, FeedbackIn, Problem)
-    _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=REFS)
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template=REF_TEMPLATE
+    )
     found: dict[str, Any] = definitions["$defs"]
     return found
 
 
-MEANING = {
+STATUS_DESCRIPTIONS = {
     400: "The body is not JSON",
     401: "No valid API key",
     408: "The body did not arrive in time",

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 
-class Refused(Exception):
+class ProblemError(Exception):
     """A request that is not answered as asked; becomes a problem.
 
     Args:
@@ -23,17 +23,17 @@ class Refused(Exception):
         self.status, self.detail, self.errors, self.headers = status, detail, errors, headers
 
 
-def busy(detail: str) -> Refused:
+def unavailable_error(detail: str) -> ProblemError:
     """Sent away without having been worked on."""
-    return Refused(503, f"{detail}; try again in a second", headers={"Retry-After": "1"})
+    return ProblemError(503, f"{detail}; try again in a second", headers={"Retry-After": "1"})
 
 
-def missing(part: str, option: str) -> Refused:
+def not_configured_error(part: str, option: str) -> ProblemError:
     """Asked for a part that this service was started without."""
-    return Refused(501, f"this service has no {part}: start it with {option}")
+    return ProblemError(501, f"this service has no {part}: start it with {option}")
 
 
-def problem(refused: Refused) -> Response:
+def problem_response(refused: ProblemError) -> Response:
     """The response that tells of it."""
     content: dict[str, Any] = {
         "type": "about:blank",

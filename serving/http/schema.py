@@ -12,30 +12,30 @@ import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
-from ..checkout import LARGEST, LATEST_TS, Checkout, Event, Item, Line, Slate
-from ..stores.base import purchases_of
-from .problems import Refused
+from ..checkout import MAX_NUMBER, MAX_TS, Checkout, Event, Item, Line, Slate
+from ..stores.base import purchase_events
+from .problems import ProblemError
 
-Asked = TypeVar("Asked", bound=BaseModel)
-NAMED = 20  # wrong fields that an error names
-ITEM = Item.__slots__  # read by name, for dataclasses.asdict copies: 0.07 ms a slate
+ModelT = TypeVar("ModelT", bound=BaseModel)
+MAX_REPORTED_ERRORS = 20  # wrong fields that an error names
+ITEM_FIELDS = Item.__slots__  # read by name, for dataclasses.asdict copies: 0.07 ms a slate
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 Id = Annotated[str, Field(min_length=1)]
-Instant = Annotated[
+UnixSeconds = Annotated[
     int,
-    Field(ge=0, lt=LATEST_TS, description="Unix seconds (UTC), not milliseconds"),
+    Field(ge=0, lt=MAX_TS, description="Unix seconds (UTC), not milliseconds"),
     # To JSON Schema 5.0 is an integer.
     BeforeValidator(lambda given: int(given) if isinstance(given, float) and given.is_integer() else given),
 ]
-Quantity = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
-Money = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
-Value = str | Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
-Kind = Literal["purchase", "click", "cart"]
-WHEN = "Unix seconds (UTC); null for now"
+Quantity = Annotated[float, Field(gt=0, le=MAX_NUMBER, allow_inf_nan=False)]
+Money = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
+AttributeValue = str | Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+EventKind = Literal["purchase", "click", "cart"]
+TS_DESCRIPTION = "Unix seconds (UTC); null for now"
 
 
-def _given(name: str) -> JsonDict:
+def _required_field(name: str) -> JsonDict:
     return {"required": [name], "properties": {name: {"type": "string"}}}
 
 
@@ -53,8 +53,8 @@ class EventIn(BaseModel):
 
     model_config = STRICT
     item_id: Id
-    ts: Instant
-    kind: Kind = "purchase"
+    ts: UnixSeconds
+    kind: EventKind = "purchase"
     quantity: Quantity = 1.0
     price: Money | None = Field(None, description="unit price paid; null for the item's usual one")
 
@@ -65,12 +65,16 @@ class RecommendationIn(BaseModel):
     model_config = STRICT
     user_id: Id | None = Field(None, description="null for a guest")
     basket: list[LineIn] = Field(description="the lines just paid")
-    ts: Instant | None = Field(None, description=WHEN)
+    ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
     history: list[EventIn] | None = Field(
         None, description="the user's earlier events; null to ask the store, [] for none"
     )
-    context: dict[Id, Value] = Field({}, description="attributes of the order: device, country, store, …")
-    profile: dict[Id, Value] = Field({}, description="attributes of the user; they go before the store's")
+    context: dict[Id, AttributeValue] = Field(
+        {}, description="attributes of the order: device, country, store, …"
+    )
+    profile: dict[Id, AttributeValue] = Field(
+        {}, description="attributes of the user; they go before the store's"
+    )
     exclude: list[Id] = Field([], description="item ids that must not be shown")
     categories: list[Id] | None = Field(None, description="category paths (a or a/b) to stay within")
     order_id: Id | None = Field(None, description="the order just paid, by which the log knows it")
@@ -82,19 +86,21 @@ class CheckoutIn(BaseModel):
     model_config = STRICT
     user_id: Id
     basket: list[LineIn] = Field(min_length=1, description="the lines just paid")
-    ts: Instant | None = Field(None, description=WHEN)
-    profile: dict[Id, Value] = Field({}, description="attributes of the user")
+    ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
+    profile: dict[Id, AttributeValue] = Field({}, description="attributes of the user")
     order_id: Id | None = Field(None, description="what is sent again under the same id counts once")
 
 
 class FeedbackIn(BaseModel):
     """What the shopper did with an item of a slate."""
 
-    model_config = STRICT | ConfigDict(json_schema_extra={"anyOf": [_given("request_id"), _given("user_id")]})
-    kind: Kind
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={"anyOf": [_required_field("request_id"), _required_field("user_id")]}
+    )
+    kind: EventKind
     request_id: Id | None = Field(None, description="of the slate; without it user_id must be there")
     item_id: Id
-    ts: Instant | None = Field(None, description=WHEN)
+    ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
     user_id: Id | None = Field(None, description="lets a click count in the user's next request")
     value: Money | None = Field(None, description="spent on the item, of a purchase")
 
@@ -125,7 +131,7 @@ class SlateOut(BaseModel):
     items: list[ItemOut]
 
 
-class WrongField(BaseModel):
+class FieldError(BaseModel):
     field: str
     pointer: str
     detail: str
@@ -138,35 +144,37 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    errors: list[WrongField] = []
+    errors: list[FieldError] = []
 
 
-def read(model: type[Asked], body: bytes) -> Asked:
+def parse_body(model: type[ModelT], body: bytes) -> ModelT:
     """The body as `model`. Raises Refused (400, 422) that names what is wrong."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         if found[0]["type"] == "json_invalid":
-            raise Refused(400, f"the body is not JSON: {found[0]['ctx']['error']}") from None
+            raise ProblemError(400, f"the body is not JSON: {found[0]['ctx']['error']}") from None
         named: dict[str, dict[str, str]] = {}
         for one in found:
-            wrong = _wrong_field(model, one)
+            wrong = _field_error(model, one)
             named.setdefault(wrong["pointer"], wrong)
-        some = list(named.values())[:NAMED]
+        some = list(named.values())[:MAX_REPORTED_ERRORS]
         fields = "1 field is wrong" if len(named) == 1 else f"{len(named)} fields are wrong"
-        raise Refused(422, f"{fields}, the first is {some[0]['field']}: {some[0]['detail']}", some) from None
+        raise ProblemError(
+            422, f"{fields}, the first is {some[0]['field']}: {some[0]['detail']}", some
+        ) from None
 
 
-def checkout_of(asked: RecommendationIn) -> Checkout:
+def to_checkout(asked: RecommendationIn) -> Checkout:
     """The checkout that the models answer. Raises Refused for one that cannot be made."""
     history = asked.history
     try:
         return Checkout(
             user_id=asked.user_id,
-            basket=_lines(asked.basket),
+            basket=_to_lines(asked.basket),
             ts=asked.ts,
-            history=None if history is None else [Event(*_values(event)) for event in history],
+            history=None if history is None else [Event(*_field_values(event)) for event in history],
             context=asked.context,
             profile=asked.profile,
             exclude=asked.exclude,
@@ -174,15 +182,15 @@ def checkout_of(asked: RecommendationIn) -> Checkout:
             order_id=asked.order_id,
         )
     except ValueError as error:
-        raise Refused(422, str(error)) from None
+        raise ProblemError(422, str(error)) from None
 
 
-def events_of(asked: CheckoutIn) -> list[Event]:
+def to_events(asked: CheckoutIn) -> list[Event]:
     """The purchases to remember."""
-    return purchases_of(Checkout(asked.user_id, _lines(asked.basket), asked.ts), int(time.time()))
+    return purchase_events(Checkout(asked.user_id, _to_lines(asked.basket), asked.ts), int(time.time()))
 
 
-def words_of(profile: Mapping[str, str | float]) -> dict[str, str]:
+def profile_strings(profile: Mapping[str, str | float]) -> dict[str, str]:
     """Attributes as a store keeps them: 330.0 is the word 330."""
     return {
         name: str(int(value) if isinstance(value, float) and value.is_integer() else value)
@@ -200,22 +208,26 @@ def slate_json(slate: Slate) -> bytes:
         "timings": {stage: round(milliseconds, 3) for stage, milliseconds in slate.timings.items()},
         # Prices are float32: 1.29 would read 1.2899999618530273.
         "items": [
-            {"position": place, **{name: getattr(item, name) for name in ITEM}, "price": round(item.price, 6)}
+            {
+                "position": place,
+                **{name: getattr(item, name) for name in ITEM_FIELDS},
+                "price": round(item.price, 6),
+            }
             for place, item in enumerate(slate.items, 1)
         ],
     }
     return pydantic_core.to_json(content, inf_nan_mode="null")
 
 
-def _lines(basket: list[LineIn]) -> list[Line]:
-    return [Line(*_values(line)) for line in basket]
+def _to_lines(basket: list[LineIn]) -> list[Line]:
+    return [Line(*_field_values(line)) for line in basket]
 
 
-def _values(model: BaseModel) -> Any:
+def _field_values(model: BaseModel) -> Any:
     return model.__dict__.values()  # in the order of the fields, which is that of the dataclass
 
 
-def _wrong_field(model: type[BaseModel], error: Any) -> dict[str, str]:
+def _field_error(model: type[BaseModel], error: Any) -> dict[str, str]:
     place = [part for part in error["loc"] if part != "[key]"]
     if place and place[0] in ("context", "profile"):
         place = place[:2]  # what follows names the branch of a union
@@ -231,7 +243,7 @@ def _wrong_field(model: type[BaseModel], error: Any) -> dict[str, str]:
         detail += "; Unix seconds (UTC) as a whole number, not milliseconds"
     elif len(place) == 2 and place[0] in ("context", "profile"):
         detail = (
-            f"expected a string or a finite number of at most {LARGEST:g}, under a name that is not empty"
+            f"expected a string or a finite number of at most {MAX_NUMBER:g}, under a name that is not empty"
         )
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in place)

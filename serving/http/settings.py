@@ -29,17 +29,17 @@ class Settings:
     bundle: Path
     store: str | None = None
     log: Path | None = None
-    key_file: Path | None = None
+    api_key_file: Path | None = None
     deadline_ms: float = 100.0
     threads: int = min(4, os.cpu_count() or 1)
-    limit: int = 64
+    queue_limit: int = 64
     max_body: int = 512 * 1024
-    poll_s: float = 1.0
+    poll_seconds: float = 1.0
     explore: float = 0.0
     experiments: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("threads", 1), ("limit", 1), ("max_body", 1024)):
+        for name, least in (("threads", 1), ("queue_limit", 1), ("max_body", 1024)):
             if getattr(self, name) < least:
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{option} is {getattr(self, name)}: expected {least} or more")
@@ -49,5 +49,5 @@ class Settings:
             raise ValueError(f"--explore is {self.explore}: expected a share from 0 to 1")
         if self.experiments is not None and self.log is None:
             raise ValueError("--experiments needs --log: what is not logged cannot be analysed")
-        if not self.poll_s > 0:
-            raise ValueError(f"--poll-seconds is {self.poll_s}: expected more than 0")
+        if not self.poll_seconds > 0:
+            raise ValueError(f"--poll-seconds is {self.poll_seconds}: expected more than 0")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checkout import Checkout, Line
-from ..storage.item_ids import ItemRows
-from ..storage.string_column import encoded
-from ..stores.base import Facts, facts_of
+from ..storage.item_ids import ItemRowMap
+from ..storage.string_column import encode_utf8
+from ..stores.base import UserHistory, history_from_events
 
 # The order in which the modules take a query.
 QUERY_FIELDS = (
@@ -30,7 +30,7 @@ QUERY_FIELDS = (
 Coder = tuple[str, Callable[[Any], int]]  # an attribute's name, and its values' code
 
 
-class Encoder:
+class FeatureEncoder:
     """Encodes checkouts by the vocabularies of a bundle.
 
     Args:
@@ -39,33 +39,33 @@ class Encoder:
         price: [N+1] usual unit prices.
     """
 
-    def __init__(self, features: Mapping[str, Any], row_of: ItemRows, price: NDArray) -> None:
+    def __init__(self, features: Mapping[str, Any], item_rows: ItemRowMap, price: NDArray) -> None:
         self.max_history = int(features["max_history"])
-        self.row_of = row_of
+        self.item_rows = item_rows
         self.price = price
-        self.context = [_coder(attribute) for attribute in features["context"]]
-        self.profile = [_coder(attribute) for attribute in features["profile"]]
+        self.context_coders = [_coder(attribute) for attribute in features["context"]]
+        self.profile_coders = [_coder(attribute) for attribute in features["profile"]]
 
-    def __call__(self, checkout: Checkout, stored: Facts, ts: int) -> tuple[Tensor, ...]:
+    def __call__(self, checkout: Checkout, stored: UserHistory, ts: int) -> tuple[Tensor, ...]:
         """One checkout as the tuple QUERY_FIELDS, B = 1. `stored` gives the profile, and the history if the
         checkout has none of its own."""
-        return tensors(self.columns(checkout, stored, ts))
+        return to_tensors(self.encode_arrays(checkout, stored, ts))
 
-    def columns(self, checkout: Checkout, stored: Facts, ts: int) -> tuple[NDArray, ...]:
+    def encode_arrays(self, checkout: Checkout, stored: UserHistory, ts: int) -> tuple[NDArray, ...]:
         """The same as arrays."""
-        facts = stored if checkout.history is None else facts_of(checkout.history)
+        facts = stored if checkout.history is None else history_from_events(checkout.history)
         lines = [line.item_id for line in checkout.basket]
         # At once: most of it is waiting for memory.
-        rows = self.row_of.of(encoded(facts.item_id) + encoded(lines))
+        rows = self.item_rows.lookup_encoded(encode_utf8(facts.item_id) + encode_utf8(lines))
         item, paid_rows = np.array(rows[: len(facts.item_id)], np.int64), rows[len(facts.item_id) :]
         columns = item, facts.ts, facts.kind, facts.quantity, facts.price
-        if (known := _known(facts.ts, ts)) is not None:
+        if (known := _earlier_events(facts.ts, ts)) is not None:
             columns = tuple(column[known] for column in columns)
         item, when, kind, quantity, price = (column[-self.max_history :] for column in columns)
-        price = self._priced(item, price)
+        price = self._fill_missing_prices(item, price)
         if kind.any():
             price = np.where(kind == 0, price, 0.0)  # a click or cart event costs nothing
-        paid, units, unit_price = self._basket(checkout.basket, paid_rows)
+        paid, units, unit_price = self._aggregate_basket(checkout.basket, paid_rows)
         profile = {**stored.profile, **checkout.profile}
         return (
             np.array([ts], np.int64),
@@ -80,11 +80,13 @@ class Encoder:
             paid,
             units,
             unit_price,
-            np.array([[code(checkout.context.get(name)) for name, code in self.context]], np.int64),
-            np.array([[code(profile.get(name)) for name, code in self.profile]], np.int64),
+            np.array([[code(checkout.context.get(name)) for name, code in self.context_coders]], np.int64),
+            np.array([[code(profile.get(name)) for name, code in self.profile_coders]], np.int64),
         )
 
-    def _basket(self, lines: Sequence[Line], rows: Sequence[int]) -> tuple[NDArray, NDArray, NDArray]:
+    def _aggregate_basket(
+        self, lines: Sequence[Line], rows: Sequence[int]
+    ) -> tuple[NDArray, NDArray, NDArray]:
         """Item rows, quantities and mean unit prices [K]: lines of one item are one line, as in training."""
         total: dict[str, tuple[int, float, float]] = {}
         for line, row in zip(lines, rows, strict=True):
@@ -96,17 +98,17 @@ class Encoder:
         unit_price = np.array([money / units for _, units, money in total.values()], np.float32)
         return paid, quantity, unit_price
 
-    def _priced(self, item: NDArray, price: NDArray) -> NDArray:
+    def _fill_missing_prices(self, item: NDArray, price: NDArray) -> NDArray:
         unknown = np.isnan(price)
         return np.where(unknown, self.price[item], price) if unknown.any() else price
 
 
-def tensors(columns: Sequence[NDArray]) -> tuple[Tensor, ...]:
+def to_tensors(columns: Sequence[NDArray]) -> tuple[Tensor, ...]:
     """Arrays as tensors in the same memory."""
     return tuple(map(torch.from_numpy, columns))
 
 
-def _known(when: NDArray, ts: int) -> NDArray | None:
+def _earlier_events(when: NDArray, ts: int) -> NDArray | None:
     """Positions of the events [n] that were known at a checkout, those before `ts`, oldest first; None for
     all as they are, which is how a store gives them."""
     if not len(when) or (when[-1] < ts and not (when[1:] < when[:-1]).any()):

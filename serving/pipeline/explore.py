@@ -8,10 +8,10 @@ propensity scoring, Horvitz and Thompson 1952).
 import numpy as np
 from numpy.typing import NDArray
 
-POOL = 20  # candidates of which the exploring slot shows one
+EXPLORATION_POOL_SIZE = 20  # candidates of which the exploring slot shows one
 
 
-def explored(
+def explore_last_slot(
     shown: NDArray, score: NDArray, eligible: NDArray, epsilon: float, rng: np.random.Generator
 ) -> tuple[NDArray, NDArray]:
     """The columns of a slate [n] with the last slot explored with chance `epsilon`, and propensities [n].
@@ -26,7 +26,9 @@ def explored(
     open_to = eligible.copy()
     open_to[shown] = False
     others = np.flatnonzero(open_to)
-    pool = np.concatenate([shown[-1:], others[np.argsort(-score[others], kind="stable")[: POOL - 1]]])
+    pool = np.concatenate(
+        [shown[-1:], others[np.argsort(-score[others], kind="stable")[: EXPLORATION_POOL_SIZE - 1]]]
+    )
     place = rng.integers(len(pool)) if rng.random() < epsilon else 0
     shown = np.concatenate([shown[:-1], pool[place : place + 1]])
     propensity[-1] = epsilon / len(pool) + (1 - epsilon if place == 0 else 0.0)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 
 from numpy.typing import NDArray
 
-FIRST = 64  # items of which six are looked for at first
+INITIAL_BLOCK_SIZE = 64  # items of which six are looked for at first
 
 
-class Popular:
+class PopularityFallback:
     """Available items by falling popularity, over all and by leaf category.
 
     Args:
@@ -18,27 +18,27 @@ class Popular:
         by_leaf: [n] the same by leaf, and within one by rank.
     """
 
-    def __init__(self, rank: NDArray, leaf: NDArray, everything: NDArray, by_leaf: NDArray) -> None:
-        self.rank, self.leaf, self.everything, self.by_leaf = rank, leaf, everything, by_leaf
+    def __init__(self, rank: NDArray, leaf: NDArray, all_items: NDArray, by_leaf: NDArray) -> None:
+        self.rank, self.leaf, self.all_items, self.by_leaf = rank, leaf, all_items, by_leaf
 
-    def among(self, allowed: NDArray) -> Iterator[int]:
+    def iter_popular(self, allowed: NDArray) -> Iterator[int]:
         """The item rows of `allowed` [N+1] bool, by falling popularity."""
-        start, count = 0, FIRST
-        while start < len(self.everything):
-            rows = self.everything[start : start + count]
+        start, count = 0, INITIAL_BLOCK_SIZE
+        while start < len(self.all_items):
+            rows = self.all_items[start : start + count]
             yield from rows[allowed[rows]].tolist()
             start, count = start + count, 2 * count  # few are left under a filter: soon all are looked at
 
-    def of_category(self, leaf: int) -> NDArray:
+    def leaf_bestsellers(self, leaf: int) -> NDArray:
         """Item rows of a leaf category; none for the unknown one."""
         if leaf <= 0:
             return self.by_leaf[:0]
         first, behind = (side(self.by_leaf, leaf, key=self.leaf.item) for side in (bisect_left, bisect_right))
         return self.by_leaf[first:behind]
 
-    def like(self, rows: Iterable[int]) -> Iterator[int]:
+    def iter_category_bestsellers(self, rows: Iterable[int]) -> Iterator[int]:
         """Bestsellers of the leaf categories of `rows`: the first of each, then the second of each, ..."""
-        lists = [self.of_category(leaf) for leaf in dict.fromkeys(int(self.leaf[row]) for row in rows)]
+        lists = [self.leaf_bestsellers(leaf) for leaf in dict.fromkeys(int(self.leaf[row]) for row in rows)]
         for place in range(max(map(len, lists), default=0)):
             for items in lists:
                 if place < len(items):

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from ..checkout import Checkout, Item
 from ..storage.bundle import Bundle
-from ..storage.string_column import Texts
-from .popular_items import Popular
+from ..storage.string_column import StringColumn
+from .popular_items import PopularityFallback
 from .slate_policy import SLOTS
 
 # Bit i of a candidate's mask stands for SOURCES[i].
-SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "collaborative")
+SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "ease")
 
 
-class Scored(NamedTuple):
+class RankedItems(NamedTuple):
     """n items in the order in which a tier would show them.
 
     Tuples, as they are remembered: arrays would lie among a request's large ones and keep their memory in
@@ -25,56 +25,58 @@ class Scored(NamedTuple):
     """
 
     tier: str
-    row: tuple[int, ...]
-    mask: tuple[int, ...]  # bits of SOURCES
+    item_row: tuple[int, ...]
+    source_mask: tuple[int, ...]  # bits of SOURCES
     click: tuple[float, ...] | None = None
     purchase: tuple[float, ...] | None = None
     value: tuple[float, ...] | None = None
     propensity: tuple[float, ...] | None = None  # None: certain
 
 
-class Near(NamedTuple):
+class Retrieved(NamedTuple):
     """Candidates before they are ranked, to be shown if nothing better comes of them."""
 
-    row: NDArray  # [n] int64, -1 for none
-    mask: NDArray | None = None  # [n] bits of SOURCES; None: the index alone
+    item_row: NDArray  # [n] int64, -1 for none
+    source_mask: NDArray | None = None  # [n] bits of SOURCES; None: the index alone
     score: NDArray | None = None  # [n], by which they are shown; None: in their order
 
-    def scored(self) -> Scored:
-        order = np.arange(len(self.row)) if self.score is None else np.argsort(-self.score, kind="stable")
-        order = order[self.row[order] >= 0]
-        mask = np.ones(len(self.row), np.int64) if self.mask is None else self.mask
-        return Scored("retrieval", tuple(self.row[order].tolist()), tuple(mask[order].tolist()))
+    def to_ranked_items(self) -> RankedItems:
+        order = (
+            np.arange(len(self.item_row)) if self.score is None else np.argsort(-self.score, kind="stable")
+        )
+        order = order[self.item_row[order] >= 0]
+        mask = np.ones(len(self.item_row), np.int64) if self.source_mask is None else self.source_mask
+        return RankedItems("retrieval", tuple(self.item_row[order].tolist()), tuple(mask[order].tolist()))
 
 
-class Fill:
+class SlateBuilder:
     """`fill(checkout, allowed, best, reasons)` → up to six items, and the tier of the first."""
 
-    def __init__(self, bundle: Bundle, popular: Popular) -> None:
-        self.popular, self.row_of = popular, bundle.row_of
+    def __init__(self, bundle: Bundle, popularity_fallback: PopularityFallback) -> None:
+        self.popularity_fallback, self.item_rows = popularity_fallback, bundle.item_rows
         self.item_id, self.title, self.category = map(
-            Texts.of, (bundle.item_id, bundle.title, bundle.category)
+            StringColumn.from_arrow, (bundle.item_id, bundle.title, bundle.category)
         )
         self.price = bundle.price
 
     def __call__(
-        self, checkout: Checkout, allowed: NDArray, best: Scored | None, reasons: list[str]
+        self, checkout: Checkout, allowed: NDArray, best: RankedItems | None, reasons: list[str]
     ) -> tuple[list[Item], str]:
         """Items of `allowed` [N+1] bool; `reasons` gets what is missing."""
         shown: dict[int, Item] = {}  # by row
         tiers: list[str] = []
         if best is not None:
-            for place, row in enumerate(best.row):
+            for place, row in enumerate(best.item_row):
                 if row not in shown and allowed[row]:
-                    shown[row] = self._scored(best, place, row)
+                    shown[row] = self._ranked_item(best, place, row)
                     tiers.append(best.tier)
                 if len(shown) == SLOTS:
                     break
         if len(shown) < SLOTS:
-            seeds = self.row_of.many(line.item_id for line in checkout.basket)
+            seeds = self.item_rows.lookup(line.item_id for line in checkout.basket)
             for tier, rows in (
-                ("category", self.popular.like(seeds)),
-                ("popularity", self.popular.among(allowed)),
+                ("category", self.popularity_fallback.iter_category_bestsellers(seeds)),
+                ("popularity", self.popularity_fallback.iter_popular(allowed)),
             ):
                 self._top_up(shown, tiers, tier, rows, allowed)
         if len(set(tiers)) > 1:
@@ -94,8 +96,8 @@ class Fill:
                 shown[row] = self._item(row, (tier,))
                 tiers.append(tier)
 
-    def _scored(self, best: Scored, place: int, row: int) -> Item:
-        names = _names(best.mask[place])
+    def _ranked_item(self, best: RankedItems, place: int, row: int) -> Item:
+        names = _source_names(best.source_mask[place])
         if best.click is None or best.purchase is None or best.value is None:
             return self._item(row, names)
         propensity = 1.0 if best.propensity is None else best.propensity[place]
@@ -120,5 +122,5 @@ class Fill:
 
 
 @cache
-def _names(mask: int) -> tuple[str, ...]:
+def _source_names(mask: int) -> tuple[str, ...]:
     return tuple(name for bit, name in enumerate(SOURCES) if mask >> bit & 1)

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLOTS = 6
-POOL = 60  # candidates among which diversity chooses; those behind only fill up
+DIVERSITY_POOL_SIZE = 60  # candidates among which diversity chooses; those behind only fill up
 TINY = 1e-30  # stands for 0 under a logarithm
-BEHIND = 1e6  # more than two utilities can differ by: log scores and cosines are far smaller
+OUT_OF_POOL_PENALTY = 1e6  # more than two utilities can differ by: log scores and cosines are far smaller
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class SlatePolicy:
     """How slates are made. Raises ValueError for a value out of range.
 
     Args:
@@ -52,11 +52,11 @@ class Policy:
             raise ValueError(f"slate.category_cap is {cap!r}: expected a whole number from 1, or null")
 
 
-class Chosen(NamedTuple):
+class Selection(NamedTuple):
     """Slates of n rows of candidates."""
 
     column: NDArray  # [n, slots] int64, best first, -1 for an empty slot
-    gap: NDArray  # [n] float64, how far ahead the closest choice was; small for what rounding could turn
+    min_gap: NDArray  # [n] float64, how far ahead the closest choice was; small for what rounding could turn
 
 
 def objective(
@@ -73,7 +73,7 @@ def objective(
     return score
 
 
-def known_margins(margin: NDArray) -> NDArray:
+def impute_margins(margin: NDArray) -> NDArray:
     """Margins [N+1] with the mean of the known ones where one is missing (NaN).
 
     Raises ValueError if none is known: an order by margin would then be one by revenue under another name.
@@ -87,9 +87,9 @@ def known_margins(margin: NDArray) -> NDArray:
     return np.where(np.isfinite(margin), margin, known.mean())
 
 
-def select(
-    score: NDArray, eligible: NDArray, item: NDArray, leaf: NDArray, vectors: NDArray, policy: Policy
-) -> Chosen:
+def select_slates(
+    score: NDArray, eligible: NDArray, item: NDArray, leaf: NDArray, vectors: NDArray, policy: SlatePolicy
+) -> Selection:
     """The slates of n rows of candidates, greedily from the first slot to the last.
 
     Between equals the earlier column wins. Without cap and diversity this is the plain order by score.
@@ -102,19 +102,19 @@ def select(
         vectors: [N+1, D+8] uint8, item vectors (row-wise int8); read only for diversity.
     """
     if policy.category_cap is None and not policy.diversity:
-        return _best(np.where(eligible, score, -np.inf).astype(np.float64, copy=False))
+        return _select_top_scores(np.where(eligible, score, -np.inf).astype(np.float64, copy=False))
     rows = np.arange(len(score))
     column, gap = np.full((len(score), SLOTS), -1, np.int64), np.full(len(score), np.inf)
     if not score.shape[1]:
-        return Chosen(column, gap)
+        return Selection(column, gap)
     left = eligible.copy()
     utility = np.where(eligible, score, -np.inf).astype(np.float64)
     category, shown = leaf[item], np.zeros(score.shape, np.int64)  # shown: items of the candidate's category
-    pool = _Pool(utility, item, vectors, policy.diversity) if policy.diversity else None
+    pool = _DiversityPool(utility, item, vectors, policy.diversity) if policy.diversity else None
     for slot in range(SLOTS):
         now = np.where(left, utility if pool is None else pool.utility(), -np.inf)
         if policy.category_cap is not None:
-            now -= np.where((shown >= policy.category_cap) & (category > 0), 4 * BEHIND, 0.0)
+            now -= np.where((shown >= policy.category_cap) & (category > 0), 4 * OUT_OF_POOL_PENALTY, 0.0)
         best = now.argmax(1)
         height = now[rows, best]
         found = height > -np.inf
@@ -126,54 +126,54 @@ def select(
         gap[choice] = np.minimum(gap[choice], height[choice] - second[choice])
         shown += category == category[rows, best][:, None]
         if pool is not None:
-            pool.add(item[rows, best])
-    return Chosen(column, gap)
+            pool.add_selected(item[rows, best])
+    return Selection(column, gap)
 
 
-def _best(utility: NDArray) -> Chosen:
+def _select_top_scores(utility: NDArray) -> Selection:
     """The slates of n rows in the order of `utility` [n, C], -inf for what may not be shown."""
     order = np.argsort(-utility, axis=1, kind="stable")[:, : SLOTS + 1]
     height = utility[np.arange(len(utility))[:, None], order]
     if order.shape[1] > SLOTS and (height > -np.inf).all():
-        return Chosen(order[:, :SLOTS], (height[:, :-1] - height[:, 1:]).min(1))
+        return Selection(order[:, :SLOTS], (height[:, :-1] - height[:, 1:]).min(1))
     lacking = ((0, 0), (0, SLOTS + 1 - order.shape[1]))
     height = np.pad(height, lacking, constant_values=-np.inf)
     order = np.where(height > -np.inf, np.pad(order, lacking), -1)
     with np.errstate(invalid="ignore"):  # between two empty slots
         ahead = height[:, :-1] - height[:, 1:]
-    return Chosen(order[:, :SLOTS], np.where(np.isnan(ahead), np.inf, ahead).min(1))
+    return Selection(order[:, :SLOTS], np.where(np.isnan(ahead), np.inf, ahead).min(1))
 
 
-class _Pool:
+class _DiversityPool:
     """Maximal marginal relevance over the best POOL candidates of each row."""
 
     def __init__(self, score: NDArray, item: NDArray, vectors: NDArray, diversity: float) -> None:
-        count = min(POOL, score.shape[1])
+        count = min(DIVERSITY_POOL_SIZE, score.shape[1])
         # Ascending columns, so that between equals the earlier one stays first.
         self.columns = np.sort(np.argpartition(-score, count - 1, axis=1)[:, :count], axis=1)  # [n, count]
-        self.packed, self.diversity = vectors, diversity
+        self.packed_vectors, self.diversity = vectors, diversity
         mine = np.take_along_axis(score, self.columns, 1)
         best = score.max(1, initial=-np.inf, keepdims=True)
         self.relevance = np.exp(mine - np.where(np.isfinite(best), best, 0.0))  # [n, count] in 0..1
-        self.vectors = unit(vectors[np.take_along_axis(item, self.columns, 1)])  # [n, count, D]
+        self.vectors = unit_vectors(vectors[np.take_along_axis(item, self.columns, 1)])  # [n, count, D]
         self.similarity = np.full(mine.shape, -1.0)
-        self.behind = score - BEHIND
+        self.out_of_pool_score = score - OUT_OF_POOL_PENALTY
 
     def utility(self) -> NDArray:
         """[n, C]: marginal relevance in the pool; behind it the score, below all of the pool."""
         marginal = (1 - self.diversity) * self.relevance - self.diversity * self.similarity
         # The relevance decides between equals, so that d = 1 still starts with the best.
-        whole = self.behind.copy()
+        whole = self.out_of_pool_score.copy()
         np.put_along_axis(whole, self.columns, marginal + 1e-9 * self.relevance, 1)
         return whole
 
-    def add(self, item: NDArray) -> None:
+    def add_selected(self, item: NDArray) -> None:
         """Take note of the items [n] that were chosen."""
-        cosine = np.einsum("npd,nd->np", self.vectors, unit(self.packed[item]))
+        cosine = np.einsum("npd,nd->np", self.vectors, unit_vectors(self.packed_vectors[item]))
         self.similarity = np.maximum(self.similarity, cosine)
 
 
-def unit(packed: NDArray) -> NDArray:
+def unit_vectors(packed: NDArray) -> NDArray:
     """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) to unit length [..., D].
 
     float32; a vector of zeros stays zero.

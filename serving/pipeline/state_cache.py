@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 MINUTE = 60  # seconds
 
 
-class Cache(Generic[Value]):
+class LRUCache(Generic[Value]):
     """The `size` values that were used last. Safe to share between threads.
 
     `hits` and `misses` count what `get` found.
@@ -49,7 +49,7 @@ class Cache(Generic[Value]):
                 self._values.popitem(last=False)
 
 
-def state(columns: Sequence[NDArray]) -> bytes:
+def query_fingerprint(columns: Sequence[NDArray]) -> bytes:
     """What identifies an encoded checkout (serving.pipeline.encode.QUERY_FIELDS), its time to the minute: 16
     bytes."""
     ts, *rest = columns

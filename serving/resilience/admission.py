@@ -19,17 +19,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from .deadline import one_thread
+from .deadline import set_single_thread
 
-Answer = TypeVar("Answer")
-RESERVE = 0.010  # seconds before the deadline at which a fallback takes over; a quarter of a short deadline
-LATELY = 0.1  # weight of the latest answer in the time that one takes
-SOON = 0.38  # of the deadline, by which the models should be done: a longer queue answers no more, only later
-BEHIND = 0.25  # of the deadline: a round that takes longer is long
-ROUNDS = 3  # that are long in a row, after which who waited as long is refused
+T = TypeVar("T")
+FALLBACK_RESERVE = (
+    0.010  # seconds before the deadline at which a fallback takes over; a quarter of a short deadline
+)
+EWMA_WEIGHT = 0.1  # weight of the latest answer in the time that one takes
+QUEUE_TARGET_SHARE = (
+    0.38  # of the deadline, by which the models should be done: a longer queue answers no more, only later
+)
+LOOP_LAG_SHARE = 0.25  # of the deadline: a round that takes longer is long
+MAX_LAGGED_ITERATIONS = 3  # that are long in a row, after which who waited as long is refused
 
 
-class Busy(Exception):
+class Overloaded(Exception):
     """The request is refused; the message says why."""
 
 
@@ -42,7 +46,7 @@ class _Job:
         self.started: float | None = None  # perf_counter; None while it waits for a thread
 
 
-class Desk:
+class AdmissionController:
     """Answers with bounded threads, bounded waiting and one deadline.
 
     Args:
@@ -51,20 +55,20 @@ class Desk:
         deadline_ms: from the last byte of a request.
     """
 
-    def __init__(self, threads: int, limit: int, deadline_ms: float) -> None:
-        self.threads, self.limit, self.deadline = threads, limit, deadline_ms / 1e3
-        self.budget = self.deadline - min(RESERVE, self.deadline / 4)  # seconds that the models have
+    def __init__(self, threads: int, queue_limit: int, deadline_ms: float) -> None:
+        self.threads, self.queue_limit, self.deadline = threads, queue_limit, deadline_ms / 1e3
+        self.budget = self.deadline - min(FALLBACK_RESERVE, self.deadline / 4)  # seconds that the models have
         self.in_flight = 0
-        self.took = 0.0  # seconds that the models take lately, in their thread
-        self._read = self._seen = 0.0  # when the loop last read its sockets, and looked here last
-        self._round = 0.0  # seconds between the two, the time before
-        self._long = 0  # rounds in a row that were long
+        self.service_time = 0.0  # seconds that the models take lately, in their thread
+        self._iteration_start = self._last_admission = (
+            0.0  # when the loop last read its sockets, and looked here last
+        )
+        self._iteration_time = 0.0  # seconds between the two, the time before
+        self._lagged_iterations = 0  # rounds in a row that were long
         self._jobs: set[_Job] = set()  # given to the models and not ended, though perhaps given up
-        self._models = ThreadPoolExecutor(threads, "models", initializer=one_thread)
+        self._executor = ThreadPoolExecutor(threads, "models", initializer=set_single_thread)
 
-    async def answer(
-        self, models: Callable[[float], Answer], fallback: Callable[[str], Answer], arrived: float
-    ) -> Answer:
+    async def execute(self, models: Callable[[float], T], fallback: Callable[[str], T], arrived: float) -> T:
         """What `models` returns or, if that would be too late, `fallback`.
 
         Args:
@@ -75,17 +79,17 @@ class Desk:
         Raises Busy if it is refused, and what the function raises.
         """
         now = time.perf_counter()
-        waited = now - arrived + self._unseen(arrived, now)
-        if waited > BEHIND * self.deadline and self._long >= ROUNDS:
-            raise Busy("the event loop is behind")
+        waited = now - arrived + self._socket_wait(arrived, now)
+        if waited > LOOP_LAG_SHARE * self.deadline and self._lagged_iterations >= MAX_LAGGED_ITERATIONS:
+            raise Overloaded("the event loop is behind")
         # What it takes here is taken again on the way back.
-        ends, soon = now + self.budget - 2 * waited, now + SOON * self.deadline - 2 * waited
-        if self.in_flight >= self.limit or not self._in_time(ends, soon):
+        ends, soon = now + self.budget - 2 * waited, now + QUEUE_TARGET_SHARE * self.deadline - 2 * waited
+        if self.in_flight >= self.queue_limit or not self._can_meet_deadline(ends, soon):
             return fallback("overloaded: the models would be too late")
         job = _Job()
         self._jobs.add(job)
         self.in_flight += 1
-        work = self._models.submit(self._run, job, models, ends)
+        work = self._executor.submit(self._run_job, job, models, ends)
         answer = asyncio.wrap_future(work)
         try:
             await asyncio.wait((answer,), timeout=max(0.0, ends - time.perf_counter()))
@@ -100,35 +104,40 @@ class Desk:
 
     def close(self) -> None:
         """Start nothing more; what still runs is nobody's."""
-        self._models.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _unseen(self, arrived: float, now: float) -> float:
+    def _socket_wait(self, arrived: float, now: float) -> float:
         """Seconds that a request may have waited in its socket: those of the round before its own."""
-        if arrived > self._seen:
-            self._round, self._read = self._seen - self._read, arrived
-            self._long = self._long + 1 if self._round > BEHIND * self.deadline else 0
-        self._seen = now
-        return self._round
+        if arrived > self._last_admission:
+            self._iteration_time, self._iteration_start = (
+                self._last_admission - self._iteration_start,
+                arrived,
+            )
+            self._lagged_iterations = (
+                self._lagged_iterations + 1 if self._iteration_time > LOOP_LAG_SHARE * self.deadline else 0
+            )
+        self._last_admission = now
+        return self._iteration_time
 
-    def _in_time(self, ends: float, soon: float) -> bool:
+    def _can_meet_deadline(self, ends: float, soon: float) -> bool:
         """Whether a thread is free before `ends`, or will have answered by `soon` all that wait, and this."""
         now = time.perf_counter()
-        lost = self._lost(now)
+        lost = self._stalled_threads(now)
         threads, ahead = self.threads - lost, len(self._jobs) - lost
         if threads <= 0 or now >= ends:
             return False
         if ahead < threads:
             return True  # one is free; the recommender sees for itself what it can do in time
-        return now + ((ahead - threads + 1) / threads + 1) * self.took <= soon
+        return now + ((ahead - threads + 1) / threads + 1) * self.service_time <= soon
 
-    def _lost(self, now: float) -> int:
+    def _stalled_threads(self, now: float) -> int:
         """Threads that are stalled: their job is past any deadline."""
         return sum(job.started is not None and now - job.started > self.deadline for job in tuple(self._jobs))
 
-    def _run(self, job: _Job, models: Callable[[float], Answer], ends: float) -> Answer:
+    def _run_job(self, job: _Job, models: Callable[[float], T], ends: float) -> T:
         job.started = time.perf_counter()
         try:
             return models(ends)
         finally:
-            self.took += LATELY * (time.perf_counter() - job.started - self.took)
+            self.service_time += EWMA_WEIGHT * (time.perf_counter() - job.started - self.service_time)
             self._jobs.discard(job)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens after `limit` failures in a row; after `rest` seconds one request tries the part again.
 
     Not while a call that was left behind has not returned: each would cost a thread that never comes back.
@@ -15,54 +15,59 @@ class Breaker:
         notice: called when it opens (True), and when the part works again (False).
     """
 
-    def __init__(self, limit: int = 3, rest: float = 1.0, now: Callable[[], float] = time.monotonic) -> None:
-        self.limit, self.rest, self.now = limit, rest, now
+    def __init__(
+        self,
+        failure_threshold: int = 3,
+        reset_timeout: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.failure_threshold, self.reset_timeout, self.clock = failure_threshold, reset_timeout, clock
         self.failures = 0
-        self.lost = 0  # calls that were left behind
-        self.notice: Callable[[bool], None] = lambda opened: None
-        self._failed_at = self._until = float("-inf")
+        self.abandoned = 0  # calls that were left behind
+        self.on_state_change: Callable[[bool], None] = lambda opened: None
+        self._failed_at = self._open_until = float("-inf")
         self._lock = threading.Lock()
 
-    def ready(self) -> bool:
+    def allow_request(self) -> bool:
         """Whether to try the part. Where it rested long enough, only the first who asks is told so."""
-        if self.failures < self.limit:
+        if self.failures < self.failure_threshold:
             return True
         with self._lock:
-            if self.lost or self.now() < self._until:
+            if self.abandoned or self.clock() < self._open_until:
                 return False
-            self._until = self.now() + self.rest
+            self._open_until = self.clock() + self.reset_timeout
             return True
 
     @property
-    def resting(self) -> bool:
-        return self.failures >= self.limit
+    def is_open(self) -> bool:
+        return self.failures >= self.failure_threshold
 
-    def worked(self) -> None:
+    def record_success(self) -> None:
         if self.failures:
             with self._lock:
-                opened, self.failures = self.failures >= self.limit, 0
+                opened, self.failures = self.failures >= self.failure_threshold, 0
                 if opened:
-                    self.notice(False)
+                    self.on_state_change(False)
 
-    def failed(self, took: float = 0.0) -> None:
+    def record_failure(self, duration_s: float = 0.0) -> None:
         """A call that took so many seconds failed."""
         with self._lock:
-            now = self.now()
-            if now - took < self._failed_at:
+            now = self.clock()
+            if now - duration_s < self._failed_at:
                 return  # of the same cause as the one that was counted
             self._failed_at = now
             self.failures += 1
-            if self.failures >= self.limit:
-                self._until = now + self.rest
-            if self.failures == self.limit:
-                self.notice(True)
+            if self.failures >= self.failure_threshold:
+                self._open_until = now + self.reset_timeout
+            if self.failures == self.failure_threshold:
+                self.on_state_change(True)
 
-    def left(self) -> None:
+    def record_abandoned(self) -> None:
         """Nobody waits for a call any more."""
         with self._lock:
-            self.lost += 1
+            self.abandoned += 1
 
-    def returned(self) -> None:
+    def record_returned(self) -> None:
         """One that was left behind has ended."""
         with self._lock:
-            self.lost -= 1
+            self.abandoned -= 1

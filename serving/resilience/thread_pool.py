@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
-PARTING = 1.0  # seconds that a process which ends waits for what still runs
+SHUTDOWN_TIMEOUT_S = 1.0  # seconds that a process which ends waits for what still runs
 
 
 class Task:
@@ -44,19 +44,19 @@ class Task:
             except BaseException as error:
                 self._error = error
 
-    def done(self) -> None:
+    def signal_done(self) -> None:
         self._running.release()
 
 
-class Threads:
+class ThreadPool:
     """Up to `most` threads, made when they are needed; each calls `begin` first, which must not raise.
 
     They end when this object is collected, or with the process. That waits for what runs, but not for long.
     """
 
-    def __init__(self, most: int, name: str, begin: Callable[[], None]) -> None:
-        self.most, self.name, self.begin = most, name, begin
-        self._queue = _Queue()
+    def __init__(self, max_threads: int, name: str, initializer: Callable[[], None]) -> None:
+        self.max_threads, self.name, self.initializer = max_threads, name, initializer
+        self._queue = _PoolState()
         weakref.finalize(self, self._queue.close)
 
     def submit(self, function: Callable[[], None]) -> Task:
@@ -66,8 +66,10 @@ class Threads:
         """
         task, queue = Task(function), self._queue
         with queue.lock:
-            if queue.idle <= 0 and queue.started < self.most:
-                thread = threading.Thread(target=_work, args=(queue, self.begin), name=self.name, daemon=True)
+            if queue.idle <= 0 and queue.started < self.max_threads:
+                thread = threading.Thread(
+                    target=_worker_loop, args=(queue, self.initializer), name=self.name, daemon=True
+                )
                 try:
                     thread.start()
                     queue.started, queue.idle = queue.started + 1, queue.idle + 1
@@ -79,7 +81,7 @@ class Threads:
         return task
 
 
-class _Queue:
+class _PoolState:
     """What the threads hold of their owner, so that it can be collected."""
 
     def __init__(self) -> None:
@@ -87,29 +89,29 @@ class _Queue:
         self.lock = threading.Lock()
         self.started = 0
         self.idle = 0  # threads less tasks that run or wait
-        _open.add(self)
+        _open_pools.add(self)
 
     def close(self) -> None:
         self.tasks.put(None)
 
 
-_open: "weakref.WeakSet[_Queue]" = weakref.WeakSet()
+_open_pools: "weakref.WeakSet[_PoolState]" = weakref.WeakSet()
 
 
 @atexit.register
-def _part() -> None:
+def _wait_for_tasks_at_exit() -> None:
     """A thread that comes back from C++ to an interpreter that has ended takes the process with it."""
-    until = time.monotonic() + PARTING
-    while any(queue.idle < queue.started for queue in _open) and time.monotonic() < until:
+    until = time.monotonic() + SHUTDOWN_TIMEOUT_S
+    while any(queue.idle < queue.started for queue in _open_pools) and time.monotonic() < until:
         time.sleep(0.005)
 
 
-def _work(queue: _Queue, begin: Callable[[], None]) -> None:
+def _worker_loop(queue: _PoolState, begin: Callable[[], None]) -> None:
     begin()
     while (task := queue.tasks.get()) is not None:
         task.run()
         with queue.lock:
             queue.idle += 1  # before the next task can come, which else had another thread made
-        task.done()
+        task.signal_done()
         del task  # and what it holds, for the next one may be long in coming
     queue.close()  # the next thread

@@ -17,30 +17,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .item_ids import ItemRows
-from .mapped_table import Mapped
-from .vector_index import Effort, ItemIndex, read_index
+from .item_ids import ItemRowMap
+from .mapped_table import MappedTable
+from .vector_index import ItemIndex, SearchParams, read_index
 
-FORMAT = 7
+FORMAT_VERSION = 7
 MANIFEST = "manifest.json"
 # Of models/inputs.Catalog, in its order.
-CATALOG = (
+CATALOG_FIELDS = (
     "category", "leaf", "brand", "first_sold", "available",
-    "price", "spend", "popularity", "lately", "buyers", "vectors",
+    "price", "mean_line_spend", "orders_28d", "sales_7d", "buyers", "vectors",
 )  # fmt: skip
-MOVING = ("price", "spend", "popularity", "lately", "buyers")  # of models/inputs.Catalog, one snapshot
+SNAPSHOT_FIELDS = (
+    "price",
+    "mean_line_spend",
+    "orders_28d",
+    "sales_7d",
+    "buyers",
+)  # of models/inputs.Catalog, one snapshot
 MODULES = ("query_tower", "candidates", "ranker")
 # Beside those of the index.
-FILES = (*(f"{name}.ts" for name in MODULES), "items.arrow", "item_rows.arrow", "golden.arrow")
+REQUIRED_FILES = (*(f"{name}.ts" for name in MODULES), "items.arrow", "item_rows.arrow", "golden.arrow")
 # Of items.arrow, as the modules and the slate read them; the others are strings.
-NUMBERS = {
+NUMERIC_DTYPES = {
     **dict.fromkeys(("category_codes", "leaf", "brand_code", "first_sold"), np.int64),
     "available": np.uint8,  # 0 or 1: Arrow's own booleans are bits
-    **dict.fromkeys((*MOVING, "margin"), np.float32),
+    **dict.fromkeys((*SNAPSHOT_FIELDS, "margin"), np.float32),
     "vector": np.uint8,
     **dict.fromkeys(("fallback_rank", "popular", "popular_by_leaf"), np.int32),
 }
-NO_CHECKSUM = "0" * 64  # stands in the manifest while its own checksum is computed
+CHECKSUM_PLACEHOLDER = "0" * 64  # stands in the manifest while its own checksum is computed
 
 
 class BundleError(RuntimeError):
@@ -52,15 +58,15 @@ class BundleError(RuntimeError):
         super().__init__(f"{file}: {reason}. To do: {remedy}.")
 
 
-class Found(NamedTuple):
+class Candidates(NamedTuple):
     """What `candidates` gives of B checkouts: the fields of models/inputs.Candidates."""
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣC] int64, rows
     source: Tensor  # [ΣC] int64, bits of serving/fill.SOURCES
     score: Tensor  # [ΣC] float32, inner product of query and item vector
-    affinity: Tensor  # [ΣC] float32
-    taste: Tensor  # [ΣC] float32
+    copurchase_score: Tensor  # [ΣC] float32
+    ease_score: Tensor  # [ΣC] float32
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Bundle:
     index: ItemIndex
     catalog: tuple[Tensor, ...]  # in the order of models/inputs.Catalog, one snapshot
     item_id: pa.StringArray  # [N+1]
-    row_of: ItemRows  # item id → row, 0 for unknown
+    item_rows: ItemRowMap  # item id → row, 0 for unknown
     title: pa.StringArray  # [N+1]
     category: pa.StringArray  # [N+1]
     price: NDArray  # [N+1] float32
@@ -88,8 +94,8 @@ class Bundle:
     available: NDArray  # [N+1] bool
     leaf: NDArray  # [N+1] int64
     fallback_rank: NDArray  # [N+1] int32, -1 where not available
-    popular: NDArray  # [n] int32, the available items by fallback rank
-    popular_by_leaf: NDArray  # [n] int32, the same by leaf category, and within one by fallback rank
+    items_by_popularity: NDArray  # [n] int32, the available items by fallback rank
+    items_by_leaf: NDArray  # [n] int32, the same by leaf category, and within one by fallback rank
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -100,21 +106,22 @@ def open_bundle(path: str | Path) -> Bundle:
     folder = version_folder(path)
     manifest = read_manifest(folder)
     parts = index_files(folder, manifest)
-    for name in {**dict.fromkeys((*FILES, *parts)), **manifest["files"]}:
-        check_hash(folder / name, manifest["files"].get(name))
+    for name in {**dict.fromkeys((*REQUIRED_FILES, *parts)), **manifest["files"]}:
+        verify_checksum(folder / name, manifest["files"].get(name))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
         query_tower, candidates, ranker = (
             _read(folder / f"{name}.ts", lambda file: torch.jit.load(file).eval()) for name in MODULES
         )
     shards = {name: _read(folder / name, read_index) for name in parts}
-    items = _read(folder / "items.arrow", Mapped)
+    items = _read(folder / "items.arrow", MappedTable)
     _check_dims(folder, manifest, shards, items.batch)
     item_id, title, category = _read(
         folder / "items.arrow", lambda _: [items.text(name) for name in ("item_id", "title", "category")]
     )
     numbers: dict[str, NDArray] = _read(
-        folder / "items.arrow", lambda _: {name: items.numbers(name, NUMBERS[name]) for name in NUMBERS}
+        folder / "items.arrow",
+        lambda _: {name: items.numbers(name, NUMERIC_DTYPES[name]) for name in NUMERIC_DTYPES},
     )
     available = numbers["available"].view(np.bool_)
     shown = int(np.count_nonzero(available))
@@ -125,16 +132,16 @@ def open_bundle(path: str | Path) -> Bundle:
         query_tower=query_tower,
         candidates=candidates,
         ranker=ranker,
-        index=_searched(folder, manifest, list(shards.values()), numbers["vector"]),
+        index=_build_item_index(folder, manifest, list(shards.values()), numbers["vector"]),
         catalog=(
             *(torch.from_numpy(numbers[name]) for name in ("category_codes", "leaf", "brand_code")),
             torch.from_numpy(numbers["first_sold"]),
             torch.from_numpy(available),
-            *(torch.from_numpy(numbers[name]).unsqueeze(0) for name in MOVING),
+            *(torch.from_numpy(numbers[name]).unsqueeze(0) for name in SNAPSHOT_FIELDS),
             torch.from_numpy(numbers["vector"]),
         ),
         item_id=item_id,
-        row_of=_read(folder / "item_rows.arrow", lambda file: ItemRows(item_id, _slots(file))),
+        item_rows=_read(folder / "item_rows.arrow", lambda file: ItemRowMap(item_id, _slots(file))),
         title=title,
         category=category,
         price=numbers["price"],
@@ -142,8 +149,8 @@ def open_bundle(path: str | Path) -> Bundle:
         available=available,
         leaf=numbers["leaf"],
         fallback_rank=numbers["fallback_rank"],
-        popular=numbers["popular"][:shown],
-        popular_by_leaf=numbers["popular_by_leaf"][:shown],
+        items_by_popularity=numbers["popular"][:shown],
+        items_by_leaf=numbers["popular_by_leaf"][:shown],
     )
 
 
@@ -168,13 +175,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(raw)
         checksum = manifest["checksum"]
-        found = manifest_checksum(raw.replace(checksum.encode(), NO_CHECKSUM.encode()))
+        found = manifest_checksum(raw.replace(checksum.encode(), CHECKSUM_PLACEHOLDER.encode()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(folder / MANIFEST, f"not a manifest ({type(error).__name__}: {error})") from error
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") != FORMAT_VERSION:
         raise BundleError(
             folder / MANIFEST,
-            f"format {manifest.get('format')!r}, this serving reads format {FORMAT}",
+            f"format {manifest.get('format')!r}, this serving reads format {FORMAT_VERSION}",
             "export with the same release of Sextet that serves",
         )
     if found != checksum:
@@ -206,7 +213,7 @@ def read_arrow(file: str) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(file)).read_all()
 
 
-def check_hash(file: Path, expected: str | None) -> None:
+def verify_checksum(file: Path, expected: str | None) -> None:
     if not file.is_file():
         raise BundleError(file, "the file is missing")
     if expected is None:
@@ -251,14 +258,14 @@ def _check_dims(
         )
 
 
-def _searched(
+def _build_item_index(
     folder: Path, manifest: dict[str, Any], shards: list[faiss.Index], packed: NDArray
 ) -> ItemIndex:
     try:
-        return ItemIndex(shards, packed, Effort.of(manifest["index"]))
+        return ItemIndex(shards, packed, SearchParams.from_json(manifest["index"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(folder / MANIFEST, f"how to search the index: {error!r}", "export again") from error
 
 
 def _slots(file: str) -> NDArray:
-    return Mapped(file).numbers("row", np.int32)
+    return MappedTable(file).numeric_column("row", np.int32)

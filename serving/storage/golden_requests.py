@@ -12,7 +12,7 @@ from .bundle import Bundle, BundleError, read_arrow
 TOLERANCE = 1e-3  # of probabilities: other processors add in another order
 
 
-def to_json(checkout: Checkout) -> str:
+def checkout_to_json(checkout: Checkout) -> str:
     """A checkout as a JSON object with its field names; lines and events as objects."""
     sets = {"exclude": sorted(checkout.exclude)}
     if checkout.categories is not None:
@@ -20,7 +20,7 @@ def to_json(checkout: Checkout) -> str:
     return json.dumps({**asdict(checkout), **sets}, ensure_ascii=False)
 
 
-def from_json(text: str) -> Checkout:
+def checkout_from_json(text: str) -> Checkout:
     """The inverse of `to_json`. Raises ValueError or TypeError for what is no checkout."""
     fields: dict[str, Any] = json.loads(text)
     fields["basket"] = [Line(**line) for line in fields["basket"]]
@@ -29,16 +29,16 @@ def from_json(text: str) -> Checkout:
     return Checkout(**fields)
 
 
-def read(bundle: Bundle) -> list[tuple[Checkout, dict[str, Any]]]:
+def read_golden_requests(bundle: Bundle) -> list[tuple[Checkout, dict[str, Any]]]:
     """The golden requests with their `slate` (item ids) and `purchase` (probabilities)."""
     file = bundle.folder / "golden.arrow"
     rows = read_arrow(str(file)).to_pylist()
     if not rows:
         raise BundleError(file, "it holds no request", "export again")
-    return [(from_json(row["request"]), row) for row in rows]
+    return [(checkout_from_json(row["request"]), row) for row in rows]
 
 
-def replay(
+def replay_golden_requests(
     recommend: Callable[[Checkout], Slate], folder: Path, requests: list[tuple[Checkout, dict[str, Any]]]
 ) -> None:
     """Answer every golden request of a bundle folder with `recommend`.

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .string_column import Texts, encoded
+from .string_column import StringColumn, encode_utf8
 
 
-class ItemRows:
+class ItemRowMap:
     """`rows(item_id)` → item row, 0 for an unknown id. Safe to share between threads.
 
     Args:
@@ -29,37 +29,37 @@ class ItemRows:
     def __init__(self, item_id: pa.StringArray, slots: NDArray) -> None:
         if len(slots) != _size(len(item_id)):
             raise ValueError(f"{len(slots)} slots, {len(item_id)} ids have {_size(len(item_id))}")
-        self._ids = Texts.of(item_id)
+        self._ids = StringColumn.from_arrow(item_id)
         self._slots = slots.data
-        self._arrays = slots, *self._ids.arrays()
+        self._arrays = slots, *self._ids.to_numpy()
 
     def __call__(self, item_id: str) -> int:
-        return self.many((item_id,))[0]
+        return self.lookup((item_id,))[0]
 
-    def many(self, item_ids: Iterable[str]) -> list[int]:
+    def lookup(self, item_ids: Iterable[str]) -> list[int]:
         """The row of each."""
-        return self.of(encoded(item_ids))
+        return self.lookup_encoded(encode_utf8(item_ids))
 
-    def of(self, asked: list[bytes]) -> list[int]:
+    def lookup_encoded(self, asked: list[bytes]) -> list[int]:
         """The row of each id, UTF-8."""
-        slots, offsets, text, last = self._slots, self._ids.offsets, self._ids.text, len(self._slots) - 1
+        slots, offsets, text, last = self._slots, self._ids.offsets, self._ids.data, len(self._slots) - 1
         found = dict.fromkeys(asked, 0)  # a history names what is bought again and again
         places = [crc32(one) & last for one in found]
-        self._fetch(places)
+        self._prefetch(places)
         for one, place in zip(found, places, strict=True):
             while (row := slots[place]) and text[offsets[row] : offsets[row + 1]] != one:
                 place = (place + 1) & last
             found[one] = row
         return [found[one] for one in asked]
 
-    def _fetch(self, places: list[int]) -> None:
+    def _prefetch(self, places: list[int]) -> None:
         """Read what finding the ids will read, so that the processor waits for memory once for all of them
         and not three times for each."""
         slots, offsets, text = self._arrays
         text.take(offsets.take(slots.take(np.array(places, np.int64))), mode="clip")
 
 
-def slots_of(item_id: pa.StringArray) -> NDArray:
+def build_slots(item_id: pa.StringArray) -> NDArray:
     """The slots [2^k] int32 of ids [N+1], the first of which is none. Raises ValueError for equal ids."""
     ids = item_id.to_pylist()
     last = _size(len(ids)) - 1

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
 
-class Mapped:
+class MappedTable:
     """The record batch of an Arrow IPC file, uncompressed; `batch` has its columns as Arrow arrays.
 
     Raises OSError, ValueError or pyarrow.ArrowException for a file that is no such file.
@@ -26,14 +26,14 @@ class Mapped:
             raise ValueError(f"{reader.num_record_batches} record batches, expected one")
         self.batch = reader.get_batch(0)
 
-    def text(self, name: str) -> pa.StringArray:
+    def string_column(self, name: str) -> pa.StringArray:
         """A column of strings. Raises ValueError if it is missing or of another type."""
         column = self._column(name)
         if column.type != pa.string():
             raise ValueError(f"column {name} is {column.type}, expected string")
         return column
 
-    def numbers(self, name: str, dtype: DTypeLike) -> NDArray:
+    def numeric_column(self, name: str, dtype: DTypeLike) -> NDArray:
         """A column of numbers without nulls, in place: [N], or [N, size] of fixed-size lists.
 
         Raises ValueError if it is missing, has nulls or is of another type.

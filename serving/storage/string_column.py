@@ -12,29 +12,29 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 
-class Texts(Sequence[str]):
+class StringColumn(Sequence[str]):
     """n strings; null reads as "". Safe to share between threads.
 
     Attributes:
         offsets: [n+1] int32, where each begins in `text`, and where the last ends. text: UTF-8.
     """
 
-    def __init__(self, offsets: memoryview, text: memoryview) -> None:
+    def __init__(self, offsets: memoryview, data: memoryview) -> None:
         # Views, whose elements are plain ints, which are faster than the scalars of an array.
-        self.offsets, self.text = offsets, text
+        self.offsets, self.data = offsets, data
 
     @classmethod
-    def of(cls, column: pa.StringArray) -> "Texts":
+    def from_arrow(cls, column: pa.StringArray) -> "StringColumn":
         """The strings of an Arrow array, in its memory."""
         _, offsets, text = column.buffers()
         begins = memoryview(offsets or bytes(4)).cast("i")
         return cls(begins[column.offset :][: len(column) + 1], memoryview(text or b"\0").cast("B"))
 
-    def copy(self, first: int, end: int) -> "Texts":
+    def copy_slice(self, first: int, end: int) -> "StringColumn":
         """The strings from `first` on, up to `end`, in memory of their own."""
         offsets = np.asarray(self.offsets[first : end + 1])
-        text = self.text[offsets.item(0) : offsets.item(-1)].tobytes()
-        return Texts((offsets - offsets[0]).data, memoryview(text))
+        text = self.data[offsets.item(0) : offsets.item(-1)].tobytes()
+        return StringColumn((offsets - offsets[0]).data, memoryview(text))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -48,28 +48,28 @@ class Texts(Sequence[str]):
     def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
             return [self[one] for one in range(len(self))[row]]
-        return self.raw(row if 0 <= row < len(self) else range(len(self))[row]).decode()
+        return self.bytes_at(row if 0 <= row < len(self) else range(len(self))[row]).decode()
 
     def __iter__(self) -> Iterator[str]:
-        return map(bytes.decode, self.raws())
+        return map(bytes.decode, self.to_bytes_list())
 
-    def raw(self, row: int) -> bytes:
+    def bytes_at(self, row: int) -> bytes:
         """The bytes of a row from 0 to n - 1."""
-        return self.text[self.offsets[row] : self.offsets[row + 1]].tobytes()
+        return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
-    def raws(self) -> list[bytes]:
+    def to_bytes_list(self) -> list[bytes]:
         """The bytes of every row."""
         places = self.offsets.tolist()
-        raw = self.text[places[0] : places[-1]].tobytes()
+        raw = self.data[places[0] : places[-1]].tobytes()
         return [raw[begin - places[0] : end - places[0]] for begin, end in pairwise(places)]
 
-    def arrays(self) -> tuple[NDArray, NDArray]:
+    def to_numpy(self) -> tuple[NDArray, NDArray]:
         """Offsets and text as arrays in the same memory."""
-        return np.asarray(self.offsets), np.asarray(self.text)
+        return np.asarray(self.offsets), np.asarray(self.data)
 
 
-def encoded(texts: Iterable[str]) -> list[bytes]:
+def encode_utf8(texts: Iterable[str]) -> list[bytes]:
     """Each as UTF-8; half a surrogate pair too, which is in no column."""
-    if isinstance(texts, Texts):
-        return texts.raws()
+    if isinstance(texts, StringColumn):
+        return texts.to_bytes_list()
     return [text.encode(errors="surrogatepass") for text in texts]

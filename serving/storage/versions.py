@@ -9,10 +9,10 @@ from pathlib import Path
 from .bundle import MANIFEST, BundleError
 
 CURRENT = "current"
-CHALLENGER = ".challenger"  # in a bundle root: versions that retraining made and did not publish
+CHALLENGER_FOLDER = ".challenger"  # in a bundle root: versions that retraining made and did not publish
 
 
-def versions(root: Path) -> list[str]:
+def list_versions(root: Path) -> list[str]:
     """Names of the version folders, the oldest first: a name starts with the time of its export."""
     return sorted(
         folder.name
@@ -21,17 +21,17 @@ def versions(root: Path) -> list[str]:
     )
 
 
-def find(root: Path, version: str) -> Path:
+def find_version(root: Path, version: str) -> Path:
     """The folder of a version, published or not. Raises BundleError if there is none."""
-    places = [place for place in (root, root / CHALLENGER) if place.is_dir()]
+    places = [place for place in (root, root / CHALLENGER_FOLDER) if place.is_dir()]
     for place in places:
         if (place / version / MANIFEST).is_file():
             return (place / version).resolve()
-    there = [name for place in places for name in versions(place)]
+    there = [name for place in places for name in list_versions(place)]
     raise BundleError(root, f"there is no version {version}", f"choose one of {', '.join(there) or 'none'}")
 
 
-def point(root: Path, version: str) -> None:
+def set_current_version(root: Path, version: str) -> None:
     """Let `current` name a version, in one step."""
     link = root / f".{CURRENT}-{os.getpid()}"
     link.unlink(missing_ok=True)

@@ -15,17 +15,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..checkout import KINDS, Event
-from ..storage.string_column import Texts
-from .base import NOTHING, Facts
+from ..checkout import HISTORY_KINDS, Event
+from ..storage.string_column import StringColumn
+from .base import EMPTY_HISTORY, UserHistory
 
-TEXT = pa.string()
-LISTS = {"item_id": TEXT, "ts": pa.int64(), "kind": TEXT, "quantity": pa.float32(), "price": pa.float32()}
-AHEAD = 1 << 28  # bytes, of which a second is enough to read them
-COLUMNS: dict[str, pa.DataType] = {
-    "user_id": TEXT,
-    **{name: pa.list_(kind) for name, kind in LISTS.items()},
-    "profile": pa.map_(TEXT, TEXT),
+STRING = pa.string()
+EVENT_COLUMNS = {
+    "item_id": STRING,
+    "ts": pa.int64(),
+    "kind": STRING,
+    "quantity": pa.float32(),
+    "price": pa.float32(),
+}
+READ_AHEAD_BYTES = 1 << 28  # bytes, of which a second is enough to read them
+STORE_SCHEMA: dict[str, pa.DataType] = {
+    "user_id": STRING,
+    **{name: pa.list_(kind) for name, kind in EVENT_COLUMNS.items()},
+    "profile": pa.map_(STRING, STRING),
 }
 
 
@@ -33,8 +39,8 @@ class ArrowStore:
     """`ArrowStore.open(path)`, a Store (serving/stores/base.py) that cannot be appended to."""
 
     def __init__(self, batches: Sequence[pa.RecordBatch], path: str) -> None:
-        self._parts = [_Part(batch) for batch in batches if batch.num_rows]
-        self._first = [part.users.raw(0) for part in self._parts]
+        self._batches = [_UserBatch(batch) for batch in batches if batch.num_rows]
+        self._first_user_ids = [part.user_ids.bytes_at(0) for part in self._batches]
         self._path = path
 
     @classmethod
@@ -49,7 +55,7 @@ class ArrowStore:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path} is no Arrow file: {error}") from error
-        for name, wanted in COLUMNS.items():
+        for name, wanted in STORE_SCHEMA.items():
             if name not in table.column_names:
                 raise ValueError(f"{path}: column {name} is missing; export again")
             if table.schema.field(name).type != wanted:
@@ -62,76 +68,76 @@ class ArrowStore:
             raise ValueError(f"{path}: {error}; export again") from error
 
     def __len__(self) -> int:
-        return sum(len(part.users) for part in self._parts)
+        return sum(len(part.user_ids) for part in self._batches)
 
-    def get(self, user_id: str) -> Facts:
+    def get(self, user_id: str) -> UserHistory:
         user = user_id.encode(errors="surrogatepass")  # half a pair: no user's
-        place = bisect_right(self._first, user) - 1
-        return self._parts[place].get(user) if place >= 0 else NOTHING
+        place = bisect_right(self._first_user_ids, user) - 1
+        return self._batches[place].get(user) if place >= 0 else EMPTY_HISTORY
 
-    def users(self) -> Iterator[tuple[str, Facts]]:
+    def iter_users(self) -> Iterator[tuple[str, UserHistory]]:
         """All users in the order of their ids."""
-        for part in self._parts:
-            for row in range(len(part.users)):
-                yield part.users[row], part.facts(row)
+        for part in self._batches:
+            for row in range(len(part.user_ids)):
+                yield part.user_ids[row], part.history(row)
 
     def append(
         self,
         user_id: str,
         events: Sequence[Event],
         profile: Mapping[str, str] | None = None,
-        key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> None:
         """Raises ValueError."""
-        raise self._refusal()
+        raise self._read_only_error()
 
-    def load(self, users: Iterable[tuple[str, Facts]]) -> None:
+    def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
         """Raises ValueError."""
-        raise self._refusal()
+        raise self._read_only_error()
 
     def close(self) -> None:
         """The file is unmapped when nothing of it is used any more."""
 
-    def _refusal(self) -> ValueError:
+    def _read_only_error(self) -> ValueError:
         return ValueError(
             f"{self._path} is read-only, it was exported. To do: python -m serving load --store URI"
             f" --from {self._path}, and serve with that store"
         )
 
 
-class _Part:
+class _UserBatch:
     """Views of a record batch: to read a user takes no Arrow object for every value."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        lists = [batch[name] for name in COLUMNS if name != "user_id"]
-        self.users = Texts.of(batch["user_id"])
-        self.starts = [column.offsets.to_numpy().data for column in lists]
+        lists = [batch[name] for name in STORE_SCHEMA if name != "user_id"]
+        self.user_ids = StringColumn.from_arrow(batch["user_id"])
+        self.list_offsets = [column.offsets.to_numpy().data for column in lists]
         item_id, ts, kind, quantity, price = (column.values for column in lists[:-1])
-        self.item_id, self.kind = Texts.of(item_id), Texts.of(kind)
+        self.item_id, self.kind = StringColumn.from_arrow(item_id), StringColumn.from_arrow(kind)
         if ts.null_count or quantity.null_count:
             raise ValueError("an event lacks its ts or quantity")
-        self.ts, self.quantity, self.price = _numbers(ts), _numbers(quantity), _numbers(price)
-        self.names, self.values = Texts.of(lists[-1].keys), lists[-1].items
+        self.ts, self.quantity, self.price = _slice_copier(ts), _slice_copier(quantity), _slice_copier(price)
+        self.profile_names, self.profile_values = StringColumn.from_arrow(lists[-1].keys), lists[-1].items
 
-    def get(self, user: bytes) -> Facts:
-        row = bisect_left(range(len(self.users)), user, key=self.users.raw)
-        found = row < len(self.users) and self.users.raw(row) == user
-        return self.facts(row) if found else NOTHING
+    def get(self, user: bytes) -> UserHistory:
+        row = bisect_left(range(len(self.user_ids)), user, key=self.user_ids.bytes_at)
+        found = row < len(self.user_ids) and self.user_ids.bytes_at(row) == user
+        return self.history(row) if found else EMPTY_HISTORY
 
-    def facts(self, row: int) -> Facts:
+    def history(self, row: int) -> UserHistory:
         """Copies, so that what the disk has to read is read here."""
-        item_id, ts, kind, quantity, price, (first, end) = ((s[row], s[row + 1]) for s in self.starts)
-        return Facts(
-            item_id=self.item_id.copy(*item_id),
+        item_id, ts, kind, quantity, price, (first, end) = ((s[row], s[row + 1]) for s in self.list_offsets)
+        return UserHistory(
+            item_id=self.item_id.copy_slice(*item_id),
             ts=self.ts(*ts),
-            kind=_codes(self.kind.copy(*kind)),
+            kind=_codes(self.kind.copy_slice(*kind)),
             quantity=self.quantity(*quantity),
             price=self.price(*price),
-            profile={self.names[k]: self.values[k].as_py() for k in range(first, end)},
+            profile={self.profile_names[k]: self.profile_values[k].as_py() for k in range(first, end)},
         )
 
 
-def _numbers(column: pa.Array) -> Callable[[int, int], NDArray]:
+def _slice_copier(column: pa.Array) -> Callable[[int, int], NDArray]:
     """The function (first, end) → a copy of those numbers, NaN for null."""
     if column.null_count:
         return lambda first, end: np.array(column[first:end].to_numpy(zero_copy_only=False))
@@ -139,17 +145,17 @@ def _numbers(column: pa.Array) -> Callable[[int, int], NDArray]:
     return lambda first, end: flat[first:end].copy()
 
 
-def _codes(kinds: Texts) -> NDArray:
+def _codes(kinds: StringColumn) -> NDArray:
     """[n] int64 positions in KINDS."""
-    if kinds.text == len(kinds) * KINDS[0].encode():  # all of them purchases
+    if kinds.data == len(kinds) * HISTORY_KINDS[0].encode():  # all of them purchases
         return np.zeros(len(kinds), np.int64)
-    return np.array([*map(KINDS.index, kinds)], np.int64)
+    return np.array([*map(HISTORY_KINDS.index, kinds)], np.int64)
 
 
 def _read_ahead(path: str | Path) -> None:
     """Have the first AHEAD bytes in memory, so that the first requests do not wait for the disk: a user lies
     in some twenty places of the file. (madvise asks for 128 KB of it, whatever it is told.)"""
-    buffer, left = bytearray(1 << 20), AHEAD
+    buffer, left = bytearray(1 << 20), READ_AHEAD_BYTES
     with open(path, "rb", buffering=0) as file:
         while left > 0 and (read := file.readinto(buffer)):
             left -= read

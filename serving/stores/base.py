@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkout import KINDS, Checkout, Event
+from ..checkout import HISTORY_KINDS, Checkout, Event
 
 MAX_EVENTS = 4096  # what an example keeps of a user (`max_history`), so no bundle reads more by default
 READ_TIMEOUT = 0.02  # seconds; of 100 ms, the rest is for the modules
@@ -17,7 +17,7 @@ TTL = 400 * 86_400  # seconds; longer than a year, so that what returns once a y
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class UserHistory:
     """What is known of a user: n events in columns, oldest first, and the profile."""
 
     item_id: Sequence[str]
@@ -28,7 +28,7 @@ class Facts:
     profile: dict[str, str] = field(default_factory=dict)
 
 
-NOTHING = Facts(
+EMPTY_HISTORY = UserHistory(
     [], np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.float32)
 )
 
@@ -40,7 +40,7 @@ class Store(Protocol):
     and ValueError where what is stored is no history, or what is given cannot be stored.
     """
 
-    def get(self, user_id: str) -> Facts:
+    def get(self, user_id: str) -> UserHistory:
         """What is known of the user, oldest first; nothing for one who is not in the store."""
 
     def append(
@@ -48,7 +48,7 @@ class Store(Protocol):
         user_id: str,
         events: Sequence[Event],
         profile: Mapping[str, str] | None = None,
-        key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> None:
         """Add events, late ones too, and attributes. They are stored when it returns.
 
@@ -57,7 +57,7 @@ class Store(Protocol):
         a key that is among the user's last 256 (serving.stores.chunks.REMEMBERED) changes nothing.
         """
 
-    def load(self, users: Iterable[tuple[str, Facts]]) -> None:
+    def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
         """Append much at once. The same facts of a user count once, as under a key of their own.
 
         Not all or nothing: if it fails, some users may have been stored. Doing it again is safe.
@@ -67,21 +67,21 @@ class Store(Protocol):
         """Let go of files and connections. Calls in progress finish, later ones raise ValueError."""
 
 
-def facts_of(events: Sequence[Event], profile: Mapping[str, str] | None = None) -> Facts:
+def history_from_events(events: Sequence[Event], profile: Mapping[str, str] | None = None) -> UserHistory:
     """Events in columns, in their own order."""
     if not events and not profile:
-        return NOTHING
-    return Facts(
+        return EMPTY_HISTORY
+    return UserHistory(
         item_id=[event.item_id for event in events],
         ts=np.array([event.ts for event in events], np.int64),
-        kind=np.array([KINDS.index(event.kind) for event in events], np.int64),
+        kind=np.array([HISTORY_KINDS.index(event.kind) for event in events], np.int64),
         quantity=np.array([event.quantity for event in events], np.float32),
         price=np.array([math.nan if event.price is None else event.price for event in events], np.float32),
         profile=dict(profile or {}),
     )
 
 
-def purchases_of(checkout: Checkout, now: int) -> list[Event]:
+def purchase_events(checkout: Checkout, default_ts: int) -> list[Event]:
     """The lines just paid as events to append; `now`, in Unix seconds, for a checkout without a time."""
-    ts = now if checkout.ts is None else checkout.ts
+    ts = default_ts if checkout.ts is None else checkout.ts
     return [Event(line.item_id, ts, "purchase", line.quantity, line.price) for line in checkout.basket]

@@ -20,48 +20,50 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkout import KINDS
-from .base import Facts
+from ..checkout import HISTORY_KINDS
+from .base import UserHistory
 
-MOST = 16  # chunks of a user: reading slows with them, and merging copies all events once in so many appends
-REMEMBERED = 256  # keys
-KEY = 8  # bytes
+MAX_CHUNKS = (
+    16  # chunks of a user: reading slows with them, and merging copies all events once in so many appends
+)
+MAX_IDEMPOTENCY_KEYS = 256  # keys
+KEY_BYTES = 8  # bytes
 MAGIC = b"sxt1"  # the number counts up when the layout or KINDS changes
 HEAD = Struct("<4sIII")
-EVENT = np.dtype([("ts", "<i8"), ("quantity", "<f4"), ("price", "<f4"), ("kind", "u1")])
+EVENT_DTYPE = np.dtype([("ts", "<i8"), ("quantity", "<f4"), ("price", "<f4"), ("kind", "u1")])
 
 
-def pack(facts: Facts, max_events: int, key: str | None = None) -> bytes:
+def pack(facts: UserHistory, max_events: int, idempotency_key: str | None = None) -> bytes:
     """One append as a chunk, without the events that can never be among the newest `max_events`."""
-    body = _body(_newest(facts, max_events))
-    return _sealed(b"" if key is None else _hash(key.encode()), *body)
+    body = _encode_body(_newest_events(facts, max_events))
+    return _assemble_chunk(b"" if idempotency_key is None else _hash(idempotency_key.encode()), *body)
 
 
-def pack_loaded(facts: Facts, max_events: int) -> bytes:
+def pack_with_content_key(facts: UserHistory, max_events: int) -> bytes:
     """The same under a key that is made of the facts themselves."""
-    rows, words = _body(_newest(facts, max_events))
-    return _sealed(_hash(rows + words), rows, words)
+    rows, words = _encode_body(_newest_events(facts, max_events))
+    return _assemble_chunk(_hash(rows + words), rows, words)
 
 
-def unpack(chunks: Sequence[bytes], max_events: int) -> Facts:
+def unpack(chunks: Sequence[bytes], max_events: int) -> UserHistory:
     """What a user's chunks say. Raises ValueError for bytes that `pack` or `merge` did not make."""
-    return _read(chunks, max_events)[0]
+    return _decode_chunks(chunks, max_events)[0]
 
 
 def merge(chunks: Sequence[bytes], max_events: int) -> bytes:
     """One chunk that says the same. Raises ValueError as `unpack` does."""
-    facts, keys = _read(chunks, max_events)
-    return _sealed(b"".join(keys[-REMEMBERED:]), *_body(facts))
+    facts, keys = _decode_chunks(chunks, max_events)
+    return _assemble_chunk(b"".join(keys[-MAX_IDEMPOTENCY_KEYS:]), *_encode_body(facts))
 
 
-def _read(chunks: Sequence[bytes], max_events: int) -> tuple[Facts, list[bytes]]:
+def _decode_chunks(chunks: Sequence[bytes], max_events: int) -> tuple[UserHistory, list[bytes]]:
     """The facts, and the keys in order of arrival."""
     seen: dict[bytes, None] = {}
     rows: list[memoryview] = []
     item_id: list[str] = []
     profile: dict[str, str] = {}
     for chunk in chunks:
-        keys, mine, words = _parts(chunk)
+        keys, mine, words = _split_chunk(chunk)
         # Only the first chunk can be a merged one, with more keys.
         if len(keys) == 1 and keys[0] in seen:
             continue
@@ -70,10 +72,10 @@ def _read(chunks: Sequence[bytes], max_events: int) -> tuple[Facts, list[bytes]]
         rows.append(mine)
         item_id += ids
         profile.update(attributes)
-    events = np.frombuffer(b"".join(rows), EVENT)
+    events = np.frombuffer(b"".join(rows), EVENT_DTYPE)
     if len(item_id) != len(events):
         raise ValueError(f"{len(events)} events with {len(item_id)} items")
-    facts = Facts(
+    facts = UserHistory(
         item_id=item_id,
         ts=events["ts"].astype(np.int64),
         kind=events["kind"].astype(np.int64),
@@ -81,16 +83,16 @@ def _read(chunks: Sequence[bytes], max_events: int) -> tuple[Facts, list[bytes]]
         price=events["price"].astype(np.float32),
         profile=profile,
     )
-    return _newest(facts, max_events), list(seen)
+    return _newest_events(facts, max_events), list(seen)
 
 
-def _newest(facts: Facts, max_events: int) -> Facts:
+def _newest_events(facts: UserHistory, max_events: int) -> UserHistory:
     """The newest events, oldest first; of the same second, in order of arrival."""
     ordered = bool((facts.ts[1:] >= facts.ts[:-1]).all())
     if ordered and len(facts.ts) <= max_events:
         return facts
     place: NDArray = np.argsort(facts.ts, kind="stable")[-max_events:]
-    return Facts(
+    return UserHistory(
         [facts.item_id[k] for k in place.tolist()],
         facts.ts[place],
         facts.kind[place],
@@ -100,7 +102,7 @@ def _newest(facts: Facts, max_events: int) -> Facts:
     )
 
 
-def _parts(chunk: bytes) -> tuple[list[bytes], memoryview, bytes]:
+def _split_chunk(chunk: bytes) -> tuple[list[bytes], memoryview, bytes]:
     """Keys, events and words. Raises ValueError unless the chunk is whole."""
     if len(chunk) < HEAD.size:
         raise ValueError(f"{len(chunk)} bytes are no chunk of events")
@@ -108,28 +110,32 @@ def _parts(chunk: bytes) -> tuple[list[bytes], memoryview, bytes]:
     if magic != MAGIC:
         raise ValueError(f"no chunk of events: it begins with {magic!r}, not {MAGIC!r}")
     body = memoryview(chunk)[HEAD.size :]
-    first, words = keys * KEY, keys * KEY + events * EVENT.itemsize
+    first, words = keys * KEY_BYTES, keys * KEY_BYTES + events * EVENT_DTYPE.itemsize
     if crc32(body) != checksum or words >= len(body):
         raise ValueError("a chunk of events is damaged: its checksum differs")
-    return [bytes(body[k : k + KEY]) for k in range(0, first, KEY)], body[first:words], bytes(body[words:])
+    return (
+        [bytes(body[k : k + KEY_BYTES]) for k in range(0, first, KEY_BYTES)],
+        body[first:words],
+        bytes(body[words:]),
+    )
 
 
-def _body(facts: Facts) -> tuple[bytes, bytes]:
+def _encode_body(facts: UserHistory) -> tuple[bytes, bytes]:
     """Events and words. Raises ValueError for text that is no Unicode."""
     count = len(facts.item_id)
-    rows = np.empty(count, EVENT)
+    rows = np.empty(count, EVENT_DTYPE)
     for name in ("ts", "quantity", "price", "kind"):
         rows[name] = getattr(facts, name)
-    if count and facts.kind.max() >= len(KINDS):
-        raise ValueError(f"kind {facts.kind.max()}: expected a position in {', '.join(KINDS)}")
+    if count and facts.kind.max() >= len(HISTORY_KINDS):
+        raise ValueError(f"kind {facts.kind.max()}: expected a position in {', '.join(HISTORY_KINDS)}")
     words = json.dumps([[*facts.item_id], facts.profile], ensure_ascii=False, separators=(",", ":"))
     return rows.tobytes(), words.encode()
 
 
-def _sealed(keys: bytes, rows: bytes, words: bytes) -> bytes:
+def _assemble_chunk(keys: bytes, rows: bytes, words: bytes) -> bytes:
     body = keys + rows + words
-    return HEAD.pack(MAGIC, crc32(body), len(rows) // EVENT.itemsize, len(keys) // KEY) + body
+    return HEAD.pack(MAGIC, crc32(body), len(rows) // EVENT_DTYPE.itemsize, len(keys) // KEY_BYTES) + body
 
 
 def _hash(content: bytes) -> bytes:
-    return blake2b(content, digest_size=KEY).digest()
+    return blake2b(content, digest_size=KEY_BYTES).digest()

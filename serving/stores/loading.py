@@ -13,20 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..checkout import KINDS, LARGEST, LATEST_TS
+from ..checkout import HISTORY_KINDS, MAX_NUMBER, MAX_TS
 from .arrow import ArrowStore
-from .base import Facts, Store
+from .base import Store, UserHistory
 
-ROWS = 262_144  # of a table in memory; larger batches make fewer chunks by user
-USERS = 2_000  # of a store.arrow between two calls of `progress`
-ORDERS = ("user_id", "item_id", "ts", "quantity", "price")
-EVENTS = ("user_id", "item_id", "ts", "kind")
+BATCH_ROWS = 262_144  # of a table in memory; larger batches make fewer chunks by user
+BATCH_USERS = 2_000  # of a store.arrow between two calls of `progress`
+ORDER_COLUMNS = ("user_id", "item_id", "ts", "quantity", "price")
+EVENT_COLUMNS = ("user_id", "item_id", "ts", "kind")
 
-Progress = Callable[[int, int], None]  # events so far, and of how many (0 where it is not known)
-Users = Iterator[tuple[str, Facts]]
+ProgressCallback = Callable[[int, int], None]  # events so far, and of how many (0 where it is not known)
+UserHistories = Iterator[tuple[str, UserHistory]]
 
 
-def load(store: Store, source: Path, progress: Progress) -> int:
+def bulk_load(store: Store, path: Path, progress: ProgressCallback) -> int:
     """Append what `source` holds to the store. Returns the number of events.
 
     Args:
@@ -37,33 +37,34 @@ def load(store: Store, source: Path, progress: Progress) -> int:
     Raises FileNotFoundError, ValueError naming the file and the row for what cannot be an event, and what
     `store.load` raises.
     """
-    batches = _exported(source) if source.suffix == ".arrow" else _tables(source)
+    batches = _read_arrow_store(path) if path.suffix == ".arrow" else _read_tables(path)
     done = 0
     for some, of in batches:
         users = list(some)
-        store.load(users)
+        store.append_many(users)
         done += sum(len(facts.item_id) for _, facts in users)
         progress(done, of)
     return done
 
 
-def _exported(file: Path) -> Iterator[tuple[Users, int]]:
-    users = ArrowStore.open(file).users()
-    while some := list(islice(users, USERS)):
-        yield iter([(user_id, _known(facts)) for user_id, facts in some]), 0
+def _read_arrow_store(file: Path) -> Iterator[tuple[UserHistories, int]]:
+    users = ArrowStore.open(file).iter_users()
+    while some := list(islice(users, BATCH_USERS)):
+        yield iter([(user_id, _drop_null_attributes(facts)) for user_id, facts in some]), 0
 
 
-def _known(facts: Facts) -> Facts:
+def _drop_null_attributes(facts: UserHistory) -> UserHistory:
     """Without the attributes that are null."""
     known = {name: value for name, value in facts.profile.items() if value is not None}
-    return Facts(facts.item_id, facts.ts, facts.kind, facts.quantity, facts.price, known)
+    return UserHistory(facts.item_id, facts.ts, facts.kind, facts.quantity, facts.price, known)
 
 
-def _tables(folder: Path) -> Iterator[tuple[Users, int]]:
+def _read_tables(folder: Path) -> Iterator[tuple[UserHistories, int]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a store.arrow, or a folder with orders.parquet")
     found = [
-        (folder / f"{name}.parquet", columns) for name, columns in (("events", EVENTS), ("orders", ORDERS))
+        (folder / f"{name}.parquet", columns)
+        for name, columns in (("events", EVENT_COLUMNS), ("orders", ORDER_COLUMNS))
     ]
     files = [
         (file, columns)
@@ -80,12 +81,12 @@ def _tables(folder: Path) -> Iterator[tuple[Users, int]]:
                 f"{file}: no column {', '.join(missing)} (docs/architecture.md, canonical tables)"
             )
         row = 1
-        for batch in source.iter_batches(ROWS, columns=list(columns)):
-            yield _users(_columns(batch, file, row)), of
+        for batch in source.iter_batches(BATCH_ROWS, columns=list(columns)):
+            yield _group_by_user(_event_columns(batch, file, row)), of
             row += batch.num_rows
 
 
-def _columns(batch: pa.RecordBatch, file: Path, first: int) -> pa.Table:
+def _event_columns(batch: pa.RecordBatch, file: Path, first: int) -> pa.Table:
     """The rows that enter histories, checked, with the types of Facts. `first` is the first row's number."""
     columns = {
         name: _cast(batch[name], name, wanted, file)
@@ -93,7 +94,7 @@ def _columns(batch: pa.RecordBatch, file: Path, first: int) -> pa.Table:
     }
     if "kind" in batch.schema.names:
         kind = _cast(batch["kind"], "kind", pa.string(), file)
-        columns["kind"] = pc.index_in(kind, pa.array(KINDS))  # null for impressions
+        columns["kind"] = pc.index_in(kind, pa.array(HISTORY_KINDS))  # null for impressions
         columns["quantity"], columns["price"] = (pa.array(np.full(len(kind), x)) for x in (1.0, 0.0))
         wanted = pc.is_in(kind, pa.array(["click", "cart"]))
         known = pc.is_in(kind, pa.array(["impression", "click", "cart", "purchase"]))
@@ -106,9 +107,11 @@ def _columns(batch: pa.RecordBatch, file: Path, first: int) -> pa.Table:
         "kind": known,
         "user_id": pc.greater(pc.utf8_length(columns["user_id"]), 0),
         "item_id": pc.greater(pc.utf8_length(columns["item_id"]), 0),
-        "ts": pc.and_(pc.greater_equal(columns["ts"], 0), pc.less(columns["ts"], LATEST_TS)),
-        "quantity": pc.and_(pc.greater(columns["quantity"], 0), pc.less_equal(columns["quantity"], LARGEST)),
-        "price": pc.and_(pc.greater_equal(columns["price"], 0), pc.less_equal(columns["price"], LARGEST)),
+        "ts": pc.and_(pc.greater_equal(columns["ts"], 0), pc.less(columns["ts"], MAX_TS)),
+        "quantity": pc.and_(
+            pc.greater(columns["quantity"], 0), pc.less_equal(columns["quantity"], MAX_NUMBER)
+        ),
+        "price": pc.and_(pc.greater_equal(columns["price"], 0), pc.less_equal(columns["price"], MAX_NUMBER)),
     }
     for name, rule in rules.items():
         bad = np.flatnonzero(~pc.fill_null(rule, False).to_numpy(zero_copy_only=False))
@@ -138,7 +141,7 @@ def _cast(column: pa.Array, name: str, wanted: pa.DataType, file: Path) -> pa.Ar
     raise ValueError(f"{file}: column {name} is {column.type}, expected {wanted}. To do: cast it")
 
 
-def _users(table: pa.Table) -> Users:
+def _group_by_user(table: pa.Table) -> UserHistories:
     """The rows by user, in their order."""
     if not len(table):
         return
@@ -152,5 +155,5 @@ def _users(table: pa.Table) -> Users:
     start = 0
     for user_id, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
         here = slice(start, end)
-        yield user_id, Facts(item_id[here], ts[here], kind[here], quantity[here], price[here])
+        yield user_id, UserHistory(item_id[here], ts[here], kind[here], quantity[here], price[here])
         start = end

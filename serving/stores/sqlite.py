@@ -18,18 +18,21 @@ from itertools import islice
 from pathlib import Path
 
 from ..checkout import Event
-from .base import MAX_EVENTS, NOTHING, READ_TIMEOUT, WRITE_TIMEOUT, Facts, facts_of
-from .chunks import MOST, merge, pack, pack_loaded, unpack
+from .base import EMPTY_HISTORY, MAX_EVENTS, READ_TIMEOUT, WRITE_TIMEOUT, UserHistory, history_from_events
+from .chunks import MAX_CHUNKS, merge, pack, pack_with_content_key, unpack
 
-APPLICATION, LAYOUT = 0x53585431, 1  # in the file's header, so that no other database is taken for a store
+APPLICATION_ID, SCHEMA_VERSION = (
+    0x53585431,
+    1,
+)  # in the file's header, so that no other database is taken for a store
 # A user's chunks lie side by side (WITHOUT ROWID), so reading them is one walk down the tree.
-TABLE = (
+CREATE_TABLE = (
     """CREATE TABLE chunks (user BLOB, place INTEGER, chunk BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID"""
 )
-READ = "SELECT chunk FROM chunks WHERE user = ? ORDER BY place"
-ENDS = "SELECT min(place), max(place) FROM chunks WHERE user = ?"
-WRITE = "INSERT INTO chunks VALUES (?, ?, ?)"
-AT_ONCE = 500  # users loaded in one transaction: others' appends wait for it
+SELECT_CHUNKS = "SELECT chunk FROM chunks WHERE user = ? ORDER BY place"
+SELECT_BOUNDS = "SELECT min(place), max(place) FROM chunks WHERE user = ?"
+INSERT_CHUNK = "INSERT INTO chunks VALUES (?, ?, ?)"
+BULK_BATCH_USERS = 500  # users loaded in one transaction: others' appends wait for it
 
 
 class EmbeddedStore:
@@ -48,21 +51,21 @@ class EmbeddedStore:
         self.max_events = max_events
         self.read_timeout, self.write_timeout = read_timeout, write_timeout
         self._synchronous = "FULL" if durable else "NORMAL"
-        self._writing = threading.Lock()  # fair between threads, as the file's lock is not
+        self._write_lock = threading.Lock()  # fair between threads, as the file's lock is not
         self._closed = False
-        self._process = os.getpid()
+        self._pid = os.getpid()
         self._idle: list[sqlite3.Connection] = []
         self._inherited: list[sqlite3.Connection] = []
         if not self.path.parent.is_dir() or not (create or self.path.is_file()):
             raise FileNotFoundError(f"{path}: no such event store")
         self._prepare()
 
-    def get(self, user_id: str) -> Facts:
+    def get(self, user_id: str) -> UserHistory:
         with self._connection(self.read_timeout) as connection:
-            chunks = [chunk for (chunk,) in connection.execute(READ, [user_id.encode()])]
+            chunks = [chunk for (chunk,) in connection.execute(SELECT_CHUNKS, [user_id.encode()])]
         if not chunks:
-            return NOTHING
-        with self._named(user_id):
+            return EMPTY_HISTORY
+        with self._add_user_to_errors(user_id):
             return unpack(chunks, self.max_events)
 
     def append(
@@ -70,42 +73,42 @@ class EmbeddedStore:
         user_id: str,
         events: Sequence[Event],
         profile: Mapping[str, str] | None = None,
-        key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> None:
-        chunk = pack(facts_of(events, profile), self.max_events, key)
+        chunk = pack(history_from_events(events, profile), self.max_events, idempotency_key)
         with self._transaction() as connection:
-            self._add(connection, user_id, chunk)
+            self._append_chunk(connection, user_id, chunk)
 
-    def load(self, users: Iterable[tuple[str, Facts]]) -> None:
-        packed = ((user_id, pack_loaded(facts, self.max_events)) for user_id, facts in users)
-        while some := list(islice(packed, AT_ONCE)):
+    def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
+        packed = ((user_id, pack_with_content_key(facts, self.max_events)) for user_id, facts in users)
+        while some := list(islice(packed, BULK_BATCH_USERS)):
             with self._transaction() as connection:
                 for user_id, chunk in some:
-                    self._add(connection, user_id, chunk)
+                    self._append_chunk(connection, user_id, chunk)
 
     def close(self) -> None:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
 
-    def _add(self, connection: sqlite3.Connection, user_id: str, chunk: bytes) -> None:
+    def _append_chunk(self, connection: sqlite3.Connection, user_id: str, chunk: bytes) -> None:
         if not user_id:
             raise ValueError("user_id is empty")
         user = user_id.encode()
-        first, last = connection.execute(ENDS, [user]).fetchone()
+        first, last = connection.execute(SELECT_BOUNDS, [user]).fetchone()
         place = 0 if last is None else last + 1
-        connection.execute(WRITE, [user, place, chunk])
-        if last is not None and place - first >= MOST:
-            chunks = [chunk for (chunk,) in connection.execute(READ, [user])]
-            with self._named(user_id):
+        connection.execute(INSERT_CHUNK, [user, place, chunk])
+        if last is not None and place - first >= MAX_CHUNKS:
+            chunks = [chunk for (chunk,) in connection.execute(SELECT_CHUNKS, [user])]
+            with self._add_user_to_errors(user_id):
                 merged = merge(chunks, self.max_events)
             connection.execute("DELETE FROM chunks WHERE user = ?", [user])
-            connection.execute(WRITE, [user, place, merged])
+            connection.execute(INSERT_CHUNK, [user, place, merged])
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._notice_fork()
-        until, turn = time.monotonic() + self.write_timeout, self._writing
+        self._reset_after_fork()
+        until, turn = time.monotonic() + self.write_timeout, self._write_lock
         if not turn.acquire(timeout=self.write_timeout):
             raise TimeoutError(f"{self.path}: other threads write for more than {self.write_timeout} s")
         try:
@@ -121,8 +124,8 @@ class EmbeddedStore:
         """An idle connection, or another one. One that failed is closed, which also rolls back."""
         if self._closed:
             raise ValueError(f"{self.path}: the store is closed")
-        self._notice_fork()
-        with self._translated():
+        self._reset_after_fork()
+        with self._translate_errors():
             try:
                 connection = self._idle.pop()
             except IndexError:
@@ -137,11 +140,11 @@ class EmbeddedStore:
             if self._closed:  # meanwhile
                 self.close()
 
-    def _notice_fork(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Start anew in a forked process: SQLite's connections must not be used there, nor closed."""
-        if self._process != os.getpid():
+        if self._pid != os.getpid():
             self._inherited += self._idle
-            self._idle, self._writing, self._process = [], threading.Lock(), os.getpid()
+            self._idle, self._write_lock, self._pid = [], threading.Lock(), os.getpid()
 
     def _connect(self) -> sqlite3.Connection:
         # isolation_level: transactions begin where this file says so.
@@ -157,7 +160,7 @@ class EmbeddedStore:
         while True:
             try:
                 with self._connection(self.write_timeout) as connection:
-                    self._make(connection)
+                    self._create_or_check_schema(connection)
                 return
             except TimeoutError:
                 # Several processes make it at once. SQLite does not wait where that could be a deadlock.
@@ -165,31 +168,31 @@ class EmbeddedStore:
                     raise
                 time.sleep(0.01)
 
-    def _make(self, connection: sqlite3.Connection) -> None:
+    def _create_or_check_schema(self, connection: sqlite3.Connection) -> None:
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-                connection.execute(TABLE)
-                connection.execute(f"PRAGMA application_id = {APPLICATION}")
-                connection.execute(f"PRAGMA user_version = {LAYOUT}")
+                connection.execute(CREATE_TABLE)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")
         found = [
             connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
         ]
-        if found != [APPLICATION, LAYOUT]:
-            raise ValueError(f"{self.path} is a database, but no event store of layout {LAYOUT}")
-        connection.execute(ENDS, [b""]).fetchone()
+        if found != [APPLICATION_ID, SCHEMA_VERSION]:
+            raise ValueError(f"{self.path} is a database, but no event store of layout {SCHEMA_VERSION}")
+        connection.execute(SELECT_BOUNDS, [b""]).fetchone()
 
     @contextmanager
-    def _named(self, user_id: str) -> Iterator[None]:
+    def _add_user_to_errors(self, user_id: str) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
             raise ValueError(f"{self.path}: user {user_id!r}: {error}") from error
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """SQLite's errors as the interface has them."""
         try:
             yield

@@ -17,8 +17,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..checkout import Event
-from .base import MAX_EVENTS, NOTHING, READ_TIMEOUT, TTL, WRITE_TIMEOUT, Facts, facts_of
-from .chunks import MOST, merge, pack, pack_loaded, unpack
+from .base import (
+    EMPTY_HISTORY,
+    MAX_EVENTS,
+    READ_TIMEOUT,
+    TTL,
+    WRITE_TIMEOUT,
+    UserHistory,
+    history_from_events,
+)
+from .chunks import MAX_CHUNKS, merge, pack, pack_with_content_key, unpack
 
 try:
     import redis
@@ -27,8 +35,8 @@ try:
 except ImportError as missing:
     raise ImportError("a Valkey or Redis store needs its client: pip install 'sextet[valkey]'") from missing
 
-PREFIX = b"sextet:"
-AT_ONCE = 500  # users loaded in one round trip
+KEY_PREFIX = b"sextet:"
+BULK_BATCH_USERS = 500  # users loaded in one round trip
 
 
 class ValkeyStore:
@@ -47,32 +55,32 @@ class ValkeyStore:
     ) -> None:
         self.max_events = max_events
         self.ttl = ttl
-        self._where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"  # without a password
+        self._address = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"  # without a password
         self._closed = False
         # Two pools, for a socket has one timeout.
         self._reader, self._writer = _client(url, read_timeout), _client(url, write_timeout)
 
-    def get(self, user_id: str) -> Facts:
+    def get(self, user_id: str) -> UserHistory:
         key = _key(user_id)
-        with self._translated(user_id):
+        with self._translate_errors(user_id):
             chunks: Any = self._reader.lrange(key, 0, -1)
-            return unpack(chunks, self.max_events) if chunks else NOTHING
+            return unpack(chunks, self.max_events) if chunks else EMPTY_HISTORY
 
     def append(
         self,
         user_id: str,
         events: Sequence[Event],
         profile: Mapping[str, str] | None = None,
-        key: str | None = None,
+        idempotency_key: str | None = None,
     ) -> None:
-        chunk = pack(facts_of(events, profile), self.max_events, key)
-        with self._translated(user_id):
+        chunk = pack(history_from_events(events, profile), self.max_events, idempotency_key)
+        with self._translate_errors(user_id):
             self._push([(user_id, chunk)])
 
-    def load(self, users: Iterable[tuple[str, Facts]]) -> None:
-        packed = ((user_id, pack_loaded(facts, self.max_events)) for user_id, facts in users)
-        while some := list(islice(packed, AT_ONCE)):
-            with self._translated(some[0][0]):
+    def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
+        packed = ((user_id, pack_with_content_key(facts, self.max_events)) for user_id, facts in users)
+        while some := list(islice(packed, BULK_BATCH_USERS)):
+            with self._translate_errors(some[0][0]):
                 self._push(some)
 
     def close(self) -> None:
@@ -90,7 +98,7 @@ class ValkeyStore:
                     pipe.expire(key, self.ttl)
             lengths = pipe.execute()[:: 1 if self.ttl is None else 2]
         for key, length in zip(keys, lengths, strict=True):
-            if length > MOST:
+            if length > MAX_CHUNKS:
                 self._merge(key)
 
     def _merge(self, key: bytes) -> None:
@@ -109,22 +117,24 @@ class ValkeyStore:
                 return  # another one appended meanwhile, or the server went away
 
     @contextmanager
-    def _translated(self, user_id: str) -> Iterator[None]:
+    def _translate_errors(self, user_id: str) -> Iterator[None]:
         """The client's errors as the interface has them."""
         if self._closed:
-            raise ValueError(f"{self._where}: the store is closed")
+            raise ValueError(f"{self._address}: the store is closed")
         try:
             yield
         except redis.TimeoutError as error:
-            raise TimeoutError(f"{self._where}: {error}") from error
+            raise TimeoutError(f"{self._address}: {error}") from error
         except redis.ResponseError as error:
             if "WRONGTYPE" in str(error):
-                raise ValueError(f"{self._where}: user {user_id!r}: not a list of chunks: {error}") from error
-            raise OSError(f"{self._where}: {error}") from error
+                raise ValueError(
+                    f"{self._address}: user {user_id!r}: not a list of chunks: {error}"
+                ) from error
+            raise OSError(f"{self._address}: {error}") from error
         except redis.RedisError as error:
-            raise ConnectionError(f"{self._where}: {error}") from error
+            raise ConnectionError(f"{self._address}: {error}") from error
         except ValueError as error:
-            raise ValueError(f"{self._where}: user {user_id!r}: {error}") from error
+            raise ValueError(f"{self._address}: user {user_id!r}: {error}") from error
         finally:
             if self._closed:  # meanwhile
                 self.close()
@@ -147,4 +157,4 @@ def _client(url: str, timeout: float) -> redis.Redis:
 def _key(user_id: str) -> bytes:
     if not user_id:
         raise ValueError("user_id is empty")
-    return PREFIX + user_id.encode()
+    return KEY_PREFIX + user_id.encode()

@@ -13,15 +13,15 @@ def test_every_family_is_measured_and_changes_take_effect(
 ) -> None:
     monkeypatch.setattr(index, "CHANGES", 500)
     monkeypatch.setattr(index, "QUERIES", 40)
-    vectors, queries = index.made(6000)
+    vectors, queries = index.random_dataset(6000)
     assert vectors.shape == (6000, index.DIM)
     assert queries.shape == (40, index.DIM)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    tuned = index.tuned_index(vectors, queries, index.nearest(vectors, queries), tmp_path)
-    (chosen,) = [row for row in index.tried(tuned) if row["chosen"]]
+    tuned = index.tune_index(vectors, queries, index.exact_neighbours(vectors, queries), tmp_path)
+    (chosen,) = [row for row in index.sweep_rows(tuned) if row["chosen"]]
     assert chosen["recall"] >= index.TARGETS["recall"]
     assert chosen["bytes_per_vector"] <= 2 * index.TARGETS["bytes_per_vector"]  # lists weigh on few vectors
-    changes = index.changed(tuned, vectors, queries)
+    changes = index.measure_updates(tuned, vectors, queries)
     assert changes["removed_but_returned"] == 0
     assert changes["added_and_found_first"] >= 0.97
     assert changes["recall"] >= changes["recall_rebuilt"] - 0.01
@@ -29,7 +29,7 @@ def test_every_family_is_measured_and_changes_take_effect(
 
 def test_a_sharded_build_says_what_it_took(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(index, "FOLDER", tmp_path)
-    said = index.built(3000, 2)
+    said = index.measure_build(3000, 2)
     assert (said["vectors"], said["shards"], said["int8_vectors_mb"]) == (3000, 2, 0)
     assert said["build_s"] > 0
     assert list((tmp_path).iterdir()) == []

@@ -10,18 +10,18 @@ from benchmarks import prepare, sharding_plan
 
 def test_a_shop_of_simulated_lines_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "FOLDER", tmp_path)
-    prepare.write(tmp_path, 20_000)
+    prepare.write_shop(tmp_path, 20_000)
     orders = pq.read_table(tmp_path / "orders.parquet").to_pandas()
     assert len(orders) == 20_000
     assert orders.groupby("order_id")[["user_id", "ts"]].nunique().eq(1).all().all()
-    found = prepare.measured(20_000)
+    found = prepare.measure_prepare(20_000)
     assert 0 < found["examples"] < orders["order_id"].nunique()
     assert found["lines_per_s"] > 0
 
 
 def test_a_billion_rows_fit_into_four_gpus() -> None:
-    found = sharding_plan.planned(4)
+    found = sharding_plan.plan_sharding(4)
     assert found["fits"]
     share = sharding_plan.ROWS * sharding_plan.DIM * 4 / 4 / 2**30
     assert share < found["fullest_gib"] < 1.2 * share
-    assert not sharding_plan.planned(1)["fits"]
+    assert not sharding_plan.plan_sharding(1)["fits"]

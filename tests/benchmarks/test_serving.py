@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import large_shop, serving, serving_http
-from benchmarks.open_loop_client import Answer, drive, steady
+from benchmarks.open_loop_client import TimedResponse, constant_rate_schedule, run_open_loop
 from reporting.serving_page import serving_page
 from serving import Recommender
-from serving.storage.golden_requests import read
+from serving.storage.golden_requests import read_golden_requests
 from tests.serving.http.services import command
 
 
 def test_the_shop_is_what_preparation_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_shop, "USERS", 20)
-    folder = large_shop.write(5_000, tmp_path)
+    folder = large_shop.write_shop(5_000, tmp_path)
     items, orders = (pq.read_table(folder / f"{name}.parquet") for name in ("items", "orders"))
     assert len(items) == len(set(items["item_id"].to_pylist())) == 5_000
     assert set(orders["item_id"].to_pylist()) <= set(items["item_id"].to_pylist())
@@ -57,30 +57,30 @@ def test_waiting_counts_in_an_open_loop() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         bodies = [json.dumps({"number": number}).encode() for number in range(40)]
-        answers = drive(server.server_port, "/", bodies, steady(40, 1))
+        answers = run_open_loop(server.server_port, "/", bodies, constant_rate_schedule(40, 1))
     finally:
         server.shutdown()
     assert [answer.body["number"] for answer in answers] == list(range(40))
-    assert answers[0].taken_ms < 250
-    assert max(answer.taken_ms for answer in answers) > 700
-    refused = drive(server.server_port + 1, "/", [b"{}"], [0.0])
+    assert answers[0].latency_ms < 250
+    assert max(answer.latency_ms for answer in answers) > 700
+    refused = run_open_loop(server.server_port + 1, "/", [b"{}"], [0.0])
     assert refused[0].status == 0
 
 
 def test_a_row_tells_what_was_answered(version: Path) -> None:
     recommender = Recommender.load(version)
-    slates = [recommender.recommend(checkout) for checkout, _ in read(recommender.bundle)]
-    row = serving.summary("some", [1.0, 2.0, 3.0, 4.0, 5.0], slates)
+    slates = [recommender.recommend(checkout) for checkout, _ in read_golden_requests(recommender.bundle)]
+    row = serving.summary_row("some", [1.0, 2.0, 3.0, 4.0, 5.0], slates)
     assert (row["p50_ms"], row["six_share"], sum(row["tiers"].values())) == (3.0, 1.0, len(slates))
     items = [{"item_id": str(k)} for k in range(6)]
     answers = [
-        Answer(0.0, 5.0, 200, {"items": items, "tier": "ranked"}),
-        Answer(0.1, 1.0, 503, None),
-        Answer(0.2, 9.0, 200, {"items": items[:5] * 2, "tier": "category"}),
+        TimedResponse(0.0, 5.0, 200, {"items": items, "tier": "ranked"}),
+        TimedResponse(0.1, 1.0, 503, None),
+        TimedResponse(0.2, 9.0, 200, {"items": items[:5] * 2, "tier": "category"}),
     ]
-    memory = serving_http.memory(os.getpid())
+    memory = serving_http.memory_mb(os.getpid())
     assert memory["rss_mb"] >= memory["pss_mb"] > 50
-    told = serving_http.row("some", answers, type("Process", (), {"pid": os.getpid()})())  # type: ignore[arg-type]
+    told = serving_http.scenario_row("some", answers, type("Process", (), {"pid": os.getpid()})())  # type: ignore[arg-type]
     assert told["six_share"] == 0.5
     assert told["statuses"] == {"200": 2, "503": 1}
     assert told["p50_ms"] == 7.0
@@ -91,13 +91,13 @@ def test_the_page_shows_every_scenario() -> None:
     row = figures | {"six_share": 1.0, "rss_mb": 900, "tiers": {"ranked": 3}}
     stages = {"ranker": {"p50_ms": 2.0, "p99_ms": 3.0}, "total": {"p50_ms": 4.0, "p99_ms": 9.0}}
     answers = [
-        Answer(0.1, 5.0, 200, {"tier": "ranked"}),
-        Answer(0.2, 9.0, 503, None),
-        Answer(1.5, 1.0, 503, None),
+        TimedResponse(0.1, 5.0, 200, {"tier": "ranked"}),
+        TimedResponse(0.2, 9.0, 503, None),
+        TimedResponse(1.5, 1.0, 503, None),
     ]
     rows = [
         row | {"scenario": "in process", "floor_ms": 2.5, "p50_over_floor": 1.6, "stages": stages},
-        row | {"scenario": "HTTP, some", "over_time": serving_http.over_time(answers)},
+        row | {"scenario": "HTTP, some", "over_time": serving_http.per_second_stats(answers)},
         row | {"scenario": "HTTP, none answered", **dict.fromkeys(figures, math.nan)},
     ]
     page = serving_page(rows, "title", "about")
@@ -114,10 +114,12 @@ def test_overload_of_real_processes(version: Path, monkeypatch: pytest.MonkeyPat
     options = ("--workers", "2", "--threads", "1")
     root = version.parent
     with command(root, *options, module=("tests.serving.resilience.broken", "slow", "http")) as service:
-        capacity = serving_http.saturated(service.port, serving_http.bodies(root, 20, 3_000, seed=1))
+        capacity = serving_http.measure_capacity(
+            service.port, serving_http.request_bodies(root, 20, 3_000, seed=1)
+        )
         assert 20 < capacity < 2 / 0.03
         for times, seconds in ((2, 6), (10, 3)):
-            over, after = serving_http.overload(
+            over, after = serving_http.measure_overload(
                 service.port, service.process, root, 20, capacity, times, seconds
             )
             assert over["six_share"] == after["six_share"] == 1

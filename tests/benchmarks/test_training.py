@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_check, request_level, training, workload
-from data.io.stream import Stream
+from data.io.stream import BatchStream
 
 
 def test_requests_and_rows_are_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,14 +20,14 @@ def test_requests_and_rows_are_the_same_step(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_workload_rows_and_their_decoding(tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
-    workload.write(file, 2_000)
+    workload.write_rows(file, 2_000)
     table = pq.read_table(file)
     ids, labels = workload.decode(table)
     for i, (name, size) in enumerate(zip(workload.FEATURES, workload.VOCABULARIES, strict=True)):
         assert ids[i].tolist() == table[name].to_pylist()
         assert int(ids[i].max()) < size
     assert labels[:, 1].tolist() == table["purchase"].to_pylist()
-    assert labels.mean(0).tolist() == pytest.approx(workload.RATES, abs=0.03)
+    assert labels.mean(0).tolist() == pytest.approx(workload.LABEL_RATES, abs=0.03)
 
 
 def test_workload_trains_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,12 +35,12 @@ def test_workload_trains_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(workload, "BATCH", 64)
     monkeypatch.setattr(training, "FOLDER", tmp_path)
     monkeypatch.setattr(training, "WARM_UP", 1)
-    workload.write(tmp_path / "rows.parquet", 640)
-    found = training.sextet(640)
+    workload.write_rows(tmp_path / "rows.parquet", 640)
+    found = training.measure_sextet(640)
     assert found["samples_per_s"] > 0
     assert 0 <= found["data_wait_share"] < 1
     columns = [*workload.FEATURES, *workload.LABELS]
-    seen = list(Stream(tmp_path / "rows.parquet", columns, workload.decode, 64, shuffle=True))
+    seen = list(BatchStream(tmp_path / "rows.parquet", columns, workload.decode, 64, shuffle=True))
     assert torch.cat([ids for ids, _ in seen], dim=1).shape == (20, 640)
 
 

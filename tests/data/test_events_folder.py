@@ -12,7 +12,7 @@ import pytest
 from data.errors import DataError
 from data.prepare import prepare
 from data.sources import tables as source
-from data.tables.attribution import STATES
+from data.tables.attribution import JOIN_STATES
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
 
@@ -57,7 +57,7 @@ def test_a_folder_of_the_log_is_the_events(log_shop: tuple[Path, list[dict[str, 
     out = prepare(config(folder))
     meta = json.loads((out / "meta.json").read_text())
     clicks = sum(row["kind"] == "click" for row in rows)
-    assert meta["attribution"]["click"] == {**dict.fromkeys(STATES, 0), "joined": clicks}
+    assert meta["attribution"]["click"] == {**dict.fromkeys(JOIN_STATES, 0), "joined": clicks}
     assert meta["attribution"]["impression"]["joined"] == len(rows) - clicks
     assert meta["counts"]["events"] == len(rows)
     assert meta["click"] == "logged"
@@ -81,13 +81,13 @@ def test_the_window_is_set_and_another_file_is_another_log(
     write_log(folder / "events", [row | {"ts": row["ts"] + 30 * (row["kind"] == "click")} for row in rows])
     first = prepare(config(folder, click_window="1m"))
     counts = json.loads((first / "meta.json").read_text())["attribution"]["click"]
-    assert counts == {**dict.fromkeys(STATES, 0), "late": clicks}
+    assert counts == {**dict.fromkeys(JOIN_STATES, 0), "late": clicks}
     more = rows[0] | {"kind": "click", "request_id": "unheard of"}
     pq.write_table(pa.Table.from_pylist([more]), folder / "events" / "d.parquet")
     second = prepare(config(folder, click_window="1m"))
     assert second != first
     counts = json.loads((second / "meta.json").read_text())["attribution"]["click"]
-    assert counts == {**dict.fromkeys(STATES, 0), "late": clicks, "unknown": 1}
+    assert counts == {**dict.fromkeys(JOIN_STATES, 0), "late": clicks, "unknown": 1}
     with pytest.raises(DataError, match=r"data\.click_window is 'soon'"):
         prepare(config(folder, click_window="soon"))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data.errors import DataError
 from data.feature_schema import FeatureSchema
-from data.item_changes import SCHEMA, changed_items, merged, read
+from data.item_changes import ITEM_UPDATE_SCHEMA, apply_item_updates, merge_item_updates, read_item_updates
 from data.prepare import prepare
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop, write_csv
@@ -64,7 +64,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, Featur
 
 
 def ledger(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    return pa.Table.from_pylist(list(rows), schema=ITEM_UPDATE_SCHEMA)
 
 
 def by_id(items: pa.Table) -> dict[str, dict[str, Any]]:
@@ -85,11 +85,11 @@ def test_what_is_read(tmp_path: Path) -> None:
         },
     ]
     write_csv(tmp_path / "changes.csv", rows)
-    found = read(tmp_path / "changes.csv")
-    assert found.schema == SCHEMA
+    found = read_item_updates(tmp_path / "changes.csv")
+    assert found.schema == ITEM_UPDATE_SCHEMA
     assert found.to_pylist() == [
-        dict.fromkeys(SCHEMA.names) | {"item_id": "007", "price": 2.5, "available": False},
-        dict.fromkeys(SCHEMA.names) | rows[1] | {"created_at": 1_714_521_600},
+        dict.fromkeys(ITEM_UPDATE_SCHEMA.names) | {"item_id": "007", "price": 2.5, "available": False},
+        dict.fromkeys(ITEM_UPDATE_SCHEMA.names) | rows[1] | {"created_at": 1_714_521_600},
     ]
 
 
@@ -100,8 +100,8 @@ def test_parquet_of_whole_numbers_and_columns_of_nulls(tmp_path: Path) -> None:
         {"item_id": order, "price": pa.nulls(500), "title": pa.nulls(500), "available": [0] * 500}
     )
     pq.write_table(table, tmp_path / "changes.parquet")
-    found = read(tmp_path / "changes.parquet")
-    assert found.schema == SCHEMA
+    found = read_item_updates(tmp_path / "changes.parquet")
+    assert found.schema == ITEM_UPDATE_SCHEMA
     assert found["item_id"].to_pylist() == [str(k) for k in order], "in file order"
     assert found["price"].null_count == 500
     assert set(found["available"].to_pylist()) == {False}
@@ -112,7 +112,7 @@ def test_bad_rows_are_named(tmp_path: Path, case: str) -> None:
     rows, words = BAD[case]
     write_csv(tmp_path / "changes.csv", rows)
     with pytest.raises(DataError) as error:
-        read(tmp_path / "changes.csv")
+        read_item_updates(tmp_path / "changes.csv")
     for part in ["changes.csv", *words, "Correct the file and give it again"]:
         assert part in str(error.value)
     assert "quarantine" not in str(error.value)
@@ -137,27 +137,27 @@ def test_bad_rows_are_named(tmp_path: Path, case: str) -> None:
 def test_files_that_cannot_be_used(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "changes.csv").write_text(text)
     with pytest.raises(DataError, match=rf"(?s)changes\.csv: .*{words}"):
-        read(tmp_path / "changes.csv")
+        read_item_updates(tmp_path / "changes.csv")
 
 
 def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "changes.parquet"
     with pytest.raises(DataError, match=r"changes\.parquet: no such file"):
-        read(path)
+        read_item_updates(path)
     with pytest.raises(DataError, match=r"changes\.json: neither \.parquet nor \.csv"):
-        read(tmp_path / "changes.json")
+        read_item_updates(tmp_path / "changes.json")
     path.write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"changes\.parquet: cannot be read"):
-        read(path)
+        read_item_updates(path)
     pq.write_table(pa.table({"item_id": ["a"], "price": ["1"]}), path)
     with pytest.raises(DataError, match=r"changes\.parquet: column 'price' is string, expected number"):
-        read(path)
+        read_item_updates(path)
     pq.write_table(pa.table({"item_id": ["a"], "pric": pa.nulls(1)}), path)
     with pytest.raises(DataError, match="column 'pric' is unknown"):
-        read(path)
+        read_item_updates(path)
     pq.write_table(pa.table({"item_id": pa.nulls(2)}), path)
     with pytest.raises(DataError, match="item_id is null"):
-        read(path)
+        read_item_updates(path)
 
 
 # --- merged ---
@@ -181,12 +181,12 @@ def test_the_last_given_value_wins(files: list[Rows]) -> None:
     found = None
     want: dict[str, dict[str, Any]] = {}
     for rows in files:
-        found = merged(found, ledger(*rows))
+        found = merge_item_updates(found, ledger(*rows))
         for row in rows:
-            known = want.setdefault(row["item_id"], dict.fromkeys(SCHEMA.names))
+            known = want.setdefault(row["item_id"], dict.fromkeys(ITEM_UPDATE_SCHEMA.names))
             known |= {c: v for c, v in row.items() if v is not None}
     assert found is not None
-    assert found.schema == SCHEMA
+    assert found.schema == ITEM_UPDATE_SCHEMA
     assert found.to_pylist() == list(want.values()), "in the order in which they were first given"
 
 
@@ -194,8 +194,10 @@ def test_the_last_given_value_wins(files: list[Rows]) -> None:
 @given(st.tuples(a_file, a_file, a_file))
 def test_changes_can_be_merged_in_any_grouping(files: tuple[Rows, Rows, Rows]) -> None:
     a, b, c = (ledger(*rows) for rows in files)
-    assert merged(merged(a, b), c).equals(merged(a, merged(b, c)))
-    assert merged(None, a).equals(a)
+    assert merge_item_updates(merge_item_updates(a, b), c).equals(
+        merge_item_updates(a, merge_item_updates(b, c))
+    )
+    assert merge_item_updates(None, a).equals(a)
 
 
 # --- changed_items ---
@@ -206,7 +208,7 @@ def test_facts_given_again_change_nothing(
 ) -> None:
     items, schema, shop = prepared
     write_csv(tmp_path / "changes.csv", shop)
-    assert changed_items(items, read(tmp_path / "changes.csv"), schema, WORDS).equals(items)
+    assert apply_item_updates(items, read_item_updates(tmp_path / "changes.csv"), schema, WORDS).equals(items)
 
 
 def test_new_items_get_what_preparation_gave_their_like(
@@ -217,7 +219,7 @@ def test_new_items_get_what_preparation_gave_their_like(
     assert max(len(t) for t in items["tokens"].to_pylist()) == WORDS
     twins = [{**r, "item_id": f"new {r['item_id']}"} for r in reversed(shop)]
     write_csv(tmp_path / "changes.csv", twins)
-    found = changed_items(items, read(tmp_path / "changes.csv"), schema, WORDS)
+    found = apply_item_updates(items, read_item_updates(tmp_path / "changes.csv"), schema, WORDS)
     assert found.schema == items.schema
     assert found.slice(0, items.num_rows).equals(items)
     assert found["item_id"].to_pylist()[items.num_rows :] == [r["item_id"] for r in twins]
@@ -244,7 +246,9 @@ def test_a_known_item_changes_only_where_it_is_given(
         "unlisted": {"price": 3.0},
     }
     assert not before["i006"]["available"]
-    found = changed_items(items, ledger(*({"item_id": k, **v} for k, v in changes.items())), schema, WORDS)
+    found = apply_item_updates(
+        items, ledger(*({"item_id": k, **v} for k, v in changes.items())), schema, WORDS
+    )
     assert found.num_rows == items.num_rows
     clean = schema.categories.index("home/clean") + 1
     home = schema.categories.index("home") + 1
@@ -262,7 +266,7 @@ def test_tokens_follow_the_text_that_is_known(prepared: tuple[pa.Table, FeatureS
     before = by_id(items)
 
     def words(**change: Any) -> list[str]:
-        found = changed_items(items, ledger(change), schema, WORDS)
+        found = apply_item_updates(items, ledger(change), schema, WORDS)
         return sorted(schema.tokens[t - 1] for t in by_id(found)[change["item_id"]]["tokens"])
 
     assert before["i005"]["title"] == "Towel No 5"
@@ -282,7 +286,7 @@ def test_a_new_item_may_say_nothing_but_its_id(prepared: tuple[pa.Table, Feature
     changes = ledger(
         {"item_id": "bare"}, {"item_id": "odd", "category": "toys/x", "brand": "?", "available": False}
     )
-    found = changed_items(items, changes, schema, WORDS).to_pylist()[items.num_rows :]
+    found = apply_item_updates(items, changes, schema, WORDS).to_pylist()[items.num_rows :]
     empty = dict.fromkeys(items.column_names) | {
         "first_sold": 0, "category_codes": [0, 0, 0], "leaf": 0, "brand_code": 0, "tokens": [],
         "token_weights": [],
@@ -295,4 +299,4 @@ def test_a_new_item_may_say_nothing_but_its_id(prepared: tuple[pa.Table, Feature
 
 def test_an_empty_ledger_changes_nothing(prepared: tuple[pa.Table, FeatureSchema, Rows]) -> None:
     items, schema, _ = prepared
-    assert changed_items(items, ledger(), schema, WORDS).equals(items)
+    assert apply_item_updates(items, ledger(), schema, WORDS).equals(items)

@@ -11,10 +11,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from data import prepare as module
-from data.catalog import item_features, neighbours
+from data.catalog import load_catalog, load_neighbours
 from data.errors import DataError
 from data.feature_schema import FeatureSchema
-from data.prepare import log_end, prepare
+from data.prepare import last_order_time, prepare
 from tests.data.conftest import config, save
 from tests.data.shop import DAY, START, iso, make_shop
 
@@ -107,8 +107,12 @@ def test_a_log_read_until_an_instant_is_the_log_of_then(tmp_path: Path) -> None:
     save(then, tables | earlier)
     read = prepare(config(now, until=iso(until)))
     expected = prepare(config(then))
-    assert log_end(config(now, until=iso(until))) == log_end(config(then)) < log_end(config(now))
-    assert log_end(config(then)) == json.loads((expected / "meta.json").read_text())["window"]["end"]
+    assert (
+        last_order_time(config(now, until=iso(until)))
+        == last_order_time(config(then))
+        < last_order_time(config(now))
+    )
+    assert last_order_time(config(then)) == json.loads((expected / "meta.json").read_text())["window"]["end"]
     names = [p.relative_to(expected) for p in expected.rglob("*.parquet")]
     assert names
     for name in names:
@@ -138,7 +142,12 @@ def test_schema_and_items(shop: tuple[Path, dict[str, Any]]) -> None:
     assert profile["vip"].values == ["false", "true"]
     assert profile["age"].edges, "an integer with many values is numeric"
     assert profile["score"].edges == sorted(set(profile["score"].edges))
-    assert schema.sizes()["profile"] == [5, len(profile["age"].edges) + 2, len(profile["score"].edges) + 2, 3]
+    assert schema.table_sizes()["profile"] == [
+        5,
+        len(profile["age"].edges) + 2,
+        len(profile["score"].edges) + 2,
+        3,
+    ]
 
     items = pq.read_table(out / "items.parquet").to_pylist()
     assert [r["item_id"] for r in items] == ["", *[r["item_id"] for r in tables["items"]], "unlisted"]
@@ -172,7 +181,7 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
     save(folder, tables)
     out = prepare(config(folder))
     dates = json.loads((out / "meta.json").read_text())["snapshot_dates"]
-    catalog, text = item_features(out)
+    catalog, text = load_catalog(out)
     lines = pq.read_table(out / "first_bought.parquet")
     item = {r["item_id"]: k + 1 for k, r in enumerate(tables["items"])}
     orders = [
@@ -184,28 +193,28 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
     assert set(np.diff(dates[:-1])) == {7 * DAY}
     buyer = {r["order_id"]: r["user_id"] for r in tables["orders"]}
     n = len(tables["items"]) + 1
-    assert catalog.price.shape == catalog.popularity.shape == (len(dates), n)
+    assert catalog.price.shape == catalog.orders_28d.shape == (len(dates), n)
     price = np.array([0, *[r["price"] for r in tables["items"]]], np.float64)
     spend = price.copy()
     for s, date in enumerate(dates):
         window = [o for o in orders if date - 28 * DAY <= o[0] < date]
         popularity = np.bincount([o[1] for o in window], minlength=n)
-        assert (catalog.popularity[s].numpy() == popularity).all()
+        assert (catalog.orders_28d[s].numpy() == popularity).all()
         week = [o[1] for o in orders if date - 7 * DAY <= o[0] < date]
-        assert (catalog.lately[s].numpy() == np.bincount(week, minlength=n)).all()
+        assert (catalog.sales_7d[s].numpy() == np.bincount(week, minlength=n)).all()
         ever = {(buyer[o[3]], o[1]) for o in orders if o[0] < date}
         assert (catalog.buyers[s].numpy() == np.bincount([i for _, i in ever], minlength=n)).all()
         for i in np.flatnonzero(popularity):
             price[i] = np.mean([o[2] for o in window if o[1] == i])
             spend[i] = np.mean([o[4] for o in window if o[1] == i])
         np.testing.assert_allclose(catalog.price[s].numpy(), price, rtol=1e-5)
-        np.testing.assert_allclose(catalog.spend[s].numpy(), spend, rtol=1e-5)
+        np.testing.assert_allclose(catalog.mean_line_spend[s].numpy(), spend, rtol=1e-5)
     first = {i: min(o[0] for o in orders if o[1] == i) for i in {o[1] for o in orders}}
     assert catalog.first_sold.tolist() == [first.get(i, 0) for i in range(n)]
     assert len(text.offsets) == n + 1
     assert lines.num_rows == len({(r["user_id"], r["item_id"]) for r in tables["orders"]})
 
-    found = neighbours(out, n)
+    found = load_neighbours(out, n)
     assert max(found) == len(dates) - 1
     for s, (offsets, item_of, score) in found.items():
         baskets: dict[str, set[int]] = {}
@@ -247,7 +256,7 @@ def test_buyers_are_those_known_by_the_snapshot(tmp_path: Path, every: int) -> N
         for r in tables["orders"]
         if r["item_id"] == "i005"
     ]
-    catalog, _ = item_features(out)
+    catalog, _ = load_catalog(out)
     for s, date in enumerate(dates):
         assert catalog.buyers[s, 6] == len({user for user, at in known if at < date})
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from data.io.batches import read_batches
-from models.ranking.calibration import Calibration
+from models.ranking.calibration import HeadCalibration
 from tests.data.shop import write_shop
 from tests.end_to_end.commands import ROOT, command, environment, finished, train_arguments
 from tests.end_to_end.test_resume import step_of
-from training.labels import rule
+from training.labels import label_policy_from_meta
 from training.ranker import predict
 from training.trained_run import open_run
 
@@ -52,9 +52,11 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, shop: Path) -> None:
 def calibration_fits_the_weights_that_are_kept(folder: Path) -> None:
     """Wherever its predictions came from: those of the last validation, or made anew."""
     run = open_run(folder)
-    batches = read_batches(run.candidates / "validation.parquet", 256)
-    logits, labels = predict(run.ranker, run.tower, run.catalog, batches, rule(run.prepared.meta))
-    again = Calibration()
+    batches = read_batches(run.candidates_folder / "validation.parquet", 256)
+    logits, labels = predict(
+        run.ranker, run.query_tower, run.catalog, batches, label_policy_from_meta(run.prepared.meta)
+    )
+    again = HeadCalibration()
     again.fit(logits, labels.click, labels.purchase, labels.value)
     with torch.no_grad():
         kept, fitted = (

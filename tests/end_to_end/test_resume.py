@@ -25,7 +25,10 @@ def test_killed_run_resumes_and_ends_like_an_unbroken_one(tmp_path: Path, stage:
     write_shop(shop)
     more = ["trainer.checkpoint_every=1", "retrieval.train.epochs=4", "ranker.train.epochs=4"]
     more += [f"stage={stage}", "retrieval.train.patience=9", "ranker.train.patience=9"]
-    more += ["ranker.train.negatives=0.5", "ranker.train.balance=gradnorm"]  # draws, and weights that learn
+    more += [
+        "ranker.train.negative_sampling_rate=0.5",
+        "ranker.train.loss_balancing=gradnorm",
+    ]  # draws, and weights that learn
     whole = command(*train_arguments(tmp_path / "whole", shop, *more))
     assert whole.returncode == 0, whole.stderr[-3000:]
 

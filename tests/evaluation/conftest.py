@@ -13,7 +13,7 @@ DAY = 86_400
 INTS = {"history_item": "int32", "history_kind": "int8", "basket_item": "int32", "outcome_item": "int32"}
 INTS |= {"history_ts": "int64"}
 FLOATS = ("history_quantity", "history_price", "basket_quantity", "basket_price", "outcome_value")
-FLAGS = ("outcome_shown", "outcome_click", "outcome_purchase")
+FLAGS = ("outcome_impression", "outcome_click", "outcome_purchase")
 SCALARS = ("ts", "snapshot", "n_before")
 
 
@@ -53,20 +53,20 @@ def shop(tmp_path: Path) -> Path:
             "history_kind": [0, 0, 0, 1], "history_quantity": [1, 1, 1, 1], "history_price": [2, 30, 2, 0],
             "basket_item": [3], "basket_quantity": [1], "basket_price": [5],
             "outcome_item": [1, 5, 6], "outcome_purchase": [True, True, False],
-            "outcome_shown": [False] * 3, "outcome_click": [True] * 3, "outcome_value": [2.5, 4.0, 0.0],
+            "outcome_impression": [False] * 3, "outcome_click": [True] * 3, "outcome_value": [2.5, 4.0, 0.0],
         },
         {  # a first checkout; buys the new item, and the one just paid again
             "order_id": "b", "user_id": "bert", "ts": now, "n_before": 0, "snapshot": 1,
             "basket_item": [2], "basket_quantity": [1], "basket_price": [1],
             "outcome_item": [2, 9], "outcome_purchase": [True, True],
-            "outcome_shown": [False] * 2, "outcome_click": [True] * 2, "outcome_value": [1.0, 7.0],
+            "outcome_impression": [False] * 2, "outcome_click": [True] * 2, "outcome_value": [1.0, 7.0],
         },
         {"order_id": "c", "user_id": "carl", "ts": now, "n_before": 1, "snapshot": 0, "basket_item": [1],
          "basket_quantity": [1], "basket_price": [1]},  # nothing follows
         {  # only what she owns
             "order_id": "d", "user_id": "dora", "ts": now, "n_before": 9, "snapshot": 0, "basket_item": [1],
             "basket_quantity": [1], "basket_price": [1], "outcome_item": [4], "outcome_purchase": [True],
-            "outcome_shown": [False], "outcome_click": [True], "outcome_value": [3.0],
+            "outcome_impression": [False], "outcome_click": [True], "outcome_value": [3.0],
         },
     ]  # fmt: skip
     first_bought = [

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation import calibration_slices, protocol
-from evaluation.calibration_slices import deciles
-from evaluation.jagged import row_of
+from evaluation.calibration_slices import decile_edges
+from evaluation.jagged import segment_ids
 from evaluation.metrics import ece
-from evaluation.scoring import Scored
+from evaluation.scoring import ScoredCandidates
 from tests.models.shops import random_catalog
 
 
@@ -26,11 +26,11 @@ def scored():
     n, items = 4, np.tile(np.arange(1, 9), 4)
     chance = rng.uniform(0.2, 0.5, len(items)).astype(np.float32)
     bought = rng.random(len(items)) < chance
-    return Scored(
+    return ScoredCandidates(
         offsets=np.arange(n + 1) * 8, item=items, source=np.where(items % 2, 1, 18),
-        click=chance + 0.1, purchase=chance, shown_click=chance + 0.1, shown_purchase=chance,
-        known=np.ones(len(items), bool),
-        spend=np.full(len(items), 3.0), clicked=bought, bought=bought, value=bought * 2.0,
+        click=chance + 0.1, purchase=chance, click_at_position=chance + 0.1, purchase_at_position=chance,
+        has_outcome=np.ones(len(items), bool),
+        spend=np.full(len(items), 3.0), clicked=bought, purchased=bought, value=bought * 2.0,
     )  # fmt: skip
 
 
@@ -40,13 +40,16 @@ def catalog():
 
 
 def test_slices_are_what_they_say(scored, data, catalog):
-    found = {(group, name): mask for group, name, mask in calibration_slices.slices(scored, data, catalog)}
+    found = {
+        (group, name): mask
+        for group, name, mask in calibration_slices.calibration_slices(scored, data, catalog)
+    }
     assert found["all", "all"].all()
     sources = {name: mask for (group, name), mask in found.items() if group == "source"}
     assert set(sources) == {"ann", "buy_again", "popularity"}  # bits 0, 1 and 4
     np.testing.assert_array_equal(sources["ann"], scored.item % 2 == 1)
     own = found["history with the item", "bought before"]
-    row = row_of(scored.offsets)
+    row = segment_ids(scored.offsets)
     assert sorted(scored.item[own & (row == 0)]) == [1, 2, 3]  # anna's history and basket
     for group in ("history with the item", "popularity", "price", "earlier checkouts"):
         together = np.sum([mask for (name, _), mask in found.items() if name == group], axis=0)
@@ -55,7 +58,7 @@ def test_slices_are_what_they_say(scored, data, catalog):
 
 
 def test_the_table_by_hand(scored, data, catalog):
-    rows = calibration_slices.table(scored, data, catalog)
+    rows = calibration_slices.calibration_rows(scored, data, catalog)
     by = {(r["head"], r["group"], r["slice"]): r for r in rows}
     purchase = by["purchase", "all", "all"]
     assert purchase["pairs"] == 32
@@ -70,7 +73,7 @@ def test_the_table_by_hand(scored, data, catalog):
 
 
 def test_curves_of_both_heads(scored, data, catalog):
-    found = calibration_slices.curves(scored, data, catalog)
+    found = calibration_slices.reliability_curves(scored, data, catalog)
     assert [(c["head"], c["slice"]) for c in found] == [
         (head, part) for part in ("all", "bought before", "never") for head in ("click", "purchase")
     ]
@@ -80,10 +83,10 @@ def test_curves_of_both_heads(scored, data, catalog):
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=300))
 def test_deciles_hold_about_a_tenth_each(values):
     values = np.array(values, float)
-    edges = deciles(values)
+    edges = decile_edges(values)
     assert (np.diff(edges) > 0).all()
     code = np.searchsorted(edges, values, side="right")
     # No bin holds more than a tenth beyond the values that are equal to each other.
     largest = np.unique(values, return_counts=True)[1].max()
     assert np.bincount(code).max() <= len(values) / 10 + largest + 1
-    assert len(deciles(torch.zeros(0).numpy())) == 0
+    assert len(decile_edges(torch.zeros(0).numpy())) == 0

@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 
 from evaluation import leaderboard, protocol, scoring
 from evaluation.evaluate import evaluate
-from exporting.export import up_to_date
+from exporting.export import up_to_date_version
 from serving.storage.bundle import read_manifest
 from tests.exporting.bundles import export_config, make_bundle
 from training import tracking
 from training.pipeline import gather_candidates
-from training.stage_folders import mark_done, read_done
+from training.stage_folders import read_stage_manifest, write_stage_manifest
 from training.trained_run import open_run
 
 
@@ -29,28 +29,30 @@ def folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         run.cfg, {"paths": {"runs": str(root)}, "mlflow": {"tracking_uri": f"sqlite:///{root}/m.db"}}
     )
     OmegaConf.save(cfg, copy / "config.yaml")
-    found = gather_candidates(cfg, run.prepared, run.retrieval)
+    found = gather_candidates(cfg, run.prepared, run.retrieval_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)  # MLflow puts artifacts below the working folder
-        tracked = tracking.start(cfg, copy, {})
-        mark_done(copy, read_done(copy) | {"candidates": str(found), "mlflow_run_id": tracked})
+        tracked = tracking.start_run(cfg, copy, {})
+        write_stage_manifest(
+            copy, read_stage_manifest(copy) | {"candidates": str(found), "mlflow_run_id": tracked}
+        )
         yield copy
 
 
 def test_the_three_files_agree(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / leaderboard.HEALTH).write_text(json.dumps({"gates": {"click": [0.5, 0.5]}, "alarms": []}))
-    rows = leaderboard.leaderboard([open_run(folder)], "test", with_gbdt=True, out=tmp_path)
-    (folder / leaderboard.HEALTH).unlink()
+    (folder / leaderboard.HEALTH_FILE).write_text(json.dumps({"gates": {"click": [0.5, 0.5]}, "alarms": []}))
+    rows = leaderboard.build_leaderboard([open_run(folder)], "test", with_gbdt=True, out=tmp_path)
+    (folder / leaderboard.HEALTH_FILE).unlink()
     assert {path.name for path in tmp_path.iterdir()} == {"index.html", "report.json", "leaderboard.json"}
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["leaderboard"] == json.loads((tmp_path / "leaderboard.json").read_text())
     assert len(report["leaderboard"]) == len(rows)
     ours = {(r["system"], r["order"]): r for r in rows if r["slice"] == "all"}
-    ends = {r["revenue_weight"]: r for r in report["frontier"] if r["system"] == scoring.NAME}
+    ends = {r["revenue_weight"]: r for r in report["frontier"] if r["system"] == scoring.SYSTEM_NAME}
     for weight, order in ((0.0, "purchase"), (1.0, "value")):
-        assert ends[weight]["ndcg6"] == pytest.approx(ours[scoring.NAME, order]["ndcg6"])
-        assert ends[weight]["revenue6"] == pytest.approx(ours[scoring.NAME, order]["revenue6"])
-    assert {r["system"] for r in report["heads"]} == {scoring.NAME, leaderboard.RIVAL}
+        assert ends[weight]["ndcg6"] == pytest.approx(ours[scoring.SYSTEM_NAME, order]["ndcg6"])
+        assert ends[weight]["revenue6"] == pytest.approx(ours[scoring.SYSTEM_NAME, order]["revenue6"])
+    assert {r["system"] for r in report["heads"]} == {scoring.SYSTEM_NAME, leaderboard.GBDT_BASELINE}
     # The difference is that of the means.
     for metric, order in (("ndcg6", "purchase"), ("revenue6", "value")):
         (row,) = (
@@ -58,7 +60,7 @@ def test_the_three_files_agree(folder: Path, tmp_path: Path, capsys: pytest.Capt
             for r in report["differences"]
             if (r["to"], r["slice"], r["metric"]) == ("LightGBM", "all", metric)
         )
-        gap = ours[scoring.NAME, order][metric] - ours["LightGBM", order][metric]
+        gap = ours[scoring.SYSTEM_NAME, order][metric] - ours["LightGBM", order][metric]
         assert row["difference"] == pytest.approx(gap)
         assert row["low"] <= row["difference"] <= row["high"]
     page = (tmp_path / "index.html").read_text()
@@ -74,12 +76,12 @@ def test_the_three_files_agree(folder: Path, tmp_path: Path, capsys: pytest.Capt
 def test_lightgbm_is_fitted_once_beside_several_seeds(folder: Path, tmp_path: Path) -> None:
     run = open_run(folder)
     other = run._replace(cfg=OmegaConf.merge(run.cfg, {"seed": run.cfg.seed + 1}))
-    rows = leaderboard.leaderboard([run, other], "test", with_gbdt=True, out=tmp_path)
-    for name, seeds in ((scoring.NAME, 2), (leaderboard.RIVAL, 1)):
+    rows = leaderboard.build_leaderboard([run, other], "test", with_gbdt=True, out=tmp_path)
+    for name, seeds in ((scoring.SYSTEM_NAME, 2), (leaderboard.GBDT_BASELINE, 1)):
         found = [r for r in rows if (r["system"], r["slice"], r["order"]) == (name, "all", "purchase")]
         assert len({r["seed"] for r in found}) == len(found) == seeds
     against = {r["to"] for r in json.loads((tmp_path / "report.json").read_text())["differences"]}
-    assert leaderboard.RIVAL in against
+    assert leaderboard.GBDT_BASELINE in against
 
 
 def test_trees_learn_from_a_weighted_sample_of_too_many_pairs(
@@ -87,21 +89,21 @@ def test_trees_learn_from_a_weighted_sample_of_too_many_pairs(
 ) -> None:
     run = open_run(folder)
     proxy = run.prepared._replace(meta={**run.prepared.meta, "click": "leaf_category_proxy"})
-    cfg = OmegaConf.merge(run.cfg, {"ranker": {"train": {"negatives": 0.01}}})
+    cfg = OmegaConf.merge(run.cfg, {"ranker": {"train": {"negative_sampling_rate": 0.01}}})
     run = run._replace(cfg=cfg, prepared=proxy)  # of a shop with impressions all that was shown is kept
-    whole = scoring.pairs(run, "train", learn=True)
+    whole = scoring.build_pairs(run, "train", for_training=True)
     monkeypatch.setattr(scoring, "MOST_PAIRS", len(whole.item) // 4)
-    part = scoring.pairs(run, "train", learn=True)
+    part = scoring.build_pairs(run, "train", for_training=True)
     assert len(part.item) < len(whole.item)
     assert part.purchase.sum() == whole.purchase.sum() > 0
     assert part.weight.sum() == pytest.approx(whole.weight.sum(), rel=0.1)
-    judged = scoring.pairs(run, "train", learn=False)
+    judged = scoring.build_pairs(run, "train", for_training=False)
     assert len(judged.item) > len(part.item)  # what is ranked is never sampled
 
 
 def test_examples_follow_their_rule(folder: Path, tmp_path: Path) -> None:
     run = open_run(folder)
-    leaderboard.leaderboard([run], "test", with_gbdt=False, out=tmp_path)
+    leaderboard.build_leaderboard([run], "test", with_gbdt=False, out=tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     data = protocol.load_split(run.prepared.folder, "test")
     found = report["examples"]
@@ -118,7 +120,7 @@ def test_examples_follow_their_rule(folder: Path, tmp_path: Path) -> None:
         if example["kind"] == "Bought for the first time":
             assert bought > 0
     again = tmp_path / "again"
-    leaderboard.leaderboard([run], "test", with_gbdt=False, out=again)
+    leaderboard.build_leaderboard([run], "test", with_gbdt=False, out=again)
     assert json.loads((again / "report.json").read_text())["examples"] == found
 
 
@@ -126,13 +128,13 @@ def test_a_bundle_holds_the_calibration_of_its_run(folder: Path, tmp_path: Path)
     unknown = make_bundle(folder, tmp_path / "bundle")
     assert read_manifest(unknown)["calibration"] is None
     evaluate(folder)
-    client = tracking.client_of(open_run(folder).cfg)
-    attached = {file.path for file in client.list_artifacts(read_done(folder)["mlflow_run_id"])}
+    client = tracking.make_client(open_run(folder).cfg)
+    attached = {file.path for file in client.list_artifacts(read_stage_manifest(folder)["mlflow_run_id"])}
     assert attached == {"index.html", "report.json", "leaderboard.json"}
     cfg = export_config(folder, tmp_path / "bundle", "bundle.force=false")
-    assert up_to_date(tmp_path / "bundle", folder, cfg) is None  # there is something new to say
+    assert up_to_date_version(tmp_path / "bundle", folder, cfg) is None  # there is something new to say
     version = make_bundle(folder, tmp_path / "bundle")
-    assert up_to_date(tmp_path / "bundle", folder, cfg) == version.resolve()
+    assert up_to_date_version(tmp_path / "bundle", folder, cfg) == version.resolve()
     found = read_manifest(version)["calibration"]
     assert found["split"] == "test"
     heads = {row["head"]: row for row in found["slices"] if row["group"] == "all"}
@@ -150,9 +152,9 @@ def test_only_seeds_of_one_config_are_averaged(folder: Path) -> None:
         )
 
     assert (
-        leaderboard.not_seeds([run, changed(seed=1), changed(**{"seed": 2, "trainer.progress": False})])
+        leaderboard.seed_mismatch([run, changed(seed=1), changed(**{"seed": 2, "trainer.progress": False})])
         is None
     )
-    assert leaderboard.not_seeds([run, run]) == "a seed occurs twice: give each run once"
+    assert leaderboard.seed_mismatch([run, run]) == "a seed occurs twice: give each run once"
     other = changed(**{"seed": 1, "ranker.train.epochs": 9})
-    assert "differ in ranker.train.epochs" in (leaderboard.not_seeds([run, other]) or "")
+    assert "differ in ranker.train.epochs" in (leaderboard.seed_mismatch([run, other]) or "")

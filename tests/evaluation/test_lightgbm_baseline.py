@@ -14,13 +14,20 @@ def pairs(seed, n=400, per=20):
     value = purchase * np.exp(1 + features[:, 1]) * rng.gamma(8, 1 / 8, n * per)
     item = np.tile(np.arange(1, per + 1), n)
     weight = np.ones(n * per, np.float32)
-    return lightgbm_baseline.Pairs(to_offsets(np.full(n, per)), item, features, purchase, value, weight)
+    return lightgbm_baseline.LabeledPairs(
+        to_offsets(np.full(n, per)), item, features, purchase, value, weight
+    )
 
 
 @pytest.fixture(scope="module")
 def model():
     return lightgbm_baseline.fit(
-        pairs(0), pairs(1), names=["habit", "price", "noise"], rounds=300, patience=20, progress=0
+        pairs(0),
+        pairs(1),
+        feature_names=["habit", "price", "noise"],
+        max_rounds=300,
+        patience=20,
+        eval_period=0,
     )
 
 
@@ -44,11 +51,13 @@ def test_weights_make_up_for_sampled_negatives(model):
     def sampled(all_of):
         kept = all_of.purchase | (rng.random(len(all_of.purchase)) < 0.2)
         fields = (field[kept] for field in all_of[1:5])
-        return lightgbm_baseline.Pairs(
+        return lightgbm_baseline.LabeledPairs(
             all_of.offsets, *fields, np.where(all_of.purchase, 1, 5)[kept].astype(np.float32)
         )
 
-    few = lightgbm_baseline.fit(sampled(pairs(0)), sampled(pairs(1)), rounds=300, patience=20, progress=0)
+    few = lightgbm_baseline.fit(
+        sampled(pairs(0)), sampled(pairs(1)), max_rounds=300, patience=20, eval_period=0
+    )
     test = pairs(2)
     quality = head_quality(test.purchase, lightgbm_baseline.predict(few, test.features)[0])
     assert quality["predicted_over_observed"] == pytest.approx(1, abs=0.1)
@@ -62,7 +71,7 @@ def test_it_stops_early_and_names_its_features(model):
 def test_both_orders(model):
     test = pairs(2, n=3)
     probability, spend = lightgbm_baseline.predict(model, test.features)
-    orders = lightgbm_baseline.ranked(test, probability, spend)
+    orders = lightgbm_baseline.rankings_by_order(test, probability, spend)
     np.testing.assert_array_equal(orders["purchase"].score, probability)
     np.testing.assert_array_equal(orders["value"].score, probability * spend)
     assert orders["value"].offsets.tolist() == [0, 20, 40, 60]
@@ -70,7 +79,12 @@ def test_both_orders(model):
 
 def test_the_seed_repeats_a_fit(model):
     again = lightgbm_baseline.fit(
-        pairs(0), pairs(1), names=["habit", "price", "noise"], rounds=300, patience=20, progress=0
+        pairs(0),
+        pairs(1),
+        feature_names=["habit", "price", "noise"],
+        max_rounds=300,
+        patience=20,
+        eval_period=0,
     )
     np.testing.assert_array_equal(
         lightgbm_baseline.predict(model, pairs(2).features)[0],
@@ -79,7 +93,7 @@ def test_the_seed_repeats_a_fit(model):
 
 
 def test_progress_is_shown(capfd):
-    lightgbm_baseline.fit(pairs(0, 50), pairs(1, 50), rounds=10, progress=5)
+    lightgbm_baseline.fit(pairs(0, 50), pairs(1, 50), max_rounds=10, eval_period=5)
     shown = capfd.readouterr().out
     assert "binary: 1,000 pairs, 3 features" in shown
     assert "validation's gamma" in shown
@@ -89,4 +103,4 @@ def test_nothing_to_learn_is_an_error():
     data = pairs(0, 20)
     nothing = data._replace(purchase=np.zeros_like(data.purchase))
     with pytest.raises(ValueError, match="validation pairs hold no purchase"):
-        lightgbm_baseline.fit(data, nothing, progress=0)
+        lightgbm_baseline.fit(data, nothing, eval_period=0)

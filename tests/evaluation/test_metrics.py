@@ -106,7 +106,7 @@ def test_auc_and_log_loss_match_sklearn(pairs):
 @settings(deadline=None, max_examples=60)
 def test_ece_does_not_depend_on_the_order_and_keeps_ties_together(pairs, bins, random):
     label, score = (np.array(column) for column in zip(*pairs, strict=True))
-    curve = metrics.calibration(label, score, bins)
+    curve = metrics.calibration_curve(label, score, bins)
     assert curve.pairs.sum() == len(label)
     assert (np.diff(curve.predicted) > 0).all()
     assert (curve.predicted * curve.pairs).sum() == pytest.approx(score.sum())
@@ -128,7 +128,7 @@ def test_equal_width_ece_matches_a_loop(pairs, bins):
 
 def test_equal_mass_bins_hold_equally_many():
     score = np.random.default_rng(0).random(1500) ** 4
-    assert metrics.calibration(score > 0.5, score, bins=15).pairs.tolist() == [100] * 15
+    assert metrics.calibration_curve(score > 0.5, score, bins=15).pairs.tolist() == [100] * 15
 
 
 def test_calibrated_probabilities_have_small_errors():
@@ -149,11 +149,11 @@ def test_bootstrap_resamples_users():
     effect = rng.normal(0.1, 1, 50)
     users = np.repeat(np.arange(50), 40)
     b = rng.random(2000)
-    result = metrics.paired_bootstrap(b + effect[users], b, users, n=4000, seed=1)
+    result = metrics.paired_bootstrap(b + effect[users], b, users, n_resamples=4000, seed=1)
     assert result.difference == pytest.approx(effect.mean())
     assert result.low < result.difference < result.high
     assert (result.high - result.low) / 2 == pytest.approx(1.96 * effect.std() / math.sqrt(50), rel=0.1)
-    assert result == metrics.paired_bootstrap(b + effect[users], b, users, n=4000, seed=1)
+    assert result == metrics.paired_bootstrap(b + effect[users], b, users, n_resamples=4000, seed=1)
 
 
 def test_bootstrap_matches_a_loop_over_uneven_users():
@@ -165,7 +165,7 @@ def test_bootstrap_matches_a_loop_over_uneven_users():
     for _ in range(3000):
         rows = np.concatenate([np.flatnonzero(users == u) for u in rng.choice(names, len(names))])
         means.append((a - b)[rows].mean())
-    result = metrics.paired_bootstrap(a, b, users.astype(str), n=3000)
+    result = metrics.paired_bootstrap(a, b, users.astype(str), n_resamples=3000)
     np.testing.assert_allclose(result[1:], np.quantile(means, [0.025, 0.975]), atol=0.015)
     with pytest.raises(ValueError, match="NaN"):
         metrics.paired_bootstrap(np.array([np.nan, 1]), np.ones(2), np.arange(2))
@@ -182,6 +182,6 @@ def test_slope_is_that_of_the_outcomes_whatever_cases_there_are(seed: int, slope
         found, error = calibration_slope(happens[cases], 1 / (1 + np.exp(-logit[cases])))
         assert abs(found - slope) < 5 * error < 0.5
     shuffled = calibration_slope(rng.permutation(happens), 1 / (1 + np.exp(-logit)))
-    assert abs(shuffled.slope) < 5 * shuffled.error < 0.2
+    assert abs(shuffled.slope) < 5 * shuffled.stderr < 0.2
     assert np.isnan(calibration_slope(np.ones(5, bool), np.full(5, 0.5)).slope)
     assert np.isnan(calibration_slope(np.arange(5) > 2, np.full(5, 0.5)).slope)

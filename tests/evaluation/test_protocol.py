@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from evaluation import protocol
-from evaluation.jagged import Ranked, row_of, to_offsets
+from evaluation.jagged import RankedLists, segment_ids, to_offsets
 from evaluation.metrics import paired_bootstrap
 
 
 def same_list(items, n=4):
     """The same candidates, best first, for n checkouts."""
     score = -np.arange(len(items), dtype=float)
-    return Ranked(to_offsets(np.full(n, len(items))), np.tile(items, n), np.tile(score, n))
+    return RankedLists(to_offsets(np.full(n, len(items))), np.tile(items, n), np.tile(score, n))
 
 
 @pytest.fixture
@@ -29,12 +29,21 @@ def test_owned_is_what_was_bought_by_the_checkout_and_the_basket(split):
     row = np.array([0, 0, 0, 0, 1, 1, 2, 3])
     item = np.array([1, 3, 5, 4, 2, 9, 9, 4])
     # anna clicked 4 and buys 5 only a day later; somebody else's 5 is not hers.
-    assert protocol.owned(split, row, item).tolist() == [True, True, False, False, True, False, False, True]
+    assert protocol.purchased_before(split, row, item).tolist() == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_the_basket_is_owned_without_a_first_purchase(split):
     bare = split._replace(first_key=split.first_key[:0], first_ts=split.first_ts[:0])
-    assert protocol.owned(bare, np.array([0, 0]), np.array([3, 1])).tolist() == [True, False]
+    assert protocol.purchased_before(bare, np.array([0, 0]), np.array([3, 1])).tolist() == [True, False]
 
 
 def test_slices(split):
@@ -60,7 +69,7 @@ def test_new_items_are_known_at_the_checkout(split):
 
 
 def test_rows(split):
-    result = protocol.rows(
+    result = protocol.leaderboard_rows(
         same_list([1, 2, 3, 4, 7, 8, 5, 9]), split, protocol.slices(split), "s", "purchase", 3
     )
     by_slice = {row["slice"]: row for row in result}
@@ -89,34 +98,34 @@ def test_rows(split):
 
 def test_a_slice_without_checkouts_is_nan(split):
     part = protocol.Slice("nobody", np.zeros(0, np.int64), split.purchases, False)
-    (row,) = protocol.rows(same_list([1, 2]), split, [part], "s", "purchase")
+    (row,) = protocol.leaderboard_rows(same_list([1, 2]), split, [part], "s", "purchase")
     assert row["checkouts"] == 0
     assert math.isnan(row["ndcg6"])
 
 
 def test_two_systems_are_compared_pairwise(split):
     parts = protocol.slices(split)[:1]
-    good = protocol.per_checkout(same_list([1, 2, 4, 5, 9, 3]), split, parts)["all"]["ndcg6"]
-    poor = protocol.per_checkout(same_list([3, 6, 7, 8, 5, 9]), split, parts)["all"]["ndcg6"]
-    result = paired_bootstrap(good, poor, split.user[parts[0].rows], n=500)
+    good = protocol.metrics_per_checkout(same_list([1, 2, 4, 5, 9, 3]), split, parts)["all"]["ndcg6"]
+    poor = protocol.metrics_per_checkout(same_list([3, 6, 7, 8, 5, 9]), split, parts)["all"]["ndcg6"]
+    result = paired_bootstrap(good, poor, split.user[parts[0].rows], n_resamples=500)
     assert 0 < result.low <= result.difference <= result.high
 
 
 def test_wrong_lists_are_refused(split):
     parts = protocol.slices(split)
     with pytest.raises(ValueError, match="3 lists for 4 checkouts"):
-        protocol.per_checkout(same_list([1], n=3), split, parts)
+        protocol.metrics_per_checkout(same_list([1], n=3), split, parts)
     for item in (0, 10):
         with pytest.raises(ValueError, match="unknown item"):
-            protocol.per_checkout(same_list([item, 1]), split, parts)
+            protocol.metrics_per_checkout(same_list([item, 1]), split, parts)
     with pytest.raises(ValueError, match="twice"):
-        protocol.per_checkout(same_list([1, 1]), split, parts)
+        protocol.metrics_per_checkout(same_list([1, 1]), split, parts)
 
 
 def test_recall_by_source(split):
     lists = same_list([1, 9, 5, 4])
     source = np.tile([0b01, 0b10, 0b11, 0b10], 4)
-    first, second, union = protocol.recalls(lists, source, ("own", "new"), split, ks=(1, 4))
+    first, second, union = protocol.recall_by_source(lists, source, ("own", "new"), split, ks=(1, 4))
     assert (first["source"], second["source"], union["source"]) == ("own", "new", "union")
     assert first["candidates"] == 2
     assert union["candidates"] == 4
@@ -132,7 +141,7 @@ def test_a_null_list_is_refused():
 
     table = pa.table({"x": pa.chunked_array([[[1, 2], []], [[3]]], pa.list_(pa.int64()))})
     offsets, values = protocol.list_column(table, "x")
-    assert row_of(offsets).tolist() == [0, 0, 2]
+    assert segment_ids(offsets).tolist() == [0, 0, 2]
     assert values.tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match="column x has 1 null"):
         protocol.list_column(pa.table({"x": pa.array([[1], None])}), "x")

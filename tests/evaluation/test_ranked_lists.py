@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.baselines import filled_up
-from evaluation.jagged import Ranked, descending, find, group_sum, keep, spans, to_offsets, top
+from evaluation.baselines import backfill
+from evaluation.jagged import (
+    RankedLists,
+    concat_ranges,
+    find_sorted,
+    group_sum,
+    mask_offsets,
+    sort_descending,
+    to_offsets,
+    top_k,
+)
 
 SCORES = st.dictionaries(st.integers(1, 30), st.integers(0, 5), max_size=15)
 LISTS = st.lists(SCORES, min_size=1, max_size=8)
@@ -17,7 +26,7 @@ LISTS = st.lists(SCORES, min_size=1, max_size=8)
 def ranked(rows):
     item = np.array([i for row in rows for i in row], np.int64)
     score = np.array([s for row in rows for s in row.values()], np.float64)
-    return Ranked(to_offsets(np.array([len(row) for row in rows])), item, score)
+    return RankedLists(to_offsets(np.array([len(row) for row in rows])), item, score)
 
 
 def nested(offsets, values):
@@ -27,8 +36,8 @@ def nested(offsets, values):
 @given(LISTS, st.integers(1, 7), st.sets(st.integers(1, 30)))
 @settings(deadline=None, max_examples=80)
 def test_top_takes_the_best_eligible_and_ties_keep_their_order(rows, k, banned):
-    lists = descending(ranked(rows))
-    slates = top(lists, k, ~np.isin(lists.item, list(banned)))
+    lists = sort_descending(ranked(rows))
+    slates = top_k(lists, k, ~np.isin(lists.item, list(banned)))
     for row, slate in zip(rows, slates.tolist(), strict=True):
         best = [i for i in sorted(row, key=lambda i: -row[i]) if i not in banned][:k]
         assert slate == best + [-1] * (k - len(best))
@@ -38,7 +47,7 @@ def test_top_takes_the_best_eligible_and_ties_keep_their_order(rows, k, banned):
 @settings(deadline=None, max_examples=60)
 def test_filler_comes_after_everything_own(a, b):
     n = min(len(a), len(b))
-    merged = descending(filled_up(ranked(a[:n]), ranked(b[:n])))
+    merged = sort_descending(backfill(ranked(a[:n]), ranked(b[:n])))
     for own, filler, items in zip(a, b, nested(merged.offsets, merged.item), strict=False):
         # Own lists keep their order by score, fillers the order in which they were given.
         assert items == sorted(own, key=lambda i: -own[i]) + [i for i in filler if i not in own]
@@ -57,9 +66,9 @@ def test_group_sum_matches_a_dictionary(triples):
 
 
 def test_small_pieces():
-    assert spans(np.array([4, 9, 0]), np.array([2, 0, 3])).tolist() == [4, 5, 0, 1, 2]
-    assert keep(np.array([0, 2, 2, 5]), np.array([1, 0, 0, 1, 1], bool)).tolist() == [0, 1, 1, 3]
-    assert find(np.array([2, 5]), np.array([5, 1, 9])).tolist() == [1, -1, -1]
-    assert find(np.zeros(0, np.int64), np.array([5])).tolist() == [-1]
+    assert concat_ranges(np.array([4, 9, 0]), np.array([2, 0, 3])).tolist() == [4, 5, 0, 1, 2]
+    assert mask_offsets(np.array([0, 2, 2, 5]), np.array([1, 0, 0, 1, 1], bool)).tolist() == [0, 1, 1, 3]
+    assert find_sorted(np.array([2, 5]), np.array([5, 1, 9])).tolist() == [1, -1, -1]
+    assert find_sorted(np.zeros(0, np.int64), np.array([5])).tolist() == [-1]
     with pytest.raises(ValueError, match="1 candidates have the score NaN"):
-        descending(Ranked(np.array([0, 1]), np.array([3]), np.array([np.nan])))
+        sort_descending(RankedLists(np.array([0, 1]), np.array([3]), np.array([np.nan])))

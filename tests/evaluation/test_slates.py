@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import protocol, slates
-from evaluation.jagged import Ranked, descending, to_offsets, top
+from evaluation.jagged import RankedLists, sort_descending, to_offsets, top_k
 from evaluation.metrics import Purchases, ndcg_at
-from evaluation.slates import Offers
+from evaluation.slates import SlateCandidates
 from models.embeddings import pack_int8
-from serving.pipeline.slate_policy import Policy
+from serving.pipeline.slate_policy import SlatePolicy
 
 ITEMS = 30
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ VECTORS = pack_int8(torch.from_numpy(RNG.normal(size=(ITEMS + 1, 5)).astype(np.f
 def make_offers(lengths, seed=0):
     rng = np.random.default_rng(seed)
     item = np.concatenate([rng.permutation(ITEMS)[:n] + 1 for n in lengths] or [np.zeros(0, np.int64)])
-    return Offers(
+    return SlateCandidates(
         to_offsets(np.array(lengths, np.int64)), item, rng.random(len(item)), rng.gamma(2, 2, len(item))
     )
 
@@ -31,14 +31,16 @@ def make_offers(lengths, seed=0):
 @settings(deadline=None, max_examples=40)
 def test_the_ends_are_the_leaderboards_orders(lengths, seed, block):
     offers = make_offers(lengths, seed)
-    slates.BLOCK, before = block, slates.BLOCK
+    slates.CHECKOUTS_PER_BLOCK, before = block, slates.CHECKOUTS_PER_BLOCK
     try:
-        ends = [Policy(revenue_weight=0), Policy(revenue_weight=1)]
-        by_purchase, by_value = slates.slates(offers, ends, LEAF, VECTORS)
+        ends = [SlatePolicy(revenue_weight=0), SlatePolicy(revenue_weight=1)]
+        by_purchase, by_value = slates.build_slates(offers, ends, LEAF, VECTORS)
     finally:
-        slates.BLOCK = before
+        slates.CHECKOUTS_PER_BLOCK = before
     for found, score in ((by_purchase, offers.purchase), (by_value, offers.purchase * offers.spend)):
-        np.testing.assert_array_equal(found, top(descending(Ranked(offers.offsets, offers.item, score))))
+        np.testing.assert_array_equal(
+            found, top_k(sort_descending(RankedLists(offers.offsets, offers.item, score)))
+        )
 
 
 def part_of(purchases, n):
@@ -50,7 +52,7 @@ def test_measured_by_hand():
     vectors = pack_int8(torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 4)).numpy()
     slate = np.array([[1, 2, 3, 4, 5, 6], [1, 2, -1, -1, -1, -1]])
     bought = (np.array([0, 1, 2]), np.array([1, 7]), np.array([2.0, 9.0]))
-    found = slates.measure(slate, part_of(bought, 2), leaf, vectors)
+    found = slates.slate_metrics(slate, part_of(bought, 2), leaf, vectors)
     assert found["ndcg6"] == pytest.approx(0.5)  # first place, then nothing
     assert found["revenue6"] == pytest.approx(1.0)
     assert found["categories"] == pytest.approx((5 + 1) / 2)  # 1, 2, 3 and two items without any; 1
@@ -65,15 +67,15 @@ def test_frontier_and_costs():
     counts = np.add.reduceat(bought, offers.offsets[:-1])
     purchases = Purchases(to_offsets(counts), offers.item[bought], offers.spend[bought])
     part = protocol.Slice("all", np.flatnonzero(counts), purchases, False)
-    line = slates.frontier(offers, part, LEAF, VECTORS)
+    line = slates.revenue_frontier(offers, part, LEAF, VECTORS)
     assert [row["revenue_weight"] for row in line] == [w / 10 for w in range(11)]
     assert line[0]["ndcg6"] > line[-1]["ndcg6"]
     assert line[0]["revenue6"] < line[-1]["revenue6"]
-    plain = top(descending(Ranked(offers.offsets, offers.item, offers.purchase)))
+    plain = top_k(sort_descending(RankedLists(offers.offsets, offers.item, offers.purchase)))
     assert line[0]["ndcg6"] == pytest.approx(np.nanmean(ndcg_at(plain, purchases)))
-    rows = slates.costs(offers, part, LEAF, VECTORS)
+    rows = slates.policy_costs(offers, part, LEAF, VECTORS)
     by = {(r["revenue_weight"], r["category_cap"], r["diversity"]): r for r in rows}
-    assert len(by) == 2 * (1 + len(slates.CAPS) + len(slates.DIVERSITIES))
+    assert len(by) == 2 * (1 + len(slates.CATEGORY_CAPS) + len(slates.DIVERSITIES))
     for weight, end in ((0.0, line[0]), (1.0, line[-1])):
         assert by[weight, None, 0.0]["ndcg6"] == end["ndcg6"]
         assert by[weight, 1, 0.0]["categories"] > by[weight, None, 0.0]["categories"]

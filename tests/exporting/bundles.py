@@ -9,16 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.prepare import prepare
 from exporting.export import export
-from serving.storage.bundle import NO_CHECKSUM, manifest_checksum, sha256
+from serving.storage.bundle import CHECKSUM_PLACEHOLDER, manifest_checksum, sha256
 from tests.data.shop import write_shop
 from training.build_models import build_ranker, build_two_tower
-from training.config import CONFIGS
-from training.pipeline import encode_items, open_prepared, training_price
-from training.stage_folders import mark_done
+from training.config import CONFIG_DIR
+from training.pipeline import encode_items, open_prepared, training_prices
+from training.stage_folders import write_stage_manifest
 
 
 def configured(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(name, overrides=list(overrides))
 
 
@@ -31,29 +31,34 @@ def make_run(folder: Path, seed: int = 0, events: bool = True) -> Path:
     )  # fmt: skip
     prepared = open_prepared(prepare(cfg))
     torch.manual_seed(seed)
-    towers, ranker = build_two_tower(cfg, prepared.sizes).eval(), build_ranker(cfg, prepared.sizes).eval()
+    towers, ranker = (
+        build_two_tower(cfg, prepared.table_sizes).eval(),
+        build_ranker(cfg, prepared.table_sizes).eval(),
+    )
     # Scores that differ from item to item, as trained ones do.
     with torch.no_grad():
-        for tower in ranker.mixture.towers:
+        for tower in ranker.multitask.towers:
             tower[2].weight.mul_(6)
     retrieval, run = folder / "runs" / "retrieval-0", folder / "runs" / "ranker-0"
     retrieval.mkdir(parents=True)
     run.mkdir()
     torch.save(towers.state_dict(), retrieval / "weights.pt")
     torch.save(
-        encode_items(towers, prepared.catalog, prepared.text, training_price(prepared)),
+        encode_items(towers, prepared.catalog, prepared.text, training_prices(prepared)),
         retrieval / "vectors.pt",
     )
     torch.save(ranker.state_dict(), run / "weights.pt")
     OmegaConf.save(cfg, run / "config.yaml", resolve=True)
-    mark_done(retrieval, {"metrics": {}, "prepared": str(prepared.folder), "mlflow_run_id": "none"})
+    write_stage_manifest(
+        retrieval, {"metrics": {}, "prepared": str(prepared.folder), "mlflow_run_id": "none"}
+    )
     notes = {
         "prepared": str(prepared.folder),
         "retrieval": str(retrieval),
         "candidates": "",
         "mlflow_run_id": "none",
     }
-    mark_done(run, {**notes, "metrics": {"val_loss": 1.0}, "recall": {"test": 0.5}})
+    write_stage_manifest(run, {**notes, "metrics": {"val_loss": 1.0}, "recall": {"test": 0.5}})
     return run
 
 
@@ -77,7 +82,7 @@ def make_bundle(run: Path, bundle: Path, *overrides: str) -> Path:
 def reseal(folder: Path, **changes: object) -> None:
     """Make the hashes fit again after a file was replaced, so that only what the file says can be refused."""
     path = folder / "manifest.json"
-    manifest = json.loads(path.read_text()) | changes | {"checksum": NO_CHECKSUM}
+    manifest = json.loads(path.read_text()) | changes | {"checksum": CHECKSUM_PLACEHOLDER}
     manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}
     raw = json.dumps(manifest)
-    path.write_text(raw.replace(NO_CHECKSUM, manifest_checksum(raw.encode())))
+    path.write_text(raw.replace(CHECKSUM_PLACEHOLDER, manifest_checksum(raw.encode())))

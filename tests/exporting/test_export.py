@@ -18,11 +18,11 @@ import exporting.bundle
 import exporting.export
 from exporting import verification
 from exporting.bundle import items_table, write_arrow, write_items, write_store
-from exporting.index.build import Measured
-from exporting.opened_run import ExportError, find_run, open_trained
+from exporting.index.build import SearchMetrics
+from exporting.opened_run import ExportError, find_run, load_trained_run
 from models.embeddings import unpack_int8
-from models.schema import MOVING, Catalog
-from serving.storage.bundle import FILES, open_bundle
+from models.schema import SNAPSHOT_FIELDS, Catalog
+from serving.storage.bundle import REQUIRED_FILES, open_bundle
 from serving.stores.arrow import ArrowStore
 from tests.exporting.bundles import export_config, make_bundle, make_run
 
@@ -32,14 +32,14 @@ def contents(root: Path) -> set[str]:
 
 
 def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
-    assert contents(version) == {*FILES, "index.faiss", "schema.json", "manifest.json"}
+    assert contents(version) == {*REQUIRED_FILES, "index.faiss", "schema.json", "manifest.json"}
     assert contents(version.parent) == {version.name, "current", "store.arrow"}
     assert os.readlink(version.parent / "current") == version.name
     manifest = json.loads((version / "manifest.json").read_text())
     assert manifest["version"] == version.name
     assert manifest["metric"] == "inner_product"
     assert manifest["index"]["recall"] >= 0.95
-    assert manifest["export"]["parity"]["purchase"] < verification.MAX_PROBABILITY
+    assert manifest["export"]["parity"]["purchase"] < verification.MAX_PROBABILITY_ERROR
     assert manifest["run"]["mlflow_run_id"] == "none"
     assert manifest["metrics"]["ranker"] == {"val_loss": 1.0}
     assert manifest["data"]["click_label"] == "logged"
@@ -47,8 +47,8 @@ def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
 
 
 def test_items_match_the_catalog(run_folder: Path, version: Path) -> None:
-    trained, bundle = open_trained(run_folder), open_bundle(version)
-    last = trained.catalog._replace(**{name: getattr(trained.catalog, name)[-1:] for name in MOVING})
+    trained, bundle = load_trained_run(run_folder), open_bundle(version)
+    last = trained.catalog._replace(**{name: getattr(trained.catalog, name)[-1:] for name in SNAPSHOT_FIELDS})
     for name, theirs, ours in zip(Catalog._fields, bundle.catalog, last, strict=True):
         assert theirs.dtype == ours.dtype, name
         assert torch.equal(theirs, ours), name
@@ -59,13 +59,13 @@ def test_items_match_the_catalog(run_folder: Path, version: Path) -> None:
     shown = np.flatnonzero(rank >= 0)
     assert set(shown) == set(np.flatnonzero(trained.catalog.available.numpy()))
     assert (np.diff(popularity[shown[np.argsort(rank[shown])]]) <= 0).all()
-    assert (rank[bundle.popular] == np.arange(len(shown))).all()
+    assert (rank[bundle.items_by_popularity] == np.arange(len(shown))).all()
     by_leaf = sorted(shown.tolist(), key=lambda row: (bundle.leaf[row], rank[row]))
-    assert bundle.popular_by_leaf.tolist() == by_leaf
+    assert bundle.items_by_leaf.tolist() == by_leaf
 
 
 def test_an_id_of_two_items_is_refused(run_folder: Path, tmp_path: Path) -> None:
-    trained = open_trained(run_folder)
+    trained = load_trained_run(run_folder)
     ids = trained.items["item_id"].to_pylist()
     twice = pa.array([*ids[:7], ids[3], *ids[8:]])
     place = trained.items.column_names.index("item_id")
@@ -83,7 +83,7 @@ def test_the_index_answers_with_available_item_rows(version: Path) -> None:
 
 
 def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: Path) -> None:
-    prepared = open_trained(run_folder).prepared
+    prepared = load_trained_run(run_folder).prepared
     raw = pq.read_table(prepared.folder / "store.parquet").to_pylist()
     store = ArrowStore.open(version.parent / "store.arrow")
     assert len(store) == len(raw)
@@ -97,11 +97,11 @@ def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: P
     assert store.get("").item_id[:] == []
     # A store without users, and one that is not sorted yet.
     pq.write_table(pq.read_table(prepared.folder / "store.parquet").slice(0, 0), tmp_path / "store.parquet")
-    assert write_store(tmp_path, open_trained(run_folder).schema, tmp_path / "none.arrow") == 0
+    assert write_store(tmp_path, load_trained_run(run_folder).schema, tmp_path / "none.arrow") == 0
     assert ArrowStore.open(tmp_path / "none.arrow").get("u001").item_id[:] == []
     table = pq.read_table(prepared.folder / "store.parquet")
     pq.write_table(table.take(pa.array(np.arange(len(table))[::-1])), tmp_path / "store.parquet")
-    write_store(tmp_path, open_trained(run_folder).schema, tmp_path / "store.arrow")
+    write_store(tmp_path, load_trained_run(run_folder).schema, tmp_path / "store.arrow")
     assert ArrowStore.open(tmp_path / "store.arrow").get(raw[7]["user_id"]).item_id[:] == raw[7]["item_id"]
 
 
@@ -126,9 +126,9 @@ def test_a_tuned_index_serves_and_says_why(
     assert {"system", "params", "recall", "p50_ms", "bytes_per_vector"} <= about["pareto"][0].keys()
     assert (made / "index.html").is_file() == ("," in families)
     bundle = open_bundle(made)
-    assert bundle.index.effort.probes == about["probes"]
+    assert bundle.index.search_params.probes == about["probes"]
     if families == "[ivf_pq]":
-        assert bundle.index.effort.refine > 1
+        assert bundle.index.search_params.refine_factor > 1
 
 
 def refused(run: Path, root: Path, reason: str) -> None:
@@ -146,7 +146,7 @@ def root(version: Path, tmp_path: Path) -> Path:
 
 
 def test_low_recall_is_refused(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporting.index.build.measure", lambda *_: Measured(0.94, 1.0, 1.0))
+    monkeypatch.setattr("exporting.index.build.measure", lambda *_: SearchMetrics(0.94, 1.0, 1.0))
     refused(run_folder, root, r"recall@300 of the index is 0.9400.*index.recall or")
 
 
@@ -156,13 +156,13 @@ def test_low_recall_is_refused(run_folder: Path, root: Path, monkeypatch: pytest
 def test_a_lack_of_parity_is_refused(
     run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch, field: str, found: float
 ) -> None:
-    honest = verification.parity
+    honest = verification.measure_parity
     monkeypatch.setattr(verification, "parity", lambda *a: replace(honest(*a), **{field: found}))
     refused(run_folder, root, f"{field} differs from the training model by up to")
 
 
 def test_parity_sees_a_changed_weight(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = verification.parity
+    honest = verification.measure_parity
 
     def drifted(trained, *rest):
         trained.ranker.calibration.shift.data += 0.1
@@ -229,18 +229,18 @@ def test_runs_that_cannot_be_exported(run_folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
     (copy / "done.json").unlink()
     with pytest.raises(ExportError, match="not finished"):
-        open_trained(copy)
+        load_trained_run(copy)
     (copy / "done.json").write_text('{"metrics": {}}')
     with pytest.raises(ExportError, match="retrieval only"):
-        open_trained(copy)
+        load_trained_run(copy)
     notes = json.loads((run_folder / "done.json").read_text())
     (copy / "done.json").write_text(json.dumps({**notes, "retrieval": str(tmp_path / "gone")}))
     with pytest.raises(ExportError, match="is gone"):
-        open_trained(copy)
+        load_trained_run(copy)
     (copy / "done.json").write_text(json.dumps(notes))
     torch.save({}, copy / "weights.pt")
     with pytest.raises(ExportError, match="do not fit"):
-        open_trained(copy)
+        load_trained_run(copy)
 
 
 def test_fewer_than_six_available_items(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_fewer_than_six_available_items(tmp_path: Path) -> None:
     few = pa.array([row in (1, 2) for row in range(len(table))])
     pq.write_table(table.set_column(table.column_names.index("available"), "available", few), items)
     with pytest.raises(ExportError, match="2 of 80 items are available, a slate needs 6"):
-        open_trained(run)
+        load_trained_run(run)
 
 
 def test_a_bundle_that_is_up_to_date_is_kept(

@@ -10,15 +10,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporting.lowering import INT8_FROM, FloatTables, Pipeline, lowered, lowered_tables, save
-from models.candidates.sources import CandidateSources, Lists, bestsellers
-from models.embeddings import Int8Tables
-from models.jagged import offsets_of
+from exporting.lowering import (
+    INT8_MIN_DIM,
+    FloatTables,
+    ServingModules,
+    lower_modules,
+    lower_tables,
+    save_torchscript,
+)
+from models.candidates.sources import CandidateSources, ItemLists, bestseller_lists
+from models.embeddings import Int8EmbeddingTables
+from models.jagged import segment_offsets
 from models.ranking.ranker import Ranker
 from models.retrieval.attention_encoder import AttentionEncoder
 from models.retrieval.mean_encoder import MeanEncoder
 from models.retrieval.transformer_encoder import TransformerEncoder
-from models.retrieval.two_tower import QueryEncoder, QueryTower, attribute_tables
+from models.retrieval.two_tower import QueryEncoder, QueryTower, make_attribute_embeddings
 from models.schema import Candidates
 from tests.models.shops import random_catalog, random_query
 from tests.models.variants import VARIANTS
@@ -44,26 +51,28 @@ def make_pipeline(
     width: int = 2,
     variant: str = "mmoe",
     encoder: type[QueryEncoder] = MeanEncoder,
-) -> Pipeline:
+) -> ServingModules:
     torch.manual_seed(0)
     catalog = random_catalog(0, ITEMS)
     leaves = int(catalog.leaf.max()) + 1
     ranked = torch.arange(ITEMS, 0, -1)
     by_leaf = ranked[catalog.leaf[ranked].argsort(stable=True)]
-    by_item = offsets_of(torch.randint(0, ITEMS + 1, [60]).sort().values, ITEMS + 1)
+    by_item = segment_offsets(torch.randint(0, ITEMS + 1, [60]).sort().values, ITEMS + 1)
     sources = CandidateSources(
-        popular=ranked[:7], recent=ranked[3:5],
-        neighbours=Lists(by_item, torch.randint(1, ITEMS + 1, [60]), torch.rand(60)),
-        leaves=bestsellers(offsets_of(catalog.leaf[by_leaf], leaves), by_leaf),
-        peers=Lists(by_item, torch.randint(1, ITEMS + 1, [60]), torch.rand(60)),
+        popular_items=ranked[:7], new_items=ranked[3:5],
+        copurchase_neighbours=ItemLists(by_item, torch.randint(1, ITEMS + 1, [60]), torch.rand(60)),
+        leaf_bestsellers=bestseller_lists(segment_offsets(catalog.leaf[by_leaf], leaves), by_leaf),
+        ease_neighbours=ItemLists(by_item, torch.randint(1, ITEMS + 1, [60]), torch.rand(60)),
         buy_again=5, co_purchase=4, category=3,
     )  # fmt: skip
     tower = QueryTower(
         encoder(8, width * len(attributes), hidden=16, max_events=20),
-        attribute_tables(list(attributes), width),
+        make_attribute_embeddings(list(attributes), width),
     )
-    ranker = Ranker(16, 5, list(attributes), vector=8, horizon=14.0, mixture=VARIANTS[variant])
-    return lowered(tower, sources, ranker)
+    ranker = Ranker(
+        16, 5, list(attributes), query_vector_dim=8, horizon_days=14.0, multitask=VARIANTS[variant]
+    )
+    return lower_modules(tower, sources, ranker)
 
 
 PIPELINES = [(2, name, MeanEncoder) for name in VARIANTS]
@@ -71,15 +80,21 @@ PIPELINES += [(16, "mmoe", MeanEncoder), (2, "mmoe", AttentionEncoder), (2, "mmo
 
 
 @pytest.fixture(scope="module", params=PIPELINES, ids=lambda p: f"{p[0]}-{p[1]}-{p[2].__name__}")
-def exported(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pipeline, Pipeline]:
+def exported(
+    request, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ServingModules, ServingModules]:
     """(folder, eager, loaded from the folder): every variant and encoder, and wide tables once."""
     width, variant, encoder = request.param
     eager = make_pipeline(width=width, variant=variant, encoder=encoder)
     folder = tmp_path_factory.mktemp("modules")
-    save(eager, folder)
+    save_torchscript(eager, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return folder, eager, Pipeline(*(torch.jit.load(folder / f"{name}.ts") for name in Pipeline._fields))
+        return (
+            folder,
+            eager,
+            ServingModules(*(torch.jit.load(folder / f"{name}.ts") for name in ServingModules._fields)),
+        )
 
 
 @settings(max_examples=20, deadline=None)
@@ -108,9 +123,12 @@ def test_scripted_equals_eager(exported, seed: int, count: int, longest: int, ne
 
 @torch.no_grad()
 def test_narrow_tables_stay_exact_and_wide_ones_become_int8() -> None:
-    for width, kind, tolerance in ((INT8_FROM - 1, FloatTables, 0.0), (INT8_FROM, Int8Tables, 0.02)):
-        tables = attribute_tables([50, 40], width)
-        low = lowered_tables(tables)
+    for width, kind, tolerance in (
+        (INT8_MIN_DIM - 1, FloatTables, 0.0),
+        (INT8_MIN_DIM, Int8EmbeddingTables, 0.02),
+    ):
+        tables = make_attribute_embeddings([50, 40], width)
+        low = lower_tables(tables)
         assert type(low) is kind
         ids = [torch.randint(0, 40, [30]) for _ in range(2)]
         bags = ids, [torch.tensor([0, 3, 27])] * 2, [torch.rand(30)] * 2
@@ -120,7 +138,7 @@ def test_narrow_tables_stay_exact_and_wide_ones_become_int8() -> None:
 @torch.no_grad()
 def test_a_shop_without_attributes(tmp_path: Path) -> None:
     eager = make_pipeline(())
-    save(eager, tmp_path)
+    save_torchscript(eager, tmp_path)
     query = random_query(1, 2, ITEMS)._replace(
         context=torch.zeros(2, 0, dtype=torch.int64), profile=torch.zeros(2, 0, dtype=torch.int64)
     )
@@ -147,13 +165,13 @@ def test_loads_in_plain_torch(exported) -> None:
 
 
 def test_lowering_leaves_the_trained_modules_alone() -> None:
-    ranker = Ranker(16, 5, [4], vector=8, horizon=14.0, mixture=VARIANTS["mmoe"])
+    ranker = Ranker(16, 5, [4], query_vector_dim=8, horizon_days=14.0, multitask=VARIANTS["mmoe"])
     before = {name: value.clone() for name, value in ranker.state_dict().items()}
-    tower = QueryTower(MeanEncoder(8, 2, hidden=16), attribute_tables([4], 2))
+    tower = QueryTower(MeanEncoder(8, 2, hidden=16), make_attribute_embeddings([4], 2))
     empty = torch.zeros(0, dtype=torch.int64)
-    none = Lists(torch.zeros(3, dtype=torch.int64), empty, empty.float())
+    none = ItemLists(torch.zeros(3, dtype=torch.int64), empty, empty.float())
     sources = CandidateSources(empty, empty, none, none, none)
-    lowered(tower, sources, ranker)
+    lower_modules(tower, sources, ranker)
     assert ranker.state_dict().keys() == before.keys()
-    assert tower.attributes is not None
-    assert "collection" in dict(tower.attributes.named_children())
+    assert tower.attribute_embeddings is not None
+    assert "collection" in dict(tower.attribute_embeddings.named_children())

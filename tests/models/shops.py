@@ -36,9 +36,9 @@ def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, sn
         first_sold=NOW - torch.randint(-20, 200, [items + 1], generator=g) * DAY,
         available=available,
         price=price,
-        spend=price * torch.randint(1, 4, price.shape, generator=g),
-        popularity=popularity,
-        lately=(popularity * torch.rand(popularity.shape, generator=g)).floor(),
+        mean_line_spend=price * torch.randint(1, 4, price.shape, generator=g),
+        orders_28d=popularity,
+        sales_7d=(popularity * torch.rand(popularity.shape, generator=g)).floor(),
         buyers=popularity + torch.randint(0, 20, popularity.shape, generator=g),
         vectors=pack_int8(vectors),
     )
@@ -92,8 +92,8 @@ def random_candidates(seed: int, count: int = 4, items: int = 30) -> Candidates:
     return Candidates(
         offsets=offsets(torch.tensor([len(p) for p in per])),
         item=item,
-        source=torch.randint(1, 128, item.shape, generator=g),
+        source_mask=torch.randint(1, 128, item.shape, generator=g),
         score=torch.rand(item.shape, generator=g) * 2 - 1,
-        affinity=torch.rand(item.shape, generator=g),
-        taste=torch.rand(item.shape, generator=g),
+        copurchase_score=torch.rand(item.shape, generator=g),
+        ease_score=torch.rand(item.shape, generator=g),
     )

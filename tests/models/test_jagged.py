@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.jagged import best_in_segment, contains, rank_in_segment
+from models.jagged import contains, rank_in_segment, top_k_in_segment
 
 SCORES = st.sampled_from([-3e38, -7.5, -1.0, -1e-45, 0.0, 1e-45, 0.5, 1.0, 7.5, 3e38])
 PAIRS = st.lists(st.tuples(st.integers(0, 3), SCORES), max_size=40)
@@ -21,7 +21,7 @@ def test_ranks_count_within_a_segment(pairs: list[tuple[int, float]]) -> None:
             for i, (segment, value) in enumerate(some)
         ]
         assert rank_in_segment(segments, score).tolist() == expected
-        position = best_in_segment(segments, score, 3, count).tolist()
+        position = top_k_in_segment(segments, score, 3, count).tolist()
         assert position == [i for i in range(len(some)) if expected[i] < 3]
 
 

@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.embeddings import EmbeddingTables, Int8Tables, Table, lower
-from models.jagged import gather_segments, group_sum, lookup, offsets_of, rank_in_segment, segment_ids
-from models.ranking.calibration import Calibration
-from models.ranking.losses import log_purchase
-from models.ranking.ranker import Ranker, ScoringRanker
+from models.embeddings import EmbeddingTable, EmbeddingTables, Int8EmbeddingTables, quantize_tables
+from models.jagged import gather_segments, lookup, rank_in_segment, segment_ids, segment_offsets, sum_by_key
+from models.ranking.calibration import HeadCalibration
+from models.ranking.losses import log_purchase_probability
+from models.ranking.ranker import CalibratedRanker, Ranker
 from models.retrieval.item_tower import ItemEncoder
 from models.retrieval.mean_encoder import MeanEncoder
 from models.retrieval.two_tower import QueryTower, TwoTower
@@ -20,12 +20,17 @@ ATTRIBUTES = [4, 3, 3]
 
 def make_two_tower(dim: int = 8) -> TwoTower:
     item = ItemEncoder(items=31, categories=16, brands=5, tokens=12, category_levels=3, dim=dim, hidden=16)
-    return TwoTower(item, MeanEncoder(dim, attributes=6, hidden=16), ATTRIBUTES, attribute_dim=2)
+    return TwoTower(item, MeanEncoder(dim, attributes_dim=6, hidden=16), ATTRIBUTES, attribute_dim=2)
 
 
 def make_ranker() -> Ranker:
     return Ranker(
-        categories=16, brands=5, attributes=ATTRIBUTES, vector=8, horizon=14.0, mixture=VARIANTS["mmoe"]
+        categories=16,
+        brands=5,
+        attribute_sizes=ATTRIBUTES,
+        query_vector_dim=8,
+        horizon_days=14.0,
+        multitask=VARIANTS["mmoe"],
     )
 
 
@@ -36,7 +41,7 @@ def test_jagged_operations(lengths: list[int], seed: int) -> None:
     ends = torch.cat([torch.zeros(1, dtype=torch.long), torch.tensor(lengths).cumsum(0)])
     segments = segment_ids(ends)
     assert segments.tolist() == [i for i, n in enumerate(lengths) for _ in range(n)]
-    assert offsets_of(segments, len(lengths)).tolist() == ends.tolist()
+    assert segment_offsets(segments, len(lengths)).tolist() == ends.tolist()
     chosen = torch.randint(0, len(lengths), [4], generator=g)
     position, owner, found = gather_segments(ends, chosen)
     assert owner.tolist() == [i for i, c in enumerate(chosen.tolist()) for _ in range(lengths[c])]
@@ -48,7 +53,7 @@ def test_jagged_operations(lengths: list[int], seed: int) -> None:
         mine = [p for p in range(segments.numel()) if segments[p] == i]
         best = sorted(mine, key=lambda p: (-float(score[p]), p))
         assert [int(rank[p]) for p in best] == list(range(n))
-    keys, sums = group_sum(segments * 7 % 3, score.unsqueeze(1))
+    keys, sums = sum_by_key(segments * 7 % 3, score.unsqueeze(1))
     for key, total in zip(keys.tolist(), sums[:, 0].tolist(), strict=True):
         assert total == sum(float(s) for s, k in zip(score, segments * 7 % 3, strict=True) if int(k) == key)
     missing = lookup(keys, sums, torch.tensor([-5, 99]))
@@ -69,8 +74,8 @@ def test_every_parameter_of_the_towers_gets_a_gradient() -> None:
 
 
 def test_int8_tables_match_the_trained_ones() -> None:
-    tables = EmbeddingTables([Table("a", 50, 16, ["x", "y"]), Table("b", 9, 8, ["z"])])
-    small: Int8Tables = lower(tables)
+    tables = EmbeddingTables([EmbeddingTable("a", 50, 16, ["x", "y"]), EmbeddingTable("b", 9, 8, ["z"])])
+    small: Int8EmbeddingTables = quantize_tables(tables)
     lengths = [torch.randint(0, 4, [6]) for _ in range(3)]
     ids = [torch.randint(0, 9, [int(n.sum())]) for n in lengths]
     weights = [torch.rand(int(n.sum())) for n in lengths]
@@ -84,12 +89,12 @@ def test_query_tower_from_frozen_vectors_matches_the_training_model() -> None:
     with torch.no_grad():
         q, vectors = towers(query, rows, catalog, text, catalog.price[0])
         packed = torch.ops.quantized.embedding_bag_byte_prepack(vectors)
-        frozen = QueryTower(towers.query, lower(towers.attributes))(query, packed)
+        frozen = QueryTower(towers.query_encoder, quantize_tables(towers.attribute_embeddings))(query, packed)
     torch.testing.assert_close(frozen, q, rtol=0, atol=0.02)
 
 
 def test_ranker_gives_ordered_probabilities_and_positive_spend() -> None:
-    ranker = ScoringRanker(make_ranker().eval())
+    ranker = CalibratedRanker(make_ranker().eval())
     click, purchase, value = ranker(
         random_query(7), torch.randn(4, 8), random_candidates(7), random_catalog(7)
     )
@@ -104,16 +109,16 @@ def test_calibration_recovers_a_known_distortion() -> None:
     purchased = clicked * torch.bernoulli(truth[:, 1].sigmoid(), generator=g)
     value = truth[:, 2].exp() * torch.empty(20_000).exponential_(generator=g)
     distorted = truth * torch.tensor([2.0, 0.5, 1.0]) + torch.tensor([1.0, -1.0, 0.7])
-    calibration = Calibration()
+    calibration = HeadCalibration()
     calibration.fit(distorted, clicked, purchased, value)
     click, conversion, log_value = calibration(distorted).unbind(1)
     torch.testing.assert_close(click, truth[:, 0], rtol=0, atol=0.3)
-    assert abs(float(log_purchase(click, conversion).exp().mean() - purchased.mean())) < 0.005
+    assert abs(float(log_purchase_probability(click, conversion).exp().mean() - purchased.mean())) < 0.005
     assert abs(float((log_value - truth[:, 2]).mean())) < 0.05
 
 
 def test_calibration_leaves_a_head_alone_that_has_nothing_to_learn_from() -> None:
-    calibration = Calibration()
+    calibration = HeadCalibration()
     calibration.fit(torch.randn(50, 3), torch.zeros(50), torch.zeros(50), torch.zeros(50))
     assert calibration.scale.tolist() == [1, 1, 1]
     assert calibration.shift.tolist() == [0, 0, 0]

@@ -11,8 +11,8 @@ from models.ranking.multitask.shared_bottom import SharedBottom
 VARIANTS = {
     "shared_bottom": partial(SharedBottom, hidden=(16, 8), tower=4),
     "mmoe": partial(MMoE, experts=3, hidden=(16, 8), tower=4),
-    "ple": partial(PLE, own=2, shared=1, hidden=(16, 8), tower=4),
-    "ple of one layer": partial(PLE, own=1, shared=2, hidden=(16,), tower=4),
+    "ple": partial(PLE, specific_experts=2, shared_experts=1, hidden=(16, 8), tower=4),
+    "ple of one layer": partial(PLE, specific_experts=1, shared_experts=2, hidden=(16,), tower=4),
     "esmm": partial(ESMM, hidden=(16, 8), tower=4),
     "cascade": partial(Cascade, hidden=(16, 8), tower=4),
 }

@@ -7,29 +7,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reporting.charts import Axis, Chart, Interval, decades, dot_plot, linear, stacked
+from reporting.charts import Axis, Chart, Interval, dot_plot, linear_axis, log_axis, stacked_bars
 
 VALUES = st.lists(st.floats(-1e6, 1e6).map(lambda v: round(v, 3)), min_size=1, max_size=20)
 
 
 @given(VALUES)
 def test_every_value_is_on_its_axis(values):
-    axis = linear("money", values)
-    assert all(0 <= axis.at(value) <= 1 for value in values)
+    axis = linear_axis("money", values)
+    assert all(0 <= axis.normalize(value) <= 1 for value in values)
     assert 2 <= len(axis.ticks) <= 8
     assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
 
 
 @given(st.lists(st.floats(1e-6, 1.0), max_size=20))
 def test_probabilities_are_on_a_logarithmic_axis(values):
-    axis = decades("p", values)
-    assert all(-1e-9 <= axis.at(value) <= 1 + 1e-9 for value in values)
-    assert axis.at(axis.low * 10) - axis.at(axis.low) == pytest.approx(axis.at(1.0) - axis.at(0.1))
+    axis = log_axis("p", values)
+    assert all(-1e-9 <= axis.normalize(value) <= 1 + 1e-9 for value in values)
+    assert axis.normalize(axis.low * 10) - axis.normalize(axis.low) == pytest.approx(
+        axis.normalize(1.0) - axis.normalize(0.1)
+    )
 
 
 def test_marks_are_where_the_values_are():
     chart = Chart(Axis("x", 0, 10, (0, 5, 10)), Axis("y", 0, 1, (0, 1)), width=182, height=160, right=20)
-    assert chart.inner == (100, 100)
+    assert chart.plot_size == (100, 100)
     chart.dot(5, 0.25, "ours", "tip <1>")
     assert '<circle class="ours" cx="112.0" cy="89.0" r="4"><title>tip &lt;1&gt;</title>' in chart.svg(
         "a chart"
@@ -41,7 +43,7 @@ def test_labels_keep_apart():
     for k in range(4):
         chart.dot(0.5 + 0.005 * k, 0.5, "other", "")
         chart.label(0.5 + 0.005 * k, 0.5, f"system {k}")
-    boxes = chart.boxes[1::2]
+    boxes = chart.occupied_boxes[1::2]
     for k, (left, top, right, bottom) in enumerate(boxes):
         for other in boxes[:k]:
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
@@ -56,7 +58,9 @@ def test_intervals_and_shares():
     low, high = (left + inner * share for share in (0.625, 0.875))
     assert f"M{low:.1f}" in svg
     assert f"H{high:.1f}" in svg
-    bars = [float(w) for w in re.findall(r'width="([\d.]+)" height', stacked([("a", [0.5, 0.5])], "gates"))]
+    bars = [
+        float(w) for w in re.findall(r'width="([\d.]+)" height', stacked_bars([("a", [0.5, 0.5])], "gates"))
+    ]
     assert bars[0] == pytest.approx(bars[1], abs=0.11)
 
 
@@ -70,7 +74,7 @@ def test_a_band_lies_between_low_and_high():
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=20))
 def test_labels_at_the_end_are_in_order_and_inside(values):
     chart = Chart(Axis("x", 0, 1, ()), Axis("y", 0, 100, ()), height=360)
-    chart.ends([(value, f"v{value}") for value in values])
+    chart.end_labels([(value, f"v{value}") for value in values])
     label = r'<text class="label" x="[\d.]+" y="([\d.]+)" text-anchor="start">v(\d+)<'
     found = re.findall(label, chart.svg("a chart"))
     tops = [float(top) for top, _ in found]

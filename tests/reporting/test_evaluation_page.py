@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from reporting import tables
-from reporting.evaluation.page import page
+from reporting.evaluation.page import report_page
 
 
 def row(system="sextet", order="value", part="all", seed=0, ndcg6=0.5, revenue6=20.0):
@@ -26,7 +26,7 @@ ROWS = [
 
 
 def test_summary_over_seeds():
-    popularity, ours, new = tables.summary(ROWS)
+    popularity, ours, new = tables.summarize_leaderboard(ROWS)
     assert (popularity["system"], popularity["seeds"]) == ("popularity", 1)
     assert math.isnan(popularity["ndcg6_sd"])
     assert ours["ndcg6"] == pytest.approx(0.5)
@@ -37,7 +37,7 @@ def test_summary_over_seeds():
 
 def test_rows_of_heads_over_seeds():
     heads = [{"seed": s, "head": h, "auc": 0.8 + s / 100} for s in (1, 2, 3) for h in ("click", "purchase")]
-    click, purchase = tables.over_seeds(heads, ("head",))
+    click, purchase = tables.aggregate_seeds(heads, ("head",))
     assert (click["head"], click["seeds"], purchase["head"]) == ("click", 3, "purchase")
     assert click["auc"] == pytest.approx(0.82)
     assert click["auc_sd"] == pytest.approx(0.01)
@@ -161,7 +161,7 @@ class Outline(HTMLParser):
 
 
 def test_the_page_loads_nothing_and_is_well_formed():
-    text = page(make_report())
+    text = report_page(make_report())
     titles = Outline(text).titles
     assert not re.search(r"https?:|url\(|@import|<script|<link|<img", text)
     assert "Which system shows what is bought?" in titles
@@ -177,7 +177,7 @@ def test_the_page_loads_nothing_and_is_well_formed():
 
 
 def test_the_page_over_seeds_shows_the_spread():
-    text = page(make_report((0, 1, 2)))
+    text = report_page(make_report((0, 1, 2)))
     assert "0.5000 ± 0.1000" in text  # NDCG of 0.4, 0.5, 0.6
     assert "0.0050 ± 0.0010" in text  # calibration error
     assert "means over 3 trained models" in text
@@ -190,13 +190,13 @@ def test_the_page_shows_what_training_noted():
         "gradient_cosine": [{"step": 10, "click~value": 0.5}, {"step": 20, "click~value": -0.25}],
         "alarms": ["a head collapsed"],
     }
-    text = page(make_report() | {"health": health})
+    text = report_page(make_report() | {"health": health})
     assert "Was training healthy?" in Outline(text).titles
     assert "Alarms raised: 1." in text
     assert "a head collapsed" in text
     assert "click: expert 1 75.0%" in text
     assert "click – value" in text
-    quiet = page(make_report() | {"health": {"gates": {}, "gradient_cosine": [], "alarms": []}})
+    quiet = report_page(make_report() | {"health": {"gates": {}, "gradient_cosine": [], "alarms": []}})
     assert "No alarm was raised." in quiet
 
 
@@ -206,4 +206,4 @@ def test_a_slice_without_checkouts_has_no_table():
         r | {"checkouts": 0, "ndcg6": None, "revenue6": None} if r["slice"] == "cold_users" else r
         for r in report["leaderboard"]
     ]
-    assert "Cold users" not in Outline(page(report | {"leaderboard": empty})).titles
+    assert "Cold users" not in Outline(report_page(report | {"leaderboard": empty})).titles

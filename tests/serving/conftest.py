@@ -10,7 +10,7 @@ import pytest
 from serving import Recommender
 from serving.events import impression_log
 from serving.storage.bundle import read_arrow
-from serving.storage.versions import point
+from serving.storage.versions import set_current_version
 
 NAMES = ("20240101T000000Z-a", "20240201T000000Z-b", "20240301T000000Z-c")  # versions of `root`
 
@@ -64,5 +64,5 @@ def root(version: Path, tmp_path: Path) -> Path:
     ranker = root / NAMES[1] / "ranker.ts"
     ranker.write_bytes(ranker.read_bytes()[:-1000])
     (root / ".partial-1").mkdir()
-    point(root, NAMES[2])
+    set_current_version(root, NAMES[2])
     return root

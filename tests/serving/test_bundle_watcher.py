@@ -12,8 +12,8 @@ from statistics import median
 import pytest
 
 from serving import Checkout, Line, Recommender
-from serving.bundle_watcher import Swap, alone
-from serving.storage.versions import point
+from serving.bundle_watcher import BundleWatcher, load_lock
+from serving.storage.versions import set_current_version
 from tests.serving.conftest import NAMES
 from tests.serving.http.services import Command, command, until
 
@@ -29,79 +29,87 @@ def test_a_good_version_is_taken_and_a_bad_one_is_not(root: Path) -> None:
         loaded.append(folder)
         return Recommender.load(folder)
 
-    swap = Swap(root, load, notice=outcomes.append)
+    swap = BundleWatcher(root, load, on_load_outcome=outcomes.append)
     assert swap.recommender is None
     assert swap.reason == "the bundle is being loaded"
-    swap.look()
+    swap.poll()
     first = swap.recommender
     assert (first.bundle.version, swap.reason) == (NAMES[2], "")
     for _ in range(3):
-        swap.look()
+        swap.poll()
     assert len(loaded) == 1
-    point(root, NAMES[1])
+    set_current_version(root, NAMES[1])
     for _ in range(3):  # it is not tried again every second
-        swap.look()
+        swap.poll()
     assert swap.recommender is first
     assert "ranker.ts" in swap.reason
     assert NAMES[1] in swap.reason
-    point(root, NAMES[0])
-    swap.look()
+    set_current_version(root, NAMES[0])
+    swap.poll()
     assert (swap.recommender.bundle.version, swap.reason) == (NAMES[0], "")
     (root / "current").unlink()
-    swap.look()
+    swap.poll()
     assert swap.recommender.bundle.version == NAMES[0]
     assert "no bundle here" in swap.reason
-    point(root, "gone")
-    swap.look()
+    set_current_version(root, "gone")
+    swap.poll()
     assert "a folder that is gone" in swap.reason
-    point(root, NAMES[0])
-    swap.look()
+    set_current_version(root, NAMES[0])
+    swap.poll()
     assert swap.reason == ""
     assert outcomes == ["loaded", "refused", "loaded"]
 
 
 def test_a_bad_version_is_tried_again_later(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    point(root, NAMES[1])
-    swap = Swap(root, Recommender.load)
-    swap.look()
+    set_current_version(root, NAMES[1])
+    swap = BundleWatcher(root, Recommender.load)
+    swap.poll()
     shutil.copy(root / NAMES[0] / "ranker.ts", root / NAMES[1])  # the copy comes to its end
-    swap.look()
+    swap.poll()
     assert swap.recommender is None
     monkeypatch.setattr("serving.bundle_watcher.RETRY", 0.0)
-    swap.look()
+    swap.poll()
     assert swap.recommender.bundle.version == NAMES[1]
 
 
 def test_processes_take_turns(root: Path) -> None:
     """Who answers waits while another process loads, who does not loads at once."""
-    point(root, NAMES[0])
-    swap, starting = Swap(root, Recommender.load), Swap(root, Recommender.load)
-    swap.look()
-    point(root, NAMES[2])
-    with alone(root) as turn:
+    set_current_version(root, NAMES[0])
+    swap, starting = BundleWatcher(root, Recommender.load), BundleWatcher(root, Recommender.load)
+    swap.poll()
+    set_current_version(root, NAMES[2])
+    with load_lock(root) as turn:
         assert turn
-        swap.look()
+        swap.poll()
         assert (swap.recommender.bundle.version, swap.reason) == (NAMES[0], "")
-        starting.look()
+        starting.poll()
         assert starting.recommender.bundle.version == NAMES[2]
-    swap.look()
+    swap.poll()
     assert swap.recommender.bundle.version == NAMES[2]
 
 
 def test_the_old_version_is_freed(root: Path) -> None:
     """By its last request, without the garbage collector, which does not look at what was taken from it."""
-    swap = Swap(root, lambda folder: Recommender.load(folder, root / "store.arrow"))
-    swap.look()
+    swap = BundleWatcher(root, lambda folder: Recommender.load(folder, root / "store.arrow"))
+    swap.poll()
     old = swap.recommender
     old.recommend(Checkout("u001", [Line("i001")], categories=["c0"]), 1e9)
-    parts = [old, old.bundle, old.eligible, old.encoder, old.popular, old.store, old.bundle.index]
-    parts += [old.bundle.catalog[-1], old.bundle.ranker, old.bundle.title, old.vectors]
+    parts = [
+        old,
+        old.bundle,
+        old.eligibility_filter,
+        old.feature_encoder,
+        old.popularity_fallback,
+        old.store,
+        old.bundle.index,
+    ]
+    parts += [old.bundle.catalog[-1], old.bundle.ranker, old.bundle.title, old.item_vectors]
     gone = [weakref.ref(part) for part in parts]
     parts.clear()
-    point(root, NAMES[0])
+    set_current_version(root, NAMES[0])
     gc.disable()
     try:
-        swap.look()
+        swap.poll()
         assert all(part() is not None for part in gone)  # a request is being answered by it
         del old
         assert [part() for part in gone] == [None] * len(gone)
@@ -138,7 +146,7 @@ def test_no_request_fails_while_versions_change(root: Path) -> None:
         for thread in shops:
             thread.start()
         for name in (NAMES[0], NAMES[1], NAMES[2], NAMES[0]):
-            point(root, name)
+            set_current_version(root, name)
             if name == NAMES[1]:
                 until(lambda: "ranker.ts" in ready(service)["reason"])
                 assert ready(service)["bundle_version"] == NAMES[0]

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from serving import Checkout, Event, Line
-from serving.storage.golden_requests import from_json, to_json
+from serving.storage.golden_requests import checkout_from_json, checkout_to_json
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_json_keeps_everything() -> None:
         "u", [Line("a", 2, 0.1), Line("b")], ts=5, history=[Event("c", 3, "click")],
         context={"store": "1"}, profile={"age": 3.5}, exclude=["z", "y"], order_id="o1",
     )  # fmt: skip
-    again = from_json(to_json(checkout))
+    again = checkout_from_json(checkout_to_json(checkout))
     assert (again.basket, again.order_id) == (checkout.basket, "o1")
     assert again.history == checkout.history
     assert (again.context, again.profile, set(again.exclude)) == (

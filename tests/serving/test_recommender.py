@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import BundleError, Checkout, Event, Line, Recommender, Slate
-from serving.pipeline.slate_policy import Policy
-from serving.storage.golden_requests import read
+from serving.pipeline.slate_policy import SlatePolicy
+from serving.storage.golden_requests import read_golden_requests
 
 IDS = st.one_of(st.integers(0, 90).map(lambda k: f"i{k:03d}"), st.text(min_size=1, max_size=5))
 AMOUNT = st.floats(1e-3, 1e12)
@@ -40,7 +40,7 @@ def checked(recommender: Recommender, checkout: Checkout, slate: Slate, count: i
     ids = [item.item_id for item in slate.items]
     assert len(ids) == len(set(ids)) == count
     assert not set(ids) & set(checkout.exclude)
-    assert all(recommender.bundle.available[recommender.bundle.row_of(item_id)] for item_id in ids)
+    assert all(recommender.bundle.available[recommender.bundle.item_rows(item_id)] for item_id in ids)
     for item in slate.items:
         if item.purchase is not None:
             assert 0 <= item.purchase <= item.click <= 1
@@ -67,7 +67,7 @@ def test_a_huge_history(shared: Recommender) -> None:
 
 
 def test_items_come_in_the_order_that_was_asked(shared: Recommender) -> None:
-    for checkout, _ in read(shared.bundle):
+    for checkout, _ in read_golden_requests(shared.bundle):
         by_value = shared.recommend(checkout, math.inf, 1.0).items
         assert [i.value for i in by_value] == sorted((i.value for i in by_value), reverse=True)
         by_chance = shared.recommend(checkout, math.inf, 0.0).items
@@ -81,9 +81,9 @@ def test_cap_and_diversity_in_service(version) -> None:
     """A bundle whose manifest asks for them shows other slates, never more of a category than the cap."""
     plain = Recommender.load(version)
     capped = Recommender(plain.bundle)
-    capped.policy = Policy(category_cap=1, diversity=0.3)
+    capped.policy = SlatePolicy(category_cap=1, diversity=0.3)
     differs = 0
-    for checkout, _ in read(plain.bundle):
+    for checkout, _ in read_golden_requests(plain.bundle):
         slate = checked(capped, checkout, capped.recommend(checkout, math.inf))
         assert slate.tier == "ranked"
         assert len({item.category for item in slate.items}) == 6
@@ -92,7 +92,7 @@ def test_cap_and_diversity_in_service(version) -> None:
 
 
 def test_what_is_excluded_makes_room_for_the_next_best(shared: Recommender) -> None:
-    checkout = read(shared.bundle)[0][0]
+    checkout = read_golden_requests(shared.bundle)[0][0]
     slate = shared.recommend(checkout, math.inf)
     first = slate.items[0].item_id
     without = shared.recommend(replace(checkout, exclude=[first]), math.inf)
@@ -108,7 +108,7 @@ def mine(version) -> Recommender:
 
 @pytest.fixture
 def checkout(mine: Recommender) -> Checkout:
-    return read(mine.bundle)[0][0]
+    return read_golden_requests(mine.bundle)[0][0]
 
 
 def broken(*_: object) -> None:
@@ -176,7 +176,7 @@ def test_without_the_store_the_basket_answers(mine: Recommender, monkeypatch: py
 
 
 def test_encoding_that_fails_leaves_it_to_popularity(mine: Recommender) -> None:
-    mine.encoder.columns = broken
+    mine.feature_encoder.encode_arrays = broken
     for basket, tier in (([Line("i001")], "category"), ([Line("?")], "popularity"), ([], "popularity")):
         checkout = Checkout(None, basket)
         slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
@@ -185,11 +185,11 @@ def test_encoding_that_fails_leaves_it_to_popularity(mine: Recommender) -> None:
 
 
 def test_the_category_tier_shows_bestsellers_of_the_basket(mine: Recommender) -> None:
-    mine.encoder.columns = broken
+    mine.feature_encoder.encode_arrays = broken
     slate = mine.recommend(Checkout(None, [Line("i001")]))
     bundle = mine.bundle
-    leaf = bundle.leaf[bundle.row_of("i001")]
-    shown = [bundle.row_of(item.item_id) for item in slate.items]
+    leaf = bundle.leaf[bundle.item_rows("i001")]
+    shown = [bundle.item_rows(item.item_id) for item in slate.items]
     assert all(bundle.leaf[row] == leaf for row in shown)
     ranks = [bundle.fallback_rank[row] for row in shown]
     assert ranks == sorted(ranks)
@@ -201,7 +201,7 @@ def test_the_category_tier_shows_bestsellers_of_the_basket(mine: Recommender) ->
 def test_a_stage_that_would_miss_the_deadline_is_not_started(
     mine: Recommender, checkout: Checkout, slow: str, tier: str
 ) -> None:
-    mine.stages.expected[slow] = 1e6
+    mine.stage_stats.expected_ms[slow] = 1e6
     slate = checked(mine, checkout, mine.recommend(checkout, deadline_ms=1000))
     assert slate.tier == tier
     assert slate.reason.startswith(f"{slow}: ")
@@ -216,7 +216,7 @@ def test_no_time_at_all(mine: Recommender, checkout: Checkout) -> None:
 
 
 def test_exclusions_are_topped_up(mine: Recommender) -> None:
-    everything = mine.bundle.item_id.take(pa.array(mine.popular.everything)).to_pylist()
+    everything = mine.bundle.item_id.take(pa.array(mine.popularity_fallback.all_items)).to_pylist()
     for left in (7, 6, 5, 1, 0):
         checkout = Checkout("u001", [Line("i001")], exclude=set(everything[left:]))
         slate = checked(mine, checkout, mine.recommend(checkout, math.inf), min(6, left))
@@ -235,13 +235,13 @@ def test_a_slate_keeps_to_the_categories_that_are_asked_for(mine: Recommender, b
     for path in asked:
         inside = bundle.available & ((paths == path) | np.char.startswith(paths, f"{path}/"))
         shown = mine.recommend(Checkout("u001", [Line("i001")], categories=[path]), math.inf).items
-        rows = [bundle.row_of(item.item_id) for item in shown]
+        rows = [bundle.item_rows(item.item_id) for item in shown]
         assert inside[rows].all()
         assert len(set(rows)) == len(rows) == min(6, inside.sum())
 
 
 def test_threads_share_a_recommender(shared: Recommender) -> None:
-    requests = [checkout for checkout, _ in read(shared.bundle)] * 8
+    requests = [checkout for checkout, _ in read_golden_requests(shared.bundle)] * 8
     alone = [[item.item_id for item in shared.recommend(c, math.inf).items] for c in requests]
     with ThreadPoolExecutor(4) as pool:
         together = [
@@ -264,6 +264,6 @@ def test_an_order_by_margin(mine: Recommender, checkout: Checkout) -> None:
     margin = np.where(np.arange(len(mine.bundle.margin)) % 2, 0.9, 0.001).astype(np.float32)
     keeping = Recommender(replace(asked, margin=margin))
     slate = checked(keeping, checkout, keeping.recommend(checkout, math.inf))
-    kept = [item.value * margin[mine.bundle.row_of(item.item_id)] for item in slate.items]
+    kept = [item.value * margin[mine.bundle.item_rows(item.item_id)] for item in slate.items]
     assert kept == sorted(kept, reverse=True)
     assert slate.items != mine.recommend(checkout, math.inf).items

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from serving import open_store
-from serving.checkout import KINDS
+from serving.checkout import HISTORY_KINDS
 from serving.storage.bundle import read_arrow
 from tests.serving.events.logs import logged
 from tests.serving.http.services import Command
@@ -92,7 +92,7 @@ def test_a_household_pays_clicks_and_buys(version: Path, tmp_path: Path, browser
         assert orders(opened, "u003") == [[second["title"]], basket, past[0], past[1]]
         known = open_store(tmp_path / "store.db").get("u003")
         assert len(known.item_id) == before + len(basket) + 2  # what was clicked, and then bought
-        assert [KINDS[kind] for kind in known.kind[-2:]] == ["click", "purchase"]
+        assert [HISTORY_KINDS[kind] for kind in known.kind[-2:]] == ["click", "purchase"]
         opened.stop()
     rows = logged(tmp_path / "events")
     assert {(row["request_id"], row["user_id"]) for row in rows} == {(told["request"], "u003")}

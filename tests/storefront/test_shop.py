@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from serving.http.settings import Settings
 from serving.stores.arrow import ArrowStore
-from serving.stores.base import Facts
+from serving.stores.base import UserHistory
 from storefront import catalog_queries
-from storefront.__main__ import held, main
-from storefront.app import PAGE, create_shop
+from storefront.__main__ import lock_folder, main
+from storefront.app import PAGE_DIR, create_shop_app
 from tests.serving.http.services import Client, serving, six
 
 LONG = 60_000.0  # ms: a busy machine must not change what is answered
@@ -29,7 +29,7 @@ LONG = 60_000.0  # ms: a busy machine must not change what is answered
 def client(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("shop")
     asked = Settings(version.parent, str(folder / "store.db"), folder / "events", deadline_ms=LONG)
-    with serving(create_shop(asked, version.parent / "store.arrow")) as started:
+    with serving(create_shop_app(asked, version.parent / "store.arrow")) as started:
         yield started
 
 
@@ -53,13 +53,13 @@ def test_the_page_and_all_that_it_names_come_from_here(client: Client) -> None:
     assert "unsafe" not in policy
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page.text)
     named = set(re.findall(r'(?:src|href)="(/shop/[^"]+)"', page.text))
-    for script in PAGE.glob("*.js"):
+    for script in PAGE_DIR.glob("*.js"):
         named |= {f"/shop/page/{name}" for name in re.findall(r'from "\./([^"]+)"', script.read_text())}
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", script.read_text())
-    assert named == {f"/shop/page/{file.name}" for file in PAGE.iterdir() if file.name != "index.html"}
+    assert named == {f"/shop/page/{file.name}" for file in PAGE_DIR.iterdir() if file.name != "index.html"}
     for path in named:
         assert client.get(path).status_code == 200
-    everything = page.text + "".join(file.read_text() for file in PAGE.iterdir())
+    everything = page.text + "".join(file.read_text() for file in PAGE_DIR.iterdir())
     assert set(re.findall(r"https?://[^\"' )]+", everything)) == {"http://www.w3.org/2000/svg"}
     assert client.get("/shop/page/%2e%2e/app.py").status_code == 404
     assert client.get("/shop/nothing").headers["content-type"] == "application/problem+json"
@@ -67,7 +67,9 @@ def test_the_page_and_all_that_it_names_come_from_here(client: Client) -> None:
 
 def test_the_clock_starts_behind_the_data(client: Client, version: Path, stored: ArrowStore) -> None:
     about = client.get("/shop/about").json()
-    newest = max(facts.ts[facts.kind == catalog_queries.PURCHASE][-1] for _, facts in stored.users())
+    newest = max(
+        facts.ts[facts.kind == catalog_queries.PURCHASE_KIND][-1] for _, facts in stored.iter_users()
+    )
     assert newest < about["now"] < newest + 3600
     assert client.get("/shop/about").json()["now"] > about["now"]
     assert (about["bundle_version"], about["items"], about["households"]) == (version.name, 80, len(stored))
@@ -84,7 +86,7 @@ def test_items_have_all_words_and_the_most_popular_come_first(client: Client, wo
         for row in np.argsort(bundle.fallback_rank, kind="stable").tolist()
         if bundle.fallback_rank[row] >= 0 and all(word in titles[row] for word in words.lower().split())
     ]
-    found = catalog_queries.search(bundle, words, limit)
+    found = catalog_queries.search_items(bundle, words, limit)
     assert [item["item_id"] for item in found] == [bundle.item_id[row].as_py() for row in fitting[:limit]]
 
 
@@ -111,7 +113,7 @@ def test_households_are_spread_or_begin_with_what_was_typed(
         "user_id": pa.array(ids, pa.string()),
         "ts": pa.array([[0] * n for n in counts], pa.list_(pa.int64())),
     })  # fmt: skip
-    found = catalog_queries.some(catalog_queries.households_of(stored), starts, limit)
+    found = catalog_queries.search_households(catalog_queries.household_table(stored), starts, limit)
     assert {(one["user_id"], one["events"]) for one in found} <= set(zip(ids, counts, strict=True))
     fitting = [name for name in ids if name.startswith(starts)]
     assert len({one["user_id"] for one in found}) == len(found) == min(limit, len(fitting))
@@ -131,18 +133,18 @@ def test_households_are_those_of_the_store(client: Client, stored: ArrowStore) -
 
 def test_orders_are_the_purchases_of_one_second(client: Client, stored: ArrowStore) -> None:
     bundle = client.service.recommender().bundle
-    for user_id, facts in stored.users():
+    for user_id, facts in stored.iter_users():
         bought = [
             (int(facts.ts[k]), item, float(facts.quantity[k]), pytest.approx(float(facts.price[k]), abs=1e-5))
             for k, item in enumerate(facts.item_id)
-            if facts.kind[k] == catalog_queries.PURCHASE
+            if facts.kind[k] == catalog_queries.PURCHASE_KIND
         ]
         expected = [(ts, [line[1:] for line in lines]) for ts, lines in groupby(bought, lambda line: line[0])]
         assert len(expected) > 3
         assert len(bought) < len(facts.item_id) or user_id not in ("u001", "u002")  # clicks are no orders
         found = [
             (order["ts"], [(line["item_id"], line["quantity"], line["price"]) for line in order["lines"]])
-            for order in catalog_queries.orders(facts, bundle, 3)
+            for order in catalog_queries.past_orders(facts, bundle, 3)
         ]
         assert found == expected[:-4:-1]
 
@@ -150,8 +152,8 @@ def test_orders_are_the_purchases_of_one_second(client: Client, stored: ArrowSto
 def test_an_order_of_what_the_bundle_does_not_know(client: Client) -> None:
     bundle = client.service.recommender().bundle
     one = np.ones(2, np.float32)
-    facts = Facts(["gone", "i001"], np.array([5, 5]), np.zeros(2, np.int64), one, one * np.nan)
-    (order,) = catalog_queries.orders(facts, bundle, 1)
+    facts = UserHistory(["gone", "i001"], np.array([5, 5]), np.zeros(2, np.int64), one, one * np.nan)
+    (order,) = catalog_queries.past_orders(facts, bundle, 1)
     gone, known = order["lines"]
     assert (gone["item_id"], gone["title"], gone["price"]) == ("gone", "gone", 0)
     assert known["price"] == pytest.approx(bundle.price[bundle.row_of("i001")], abs=1e-5)
@@ -173,7 +175,7 @@ def test_what_was_paid_is_a_past_order(client: Client) -> None:
 
 def test_without_an_exported_store_there_are_only_guests(version: Path, tmp_path: Path) -> None:
     asked = Settings(version, str(tmp_path / "store.db"), tmp_path / "events", deadline_ms=LONG)
-    with serving(create_shop(asked)) as started:
+    with serving(create_shop_app(asked)) as started:
         assert started.get("/shop/households").json() == []
         assert started.get("/shop/about").json()["households"] == 0
         six(started.post("/v1/recommendations", {"basket": [{"item_id": "i001"}]}))
@@ -192,7 +194,7 @@ def test_what_cannot_open_says_why(version: Path, tmp_path: Path, capsys: pytest
         taken.listen()
         assert main([*bundle, *folder, "--port", str(taken.getsockname()[1])]) == 1
         assert "in use" in capsys.readouterr().err
-    with held(tmp_path / "shop"):
+    with lock_folder(tmp_path / "shop"):
         assert main([*bundle, *folder]) == 1
         assert "a shop is open there" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):

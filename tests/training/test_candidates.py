@@ -7,14 +7,21 @@ import pyarrow as pa
 import torch
 from omegaconf import OmegaConf
 
-from data.catalog import Neighbours
-from data.io.batches import CANDIDATES
-from models.candidates.sources import SOURCES, CandidateSources, Lists, bit
+from data.catalog import ItemNeighbours
+from data.io.batches import CANDIDATE_DTYPES
+from models.candidates.sources import CANDIDATE_SOURCES, CandidateSources, ItemLists, source_bit
 from models.embeddings import unpack_int8
 from tests.models.shops import DAY, NOW, random_candidates, random_catalog, random_query
 from tests.training.test_labels import random_outcomes
-from training.candidates import Related, by_leaf, recall, sources_at, with_candidates, with_shown
-from training.retrieval import nearest
+from training.candidates import (
+    NeighbourTables,
+    add_impressions,
+    append_candidate_columns,
+    bestsellers_by_leaf,
+    build_candidate_sources,
+    candidate_recall,
+)
+from training.retrieval import exact_top_k
 
 LIMITS = {
     "ann": 4,
@@ -23,34 +30,34 @@ LIMITS = {
     "category": 2,
     "popularity": 5,
     "recency": 3,
-    "collaborative": 3,
-    "half_life": 60.0,
+    "ease": 3,
+    "buy_again_half_life": 60.0,
 }
 CFG = OmegaConf.create({"retrieval": {"sources": LIMITS}})
 
 
-def tables(score: float, snapshot: int = 0) -> Related:
+def tables(score: float, snapshot: int = 0) -> NeighbourTables:
     """At one snapshot item 1 goes with item 5: in one order by `score`, by users by twice that."""
-    return Related(*({snapshot: one_pair(score * times)} for times in (1, 2)))
+    return NeighbourTables(*({snapshot: one_pair(score * times)} for times in (1, 2)))
 
 
-def one_pair(score: float) -> Neighbours:
-    return Neighbours(
+def one_pair(score: float) -> ItemNeighbours:
+    return ItemNeighbours(
         torch.cat([torch.zeros(2), torch.ones(30)]).long(), torch.tensor([5]), torch.tensor([score])
     )
 
 
 def shared(sources: CandidateSources, name: str) -> list[int]:
     """What one source proposes to everyone."""
-    return sources.shared[sources.shared_bits == bit(name)].tolist()
+    return sources.global_items[sources.global_source_bits == source_bit(name)].tolist()
 
 
-def lists(sources: CandidateSources, which: int) -> Lists:
+def lists(sources: CandidateSources, which: int) -> ItemLists:
     """Neighbours, leaves or peers."""
-    rows = [*sources.list_rows, sources.list_offsets.numel()]
+    rows = [*sources.list_row_offsets, sources.list_offsets.numel()]
     offsets = sources.list_offsets[rows[which] : rows[which + 1]]
     of_it = slice(int(offsets[0]), int(offsets[-1]))
-    return Lists(offsets, sources.list_items[of_it], sources.list_scores[of_it])
+    return ItemLists(offsets, sources.list_items[of_it], sources.list_scores[of_it])
 
 
 def test_tables_hold_only_what_the_snapshot_knew() -> None:
@@ -63,16 +70,16 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
     catalog = catalog._replace(
         popularity=popularity, first_sold=first, available=torch.tensor([False] + [True] * 30)
     )
-    both = Related({0: one_pair(0.25), 1: one_pair(0.75)}, {0: one_pair(0.5), 1: one_pair(1.5)})
-    early = sources_at(CFG, catalog, both, 0, NOW)
+    both = NeighbourTables({0: one_pair(0.25), 1: one_pair(0.75)}, {0: one_pair(0.5), 1: one_pair(1.5)})
+    early = build_candidate_sources(CFG, catalog, both, 0, NOW)
     assert shared(early, "popularity") == [1, 2, 3, 4, 5]
     assert shared(early, "recency") == [2, 4]  # item 3 is first sold tomorrow
     assert set(lists(early, 1).item.tolist()) <= set(range(1, 9))
     for wanted, found in (
         ([0.25], early),
-        ([0.75], sources_at(CFG, catalog, both, 1, NOW + 7 * DAY)),
-        ([0.25], sources_at(CFG, catalog, tables(0.25), 1, NOW)),
-        ([], sources_at(CFG, catalog, tables(0.25, 1), 0, NOW)),
+        ([0.75], build_candidate_sources(CFG, catalog, both, 1, NOW + 7 * DAY)),
+        ([0.25], build_candidate_sources(CFG, catalog, tables(0.25), 1, NOW)),
+        ([], build_candidate_sources(CFG, catalog, tables(0.25, 1), 0, NOW)),
     ):
         assert lists(found, 0).score.tolist() == wanted
         assert lists(found, 2).score.tolist() == [2 * score for score in wanted]
@@ -80,36 +87,36 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
 
 def test_unavailable_items_are_in_no_table() -> None:
     catalog = random_catalog(4)
-    sources = sources_at(CFG, catalog, tables(0.5), 0, NOW)
-    assert catalog.available[torch.cat([sources.shared, lists(sources, 1).item])].all()
+    sources = build_candidate_sources(CFG, catalog, tables(0.5), 0, NOW)
+    assert catalog.available[torch.cat([sources.global_items, lists(sources, 1).item])].all()
 
 
 def test_a_shop_without_recent_sales_still_has_popular_items() -> None:
-    catalog = random_catalog(4)._replace(popularity=torch.zeros(2, 31))
-    sources = sources_at(CFG, catalog, tables(0.5), 0, NOW)
+    catalog = random_catalog(4)._replace(orders_28d=torch.zeros(2, 31))
+    sources = build_candidate_sources(CFG, catalog, tables(0.5), 0, NOW)
     assert len(shared(sources, "popularity")) == LIMITS["popularity"]
 
 
 def test_by_leaf_keeps_the_best_of_each() -> None:
     leaf = torch.tensor([0, 1, 1, 2, 1, 0])
-    offsets, items = by_leaf(leaf, torch.tensor([4, 3, 5, 2, 1]), 2)
+    offsets, items = bestsellers_by_leaf(leaf, torch.tensor([4, 3, 5, 2, 1]), 2)
     assert [items[a:b].tolist() for a, b in pairwise(offsets)] == [[], [4, 2], [3]]
 
 
 def test_candidates_survive_the_way_through_parquet() -> None:
     found = random_candidates(3)
-    table = with_candidates(pa.table({"order_id": list("abcd")}), found)
-    for name in CANDIDATES:
+    table = append_candidate_columns(pa.table({"order_id": list("abcd")}), found)
+    for name in CANDIDATE_DTYPES:
         flat = np.concatenate([np.asarray(row) for row in table[f"candidate_{name}"].to_pylist()])
         np.testing.assert_allclose(flat, getattr(found, name).numpy(), rtol=1e-6)
     lengths = [len(row) for row in table["candidate_item"].to_pylist()]
     assert lengths == found.offsets.diff().tolist()
-    assert len(SOURCES) == 7
+    assert len(CANDIDATE_SOURCES) == 7
 
 
 def test_exact_search_leaves_out_the_unavailable_and_pads() -> None:
     vectors, available = torch.eye(4), torch.tensor([False, True, False, True])
-    found = nearest(torch.tensor([[9.0, 0.1, 5.0, 0.2]]), vectors, available, 3)
+    found = exact_top_k(torch.tensor([[9.0, 0.1, 5.0, 0.2]]), vectors, available, 3)
     assert found.tolist() == [[3, 1, -1]]
 
 
@@ -121,16 +128,18 @@ def test_recall_is_the_share_of_purchases_found() -> None:
     for row, (a, b) in enumerate(pairwise(outcomes.offsets)):
         bought = {int(outcomes.item[o]) for o in range(a, b) if outcomes.purchase[o]}
         expected.append(len(bought & set(lists[row])) / len(bought) if bought else float("nan"))
-    np.testing.assert_allclose(recall(found, outcomes, random_catalog(3)).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        candidate_recall(found, outcomes, random_catalog(3)).numpy(), expected, rtol=1e-6
+    )
 
 
 def test_what_was_shown_is_learned_from_too() -> None:
     """Shown items join with source 0 and their own score, affinity and taste; the other candidates stay."""
     catalog, query, outcomes = random_catalog(5), random_query(5), random_outcomes(5)
-    sources = sources_at(CFG, catalog, tables(0.25), 0, NOW)
+    sources = build_candidate_sources(CFG, catalog, tables(0.25), 0, NOW)
     vector = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
     found = sources(query, vector, torch.full([4, 1], -1), catalog)
-    joined = with_shown(found, outcomes, query, vector, sources, catalog)
+    joined = add_impressions(found, outcomes, query, vector, sources, catalog)
     table = unpack_int8(catalog.vectors)
     ends = query.history_offsets.tolist()
     bought = [
@@ -141,13 +150,18 @@ def test_what_was_shown_is_learned_from_too() -> None:
     for row in range(4):
         old, new = (
             {
-                int(c.item[k]): (int(c.source[k]), float(c.score[k]), float(c.affinity[k]), float(c.taste[k]))
+                int(c.item[k]): (
+                    int(c.source_mask[k]),
+                    float(c.score[k]),
+                    float(c.copurchase_score[k]),
+                    float(c.ease_score[k]),
+                )
                 for k in range(c.offsets[row], c.offsets[row + 1])
             }
             for c in (found, joined)
         )
         o = slice(outcomes.offsets[row], outcomes.offsets[row + 1])
-        shown = set(outcomes.item[o][outcomes.shown[o]].tolist())
+        shown = set(outcomes.item[o][outcomes.impression[o]].tolist())
         assert list(new) == sorted(set(old) | shown)
         assert {item: new[item] for item in old} == old
         basket = query.basket_item[query.basket_offsets[row] : query.basket_offsets[row + 1]].tolist()

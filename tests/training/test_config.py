@@ -6,14 +6,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from training.build_models import build_ranker, build_two_tower
-from training.config import CONFIGS, ConfigError, check_overrides, check_values
+from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
 
 SIZES = {
     "items": 31, "categories": 16, "brands": 5, "tokens": 12, "category_levels": 3,
     "context": [4], "profile": [3, 3],
 }  # fmt: skip
-RANKERS = sorted(file.stem for file in (CONFIGS / "ranker").glob("*.yaml"))
-EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml"))
+RANKERS = sorted(file.stem for file in (CONFIG_DIR / "ranker").glob("*.yaml"))
+EXPERIMENTS = sorted(file.stem for file in (CONFIG_DIR / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("ranker", RANKERS)
@@ -21,28 +21,28 @@ EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml
 def test_every_ranker_and_experiment_composes_and_builds(experiment: str, ranker: str) -> None:
     chosen = [f"ranker={ranker}"] + ([f"experiment={experiment}"] if experiment else [])
     check_overrides("train", chosen)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=chosen)
-    assert build_two_tower(cfg, SIZES).item.embeddings.output_dim > 0
+    assert build_two_tower(cfg, SIZES).item_encoder.embeddings.output_dim > 0
     built = build_ranker(cfg, SIZES)
-    assert len(built.interactions.names) > 50
-    assert cfg.ranker.mixture._target_.rsplit(".", 1)[-1] == type(built.mixture).__name__
+    assert len(built.interactions.feature_names) > 50
+    assert cfg.ranker.multitask._target_.rsplit(".", 1)[-1] == type(built.multitask).__name__
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in (CONFIGS / "query").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONFIG_DIR / "query").glob("*.yaml")))
 def test_every_query_encoder_is_built_by_its_name(name: str) -> None:
     check_overrides("train", [f"query={name}"])
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=[f"query={name}", "experiment=debug"])
     check_values(cfg)
-    query = build_two_tower(cfg, SIZES).query
+    query = build_two_tower(cfg, SIZES).query_encoder
     assert type(query).__name__ == f"{name.capitalize()}Encoder"
     keys = set(inspect.signature(type(query).__init__).parameters) - {"self", "dim", "attributes"}
     assert set(cfg.retrieval.model.query) == keys | {"_target_"}  # one to one with the constructor
 
 
 def test_an_encoder_that_cannot_be_built_says_why() -> None:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=["query=transformer", "retrieval.model.query.heads=3"])
     with pytest.raises(ConfigError, match="heads=3 must divide the width of the item vectors, 64"):
         build_two_tower(cfg, SIZES)
@@ -56,7 +56,7 @@ def test_an_encoder_that_cannot_be_built_says_why() -> None:
         ("retrieval.train.epoch=3", "Did you mean retrieval.train.epochs"),
         ("epochs=3", "retrieval.train.epochs or ranker.train.epochs"),
         ("ranker=mmo", "Did you mean mmoe"),
-        ("ranker.mixture.own=2", "no such key"),  # of another variant
+        ("ranker.multitask.specific_experts=2", "no such key"),  # of another variant
         ("retrieval.train.epochs=many", "expected a int"),
         ("+new=1", "cannot be added"),
         ("ranker.train.epochs.more=1", "no such key"),
@@ -74,9 +74,9 @@ def test_a_wrong_override_names_the_right_one(argument: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=ple", "ranker.mixture.shared=1"],
+    "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=ple", "ranker.multitask.shared_experts=1"],
                   ["data=tables", "data.root=x"],
-                  ["ranker.mixture.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=cpu"]],
+                  ["ranker.multitask.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=cpu"]],
 )  # fmt: skip
 def test_right_overrides_pass(arguments: list[str]) -> None:
     check_overrides("train", arguments)
@@ -87,7 +87,7 @@ def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> No
 
     import training.config as config
 
-    shutil.copytree(CONFIGS, tmp_path / "configs")
+    shutil.copytree(CONFIG_DIR, tmp_path / "configs")
     (tmp_path / "configs" / "experiment" / "typo.yaml").write_text(
         "# @package _global_\nretrieval: {train: {epoch: 1}}\n"
     )
@@ -104,7 +104,7 @@ def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> No
      "retrieval.model.item.id_rows=1", "retrieval.model.item.id_rows=many"],
 )  # fmt: skip
 def test_a_number_outside_its_limits_is_refused(override: str) -> None:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=[override])
     with pytest.raises(ConfigError, match=override.split("=")[0]):
         check_values(cfg)
@@ -112,5 +112,5 @@ def test_a_number_outside_its_limits_is_refused(override: str) -> None:
 
 @pytest.mark.parametrize("config", ["train", "export"])
 def test_the_defaults_are_inside_the_limits(config: str) -> None:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         check_values(compose(config))

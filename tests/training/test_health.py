@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from models.ranking.losses import probabilities
+from models.ranking.losses import click_and_purchase_probabilities
 from tests.models.variants import VARIANTS
 from training.health import (
     GateLoad,
     TrainingError,
     check_finite,
     feature_aucs,
+    find_leaks,
     gradient_cosines,
     head_alarms,
-    leaks,
 )
 from training.labels import Labels
 
@@ -24,7 +24,7 @@ def judged(seed: int = 0, n: int = 4000) -> tuple[torch.Tensor, Labels]:
     """Logits and outcomes drawn from them: nothing to complain of."""
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(n, 3, generator=g)
-    click, purchase = probabilities(logits[:, 0], logits[:, 1])
+    click, purchase = click_and_purchase_probabilities(logits[:, 0], logits[:, 1])
     u = torch.rand(n, generator=g)
     clicked, bought = (u < click).float(), (u < purchase).float()
     value = bought * logits[:, 2].exp()
@@ -76,9 +76,9 @@ def test_a_leak_is_named_whichever_way_it_points() -> None:
     bought = torch.rand(500, generator=g) < 0.1
     noise = torch.randn(500, 3, generator=g)
     features = torch.stack([noise[:, 0], noise[:, 1] + 9 * bought, -5 * bought + noise[:, 2]], dim=1)
-    found = leaks(features, ["honest", "future", "negated"], bought)
+    found = find_leaks(features, ["honest", "future", "negated"], bought)
     assert [text.split()[2] for text in found] == ["future", "negated"]
-    assert leaks(features, ["honest", "future", "negated"], torch.zeros(500, dtype=torch.bool)) == []
+    assert find_leaks(features, ["honest", "future", "negated"], torch.zeros(500, dtype=torch.bool)) == []
 
 
 def test_a_loss_that_is_no_number_stops_with_its_name_and_step() -> None:
@@ -108,14 +108,14 @@ def test_gradient_cosines_tell_agreement_from_conflict() -> None:
 def test_gate_load_is_the_mean_of_the_last_gates(name: str) -> None:
     mixture = VARIANTS[name](5, 7)
     load = GateLoad()
-    load.watch(mixture)
+    load.attach(mixture)
     for rows in (4, 9):
         mixture(torch.randn(1, 5), torch.randn(rows, 7), torch.zeros(rows, dtype=torch.int64))
-    found = load.close()
+    found = load.detach()
     mixture(torch.randn(1, 5), torch.randn(3, 7), torch.zeros(3, dtype=torch.int64))  # no longer watched
     if name in ("mmoe", "ple", "ple of one layer"):
         assert list(found) == ["click", "conversion", "value"]
-        assert load.pairs == 13
+        assert load.n_pairs == 13
         for weights in found.values():
             assert sum(weights) == pytest.approx(1.0, abs=1e-5)
         if name == "ple":  # two experts of each task, then the shared one

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.jagged import segment_ids
-from models.ranking.features.interactions import Interactions
-from models.ranking.listwise_losses import listwise_softmax
+from models.ranking.features.interactions import InteractionFeatures
+from models.ranking.listwise_losses import listwise_softmax_loss
 from models.ranking.losses import click_loss, purchase_loss
 from models.schema import Candidates, Outcomes
 from tests.models.shops import offsets, random_candidates, random_catalog, random_query
-from training.labels import Labels, Rule, label, rule, sample_negatives
+from training.labels import LabelPolicy, Labels, label_candidates, label_policy_from_meta, sample_negatives
 
 
 def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
@@ -35,7 +35,9 @@ def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
 def test_labels(seed: int, kind: tuple[bool, bool]) -> None:
     proxy, impressions = kind
     candidates, outcomes, leaf = random_candidates(seed), random_outcomes(seed), random_catalog(seed).leaf
-    click, purchase, value, position, weight = label(candidates, outcomes, leaf, Rule(*kind))
+    click, purchase, value, position, weight = label_candidates(
+        candidates, outcomes, leaf, LabelPolicy(*kind)
+    )
     for row in range(4):
         o0, o1 = outcomes.offsets[row : row + 2].tolist()
         facts = {int(outcomes.item[o]): o for o in range(o0, o1)}
@@ -44,7 +46,7 @@ def test_labels(seed: int, kind: tuple[bool, bool]) -> None:
         c0, c1 = candidates.offsets[row : row + 2].tolist()
         for c in range(c0, c1):
             item = int(candidates.item[c])
-            shown = item in facts and bool(outcomes.shown[facts[item]])
+            shown = item in facts and bool(outcomes.impression[facts[item]])
             assert position[c] == (outcomes.position[facts[item]] if item in facts else 0)
             assert weight[c] == (shown if impressions else 1)
             if impressions:
@@ -66,9 +68,16 @@ def test_labels(seed: int, kind: tuple[bool, bool]) -> None:
 
 def test_only_shown_items_have_labels_where_every_split_has_impressions() -> None:
     logged = {"click": "logged", "impressions": {"train": 9, "validation": 3, "test": 3}}
-    assert rule(logged) == Rule(proxy=False, impressions=True)
-    assert rule(logged | {"impressions": {"train": 9, "validation": 0, "test": 3}}).impressions is False
-    assert rule(logged | {"click": "leaf_category_proxy"}) == Rule(proxy=True, impressions=False)
+    assert label_policy_from_meta(logged) == LabelPolicy(proxy_clicks=False, has_impressions=True)
+    assert (
+        label_policy_from_meta(
+            logged | {"impressions": {"train": 9, "validation": 0, "test": 3}}
+        ).has_impressions
+        is False
+    )
+    assert label_policy_from_meta(logged | {"click": "leaf_category_proxy"}) == LabelPolicy(
+        proxy_clicks=True, has_impressions=False
+    )
 
 
 def many_pairs(seed: int, checkouts: int = 60, each: int = 200) -> tuple[Candidates, Labels, torch.Tensor]:
@@ -101,22 +110,22 @@ def test_sampled_negatives_keep_what_counts(seed: int, rate: float) -> None:
     segment, before = segment_ids(kept.offsets), segment_ids(candidates.offsets)
     for b in range(60):
         assert kept.score[segment == b].max() == candidates.score[before == b].max()
-        assert kept.taste[segment == b].max() == candidates.taste[before == b].max()
+        assert kept.ease_score[segment == b].max() == candidates.ease_score[before == b].max()
 
 
 def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None:
     """Over 300 draws that keep a tenth, within five standard errors; without weights they are far off."""
     candidates, labels, logits = many_pairs(1)
-    marked = candidates._replace(source=torch.arange(candidates.item.numel()))  # which pair it is
+    marked = candidates._replace(source_mask=torch.arange(candidates.item.numel()))  # which pair it is
 
     def losses(part: Candidates, known: Labels, weight: torch.Tensor) -> torch.Tensor:
-        click, conversion = logits[part.source].unbind(1)
+        click, conversion = logits[part.source_mask].unbind(1)
         total, count = weight.sum(), labels.weight.sum()  # unnormalised, so that the sum itself is judged
         return torch.stack(
             [
                 click_loss(click, known.click, weight) * total / count,
                 purchase_loss(click, conversion, known.purchase, weight) * total / count,
-                listwise_softmax(click, known.purchase, segment_ids(part.offsets), weight),
+                listwise_softmax_loss(click, known.purchase, segment_ids(part.offsets), weight),
             ]
         )
 
@@ -135,15 +144,17 @@ def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None
 def test_features_of_what_is_kept_are_those_among_all() -> None:
     """Some features are relative to the other candidates: sampling must leave what they are relative to."""
     query, catalog, found = random_query(5), random_catalog(5), random_candidates(5)
-    found = found._replace(source=torch.arange(found.item.numel()))  # which pair it is; no feature but bits
+    found = found._replace(
+        source_mask=torch.arange(found.item.numel())
+    )  # which pair it is; no feature but bits
     nothing = torch.zeros(found.item.numel())
     labels = Labels(nothing, nothing, nothing, nothing.long(), torch.ones_like(nothing))
     kept, _ = sample_negatives(found, labels, 0.01, torch.Generator().manual_seed(0))
     assert kept.item.numel() < found.item.numel()
-    interactions = Interactions(categories=16, brands=5)
+    interactions = InteractionFeatures(categories=16, brands=5)
     whole, _ = interactions(query, found, catalog)
     part, _ = interactions(query, kept, catalog)
-    torch.testing.assert_close(part, whole[kept.source])
+    torch.testing.assert_close(part, whole[kept.source_mask])
 
 
 def test_pairs_without_an_outcome_are_not_computed() -> None:
@@ -152,9 +163,9 @@ def test_pairs_without_an_outcome_are_not_computed() -> None:
     labels = labels._replace(
         weight=shown.float(), click=labels.click * shown, purchase=labels.purchase * shown
     )
-    marked = candidates._replace(source=torch.arange(candidates.item.numel()))
+    marked = candidates._replace(source_mask=torch.arange(candidates.item.numel()))
     kept, known = sample_negatives(marked, labels, 1.0, torch.Generator().manual_seed(0))
-    assert set(shown.nonzero()[:, 0].tolist()) <= set(kept.source.tolist())
-    assert known.weight.equal(labels.weight[kept.source])
+    assert set(shown.nonzero()[:, 0].tolist()) <= set(kept.source_mask.tolist())
+    assert known.weight.equal(labels.weight[kept.source_mask])
     others = (known.weight == 0).sum()
     assert 0 < others <= 120  # of each checkout, the candidates of highest score and of highest taste

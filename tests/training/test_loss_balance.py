@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from training.config import ConfigError
-from training.loss_balance import GradNorm, Uncertainty, make_balance
+from training.loss_balance import GradNorm, UncertaintyWeights, make_loss_weighting
 
 WEIGHTS = [1.0, 1.0, 0.05]
 
@@ -13,7 +13,7 @@ WEIGHTS = [1.0, 1.0, 0.05]
 @pytest.mark.parametrize("kind", ["none", "uncertainty", "gradnorm"])
 def test_every_balance_starts_at_the_fixed_weights(kind: str) -> None:
     shared = nn.Parameter(torch.tensor([1.0, 2.0]))
-    balance = make_balance(kind, WEIGHTS, shared).eval()
+    balance = make_loss_weighting(kind, WEIGHTS, shared).eval()
     losses = torch.stack([(shared * factor).square().sum() for factor in (1.0, 2.0, 3.0)])
     found = torch.autograd.grad(balance(losses, shared), shared, retain_graph=True)
     expected = torch.autograd.grad((torch.tensor(WEIGHTS) * losses).sum(), shared)
@@ -22,7 +22,7 @@ def test_every_balance_starts_at_the_fixed_weights(kind: str) -> None:
 
 def test_uncertainty_finds_the_weight_that_the_size_of_a_loss_asks_for() -> None:
     """For a fixed loss L the best σ² is 2L: exp(-s)·L + s/2 is least at s = log 2L."""
-    balance = Uncertainty(torch.ones(2))
+    balance = UncertaintyWeights(torch.ones(2))
     optimizer = torch.optim.Adam(balance.parameters(), lr=0.05)
     losses = torch.tensor([0.02, 3.0])
     for _ in range(500):
@@ -38,7 +38,9 @@ def test_gradnorm_evens_the_pull_and_favours_the_slower_task() -> None:
     norms = torch.tensor([10.0, 1.0])
     for _ in range(300):
         even.update(torch.tensor([1.0, 1.0]), norms)
-        behind.update(torch.tensor([1.0, 1.0]) if behind.first[0] == 0 else torch.tensor([1.0, 0.5]), norms)
+        behind.update(
+            torch.tensor([1.0, 1.0]) if behind.initial_losses[0] == 0 else torch.tensor([1.0, 0.5]), norms
+        )
     for balance in (even, behind):
         assert float(balance.weights.sum()) == pytest.approx(2.0, rel=1e-4)
     pull = even.weights * norms
@@ -50,13 +52,13 @@ def test_gradnorm_evens_the_pull_and_favours_the_slower_task() -> None:
 def test_gradnorm_leaves_a_task_alone_that_has_nothing_to_learn_from() -> None:
     balance = GradNorm(torch.tensor(WEIGHTS))
     balance.update(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]))
-    assert balance.first[2] == 0  # its first loss is still to come
+    assert balance.initial_losses[2] == 0  # its first loss is still to come
     assert torch.isfinite(balance.weights).all()
     assert float(balance.weights[2]) == pytest.approx(0.05, rel=0.05)  # but for the sum kept
 
 
 def test_a_balance_that_cannot_work_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected none, uncertainty, gradnorm"):
-        make_balance("pcgrad", WEIGHTS, None)
-    with pytest.raises(ConfigError, match="balance=uncertainty, or ranker=shared_bottom"):
-        make_balance("gradnorm", WEIGHTS, None)
+        make_loss_weighting("pcgrad", WEIGHTS, None)
+    with pytest.raises(ConfigError, match="loss_balancing=uncertainty, or ranker=shared_bottom"):
+        make_loss_weighting("gradnorm", WEIGHTS, None)

@@ -13,7 +13,7 @@ from data.errors import DataError
 from data.prepare import prepare
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
-from training.checkout_sampling import MOST_EPOCHS, enough_epochs, share_of, unseen_by_retrieval
+from training.checkout_sampling import MAX_EPOCHS, count_epochs, count_retrieval_rows, first_ranker_row
 from training.pipeline import open_prepared
 
 DAY = 86_400
@@ -21,21 +21,21 @@ DAY = 86_400
 
 @given(st.integers(2, 1000), st.floats(0.01, 0.99))
 def test_both_stages_get_checkouts(rows: int, share: float) -> None:
-    assert 1 <= share_of(rows, share) < rows
+    assert 1 <= count_retrieval_rows(rows, share) < rows
 
 
 def test_the_ranker_starts_after_the_last_label_of_retrieval(tmp_path: Path) -> None:
     file = tmp_path / "train.parquet"
     pq.write_table(pa.table({"ts": [day * DAY for day in range(100)]}), file)
-    assert unseen_by_retrieval(file, 50, "14d") == 49 + 14 + 1
-    assert unseen_by_retrieval(file, 50, "40d") == 50  # the gap would cost more than half
+    assert first_ranker_row(file, 50, "14d") == 49 + 14 + 1
+    assert first_ranker_row(file, 50, "40d") == 50  # the gap would cost more than half
 
 
 @given(st.integers(1, 30), st.integers(1, 5000), st.integers(1, 5000))
 def test_few_checkouts_are_seen_more_often(epochs: int, least: int, steps: int) -> None:
-    found = enough_epochs(OmegaConf.create({"epochs": epochs, "least_steps": least}), steps)
+    found = count_epochs(OmegaConf.create({"epochs": epochs, "min_steps": least}), steps)
     assert found >= epochs
-    assert found * steps >= least or found == max(epochs, MOST_EPOCHS)
+    assert found * steps >= least or found == max(epochs, MAX_EPOCHS)
     assert found == epochs or (found - 1) * steps < least
 
 

@@ -15,10 +15,16 @@ from tests.data.shop import START, iso, write_shop
 from tests.exporting.bundles import configured
 from training.build_models import build_ranker, build_two_tower
 from training.config import ConfigError
-from training.pipeline import open_prepared, run
-from training.stage_folders import read_done
+from training.pipeline import open_prepared, train_models
+from training.stage_folders import read_stage_manifest
 from training.trained_run import open_run
-from training.warm_start import learned_items, matched, open_warm, since_warm, starting_weights
+from training.warm_start import (
+    load_warm_start,
+    map_vocabulary,
+    trained_item_mask,
+    warm_start_weights,
+    with_training_window,
+)
 
 DAY = 86_400
 UNTIL = iso(START + 80 * DAY)
@@ -37,7 +43,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(folder, run): trained on a log that ended early; items were put in front of the list since."""
     folder = tmp_path_factory.mktemp("warm")
     write_shop(folder / "shop", users=40, items=40, days=110)
-    made = run(configured("train", *settings(folder, f"data.until='{UNTIL}'")))
+    made = train_models(configured("train", *settings(folder, f"data.until='{UNTIL}'")))
     file = folder / "shop" / "items.csv"
     head, *rows = file.read_text().splitlines()
     new = ",".join(["new", '"A new fig"', "food/fig", "brand9", "2.5"])
@@ -46,37 +52,41 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_words_are_found_again() -> None:
-    assert matched(["a", "b", "c"], ["c", "x", "a"]).tolist() == [0, 3, -1, 1]
+    assert map_vocabulary(["a", "b", "c"], ["c", "x", "a"]).tolist() == [0, 3, -1, 1]
 
 
 def test_weights_stand_where_what_they_are_of_stands_now(earlier: tuple[Path, Path]) -> None:
     folder, before = earlier
-    cfg = since_warm(configured("train", *settings(folder, f"warm.run={before}")))
+    cfg = with_training_window(configured("train", *settings(folder, f"warm.run={before}")))
     prepared = open_prepared(prepare(cfg))
-    warm = open_warm(cfg, prepared.folder)
+    warm = load_warm_start(cfg, prepared.folder)
     assert warm is not None
-    old = Path(before, read_done(before)["prepared"]).resolve()
+    old = Path(before, read_stage_manifest(before)["prepared"]).resolve()
     split = json.loads((old / "meta.json").read_text())["split"]
     examples = pq.read_table(prepared.folder / "examples" / "train.parquet", columns=["ts"])["ts"].to_numpy()
     assert examples.min() > split["validation_start"] - 7 * DAY
     assert prepared.meta["counts"]["checkouts"]["earlier"] > len(examples) > 0
-    towers = starting_weights(lambda: build_two_tower(cfg, prepared.sizes), warm.towers, warm.rows)
-    ranker = starting_weights(lambda: build_ranker(cfg, prepared.sizes), warm.ranker, warm.rows)
+    towers = warm_start_weights(
+        lambda: build_two_tower(cfg, prepared.table_sizes), warm.tower_weights, warm.previous_rows
+    )
+    ranker = warm_start_weights(
+        lambda: build_ranker(cfg, prepared.table_sizes), warm.ranker_weights, warm.previous_rows
+    )
     table = "item.embeddings.collection.embedding_bags.item.weight"
-    assert warm.rows["item"][:4].tolist() == [0, -1, 1, 2]  # moved by the item that came in front
-    torch.testing.assert_close(towers[table][2:], warm.towers[table][1:])
+    assert warm.previous_rows["item"][:4].tolist() == [0, -1, 1, 2]  # moved by the item that came in front
+    torch.testing.assert_close(towers[table][2:], warm.tower_weights[table][1:])
     was, now = FeatureSchema.load(old), FeatureSchema.load(prepared.folder)
     assert now.categories != was.categories
     for name, weights in (("items.collection.embedding_bags.leaf.weight", ranker),):
         for word in was.categories:
             place, had = now.categories.index(word) + 1, was.categories.index(word) + 1
-            torch.testing.assert_close(weights[name][place], warm.ranker[name][had])
-    for name, tensor in warm.ranker.items():
+            torch.testing.assert_close(weights[name][place], warm.ranker_weights[name][had])
+    for name, tensor in warm.ranker_weights.items():
         if "embedding_bags" not in name:
             torch.testing.assert_close(ranker[name], tensor)
-    learned = learned_items(warm)
+    learned = trained_item_mask(warm)
     assert not learned[1]
-    assert torch.equal(learned[2:], warm.towers["item.trained"][1:])
+    assert torch.equal(learned[2:], warm.tower_weights["item.trained"][1:])
 
 
 def test_a_warm_run_goes_on_where_the_other_was(
@@ -87,30 +97,30 @@ def test_a_warm_run_goes_on_where_the_other_was(
     still = [f"{stage}.train.{rate}=1e-8" for stage in ("retrieval", "ranker")
              for rate in ("learning_rate", "table_learning_rate")]  # fmt: skip
     cfg = configured("train", *settings(folder, f"warm.run={before}", *still))
-    made = run(cfg)
+    made = train_models(cfg)
     assert made != before
-    warm = open_warm(cfg, Path(made, read_done(made)["prepared"]).resolve())
+    warm = load_warm_start(cfg, Path(made, read_stage_manifest(made)["prepared"]).resolve())
     assert warm is not None
-    now = torch.load(Path(made, read_done(made)["retrieval"], "weights.pt"))
-    for name, tensor in warm.towers.items():
+    now = torch.load(Path(made, read_stage_manifest(made)["retrieval"], "weights.pt"))
+    for name, tensor in warm.tower_weights.items():
         if "embedding_bags" not in name and name != "item.trained":
             torch.testing.assert_close(now[name], tensor, atol=1e-4, rtol=1e-3)
     table = "item.embeddings.collection.embedding_bags.item.weight"
-    torch.testing.assert_close(now[table][2:], warm.towers[table][1:], atol=1e-4, rtol=1e-3)
-    assert run(cfg) == made  # reused
+    torch.testing.assert_close(now[table][2:], warm.tower_weights[table][1:], atol=1e-4, rtol=1e-3)
+    assert train_models(cfg) == made  # reused
     capsys.readouterr()
 
 
 def test_the_study_of_model_age_holds_both_to_one_window(earlier: tuple[Path, Path]) -> None:
     folder, before = earlier
-    made = run(configured("train", *settings(folder, f"warm.run={before}")))
-    newest, old = model_age.study(open_run(made), [before])
+    made = train_models(configured("train", *settings(folder, f"warm.run={before}")))
+    newest, old = model_age.compare_runs(open_run(made), [before])
     assert (newest["mode"], old["mode"]) == ("incremental", "full")
     assert (newest["difference"], newest["low"], newest["high"], newest["weeks_old"]) == (0, 0, 0, 0)
     assert old["weeks_old"] == pytest.approx(30 / 7, abs=0.2)
     assert old["ndcg6"] - newest["ndcg6"] == pytest.approx(old["difference"])
     assert newest["minutes"] >= newest["of_which_prepare"] >= 0  # to a tenth: they are seconds
-    shown = model_age.page([newest, old])
+    shown = model_age.html_page([newest, old])
     assert f"{old['ndcg6']:.4f}" in shown
     assert before.name in shown
 
@@ -120,12 +130,14 @@ def test_what_cannot_be_warmed_is_refused(earlier: tuple[Path, Path]) -> None:
     cfg = configured("train", *settings(folder, f"warm.run={folder}/nothing"))
     prepared = open_prepared(prepare(cfg))
     with pytest.raises(ConfigError, match=r"warm\.run=.*nothing: no finished run"):
-        open_warm(cfg, prepared.folder)
+        load_warm_start(cfg, prepared.folder)
     with pytest.raises(ConfigError, match=r"warm\.run=.*nothing: no finished run"):
-        since_warm(cfg)
+        with_training_window(cfg)
     cfg.warm.run = str(before)
-    warm = open_warm(cfg, prepared.folder)
+    warm = load_warm_start(cfg, prepared.folder)
     assert warm is not None
-    wider = OmegaConf.merge(cfg, {"ranker": {"mixture": {"tower": 9}}})
+    wider = OmegaConf.merge(cfg, {"ranker": {"multitask": {"tower": 9}}})
     with pytest.raises(ConfigError, match=r"train anew, warm\.run=null"):
-        starting_weights(lambda: build_ranker(wider, prepared.sizes), warm.ranker, warm.rows)
+        warm_start_weights(
+            lambda: build_ranker(wider, prepared.table_sizes), warm.ranker_weights, warm.previous_rows
+        )

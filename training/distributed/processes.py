@@ -20,10 +20,12 @@ from torch import Tensor
 from training.config import ConfigError
 
 T = TypeVar("T")
-PATIENT = timedelta(days=7)  # for what the first process does alone; if it dies, torchrun ends the others
+RANK_ZERO_TIMEOUT = timedelta(
+    days=7
+)  # for what the first process does alone; if it dies, torchrun ends the others
 
 
-def join(cfg: DictConfig) -> None:
+def init_processes(cfg: DictConfig) -> None:
     """Meet the other processes, if there are any.
 
     Raises ConfigError for processes without a trainer for them, and for a GPU that is not there.
@@ -32,7 +34,7 @@ def join(cfg: DictConfig) -> None:
         raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here. Use trainer=cpu")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started == 1:
-        stay_alone(backend(cfg))
+        init_single_process_group(backend(cfg))
         return
     if not cfg.trainer.processes:
         raise ConfigError(f"torchrun started {started} processes: add trainer=distributed or trainer=gpu")
@@ -47,13 +49,13 @@ def join(cfg: DictConfig) -> None:
     dist.init_process_group(backend(cfg), timeout=timedelta(minutes=cfg.trainer.timeout_minutes))
 
 
-def stay_alone(backend: str) -> None:
+def init_single_process_group(backend: str) -> None:
     """A group of this process alone. It needs no port, which another run on the machine might want."""
     if not dist.is_initialized():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the others: what follows is done by one process.
 
     Sharded models are garbage by now, but in cycles, and hold the group. Its threads would live on and want
@@ -73,40 +75,40 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def once(work: Callable[[], T]) -> T:
+def on_rank_zero(work: Callable[[], T]) -> T:
     """What `work` returns in the first process, for all of them; it must be picklable."""
-    if world() == 1:
+    if world_size() == 1:
         return work()
-    group = dist.new_group(backend="gloo", timeout=PATIENT)
+    group = dist.new_group(backend="gloo", timeout=RANK_ZERO_TIMEOUT)
     result: list[Any] = [work() if rank() == 0 else None]
     dist.broadcast_object_list(result, src=0, group=group)
     dist.destroy_process_group(group)
     return result[0]
 
 
-def together(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """The rows [n, …] of all processes, in the order of ranks; n may differ. Gradients flow back."""
-    if world() == 1:
+    if world_size() == 1:
         return rows
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world())]
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([rows.shape[0]], device=rows.device))
     sizes = [int(count) for count in counts]
     padded = torch.cat([rows, rows.new_zeros([max(sizes) - rows.shape[0], *rows.shape[1:]])])
-    parts = Gather.apply(padded)
+    parts = AllGather.apply(padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
-class Gather(torch.autograd.Function):
+class AllGather(torch.autograd.Function):
     """[n, …] of every process → [world, n, …] in each; a gradient is what all of them add up to."""
 
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
-        parts = [torch.empty_like(mine) for _ in range(world())]
+        parts = [torch.empty_like(mine) for _ in range(world_size())]
         dist.all_gather(parts, mine.contiguous())
         return torch.stack(parts)
 
@@ -117,9 +119,9 @@ class Gather(torch.autograd.Function):
         return gradient[rank()]
 
 
-def average(tensors: list[Tensor]) -> None:
+def all_reduce_mean(tensors: list[Tensor]) -> None:
     """Replace each tensor by its mean over the processes."""
-    if world() > 1:
+    if world_size() > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
-            tensor /= world()
+            tensor /= world_size()

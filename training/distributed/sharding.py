@@ -38,7 +38,7 @@ from training.config import ConfigError
 from training.distributed import processes
 
 TRAINER_STATE = "trainer.pt"
-STEP = "step"  # readable without loading anything
+STEP_FILE = "step"  # readable without loading anything
 SHARDINGS = ("table_wise", "column_wise", "row_wise")
 M = TypeVar("M", bound=nn.Module)
 N = TypeVar("N", bound=NamedTuple)
@@ -49,8 +49,8 @@ def shard(
     learning_rate: float,
     device: torch.device,
     sharding: str = "auto",
-    weights: dict[str, Tensor] | None = None,
-    outside: Iterable[str] = (),
+    initial_weights: dict[str, Tensor] | None = None,
+    external_parameters: Iterable[str] = (),
 ) -> DistributedModelParallel:
     """Fuse row-wise Adagrad into every table of `module`, shard the tables, replicate the rest.
 
@@ -66,47 +66,47 @@ def shard(
     for part in module.modules():
         if isinstance(part, EmbeddingBagCollection):
             apply_optimizer_in_backward(RowWiseAdagrad, part.parameters(), {"lr": learning_rate})
-        if isinstance(part, EmbeddingTables) and processes.world() > 1:
-            Even(part)
+        if isinstance(part, EmbeddingTables) and processes.world_size() > 1:
+            PadToMaxRows(part)
     sharders = [EmbeddingBagCollectionSharder()]
     if sharding == "auto":
-        plan = _planned(module, sharders, device)
+        plan = _plan_automatic(module, sharders, device)
     else:
-        plan = _uniform(module, sharders[0], device, sharding)
+        plan = _plan_uniform(module, sharders[0], device, sharding)
     # Not as a static graph: what each task's gradient is alone (training/health.py) would count as its first
     # pass, of which DDP learns whose gradients to average. Calibration is there but not trained.
     alike = DefaultDataParallelWrapper(
-        static_graph=False, find_unused_parameters=True, params_to_ignore=[*outside]
+        static_graph=False, find_unused_parameters=True, params_to_ignore=[*external_parameters]
     )
     model = DistributedModelParallel(
         module, device=device, plan=plan, sharders=sharders, data_parallel_wrapper=alike
     )
-    if weights is not None:
-        model.load_state_dict(weights)
+    if initial_weights is not None:
+        model.load_state_dict(initial_weights)
     return model
 
 
-class Even:
+class PadToMaxRows:
     """Gives tables as many rows to look up in every process: how many items a batch names differs, and a
     row-wise table scatters its sums in equal parts. The rows added are empty and cut off again."""
 
     def __init__(self, tables: EmbeddingTables) -> None:
-        self.rows = 0
+        self.local_rows = 0
         tables.register_forward_pre_hook(self.pad)
-        tables.register_forward_hook(self.cut)
+        tables.register_forward_hook(self.unpad)
 
     def pad(self, tables: nn.Module, inputs: Any) -> Any:
         ids, lengths, weights = inputs
         most = torch.tensor(lengths[0].numel(), device=lengths[0].device)
-        self.rows = int(most)
+        self.local_rows = int(most)
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-        return ids, [F.pad(length, (0, int(most) - self.rows)) for length in lengths], weights
+        return ids, [F.pad(length, (0, int(most) - self.local_rows)) for length in lengths], weights
 
-    def cut(self, tables: nn.Module, inputs: Any, pooled: Tensor) -> Tensor:
-        return pooled[: self.rows]
+    def unpad(self, tables: nn.Module, inputs: Any, pooled: Tensor) -> Tensor:
+        return pooled[: self.local_rows]
 
 
-def _planned(module: nn.Module, sharders: list[Any], device: torch.device) -> ShardingPlan:
+def _plan_automatic(module: nn.Module, sharders: list[Any], device: torch.device) -> ShardingPlan:
     """What TorchRec's planner thinks best. Raises ConfigError where the tables do not fit."""
     world = torch.distributed.get_world_size()
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
@@ -116,7 +116,7 @@ def _planned(module: nn.Module, sharders: list[Any], device: torch.device) -> Sh
         compute_device=device.type,
         hbm_cap=memory,
     )
-    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints(module))
+    planner = EmbeddingShardingPlanner(topology=topology, constraints=sharding_constraints(module))
     group = torch.distributed.group.WORLD
     try:
         if world > 1:
@@ -130,7 +130,7 @@ def _planned(module: nn.Module, sharders: list[Any], device: torch.device) -> Sh
         ) from error
 
 
-def _uniform(module: nn.Module, sharder: Any, device: torch.device, sharding: str) -> ShardingPlan:
+def _plan_uniform(module: nn.Module, sharder: Any, device: torch.device, sharding: str) -> ShardingPlan:
     """Every table in one way; the planner would not offer row-wise on CPUs."""
     world = torch.distributed.get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -138,14 +138,14 @@ def _uniform(module: nn.Module, sharder: Any, device: torch.device, sharding: st
     for name, part in module.named_modules():
         if isinstance(part, EmbeddingBagCollection):
             ways = {
-                config.name: _way(sharding, config.embedding_dim, k % world, world)
+                config.name: _table_sharding(sharding, config.embedding_dim, k % world, world)
                 for k, config in enumerate(part.embedding_bag_configs())
             }
             plan[name] = construct_module_sharding_plan(part, ways, sharder, local, world, device.type)
     return ShardingPlan(plan)
 
 
-def _way(sharding: str, dim: int, rank: int, world: int) -> Any:
+def _table_sharding(sharding: str, dim: int, rank: int, world: int) -> Any:
     if sharding == "row_wise":
         return row_wise()
     if sharding == "column_wise" and dim % (4 * world) == 0:  # the kernels take columns by four
@@ -153,12 +153,12 @@ def _way(sharding: str, dim: int, rank: int, world: int) -> Any:
     return table_wise(rank=rank)
 
 
-def moved(tensors: N, device: torch.device) -> N:
+def to_device(tensors: N, device: torch.device) -> N:
     """A named tuple of tensors on another device."""
     return type(tensors)(*(tensor.to(device) for tensor in tensors))
 
 
-def constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
+def sharding_constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
     """Sharded and fused for every table: data-parallel tables would have no fused optimizer."""
     kinds = [ShardingType.TABLE_WISE.value, ShardingType.COLUMN_WISE.value, ShardingType.ROW_WISE.value]
     fused = [EmbeddingComputeKernel.FUSED.value]
@@ -198,12 +198,12 @@ class ShardedStrategy(DDPStrategy):
             partial.mkdir(parents=True)
         self.barrier()
         checkpoint = dict(checkpoint)
-        dcp.save(_sharded(self.lightning_module), checkpoint_id=partial)
+        dcp.save(_sharded_state(self.lightning_module), checkpoint_id=partial)
         checkpoint.pop("state_dict")
         if self.is_global_zero:
             torch.save(checkpoint, partial / TRAINER_STATE)
-            (partial / STEP).write_text(str(checkpoint["global_step"]))
-            _replace(partial, path)
+            (partial / STEP_FILE).write_text(str(checkpoint["global_step"]))
+            _replace_folder(partial, path)
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -214,11 +214,11 @@ class ShardedStrategy(DDPStrategy):
 
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
         path = checkpoint["state_dict"]["path"]
-        state = _sharded(self.lightning_module)
-        other = _cut_otherwise(state, path)
+        state = _sharded_state(self.lightning_module)
+        other = _pop_resized_tensors(state, path)
         dcp.load(state, checkpoint_id=path)
         for table, name, current in other:
-            state["tables"]["state"][table][name] = _recut(current, table, name, state, path)
+            state["tables"]["state"][table][name] = _reshard_tensor(current, table, name, state, path)
         module: Any = self.lightning_module
         model: DistributedModelParallel = module.model
         model.load_state_dict(state["model"])
@@ -243,12 +243,12 @@ def build_and_load(build: Callable[[], M], path: Path) -> M:
     return module.eval()
 
 
-def _sharded(module: Any) -> dict[str, Any]:
+def _sharded_state(module: Any) -> dict[str, Any]:
     model: DistributedModelParallel = module.model
     return {"model": model.state_dict(), "tables": model.fused_optimizer.state_dict()}
 
 
-def _cut_otherwise(state: dict[str, Any], path: Path) -> list[tuple[str, str, Any]]:
+def _pop_resized_tensors(state: dict[str, Any], path: Path) -> list[tuple[str, str, Any]]:
     """Take out of `state` what the checkpoint holds in another size: (table, name, tensor).
 
     Row-wise Adagrad keeps a number per row, and where columns were cut one per row and piece.
@@ -265,7 +265,7 @@ def _cut_otherwise(state: dict[str, Any], path: Path) -> list[tuple[str, str, An
     return found
 
 
-def _recut(current: Any, table: str, name: str, state: dict[str, Any], path: Path) -> Any:
+def _reshard_tensor(current: Any, table: str, name: str, state: dict[str, Any], path: Path) -> Any:
     """The mean over the pieces that were, which is the number of the whole row, for the pieces that are."""
     key = f"tables.state.{table}.{name}"
     saved: Any = _load_state_dict_from_keys({key}, checkpoint_id=path)
@@ -279,7 +279,7 @@ def _recut(current: Any, table: str, name: str, state: dict[str, Any], path: Pat
     return current
 
 
-def _replace(source: Path, target: Path) -> None:
+def _replace_folder(source: Path, target: Path) -> None:
     """Put folder `source` in the place of `target`; a folder cannot be replaced in one step."""
     old = target.with_name(f"{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)

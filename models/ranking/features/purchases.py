@@ -23,86 +23,88 @@ class Purchases(NamedTuple):
 
     segment: Tensor  # [P] int64, which checkout
     item: Tensor  # [P] int64
-    age: Tensor  # [P] float32, days before the checkout, 0 for the basket
+    age_days: Tensor  # [P] float32, days before the checkout, 0 for the basket
     trips_ago: Tensor  # [P] float32, visits between then and the checkout, whose own lines have 0
     in_basket: Tensor  # [P] float32, 1 for a line of the basket just paid
     quantity: Tensor  # [P] float32
     spend: Tensor  # [P] float32
     new_trip: Tensor  # [P] bool, the first line of its visit
-    span: Tensor  # [B] float32, days since the user's first known purchase
+    tenure_days: Tensor  # [B] float32, days since the user's first known purchase
 
 
-def purchases(query: Query, history: Tensor, age: Tensor) -> Purchases:
+def collect_purchases(query: Query, history: Tensor, age: Tensor) -> Purchases:
     """What the users of B checkouts bought, their baskets last; `history` [ΣH] is the checkout of each event
     and `age` [ΣH] its days before it."""
     kept = (query.history_kind == 0).nonzero()[:, 0]
     paid = segment_ids(query.basket_offsets)
     segment = torch.cat([history.index_select(0, kept), paid])
     segment, order = segment.sort(stable=True)  # each basket behind its own history
-    ts = joined(query.history_ts, query.ts.index_select(0, paid), kept, order)
-    price = joined(query.history_price, query.basket_price, kept, order)
-    quantity = joined(query.history_quantity, query.basket_quantity, kept, order)
-    age = joined(age, torch.zeros_like(query.basket_price), kept, order)
-    new_trip = starts(segment) | starts(ts)
+    ts = merge_history_and_basket(query.history_ts, query.ts.index_select(0, paid), kept, order)
+    price = merge_history_and_basket(query.history_price, query.basket_price, kept, order)
+    quantity = merge_history_and_basket(query.history_quantity, query.basket_quantity, kept, order)
+    age = merge_history_and_basket(age, torch.zeros_like(query.basket_price), kept, order)
+    new_trip = run_starts(segment) | run_starts(ts)
     trip = new_trip.to(torch.int64).cumsum(0)
     count = query.ts.numel()
     latest = torch.zeros_like(query.ts).scatter_reduce(0, segment, trip, "amax")
     return Purchases(
         segment=segment,
-        item=joined(query.history_item, query.basket_item, kept, order),
-        age=age,
+        item=merge_history_and_basket(query.history_item, query.basket_item, kept, order),
+        age_days=age,
         trips_ago=(latest.index_select(0, segment) - trip).to(torch.float32),
         in_basket=(order >= kept.numel()).to(torch.float32),
         quantity=quantity,
         spend=quantity * price,
         new_trip=new_trip,
-        span=torch.zeros([count], device=age.device).scatter_reduce(0, segment, age, "amax"),
+        tenure_days=torch.zeros([count], device=age.device).scatter_reduce(0, segment, age, "amax"),
     )
 
 
-def joined(of_history: Tensor, of_basket: Tensor, kept: Tensor, order: Tensor) -> Tensor:
+def merge_history_and_basket(of_history: Tensor, of_basket: Tensor, kept: Tensor, order: Tensor) -> Tensor:
     """The `kept` events [n] of a column [ΣH] and a column of the baskets [ΣK], in `order` [n + ΣK]."""
     return torch.cat([of_history.index_select(0, kept), of_basket]).index_select(0, order)
 
 
-def starts(values: Tensor) -> Tensor:
+def run_starts(values: Tensor) -> Tensor:
     """Where a run of equal values begins: [n] to bool [n]."""
     first = torch.ones_like(values, dtype=torch.bool)
     first[1:] = values[1:] != values[:-1]
     return first
 
 
-class Groups(NamedTuple):
+class PurchaseGroups(NamedTuple):
     """Purchases of the same (checkout, id) pair side by side, still oldest first; U pairs."""
 
     order: Tensor  # [n] int64, positions of the keys, pair by pair
-    unique: Tensor  # [U] int64, the keys of the pairs, rising
-    owner: Tensor  # [n] int64, which pair, of the keys in `order`
-    youngest: Tensor  # [U] float32, days since the latest of them
-    oldest: Tensor  # [U] float32
+    keys: Tensor  # [U] int64, the keys of the pairs, rising
+    group_ids: Tensor  # [n] int64, which pair, of the keys in `order`
+    min_age: Tensor  # [U] float32, days since the latest of them
+    max_age: Tensor  # [U] float32
 
 
-def group(key: Tensor, age: Tensor) -> Groups:
+def group_purchases(key: Tensor, age: Tensor) -> PurchaseGroups:
     """Group purchases, oldest first, by `key` [n] = segment * ids + id; `age` [n] in days."""
     ordered, order = key.sort(stable=True)
-    first = starts(ordered)
+    first = run_starts(ordered)
     owner = first.to(torch.int64).cumsum(0) - 1
     begin = first.nonzero()[:, 0]
     end = torch.cat([begin[1:], torch.full_like(begin[:1], ordered.numel())]) - 1
     age = age.index_select(0, order)
-    return Groups(
+    return PurchaseGroups(
         order, ordered.index_select(0, begin), owner, age.index_select(0, end), age.index_select(0, begin)
     )
 
 
 # What `rhythm` tells of a pair, in this order.
-RHYTHM = [
+REPURCHASE_FEATURES = [
     "trips", "last_trip", "trips_decayed_8", "trips_decayed_32", "trips_28d", "trips_112d", "coverage",
     "recent_coverage", "returns", "due_returns", "gap_spread",
 ]  # fmt: skip
 
 
-def rhythm(bought: Purchases, order: Tensor, owner: Tensor, youngest: Tensor, horizon: float) -> Tensor:
+def repurchase_features(
+    bought: Purchases, order: Tensor, group_ids: Tensor, min_age: Tensor, horizon_days: float
+) -> Tensor:
     """How often and how regularly each of U pairs was bought: [U, len(RHYTHM)], raw counts and days.
 
     `order` [n] holds positions of purchases and `owner` [n] their pairs, as in Groups; `youngest` is [U].
@@ -116,25 +118,25 @@ def rhythm(bought: Purchases, order: Tensor, owner: Tensor, youngest: Tensor, ho
         due_returns      share of the gaps that lasted as long as the present one and then ended within
                          the horizon: the hazard of returning now. Both are shrunk towards 0.2.
     """
-    pairs = youngest.numel()
-    age, ago = bought.age.index_select(0, order), bought.trips_ago.index_select(0, order)
-    begins = starts(owner)
-    trip = (begins | starts(ago)).to(age.dtype)  # a visit counts once, however many lines it had
-    start = bought.span.index_select(0, bought.segment.index_select(0, order))
+    pairs = min_age.numel()
+    age, ago = bought.age_days.index_select(0, order), bought.trips_ago.index_select(0, order)
+    begins = run_starts(group_ids)
+    trip = (begins | run_starts(ago)).to(age.dtype)  # a visit counts once, however many lines it had
+    start = bought.tenure_days.index_select(0, bought.segment.index_select(0, order))
     before = torch.where(begins, start, age.roll(1))
     gap = before - age  # the first one from the user's first known purchase
     again = (~begins).to(age.dtype) * trip
-    present = youngest.index_select(0, owner)
+    present = min_age.index_select(0, group_ids)
     lasted = again * (gap > present).to(age.dtype)
-    ended = lasted * (gap <= present + horizon).to(age.dtype)
-    covered = gap.clamp_max(horizon)
+    ended = lasted * (gap <= present + horizon_days).to(age.dtype)
+    covered = gap.clamp_max(horizon_days)
     facts = [
         trip, trip * torch.exp2(-ago / 8), trip * torch.exp2(-ago / 32), trip * (age <= 28),
         trip * (age <= 112), covered, covered * torch.exp2(-age / 60), again,
-        again * (gap <= horizon), lasted, ended, again * gap, again * gap * gap,
+        again * (gap <= horizon_days), lasted, ended, again * gap, again * gap * gap,
     ]  # fmt: skip
-    total = segment_sum(torch.stack(facts).t().contiguous(), owner, pairs).t().contiguous()  # [13, U]
-    last_trip = torch.full([pairs], 1e9, device=age.device).scatter_reduce(0, owner, ago, "amin")
+    total = segment_sum(torch.stack(facts).t().contiguous(), group_ids, pairs).t().contiguous()  # [13, U]
+    last_trip = torch.full([pairs], 1e9, device=age.device).scatter_reduce(0, group_ids, ago, "amin")
     gaps = total[7].clamp_min(1)
     mean_gap = total[11] / gaps
     spread = (total[12] / gaps - mean_gap * mean_gap).clamp_min(0).sqrt()

@@ -20,19 +20,19 @@ class Cascade(nn.Module):
     """
 
     def __init__(
-        self, query: int, candidate: int, hidden: tuple[int, int] = (128, 64), tower: int = 32
+        self, query_dim: int, candidate_dim: int, hidden: tuple[int, int] = (128, 64), tower: int = 32
     ) -> None:
         super().__init__()
-        self.click = Experts(query, candidate, 1, hidden)
-        self.later = Experts(query, candidate, len(TASKS) - 1, hidden)
+        self.click = Experts(query_dim, candidate_dim, 1, hidden)
+        self.post_click = Experts(query_dim, candidate_dim, len(TASKS) - 1, hidden)
         self.towers = make_towers(hidden[1], tower)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
         click = self.click(query, candidate, segment)  # [ΣC, 1, H2]
-        later = self.later(query.detach(), candidate.detach(), segment)  # [ΣC, T-1, H2]
+        later = self.post_click(query.detach(), candidate.detach(), segment)  # [ΣC, T-1, H2]
         own = torch.cat([click, later], dim=1)
         return torch.cat([tower(own[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
-    def last_shared(self) -> Tensor | None:
+    def last_shared_weight(self) -> Tensor | None:
         return None

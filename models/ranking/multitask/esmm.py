@@ -20,10 +20,10 @@ class ESMM(nn.Module):
     """
 
     def __init__(
-        self, query: int, candidate: int, hidden: tuple[int, int] = (128, 64), tower: int = 32
+        self, query_dim: int, candidate_dim: int, hidden: tuple[int, int] = (128, 64), tower: int = 32
     ) -> None:
         super().__init__()
-        self.bottoms = Experts(query, candidate, len(TASKS), hidden)
+        self.bottoms = Experts(query_dim, candidate_dim, len(TASKS), hidden)
         self.towers = make_towers(hidden[1], tower)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
@@ -31,5 +31,5 @@ class ESMM(nn.Module):
         own = self.bottoms(query, candidate, segment)  # [ΣC, T, H2]
         return torch.cat([tower(own[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
-    def last_shared(self) -> Tensor | None:
+    def last_shared_weight(self) -> Tensor | None:
         return None

@@ -23,26 +23,28 @@ class SplitLinear(nn.Module):
         query: Q, width of the checkout's side. candidate: X, of the candidate's. width: W, of the output.
     """
 
-    def __init__(self, query: int, candidate: int, width: int) -> None:
+    def __init__(self, query_dim: int, candidate_dim: int, width: int) -> None:
         super().__init__()
-        self.of_candidate = nn.Linear(candidate, width)
-        self.of_query = nn.Linear(query, width, bias=False)
+        self.candidate_linear = nn.Linear(candidate_dim, width)
+        self.query_linear = nn.Linear(query_dim, width, bias=False)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] the checkout of each candidate → [ΣC, W]."""
-        return self.part(query, candidate, segment, 0, self.of_candidate.out_features)
+        return self.forward_columns(query, candidate, segment, 0, self.candidate_linear.out_features)
 
-    def part(self, query: Tensor, candidate: Tensor, segment: Tensor, start: int, stop: int) -> Tensor:
+    def forward_columns(
+        self, query: Tensor, candidate: Tensor, segment: Tensor, start: int, stop: int
+    ) -> Tensor:
         """Outputs `start` to `stop` (exclusive) of the layer alone: [ΣC, stop - start]."""
-        weight, bias = self.of_candidate.weight[start:stop], self.of_candidate.bias[start:stop]
-        checkout = F.linear(query, self.of_query.weight[start:stop], bias)  # [B, stop - start]
+        weight, bias = self.candidate_linear.weight[start:stop], self.candidate_linear.bias[start:stop]
+        checkout = F.linear(query, self.query_linear.weight[start:stop], bias)  # [B, stop - start]
         if checkout.shape[0] == 1:  # one request
             return F.linear(candidate, weight, checkout[0])
         # In place: a step is bound by memory, and these are its largest tensors.
         return F.linear(candidate, weight).add_(checkout.index_select(0, segment))
 
 
-class Parallel(nn.Module):
+class ParallelLinear(nn.Module):
     """The weights of E linear layers, each for an input of its own."""
 
     def __init__(self, count: int, inputs: int, outputs: int) -> None:
@@ -67,20 +69,22 @@ class Experts(nn.Module):
         query, candidate: Q and X. experts: E. hidden: H1 and H2, the widths of the layers.
     """
 
-    def __init__(self, query: int, candidate: int, experts: int, hidden: tuple[int, int]) -> None:
+    def __init__(self, query_dim: int, candidate_dim: int, num_experts: int, hidden: tuple[int, int]) -> None:
         super().__init__()
         first, second = hidden
-        self.experts, self.width = experts, first
-        self.first = SplitLinear(query, candidate, experts * first)
-        self.second = Parallel(experts, first, second)
+        self.num_experts, self.width = num_experts, first
+        self.first_layer = SplitLinear(query_dim, candidate_dim, num_experts * first)
+        self.second_layer = ParallelLinear(num_experts, first, second)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → [ΣC, E, H2]."""
         found: list[Tensor] = []
-        for e in range(self.experts):
+        for e in range(self.num_experts):
             start = e * self.width
-            hidden = self.first.part(query, candidate, segment, start, start + self.width).relu_()  # [ΣC, H1]
-            found.append(self.second(hidden, e))
+            hidden = self.first_layer.forward_columns(
+                query, candidate, segment, start, start + self.width
+            ).relu_()  # [ΣC, H1]
+            found.append(self.second_layer(hidden, e))
         return torch.stack(found, dim=1).relu_()
 
 

@@ -19,15 +19,15 @@ class MMoE(nn.Module):
 
     def __init__(
         self,
-        query: int,
-        candidate: int,
+        query_dim: int,
+        candidate_dim: int,
         experts: int = 4,
         hidden: tuple[int, int] = (128, 64),
         tower: int = 32,
     ) -> None:
         super().__init__()
-        self.experts = Experts(query, candidate, experts, hidden)
-        self.gate_logits = SplitLinear(query, candidate, len(TASKS) * experts)
+        self.experts = Experts(query_dim, candidate_dim, experts, hidden)
+        self.gate_logits = SplitLinear(query_dim, candidate_dim, len(TASKS) * experts)
         self.gate = nn.Softmax(dim=2)
         self.towers = make_towers(hidden[1], tower)
 
@@ -39,5 +39,5 @@ class MMoE(nn.Module):
         mixed = torch.bmm(gates, expert)  # [ΣC, T, H2]
         return torch.cat([tower(mixed[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
-    def last_shared(self) -> Tensor | None:
-        return self.experts.second.weight
+    def last_shared_weight(self) -> Tensor | None:
+        return self.experts.second_layer.weight

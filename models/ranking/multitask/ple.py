@@ -7,19 +7,21 @@ from torch import Tensor, nn
 from models.ranking.multitask.layers import TASKS, SplitLinear, make_towers
 
 
-def reachable(own: int, shared: int, states: int) -> Tensor:
+def make_expert_mask(specific_experts: int, shared_experts: int, states: int) -> Tensor:
     """Which experts a state may mix: bool [states, E], E = own experts of every task, then the shared ones.
 
     A task's state mixes its own experts and the shared ones (equations 1 to 3); the state after the tasks'
     is the shared one, which mixes all (section 4.2).
     """
     tasks = len(TASKS)
-    reach = torch.ones(tasks + 1, tasks * own + shared, dtype=torch.bool)
-    reach[:tasks, : tasks * own] = torch.eye(tasks, dtype=torch.bool).repeat_interleave(own, dim=1)
+    reach = torch.ones(tasks + 1, tasks * specific_experts + shared_experts, dtype=torch.bool)
+    reach[:tasks, : tasks * specific_experts] = torch.eye(tasks, dtype=torch.bool).repeat_interleave(
+        specific_experts, dim=1
+    )
     return reach[:states]
 
 
-class Extraction(nn.Module):
+class ExtractionLayer(nn.Module):
     """An extraction layer after the first: experts and gates that read the states of the layer before.
 
     Args:
@@ -28,25 +30,29 @@ class Extraction(nn.Module):
         states: how many states come out: T, or T + 1 with the shared one if another layer follows.
     """
 
-    reach: Tensor
+    expert_mask: Tensor
 
-    def __init__(self, inputs: int, width: int, own: int, shared: int, states: int) -> None:
+    def __init__(
+        self, inputs: int, width: int, specific_experts: int, shared_experts: int, states: int
+    ) -> None:
         super().__init__()
-        counts = [own] * len(TASKS) + [shared]
+        counts = [specific_experts] * len(TASKS) + [shared_experts]
         self.width = width
         self.experts = nn.ModuleList(nn.Linear(inputs, count * width) for count in counts)
         self.gate_logits = nn.ModuleList(nn.Linear(inputs, sum(counts)) for _ in range(states))
         self.gate = nn.Softmax(dim=2)
-        self.register_buffer("reach", reachable(own, shared, states), persistent=False)
+        self.register_buffer(
+            "reach", make_expert_mask(specific_experts, shared_experts, states), persistent=False
+        )
 
     def forward(self, state: Tensor) -> Tensor:
         """state [ΣC, T+1, inputs] → [ΣC, states, width]."""
         experts = [layer(state[:, i]) for i, layer in enumerate(self.experts)]
         expert = (
-            torch.cat(experts, dim=1).relu_().view(state.shape[0], self.reach.shape[1], self.width)
+            torch.cat(experts, dim=1).relu_().view(state.shape[0], self.expert_mask.shape[1], self.width)
         )  # [ΣC, E, width]
         gates = torch.stack([layer(state[:, i]) for i, layer in enumerate(self.gate_logits)], dim=1)
-        return torch.bmm(self.gate(gates.masked_fill(~self.reach, -torch.inf)), expert)
+        return torch.bmm(self.gate(gates.masked_fill(~self.expert_mask, -torch.inf)), expert)
 
 
 class PLE(nn.Module):
@@ -59,27 +65,30 @@ class PLE(nn.Module):
         tower: width of a task tower's hidden layer.
     """
 
-    reach: Tensor
+    expert_mask: Tensor
 
     def __init__(
         self,
-        query: int,
-        candidate: int,
-        own: int = 1,
-        shared: int = 2,
+        query_dim: int,
+        candidate_dim: int,
+        specific_experts: int = 1,
+        shared_experts: int = 2,
         hidden: tuple[int, ...] = (128, 64),
         tower: int = 32,
     ) -> None:
         super().__init__()
-        tasks, experts = len(TASKS), len(TASKS) * own + shared
+        tasks, experts = len(TASKS), len(TASKS) * specific_experts + shared_experts
         self.width = hidden[0]
         states = [tasks + 1] * (len(hidden) - 1) + [tasks]  # what leaves each layer
-        self.experts = SplitLinear(query, candidate, experts * hidden[0])
-        self.gate_logits = SplitLinear(query, candidate, states[0] * experts)
+        self.experts = SplitLinear(query_dim, candidate_dim, experts * hidden[0])
+        self.gate_logits = SplitLinear(query_dim, candidate_dim, states[0] * experts)
         self.gate = nn.Softmax(dim=2)
-        self.register_buffer("reach", reachable(own, shared, states[0]), persistent=False)
+        self.register_buffer(
+            "reach", make_expert_mask(specific_experts, shared_experts, states[0]), persistent=False
+        )
         self.layers = nn.ModuleList(
-            Extraction(hidden[i - 1], hidden[i], own, shared, states[i]) for i in range(1, len(hidden))
+            ExtractionLayer(hidden[i - 1], hidden[i], specific_experts, shared_experts, states[i])
+            for i in range(1, len(hidden))
         )
         self.towers = make_towers(hidden[-1], tower)
 
@@ -87,8 +96,8 @@ class PLE(nn.Module):
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
         expert = self.experts(query, candidate, segment).relu_()  # [ΣC, E*H]
         gates = self.gate_logits(query, candidate, segment)  # [ΣC, states*E]
-        states, experts = self.reach.shape
-        gates = gates.view(segment.numel(), states, experts).masked_fill(~self.reach, -torch.inf)
+        states, experts = self.expert_mask.shape
+        gates = gates.view(segment.numel(), states, experts).masked_fill(~self.expert_mask, -torch.inf)
         state = torch.bmm(
             self.gate(gates), expert.view(segment.numel(), experts, self.width)
         )  # [ΣC, states, H]
@@ -96,8 +105,8 @@ class PLE(nn.Module):
             state = layer(state)
         return torch.cat([tower(state[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
-    def last_shared(self) -> Tensor | None:
+    def last_shared_weight(self) -> Tensor | None:
         """The shared experts of the last layer. A single layer has all of its experts in one matrix."""
         if len(self.layers) == 0:
-            return self.experts.of_candidate.weight
+            return self.experts.candidate_linear.weight
         return self.get_parameter(f"layers.{len(self.layers) - 1}.experts.{len(TASKS)}.weight")

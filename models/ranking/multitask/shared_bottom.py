@@ -16,10 +16,10 @@ class SharedBottom(nn.Module):
     """
 
     def __init__(
-        self, query: int, candidate: int, hidden: tuple[int, int] = (256, 128), tower: int = 32
+        self, query_dim: int, candidate_dim: int, hidden: tuple[int, int] = (256, 128), tower: int = 32
     ) -> None:
         super().__init__()
-        self.bottom = Experts(query, candidate, 1, hidden)
+        self.bottom = Experts(query_dim, candidate_dim, 1, hidden)
         self.towers = make_towers(hidden[1], tower)
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
@@ -27,5 +27,5 @@ class SharedBottom(nn.Module):
         shared = self.bottom(query, candidate, segment)[:, 0]  # [ΣC, H2]
         return torch.cat([tower(shared) for tower in self.towers], dim=1)
 
-    def last_shared(self) -> Tensor | None:
-        return self.bottom.second.weight
+    def last_shared_weight(self) -> Tensor | None:
+        return self.bottom.second_layer.weight

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-SURE = 4.0  # standard errors
-LEAST = 0.02  # log-odds, or a factor of 1.02
+MIN_Z_SCORE = 4.0  # standard errors
+MIN_EFFECT_SIZE = 0.02  # log-odds, or a factor of 1.02
 
 
 class Cause(NamedTuple):
@@ -14,17 +14,17 @@ class Cause(NamedTuple):
     """
 
     name: str
-    size: float
+    effect_size: float
     z: float  # standard errors from nothing
-    said: str  # the evidence in a sentence
-    todo: str
+    evidence: str  # the evidence in a sentence
+    remedy: str
 
     @property
-    def named(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the evidence is enough to say so."""
-        return self.size >= LEAST and self.z >= SURE
+        return self.effect_size >= MIN_EFFECT_SIZE and self.z >= MIN_Z_SCORE
 
 
-def ranked(causes: list[Cause]) -> list[Cause]:
+def rank_causes(causes: list[Cause]) -> list[Cause]:
     """What is named first, and of these what explains most."""
-    return sorted(causes, key=lambda one: (one.named, one.size), reverse=True)
+    return sorted(causes, key=lambda one: (one.is_significant, one.effect_size), reverse=True)

@@ -9,22 +9,22 @@ import numpy as np
 
 from data.examples.splits import DAY
 from data.sources import tables
-from data.tables.contract import attributes, conform
+from data.tables.contract import attribute_columns, conform
 from operations.monitoring import logged_slates
-from operations.monitoring.logged_slates import Log, Windows, say
-from operations.monitoring.past_checkouts import Orders, orders_of
+from operations.monitoring.logged_slates import AttributedLog, AttributionWindows, print_step
+from operations.monitoring.past_checkouts import OrderHistory, read_order_history
 from operations.monitoring.reconcile import input_causes, outcome_causes
-from operations.monitoring.reconcile.cause import ranked
-from operations.monitoring.reconcile.logged_requests import SAME, sample
-from operations.monitoring.reconcile.verdict import Verdict, rows
-from reporting.tables import write_json, write_text
+from operations.monitoring.reconcile.cause import rank_causes
+from operations.monitoring.reconcile.logged_requests import MATCH_TOLERANCE, sample_requests
+from operations.monitoring.reconcile.verdict import Diagnosis, cause_rows
+from reporting.tables import write_atomically, write_json
 from serving import Recommender, Store, open_store
 
 EPILOG = """\
 example:
   python -m operations.monitoring reconcile --bundle bundle --events shop/events --shop shop --out why.html
 exit codes: 0 offline and online agree, 1 a cause is named, 2 it cannot be judged, or wrong arguments"""
-LEAST = 30  # requests to replay
+MIN_REQUESTS = 30  # requests to replay
 
 
 def add_reconcile(commands: Any) -> None:
@@ -49,81 +49,83 @@ def add_reconcile(commands: Any) -> None:
 
 
 def _reconcile(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    if options.days < 1 or options.sample < LEAST:
-        parser.error(f"--days must be 1 or more, --sample {LEAST} or more")
-    say("loading the bundle")
+    if options.days < 1 or options.sample < MIN_REQUESTS:
+        parser.error(f"--days must be 1 or more, --sample {MIN_REQUESTS} or more")
+    print_step("loading the bundle")
     recommender = Recommender.load(options.bundle)
     store = None if options.store is None else open_store(options.store, create=False)
-    windows = logged_slates.windows_of(recommender.bundle.manifest)
-    say("reading orders and log")
-    with logged_slates.connected() as con:
-        end = logged_slates.end_of(con, options.events)
+    windows = logged_slates.attribution_windows(recommender.bundle.manifest)
+    print_step("reading orders and log")
+    with logged_slates.open_duckdb() as con:
+        end = logged_slates.log_end(con, options.events)
         shop, orders, profiles = read_shop(con, options.shop, end)
-        seen = logged_slates.read_log(con, options.events, shop, windows, end - options.days * DAY, end)
-    say("replaying requests")
-    verdict = reconcile(seen, orders, profiles, recommender, windows, end, store, options.sample)
+        seen = logged_slates.read_attributed_log(
+            con, options.events, shop, windows, end - options.days * DAY, end
+        )
+    print_step("replaying requests")
+    verdict = diagnose(seen, orders, profiles, recommender, windows, end, store, options.sample)
     if options.out:
-        from operations.monitoring.reconcile.page import page
+        from operations.monitoring.reconcile.page import reconcile_page
 
-        write_text(options.out, page(verdict))
+        write_atomically(options.out, reconcile_page(verdict))
     if options.json:
-        write_json(as_json(verdict), options.json)
-    for row in rows(verdict):
+        write_json(to_json(verdict), options.json)
+    for row in cause_rows(verdict):
         print(f"{row['cause']:20}{row['size']:>7}{row['z']:>7}  {row['']:7}{row['evidence']}")
-    print(verdict.said())
-    return int(verdict.causes[0].named)
+    print(verdict.summary())
+    return int(verdict.causes[0].is_significant)
 
 
-def reconcile(
-    seen: Log, orders: Orders, profiles: dict[str, dict[str, Any]], recommender: Recommender,
-    windows: Windows, end: int, store: Store | None = None, count: int = 400,
-) -> Verdict:  # fmt: skip
+def diagnose(
+    seen: AttributedLog, orders: OrderHistory, profiles: dict[str, dict[str, Any]], recommender: Recommender,
+    windows: AttributionWindows, end: int, store: Store | None = None, n_requests: int = 400,
+) -> Diagnosis:  # fmt: skip
     """The causes of what a log says until `end`. Raises ValueError where too few requests can be replayed."""
-    asked = sample(seen, orders, profiles, recommender, store, count)
-    if len(asked) < LEAST:
+    asked = sample_requests(seen, orders, profiles, recommender, store, n_requests)
+    if len(asked) < MIN_REQUESTS:
         raise ValueError(
-            f"{len(asked)} requests can be replayed, {LEAST} are needed: ranked ones of bundle "
+            f"{len(asked)} requests can be replayed, {MIN_REQUESTS} are needed: ranked ones of bundle "
             f"{recommender.bundle.version}, with an order_id that the shop's orders have. To do: give "
             "--bundle the version that answered, and pass Checkout.order_id along"
         )
-    found, gap = input_causes.causes(recommender, asked)
-    heads = outcome_causes.heads(seen, windows, end)
+    found, gap = input_causes.input_causes(recommender, asked)
+    heads = outcome_causes.mature_outcomes(seen, windows, end)
     found += [
         outcome_causes.late_labels(seen, heads),
         outcome_causes.position_effect(heads),
         outcome_causes.traffic_mix(seen, orders, recommender.bundle),
     ]
     observed = {
-        head.name: (float(head.happened.mean()), float(head.chance.mean()), len(head.slate))
+        head.name: (float(head.label.mean()), float(head.prediction.mean()), len(head.slate_row))
         for head in heads
-        if len(head.slate)
+        if len(head.slate_row)
     }
-    return Verdict(ranked(found), len(asked), float(np.mean(gap <= SAME)), observed)
+    return Diagnosis(rank_causes(found), len(asked), float(np.mean(gap <= MATCH_TOLERANCE)), observed)
 
 
 def read_shop(
     con: ibis.BaseBackend, folder: Path, end: int
-) -> tuple[ibis.expr.types.Table, Orders, dict[str, dict[str, Any]]]:
+) -> tuple[ibis.expr.types.Table, OrderHistory, dict[str, dict[str, Any]]]:
     """The orders before `end`, as a table and as checkouts, and the profile of every user."""
     paths = tables.files({"root": str(folder)})
     orders = logged_slates.read_orders(con, paths["orders"], end)
     profiles: dict[str, dict[str, Any]] = {}
     if "users" in paths:
         users = conform(tables.read_table(con, "users", paths["users"]), "users", str(paths["users"]))
-        names = attributes(users, "users")
+        names = attribute_columns(users, "users")
         for row in con.to_pyarrow(users.select("user_id", *names)).to_pylist():
             profiles[row["user_id"]] = {name: row[name] for name in names if row[name] is not None}
-    return orders, orders_of(con, orders), profiles
+    return orders, read_order_history(con, orders), profiles
 
 
-def as_json(verdict: Verdict) -> dict[str, Any]:
+def to_json(verdict: Diagnosis) -> dict[str, Any]:
     """The verdict for programs."""
-    causes = [one._asdict() | {"named": one.named} for one in verdict.causes]
+    causes = [one._asdict() | {"named": one.is_significant} for one in verdict.causes]
     observed = {
         name: dict(zip(("observed", "predicted", "items"), figures, strict=True))
-        for name, figures in verdict.observed.items()
+        for name, figures in verdict.observed_rates.items()
     }
     return {
-        "said": verdict.said(), "causes": causes, "requests": verdict.requests, "same": verdict.same,
+        "said": verdict.summary(), "causes": causes, "requests": verdict.requests, "same": verdict.match_rate,
         "observed": observed,
     }  # fmt: skip

@@ -18,7 +18,7 @@ SPLIT = {
     "validation_start": iso(START + 30 * DAY), "test_start": iso(START + 45 * DAY),
     "test_end": iso(START + 55 * DAY), "validation_share": 0.1, "test_share": 0.1,
 }  # fmt: skip
-OUTCOME = ("shown", "click", "purchase", "position", "value")
+OUTCOME = ("impression", "click", "purchase", "position", "value")
 KINDS = {"purchase": 0, "click": 1, "cart": 2}
 
 
@@ -71,7 +71,7 @@ def slow_examples(tables: dict[str, Any], horizon: str, max_history: int) -> dic
         known = sorted(f for f in facts[c["user"]] if f[0] < c["ts"])[-max_history:]
         history = sorted(known, key=lambda f: f[1:])
         outcome: dict[int, dict[str, Any]] = {}
-        empty = {"shown": False, "click": False, "purchase": False, "position": 0, "value": 0.0}
+        empty = {"impression": False, "click": False, "purchase": False, "position": 0, "value": 0.0}
         for x in others:
             for i, (_, spent, _) in x["lines"].items():
                 if until is not None and x["ts"] <= until:
@@ -89,7 +89,7 @@ def slow_examples(tables: dict[str, Any], horizon: str, max_history: int) -> dic
             if not mine or e["kind"] == "cart":
                 continue
             entry = outcome.setdefault(item[e["item_id"]], dict(empty))
-            entry["shown"] |= e["kind"] == "impression"
+            entry["impression"] |= e["kind"] == "impression"
             entry["click"] |= e["kind"] == "click" or (impressions and e["kind"] == "purchase")
             if e["kind"] == "impression" and e.get("position") not in (None, ""):  # the log counts from 0
                 entry["position"] = min(entry["position"] or 99, e["position"] + 1)
@@ -161,7 +161,7 @@ def test_examples_equal_the_slow_reading(tmp_path: Path, horizon: str, events: b
     assert sum(counts.values()) == len(expected)
     assert meta["click"] == ("logged" if events else "leaf_category_proxy")
     for split, n in meta["impressions"].items():
-        assert n == sum(r["split"] == split and any(r["outcome_shown"]) for r in found.values())
+        assert n == sum(r["split"] == split and any(r["outcome_impression"]) for r in found.values())
     assert len(found) > 40
     for order, row in found.items():
         e = expected[order]
@@ -212,7 +212,7 @@ def test_the_future_changes_nothing(tmp_path: Path) -> None:
         assert was.select(queries).equals(now_is.select(queries))
     schemas = [json.loads((r / "schema.json").read_text()) for r in results]
     assert schemas[0]["context"] == schemas[1]["context"]
-    for name in ("snapshots", "neighbours", "collaborative"):
+    for name in ("snapshots", "neighbours", "ease_neighbours"):
         rows = [pq.read_table(r / f"{name}.parquet").to_pylist() for r in results]
         early = [[s for s in table if s["snapshot"] < 6] for table in rows]
         assert early[0] == early[1]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.examples import ease_neighbours
-from data.examples.ease_neighbours import RIDGE, weights
+from data.examples.ease_neighbours import RIDGE, ease_weights
 
 
 @settings(max_examples=30, deadline=None)
@@ -20,7 +20,9 @@ def test_weights_are_the_ridge_regression_of_each_item_on_the_others(seed: int) 
     bought = rng.random((40, 9)) < 0.4
     bought[:2] = True  # everything has two buyers
     user, item = np.nonzero(bought)
-    row, neighbour, weight = weights(user, item + 1, 11, most=20, keep=20)  # rows 0 and 10: nobody's
+    row, neighbour, weight = ease_weights(
+        user, item + 1, 11, max_items=20, n_neighbours=20
+    )  # rows 0 and 10: nobody's
     x = bought.astype(float)
     gram = x.T @ x
     ridge = RIDGE * np.diag(gram).mean()
@@ -40,13 +42,13 @@ def test_weights_are_the_ridge_regression_of_each_item_on_the_others(seed: int) 
 def test_only_the_most_bought_items_and_the_largest_weights_are_kept() -> None:
     user = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3])
     item = np.array([1, 2, 3, 1, 2, 3, 1, 2, 4])
-    row, neighbour, weight = weights(user, item, 5, most=2, keep=1)
+    row, neighbour, weight = ease_weights(user, item, 5, max_items=2, n_neighbours=1)
     assert list(zip(row.tolist(), neighbour.tolist(), strict=True)) == [(1, 2), (2, 1)]
     assert (weight > 0).all()
 
 
 def test_a_shop_in_which_nothing_has_two_buyers_has_no_weights() -> None:
-    row, _, weight = weights(np.array([0, 1, 2]), np.array([1, 2, 3]), 5, most=10, keep=5)
+    row, _, weight = ease_weights(np.array([0, 1, 2]), np.array([1, 2, 3]), 5, max_items=10, n_neighbours=5)
     assert len(row) == len(weight) == 0
 
 
@@ -58,11 +60,11 @@ def test_a_user_of_many_items_counts_with_the_latest(monkeypatch: pytest.MonkeyP
     values = ", ".join(f"({u}, {i}, {t}, {t})" for u, i, t in lines)
     con.raw_sql(f'CREATE TABLE lines AS SELECT * FROM (VALUES {values}) t("user", item, ts, available)')
     log = SimpleNamespace(lines=con.table("lines"))
-    user, item = ease_neighbours.pairs(con, log, 1000)
+    user, item = ease_neighbours.user_item_pairs(con, log, 1000)
     assert sorted(zip(user.tolist(), item.tolist(), strict=True)) == [
         (u, i) for u in range(9) for i in (2, 3)
     ]
     monkeypatch.setattr(ease_neighbours, "USERS", 5)
-    once, again = (set(ease_neighbours.pairs(con, log, 1000)[0].tolist()) for _ in range(2))
+    once, again = (set(ease_neighbours.user_item_pairs(con, log, 1000)[0].tolist()) for _ in range(2))
     assert once == again
     assert len(once) == 5

@@ -29,7 +29,7 @@ def random_log(con: ibis.BaseBackend, seed: int) -> tuple[Any, list[tuple[int, i
     lines = [(order, owner[order], item) for order, _, item in lines]
     columns = dict(zip(("order", "user", "item"), map(list, zip(*lines, strict=True)), strict=True))
     table = ibis.memtable(pa.table(columns | {"available": [order * 10 for order, _, _ in lines]}))
-    return SimpleNamespace(lines=engine.keep(con, "lines", table)), lines
+    return SimpleNamespace(lines=engine.materialize(con, "lines", table)), lines
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -41,7 +41,7 @@ def test_neighbours_are_counted_exactly(
     with engine.connect({"threads": 2}, tmp_path) as con:
         log, lines = random_log(con, seed)
         monkeypatch.setattr(snapshots, "PAIR_LINES", -(-len(lines) // parts))
-        found = snapshots.all_neighbours(con, log, dates, TOP)
+        found = snapshots.copurchase_neighbours_by_date(con, log, dates, TOP)
     for date, table in zip(dates, found, strict=True):
         expected = plain_count(lines, date)
         assert table["item"].to_pylist() == [i for i, _, _ in expected]
@@ -56,7 +56,7 @@ def plain_count(lines: list[tuple[int, int, int]], date: int) -> list[tuple[int,
         if order * 10 < date:
             baskets[order].append(item)
             owner[order] = user
-    baskets = {order: set(sorted(items)[: snapshots.MAX_BASKET]) for order, items in baskets.items()}
+    baskets = {order: set(sorted(items)[: snapshots.MAX_BASKET_LINES]) for order, items in baskets.items()}
     single = Counter(item for items in baskets.values() for item in items)
     both: Counter[tuple[int, int]] = Counter()
     for order, items in baskets.items():

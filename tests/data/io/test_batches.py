@@ -13,10 +13,23 @@ from hypothesis import strategies as st
 
 from data.errors import DataError
 from data.io import stream
-from data.io.batches import BASKET, CANDIDATES, HISTORY, OUTCOMES, Batch, read_batches, to_batch
-from data.io.stream import Stream
+from data.io.batches import (
+    BASKET_DTYPES,
+    CANDIDATE_DTYPES,
+    HISTORY_DTYPES,
+    OUTCOME_DTYPES,
+    Batch,
+    read_batches,
+    to_batch,
+)
+from data.io.stream import BatchStream
 
-FIELDS = {"history": HISTORY, "basket": BASKET, "outcome": OUTCOMES, "candidate": CANDIDATES}
+FIELDS = {
+    "history": HISTORY_DTYPES,
+    "basket": BASKET_DTYPES,
+    "outcome": OUTCOME_DTYPES,
+    "candidate": CANDIDATE_DTYPES,
+}
 
 
 def write_examples(path: Path, rows: int, group: int, candidates: bool = True, seed: int = 0) -> list[dict]:
@@ -55,7 +68,11 @@ def rows_of(batch: Batch) -> list[dict[str, Any]]:
     groups = {"history": batch.query, "basket": batch.query}
     groups |= {"outcome": batch.outcomes, "candidate": batch.candidates}
     for b, order in enumerate(batch.order_id.to_pylist()):
-        row = {"order_id": order, "user_id": batch.user_id[b].as_py(), "n_before": int(batch.n_before[b])}
+        row = {
+            "order_id": order,
+            "user_id": batch.user_id[b].as_py(),
+            "n_before": int(batch.n_prior_orders[b]),
+        }
         row |= {c: int(getattr(batch.query, c)[b]) for c in ("ts", "snapshot")}
         row |= {c: getattr(batch.query, c)[b].tolist() for c in ("context", "profile")}
         for name, part in groups.items():
@@ -70,7 +87,9 @@ def rows_of(batch: Batch) -> list[dict[str, Any]]:
 
 
 def same(a: Batch, b: Batch) -> bool:
-    tensors = zip((*a.query, *a.outcomes, a.n_before), (*b.query, *b.outcomes, b.n_before), strict=True)
+    tensors = zip(
+        (*a.query, *a.outcomes, a.n_prior_orders), (*b.query, *b.outcomes, b.n_prior_orders), strict=True
+    )
     return a.order_id.equals(b.order_id) and all(torch.equal(x, y) for x, y in tensors)
 
 
@@ -91,9 +110,12 @@ def test_shards_resume_and_lists(
     expected = {r["order_id"]: r for r in write_examples(path, rows, group)}
     if keep is not None:
         for r in expected.values():
-            r |= {f"history_{c}": r[f"history_{c}"][max(len(r[f"history_{c}"]) - keep, 0) :] for c in HISTORY}
+            r |= {
+                f"history_{c}": r[f"history_{c}"][max(len(r[f"history_{c}"]) - keep, 0) :]
+                for c in HISTORY_DTYPES
+            }
 
-    def reader(rank: int) -> Stream[Batch]:
+    def reader(rank: int) -> BatchStream[Batch]:
         made = read_batches(path, size, keep, seed=5, shuffle=shuffle, rank=rank, world_size=world)
         made.epoch = 3
         return made
@@ -154,7 +176,7 @@ def test_no_candidates(tmp_path: Path) -> None:
     loader = read_batches(tmp_path / "x.parquet", 10, world_size=2, rank=1)
     whole = list(loader)
     assert len(whole) == len(loader) == 2
-    assert all(b.n_before.numel() == 5 and b.candidates is None for b in whole)
+    assert all(b.n_prior_orders.numel() == 5 and b.candidates is None for b in whole)
     assert whole[0].query.profile.shape == (5, 0)
 
 

@@ -22,8 +22,8 @@ def settings(folder: Path, **changed: Any) -> dict[str, Any]:
 
 
 def rows(cfg: dict[str, Any], name: str) -> dict[str, np.ndarray]:
-    simulated.files(cfg)
-    table = pq.read_table(simulated.folder_of(cfg) / f"{name}.parquet")
+    simulated.table_files(cfg)
+    table = pq.read_table(simulated.simulation_folder(cfg) / f"{name}.parquet")
     return {c: table[c].to_numpy() for c in table.column_names}
 
 
@@ -33,20 +33,25 @@ def test_the_seed_decides_everything(tmp_path: Path) -> None:
         settings(tmp_path / name, seed=seed) for name, seed in zip("abc", (3, 3, 4), strict=True)
     )
     for cfg in (first, again, other):
-        simulated.files(cfg)
+        simulated.table_files(cfg)
     for name in names:
-        a, b = (pq.read_table(simulated.folder_of(cfg) / f"{name}.parquet") for cfg in (first, again))
+        a, b = (pq.read_table(simulated.simulation_folder(cfg) / f"{name}.parquet") for cfg in (first, again))
         assert a.equals(b), name
-    assert simulated.folder_of(other).name != simulated.folder_of(first).name
+    assert simulated.simulation_folder(other).name != simulated.simulation_folder(first).name
     assert not np.array_equal(rows(first, "orders")["item_id"], rows(other, "orders")["item_id"])
 
 
 def test_more_users_change_nothing_for_the_first_block(tmp_path: Path) -> None:
-    few, many = settings(tmp_path, users=simulated.BLOCK), settings(tmp_path, users=simulated.BLOCK + 20)
+    few, many = (
+        settings(tmp_path, users=simulated.USERS_PER_BLOCK),
+        settings(tmp_path, users=simulated.USERS_PER_BLOCK + 20),
+    )
     few, many = rows(few, "orders"), rows(many, "orders")
-    first = many["user_id"] < simulated.BLOCK
+    first = many["user_id"] < simulated.USERS_PER_BLOCK
     assert np.array_equal(few["item_id"], many["item_id"][first])
-    assert set(many["user_id"]) - set(few["user_id"]) == set(range(simulated.BLOCK, simulated.BLOCK + 20))
+    assert set(many["user_id"]) - set(few["user_id"]) == set(
+        range(simulated.USERS_PER_BLOCK, simulated.USERS_PER_BLOCK + 20)
+    )
 
 
 def test_outcomes_are_drawn_as_the_truth_says(tmp_path: Path) -> None:
@@ -60,7 +65,7 @@ def test_outcomes_are_drawn_as_the_truth_says(tmp_path: Path) -> None:
     assert not (bought & ~clicked).any()
 
     order = np.unique(truth["order_id"])
-    final = order[np.diff(order // simulated.ROUNDS, append=-1) != 0]
+    final = order[np.diff(order // simulated.MAX_ORDERS_PER_USER, append=-1) != 0]
     followed = clicked & ~np.isin(truth["order_id"], final)  # what follows the last order is not in the log
     parts = {"all": np.ones(len(key), bool)} | {k: truth["position"] == k for k in range(1, cfg["slots"] + 1)}
     parts |= {"likely": truth["p_click_examined"] > 0.4, "unlikely": truth["p_click_examined"] < 0.1}
@@ -94,7 +99,9 @@ def test_slates_hold_distinct_items_that_have_arrived(tmp_path: Path) -> None:
     assert (items["created_at"][events["item_id"]] <= events["ts"]).all()
     bought = rows(cfg, "orders")
     assert (items["created_at"][bought["item_id"]] <= bought["ts"]).all()
-    assert (items["created_at"] > market.START).mean() == pytest.approx(market.LATE, abs=0.01)
+    assert (items["created_at"] > market.SIMULATION_START).mean() == pytest.approx(
+        market.NEW_ITEM_SHARE, abs=0.01
+    )
 
 
 def test_propensities_are_those_of_the_draws(tmp_path: Path) -> None:
@@ -111,15 +118,15 @@ def test_truth_of_any_pair(tmp_path: Path) -> None:
     cfg = settings(tmp_path)
     shown = rows(cfg, "truth")
     some = np.random.default_rng(0).permutation(len(shown["order_id"]))[:300]
-    found = simulated.truth(cfg, shown["order_id"][some], shown["item_id"][some])
-    np.testing.assert_allclose(found.p_click, shown["p_click_examined"][some])
-    np.testing.assert_allclose(found.p_purchase, shown["p_purchase_given_click"][some])
+    found = simulated.ground_truth(cfg, shown["order_id"][some], shown["item_id"][some])
+    np.testing.assert_allclose(found.p_click_given_examined, shown["p_click_examined"][some])
+    np.testing.assert_allclose(found.p_purchase_given_click, shown["p_purchase_given_click"][some])
     seen = shown["p_examined"][some]
     np.testing.assert_allclose(found.expected_value * seen, shown["expected_value"][some], rtol=1e-6)
     with pytest.raises(ValueError, match="order 999999999 is not"):
-        simulated.truth(cfg, np.array([999_999_999]), np.array([0]))
+        simulated.ground_truth(cfg, np.array([999_999_999]), np.array([0]))
     with pytest.raises(ValueError, match="items of this marketplace are 0 to 119"):
-        simulated.truth(cfg, shown["order_id"][:1], np.array([120]))
+        simulated.ground_truth(cfg, shown["order_id"][:1], np.array([120]))
 
 
 def test_it_prepares_like_any_shop_and_keeps_its_truth_to_itself(tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from data.errors import DataError
 from data.io import engine
-from data.tables.attribution import OUTSIDE, SKEW, STATES, attribute, window_seconds
+from data.tables.attribution import (
+    JOIN_STATES,
+    MAX_CLOCK_SKEW,
+    NO_CHECKOUT,
+    attribute_feedback,
+    window_seconds,
+)
 from data.tables.contract import EVENTS
 
 CLICK, PURCHASE = 600, 1800
@@ -51,18 +57,18 @@ def joined(
     con: ibis.BaseBackend, log: list[dict[str, Any]], orders: list[dict[str, Any]], purchase: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     types = {"id": pa.string(), "time": pa.int64(), "number": pa.float64(), "text": pa.string()}
-    schema = pa.schema({"_row": pa.int64(), **{c: types[spec.kind] for c, spec in EVENTS.items()}})
+    schema = pa.schema({"_row": pa.int64(), **{c: types[spec.logical_type] for c, spec in EVENTS.items()}})
     lines = pa.schema(
         {"order_id": pa.string(), "user_id": pa.string(), "ts": pa.int64(), "quantity": pa.float64()}
     )
     log = [row | {"_row": k} for k, row in enumerate(log, start=1)]
     tables = [
-        engine.keep(
+        engine.materialize(
             con, name, ibis.memtable(pa.Table.from_pylist(rows, schema)).mutate(there=1).drop("there")
         )
         for name, rows, schema in (("log", log, schema), ("paid", orders, lines))
     ]
-    events, counts = attribute(con, *tables, CLICK, purchase)
+    events, counts = attribute_feedback(con, *tables, CLICK, purchase)
     return con.to_pyarrow(events).to_pylist(), counts
 
 
@@ -75,7 +81,7 @@ def plainly(
         if line["quantity"] > 0:
             before = paid.get(line["order_id"], (0, ""))
             paid[line["order_id"]] = (max(line["ts"], before[0]), max(line["user_id"], before[1]))
-    counts = {kind: dict.fromkeys(STATES, 0) for kind in ("click", "cart", "purchase")}
+    counts = {kind: dict.fromkeys(JOIN_STATES, 0) for kind in ("click", "cart", "purchase")}
     counts["impression"] = dict.fromkeys(("joined", "repeated", "guest", "no_checkout"), 0)
     out: list[tuple] = []
     slots: dict[tuple, dict[str, Any]] = {}
@@ -90,9 +96,9 @@ def plainly(
         order, user = slot["order_id"], slot["user_id"]
         if order is None and user is not None:
             mine = [(at, o) for o, (at, buyer) in paid.items() if buyer == user and at <= slot["ts"]]
-            order = max(mine)[1] if mine else OUTSIDE
+            order = max(mine)[1] if mine else NO_CHECKOUT
         at, buyer = paid.get(order, (slot["ts"], None))
-        slot["user"], slot["order"], slot["since"] = user or buyer, order or OUTSIDE, max(slot["ts"], at)
+        slot["user"], slot["order"], slot["since"] = user or buyer, order or NO_CHECKOUT, max(slot["ts"], at)
         state = "guest" if not slot["user"] else "joined" if slot["user"] == buyer else "no_checkout"
         counts["impression"][state] += 1
         if slot["user"]:
@@ -111,7 +117,7 @@ def plainly(
         limit = CLICK if row["kind"] != "purchase" else purchase if purchase is not None else 10**9
         if slot is None:
             state = "unknown"
-        elif row["ts"] < slot["ts"] - SKEW:
+        elif row["ts"] < slot["ts"] - MAX_CLOCK_SKEW:
             state = "early"
         elif row["ts"] > slot["ts"] + limit:
             state = "late"
@@ -127,7 +133,7 @@ def plainly(
         fact = (user, row["item_id"], row["ts"], row["kind"])
         if state in ("unknown", "early", "late") and row["kind"] != "purchase" and user and fact not in aside:
             aside.add(fact)
-            out.append((*fact, OUTSIDE, row["position"], row["request_id"]))
+            out.append((*fact, NO_CHECKOUT, row["position"], row["request_id"]))
     return Counter(out), counts
 
 
@@ -174,17 +180,17 @@ PAID = [{"order_id": "o", "user_id": "u0", "ts": 990, "quantity": 1.0}]
     ("change", "state", "order"),
     [
         ({"ts": 1000 + CLICK}, "joined", "o"),
-        ({"ts": 1001 + CLICK}, "late", OUTSIDE),
+        ({"ts": 1001 + CLICK}, "late", NO_CHECKOUT),
         ({"ts": 1001 + CLICK, "kind": "purchase"}, "joined", "o"),
         ({"ts": 1001 + PURCHASE, "kind": "purchase"}, "late", None),
-        ({"ts": 1000 - SKEW}, "joined", "o"),
-        ({"ts": 999 - SKEW}, "early", OUTSIDE),
-        ({"request_id": "another"}, "unknown", OUTSIDE),
-        ({"item_id": "i1"}, "unknown", OUTSIDE),
+        ({"ts": 1000 - MAX_CLOCK_SKEW}, "joined", "o"),
+        ({"ts": 999 - MAX_CLOCK_SKEW}, "early", NO_CHECKOUT),
+        ({"request_id": "another"}, "unknown", NO_CHECKOUT),
+        ({"item_id": "i1"}, "unknown", NO_CHECKOUT),
         ({"user_id": "u1"}, "joined", "o"),  # logged in as someone else since: the request knows better
         ({"request_id": None}, "joined", "o"),
-        ({"request_id": None, "user_id": "u1"}, "unknown", OUTSIDE),
-        ({"request_id": None, "ts": 999}, "unknown", OUTSIDE),
+        ({"request_id": None, "user_id": "u1"}, "unknown", NO_CHECKOUT),
+        ({"request_id": None, "ts": 999}, "unknown", NO_CHECKOUT),
         ({"request_id": None, "ts": 1000}, "joined", "o"),
     ],
 )
@@ -192,7 +198,7 @@ def test_one_click(con: ibis.BaseBackend, change: dict[str, Any], state: str, or
     click = {**SHOWN, "kind": "click", "order_id": None, "ts": 1200, "position": None, "propensity": None}
     found, counts = joined(con, [click | change, SHOWN], PAID, PURCHASE)
     kind = change.get("kind", "click")
-    assert counts[kind] == {**dict.fromkeys(STATES, 0), state: 1}
+    assert counts[kind] == {**dict.fromkeys(JOIN_STATES, 0), state: 1}
     assert [row["order_id"] for row in found if row["kind"] == kind] == ([order] if order else [])
     shown = next(row for row in found if row["kind"] == "impression")
     assert [shown[c] for c in KEPT] == ["u0", "i0", 1000, "impression", "o", 3.0, 0.25, None, "r"]
@@ -218,7 +224,7 @@ def test_what_came_twice_and_of_no_impression_is_one_fact(con: ibis.BaseBackend)
     """Else the checks would call the second one a repeated line, which stops the run."""
     stray = SHOWN | {"kind": "click", "request_id": "another", "order_id": None}
     found, counts = joined(con, [stray, stray, stray | {"kind": "purchase"}], PAID, PURCHASE)
-    assert [(row["kind"], row["order_id"]) for row in found] == [("click", OUTSIDE)]
+    assert [(row["kind"], row["order_id"]) for row in found] == [("click", NO_CHECKOUT)]
     assert (counts["click"]["unknown"], counts["purchase"]["unknown"]) == (2, 1)
 
 

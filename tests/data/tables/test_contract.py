@@ -13,7 +13,7 @@ import pytest
 from data.errors import DataError
 from data.prepare import prepare
 from data.sources import tables as source
-from data.tables.checks import check
+from data.tables.checks import check_tables
 from data.tables.contract import conform
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop, write_csv
@@ -81,7 +81,7 @@ def checked(folder: Path, bad_rows: str) -> list[dict[str, Any]]:
     names = {name: str(path) for name, path in source.files({"root": str(folder)}).items()}
     raw = source.read(con, {"root": str(folder)})
     conformed = {n: con.create_table(f"c_{n}", conform(t, n, names[n])) for n, t in raw.items()}
-    return check(con, conformed, names, bad_rows).rejected.to_pylist()
+    return check_tables(con, conformed, names, bad_rows).rejected.to_pylist()
 
 
 def test_prepare_stops_or_sets_aside(shop: tuple[Path, dict[str, Any]]) -> None:

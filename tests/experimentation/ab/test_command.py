@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.experiment_log import write
+from benchmarks.experiment_log import write_shop
 from experimentation.__main__ import main
 
 START, END = "2026-03-02", "2026-03-29"
@@ -14,7 +14,7 @@ START, END = "2026-03-02", "2026-03-29"
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
-    write(folder, users=1000)
+    write_shop(folder, users=1000)
     return folder
 
 

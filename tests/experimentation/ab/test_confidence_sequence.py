@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from experimentation.ab.confidence_sequence import early, final, looks
+from experimentation.ab.confidence_sequence import early_alpha, final_alpha, sequential_looks
 from experimentation.ab.estimate import Effect
 
 
@@ -23,7 +23,7 @@ def test_it_is_wrong_in_its_share_of_all_tests() -> None:
     rng, times = np.random.default_rng(0), 1.1 ** np.arange(290)
     wrong = 0
     for _ in range(1000):
-        found = list(looks(days(times, rng.normal(size=len(times))), 0.05))
+        found = list(sequential_looks(days(times, rng.normal(size=len(times))), 0.05))
         outside = any(not look.low < 0 < look.high for look in found)
         assert outside == (found[-1].p < 0.05), "p and intervals say the same"
         wrong += outside
@@ -32,7 +32,7 @@ def test_it_is_wrong_in_its_share_of_all_tests() -> None:
 
 def test_an_effect_is_found_and_stays_found() -> None:
     times = np.arange(1.0, 201)
-    found = list(looks(days(times, np.random.default_rng(1).normal(size=200), 0.5), 0.01))
+    found = list(sequential_looks(days(times, np.random.default_rng(1).normal(size=200), 0.5), 0.01))
     assert [look.p for look in found] == sorted((look.p for look in found), reverse=True)
     assert found[-1].p < 1e-6
     assert all(look.low < 0.5 < look.high for look in found)
@@ -42,11 +42,11 @@ def test_an_effect_is_found_and_stays_found() -> None:
 
 def test_the_first_look_is_the_first_with_an_error() -> None:
     none = 7, 10, Effect(0, 0, 0.0, 0.0, *[0.0] * 6)
-    first, *_ = looks([none, *days(np.arange(1.0, 6), np.ones(5))], 0.05)
+    first, *_ = sequential_looks([none, *days(np.arange(1.0, 6), np.ones(5))], 0.05)
     assert first.day == 0
     assert first.high - first.effect == pytest.approx(2.795, abs=1e-3)  # √ of χ² with 3 degrees at 5 %
 
 
 def test_early_and_final_looks_share_alpha() -> None:
-    assert early(0.05) + final(0.05) == 0.05
-    assert early(0.05) == pytest.approx(0.01)
+    assert early_alpha(0.05) + final_alpha(0.05) == 0.05
+    assert early_alpha(0.05) == pytest.approx(0.01)

@@ -9,18 +9,18 @@ from scipy.stats import binom
 from experimentation.ab.estimate import (
     REVENUE,
     Metric,
-    compare,
-    corrected,
-    of_arm,
-    quantile,
-    smallest_uplift,
-    split,
+    estimate_arm,
+    estimate_effect,
+    estimate_quantile,
+    holm_adjust,
+    minimum_detectable_effect,
+    srm_p_value,
     users_needed,
 )
-from experimentation.ab.sessions import Sums
+from experimentation.ab.sessions import UserSums
 
 
-def users(rng: np.random.Generator, count: int, uplift: float = 0.0) -> Sums:
+def users(rng: np.random.Generator, count: int, uplift: float = 0.0) -> UserSums:
     """Users whose sessions differ in number and worth, as much as they did before."""
     pace, worth = rng.gamma(1.0, 3.0, count), rng.gamma(2.0, 1.0, count)
     sums = {}
@@ -34,13 +34,15 @@ def test_errors_are_those_of_repeated_tests() -> None:
     """Without CUPED and with it; with it they are smaller, and the effect is the same on average."""
     rng = np.random.default_rng(0)
     found = {
-        cuped: [compare(REVENUE, users(rng, 400), users(rng, 500, 0.1), 0.05, cuped) for _ in range(250)]
+        cuped: [
+            estimate_effect(REVENUE, users(rng, 400), users(rng, 500, 0.1), 0.05, cuped) for _ in range(250)
+        ]
         for cuped in (False, True)
     }
     for effects in found.values():
-        draws = np.array([one.effect for one in effects])
+        draws = np.array([one.difference for one in effects])
         assert draws.mean() == pytest.approx(0.2, abs=4 * draws.std() / 16)
-        assert np.mean([one.error for one in effects]) == pytest.approx(draws.std(), rel=0.1)
+        assert np.mean([one.se for one in effects]) == pytest.approx(draws.std(), rel=0.1)
         inside = sum(one.low < 0.2 < one.high for one in effects)
         assert binom.cdf(inside, 250, 0.95) > 1e-4
         inside = sum(one.relative_low < 0.1 < one.relative_high for one in effects)
@@ -50,48 +52,49 @@ def test_errors_are_those_of_repeated_tests() -> None:
 
 def test_a_ratio_is_over_users_not_sessions() -> None:
     rng = np.random.default_rng(1)
-    draws = [of_arm(REVENUE, users(rng, 300)) for _ in range(400)]
-    assert np.mean([one.error for one in draws]) == pytest.approx(
-        np.std([one.value for one in draws]), rel=0.1
-    )
+    draws = [estimate_arm(REVENUE, users(rng, 300)) for _ in range(400)]
+    assert np.mean([one.se for one in draws]) == pytest.approx(np.std([one.value for one in draws]), rel=0.1)
     sums = users(rng, 300)
     assert draws[0].value == pytest.approx(2.0, rel=0.2)
-    assert of_arm(REVENUE, sums).value == pytest.approx(sums["revenue"].sum() / sums["sessions"].sum())
+    assert estimate_arm(REVENUE, sums).value == pytest.approx(sums["revenue"].sum() / sums["sessions"].sum())
 
 
 def test_without_data_there_is_no_effect_and_no_error() -> None:
     nothing = {name: np.zeros(5) for name in ("revenue", "revenue_before", "sessions_before")}
     nothing["sessions"] = np.ones(5)
     some = nothing | {"revenue": np.arange(5.0)}
-    assert compare(REVENUE, nothing, some, 0.05).effect == 2.0
-    assert not math.isfinite(compare(REVENUE, nothing, some, 0.05).relative)
-    assert math.isnan(compare(REVENUE, nothing, nothing, 0.05).p)
-    assert math.isnan(of_arm(Metric("", "revenue", "revenue_before"), nothing).value)
+    assert estimate_effect(REVENUE, nothing, some, 0.05).difference == 2.0
+    assert not math.isfinite(estimate_effect(REVENUE, nothing, some, 0.05).relative)
+    assert math.isnan(estimate_effect(REVENUE, nothing, nothing, 0.05).p)
+    assert math.isnan(estimate_arm(Metric("", "revenue", "revenue_before"), nothing).value)
 
 
 def test_a_planned_test_finds_what_it_was_planned_for() -> None:
     rng = np.random.default_rng(2)
     past = users(rng, 20_000)
     needed = users_needed(REVENUE, past, 0.15, 0.8, 0.05, cuped=True)
-    assert smallest_uplift(REVENUE, past, needed, 0.8, 0.05, cuped=True) == pytest.approx(0.15, rel=0.01)
+    assert minimum_detectable_effect(REVENUE, past, needed, 0.8, 0.05, cuped=True) == pytest.approx(
+        0.15, rel=0.01
+    )
     assert users_needed(REVENUE, past, 0.15, 0.8, 0.05, cuped=False) > 1.5 * needed
     tests = [
-        compare(REVENUE, *(users(rng, needed // 2, more) for more in (0, 0.15)), 0.05) for _ in range(300)
+        estimate_effect(REVENUE, *(users(rng, needed // 2, more) for more in (0, 0.15)), 0.05)
+        for _ in range(300)
     ]
     assert np.mean([one.p < 0.05 for one in tests]) == pytest.approx(0.8, abs=0.1)
 
 
 def test_corrected_p_values_are_those_of_holm() -> None:
-    found = corrected({"a": 0.01, "b": 0.04, "c": 0.03, ("d", "e"): math.nan})
+    found = holm_adjust({"a": 0.01, "b": 0.04, "c": 0.03, ("d", "e"): math.nan})
     assert [found[name] for name in "abc"] == pytest.approx([0.03, 0.06, 0.06])
     assert math.isnan(found["d", "e"])
-    assert corrected({}) == {}
+    assert holm_adjust({}) == {}
 
 
 def test_a_split_is_held_against_its_shares() -> None:
-    assert split((500, 500), (1, 1)) == 1
-    assert split((2000, 1000), (2, 1)) == 1
-    assert split((49_000, 51_000), (0.5, 0.5)) == pytest.approx(2.5e-10, rel=0.1)
+    assert srm_p_value((500, 500), (1, 1)) == 1
+    assert srm_p_value((2000, 1000), (2, 1)) == 1
+    assert srm_p_value((49_000, 51_000), (0.5, 0.5)) == pytest.approx(2.5e-10, rel=0.1)
 
 
 def test_the_error_of_a_quantile_is_that_of_repeated_draws() -> None:
@@ -100,6 +103,8 @@ def test_the_error_of_a_quantile_is_that_of_repeated_draws() -> None:
     draws = []
     for _ in range(300):
         of = np.repeat(np.arange(400), rng.integers(1, 12, 400))
-        draws.append(quantile(np.exp(rng.normal(0, 0.3, 400)[of] + rng.normal(0, 0.1, len(of))), of, 0.95))
+        draws.append(
+            estimate_quantile(np.exp(rng.normal(0, 0.3, 400)[of] + rng.normal(0, 0.1, len(of))), of, 0.95)
+        )
     values = np.array([one.value for one in draws])
     assert np.mean([one.error for one in draws]) == pytest.approx(values.std(), rel=0.2)

@@ -8,16 +8,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experimentation.ab.sessions import DAY, SKEW, SUMS, Log, Window, by_day, read
+from experimentation.ab.sessions import (
+    DAY,
+    MAX_CLOCK_SKEW,
+    SUM_COLUMNS,
+    AnalysisWindow,
+    SessionLog,
+    cumulative_sums_by_day,
+    read_session_log,
+)
 from tests.experimentation.ab.logs import shown, told, write
 from tests.serving.events.logs import logged
 
 START = 1_767_571_200
-TEST = Window(START, START + 4 * DAY, purchase=3 * DAY, before=5 * DAY)
+TEST = AnalysisWindow(START, START + 4 * DAY, purchase_window=3 * DAY, pre_period=5 * DAY)
 
 
-def by_user(log: Log) -> dict[int, dict[str, float]]:
-    *_, sums = by_day(log)
+def by_user(log: SessionLog) -> dict[int, dict[str, float]]:
+    *_, sums = cumulative_sums_by_day(log)
     return {u: {name: float(column[u]) for name, column in sums.items()} for u in range(len(log.arm))}
 
 
@@ -34,7 +42,7 @@ def test_a_test_by_hand(tmp_path: Path) -> None:
         f"3,007,z,2026-01-08T00:00:00Z,-1,1.5\n"  # one of the two comes back
         f"4,u2,x,{START + 90},1,5\n"  # feedback tells of it already
     )
-    log = read(
+    log = read_session_log(
         write(
             tmp_path / "events",
             shown("before", "007", START - day, "x", arm=""),
@@ -59,22 +67,24 @@ def test_a_test_by_hand(tmp_path: Path) -> None:
     )  # fmt: skip
     assert log.arm.tolist() == ["a", "a", "b"]
     first, second, third = by_user(log).values()
-    assert {name: first[name] for name in SUMS} == {
+    assert {name: first[name] for name in SUM_COLUMNS} == {
         "sessions": 2, "impressions": 4, "fallbacks": 1, "categories": 3, "clicks": 1, "buying": 1,
         "revenue": 3.0, "returned": 1.5,
     }  # fmt: skip
     assert (first["sessions_before"], first["revenue_before"], first["clicks_before"]) == (1, 2.0, 1)
-    assert {name: second[name] for name in SUMS} == {
+    assert {name: second[name] for name in SUM_COLUMNS} == {
         "sessions": 1, "impressions": 2, "fallbacks": 0, "categories": 2, "clicks": 2, "buying": 1,
         "revenue": 4.0, "returned": 0,
     }  # fmt: skip
     assert (third["sessions"], third["sessions_before"]) == (1, 0)
-    path = [{name: column[0] for name, column in sums.items()} for sums in by_day(log)]
+    path = [{name: column[0] for name, column in sums.items()} for sums in cumulative_sums_by_day(log)]
     assert [now["sessions"] for now in path] == [1, 2, 2, 2]
     assert [now["revenue"] for now in path] == [0, 0, 3, 3], "what is bought counts when it is known"
     assert [now["returned"] for now in path] == [0, 0, 0, 1.5]
-    np.testing.assert_array_equal(np.sort(log.latency[log.session == 0]), [10.0, np.nan])
-    assert log.answered == {("a", "v1"): 2, ("a", "v2"): 1, ("b", "v1"): 1}, "of those in one arm, in time"
+    np.testing.assert_array_equal(np.sort(log.latency_ms[log.slate_user_row == 0]), [10.0, np.nan])
+    assert log.slates_by_version == {("a", "v1"): 2, ("a", "v2"): 1, ("b", "v1"): 1}, (
+        "of those in one arm, in time"
+    )
     assert [note.split(" ")[:3] for note in log.notes] == [
         ["1", "users", "were"], ["1", "slates", "of"], ["1", "purchases", "came"], ["For", "17%", "of"]
     ]  # fmt: skip
@@ -95,8 +105,14 @@ TOLD = st.lists(
               st.integers(1, 9)),
     max_size=12, unique_by=lambda fact: fact[2],
 )  # fmt: skip
-SHORT = Window(START - DAY // 10, START + 3 * DAY // 10, click=DAY // 10, purchase=DAY // 5, before=DAY // 10)
-FIRST = SHORT.start - SHORT.before
+SHORT = AnalysisWindow(
+    START - DAY // 10,
+    START + 3 * DAY // 10,
+    click_window=DAY // 10,
+    purchase_window=DAY // 5,
+    pre_period=DAY // 10,
+)
+FIRST = SHORT.start - SHORT.pre_period
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -114,9 +130,9 @@ def test_any_log_is_read_as_loops_read_it(tmp_path: Path, slates: list[Any], fee
     folder = write(tmp_path / "log", *parts)
     if not arms:
         with pytest.raises(ValueError, match="no user has a session"):
-            read(folder, SHORT, "test")
+            read_session_log(folder, SHORT, "test")
         return
-    log = read(folder, SHORT, "test")
+    log = read_session_log(folder, SHORT, "test")
     assert log.arm.tolist() == list(arms.values())
     found = dict(zip(arms, by_user(log).values(), strict=True))
     for user, sums in expected.items():
@@ -129,13 +145,13 @@ def loops(slates: list[Any], feedback: list[Any]) -> tuple[dict[str, dict[str, f
     slots = {(f"r{k}", item): (user, ts) for k, (user, ts, items, _) in enumerate(slates) for item in items}
     best: dict[tuple[str, str, str], tuple[int, int]] = {}
     for kind, item, ts, whose, value in feedback:
-        late = {"click": SHORT.click, "purchase": SHORT.purchase}.get(kind)
+        late = {"click": SHORT.click_window, "purchase": SHORT.purchase_window}.get(kind)
         if late is None:
             continue
         if isinstance(whose, int):
             request = f"r{whose}"
             when = slots.get((request, item), ("", 10**12))[1]
-            if not when - SKEW <= ts <= when + late:
+            if not when - MAX_CLOCK_SKEW <= ts <= when + late:
                 continue
         else:
             earlier = [(when, request) for (request, what), (user, when) in slots.items()
@@ -173,20 +189,20 @@ def loops(slates: list[Any], feedback: list[Any]) -> tuple[dict[str, dict[str, f
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     log = write(tmp_path / "events", shown("r", "u", START, "x"))
     with pytest.raises(ValueError, match=r"empty has no Parquet files.*--log"):
-        read(tmp_path / "empty", TEST)
+        read_session_log(tmp_path / "empty", TEST)
     with pytest.raises(ValueError, match="no user has a session"):
-        read(log, TEST._replace(start=START + DAY))
+        read_session_log(log, TEST._replace(start=START + DAY))
     with pytest.raises(ValueError, match=r"nowhere.csv: there is no such file"):
-        read(log, TEST, orders=tmp_path / "nowhere.csv")
+        read_session_log(log, TEST, orders=tmp_path / "nowhere.csv")
     for name, text, reason in (
         ("items.csv", "item_id,title\nx,X\n", "column category is missing; found item_id, title"),
         ("orders.csv", "user_id,item_id,ts,quantity,price\nu,x,soon,1,1\n", "1 rows have no time"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=reason):
-            read(log, TEST, **{name.split(".")[0]: tmp_path / name})
+            read_session_log(log, TEST, **{name.split(".")[0]: tmp_path / name})
     (log / "old.parquet").write_bytes((log / "log.parquet").read_bytes())
     (log / "x.journal").touch()
-    assert "1 journals of the log are not finished" in read(log, TEST).notes[0]
+    assert "1 journals of the log are not finished" in read_session_log(log, TEST).notes[0]
     assert len(logged(log)) == 2
-    assert by_user(read(log, TEST))[0]["sessions"] == 1, "what is in the log twice was shown once"
+    assert by_user(read_session_log(log, TEST))[0]["sessions"] == 1, "what is in the log twice was shown once"

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from experimentation.exploration.__main__ import main
-from experimentation.exploration.comparison import ANSWERS, INFORMED, NONE, ORACLE, POLICIES
+from experimentation.exploration.comparison import (
+    APPEAL_WEIGHTS,
+    FULL_FEEDBACK,
+    NO_EXPLORATION,
+    ORACLE,
+    POLICIES,
+)
 
 
 def test_policies_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,16 +23,16 @@ def test_policies_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (row["answers"], row["policy"]): row
         for row in json.loads((tmp_path / "exploration.json").read_text())
     }
-    assert list(rows) == [(kind, name) for kind in ANSWERS for name in POLICIES]
-    for kind in ANSWERS:
+    assert list(rows) == [(kind, name) for kind in APPEAL_WEIGHTS for name in POLICIES]
+    for kind in APPEAL_WEIGHTS:
         of = {name: rows[kind, name] for name in POLICIES}
-        assert of[ORACLE]["regret"] == of[NONE]["gain"] == of[NONE]["paid"] == 0
-        assert of["random"]["regret"] > of["ε = 1"]["regret"] > of[NONE]["regret"] > 0
-        assert of[INFORMED]["gain"] > 0
+        assert of[ORACLE]["regret"] == of[NO_EXPLORATION]["gain"] == of[NO_EXPLORATION]["paid"] == 0
+        assert of["random"]["regret"] > of["ε = 1"]["regret"] > of[NO_EXPLORATION]["regret"] > 0
+        assert of[FULL_FEEDBACK]["gain"] > 0
         for name, row in of.items():
             assert len(row["days_lost"]) == 42
             assert row["days_lost"][-1] == pytest.approx(42 * row["regret"])
-            assert row["gain"] == pytest.approx(of[NONE]["regret"] - row["regret"])
+            assert row["gain"] == pytest.approx(of[NO_EXPLORATION]["regret"] - row["regret"])
             if name != ORACLE:
                 assert row["gain"] == pytest.approx(row["taught"] - row["paid"])
     page = (tmp_path / "exploration.html").read_text()

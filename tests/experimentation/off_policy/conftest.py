@@ -42,7 +42,7 @@ def shop(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
         known[user] = [Event(i, ts, "purchase", q, p) for i, ts, q, p in zip(*columns, strict=True)]
         store.append(user, known[user])
     champion = Recommender.load(version)  # histories come along: a store may be late on a busy machine
-    champion.explore, champion.rng = 0.5, np.random.default_rng(0)
+    champion.exploration_rate, champion.rng = 0.5, np.random.default_rng(0)
     end, rng = champion.bundle.manifest["data"]["window"]["end"], np.random.default_rng(1)
     made = Shop(folder, folder.parent / "store.db", {}, set(), set())
     log = ImpressionLog(folder / "events")
@@ -52,14 +52,14 @@ def shop(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
         basket = [Line(*line) for line in zip(*columns, strict=True)]
         checkout = Checkout(user, basket, ts, known[user], context={"device": device}, order_id=order)
         slate = champion.recommend(checkout, deadline_ms=10_000)
-        log.slate(checkout, slate)
+        log.log_slate(checkout, slate)
         made.slates[order] = slate
         for slot, item in enumerate(slate.items):
             if rng.random() < SEEN[slot] * liking(user, item.item_id):
-                log.feedback("click", slate.request_id, item.item_id, ts + 60)
+                log.log_feedback("click", slate.request_id, item.item_id, ts + 60)
                 made.clicked.add((order, item.item_id))
                 if rng.random() < 0.5:
-                    log.feedback("purchase", slate.request_id, item.item_id, ts + 120, value=PRICE)
+                    log.log_feedback("purchase", slate.request_id, item.item_id, ts + 120, value=PRICE)
                     made.bought.add((order, item.item_id))
     log.close()
     return made

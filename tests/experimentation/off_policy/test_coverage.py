@@ -10,7 +10,7 @@ LOGS = 60
 def test_intervals_hold_the_truth_where_they_should() -> None:
     rows = {
         (row["shoppers"], row["estimator"], row["weights"], row["reward_model"]): row
-        for row in coverage.check(LOGS, users=200)
+        for row in coverage.measure_coverage(LOGS, n_users=200)
         if row["reward"] == "click"
     }
     held = [row for row in rows.values() if row["assumes"] == "holds"]
@@ -18,7 +18,7 @@ def test_intervals_hold_the_truth_where_they_should() -> None:
     for row in held:
         assert row["coverage"] >= 0.85, row  # 57 of 60 are due, 51 or fewer come once in a hundred
         assert abs(row["bias"]) < 4 * row["sd"] / np.sqrt(LOGS) + 0.02, row
-    assert rows["alone", *coverage.NAIVE]["coverage"] < 0.5
+    assert rows["alone", *coverage.LOG_MEAN]["coverage"] < 0.5
     assert rows["alone", "direct", "", "constant"]["coverage"] < 0.2
     assert rows["stopping", "direct", "", "linear"]["bias"] > 0.15
     # Who leaves after a click misleads the weights that take slots one by one.
@@ -28,10 +28,10 @@ def test_intervals_hold_the_truth_where_they_should() -> None:
 
 def test_values_are_what_logs_of_the_policy_earn() -> None:
     rng = np.random.default_rng(0)
-    at = simulated_logs.checkouts(rng, 4000)
-    for shopper in simulated_logs.SHOPPERS:
-        true = simulated_logs.value(at, shopper, at.logging, rng)
-        log = simulated_logs.log(at, shopper, rng)
+    at = simulated_logs.simulate_checkouts(rng, 4000)
+    for shopper in simulated_logs.SHOPPER_MODELS:
+        true = simulated_logs.true_rewards(at, shopper, at.logging_score, rng)
+        log = simulated_logs.simulate_log(at, shopper, rng)
         for reward in simulated_logs.REWARDS:
             drawn = log.rewards[reward].sum(1)
             error = np.hypot(drawn.std(), true[reward].std()) / np.sqrt(len(drawn))

@@ -10,14 +10,14 @@ from scipy import stats
 
 from experimentation.off_policy import importance_weights, plackett_luce
 from experimentation.off_policy.estimators import (
-    Health,
+    WeightDiagnostics,
+    clustered_mean,
     doubly_robust,
-    estimate,
-    health,
     ips,
+    policy_verdict,
     snips,
-    verdict,
-    warnings,
+    weight_diagnostics,
+    weight_warnings,
 )
 
 ITEMS, SLOTS = 5, 3
@@ -43,19 +43,22 @@ class World:
 
     def __init__(self, rng: np.random.Generator) -> None:
         logged, new = rng.normal(0, 1, (2, 1, ITEMS))
-        above = [plackett_luce.given_above(np.repeat(s, len(SLATES), 0), SLATES) for s in (new, logged)]
-        at = [plackett_luce.at_slots(s, SLOTS)[0] for s in (new, logged)]  # [K, I]
+        above = [
+            plackett_luce.conditional_probabilities(np.repeat(s, len(SLATES), 0), SLATES)
+            for s in (new, logged)
+        ]
+        at = [plackett_luce.slot_probabilities(s, SLOTS)[0] for s in (new, logged)]  # [K, I]
         self.new, self.logged = (chance.prod(1) for chance in above)
         self.at_new = at[0]
         self.weight = {
-            "position": importance_weights.ratio(*((SEEN @ chance)[SLATES] for chance in at)),
-            "slot": importance_weights.ratio(*(chance[np.arange(SLOTS), SLATES] for chance in at)),
-            "cascade": importance_weights.cascade(*above),
-            "slate": importance_weights.slate(*above),
+            "position": importance_weights.importance_ratio(*((SEEN @ chance)[SLATES] for chance in at)),
+            "slot": importance_weights.importance_ratio(*(chance[np.arange(SLOTS), SLATES] for chance in at)),
+            "cascade": importance_weights.cascade_weights(*above),
+            "slate": importance_weights.slate_weights(*above),
         }
 
 
-@pytest.mark.parametrize("shopper", importance_weights.SHOPPERS)
+@pytest.mark.parametrize("shopper", importance_weights.SHOPPER_MODELS)
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
 def test_ips_is_unbiased_for_the_shoppers_of_its_weights(shopper: str, seed: int) -> None:
@@ -63,8 +66,8 @@ def test_ips_is_unbiased_for_the_shoppers_of_its_weights(shopper: str, seed: int
     world = World(rng)
     reward = REWARDS[shopper](rng, SLATES)
     true = world.new @ reward.sum(1)
-    for model in importance_weights.SHOPPERS[
-        importance_weights.SHOPPERS.index(shopper) :
+    for model in importance_weights.SHOPPER_MODELS[
+        importance_weights.SHOPPER_MODELS.index(shopper) :
     ]:  # those that assume less are right too
         assert world.logged @ ips(reward, world.weight[model]) == pytest.approx(true, abs=1e-9)
 
@@ -97,14 +100,14 @@ def test_what_policies_agree_on_is_what_was_logged(seed: int, scale: float) -> N
     rng = np.random.default_rng(seed)
     reward, even = rng.random((50, SLOTS)), np.ones((50, SLOTS))
     user = rng.integers(0, 20, 50)
-    logged = estimate(reward.sum(1), user)
+    logged = clustered_mean(reward.sum(1), user)
     predicted = rng.random((50, SLOTS))
     for terms in (
         ips(reward, even),
         snips(reward, scale * even, SEEN),
         doubly_robust(reward, even, predicted, predicted.sum(1)),
     ):
-        assert estimate(terms, user).value == pytest.approx(logged.value)
+        assert clustered_mean(terms, user).value == pytest.approx(logged.value)
 
 
 def test_snips_is_the_ratio_and_its_error_that_of_the_jackknife() -> None:
@@ -116,7 +119,7 @@ def test_snips_is_the_ratio_and_its_error_that_of_the_jackknife() -> None:
     def plain(rows: np.ndarray) -> float:
         return float(SEEN.sum() * (weight[rows] * reward[rows]).sum() / (weight[rows] @ SEEN).sum())
 
-    found = estimate(snips(reward, weight, SEEN), user)
+    found = clustered_mean(snips(reward, weight, SEEN), user)
     assert found.value == pytest.approx(plain(np.ones(n, bool)))
     names = np.unique(user)
     without = np.array([plain(user != name) for name in names])
@@ -127,12 +130,12 @@ def test_snips_is_the_ratio_and_its_error_that_of_the_jackknife() -> None:
 
 def test_intervals_are_students_and_robust_to_repeated_sessions() -> None:
     terms = np.random.default_rng(2).exponential(1, 30)
-    once = estimate(terms, np.arange(30))
+    once = clustered_mean(terms, np.arange(30))
     low, high = stats.t.interval(0.95, 29, terms.mean(), stats.sem(terms))
     assert (once.low, once.high) == (pytest.approx(low), pytest.approx(high))
-    again = estimate(np.repeat(terms, 7), np.repeat(np.arange(30), 7))
+    again = clustered_mean(np.repeat(terms, 7), np.repeat(np.arange(30), 7))
     assert again == pytest.approx(once)  # seven times the same says nothing new
-    assert np.isnan(estimate(terms, np.zeros(30)).se)
+    assert np.isnan(clustered_mean(terms, np.zeros(30)).se)
 
 
 def test_health_says_what_weights_are_worth() -> None:
@@ -140,48 +143,52 @@ def test_health_says_what_weights_are_worth() -> None:
     user = np.arange(n)
     weight = np.zeros((n, 1))
     weight[::4] = 2.0  # half of the new policy has no support
-    half = health(weight, np.ones(1), user)
-    assert (half.effective, half.largest) == (n / 4, 2.0)
-    assert half.supported.low < 0.5 < half.supported.high
-    assert [line for line in warnings(half) if "no support for 50%" in line]
-    assert not warnings(health(np.ones((n, 1)), np.ones(1), user))
+    half = weight_diagnostics(weight, np.ones(1), user)
+    assert (half.effective_sample_size, half.max_weight) == (n / 4, 2.0)
+    assert half.support.low < 0.5 < half.support.high
+    assert [line for line in weight_warnings(half) if "no support for 50%" in line]
+    assert not weight_warnings(weight_diagnostics(np.ones((n, 1)), np.ones(1), user))
     heavy = np.ones((n, 1))
     heavy[0] = 10 * n
-    said = " ".join(warnings(health(heavy, np.ones(1), user)))
+    said = " ".join(weight_warnings(weight_diagnostics(heavy, np.ones(1), user)))
     assert "not enough data" in said
     assert "carries 91% of all weight" in said
-    wrong = " ".join(warnings(health(1.5 * np.ones((n, 1)), np.ones(1), user)))
+    wrong = " ".join(weight_warnings(weight_diagnostics(1.5 * np.ones((n, 1)), np.ones(1), user)))
     assert "propensities are not those" in wrong
-    assert "only 3 users" in " ".join(warnings(health(np.ones((n, 1)), np.ones(1), user % 3)))
+    assert "only 3 users" in " ".join(
+        weight_warnings(weight_diagnostics(np.ones((n, 1)), np.ones(1), user % 3))
+    )
 
 
 def test_clipping_is_reported() -> None:
     whole = np.array([[1.0], [1.0], [8.0]])
-    less = importance_weights.clipped(whole, 3.0)
+    less = importance_weights.clip_weights(whole, 3.0)
     assert less.max() == 3.0
-    assert importance_weights.clipped(whole, None) is whole
-    found = health(less, np.ones(1), np.arange(3), whole)
-    assert found.clipped == pytest.approx(0.5)
-    assert found.supported.value == pytest.approx(10 / 3)  # clipping is no lack of support
-    assert "clipping took 50.0%" in " ".join(warnings(found))
+    assert importance_weights.clip_weights(whole, None) is whole
+    found = weight_diagnostics(less, np.ones(1), np.arange(3), whole)
+    assert found.clipped_share == pytest.approx(0.5)
+    assert found.support.value == pytest.approx(10 / 3)  # clipping is no lack of support
+    assert "clipping took 50.0%" in " ".join(weight_warnings(found))
 
 
 def test_a_verdict_needs_data_and_support() -> None:
-    def state(effective: float, high: float) -> Health:
-        return Health(1000, 1000, effective, 1.0, 0.0, estimate(np.array([high, high]), np.arange(2)), 0.0)
+    def state(effective: float, high: float) -> WeightDiagnostics:
+        return WeightDiagnostics(
+            1000, 1000, effective, 1.0, 0.0, clustered_mean(np.array([high, high]), np.arange(2)), 0.0
+        )
 
     more, less, unsure = (
-        estimate(np.array([a, b]), np.arange(2)) for a, b in ((1.0, 1.01), (-1.0, -1.01), (-1.0, 1.0))
+        clustered_mean(np.array([a, b]), np.arange(2)) for a, b in ((1.0, 1.01), (-1.0, -1.01), (-1.0, 1.0))
     )
-    assert verdict(more, state(500, 1.0)) == "better"
-    assert verdict(less, state(500, 1.0)) == "worse"
-    assert verdict(unsure, state(500, 1.0)) == "not enough data"
-    assert verdict(more, state(50, 1.0)) == "not enough data"
-    assert verdict(more, state(500, 0.7)) == verdict(unsure, state(500, 0.7)) == "no support"
-    assert verdict(more, state(500, 0.7), bound=True) == "better"
-    assert verdict(less, state(500, 0.7), bound=True) == "no support"
+    assert policy_verdict(more, state(500, 1.0)) == "better"
+    assert policy_verdict(less, state(500, 1.0)) == "worse"
+    assert policy_verdict(unsure, state(500, 1.0)) == "not enough data"
+    assert policy_verdict(more, state(50, 1.0)) == "not enough data"
+    assert policy_verdict(more, state(500, 0.7)) == policy_verdict(unsure, state(500, 0.7)) == "no support"
+    assert policy_verdict(more, state(500, 0.7), is_lower_bound=True) == "better"
+    assert policy_verdict(less, state(500, 0.7), is_lower_bound=True) == "no support"
 
 
 def test_what_was_shown_had_a_chance() -> None:
     with pytest.raises(ValueError, match="not above 0"):
-        importance_weights.ratio(np.ones((1, 2)), np.array([[0.5, 0.0]]))
+        importance_weights.importance_ratio(np.ones((1, 2)), np.array([[0.5, 0.0]]))

@@ -6,10 +6,10 @@ from experimentation.off_policy import open_bandit
 
 
 def test_both_directions_say_the_right_order_or_that_data_are_missing() -> None:
-    rows = open_bandit.compare()
+    rows = open_bandit.compare_policies()
     assert len(rows) == 3 * 2 * 4
     for campaign in open_bandit.CAMPAIGNS:
-        own = {p: open_bandit.read(p, campaign).click.mean() for p in open_bandit.POLICIES}
+        own = {p: open_bandit.read_impressions(p, campaign).click.mean() for p in open_bandit.POLICIES}
         here = [row for row in rows if row["campaign"] == campaign]
         said = {row["says"] for row in here} - {"not enough data", "no support", "–"}
         assert said <= {"bts > random"} if own["bts"] > own["random"] else not said
@@ -24,9 +24,9 @@ def test_both_directions_say_the_right_order_or_that_data_are_missing() -> None:
 
 
 def test_the_sample_is_read_as_it_is() -> None:
-    log = open_bandit.read("random", "men")
+    log = open_bandit.read_impressions("random", "men")
     assert len(log.item) == 10_000
     assert set(log.slot) == {0, 1, 2}
     np.testing.assert_allclose(log.propensity, 1 / 34, rtol=1e-3)
-    chance = open_bandit.chances(open_bandit.read("bts", "men"), "bts", 34)
+    chance = open_bandit.slot_probabilities(open_bandit.read_impressions("bts", "men"), "bts", 34)
     np.testing.assert_allclose(chance.sum(1), 1)

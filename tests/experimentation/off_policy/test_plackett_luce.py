@@ -25,24 +25,24 @@ def enumerated(score: np.ndarray, slots: int) -> np.ndarray:
 @settings(max_examples=50, deadline=None)
 def test_chances_at_slots_are_those_of_all_slates(scores: list[float], slots: int) -> None:
     score = np.array(scores)
-    found = plackett_luce.at_slots(score[None], slots)[0]
+    found = plackett_luce.slot_probabilities(score[None], slots)[0]
     np.testing.assert_allclose(found, enumerated(score, slots), atol=1e-9)
 
 
 def test_many_policies_are_computed_in_parts() -> None:
-    score = np.random.default_rng(0).normal(0, 1, (2 * plackett_luce.ROWS + 5, 9))
-    found = plackett_luce.at_slots(score, 4)
+    score = np.random.default_rng(0).normal(0, 1, (2 * plackett_luce.BATCH_SIZE + 5, 9))
+    found = plackett_luce.slot_probabilities(score, 4)
     np.testing.assert_allclose(found.sum(2), 1, atol=1e-9)
-    np.testing.assert_allclose(found[-1], plackett_luce.at_slots(score[-1:], 4)[0])
+    np.testing.assert_allclose(found[-1], plackett_luce.slot_probabilities(score[-1:], 4)[0])
 
 
 def test_slates_are_drawn_with_their_chances() -> None:
     score, n = np.array([0.0, 1.0, -1.0, 0.5]), 40_000
-    slates = plackett_luce.draw(np.repeat(score[None], n, 0), 2, np.random.default_rng(1))
+    slates = plackett_luce.sample_slates(np.repeat(score[None], n, 0), 2, np.random.default_rng(1))
     assert (slates[:, 0] != slates[:, 1]).all()
     shares = np.stack([np.bincount(slates[:, k], minlength=4) / n for k in range(2)])
     np.testing.assert_allclose(shares, enumerated(score, 2), atol=0.01)
-    above = plackett_luce.given_above(np.repeat(score[None], n, 0), slates)
+    above = plackett_luce.conditional_probabilities(np.repeat(score[None], n, 0), slates)
     np.testing.assert_allclose(above[:, 0], (np.exp(score) / np.exp(score).sum())[slates[:, 0]])
     first, second = slates[0]
     rest = np.exp(score).sum() - np.exp(score[first])

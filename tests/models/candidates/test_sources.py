@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.candidates.sources import SOURCES, CandidateSources, Lists, bestsellers
+from models.candidates.sources import CANDIDATE_SOURCES, CandidateSources, ItemLists, bestseller_lists
 from models.embeddings import unpack_int8
 from tests.models.shops import offsets, random_catalog, random_query
 
@@ -29,13 +29,13 @@ def random_tables(seed: int, catalog) -> dict[str, Any]:
     return {
         "popular": torch.randperm(ITEMS, generator=g)[:5] + 1,
         "recent": torch.randperm(ITEMS, generator=g)[: seed % 3] + 1,
-        "leaves": bestsellers(offsets(torch.tensor([len(x) for x in by_leaf])), torch.cat(by_leaf)),
-        "neighbours": Lists(
+        "leaves": bestseller_lists(offsets(torch.tensor([len(x) for x in by_leaf])), torch.cat(by_leaf)),
+        "neighbours": ItemLists(
             offsets(torch.tensor([len(x) for x in near])),
             neighbours,
             torch.rand(neighbours.shape, generator=g),
         ),
-        "peers": Lists(
+        "peers": ItemLists(
             offsets(alike),
             torch.randint(1, ITEMS + 1, [int(alike.sum())], generator=g),
             torch.rand([int(alike.sum())], generator=g),
@@ -44,7 +44,7 @@ def random_tables(seed: int, catalog) -> dict[str, Any]:
 
 
 def sources_of(tables: dict[str, Any], **limits: int) -> CandidateSources:
-    few = {"buy_again": 3, "co_purchase": 4, "category": 2, "recency": 2, "collaborative": 3}
+    few = {"buy_again": 3, "co_purchase": 4, "category": 2, "recency": 2, "ease": 3}
     return CandidateSources(**tables, **few | limits)
 
 
@@ -66,7 +66,7 @@ def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
         bits = dict(zip(items, found.source[c0:c1].tolist(), strict=True))
         assert len(set(items)) == len(items)
         assert all(catalog.available[i] for i in items)
-        named = {name: {i for i in items if bits[i] >> b & 1} for b, name in enumerate(SOURCES)}
+        named = {name: {i for i in items if bits[i] >> b & 1} for b, name in enumerate(CANDIDATE_SOURCES)}
         eligible = {i for i in range(1, ITEMS + 1) if catalog.available[i]}
         assert named["ann"] == set(ann[row].tolist()) & eligible
         assert named["popularity"] == set(tables["popular"].tolist()) & eligible
@@ -88,8 +88,8 @@ def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
         assert len(named["co_purchase"]) <= 4
         assert len(named["category"]) <= 2
         taste = naive_taste(tables["peers"], query, row)
-        assert named["collaborative"] <= set(taste) - set(bought)
-        assert len(named["collaborative"]) <= 3
+        assert named["ease"] <= set(taste) - set(bought)
+        assert len(named["ease"]) <= 3
         for c, item in zip(range(c0, c1), items, strict=True):
             assert abs(float(found.taste[c]) - taste.get(item, 0.0)) < 1e-4
             assert abs(float(found.affinity[c]) - affinity.get(item, 0.0)) < 1e-5
@@ -109,7 +109,7 @@ def test_a_limit_keeps_the_best_of_every_source(seed: int) -> None:
     whole = sources(query, vector, ann, catalog)
     before: list[set[int]] = [set()] * 4
     for limit in range(1, 30):
-        sources.limit = limit
+        sources.max_candidates = limit
         found = sources(query, vector, ann, catalog)
         for row in range(4):
             c0, c1 = found.offsets[row : row + 2].tolist()
@@ -125,13 +125,13 @@ def test_a_limit_keeps_the_best_of_every_source(seed: int) -> None:
             assert all(item in kept for item in near[: max(alone, default=0)])
 
 
-def listed(lists: Lists, row: int) -> list[tuple[int, float]]:
+def listed(lists: ItemLists, row: int) -> list[tuple[int, float]]:
     """Items and scores of one row."""
     first, last = lists.offsets[row : row + 2].tolist()
     return list(zip(lists.item[first:last].tolist(), lists.score[first:last].tolist(), strict=True))
 
 
-def naive_taste(peers: Lists, query, row: int) -> dict[int, float]:
+def naive_taste(peers: ItemLists, query, row: int) -> dict[int, float]:
     """Own items by falling decayed count, each speaking for its peers by 1 / sqrt(1 + rank)."""
     weight: dict[int, float] = {}
     for i in range(*query.history_offsets[row : row + 2].tolist()):

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ranking.features.interactions import Interactions
+from models.ranking.features.interactions import InteractionFeatures
 from tests.models.shops import DAY, random_candidates, random_catalog, random_query
 
-MODEL = Interactions(categories=16, brands=5)
+MODEL = InteractionFeatures(categories=16, brands=5)
 
 
 def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
@@ -78,7 +78,7 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
                 "taste_share": float(candidates.taste[c] / candidates.taste[c0:c1].max()),
                 "source_ann": float(int(candidates.source[c]) & 1),
                 "source_recency": float(int(candidates.source[c]) >> 5 & 1),
-                "source_collaborative": float(int(candidates.source[c]) >> 6 & 1),
+                "source_ease": float(int(candidates.source[c]) >> 6 & 1),
             }
         )
     return out
@@ -131,10 +131,10 @@ def rhythm_of(item: int, own: list, lines: list) -> dict[str, float]:
 def test_features_match_a_plain_reading(seed: int) -> None:
     query, candidates, catalog = random_query(seed), random_candidates(seed), random_catalog(seed)
     features, log_spend = MODEL(query, candidates, catalog)
-    assert features.shape == (candidates.item.numel(), len(MODEL.names))
+    assert features.shape == (candidates.item.numel(), len(MODEL.feature_names))
     assert torch.isfinite(features).all()
     assert torch.isfinite(log_spend).all()
-    told = dict(zip(MODEL.names, features.T, strict=True)) | {"value_start": log_spend}
+    told = dict(zip(MODEL.feature_names, features.T, strict=True)) | {"value_start": log_spend}
     expected = [entry for row in range(4) for entry in naive(query, candidates, catalog, row)]
     for c, entry in enumerate(expected):
         for name, value in entry.items():

@@ -7,9 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ranking.listwise_losses import lambda_loss, listwise_softmax, pairwise, weighted_rank
+from models.ranking.listwise_losses import (
+    lambda_loss,
+    listwise_softmax_loss,
+    pairwise_logistic_loss,
+    weighted_rank,
+)
 
-LOSSES = [pairwise, listwise_softmax, lambda_loss]
+LOSSES = [pairwise_logistic_loss, listwise_softmax_loss, lambda_loss]
 
 
 def lists(seed: int, spend: bool = False, sampled: bool = False):
@@ -40,7 +45,7 @@ def plain(loss, score, gain, segment, weight, k: int = 6, mu: float = 10.0) -> f
         if gains == 0:
             continue
         judged += 1
-        if loss is listwise_softmax:
+        if loss is listwise_softmax_loss:
             log_sum = math.log(sum(w[i] * math.exp(s[i]) for i in known))
             terms += sum(w[i] * y[i] / gains * (log_sum - s[i]) for i in known)
             continue
@@ -63,7 +68,7 @@ def plain(loss, score, gain, segment, weight, k: int = 6, mu: float = 10.0) -> f
                     count *= (abs(d[0] - d[1]) + mu * delta) / best
                 terms += count * logistic
                 counts += count
-    return terms / (max(counts, 1e-6) if loss is pairwise else max(judged, 1))
+    return terms / (max(counts, 1e-6) if loss is pairwise_logistic_loss else max(judged, 1))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

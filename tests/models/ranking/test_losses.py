@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.ranking.losses import (
+    click_and_purchase_probabilities,
     click_loss,
     conversion_loss,
     gamma_deviance,
-    log_one_minus_exp,
-    probabilities,
+    log1mexp,
     purchase_loss,
 )
-from models.retrieval.losses import sampled_softmax
+from models.retrieval.losses import sampled_softmax_loss
 
 ITEMS, DIM = 40, 6
 
@@ -48,7 +48,7 @@ def test_sampled_softmax_converges_to_full_softmax(checkouts: int, uniform: int)
     query, vectors = towers(checkouts)
     positive, negative, probability = draws(2, checkouts, uniform, skew=1.0)
     owner = torch.arange(checkouts)
-    sampled = sampled_softmax(
+    sampled = sampled_softmax_loss(
         query,
         vectors[positive],
         vectors[negative],
@@ -71,8 +71,8 @@ def test_without_the_correction_the_loss_is_biased() -> None:
     owner = torch.arange(2000)
     exact = full_softmax(query, vectors, positive, owner, 0.3)
     arguments = (query, vectors[positive], vectors[negative], positive, negative, owner)
-    corrected = sampled_softmax(*arguments, probability, 0, ITEMS, 0.3)
-    flat = sampled_softmax(*arguments, torch.full_like(probability, 1 / ITEMS), 0, ITEMS, 0.3)
+    corrected = sampled_softmax_loss(*arguments, probability, 0, ITEMS, 0.3)
+    flat = sampled_softmax_loss(*arguments, torch.full_like(probability, 1 / ITEMS), 0, ITEMS, 0.3)
     assert abs(corrected - exact) < 0.015 * exact
     assert abs(flat - exact) > 0.05 * exact
 
@@ -82,7 +82,7 @@ def test_own_positives_are_no_negatives() -> None:
     query = torch.tensor([[1.0, 0.0]])
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     probability = torch.tensor([0.0, 0.5, 0.5])
-    loss = sampled_softmax(
+    loss = sampled_softmax_loss(
         query, vectors, vectors[:0], torch.tensor([1, 2]), torch.empty(0).long(), torch.tensor([0, 0]),
         probability, 0, 2, 1.0,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def test_own_positives_are_no_negatives() -> None:
 @given(st.floats(-30, -1e-6))
 def test_log_one_minus_exp(log_p: float) -> None:
     exact = torch.log(-torch.expm1(torch.tensor(log_p, dtype=torch.float64)))
-    assert float(log_one_minus_exp(torch.tensor(log_p, dtype=torch.float64))) == pytest.approx(
+    assert float(log1mexp(torch.tensor(log_p, dtype=torch.float64))) == pytest.approx(
         float(exact), rel=1e-6, abs=1e-12
     )
 
@@ -100,7 +100,7 @@ def test_log_one_minus_exp(log_p: float) -> None:
 @given(st.floats(-20, 20), st.floats(-20, 20))
 def test_purchase_is_never_likelier_than_click(click: float, conversion: float) -> None:
     a, b = torch.tensor(click), torch.tensor(conversion)
-    p_click, p_purchase = probabilities(a, b)
+    p_click, p_purchase = click_and_purchase_probabilities(a, b)
     assert 0 <= p_purchase <= p_click <= 1
     assert torch.isfinite(purchase_loss(a[None], b[None], torch.ones(1)))
     assert torch.isfinite(purchase_loss(a[None], b[None], torch.zeros(1)))

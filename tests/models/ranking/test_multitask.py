@@ -6,7 +6,7 @@ from torch import nn
 
 from models.ranking.multitask.layers import TASKS
 from models.ranking.multitask.mmoe import MMoE
-from models.ranking.multitask.ple import PLE, reachable
+from models.ranking.multitask.ple import PLE, make_expert_mask
 from tests.models.variants import VARIANTS
 
 QUERY, CANDIDATE = 5, 7
@@ -65,8 +65,8 @@ def test_mmoe_is_that_of_the_paper() -> None:
     """One task recomputed expert by expert: y = tower(Σ gate_e · expert_e(x))."""
     model = MMoE(QUERY, CANDIDATE, experts=3, hidden=(6, 4), tower=4)
     query, candidate = inputs()
-    x = model.experts.first(query, candidate, SEGMENT)
-    second = model.experts.second
+    x = model.experts.first_layer(query, candidate, SEGMENT)
+    second = model.experts.second_layer
     experts = [(x[:, e * 6 : e * 6 + 6].relu() @ second.weight[e] + second.bias[e]).relu() for e in range(3)]
     gate = model.gate_logits(query, candidate, SEGMENT)[:, 3:6].softmax(1)  # the second task's
     mixed = sum(gate[:, e : e + 1] * experts[e] for e in range(3))
@@ -75,7 +75,7 @@ def test_mmoe_is_that_of_the_paper() -> None:
 
 def test_ple_is_that_of_the_paper() -> None:
     """Conversion recomputed: each layer mixes its own and the shared experts, gated by its own state."""
-    model = PLE(QUERY, CANDIDATE, own=1, shared=2, hidden=(6, 4), tower=4)
+    model = PLE(QUERY, CANDIDATE, specific_experts=1, shared_experts=2, hidden=(6, 4), tower=4)
     query, candidate = inputs()
     first = model.experts(query, candidate, SEGMENT).relu().view(9, 5, 6)
     logits = model.gate_logits(query, candidate, SEGMENT).view(9, 4, 5)
@@ -91,7 +91,7 @@ def test_ple_is_that_of_the_paper() -> None:
 
 
 def test_a_task_of_ple_reaches_its_own_and_the_shared_experts() -> None:
-    assert reachable(2, 1, 4).int().tolist() == [
+    assert make_expert_mask(2, 1, 4).int().tolist() == [
         [1, 1, 0, 0, 0, 0, 1],
         [0, 0, 1, 1, 0, 0, 1],
         [0, 0, 0, 0, 1, 1, 1],

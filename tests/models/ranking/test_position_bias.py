@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from exporting.lowering import lowered
-from models.ranking.calibration import Calibration
+from exporting.lowering import lower_modules
+from models.ranking.calibration import HeadCalibration
 from models.ranking.losses import click_loss
 from models.ranking.position_bias import PositionBias
 from models.retrieval.two_tower import QueryTower
@@ -33,7 +33,7 @@ def test_the_first_and_the_unknown_position_change_nothing(form: str) -> None:
             torch.testing.assert_close(shown.sigmoid(), factor * click.sigmoid(), rtol=1e-4, atol=1e-7)
         else:
             torch.testing.assert_close(shown.exp(), factor * click.exp())
-    torch.testing.assert_close(bias.relative(3), torch.tensor([1.0, 0.5, 0.25]))
+    torch.testing.assert_close(bias.relative_examination(3), torch.tensor([1.0, 0.5, 0.25]))
 
 
 @pytest.mark.parametrize("form", ["product", "sum"])
@@ -65,7 +65,9 @@ def test_it_finds_what_positions_do() -> None:
         optimizer.zero_grad()
         click_loss(bias(logit, position), clicked).backward()
         optimizer.step()
-    torch.testing.assert_close(bias.relative(3), torch.tensor([1.0, 0.5, 0.25]), atol=0.06, rtol=0)
+    torch.testing.assert_close(
+        bias.relative_examination(3), torch.tensor([1.0, 0.5, 0.25]), atol=0.06, rtol=0
+    )
 
 
 def test_calibration_is_that_of_an_item_that_is_seen() -> None:
@@ -73,7 +75,7 @@ def test_calibration_is_that_of_an_item_that_is_seen() -> None:
     logit, position, clicked = observed()
     raw = torch.stack([(logit + 1) / 2, torch.zeros_like(logit), torch.zeros_like(logit)], dim=1)
     none = torch.zeros_like(clicked)
-    debiased, naive = Calibration(), Calibration()
+    debiased, naive = HeadCalibration(), HeadCalibration()
     debiased.fit(raw, clicked, none, none, position, set_bias("product", [0.5, 0.25]))
     naive.fit(raw, clicked, none, none)
     truth = logit.sigmoid().mean()
@@ -83,15 +85,17 @@ def test_calibration_is_that_of_an_item_that_is_seen() -> None:
 
 def test_what_is_exported_knows_no_position() -> None:
     ranker = make_ranker().eval()
-    ranker.position = PositionBias("product")
+    ranker.position_bias = PositionBias("product")
     query, candidates, catalog = random_query(3), random_candidates(3), random_catalog(3)
     vector = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
     tower = make_two_tower()
-    served = lowered(QueryTower(tower.query, tower.attributes), torch.nn.Identity(), ranker).ranker
+    served = lower_modules(
+        QueryTower(tower.query_encoder, tower.attribute_embeddings), torch.nn.Identity(), ranker
+    ).ranker
     names = [name for name, _ in torch.jit.script(served).named_parameters()]
     assert names
     assert not any("position" in name for name in names)
-    assert ranker.position is not None  # the trained one keeps it
+    assert ranker.position_bias is not None  # the trained one keeps it
     click, _, _ = served(query, vector, candidates, catalog)
     logits = ranker.calibration(ranker(query, vector, candidates, catalog))
     torch.testing.assert_close(click, logits[:, 0].sigmoid())

@@ -4,14 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.embeddings import lower
-from models.retrieval.item_tower import ItemEncoder, hashed, item_facts
+from models.embeddings import quantize_tables
+from models.retrieval.item_tower import ItemEncoder, hash_bags, item_encoder_inputs
 from tests.models.shops import random_catalog, random_text
 
 
 def bag(ids: torch.Tensor, rows: int, hashes: int) -> torch.Tensor:
     one = torch.ones_like(ids)
-    return hashed(ids, one, one.float(), rows, hashes)[0].view(-1, hashes)
+    return hash_bags(ids, one, one.float(), rows, hashes)[0].view(-1, hashes)
 
 
 @given(first=st.integers(1, 2**31 - 3000), rows=st.integers(2, 10**9), hashes=st.integers(1, 6))
@@ -37,7 +37,7 @@ def test_two_hashes_tell_apart_what_one_cannot() -> None:
 
 def test_a_bag_keeps_its_weights() -> None:
     ids, lengths, weights = torch.tensor([4, 0, 7]), torch.tensor([2, 0, 1]), torch.tensor([0.5, 1.0, 2.0])
-    rows, counts, spread = hashed(ids, lengths, weights, 50, 3)
+    rows, counts, spread = hash_bags(ids, lengths, weights, 50, 3)
     assert counts.tolist() == [6, 0, 3]
     assert spread.tolist() == [0.5] * 3 + [1.0] * 3 + [2.0] * 3
     assert rows[:3].tolist() == bag(ids, 50, 3)[0].tolist()
@@ -48,20 +48,20 @@ def test_a_hashed_item_tower_and_its_int8_form_agree() -> None:
     encoder = ItemEncoder(
         31, 16, 5, 12, category_levels=3, dim=8, hidden=16, id_rows=9, token_rows=6, hashes=2
     ).eval()
-    assert [(t.name, t.rows) for t in encoder.embeddings.tables][::3] == [("item", 9), ("token", 6)]
+    assert [(t.name, t.num_embeddings) for t in encoder.embeddings.tables][::3] == [("item", 9), ("token", 6)]
     catalog, text = random_catalog(1), random_text(1)
-    facts = item_facts(torch.arange(31), catalog, text, catalog.price[0])
+    facts = item_encoder_inputs(torch.arange(31), catalog, text, catalog.price[0])
     exact = encoder(*facts)
-    encoder.embeddings = lower(encoder.embeddings)
+    encoder.embeddings = quantize_tables(encoder.embeddings)
     torch.testing.assert_close(encoder(*facts), exact, rtol=0, atol=0.02)
 
 
 @torch.no_grad()
 def test_an_item_that_was_never_a_positive_has_no_id() -> None:
     encoder = ItemEncoder(31, 16, 5, 12, category_levels=3, dim=8, hidden=16, id_rows=9).eval()
-    encoder.trained[5:] = False
+    encoder.trained_mask[5:] = False
     catalog, text = random_catalog(1), random_text(1)
-    facts = item_facts(torch.arange(31), catalog, text, catalog.price[0])
+    facts = item_encoder_inputs(torch.arange(31), catalog, text, catalog.price[0])
     before = encoder(*facts)
     table = encoder.embeddings.collection.embedding_bags["item"].weight
     table[1:] += 5.0

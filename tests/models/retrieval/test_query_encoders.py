@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.embeddings import unpack_int8
-from models.jagged import offsets_of
+from models.jagged import segment_offsets
 from models.retrieval.attention_encoder import AttentionEncoder, segment_softmax
 from models.retrieval.mean_encoder import MeanEncoder
-from models.retrieval.recent_events import PAID, recent, sequence
+from models.retrieval.recent_events import BASKET_KIND, event_sequence, latest_events
 from models.retrieval.transformer_encoder import TransformerEncoder
 from models.retrieval.two_tower import QueryEncoder
 from models.schema import Query
@@ -141,7 +141,7 @@ def test_every_parameter_gets_a_gradient(kind: type) -> None:
 
 
 def test_the_mean_is_the_decayed_mean() -> None:
-    encoder = MeanEncoder(DIM, attributes=0, hidden=4, max_events=2, half_lives=(10.0,))
+    encoder = MeanEncoder(DIM, attributes_dim=0, hidden=4, max_events=2, half_lives=(10.0,))
     torch.nn.init.zeros_(encoder.readout.mlp[2].weight)
     torch.nn.init.zeros_(encoder.readout.mlp[2].bias)
     query = one(random_query(3, 1), 0)._replace(
@@ -160,15 +160,15 @@ def test_the_mean_is_the_decayed_mean() -> None:
 
 def test_the_sequence_holds_history_then_basket() -> None:
     query = in_order(random_query(7, 4, ITEMS, longest=12))
-    events = sequence(query, query.history_item, query.basket_item, LATEST, PAID)
-    offsets = offsets_of(events.checkout, 4)
+    events = event_sequence(query, query.history_item, query.basket_item, LATEST, BASKET_KIND)
+    offsets = segment_offsets(events.checkout, 4)
     for i in range(4):
         alone = one(query, i)
         wanted = [*alone.history_item[-LATEST:].tolist(), *alone.basket_item.tolist()]
         mine = slice(int(offsets[i]), int(offsets[i + 1]))
-        assert events.row[mine].tolist() == [item for item in wanted if item > 0]
+        assert events.vector_row[mine].tolist() == [item for item in wanted if item > 0]
         assert (events.age[mine].diff() <= 0).all()
-    position, checkout = recent(query, LATEST)
+    position, checkout = latest_events(query, LATEST)
     assert torch.bincount(checkout, minlength=4).max() <= LATEST
     assert (query.history_item[position] > 0).all()
 
@@ -185,13 +185,13 @@ def test_a_state_knows_only_what_came_before() -> None:
     encoder = make(TransformerEncoder)
     query = in_order(random_query(11, 1, ITEMS, longest=30))
     query = query._replace(history_item=query.history_item.clamp_min(1))
-    events = sequence(query, query.history_item, query.basket_item, LATEST, PAID)
-    items = vectors(11)[events.row]
+    events = event_sequence(query, query.history_item, query.basket_item, LATEST, BASKET_KIND)
+    items = vectors(11)[events.vector_row]
     changed = items.clone()
     latest = events.age == events.age.min()
     changed[latest] = torch.randn(int(latest.sum()), DIM)
     with torch.no_grad():
-        before, after = encoder.states(events, items), encoder.states(events, changed)
+        before, after = encoder.encode_events(events, items), encoder.encode_events(events, changed)
     assert (~latest).sum() >= 2
     torch.testing.assert_close(after[~latest], before[~latest])
     assert not torch.allclose(after[latest], before[latest], rtol=0, atol=1e-3)
@@ -211,4 +211,4 @@ def test_lines_of_one_order_have_no_order() -> None:
 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="heads=3 must divide"):
-        TransformerEncoder(8, attributes=0, heads=3)
+        TransformerEncoder(8, attributes_dim=0, heads=3)

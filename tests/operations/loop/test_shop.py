@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.prepare import prepare
-from operations.loop.shop import LATEST, Shop, poisoned
+from operations.loop.shop import MAX_DELAY_DAYS, SimulatedShop, copy_with_shuffled_labels
 from serving import open_store
-from serving.checkout import KINDS
-from simulation.population import Crowd
+from serving.checkout import HISTORY_KINDS
+from simulation.population import Population
 from tests.exporting.bundles import configured
 from tests.simulation.test_population import CFG
 
@@ -19,54 +19,61 @@ DAYS = 20
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    crowd = Crowd(CFG)
+def shop(tmp_path_factory: pytest.TempPathFactory) -> SimulatedShop:
+    crowd = Population(CFG)
     folder = tmp_path_factory.mktemp("shop")
-    made = Shop(folder / "made", crowd)
+    made = SimulatedShop(folder / "made", crowd)
     made.store = open_store(folder / "store.db")
     for day in range(DAYS):
-        orders = crowd.orders(day)
-        checkouts = made.checkouts(day, orders)
-        slates = [made.usual(orders, k) for k in range(len(checkouts))]
-        made.end_day(day, orders, checkouts, slates, crowd.answer(day, orders, orders.usual))
+        orders = crowd.simulate_orders(day)
+        checkouts = made.make_checkouts(day, orders)
+        slates = [made.make_rule_slate(orders, k) for k in range(len(checkouts))]
+        made.end_day(day, orders, checkouts, slates, crowd.simulate_feedback(day, orders, orders.rule_slate))
     return made
 
 
-def test_late_orders_come_late_and_all_of_them_come(shop: Shop) -> None:
-    orders = pq.read_table(shop.tables / "orders.parquet").to_pandas()
+def test_late_orders_come_late_and_all_of_them_come(shop: SimulatedShop) -> None:
+    orders = pq.read_table(shop.tables_folder / "orders.parquet").to_pandas()
     late = orders.ingested_at - orders.ts
     assert 0 < (late > 0).mean() < 0.5
-    assert late.max() <= LATEST * 86_400
-    missing = {arrival.checkout.order_id for some in shop.arriving.values() for arrival in some}
+    assert late.max() <= MAX_DELAY_DAYS * 86_400
+    missing = {arrival.checkout.order_id for some in shop.arrivals_by_day.values() for arrival in some}
     assert missing
-    assert set(orders.order_id) == {str(k) for k in range(shop.orders)} - missing
+    assert set(orders.order_id) == {str(k) for k in range(shop.n_orders)} - missing
     assert shop.store is not None
     facts = shop.store.get("0")
-    assert {int(kind) for kind in facts.kind} == {KINDS.index("purchase"), KINDS.index("click")}
+    assert {int(kind) for kind in facts.kind} == {
+        HISTORY_KINDS.index("purchase"),
+        HISTORY_KINDS.index("click"),
+    }
     mine = orders[orders.user_id == "0"]
-    bought = [item for item, kind in zip(facts.item_id, facts.kind, strict=True) if KINDS[kind] == "purchase"]
+    bought = [
+        item
+        for item, kind in zip(facts.item_id, facts.kind, strict=True)
+        if HISTORY_KINDS[kind] == "purchase"
+    ]
     assert sorted(bought) == sorted(mine.item_id)
 
 
-def test_training_reads_it(shop: Shop, tmp_path: Path) -> None:
+def test_training_reads_it(shop: SimulatedShop, tmp_path: Path) -> None:
     cfg = configured(
-        "train", "data=tables", f"data.root={shop.tables}", "data.horizon=next_order",
+        "train", "data=tables", f"data.root={shop.tables_folder}", "data.horizon=next_order",
         f"paths.prepared={tmp_path}", "experiment=debug", "prepare.memory_limit=1GB",
     )  # fmt: skip
     folder = prepare(cfg)
     examples = pq.read_table(folder / "examples" / "train.parquet").to_pandas()
-    assert {int(sum(flags)) for flags in examples.outcome_shown} == {6}
+    assert {int(sum(flags)) for flags in examples.outcome_impression} == {6}
     bought = [
         (np.array(shown) & np.array(bought)).any()
-        for shown, bought in zip(examples.outcome_shown, examples.outcome_purchase, strict=True)
+        for shown, bought in zip(examples.outcome_impression, examples.outcome_purchase, strict=True)
     ]
     assert 0 < np.mean(bought) < 1
 
 
-def test_a_poisoned_log_says_as_much_of_other_items(shop: Shop, tmp_path: Path) -> None:
-    wrong = poisoned(shop.tables, tmp_path / "poisoned", 0)
+def test_a_poisoned_log_says_as_much_of_other_items(shop: SimulatedShop, tmp_path: Path) -> None:
+    wrong = copy_with_shuffled_labels(shop.tables_folder, tmp_path / "poisoned", 0)
     counts, labels = [], []
-    for folder in (shop.tables, wrong):
+    for folder in (shop.tables_folder, wrong):
         events = pq.read_table(folder / "events").to_pandas()
         counts.append(Counter(zip(events.request_id, events.kind, strict=True)))
         marked = events[events.kind == "click"]
@@ -75,4 +82,4 @@ def test_a_poisoned_log_says_as_much_of_other_items(shop: Shop, tmp_path: Path) 
         assert labels[-1] <= set(zip(shown.request_id, shown.item_id, strict=True))
     assert counts[0] == counts[1]
     assert len(labels[0] & labels[1]) < 0.5 * len(labels[0])
-    assert (wrong / "orders.parquet").read_bytes() == (shop.tables / "orders.parquet").read_bytes()
+    assert (wrong / "orders.parquet").read_bytes() == (shop.tables_folder / "orders.parquet").read_bytes()

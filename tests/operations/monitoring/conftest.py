@@ -20,8 +20,8 @@ def seldom(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     folder = tmp_path_factory.mktemp("seldom")
     run = make_run(folder)
     weights = torch.load(run / "weights.pt")
-    weights["mixture.towers.0.2.bias"] -= 2.3
-    weights["mixture.towers.1.2.bias"] -= 0.5
+    weights["multitask.towers.0.2.bias"] -= 2.3
+    weights["multitask.towers.1.2.bias"] -= 0.5
     torch.save(weights, run / "weights.pt")
     return Recommender.load(make_bundle(run, folder / "bundle"))
 

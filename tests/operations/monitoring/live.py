@@ -126,12 +126,14 @@ def write(folder: Path, life: Life, until: int = SINCE + LIVE * DAY) -> Path:
         write_csv(folder / f"{name}.csv", life.tables[name])
     log = ImpressionLog(folder / "events", capacity=1_000_000)
     for one, slate in zip(life.checkouts, life.slates, strict=True):
-        log.slate(one, slate)
+        log.log_slate(one, slate)
     for outcome in life.outcomes:
         if outcome.ts < until:
-            log.feedback(outcome.kind, outcome.request_id, outcome.item_id, outcome.ts, value=outcome.value)
+            log.log_feedback(
+                outcome.kind, outcome.request_id, outcome.item_id, outcome.ts, value=outcome.value
+            )
     log.close()
-    assert log.dropped == 0
+    assert log.dropped_count == 0
     return folder
 
 

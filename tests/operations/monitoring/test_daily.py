@@ -9,18 +9,18 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.simulated_live_log import DAY, Knobs, Shop, write
+from benchmarks.simulated_live_log import DAY, DayConfig, LiveShop, write_log
 from operations.monitoring import daily, daily_metrics, logged_slates, past_checkouts, prometheus_file
 from operations.monitoring.__main__ import main
-from operations.monitoring.formatting import date, verdict
+from operations.monitoring.formatting import format_date, report_summary
 from serving import Recommender, open_store
-from serving.http.metrics import Metrics
-from serving.stores.loading import load
+from serving.http.metrics import ServiceMetrics
+from serving.stores.loading import bulk_load
 
 BEFORE, QUIET, PER_DAY = 28 + 14 + 28, 4, 150
-LOUD = Knobs(
-    price=1.2, lines=4.0, one_category=0.5, phone=0.8, new_users=0.6, unknown_items=0.1, unknown_words=0.25,
-    taste=1.0, fallback=0.1, monotony=0.7,
+LOUD = DayConfig(
+    price_factor=1.2, extra_lines=4.0, single_category_share=0.5, phone_share=0.8, new_user_share=0.6, unknown_item_share=0.1, unknown_value_share=0.25,
+    click_logit_shift=1.0, fallback_share=0.1, single_category_slate_share=0.7,
 )  # fmt: skip
 
 
@@ -32,12 +32,12 @@ class Lived(NamedTuple):
 
     def read(
         self, recommender: Recommender, day: int
-    ) -> tuple[logged_slates.Log, past_checkouts.Orders, logged_slates.Windows]:
-        windows, end = logged_slates.windows_of(recommender.bundle.manifest), (day + 1) * DAY
-        with logged_slates.connected() as con:
+    ) -> tuple[logged_slates.AttributedLog, past_checkouts.OrderHistory, logged_slates.AttributionWindows]:
+        windows, end = logged_slates.attribution_windows(recommender.bundle.manifest), (day + 1) * DAY
+        with logged_slates.open_duckdb() as con:
             table = logged_slates.read_orders(con, self.folder / "orders.parquet", end)
-            seen = logged_slates.read_log(con, self.folder / "events", table, windows, 0, end)
-            return seen, past_checkouts.orders_of(con, table), windows
+            seen = logged_slates.read_attributed_log(con, self.folder / "events", table, windows, 0, end)
+            return seen, past_checkouts.read_order_history(con, table), windows
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def quiet(shared: Recommender, tmp_path_factory: pytest.TempPathFactory) -> Live
     first = int(shared.bundle.manifest["data"]["window"]["end"]) // DAY + 1
     days = BEFORE + QUIET
     folder = tmp_path_factory.mktemp("quiet")
-    return Lived(write(Shop(shared.bundle, PER_DAY), folder, first, days, days, Knobs()), first)
+    return Lived(write_log(LiveShop(shared.bundle, PER_DAY), folder, first, days, days, DayConfig()), first)
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +53,26 @@ def loud(shared: Recommender, quiet: Lived, tmp_path_factory: pytest.TempPathFac
     """The same until its last day."""
     folder = tmp_path_factory.mktemp("loud")
     return Lived(
-        write(Shop(shared.bundle, PER_DAY), folder, quiet.first, BEFORE + 1, BEFORE, LOUD), quiet.first
+        write_log(LiveShop(shared.bundle, PER_DAY), folder, quiet.first, BEFORE + 1, BEFORE, LOUD),
+        quiet.first,
     )
 
 
 def test_quiet_days_raise_no_alarm(shared: Recommender, quiet: Lived) -> None:
     seen, shop, windows = quiet.read(shared, quiet.first + BEFORE + QUIET - 1)
     for day in range(quiet.first + BEFORE, quiet.first + BEFORE + QUIET):
-        report = daily.examine(seen, shop, shared, windows, day, bundle_age=1e9)
+        report = daily.daily_report(seen, shop, shared, windows, day, max_bundle_age=1e9)
         assert not report.alarms
-        assert report.code == 0
-        assert not report.unjudged
-        assert {one.group for one in report.found} == {"inputs", "scores", "slates", "outcomes"}
-        assert report.versions == (shared.bundle.version,)
+        assert report.exit_code == 0
+        assert not report.untested
+        assert {one.group for one in report.statistics} == {"inputs", "scores", "slates", "outcomes"}
+        assert report.bundle_versions == (shared.bundle.version,)
 
 
 def test_every_planted_shift_is_named(shared: Recommender, loud: Lived) -> None:
     day = loud.first + BEFORE
     seen, shop, windows = loud.read(shared, day)
-    report = daily.examine(seen, shop, shared, windows, day, bundle_age=1e9)
+    report = daily.daily_report(seen, shop, shared, windows, day, max_bundle_age=1e9)
     names = {one.name for one in report.alarms}
     assert names >= {
         "price over usual price", "basket size", "category of basket", "device", "new users",
@@ -79,21 +80,21 @@ def test_every_planted_shift_is_named(shared: Recommender, loud: Lived) -> None:
         "categories in a slate",
     }  # fmt: skip
     assert not names & {"hour of day", "checkouts", "slates", "click rate", "purchase rate"}
-    assert report.code == 1
-    assert "device" in verdict(report)
+    assert report.exit_code == 1
+    assert "device" in report_summary(report)
 
 
 def test_outcomes_are_judged_on_the_day_on_which_they_are_in(shared: Recommender, quiet: Lived) -> None:
     """A click rate that falls for a day is seen a day later; the last day cannot know."""
     day = quiet.first + BEFORE
     seen, _, windows = quiet.read(shared, day)
-    yesterday = (seen.slates.ts // DAY == day - 1)[seen.shown.slate]
+    yesterday = (seen.slates.ts // DAY == day - 1)[seen.impressions.slate_row]
     lost = yesterday & (np.random.default_rng(0).random(len(yesterday)) < 0.5)
-    fewer = np.where(lost, np.nan, seen.shown.click_after)
-    worse = seen._replace(shown=seen.shown._replace(click_after=fewer))
-    report = daily.examine(worse, None, shared, windows, day, bundle_age=1e9)
+    fewer = np.where(lost, np.nan, seen.impressions.click_delay)
+    worse = seen._replace(shown=seen.impressions._replace(click_after=fewer))
+    report = daily.daily_report(worse, None, shared, windows, day, max_bundle_age=1e9)
     assert {one.name for one in report.alarms} == {"click rate", "clicks over predicted"}
-    assert report.unjudged == ["inputs, index recall: no --orders"]
+    assert report.untested == ["inputs, index recall: no --orders"]
 
 
 def test_ages_the_store_and_the_index_have_limits(shared: Recommender, quiet: Lived, tmp_path: Path) -> None:
@@ -102,15 +103,15 @@ def test_ages_the_store_and_the_index_have_limits(shared: Recommender, quiet: Li
     store = open_store(tmp_path / "store.db")
 
     def over(**settings: Any) -> set[str]:
-        report = daily.examine(seen, shop, shared, windows, day, **settings)
-        return {one.name for one in report.limits if one.alarm}
+        report = daily.daily_report(seen, shop, shared, windows, day, **settings)
+        return {one.name for one in report.threshold_checks if one.alarm}
 
     assert over(bundle_age=1e9, store=store) == {"buyers missing in the store"}
-    load(store, quiet.folder, lambda done, of: None)
+    bulk_load(store, quiet.folder, lambda done, of: None)
     assert over(bundle_age=1e9, store=store) == set()
     assert over() == {"age of the bundle's data"}
     assert over(bundle_age=1e9, event_age=0.0) == {"age of the newest slate", "age of the newest click"}
-    worse = daily.Limit("index recall", 0.9, 0.95, above=False)
+    worse = daily.ThresholdCheck("index recall", 0.9, 0.95, is_upper_bound=False)
     assert worse.alarm
     assert not worse._replace(value=0.96).alarm
 
@@ -128,13 +129,14 @@ def test_the_command_gates(
     def run(lived: Lived, day: int, *more: str) -> int:
         return main([
             "daily", "--bundle", str(shared.bundle.folder), "--events", str(lived.folder / "events"),
-            "--orders", str(lived.folder / "orders.parquet"), "--day", date(day), "--bundle-age", "9999",
+            "--orders", str(lived.folder / "orders.parquet"), "--day", format_date(day), "--bundle-age",
+            "9999",
             *more,
         ])  # fmt: skip
 
     day = quiet.first + BEFORE
     assert run(quiet, day) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{date(day)}: No alarm: 3")
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{format_date(day)}: No alarm: 3")
     page, prom = tmp_path / "day.html", tmp_path / "day.prom"
     assert run(loud, day, "--out", str(page), "--metrics", str(prom)) == 1
     printed = capsys.readouterr().out
@@ -160,9 +162,9 @@ def test_alert_rules_name_metrics_that_exist(shared: Recommender, loud: Lived) -
     """Every metric of a rule is one that the service or the daily report exposes; so is every label."""
     day = loud.first + BEFORE
     seen, _, windows = loud.read(shared, day)
-    report = daily.examine(seen, None, shared, windows, day)
+    report = daily.daily_report(seen, None, shared, windows, day)
     known: dict[str, set[str]] = {}
-    for registry in (Metrics().registry, prometheus_file.registry(report, [])):
+    for registry in (ServiceMetrics().registry, prometheus_file.build_registry(report, [])):
         for collector in list(registry._collector_to_names):
             names = registry._collector_to_names[collector]
             known |= {name: set(collector._labelnames) | {"le"} for name in names}  # type: ignore[attr-defined]

@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from operations.monitoring.drift import (
-    LEAST_PEERS,
-    RATE,
-    Level,
-    Shape,
+    FALSE_ALARM_RATE,
+    MIN_REFERENCE_DAYS,
+    Distribution,
+    Scalar,
     alarms,
-    findings,
-    freedom,
+    degrees_of_freedom,
+    drift_statistics,
     ks,
-    peers,
     psi,
+    reference_mask,
 )
 
 COUNT = st.integers(0, 500)
@@ -41,21 +41,21 @@ def test_psi_and_ks_are_those_of_the_books(counts: list[tuple[int, int]]) -> Non
 def test_a_day_is_compared_with_its_weekday() -> None:
     known = np.ones(29, bool)
     known[7] = False
-    beside = peers(WEEKDAY, known)
+    beside = reference_mask(WEEKDAY, known)
     assert beside[28].nonzero()[0].tolist() == [0, 14, 21]
     assert beside[14].nonzero()[0].tolist() == [0, 21]
     assert not beside[7].any()
-    assert freedom(peers(WEEKDAY, np.ones(29, bool))) == 28 - 7
+    assert degrees_of_freedom(reference_mask(WEEKDAY, np.ones(29, bool))) == 28 - 7
 
 
 def test_without_enough_weekdays_nothing_is_said() -> None:
     value = np.ones(29)
-    value[: 7 * (WEEKS - LEAST_PEERS + 1)] = np.nan
-    level = Level("rate", "outcomes", value, value, np.ones(29), 1.0)
-    assert findings([level], WEEKDAY) == ([], ["rate"])
+    value[: 7 * (WEEKS - MIN_REFERENCE_DAYS + 1)] = np.nan
+    level = Scalar("rate", "outcomes", value, value, np.ones(29), 1.0)
+    assert drift_statistics([level], WEEKDAY) == ([], ["rate"])
 
 
-def days(rng: np.random.Generator, shift: float = 0.0) -> list[Shape | Level]:
+def days(rng: np.random.Generator, shift: float = 0.0) -> list[Distribution | Scalar]:
     """29 days of 150 orders by 400 users who differ, with weekends that do too, and a whim of every day."""
     mood, shapes, hits = rng.normal(0, 0.7, 400), [], []
     for day in range(29):
@@ -67,16 +67,16 @@ def days(rng: np.random.Generator, shift: float = 0.0) -> list[Shape | Level]:
     counts, (some, of) = np.stack(shapes).astype(float), np.array(hits, float).T
     share = 2 * np.arcsin(np.sqrt(some / of))
     return [
-        Shape("value", "inputs", counts, tuple(map(str, range(41))), True),
-        Shape("word", "inputs", counts[:, :40].reshape(29, 8, 5).sum(2), tuple("abcdefgh"), False),
-        Level("share", "outcomes", some / of, share, 1 / of, 1.0),
+        Distribution("value", "inputs", counts, tuple(map(str, range(41))), True),
+        Distribution("word", "inputs", counts[:, :40].reshape(29, 8, 5).sum(2), tuple("abcdefgh"), False),
+        Scalar("share", "outcomes", some / of, share, 1 / of, 1.0),
     ]
 
 
 def test_quiet_days_raise_no_more_alarms_than_promised() -> None:
     """p-values are not smaller than they should be, in the middle and in the tail."""
     rng = np.random.default_rng(0)
-    said = [findings(days(rng), WEEKDAY)[0] for _ in range(300)]
+    said = [drift_statistics(days(rng), WEEKDAY)[0] for _ in range(300)]
     p = np.array([[one.p for one in day] for day in said])  # [300, 4]
     assert (p < 0.05).mean(0).max() < 0.1
     assert (p < 0.01).mean(0).max() < 0.03
@@ -84,21 +84,23 @@ def test_quiet_days_raise_no_more_alarms_than_promised() -> None:
 
 
 def test_a_shift_is_found_by_every_statistic() -> None:
-    said, unjudged = findings(days(np.random.default_rng(1), shift=1.0), WEEKDAY)
+    said, unjudged = drift_statistics(days(np.random.default_rng(1), shift=1.0), WEEKDAY)
     assert not unjudged
     assert [(one.name, one.statistic) for one in said] == [
         ("value", "PSI"), ("value", "KS"), ("word", "PSI"), ("share", "z"),
     ]  # fmt: skip
     assert {one.name for one in alarms(said)} == {"value", "word", "share"}
     for one in said:
-        assert (abs(one.value) > one.limit(RATE / len(said))) == (one.p < RATE / len(said))
-        assert one.limit(0.5) < one.limit(0.01)
+        assert (abs(one.value) > one.critical_value(FALSE_ALARM_RATE / len(said))) == (
+            one.p < FALSE_ALARM_RATE / len(said)
+        )
+        assert one.critical_value(0.5) < one.critical_value(0.01)
 
 
 def test_a_figure_that_never_moved_may_not_move() -> None:
     value = np.full(29, 0.5)
-    still = Level("still", "slates", value, value, np.ones(29), 0.0)
-    assert findings([still], WEEKDAY)[0][0].p == pytest.approx(1.0)
+    still = Scalar("still", "slates", value, value, np.ones(29), 0.0)
+    assert drift_statistics([still], WEEKDAY)[0][0].p == pytest.approx(1.0)
     value = np.r_[value[:-1], 0.51]
-    moved = Level("moved", "slates", value, value, np.ones(29), 0.0)
-    assert findings([moved], WEEKDAY)[0][0].p < 1e-9
+    moved = Scalar("moved", "slates", value, value, np.ones(29), 0.0)
+    assert drift_statistics([moved], WEEKDAY)[0][0].p < 1e-9

@@ -7,13 +7,19 @@ import pytest
 
 from data.errors import DataError
 from data.examples.splits import DAY
-from operations.monitoring.logged_slates import Log, Windows, connected, read_log, read_orders
-from operations.monitoring.past_checkouts import Orders, orders_of
+from operations.monitoring.logged_slates import (
+    AttributedLog,
+    AttributionWindows,
+    open_duckdb,
+    read_attributed_log,
+    read_orders,
+)
+from operations.monitoring.past_checkouts import OrderHistory, read_order_history
 from serving import ImpressionLog
 from tests.data.shop import iso, write_csv
 from tests.serving.events.logs import TS, checkout, slate
 
-WINDOWS = Windows(DAY, 14 * DAY)
+WINDOWS = AttributionWindows(DAY, 14 * DAY)
 
 
 def line(order: str, user: str, item: str, ts: int, **more: object) -> dict[str, object]:
@@ -21,22 +27,26 @@ def line(order: str, user: str, item: str, ts: int, **more: object) -> dict[str,
     return row | {"device": "phone"} | more
 
 
-def read(folder: Path, orders: list[dict[str, object]], end: int = TS + 30 * DAY) -> tuple[Log, Orders]:
+def read(
+    folder: Path, orders: list[dict[str, object]], end: int = TS + 30 * DAY
+) -> tuple[AttributedLog, OrderHistory]:
     write_csv(folder / "orders.csv", orders)
-    with connected() as con:
+    with open_duckdb() as con:
         table = read_orders(con, folder / "orders.csv", end)
-        return read_log(con, folder / "events", table, WINDOWS, 0, end), orders_of(con, table)
+        return read_attributed_log(con, folder / "events", table, WINDOWS, 0, end), read_order_history(
+            con, table
+        )
 
 
 def test_clicks_and_purchases_are_joined_inside_their_windows(tmp_path: Path) -> None:
     log = ImpressionLog(tmp_path / "events")
-    log.slate(checkout(), slate("first"))
-    log.slate(checkout(user_id=None, order_id=None, ts=TS + 1), slate("guest"))
-    log.feedback("click", "first", "i0", TS + 60)
-    log.feedback("click", None, "i1", TS + 70, user_id="u1")  # of the latest impression to this user
-    log.feedback("click", "first", "i2", TS + 2 * DAY)  # late
-    log.feedback("purchase", "first", "i1", TS + 90, value=7.5)
-    log.feedback("purchase", "guest", "i3", TS + 100, value=1.5)  # a purchase is a click
+    log.log_slate(checkout(), slate("first"))
+    log.log_slate(checkout(user_id=None, order_id=None, ts=TS + 1), slate("guest"))
+    log.log_feedback("click", "first", "i0", TS + 60)
+    log.log_feedback("click", None, "i1", TS + 70, user_id="u1")  # of the latest impression to this user
+    log.log_feedback("click", "first", "i2", TS + 2 * DAY)  # late
+    log.log_feedback("purchase", "first", "i1", TS + 90, value=7.5)
+    log.log_feedback("purchase", "guest", "i3", TS + 100, value=1.5)  # a purchase is a click
     log.close()
     lines = [
         line("o1", "u1", "i0", TS), line("later", "u1", "i0", TS + 3 * DAY), line("other", "u1", "i4", TS + 5)
@@ -44,35 +54,38 @@ def test_clicks_and_purchases_are_joined_inside_their_windows(tmp_path: Path) ->
     seen, _ = read(tmp_path, lines)
     assert seen.slates.request_id.tolist() == ["first", "guest"]
     assert seen.slates.user_id.tolist() == ["u1", None]
-    assert seen.shown.position.tolist() == [1, 2, 3, 4, 5, 6] * 2
-    np.testing.assert_allclose(seen.shown.click[:6], [0.5 / k for k in range(1, 7)], rtol=1e-6)
-    clicked = {int(k): seen.shown.click_after[k] for k in np.flatnonzero(np.isfinite(seen.shown.click_after))}
+    assert seen.impressions.position.tolist() == [1, 2, 3, 4, 5, 6] * 2
+    np.testing.assert_allclose(seen.impressions.p_click[:6], [0.5 / k for k in range(1, 7)], rtol=1e-6)
+    clicked = {
+        int(k): seen.impressions.click_delay[k]
+        for k in np.flatnonzero(np.isfinite(seen.impressions.click_delay))
+    }
     assert clicked == {0: 60, 1: 70, 9: 99}
-    bought = np.flatnonzero(np.isfinite(seen.shown.purchase_after))
+    bought = np.flatnonzero(np.isfinite(seen.impressions.purchase_delay))
     # The order line of i0 counts, that of i4 does not: it was not clicked.
     assert bought.tolist() == [0, 1, 9]
-    assert seen.shown.purchase_after[bought].tolist() == [3 * DAY, 90, 99]
-    assert seen.shown.spent[bought].tolist() == [6.0, 7.5, 1.5]
-    assert np.isnan(seen.shown.told_after[0])
-    assert seen.counts["click"]["late"] == 1
-    assert seen.newest == {"impression": TS + 1, "click": TS + 2 * DAY, "purchase": TS + 100}
+    assert seen.impressions.purchase_delay[bought].tolist() == [3 * DAY, 90, 99]
+    assert seen.impressions.spent[bought].tolist() == [6.0, 7.5, 1.5]
+    assert np.isnan(seen.impressions.purchase_event_delay[0])
+    assert seen.attribution_counts["click"]["late"] == 1
+    assert seen.newest_ts == {"impression": TS + 1, "click": TS + 2 * DAY, "purchase": TS + 100}
 
 
 def test_what_came_later_is_not_known_yet(tmp_path: Path) -> None:
     log = ImpressionLog(tmp_path / "events")
-    log.slate(checkout(), slate("first"))
-    log.feedback("click", "first", "i0", TS + 60)
+    log.log_slate(checkout(), slate("first"))
+    log.log_feedback("click", "first", "i0", TS + 60)
     log.close()
     seen, orders = read(tmp_path, [line("o1", "u1", "i0", TS)], end=TS + 30)
-    assert not np.isfinite(seen.shown.click_after).any()
-    assert orders.before("u1", TS + 1).item_id == ["i0"]
+    assert not np.isfinite(seen.impressions.click_delay).any()
+    assert orders.history_before("u1", TS + 1).item_id == ["i0"]
     with pytest.raises(DataError, match="no slate was logged"):
         read(tmp_path, [line("o1", "u1", "i0", TS)], end=TS)
 
 
 def test_checkouts_are_rebuilt_with_what_was_known_before(tmp_path: Path) -> None:
     log = ImpressionLog(tmp_path / "events")
-    log.slate(checkout(), slate("first"))
+    log.log_slate(checkout(), slate("first"))
     log.close()
     rows = [
         line("a", "u1", "i1", TS - 500, ingested_at=iso(TS - 500)),
@@ -82,10 +95,10 @@ def test_checkouts_are_rebuilt_with_what_was_known_before(tmp_path: Path) -> Non
         line("b", "u2", "i6", TS - 100), line("c", "u1", "i7", TS + 100),
     ]  # fmt: skip
     _, orders = read(tmp_path, rows)
-    facts = orders.before("u1", TS)
+    facts = orders.history_before("u1", TS)
     assert facts.item_id == ["i1"]
     assert facts.ts.tolist() == [TS - 500]
-    assert orders.before("nobody", TS).item_id == []
-    one = orders.checkout(orders.row_of["o1"])
+    assert orders.history_before("nobody", TS).item_id == []
+    one = orders.checkout(orders.order_row["o1"])
     assert (one.user_id, one.ts, one.context, one.order_id) == ("u1", TS, {"device": "phone"}, "o1")
     assert [(x.item_id, x.quantity, x.price) for x in one.basket] == [("i4", 2, 3.0), ("i5", 2, 4.5)]

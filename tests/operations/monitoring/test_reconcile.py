@@ -9,26 +9,26 @@ import pytest
 
 from operations.monitoring import logged_slates
 from operations.monitoring.__main__ import main
-from operations.monitoring.reconcile.command import read_shop, reconcile
-from operations.monitoring.reconcile.verdict import Verdict
+from operations.monitoring.reconcile.command import diagnose, read_shop
+from operations.monitoring.reconcile.verdict import Diagnosis
 from serving import Checkout, Recommender
 from tests.data.shop import DAY
 from tests.operations.monitoring import live
 
 
-def judged(recommender: Recommender, folder: Path) -> Verdict:
-    windows = logged_slates.windows_of(recommender.bundle.manifest)
-    with logged_slates.connected() as con:
-        end = logged_slates.end_of(con, folder / "events")
+def judged(recommender: Recommender, folder: Path) -> Diagnosis:
+    windows = logged_slates.attribution_windows(recommender.bundle.manifest)
+    with logged_slates.open_duckdb() as con:
+        end = logged_slates.log_end(con, folder / "events")
         table, orders, profiles = read_shop(con, folder, end)
-        seen = logged_slates.read_log(con, folder / "events", table, windows, 0, end)
-    return reconcile(seen, orders, profiles, recommender, windows, end, count=200)
+        seen = logged_slates.read_attributed_log(con, folder / "events", table, windows, 0, end)
+    return diagnose(seen, orders, profiles, recommender, windows, end, n_requests=200)
 
 
-def first(verdict: Verdict) -> tuple[str, str]:
+def first(verdict: Diagnosis) -> tuple[str, str]:
     cause = verdict.causes[0]
-    assert cause.named, verdict.said()
-    return cause.name, cause.said
+    assert cause.is_significant, verdict.summary()
+    return cause.name, cause.evidence
 
 
 def dear(one: Checkout, _: Checkout | None) -> Checkout:
@@ -42,10 +42,10 @@ def mute(one: Checkout, _: Checkout | None) -> Checkout:
 
 def test_a_clean_log_replays_as_logged_and_names_nothing(seldom: Recommender, clean_shop: Path) -> None:
     verdict = judged(seldom, clean_shop)
-    assert verdict.same == 1.0
-    assert not any(cause.named for cause in verdict.causes)
-    assert verdict.said() == "Offline and online agree: 100% of 200 requests replay as logged."
-    seen, said, _ = verdict.observed["clicks"]
+    assert verdict.match_rate == 1.0
+    assert not any(cause.is_significant for cause in verdict.causes)
+    assert verdict.summary() == "Offline and online agree: 100% of 200 requests replay as logged."
+    seen, said, _ = verdict.observed_rates["clicks"]
     assert seen == pytest.approx(said, rel=0.08)
 
 

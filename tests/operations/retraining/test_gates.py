@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from evaluation.metrics import Slope
-from operations.retraining.gates import gates, verdict
-from operations.retraining.offline_eval import Judged, Shown, stability
+from operations.retraining.gates import evaluate_gates, gate_summary
+from operations.retraining.offline_eval import ImpressionLoss, RunMetrics, population_stability_index
 
 LIMITS = SimpleNamespace(quality=0.01, log=0.7, calibration=0.25, recall=0.95, p99_ms=50.0, drift=0.5)
 MANIFEST = {"index": {"recall": 0.98}, "export": {"parity": {"p99_ms": 9.0}}}
@@ -21,20 +21,22 @@ def judged(
     seed: int = 0,
     slope: float = 1.0,
     loss: float | None = None,
-) -> Judged:
+) -> RunMetrics:
     """A run whose NDCG and revenue are `shift` away from .5 and 5, with noise of its own."""
     noise = 0.3 * np.random.default_rng(1).standard_normal(len(USERS))  # of the checkouts, the same for all
     own = 0.05 * np.random.default_rng(seed).standard_normal(len(USERS))
     ndcg = 0.5 + shift + noise + own
-    shown = None if loss is None else Shown(USERS, loss + 0.1 * noise + 0.1 * own)
+    shown = None if loss is None else ImpressionLoss(USERS, loss + 0.1 * noise + 0.1 * own)
     p = np.random.default_rng(2).beta(1, 20, 5_000)
-    return Judged("run", USERS, ndcg, 10 * ndcg, np.clip(p + chance, 0, 1), ratio, Slope(slope, 0.02), shown)
+    return RunMetrics(
+        "run", USERS, ndcg, 10 * ndcg, np.clip(p + chance, 0, 1), ratio, Slope(slope, 0.02), shown
+    )
 
 
-def failed(challenger: Judged, champion: Judged | None, manifest: dict = MANIFEST) -> set[str]:
-    found = gates(challenger, champion, np.full(len(USERS), 0.2), manifest, LIMITS)
+def failed(challenger: RunMetrics, champion: RunMetrics | None, manifest: dict = MANIFEST) -> set[str]:
+    found = evaluate_gates(challenger, champion, np.full(len(USERS), 0.2), manifest, LIMITS)
     names = {gate.name for gate in found if not gate.passed}
-    assert all(name in verdict(found) for name in names)
+    assert all(name in gate_summary(found) for name in names)
     return names
 
 
@@ -60,7 +62,7 @@ def test_a_loss_fails_if_it_is_certain_or_too_large() -> None:
         (judged(), MANIFEST | {"export": {"parity": {"p99_ms": 51.0}}}, "latency"),
     ],
 )
-def test_each_gate_stops_what_it_is_for(challenger: Judged, manifest: dict, name: str) -> None:
+def test_each_gate_stops_what_it_is_for(challenger: RunMetrics, manifest: dict, name: str) -> None:
     assert failed(challenger, judged(), manifest) == {name}
 
 
@@ -83,6 +85,6 @@ def test_worse_than_bestsellers_never_serves() -> None:
 def test_stability_of_equal_and_of_moved_samples() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=20_000), rng.normal(size=20_000)
-    assert stability(a, b) < 0.01
+    assert population_stability_index(a, b) < 0.01
     # Of N(0, 1) and N(1, 1) it is the symmetric divergence, 1; deciles see a little less.
-    assert 0.8 < stability(a, b + 1) < 1.05
+    assert 0.8 < population_stability_index(a, b + 1) < 1.05

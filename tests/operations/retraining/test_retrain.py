@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from operations.retraining.retrain import DECISIONS
+from operations.retraining.retrain import DECISIONS_FILE
 from serving import Checkout, Recommender
-from serving.storage.versions import CHALLENGER
+from serving.storage.versions import CHALLENGER_FOLDER
 from tests.data.shop import DAY, START, iso, write_shop
 from tests.end_to_end.commands import command, start
 
@@ -49,7 +49,7 @@ class Shop:
         return os.readlink(self.root / "current")
 
     def decisions(self) -> list[dict]:
-        return [json.loads(line) for line in (self.root / DECISIONS).read_text().splitlines()]
+        return [json.loads(line) for line in (self.root / DECISIONS_FILE).read_text().splitlines()]
 
     def champion(self) -> str:
         return MlflowClient(self.tracking).get_model_version_by_alias("sextet", "champion").tags["bundle"]
@@ -122,7 +122,7 @@ def test_killed_anywhere_the_champion_serves_and_the_next_one_ends(shop: Shop) -
         return [
             *(set((shop.folder / "runs").glob("*-*/done.json"))
               - {folder / "done.json" for folder in run_folders}),
-            *(shop.root / CHALLENGER).glob(".partial-*/query_tower.ts"),
+            *(shop.root / CHALLENGER_FOLDER).glob(".partial-*/query_tower.ts"),
         ]  # fmt: skip
 
     for seen in range(1, 5):

@@ -15,9 +15,9 @@ import torch
 
 from serving import Checkout, Event, Line, Recommender, Slate
 from serving.__main__ import main
-from serving.batch.recommend import Job, recommend_batch, run
-from serving.batch.rows import INPUT, checkout_of
-from serving.pipeline.slate_policy import Policy
+from serving.batch.recommend import BatchJob, recommend_batch, run_batch_job
+from serving.batch.rows import INPUT_SCHEMA, parse_checkout
+from serving.pipeline.slate_policy import SlatePolicy
 
 NOW = 1_711_000_000
 
@@ -25,7 +25,9 @@ NOW = 1_711_000_000
 def some_checkouts(recommender: Recommender, count: int = 200) -> list[Checkout]:
     """Users, guests, strangers, unknown items, empty baskets, own histories; all to none excluded."""
     rng = np.random.default_rng(3)
-    everything = recommender.bundle.item_id.take(pa.array(recommender.popular.everything)).to_pylist()
+    everything = recommender.bundle.item_id.take(
+        pa.array(recommender.popularity_fallback.all_items)
+    ).to_pylist()
     names = [*everything, "?", "what?"]
 
     def any_of(most: int) -> list[str]:
@@ -71,8 +73,10 @@ def chances(item: Any) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("weight", [None, 0.0, 0.4])
-@pytest.mark.parametrize("policy", [Policy(), Policy(category_cap=1, diversity=0.3)])
-def test_a_batch_is_what_one_by_one_gives(shared: Recommender, policy: Policy, weight: float | None) -> None:
+@pytest.mark.parametrize("policy", [SlatePolicy(), SlatePolicy(category_cap=1, diversity=0.3)])
+def test_a_batch_is_what_one_by_one_gives(
+    shared: Recommender, policy: SlatePolicy, weight: float | None
+) -> None:
     recommender = Recommender(shared.bundle, shared.store)
     recommender.policy = policy
     checkouts = some_checkouts(recommender)
@@ -139,14 +143,16 @@ def row_of(checkout: Checkout) -> dict[str, Any]:
     row["categories"] = checkout.categories
     row |= {name: list(getattr(checkout, name).items()) for name in ("context", "profile")}
     for name, lines in (("basket", checkout.basket), ("history", checkout.history)):
-        columns = [column.removeprefix(f"{name}_") for column in INPUT if column.startswith(f"{name}_")]
+        columns = [
+            column.removeprefix(f"{name}_") for column in INPUT_SCHEMA if column.startswith(f"{name}_")
+        ]
         for column in columns if lines is not None else ():
             row[f"{name}_{column}"] = [getattr(line, column) for line in lines]
     return row
 
 
 def write(file: Path, rows: list[dict[str, Any]], **more: pa.Array) -> Path:
-    table = pa.Table.from_pylist(rows, pa.schema(list(INPUT.items())))
+    table = pa.Table.from_pylist(rows, pa.schema(list(INPUT_SCHEMA.items())))
     for name, column in more.items():
         table = table.append_column(name, column)
     pq.write_table(table, file, row_group_size=70)
@@ -159,11 +165,11 @@ def test_a_file(shared: Recommender, tmp_path: Path, threads: int) -> None:
     ids = pa.array(range(1000, 1000 + len(checkouts)), pa.int32())
     source = write(tmp_path / "in.parquet", [row_of(checkout) for checkout in checkouts], checkout_id=ids)
     seen = []
-    job = Job(source, tmp_path / "out.parquet", NOW, None, 32, threads)
-    tiers = run(shared, job, lambda done, rows: seen.append((done, rows)))
+    job = BatchJob(source, tmp_path / "out.parquet", NOW, None, 32, threads)
+    tiers = run_batch_job(shared, job, lambda done, rows: seen.append((done, rows)))
     assert seen[-1] == (len(checkouts), len(checkouts))
     assert tiers.total() == len(checkouts)
-    table = pq.read_table(job.out)
+    table = pq.read_table(job.output_path)
     assert table["checkout_id"].combine_chunks() == ids
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
     for row, checkout in zip(table.to_pylist(), checkouts, strict=True):
@@ -177,17 +183,19 @@ def test_a_file(shared: Recommender, tmp_path: Path, threads: int) -> None:
 
 
 def test_what_is_null_or_missing_has_a_default(shared: Recommender) -> None:
-    empty = dict.fromkeys(INPUT)
-    assert checkout_of(empty, NOW) == Checkout(None, [], NOW)
+    empty = dict.fromkeys(INPUT_SCHEMA)
+    assert parse_checkout(empty, NOW) == Checkout(None, [], NOW)
     row = empty | {
         "basket_item_id": ["a", "b"],
         "basket_price": [None, 2.0],
         "context": [("x", None), ("y", "z")],
     }
-    assert checkout_of(row, NOW) == Checkout(None, [Line("a"), Line("b", price=2.0)], NOW, context={"y": "z"})
+    assert parse_checkout(row, NOW) == Checkout(
+        None, [Line("a"), Line("b", price=2.0)], NOW, context={"y": "z"}
+    )
     row = empty | {"history_item_id": ["a"], "history_ts": [5], "history_kind": [None]}
-    assert checkout_of(row, NOW).history == [Event("a", 5)]
-    assert checkout_of(empty | {"history_item_id": []}, NOW).history == []
+    assert parse_checkout(row, NOW).history == [Event("a", 5)]
+    assert parse_checkout(empty | {"history_item_id": []}, NOW).history == []
 
 
 def test_the_least_columns(version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,16 +20,16 @@ from tests.serving.events.logs import TS, checkout, forked, logged, requests, sl
 
 def test_what_is_logged_is_read_back(tmp_path: Path) -> None:
     log = ImpressionLog(tmp_path / "shop" / "events")
-    log.slate(checkout(), slate("r1"), arm="b")
-    log.slate(checkout(user_id=None, order_id=None), slate("r2", items=1))
-    log.slate(checkout(), slate("empty", items=0))
-    log.feedback("click", "r1", "i3", TS + 60)
-    log.feedback("purchase", None, "i3", TS + 90, user_id="u1", value=7.5)
+    log.log_slate(checkout(), slate("r1"), arm="b")
+    log.log_slate(checkout(user_id=None, order_id=None), slate("r2", items=1))
+    log.log_slate(checkout(), slate("empty", items=0))
+    log.log_feedback("click", "r1", "i3", TS + 60)
+    log.log_feedback("purchase", None, "i3", TS + 90, user_id="u1", value=7.5)
     before = int(time.time())
-    log.slate(checkout(ts=None), slate("r3", items=1))
-    log.feedback("cart", "r3", "i0")
+    log.log_slate(checkout(ts=None), slate("r3", items=1))
+    log.log_feedback("cart", "r3", "i0")
     log.close()
-    assert (log.written, log.dropped, log.failed) == (7, 0, 0)
+    assert (log.written_count, log.dropped_count, log.write_failure_count) == (7, 0, 0)
     assert not list((tmp_path / "shop" / "events").glob("*.journal"))
     found = logged(tmp_path / "shop" / "events")
     nothing = dict.fromkeys(SCHEMA.names)
@@ -74,7 +74,7 @@ def test_what_is_logged_is_read_back(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path, arguments: tuple, reason: str) -> None:
     log = ImpressionLog(tmp_path)
     with pytest.raises(ValueError, match=reason):
-        log.feedback(*arguments)
+        log.log_feedback(*arguments)
     log.close()
     assert not logged(tmp_path)
     for wrong in ({"rotate_rows": 0}, {"rotate_seconds": -1.0}, {"capacity": 0}, {"capacity": float("nan")}):
@@ -86,9 +86,9 @@ def test_files_come_by_rows_and_by_age(tmp_path: Path, quick: None) -> None:
     log = ImpressionLog(tmp_path / "rows", rotate_rows=60)
     old = ImpressionLog(tmp_path / "age", rotate_seconds=0.2)
     for k in range(100):
-        log.slate(checkout(), slate(f"{k:03d}"))
+        log.log_slate(checkout(), slate(f"{k:03d}"))
         time.sleep(0.002)
-    old.slate(checkout(), slate("r"))
+    old.log_slate(checkout(), slate("r"))
     wait_for(lambda: requests(tmp_path / "age") == ["r"])
     wait_for(lambda: len(list((tmp_path / "rows").glob("*.parquet"))) >= 3)
     log.close()
@@ -104,7 +104,7 @@ def test_an_orderly_stop_loses_nothing(tmp_path: Path) -> None:
 
     def serve(worker: int) -> None:
         for k in range(300):
-            log.slate(checkout(), slate(f"{worker}-{k:04d}"))
+            log.log_slate(checkout(), slate(f"{worker}-{k:04d}"))
 
     threads = [threading.Thread(target=serve, args=(worker,)) for worker in range(4)]
     for thread in threads:
@@ -113,15 +113,15 @@ def test_an_orderly_stop_loses_nothing(tmp_path: Path) -> None:
         thread.join()
     log.close()
     assert requests(tmp_path) == [f"{w}-{k:04d}" for w in range(4) for k in range(300)]
-    assert (log.written, log.dropped) == (1200, 0)
+    assert (log.written_count, log.dropped_count) == (1200, 0)
     log.close()
-    log.slate(checkout(), slate("too late"))
-    assert (log.written, log.dropped) == (1200, 1)
+    log.log_slate(checkout(), slate("too late"))
+    assert (log.written_count, log.dropped_count) == (1200, 1)
 
 
 def test_a_signal_may_close_the_log_in_the_middle_of_a_call(tmp_path: Path) -> None:
     log = ImpressionLog(tmp_path)
-    log.slate(checkout(), slate("r"))
+    log.log_slate(checkout(), slate("r"))
 
     def handler() -> None:
         with log._lock:
@@ -155,24 +155,24 @@ def test_a_full_disk_fails_and_delays_nothing(
     for k in range(1500):
         made = slate(f"{k:04d}")
         started = time.perf_counter()
-        log.slate(checkout(), made)
+        log.log_slate(checkout(), made)
         taken.append(time.perf_counter() - started)
         if k % 10 == 0:
             time.sleep(0.002)
-    wait_for(lambda: log.failed > 3)
+    wait_for(lambda: log.write_failure_count > 3)
     assert sorted(taken)[len(taken) // 2] < 1e-3
-    assert 0 < log.written < 1000
-    assert log.dropped > 0
+    assert 0 < log.written_count < 1000
+    assert log.dropped_count > 0
     said = [record.message for record in caplog.records if record.name == "serving.events.impression_log"]
     assert len(said) == 1, "once, not at every try"
     assert "No space left on device" in said[0]
-    written = log.written
+    written = log.written_count
     (small_disk / "other").unlink()  # there is space again: what waited comes after
-    wait_for(lambda: log.written >= written + 500)
+    wait_for(lambda: log.written_count >= written + 500)
     log.close()
-    assert log.written + log.dropped == 1500
+    assert log.written_count + log.dropped_count == 1500
     found = requests(small_disk / "events")
-    assert len(found) == log.written
+    assert len(found) == log.written_count
     assert found[:written] == [f"{k:04d}" for k in range(written)]
 
 
@@ -184,12 +184,12 @@ def test_a_limit_that_is_reached_within_a_batch(tmp_path: Path, quick: None) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         log = ImpressionLog(tmp_path, capacity=300)
         for k in range(1000):
-            log.slate(checkout(), slate(f"{k:04d}"))
+            log.log_slate(checkout(), slate(f"{k:04d}"))
             time.sleep(0.0005)
-        wait_for(lambda: log.failed > 1)
-        (tmp_path / "written").write_text(str(log.written))
+        wait_for(lambda: log.write_failure_count > 1)
+        (tmp_path / "written").write_text(str(log.written_count))
         log.close()
-        assert log.written + log.dropped == 1000
+        assert log.written_count + log.dropped_count == 1000
 
     assert os.waitpid(forked(work), 0)[1] == 0
     ImpressionLog(tmp_path).close()
@@ -210,13 +210,13 @@ def test_a_disk_that_hangs_delays_nothing(
 
     monkeypatch.setattr(Journal, "append", wait)
     log = ImpressionLog(tmp_path, capacity=50)
-    log.slate(checkout(), slate("r"))
+    log.log_slate(checkout(), slate("r"))
     assert asked.wait(10)
     started = time.perf_counter()
     for k in range(200):
-        log.slate(checkout(), slate(f"{k:03d}"))
+        log.log_slate(checkout(), slate(f"{k:03d}"))
     assert time.perf_counter() - started < 1.0
-    assert (log.written, log.dropped) == (0, 151)
+    assert (log.written_count, log.dropped_count) == (0, 151)
     hangs.set()
     log.close()
     assert requests(tmp_path) == sorted(["r", *(f"{k:03d}" for k in range(49))])
@@ -226,14 +226,14 @@ def test_a_folder_that_comes_late(tmp_path: Path, quick: None, caplog: pytest.Lo
     """A path that cannot be a folder stops nobody; when it can be one, what waited is there."""
     (tmp_path / "shop").write_text("a file")
     log = ImpressionLog(tmp_path / "shop" / "events")
-    log.slate(checkout(), slate("r"))
-    wait_for(lambda: log.failed > 2)
+    log.log_slate(checkout(), slate("r"))
+    wait_for(lambda: log.write_failure_count > 2)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     (tmp_path / "shop").unlink()
-    wait_for(lambda: log.written == 1)
+    wait_for(lambda: log.written_count == 1)
     for file in (tmp_path / "shop" / "events").iterdir():
         file.unlink()  # with the journal that is being written
-    log.slate(checkout(), slate("after"))
+    log.log_slate(checkout(), slate("after"))
     log.close()
     assert requests(tmp_path / "shop" / "events") == ["after"]
 
@@ -241,7 +241,7 @@ def test_a_folder_that_comes_late(tmp_path: Path, quick: None, caplog: pytest.Lo
 def test_a_record_that_makes_no_row_costs_no_other(tmp_path: Path) -> None:
     log = ImpressionLog(tmp_path)
     for user in ("u1", "\ud800", "u3"):
-        log.slate(checkout(user_id=user), slate(f"of {user!r}"))
+        log.log_slate(checkout(user_id=user), slate(f"of {user!r}"))
     log.close()
     assert requests(tmp_path) == ["of 'u1'", "of 'u3'"]
-    assert (log.written, log.dropped) == (2, 1)
+    assert (log.written_count, log.dropped_count) == (2, 1)

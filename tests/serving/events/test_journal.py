@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving import ImpressionLog
-from serving.events.impression_log import SCHEMA, Shown, rows
+from serving.events.impression_log import SCHEMA, SlateRecord, records_to_batch
 from serving.events.journal import Journal
 from tests.serving.events.logs import TS, checkout, forked, requests, slate
 
@@ -22,8 +22,8 @@ def test_a_kill_loses_at_most_the_last_second(tmp_path: Path) -> None:
             log = ImpressionLog(tmp_path / "events", rotate_rows=3000)
             with out.open("w", buffering=1) as file:
                 for k in range(10**6):
-                    log.slate(checkout(), slate(f"{name}-{k:06d}"))
-                    file.write(f"{k} {time.time()} {log.written}\n")
+                    log.log_slate(checkout(), slate(f"{name}-{k:06d}"))
+                    file.write(f"{k} {time.time()} {log.written_count}\n")
                     time.sleep(0.002)
 
         return work
@@ -59,8 +59,8 @@ def test_killed_again_and_again(tmp_path: Path, quick: None) -> None:
         log = ImpressionLog(tmp_path / "events", rotate_rows=600)
         with (counted / str(os.getpid())).open("w", buffering=1) as file:
             for k in range(10**6):
-                log.slate(checkout(), slate(f"{os.getpid()}-{k:06d}"))
-                file.write(f"{log.written}\n")
+                log.log_slate(checkout(), slate(f"{os.getpid()}-{k:06d}"))
+                file.write(f"{log.written_count}\n")
                 time.sleep(0.0005)
 
     for _ in range(15):
@@ -84,7 +84,7 @@ def test_a_torn_journal_keeps_its_whole_batches(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path / "whole", SCHEMA)
     ends = [journal.path.stat().st_size]
     for k in range(3):
-        journal.append(rows([Shown("u1", None, TS, slate(f"r{k}"), "")]))
+        journal.append(records_to_batch([SlateRecord("u1", None, TS, slate(f"r{k}"), "")]))
         ends.append(journal.path.stat().st_size)
     journal.release()
     content = journal.path.read_bytes()
@@ -111,7 +111,7 @@ def test_a_torn_journal_keeps_its_whole_batches(tmp_path: Path) -> None:
 
 def test_a_kill_between_the_parquet_file_and_the_end_of_its_journal(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path, SCHEMA)
-    journal.append(rows([Shown("u1", None, TS, slate("r"), "")]))
+    journal.append(records_to_batch([SlateRecord("u1", None, TS, slate("r"), "")]))
     content = journal.path.read_bytes()
     journal.finish()
     journal.path.write_bytes(content)
@@ -123,18 +123,18 @@ def test_a_kill_between_the_parquet_file_and_the_end_of_its_journal(tmp_path: Pa
 def test_processes_share_a_folder(tmp_path: Path, quick: None) -> None:
     """Each with its own journals; a log that was opened before the fork serves both sides of it."""
     log = ImpressionLog(tmp_path, rotate_rows=100)
-    log.slate(checkout(), slate("before"))
+    log.log_slate(checkout(), slate("before"))
 
     def work() -> None:
         for k in range(100):
-            log.slate(checkout(), slate(f"{os.getpid()}-{k:03d}"))
+            log.log_slate(checkout(), slate(f"{os.getpid()}-{k:03d}"))
             if k % 10 == 0:
                 ImpressionLog(tmp_path).close()  # looks for journals that are left over
         log.close()
 
     children = [forked(work) for _ in range(3)]
     for k in range(100):
-        log.slate(checkout(), slate(f"parent-{k:03d}"))
+        log.log_slate(checkout(), slate(f"parent-{k:03d}"))
         time.sleep(0.001)
     for child in children:
         assert os.waitpid(child, 0)[1] == 0

@@ -15,12 +15,12 @@ from data.examples.splits import DAY
 from data.io import engine
 from data.prepare import prepare
 from data.sources import tables
-from data.tables.attribution import OUTSIDE, attribute
+from data.tables.attribution import NO_CHECKOUT, attribute_feedback
 from data.tables.contract import conform
 from serving import Checkout, ImpressionLog, Line, Recommender
 from tests.data.conftest import config
 from tests.data.shop import write_shop
-from training.labels import rule
+from training.labels import label_policy_from_meta
 
 
 def test_labels_positions_and_propensities_are_those_that_were_logged(
@@ -45,7 +45,7 @@ def test_labels_positions_and_propensities_are_those_that_were_logged(
         chances = rng.uniform(0.1, 1, len(slate.items)).tolist()
         items = zip(slate.items, chances, strict=True)
         slate = replace(slate, items=tuple(replace(item, propensity=chance) for item, chance in items))
-        log.slate(checkout, slate, arm="ab"[number % 2])
+        log.log_slate(checkout, slate, arm="ab"[number % 2])
         ids = [item.item_id for item in slate.items]
         shown[order] = dict(zip(ids, enumerate(chances, 1), strict=True))
         for place in np.flatnonzero(rng.random(len(ids)) < 0.4):
@@ -53,14 +53,14 @@ def test_labels_positions_and_propensities_are_those_that_were_logged(
             request = (
                 (None, ids[place], ts + 60, user) if by_user else (slate.request_id, ids[place], ts + 60)
             )
-            log.feedback("click", *request)
-            log.feedback("click", *request)
+            log.log_feedback("click", *request)
+            log.log_feedback("click", *request)
             clicked[order].add(ids[place])
             if rng.random() < 0.5:
-                log.feedback("purchase", slate.request_id, ids[place], ts + DAY, value=3.25)
+                log.log_feedback("purchase", slate.request_id, ids[place], ts + DAY, value=3.25)
                 paid[order][ids[place]] = 3.25
-        log.feedback("click", slate.request_id, ids[0], ts + DAY + 1)  # too late
-        log.feedback("click", "of another log", ids[1], ts + 5, user)
+        log.log_feedback("click", slate.request_id, ids[0], ts + DAY + 1)  # too late
+        log.log_feedback("click", "of another log", ids[1], ts + 5, user)
     log.close()
 
     out = prepare(config(shop, horizon="7d"))
@@ -72,7 +72,10 @@ def test_labels_positions_and_propensities_are_those_that_were_logged(
     assert meta["attribution"]["click"] == {
         "joined": clicks, "repeated": clicks, "unknown": len(shown), "early": 0, "late": len(shown),
     }  # fmt: skip
-    assert (rule(meta).impressions, rule(meta).proxy) == (True, False)
+    assert (label_policy_from_meta(meta).has_impressions, label_policy_from_meta(meta).proxy_clicks) == (
+        True,
+        False,
+    )
 
     item_of = pq.read_table(out / "items.parquet")["item_id"].to_pylist()
     examples = [
@@ -85,9 +88,9 @@ def test_labels_positions_and_propensities_are_those_that_were_logged(
     for row in examples:
         order, names = row["order_id"], [item_of[item] for item in row["outcome_item"]]
         columns = {
-            name: dict(zip(names, row[f"outcome_{name}"], strict=True)) for name in ("shown", "position")
+            name: dict(zip(names, row[f"outcome_{name}"], strict=True)) for name in ("impression", "position")
         }
-        seen = {name for name in names if columns["shown"][name]}
+        seen = {name for name in names if columns["impression"][name]}
         assert seen == set(shown[order])
         assert {name: columns["position"][name] for name in seen} == {
             name: place for name, (place, _) in shown[order].items()
@@ -113,10 +116,10 @@ def canonical(shop: Path) -> list[dict]:
     con = ibis.duckdb.connect(threads=1)
     files, raw = tables.files({"root": str(shop)}), tables.read(con, {"root": str(shop)})
     log, orders = (
-        engine.keep(con, f"canonical_{name}", conform(raw[name], name, str(files[name])))
+        engine.materialize(con, f"canonical_{name}", conform(raw[name], name, str(files[name])))
         for name in ("events", "orders")
     )
-    found = con.to_pyarrow(attribute(con, log, orders, DAY, 7 * DAY)[0]).to_pylist()
+    found = con.to_pyarrow(attribute_feedback(con, log, orders, DAY, 7 * DAY)[0]).to_pylist()
     con.disconnect()
-    assert any(row["order_id"] == OUTSIDE for row in found)
+    assert any(row["order_id"] == NO_CHECKOUT for row in found)
     return [row for row in found if row["kind"] == "impression"]

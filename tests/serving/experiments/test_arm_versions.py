@@ -12,11 +12,11 @@ import pytest
 
 from serving import BundleError, Recommender
 from serving.__main__ import main
-from serving.bundle_watcher import Swap, alone
-from serving.experiments.assignment import Experiments, assigned, read
+from serving.bundle_watcher import BundleWatcher, load_lock
+from serving.experiments.assignment import Experiments, assign_user, read_experiments
 from serving.http.app import create_app
 from serving.http.settings import Settings
-from serving.storage.versions import CHALLENGER, find, point
+from serving.storage.versions import CHALLENGER_FOLDER, find_version, set_current_version
 from tests.serving.conftest import NAMES
 from tests.serving.events.logs import logged
 from tests.serving.http.services import BASKET, Client, command, serving, six, until
@@ -44,7 +44,7 @@ def experiments(folder: Path, **arms: str) -> Path:
 
 
 def service(root: Path, path: Path, log: Path) -> Any:
-    settings = Settings(root, log=log, deadline_ms=60_000.0, poll_s=0.02, experiments=path)
+    settings = Settings(root, log=log, deadline_ms=60_000.0, poll_seconds=0.02, experiments=path)
     return serving(create_app(settings))
 
 
@@ -60,13 +60,13 @@ def answered(client: Client, users: Iterable[str | None] = USERS) -> dict[str | 
 
 
 def in_arm(running: Experiments, arm: str) -> set[str]:
-    return {user for user in USERS if assigned(running, user).arms == f"model:{arm}"}
+    return {user for user in USERS if assign_user(running, user).arms == f"model:{arm}"}
 
 
 def test_an_arm_is_answered_by_its_version(root: Path, tmp_path: Path) -> None:
     """Also through swaps of `current`, which change the arm that names none, and who is in no arm."""
     path, log = experiments(tmp_path, control="current", old=A), tmp_path / "log"
-    running = read(path)
+    running = read_experiments(path)
     old, control = in_arm(running, "old"), in_arm(running, "control")
     assert min(len(old), len(control), len({*USERS} - old - control)) > 0
     with service(root, path, log) as client:
@@ -77,21 +77,21 @@ def test_an_arm_is_answered_by_its_version(root: Path, tmp_path: Path) -> None:
         before = answered(client, [*USERS, None])
         assert before == {user: A if user in old else B for user in before}
         shutil.copytree(root / B, root / "v4")
-        point(root, "v4")
+        set_current_version(root, "v4")
         until(lambda: client.service.swap.recommender.bundle.folder.name == "v4")
         assert client.service.swap.serving[A].bundle.version == A
         kept = client.service.swap.serving[A]
-        point(root, A)  # it serves already: nothing is loaded
+        set_current_version(root, A)  # it serves already: nothing is loaded
         until(lambda: client.service.swap.recommender is kept)
         assert {*answered(client).values()} == {A}
         assert client.number('sextet_bundle_loads_total{outcome="loaded"}') == 3
         assert client.number('sextet_bundle_loads_total{outcome="shared"}') == 1
-        point(root, B)  # the arm's version stays, though `current` leaves it
+        set_current_version(root, B)  # the arm's version stays, though `current` leaves it
         until(lambda: client.service.swap.recommender.bundle.version == B)
         assert client.service.swap.serving[A] is kept
         assert answered(client) == {user: before[user] for user in USERS}
     rows = logged(log)
-    assert all(row["arm"] == assigned(running, row["user_id"]).arms for row in rows)
+    assert all(row["arm"] == assign_user(running, row["user_id"]).arms for row in rows)
     assert {row["bundle_version"] for row in rows if row["arm"] == "model:old"} == {A}
     assert {row["bundle_version"] for row in rows if row["arm"] == "model:control"} == {A, B}
 
@@ -114,7 +114,9 @@ def test_current_answers_for_a_version_that_cannot_serve(
             os.rename(shutil.copytree(root / A, tmp_path / "copy"), root / "gone")
             until(lambda: client.get("/readyz").json()["reason"] == "")
             assert client.number(UNSERVED % name) == 0
-            assert set(answered(client, in_arm(read(path), "next")).values()) == {A}  # as its manifest says
+            assert set(answered(client, in_arm(read_experiments(path), "next")).values()) == {
+                A
+            }  # as its manifest says
     rows = [row for row in logged(log) if row["arm"] == "model:next"]
     assert rows
     assert {row["bundle_version"] for row in rows} == ({A, B} if name == "gone" else {B})
@@ -125,7 +127,9 @@ def test_popular_items_are_of_the_version_too(root: Path, tmp_path: Path) -> Non
     path = experiments(tmp_path, old=A, older=A)
     with service(root, path, tmp_path / "log") as client:
         client.service.desk.limit = 0
-        slate = six(client.post(SLATES, BASKET | {"user_id": next(iter(in_arm(read(path), "old")))}))
+        slate = six(
+            client.post(SLATES, BASKET | {"user_id": next(iter(in_arm(read_experiments(path), "old")))})
+        )
         assert slate["reason"].startswith("overloaded")
         assert slate["bundle_version"] == A
         assert slate["items"][0]["title"].endswith(f" of {A}")
@@ -157,44 +161,44 @@ def test_what_is_loaded_when(root: Path) -> None:
         loaded.append(folder.name)
         return Recommender.load(folder)
 
-    (root / CHALLENGER).mkdir()
-    (root / A).rename(root / CHALLENGER / A)
-    swap = Swap(root, load, versions=[A, B])
+    (root / CHALLENGER_FOLDER).mkdir()
+    (root / A).rename(root / CHALLENGER_FOLDER / A)
+    swap = BundleWatcher(root, load, versions=[A, B])
     assert (swap.recommender, swap.reason) == (None, "the bundle is being loaded")
-    swap.look()
+    swap.poll()
     assert loaded == [A, B]
-    assert swap.serving["current"] is swap.serving[B]
+    assert swap.recommenders["current"] is swap.recommenders[B]
     assert swap.reason == ""
-    late = Swap(root, load, versions=["late"])
-    late.look()
+    late = BundleWatcher(root, load, versions=["late"])
+    late.poll()
     shutil.copytree(root / B, root / "late")
-    with alone(root):  # another process loads another version
-        late.look()
-        assert "late" not in late.serving
-    late.look()
-    assert late.serving["late"].bundle.folder.name == "late"
-    pinned = Swap(root / B, load, versions=[A])
-    pinned.look()
-    assert {name: one.bundle.version for name, one in pinned.serving.items()} == {A: A, "current": B}
+    with load_lock(root):  # another process loads another version
+        late.poll()
+        assert "late" not in late.recommenders
+    late.poll()
+    assert late.recommenders["late"].bundle.folder.name == "late"
+    pinned = BundleWatcher(root / B, load, versions=[A])
+    pinned.poll()
+    assert {name: one.bundle.version for name, one in pinned.recommenders.items()} == {A: A, "current": B}
 
 
 def test_a_version_is_found_published_or_not(root: Path) -> None:
-    (root / CHALLENGER).mkdir()
-    shutil.copytree(root / A, root / CHALLENGER / "next")
-    assert find(root, "next") == root / CHALLENGER / "next"
-    assert find(root, A) == root / A
+    (root / CHALLENGER_FOLDER).mkdir()
+    shutil.copytree(root / A, root / CHALLENGER_FOLDER / "next")
+    assert find_version(root, "next") == root / CHALLENGER_FOLDER / "next"
+    assert find_version(root, A) == root / A
     with pytest.raises(BundleError, match=f"there is no version other.*{B}, next"):
-        find(root, "other")
+        find_version(root, "other")
 
 
 def test_the_command_pins_both_arms(root: Path, tmp_path: Path) -> None:
     """A real service whose `current` is swapped in the middle: neither arm changes."""
     path, log = experiments(tmp_path, control=B, old=A), tmp_path / "log"
-    arms = {user: assigned(read(path), user).arms for user in USERS}
+    arms = {user: assign_user(read_experiments(path), user).arms for user in USERS}
     options = ("--experiments", str(path), "--log", str(log), "--deadline-ms", "10000")
     with command(root, *options, "--poll-seconds", "0.05") as asked:
         for version in (B, A):
-            point(root, version)
+            set_current_version(root, version)
             until(lambda version=version: ready(asked)["bundle_version"] == version)  # type: ignore[misc]
             for user in USERS:
                 said = json.loads(asked.ask("POST", SLATES, BASKET | {"user_id": user})[1])

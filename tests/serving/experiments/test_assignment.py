@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 
-from serving.experiments.assignment import Arm, Assigned, Experiment, Experiments, assign, assigned, read
+from serving.experiments.assignment import (
+    Arm,
+    Assignment,
+    Experiment,
+    Experiments,
+    assign_arm,
+    assign_user,
+    read_experiments,
+)
 from serving.http.app import create_app
 from serving.http.settings import Settings
 from tests.serving.events.logs import logged
@@ -48,7 +56,7 @@ SHARES = st.lists(st.floats(0.05, 5.0), min_size=2, max_size=5)
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Experiments:
-    return read(written(tmp_path_factory.mktemp("experiments"), FILE))
+    return read_experiments(written(tmp_path_factory.mktemp("experiments"), FILE))
 
 
 def written(folder: Path, text: str) -> Path:
@@ -62,26 +70,26 @@ def dealt(salt: str, shares: list[float], buckets: tuple[int, int] = (0, 1000)) 
     arms = tuple(Arm(str(place), share) for place, share in enumerate(shares))
     one = Experiment("test", "layer", buckets, 1, arms)
     experiments = Experiments(salt, None, (one,))
-    found = {user: assign(experiments, user, one) for user in USERS[:1000]}
+    found = {user: assign_arm(experiments, user, one) for user in USERS[:1000]}
     return {user: arm.name for user, arm in found.items() if arm is not None}
 
 
 def test_what_a_file_says(running: Experiments) -> None:
-    weight, variety, explore = running.running
+    weight, variety, explore = running.active
     assert weight == Experiment(
         "weight", "ranking", (0, 500), 2000, (Arm("control"), Arm("half", revenue_weight=0.5, version="v1"))
     )
     assert [arm.share for arm in variety.arms] == [2, 1]
     assert [arm.version for arm in variety.arms] == [None, None]
     assert [arm.explore for arm in explore.arms] == [None, 0.05, 0.5]
-    assert running.named("holdout").arms == (Arm("held", 0.1, version="v0"), Arm("rest", 0.9))
+    assert running.get_experiment("holdout").arms == (Arm("held", 0.1, version="v0"), Arm("rest", 0.9))
     assert running.versions == ("v1", "v0")
     with pytest.raises(ValueError, match="no experiment 'wait'; there are weight, variety, explore, holdout"):
-        running.named("wait")
+        running.get_experiment("wait")
 
 
 def test_arms_have_their_shares_and_layers_are_independent(running: Experiments) -> None:
-    found = {user: assigned(running, user) for user in USERS}
+    found = {user: assign_user(running, user) for user in USERS}
     by_user = {u: dict(part.split(":") for part in f.arms.split(",")) for u, f in found.items()}
     names = Counter(part for one in found.values() for part in one.arms.split(","))
     held, n = names["holdout:held"], len(USERS)
@@ -109,7 +117,7 @@ def test_arms_have_their_shares_and_layers_are_independent(running: Experiments)
     for one in found.values():
         named = "v1" if "weight:half" in one.arms else "v0" if "holdout:held" in one.arms else None
         assert one.version == named
-    assert assigned(running, None) == Assigned()
+    assert assign_user(running, None) == Assignment()
 
 
 def test_another_process_deals_the_same(running: Experiments, tmp_path: Path) -> None:
@@ -118,7 +126,7 @@ def test_another_process_deals_the_same(running: Experiments, tmp_path: Path) ->
     program += f"e = read(Path({str(path)!r}))\n"
     program += "for k in range(500): print(assigned(e, f'u{k}').arms)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert said.stdout.splitlines() == [assigned(running, user).arms for user in USERS[:500]]
+    assert said.stdout.splitlines() == [assign_user(running, user).arms for user in USERS[:500]]
 
 
 @given(st.text(min_size=1, max_size=5), SHARES)
@@ -149,7 +157,7 @@ def test_more_buckets_move_nobody(salt: str, shares: list[float], sizes: tuple[i
 @given(st.text(min_size=1))
 def test_any_user_has_an_arm(user: str) -> None:
     one = Experiment("test", "layer", (0, 1000), 1, (Arm("a", 1e-300), Arm("b", 1e300)))
-    assert assign(Experiments("s", None, (one,)), user, one) == one.arms[1]
+    assert assign_arm(Experiments("s", None, (one,)), user, one) == one.arms[1]
 
 
 @pytest.mark.parametrize(
@@ -186,14 +194,14 @@ def test_a_wrong_file_is_refused(tmp_path: Path, old: str, new: str, reason: str
     assert FILE.count(old) == 1
     path = written(tmp_path, FILE.replace(old, new))
     with pytest.raises(ValueError, match=f"{path}.*{reason}"):
-        read(path)
+        read_experiments(path)
 
 
 def test_a_service_shows_and_logs_the_arms(version: Path, tmp_path: Path) -> None:
     """Arms that go by probability, and arms whose last slot always explores."""
     text = FILE.replace("revenue_weight = 0.5", "revenue_weight = 0").replace("explore = 0.5", "explore = 1")
     path, log = written(tmp_path, text), tmp_path / "log"
-    running = read(path)
+    running = read_experiments(path)
     asked = Settings(version.parent, log=log, deadline_ms=60_000.0, experiments=path)
     with serving(create_app(asked)) as client:
         slates = {
@@ -203,10 +211,10 @@ def test_a_service_shows_and_logs_the_arms(version: Path, tmp_path: Path) -> Non
     rows = logged(log)
     assert len(rows) == 6 * 41
     assert {row["arm"] for row in rows if row["user_id"] is None} == {""}
-    assert all(row["arm"] == assigned(running, row["user_id"]).arms for row in rows if row["user_id"])
+    assert all(row["arm"] == assign_user(running, row["user_id"]).arms for row in rows if row["user_id"])
     assert all(row["latency_ms"] > 0 for row in rows)
     for user, slate in slates.items():
-        mine = assigned(running, user)
+        mine = assign_user(running, user)
         by_chance = [item["purchase"] for item in slate["items"]]
         assert (slate["items"][5]["propensity"] < 1) == bool(mine.explore)
         if mine.revenue_weight == 0 and not mine.explore:

@@ -12,12 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving import Checkout, Recommender, open_store
-from serving.checkout import KINDS
+from serving.checkout import HISTORY_KINDS
 from serving.http.app import create_app
-from serving.http.problems import Refused
-from serving.http.schema import CheckoutIn, Problem, RecommendationIn, SlateOut, checkout_of, events_of, read
+from serving.http.problems import ProblemError
+from serving.http.schema import (
+    CheckoutIn,
+    Problem,
+    RecommendationIn,
+    SlateOut,
+    parse_body,
+    to_checkout,
+    to_events,
+)
 from serving.http.settings import Settings
-from serving.storage.golden_requests import to_json
+from serving.storage.golden_requests import checkout_to_json
 from tests.serving.http.services import BASKET, Client, serving, six, until
 from tests.serving.test_recommender import CHECKOUTS
 
@@ -52,7 +60,7 @@ def test_a_slate_is_what_the_recommender_gives(client: Client, version: Path) ->
     }  # fmt: skip
     slate = six(client.post(SLATES, asked))
     SlateOut.model_validate(slate)
-    expected = Recommender.load(version).recommend(checkout_of(RecommendationIn(**asked)), LONG)
+    expected = Recommender.load(version).recommend(to_checkout(RecommendationIn(**asked)), LONG)
     assert (slate["tier"], slate["reason"], slate["bundle_version"]) == ("ranked", "", version.name)
     for found, item in zip(slate["items"], expected.items, strict=True):
         assert found["item_id"] == item.item_id
@@ -68,7 +76,9 @@ def test_a_slate_is_what_the_recommender_gives(client: Client, version: Path) ->
 def test_whatever_makes_a_checkout_can_be_sent(checkout: Checkout) -> None:
     asked = {field.name for field in dataclasses.fields(Checkout)}
     assert asked == set(RecommendationIn.model_fields)
-    again = checkout_of(read(RecommendationIn, to_json(checkout).encode("utf-8", "surrogatepass")))
+    again = to_checkout(
+        parse_body(RecommendationIn, checkout_to_json(checkout).encode("utf-8", "surrogatepass"))
+    )
     assert again == dataclasses.replace(
         checkout, exclude=sorted(checkout.exclude), context={**checkout.context}, profile={**checkout.profile}
     )
@@ -111,10 +121,10 @@ def test_no_body_breaks_it(client: Client, path: str, body: bytes) -> None:
 @given(NEARLY)
 def test_what_is_let_in_makes_a_checkout(asked: dict[str, Any]) -> None:
     """The ranges of the two are the same: nothing that the schema takes is refused afterwards."""
-    for model, make in ((RecommendationIn, checkout_of), (CheckoutIn, events_of)):
+    for model, make in ((RecommendationIn, to_checkout), (CheckoutIn, to_events)):
         try:
-            found = read(model, json.dumps(asked).encode())
-        except Refused:
+            found = parse_body(model, json.dumps(asked).encode())
+        except ProblemError:
             continue
         make(found)  # type: ignore[operator]
 
@@ -235,7 +245,7 @@ def test_a_click_of_a_known_user_counts_in_the_next_request(version: Path, tmp_p
             assert client.post(FEEDBACK, told | more).status_code == 202
         assert client.post(FEEDBACK, told | {"user_id": "u001", "kind": "purchase"}).status_code == 202
     known = open_store(tmp_path / "store.db").get("u001")
-    assert (known.item_id, [KINDS[kind] for kind in known.kind]) == (["i001"], ["click"])
+    assert (known.item_id, [HISTORY_KINDS[kind] for kind in known.kind]) == (["i001"], ["click"])
 
 
 def test_a_store_or_log_that_fails_costs_no_slate(version: Path) -> None:
@@ -268,7 +278,7 @@ def test_without_the_part_it_says_so(version: Path) -> None:
 def test_keys(version: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("old\n\nnew one\n")
-    with serving(create_app(Settings(version.parent, key_file=keys, deadline_ms=LONG))) as guarded:
+    with serving(create_app(Settings(version.parent, api_key_file=keys, deadline_ms=LONG))) as guarded:
         for key in ("Bearer old", "bearer new one"):
             six(guarded.post(SLATES, BASKET, headers={"Authorization": key}))
         for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer other"},
@@ -282,11 +292,11 @@ def test_keys(version: Path, tmp_path: Path) -> None:
             assert guarded.get(path).status_code == 200
     keys.write_text("\n")
     with pytest.raises(ValueError, match="no API key in it"):
-        create_app(Settings(version.parent, key_file=keys))
+        create_app(Settings(version.parent, api_key_file=keys))
 
 
 def test_until_a_bundle_is_there_it_is_not_ready(version: Path, tmp_path: Path) -> None:
-    with serving(create_app(Settings(tmp_path, poll_s=0.05, deadline_ms=LONG)), ready=False) as waiting:
+    with serving(create_app(Settings(tmp_path, poll_seconds=0.05, deadline_ms=LONG)), ready=False) as waiting:
         assert waiting.get("/healthz").json() == {"status": "alive"}
         until(lambda: "no bundle here" in problem(waiting.get("/readyz"), 503)["detail"])
         for response in (waiting.get("/readyz"), waiting.post(SLATES, BASKET), waiting.get("/v1/bundle")):

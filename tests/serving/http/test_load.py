@@ -12,7 +12,7 @@ import pytest
 
 from serving.http.app import create_app
 from serving.http.settings import Settings
-from serving.resilience.admission import Busy, Desk
+from serving.resilience.admission import AdmissionController, Overloaded
 from tests.serving.http.services import BASKET, Client, Slow, serving, six, until
 
 NOW = 1_711_900_000  # Unix seconds
@@ -24,7 +24,9 @@ SLACK = 0.15  # seconds by which a busy machine may be late
 @pytest.fixture
 def client(version: Path) -> Iterator[Client]:
     """With two threads, and a ranker that takes 50 ms and leaves the GIL to others."""
-    with serving(create_app(Settings(version.parent, threads=2, limit=30, deadline_ms=DEADLINE))) as asked:
+    with serving(
+        create_app(Settings(version.parent, threads=2, queue_limit=30, deadline_ms=DEADLINE))
+    ) as asked:
         slow_ranker(asked, 0.05)
         yield asked
 
@@ -98,13 +100,13 @@ def test_a_slow_body_holds_nobody_up(client: Client) -> None:
     thread.join()
 
 
-def asked(desk: Desk, models: Any, late: float = 0.0) -> str:
+def asked(desk: AdmissionController, models: Any, late: float = 0.0) -> str:
     """One request that arrived `late` seconds ago."""
-    return asyncio.run(desk.answer(models, lambda why: why, time.perf_counter() - late))
+    return asyncio.run(desk.execute(models, lambda why: why, time.perf_counter() - late))
 
 
 def test_the_time_before_the_desk_counts() -> None:
-    desk = Desk(threads=1, limit=2, deadline_ms=100)
+    desk = AdmissionController(threads=1, queue_limit=2, deadline_ms=100)
     left: list[float] = []
 
     def models(ends: float) -> str:
@@ -119,7 +121,7 @@ def test_the_time_before_the_desk_counts() -> None:
 
 
 def test_a_pause_is_no_overload_and_rounds_that_stay_long_are() -> None:
-    desk = Desk(threads=1, limit=2, deadline_ms=100)
+    desk = AdmissionController(threads=1, queue_limit=2, deadline_ms=100)
 
     def round_of(seconds: float) -> str:
         """A request that waits for so long since the loop read it, after one round of the same length."""
@@ -131,16 +133,16 @@ def test_a_pause_is_no_overload_and_rounds_that_stay_long_are() -> None:
     assert asked(desk, lambda ends: "models") == "models"
     found = [round_of(0.03) for _ in range(3)]
     assert found[1:] == ["overloaded: the models would be too late"] * 2
-    with pytest.raises(Busy, match="behind"):
+    with pytest.raises(Overloaded, match="behind"):
         round_of(0.03)
-    with pytest.raises(Busy, match="behind"):  # it may have waited behind that one
+    with pytest.raises(Overloaded, match="behind"):  # it may have waited behind that one
         asked(desk, lambda ends: "models")
     assert asked(desk, lambda ends: "models") == "models"  # and at once again
     desk.close()
 
 
 def test_what_was_answered_before_counts_for_what_may_have_waited_behind_it() -> None:
-    desk, left = Desk(threads=1, limit=2, deadline_ms=100), []
+    desk, left = AdmissionController(threads=1, queue_limit=2, deadline_ms=100), []
 
     def models(ends: float) -> str:
         left.append(ends - time.perf_counter())
@@ -155,17 +157,17 @@ def test_what_was_answered_before_counts_for_what_may_have_waited_behind_it() ->
 
 
 def test_what_was_slow_once_is_tried_again() -> None:
-    desk = Desk(threads=1, limit=2, deadline_ms=100)
-    desk.took = 5.0
+    desk = AdmissionController(threads=1, queue_limit=2, deadline_ms=100)
+    desk.service_time = 5.0
     for _ in range(80):
         asked(desk, lambda ends: "models")
-    assert desk.took < 0.01
+    assert desk.service_time < 0.01
     desk.close()
 
 
 def test_what_waits_in_vain_is_never_started() -> None:
     """One is running behind which two wait; both are answered in time by the fallback, and are gone."""
-    desk, started = Desk(threads=1, limit=3, deadline_ms=100), []
+    desk, started = AdmissionController(threads=1, queue_limit=3, deadline_ms=100), []
 
     def models(ends: float) -> str:
         started.append(1)
@@ -174,7 +176,7 @@ def test_what_waits_in_vain_is_never_started() -> None:
 
     async def three() -> list[str]:
         now = time.perf_counter()
-        return await asyncio.gather(*(desk.answer(models, lambda why: why, now) for _ in range(3)))
+        return await asyncio.gather(*(desk.execute(models, lambda why: why, now) for _ in range(3)))
 
     began = time.perf_counter()
     assert asyncio.run(three()) == ["the models did not answer in time"] * 3
@@ -186,12 +188,12 @@ def test_what_waits_in_vain_is_never_started() -> None:
 
 
 def test_no_more_than_the_limit_wait_for_the_models() -> None:
-    desk = Desk(threads=1, limit=3, deadline_ms=1000)
+    desk = AdmissionController(threads=1, queue_limit=3, deadline_ms=1000)
 
     async def many() -> list[str]:
         now = time.perf_counter()
         work = (
-            desk.answer(lambda ends: time.sleep(0.01) or "models", lambda why: why, now) for _ in range(9)
+            desk.execute(lambda ends: time.sleep(0.01) or "models", lambda why: why, now) for _ in range(9)
         )
         return await asyncio.gather(*work)
 
@@ -200,7 +202,7 @@ def test_no_more_than_the_limit_wait_for_the_models() -> None:
 
 
 def test_an_error_of_the_models_reaches_the_caller() -> None:
-    desk = Desk(threads=1, limit=1, deadline_ms=1000)
+    desk = AdmissionController(threads=1, queue_limit=1, deadline_ms=1000)
 
     def broken(ends: float) -> str:
         raise KeyError("broken")

@@ -6,17 +6,17 @@ import pyarrow.parquet as pq
 import torch
 
 from data.io.batches import to_batch
-from exporting.golden_requests import checkouts
-from exporting.opened_run import item_ids, open_trained
-from models.candidates.sources import SOURCES
-from models.schema import KINDS, Catalog, Query
+from exporting.golden_requests import to_checkouts
+from exporting.opened_run import item_ids, load_trained_run
+from models.candidates.sources import CANDIDATE_SOURCES
+from models.schema import HISTORY_KINDS, Catalog, Query
 from serving import Checkout, Event, Line, Recommender
 from serving import checkout as requests
 from serving.pipeline import slate_builder as serving_fill
-from serving.pipeline.encode import QUERY_FIELDS, Encoder
-from serving.storage.bundle import CATALOG
-from serving.storage.item_ids import ItemRows, slots_of
-from serving.stores.base import NOTHING
+from serving.pipeline.encode import QUERY_FIELDS, FeatureEncoder
+from serving.storage.bundle import CATALOG_FIELDS
+from serving.storage.item_ids import ItemRowMap, build_slots
+from serving.stores.base import EMPTY_HISTORY
 
 NOW = 1_700_000_000
 FEATURES = {
@@ -25,29 +25,29 @@ FEATURES = {
     "profile": [{"name": "age", "edges": []}],
 }
 IDS = pa.array(["", "a", "b"])
-ROWS = ItemRows(IDS, slots_of(IDS))
+ROWS = ItemRowMap(IDS, build_slots(IDS))
 
 
 def encode(checkout: Checkout) -> Query:
-    encoder = Encoder(FEATURES, ROWS, np.array([0, 1.5, 2.5], np.float32))
-    return Query(*encoder(checkout, NOTHING, NOW))
+    encoder = FeatureEncoder(FEATURES, ROWS, np.array([0, 1.5, 2.5], np.float32))
+    return Query(*encoder(checkout, EMPTY_HISTORY, NOW))
 
 
 def test_names_are_those_of_the_models() -> None:
     assert Query._fields == QUERY_FIELDS
-    assert requests.KINDS == KINDS
-    assert serving_fill.SOURCES == SOURCES
-    assert Catalog._fields == CATALOG
+    assert requests.HISTORY_KINDS == HISTORY_KINDS
+    assert serving_fill.SOURCES == CANDIDATE_SOURCES
+    assert Catalog._fields == CATALOG_FIELDS
 
 
 def test_real_examples_encode_as_in_training(run_folder, shared: Recommender) -> None:
-    trained = open_trained(run_folder)
+    trained = load_trained_run(run_folder)
     table = pq.read_table(trained.prepared.folder / "examples" / "test.parquet")
     wanted = [to_batch(table.slice(row, 1)).query for row in range(len(table))]
-    made = checkouts(table, item_ids(trained), trained.schema.context, trained.schema.profile)
+    made = to_checkouts(table, item_ids(trained), trained.schema.context, trained.schema.profile)
     assert len(made) > 30
     for checkout, query in zip(made, wanted, strict=True):
-        encoded = shared.encoder(checkout, NOTHING, checkout.ts)
+        encoded = shared.feature_encoder(checkout, EMPTY_HISTORY, checkout.ts)
         for name, ours, theirs in zip(
             Query._fields, encoded, query._replace(snapshot=torch.zeros(1, dtype=torch.int64)), strict=True
         ):
@@ -94,8 +94,10 @@ def test_attributes() -> None:
 def test_the_store_gives_history_and_profile(shared: Recommender) -> None:
     user, _ = list(shared.store.users())[3]
     facts = shared.store.get(user)
-    query = Query(*shared.encoder(Checkout(user, [], profile={"city": "city1"}), facts, 2_000_000_000))
-    assert query.history_item.tolist() == [shared.bundle.row_of(i) for i in facts.item_id]
+    query = Query(
+        *shared.feature_encoder(Checkout(user, [], profile={"city": "city1"}), facts, 2_000_000_000)
+    )
+    assert query.history_item.tolist() == [shared.bundle.item_rows(i) for i in facts.item_id]
     names = [attribute["name"] for attribute in shared.bundle.manifest["features"]["profile"]]
     assert query.profile[0, names.index("city")] == 2  # the checkout's own value goes first
     assert query.profile[0, names.index("age")] > 0

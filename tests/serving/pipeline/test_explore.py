@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving import Recommender
-from serving.pipeline.explore import POOL, explored
-from serving.storage.golden_requests import read
+from serving.pipeline.explore import EXPLORATION_POOL_SIZE, explore_last_slot
+from serving.storage.golden_requests import read_golden_requests
 
 
 @given(
@@ -23,13 +23,13 @@ def test_propensities_are_exact_and_only_the_last_slot_moves(
     score, eligible = rng.random(candidates), rng.random(candidates) < 0.7
     slate = rng.permutation(candidates)[:shown]
     eligible[slate] = True
-    found, chance = explored(slate, score, eligible, epsilon, rng)
+    found, chance = explore_last_slot(slate, score, eligible, epsilon, rng)
     assert (found[:-1] == slate[:-1]).all()
     assert len(set(found.tolist())) == len(found) == shown
     assert eligible[found].all()
     assert (chance[:-1] == 1).all()
     if shown:
-        pool = min(POOL, int(eligible.sum()) - shown + 1)
+        pool = min(EXPLORATION_POOL_SIZE, int(eligible.sum()) - shown + 1)
         stays = found[-1] == slate[-1]
         assert chance[-1] == pytest.approx(epsilon / pool + (1 - epsilon) * stays)
 
@@ -38,19 +38,19 @@ def test_items_are_shown_as_often_as_their_propensity_says() -> None:
     rng, counts, chances = np.random.default_rng(0), np.zeros(40), np.zeros(40)
     score, eligible, slate = -np.arange(40.0), np.ones(40, bool), np.arange(6)
     for _ in range(20_000):
-        found, chance = explored(slate, score, eligible, 0.5, rng)
+        found, chance = explore_last_slot(slate, score, eligible, 0.5, rng)
         counts[found[-1]] += 1
         chances[found[-1]] = chance[-1]
-    assert np.flatnonzero(counts).tolist() == list(range(5, 5 + POOL))
+    assert np.flatnonzero(counts).tolist() == list(range(5, 5 + EXPLORATION_POOL_SIZE))
     assert chances.sum() == pytest.approx(1)
     np.testing.assert_allclose(counts / 20_000, chances, atol=0.01)
 
 
 def test_a_recommender_explores_when_it_is_told_to(version: Path) -> None:
     mine = Recommender.load(version)
-    checkout = read(mine.bundle)[0][0]
+    checkout = read_golden_requests(mine.bundle)[0][0]
     plain = [item.item_id for item in mine.recommend(checkout, 60_000).items]
-    mine.explore = 1.0
+    mine.exploration_rate = 1.0
     last = set()
     for day in range(1, 30):  # another state every time, so that none is remembered
         slate = mine.recommend(replace(checkout, profile={"age": float(day)}, exclude=[f"x{day}"]), 60_000)

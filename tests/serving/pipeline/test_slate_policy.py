@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.embeddings import pack_int8
-from serving.pipeline.slate_policy import SLOTS, Policy, known_margins, objective, select, unit
+from serving.pipeline.slate_policy import (
+    SLOTS,
+    SlatePolicy,
+    impute_margins,
+    objective,
+    select_slates,
+    unit_vectors,
+)
 
 ITEMS, LEAVES = 40, 5
 EIGHTHS = st.integers(-40, 40).map(lambda n: n / 8)  # sums of them are exact
@@ -27,7 +34,7 @@ def shops(draw):
 
 
 POLICIES = st.builds(
-    Policy,
+    SlatePolicy,
     category_cap=st.none() | st.integers(1, 6),
     diversity=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
@@ -37,7 +44,7 @@ POLICIES = st.builds(
 @settings(deadline=None, max_examples=200)
 def test_six_distinct_and_eligible(shop, policy):
     _, eligible, item, leaf, _ = shop
-    chosen = select(*shop, policy).column
+    chosen = select_slates(*shop, policy).column
     for row, columns in enumerate(chosen):
         shown = columns[columns >= 0]
         assert len(shown) == len(set(shown)) == min(SLOTS, eligible[row].sum())
@@ -59,7 +66,7 @@ def test_six_distinct_and_eligible(shop, policy):
 @settings(deadline=None, max_examples=100)
 def test_off_is_the_plain_order(shop):
     score, eligible, *_ = shop
-    for row, columns in enumerate(select(*shop, Policy()).column):
+    for row, columns in enumerate(select_slates(*shop, SlatePolicy()).column):
         order = [c for c in np.argsort(-score[row], kind="stable") if eligible[row, c]]
         assert columns[columns >= 0].tolist() == order[:SLOTS]
 
@@ -70,7 +77,7 @@ def test_a_factor_on_all_scores_changes_nothing(shop, policy, shift):
     """The currency's unit, or a constant on all probabilities, is a shift in logarithms."""
     score, *rest = shop
     np.testing.assert_array_equal(
-        select(score, *rest, policy).column, select(score + shift, *rest, policy).column
+        select_slates(score, *rest, policy).column, select_slates(score + shift, *rest, policy).column
     )
 
 
@@ -78,12 +85,12 @@ def test_a_factor_on_all_scores_changes_nothing(shop, policy, shift):
 @settings(deadline=None, max_examples=50)
 def test_rows_do_not_see_each_other(shop, policy):
     score, eligible, item, leaf, vectors = shop
-    together = select(*shop, policy)
+    together = select_slates(*shop, policy)
     for row in range(len(score)):
         part = slice(row, row + 1)
-        alone = select(score[part], eligible[part], item[part], leaf, vectors, policy)
+        alone = select_slates(score[part], eligible[part], item[part], leaf, vectors, policy)
         np.testing.assert_array_equal(alone.column[0], together.column[row])
-        np.testing.assert_allclose(alone.gap[0], together.gap[row])
+        np.testing.assert_allclose(alone.min_gap[0], together.gap[row])
 
 
 def test_marginal_relevance_by_hand():
@@ -91,20 +98,20 @@ def test_marginal_relevance_by_hand():
     vectors = pack_int8(torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])).numpy()
     score = np.log([[0.5, 0.4, 0.3]])
     known = (np.ones((1, 3), bool), np.array([[1, 2, 3]]), np.zeros(4, np.int64), vectors)
-    assert select(score, *known, Policy()).column[0, :3].tolist() == [0, 1, 2]
+    assert select_slates(score, *known, SlatePolicy()).column[0, :3].tolist() == [0, 1, 2]
     # Second slot at d = 1/2: item 2 has .4 - .5 = -.1, item 3 has .3 - 0.
-    diverse = select(score, *known, Policy(diversity=0.5))
+    diverse = select_slates(score, *known, SlatePolicy(diversity=0.5))
     assert diverse.column[0, :3].tolist() == [0, 2, 1]
-    assert select(score, *known, Policy(diversity=0.05)).column[0, :3].tolist() == [0, 1, 2]
+    assert select_slates(score, *known, SlatePolicy(diversity=0.05)).column[0, :3].tolist() == [0, 1, 2]
     # The closest choice is the first: .5 against .4 of relevance 1 and .8, all at similarity -1.
-    assert diverse.gap[0] == pytest.approx(0.1, abs=0.01)
+    assert diverse.min_gap[0] == pytest.approx(0.1, abs=0.01)
 
 
 def test_the_cap_gives_way_last():
     score = np.log([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]])
     leaf = np.array([0, 1, 1, 1, 1, 1, 2, 0])
     known = (np.ones((1, 7), bool), np.arange(1, 8)[None], leaf, np.zeros((8, 10), np.uint8))
-    slate = select(score, *known, Policy(category_cap=2)).column[0]
+    slate = select_slates(score, *known, SlatePolicy(category_cap=2)).column[0]
     assert slate.tolist() == [0, 1, 5, 6, 2, 3]
 
 
@@ -116,7 +123,7 @@ def test_far_candidates_fill_what_the_pool_cannot():
     rng = np.random.default_rng(0)
     vectors = pack_int8(torch.from_numpy(rng.normal(size=(width + 1, 4)).astype(np.float32))).numpy()
     known = (np.ones((1, width), bool), np.arange(1, width + 1)[None], leaf, vectors)
-    slate = select(score, *known, Policy(category_cap=1, diversity=0.3)).column[0]
+    slate = select_slates(score, *known, SlatePolicy(category_cap=1, diversity=0.3)).column[0]
     assert slate.tolist() == [0, 90, 91, 92, 93, 94]
 
 
@@ -134,9 +141,9 @@ def test_the_objective_between_purchases_and_revenue(pairs):
 
 def test_margins():
     raw = np.array([np.nan, 0.2, 0.4, np.nan])
-    np.testing.assert_allclose(known_margins(raw), [0.3, 0.2, 0.4, 0.3])
+    np.testing.assert_allclose(impute_margins(raw), [0.3, 0.2, 0.4, 0.3])
     with pytest.raises(ValueError, match="no item has a margin: add `margin`"):
-        known_margins(np.full(3, np.nan))
+        impute_margins(np.full(3, np.nan))
     ones = np.ones(3)
     score = objective(ones * 0.5, ones * 10, 1.0, np.array([0.5, 0.1, -0.2]))
     assert score[0] > score[1] > score[2]  # what is sold at a loss comes last
@@ -146,8 +153,8 @@ def test_margins():
 def test_vectors_are_those_of_the_models():
     vectors = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.normalize(vectors, dim=1).numpy()
-    np.testing.assert_allclose(unit(pack_int8(vectors).numpy()), expected, atol=0.01)
-    assert not unit(pack_int8(torch.zeros(1, 4)).numpy()).any()
+    np.testing.assert_allclose(unit_vectors(pack_int8(vectors).numpy()), expected, atol=0.01)
+    assert not unit_vectors(pack_int8(torch.zeros(1, 4)).numpy()).any()
 
 
 @pytest.mark.parametrize(
@@ -164,4 +171,4 @@ def test_vectors_are_those_of_the_models():
 )
 def test_policies_out_of_range_are_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
-        Policy(**wrong)
+        SlatePolicy(**wrong)

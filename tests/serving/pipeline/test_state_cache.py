@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from serving import Checkout, Event, Recommender
-from serving.pipeline.state_cache import Cache
-from serving.storage.golden_requests import read
+from serving.pipeline.state_cache import LRUCache
+from serving.storage.golden_requests import read_golden_requests
 
 LONG = 60_000.0  # milliseconds: nothing is late
 
@@ -20,7 +20,7 @@ def mine(version: Path) -> Recommender:
 
 @pytest.fixture
 def checkout(mine: Recommender) -> Checkout:
-    return replace(read(mine.bundle)[0][0], user_id="u001", history=None)
+    return replace(read_golden_requests(mine.bundle)[0][0], user_id="u001", history=None)
 
 
 def broken(*_: object) -> None:
@@ -32,7 +32,7 @@ def test_the_same_state_is_ranked_once(mine: Recommender, checkout: Checkout) ->
     mine.bundle = replace(mine.bundle, ranker=broken, query_tower=broken)
     again = mine.recommend(checkout, LONG)
     assert again.items == first.items
-    assert (again.tier, again.reason, mine.slates.hits) == ("ranked", "", 1)
+    assert (again.tier, again.reason, mine.slate_cache.hits) == ("ranked", "", 1)
     assert again.request_id != first.request_id
     assert "ranker" not in again.timings
 
@@ -50,14 +50,14 @@ def test_another_state_is_another_slate(mine: Recommender, checkout: Checkout) -
     for other in others:
         mine.recommend(other, LONG)
     mine.recommend(checkout, LONG, revenue_weight=0.0)
-    assert mine.slates.hits == 0
-    assert mine.vectors_of.hits == 3  # what may be shown changes no query vector
-    assert len(mine.slates) == 7
+    assert mine.slate_cache.hits == 0
+    assert mine.query_vector_cache.hits == 3  # what may be shown changes no query vector
+    assert len(mine.slate_cache) == 7
 
 
 def test_a_failing_pipeline_shows_the_users_last_slate(mine: Recommender, checkout: Checkout) -> None:
     first = mine.recommend(checkout, LONG)
-    mine.encoder.columns = broken  # type: ignore[method-assign]
+    mine.feature_encoder.encode_arrays = broken  # type: ignore[method-assign]
     shown = mine.recommend(checkout, LONG)
     assert shown.tier == "cached"
     assert [item.item_id for item in shown.items] == [item.item_id for item in first.items]
@@ -69,14 +69,14 @@ def test_a_failing_pipeline_shows_the_users_last_slate(mine: Recommender, checko
 
 def test_what_is_verified_or_went_wrong_is_not_kept(mine: Recommender, checkout: Checkout) -> None:
     mine.recommend(checkout, math.inf)
-    assert len(mine.slates) == len(mine.last) == 0
+    assert len(mine.slate_cache) == len(mine.last_slate_cache) == 0
     mine.store.get = broken  # type: ignore[union-attr, method-assign, assignment]
     mine.recommend(checkout, LONG)
-    assert len(mine.slates) == len(mine.last) == 0
+    assert len(mine.slate_cache) == len(mine.last_slate_cache) == 0
 
 
 def test_the_oldest_goes_first() -> None:
-    cache: Cache[int] = Cache(2)
+    cache: LRUCache[int] = LRUCache(2)
     cache.put("a", 1)
     cache.put("b", 2)
     assert cache.get("a") == 1

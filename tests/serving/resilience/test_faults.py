@@ -16,10 +16,10 @@ import pytest
 
 from serving import Checkout, Recommender, Slate, recommender
 from serving.recommender import STAGES
-from serving.resilience.circuit_breaker import Breaker
-from serving.resilience.deadline import one_thread
-from serving.resilience.thread_pool import Threads
-from serving.storage.golden_requests import read
+from serving.resilience.circuit_breaker import CircuitBreaker
+from serving.resilience.deadline import set_single_thread
+from serving.resilience.thread_pool import ThreadPool
+from serving.storage.golden_requests import read_golden_requests
 from tests.serving.http.services import Slow
 
 DEADLINE = 100.0
@@ -47,7 +47,7 @@ def mine(version: Path) -> Recommender:
 
 @pytest.fixture
 def checkout(mine: Recommender) -> Checkout:
-    return replace(read(mine.bundle)[0][0], user_id="u001", history=None)
+    return replace(read_golden_requests(mine.bundle)[0][0], user_id="u001", history=None)
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def stalled(mine: Recommender) -> Iterator[Callable[[str], Stalled]]:
             part = Stalled(mine.bundle.index.search)
             mine.bundle.index.search = part  # type: ignore[method-assign]
         elif stage == "encode":
-            part = Stalled(mine.encoder.columns)
-            mine.encoder.columns = part  # type: ignore[method-assign]
+            part = Stalled(mine.feature_encoder.encode_arrays)
+            mine.feature_encoder.encode_arrays = part  # type: ignore[method-assign]
         else:
             part = Stalled(getattr(mine.bundle, stage))
             mine.bundle = replace(mine.bundle, **{stage: part})
@@ -99,9 +99,9 @@ def answered(mine: Recommender, checkout: Checkout) -> Slate:
 def test_a_stalled_stage_costs_no_answer_its_deadline_and_then_rests(
     mine: Recommender, checkout: Checkout, stalled: Any, stage: str, tier: str, after: str
 ) -> None:
-    part, breaker = stalled(stage), mine.stages.breakers[stage]
-    breaker.rest = 0.3
-    for _ in range(breaker.limit):
+    part, breaker = stalled(stage), mine.stage_stats.breakers[stage]
+    breaker.reset_timeout = 0.3
+    for _ in range(breaker.failure_threshold):
         slate = answered(mine, checkout)
         assert slate.tier == tier
         assert f"{stage}: not done after" in slate.reason
@@ -113,10 +113,10 @@ def test_a_stalled_stage_costs_no_answer_its_deadline_and_then_rests(
     assert f"{stage}: it failed 3 times in a row and rests" in slate.reason
     assert 1e3 * (time.perf_counter() - started) < DEADLINE / 2  # nobody waits for what rests
     part.wait.set()
-    time.sleep(breaker.rest)
+    time.sleep(breaker.reset_timeout)
     slate = answered(mine, checkout)
     assert (slate.tier, slate.reason) == ("ranked", "")
-    assert breaker.failures == breaker.lost == 0
+    assert breaker.failures == breaker.abandoned == 0
 
 
 def test_stores_that_hang_for_good_leave_threads_for_the_rest(
@@ -124,20 +124,20 @@ def test_stores_that_hang_for_good_leave_threads_for_the_rest(
 ) -> None:
     """When every thread that asks is lost, requests are ranked without a history, at once."""
     monkeypatch.setattr(recommender, "THREADS", 2)
-    mine.asking = Threads(2, "asking", one_thread)
-    mine.stages.breakers["store"].limit = 99  # never rests
+    mine.store_pool = ThreadPool(2, "asking", set_single_thread)
+    mine.stage_stats.breakers["store"].failure_threshold = 99  # never rests
     part = stalled("store")
     for lost in (1, 2):
         slate = answered(mine, checkout)
         assert slate.tier == "ranked"
         assert slate.reason.startswith("store: not done after 2")
-        assert mine.stages.breakers["store"].lost == lost
+        assert mine.stage_stats.breakers["store"].abandoned == lost
     started = time.perf_counter()
     slate = answered(mine, checkout)
     assert (slate.tier, slate.reason) == ("ranked", "store: 2 calls have not returned")
     assert 1e3 * (time.perf_counter() - started) < DEADLINE / 2
     part.wait.set()
-    while mine.stages.breakers["store"].lost:
+    while mine.stage_stats.breakers["store"].abandoned:
         time.sleep(0.001)
     assert answered(mine, checkout).reason == ""
 
@@ -146,7 +146,7 @@ def test_who_waits_for_a_thread_that_asks_goes_on_without_a_history(
     mine: Recommender, checkout: Checkout, stalled: Any
 ) -> None:
     """Many at once meet a store that hangs: those that no thread takes are ranked, too."""
-    mine.asking = Threads(1, "asking", one_thread)
+    mine.store_pool = ThreadPool(1, "asking", set_single_thread)
     stalled("store")
     with ThreadPoolExecutor(3) as clients:
         slates = list(clients.map(lambda _: mine.recommend(checkout, 10 * DEADLINE), range(3)))
@@ -154,14 +154,14 @@ def test_who_waits_for_a_thread_that_asks_goes_on_without_a_history(
     assert sorted(slate.reason.split(" for ")[0].split(" after ")[0] for slate in slates) == [
         "no thread was free", "no thread was free", "store: not done",
     ]  # fmt: skip
-    assert mine.stages.breakers["store"].failures == 1
+    assert mine.stage_stats.breakers["store"].failures == 1
 
 
 def test_a_store_that_hangs_keeps_no_bundle(version: Path, checkout: Checkout) -> None:
     gone, part = threading.Event(), threading.Event()
     store = SimpleNamespace(get=lambda _: part.wait(5.0))
     loaded = Recommender.load(version, store)
-    loaded.asking.submit(lambda: None).wait()
+    loaded.store_pool.submit(lambda: None).wait()
     assert loaded.recommend(checkout, DEADLINE).reason.startswith("store: not done")
     weakref.finalize(loaded.bundle, gone.set)
     del loaded
@@ -171,7 +171,7 @@ def test_a_store_that_hangs_keeps_no_bundle(version: Path, checkout: Checkout) -
 
 
 def test_a_guest_is_told_nothing_of_the_store(mine: Recommender, checkout: Checkout) -> None:
-    mine.stages.breakers["store"].lost = 1_000
+    mine.stage_stats.breakers["store"].abandoned = 1_000
     assert mine.recommend(replace(checkout, user_id=None), DEADLINE).reason == ""
     assert mine.recommend(checkout, DEADLINE).reason == "store: 1000 calls have not returned"
 
@@ -192,7 +192,7 @@ def test_a_part_that_throws_rests_and_comes_back(mine: Recommender, checkout: Ch
         return ranker(*arguments)
 
     mine.bundle = replace(mine.bundle, ranker=failing)
-    mine.stages.breakers["ranker"].rest = 0.2
+    mine.stage_stats.breakers["ranker"].reset_timeout = 0.2
     reasons = [answered(mine, checkout).reason for _ in range(5)]
     assert reasons[:3] == ["ranker: RuntimeError: out of order"] * 3
     assert reasons[3:] == ["ranker: it failed 3 times in a row and rests"] * 2
@@ -232,55 +232,55 @@ def test_twice_as_many_as_the_machine_can_rank(mine: Recommender, checkout: Chec
 
 
 def test_a_request_that_waited_has_less_time(mine: Recommender, checkout: Checkout) -> None:
-    slate = mine.recommend(checkout, DEADLINE, started=time.perf_counter() - 1)
+    slate = mine.recommend(checkout, DEADLINE, start_time=time.perf_counter() - 1)
     assert slate.tier in ("category", "popularity")
     assert slate.timings["total"] > 1000
 
 
 def test_a_breaker() -> None:
     now = [0.0]
-    breaker = Breaker(limit=2, rest=1.0, now=lambda: now[0])
-    assert breaker.ready()
-    breaker.failed()
-    breaker.worked()
-    breaker.failed()
-    assert breaker.ready()
-    breaker.failed()
-    assert not breaker.ready()
+    breaker = CircuitBreaker(failure_threshold=2, reset_timeout=1.0, clock=lambda: now[0])
+    assert breaker.allow_request()
+    breaker.record_failure()
+    breaker.record_success()
+    breaker.record_failure()
+    assert breaker.allow_request()
+    breaker.record_failure()
+    assert not breaker.allow_request()
     now[0] = 1.5
-    assert breaker.ready()
-    assert not breaker.ready()  # one tries, the others wait for what it finds
-    breaker.failed()
+    assert breaker.allow_request()
+    assert not breaker.allow_request()  # one tries, the others wait for what it finds
+    breaker.record_failure()
     now[0] = 2.0
-    assert not breaker.ready()
+    assert not breaker.allow_request()
     now[0] = 2.6
-    assert breaker.ready()
-    breaker.worked()
-    assert breaker.ready()
-    assert breaker.ready()
+    assert breaker.allow_request()
+    breaker.record_success()
+    assert breaker.allow_request()
+    assert breaker.allow_request()
 
 
 def test_a_breaker_counts_one_cause_once_and_waits_for_what_was_left_behind() -> None:
     now = [0.0]
-    breaker = Breaker(limit=2, rest=1.0, now=lambda: now[0])
+    breaker = CircuitBreaker(failure_threshold=2, reset_timeout=1.0, clock=lambda: now[0])
     for _ in range(5):
         now[0] += 0.01
-        breaker.failed(took=0.5)  # all were under way when the first failed
+        breaker.record_failure(duration_s=0.5)  # all were under way when the first failed
     assert breaker.failures == 1
-    breaker.left()
+    breaker.record_abandoned()
     now[0] = 1.0
-    breaker.failed(took=0.5)
+    breaker.record_failure(duration_s=0.5)
     now[0] = 9.0
-    assert not breaker.ready()  # a thread is still in there
-    breaker.returned()
-    assert breaker.ready()
+    assert not breaker.allow_request()  # a thread is still in there
+    breaker.record_returned()
+    assert breaker.allow_request()
 
 
 def test_a_stage_that_hangs_for_good_costs_one_thread_a_failure(
     mine: Recommender, checkout: Checkout, stalled: Any
 ) -> None:
     part = stalled("ranker")
-    mine.stages.breakers["ranker"].rest = 0.01
+    mine.stage_stats.breakers["ranker"].reset_timeout = 0.01
     for _ in range(3):
         answered(mine, checkout)
     for _ in range(10):
@@ -290,4 +290,4 @@ def test_a_stage_that_hangs_for_good_costs_one_thread_a_failure(
 
 
 def test_every_stage_has_a_breaker(mine: Recommender) -> None:
-    assert set(mine.stages.breakers) == set(STAGES) == set(mine.stages.expected)
+    assert set(mine.stage_stats.breakers) == set(STAGES) == set(mine.stage_stats.expected_ms)

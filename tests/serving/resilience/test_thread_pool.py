@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.resilience.thread_pool import Threads
+from serving.resilience.thread_pool import ThreadPool
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,7 +31,7 @@ def test_a_function_runs_in_a_thread_that_began() -> None:
         assert begun.yes
         seen.append(threading.get_ident())
 
-    threads = Threads(3, "some", begin)
+    threads = ThreadPool(3, "some", begin)
     for _ in range(100):  # one after the other: a thread is free again before whoever waits goes on
         assert threads.submit(one).wait(5.0)
     assert len(seen) == 100
@@ -48,7 +48,7 @@ def test_no_more_threads_than_asked_for_and_the_others_wait() -> None:
             at_once.append(threading.get_ident())
         going.wait(5.0)
 
-    threads = Threads(2, "some", nothing)
+    threads = ThreadPool(2, "some", nothing)
     tasks = [threads.submit(one) for _ in range(5)]
     assert not tasks[0].wait(0.05)
     assert len(at_once) == 2
@@ -65,14 +65,14 @@ def test_what_a_function_raises_is_told_and_ends_no_thread() -> None:
     def raises() -> None:
         raise ValueError("no")
 
-    threads = Threads(1, "some", nothing)
+    threads = ThreadPool(1, "some", nothing)
     with pytest.raises(ValueError, match="no"):
         threads.submit(raises).wait(5.0)
     assert threads.submit(nothing).wait(5.0)
 
 
 def test_many_at_once_run_once_each() -> None:
-    threads, done = Threads(4, "some", nothing), [0] * 400
+    threads, done = ThreadPool(4, "some", nothing), [0] * 400
     lock = threading.Lock()
 
     def client(first: int) -> None:
@@ -94,7 +94,7 @@ def test_many_at_once_run_once_each() -> None:
 
 def test_threads_end_with_their_owner() -> None:
     names = [f"owned {k}" for k in range(3)]
-    threads, going = Threads(3, "owned", nothing), threading.Event()
+    threads, going = ThreadPool(3, "owned", nothing), threading.Event()
     tasks = [threads.submit(lambda: going.wait(5.0) and None) for _ in names]
     going.set()
     assert all(task.wait(5.0) for task in tasks)
@@ -138,7 +138,7 @@ print("asked")
 
 
 def test_a_system_that_gives_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = Threads(3, "some", nothing)
+    threads = ThreadPool(3, "some", nothing)
 
     def refused(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -12,11 +12,11 @@ import pytest
 
 from exporting.bundle import write_arrow
 from serving import BundleError, Recommender
-from serving.storage.bundle import FILES, FORMAT, open_bundle, read_arrow
+from serving.storage.bundle import FORMAT_VERSION, REQUIRED_FILES, open_bundle, read_arrow
 from tests.exporting.bundles import reseal
 
 
-@pytest.mark.parametrize("name", [*FILES, "index.faiss", "manifest.json"])
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, "index.faiss", "manifest.json"])
 @pytest.mark.parametrize("where", [0.02, 0.5, 0.99])
 def test_a_flipped_bit_is_refused(copy: Path, name: str, where: float) -> None:
     raw = bytearray((copy / name).read_bytes())
@@ -26,7 +26,7 @@ def test_a_flipped_bit_is_refused(copy: Path, name: str, where: float) -> None:
         Recommender.load(copy)
 
 
-@pytest.mark.parametrize("name", [*FILES, "index.faiss"])
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, "index.faiss"])
 def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(BundleError, match=f"{name}: the file is missing"):
@@ -42,8 +42,10 @@ def test_a_folder_without_a_bundle(tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused(copy: Path) -> None:
-    reseal(copy, format=FORMAT + 1)
-    with pytest.raises(BundleError, match=f"format {FORMAT + 1}, this serving reads format {FORMAT}"):
+    reseal(copy, format=FORMAT_VERSION + 1)
+    with pytest.raises(
+        BundleError, match=f"format {FORMAT_VERSION + 1}, this serving reads format {FORMAT_VERSION}"
+    ):
         Recommender.load(copy)
 
 

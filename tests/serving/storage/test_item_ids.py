@@ -8,22 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.storage.item_ids import ItemRows, slots_of
+from serving.storage.item_ids import ItemRowMap, build_slots
 
 IDS = st.lists(st.text(max_size=6), unique=True, max_size=60)
 
 
-def made(ids: list[str]) -> ItemRows:
+def made(ids: list[str]) -> ItemRowMap:
     """Of items in rows 1, 2, …, as a bundle has them."""
     item_id = pa.array(["", *ids], pa.string())
-    return ItemRows(item_id, slots_of(item_id))
+    return ItemRowMap(item_id, build_slots(item_id))
 
 
 @given(IDS, IDS)
 def test_every_id_gives_its_row_and_every_other_zero(ids: list[str], others: list[str]) -> None:
     wanted = {item_id: row for row, item_id in enumerate(ids, start=1)}
     asked = [*ids, *others, *(item_id + "\0" for item_id in ids), "\ud800"]
-    assert made(ids).many(asked) == [wanted.get(item_id, 0) for item_id in asked]
+    assert made(ids).lookup(asked) == [wanted.get(item_id, 0) for item_id in asked]
 
 
 @given(IDS, st.integers(0, 59), st.integers(0, 60))
@@ -32,37 +32,37 @@ def test_an_id_of_two_items_is_refused(ids: list[str], of: int, at: int) -> None
     again = [*ids, *ids[first : first + 1]] if ids else ["", ""]
     again.insert(at % len(again), again.pop())
     with pytest.raises(ValueError, match="have one item id"):
-        slots_of(pa.array(["", *again], pa.string()))
+        build_slots(pa.array(["", *again], pa.string()))
 
 
 def test_ids_of_one_checksum_are_told_apart() -> None:
     same = ["plumless", "buckeroo"]
     assert len({crc32(item_id.encode()) for item_id in same}) == 1
     for ids in (same, same[::-1]):
-        assert made(ids).many(ids) == [1, 2]
-    assert made(same[:1]).many(same) == [1, 0]
+        assert made(ids).lookup(ids) == [1, 2]
+    assert made(same[:1]).lookup(same) == [1, 0]
 
 
 def test_ids_that_want_one_slot_are_told_apart() -> None:
     """A row of them that goes on from the last slot to the first, and an unknown id that passes them all."""
     ids = [str(k) for k in range(10_000) if crc32(str(k).encode()) & 63 == 63][:31]
-    slots = slots_of(pa.array(["", *ids[:30]], pa.string()))
+    slots = build_slots(pa.array(["", *ids[:30]], pa.string()))
     assert len(slots) == 64
     assert slots[63] == 1
     assert slots[:29].tolist() == list(range(2, 31))
-    assert made(ids[:30]).many(ids) == [*range(1, 31), 0]
+    assert made(ids[:30]).lookup(ids) == [*range(1, 31), 0]
 
 
 def test_rows_are_found_in_part_of_an_array() -> None:
     item_id = pa.array(["what is", "before", "", "ä", "b"], pa.string())[2:]
-    assert ItemRows(item_id, slots_of(item_id)).many(["b", "ä", "before", ""]) == [2, 1, 0, 0]
+    assert ItemRowMap(item_id, build_slots(item_id)).lookup(["b", "ä", "before", ""]) == [2, 1, 0, 0]
 
 
 def test_an_empty_catalog_knows_nothing() -> None:
-    assert made([]).many(["", "a"]) == [0, 0]
+    assert made([]).lookup(["", "a"]) == [0, 0]
     assert made([""])("") == 1
 
 
 def test_slots_of_other_ids_are_refused() -> None:
     with pytest.raises(ValueError, match="8 slots, 2 ids have 4"):
-        ItemRows(pa.array(["", "a"]), np.zeros(8, np.int32))
+        ItemRowMap(pa.array(["", "a"]), np.zeros(8, np.int32))

@@ -10,8 +10,8 @@ import pytest
 from exporting.bundle import write_arrow
 from serving import Recommender
 from serving.storage.bundle import Bundle, open_bundle, read_arrow
-from serving.storage.item_ids import slots_of
-from serving.storage.mapped_table import Mapped
+from serving.storage.item_ids import build_slots
+from serving.storage.mapped_table import MappedTable
 from tests.exporting.bundles import reseal
 
 MANY = 400_000
@@ -31,10 +31,10 @@ def table() -> pa.Table:
 def test_columns_are_what_was_written(tmp_path: Path) -> None:
     written = table()
     write_arrow(written, tmp_path / "some.arrow")
-    mapped = Mapped(str(tmp_path / "some.arrow"))
-    assert mapped.text("name").to_pylist() == ["", "b", "ç"]
-    assert mapped.numbers("codes", np.int64).tolist() == written["codes"].to_pylist()
-    assert np.array_equal(mapped.numbers("price", np.float32), [0.5, np.nan, 2.0], equal_nan=True)
+    mapped = MappedTable(str(tmp_path / "some.arrow"))
+    assert mapped.string_column("name").to_pylist() == ["", "b", "ç"]
+    assert mapped.numeric_column("codes", np.int64).tolist() == written["codes"].to_pylist()
+    assert np.array_equal(mapped.numeric_column("price", np.float32), [0.5, np.nan, 2.0], equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -49,29 +49,29 @@ def test_columns_are_what_was_written(tmp_path: Path) -> None:
 def test_columns_that_do_not_fit_are_refused(tmp_path: Path, name: str, dtype: type, reason: str) -> None:
     write_arrow(table(), tmp_path / "some.arrow")
     with pytest.raises(ValueError, match=reason):
-        Mapped(str(tmp_path / "some.arrow")).numbers(name, dtype)
+        MappedTable(str(tmp_path / "some.arrow")).numeric_column(name, dtype)
 
 
 def test_words_are_no_numbers(tmp_path: Path) -> None:
     write_arrow(table(), tmp_path / "some.arrow")
     with pytest.raises(ValueError, match="column price is float, expected string"):
-        Mapped(str(tmp_path / "some.arrow")).text("price")
+        MappedTable(str(tmp_path / "some.arrow")).string_column("price")
     with pytest.raises(pa.ArrowInvalid):
-        Mapped(str(tmp_path / "some.arrow")).numbers("name", np.int64)
+        MappedTable(str(tmp_path / "some.arrow")).numeric_column("name", np.int64)
 
 
 def test_several_batches_and_no_batch_are_refused(tmp_path: Path) -> None:
     for count in (2, 0):
         write_arrow(pa.concat_tables([table()] * count or [table().slice(0, 0)]), tmp_path / "some.arrow")
         with pytest.raises(ValueError, match=f"{count} record batches, expected one"):
-            Mapped(str(tmp_path / "some.arrow"))
+            MappedTable(str(tmp_path / "some.arrow"))
 
 
 def parts(bundle: Bundle) -> list[np.ndarray]:
     """All that has a row per item."""
     return [part.numpy() for part in bundle.catalog] + [
-        bundle.price, bundle.margin, bundle.available, bundle.leaf, bundle.fallback_rank, bundle.popular,
-        bundle.popular_by_leaf, bundle.index.packed,
+        bundle.price, bundle.margin, bundle.available, bundle.leaf, bundle.fallback_rank,
+        bundle.items_by_popularity, bundle.items_by_leaf, bundle.index.packed_vectors,
     ]  # fmt: skip
 
 
@@ -111,14 +111,14 @@ def test_a_second_load_of_a_large_catalog_takes_no_memory(copy: Path) -> None:
         more = more.set_column(more.column_names.index(name), name, column)
     (copy / "items.arrow").unlink()
     write_arrow(more.combine_chunks(), copy / "items.arrow")
-    write_arrow(pa.table({"row": slots_of(added["item_id"])}), copy / "item_rows.arrow")
+    write_arrow(pa.table({"row": build_slots(added["item_id"])}), copy / "item_rows.arrow")
     reseal(copy, dims={"vector": items.schema.field("vector").type.list_size - 8, "items": MANY})
     first = Recommender.load(copy)
     before = own_memory()
     second = Recommender(open_bundle(copy))
     assert own_memory() - before < (copy / "items.arrow").stat().st_size / 4
-    assert len(first.vectors) == len(second.vectors) == MANY
-    assert second.bundle.row_of(f"more {MANY - 1}") == MANY - 1
+    assert len(first.item_vectors) == len(second.item_vectors) == MANY
+    assert second.bundle.item_rows(f"more {MANY - 1}") == MANY - 1
 
 
 def own_memory() -> int:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.storage.string_column import Texts, encoded
+from serving.storage.string_column import StringColumn, encode_utf8
 
 TEXTS = st.lists(st.none() | st.text(max_size=5), max_size=12)
 
@@ -14,20 +14,24 @@ TEXTS = st.lists(st.none() | st.text(max_size=5), max_size=12)
 def test_all_ways_to_read_a_column(values: list[str | None], data: st.DataObject) -> None:
     before = data.draw(TEXTS)
     column = pa.array([*before, *values, "behind"], pa.string())[len(before) :][: len(values)]
-    texts, expected = Texts.of(column), [value or "" for value in values]
+    texts, expected = StringColumn.from_arrow(column), [value or "" for value in values]
     assert [*texts] == [texts[row] for row in range(len(texts))] == expected
-    assert texts.raws() == [texts.raw(row) for row in range(len(texts))] == [v.encode() for v in expected]
+    assert (
+        texts.to_bytes_list()
+        == [texts.bytes_at(row) for row in range(len(texts))]
+        == [v.encode() for v in expected]
+    )
     first = data.draw(st.integers(0, len(values)))
     end = data.draw(st.integers(first, len(values)))
-    assert [*texts.copy(first, end)] == texts[first:end] == expected[first:end]
-    assert encoded(texts.copy(first, end)) == encoded(expected[first:end])
+    assert [*texts.copy_slice(first, end)] == texts[first:end] == expected[first:end]
+    assert encode_utf8(texts.copy_slice(first, end)) == encode_utf8(expected[first:end])
 
 
 def test_a_row_that_is_not_there() -> None:
-    texts = Texts.of(pa.array(["a", "b"], pa.string()))
+    texts = StringColumn.from_arrow(pa.array(["a", "b"], pa.string()))
     for row in (2, -3):
         with pytest.raises(IndexError):
             texts[row]
     assert (texts[-1], texts[-2]) == ("b", "a")
     assert "b" in texts
-    assert encoded(["\ud800"]) == [b"\xed\xa0\x80"]
+    assert encode_utf8(["\ud800"]) == [b"\xed\xa0\x80"]

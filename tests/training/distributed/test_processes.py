@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from models.retrieval.losses import sampled_softmax
+from models.retrieval.losses import sampled_softmax_loss
 from training.config import ConfigError
 from training.distributed import processes
 
@@ -31,10 +31,11 @@ def loss_of(weight: torch.Tensor, rank: int, world: int) -> torch.Tensor:
     drawn = negative[10 * rank // world : 10 * (rank + 1) // world]
     vectors = F.normalize(table[torch.cat([positive[mine], drawn])] @ weight, dim=1)
     positives, negatives = vectors[: int(mine.sum())], vectors[int(mine.sum()) :]
-    share = sampled_softmax(
-        F.normalize(query[low:high] @ weight, dim=1), processes.together(positives),
-        processes.together(negatives), processes.together(positive[mine]), processes.together(drawn),
-        processes.together(owner[mine]), probability / probability.sum(), 10, ITEMS, 0.3,
+    share = sampled_softmax_loss(
+        F.normalize(query[low:high] @ weight, dim=1), processes.all_gather_rows(positives),
+        processes.all_gather_rows(negatives), processes.all_gather_rows(positive[mine]),
+        processes.all_gather_rows(drawn), processes.all_gather_rows(owner[mine]), probability /
+        probability.sum(), 10, ITEMS, 0.3,
         slice(start, start + int(mine.sum())), low,
     )  # fmt: skip
     return share * world
@@ -45,14 +46,14 @@ def work(rank: int, folder: str) -> None:
     weight = torch.eye(4, requires_grad=True)
     loss = loss_of(weight, rank, WORLD)
     loss.backward()
-    processes.average([loss.detach(), weight.grad])  # as DDP does with gradients
-    rows = processes.together(torch.full([rank, 2], rank))
-    first = processes.once(lambda: f"from {rank}")
+    processes.all_reduce_mean([loss.detach(), weight.grad])  # as DDP does with gradients
+    rows = processes.all_gather_rows(torch.full([rank, 2], rank))
+    first = processes.on_rank_zero(lambda: f"from {rank}")
     torch.save((loss.detach(), weight.grad, rows, first), f"{folder}/{rank}.pt")
     held: dict[str, object] = {"group": dist.group.WORLD}
     held["itself"] = held  # as a sharded model does
     del held
-    processes.leave()
+    processes.shutdown()
     for task in Path("/proc/self/task").glob("*/comm"):
         with suppress(FileNotFoundError):  # it ended meanwhile
             assert "gloo_runloop" not in task.read_text(), "a thread of the group outlives it"
@@ -74,4 +75,4 @@ def test_in_batch_negatives_are_those_of_all_processes(tmp_path: Path) -> None:
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="torch sees no GPU here"):
-        processes.join(OmegaConf.create({"trainer": {"accelerator": "gpu", "processes": True}}))
+        processes.init_processes(OmegaConf.create({"trainer": {"accelerator": "gpu", "processes": True}}))
