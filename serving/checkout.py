@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 HISTORY_KINDS = ("purchase", "click", "cart")
+SECONDS_PER_DAY = 86_400
 MAX_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
 MAX_NUMBER = 1e12  # beyond it float32 sums lose the rest
 
