@@ -172,7 +172,7 @@ def _tables(result: AnalysisResult) -> list[str]:
 def _cell(name: str, value: float | None) -> str | None:
     if value is None:
         return None
-    if name.startswith("smallest"):
+    if name.startswith("mde"):
         return f"{value:.1%}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 

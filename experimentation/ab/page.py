@@ -63,10 +63,10 @@ def plan_page(weeks: Sequence[DurationPlan], metric: str, said: str, about: str)
             "users", lambda row: f"{row['users']:,}", "who come in that time, as in the log's latest weeks"
         ),
         Column("sessions per user", lambda row: f"{row['sessions_per_user']:.2f}"),
-        Column("users needed", lambda row: f"{row['needed']:,}", "in two arms, for the uplift asked for"),
-        Column("with CUPED", lambda row: _or_dash(row["needed_cuped"], ",")),
-        Column("smallest uplift", lambda row: f"{row['smallest']:.1%}", "that the users show"),
-        Column("with CUPED", lambda row: _or_dash(row["smallest_cuped"], ".1%")),
+        Column("users needed", lambda row: f"{row['users_needed']:,}", "in two arms, for the uplift asked for"),
+        Column("with CUPED", lambda row: _or_dash(row["users_needed_cuped"], ",")),
+        Column("smallest uplift", lambda row: f"{row['mde']:.1%}", "that the users show"),
+        Column("with CUPED", lambda row: _or_dash(row["mde_cuped"], ".1%")),
     ]
     body = f'<p class="verdict">{escape(said)}</p>' + figure(
         chart.svg("smallest uplift by weeks"), "", colours
@@ -191,7 +191,7 @@ def _guardrails(result: AnalysisResult) -> str:
                "broken: beyond it; open: on both sides of it", numeric=False),
     ]  # fmt: skip
     finding = ", ".join(f"{count} {state}" for state, count in states.items())
-    measured = [row for row in rows if math.isfinite(row["rail"].used)]
+    measured = [row for row in rows if math.isfinite(row["rail"].margin_used)]
     chart = _margins_plot(measured) if measured else ""
     return section(
         "guardrails", "Is anything worse than it may be?", f"{finding}.", chart, table(columns, rows)

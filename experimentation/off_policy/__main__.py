@@ -103,7 +103,7 @@ def _estimate(options: argparse.Namespace) -> int:
         "seen": seen.tolist(),
         "clip": options.clip,
         "health": {
-            name: {**state._asdict(), "supported": state.support._asdict()}
+            name: {**state._asdict(), "support": state.support._asdict()}
             for name, state in judged.health.items()
         },
         "warnings": judged.warnings,

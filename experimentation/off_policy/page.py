@@ -70,12 +70,12 @@ def _diagnostics_table(judged: PolicyEvaluation) -> str:
         Column("weights", lambda row: row["weights"], numeric=False),
         Column("sessions", lambda row: f"{row['sessions']:,}"),
         Column(
-            "effective", lambda row: f"{row['effective']:,.0f}", "sessions of the new policy worth as much"
+            "effective", lambda row: f"{row['effective_sample_size']:,.0f}", "sessions of the new policy worth as much"
         ),
-        Column("largest", lambda row: f"{row['largest']:,.1f}", "the largest weight"),
+        Column("largest", lambda row: f"{row['max_weight']:,.1f}", "the largest weight"),
         Column(
             "with support",
-            lambda row: "{value:.0%} ({low:.0%} to {high:.0%})".format(**row["supported"]._asdict()),
+            lambda row: "{value:.0%} ({low:.0%} to {high:.0%})".format(**row["support"]._asdict()),
             "share of what the new policy shows that the log could have shown, as often as it is seen",
         ),
     ]

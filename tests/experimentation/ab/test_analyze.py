@@ -80,9 +80,9 @@ def test_verdicts(case: Case) -> None:
 def railed(result: AnalysisResult, state: str) -> AnalysisResult:
     """The result with four guardrails, of which the last is in a state."""
     kept = GuardrailResult("other", 1.0, 1.0, 1.1, 0.0, -0.5, 0.5, "kept")
-    used = {"low": math.nan, "used": math.nan, "high": math.nan} if state == "not measured" else {}
+    used = {"low": math.nan, "margin_used": math.nan, "high": math.nan} if state == "not measured" else {}
     last = kept._replace(name="rail", state=state, **used)
-    treated = tuple(one._replace(guards=[kept, kept, kept, last]) for one in result.treatments)
+    treated = tuple(one._replace(guardrails=[kept, kept, kept, last]) for one in result.treatments)
     return result._replace(treatments=treated)
 
 
@@ -103,10 +103,10 @@ def without(log: SessionLog, gone: np.ndarray) -> SessionLog:
     rows = ~gone[log.user_row]
     return log._replace(
         arm=log.arm[~gone],
-        user=number[log.user_row[rows]],
+        user_row=number[log.user_row[rows]],
         day=log.day[rows],
         sums={name: column[rows] for name, column in log.sums.items()},
-        before={name: column[~gone] for name, column in log.pre_period_sums.items()},
+        pre_period_sums={name: column[~gone] for name, column in log.pre_period_sums.items()},
     )
 
 
@@ -145,20 +145,20 @@ def test_an_arm_that_another_version_answered_is_told() -> None:
     """By the share of its slates; nothing where each arm had its version, or none names one."""
     log, plain = simulate_experiment(6, 400), ab_experiment(USERS)
     counts = {("control", "old"): 900, ("treatment", "new"): 970, ("treatment", "old"): 30}
-    mixed = log._replace(answered=counts | {("control", "older"): 100})
+    mixed = log._replace(slates_by_version=counts | {("control", "older"): 100})
     new = plain._replace(arms=(Arm("control"), Arm("treatment", version="new")))
     assert analyze(mixed, plain).warnings == ()
     control, treatment = analyze(mixed, new).warnings
     assert "control names no version, and `current` was swapped" in control
     assert "old, older answered it" in control
     assert "treatment names new, but 30 of its 1,000 slates (3.0%) were answered by old." in treatment
-    (only,) = analyze(log._replace(answered=counts), new).warnings
+    (only,) = analyze(log._replace(slates_by_version=counts), new).warnings
     assert only == treatment
     both = plain._replace(arms=(Arm("control", version="old"), Arm("treatment", version="new")))
     clean = {("control", "old"): 900, ("treatment", "new"): 970}
-    assert analyze(log._replace(answered=clean), both).warnings == ()
+    assert analyze(log._replace(slates_by_version=clean), both).warnings == ()
     never = {("control", "old"): 900, ("treatment", "old"): 5}
-    (gone,) = analyze(log._replace(answered=never), both).warnings
+    (gone,) = analyze(log._replace(slates_by_version=never), both).warnings
     assert "5 of its 5 slates (100.0%)" in gone
     result = analyze(mixed, new)
     text = experiment_page(result, ship_decision(result), "about")

@@ -47,7 +47,7 @@ def test_errors_are_those_of_repeated_tests() -> None:
         assert binom.cdf(inside, 250, 0.95) > 1e-4
         inside = sum(one.relative_low < 0.1 < one.relative_high for one in effects)
         assert binom.cdf(inside, 250, 0.95) > 1e-4
-    assert np.mean([b.error / a.error for a, b in zip(*found.values(), strict=True)]) < 0.8
+    assert np.mean([b.se / a.se for a, b in zip(*found.values(), strict=True)]) < 0.8
 
 
 def test_a_ratio_is_over_users_not_sessions() -> None:
@@ -107,4 +107,4 @@ def test_the_error_of_a_quantile_is_that_of_repeated_draws() -> None:
             estimate_quantile(np.exp(rng.normal(0, 0.3, 400)[of] + rng.normal(0, 0.1, len(of))), of, 0.95)
         )
     values = np.array([one.value for one in draws])
-    assert np.mean([one.error for one in draws]) == pytest.approx(values.std(), rel=0.2)
+    assert np.mean([one.se for one in draws]) == pytest.approx(values.std(), rel=0.2)

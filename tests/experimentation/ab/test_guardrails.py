@@ -56,7 +56,7 @@ def test_what_the_log_does_not_tell_is_not_measured() -> None:
     count = int(sums["sessions"].sum())
     session = np.repeat(np.arange(len(log.arm)), sums["sessions"].astype(int))
     slower = np.where(log.arm == "treatment", 2.0, 1.0)[session]
-    log = log._replace(latency_ms=np.random.default_rng(1).gamma(5, 1, count) * slower, session=session)
+    log = log._replace(latency_ms=np.random.default_rng(1).gamma(5, 1, count) * slower, slate_user_row=session)
     assert check_guardrails(log, sums, log.arm == "control", log.arm == "treatment", {})[0].state == "broken"
     assert (
         check_guardrails(log, sums, log.arm == "control", log.arm == "treatment", {"latency": 5.0})[0].state

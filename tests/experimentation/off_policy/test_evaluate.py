@@ -15,8 +15,8 @@ from experimentation.off_policy.__main__ import main
 from experimentation.off_policy.evaluate import (
     estimate_examination_probability,
     evaluate_policy,
-    importance_weights,
     verdict_lines,
+    weights_by_shopper_model,
 )
 from experimentation.off_policy.logged_checkouts import LoggedCheckouts
 from experimentation.off_policy.replay import ReplayedSlates, replay
@@ -106,7 +106,7 @@ def test_a_bundle_replays_what_it_showed(shop: Shop, version: Path, logged: Logg
     stayed = same.item[:, -1] == logged.item[:, -1]
     assert 0.4 < stayed.mean() < 0.7  # half of the last slots explored
     np.testing.assert_allclose(logged.propensity[:, -1], np.where(stayed, 0.5 + 0.5 / 20, 0.5 / 20))
-    weight = importance_weights(logged, same, SEEN)
+    weight = weights_by_shopper_model(logged, same, SEEN)
     for shopper in ("position", "slot", "cascade"):
         np.testing.assert_allclose(weight[shopper][:, :-1], 1)
         np.testing.assert_allclose(weight[shopper][:, -1], stayed / logged.propensity[:, -1])
@@ -115,10 +115,10 @@ def test_a_bundle_replays_what_it_showed(shop: Shop, version: Path, logged: Logg
 def test_how_often_slots_are_seen_is_learned_from_the_log(logged: LoggedCheckouts) -> None:
     predicted = likings(logged, logged.item)
     np.testing.assert_allclose(
-        estimate_examination_probability(logged._replace(click=predicted)), SEEN, atol=0.12
+        estimate_examination_probability(logged._replace(p_click=predicted)), SEEN, atol=0.12
     )
     with pytest.raises(ValueError, match="give it with --seen"):
-        estimate_examination_probability(logged._replace(click=np.full_like(predicted, np.nan)))
+        estimate_examination_probability(logged._replace(p_click=np.full_like(predicted, np.nan)))
 
 
 @pytest.mark.parametrize(("best_first", "said"), [(1, "better"), (-1, "worse")])
@@ -160,7 +160,7 @@ def test_a_new_bundle_is_estimated_and_what_is_unknown_is_said(
         assert rows["logged", ""]["value"] == pytest.approx(logged.rewards[reward].sum(1).mean())
         assert rows["direct", ""]["value"] == pytest.approx((new.predictions[reward] @ SEEN).mean())
     shown = (new.item[:, :, None] == logged.item[:, None, :]).any(2)
-    assert report["health"]["position"]["supported"]["high"] > (shown[:, :-1] @ SEEN[:-1]).mean() / SEEN.sum()
+    assert report["health"]["position"]["support"]["high"] > (shown[:, :-1] @ SEEN[:-1]).mean() / SEEN.sum()
     assert "warning: slate weights: not enough data: " in said
     page = (tmp_path / "off_policy.html").read_text()
     assert page.count("<svg") == len(logged_checkouts.REWARDS)

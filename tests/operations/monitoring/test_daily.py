@@ -91,7 +91,7 @@ def test_outcomes_are_judged_on_the_day_on_which_they_are_in(shared: Recommender
     yesterday = (seen.slates.ts // DAY == day - 1)[seen.impressions.slate_row]
     lost = yesterday & (np.random.default_rng(0).random(len(yesterday)) < 0.5)
     fewer = np.where(lost, np.nan, seen.impressions.click_delay)
-    worse = seen._replace(shown=seen.impressions._replace(click_after=fewer))
+    worse = seen._replace(impressions=seen.impressions._replace(click_delay=fewer))
     report = daily.daily_report(worse, None, shared, windows, day, max_bundle_age=1e9)
     assert {one.name for one in report.alarms} == {"click rate", "clicks over predicted"}
     assert report.untested == ["inputs, index recall: no --orders"]
@@ -106,11 +106,11 @@ def test_ages_the_store_and_the_index_have_limits(shared: Recommender, quiet: Li
         report = daily.daily_report(seen, shop, shared, windows, day, **settings)
         return {one.name for one in report.threshold_checks if one.alarm}
 
-    assert over(bundle_age=1e9, store=store) == {"buyers missing in the store"}
+    assert over(max_bundle_age=1e9, store=store) == {"buyers missing in the store"}
     bulk_load(store, quiet.folder, lambda done, of: None)
-    assert over(bundle_age=1e9, store=store) == set()
+    assert over(max_bundle_age=1e9, store=store) == set()
     assert over() == {"age of the bundle's data"}
-    assert over(bundle_age=1e9, event_age=0.0) == {"age of the newest slate", "age of the newest click"}
+    assert over(max_bundle_age=1e9, max_event_age=0.0) == {"age of the newest slate", "age of the newest click"}
     worse = daily.ThresholdCheck("index recall", 0.9, 0.95, is_upper_bound=False)
     assert worse.alarm
     assert not worse._replace(value=0.96).alarm
