@@ -33,7 +33,7 @@ def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
         query = instantiate(
             cfg.retrieval.model.query,
             dim=cfg.retrieval.model.dim,
-            attributes=width * len(attributes),
+            attributes_dim=width * len(attributes),
             _convert_="all",
         )
     except InstantiationException as error:

@@ -198,10 +198,10 @@ def append_candidate_columns(examples: pa.Table, candidates: Candidates) -> pa.T
     offsets = pa.array(candidates.offsets.numpy().astype(np.int32))
     columns = {
         "item": candidates.item.numpy().astype(np.int32),
-        "source": candidates.source_mask.numpy().astype(np.int32),
+        "source_mask": candidates.source_mask.numpy().astype(np.int32),
         "score": candidates.score.numpy(),
-        "affinity": candidates.copurchase_score.numpy(),
-        "taste": candidates.ease_score.numpy(),
+        "copurchase_score": candidates.copurchase_score.numpy(),
+        "ease_score": candidates.ease_score.numpy(),
     }
     for name, values in columns.items():
         examples = examples.append_column(

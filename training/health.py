@@ -63,14 +63,14 @@ class HealthMonitor(pl.Callback):
         self.leak_sample.append(interaction_features(module, batch))
         if len(self.leak_sample) == LEAK_BATCHES:
             features, bought = (torch.cat(part) for part in zip(*self.leak_sample, strict=True))
-            for text in find_leaks(features, module.model.module.interactions.names, bought):
+            for text in find_leaks(features, module.model.module.interactions.feature_names, bought):
                 self.raise_alarm(text)
             self.leak_sample = None
 
     def on_before_backward(self, trainer: pl.Trainer, module: Any, loss: Tensor) -> None:
-        losses: dict[str, Tensor] = module.losses
+        losses: dict[str, Tensor] = module.task_losses
         check_finite({**losses, "all tasks together": loss}, trainer.global_step)
-        shared = module.shared()
+        shared = module.last_shared_weight()
         if shared is not None and trainer.global_step % self.gradient_interval == 0:
             found = gradient_cosines(losses, shared)
             self.gradient_cosines.append({"step": trainer.global_step, **found})
@@ -85,8 +85,8 @@ class HealthMonitor(pl.Callback):
         self.log_metrics(
             trainer, {f"gate/{t}_{e}": w for t, ws in self.gates.items() for e, w in enumerate(ws)}
         )
-        logits = torch.cat([logits for logits, _ in module.parts])
-        for text in head_alarms(logits, concat_labels([labels for _, labels in module.parts])):
+        logits = torch.cat([logits for logits, _ in module.validation_parts])
+        for text in head_alarms(logits, concat_labels([labels for _, labels in module.validation_parts])):
             self.raise_alarm(f"epoch {trainer.current_epoch}: {text}")
         self.write_report()
 
@@ -140,9 +140,9 @@ class GateLoad:
 
 def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Interaction features [ΣC, F] of a batch and whether each candidate was bought [ΣC]."""
-    candidates, labels = module.labelled(batch)
+    candidates, labels = module.label_batch(batch)
     with torch.no_grad():
-        features, _ = module.model.module.interactions(batch.query, candidates, module.frozen[1])
+        features, _ = module.model.module.interactions(batch.query, candidates, module.tower_and_catalog[1])
     known = labels.weight > 0
     return features[known], labels.purchase[known] > 0
 

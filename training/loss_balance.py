@@ -52,7 +52,9 @@ class GradNorm(nn.Module):
         super().__init__()
         self.alpha, self.step_size = alpha, step_size
         self.register_buffer("weights", weights.clone())
-        self.register_buffer("first", torch.zeros_like(weights))  # the first loss above 0 of each task
+        self.register_buffer(
+            "initial_losses", torch.zeros_like(weights)
+        )  # the first loss above 0 of each task
 
     def forward(self, losses: Tensor, shared: nn.Parameter | None) -> Tensor:
         if self.training and shared is not None and torch.is_grad_enabled():

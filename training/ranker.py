@@ -87,7 +87,7 @@ class RankerTask(pl.LightningModule):
             self.tower_and_catalog = (tower.to(device), to_device(catalog, device))
             rate = self.settings.table_learning_rate
             ranker = self.build()
-            outside = [name for name, _ in ranker.named_parameters() if name.startswith("position.")]
+            outside = [name for name, _ in ranker.named_parameters() if name.startswith("position_bias.")]
             self.model = shard(ranker, rate, device, self.sharding, self.initial_weights, outside)
             self.loss_weighting = make_loss_weighting(
                 self.settings.loss_balancing, self.task_weights, self.last_shared_weight()
@@ -177,7 +177,7 @@ class RankerTask(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """What the sharded model's forward does not see is kept alike here."""
-        position, seen = self.model.module.position, self.model.module.normalize
+        position, seen = self.model.module.position_bias, self.model.module.normalize
         parameters = [
             *self.loss_weighting.parameters(),
             *(position.parameters() if position is not None else ()),

@@ -79,7 +79,7 @@ class RetrievalTask(pl.LightningModule):
             self.catalog, self.text = to_device(self.catalog, device), to_device(self.text, device)
             self.price, self.probability = self.price.to(device), self.probability.to(device)
             self.model = shard(towers, self.table_learning_rate, device, self.sharding, self.initial_weights)
-            self.model.module.item.trained.copy_(self.trained_mask)
+            self.model.module.item_encoder.trained_mask.copy_(self.trained_mask)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         dense = dense_parameters(self.model)

@@ -22,7 +22,7 @@ from training.config import ConfigError
 from training.stage_folders import read_stage_manifest
 
 TABLE_WEIGHT_MARKER = ".embedding_bags."  # in the name of a table's weight
-TRAINED_MASK_KEY = "item.trained"  # [N+1] bool, which rows of the item table were learned
+TRAINED_MASK_KEY = "item_encoder.trained_mask"  # [N+1] bool, which rows of the item table were learned
 
 
 class WarmStart(NamedTuple):

@@ -68,7 +68,7 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
     first = torch.full([31], NOW - 100 * DAY)
     first[2], first[3], first[4] = NOW - 2 * DAY, NOW + DAY, NOW - 20 * DAY
     catalog = catalog._replace(
-        popularity=popularity, first_sold=first, available=torch.tensor([False] + [True] * 30)
+        orders_28d=popularity, first_sold=first, available=torch.tensor([False] + [True] * 30)
     )
     both = NeighbourTables({0: one_pair(0.25), 1: one_pair(0.75)}, {0: one_pair(0.5), 1: one_pair(1.5)})
     early = build_candidate_sources(CFG, catalog, both, 0, NOW)

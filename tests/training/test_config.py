@@ -37,7 +37,7 @@ def test_every_query_encoder_is_built_by_its_name(name: str) -> None:
     check_values(cfg)
     query = build_two_tower(cfg, SIZES).query_encoder
     assert type(query).__name__ == f"{name.capitalize()}Encoder"
-    keys = set(inspect.signature(type(query).__init__).parameters) - {"self", "dim", "attributes"}
+    keys = set(inspect.signature(type(query).__init__).parameters) - {"self", "dim", "attributes_dim"}
     assert set(cfg.retrieval.model.query) == keys | {"_target_"}  # one to one with the constructor
 
 
@@ -91,7 +91,7 @@ def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> No
     (tmp_path / "configs" / "experiment" / "typo.yaml").write_text(
         "# @package _global_\nretrieval: {train: {epoch: 1}}\n"
     )
-    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(config, "CONFIG_DIR", tmp_path / "configs")
     with pytest.raises(ConfigError, match=r"retrieval\.train\.epoch: no such key.*retrieval\.train\.epochs"):
         check_overrides("train", ["experiment=typo"])
 

@@ -72,12 +72,12 @@ def test_weights_stand_where_what_they_are_of_stands_now(earlier: tuple[Path, Pa
     ranker = warm_start_weights(
         lambda: build_ranker(cfg, prepared.table_sizes), warm.ranker_weights, warm.previous_rows
     )
-    table = "item.embeddings.collection.embedding_bags.item.weight"
+    table = "item_encoder.embeddings.collection.embedding_bags.item.weight"
     assert warm.previous_rows["item"][:4].tolist() == [0, -1, 1, 2]  # moved by the item that came in front
     torch.testing.assert_close(towers[table][2:], warm.tower_weights[table][1:])
     was, now = FeatureSchema.load(old), FeatureSchema.load(prepared.folder)
     assert now.categories != was.categories
-    for name, weights in (("items.collection.embedding_bags.leaf.weight", ranker),):
+    for name, weights in (("item_embeddings.collection.embedding_bags.leaf.weight", ranker),):
         for word in was.categories:
             place, had = now.categories.index(word) + 1, was.categories.index(word) + 1
             torch.testing.assert_close(weights[name][place], warm.ranker_weights[name][had])
@@ -86,7 +86,7 @@ def test_weights_stand_where_what_they_are_of_stands_now(earlier: tuple[Path, Pa
             torch.testing.assert_close(ranker[name], tensor)
     learned = trained_item_mask(warm)
     assert not learned[1]
-    assert torch.equal(learned[2:], warm.tower_weights["item.trained"][1:])
+    assert torch.equal(learned[2:], warm.tower_weights["item_encoder.trained_mask"][1:])
 
 
 def test_a_warm_run_goes_on_where_the_other_was(
@@ -103,9 +103,9 @@ def test_a_warm_run_goes_on_where_the_other_was(
     assert warm is not None
     now = torch.load(Path(made, read_stage_manifest(made)["retrieval"], "weights.pt"))
     for name, tensor in warm.tower_weights.items():
-        if "embedding_bags" not in name and name != "item.trained":
+        if "embedding_bags" not in name and name != "item_encoder.trained_mask":
             torch.testing.assert_close(now[name], tensor, atol=1e-4, rtol=1e-3)
-    table = "item.embeddings.collection.embedding_bags.item.weight"
+    table = "item_encoder.embeddings.collection.embedding_bags.item.weight"
     torch.testing.assert_close(now[table][2:], warm.tower_weights[table][1:], atol=1e-4, rtol=1e-3)
     assert train_models(cfg) == made  # reused
     capsys.readouterr()
