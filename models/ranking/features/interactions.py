@@ -63,7 +63,7 @@ class InteractionFeatures(nn.Module):
         self.recent_spend_half_life = max(len(half_lives) - 2, 0)  # which of them says how spend has changed
         self.missing_log_age = missing_log_age
         self.n_repurchase_levels = N_REPURCHASE_LEVELS
-        self.register_buffer("bits", torch.arange(len(CANDIDATE_SOURCES)), persistent=False)
+        self.register_buffer("source_bits", torch.arange(len(CANDIDATE_SOURCES)), persistent=False)
         own = [f"decayed_{half_life:g}d" for half_life in half_lives] + LEVEL_FEATURES
         self.feature_names: list[str] = []
         for i, level in enumerate(LEVELS):

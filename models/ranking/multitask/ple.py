@@ -42,7 +42,7 @@ class ExtractionLayer(nn.Module):
         self.gate_logits = nn.ModuleList(nn.Linear(inputs, sum(counts)) for _ in range(states))
         self.gate = nn.Softmax(dim=2)
         self.register_buffer(
-            "reach", make_expert_mask(specific_experts, shared_experts, states), persistent=False
+            "expert_mask", make_expert_mask(specific_experts, shared_experts, states), persistent=False
         )
 
     def forward(self, state: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class PLE(nn.Module):
         self.gate_logits = SplitLinear(query_dim, candidate_dim, states[0] * experts)
         self.gate = nn.Softmax(dim=2)
         self.register_buffer(
-            "reach", make_expert_mask(specific_experts, shared_experts, states[0]), persistent=False
+            "expert_mask", make_expert_mask(specific_experts, shared_experts, states[0]), persistent=False
         )
         self.layers = nn.ModuleList(
             ExtractionLayer(hidden[i - 1], hidden[i], specific_experts, shared_experts, states[i])

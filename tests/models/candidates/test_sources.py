@@ -27,15 +27,15 @@ def random_tables(seed: int, catalog) -> dict[str, Any]:
     neighbours = torch.cat(near)
     alike = torch.randint(0, 5, [ITEMS + 1], generator=g)
     return {
-        "popular": torch.randperm(ITEMS, generator=g)[:5] + 1,
-        "recent": torch.randperm(ITEMS, generator=g)[: seed % 3] + 1,
-        "leaves": bestseller_lists(offsets(torch.tensor([len(x) for x in by_leaf])), torch.cat(by_leaf)),
-        "neighbours": ItemLists(
+        "popular_items": torch.randperm(ITEMS, generator=g)[:5] + 1,
+        "new_items": torch.randperm(ITEMS, generator=g)[: seed % 3] + 1,
+        "leaf_bestsellers": bestseller_lists(offsets(torch.tensor([len(x) for x in by_leaf])), torch.cat(by_leaf)),
+        "copurchase_neighbours": ItemLists(
             offsets(torch.tensor([len(x) for x in near])),
             neighbours,
             torch.rand(neighbours.shape, generator=g),
         ),
-        "peers": ItemLists(
+        "ease_neighbours": ItemLists(
             offsets(alike),
             torch.randint(1, ITEMS + 1, [int(alike.sum())], generator=g),
             torch.rand([int(alike.sum())], generator=g),
@@ -63,18 +63,18 @@ def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
     for row in range(4):
         c0, c1 = found.offsets[row : row + 2].tolist()
         items = found.item[c0:c1].tolist()
-        bits = dict(zip(items, found.source[c0:c1].tolist(), strict=True))
+        bits = dict(zip(items, found.source_mask[c0:c1].tolist(), strict=True))
         assert len(set(items)) == len(items)
         assert all(catalog.available[i] for i in items)
         named = {name: {i for i in items if bits[i] >> b & 1} for b, name in enumerate(CANDIDATE_SOURCES)}
         eligible = {i for i in range(1, ITEMS + 1) if catalog.available[i]}
         assert named["ann"] == set(ann[row].tolist()) & eligible
-        assert named["popularity"] == set(tables["popular"].tolist()) & eligible
+        assert named["popularity"] == set(tables["popular_items"].tolist()) & eligible
         h0, h1 = query.history_offsets[row : row + 2].tolist()
         k0, k1 = query.basket_offsets[row : row + 2].tolist()
         basket = query.basket_item[k0:k1].tolist()
         looked = {int(query.history_item[i]) for i in range(h0, h1) if query.history_kind[i] > 0}
-        fresh = set(tables["recent"].tolist())
+        fresh = set(tables["new_items"].tolist())
         assert fresh & eligible <= named["recency"] <= fresh | looked
         assert len(named["recency"] - fresh) <= 2
         bought = [int(query.history_item[i]) for i in range(h0, h1) if query.history_kind[i] == 0] + basket
@@ -82,17 +82,17 @@ def test_candidates_are_distinct_eligible_and_explained(seed: int) -> None:
         assert len(named["buy_again"]) <= 3
         affinity: dict[int, float] = {}
         for item in basket:
-            for near, score in listed(tables["neighbours"], item):
+            for near, score in listed(tables["copurchase_neighbours"], item):
                 affinity[near] = affinity.get(near, 0.0) + score
         assert named["co_purchase"] <= set(affinity)
         assert len(named["co_purchase"]) <= 4
         assert len(named["category"]) <= 2
-        taste = naive_taste(tables["peers"], query, row)
+        taste = naive_taste(tables["ease_neighbours"], query, row)
         assert named["ease"] <= set(taste) - set(bought)
         assert len(named["ease"]) <= 3
         for c, item in zip(range(c0, c1), items, strict=True):
-            assert abs(float(found.taste[c]) - taste.get(item, 0.0)) < 1e-4
-            assert abs(float(found.affinity[c]) - affinity.get(item, 0.0)) < 1e-5
+            assert abs(float(found.ease_score[c]) - taste.get(item, 0.0)) < 1e-4
+            assert abs(float(found.copurchase_score[c]) - affinity.get(item, 0.0)) < 1e-5
             assert abs(float(found.score[c]) - float(table[item] @ vector[row])) < 1e-4
 
 
@@ -114,8 +114,8 @@ def test_a_limit_keeps_the_best_of_every_source(seed: int) -> None:
         for row in range(4):
             c0, c1 = found.offsets[row : row + 2].tolist()
             w0, w1 = whole.offsets[row : row + 2].tolist()
-            every = dict(zip(whole.item[w0:w1].tolist(), whole.source[w0:w1].tolist(), strict=True))
-            kept = dict(zip(found.item[c0:c1].tolist(), found.source[c0:c1].tolist(), strict=True))
+            every = dict(zip(whole.item[w0:w1].tolist(), whole.source_mask[w0:w1].tolist(), strict=True))
+            kept = dict(zip(found.item[c0:c1].tolist(), found.source_mask[c0:c1].tolist(), strict=True))
             assert len(kept) == min(limit, len(every))
             assert all(every[item] == bits for item, bits in kept.items())
             assert before[row] <= kept.keys()
@@ -168,5 +168,5 @@ def test_buy_again_takes_the_most_frequent_and_recent() -> None:
     )
     sources = sources_of(random_tables(3, catalog), buy_again=1)
     found = sources(query, torch.zeros(1, 8), torch.full([1, 1], -1), catalog)
-    again = found.item[(found.source >> 1 & 1) == 1]
+    again = found.item[(found.source_mask >> 1 & 1) == 1]
     assert again.tolist() == [9]

@@ -73,12 +73,12 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
                 ),
                 "value_start": math.log(max(value_start(query, catalog, row, item, own, lines), 0.01)),
                 "leaf_spend": math.log1p(sum(line[2] * line[3] for line in kin) / max(len(kin), 1)),
-                "affinity": math.log1p(float(candidates.affinity[c])),
-                "taste": math.log1p(50 * float(candidates.taste[c])),
-                "taste_share": float(candidates.taste[c] / candidates.taste[c0:c1].max()),
-                "source_ann": float(int(candidates.source[c]) & 1),
-                "source_recency": float(int(candidates.source[c]) >> 5 & 1),
-                "source_ease": float(int(candidates.source[c]) >> 6 & 1),
+                "affinity": math.log1p(float(candidates.copurchase_score[c])),
+                "taste": math.log1p(50 * float(candidates.ease_score[c])),
+                "taste_share": float(candidates.ease_score[c] / candidates.ease_score[c0:c1].max()),
+                "source_ann": float(int(candidates.source_mask[c]) & 1),
+                "source_recency": float(int(candidates.source_mask[c]) >> 5 & 1),
+                "source_ease": float(int(candidates.source_mask[c]) >> 6 & 1),
             }
         )
     return out
@@ -87,14 +87,14 @@ def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
 def value_start(query, catalog, row: int, item: int, own: list, lines: list) -> float:
     """Where the value head starts: own spend on a line of it, else everyone's, its price, own usual spend."""
     mine = sum(line[2] * line[3] for line in own) / max(len(own), 1)
-    everyone, price = (float(t[query.snapshot[row], item]) for t in (catalog.spend, catalog.price))
+    everyone, price = (float(t[query.snapshot[row], item]) for t in (catalog.mean_line_spend, catalog.price))
     return mine or everyone or price or sum(line[2] * line[3] for line in lines) / max(len(lines), 1)
 
 
 def moving(query, catalog, row: int, item: int) -> dict[str, float]:
     """What the snapshot says of an item's sales."""
-    spend = float(catalog.spend[query.snapshot[row], item])
-    tables = (catalog.popularity, catalog.lately, catalog.buyers)
+    spend = float(catalog.mean_line_spend[query.snapshot[row], item])
+    tables = (catalog.orders_28d, catalog.sales_7d, catalog.buyers)
     month, week, buyers = (float(table[query.snapshot[row], item]) for table in tables)
     return {
         "popularity": math.log1p(month),

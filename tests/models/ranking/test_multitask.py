@@ -51,7 +51,7 @@ def test_tasks_meet_exactly_where_the_variant_says(name: str) -> None:
     reach = [reach_of(model, task) for task in range(len(TASKS))]
     tasks = {place: sum(task[place].int() for task in reach) for place in reach[0]}  # how many, elementwise
     assert all(count.any() for count in tasks.values())
-    shared = model.last_shared()
+    shared = model.last_shared_weight()
     if shared is None:
         parameters = [name for name, _ in model.named_parameters()]
         assert max(int(tasks[parameter].max()) for parameter in parameters) == 1

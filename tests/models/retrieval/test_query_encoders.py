@@ -24,7 +24,7 @@ KINDS = pytest.mark.parametrize("kind", [MeanEncoder, AttentionEncoder, Transfor
 def make(kind: type) -> QueryEncoder:
     """An encoder far from its start, so that all that it can do shows."""
     torch.manual_seed(0)
-    encoder = kind(DIM, attributes=0, hidden=16, max_events=LATEST, half_lives=(5.0, 100.0))
+    encoder = kind(DIM, attributes_dim=0, hidden=16, max_events=LATEST, half_lives=(5.0, 100.0))
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return encoder.eval()
@@ -130,7 +130,7 @@ def test_an_unknown_item_says_nothing(kind: type) -> None:
 @KINDS
 def test_every_parameter_gets_a_gradient(kind: type) -> None:
     torch.manual_seed(0)
-    encoder, query = kind(DIM, attributes=2, hidden=16), in_order(random_query(1, 8, ITEMS))
+    encoder, query = kind(DIM, attributes_dim=2, hidden=16), in_order(random_query(1, 8, ITEMS))
     table = vectors(1).requires_grad_()
     out = encoder(query, table, query.history_item, query.basket_item, torch.randn(8, 2))
     torch.testing.assert_close(out.norm(dim=1), torch.ones(8))
