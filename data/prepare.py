@@ -98,7 +98,7 @@ def last_order_time(cfg: Mapping[str, Any]) -> int:
         engine.connect(config.get("prepare", {}), Path(spill)) as con,
     ):
         orders = contract.conform(
-            source.read(con, data)["orders"], "orders", str(source.files(data)["orders"])
+            source.read_tables(con, data)["orders"], "orders", str(source.table_files(data)["orders"])
         )
         until = splits.parse_timestamp(data.get("until"), "until")
         return int(con.execute((orders if until is None else filter_known_before(orders, until)).ts.max()))
@@ -112,7 +112,7 @@ def _resolve_inputs(cfg: Mapping[str, Any]) -> tuple[dict[str, Any], Any, dict[s
         raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(READERS)}")
     _windows(data)
     source = import_module(f"data.sources.{data['name']}")
-    return config, source, _inputs(source.files(data))
+    return config, source, _inputs(source.table_files(data))
 
 
 def _build(
@@ -125,11 +125,11 @@ def _build(
     out: Path,
 ) -> dict[str, Any]:
     """Fills the folder `out` and gives the content of meta.json."""
-    files = source.files(data)
+    files = source.table_files(data)
     names = {name: str(path) for name, path in files.items()}
     with engine.connect(machine, out / "spill") as con:
         _step(bar, "read")
-        raw = source.read(con, data)
+        raw = source.read_tables(con, data)
         conformed = {
             name: engine.materialize(con, f"canonical_{name}", contract.conform(t, name, names[name]))
             for name, t in raw.items()

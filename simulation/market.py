@@ -88,9 +88,12 @@ class HabitFeatures(NamedTuple):
 
 def initial_state(users: int, items: int) -> PurchaseState:
     """The state of users before their first order."""
-    shapes = {"items": (users, items), "leaves": (users, len(LEAVES)), "brands": (users, len(BRANDS))}
+    shapes = {
+        "item_counts": (users, items), "leaf_counts": (users, len(LEAVES)),
+        "brand_counts": (users, len(BRANDS)),
+    }
     counts = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    totals = {name: np.zeros(users, np.float32) for name in ("lines", "spend")}
+    totals = {name: np.zeros(users, np.float32) for name in ("line_count", "total_spend")}
     return PurchaseState(**counts, **totals, in_basket=np.zeros((users, items), bool))
 
 

@@ -143,7 +143,7 @@ class BatchStream(Generic[T]):
         begin = 0
         for at in range(0, len(order), SHUFFLE_GROUPS):
             groups = [self._groups[g] for g in order[at : at + SHUFFLE_GROUPS]]
-            count = sum(group.rows for group in groups)
+            count = sum(group.num_rows for group in groups)
             if begin + count > first:
                 rows = np.arange(count)
                 if self.shuffle:

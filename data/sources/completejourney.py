@@ -19,7 +19,7 @@ from data.io import engine
 PACKAGE_FILES = {"orders": "transactions", "items": "products", "users": "demographics"}
 
 
-def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
+def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
     """Canonical table → the file it is read from, below `root` of the data config, else in the package."""
     root = cfg.get("root")
     if root is None:
@@ -38,9 +38,9 @@ def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
     return found
 
 
-def read(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
+def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables `orders`, `items` and `users`, raw, with `_row`."""
-    raw = {name: engine.read_parquet(con, path) for name, path in files(cfg).items()}
+    raw = {name: engine.read_parquet(con, path) for name, path in table_files(cfg).items()}
     return {"orders": _orders(raw["orders"]), "items": _items(raw["items"]), "users": _users(raw["users"])}
 
 

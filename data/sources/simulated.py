@@ -67,12 +67,12 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
     folder = simulation_folder(cfg)
     if not folder.is_dir():
         _write(cfg, folder)
-    return tables.files({"root": str(folder)})
+    return tables.table_files({"root": str(folder)})
 
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables, raw, with `_row`."""
-    return tables.read(con, {"root": str(simulation_folder(cfg))})
+    return tables.read_tables(con, {"root": str(simulation_folder(cfg))})
 
 
 def simulation_folder(cfg: Mapping[str, Any]) -> Path:

@@ -23,7 +23,7 @@ FOLDER_TABLE = "events"  # may be a folder
 CSV_OPTIONS: dict[str, Any] = {"header": True, "sample_size": -1, "delim": ",", "skip": 0, "comment": ""}
 
 
-def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
+def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
     """Canonical table → its file in `root` of the data config, or the folder of its files.
 
     Raises DataError when one is missing or given twice.
@@ -48,9 +48,9 @@ def files(cfg: Mapping[str, Any]) -> dict[str, Path]:
     return found
 
 
-def read(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
+def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables that are there, raw, with `_row`. Raises DataError for an unreadable file."""
-    return {name: read_table(con, name, path) for name, path in files(cfg).items()}
+    return {name: read_table(con, name, path) for name, path in table_files(cfg).items()}
 
 
 def read_table(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:

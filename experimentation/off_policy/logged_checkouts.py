@@ -97,11 +97,11 @@ def _bundle_data_end(manifest: Mapping[str, Any]) -> int:
 
 def _clean(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables, checked; `events` attributed, and with what else an impression log says."""
-    files = source.files({"root": str(shop)})
+    files = source.table_files({"root": str(shop)})
     if "events" not in files:
         raise DataError(f"{shop}: there is no impression log (events): serve with --log {shop}/events")
     names = {name: str(path) for name, path in files.items()}
-    raw = source.read(con, {"root": str(shop)})
+    raw = source.read_tables(con, {"root": str(shop)})
     conformed = {
         name: engine.materialize(con, f"canonical_{name}", contract.conform(t, name, names[name]))
         for name, t in raw.items()

@@ -116,13 +116,13 @@ def test_files_that_come_while_they_are_read(
     log_shop: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = log_shop
-    read = source.read
+    read_tables = source.read_tables
 
     def slowly(*arguments: Any) -> Any:
         (folder / "events" / "d.parquet").write_bytes((folder / "events" / "a.parquet").read_bytes())
-        return read(*arguments)
+        return read_tables(*arguments)
 
-    monkeypatch.setattr(source, "read", slowly)
+    monkeypatch.setattr(source, "read_tables", slowly)
     with pytest.raises(DataError, match="files came or went while they were read; prepare again"):
         prepare(config(folder))
 

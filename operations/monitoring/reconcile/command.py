@@ -107,7 +107,7 @@ def read_shop(
     con: ibis.BaseBackend, folder: Path, end: int
 ) -> tuple[ibis.expr.types.Table, OrderHistory, dict[str, dict[str, Any]]]:
     """The orders before `end`, as a table and as checkouts, and the profile of every user."""
-    paths = tables.files({"root": str(folder)})
+    paths = tables.table_files({"root": str(folder)})
     orders = logged_slates.read_orders(con, paths["orders"], end)
     profiles: dict[str, dict[str, Any]] = {}
     if "users" in paths:

@@ -54,7 +54,7 @@ def test_a_shop_in_which_nothing_has_two_buyers_has_no_weights() -> None:
 
 def test_a_user_of_many_items_counts_with_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for two items per user, pairs are their last two; with room for five users, the same five."""
-    monkeypatch.setattr(ease_neighbours, "LONGEST", 2)
+    monkeypatch.setattr(ease_neighbours, "MAX_USER_ITEMS", 2)
     con = ibis.duckdb.connect()
     lines = [(user, item, 10 * user + item) for user in range(9) for item in (3, 1, 2)]
     values = ", ".join(f"({u}, {i}, {t}, {t})" for u, i, t in lines)
@@ -64,7 +64,7 @@ def test_a_user_of_many_items_counts_with_the_latest(monkeypatch: pytest.MonkeyP
     assert sorted(zip(user.tolist(), item.tolist(), strict=True)) == [
         (u, i) for u in range(9) for i in (2, 3)
     ]
-    monkeypatch.setattr(ease_neighbours, "USERS", 5)
+    monkeypatch.setattr(ease_neighbours, "MAX_USERS", 5)
     once, again = (set(ease_neighbours.user_item_pairs(con, log, 1000)[0].tolist()) for _ in range(2))
     assert once == again
     assert len(once) == 5

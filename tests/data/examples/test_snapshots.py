@@ -40,7 +40,7 @@ def test_neighbours_are_counted_exactly(
     dates = [200, 450, 600]  # of orders 0 to 19, 0 to 44, and all
     with engine.connect({"threads": 2}, tmp_path) as con:
         log, lines = random_log(con, seed)
-        monkeypatch.setattr(snapshots, "PAIR_LINES", -(-len(lines) // parts))
+        monkeypatch.setattr(snapshots, "LINES_PER_PART", -(-len(lines) // parts))
         found = snapshots.copurchase_neighbours_by_date(con, log, dates, TOP)
     for date, table in zip(dates, found, strict=True):
         expected = plain_count(lines, date)

@@ -121,7 +121,7 @@ def test_shards_resume_and_lists(
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "BUFFER", buffer)
+        patch.setattr(stream, "SHUFFLE_GROUPS", buffer)
         seen: list[dict] = []
         for rank in range(world):
             loader = reader(rank)

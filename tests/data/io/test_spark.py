@@ -41,7 +41,7 @@ def as_parquet(file: Path) -> None:
     from data.tables.contract import conform
 
     with engine.connect({}, file.parent / "scratch") as con:
-        raw = tables.read(con, {"root": str(file.parent)})[file.stem]
+        raw = tables.read_tables(con, {"root": str(file.parent)})[file.stem]
         found = conform(raw, file.stem, str(file))
         kept = [c for c in found.columns if not c.startswith("_")]
         pq.write_table(con.to_pyarrow(found.order_by("_row").select(*kept)), file.with_suffix(".parquet"))

@@ -78,8 +78,8 @@ def test_a_bad_row_stops_or_is_set_aside(shop: tuple[Path, dict[str, Any]], case
 def checked(folder: Path, bad_rows: str) -> list[dict[str, Any]]:
     """The rejected rows, without the rest of `prepare`."""
     con = ibis.duckdb.connect(threads=2)
-    names = {name: str(path) for name, path in source.files({"root": str(folder)}).items()}
-    raw = source.read(con, {"root": str(folder)})
+    names = {name: str(path) for name, path in source.table_files({"root": str(folder)}).items()}
+    raw = source.read_tables(con, {"root": str(folder)})
     conformed = {n: con.create_table(f"c_{n}", conform(t, n, names[n])) for n, t in raw.items()}
     return check_tables(con, conformed, names, bad_rows).rejected.to_pylist()
 

@@ -114,7 +114,7 @@ def test_labels_positions_and_propensities_are_those_that_were_logged(
 def canonical(shop: Path) -> list[dict]:
     """The impressions as events with a checkout."""
     con = ibis.duckdb.connect(threads=1)
-    files, raw = tables.files({"root": str(shop)}), tables.read(con, {"root": str(shop)})
+    files, raw = tables.table_files({"root": str(shop)}), tables.read_tables(con, {"root": str(shop)})
     log, orders = (
         engine.materialize(con, f"canonical_{name}", conform(raw[name], name, str(files[name])))
         for name in ("events", "orders")
