@@ -255,7 +255,7 @@ def input_warnings(recommender: Recommender, checkout: Checkout) -> list[str]:
     found = [
         f"item {line.item_id} is unknown"
         for line in checkout.basket
-        if not recommender.bundle.item_rows(line.item_id)
+        if not recommender.bundle.item_rows.row(line.item_id)
     ]
     user, store = checkout.user_id, recommender.store
     if user is not None and store is None:

@@ -52,7 +52,7 @@ def past_orders(history: UserHistory, bundle: Bundle, limit: int) -> list[dict[s
         if ts not in found and len(found) == limit:
             break
         item_id, price = history.item_id[place], float(history.price[place])
-        line = _item_json(bundle, bundle.item_rows(item_id)) | {"item_id": item_id}
+        line = _item_json(bundle, bundle.item_rows.row(item_id)) | {"item_id": item_id}
         line["title"] = line["title"] or item_id
         line["quantity"] = float(history.quantity[place])
         line["price"] = line["price"] if math.isnan(price) else round(price, 6)

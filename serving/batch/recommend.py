@@ -91,7 +91,7 @@ def _rank_batch(
     click, purchase, spend = (
         part.numpy() for part in finite_output(bundle.ranker, query, vector, found, catalog)
     )  # [ΣC]
-    item, mask, value = found.item.numpy(), found.source.numpy(), purchase * spend
+    item, mask, value = found.item.numpy(), found.source_mask.numpy(), purchase * spend
     starts, lengths = found.offsets.numpy()[:-1], np.diff(found.offsets.numpy())  # [B]
     real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # [B, C]
     padded = (_pad_jagged(part, real) for part in (item, purchase, spend))

@@ -1,4 +1,4 @@
-"""A bundle folder → checked, loaded modules, index and catalog.
+"""Bundle folder → checked, loaded modules, index and catalog.
 
 The only file of `serving` that calls `torch.jit`.
 """
@@ -6,9 +6,10 @@ The only file of `serving` that calls `torch.jit`.
 import hashlib
 import json
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import faiss
 import numpy as np
@@ -21,24 +22,18 @@ from .item_ids import ItemRowMap
 from .mapped_table import MappedTable
 from .vector_index import ItemIndex, SearchParams, read_index
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
+# Earlier formats that this release reads: column of items.arrow → its name there.
+OLD_COLUMN_NAMES: dict[int, dict[str, str]] = {
+    7: {"mean_line_spend": "spend", "orders_28d": "popularity", "sales_7d": "lately"}
+}
 MANIFEST = "manifest.json"
-# Of models/inputs.Catalog, in its order.
-CATALOG_FIELDS = (
-    "category", "leaf", "brand", "first_sold", "available",
-    "price", "mean_line_spend", "orders_28d", "sales_7d", "buyers", "vectors",
-)  # fmt: skip
-SNAPSHOT_FIELDS = (
-    "price",
-    "mean_line_spend",
-    "orders_28d",
-    "sales_7d",
-    "buyers",
-)  # of models/inputs.Catalog, one snapshot
 MODULES = ("query_tower", "candidates", "ranker")
-# Beside those of the index.
+# Besides the files of the index.
 REQUIRED_FILES = (*(f"{name}.ts" for name in MODULES), "items.arrow", "item_rows.arrow", "golden.arrow")
-# Of items.arrow, as the modules and the slate read them; the others are strings.
+SNAPSHOT_FIELDS = ("price", "mean_line_spend", "orders_28d", "sales_7d", "buyers")  # of Catalog
+# Columns of items.arrow that serving reads.
+STRING_COLUMNS = ("item_id", "title", "category")
 NUMERIC_DTYPES = {
     **dict.fromkeys(("category_codes", "leaf", "brand_code", "first_sold"), np.int64),
     "available": np.uint8,  # 0 or 1: Arrow's own booleans are bits
@@ -47,6 +42,9 @@ NUMERIC_DTYPES = {
     **dict.fromkeys(("fallback_rank", "popular", "popular_by_leaf"), np.int32),
 }
 CHECKSUM_PLACEHOLDER = "0" * 64  # stands in the manifest while its own checksum is computed
+untyped_jit: Any = torch.jit  # its functions have no annotations
+
+T = TypeVar("T")
 
 
 class BundleError(RuntimeError):
@@ -58,12 +56,33 @@ class BundleError(RuntimeError):
         super().__init__(f"{file}: {reason}. To do: {remedy}.")
 
 
+class Catalog(NamedTuple):
+    """Facts of N items at one snapshot: the fields of models.schema.Catalog. Row 0 is the unknown item."""
+
+    category: Tensor  # [N+1, L] int64, codes of the category path, top level first
+    leaf: Tensor  # [N+1] int64, code of the whole path
+    brand: Tensor  # [N+1] int64
+    first_sold: Tensor  # [N+1] int64, Unix seconds, 0 for never
+    available: Tensor  # [N+1] bool
+    price: Tensor  # [1, N+1] float32
+    mean_line_spend: Tensor  # [1, N+1] float32
+    orders_28d: Tensor  # [1, N+1] float32
+    sales_7d: Tensor  # [1, N+1] float32
+    buyers: Tensor  # [1, N+1] float32
+    vectors: Tensor  # [N+1, D+8] uint8
+
+
+CATALOG_FIELDS = Catalog._fields
+# Fields of Catalog whose column in items.arrow has another name.
+CATALOG_COLUMNS = {"category": "category_codes", "brand": "brand_code", "vectors": "vector"}
+
+
 class Candidates(NamedTuple):
-    """What `candidates` gives of B checkouts: the fields of models/inputs.Candidates."""
+    """What `candidates` gives of B checkouts: the fields of models.schema.Candidates."""
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣC] int64, rows
-    source: Tensor  # [ΣC] int64, bits of serving/fill.SOURCES
+    source_mask: Tensor  # [ΣC] int64, bits of SOURCES (serving/pipeline/slate_builder.py)
     score: Tensor  # [ΣC] float32, inner product of query and item vector
     copurchase_score: Tensor  # [ΣC] float32
     ease_score: Tensor  # [ΣC] float32
@@ -73,29 +92,31 @@ class Candidates(NamedTuple):
 class Bundle:
     """What a recommender needs. Rows are item rows; row 0 is the unknown item.
 
-    All that has a row per item lies in mapped files (serving/storage/mapped_table.py): nothing of it is
-    copied to load it.
+    Everything with a row per item lies in mapped files (serving/storage/mapped_table.py): loading copies
+    none of it.
     """
 
     folder: Path
     version: str
     manifest: dict[str, Any]
-    query_tower: Any  # (query, vectors) → [B, D]
-    candidates: Any  # (query, query vector, ANN rows [B, K], catalog) → the fields of Found
-    ranker: Any  # (query, query vector, candidates, catalog) → three tensors [ΣC]
+    query_tower: Callable[..., Tensor]  # (query, vectors) → [B, D]
+    candidates: Callable[
+        ..., tuple[Tensor, ...]
+    ]  # (query, query vector, ANN rows [B, K], catalog) → Candidates
+    ranker: Callable[..., tuple[Tensor, ...]]  # (query, query vector, candidates, catalog) → 3 tensors [ΣC]
     index: ItemIndex
-    catalog: tuple[Tensor, ...]  # in the order of models/inputs.Catalog, one snapshot
+    catalog: Catalog
     item_id: pa.StringArray  # [N+1]
     item_rows: ItemRowMap  # item id → row, 0 for unknown
     title: pa.StringArray  # [N+1]
     category: pa.StringArray  # [N+1]
-    price: NDArray  # [N+1] float32
-    margin: NDArray  # [N+1] float32, share of the price that the shop keeps, NaN where unknown
-    available: NDArray  # [N+1] bool
-    leaf: NDArray  # [N+1] int64
-    fallback_rank: NDArray  # [N+1] int32, -1 where not available
-    items_by_popularity: NDArray  # [n] int32, the available items by fallback rank
-    items_by_leaf: NDArray  # [n] int32, the same by leaf category, and within one by fallback rank
+    price: NDArray[np.float32]  # [N+1]
+    margin: NDArray[np.float32]  # [N+1], share of the price that the shop keeps, NaN where unknown
+    available: NDArray[np.bool_]  # [N+1]
+    leaf: NDArray[np.int64]  # [N+1]
+    fallback_rank: NDArray[np.int32]  # [N+1], -1 where not available
+    items_by_popularity: NDArray[np.int32]  # [n], the available items by fallback rank
+    items_by_leaf: NDArray[np.int32]  # [n], the same by leaf category, and within one by fallback rank
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -105,52 +126,31 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     folder = version_folder(path)
     manifest = read_manifest(folder)
-    parts = index_files(folder, manifest)
-    for name in {**dict.fromkeys((*REQUIRED_FILES, *parts)), **manifest["files"]}:
+    shard_names = index_files(folder, manifest)
+    for name in dict.fromkeys((*REQUIRED_FILES, *shard_names, *manifest["files"])):
         verify_checksum(folder / name, manifest["files"].get(name))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-        query_tower, candidates, ranker = (
-            _read(folder / f"{name}.ts", lambda file: torch.jit.load(file).eval()) for name in MODULES
-        )
-    shards = {name: _read(folder / name, read_index) for name in parts}
-    items = _read(folder / "items.arrow", MappedTable)
+    modules = {name: _read(folder / f"{name}.ts", _load_module) for name in MODULES}
+    shards = {name: _read(folder / name, read_index) for name in shard_names}
+    items_file = folder / "items.arrow"
+    items = _read(items_file, MappedTable)
     _check_dims(folder, manifest, shards, items.batch)
-    item_id, title, category = _read(
-        folder / "items.arrow", lambda _: [items.text(name) for name in ("item_id", "title", "category")]
-    )
-    numbers: dict[str, NDArray] = _read(
-        folder / "items.arrow",
-        lambda _: {name: items.numbers(name, NUMERIC_DTYPES[name]) for name in NUMERIC_DTYPES},
-    )
-    available = numbers["available"].view(np.bool_)
-    shown = int(np.count_nonzero(available))
+    strings = _read(items_file, lambda _: {name: items.string_column(name) for name in STRING_COLUMNS})
+    numbers = _read(items_file, lambda _: _numeric_columns(items, manifest["format"]))
+    n_available = int(np.count_nonzero(numbers["available"]))
     return Bundle(
+        **modules,
+        **strings,
         folder=folder,
         version=manifest["version"],
         manifest=manifest,
-        query_tower=query_tower,
-        candidates=candidates,
-        ranker=ranker,
         index=_build_item_index(folder, manifest, list(shards.values()), numbers["vector"]),
-        catalog=(
-            *(torch.from_numpy(numbers[name]) for name in ("category_codes", "leaf", "brand_code")),
-            torch.from_numpy(numbers["first_sold"]),
-            torch.from_numpy(available),
-            *(torch.from_numpy(numbers[name]).unsqueeze(0) for name in SNAPSHOT_FIELDS),
-            torch.from_numpy(numbers["vector"]),
+        catalog=_build_catalog(numbers),
+        item_rows=_read(
+            folder / "item_rows.arrow", lambda file: ItemRowMap(strings["item_id"], _read_slots(file))
         ),
-        item_id=item_id,
-        item_rows=_read(folder / "item_rows.arrow", lambda file: ItemRowMap(item_id, _slots(file))),
-        title=title,
-        category=category,
-        price=numbers["price"],
-        margin=numbers["margin"],
-        available=available,
-        leaf=numbers["leaf"],
-        fallback_rank=numbers["fallback_rank"],
-        items_by_popularity=numbers["popular"][:shown],
-        items_by_leaf=numbers["popular_by_leaf"][:shown],
+        **{name: numbers[name] for name in ("price", "margin", "available", "leaf", "fallback_rank")},
+        items_by_popularity=numbers["popular"][:n_available],
+        items_by_leaf=numbers["popular_by_leaf"][:n_available],
     )
 
 
@@ -170,21 +170,22 @@ def version_folder(path: str | Path) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, its checksum and format checked."""
+    """The manifest. Raises BundleError for a checksum that differs or a format that serving cannot read."""
     raw = (folder / MANIFEST).read_bytes()
     try:
-        manifest = json.loads(raw)
-        checksum = manifest["checksum"]
-        found = manifest_checksum(raw.replace(checksum.encode(), CHECKSUM_PLACEHOLDER.encode()))
+        manifest: dict[str, Any] = json.loads(raw)
+        expected = manifest["checksum"]
+        checksum = manifest_checksum(raw.replace(expected.encode(), CHECKSUM_PLACEHOLDER.encode()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(folder / MANIFEST, f"not a manifest ({type(error).__name__}: {error})") from error
-    if manifest.get("format") != FORMAT_VERSION:
+    readable = sorted((FORMAT_VERSION, *OLD_COLUMN_NAMES))
+    if manifest.get("format") not in readable:
         raise BundleError(
             folder / MANIFEST,
-            f"format {manifest.get('format')!r}, this serving reads format {FORMAT_VERSION}",
-            "export with the same release of Sextet that serves",
+            f"format {manifest.get('format')!r}, this serving reads formats {', '.join(map(str, readable))}",
+            "export with the release of Sextet that serves",
         )
-    if found != checksum:
+    if checksum != expected:
         raise BundleError(folder / MANIFEST, "its content does not match its checksum")
     return manifest
 
@@ -198,7 +199,7 @@ def index_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
 
 
 def manifest_checksum(raw: bytes) -> str:
-    """SHA-256 of a manifest's bytes, in which NO_CHECKSUM stands for the checksum."""
+    """SHA-256 of a manifest's bytes, with CHECKSUM_PLACEHOLDER in place of the checksum."""
     return hashlib.sha256(raw).hexdigest()
 
 
@@ -214,6 +215,7 @@ def read_arrow(file: str) -> pa.Table:
 
 
 def verify_checksum(file: Path, expected: str | None) -> None:
+    """Raises BundleError unless the file is there with the SHA-256 that the manifest has of it."""
     if not file.is_file():
         raise BundleError(file, "the file is missing")
     if expected is None:
@@ -222,11 +224,34 @@ def verify_checksum(file: Path, expected: str | None) -> None:
         raise BundleError(file, "its bytes differ from what was exported (SHA-256)")
 
 
-def _read(file: Path, reader: Any) -> Any:
+def _read(file: Path, reader: Callable[[str], T]) -> T:
+    """What `reader` makes of the file; its errors become BundleError."""
     try:
         return reader(str(file))
     except (RuntimeError, ValueError, OSError, pa.ArrowException) as error:
         raise BundleError(file, f"cannot be read: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _load_module(file: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        return untyped_jit.load(file).eval()
+
+
+def _numeric_columns(items: MappedTable, format_version: int) -> dict[str, NDArray[Any]]:
+    """The columns of NUMERIC_DTYPES under today's names; `available` as booleans."""
+    old_names = OLD_COLUMN_NAMES.get(format_version, {})
+    numbers = {
+        name: items.numeric_column(old_names.get(name, name), dtype) for name, dtype in NUMERIC_DTYPES.items()
+    }
+    return {**numbers, "available": numbers["available"].view(np.bool_)}
+
+
+def _build_catalog(numbers: Mapping[str, NDArray[Any]]) -> Catalog:
+    tensors = {
+        field: torch.from_numpy(numbers[CATALOG_COLUMNS.get(field, field)]) for field in CATALOG_FIELDS
+    }
+    return Catalog(**{**tensors, **{field: tensors[field].unsqueeze(0) for field in SNAPSHOT_FIELDS}})
 
 
 def _check_dims(
@@ -251,21 +276,21 @@ def _check_dims(
         raise BundleError(
             folder / "items.arrow", f"vectors of {width - 8} dimensions, the index has {dim}", "export again"
         )
-    held = sum(index.ntotal for index in shards.values())
-    if held > rows - 1:
+    n_vectors = sum(index.ntotal for index in shards.values())
+    if n_vectors > rows - 1:
         raise BundleError(
-            folder / next(iter(shards)), f"{held} vectors in the index, {rows - 1} items", "export again"
+            folder / next(iter(shards)), f"{n_vectors} vectors in the index, {rows - 1} items", "export again"
         )
 
 
 def _build_item_index(
-    folder: Path, manifest: dict[str, Any], shards: list[faiss.Index], packed: NDArray
+    folder: Path, manifest: dict[str, Any], shards: list[faiss.Index], packed_vectors: NDArray[np.uint8]
 ) -> ItemIndex:
     try:
-        return ItemIndex(shards, packed, SearchParams.from_json(manifest["index"]))
+        return ItemIndex(shards, packed_vectors, SearchParams.from_json(manifest["index"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(folder / MANIFEST, f"how to search the index: {error!r}", "export again") from error
 
 
-def _slots(file: str) -> NDArray:
+def _read_slots(file: str) -> NDArray[np.int32]:
     return MappedTable(file).numeric_column("row", np.int32)

@@ -1,4 +1,4 @@
-"""Golden requests: checkouts with the slates that a bundle must give, as `golden.arrow` holds them."""
+"""Golden requests: the checkouts of `golden.arrow`, with the slates that a bundle must give."""
 
 import json
 from collections.abc import Callable
@@ -14,14 +14,14 @@ TOLERANCE = 1e-3  # of probabilities: other processors add in another order
 
 def checkout_to_json(checkout: Checkout) -> str:
     """A checkout as a JSON object with its field names; lines and events as objects."""
-    sets = {"exclude": sorted(checkout.exclude)}
+    sorted_fields = {"exclude": sorted(checkout.exclude)}
     if checkout.categories is not None:
-        sets["categories"] = sorted(checkout.categories)
-    return json.dumps({**asdict(checkout), **sets}, ensure_ascii=False)
+        sorted_fields["categories"] = sorted(checkout.categories)
+    return json.dumps({**asdict(checkout), **sorted_fields}, ensure_ascii=False)
 
 
 def checkout_from_json(text: str) -> Checkout:
-    """The inverse of `to_json`. Raises ValueError or TypeError for what is no checkout."""
+    """The inverse of `checkout_to_json`. Raises ValueError or TypeError for text that is no checkout."""
     fields: dict[str, Any] = json.loads(text)
     fields["basket"] = [Line(**line) for line in fields["basket"]]
     if fields.get("history") is not None:
@@ -30,7 +30,7 @@ def checkout_from_json(text: str) -> Checkout:
 
 
 def read_golden_requests(bundle: Bundle) -> list[tuple[Checkout, dict[str, Any]]]:
-    """The golden requests with their `slate` (item ids) and `purchase` (probabilities)."""
+    """The golden requests, each with its `slate` (item ids) and `purchase` (probabilities)."""
     file = bundle.folder / "golden.arrow"
     rows = read_arrow(str(file)).to_pylist()
     if not rows:
@@ -47,17 +47,17 @@ def replay_golden_requests(
     """
     file = folder / "golden.arrow"
     remedy = "the modules compute something else here than at export: serve with the versions in the manifest"
-    for place, (checkout, expected) in enumerate(requests):
+    for number, (checkout, expected) in enumerate(requests):
         slate = recommend(checkout)
-        found = [item.item_id for item in slate.items]
+        ids = [item.item_id for item in slate.items]
         if slate.tier != "ranked":
-            raise BundleError(file, f"request {place} is answered by {slate.tier} ({slate.reason})", remedy)
-        if found != expected["slate"]:
-            raise BundleError(file, f"request {place} gives {found}, expected {expected['slate']}", remedy)
+            raise BundleError(file, f"request {number} is answered by {slate.tier} ({slate.reason})", remedy)
+        if ids != expected["slate"]:
+            raise BundleError(file, f"request {number} gives {ids}, expected {expected['slate']}", remedy)
         for item, purchase in zip(slate.items, expected["purchase"], strict=True):
             if item.purchase is None or abs(item.purchase - purchase) > TOLERANCE:
                 raise BundleError(
                     file,
-                    f"request {place}: p(purchase) of {item.item_id} is {item.purchase}, expected {purchase}",
+                    f"request {number}: p(purchase) of {item.item_id} is {item.purchase}, not {purchase}",
                     remedy,
                 )

@@ -1,9 +1,9 @@
-"""Item ids → item rows, by a hash table that lies in a file: a dict would be made anew by every process.
+"""Item ids → item rows, by a hash table in a file, which processes share; each would build a dict of its own.
 
     id ─ CRC-32 of its UTF-8 ─▶ slot ─ the row of another id? on to the next slot ─▶ its row, or 0: unknown
 
 Open addressing with linear probing (Knuth, The Art of Computer Programming, vol. 3, 6.4, algorithm L). At
-most half of the slots are taken: a known id is found in 1.5 steps on average, an unknown one missed in 2.5.
+most half of the slots are taken: on average a known id takes 1.5 probes, an unknown one 2.5.
 """
 
 from collections.abc import Iterable
@@ -17,63 +17,64 @@ from .string_column import StringColumn, encode_utf8
 
 
 class ItemRowMap:
-    """`rows(item_id)` → item row, 0 for an unknown id. Safe to share between threads.
+    """Item id → item row, 0 for an unknown id. Safe to share between threads.
 
     Args:
-        item_id: [N+1] ids by row; that of row 0 counts as unknown.
-        slots: [2^k] int32 as `slots_of` makes them.
+        item_id: [N+1] ids by row; the id of row 0 counts as unknown.
+        slots: [2^k] as `build_slots` makes them.
 
-    Raises ValueError for slots that are not those of so many ids.
+    Raises ValueError for slots of another number of ids.
     """
 
-    def __init__(self, item_id: pa.StringArray, slots: NDArray) -> None:
-        if len(slots) != _size(len(item_id)):
-            raise ValueError(f"{len(slots)} slots, {len(item_id)} ids have {_size(len(item_id))}")
+    def __init__(self, item_id: pa.StringArray, slots: NDArray[np.int32]) -> None:
+        if len(slots) != _slot_count(len(item_id)):
+            raise ValueError(f"{len(slots)} slots, {len(item_id)} ids have {_slot_count(len(item_id))}")
         self._ids = StringColumn.from_arrow(item_id)
         self._slots = slots.data
         self._arrays = slots, *self._ids.to_numpy()
 
-    def __call__(self, item_id: str) -> int:
+    def row(self, item_id: str) -> int:
+        """The row of one id."""
         return self.lookup((item_id,))[0]
 
     def lookup(self, item_ids: Iterable[str]) -> list[int]:
-        """The row of each."""
+        """The row of each id."""
         return self.lookup_encoded(encode_utf8(item_ids))
 
-    def lookup_encoded(self, asked: list[bytes]) -> list[int]:
+    def lookup_encoded(self, item_ids: list[bytes]) -> list[int]:
         """The row of each id, UTF-8."""
-        slots, offsets, text, last = self._slots, self._ids.offsets, self._ids.data, len(self._slots) - 1
-        found = dict.fromkeys(asked, 0)  # a history names what is bought again and again
-        places = [crc32(one) & last for one in found]
-        self._prefetch(places)
-        for one, place in zip(found, places, strict=True):
-            while (row := slots[place]) and text[offsets[row] : offsets[row + 1]] != one:
-                place = (place + 1) & last
-            found[one] = row
-        return [found[one] for one in asked]
+        slots, offsets, text, mask = self._slots, self._ids.offsets, self._ids.data, len(self._slots) - 1
+        rows = dict.fromkeys(item_ids, 0)  # a history repeats ids
+        first_slots = [crc32(item_id) & mask for item_id in rows]
+        self._prefetch(first_slots)
+        for item_id, slot in zip(rows, first_slots, strict=True):
+            while (row := slots[slot]) and text[offsets[row] : offsets[row + 1]] != item_id:
+                slot = (slot + 1) & mask
+            rows[item_id] = row
+        return [rows[item_id] for item_id in item_ids]
 
-    def _prefetch(self, places: list[int]) -> None:
-        """Read what finding the ids will read, so that the processor waits for memory once for all of them
-        and not three times for each."""
+    def _prefetch(self, first_slots: list[int]) -> None:
+        """Read the memory that the lookup reads, so that the processor waits for it once for all ids, and not
+        three times for each."""
         slots, offsets, text = self._arrays
-        text.take(offsets.take(slots.take(np.array(places, np.int64))), mode="clip")
+        text.take(offsets.take(slots.take(np.array(first_slots, np.int64))), mode="clip")
 
 
-def build_slots(item_id: pa.StringArray) -> NDArray:
-    """The slots [2^k] int32 of ids [N+1], the first of which is none. Raises ValueError for equal ids."""
+def build_slots(item_id: pa.StringArray) -> NDArray[np.int32]:
+    """The slots [2^k] of ids [N+1]; row 0 gets none. Raises ValueError for equal ids."""
     ids = item_id.to_pylist()
-    last = _size(len(ids)) - 1
-    slots = [0] * (last + 1)
-    for row, one in enumerate(ids[1:], start=1):
-        place = crc32(one.encode()) & last
-        while other := slots[place]:
-            if ids[other] == one:
-                raise ValueError(f"rows {other} and {row} have one item id, {one!r}")
-            place = (place + 1) & last
-        slots[place] = row
+    mask = _slot_count(len(ids)) - 1
+    slots = [0] * (mask + 1)
+    for row, text in enumerate(ids[1:], start=1):
+        slot = crc32(text.encode()) & mask
+        while taken_by := slots[slot]:
+            if ids[taken_by] == text:
+                raise ValueError(f"rows {taken_by} and {row} have one item id, {text!r}")
+            slot = (slot + 1) & mask
+        slots[slot] = row
     return np.array(slots, np.int32)
 
 
-def _size(count: int) -> int:
-    """The slots for `count` ids: a power of two, twice as many or more."""
-    return 1 << (2 * count - 1).bit_length()
+def _slot_count(n_ids: int) -> int:
+    """The slots for `n_ids` ids: a power of two, twice as many or more."""
+    return 1 << (2 * n_ids - 1).bit_length()

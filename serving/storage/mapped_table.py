@@ -1,11 +1,12 @@
-"""An Arrow IPC file of one record batch, as columns that lie in the file.
+"""An Arrow IPC file of one record batch, as columns that stay in the file.
 
-Processes share the pages of a file that they map, and nothing is read or copied to load one. The map is
-copy-on-write: what a process writes stays its own and never reaches the file. (A map that cannot be written
-to would do as well, but torch warns of such memory.)
+Processes share the pages of a file that they map, and loading reads and copies nothing. The map is
+copy-on-write: what a process writes stays its own and never reaches the file. (A read-only map would do as
+well, but torch warns of such memory.)
 """
 
 from mmap import ACCESS_COPY, mmap
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 
 
 class MappedTable:
-    """The record batch of an Arrow IPC file, uncompressed; `batch` has its columns as Arrow arrays.
+    """The record batch of an uncompressed Arrow IPC file; `batch` has its columns as Arrow arrays.
 
-    Raises OSError, ValueError or pyarrow.ArrowException for a file that is no such file.
+    Raises OSError, ValueError or pyarrow.ArrowException for any other file.
     """
 
     def __init__(self, file: str) -> None:
@@ -33,7 +34,7 @@ class MappedTable:
             raise ValueError(f"column {name} is {column.type}, expected string")
         return column
 
-    def numeric_column(self, name: str, dtype: DTypeLike) -> NDArray:
+    def numeric_column(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
         """A column of numbers without nulls, in place: [N], or [N, size] of fixed-size lists.
 
         Raises ValueError if it is missing, has nulls or is of another type.
@@ -43,11 +44,11 @@ class MappedTable:
         if pa.types.is_fixed_size_list(column.type):
             shape.append(column.type.list_size)
             column = column.flatten()
-        found = column.to_numpy()  # where it lies, else it raises: but read-only
-        if found.dtype != dtype:
-            raise ValueError(f"column {name} is {found.dtype}, expected {np.dtype(dtype)}")
-        start = found.ctypes.data - self._bytes.ctypes.data
-        return self._bytes[start : start + found.nbytes].view(dtype).reshape(shape)
+        read_only = column.to_numpy()  # a view; raises where Arrow would have to copy
+        if read_only.dtype != dtype:
+            raise ValueError(f"column {name} is {read_only.dtype}, expected {np.dtype(dtype)}")
+        start = read_only.ctypes.data - self._bytes.ctypes.data
+        return self._bytes[start : start + read_only.nbytes].view(dtype).reshape(shape)
 
     def _column(self, name: str) -> pa.Array:
         if name not in self.batch.schema.names:

@@ -1,6 +1,6 @@
-"""A column of strings, read where it lies.
+"""A column of strings, read in place.
 
-Arrow makes two objects for a string before it is one of Python's, and a request reads hundreds of strings.
+Arrow makes two objects for a string before Python has its own, and a request reads hundreds of strings.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,25 +16,26 @@ class StringColumn(Sequence[str]):
     """n strings; null reads as "". Safe to share between threads.
 
     Attributes:
-        offsets: [n+1] int32, where each begins in `text`, and where the last ends. text: UTF-8.
+        offsets: [n+1] int32, where each string begins in `data`, and where the last one ends.
+        data: UTF-8.
     """
 
     def __init__(self, offsets: memoryview, data: memoryview) -> None:
-        # Views, whose elements are plain ints, which are faster than the scalars of an array.
+        # A memoryview's elements are plain ints, which are faster than the scalars of an array.
         self.offsets, self.data = offsets, data
 
     @classmethod
     def from_arrow(cls, column: pa.StringArray) -> "StringColumn":
         """The strings of an Arrow array, in its memory."""
-        _, offsets, text = column.buffers()
-        begins = memoryview(offsets or bytes(4)).cast("i")
-        return cls(begins[column.offset :][: len(column) + 1], memoryview(text or b"\0").cast("B"))
+        _, offsets, data = column.buffers()
+        all_offsets = memoryview(offsets or bytes(4)).cast("i")
+        return cls(all_offsets[column.offset :][: len(column) + 1], memoryview(data or b"\0").cast("B"))
 
     def copy_slice(self, first: int, end: int) -> "StringColumn":
-        """The strings from `first` on, up to `end`, in memory of their own."""
+        """The strings from `first` up to `end`, `end` excluded, in memory of their own."""
         offsets = np.asarray(self.offsets[first : end + 1])
-        text = self.data[offsets.item(0) : offsets.item(-1)].tobytes()
-        return StringColumn((offsets - offsets[0]).data, memoryview(text))
+        data = self.data[offsets.item(0) : offsets.item(-1)].tobytes()
+        return StringColumn((offsets - offsets[0]).data, memoryview(data))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,7 +48,7 @@ class StringColumn(Sequence[str]):
 
     def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
-            return [self[one] for one in range(len(self))[row]]
+            return [self[index] for index in range(len(self))[row]]
         return self.bytes_at(row if 0 <= row < len(self) else range(len(self))[row]).decode()
 
     def __iter__(self) -> Iterator[str]:
@@ -59,17 +60,17 @@ class StringColumn(Sequence[str]):
 
     def to_bytes_list(self) -> list[bytes]:
         """The bytes of every row."""
-        places = self.offsets.tolist()
-        raw = self.data[places[0] : places[-1]].tobytes()
-        return [raw[begin - places[0] : end - places[0]] for begin, end in pairwise(places)]
+        offsets = self.offsets.tolist()
+        data = self.data[offsets[0] : offsets[-1]].tobytes()
+        return [data[start - offsets[0] : end - offsets[0]] for start, end in pairwise(offsets)]
 
-    def to_numpy(self) -> tuple[NDArray, NDArray]:
-        """Offsets and text as arrays in the same memory."""
+    def to_numpy(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Offsets and data as arrays in the same memory."""
         return np.asarray(self.offsets), np.asarray(self.data)
 
 
 def encode_utf8(texts: Iterable[str]) -> list[bytes]:
-    """Each as UTF-8; half a surrogate pair too, which is in no column."""
+    """Each text as UTF-8; a lone surrogate, which no column holds, is encoded too."""
     if isinstance(texts, StringColumn):
         return texts.to_bytes_list()
     return [text.encode(errors="surrogatepass") for text in texts]

@@ -1,11 +1,11 @@
-"""The versions in a bundle root: which there are, which one serves, and back to an earlier one.
+"""The versions in a bundle root, and which of them serves.
 
-`current` is a symbolic link and is only ever replaced as a whole, so that whoever looks finds one version.
+`current` is a symbolic link that is only ever replaced in one step, so that every reader finds a version.
 """
 
-import os
 from pathlib import Path
 
+from ..files import write_atomically
 from .bundle import MANIFEST, BundleError
 
 CURRENT = "current"
@@ -23,17 +23,16 @@ def list_versions(root: Path) -> list[str]:
 
 def find_version(root: Path, version: str) -> Path:
     """The folder of a version, published or not. Raises BundleError if there is none."""
-    places = [place for place in (root, root / CHALLENGER_FOLDER) if place.is_dir()]
-    for place in places:
-        if (place / version / MANIFEST).is_file():
-            return (place / version).resolve()
-    there = [name for place in places for name in list_versions(place)]
-    raise BundleError(root, f"there is no version {version}", f"choose one of {', '.join(there) or 'none'}")
+    parents = [folder for folder in (root, root / CHALLENGER_FOLDER) if folder.is_dir()]
+    for parent in parents:
+        if (parent / version / MANIFEST).is_file():
+            return (parent / version).resolve()
+    names = [name for parent in parents for name in list_versions(parent)]
+    raise BundleError(root, f"there is no version {version}", f"choose one of {', '.join(names) or 'none'}")
 
 
 def set_current_version(root: Path, version: str) -> None:
     """Let `current` name a version, in one step."""
-    link = root / f".{CURRENT}-{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(version)
-    os.replace(link, root / CURRENT)
+    with write_atomically(root / CURRENT) as link:
+        link.unlink(missing_ok=True)
+        link.symlink_to(version)

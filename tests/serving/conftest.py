@@ -30,7 +30,7 @@ def shared(version: Path) -> Recommender:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that writes all the time."""
-    monkeypatch.setattr(impression_log, "FLUSH", 0.01)
+    monkeypatch.setattr(impression_log, "FLUSH_INTERVAL_S", 0.01)
 
 
 @pytest.fixture

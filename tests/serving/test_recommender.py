@@ -40,7 +40,7 @@ def checked(recommender: Recommender, checkout: Checkout, slate: Slate, count: i
     ids = [item.item_id for item in slate.items]
     assert len(ids) == len(set(ids)) == count
     assert not set(ids) & set(checkout.exclude)
-    assert all(recommender.bundle.available[recommender.bundle.item_rows(item_id)] for item_id in ids)
+    assert all(recommender.bundle.available[recommender.bundle.item_rows.row(item_id)] for item_id in ids)
     for item in slate.items:
         if item.purchase is not None:
             assert 0 <= item.purchase <= item.click <= 1
@@ -188,8 +188,8 @@ def test_the_category_tier_shows_bestsellers_of_the_basket(mine: Recommender) ->
     mine.feature_encoder.encode_arrays = broken
     slate = mine.recommend(Checkout(None, [Line("i001")]))
     bundle = mine.bundle
-    leaf = bundle.leaf[bundle.item_rows("i001")]
-    shown = [bundle.item_rows(item.item_id) for item in slate.items]
+    leaf = bundle.leaf[bundle.item_rows.row("i001")]
+    shown = [bundle.item_rows.row(item.item_id) for item in slate.items]
     assert all(bundle.leaf[row] == leaf for row in shown)
     ranks = [bundle.fallback_rank[row] for row in shown]
     assert ranks == sorted(ranks)
@@ -235,7 +235,7 @@ def test_a_slate_keeps_to_the_categories_that_are_asked_for(mine: Recommender, b
     for path in asked:
         inside = bundle.available & ((paths == path) | np.char.startswith(paths, f"{path}/"))
         shown = mine.recommend(Checkout("u001", [Line("i001")], categories=[path]), math.inf).items
-        rows = [bundle.item_rows(item.item_id) for item in shown]
+        rows = [bundle.item_rows.row(item.item_id) for item in shown]
         assert inside[rows].all()
         assert len(set(rows)) == len(rows) == min(6, inside.sum())
 
@@ -264,6 +264,6 @@ def test_an_order_by_margin(mine: Recommender, checkout: Checkout) -> None:
     margin = np.where(np.arange(len(mine.bundle.margin)) % 2, 0.9, 0.001).astype(np.float32)
     keeping = Recommender(replace(asked, margin=margin))
     slate = checked(keeping, checkout, keeping.recommend(checkout, math.inf))
-    kept = [item.value * margin[mine.bundle.item_rows(item.item_id)] for item in slate.items]
+    kept = [item.value * margin[mine.bundle.item_rows.row(item.item_id)] for item in slate.items]
     assert kept == sorted(kept, reverse=True)
     assert slate.items != mine.recommend(checkout, math.inf).items

@@ -62,17 +62,17 @@ def test_what_changed_is_served_and_the_version_before_goes_on(root: Path, tmp_p
 
     old, new = open_bundle(before), open_bundle(made)
     assert new.item_id.to_pylist() == [*old.item_id.to_pylist(), "n000", "n001"]
-    assert not new.available[new.item_rows("i004")]
-    assert new.price[[new.item_rows("i003"), new.item_rows("n000")]] == pytest.approx([9.5, 2.5])
-    assert [new.title[new.item_rows(i)].as_py() for i in ("i005", "n000", "n001")] == [
+    assert not new.available[new.item_rows.row("i004")]
+    assert new.price[[new.item_rows.row("i003"), new.item_rows.row("n000")]] == pytest.approx([9.5, 2.5])
+    assert [new.title[new.item_rows.row(i)].as_py() for i in ("i005", "n000", "n001")] == [
         "Towel No 4", "Milk No 99", "n001",
     ]  # fmt: skip
     vectors, was = (unpack_int8(bundle.catalog[-1]).numpy() for bundle in (new, old))
-    changed = [new.item_rows(i) for i in ("i003", "i005", "n000", "n001")]
+    changed = [new.item_rows.row(i) for i in ("i003", "i005", "n000", "n001")]
     same = np.delete(np.arange(1, len(vectors)), np.array(changed) - 1)
     np.testing.assert_array_equal(vectors[same], was[same])
     assert (new.index.search(vectors[changed], 1)[:, 0] == changed).all()
-    assert new.item_rows("i004") not in new.index.search(vectors[1:], 300)
+    assert new.item_rows.row("i004") not in new.index.search(vectors[1:], 300)
     about = json.loads((made / "manifest.json").read_text())
     assert about["index"]["vectors"] == new.available.sum() == old.available.sum() + 1
     assert about["export"]["updated"] == before.name
@@ -98,9 +98,9 @@ def test_updates_add_up_and_a_removed_item_may_return(root: Path, tmp_path: Path
         ),
     )
     bundle = open_bundle(second)
-    assert bundle.available[bundle.item_rows("i004")]
-    assert bundle.title[bundle.item_rows("n001")].as_py() == "Soap No 7"
-    assert bundle.price[bundle.item_rows("i003")] == pytest.approx(9.5)
+    assert bundle.available[bundle.item_rows.row("i004")]
+    assert bundle.title[bundle.item_rows.row("n001")].as_py() == "Soap No 7"
+    assert bundle.price[bundle.item_rows.row("i003")] == pytest.approx(9.5)
     assert len(pq.read_table(second / ITEM_UPDATES_FILE)) == len(CHANGES)
     vectors = unpack_int8(bundle.catalog[-1]).numpy()
     rows = np.flatnonzero(bundle.available)
@@ -131,7 +131,7 @@ def test_every_family_takes_changes(
     rows = np.flatnonzero(bundle.available)
     assert sum(index.ntotal for index in bundle.index.shards) == len(rows)
     found = bundle.index.search(vectors[rows], 300)
-    assert bundle.item_rows("i004") not in found
+    assert bundle.item_rows.row("i004") not in found
     assert np.mean([row in mine for row, mine in zip(rows, found, strict=True)]) > 0.95
 
 
@@ -168,8 +168,8 @@ def test_an_export_says_that_the_changes_are_not_in_it(
     changed = update_bundle(root, written(tmp_path))
     again = make_bundle(run_folder, root)
     assert f"--items {changed / ITEM_UPDATES_FILE}" in capsys.readouterr().out
-    assert not open_bundle(again).item_rows("n000")
-    assert open_bundle(update_bundle(root, changed / ITEM_UPDATES_FILE)).item_rows("n000")
+    assert not open_bundle(again).item_rows.row("n000")
+    assert open_bundle(update_bundle(root, changed / ITEM_UPDATES_FILE)).item_rows.row("n000")
 
 
 def test_drift_is_measured_and_a_rebuild_mends_it(
@@ -192,7 +192,7 @@ def test_drift_is_measured_and_a_rebuild_mends_it(
     made = update_bundle(root, None, rebuild=True)
     bundle = open_bundle(made)
     assert bundle.manifest["index"]["built"]["recall"] == bundle.manifest["index"]["recall"]
-    assert bundle.item_rows("n000")
+    assert bundle.item_rows.row("n000")
 
 
 def test_what_cannot_be_updated_is_refused(root: Path, run_folder: Path, tmp_path: Path) -> None:

@@ -9,10 +9,17 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from exporting.bundle import write_arrow
 from serving import BundleError, Recommender
-from serving.storage.bundle import FORMAT_VERSION, REQUIRED_FILES, open_bundle, read_arrow
+from serving.storage.bundle import (
+    FORMAT_VERSION,
+    OLD_COLUMN_NAMES,
+    REQUIRED_FILES,
+    open_bundle,
+    read_arrow,
+)
 from tests.exporting.bundles import reseal
 
 
@@ -43,9 +50,24 @@ def test_a_folder_without_a_bundle(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(copy: Path) -> None:
     reseal(copy, format=FORMAT_VERSION + 1)
-    with pytest.raises(
-        BundleError, match=f"format {FORMAT_VERSION + 1}, this serving reads format {FORMAT_VERSION}"
-    ):
+    with pytest.raises(BundleError, match=f"format {FORMAT_VERSION + 1}, this serving reads formats 7, 8"):
+        Recommender.load(copy)
+
+
+def test_the_format_before_is_read(version: Path, copy: Path) -> None:
+    """Format 7 has three columns under other names; its golden requests give the same slates."""
+    items = read_arrow(str(copy / "items.arrow"))
+    old_names = OLD_COLUMN_NAMES[7]
+    renamed = items.rename_columns([old_names.get(name, name) for name in items.column_names])
+    write_arrow(renamed.combine_chunks(), copy / "old.arrow")
+    (copy / "old.arrow").replace(copy / "items.arrow")
+    reseal(copy, format=7)
+    assert set(old_names.values()) <= set(renamed.column_names)
+    old, new = Recommender.load(copy).bundle, open_bundle(version)
+    for field, column in zip(new.catalog._fields, new.catalog, strict=True):
+        assert torch.equal(getattr(old.catalog, field), column), field
+    reseal(copy, format=FORMAT_VERSION)
+    with pytest.raises(BundleError, match=r"items.arrow: .*no column mean_line_spend"):
         Recommender.load(copy)
 
 

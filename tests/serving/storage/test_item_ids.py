@@ -60,7 +60,7 @@ def test_rows_are_found_in_part_of_an_array() -> None:
 
 def test_an_empty_catalog_knows_nothing() -> None:
     assert made([]).lookup(["", "a"]) == [0, 0]
-    assert made([""])("") == 1
+    assert made([""]).row("") == 1
 
 
 def test_slots_of_other_ids_are_refused() -> None:

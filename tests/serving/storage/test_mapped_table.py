@@ -118,7 +118,7 @@ def test_a_second_load_of_a_large_catalog_takes_no_memory(copy: Path) -> None:
     second = Recommender(open_bundle(copy))
     assert own_memory() - before < (copy / "items.arrow").stat().st_size / 4
     assert len(first.item_vectors) == len(second.item_vectors) == MANY
-    assert second.bundle.item_rows(f"more {MANY - 1}") == MANY - 1
+    assert second.bundle.item_rows.row(f"more {MANY - 1}") == MANY - 1
 
 
 def own_memory() -> int:
