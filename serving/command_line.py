@@ -12,7 +12,8 @@
     if __name__ == "__main__":
         sys.exit(run("python -m serving", rollback))
 
-Field names become flags (`max_items` → `--max-items`), annotations decide how values are parsed.
+Field names become flags (`max_items` → `--max-items`), annotations decide how values are parsed. What depends
+on several options is checked in `__post_init__`: its ValueError is a wrong argument.
 """
 
 import argparse
@@ -91,7 +92,11 @@ def run(
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v not in (None, [])
     }
     try:
-        return command(options_classes[command](**given))
+        options = options_classes[command](**given)
+    except ValueError as error:  # of __post_init__
+        parser.error(str(error))
+    try:
+        return command(options)
     except errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

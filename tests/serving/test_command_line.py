@@ -25,6 +25,10 @@ class ShipOptions:
     force: bool = option(False, "ship it anyway")
     count: int = option(..., "how many", parse=lambda text: int(text.replace("_", "")))
 
+    def __post_init__(self) -> None:
+        if self.force and not self.names:
+            raise ValueError("--force needs versions")
+
 
 seen: list[ShipOptions] = []
 
@@ -72,6 +76,7 @@ def test_absent_options_keep_their_defaults() -> None:
         ("root --count one", "invalid"),
         ("root --count 1 --kind slow", "invalid choice: 'slow'"),
         ("root --count 1 --forc", "unrecognized arguments: --forc"),
+        ("root --count 1 --force", "error: --force needs versions"),
     ],
 )
 def test_wrong_arguments_exit_with_2(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
