@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from experimentation.ab.sessions import DAY
+from serving.checkout import SECONDS_PER_DAY as DAY
 from serving.checkout import Feedback, Item, Slate
 from serving.events.impression_log import SCHEMA, SlateRecord, records_to_batch
 from serving.experiments.assignment import Experiments, assign_user, read_experiments

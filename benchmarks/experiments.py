@@ -59,7 +59,7 @@ def simulate_experiment(seed: int, population: int, uplift: float = 0.0, days: i
     revenue = np.bincount(np.repeat(np.arange(len(who)), buying), value, len(who))
     columns = {
         "sessions": count, "impressions": 6 * count, "clicks": rng.binomial(6 * count, click[who]),
-        "buying": buying, "revenue": revenue,
+        "converting_sessions": buying, "revenue": revenue,
     }  # fmt: skip
     number = np.cumsum(seen) - 1  # of those who came
     inside = np.flatnonzero(day >= PRE_PERIOD_DAYS)

@@ -1,172 +1,143 @@
-"""`python -m experimentation`: plan a test from the shop's impression log, and read one."""
+"""`python -m experimentation`: plan an A/B test from the shop's impression log, and analyze one."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
-from experimentation.ab import guardrails, page, sessions
-from experimentation.ab.analyze import AnalysisResult, analyze
+from experimentation.ab import page
+from experimentation.ab.analyze import AnalysisResult
+from experimentation.ab.analyze import analyze as analyze_log
 from experimentation.ab.confidence_sequence import ALPHA
 from experimentation.ab.estimate import REVENUE, SECONDARY_METRICS
-from experimentation.ab.plan import log_time_span, plan_durations, shortest_sufficient_plan
-from experimentation.ab.sessions import DAY, AnalysisWindow, SessionLog
+from experimentation.ab.guardrails import DEFAULT_MARGINS, parse_margin
+from experimentation.ab.plan import (
+    DurationPlan,
+    PlanTarget,
+    log_time_span,
+    plan_durations,
+    shortest_sufficient_plan,
+)
+from experimentation.ab.sessions import AnalysisWindow, SessionLog, read_session_log
 from experimentation.ab.verdict import ship_decision
 from reporting.tables import text_table, write_atomically
-from serving.experiments.assignment import read_experiments as read_experiments
+from serving.checkout import SECONDS_PER_DAY
+from serving.command_line import option, run
+from serving.experiments.assignment import read_experiments
 
 METRICS = {metric.name.lower().replace(" ", "_"): metric for metric in (REVENUE, *SECONDARY_METRICS)}
-PLAN_EPILOG = "example: python -m experimentation plan --events shop/events --uplift 0.05"
-ANALYZE_EPILOG = """\
-example: python -m experimentation analyze --events shop/events --experiments experiments.toml \\
-           --experiment weight --start 2026-11-02 --end 2026-11-29 --items shop/items.csv
-exit codes: 0 read, 1 the files cannot be used, 2 wrong arguments"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Plan or read a test, print it and write its page. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experimentation", description="A/B tests of the service."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    add = _command(commands, "plan", "How many users a test needs, and what it could show.", PLAN_EPILOG)
-    add("--metric", choices=METRICS, default="revenue_per_session", help="default: revenue_per_session")
-    add("--uplift", type=float, default=0.05, help="relative change that the test should find; default: 0.05")
-    add("--power", type=float, default=0.8, help="chance of finding it; default: 0.8")
-    add("--share", type=float, default=1.0, help="of the users, that the experiment gets; default: 1")
-    add("--out", type=Path, default=Path("reports/plan.html"), help="default: reports/plan.html")
-    add = _command(commands, "analyze", "What a test showed, with a verdict.", ANALYZE_EPILOG)
-    add("--experiments", type=Path, required=True, help="the file that the service ran with")
-    add("--experiment", required=True, help="its name; `holdout` for the holdout")
-    add("--start", type=_day, required=True, help="first day, as 2026-11-02 (UTC)")
-    add("--end", type=_day, required=True, help="last day")
-    add("--items", type=Path, help="the shop's items, CSV or Parquet: categories per slate")
-    add(
-        "--margin",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help=f"repeatable; {guardrails.DEFAULT_MARGINS}",
-    )
-    add("--out", type=Path, default=Path("reports/experiment.html"), help="default: reports/experiment.html")
-    options = parser.parse_args(arguments)
-    if not 0 < options.alpha < 0.5:
-        parser.error(f"--alpha is {options.alpha}: expected a share between 0 and 0.5")
+def _parse_float(is_valid: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not is_valid(value):
+            raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
+        return value
+
+    return parse
+
+
+_parse_alpha = _parse_float(lambda value: 0 < value < 0.5, "a share between 0 and 0.5")
+_parse_share = _parse_float(lambda value: 0 < value <= 1, "a share above 0, up to 1")
+_parse_uplift = _parse_float(lambda value: value > 0, "more than 0")
+
+
+def _parse_day(text: str) -> int:
     try:
-        return _plan(parser, options) if options.command == "plan" else _analyze(parser, options)
-    except (OSError, ValueError, duckdb.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a day such as 2026-11-02") from None
 
 
-def _command(commands: Any, name: str, what: str, epilog: str) -> Any:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=what[0].lower() + what[1:].rstrip("."), description=what, epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add = command.add_argument
-    add("--events", type=Path, required=True, help="folder of the impression log")
-    add(
-        "--orders",
-        type=Path,
-        help="the shop's orders, CSV or Parquet: purchases without feedback, and returns",
+def _parse_margin(text: str) -> tuple[str, float]:
+    try:
+        return parse_margin(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """Options that both commands share."""
+
+    events: Path = option(..., "folder of the impression log")
+    orders: Path | None = option(
+        None, "the shop's orders, CSV or Parquet: purchases without feedback, returns"
     )
-    add("--alpha", type=float, default=ALPHA, help="false positives, early looks included; default: 0.05")
-    add("--click-days", type=float, default=1.0, help="after a slate, in which clicks count; default: 1")
-    add("--purchase-days", type=float, default=14.0, help="the same for purchases; default: 14")
-    return add
+    alpha: float = option(ALPHA, "false positives, early looks included", parse=_parse_alpha)
+    click_days: float = option(1.0, "days after a slate in which clicks count")
+    purchase_days: float = option(14.0, "days after a slate in which purchases count")
 
-
-def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    for name in ("power", "share"):
-        if not 0 < getattr(options, name) <= 1:
-            parser.error(f"--{name} is {getattr(options, name)}: expected a share above 0, up to 1")
-    if not options.uplift > 0:
-        parser.error(f"--uplift is {options.uplift}: expected more than 0")
-    metric, (click, purchase) = METRICS[options.metric], _attribution_windows(options)
-    events = options.events
-
-    def read(start: int, end: int) -> SessionLog:
-        return sessions.read_session_log(
-            events, AnalysisWindow(start, end, click, purchase), orders=options.orders
+    def window(self, start: int, end: int) -> AnalysisWindow:
+        """The sessions from a start to before an end, with the attribution windows."""
+        return AnalysisWindow(
+            start, end, round(SECONDS_PER_DAY * self.click_days), round(SECONDS_PER_DAY * self.purchase_days)
         )
 
-    weeks = []
-    for one in plan_durations(read, log_time_span(events), purchase, metric,
-                    options.uplift, options.power, options.alpha, options.share):  # fmt: skip
-        weeks.append(one)
-        print(f"{one.weeks} weeks: {one.users:,} users", file=sys.stderr)
-    cuped = weeks[-1].users_needed_cuped is not None
-    ready, most = shortest_sufficient_plan(weeks, cuped), weeks[-1]
-    needed = (ready or most).users_needed_cuped if cuped else (ready or most).users_needed
-    takes = (
-        f"and {ready.weeks} week{'s' * (ready.weeks > 1)}, in which {ready.users:,} come"
-        if ready
-        else f"and more than the log's {most.weeks} weeks, in which {most.users:,} come"
-    )
-    arms = "two arms, with CUPED," if cuped else "two arms"
-    said = f"To find {options.uplift:.1%} more {metric.name} takes {needed:,} users in {arms} {takes}."
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(LogOptions):
+    """Users and weeks that a test needs, and the uplift that it can detect.
+
+    example: python -m experimentation plan --events shop/events --uplift 0.05
+    """
+
+    metric: str = option("revenue_per_session", "metric to plan for", choices=tuple(METRICS))
+    uplift: float = option(0.05, "relative change that the test should detect", parse=_parse_uplift)
+    power: float = option(0.8, "probability of detecting it", parse=_parse_share)
+    share: float = option(1.0, "of the users, that the experiment gets", parse=_parse_share)
+    out: Path = option(Path("reports/plan.html"), "page to write")
+
+
+def plan(options: PlanOptions) -> int:
+    """Print the plan of a test and write its page."""
+    metric = METRICS[options.metric]
+
+    def read_log(start: int, end: int) -> SessionLog:
+        return read_session_log(options.events, options.window(start, end), orders=options.orders)
+
+    target = PlanTarget(metric, options.uplift, options.power, options.alpha, options.share)
+    plans = []
+    for duration in plan_durations(
+        read_log, log_time_span(options.events), options.window(0, 0).purchase_window, target
+    ):
+        plans.append(duration)
+        print(f"{duration.weeks} weeks: {duration.users:,} users", file=sys.stderr)
+    summary = _plan_summary(plans, target)
     about = (
         f"Power {options.power:.0%}, {options.alpha:.0%} false positives, {options.share:.0%} of the users. "
-        f"In the log {metric.name} is {most.value:.4g}."
+        f"In the log {metric.name} is {plans[-1].value:.4g}."
     )
-    rows = [{name: _cell(name, value) for name, value in one._asdict().items()} for one in weeks]
-    print(f"{text_table(rows)}\n\n{said}\n{about}")
-    write_atomically(options.out, page.plan_page(weeks, metric.name, said, about))
+    rows = [{name: _cell(name, value) for name, value in row._asdict().items()} for row in plans]
+    print(f"{text_table(rows)}\n\n{summary}\n{about}")
+    write_atomically(options.out, page.plan_page(plans, metric.name, summary, about))
     print(f"written: {options.out}")
     return 0
 
 
-def _analyze(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    try:
-        margins = dict(guardrails.parse_margin(text) for text in options.margin)
-    except ValueError as error:
-        parser.error(str(error))
-    if options.end < options.start:
-        parser.error("--end lies before --start")
-    experiment = read_experiments(options.experiments).get_experiment(options.experiment)
-    window = AnalysisWindow(options.start, options.end + DAY, *_attribution_windows(options))
-    log = sessions.read_session_log(options.events, window, experiment.name, options.items, options.orders)
-    result = analyze(log, experiment, options.alpha, margins)
-    said = ship_decision(result)
-    about = (
-        f"{options.events}, sessions from {_date(window.start)} to {_date(window.end - 1)} (UTC). After a "
-        f"slate clicks count for {window.click_window / DAY:g} d, purchases for {window.purchase_window / DAY:g} d."
+def _plan_summary(plans: list[DurationPlan], target: PlanTarget) -> str:
+    longest = plans[-1]
+    cuped = longest.users_needed_cuped is not None
+    shortest = shortest_sufficient_plan(plans, cuped)
+    reference = shortest or longest
+    needed = reference.users_needed_cuped if cuped else reference.users_needed
+    duration = (
+        f"and {shortest.weeks} week{'s' * (shortest.weeks > 1)}, in which {shortest.users:,} come"
+        if shortest
+        else f"and more than the log's {longest.weeks} weeks, in which {longest.users:,} come"
     )
-    for line in (said.sentence, *result.warnings, *_tables(result), *result.notes, about):
-        print(f"{line}\n")
-    write_atomically(options.out, page.experiment_page(result, said, about))
-    print(f"written: {options.out}")
-    return 0
-
-
-def _tables(result: AnalysisResult) -> list[str]:
-    """Metrics and guardrails as text."""
-    metrics = [
-        {"arm": one.arm, "metric": name, "control": effect.control, "treatment": effect.treatment,
-         "change": f"{effect.relative:+.2%}", "low": f"{effect.relative_low:+.2%}",
-         "high": f"{effect.relative_high:+.2%}", "p": f"{effect.p:.2g}",
-         "corrected": f"{one.adjusted_p[name]:.2g}"}
-        for one in result.treatments
-        for name, effect in one.effects.items()
-    ]  # fmt: skip
-    rails = [
-        {"arm": one.arm, "guardrail": rail.name, "control": rail.control, "treatment": rail.treatment,
-         "limit": rail.limit, "state": rail.state}
-        for one in result.treatments
-        for rail in one.guardrails
-    ]  # fmt: skip
-    looks = [
-        {"arm": one.arm, "day": look.day + 1, "users": look.users, "effect": look.effect, "low": look.low,
-         "high": look.high, "always-valid p": f"{look.p:.2g}"}
-        for one in result.treatments
-        for look in one.looks[-1:]
-    ]  # fmt: skip
-    return [text_table(rows) for rows in (metrics, looks, rails) if rows]
+    arms = "two arms, with CUPED," if cuped else "two arms"
+    return (
+        f"To find {target.uplift:.1%} more {target.metric.name} takes {needed:,} users in {arms} {duration}."
+    )
 
 
 def _cell(name: str, value: float | None) -> str | None:
@@ -177,20 +148,88 @@ def _cell(name: str, value: float | None) -> str | None:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
-def _attribution_windows(options: argparse.Namespace) -> tuple[int, int]:
-    """Seconds after a slate in which clicks and purchases count."""
-    return round(DAY * options.click_days), round(DAY * options.purchase_days)
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions(LogOptions):
+    """Effects, guardrails and the decision of a test.
+
+    example: python -m experimentation analyze --events shop/events --experiments experiments.toml \\
+               --experiment weight --start 2026-11-02 --end 2026-11-29 --items shop/items.csv
+    exit codes: 0 analyzed, 1 the files cannot be used, 2 wrong arguments
+    """
+
+    experiments: Path = option(..., "the file that the service ran with")
+    experiment: str = option(..., "its name; `holdout` for the holdout")
+    start: int = option(..., "first day, as 2026-11-02 (UTC)", parse=_parse_day)
+    end: int = option(..., "last day", parse=_parse_day)
+    items: Path | None = option(None, "the shop's items, CSV or Parquet: categories per slate")
+    margin: tuple[tuple[str, float], ...] = option(
+        (), f"repeatable; {DEFAULT_MARGINS}", parse=_parse_margin, metavar="NAME=VALUE"
+    )
+    out: Path = option(Path("reports/experiment.html"), "page to write")
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError("--end lies before --start")
 
 
-def _day(text: str) -> int:
-    try:
-        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected a day such as 2026-11-02") from None
+def analyze(options: AnalyzeOptions) -> int:
+    """Print the analysis of a test and write its page."""
+    experiment = read_experiments(options.experiments).get_experiment(options.experiment)
+    window = options.window(options.start, options.end + SECONDS_PER_DAY)
+    log = read_session_log(options.events, window, experiment.name, options.items, options.orders)
+    result = analyze_log(log, experiment, options.alpha, dict(options.margin))
+    decision = ship_decision(result)
+    about = (
+        f"{options.events}, sessions from {_format_date(window.start)} to {_format_date(window.end - 1)} "
+        f"(UTC). Clicks count for {window.click_window / SECONDS_PER_DAY:g} d after a slate, purchases for "
+        f"{window.purchase_window / SECONDS_PER_DAY:g} d."
+    )
+    for line in (decision.sentence, *result.warnings, *_result_tables(result), *result.notes, about):
+        print(f"{line}\n")
+    write_atomically(options.out, page.experiment_page(result, decision, about))
+    print(f"written: {options.out}")
+    return 0
 
 
-def _date(ts: int) -> str:
+def _result_tables(result: AnalysisResult) -> list[str]:
+    """Metrics, looks and guardrails as text."""
+    metrics = [
+        {"arm": treatment.arm, "metric": name, "control": effect.control, "treatment": effect.treatment,
+         "change": f"{effect.relative:+.2%}", "low": f"{effect.relative_low:+.2%}",
+         "high": f"{effect.relative_high:+.2%}", "p": f"{effect.p:.2g}",
+         "adjusted p": f"{treatment.adjusted_p[name]:.2g}"}
+        for treatment in result.treatments
+        for name, effect in treatment.effects.items()
+    ]  # fmt: skip
+    guardrails = [
+        {"arm": treatment.arm, "guardrail": guardrail.name, "control": guardrail.control,
+         "treatment": guardrail.treatment, "limit": guardrail.limit, "state": guardrail.state}
+        for treatment in result.treatments
+        for guardrail in treatment.guardrails
+    ]  # fmt: skip
+    looks = [
+        {"arm": treatment.arm, "day": look.day + 1, "users": look.users, "effect": look.effect,
+         "low": look.low, "high": look.high, "always-valid p": f"{look.p:.2g}"}
+        for treatment in result.treatments
+        for look in treatment.looks[-1:]
+    ]  # fmt: skip
+    return [text_table(rows) for rows in (metrics, looks, guardrails) if rows]
+
+
+def _format_date(ts: int) -> str:
     return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name. Returns the exit code."""
+    return run(
+        "python -m experimentation",
+        plan,
+        analyze,
+        description="A/B tests of the service.",
+        arguments=arguments,
+        errors=(OSError, ValueError, duckdb.Error),
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 HISTORY_KINDS = ("purchase", "click", "cart")
 SECONDS_PER_DAY = 86_400
+MAX_CLOCK_SKEW = 300  # seconds by which the clock that dates feedback may be behind
 MAX_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
 MAX_NUMBER = 1e12  # beyond it float32 sums lose the rest
 

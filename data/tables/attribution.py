@@ -17,8 +17,8 @@ import ibis.expr.types as ir
 from data.errors import DataError
 from data.io import engine
 from data.tables.contract import EVENT_KINDS
+from serving.checkout import MAX_CLOCK_SKEW
 
-MAX_CLOCK_SKEW = 300  # seconds by which the clock of who logs feedback may be behind
 NO_CHECKOUT = "none"  # order_id of what belongs to no checkout: it is a fact of its user, and no outcome
 UNIT_SECONDS = {"d": 86_400, "h": 3600, "m": 60}
 JOIN_STATES = ("joined", "repeated", "unknown", "early", "late")

@@ -1,4 +1,4 @@
-"""What a test showed: the split first, then metrics, guardrails, and how it looked day by day."""
+"""Analysis of a test: sample ratio first, then metrics, guardrails, and the effect day by day."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -25,128 +25,144 @@ from experimentation.ab.guardrails import GuardrailResult, check_guardrails
 from experimentation.ab.sessions import SessionLog, UserSums, cumulative_sums_by_day
 from serving.experiments.assignment import Experiment
 
-SRM_ALPHA = 0.01  # p-value of the split below which nothing else is read
+SRM_ALPHA = 0.01  # p-value of the sample ratio below which no metric is computed
 
 
 class TreatmentResult(NamedTuple):
-    """A treatment beside the control."""
+    """A treatment against the control."""
 
     arm: str
     effects: dict[str, Effect]  # by metric, REVENUE first
-    adjusted_p: dict[str, float]  # corrected: of REVENUE for the arms, of the others for arms and metrics
+    adjusted_p: dict[str, float]  # Holm: REVENUE over the arms, other metrics over arms and metrics
     looks: list[Look]  # at REVENUE
     guardrails: list[GuardrailResult]
 
 
 class AnalysisResult(NamedTuple):
-    """What a test showed; without treatments where the split is broken."""
+    """The result of a test; it has no treatments if the sample ratio is off."""
 
     experiment: Experiment
-    users_by_arm: tuple[int, ...]  # by arm, the control first
-    expected_users: tuple[float, ...]
-    srm_p_value: float  # p-value
+    users_by_arm: tuple[int, ...]  # the control first
+    expected_users: tuple[float, ...]  # by arm
+    srm_p_value: float
     treatments: tuple[TreatmentResult, ...]
     alpha: float
-    warnings: tuple[str, ...]  # of arms that were not answered as they were to be
+    warnings: tuple[str, ...]  # arms that another bundle version answered
     notes: tuple[str, ...]
 
     @property
     def has_srm(self) -> bool:
+        """Whether the test has a sample ratio mismatch."""
         return self.srm_p_value < SRM_ALPHA
 
 
 def analyze(
     log: SessionLog, experiment: Experiment, alpha: float = ALPHA, margins: Mapping[str, float] | None = None
 ) -> AnalysisResult:
-    """The result of an experiment from its log. `margins` by key go before those of the guardrails.
+    """Return the result of an experiment from its log. `margins` by key override those of the guardrails.
 
-    Raises ValueError where an arm has no user, or the log has arms that the experiment has not.
+    Raises ValueError if an arm has fewer than two users, or the log has arms that the experiment lacks.
     """
     names = [arm.name for arm in experiment.arms]
-    if strange := sorted(set(log.arm) - set(names)):
+    if unknown := sorted(set(log.arm) - set(names)):
         raise ValueError(
-            f"the log has arms that experiment '{experiment.name}' has not: {', '.join(strange)}. Take the "
+            f"the log has arms that experiment '{experiment.name}' has not: {', '.join(unknown)}. Take the "
             "file of experiments that the service ran with"
         )
     users = tuple(int((log.arm == name).sum()) for name in names)
-    if missing := [name for name, count in zip(names, users, strict=True) if count < 2]:
+    if small := [name for name, count in zip(names, users, strict=True) if count < 2]:
         raise ValueError(
-            f"arm {', '.join(missing)} of '{experiment.name}' has fewer than two users in this time"
+            f"arm {', '.join(small)} of '{experiment.name}' has fewer than two users in this time"
         )
     shares = [arm.share / sum(arm.share for arm in experiment.arms) for arm in experiment.arms]
-    expected = tuple(sum(users) * share for share in shares)
-    warnings = tuple(version_mismatch_warnings(log, experiment))
     result = AnalysisResult(
-        experiment, users, expected, srm_p_value(users, shares), (), alpha, warnings, log.notes
+        experiment=experiment,
+        users_by_arm=users,
+        expected_users=tuple(sum(users) * share for share in shares),
+        srm_p_value=srm_p_value(users, shares),
+        treatments=(),
+        alpha=alpha,
+        warnings=tuple(version_mismatch_warnings(log, experiment)),
+        notes=log.notes,
     )
     if result.has_srm:
         return result
-    control, *treatments = (log.arm == name for name in names)  # [U] bool each
+    return result._replace(treatments=_treatment_results(log, experiment, alpha, margins or {}))
+
+
+def _treatment_results(
+    log: SessionLog, experiment: Experiment, alpha: float, margins: Mapping[str, float]
+) -> tuple[TreatmentResult, ...]:
+    control, *treatments = (log.arm == arm.name for arm in experiment.arms)  # [U] bool each
+    arms = dict(zip((arm.name for arm in experiment.arms[1:]), treatments, strict=True))
+    metric_alphas = ((REVENUE, final_alpha(alpha)), *((metric, alpha) for metric in SECONDARY_METRICS))
     *_, sums = cumulative_sums_by_day(log)
-    found = {
+    effects = {
         (name, metric.name): estimate_effect(
-            metric, _active_user_sums(sums, control), _active_user_sums(sums, mine), level
+            metric, _active_user_sums(sums, control), _active_user_sums(sums, treatment), metric_alpha
         )
-        for name, mine in zip(names[1:], treatments, strict=True)
-        for metric, level in ((REVENUE, final_alpha(alpha)), *((one, alpha) for one in SECONDARY_METRICS))
+        for name, treatment in arms.items()
+        for metric, metric_alpha in metric_alphas
     }
-    p = {
-        **holm_adjust({key: effect.p for key, effect in found.items() if key[1] == REVENUE.name}),
-        **holm_adjust({key: effect.p for key, effect in found.items() if key[1] != REVENUE.name}),
+    adjusted_p = {
+        **holm_adjust({key: effect.p for key, effect in effects.items() if key[1] == REVENUE.name}),
+        **holm_adjust({key: effect.p for key, effect in effects.items() if key[1] != REVENUE.name}),
     }
-    treated = tuple(
+    look_alpha = early_alpha(alpha) / len(treatments)
+    return tuple(
         TreatmentResult(
-            name,
-            {metric: effect for (arm, metric), effect in found.items() if arm == name},
-            {metric: value for (arm, metric), value in p.items() if arm == name},
-            list(
-                sequential_looks(
-                    _daily_effects(log, control, mine, experiment.users), early_alpha(alpha) / len(treatments)
-                )
+            arm=name,
+            effects={metric: effect for (arm, metric), effect in effects.items() if arm == name},
+            adjusted_p={metric: p for (arm, metric), p in adjusted_p.items() if arm == name},
+            looks=list(
+                sequential_looks(_daily_effects(log, control, treatment, experiment.users), look_alpha)
             ),
-            check_guardrails(log, sums, control, mine, margins or {}),
+            guardrails=check_guardrails(log, sums, control, treatment, margins),
         )
-        for name, mine in zip(names[1:], treatments, strict=True)
+        for name, treatment in arms.items()
     )
-    return result._replace(treatments=treated)
 
 
 def version_mismatch_warnings(log: SessionLog, experiment: Experiment) -> Iterator[str]:
-    """A line for each arm that was answered by another bundle version than it names or, where it names none
-    though others do, by more than one. Nothing for an experiment whose arms name no version."""
+    """Yield a line for each arm that another bundle version answered than the one it names.
+
+    An arm that names no version, though others do, counts if several versions answered it. An experiment
+    whose arms name no version has no warnings.
+    """
     if not any(arm.version for arm in experiment.arms):
         return
     for arm in experiment.arms:
         counts = {
             version: count for (name, version), count in log.slates_by_version.items() if name == arm.name
         }
-        others = [version for version in counts if version != arm.version]
+        wrong_versions = [version for version in counts if version != arm.version]
         if arm.version is None and len(counts) > 1:
             yield (
-                f"Warning: {arm.name} names no version, and `current` was swapped during the test: "
-                f"{', '.join(others)} answered it. The comparison is with all of them."
+                f"Warning: {arm.name} names no version, and `current` changed during the test: "
+                f"{', '.join(wrong_versions)} answered it. The comparison is with all of them."
             )
-        elif arm.version is not None and others:
-            some, slates = sum(counts[version] for version in others), sum(counts.values())
+        elif arm.version is not None and wrong_versions:
+            wrong_slates = sum(counts[version] for version in wrong_versions)
+            slates = sum(counts.values())
             yield (
-                f"Warning: {arm.name} names {arm.version}, but {some:,} of its {slates:,} slates "
-                f"({some / slates:.1%}) were answered by {', '.join(others)}. They count for the arm to "
-                "which their users were dealt (intention to treat), so its effect is diluted."
+                f"Warning: {arm.name} names {arm.version}, but {wrong_slates:,} of its {slates:,} slates "
+                f"({wrong_slates / slates:.1%}) were answered by {', '.join(wrong_versions)}. They count for "
+                "the arm to which their users were assigned (intention to treat), so its effect is diluted."
             )
 
 
 def _daily_effects(
-    log: SessionLog, control: NDArray, treatment: NDArray, planned: int
+    log: SessionLog, control: NDArray, treatment: NDArray, planned_users: int
 ) -> Iterator[tuple[int, int, Effect]]:
-    """By day the users of the test until then, and the effect as it was known; none before START."""
+    """Yield (day, users so far, effect so far) from MIN_LOOK_SHARE of the planned users on."""
     for day, sums in enumerate(cumulative_sums_by_day(log)):
         users = int((sums["sessions"] > 0).sum())
         arms = _active_user_sums(sums, control), _active_user_sums(sums, treatment)
-        if users >= MIN_LOOK_SHARE * planned and min(len(arm["sessions"]) for arm in arms) > 1:
+        if users >= MIN_LOOK_SHARE * planned_users and min(len(arm["sessions"]) for arm in arms) > 1:
             yield day, users, estimate_effect(REVENUE, *arms, ALPHA)
 
 
 def _active_user_sums(sums: UserSums, users: NDArray) -> UserSums:
-    """The sums of those of the users [U] who had a session by then."""
-    seen = users & (sums["sessions"] > 0)
-    return {name: column[seen] for name, column in sums.items()}
+    """The sums of those of the users [U] bool who had a session."""
+    active = users & (sums["sessions"] > 0)
+    return {name: column[active] for name, column in sums.items()}

@@ -1,7 +1,8 @@
-"""Results that may be looked at any number of times: a confidence sequence.
+"""A confidence sequence: intervals that may be read any number of times.
 
-An interval is wrong as often as it says at one look; who looks daily and stops when it excludes zero is wrong
-far more often. Of a confidence sequence all intervals hold at once. With V the squared standard error:
+A 95 % interval excludes the truth in 5 % of tests at one look. A test that is read daily and stopped when
+its interval excludes zero is wrong far more often. All intervals of a confidence sequence hold at once. With
+V the squared standard error:
 
     effect ± √V · √(a + log(V_first / V)),   a such that P(χ²₃ > a) = α
 
@@ -9,8 +10,8 @@ from the first look on (Robbins and Siegmund 1970, Boundary crossing probabiliti
 sample sums; for estimates of growing samples Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024,
 Time-uniform central limit theory and asymptotic confidence sequences, and Bibaut, Kallus and Lindon 2022).
 
-A test may be wrong in ALPHA of all cases: a fifth of that is for all looks before the planned users are
-there, the rest for the one when they are, which then is nearly as sharp as if nobody had looked.
+A test spends ALPHA: a fifth on all looks before the planned users have come, the rest on the final look, so
+that the final look is nearly as sharp as a fixed-horizon test.
 """
 
 import math
@@ -22,42 +23,48 @@ from scipy.special import chdtrc, chdtri
 from experimentation.ab.estimate import Effect
 
 ALPHA = 0.05
-MIN_LOOK_SHARE = 0.1  # of the planned users, before which nothing is said: the theory is of large samples
+MIN_LOOK_SHARE = 0.1  # of the planned users, before the first look: the theory is asymptotic
 
 
 def early_alpha(alpha: float) -> float:
-    """What of alpha is for the looks before the planned users are there."""
+    """The part of alpha for the looks before the planned users have come."""
     return alpha / 5
 
 
 def final_alpha(alpha: float) -> float:
-    """What of alpha is for the look when they are."""
+    """The part of alpha for the final look."""
     return alpha - early_alpha(alpha)
 
 
 class Look(NamedTuple):
-    """What was known at the end of a day: an interval of 1 - alpha and a p-value that hold for all days."""
+    """The effect at the end of a day: an interval of 1 - alpha and a p-value that hold for all days."""
 
-    day: int  # 0 for the first
+    day: int  # from 0
     users: int
     effect: float
-    se: float  # standard error, as of one look
+    se: float  # standard error of this look alone
     low: float
     high: float
     p: float  # the smallest so far
 
 
 def sequential_looks(days: Iterable[tuple[int, int, Effect]], alpha: float) -> Iterator[Look]:
-    """The days (number, users until then, effect on them) as looks; the first counts as the first look."""
-    first, p = math.nan, 1.0
-    for day, users, found in days:
-        if not found.se > 0:
+    """Yield a look for each day (day, users so far, effect on them) that has a standard error."""
+    first_se, p = math.nan, 1.0
+    for day, users, effect in days:
+        if not effect.se > 0:
             continue
-        if math.isnan(first):
-            first = found.se
-        longer = 2 * math.log(max(1.0, first / found.se))
-        half = found.se * math.sqrt(chdtri(3, alpha) + longer)
-        p = min(p, float(chdtrc(3, max(0.0, (found.difference / found.se) ** 2 - longer))))
+        if math.isnan(first_se):
+            first_se = effect.se
+        log_variance_ratio = 2 * math.log(max(1.0, first_se / effect.se))
+        half_width = effect.se * math.sqrt(chdtri(3, alpha) + log_variance_ratio)
+        p = min(p, float(chdtrc(3, max(0.0, (effect.difference / effect.se) ** 2 - log_variance_ratio))))
         yield Look(
-            day, users, found.difference, found.se, found.difference - half, found.difference + half, p
+            day=day,
+            users=users,
+            effect=effect.difference,
+            se=effect.se,
+            low=effect.difference - half_width,
+            high=effect.difference + half_width,
+            p=p,
         )

@@ -1,8 +1,8 @@
-"""Ratio metrics over users: their delta-method errors, CUPED and power, all by tea-tasting.
+"""Ratio metrics over users: delta-method errors, CUPED and power, computed by tea-tasting.
 
-A session is not drawn by itself, its user is: so a metric is a ratio of two means over users, whose
-variance the delta method gives (Deng, Knoblich and Lu 2018, Applying the delta method in metric analytics).
-CUPED takes off what the same user's time before the test already told (Deng, Xu, Kohavi and Walker 2013).
+Users are randomized, sessions are not. A metric is therefore a ratio of two means over users, whose variance
+the delta method gives (Deng, Knoblich and Lu 2018, Applying the delta method in metric analytics). CUPED
+removes the variance that the same user's pre-period explains (Deng, Xu, Kohavi and Walker 2013).
 """
 
 import math
@@ -19,6 +19,7 @@ from tea_tasting.experiment import ExperimentResult
 from experimentation.ab.sessions import UserSums
 
 Key = TypeVar("Key")
+Z_95 = 1.96  # standard errors on each side of a 95 % interval
 
 
 class Metric(NamedTuple):
@@ -30,16 +31,19 @@ class Metric(NamedTuple):
 
 
 REVENUE = Metric("revenue per session", "revenue", "sessions")
-SECONDARY_METRICS = (Metric("CTR", "clicks", "impressions"), Metric("conversion", "buying", "sessions"))
+SECONDARY_METRICS = (
+    Metric("CTR", "clicks", "impressions"),
+    Metric("conversion", "converting_sessions", "sessions"),
+)
 
 
 class Effect(NamedTuple):
-    """A treatment minus the control; `relative` is to the control. Without data all is NaN."""
+    """A treatment minus the control; `relative` is to the control. All are NaN without data."""
 
     control: float
     treatment: float
     difference: float
-    se: float  # standard error of `effect`
+    se: float  # standard error of `difference`
     low: float
     high: float
     relative: float
@@ -49,7 +53,7 @@ class Effect(NamedTuple):
 
 
 class PointEstimate(NamedTuple):
-    """A figure of one arm."""
+    """A metric of one arm."""
 
     value: float
     se: float  # standard error
@@ -58,29 +62,36 @@ class PointEstimate(NamedTuple):
 def estimate_effect(
     metric: Metric, control: UserSums, treatment: UserSums, alpha: float, cuped: bool = True
 ) -> Effect:
-    """The effect on a metric with intervals of 1 - alpha, from the sums by user of two arms.
+    """Return the effect on a metric with intervals of 1 - alpha, from the user sums of two arms.
 
-    CUPED is left out where nobody had a session before.
+    CUPED is skipped if an arm has no session in the pre-period.
     """
     cuped = cuped and has_pre_period(metric, control) and has_pre_period(metric, treatment)
     ratio = _ratio(metric, cuped, confidence_level=1 - alpha)
     arms = (aggregates(metric, sums, cuped) for sums in (control, treatment))
     with np.errstate(invalid="ignore"):  # without data
-        found = ratio.analyze_aggregates(*arms)
-    error = (found.effect_size_ci_upper - found.effect_size) / norm.isf(alpha / 2)
+        result = ratio.analyze_aggregates(*arms)
+    se = (result.effect_size_ci_upper - result.effect_size) / norm.isf(alpha / 2)
     return Effect(
-        found.control, found.treatment, found.effect_size, float(error),
-        found.effect_size_ci_lower, found.effect_size_ci_upper,
-        found.rel_effect_size, found.rel_effect_size_ci_lower, found.rel_effect_size_ci_upper, found.pvalue,
-    )  # fmt: skip
+        control=result.control,
+        treatment=result.treatment,
+        difference=result.effect_size,
+        se=float(se),
+        low=result.effect_size_ci_lower,
+        high=result.effect_size_ci_upper,
+        relative=result.rel_effect_size,
+        relative_low=result.rel_effect_size_ci_lower,
+        relative_high=result.rel_effect_size_ci_upper,
+        p=result.pvalue,
+    )
 
 
 def estimate_arm(metric: Metric, sums: UserSums) -> PointEstimate:
-    """A metric of one arm's users."""
-    found = aggregates(metric, sums, cuped=False).with_zero_div()
-    variance = found.ratio_var(metric.numerator, metric.denominator)
-    value = found.mean(metric.numerator) / found.mean(metric.denominator)
-    return PointEstimate(float(value), math.sqrt(max(0.0, variance / found.count())))
+    """Return a metric of one arm's users."""
+    result = aggregates(metric, sums, cuped=False).with_zero_div()
+    variance = result.ratio_var(metric.numerator, metric.denominator)
+    value = result.mean(metric.numerator) / result.mean(metric.denominator)
+    return PointEstimate(float(value), math.sqrt(max(0.0, variance / result.count())))
 
 
 def has_pre_period(metric: Metric, sums: UserSums) -> bool:
@@ -89,7 +100,7 @@ def has_pre_period(metric: Metric, sums: UserSums) -> bool:
 
 
 def aggregates(metric: Metric, sums: UserSums, cuped: bool) -> Aggregates:
-    """Means, variances and covariances over users of what the metric is made of."""
+    """Means, variances and covariances over users of the metric's columns."""
     names = _columns(metric, cuped)
     columns = np.stack([sums[name] for name in names])  # [2 or 4, U]
     covariance = np.cov(columns).tolist()
@@ -104,23 +115,26 @@ def aggregates(metric: Metric, sums: UserSums, cuped: bool) -> Aggregates:
 def users_needed(
     metric: Metric, sums: UserSums, uplift: float, power: float, alpha: float, cuped: bool
 ) -> int:
-    """Users in two equal arms together that show a relative uplift with chance `power`.
+    """Users in two equal arms together that detect a relative uplift with probability `power`.
 
-    Users who buy more often differ more: the variance of the treatment is taken as 1 + uplift times that of
-    the control, which `sums` are of.
+    `sums` are of control users. Users who buy more also vary more: the variance of the treatment is taken as
+    1 + uplift times that of the control.
     """
     ratio = _ratio(metric, cuped, rel_effect_size=uplift, power=power, alpha=alpha)
-    found = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "n_obs")
-    return math.ceil(found[0].n_obs * (1 + uplift / 2))
+    result = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "n_obs")
+    return math.ceil(result[0].n_obs * (1 + uplift / 2))
 
 
 def minimum_detectable_effect(
     metric: Metric, sums: UserSums, users: int, power: float, alpha: float, cuped: bool
 ) -> float:
-    """The relative uplift that `users` in two equal arms together show with chance `power`: the inverse."""
+    """The relative uplift that `users` in two equal arms together detect with probability `power`.
+
+    The inverse of `users_needed`.
+    """
     ratio = _ratio(metric, cuped, n_obs=users, power=power, alpha=alpha)
-    found = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "rel_effect_size")
-    square = float(found[0].rel_effect_size) ** 2  # uplift² = square · (1 + uplift / 2)
+    result = ratio.solve_power_from_aggregates(aggregates(metric, sums, cuped), "rel_effect_size")
+    square = float(result[0].rel_effect_size) ** 2  # uplift² = square · (1 + uplift / 2)
     return square / 4 + math.sqrt(square**2 / 16 + square)
 
 
@@ -130,8 +144,8 @@ def _ratio(metric: Metric, cuped: bool, **settings: float) -> tt.RatioOfMeans:
 
 
 def _columns(metric: Metric, cuped: bool) -> tuple[str, ...]:
-    mine = metric.numerator, metric.denominator
-    return (*mine, *(f"{name}_before" for name in mine)) if cuped else mine
+    names = metric.numerator, metric.denominator
+    return (*names, *(f"{name}_before" for name in names)) if cuped else names
 
 
 class _Test(NamedTuple):
@@ -139,31 +153,31 @@ class _Test(NamedTuple):
 
 
 def holm_adjust(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """P-values corrected for their number by Holm's procedure; NaN stays NaN."""
-    known = [key for key, p in p_values.items() if not math.isnan(p)]
-    if not known:
+    """P-values adjusted for their number by Holm's procedure; NaN stays NaN."""
+    finite = [key for key, p in p_values.items() if not math.isnan(p)]
+    if not finite:
         return dict(p_values)
-    tests = ExperimentResult({str(k): _Test(p_values[key]) for k, key in enumerate(known)})
-    found = tt.adjust_fwer(tests, arbitrary_dependence=True, method="bonferroni").to_dicts()
-    return {**p_values, **{key: row["pvalue_adj"] for key, row in zip(known, found, strict=True)}}
+    tests = ExperimentResult({str(k): _Test(p_values[key]) for k, key in enumerate(finite)})
+    rows = tt.adjust_fwer(tests, arbitrary_dependence=True, method="bonferroni").to_dicts()
+    return {**p_values, **{key: row["pvalue_adj"] for key, row in zip(finite, rows, strict=True)}}
 
 
 def srm_p_value(users: Sequence[int], shares: Sequence[float]) -> float:
-    """P-value of users by arm [A] if they were dealt by the shares [A] (chi-squared)."""
+    """P-value of the users by arm [A] under the planned shares [A] (chi-squared): sample ratio mismatch."""
     expected = np.array(shares) / sum(shares) * sum(users)
     return float(chisquare(users, expected).pvalue)
 
 
 def estimate_quantile(values: NDArray, users: NDArray, q: float) -> PointEstimate:
-    """A quantile of values [S], of which those of one user [S] go together.
+    """A quantile of values [S], clustered by user [S].
 
-    The share of values below is a ratio metric; quantiles at that share ± 1.96 of its errors say how wide the
-    quantile's own interval is (Woodruff 1952; Deng, Knoblich and Lu 2018, on percentiles).
+    The share of values below the quantile is a ratio metric. The quantiles at that share ± 1.96 standard
+    errors bound the interval (Woodruff 1952; Deng, Knoblich and Lu 2018, on percentiles).
     """
-    at = float(np.quantile(values, q))
-    of = np.unique(users, return_inverse=True)[1]
-    counts, below = np.bincount(of), np.bincount(of, values <= at)
+    quantile = float(np.quantile(values, q))
+    user_codes = np.unique(users, return_inverse=True)[1]
+    counts, below = np.bincount(user_codes), np.bincount(user_codes, values <= quantile)
     share = below.sum() / counts.sum()
-    error = math.sqrt((below - share * counts).var(ddof=1) / len(counts)) / counts.mean()
-    low, high = np.quantile(values, np.clip([q - 1.96 * error, q + 1.96 * error], 0, 1))
-    return PointEstimate(at, float(high - low) / (2 * 1.96))
+    share_se = math.sqrt((below - share * counts).var(ddof=1) / len(counts)) / counts.mean()
+    low, high = np.quantile(values, np.clip([q - Z_95 * share_se, q + Z_95 * share_se], 0, 1))
+    return PointEstimate(quantile, float(high - low) / (2 * Z_95))

@@ -1,8 +1,8 @@
-"""What a treatment may not make worse by more than a margin.
+"""Guardrails: metrics that a treatment may not make worse by more than a margin.
 
-A test that finds no difference says little: few users find none either. So each guardrail is a test of
-non-inferiority, at 5 % on one side: it is kept when the data exclude that the margin is passed. All have to
-be kept at once, which needs no correction for their number (Berger 1982, the intersection-union test).
+A test that finds no difference proves nothing: too few users find none either. Each guardrail is therefore a
+non-inferiority test at 5 %, one-sided: it passes when the data exclude the margin. All have to pass at once,
+which needs no correction for their number (Berger 1982, the intersection-union test).
 """
 
 import math
@@ -16,18 +16,19 @@ from experimentation.ab.estimate import Metric, PointEstimate, estimate_arm, est
 from experimentation.ab.sessions import SessionLog, UserSums
 
 ONE_SIDED_Z = 1.645  # standard errors of 5 % on one side
-NOT_MEASURED = PointEstimate(math.nan, math.nan)
+PASSED, FAILED, INCONCLUSIVE, NOT_MEASURED = "passed", "failed", "inconclusive", "not measured"
+MISSING_ESTIMATE = PointEstimate(math.nan, math.nan)
 
 
 class Guardrail(NamedTuple):
-    """A figure and by how much it may rise, or fall if `margin` is below 0."""
+    """A metric and its margin: by how much it may rise, or fall if `margin` is below 0."""
 
     key: str
     name: str
     margin: float
     relative: bool  # to the control
-    metric: Metric | None = None  # none for the latency
-    requires: str = ""  # what it is not measured without
+    metric: Metric | None = None  # None for the latency
+    requires: str = ""  # input without which it is not measured
 
 
 GUARDRAILS = (
@@ -42,11 +43,11 @@ GUARDRAILS = (
 )
 
 
-DEFAULT_MARGINS = ", ".join(f"{one.key}={one.margin:g}" for one in GUARDRAILS)
+DEFAULT_MARGINS = ", ".join(f"{guardrail.key}={guardrail.margin:g}" for guardrail in GUARDRAILS)
 
 
 class GuardrailResult(NamedTuple):
-    """How a guardrail stands; `used` is the part of the margin that is used up, with an interval of 90 %."""
+    """A guardrail's state; `margin_used` is the share of the margin used, with an interval of 90 %."""
 
     name: str
     control: float
@@ -55,66 +56,78 @@ class GuardrailResult(NamedTuple):
     margin_used: float
     low: float
     high: float
-    state: str  # kept, broken, open (not enough data) or not measured
+    state: str  # PASSED, FAILED, INCONCLUSIVE or NOT_MEASURED
     requires: str = ""
 
 
 def check_guardrails(
     log: SessionLog, sums: UserSums, control: NDArray, treatment: NDArray, margins: Mapping[str, float]
 ) -> list[GuardrailResult]:
-    """All guardrails for the users [U] bool of two arms; `margins` by key go before those of GUARDRAILS."""
+    """Check all guardrails for the users [U] bool of two arms; `margins` by key override the defaults."""
     return [
         check_guardrail(
-            one._replace(margin=margins.get(one.key, one.margin)),
-            _estimate_metric(one, log, sums, control),
-            _estimate_metric(one, log, sums, treatment),
+            guardrail._replace(margin=margins.get(guardrail.key, guardrail.margin)),
+            _estimate_metric(guardrail, log, sums, control),
+            _estimate_metric(guardrail, log, sums, treatment),
         )
-        for one in GUARDRAILS
+        for guardrail in GUARDRAILS
     ]
 
 
-def check_guardrail(rail: Guardrail, control: PointEstimate, treatment: PointEstimate) -> GuardrailResult:
-    """How a treatment stands to a guardrail."""
-    factor = 1 + rail.margin if rail.relative else 1.0
-    limit = factor * control.value + (0.0 if rail.relative else rail.margin)
-    room = limit - control.value  # below 0 for what may fall
-    if room == 0 or math.isnan(room) or math.isnan(treatment.value):
-        nan = math.nan
+def check_guardrail(
+    guardrail: Guardrail, control: PointEstimate, treatment: PointEstimate
+) -> GuardrailResult:
+    """Test a treatment against a guardrail."""
+    control_factor = 1 + guardrail.margin if guardrail.relative else 1.0
+    limit = control_factor * control.value + (0.0 if guardrail.relative else guardrail.margin)
+    margin = limit - control.value  # negative for a metric that may fall
+    if margin == 0 or math.isnan(margin) or math.isnan(treatment.value):
         return GuardrailResult(
-            rail.name, control.value, treatment.value, nan, nan, nan, nan, "not measured", rail.requires
+            name=guardrail.name,
+            control=control.value,
+            treatment=treatment.value,
+            limit=math.nan,
+            margin_used=math.nan,
+            low=math.nan,
+            high=math.nan,
+            state=NOT_MEASURED,
+            requires=guardrail.requires,
         )
-    used = (treatment.value - control.value) / room
+    used = (treatment.value - control.value) / margin
     # The limit is uncertain as well, for it follows from the control.
-    half = ONE_SIDED_Z * math.hypot(treatment.se, factor * control.se) / abs(room)
-    state = "kept" if used + half < 1 else "broken" if used - half > 1 else "open"
+    half_width = ONE_SIDED_Z * math.hypot(treatment.se, control_factor * control.se) / abs(margin)
+    state = PASSED if used + half_width < 1 else FAILED if used - half_width > 1 else INCONCLUSIVE
     return GuardrailResult(
-        rail.name, control.value, treatment.value, limit, used, used - half, used + half, state
+        name=guardrail.name,
+        control=control.value,
+        treatment=treatment.value,
+        limit=limit,
+        margin_used=used,
+        low=used - half_width,
+        high=used + half_width,
+        state=state,
     )
 
 
 def parse_margin(text: str) -> tuple[str, float]:
-    """`latency=0.1`. Raises ValueError for another name or a margin of the wrong side."""
+    """Parse `latency=0.1`. Raises ValueError for an unknown key or a margin of the wrong sign."""
     key, _, value = text.partition("=")
-    known = {one.key: one for one in GUARDRAILS}
+    by_key = {guardrail.key: guardrail for guardrail in GUARDRAILS}
     try:
         margin = float(value)
     except ValueError:
         margin = math.nan
-    if key not in known or not margin * known[key].margin > 0 or math.isinf(margin):
-        raise ValueError(
-            f"--margin {text}: expected one of these, with a value of the same sign: {DEFAULT_MARGINS}"
-        )
+    if key not in by_key or not margin * by_key[key].margin > 0 or math.isinf(margin):
+        raise ValueError(f"{text}: expected one of these, with a value of the same sign: {DEFAULT_MARGINS}")
     return key, margin
 
 
-def _estimate_metric(rail: Guardrail, log: SessionLog, sums: UserSums, users: NDArray) -> PointEstimate:
-    if rail.metric is None:
-        known = users[log.slate_user_row] & ~np.isnan(log.latency_ms)
-        return (
-            estimate_quantile(log.latency_ms[known], log.slate_user_row[known], 0.99)
-            if known.any()
-            else NOT_MEASURED
-        )
-    if rail.metric.numerator not in sums:
-        return NOT_MEASURED
-    return estimate_arm(rail.metric, {name: column[users] for name, column in sums.items()})
+def _estimate_metric(guardrail: Guardrail, log: SessionLog, sums: UserSums, users: NDArray) -> PointEstimate:
+    if guardrail.metric is None:
+        timed = users[log.slate_user_row] & ~np.isnan(log.latency_ms)
+        if not timed.any():
+            return MISSING_ESTIMATE
+        return estimate_quantile(log.latency_ms[timed], log.slate_user_row[timed], 0.99)
+    if guardrail.metric.numerator not in sums:
+        return MISSING_ESTIMATE
+    return estimate_arm(guardrail.metric, {name: column[users] for name, column in sums.items()})

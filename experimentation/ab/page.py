@@ -9,7 +9,7 @@ from experimentation.ab import verdict
 from experimentation.ab.analyze import SRM_ALPHA, AnalysisResult, TreatmentResult
 from experimentation.ab.confidence_sequence import early_alpha, final_alpha
 from experimentation.ab.estimate import REVENUE, Effect
-from experimentation.ab.guardrails import GuardrailResult
+from experimentation.ab.guardrails import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, GuardrailResult
 from experimentation.ab.plan import DurationPlan
 from experimentation.ab.verdict import ShipDecision
 from reporting.charts import Chart, Interval, dot_plot, linear_axis
@@ -22,7 +22,7 @@ VERDICT_CSS = {
     verdict.SAMPLE_RATIO_MISMATCH: " bad",
     verdict.NOT_ENOUGH_DATA: "",
 }
-STATE_CSS = {"kept": "third", "broken": "rival", "open": "other"}
+STATE_CSS = {PASSED: "third", INCONCLUSIVE: "other", FAILED: "rival"}
 
 
 def experiment_page(result: AnalysisResult, said: ShipDecision, about: str) -> str:
@@ -63,7 +63,9 @@ def plan_page(weeks: Sequence[DurationPlan], metric: str, said: str, about: str)
             "users", lambda row: f"{row['users']:,}", "who come in that time, as in the log's latest weeks"
         ),
         Column("sessions per user", lambda row: f"{row['sessions_per_user']:.2f}"),
-        Column("users needed", lambda row: f"{row['users_needed']:,}", "in two arms, for the uplift asked for"),
+        Column(
+            "users needed", lambda row: f"{row['users_needed']:,}", "in two arms, for the uplift asked for"
+        ),
         Column("with CUPED", lambda row: _or_dash(row["users_needed_cuped"], ",")),
         Column("smallest uplift", lambda row: f"{row['mde']:.1%}", "that the users show"),
         Column("with CUPED", lambda row: _or_dash(row["mde_cuped"], ".1%")),
@@ -187,8 +189,8 @@ def _guardrails(result: AnalysisResult) -> str:
         Column("control", lambda row: _number(row["rail"].control)),
         Column("treatment", lambda row: _number(row["rail"].treatment)),
         Column("limit", lambda row: _number(row["rail"].limit), "what the treatment may not pass"),
-        Column("state", lambda row: _state(row["rail"]), "kept: the 90 % interval lies within the margin; "
-               "broken: beyond it; open: on both sides of it", numeric=False),
+        Column("state", lambda row: _state(row["rail"]), "passed: the 90 % interval lies within the margin; "
+               "failed: beyond it; inconclusive: on both sides of it", numeric=False),
     ]  # fmt: skip
     finding = ", ".join(f"{count} {state}" for state, count in states.items())
     measured = [row for row in rows if math.isfinite(row["rail"].margin_used)]
@@ -206,7 +208,7 @@ def _margins_plot(rows: Sequence[Row]) -> str:
     ]
     axis = linear_axis("part of the margin that is used", [0.0, 1.0, *ends])
     caption = "The dashed line is the margin; left of 0 the treatment is better than the control."
-    colours = legend(("third", "kept"), ("other", "open"), ("rival", "broken"))
+    colours = legend(*((css, state) for state, css in STATE_CSS.items()))
     return figure(dot_plot(groups, axis, 1.0, "guardrails", left=210), caption, colours)
 
 
@@ -216,7 +218,7 @@ def _guardrail_interval(rail: GuardrailResult) -> Interval:
 
 
 def _state(rail: GuardrailResult) -> str:
-    return f"{rail.state} (it needs {rail.requires})" if rail.state == "not measured" else rail.state
+    return f"{rail.state} (it needs {rail.requires})" if rail.state == NOT_MEASURED else rail.state
 
 
 def _format_interval(effect: Effect) -> str:

@@ -1,38 +1,53 @@
-"""How many users a test needs, how long that takes, and what it could show: from the shop's own log.
+"""Test plans from the shop's own log: users needed, weeks needed, and minimum detectable effects.
 
-The latest weeks of the log are taken as if they had been the test. So the variance, how often a user comes
-back within it, and how many users come in so many weeks are all the shop's own.
+The latest weeks of the log serve as the test. So the variance, the number of returning users, and the users
+per week are the shop's own.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 
-from experimentation.ab.confidence_sequence import final_alpha
+from experimentation.ab.confidence_sequence import ALPHA, final_alpha
 from experimentation.ab.estimate import (
+    REVENUE,
     Metric,
     estimate_arm,
     has_pre_period,
     minimum_detectable_effect,
     users_needed,
 )
-from experimentation.ab.sessions import DAY, SessionLog, cumulative_sums_by_day, parquet_files
+from experimentation.ab.sessions import SessionLog, cumulative_sums_by_day, parquet_files
+from serving.checkout import SECONDS_PER_DAY
 
-MAX_WEEKS = 8  # at most
+MAX_WEEKS = 8
+SECONDS_PER_WEEK = 7 * SECONDS_PER_DAY
+
+
+@dataclass(frozen=True)
+class PlanTarget:
+    """The uplift that a test should detect."""
+
+    metric: Metric = REVENUE
+    uplift: float = 0.05  # relative
+    power: float = 0.8
+    alpha: float = ALPHA  # false positives of the whole test; its final look has `final_alpha`
+    share: float = 1.0  # of the users that the experiment gets
 
 
 class DurationPlan(NamedTuple):
-    """What a test of so many weeks would be; figures with CUPED are None where nobody came before it."""
+    """A test of `weeks` weeks; the fields with CUPED are None if no user has a pre-period."""
 
     weeks: int
-    users: int  # that come in this time, of the share that the experiment gets
+    users: int  # that come in this time, of the experiment's share
     sessions_per_user: float
     value: float  # of the metric
-    users_needed: int  # users in two equal arms together, for the uplift and power asked for
+    users_needed: int  # in two equal arms together, for the target's uplift and power
     users_needed_cuped: int | None
-    mde: float  # relative uplift that the users show with the power asked for
+    mde: float  # relative uplift that `users` detect with the target's power
     mde_cuped: float | None
 
 
@@ -40,46 +55,46 @@ def plan_durations(
     read_log: Callable[[int, int], SessionLog],
     log_span: tuple[int, int],
     purchase_window: int,
-    metric: Metric,
-    uplift: float,
-    power: float,
-    alpha: float,
-    share: float,
+    target: PlanTarget,
 ) -> Iterator[DurationPlan]:
-    """Tests of 1 to WEEKS weeks, as far as the log reaches.
+    """Yield plans of 1 to MAX_WEEKS weeks, as far as the log reaches.
 
     Args:
-        read: the log's users from a start to before an end, Unix seconds.
-        span: of the log's first and last event.
-        purchase: seconds after a slate in which purchases count; slates whose time is not over are left out.
-        alpha: false positives of the whole test, of which its end has `sequence.final`.
-        share: of the users that the experiment gets.
+        read_log: reads the log's users from a start to before an end, Unix seconds.
+        log_span: times of the log's first and last event.
+        purchase_window: seconds after a slate in which purchases count; slates with an open window are left
+            out.
 
-    Raises ValueError where the log holds less than a week, or nothing was earned.
+    Raises ValueError if the log holds less than a week, or the metric is 0.
     """
     first, last = log_span
     end = last - purchase_window
-    if end - first < 7 * DAY:
+    if end - first < SECONDS_PER_WEEK:
         raise ValueError(
-            f"the log reaches over {(last - first) / DAY:.1f} days: a week is needed, and the "
-            f"{purchase_window / DAY:.0f} days in which purchases count"
+            f"the log reaches over {(last - first) / SECONDS_PER_DAY:.1f} days: a week is needed, and the "
+            f"{purchase_window / SECONDS_PER_DAY:.0f} days in which purchases count"
         )
-    for weeks in range(1, min(MAX_WEEKS, (end - first) // (7 * DAY)) + 1):
-        log = read_log(end - 7 * DAY * weeks, end)
+    metric, power, alpha = target.metric, target.power, final_alpha(target.alpha)
+    for weeks in range(1, min(MAX_WEEKS, (end - first) // SECONDS_PER_WEEK) + 1):
+        log = read_log(end - SECONDS_PER_WEEK * weeks, end)
         *_, sums = cumulative_sums_by_day(log)
         value = estimate_arm(metric, sums).value
         if not value > 0:
             raise ValueError(f"{metric.name} is {value:g} in the latest {weeks} weeks: nothing to plan with")
-        users = max(2, round(share * len(log.arm)))
-        ways = (False, True) if has_pre_period(metric, sums) else (False,)
-        needed = [users_needed(metric, sums, uplift, power, final_alpha(alpha), cuped) for cuped in ways]
-        smallest = [
-            minimum_detectable_effect(metric, sums, users, power, final_alpha(alpha), cuped) for cuped in ways
-        ]
+        users = max(2, round(target.share * len(log.arm)))
+        cuped = has_pre_period(metric, sums)
         yield DurationPlan(
-            weeks, users, float(sums["sessions"].sum() / len(log.arm)), value, needed[0],
-            needed[1] if len(ways) > 1 else None, smallest[0], smallest[1] if len(ways) > 1 else None,
-        )  # fmt: skip
+            weeks=weeks,
+            users=users,
+            sessions_per_user=float(sums["sessions"].sum() / len(log.arm)),
+            value=value,
+            users_needed=users_needed(metric, sums, target.uplift, power, alpha, False),
+            users_needed_cuped=users_needed(metric, sums, target.uplift, power, alpha, True)
+            if cuped
+            else None,
+            mde=minimum_detectable_effect(metric, sums, users, power, alpha, False),
+            mde_cuped=minimum_detectable_effect(metric, sums, users, power, alpha, True) if cuped else None,
+        )
 
 
 def log_time_span(events: Path) -> tuple[int, int]:
@@ -92,10 +107,10 @@ def log_time_span(events: Path) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def shortest_sufficient_plan(weeks: list[DurationPlan], cuped: bool) -> DurationPlan | None:
-    """The shortest test whose users suffice for the uplift."""
-    for one in weeks:
-        needed = one.users_needed_cuped if cuped else one.users_needed
-        if needed is not None and one.users >= needed:
-            return one
+def shortest_sufficient_plan(plans: list[DurationPlan], cuped: bool) -> DurationPlan | None:
+    """The shortest plan with enough users for the uplift; None if no plan has."""
+    for plan in plans:
+        needed = plan.users_needed_cuped if cuped else plan.users_needed
+        if needed is not None and plan.users >= needed:
+            return plan
     return None

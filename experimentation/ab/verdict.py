@@ -1,28 +1,28 @@
-"""What to do with a test, in one sentence."""
+"""The decision on a test, in one sentence."""
 
 from typing import NamedTuple
 
 from experimentation.ab.analyze import AnalysisResult, TreatmentResult
 from experimentation.ab.confidence_sequence import early_alpha, final_alpha
 from experimentation.ab.estimate import REVENUE
+from experimentation.ab.guardrails import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED
 
-SAMPLE_RATIO_MISMATCH, NOT_ENOUGH_DATA, SHIP, KEEP_CONTROL = (
-    "broken split",
-    "not enough data",
-    "ship",
-    "keep the control",
-)
+SHIP, KEEP_CONTROL, NOT_ENOUGH_DATA = "ship", "keep the control", "not enough data"
+SAMPLE_RATIO_MISMATCH = "sample ratio mismatch"
 
 
 class ShipDecision(NamedTuple):
-    """`kind` is one of the four above."""
+    """A decision; `kind` is one of the four above."""
 
     kind: str
     sentence: str
 
 
 def ship_decision(result: AnalysisResult) -> ShipDecision:
-    """The verdict on the treatment that gains most revenue, of those that the data speak for."""
+    """Return the decision: on the best treatment to ship, else to wait for, else to drop.
+
+    Among treatments with the same decision, the best has the largest effect on revenue.
+    """
     if result.has_srm:
         names = [arm.name for arm in result.experiment.arms]
         pairs = zip(names, result.users_by_arm, result.expected_users, strict=True)
@@ -30,52 +30,63 @@ def ship_decision(result: AnalysisResult) -> ShipDecision:
         p = f"p = {result.srm_p_value:.1g}"
         return ShipDecision(
             SAMPLE_RATIO_MISMATCH,
-            f"The split is broken ({counts}; {p}): read no further, find the missing users.",
+            f"Sample ratio mismatch ({counts}; {p}): no other result is valid. Find the missing users.",
         )
-    found = [_treatment_decision(result, treated) for treated in result.treatments]
+    decisions = [(treatment, _treatment_decision(result, treatment)) for treatment in result.treatments]
     for kind in (SHIP, NOT_ENOUGH_DATA, KEEP_CONTROL):
-        if mine := [one for one, (said, _) in zip(result.treatments, found, strict=True) if said == kind]:
-            best = max(mine, key=lambda one: one.effects[REVENUE.name].difference)
-            return found[result.treatments.index(best)]
-    raise AssertionError("a treatment has a verdict")
+        if same_kind := [pair for pair in decisions if pair[1].kind == kind]:
+            return max(same_kind, key=lambda pair: pair[0].effects[REVENUE.name].difference)[1]
+    raise AssertionError("every treatment has a decision")
 
 
-def _treatment_decision(result: AnalysisResult, treated: TreatmentResult) -> ShipDecision:
-    effect, users, planned = treated.effects[REVENUE.name], sum(result.users_by_arm), result.experiment.users
-    ended = users >= planned
-    share = f"{users:,} of {planned:,} planned users"
-    if ended:
-        sure = treated.adjusted_p[REVENUE.name] < final_alpha(result.alpha)
+def _treatment_decision(result: AnalysisResult, treatment: TreatmentResult) -> ShipDecision:
+    arm, effect = treatment.arm, treatment.effects[REVENUE.name]
+    users, planned = sum(result.users_by_arm), result.experiment.users
+    is_final = users >= planned
+    progress = f"{users:,} of {planned:,} planned users"
+    if is_final:
+        is_significant = treatment.adjusted_p[REVENUE.name] < final_alpha(result.alpha)
         low, high, level = effect.relative_low, effect.relative_high, 1 - final_alpha(result.alpha)
-        reach = f"{level:.0%} interval {_percent(low)} to {_percent(high)}"
+        evidence = f"{level:.0%} interval {_percent(low)} to {_percent(high)}"
     else:
-        early_p = treated.looks[-1].p if treated.looks else 1.0
-        sure = early_p < early_alpha(result.alpha) / len(result.treatments)
-        reach = f"{share}, but always-valid p = {early_p:.1g}"
-    change = f"{REVENUE.name} {'rises' if effect.difference > 0 else 'falls'} by {abs(effect.relative):.1%} ({reach})"
-    if not sure and not ended:
+        early_p = treatment.looks[-1].p if treatment.looks else 1.0
+        is_significant = early_p < early_alpha(result.alpha) / len(result.treatments)
+        evidence = f"{progress}, but always-valid p = {early_p:.1g}"
+    if not is_significant and not is_final:
         return ShipDecision(
-            NOT_ENOUGH_DATA, f"Not enough data about {treated.arm}: {share}; wait, nothing is sure yet."
+            NOT_ENOUGH_DATA, f"Not enough data about {arm}: {progress}; wait, no effect is significant yet."
         )
-    broken = [one.name for one in treated.guardrails if one.state == "broken"]
-    if not sure:
+    if not is_significant:
+        return ShipDecision(
+            KEEP_CONTROL, f"Keep the control: no significant effect of {arm} on {REVENUE.name} ({evidence})."
+        )
+    direction = "rises" if effect.difference > 0 else "falls"
+    change = f"{REVENUE.name} {direction} by {abs(effect.relative):.1%} ({evidence})"
+    if effect.difference < 0:
+        return ShipDecision(KEEP_CONTROL, f"Keep the control: with {arm} {change}.")
+    return _guardrail_decision(treatment, change)
+
+
+def _guardrail_decision(treatment: TreatmentResult, change: str) -> ShipDecision:
+    """The decision on a treatment that raises revenue, by its guardrails."""
+    arm = treatment.arm
+    if failed := _guardrail_names(treatment, FAILED):
         return ShipDecision(
             KEEP_CONTROL,
-            f"Keep the control: no effect of {treated.arm} on {REVENUE.name} is shown ({reach}).",
+            f"Keep the control: with {arm} {change}, but {_join_names(failed)} exceeds its margin.",
         )
-    if effect.difference < 0:
-        return ShipDecision(KEEP_CONTROL, f"Keep the control: with {treated.arm} {change}.")
-    if broken:
-        what = f"{change}, but {_join_names(broken)} passes its margin"
-        return ShipDecision(KEEP_CONTROL, f"Keep the control: with {treated.arm} {what}.")
-    if unsure := [one.name for one in treated.guardrails if one.state == "open"]:
-        what = f"{change}, but {_join_names(unsure)} may yet pass its margin"
-        return ShipDecision(NOT_ENOUGH_DATA, f"Not enough data to ship {treated.arm}: {what}.")
-    kept = sum(one.state == "kept" for one in treated.guardrails)
-    unmeasured = [one.name for one in treated.guardrails if one.state == "not measured"]
-    besides = f"; not measured: {_join_names(unmeasured)}" if unmeasured else ""
-    rails = f"{kept} guardrail{'s are' if kept != 1 else ' is'} kept"
-    return ShipDecision(SHIP, f"Ship {treated.arm}: {change}, and {rails}{besides}.")
+    if inconclusive := _guardrail_names(treatment, INCONCLUSIVE):
+        reason = f"{change}, but {_join_names(inconclusive)} may exceed its margin"
+        return ShipDecision(NOT_ENOUGH_DATA, f"Not enough data to ship {arm}: {reason}.")
+    passed = len(_guardrail_names(treatment, PASSED))
+    unmeasured = _guardrail_names(treatment, NOT_MEASURED)
+    suffix = f"; not measured: {_join_names(unmeasured)}" if unmeasured else ""
+    guardrails = f"{passed} guardrail{'s' * (passed != 1)} passed"
+    return ShipDecision(SHIP, f"Ship {arm}: {change}, and {guardrails}{suffix}.")
+
+
+def _guardrail_names(treatment: TreatmentResult, state: str) -> list[str]:
+    return [guardrail.name for guardrail in treatment.guardrails if guardrail.state == state]
 
 
 def _percent(value: float) -> str:

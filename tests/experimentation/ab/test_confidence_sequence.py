@@ -1,4 +1,4 @@
-"""A confidence sequence is wrong in its share of all tests, however often it is looked at."""
+"""A confidence sequence holds its error rate, however often it is read."""
 
 import math
 from collections.abc import Iterator
@@ -12,37 +12,37 @@ from experimentation.ab.estimate import Effect
 
 
 def days(times: NDArray, steps: NDArray, drift: float = 0.0) -> Iterator[tuple[int, int, Effect]]:
-    """Means of a sum at growing times, which gained `steps` standard normal ones between them."""
-    gained = np.sqrt(np.diff(times, prepend=0)) * steps
-    for day, (time, mean) in enumerate(zip(times, np.cumsum(gained) / times + drift, strict=True)):
+    """Means of a random walk at growing times, from standard normal `steps`."""
+    increments = np.sqrt(np.diff(times, prepend=0)) * steps
+    for day, (time, mean) in enumerate(zip(times, np.cumsum(increments) / times + drift, strict=True)):
         yield day, int(time), Effect(0, 0, float(mean), 1 / math.sqrt(time), *[math.nan] * 6)
 
 
-def test_it_is_wrong_in_its_share_of_all_tests() -> None:
-    """Looked at every time that the data grew by a tenth, until they are 10¹² times as many as at first."""
+def test_the_error_rate_is_alpha_over_all_looks() -> None:
+    """One look each time the data grow by a tenth, until they have grown 10¹²-fold."""
     rng, times = np.random.default_rng(0), 1.1 ** np.arange(290)
     wrong = 0
     for _ in range(1000):
-        found = list(sequential_looks(days(times, rng.normal(size=len(times))), 0.05))
-        outside = any(not look.low < 0 < look.high for look in found)
-        assert outside == (found[-1].p < 0.05), "p and intervals say the same"
+        looks = list(sequential_looks(days(times, rng.normal(size=len(times))), 0.05))
+        outside = any(not look.low < 0 < look.high for look in looks)
+        assert outside == (looks[-1].p < 0.05), "p and intervals agree"
         wrong += outside
     assert 0.01 < wrong / 1000 < 0.065
 
 
 def test_an_effect_is_found_and_stays_found() -> None:
     times = np.arange(1.0, 201)
-    found = list(sequential_looks(days(times, np.random.default_rng(1).normal(size=200), 0.5), 0.01))
-    assert [look.p for look in found] == sorted((look.p for look in found), reverse=True)
-    assert found[-1].p < 1e-6
-    assert all(look.low < 0.5 < look.high for look in found)
-    assert found[-1].low > 0
-    assert (found[-1].day, found[-1].users) == (199, 200)
+    looks = list(sequential_looks(days(times, np.random.default_rng(1).normal(size=200), 0.5), 0.01))
+    assert [look.p for look in looks] == sorted((look.p for look in looks), reverse=True)
+    assert looks[-1].p < 1e-6
+    assert all(look.low < 0.5 < look.high for look in looks)
+    assert looks[-1].low > 0
+    assert (looks[-1].day, looks[-1].users) == (199, 200)
 
 
 def test_the_first_look_is_the_first_with_an_error() -> None:
-    none = 7, 10, Effect(0, 0, 0.0, 0.0, *[0.0] * 6)
-    first, *_ = sequential_looks([none, *days(np.arange(1.0, 6), np.ones(5))], 0.05)
+    without_error = 7, 10, Effect(0, 0, 0.0, 0.0, *[0.0] * 6)
+    first, *_ = sequential_looks([without_error, *days(np.arange(1.0, 6), np.ones(5))], 0.05)
     assert first.day == 0
     assert first.high - first.effect == pytest.approx(2.795, abs=1e-3)  # √ of χ² with 3 degrees at 5 %
 

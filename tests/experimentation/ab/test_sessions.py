@@ -1,4 +1,4 @@
-"""A log becomes a row per user and day by the rules of attribution, as plain loops would have it."""
+"""A log becomes a row per user and day by the rules of attribution, as plain loops do it."""
 
 from pathlib import Path
 from typing import Any
@@ -9,22 +9,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experimentation.ab.sessions import (
-    DAY,
-    MAX_CLOCK_SKEW,
     SUM_COLUMNS,
     AnalysisWindow,
     SessionLog,
     cumulative_sums_by_day,
     read_session_log,
 )
-from tests.experimentation.ab.logs import shown, told, write
+from serving.checkout import MAX_CLOCK_SKEW
+from serving.checkout import SECONDS_PER_DAY as DAY
+from tests.experimentation.ab.logs import feedback_rows, slate_rows, write_log
 from tests.serving.events.logs import logged
 
 START = 1_767_571_200
 TEST = AnalysisWindow(START, START + 4 * DAY, purchase_window=3 * DAY, pre_period=5 * DAY)
 
 
-def by_user(log: SessionLog) -> dict[int, dict[str, float]]:
+def sums_by_user(log: SessionLog) -> dict[int, dict[str, float]]:
     *_, sums = cumulative_sums_by_day(log)
     return {u: {name: float(column[u]) for name, column in sums.items()} for u in range(len(log.arm))}
 
@@ -37,56 +37,55 @@ def test_a_test_by_hand(tmp_path: Path) -> None:
     orders = tmp_path / "orders.csv"
     orders.write_text(
         "order_id,user_id,item_id,ts,quantity,price\n"
-        f"1,007,z,{START + 2 * day},2,1.5\n"  # clicked before: bought, 3.0
-        f"2,007,y,{START + 2 * day},1,9\n"  # shown, and never clicked
-        f"3,007,z,2026-01-08T00:00:00Z,-1,1.5\n"  # one of the two comes back
-        f"4,u2,x,{START + 90},1,5\n"  # feedback tells of it already
+        f"1,007,z,{START + 2 * day},2,1.5\n"  # clicked before: a purchase of 3.0
+        f"2,007,y,{START + 2 * day},1,9\n"  # never clicked
+        f"3,007,z,2026-01-08T00:00:00Z,-1,1.5\n"  # one of the two is returned
+        f"4,u2,x,{START + 90},1,5\n"  # feedback reports it already
     )
     log = read_session_log(
-        write(
+        write_log(
             tmp_path / "events",
-            shown("before", "007", START - day, "x", arm=""),
-            told("purchase", "x", START - day + 60, "before", value=2.0),
-            shown("r1", "007", START, "x", "y", "z", latency_ms=None),
-            told("click", "z", START - 60, "r1"),  # a clock that is behind
-            told("click", "z", START + 5, "r1"),  # twice
-            told("click", "x", START + day + 1, "r1"),  # late
-            shown("r2", "007", START + day, "x", tier="popularity", bundle_version="v2"),
-            shown("s1", "u2", START + 30, "x", "z"),
-            told("purchase", "x", START + 80, user_id="u2", value=4.0),  # by user, which is a click too
-            told("click", "z", START + 20, user_id="u2"),  # before it was shown
-            told("purchase", "z", START + 40, "s1"),  # without a value
-            shown("g", None, START, "x"),
-            shown("c1", "both", START, "x"),
-            shown("c2", "both", START, "x", arm="other:x,test:b"),
-            shown("o", "out", START, "x", arm="other:a"),
-            shown("late", "u9", START + 4 * day, "x"),
-            shown("b", "u3", START + 3 * day + hour, "x", arm="other:q,test:b"),
+            slate_rows("before", "007", START - day, "x", arm=""),
+            feedback_rows("purchase", "x", START - day + 60, "before", value=2.0),
+            slate_rows("r1", "007", START, "x", "y", "z", latency_ms=None),
+            feedback_rows("click", "z", START - 60, "r1"),  # a clock that is behind
+            feedback_rows("click", "z", START + 5, "r1"),  # twice
+            feedback_rows("click", "x", START + day + 1, "r1"),  # late
+            slate_rows("r2", "007", START + day, "x", tier="popularity", bundle_version="v2"),
+            slate_rows("s1", "u2", START + 30, "x", "z"),
+            feedback_rows("purchase", "x", START + 80, user_id="u2", value=4.0),  # by user; implies a click
+            feedback_rows("click", "z", START + 20, user_id="u2"),  # before the impression
+            feedback_rows("purchase", "z", START + 40, "s1"),  # without a value
+            slate_rows("g", None, START, "x"),
+            slate_rows("c1", "both", START, "x"),
+            slate_rows("c2", "both", START, "x", arm="other:x,test:b"),
+            slate_rows("o", "out", START, "x", arm="other:a"),
+            slate_rows("late", "u9", START + 4 * day, "x"),
+            slate_rows("b", "u3", START + 3 * day + hour, "x", arm="other:q,test:b"),
         ),
         TEST, "test", items, orders,
     )  # fmt: skip
     assert log.arm.tolist() == ["a", "a", "b"]
-    first, second, third = by_user(log).values()
+    first, second, third = sums_by_user(log).values()
     assert {name: first[name] for name in SUM_COLUMNS} == {
-        "sessions": 2, "impressions": 4, "fallbacks": 1, "categories": 3, "clicks": 1, "buying": 1,
-        "revenue": 3.0, "returned": 1.5,
+        "sessions": 2, "impressions": 4, "fallbacks": 1, "categories": 3, "clicks": 1,
+        "converting_sessions": 1, "revenue": 3.0, "returned": 1.5,
     }  # fmt: skip
     assert (first["sessions_before"], first["revenue_before"], first["clicks_before"]) == (1, 2.0, 1)
     assert {name: second[name] for name in SUM_COLUMNS} == {
-        "sessions": 1, "impressions": 2, "fallbacks": 0, "categories": 2, "clicks": 2, "buying": 1,
-        "revenue": 4.0, "returned": 0,
+        "sessions": 1, "impressions": 2, "fallbacks": 0, "categories": 2, "clicks": 2,
+        "converting_sessions": 1, "revenue": 4.0, "returned": 0,
     }  # fmt: skip
     assert (third["sessions"], third["sessions_before"]) == (1, 0)
-    path = [{name: column[0] for name, column in sums.items()} for sums in cumulative_sums_by_day(log)]
-    assert [now["sessions"] for now in path] == [1, 2, 2, 2]
-    assert [now["revenue"] for now in path] == [0, 0, 3, 3], "what is bought counts when it is known"
-    assert [now["returned"] for now in path] == [0, 0, 0, 1.5]
+    by_day = [{name: column[0] for name, column in sums.items()} for sums in cumulative_sums_by_day(log)]
+    assert [sums["sessions"] for sums in by_day] == [1, 2, 2, 2]
+    assert [sums["revenue"] for sums in by_day] == [0, 0, 3, 3], "a purchase counts on its own day"
+    assert [sums["returned"] for sums in by_day] == [0, 0, 0, 1.5]
     np.testing.assert_array_equal(np.sort(log.latency_ms[log.slate_user_row == 0]), [10.0, np.nan])
-    assert log.slates_by_version == {("a", "v1"): 2, ("a", "v2"): 1, ("b", "v1"): 1}, (
-        "of those in one arm, in time"
-    )
+    expected = {("a", "v1"): 2, ("a", "v2"): 1, ("b", "v1"): 1}
+    assert log.slates_by_version == expected, "only users in one arm, only slates in the window"
     assert [note.split(" ")[:3] for note in log.notes] == [
-        ["1", "users", "were"], ["1", "slates", "of"], ["1", "purchases", "came"], ["For", "17%", "of"]
+        ["1", "users", "were"], ["1", "slates", "of"], ["1", "purchases", "have"], ["For", "17%", "of"]
     ]  # fmt: skip
 
 
@@ -99,11 +98,11 @@ SLATES = st.lists(
     ),
     min_size=1, max_size=8, unique_by=lambda slate: slate[1],
 )  # fmt: skip
-TOLD = st.lists(
+FEEDBACK = st.lists(
     st.tuples(st.sampled_from(["click", "purchase", "cart"]), st.sampled_from(ITEMS),
               TIMES.map(lambda ts: ts - 100), st.one_of(st.integers(0, 8), st.sampled_from(USERS)),
               st.integers(1, 9)),
-    max_size=12, unique_by=lambda fact: fact[2],
+    max_size=12, unique_by=lambda event: event[2],
 )  # fmt: skip
 SHORT = AnalysisWindow(
     START - DAY // 10,
@@ -112,67 +111,69 @@ SHORT = AnalysisWindow(
     purchase_window=DAY // 5,
     pre_period=DAY // 10,
 )
-FIRST = SHORT.start - SHORT.pre_period
+FIRST_TS = SHORT.start - SHORT.pre_period
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(SLATES, TOLD)
+@given(SLATES, FEEDBACK)
 def test_any_log_is_read_as_loops_read_it(tmp_path: Path, slates: list[Any], feedback: list[Any]) -> None:
-    parts = [shown(f"r{k}", user, ts, *sorted(items), arm=f"test:{arm}")
+    parts = [slate_rows(f"r{k}", user, ts, *sorted(items), arm=f"test:{arm}")
              for k, (user, ts, items, arm) in enumerate(slates)]  # fmt: skip
-    for kind, item, ts, whose, value in feedback:
-        by_request = isinstance(whose, int)
+    for kind, item, ts, sender, value in feedback:
+        by_request = isinstance(sender, int)
         parts.append(
-            told(kind, item, ts, f"r{whose}" if by_request else None, user_id=None if by_request else whose,
-                 value=float(value))
+            feedback_rows(kind, item, ts, f"r{sender}" if by_request else None,
+                          user_id=None if by_request else sender, value=float(value))
         )  # fmt: skip
     expected, arms = loops(slates, feedback)
-    folder = write(tmp_path / "log", *parts)
+    folder = write_log(tmp_path / "log", *parts)
     if not arms:
         with pytest.raises(ValueError, match="no user has a session"):
             read_session_log(folder, SHORT, "test")
         return
     log = read_session_log(folder, SHORT, "test")
     assert log.arm.tolist() == list(arms.values())
-    found = dict(zip(arms, by_user(log).values(), strict=True))
+    actual = dict(zip(arms, sums_by_user(log).values(), strict=True))
     for user, sums in expected.items():
         if user in arms:
-            assert {name: found[user][name] for name in sums} == sums
+            assert {name: actual[user][name] for name in sums} == sums
 
 
 def loops(slates: list[Any], feedback: list[Any]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Sums by user and the arms of those in one arm, by name: each fact looked at in turn."""
+    """Sums by user and the arms of users in one arm, by name: each event looked at in turn."""
     slots = {(f"r{k}", item): (user, ts) for k, (user, ts, items, _) in enumerate(slates) for item in items}
-    best: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for kind, item, ts, whose, value in feedback:
-        late = {"click": SHORT.click_window, "purchase": SHORT.purchase_window}.get(kind)
-        if late is None:
+    earliest: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for kind, item, ts, sender, value in feedback:
+        max_delay = {"click": SHORT.click_window, "purchase": SHORT.purchase_window}.get(kind)
+        if max_delay is None:
             continue
-        if isinstance(whose, int):
-            request = f"r{whose}"
-            when = slots.get((request, item), ("", 10**12))[1]
-            if not when - MAX_CLOCK_SKEW <= ts <= when + late:
+        if isinstance(sender, int):
+            request = f"r{sender}"
+            slot_ts = slots.get((request, item), ("", 10**12))[1]
+            if not slot_ts - MAX_CLOCK_SKEW <= ts <= slot_ts + max_delay:
                 continue
         else:
-            earlier = [(when, request) for (request, what), (user, when) in slots.items()
-                       if (user, what) == (whose, item) and FIRST <= when <= ts]  # fmt: skip
-            if not earlier or ts > max(earlier)[0] + late:
+            earlier = [(slot_ts, request) for (request, slot_item), (user, slot_ts) in slots.items()
+                       if (user, slot_item) == (sender, item) and FIRST_TS <= slot_ts <= ts]  # fmt: skip
+            if not earlier or ts > max(earlier)[0] + max_delay:
                 continue
-            when, request = max(earlier)
-        key, fact = (request, item, kind), (max(ts, when), value)
-        best[key] = min(best.get(key, fact), fact)
-    names = ("sessions", "impressions", "clicks", "buying", "revenue",
+            slot_ts, request = max(earlier)
+        key, event = (request, item, kind), (max(ts, slot_ts), value)
+        earliest[key] = min(earliest.get(key, event), event)
+    names = ("sessions", "impressions", "clicks", "converting_sessions", "revenue",
              "sessions_before", "clicks_before", "revenue_before")  # fmt: skip
     sums = {user: dict.fromkeys(names, 0.0) for user in USERS}
     arms: dict[str, set[str]] = {}
-    for k, (user, shown_at, items, arm) in enumerate(slates):
-        inside = SHORT.start <= shown_at < SHORT.end
-        before = FIRST <= shown_at < SHORT.start
-        mine = {(item, kind): best[f"r{k}", item, kind] for item in items for kind in ("click", "purchase")
-                if (f"r{k}", item, kind) in best}  # fmt: skip
-        clicked = {item: min(mine[item, kind][0] for kind in ("click", "purchase") if (item, kind) in mine)
-                   for item, _ in mine}  # fmt: skip
-        bought = {item: fact for (item, kind), fact in mine.items() if kind == "purchase"}
+    for k, (user, slate_ts, items, arm) in enumerate(slates):
+        inside = SHORT.start <= slate_ts < SHORT.end
+        before = FIRST_TS <= slate_ts < SHORT.start
+        events = {(item, kind): earliest[f"r{k}", item, kind] for item in items
+                  for kind in ("click", "purchase") if (f"r{k}", item, kind) in earliest}  # fmt: skip
+        clicked = {
+            item: min(events[item, kind][0] for kind in ("click", "purchase") if (item, kind) in events)
+            for item, _ in events
+        }
+        bought = {item: event for (item, kind), event in events.items() if kind == "purchase"}
         if inside:
             arms.setdefault(user, set()).add(arm)
             revenue = sum(value for _, value in bought.values())
@@ -183,11 +184,11 @@ def loops(slates: list[Any], feedback: list[Any]) -> tuple[dict[str, dict[str, f
             sums[user]["sessions_before"] += 1
             sums[user]["clicks_before"] += sum(ts < SHORT.start for ts in clicked.values())
             sums[user]["revenue_before"] += sum(value for ts, value in bought.values() if ts < SHORT.start)
-    return sums, {user: next(iter(found)) for user, found in sorted(arms.items()) if len(found) == 1}
+    return sums, {user: next(iter(names)) for user, names in sorted(arms.items()) if len(names) == 1}
 
 
-def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
-    log = write(tmp_path / "events", shown("r", "u", START, "x"))
+def test_a_malformed_log_is_refused(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "events", slate_rows("r", "u", START, "x"))
     with pytest.raises(ValueError, match=r"empty has no Parquet files.*--log"):
         read_session_log(tmp_path / "empty", TEST)
     with pytest.raises(ValueError, match="no user has a session"):
@@ -201,8 +202,13 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=reason):
             read_session_log(log, TEST, **{name.split(".")[0]: tmp_path / name})
+
+
+def test_duplicate_rows_count_once_and_journals_are_noted(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "events", slate_rows("r", "u", START, "x"))
     (log / "old.parquet").write_bytes((log / "log.parquet").read_bytes())
     (log / "x.journal").touch()
-    assert "1 journals of the log are not finished" in read_session_log(log, TEST).notes[0]
+    session_log = read_session_log(log, TEST)
+    assert "1 journals of the log are not finished" in session_log.notes[0]
     assert len(logged(log)) == 2
-    assert by_user(read_session_log(log, TEST))[0]["sessions"] == 1, "what is in the log twice was shown once"
+    assert sums_by_user(session_log)[0]["sessions"] == 1
