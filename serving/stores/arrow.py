@@ -1,4 +1,4 @@
-"""Recent events by user, from one memory-mapped Arrow file that is sorted by user id. Read-only.
+"""User histories in one memory-mapped Arrow file that is sorted by user id. Read-only.
 
 | column | type |
 |---|---|
@@ -10,6 +10,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,20 +28,21 @@ EVENT_COLUMNS = {
     "quantity": pa.float32(),
     "price": pa.float32(),
 }
-READ_AHEAD_BYTES = 1 << 28  # bytes, of which a second is enough to read them
+READ_AHEAD_BYTES = 1 << 28  # a disk reads as much in a second
 STORE_SCHEMA: dict[str, pa.DataType] = {
     "user_id": STRING,
-    **{name: pa.list_(kind) for name, kind in EVENT_COLUMNS.items()},
+    **{name: pa.list_(value_type) for name, value_type in EVENT_COLUMNS.items()},
     "profile": pa.map_(STRING, STRING),
 }
+PACKAGE = __name__.partition(".")[0]  # `sextet`; in the repository `serving`
 
 
 class ArrowStore:
-    """`ArrowStore.open(path)`, a Store (serving/stores/base.py) that cannot be appended to."""
+    """A read-only Store (serving/stores/base.py): `ArrowStore.open(path)`."""
 
     def __init__(self, batches: Sequence[pa.RecordBatch], path: str) -> None:
         self._batches = [_UserBatch(batch) for batch in batches if batch.num_rows]
-        self._first_user_ids = [part.user_ids.bytes_at(0) for part in self._batches]
+        self._first_user_ids = [batch.user_ids.bytes_at(0) for batch in self._batches]
         self._path = path
 
     @classmethod
@@ -55,31 +57,31 @@ class ArrowStore:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path} is no Arrow file: {error}") from error
-        for name, wanted in STORE_SCHEMA.items():
+        for name, expected in STORE_SCHEMA.items():
             if name not in table.column_names:
                 raise ValueError(f"{path}: column {name} is missing; export again")
-            if table.schema.field(name).type != wanted:
-                raise ValueError(
-                    f"{path}: column {name} is {table.schema.field(name).type}, not {wanted}; export again"
-                )
+            actual = table.schema.field(name).type
+            if actual != expected:
+                raise ValueError(f"{path}: column {name} is {actual}, not {expected}; export again")
         try:
             return cls(table.to_batches(), str(path))
         except ValueError as error:
             raise ValueError(f"{path}: {error}; export again") from error
 
     def __len__(self) -> int:
-        return sum(len(part.user_ids) for part in self._batches)
+        return sum(len(batch.user_ids) for batch in self._batches)
 
     def get(self, user_id: str) -> UserHistory:
-        user = user_id.encode(errors="surrogatepass")  # half a pair: no user's
-        place = bisect_right(self._first_user_ids, user) - 1
-        return self._batches[place].get(user) if place >= 0 else EMPTY_HISTORY
+        """The history of a user, copied from the file."""
+        user = user_id.encode(errors="surrogatepass")  # no user of the file has a lone surrogate
+        index = bisect_right(self._first_user_ids, user) - 1
+        return self._batches[index].get(user) if index >= 0 else EMPTY_HISTORY
 
     def iter_users(self) -> Iterator[tuple[str, UserHistory]]:
         """All users in the order of their ids."""
-        for part in self._batches:
-            for row in range(len(part.user_ids)):
-                yield part.user_ids[row], part.history(row)
+        for batch in self._batches:
+            for row in range(len(batch.user_ids)):
+                yield batch.user_ids[row], batch.history(row)
 
     def append(
         self,
@@ -96,66 +98,74 @@ class ArrowStore:
         raise self._read_only_error()
 
     def close(self) -> None:
-        """The file is unmapped when nothing of it is used any more."""
+        """Do nothing: the file is unmapped when its last history is gone."""
 
     def _read_only_error(self) -> ValueError:
         return ValueError(
-            f"{self._path} is read-only, it was exported. To do: python -m serving load --store URI"
+            f"{self._path} is read-only, it was exported. To do: python -m {PACKAGE} load --store URI"
             f" --from {self._path}, and serve with that store"
         )
 
 
 class _UserBatch:
-    """Views of a record batch: to read a user takes no Arrow object for every value."""
+    """Views of a record batch: reading a user makes no Arrow object for every value."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
-        lists = [batch[name] for name in STORE_SCHEMA if name != "user_id"]
+        lists = {name: batch[name] for name in STORE_SCHEMA if name != "user_id"}
         self.user_ids = StringColumn.from_arrow(batch["user_id"])
-        self.list_offsets = [column.offsets.to_numpy().data for column in lists]
-        item_id, ts, kind, quantity, price = (column.values for column in lists[:-1])
-        self.item_id, self.kind = StringColumn.from_arrow(item_id), StringColumn.from_arrow(kind)
-        if ts.null_count or quantity.null_count:
-            raise ValueError("an event lacks its ts or quantity")
-        self.ts, self.quantity, self.price = _slice_copier(ts), _slice_copier(quantity), _slice_copier(price)
-        self.profile_names, self.profile_values = StringColumn.from_arrow(lists[-1].keys), lists[-1].items
+        self.list_offsets = [column.offsets.to_numpy().data for column in lists.values()]
+        for name in ("ts", "quantity"):
+            if lists[name].values.null_count:
+                raise ValueError("an event lacks its ts or quantity")
+        self.item_id = StringColumn.from_arrow(lists["item_id"].values)
+        self.kind = StringColumn.from_arrow(lists["kind"].values)
+        self.copy_ts = _slice_copier(lists["ts"].values)
+        self.copy_quantity = _slice_copier(lists["quantity"].values)
+        self.copy_price = _slice_copier(lists["price"].values)
+        self.profile_names = StringColumn.from_arrow(lists["profile"].keys)
+        self.profile_values = lists["profile"].items
 
     def get(self, user: bytes) -> UserHistory:
         row = bisect_left(range(len(self.user_ids)), user, key=self.user_ids.bytes_at)
-        found = row < len(self.user_ids) and self.user_ids.bytes_at(row) == user
-        return self.history(row) if found else EMPTY_HISTORY
+        exists = row < len(self.user_ids) and self.user_ids.bytes_at(row) == user
+        return self.history(row) if exists else EMPTY_HISTORY
 
     def history(self, row: int) -> UserHistory:
-        """Copies, so that what the disk has to read is read here."""
-        item_id, ts, kind, quantity, price, (first, end) = ((s[row], s[row + 1]) for s in self.list_offsets)
+        """Copies, so that the disk is read here and not later."""
+        item_id, ts, kind, quantity, price, (first, end) = (
+            (offsets[row], offsets[row + 1]) for offsets in self.list_offsets
+        )
         return UserHistory(
             item_id=self.item_id.copy_slice(*item_id),
-            ts=self.ts(*ts),
-            kind=_codes(self.kind.copy_slice(*kind)),
-            quantity=self.quantity(*quantity),
-            price=self.price(*price),
+            ts=self.copy_ts(*ts),
+            kind=_kind_codes(self.kind.copy_slice(*kind)),
+            quantity=self.copy_quantity(*quantity),
+            price=self.copy_price(*price),
             profile={self.profile_names[k]: self.profile_values[k].as_py() for k in range(first, end)},
         )
 
 
-def _slice_copier(column: pa.Array) -> Callable[[int, int], NDArray]:
-    """The function (first, end) → a copy of those numbers, NaN for null."""
+def _slice_copier(column: pa.Array) -> Callable[[int, int], NDArray[Any]]:
+    """A function (first, end) → a copy of those numbers, NaN for null."""
     if column.null_count:
         return lambda first, end: np.array(column[first:end].to_numpy(zero_copy_only=False))
-    flat = column.to_numpy()
-    return lambda first, end: flat[first:end].copy()
+    values: NDArray[Any] = column.to_numpy()
+    return lambda first, end: values[first:end].copy()
 
 
-def _codes(kinds: StringColumn) -> NDArray:
-    """[n] int64 positions in KINDS."""
-    if kinds.data == len(kinds) * HISTORY_KINDS[0].encode():  # all of them purchases
+def _kind_codes(kinds: StringColumn) -> NDArray[np.int64]:
+    """[n] positions in HISTORY_KINDS."""
+    if kinds.data == len(kinds) * HISTORY_KINDS[0].encode():  # purchases only
         return np.zeros(len(kinds), np.int64)
     return np.array([*map(HISTORY_KINDS.index, kinds)], np.int64)
 
 
 def _read_ahead(path: str | Path) -> None:
-    """Have the first AHEAD bytes in memory, so that the first requests do not wait for the disk: a user lies
-    in some twenty places of the file. (madvise asks for 128 KB of it, whatever it is told.)"""
-    buffer, left = bytearray(1 << 20), READ_AHEAD_BYTES
+    """Read the first READ_AHEAD_BYTES into memory, so that the first requests do not wait for the disk.
+
+    A user lies in some twenty places of the file. (madvise reads 128 KB ahead at most.)
+    """
+    buffer, remaining = bytearray(1 << 20), READ_AHEAD_BYTES
     with open(path, "rb", buffering=0) as file:
-        while left > 0 and (read := file.readinto(buffer)):
-            left -= read
+        while remaining > 0 and (n_read := file.readinto(buffer)):
+            remaining -= n_read

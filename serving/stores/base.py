@@ -1,4 +1,4 @@
-"""What serving remembers of users: the one interface of all stores."""
+"""User histories: the one interface of all stores."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,23 +8,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkout import HISTORY_KINDS, Checkout, Event
+from ..checkout import HISTORY_KINDS, SECONDS_PER_DAY, Checkout, Event
 
-MAX_EVENTS = 4096  # what an example keeps of a user (`max_history`), so no bundle reads more by default
-READ_TIMEOUT = 0.02  # seconds; of 100 ms, the rest is for the modules
-WRITE_TIMEOUT = 1.0  # seconds; nobody waits for a slate while a checkout is noted
-TTL = 400 * 86_400  # seconds; longer than a year, so that what returns once a year is still known
+MAX_EVENTS = 4096  # as many as a training example keeps of a user (`max_history`)
+READ_TIMEOUT = 0.02  # seconds; the modules need the rest of 100 ms
+WRITE_TIMEOUT = 1.0  # seconds; no slate waits for a write
+TTL = 400 * SECONDS_PER_DAY  # longer than a year, so that yearly purchases are still known
 
 
 @dataclass(frozen=True, slots=True)
 class UserHistory:
-    """What is known of a user: n events in columns, oldest first, and the profile."""
+    """The n events of a user in columns, oldest first, and the profile."""
 
     item_id: Sequence[str]
-    ts: NDArray  # [n] int64
-    kind: NDArray  # [n] int64, position in KINDS
-    quantity: NDArray  # [n] float32
-    price: NDArray  # [n] float32, NaN for unknown
+    ts: NDArray[np.int64]  # [n], Unix seconds (UTC)
+    kind: NDArray[np.int64]  # [n], position in HISTORY_KINDS
+    quantity: NDArray[np.float32]  # [n]
+    price: NDArray[np.float32]  # [n], NaN for unknown
     profile: dict[str, str] = field(default_factory=dict)
 
 
@@ -36,12 +36,12 @@ EMPTY_HISTORY = UserHistory(
 class Store(Protocol):
     """A store of raw events by user. Safe to share between threads.
 
-    Every method raises OSError (TimeoutError and ConnectionError among them) while the store cannot do it,
+    Every method raises OSError (TimeoutError and ConnectionError among them) while the store is unavailable,
     and ValueError where what is stored is no history, or what is given cannot be stored.
     """
 
     def get(self, user_id: str) -> UserHistory:
-        """What is known of the user, oldest first; nothing for one who is not in the store."""
+        """The history of a user; EMPTY_HISTORY for a user who is not in the store."""
 
     def append(
         self,
@@ -52,23 +52,23 @@ class Store(Protocol):
     ) -> None:
         """Add events, late ones too, and attributes. They are stored when it returns.
 
-        Of all events the newest `max_events` by `ts` are kept; where it is equal, by arrival. An attribute
-        replaces the one of the same name. `key`, an order's id, makes it safe to try again: what comes under
-        a key that is among the user's last 256 (serving.stores.chunks.REMEMBERED) changes nothing.
+        The newest `max_events` events by `ts` are kept, of equal ones those that arrived last. An attribute
+        replaces the one of the same name. With `idempotency_key`, an order's id, a retry is safe: an append
+        whose key is among the user's last 256 (serving.stores.chunks.MAX_IDEMPOTENCY_KEYS) changes nothing.
         """
 
     def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
-        """Append much at once. The same facts of a user count once, as under a key of their own.
+        """Append many histories at once. The same history of a user counts once, as under a key of its own.
 
-        Not all or nothing: if it fails, some users may have been stored. Doing it again is safe.
+        Not all or nothing: if it fails, some users may have been stored. A retry is safe.
         """
 
     def close(self) -> None:
-        """Let go of files and connections. Calls in progress finish, later ones raise ValueError."""
+        """Release files and connections. Calls in progress finish, later ones raise ValueError."""
 
 
 def history_from_events(events: Sequence[Event], profile: Mapping[str, str] | None = None) -> UserHistory:
-    """Events in columns, in their own order."""
+    """Events in columns, in the order given."""
     if not events and not profile:
         return EMPTY_HISTORY
     return UserHistory(
@@ -82,6 +82,6 @@ def history_from_events(events: Sequence[Event], profile: Mapping[str, str] | No
 
 
 def purchase_events(checkout: Checkout, default_ts: int) -> list[Event]:
-    """The lines just paid as events to append; `now`, in Unix seconds, for a checkout without a time."""
+    """The lines just paid as events to append; `default_ts` dates a checkout without a time."""
     ts = default_ts if checkout.ts is None else checkout.ts
     return [Event(line.item_id, ts, "purchase", line.quantity, line.price) for line in checkout.basket]

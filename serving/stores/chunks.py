@@ -1,19 +1,20 @@
-"""How the writable stores keep a user: a list of packed chunks, one by append, in order of arrival.
+"""Packed chunks, which the writable stores keep by user: one for each append, in order of arrival.
 
-Appending is then one small write, whatever the history, and reading decodes a few blobs. When a user has
-more than MOST chunks, the store merges them into one. A chunk is
+An append is then one small write, whatever the history, and reading decodes a few blobs. When a user has more
+than MAX_CHUNKS chunks, the store merges them into one. A chunk is
 
     magic, CRC-32 of all that follows, n events, k keys    4 × 4 bytes
-    keys       [k] 8 bytes, hashes of what it was appended under; a merged chunk has the last REMEMBERED
+    keys       [k] 8 bytes, hashes of idempotency keys; a merged chunk has the last MAX_IDEMPOTENCY_KEYS
     events     [n] ts, quantity, price, kind
     words      JSON in UTF-8: [[n item ids], profile]
 
-Duplicates are dropped where chunks are read, so that no store has to look before it writes.
+Reading drops duplicates, so no store has to look before it writes.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice
 from struct import Struct
 from zlib import crc32
 
@@ -23,59 +24,68 @@ from numpy.typing import NDArray
 from ..checkout import HISTORY_KINDS
 from .base import UserHistory
 
-MAX_CHUNKS = (
-    16  # chunks of a user: reading slows with them, and merging copies all events once in so many appends
-)
-MAX_IDEMPOTENCY_KEYS = 256  # keys
-KEY_BYTES = 8  # bytes
-MAGIC = b"sxt1"  # the number counts up when the layout or KINDS changes
+MAX_CHUNKS = 16  # of a user: reading slows with their number, and a merge copies all events
+MAX_IDEMPOTENCY_KEYS = 256  # of a user
+BULK_BATCH_USERS = 500  # of a batch of `append_many`: a transaction, or a round trip
+KEY_BYTES = 8
+MAGIC = b"sxt1"  # the number counts up when the layout or HISTORY_KINDS changes
 HEAD = Struct("<4sIII")
 EVENT_DTYPE = np.dtype([("ts", "<i8"), ("quantity", "<f4"), ("price", "<f4"), ("kind", "u1")])
 
 
-def pack(facts: UserHistory, max_events: int, idempotency_key: str | None = None) -> bytes:
+def pack(history: UserHistory, max_events: int, idempotency_key: str | None = None) -> bytes:
     """One append as a chunk, without the events that can never be among the newest `max_events`."""
-    body = _encode_body(_newest_events(facts, max_events))
-    return _assemble_chunk(b"" if idempotency_key is None else _hash(idempotency_key.encode()), *body)
+    events, words = _encode_body(_newest_events(history, max_events))
+    key = b"" if idempotency_key is None else _hash(idempotency_key.encode())
+    return _assemble_chunk(key, events, words)
 
 
-def pack_with_content_key(facts: UserHistory, max_events: int) -> bytes:
-    """The same under a key that is made of the facts themselves."""
-    rows, words = _encode_body(_newest_events(facts, max_events))
-    return _assemble_chunk(_hash(rows + words), rows, words)
+def pack_with_content_key(history: UserHistory, max_events: int) -> bytes:
+    """One append as a chunk, under a key made of its content."""
+    events, words = _encode_body(_newest_events(history, max_events))
+    return _assemble_chunk(_hash(events + words), events, words)
+
+
+def pack_in_batches(
+    users: Iterable[tuple[str, UserHistory]], max_events: int
+) -> Iterator[list[tuple[str, bytes]]]:
+    """User ids and their chunks under content keys, BULK_BATCH_USERS at a time."""
+    chunks = ((user_id, pack_with_content_key(history, max_events)) for user_id, history in users)
+    while batch := list(islice(chunks, BULK_BATCH_USERS)):
+        yield batch
 
 
 def unpack(chunks: Sequence[bytes], max_events: int) -> UserHistory:
-    """What a user's chunks say. Raises ValueError for bytes that `pack` or `merge` did not make."""
+    """The history that a user's chunks hold. Raises ValueError for bytes that are no chunk."""
     return _decode_chunks(chunks, max_events)[0]
 
 
 def merge(chunks: Sequence[bytes], max_events: int) -> bytes:
-    """One chunk that says the same. Raises ValueError as `unpack` does."""
-    facts, keys = _decode_chunks(chunks, max_events)
-    return _assemble_chunk(b"".join(keys[-MAX_IDEMPOTENCY_KEYS:]), *_encode_body(facts))
+    """One chunk with the same history. Raises ValueError as `unpack` does."""
+    history, keys = _decode_chunks(chunks, max_events)
+    return _assemble_chunk(b"".join(keys[-MAX_IDEMPOTENCY_KEYS:]), *_encode_body(history))
 
 
 def _decode_chunks(chunks: Sequence[bytes], max_events: int) -> tuple[UserHistory, list[bytes]]:
-    """The facts, and the keys in order of arrival."""
-    seen: dict[bytes, None] = {}
-    rows: list[memoryview] = []
+    """The history, and the keys in order of arrival."""
+    seen_keys: dict[bytes, None] = {}
+    event_buffers: list[memoryview] = []
     item_id: list[str] = []
     profile: dict[str, str] = {}
     for chunk in chunks:
-        keys, mine, words = _split_chunk(chunk)
+        keys, event_buffer, words = _split_chunk(chunk)
         # Only the first chunk can be a merged one, with more keys.
-        if len(keys) == 1 and keys[0] in seen:
+        if len(keys) == 1 and keys[0] in seen_keys:
             continue
-        seen.update(dict.fromkeys(keys))
+        seen_keys.update(dict.fromkeys(keys))
         ids, attributes = json.loads(words)
-        rows.append(mine)
+        event_buffers.append(event_buffer)
         item_id += ids
         profile.update(attributes)
-    events = np.frombuffer(b"".join(rows), EVENT_DTYPE)
+    events = np.frombuffer(b"".join(event_buffers), EVENT_DTYPE)
     if len(item_id) != len(events):
         raise ValueError(f"{len(events)} events with {len(item_id)} items")
-    facts = UserHistory(
+    history = UserHistory(
         item_id=item_id,
         ts=events["ts"].astype(np.int64),
         kind=events["kind"].astype(np.int64),
@@ -83,22 +93,22 @@ def _decode_chunks(chunks: Sequence[bytes], max_events: int) -> tuple[UserHistor
         price=events["price"].astype(np.float32),
         profile=profile,
     )
-    return _newest_events(facts, max_events), list(seen)
+    return _newest_events(history, max_events), list(seen_keys)
 
 
-def _newest_events(facts: UserHistory, max_events: int) -> UserHistory:
-    """The newest events, oldest first; of the same second, in order of arrival."""
-    ordered = bool((facts.ts[1:] >= facts.ts[:-1]).all())
-    if ordered and len(facts.ts) <= max_events:
-        return facts
-    place: NDArray = np.argsort(facts.ts, kind="stable")[-max_events:]
+def _newest_events(history: UserHistory, max_events: int) -> UserHistory:
+    """The newest events, oldest first; those of the same second in order of arrival."""
+    is_sorted = bool((history.ts[1:] >= history.ts[:-1]).all())
+    if is_sorted and len(history.ts) <= max_events:
+        return history
+    order: NDArray[np.intp] = np.argsort(history.ts, kind="stable")[-max_events:]
     return UserHistory(
-        [facts.item_id[k] for k in place.tolist()],
-        facts.ts[place],
-        facts.kind[place],
-        facts.quantity[place],
-        facts.price[place],
-        facts.profile,
+        [history.item_id[k] for k in order.tolist()],
+        history.ts[order],
+        history.kind[order],
+        history.quantity[order],
+        history.price[order],
+        history.profile,
     )
 
 
@@ -106,35 +116,33 @@ def _split_chunk(chunk: bytes) -> tuple[list[bytes], memoryview, bytes]:
     """Keys, events and words. Raises ValueError unless the chunk is whole."""
     if len(chunk) < HEAD.size:
         raise ValueError(f"{len(chunk)} bytes are no chunk of events")
-    magic, checksum, events, keys = HEAD.unpack_from(chunk)
+    magic, checksum, n_events, n_keys = HEAD.unpack_from(chunk)
     if magic != MAGIC:
         raise ValueError(f"no chunk of events: it begins with {magic!r}, not {MAGIC!r}")
     body = memoryview(chunk)[HEAD.size :]
-    first, words = keys * KEY_BYTES, keys * KEY_BYTES + events * EVENT_DTYPE.itemsize
-    if crc32(body) != checksum or words >= len(body):
+    events_start = n_keys * KEY_BYTES
+    words_start = events_start + n_events * EVENT_DTYPE.itemsize
+    if crc32(body) != checksum or words_start >= len(body):
         raise ValueError("a chunk of events is damaged: its checksum differs")
-    return (
-        [bytes(body[k : k + KEY_BYTES]) for k in range(0, first, KEY_BYTES)],
-        body[first:words],
-        bytes(body[words:]),
-    )
+    keys = [bytes(body[start : start + KEY_BYTES]) for start in range(0, events_start, KEY_BYTES)]
+    return keys, body[events_start:words_start], bytes(body[words_start:])
 
 
-def _encode_body(facts: UserHistory) -> tuple[bytes, bytes]:
-    """Events and words. Raises ValueError for text that is no Unicode."""
-    count = len(facts.item_id)
-    rows = np.empty(count, EVENT_DTYPE)
+def _encode_body(history: UserHistory) -> tuple[bytes, bytes]:
+    """Events and words. Raises ValueError for text that is not Unicode."""
+    n_events = len(history.item_id)
+    events = np.empty(n_events, EVENT_DTYPE)
     for name in ("ts", "quantity", "price", "kind"):
-        rows[name] = getattr(facts, name)
-    if count and facts.kind.max() >= len(HISTORY_KINDS):
-        raise ValueError(f"kind {facts.kind.max()}: expected a position in {', '.join(HISTORY_KINDS)}")
-    words = json.dumps([[*facts.item_id], facts.profile], ensure_ascii=False, separators=(",", ":"))
-    return rows.tobytes(), words.encode()
+        events[name] = getattr(history, name)
+    if n_events and history.kind.max() >= len(HISTORY_KINDS):
+        raise ValueError(f"kind {history.kind.max()}: expected a position in {', '.join(HISTORY_KINDS)}")
+    words = json.dumps([[*history.item_id], history.profile], ensure_ascii=False, separators=(",", ":"))
+    return events.tobytes(), words.encode()
 
 
-def _assemble_chunk(keys: bytes, rows: bytes, words: bytes) -> bytes:
-    body = keys + rows + words
-    return HEAD.pack(MAGIC, crc32(body), len(rows) // EVENT_DTYPE.itemsize, len(keys) // KEY_BYTES) + body
+def _assemble_chunk(keys: bytes, events: bytes, words: bytes) -> bytes:
+    body = keys + events + words
+    return HEAD.pack(MAGIC, crc32(body), len(events) // EVENT_DTYPE.itemsize, len(keys) // KEY_BYTES) + body
 
 
 def _hash(content: bytes) -> bytes:

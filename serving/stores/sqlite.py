@@ -1,11 +1,11 @@
-"""Recent events by user in one SQLite file: nothing to install, for one machine.
+"""User histories in one SQLite file: nothing to install, for one machine.
 
 Any number of threads and processes may share the file, on a local disk (the write-ahead log needs shared
 memory, which network file systems lack). Readers never wait for a writer; writers take turns.
 
-What is lost: by the death of a process, kill -9 included, nothing that was acknowledged. By a power cut or
-the crash of the operating system, what was appended since the log was last flushed (about 4 MB of appends),
-and only that; with `durable` nothing, for a flush of the disk at every append.
+Losses: the death of a process, kill -9 included, loses nothing that was acknowledged. A power cut or a crash
+of the operating system loses the appends since the log was last flushed (about 4 MB), and nothing else; with
+`durable`, every append flushes the disk and none is lost.
 """
 
 import os
@@ -14,25 +14,21 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 from ..checkout import Event
 from .base import EMPTY_HISTORY, MAX_EVENTS, READ_TIMEOUT, WRITE_TIMEOUT, UserHistory, history_from_events
-from .chunks import MAX_CHUNKS, merge, pack, pack_with_content_key, unpack
+from .chunks import MAX_CHUNKS, merge, pack, pack_in_batches, unpack
 
-APPLICATION_ID, SCHEMA_VERSION = (
-    0x53585431,
-    1,
-)  # in the file's header, so that no other database is taken for a store
+# In the file's header, so that no other database passes for a store.
+APPLICATION_ID, SCHEMA_VERSION = 0x53585431, 1
 # A user's chunks lie side by side (WITHOUT ROWID), so reading them is one walk down the tree.
 CREATE_TABLE = (
-    """CREATE TABLE chunks (user BLOB, place INTEGER, chunk BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID"""
+    "CREATE TABLE chunks (user BLOB, place INTEGER, chunk BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID"
 )
 SELECT_CHUNKS = "SELECT chunk FROM chunks WHERE user = ? ORDER BY place"
 SELECT_BOUNDS = "SELECT min(place), max(place) FROM chunks WHERE user = ?"
 INSERT_CHUNK = "INSERT INTO chunks VALUES (?, ?, ?)"
-BULK_BATCH_USERS = 500  # users loaded in one transaction: others' appends wait for it
 
 
 class EmbeddedStore:
@@ -61,6 +57,7 @@ class EmbeddedStore:
         self._prepare()
 
     def get(self, user_id: str) -> UserHistory:
+        """The history of a user."""
         with self._connection(self.read_timeout) as connection:
             chunks = [chunk for (chunk,) in connection.execute(SELECT_CHUNKS, [user_id.encode()])]
         if not chunks:
@@ -75,18 +72,20 @@ class EmbeddedStore:
         profile: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> None:
+        """Store the events in a transaction of their own."""
         chunk = pack(history_from_events(events, profile), self.max_events, idempotency_key)
         with self._transaction() as connection:
             self._append_chunk(connection, user_id, chunk)
 
     def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
-        packed = ((user_id, pack_with_content_key(facts, self.max_events)) for user_id, facts in users)
-        while some := list(islice(packed, BULK_BATCH_USERS)):
+        """Append many histories, BULK_BATCH_USERS in a transaction: other writers wait for it."""
+        for batch in pack_in_batches(users, self.max_events):
             with self._transaction() as connection:
-                for user_id, chunk in some:
+                for user_id, chunk in batch:
                     self._append_chunk(connection, user_id, chunk)
 
     def close(self) -> None:
+        """Close the idle connections; one in use closes when its call ends."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
@@ -108,20 +107,20 @@ class EmbeddedStore:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         self._reset_after_fork()
-        until, turn = time.monotonic() + self.write_timeout, self._write_lock
-        if not turn.acquire(timeout=self.write_timeout):
+        deadline, lock = time.monotonic() + self.write_timeout, self._write_lock
+        if not lock.acquire(timeout=self.write_timeout):
             raise TimeoutError(f"{self.path}: other threads write for more than {self.write_timeout} s")
         try:
-            with self._connection(max(until - time.monotonic(), 0.001)) as connection:
+            with self._connection(max(deadline - time.monotonic(), 0.001)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
         finally:
-            turn.release()
+            lock.release()
 
     @contextmanager
     def _connection(self, timeout: float) -> Iterator[sqlite3.Connection]:
-        """An idle connection, or another one. One that failed is closed, which also rolls back."""
+        """An idle connection, or a new one. A connection that failed is closed, which also rolls back."""
         if self._closed:
             raise ValueError(f"{self.path}: the store is closed")
         self._reset_after_fork()
@@ -137,17 +136,17 @@ class EmbeddedStore:
                 connection.close()
                 raise
             self._idle.append(connection)
-            if self._closed:  # meanwhile
+            if self._closed:  # in the meantime
                 self.close()
 
     def _reset_after_fork(self) -> None:
-        """Start anew in a forked process: SQLite's connections must not be used there, nor closed."""
+        """Start anew in a forked process: it must neither use nor close SQLite's connections."""
         if self._pid != os.getpid():
             self._inherited += self._idle
             self._idle, self._write_lock, self._pid = [], threading.Lock(), os.getpid()
 
     def _connect(self) -> sqlite3.Connection:
-        # isolation_level: transactions begin where this file says so.
+        # isolation_level=None: transactions begin at BEGIN only.
         connection = sqlite3.connect(
             self.path, timeout=self.write_timeout, isolation_level=None, check_same_thread=False
         )
@@ -155,16 +154,16 @@ class EmbeddedStore:
         return connection
 
     def _prepare(self) -> None:
-        """Make the table in a new file, or look whether the file holds it."""
-        until = time.monotonic() + self.write_timeout
+        """Create the table in a new file, or check that the file holds it."""
+        deadline = time.monotonic() + self.write_timeout
         while True:
             try:
                 with self._connection(self.write_timeout) as connection:
                     self._create_or_check_schema(connection)
                 return
             except TimeoutError:
-                # Several processes make it at once. SQLite does not wait where that could be a deadlock.
-                if time.monotonic() > until:
+                # Several processes create it at once. SQLite does not wait where that could be a deadlock.
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
 
@@ -177,10 +176,10 @@ class EmbeddedStore:
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")
-        found = [
+        header = [
             connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
         ]
-        if found != [APPLICATION_ID, SCHEMA_VERSION]:
+        if header != [APPLICATION_ID, SCHEMA_VERSION]:
             raise ValueError(f"{self.path} is a database, but no event store of layout {SCHEMA_VERSION}")
         connection.execute(SELECT_BOUNDS, [b""]).fetchone()
 
@@ -193,7 +192,7 @@ class EmbeddedStore:
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """SQLite's errors as the interface has them."""
+        """Raise SQLite's errors as those that Store documents."""
         try:
             yield
         except sqlite3.Error as error:

@@ -1,4 +1,4 @@
-"""Which store a URI means.
+"""Event store URI → store.
 
 | URI | store | for |
 |---|---|---|
@@ -24,24 +24,24 @@ def open_store(
     durable: bool = False,
     create: bool = True,
 ) -> Store:
-    """The store that a URI means (the table above).
+    """The store of a URI (the table above).
 
     Args:
-        max_events: the newest events kept by user.
-        read_timeout, write_timeout: seconds that `get`, and `append` or `load`, wait for a lock or an answer.
+        max_events: of a user; older ones are dropped.
+        read_timeout: seconds that `get` waits for a lock or an answer.
+        write_timeout: seconds that `append` and `append_many` wait.
         ttl: seconds after the last append when a server forgets a user; None for never.
-        durable: whether an embedded store survives a power cut with everything acknowledged, for a flush of
-            the disk at every append.
-        create: whether to make an embedded store that is not there.
+        durable: whether an embedded store flushes the disk at every append, so that a power cut loses none.
+        create: whether to create an embedded store that does not exist.
 
-    Raises FileNotFoundError, ValueError for a file that is no store or options that make no sense, and
-    ImportError if a server's client is not installed. A server is not asked before the first call.
+    Raises FileNotFoundError, ValueError for a file that is no store or for options out of range, and
+    ImportError if a server's client is not installed. The first call connects to a server.
     """
     if max_events < 1 or not read_timeout > 0 or not write_timeout > 0 or (ttl is not None and ttl < 1):
         raise ValueError("max_events and ttl must be 1 or more, timeouts above 0")
     scheme, separator, _ = str(uri).partition("://")
     if separator:
-        from .valkey import ValkeyStore  # needs a client that others do without
+        from .valkey import ValkeyStore  # its client is an extra
 
         if scheme not in ValkeyStore.SCHEMES:
             raise ValueError(f"store {scheme}://: expected a path, or {', '.join(ValkeyStore.SCHEMES)}")

@@ -1,18 +1,17 @@
-"""Recent events by user in Valkey or Redis, for many servers. Needs the client: `pip install sextet[valkey]`.
+"""User histories in Valkey or Redis, for many servers. Needs the client: `pip install sextet[valkey]`.
 
-A user is a list of chunks under `sextet:<user id>`, read by one LRANGE, appended to by an RPUSH and an EXPIRE
-that travel together. What the server acknowledged it may still lose: that is up to its own persistence and
-replication (`appendfsync everysec`: a second). Nothing is tried twice, and an append whose answer did not
-come in time may have happened: give it a key, and it can be done again.
+A user is a list of chunks under `sextet:<user id>`. Reading is one LRANGE; an append is an RPUSH and an
+EXPIRE in one round trip. Whether the server keeps what it acknowledged depends on its own persistence and
+replication (`appendfsync everysec` may lose a second). Nothing is retried. An append that timed out may have
+been stored: with an idempotency key it is safe to retry.
 
-A server that is away costs a call a refused connection, or at most the timeout (for each of connecting and
-waiting; looking up the host's name is not in it). The first call after it is back connects anew. A cluster
-needs another client and is not supported.
+While the server is unreachable, a call costs a refused connection, or at most the timeout (once to connect,
+once to wait; the lookup of the host's name is not in it). The first call after its return connects anew. A
+cluster needs another client and is not supported.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,22 +25,20 @@ from .base import (
     UserHistory,
     history_from_events,
 )
-from .chunks import MAX_CHUNKS, merge, pack, pack_with_content_key, unpack
+from .chunks import MAX_CHUNKS, merge, pack, pack_in_batches, unpack
 
 try:
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
-except ImportError as missing:
-    raise ImportError("a Valkey or Redis store needs its client: pip install 'sextet[valkey]'") from missing
+except ImportError as error:
+    raise ImportError("a Valkey or Redis store needs its client: pip install 'sextet[valkey]'") from error
 
 KEY_PREFIX = b"sextet:"
-BULK_BATCH_USERS = 500  # users loaded in one round trip
 
 
 class ValkeyStore:
-    """A Store (serving/stores/base.py) on the server of `url`. The server is first asked when it is
-    needed."""
+    """A Store (serving/stores/base.py) on the server of `url`, which the first call connects to."""
 
     SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 
@@ -61,6 +58,7 @@ class ValkeyStore:
         self._reader, self._writer = _client(url, read_timeout), _client(url, write_timeout)
 
     def get(self, user_id: str) -> UserHistory:
+        """The history of a user, in one round trip."""
         key = _key(user_id)
         with self._translate_errors(user_id):
             chunks: Any = self._reader.lrange(key, 0, -1)
@@ -73,20 +71,22 @@ class ValkeyStore:
         profile: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> None:
+        """Store the events in one round trip."""
         chunk = pack(history_from_events(events, profile), self.max_events, idempotency_key)
         with self._translate_errors(user_id):
             self._push([(user_id, chunk)])
 
     def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
-        packed = ((user_id, pack_with_content_key(facts, self.max_events)) for user_id, facts in users)
-        while some := list(islice(packed, BULK_BATCH_USERS)):
-            with self._translate_errors(some[0][0]):
-                self._push(some)
+        """Append many histories, BULK_BATCH_USERS in a round trip."""
+        for batch in pack_in_batches(users, self.max_events):
+            with self._translate_errors(batch[0][0]):
+                self._push(batch)
 
     def close(self) -> None:
+        """Close the idle connections; one in use closes when its call ends."""
         self._closed = True
         for client in (self._reader, self._writer):
-            # The client's own close() would take connections away from calls that are using them.
+            # The client's own close() would also close connections in use.
             client.connection_pool.disconnect(inuse_connections=False)
 
     def _push(self, chunks: Sequence[tuple[str, bytes]]) -> None:
@@ -102,11 +102,12 @@ class ValkeyStore:
                 self._merge(key)
 
     def _merge(self, key: bytes) -> None:
-        """Put one chunk in place of all. The append is stored already, so the next one may as well do it."""
+        """Replace all chunks by one. The append is stored already, so the next append may do it as well."""
+        pipe: Any  # the client's `watch` has no annotations
         with self._writer.pipeline() as pipe:
             try:
                 pipe.watch(key)
-                chunks: Any = pipe.lrange(key, 0, -1)
+                chunks = pipe.lrange(key, 0, -1)
                 pipe.multi()
                 pipe.delete(key)
                 pipe.rpush(key, merge(chunks, self.max_events))
@@ -114,11 +115,11 @@ class ValkeyStore:
                     pipe.expire(key, self.ttl)
                 pipe.execute()
             except (redis.WatchError, redis.ConnectionError, redis.TimeoutError):
-                return  # another one appended meanwhile, or the server went away
+                return  # somebody else appended in the meantime, or the server went away
 
     @contextmanager
     def _translate_errors(self, user_id: str) -> Iterator[None]:
-        """The client's errors as the interface has them."""
+        """Raise the client's errors as those that Store documents."""
         if self._closed:
             raise ValueError(f"{self._address}: the store is closed")
         try:
@@ -136,7 +137,7 @@ class ValkeyStore:
         except ValueError as error:
             raise ValueError(f"{self._address}: user {user_id!r}: {error}") from error
         finally:
-            if self._closed:  # meanwhile
+            if self._closed:  # in the meantime
                 self.close()
 
 
@@ -147,9 +148,9 @@ def _client(url: str, timeout: float) -> redis.Redis:
         url,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
-        # Said, for the client's other constructor tries ten more times and waits in between.
+        # The client's default retries ten times and waits in between.
         retry=Retry(NoBackoff(), 0),
-        # One question less at each connection, and servers before version 6 answer too.
+        # Saves a round trip at each connection, and servers before version 6 know no other.
         protocol=2,
     )
 

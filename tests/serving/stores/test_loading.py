@@ -73,7 +73,7 @@ FIELDS = ("item_id", "ts", "kind", "quantity", "price")
 def test_canonical_tables(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines are purchases, clicks and cart events come along, in batches of any size, once."""
     for rows in (100, 2, 1):
-        monkeypatch.setattr(serving.stores.loading, "ROWS", rows)
+        monkeypatch.setattr(serving.stores.loading, "BATCH_ROWS", rows)
         store = open_store(shop / f"{rows}.db")
         for _ in range(2):
             assert bulk_load(store, shop, ignore) == 6
@@ -93,12 +93,12 @@ class Counting:
     def __init__(self) -> None:
         self.largest = 0
 
-    def load(self, users: Any) -> None:
+    def append_many(self, users: Any) -> None:
         self.largest = max(self.largest, sum(len(facts.item_id) for _, facts in users))
 
 
 def test_memory_holds_a_batch(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving.stores.loading, "ROWS", 2)
+    monkeypatch.setattr(serving.stores.loading, "BATCH_ROWS", 2)
     counting = Counting()
     seen: list[tuple[int, int]] = []
     bulk_load(counting, shop, lambda done, of: seen.append((done, of)))  # type: ignore[arg-type]
