@@ -24,8 +24,9 @@ from data.sources import simulated
 from evaluation import protocol, scoring
 from evaluation.jagged import Array, RankedLists, find_sorted, segment_ids, sort_descending, top_k
 from evaluation.metrics import auc, ece, paired_bootstrap, predicted_over_observed
-from reporting.tables import text_table, write_json
-from simulation import market
+from reporting.tables import text_table
+from serving.files import write_json
+from simulation import behaviour
 from training.trained_run import Run, open_run
 
 Row = dict[str, Any]
@@ -78,7 +79,7 @@ def evaluate_runs(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]
         for run, one in zip(runs[1:], against[1:], strict=True)
         for row in paired_differences(one, against[0])
     ]
-    write_json({"split": split, **tables}, out / "simulated.json")
+    write_json(out / "simulated.json", {"split": split, **tables})
     for heading, rows in tables.items():
         if rows:
             print(f"\n{heading}\n{text_table(rows)}")
@@ -224,7 +225,7 @@ def paired_differences(comparison: TruthComparison, reference: TruthComparison) 
 def position_bias(run: Run) -> list[Row]:
     """What the run learned of positions, beside the truth."""
     cfg = run.prepared.meta["config"]["data"]
-    true = market.examination_probability(cfg["slots"], cfg["position_bias"])
+    true = behaviour.examination_probability(cfg["slots"], cfg["position_bias"])
     bias = run.ranker.position_bias
     if bias is None:
         return []

@@ -1,2 +1,5 @@
-"""A simulated market whose truth is known: catalog, people, behaviour. It does no I/O and imports no other
-room."""
+"""A simulated market whose probabilities are known: catalog, people and behaviour are functions of arrays.
+
+`data/sources/simulated.py` and `simulation/population.py` let time pass. This room does no I/O and imports no
+other room.
+"""

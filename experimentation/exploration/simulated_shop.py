@@ -16,8 +16,9 @@ import numpy as np
 
 from experimentation.off_policy import simulated_logs
 from experimentation.off_policy.simulated_logs import EXAMINATION_PROBABILITY
-from simulation import market
-from simulation.market import DAY, SIMULATION_START, PurchaseState, SimulatedItems, SimulatedUsers
+from simulation import behaviour
+from simulation.catalog import SECONDS_PER_DAY, SIMULATION_START, SimulatedItems, sample_items
+from simulation.people import PurchaseState, SimulatedUsers, initial_state, sample_users
 
 Array = np.ndarray
 USER_GROUPS = 6  # of people; one comes each day
@@ -54,7 +55,10 @@ class Day(NamedTuple):
     def expected_revenue(self) -> Array:
         """Expected revenue of an item that is seen [n, I]."""
         return (
-            self.p_click_given_examined * self.p_purchase_given_click * self.price * market.MEAN_SPEND_RATIO
+            self.p_click_given_examined
+            * self.p_purchase_given_click
+            * self.price
+            * behaviour.MEAN_SPEND_RATIO
         )
 
     def slate_revenue(self, slate: Array) -> Array:
@@ -70,22 +74,21 @@ class Day(NamedTuple):
 
 def shop_items(shop: ShopConfig) -> SimulatedItems:
     """The shop's items; 15 % arrive over its days, the warm ones included."""
-    return market.sample_items({"items": shop.items, "days": WARMUP_DAYS + shop.days, "seed": shop.seed})
+    return sample_items({"items": shop.items, "days": WARMUP_DAYS + shop.days, "seed": shop.seed})
 
 
 def arrival_days(goods: SimulatedItems) -> Array:
     """The day on which each item [I] is there for the first time; that before the warm ones if always."""
-    return np.ceil((goods.created_at - SIMULATION_START) / DAY).astype(np.int64) - WARMUP_DAYS
+    return np.ceil((goods.created_at - SIMULATION_START) / SECONDS_PER_DAY).astype(np.int64) - WARMUP_DAYS
 
 
 def simulate_days(shop: ShopConfig) -> Iterator[Day]:
     """The shop's days, the warm ones first."""
     goods, rng = shop_items(shop), np.random.default_rng([shop.seed, 1])
     people = [
-        market.sample_users({"gap": USER_GROUPS}, rng, np.arange(shop.checkouts_per_day))
-        for _ in range(USER_GROUPS)
+        sample_users({"gap": USER_GROUPS}, rng, np.arange(shop.checkouts_per_day)) for _ in range(USER_GROUPS)
     ]
-    states = [market.initial_state(shop.checkouts_per_day, shop.items) for _ in range(USER_GROUPS)]
+    states = [initial_state(shop.checkouts_per_day, shop.items) for _ in range(USER_GROUPS)]
     first = arrival_days(goods)
     for who, state in zip(people, states, strict=True):
         for _ in range(simulated_logs.WARMUP_ORDERS):
@@ -101,9 +104,9 @@ def _day(
     rng: np.random.Generator,
 ) -> Day:  # fmt: skip
     n = shop.checkouts_per_day
-    habits = market.habit_features(goods, state)
-    click, buy = market.response_probabilities(
-        goods, people, state, habits, np.full(n, SIMULATION_START + (WARMUP_DAYS + number) * DAY)
+    habits = behaviour.habit_features(goods, state)
+    click, buy = behaviour.response_probabilities(
+        goods, people, state, habits, np.full(n, SIMULATION_START + (WARMUP_DAYS + number) * SECONDS_PER_DAY)
     )
     more = shop.appeal_weight * goods.appeal
     dear = np.clip(np.log(goods.price) - np.log(state.total_spend / state.line_count)[:, None], -2, 2)
@@ -125,7 +128,7 @@ def _day(
         available=there,
         features=np.stack(facts, 2).astype(np.float64),
         price=goods.price.astype(np.float64),
-        shop_score=market.policy_scores(goods, habits).astype(np.float64),
+        shop_score=behaviour.policy_scores(goods, habits).astype(np.float64),
         p_click_given_examined=_shift_logits(click.astype(np.float64), more),
         p_purchase_given_click=_shift_logits(buy.astype(np.float64), more),
         uniforms=rng.random((3, *click.shape)),

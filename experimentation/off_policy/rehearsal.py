@@ -27,11 +27,13 @@ from data.feature_schema import FeatureSchema
 from data.sources import simulated
 from experimentation.off_policy import logged_checkouts
 from experimentation.off_policy.replay import replay
-from reporting.tables import text_table, write_json
+from reporting.tables import text_table
 from serving import Checkout, ImpressionLog, Line, Recommender, open_store
+from serving.files import write_json
 from serving.progress import ProgressReporter
 from serving.stores.loading import bulk_load
-from simulation import market
+from simulation import behaviour
+from simulation.catalog import SECONDS_PER_DAY, SIMULATION_START
 from training.config import CONFIG_DIR
 from training.stage_folders import ROOT
 
@@ -39,9 +41,7 @@ Array = np.ndarray
 Row = dict[str, Any]
 FOLDER = ROOT / "artifacts" / "off_policy"
 SIMULATION_SETTINGS = {"users": 500, "items": 300, "days": 180}
-TRAINING_END = (
-    simulated.SIMULATION_START + 110 * simulated.DAY
-)  # champion and challenger know what happened before
+TRAINING_END = SIMULATION_START + 110 * SECONDS_PER_DAY  # champion and challenger know what happened before
 EXPLORATION_RATE = 0.2
 CHALLENGER_OVERRIDE = "bundle.slate.revenue_weight=0"
 
@@ -76,7 +76,7 @@ def rehearse(out: Path) -> list[Row]:
     ]
     for row in rows:
         row["holds"] = row["low"] is not None and row["low"] <= row["truth"] <= row["high"]
-    write_json({"explore": EXPLORATION_RATE, "rows": rows}, out / "off_policy_rehearsal.json")
+    write_json(out / "off_policy_rehearsal.json", {"explore": EXPLORATION_RATE, "rows": rows})
     print(text_table(rows))
     return rows
 
@@ -108,7 +108,7 @@ def _serve_champion(cfg: dict[str, Any], files: dict[str, Path], version: Path) 
     for name in ("orders", "items", "users"):
         shutil.copy(files[name], shop)
     store = open_store(shop.parent / "store.db")
-    bulk_load(store, shop, ProgressReporter())
+    bulk_load(store, shop, ProgressReporter().update)
     champion = Recommender.load(version, store)
     champion.exploration_rate, champion.rng = EXPLORATION_RATE, np.random.default_rng(0)
     lines = pq.read_table(files["orders"], filters=[("ts", ">=", TRAINING_END)]).to_pylist()
@@ -138,7 +138,7 @@ def _true_click_probabilities(cfg: dict[str, Any], order: Array, item: Array) ->
     there = item.astype(bool)
     number = np.where(there, item, "0").astype(np.int64)
     pairs = simulated.ground_truth(cfg, np.repeat(order, item.shape[1]), number.ravel())
-    seen = market.examination_probability(item.shape[1], cfg["position_bias"])
+    seen = behaviour.examination_probability(item.shape[1], cfg["position_bias"])
     return pairs.p_click_given_examined.reshape(item.shape) * seen * there
 
 

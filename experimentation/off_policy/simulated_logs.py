@@ -13,14 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from experimentation.off_policy import plackett_luce
-from simulation import market
-from simulation.market import SimulatedItems, SimulatedUsers
+from simulation import behaviour
+from simulation.catalog import SimulatedItems, sample_items
+from simulation.people import PurchaseState, SimulatedUsers, add_purchases, initial_state, sample_users
 
 Array = np.ndarray
 ITEM_SETTINGS = {"items": 24, "days": 90, "gap": 6.0, "seed": 0}
 N_USERS, CHECKOUTS_PER_USER, SLOTS = 1000, 2, 6  # checkouts of each user
 WARMUP_ORDERS = 3  # orders of every user before the first of them
-EXAMINATION_PROBABILITY = market.examination_probability(SLOTS, position_bias=0.7)  # [K]
+EXAMINATION_PROBABILITY = behaviour.examination_probability(SLOTS, position_bias=0.7)  # [K]
 MAX_BASKET_LINES = 4  # of a basket at most
 SHOPPER_MODELS = ("alone", "stopping")
 REWARDS = ("click", "revenue")
@@ -47,17 +48,17 @@ class SimulatedLog(NamedTuple):
 
 def simulate_checkouts(rng: np.random.Generator, users: int = N_USERS) -> SimulatedCheckouts:
     """CHECKOUTS checkouts of each of `users` people."""
-    goods = market.sample_items(ITEM_SETTINGS)
-    people = market.sample_users(ITEM_SETTINGS, rng, np.arange(users))
-    state = market.initial_state(users, len(goods.price))
+    goods = sample_items(ITEM_SETTINGS)
+    people = sample_users(ITEM_SETTINGS, rng, np.arange(users))
+    state = initial_state(users, len(goods.price))
     found: list[SimulatedCheckouts] = []
     for order in range(WARMUP_ORDERS + CHECKOUTS_PER_USER):
         simulate_next_order(goods, people, state, rng, np.ones(len(goods.price), bool))
         if order < WARMUP_ORDERS:
             continue
-        habits = market.habit_features(goods, state)
+        habits = behaviour.habit_features(goods, state)
         now = np.full(users, goods.created_at.max())
-        click, buy = market.response_probabilities(goods, people, state, habits, now)
+        click, buy = behaviour.response_probabilities(goods, people, state, habits, now)
         dear = np.broadcast_to(np.log(goods.price), click.shape)
         facts = [
             np.ones_like(click),
@@ -75,7 +76,7 @@ def simulate_checkouts(rng: np.random.Generator, users: int = N_USERS) -> Simula
                 p_click_given_examined=click.astype(np.float64),
                 p_purchase_given_click=buy.astype(np.float64),
                 price=np.broadcast_to(goods.price, buy.shape).astype(np.float64),
-                logging_score=0.7 * market.policy_scores(goods, habits).astype(np.float64),
+                logging_score=0.7 * behaviour.policy_scores(goods, habits).astype(np.float64),
                 target_score=(habits.log_leaf_share + habits.log_item_count + 0.5 * goods.appeal).astype(
                     np.float64
                 ),
@@ -87,19 +88,19 @@ def simulate_checkouts(rng: np.random.Generator, users: int = N_USERS) -> Simula
 def simulate_next_order(
     goods: SimulatedItems,
     people: SimulatedUsers,
-    state: market.PurchaseState,
+    state: PurchaseState,
     rng: np.random.Generator,
     there: Array,
 ) -> None:
     """One more order of everybody, by taste, of the items that are there [I] bool; `state` changes."""
     count = np.clip(rng.poisson(people.mean_basket_lines), 1, MAX_BASKET_LINES)
-    wanted = np.where(there, market.basket_logits(goods, people, state), -np.inf)
+    wanted = np.where(there, behaviour.basket_logits(goods, people, state), -np.inf)
     best = plackett_luce.sample_slates(wanted.astype(np.float64), MAX_BASKET_LINES, rng)
     who, line = np.nonzero(np.arange(MAX_BASKET_LINES) < count[:, None])
     what = best[who, line]
     state.in_basket[:] = False
     state.in_basket[who, what] = True
-    market.add_purchases(goods, state, who, what, goods.price[what])
+    add_purchases(goods, state, who, what, goods.price[what])
 
 
 def simulate_log(at: SimulatedCheckouts, shopper: str, rng: np.random.Generator) -> SimulatedLog:
@@ -113,8 +114,8 @@ def simulate_log(at: SimulatedCheckouts, shopper: str, rng: np.random.Generator)
         [
             EXAMINATION_PROBABILITY * click,
             buy,
-            np.full(slate.shape, market.DOUBLE_QUANTITY_PROBABILITY),
-            np.full(slate.shape, market.DISCOUNT_PROBABILITY),
+            np.full(slate.shape, behaviour.DOUBLE_QUANTITY_PROBABILITY),
+            np.full(slate.shape, behaviour.DISCOUNT_PROBABILITY),
         ]
     )
     if shopper == "stopping":
@@ -135,4 +136,4 @@ def true_rewards(
     click = EXAMINATION_PROBABILITY * click
     if shopper == "stopping":
         click = click * np.cumprod(np.c_[np.ones(len(click)), 1 - click[:, :-1]], axis=1)
-    return {"click": click.sum(1), "revenue": (click * buy * price).sum(1) * market.MEAN_SPEND_RATIO}
+    return {"click": click.sum(1), "revenue": (click * buy * price).sum(1) * behaviour.MEAN_SPEND_RATIO}

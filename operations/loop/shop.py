@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 
 from serving import Checkout, Event, ImpressionLog, Item, Line, Slate, Store
 from serving.stores.base import purchase_events
-from simulation import market
-from simulation.market import DAY, LEAVES, SIMULATION_START, Array
+from simulation.catalog import BRANDS, LEAVES, SECONDS_PER_DAY, SIMULATION_START, Array, item_titles
 from simulation.population import Population, SimulatedOrders
 
 TABLES_FOLDER = "tables"
@@ -43,7 +42,7 @@ class SimulatedShop:
         self.tables_folder = folder / TABLES_FOLDER
         self.tables_folder.mkdir(parents=True)
         self.population = crowd
-        self.titles = market.item_titles(crowd.items)
+        self.titles = item_titles(crowd.items)
         self.store: Store | None = None  # that serving asks: what arrives from then on enters it too
         self.rng = np.random.default_rng([crowd.cfg["seed"], 3])
         self.order_columns: dict[str, list[Any]] = {name: [] for name in ORDER_COLUMNS}  # of orders.parquet
@@ -118,7 +117,7 @@ class SimulatedShop:
         user, ts = str(checkout.user_id), int(checkout.ts or 0)
         if self.store is not None:
             self.store.append(user, purchase_events(checkout, ts), idempotency_key=checkout.order_id)
-        known = max(ts, SIMULATION_START + day * DAY)
+        known = max(ts, SIMULATION_START + day * SECONDS_PER_DAY)
         for line in checkout.basket:
             values = (checkout.order_id, user, line.item_id, ts, line.quantity, line.price, known)
             for name, value in zip(ORDER_COLUMNS, values, strict=True):
@@ -131,14 +130,14 @@ class SimulatedShop:
 
     def _write(self, day: int) -> None:
         """The tables as of the end of a day: all lines that have arrived, all items that have."""
-        goods, end = self.population.items, SIMULATION_START + (day + 1) * DAY
+        goods, end = self.population.items, SIMULATION_START + (day + 1) * SECONDS_PER_DAY
         there = goods.created_at < end
         pq.write_table(pa.table(self.order_columns), self.tables_folder / "orders.parquet")
         columns = {
             "item_id": np.arange(len(there)).astype(str),
             "title": np.array(self.titles),
             "category": np.array(LEAVES)[goods.leaf],
-            "brand": np.array(market.BRANDS)[goods.brand],
+            "brand": np.array(BRANDS)[goods.brand],
             "price": goods.price,
             "margin": goods.margin,
             "created_at": goods.created_at,

@@ -24,7 +24,7 @@ from serving import Recommender, Slate, open_store
 from serving.bundle_watcher import BundleWatcher
 from serving.progress import ProgressReporter
 from serving.stores.loading import bulk_load
-from simulation.market import Array
+from simulation.catalog import Array
 from simulation.population import Population, SimulatedOrders
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def run_simulation(
     if not decision.startswith("published"):
         raise RuntimeError(f"the first training was not published: {decision}")
     shop.store = open_store(folder / "store.db")
-    bulk_load(shop.store, folder / "bundle" / "store.arrow", ProgressReporter())
+    bulk_load(shop.store, folder / "bundle" / "store.arrow", ProgressReporter().update)
     swap = BundleWatcher(folder / "bundle", serve)
     swap.poll()
     rows = []

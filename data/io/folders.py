@@ -1,0 +1,28 @@
+"""Folders that are complete or absent."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def publish_folder(folder: Path, marker: str) -> Iterator[Path]:
+    """Yield a temporary folder next to `folder`; when the block ends, rename it to `folder` in one step.
+
+    If another process has published `folder` by then, recognised by the file `marker` in it, that one stays.
+    If the block raises, nothing is left behind.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp keeps other users out
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / marker).is_file():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,75 @@
+"""The items of the simulated market."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+SECONDS_PER_DAY = 86_400
+SIMULATION_START = 1_704_067_200  # 2024-01-01 UTC, the first day of the orders
+NEW_ITEM_SHARE = 0.15  # of the items arrive after the first day
+
+DEPARTMENTS = {
+    "pantry": ("coffee", "tea", "pasta", "rice", "honey", "spices"),
+    "bakery": ("bread", "cake", "cookies", "crackers", "granola", "muffins"),
+    "fresh": ("apples", "salad", "cheese", "yogurt", "fish", "poultry"),
+    "home": ("candles", "towels", "lamps", "cushions", "vases", "baskets"),
+    "kitchen": ("knives", "pans", "mugs", "plates", "jars", "kettles"),
+    "care": ("soap", "shampoo", "lotion", "perfume", "razors", "brushes"),
+    "pets": ("kibble", "litter", "treats", "leashes", "toys", "beds"),
+    "garden": ("seeds", "pots", "soil", "gloves", "hoses", "lanterns"),
+}
+PRICE_TIERS = ("everyday", "fine")
+NOUNS = [noun for nouns in DEPARTMENTS.values() for noun in nouns]
+LEAVES = [
+    f"{department}/{noun}/{tier}"
+    for department, nouns in DEPARTMENTS.items()
+    for noun in nouns
+    for tier in PRICE_TIERS
+]
+BRANDS = [prefix + suffix for prefix in ("Nor", "Al", "Bel", "Cor", "Mira", "Sol", "Tan", "Ver")
+          for suffix in ("ello", "ora", "wick", "mond", "issa")]  # fmt: skip
+ADJECTIVES = (
+    "Amber", "Blue", "Classic", "Dark", "Earl", "Fresh", "Golden", "Hearty", "Ivory", "Jolly",
+    "Light", "Mellow", "Natural", "Old", "Pure", "Quiet", "Rustic", "Soft", "True", "White",
+)  # fmt: skip
+
+
+class SimulatedItems(NamedTuple):
+    """I items, ordered by arrival."""
+
+    leaf: Array  # [I] int64, position in LEAVES
+    brand: Array  # [I] int64, position in BRANDS
+    adjective: Array  # [I] int64, position in ADJECTIVES
+    price: Array  # [I] float32, list price
+    margin: Array  # [I] float32, share of the price that the shop keeps
+    appeal: Array  # [I] float32, the same for every user, standard normal
+    created_at: Array  # [I] int64, Unix seconds
+
+
+def sample_items(cfg: Mapping[str, Any]) -> SimulatedItems:
+    """Draw the catalog of `cfg["items"]` items."""
+    rng, n = np.random.default_rng([cfg["seed"], 0]), int(cfg["items"])
+    leaf = rng.permutation(np.arange(n) % len(LEAVES))
+    log_price = rng.normal(2.0, 0.5, len(NOUNS))[leaf // len(PRICE_TIERS)] + 0.6 * (leaf % len(PRICE_TIERS))
+    is_new = np.arange(n) >= n - int(NEW_ITEM_SHARE * n)
+    return SimulatedItems(
+        leaf=leaf,
+        brand=rng.integers(0, len(BRANDS), n),
+        adjective=rng.integers(0, len(ADJECTIVES), n),
+        price=np.round(np.exp(log_price + rng.normal(0, 0.25, n)) + 0.01, 2).astype(np.float32),
+        margin=np.round(rng.uniform(0.1, 0.5, n), 3).astype(np.float32),
+        appeal=rng.standard_normal(n, np.float32),
+        created_at=SIMULATION_START
+        + np.sort(np.where(is_new, rng.uniform(0, cfg["days"], n) * SECONDS_PER_DAY, 0)).astype(np.int64),
+    )
+
+
+def item_titles(items: SimulatedItems) -> list[str]:
+    """`Brand Adjective Noun`, preceded by `Fine` in the fine price tier."""
+    return [
+        ("Fine " if leaf % len(PRICE_TIERS) else "")
+        + f"{BRANDS[brand]} {ADJECTIVES[adjective]} {NOUNS[leaf // len(PRICE_TIERS)].title()}"
+        for leaf, brand, adjective in zip(items.leaf, items.brand, items.adjective, strict=True)
+    ]
