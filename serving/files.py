@@ -1,9 +1,12 @@
 """Files that are complete or absent, and locks between processes: for every room."""
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -20,10 +23,10 @@ def write_atomically(path: Path, sync: bool = False) -> Iterator[Path]:
     try:
         yield partial
         if sync:
-            _flush_to_disk(partial)
+            flush_to_disk(partial)
         os.replace(partial, path)
         if sync:
-            _flush_to_disk(path.parent)
+            flush_to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -54,9 +57,31 @@ def lock_descriptor(fd: int, wait: bool = False) -> bool:
     return True
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Flush a file, or the entries of a folder."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file atomically; create its folder if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; a number that is not finite becomes null."""
+    text = json.dumps(_replace_nonfinite(content), indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def _replace_nonfinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace_nonfinite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replace_nonfinite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

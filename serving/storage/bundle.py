@@ -148,7 +148,11 @@ def open_bundle(path: str | Path) -> Bundle:
         item_rows=_read(
             folder / "item_rows.arrow", lambda file: ItemRowMap(strings["item_id"], _read_slots(file))
         ),
-        **{name: numbers[name] for name in ("price", "margin", "available", "leaf", "fallback_rank")},
+        price=numbers["price"],
+        margin=numbers["margin"],
+        available=numbers["available"],
+        leaf=numbers["leaf"],
+        fallback_rank=numbers["fallback_rank"],
         items_by_popularity=numbers["popular"][:n_available],
         items_by_leaf=numbers["popular_by_leaf"][:n_available],
     )

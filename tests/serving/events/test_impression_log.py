@@ -139,7 +139,7 @@ def test_the_end_of_the_interpreter_is_an_orderly_stop(tmp_path: Path) -> None:
 from serving import Checkout, ImpressionLog
 from tests.serving.events.logs import slate
 log = ImpressionLog({str(tmp_path)!r})
-log.slate(Checkout("u1", []), slate("r"))
+log.log_slate(Checkout("u1", []), slate("r"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
