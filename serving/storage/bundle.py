@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .item_ids import ItemRowMap
 from .mapped_table import MappedTable
+from .paths import CURRENT
 from .vector_index import ItemIndex, SearchParams, read_index
 
 FORMAT_VERSION = 8
@@ -161,14 +162,14 @@ def open_bundle(path: str | Path) -> Bundle:
 def version_folder(path: str | Path) -> Path:
     """The version folder that `path` is or, in a bundle root, that its `current` link names."""
     path = Path(path)
-    if (path / "current").is_symlink():
-        folder = (path / "current").resolve()  # a later change of the link does not mix two versions
+    if (path / CURRENT).is_symlink():
+        folder = (path / CURRENT).resolve()  # a later change of the link does not mix two versions
         if not folder.is_dir():
-            raise BundleError(path / "current", "it points at a folder that is gone", "export again")
+            raise BundleError(path / CURRENT, "it points at a folder that is gone", "export again")
         return folder
     if not (path / MANIFEST).is_file():
         raise BundleError(
-            path, f"no bundle here ({MANIFEST} and a `current` link are missing)", "python export.py"
+            path, f"no bundle here ({MANIFEST} and a `{CURRENT}` link are missing)", "python export.py"
         )
     return path.resolve()
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..files import write_atomically
 from .bundle import MANIFEST, BundleError
+from .paths import CHALLENGER_FOLDER, CURRENT
 
-CURRENT = "current"
-CHALLENGER_FOLDER = ".challenger"  # in a bundle root: versions that retraining made and did not publish
+__all__ = ["CHALLENGER_FOLDER", "CURRENT", "find_version", "list_versions", "set_current_version"]
 
 
 def list_versions(root: Path) -> list[str]:

@@ -78,17 +78,17 @@ def test_an_arm_is_answered_by_its_version(root: Path, tmp_path: Path) -> None:
         assert before == {user: A if user in old else B for user in before}
         shutil.copytree(root / B, root / "v4")
         set_current_version(root, "v4")
-        until(lambda: client.service.swap.recommender.bundle.folder.name == "v4")
-        assert client.service.swap.serving[A].bundle.version == A
-        kept = client.service.swap.serving[A]
+        until(lambda: client.service.bundle_watcher.recommender.bundle.folder.name == "v4")
+        assert client.service.bundle_watcher.recommenders[A].bundle.version == A
+        kept = client.service.bundle_watcher.recommenders[A]
         set_current_version(root, A)  # it serves already: nothing is loaded
-        until(lambda: client.service.swap.recommender is kept)
+        until(lambda: client.service.bundle_watcher.recommender is kept)
         assert {*answered(client).values()} == {A}
         assert client.number('sextet_bundle_loads_total{outcome="loaded"}') == 3
         assert client.number('sextet_bundle_loads_total{outcome="shared"}') == 1
         set_current_version(root, B)  # the arm's version stays, though `current` leaves it
-        until(lambda: client.service.swap.recommender.bundle.version == B)
-        assert client.service.swap.serving[A] is kept
+        until(lambda: client.service.bundle_watcher.recommender.bundle.version == B)
+        assert client.service.bundle_watcher.recommenders[A] is kept
         assert answered(client) == {user: before[user] for user in USERS}
     rows = logged(log)
     assert all(row["arm"] == assign_user(running, row["user_id"]).arms for row in rows)
@@ -126,7 +126,7 @@ def test_popular_items_are_of_the_version_too(root: Path, tmp_path: Path) -> Non
     """Where the models would be too late, and the answer is made on the event loop."""
     path = experiments(tmp_path, old=A, older=A)
     with service(root, path, tmp_path / "log") as client:
-        client.service.desk.limit = 0
+        client.service.admission.queue_limit = 0
         slate = six(
             client.post(SLATES, BASKET | {"user_id": next(iter(in_arm(read_experiments(path), "old")))})
         )
@@ -140,15 +140,15 @@ def test_a_part_of_any_version_that_rests_is_told(root: Path, tmp_path: Path) ->
     with service(root, path, tmp_path / "log") as client:
         resting = 'sextet_breaker_open{part="ranker"}'
         old, current = (
-            client.service.swap.serving[name].stages.breakers["ranker"] for name in (A, "current")
+            client.service.bundle_watcher.recommenders[name].stage_stats.breakers["ranker"] for name in (A, "current")
         )
         for breaker in (old, current):
             for _ in range(3):
-                breaker.failed()
+                breaker.record_failure()
         assert client.number(resting) == 1
-        old.worked()
+        old.record_success()
         assert client.number(resting) == 1
-        current.worked()
+        current.record_success()
         assert client.number(resting) == 0
         assert client.number('sextet_breaker_trips_total{part="ranker"}') == 2
 

@@ -123,8 +123,8 @@ def test_arms_have_their_shares_and_layers_are_independent(running: Experiments)
 def test_another_process_deals_the_same(running: Experiments, tmp_path: Path) -> None:
     path = written(tmp_path, FILE)
     program = "from serving.experiments.assignment import *; from pathlib import Path\n"
-    program += f"e = read(Path({str(path)!r}))\n"
-    program += "for k in range(500): print(assigned(e, f'u{k}').arms)"
+    program += f"e = read_experiments(Path({str(path)!r}))\n"
+    program += "for k in range(500): print(assign_user(e, f'u{k}').arms)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout.splitlines() == [assign_user(running, user).arms for user in USERS[:500]]
 

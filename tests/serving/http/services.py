@@ -73,7 +73,7 @@ def serving(app: FastAPI, ready: bool = True) -> Iterator[Client]:
     client = Client(app)
     try:
         if ready:
-            until(lambda: client.service.swap.recommender is not None)
+            until(lambda: client.service.bundle_watcher.recommender is not None)
         yield client
     finally:
         client.close()
