@@ -77,6 +77,11 @@ def sample_order_gaps(order_gap_days: Array, rng: np.random.Generator) -> Array:
     return (gap_days * SECONDS_PER_DAY).astype(np.int64)
 
 
+def log_price_gaps(items: SimulatedItems, state: PurchaseState) -> Array:
+    """Log of every item's price over the user's mean line spend [n, I], from -2 to 2."""
+    return np.clip(np.log(items.price) - np.log(state.total_spend / state.line_count)[:, None], -2, 2)
+
+
 def response_probabilities(
     items: SimulatedItems, users: SimulatedUsers, state: PurchaseState, habits: HabitFeatures, ts: Array
 ) -> tuple[Array, Array]:
@@ -84,7 +89,7 @@ def response_probabilities(
 
     Both rise with the same partly hidden preference, so users who click are likelier to buy.
     """
-    price_gap = np.clip(np.log(items.price) - np.log(state.total_spend / state.line_count)[:, None], -2, 2)
+    price_gap = log_price_gaps(items, state)
     preference = users.leaf_preference[:, items.leaf]
     is_new = (ts[:, None] - items.created_at < NEW_ITEM_DAYS * SECONDS_PER_DAY) & (
         items.created_at > SIMULATION_START

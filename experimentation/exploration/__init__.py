@@ -1,9 +1,9 @@
-"""Exploration policies in a shop whose truth is known: what each costs, and what it brings new items.
+"""Exploration policies in a simulated shop: their regret, and the impressions that new items get.
 
-    world.py ─ a day's checkouts ─▶ policies.py ─ slates ─▶ world.py ─ clicks, purchases ─▶ learner.py ─╮
-                                        ▲                                                             │
-                                        ╰──────────────── what is believed tomorrow ◀──────────────────╯
+    simulated_shop.py ─ checkouts ─▶ policies.py ─ slates ─▶ simulated_shop.py ─ responses ─▶ learner.py ─╮
+                                         ▲                                                               │
+                                         ╰─────────────────────── beliefs of the next day ◀──────────────╯
 
-compare.py does this for every policy in the same shops and takes the regret; page.py draws it.
-docs/experiments.md says what was measured and what follows for `--explore`.
+comparison.py runs every policy in the same shops and computes the regret; page.py draws it.
+docs/experiments.md reports the results and what follows for `--explore`.
 """

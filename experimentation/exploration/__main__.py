@@ -1,49 +1,61 @@
-"""`python -m experimentation.exploration`: exploration policies by regret, and what they bring new items."""
+"""`python -m experimentation.exploration`: exploration policies by regret, and new items' impressions."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
-from experimentation.exploration import comparison
+from experimentation.exploration.comparison import NEW_ITEM_FOLLOW_DAYS, compare_policies
 from experimentation.exploration.page import page
 from experimentation.exploration.simulated_shop import ShopConfig
-from reporting.tables import text_table, write_atomically, write_json
+from reporting.tables import text_table
+from serving.command_line import option, run
+from serving.files import write_json, write_text
 
-MIN_ITEMS = 60  # items, so that new ones among them arrive in time to be followed
-PRINTED_COLUMNS = ("answers", "policy", "regret", "gain", "gain_low", "gain_high", "taught", "paid", "new_revenue",
-         "new_share", "new_best", "new_best_gain", "new_wait")  # fmt: skip
+MIN_ITEMS = 60  # with fewer, no new item may arrive in time to be followed
+PRINTED_COLUMNS = (
+    "appeal", "policy", "regret", "gain", "gain_low", "gain_high", "learning_gain", "exploration_cost",
+    "new_item_revenue", "new_item_share", "top_new_impressions", "top_new_impressions_gain",
+    "days_to_discovery",
+)  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Simulate, print and write. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experimentation.exploration",
-        description="Exploration policies in simulated shops: regret, and what it brings new items.",
-    )
-    add = partial(parser.add_argument, type=int)
-    add("--seeds", default=30, help="shops of each kind, 2 or more; default: 30")
-    add("--days", default=60, help="that are compared; default: 60")
-    add("--checkouts", default=100, help="a day; default: 100")
-    add("--items", default=150, help="of which 15 %% arrive while the days pass; default: 150")
-    parser.add_argument("--out", type=Path, default=Path("reports"), help="default: reports")
-    options = parser.parse_args(arguments)
-    if options.seeds < 2:
-        parser.error(f"--seeds is {options.seeds}: an interval needs 2 shops or more")
-    if options.days < 2 * comparison.NEW_ITEM_FOLLOW_DAYS:
-        parser.error(
-            f"--days is {options.days}: new items are followed for {comparison.NEW_ITEM_FOLLOW_DAYS}, so give twice that"
-        )
-    if options.checkouts < 1 or options.items < MIN_ITEMS:
-        parser.error(f"give a checkout a day and {MIN_ITEMS} items or more")
+@dataclass(frozen=True, kw_only=True)
+class ExplorationOptions:
+    """Exploration policies in simulated shops: regret, and impressions of new items."""
+
+    seeds: int = option(30, "shops for each appeal weight, 2 or more")
+    days: int = option(60, "days that are compared")
+    checkouts: int = option(100, "checkouts a day")
+    items: int = option(150, "items, of which 15 % arrive during these days")
+    out: Path = option(Path("reports"), "folder of the report")
+
+    def __post_init__(self) -> None:
+        if self.seeds < 2:
+            raise ValueError(f"--seeds is {self.seeds}: an interval needs 2 shops or more")
+        if self.days < 2 * NEW_ITEM_FOLLOW_DAYS:
+            raise ValueError(
+                f"--days is {self.days}: expected {2 * NEW_ITEM_FOLLOW_DAYS} or more, for new items are "
+                f"followed for {NEW_ITEM_FOLLOW_DAYS}"
+            )
+        if self.checkouts < 1 or self.items < MIN_ITEMS:
+            raise ValueError(f"give a checkout a day and {MIN_ITEMS} items or more")
+
+
+def explore(options: ExplorationOptions) -> int:
+    """Compare the policies; print and write the rows and the page."""
     shop = ShopConfig(0, options.days, options.checkouts, options.items)
-    rows = comparison.compare_policies(shop, options.seeds)
-    write_json(rows, options.out / "exploration.json")
-    write_atomically(options.out / "exploration.html", page(rows, options.seeds, options.days))
+    rows = compare_policies(shop, options.seeds)
+    write_json(options.out / "exploration.json", rows)
+    write_text(options.out / "exploration.html", page(rows, options.seeds, options.days))
     print(text_table([{name: row.get(name) for name in PRINTED_COLUMNS} for row in rows]))
     print(f"\nwritten: {options.out / 'exploration.html'}, exploration.json")
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare the policies with these arguments. Returns the exit code."""
+    return run("python -m experimentation.exploration", explore, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All policies in the same shops: regret, and how soon new items are shown."""
+"""Comparison of all policies in the same shops: regret, and impressions of new items."""
 
 from typing import Any, NamedTuple
 
@@ -14,11 +14,11 @@ from experimentation.off_policy.simulated_logs import EXAMINATION_PROBABILITY
 
 Array = np.ndarray
 Row = dict[str, Any]
-APPEAL_WEIGHTS = {
-    "as simulated": 0.0,
-    "as in baskets": 0.8,
-}  # Shop.appeal: baskets follow it by .8 (market.wanted)
-NO_EXPLORATION, FULL_FEEDBACK, ORACLE = "none", "all answers known", "oracle"
+APPEAL_WEIGHTS = {  # ShopConfig.appeal_weight; .8 is appeal's weight in behaviour.basket_logits
+    "weak appeal (simulator)": 0.0,
+    "strong appeal (as in baskets)": 0.8,
+}
+NO_EXPLORATION, FULL_FEEDBACK, ORACLE = "no exploration", "full feedback", "oracle"
 POLICIES: dict[str, Policy] = {
     NO_EXPLORATION: policies.greedy,
     "ε = .05": policies.epsilon_last_slot(0.05),
@@ -31,148 +31,172 @@ POLICIES: dict[str, Policy] = {
     "LinUCB, width 1": policies.linucb(1.0),
     "LinUCB, width 2": policies.linucb(2.0),
     "random": policies.uniform_random,
-    FULL_FEEDBACK: policies.greedy,  # told what all items would have answered: what exploring can teach at most
+    FULL_FEEDBACK: policies.greedy,  # observes the responses to all items: the upper bound of learning
     ORACLE: policies.oracle,
 }
 NEW_ITEM_FOLLOW_DAYS = 21  # days after its arrival for which a new item is followed
-DISCOVERY_IMPRESSIONS = 50  # impressions after which it counts as shown
-TOP_ITEM_SHARE = 0.1  # share of the new items that are the best
+DISCOVERY_IMPRESSIONS = 50  # impressions at which a new item counts as discovered
+TOP_ITEM_SHARE = 0.1  # share of the new items that count as the best
 
 
 class PolicyDays(NamedTuple):
-    """What a policy did in a shop, by day. Revenue is expected, per checkout."""
+    """The results of a policy in a shop, by day. Revenue is expected, per checkout."""
 
     revenue: Array  # [days]
-    greedy_revenue: Array  # [days] what the slates that it believed in would have earned
-    new_item_revenue: Array  # [days] of `earned`, from items that arrived since day 0
-    impressions: Array  # [days, I] impressions
+    greedy_revenue: Array  # [days] of the greedy slates by the policy's own beliefs
+    new_item_revenue: Array  # [days] part of `revenue` from items that arrived since day 0
+    impressions: Array  # [days, I]
 
 
 class ShopRun(NamedTuple):
     """One shop under every policy."""
 
     policy_days: dict[str, PolicyDays]
-    item_value: Array  # [days, I] mean expected revenue of an item that is seen
-    arrival_day: Array  # [I] day of arrival
+    item_value: Array  # [days, I] mean expected revenue of an item given examination
+    arrival_day: Array  # [I]
 
 
 def compare_policies(shop_config: ShopConfig, seeds: int) -> list[Row]:
-    """A row for each way in which people answer to appeal and each policy, over shops as large as `like`.
-
-    Shows progress.
-    """
+    """Return a row for each appeal weight and policy, over `seeds` shops of this size. Shows progress."""
     rows, steps = [], len(APPEAL_WEIGHTS) * seeds * (simulated_shop.WARMUP_DAYS + shop_config.days)
     with tqdm(total=steps, desc="simulated shops", unit="day") as bar:
-        for answers, appeal in APPEAL_WEIGHTS.items():
-            ran = [
-                run_policies(shop_config._replace(seed=seed, appeal_weight=appeal), bar)
+        for appeal, appeal_weight in APPEAL_WEIGHTS.items():
+            runs = [
+                run_policies(shop_config._replace(seed=seed, appeal_weight=appeal_weight), bar)
                 for seed in range(seeds)
             ]
-            rows += [{"answers": answers, "policy": name} | policy_metrics(ran, name) for name in POLICIES]
+            rows += [{"appeal": appeal, "policy": name} | policy_metrics(runs, name) for name in POLICIES]
     return rows
 
 
 def run_policies(shop: ShopConfig, bar: tqdm) -> ShopRun:
-    """Every policy in one shop; they start from what the warm days taught."""
-    first = simulated_shop.arrival_days(simulated_shop.shop_items(shop))
-    fresh = first >= 0
-    start = Beliefs(*(learner.prior(simulated_shop.N_FEATURES, shop.items) for _ in Beliefs._fields))
-    warm, *own = (np.random.default_rng([shop.seed, 2, number]) for number in range(1 + len(POLICIES)))
-    rngs = dict(zip(POLICIES, own, strict=True))
-    beliefs = dict.fromkeys(POLICIES, start)
-    tallies: dict[str, list[PolicyDays]] = {name: [] for name in POLICIES}
-    worth = []
+    """Run every policy in one shop; all start from the beliefs of the warm-up."""
+    arrival_day = simulated_shop.arrival_days(simulated_shop.shop_items(shop))
+    is_new = arrival_day >= 0
+    warm = Beliefs(*(learner.prior(simulated_shop.N_FEATURES, shop.items) for _ in Beliefs._fields))
+    warm_rng, *policy_rngs = (
+        np.random.default_rng([shop.seed, 2, number]) for number in range(1 + len(POLICIES))
+    )
+    rngs = dict(zip(POLICIES, policy_rngs, strict=True))
+    beliefs = dict.fromkeys(POLICIES, warm)
+    days: dict[str, list[PolicyDays]] = {name: [] for name in POLICIES}
+    item_value = []
     for day in simulated_shop.simulate_days(shop):
         bar.update()
         if day.number < 0:
-            start = update_beliefs(start, day, policies.shop_policy(day, warm), EXAMINATION_PROBABILITY)
-            beliefs = dict.fromkeys(POLICIES, start)
+            warm = update_beliefs(warm, day, policies.shop_policy(day, warm_rng), EXAMINATION_PROBABILITY)
+            beliefs = dict.fromkeys(POLICIES, warm)
             continue
-        worth.append(day.expected_revenue.mean(0) * day.available)
+        item_value.append(day.expected_revenue.mean(0) * day.available)
         for name, policy in POLICIES.items():
             slate = policy(beliefs[name], day, rngs[name])
-            tallies[name].append(_record_day(beliefs[name], day, slate, fresh))
-            asked = _all_available_items(day) if name == FULL_FEEDBACK else (slate, EXAMINATION_PROBABILITY)
-            beliefs[name] = update_beliefs(beliefs[name], day, *asked)
-    by_day = {name: PolicyDays(*map(np.array, zip(*some, strict=True))) for name, some in tallies.items()}
-    return ShopRun(by_day, np.array(worth), first)
+            days[name].append(_record_day(beliefs[name], day, slate, is_new))
+            observed = (slate, EXAMINATION_PROBABILITY)
+            if name == FULL_FEEDBACK:
+                observed = _all_available_items(day)
+            beliefs[name] = update_beliefs(beliefs[name], day, *observed)
+    policy_days = {
+        name: PolicyDays(*map(np.array, zip(*records, strict=True))) for name, records in days.items()
+    }
+    return ShopRun(policy_days, np.array(item_value), arrival_day)
 
 
-def update_beliefs(heads: Beliefs, day: Day, items: Array, seen: Array) -> Beliefs:
-    """The beliefs after the answers to items [n, m] that were seen with p [m]."""
-    clicked, bought = day.sample_feedback(items, seen)
-    facts = np.take_along_axis(day.features, items[:, :, None], 1)
-    at = np.broadcast_to(seen, items.shape)
-    clicks = Observations(facts.reshape(-1, facts.shape[2]), items.ravel(), at.ravel(), clicked.ravel())
-    buys = Observations(facts[clicked], items[clicked], np.ones(int(clicked.sum())), bought[clicked])
-    return Beliefs(learner.update_belief(heads.click, clicks), learner.update_belief(heads.purchase, buys))
+def update_beliefs(beliefs: Beliefs, day: Day, items: Array, p_examined: Array) -> Beliefs:
+    """The beliefs after the responses to items [n, m] that are examined with `p_examined` [m]."""
+    clicked, purchased = day.sample_feedback(items, p_examined)
+    features = np.take_along_axis(day.features, items[:, :, None], 1)
+    p_examined = np.broadcast_to(p_examined, items.shape)
+    clicks = Observations(
+        features.reshape(-1, features.shape[2]), items.ravel(), p_examined.ravel(), clicked.ravel()
+    )
+    purchases = Observations(
+        features[clicked], items[clicked], np.ones(int(clicked.sum())), purchased[clicked]
+    )
+    return Beliefs(
+        learner.update_belief(beliefs.click, clicks), learner.update_belief(beliefs.purchase, purchases)
+    )
 
 
 def _all_available_items(day: Day) -> tuple[Array, Array]:
-    """All items that are there, each as if it stood first."""
+    """All available items, each as if it had the first slot."""
     items = np.flatnonzero(day.available)
     return np.broadcast_to(items, (len(day.features), len(items))), np.ones(len(items))
 
 
-def _record_day(heads: Beliefs, day: Day, slate: Array, fresh: Array) -> PolicyDays:
-    earned = day.slate_revenue(slate)
-    trusted = policies.top_slates(policies.expected_value(heads, day), day.available)
+def _record_day(beliefs: Beliefs, day: Day, slate: Array, is_new: Array) -> PolicyDays:
+    revenue = day.slate_revenue(slate)
+    greedy = policies.top_slates(policies.expected_value(beliefs, day), day.available)
     return PolicyDays(
-        revenue=earned.sum(1).mean(),
-        greedy_revenue=day.slate_revenue(trusted).sum(1).mean(),
-        new_item_revenue=(earned * fresh[slate]).sum(1).mean(),
-        impressions=np.bincount(slate.ravel(), minlength=len(fresh)),
+        revenue=revenue.sum(1).mean(),
+        greedy_revenue=day.slate_revenue(greedy).sum(1).mean(),
+        new_item_revenue=(revenue * is_new[slate]).sum(1).mean(),
+        impressions=np.bincount(slate.ravel(), minlength=len(is_new)),
     )
 
 
-def policy_metrics(ran: list[ShopRun], name: str) -> Row:
-    """What a policy did in all shops: means over them with 95 % intervals.
+def policy_metrics(runs: list[ShopRun], name: str) -> Row:
+    """The metrics of a policy over all shops: means with 95 % intervals.
 
-    Money is a share of what the oracle earns in the same shop. `gain` is what the policy earns more than no
-    exploring; it is `taught`, what the slates that it believes in earn more, less `paid`, what it gave up by
-    not showing them. `new_best_gain` is against no exploring too.
+    Money is a share of the oracle's revenue in the same shop. `gain` is the policy's revenue minus that of no
+    exploration. It equals `learning_gain` (of the greedy slates by its beliefs) minus `exploration_cost` (of
+    showing other slates). `top_new_impressions_gain` is relative to no exploration, too.
     """
-    most = np.array([one.policy_days[ORACLE].revenue.mean() for one in ran])  # [shops]
-    mine, none, oracle = ([one.policy_days[which] for one in ran] for which in (name, NO_EXPLORATION, ORACLE))
-    earned, base = (np.array([tally.revenue.mean() for tally in some]) for some in (mine, none))
-    lost = np.array([b.revenue - a.revenue for a, b in zip(mine, oracle, strict=True)]) / most[:, None]
-    found = {"regret": 1 - earned / most, "gain": (earned - base) / most}
-    if name != ORACLE:  # which believes in nothing
-        trusted = np.array([tally.greedy_revenue.mean() for tally in mine])
-        found |= {"taught": (trusted - base) / most, "paid": (trusted - earned) / most}
-    found["new_revenue"] = np.array([tally.new_item_revenue.mean() for tally in mine]) / most
-    seen, unaided = (
+    policy, baseline, oracle = (
+        [run.policy_days[policy_name] for run in runs] for policy_name in (name, NO_EXPLORATION, ORACLE)
+    )
+    revenue, baseline_revenue, oracle_revenue = (
+        np.array([days.revenue.mean() for days in part]) for part in (policy, baseline, oracle)
+    )  # [shops]
+    metrics = {
+        "regret": 1 - revenue / oracle_revenue,
+        "gain": (revenue - baseline_revenue) / oracle_revenue,
+    }
+    if name != ORACLE:  # it has no beliefs
+        greedy_revenue = np.array([days.greedy_revenue.mean() for days in policy])
+        metrics["learning_gain"] = (greedy_revenue - baseline_revenue) / oracle_revenue
+        metrics["exploration_cost"] = (greedy_revenue - revenue) / oracle_revenue
+    metrics["new_item_revenue"] = np.array([days.new_item_revenue.mean() for days in policy]) / oracle_revenue
+    new_items, baseline_new_items = (
         [
-            new_item_metrics(tally.impressions, one.item_value, one.arrival_day)
-            for tally, one in zip(some, ran, strict=True)
+            new_item_metrics(days.impressions, run.item_value, run.arrival_day)
+            for days, run in zip(part, runs, strict=True)
         ]
-        for some in (mine, none)
+        for part in (policy, baseline)
     )
-    found |= {f"new_{what}": np.array([one[what] for one in seen]) for what in seen[0]}
-    found["new_best_gain"] = found["new_best"] - np.array([one["best"] for one in unaided])
+    metrics |= {metric: np.array([shop[metric] for shop in new_items]) for metric in new_items[0]}
+    metrics["top_new_impressions_gain"] = metrics["top_new_impressions"] - np.array(
+        [shop["top_new_impressions"] for shop in baseline_new_items]
+    )
     row: Row = {}
-    for what, values in found.items():
-        known = values[np.isfinite(values)]  # a shop may have no new item that can be followed
-        value, _, low, high = clustered_mean(known, np.arange(len(known)))
-        row |= {what: value, f"{what}_low": low, f"{what}_high": high}
-    return row | {"days_lost": np.cumsum(lost.mean(0)).tolist()}  # in days of the oracle's revenue
-
-
-def new_item_metrics(shown: Array, worth: Array, first: Array) -> dict[str, float]:
-    """What became of the items that arrived on day 0 or later; `shown` and `worth` are [days, I].
-
-    share: their part of all impressions. best, wait: impressions of the most valuable tenth in their first
-    FIRST days, by item, and days until one of them has KNOWN, at most FIRST; of items with so many days left.
-    """
-    fresh = np.flatnonzero(first >= 0)
-    followed = fresh[first[fresh] + NEW_ITEM_FOLLOW_DAYS <= len(shown)]
-    value = np.array([worth[first[item] :, item].mean() for item in followed])
-    best = followed[np.argsort(-value)[: max(1, round(TOP_ITEM_SHARE * len(followed)))]]
-    early = np.array([shown[first[item] :, item][:NEW_ITEM_FOLLOW_DAYS] for item in best]).reshape(
-        -1, NEW_ITEM_FOLLOW_DAYS
+    for metric, values in metrics.items():
+        finite = values[np.isfinite(values)]  # a shop may have no new item that can be followed
+        value, _, low, high = clustered_mean(finite, np.arange(len(finite)))
+        row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+    daily_regret = (
+        np.array([best.revenue - days.revenue for days, best in zip(policy, oracle, strict=True)])
+        / oracle_revenue[:, None]
     )
+    # Cumulative, in days of the oracle's revenue.
+    return row | {"regret_days": np.cumsum(daily_regret.mean(0)).tolist()}
+
+
+def new_item_metrics(impressions: Array, item_value: Array, arrival_day: Array) -> dict[str, float]:
+    """Metrics of the items that arrived on day 0 or later, from impressions and values [days, I].
+
+    new_item_share: of all impressions. top_new_impressions: mean impressions of the most valuable tenth in
+    their first NEW_ITEM_FOLLOW_DAYS days. days_to_discovery: mean days, at most NEW_ITEM_FOLLOW_DAYS, until
+    one of them has DISCOVERY_IMPRESSIONS. The last two need items that can be followed for as many days.
+    """
+    new_items = np.flatnonzero(arrival_day >= 0)
+    followed = new_items[arrival_day[new_items] + NEW_ITEM_FOLLOW_DAYS <= len(impressions)]
+    value = np.array([item_value[arrival_day[item] :, item].mean() for item in followed])
+    top = followed[np.argsort(-value)[: max(1, round(TOP_ITEM_SHARE * len(followed)))]]
+    by_day = np.array(
+        [impressions[arrival_day[item] :, item][:NEW_ITEM_FOLLOW_DAYS] for item in top]
+    ).reshape(-1, NEW_ITEM_FOLLOW_DAYS)  # [top items, days since arrival]
+    is_undiscovered = np.cumsum(by_day, axis=1) < DISCOVERY_IMPRESSIONS
     return {
-        "share": shown[:, fresh].sum() / shown.sum(),
-        "best": early.sum(1).mean() if len(best) else np.nan,
-        "wait": (np.cumsum(early, axis=1) < DISCOVERY_IMPRESSIONS).sum(1).mean() if len(best) else np.nan,
+        "new_item_share": impressions[:, new_items].sum() / impressions.sum(),
+        "top_new_impressions": by_day.sum(1).mean() if len(top) else np.nan,
+        "days_to_discovery": is_undiscovered.sum(1).mean() if len(top) else np.nan,
     }

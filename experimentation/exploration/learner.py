@@ -1,13 +1,14 @@
-"""What all policies learn with: logistic regression with a normal belief, one head for clicks, one for buys.
+"""The learner of all policies: Bayesian logistic regression, one belief for clicks and one for purchases.
 
-A logit is weights times facts plus the item's own intercept, the part of its appeal that no fact tells. Every
-day's outcomes move the belief by Laplace's approximation (Chapelle and Li 2011, algorithm 3, here with
-covariances): the mode of yesterday's belief times today's likelihood becomes the mean, Fisher's information
-there joins the precision. An answer is of one item, so the precision between items stays diagonal, and all of
-it costs as much as there are items (the blocks of LinUCB's hybrid model, Li et al. 2010, algorithm 2).
+A logit is weights times features plus the item's own intercept: the part of its appeal that no feature
+reveals. Each day's observations update the belief by Laplace's approximation (Chapelle and Li 2011, algorithm
+3, here with covariances): the mode of the prior belief times the day's likelihood becomes the mean, and
+Fisher's information there is added to the precision. An observation is of one item, so the precision between
+items stays diagonal, and the cost is linear in the number of items (the blocks of LinUCB's hybrid model, Li
+et al. 2010, algorithm 2).
 
-As in training (models/ranking/position_bias.py), a click at a slot that is seen with θ has p = θ σ(logit), so
-what is learned is p(click | seen). Purchases are learned from what was clicked: θ = 1.
+As in training (models/ranking/position_bias.py), a click at a slot with examination probability θ has
+p = θ σ(logit), so the belief is of p(click | examined). Purchases are learned from clicked items: θ = 1.
 """
 
 from typing import NamedTuple
@@ -15,22 +16,19 @@ from typing import NamedTuple
 import numpy as np
 
 Array = np.ndarray
-PRIOR_WEIGHT_SD, PRIOR_ITEM_SD = (
-    2.0,
-    0.5,
-)  # standard deviations of the first belief: of a fact's weight, an item's intercept
-MAX_STEPS, TOLERANCE = 40, 1e-4  # scoring stops after so many steps, or when none moves a number by more
+PRIOR_WEIGHT_SD, PRIOR_ITEM_SD = 2.0, 0.5  # standard deviations of a feature's weight, an item's intercept
+MAX_STEPS, TOLERANCE = 40, 1e-4  # scoring stops after MAX_STEPS, or when no parameter moves by TOLERANCE
 
 
 class BlockPrecision(NamedTuple):
-    """Of F weights and I intercepts, in blocks."""
+    """The precision of F weights and I intercepts, in blocks."""
 
     weight_block: Array  # [F, F]
     cross_block: Array  # [F, I]
-    item_diagonal: Array  # [I], the diagonal: there is nothing beside it
+    item_diagonal: Array  # [I], the block of the intercepts is diagonal
 
     def add(self, other: "BlockPrecision") -> "BlockPrecision":
-        return BlockPrecision(*(one + more for one, more in zip(self, other, strict=True)))
+        return BlockPrecision(*(block + other_block for block, other_block in zip(self, other, strict=True)))
 
     def matvec(self, weight: Array, item: Array) -> tuple[Array, Array]:
         """The product with a vector: weights [F], intercepts [I]."""
@@ -40,98 +38,109 @@ class BlockPrecision(NamedTuple):
         )
 
     def weight_covariance(self) -> Array:
-        """Covariance of the weights, whatever the intercepts [F, F]."""
+        """Marginal covariance of the weights [F, F]."""
         return np.linalg.inv(self.weight_block - (self.cross_block / self.item_diagonal) @ self.cross_block.T)
 
     def solve(self, weight: Array, item: Array) -> tuple[Array, Array]:
-        """What `times` would make into these: weights [F], intercepts [I]."""
-        found = self.weight_covariance() @ (weight - self.cross_block @ (item / self.item_diagonal))
-        return found, (item - found @ self.cross_block) / self.item_diagonal
+        """The vector whose product is (weight, item): weights [F], intercepts [I]."""
+        solved = self.weight_covariance() @ (weight - self.cross_block @ (item / self.item_diagonal))
+        return solved, (item - solved @ self.cross_block) / self.item_diagonal
 
 
 class LogisticBelief(NamedTuple):
-    """A normal belief about the weights of the facts and the intercepts of the items."""
+    """A normal belief about the weights of the features and the intercepts of the items."""
 
-    weight_mean: Array  # [F] means
-    item_mean: Array  # [I] means
+    weight_mean: Array  # [F]
+    item_mean: Array  # [I]
     precision: BlockPrecision
 
 
 class Beliefs(NamedTuple):
-    """What is believed of p(click | seen) and of p(purchase | click)."""
+    """The beliefs about p(click | examined) and p(purchase | click)."""
 
     click: LogisticBelief
     purchase: LogisticBelief
 
 
 class Observations(NamedTuple):
-    """m answers."""
+    """m responses."""
 
     features: Array  # [m, F]
     item: Array  # [m] int64
-    p_examined: Array  # [m] p(seen)
+    p_examined: Array  # [m]
     label: Array  # [m] bool
 
 
-def prior(facts: int, items: int) -> LogisticBelief:
-    """The belief before any answer."""
-    own = np.full(items, PRIOR_ITEM_SD**-2)
+def prior(n_features: int, n_items: int) -> LogisticBelief:
+    """The belief before any observation."""
     return LogisticBelief(
-        np.zeros(facts),
-        np.zeros(items),
-        BlockPrecision(PRIOR_WEIGHT_SD**-2 * np.eye(facts), np.zeros((facts, items)), own),
+        weight_mean=np.zeros(n_features),
+        item_mean=np.zeros(n_items),
+        precision=BlockPrecision(
+            weight_block=PRIOR_WEIGHT_SD**-2 * np.eye(n_features),
+            cross_block=np.zeros((n_features, n_items)),
+            item_diagonal=np.full(n_items, PRIOR_ITEM_SD**-2),
+        ),
     )
 
 
-def mean_logits(head: LogisticBelief, facts: Array) -> Array:
-    """Mean logit of every item [n, I] from facts [n, I, F]."""
-    return facts @ head.weight_mean + head.item_mean
+def mean_logits(belief: LogisticBelief, features: Array) -> Array:
+    """Mean logit of every item [n, I] from features [n, I, F]."""
+    return features @ belief.weight_mean + belief.item_mean
 
 
-def logit_sd(head: LogisticBelief, facts: Array) -> Array:
-    """Standard deviation of every logit [n, I] from facts [n, I, F]."""
-    _, cross, own = head.precision
-    reach = facts - (cross / own).T  # what an error of the weights does, once the intercept makes up for it
-    return np.sqrt(((reach @ head.precision.weight_covariance()) * reach).sum(2) + 1 / own)
+def logit_sd(belief: LogisticBelief, features: Array) -> Array:
+    """Standard deviation of every logit [n, I] from features [n, I, F]."""
+    _, cross, diagonal = belief.precision
+    # The effect of an error of the weights, after the intercepts compensate for it.
+    residual = features - (cross / diagonal).T
+    return np.sqrt(((residual @ belief.precision.weight_covariance()) * residual).sum(2) + 1 / diagonal)
 
 
-def sample_logits(head: LogisticBelief, facts: Array, rng: np.random.Generator, width: float) -> Array:
+def sample_logits(belief: LogisticBelief, features: Array, rng: np.random.Generator, width: float) -> Array:
     """Logits [n, I] by one draw of the belief for each of n checkouts; `width` scales its deviations."""
-    _, cross, own = head.precision
-    n, items, count = facts.shape
-    weight = rng.standard_normal((n, count)) @ np.linalg.cholesky(head.precision.weight_covariance()).T
-    item = rng.standard_normal((n, items)) / np.sqrt(own) - weight @ (cross / own)
-    return mean_logits(head, facts) + width * ((facts @ weight[:, :, None])[:, :, 0] + item)
+    _, cross, diagonal = belief.precision
+    n, n_items, n_features = features.shape
+    weight = rng.standard_normal((n, n_features)) @ np.linalg.cholesky(belief.precision.weight_covariance()).T
+    item = rng.standard_normal((n, n_items)) / np.sqrt(diagonal) - weight @ (cross / diagonal)
+    deviation = (features @ weight[:, :, None])[:, :, 0] + item
+    return mean_logits(belief, features) + width * deviation
 
 
-def update_belief(head: LogisticBelief, told: Observations) -> LogisticBelief:
-    """The belief after these answers: Fisher scoring from the belief before them."""
-    weight, item = head.weight_mean, head.item_mean
-    part, before = 1.0, np.inf
+def update_belief(belief: LogisticBelief, observations: Observations) -> LogisticBelief:
+    """The posterior belief, by Fisher scoring from the prior `belief`."""
+    weight, item = belief.weight_mean, belief.item_mean
+    step_size, previous = 1.0, np.inf
     for _ in range(MAX_STEPS):
-        slopes, known = _gradient_and_information(weight, item, told)
-        pull = head.precision.matvec(weight - head.weight_mean, item - head.item_mean)
-        steps = head.precision.add(known).solve(slopes[0] - pull[0], slopes[1] - pull[1])
+        gradient, information = _gradient_and_information(weight, item, observations)
+        prior_pull = belief.precision.matvec(weight - belief.weight_mean, item - belief.item_mean)
+        steps = belief.precision.add(information).solve(
+            gradient[0] - prior_pull[0], gradient[1] - prior_pull[1]
+        )
         longest = max(np.abs(step).max() for step in steps)
-        part, before = (part if longest < before else part / 2), longest  # halved where scoring overshoots
-        weight, item = weight + part * steps[0], item + part * steps[1]
+        step_size = step_size if longest < previous else step_size / 2  # halved where scoring overshoots
+        previous = longest
+        weight, item = weight + step_size * steps[0], item + step_size * steps[1]
         if longest < TOLERANCE:
             break
-    return LogisticBelief(weight, item, head.precision.add(_gradient_and_information(weight, item, told)[1]))
+    _, information = _gradient_and_information(weight, item, observations)
+    return LogisticBelief(weight, item, belief.precision.add(information))
 
 
 def _gradient_and_information(
-    weight: Array, item: Array, told: Observations
+    weight: Array, item: Array, observations: Observations
 ) -> tuple[tuple[Array, Array], BlockPrecision]:
     """Gradient of the log likelihood ([F], [I]) and Fisher's information."""
-    liked = 1 / (1 + np.exp(-(told.features @ weight + item[told.item])))
-    chance = told.p_examined * liked
-    rest = np.maximum(1 - chance, 1e-12)  # 0 only where θ = 1 and σ rounds to 1
-    error = (told.label - chance) * (1 - liked) / rest
-    known = chance * (1 - liked) ** 2 / rest
-    each = known[:, None] * told.features  # [m, F]
-    by_item = [np.bincount(told.item, column, len(item)) for column in each.T]
+    features, row = observations.features, observations.item
+    p_given_examined = 1 / (1 + np.exp(-(features @ weight + item[row])))
+    p = observations.p_examined * p_given_examined
+    complement = np.maximum(1 - p, 1e-12)  # 0 only where θ = 1 and σ rounds to 1
+    error = (observations.label - p) * (1 - p_given_examined) / complement
+    curvature = p * (1 - p_given_examined) ** 2 / complement
+    weighted = curvature[:, None] * features  # [m, F]
     information = BlockPrecision(
-        each.T @ told.features, np.array(by_item), np.bincount(told.item, known, len(item))
+        weight_block=weighted.T @ features,
+        cross_block=np.array([np.bincount(row, column, len(item)) for column in weighted.T]),
+        item_diagonal=np.bincount(row, curvature, len(item)),
     )
-    return (error @ told.features, np.bincount(told.item, error, len(item))), information
+    return (error @ features, np.bincount(row, error, len(item))), information

@@ -1,12 +1,12 @@
-"""A shop, day by day, in which the value of every slate is known and to which new items come.
+"""A shop, day by day, with new items, in which the value of every slate is known.
 
-Catalog, people and answers are those of `data=simulated` (docs/simulated.md). Histories do not depend on
-slates, so that every policy meets the same checkouts, and two that show an item at one slot see one answer:
-what differs between policies is what they chose.
+Catalog, users and responses are those of `data=simulated` (docs/simulated.md). Histories do not depend on
+slates, so every policy meets the same checkouts. Two policies that show an item at the same slot get the same
+response: policies differ only by their choices.
 
-How much of an item nobody can know in advance decides what exploring can bring. In the marketplace clicks
-answer to `appeal`, which no fact tells, with .15 logits a standard deviation, and purchases do not;
-`Shop.appeal` adds to both.
+The part of an item's appeal that no feature reveals decides how much exploration can gain. In the simulator a
+standard deviation of `appeal` moves clicks by .15 logits and purchases not at all; `appeal_weight` adds to
+both.
 """
 
 from collections.abc import Iterator
@@ -14,46 +14,47 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experimentation.off_policy import simulated_logs
-from experimentation.off_policy.simulated_logs import EXAMINATION_PROBABILITY
+from experimentation.off_policy.simulated_logs import (
+    EXAMINATION_PROBABILITY,
+    WARMUP_ORDERS,
+    simulate_next_order,
+)
 from simulation import behaviour
+from simulation.behaviour import NEW_ITEM_DAYS
 from simulation.catalog import SECONDS_PER_DAY, SIMULATION_START, SimulatedItems, sample_items
 from simulation.people import PurchaseState, SimulatedUsers, initial_state, sample_users
 
 Array = np.ndarray
-USER_GROUPS = 6  # of people; one comes each day
-WARMUP_DAYS = 20  # days of the shop's own slates before those that are compared
-NEW_ITEM_DAYS = 28  # days for which an item is new to people
+USER_GROUPS = 6  # one group orders each day
+WARMUP_DAYS = 20  # days of the shop's own slates before day 0
 N_FEATURES = 8
 
 
 class ShopConfig(NamedTuple):
-    """One shop; `seed` draws its catalog, its people and what they do."""
+    """One shop; `seed` draws its catalog, its users and their responses."""
 
     seed: int
-    days: int = 60  # that are compared
-    checkouts_per_day: int = 100  # a day
+    days: int = 60  # after the warm-up
+    checkouts_per_day: int = 100
     items: int = 150
-    appeal_weight: float = (
-        0.0  # logits of clicks and purchases a standard deviation, on top of the marketplace's
-    )
+    appeal_weight: float = 0.0  # logits of clicks and purchases per standard deviation of appeal
 
 
 class Day(NamedTuple):
-    """n checkouts, what is known of all I items there, and what is true."""
+    """n checkouts of a day, the features of all I items, and the truth."""
 
-    number: int  # 0 is the first that is compared; the warm ones are below
-    available: Array  # [I] bool, has arrived
-    features: Array  # [n, I, F] what the shop can compute
+    number: int  # negative in the warm-up
+    available: Array  # [I] bool, the item has arrived
+    features: Array  # [n, I, F] that the shop can compute
     price: Array  # [I]
     shop_score: Array  # [n, I] score by the shop's own policy
-    p_click_given_examined: Array  # [n, I] p(click | seen)
-    p_purchase_given_click: Array  # [n, I] p(purchase | click)
-    uniforms: Array  # [3, n, I] even draws, by which items are seen, clicked and bought
+    p_click_given_examined: Array  # [n, I]
+    p_purchase_given_click: Array  # [n, I]
+    uniforms: Array  # [3, n, I] draws that decide examination, click and purchase
 
     @property
     def expected_revenue(self) -> Array:
-        """Expected revenue of an item that is seen [n, I]."""
+        """Expected revenue of an examined item [n, I]."""
         return (
             self.p_click_given_examined
             * self.p_purchase_given_click
@@ -65,77 +66,78 @@ class Day(NamedTuple):
         """Expected revenue of every slot [n, K] of slates [n, K]."""
         return EXAMINATION_PROBABILITY * np.take_along_axis(self.expected_revenue, slate, 1)
 
-    def sample_feedback(self, items: Array, seen: Array) -> tuple[Array, Array]:
-        """What is clicked and what is bought of items [n, m] that are seen with p [m]: bool [n, m] each."""
-        look, click, buy = np.take_along_axis(self.uniforms, items[None], 2)
-        clicked = (look < seen) & (click < np.take_along_axis(self.p_click_given_examined, items, 1))
-        return clicked, clicked & (buy < np.take_along_axis(self.p_purchase_given_click, items, 1))
+    def sample_feedback(self, items: Array, p_examined: Array) -> tuple[Array, Array]:
+        """Clicks and purchases of items [n, m] that are examined with `p_examined` [m]: bool [n, m] each."""
+        examine, click, purchase = np.take_along_axis(self.uniforms, items[None], 2)
+        clicked = (examine < p_examined) & (click < np.take_along_axis(self.p_click_given_examined, items, 1))
+        return clicked, clicked & (purchase < np.take_along_axis(self.p_purchase_given_click, items, 1))
 
 
 def shop_items(shop: ShopConfig) -> SimulatedItems:
-    """The shop's items; 15 % arrive over its days, the warm ones included."""
+    """The shop's items; 15 % arrive over its days, the warm-up included."""
     return sample_items({"items": shop.items, "days": WARMUP_DAYS + shop.days, "seed": shop.seed})
 
 
-def arrival_days(goods: SimulatedItems) -> Array:
-    """The day on which each item [I] is there for the first time; that before the warm ones if always."""
-    return np.ceil((goods.created_at - SIMULATION_START) / SECONDS_PER_DAY).astype(np.int64) - WARMUP_DAYS
+def arrival_days(items: SimulatedItems) -> Array:
+    """The first day [I] on which each item is available; -WARMUP_DAYS for the initial items."""
+    return np.ceil((items.created_at - SIMULATION_START) / SECONDS_PER_DAY).astype(np.int64) - WARMUP_DAYS
 
 
 def simulate_days(shop: ShopConfig) -> Iterator[Day]:
-    """The shop's days, the warm ones first."""
-    goods, rng = shop_items(shop), np.random.default_rng([shop.seed, 1])
-    people = [
+    """Yield the shop's days, those of the warm-up first."""
+    items, rng = shop_items(shop), np.random.default_rng([shop.seed, 1])
+    groups = [
         sample_users({"gap": USER_GROUPS}, rng, np.arange(shop.checkouts_per_day)) for _ in range(USER_GROUPS)
     ]
     states = [initial_state(shop.checkouts_per_day, shop.items) for _ in range(USER_GROUPS)]
-    first = arrival_days(goods)
-    for who, state in zip(people, states, strict=True):
-        for _ in range(simulated_logs.WARMUP_ORDERS):
-            simulated_logs.simulate_next_order(goods, who, state, rng, first <= -WARMUP_DAYS)
+    arrival_day = arrival_days(items)
+    for users, state in zip(groups, states, strict=True):
+        for _ in range(WARMUP_ORDERS):
+            simulate_next_order(items, users, state, rng, arrival_day <= -WARMUP_DAYS)
     for number in range(-WARMUP_DAYS, shop.days):
-        there, group = first <= number, number % USER_GROUPS
-        simulated_logs.simulate_next_order(goods, people[group], states[group], rng, there)
-        yield _day(shop, goods, people[group], states[group], number, there, rng)
+        users, state = groups[number % USER_GROUPS], states[number % USER_GROUPS]
+        simulate_next_order(items, users, state, rng, arrival_day <= number)
+        yield _simulate_day(shop, items, users, state, number, rng)
 
 
-def _day(
-    shop: ShopConfig, goods: SimulatedItems, people: SimulatedUsers, state: PurchaseState, number: int, there: Array,
+def _simulate_day(
+    shop: ShopConfig,
+    items: SimulatedItems,
+    users: SimulatedUsers,
+    state: PurchaseState,
+    number: int,
     rng: np.random.Generator,
-) -> Day:  # fmt: skip
-    n = shop.checkouts_per_day
-    habits = behaviour.habit_features(goods, state)
-    click, buy = behaviour.response_probabilities(
-        goods, people, state, habits, np.full(n, SIMULATION_START + (WARMUP_DAYS + number) * SECONDS_PER_DAY)
-    )
-    more = shop.appeal_weight * goods.appeal
-    dear = np.clip(np.log(goods.price) - np.log(state.total_spend / state.line_count)[:, None], -2, 2)
-    young = np.broadcast_to(
-        (number - arrival_days(goods) < NEW_ITEM_DAYS) & (goods.created_at > SIMULATION_START), dear.shape
-    )
-    facts = [
-        np.ones_like(dear),
+) -> Day:
+    habits = behaviour.habit_features(items, state)
+    ts = np.full(shop.checkouts_per_day, SIMULATION_START + (WARMUP_DAYS + number) * SECONDS_PER_DAY)
+    p_click, p_purchase = behaviour.response_probabilities(items, users, state, habits, ts)
+    appeal_logits = shop.appeal_weight * items.appeal
+    price_gap = behaviour.log_price_gaps(items, state)
+    arrival_day = arrival_days(items)
+    is_new = (number - arrival_day < NEW_ITEM_DAYS) & (items.created_at > SIMULATION_START)
+    features = [
+        np.ones_like(price_gap),
         habits.log_leaf_share,
         habits.log_brand_share,
         habits.log_item_count,
         state.in_basket,
-        dear,
-        dear**2,
-        young,
+        price_gap,
+        price_gap**2,
+        np.broadcast_to(is_new, price_gap.shape),
     ]
     return Day(
         number=number,
-        available=there,
-        features=np.stack(facts, 2).astype(np.float64),
-        price=goods.price.astype(np.float64),
-        shop_score=behaviour.policy_scores(goods, habits).astype(np.float64),
-        p_click_given_examined=_shift_logits(click.astype(np.float64), more),
-        p_purchase_given_click=_shift_logits(buy.astype(np.float64), more),
-        uniforms=rng.random((3, *click.shape)),
+        available=arrival_day <= number,
+        features=np.stack(features, 2).astype(np.float64),
+        price=items.price.astype(np.float64),
+        shop_score=behaviour.policy_scores(items, habits).astype(np.float64),
+        p_click_given_examined=_shift_logits(p_click.astype(np.float64), appeal_logits),
+        p_purchase_given_click=_shift_logits(p_purchase.astype(np.float64), appeal_logits),
+        uniforms=rng.random((3, *p_click.shape)),
     )
 
 
-def _shift_logits(chance: Array, logits: Array) -> Array:
-    """Chances whose logits are so much higher."""
-    odds = chance / (1 - chance) * np.exp(logits)
+def _shift_logits(probability: Array, logits: Array) -> Array:
+    """Probabilities whose logits are higher by `logits`."""
+    odds = probability / (1 - probability) * np.exp(logits)
     return odds / (1 + odds)

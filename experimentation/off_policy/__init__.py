@@ -1,7 +1,9 @@
-"""Off-policy evaluation: what a policy would have earned, estimated from the log of another one.
+"""Off-policy evaluation: the value of a policy, estimated from the log of another policy.
 
-    impression log ─ log.py ─▶ checkouts, slates, propensities, rewards ─╮
-    new bundle ──── replay.py ─▶ the slates that it would have shown ────┴─ weights.py ─▶ estimators.py
+    impression log ─ logged_checkouts.py ─▶ checkouts, slates, propensities, rewards ─╮
+    new bundle ───── replay.py ───────────▶ its slates for these checkouts ───────────┤
+                                                                                      ▼
+              page.py ◀─ evaluate.py ◀─ estimators.py ◀─ importance_weights.py, plackett_luce.py
 
-docs/experiments.md says which estimator assumes what, and what was measured.
+docs/experiments.md lists the assumptions of each estimator and the measured coverage.
 """

@@ -1,15 +1,15 @@
-"""Estimators of a policy's value from the log of another one: pure functions of numpy arrays.
+"""Estimators of a policy's value from the log of another policy: pure functions of numpy arrays.
 
-A log has n sessions of K slots each (K = 1 for a plain bandit). Every estimator gives a term per session [n]:
-their mean is the estimate, and their spread over users its standard error, so that a difference of two
-estimates is the mean of a difference of terms. What the weights are: weights.py.
+A log has n sessions of K slots each (K = 1 for a plain bandit). Every estimator returns a term per session
+[n]. The mean of the terms is the estimate, and their spread over users gives its standard error. So the
+difference of two estimates is the mean of a difference of terms. importance_weights.py defines the weights.
 
-| estimator | a choice that the logging policy never makes counts as | unbiased if |
+| estimator | choices that the logging policy never makes count as | unbiased if |
 |---|---|---|
-| ips | nothing: what is estimated is too low by it | there is none, and propensities are right |
-| snips | what the choices that it does make earn | the same, for many sessions |
-| direct | what the reward model says | the reward model is right |
-| doubly_robust | what the reward model says | there is none and propensities are right, or the model is |
+| ips | nothing: the estimate is too low by their value | there are none, and propensities are right |
+| snips | the mean of the other choices | the same, for many sessions |
+| direct | the reward model's prediction | the reward model is right |
+| doubly_robust | the reward model's prediction | there are none and propensities are right, or the model is |
 """
 
 from typing import NamedTuple
@@ -19,12 +19,11 @@ from scipy.special import stdtrit
 
 Array = np.ndarray
 CONFIDENCE_LEVEL = 0.95
-MIN_EFFECTIVE_SESSIONS = (
-    100  # effective sessions below which an interval built on the normal law means little
-)
-MAX_SESSION_SHARE = 0.05  # share of all weight that one session may carry
-SUPPORT_TOLERANCE = 0.02  # share of the choices without support from which on it matters
+MIN_EFFECTIVE_SESSIONS = 100  # effective sample size below which normal intervals are unreliable
+MAX_SESSION_SHARE = 0.05  # share of the total weight that one session may carry
+SUPPORT_TOLERANCE = 0.02  # share of the target policy's choices that may lack support
 MIN_USERS = 40  # users below which a variance over users is itself a guess
+LOG_MEAN = "log mean"  # the logging policy's own mean reward, listed among the estimators
 
 
 class IntervalEstimate(NamedTuple):
@@ -35,15 +34,17 @@ class IntervalEstimate(NamedTuple):
 
 
 class WeightDiagnostics(NamedTuple):
-    """What the weights are worth."""
+    """Diagnostics of importance weights."""
 
     sessions: int
     users: int
-    effective_sample_size: float  # sessions under the new policy that would say as much (Kish 1965)
-    max_weight: float  # largest weight
-    max_session_share: float  # of all weight, what the heaviest session carries
-    support: IntervalEstimate  # share of what the new policy shows, as often as seen, that the log could show
-    clipped_share: float  # share of the weight that clipping took away
+    effective_sample_size: float  # sessions of the target policy with the same information (Kish 1965)
+    max_weight: float
+    max_session_share: float  # of the total weight, carried by the heaviest session
+    support: (
+        IntervalEstimate  # share of the target policy's examined choices that the logging policy makes too
+    )
+    clipped_share: float  # of the total weight, removed by clipping
 
 
 def ips(reward: Array, weight: Array) -> Array:
@@ -51,105 +52,113 @@ def ips(reward: Array, weight: Array) -> Array:
     return (weight * reward).sum(1)
 
 
-def snips(reward: Array, weight: Array, seen: Array) -> Array:
+def snips(reward: Array, weight: Array, examination_probability: Array) -> Array:
     """Self-normalized IPS (Swaminathan and Joachims 2015), linearized around the estimate: [n].
 
-    Weights average 1 in expectation, over slots too; dividing by what they do average takes out most of their
-    noise. Slots count as often as they are seen [K], for rewards do. NaN if all weights are 0.
+    Weights average 1 in expectation, over slots too; dividing by their actual average removes most of their
+    noise. Slots count by their examination probability [K], as rewards do. NaN if all weights are 0.
     """
-    got, mass = ips(reward, weight) * seen.sum(), weight @ seen
+    total = ips(reward, weight) * examination_probability.sum()
+    mass = weight @ examination_probability
     if not mass.any():
         return np.full(len(reward), np.nan)
-    value = got.sum() / mass.sum()
-    return value + (got - value * mass) / mass.mean()  # the delta method
+    value = total.sum() / mass.sum()
+    return value + (total - value * mass) / mass.mean()  # the delta method
 
 
 def doubly_robust(reward: Array, weight: Array, predicted: Array, direct: Array) -> Array:
-    """The reward model's value, corrected where its errors were seen (Dudík, Langford and Li 2011): [n].
+    """The direct method, corrected by the weighted errors on the log (Dudík, Langford and Li 2011): [n].
 
     Args:
         reward, weight: [n, K].
-        predicted: [n, K] what the model says of what was shown; read where the weight is above 0.
-        direct: [n] what it says of the new policy's slate, which is the direct method's term.
+        predicted: [n, K] predicted rewards of the logged slates; read where the weight is above 0.
+        direct: [n] predicted reward of the target policy's slate: the direct method's term.
     """
     return direct + (weight * (reward - predicted)).sum(1)
 
 
 def clustered_mean(terms: Array, user: Array) -> IntervalEstimate:
-    """Mean of terms [n] with a 95 % interval that is robust to what the sessions of a user [n] share.
+    """Mean of terms [n] with a 95 % interval clustered by user [n].
 
-    The sandwich over users with its G / (G - 1), and Student's t with G - 1 degrees of freedom.
+    The sandwich estimator over users with factor G / (G - 1), and Student's t with G - 1 degrees of freedom.
     """
     value = float(terms.mean())
-    _, place = np.unique(user, return_inverse=True)
-    by_user = np.bincount(place, terms - value)
+    _, user_codes = np.unique(user, return_inverse=True)
+    by_user = np.bincount(user_codes, terms - value)
     users = len(by_user)
     if users < 2:
         return IntervalEstimate(value, np.nan, np.nan, np.nan)
     se = float(np.sqrt(users / (users - 1) * (by_user**2).sum()) / len(terms))
-    reach = float(stdtrit(users - 1, (1 + CONFIDENCE_LEVEL) / 2)) * se
-    return IntervalEstimate(value, se, value - reach, value + reach)
+    half_width = float(stdtrit(users - 1, (1 + CONFIDENCE_LEVEL) / 2)) * se
+    return IntervalEstimate(value, se, value - half_width, value + half_width)
 
 
 def weight_diagnostics(
-    weight: Array, seen: Array, user: Array, unclipped: Array | None = None
+    weight: Array, examination_probability: Array, user: Array, unclipped: Array | None = None
 ) -> WeightDiagnostics:
-    """What weights [n, K] are worth to users [n]; slots count as often as they are seen [K].
+    """Diagnostics of weights [n, K] of users [n]; slots count by their examination probability [K].
 
-    The mean weight estimates how much of the new policy has support: in expectation it is 1 if all has.
+    The mean weight estimates the share of the target policy with support: its expectation is 1 for full
+    support.
     """
-    whole = weight if unclipped is None else unclipped
-    mass, every = (part @ seen / seen.sum() for part in (weight, whole))
-    some = mass.any()
+    unclipped = weight if unclipped is None else unclipped
+    mass, unclipped_mass = (
+        weights @ examination_probability / examination_probability.sum() for weights in (weight, unclipped)
+    )
+    has_mass = mass.any()
     return WeightDiagnostics(
         sessions=len(weight),
         users=len(np.unique(user)),
-        effective_sample_size=float(mass.sum() ** 2 / (mass**2).sum()) if some else 0.0,
+        effective_sample_size=float(mass.sum() ** 2 / (mass**2).sum()) if has_mass else 0.0,
         max_weight=float(weight.max(initial=0.0)),
-        max_session_share=float(mass.max() / mass.sum()) if some else 0.0,
-        support=clustered_mean(every, user),
-        clipped_share=1 - float(mass.sum()) / float(every.sum()) if some else 0.0,
+        max_session_share=float(mass.max() / mass.sum()) if has_mass else 0.0,
+        support=clustered_mean(unclipped_mass, user),
+        clipped_share=1 - float(mass.sum()) / float(unclipped_mass.sum()) if has_mass else 0.0,
     )
 
 
-def weight_warnings(found: WeightDiagnostics) -> list[str]:
-    """What a reader must know before believing an estimate made with these weights."""
-    said = []
-    low, high = found.support.low, found.support.high
-    if found.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
-        said.append(
-            f"not enough data: {found.sessions:,} sessions are worth {found.effective_sample_size:,.0f} of the new policy"
+def weight_warnings(diagnostics: WeightDiagnostics) -> list[str]:
+    """Warnings about estimates made with these weights."""
+    warnings = []
+    support = diagnostics.support
+    if diagnostics.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
+        warnings.append(
+            f"not enough data: {diagnostics.sessions:,} sessions are worth "
+            f"{diagnostics.effective_sample_size:,.0f} of the target policy"
         )
-    if high < 1 - SUPPORT_TOLERANCE:
-        said.append(
-            f"no support for {1 - found.support.value:.0%} ({1 - high:.0%} to {1 - low:.0%}) of what the "
-            "new policy shows: IPS counts it as nothing, SNIPS as the rest, DM and DR as predicted"
+    if support.high < 1 - SUPPORT_TOLERANCE:
+        warnings.append(
+            f"no support for {1 - support.value:.0%} ({1 - support.high:.0%} to {1 - support.low:.0%}) of "
+            "the target policy's choices: IPS counts them as 0, SNIPS as the mean, direct and doubly robust "
+            "as predicted"
         )
-    if low > 1 + SUPPORT_TOLERANCE:
-        said.append(
-            f"weights average {found.support.value:.2f} ({low:.2f} to {high:.2f}) where 1 is the most: the "
-            "logged propensities are not those of the policy that made the log"
+    if support.low > 1 + SUPPORT_TOLERANCE:
+        warnings.append(
+            f"weights average {support.value:.2f} ({support.low:.2f} to {support.high:.2f}) where 1 is the "
+            "most: the logged propensities are not those of the logging policy"
         )
-    if found.max_session_share > MAX_SESSION_SHARE:
-        said.append(f"one session carries {found.max_session_share:.0%} of all weight")
-    if found.clipped_share > 0:
-        said.append(f"clipping took {found.clipped_share:.1%} of the weight: estimates are as much too low")
-    if found.users < MIN_USERS:
-        said.append(f"only {found.users} users: intervals are too short")
-    return said
+    if diagnostics.max_session_share > MAX_SESSION_SHARE:
+        warnings.append(f"one session carries {diagnostics.max_session_share:.0%} of the total weight")
+    if diagnostics.clipped_share > 0:
+        warnings.append(
+            f"clipping removes {diagnostics.clipped_share:.1%} of the weight: estimates are as much too low"
+        )
+    if diagnostics.users < MIN_USERS:
+        warnings.append(f"only {diagnostics.users} users: intervals are too narrow")
+    return warnings
 
 
 def policy_verdict(
-    difference: IntervalEstimate, found: WeightDiagnostics, is_lower_bound: bool = False
+    difference: IntervalEstimate, diagnostics: WeightDiagnostics, is_lower_bound: bool = False
 ) -> str:
-    """What a difference to the logged policy allows to say: better, worse, no support, or not enough data.
+    """The verdict on a difference to the logging policy: better, worse, no support, or not enough data.
 
     Args:
-        bound: the estimate counts what has no support as nothing, as IPS does. Rewards are not negative, so
-            what is better even then is better.
+        is_lower_bound: the estimate counts choices without support as 0, as IPS does. Rewards are not
+            negative, so a policy that is better by a lower bound is better.
     """
-    if found.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
+    if diagnostics.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
         return "not enough data"
-    if found.support.high < 1 - SUPPORT_TOLERANCE and not (is_lower_bound and difference.low > 0):
+    if diagnostics.support.high < 1 - SUPPORT_TOLERANCE and not (is_lower_bound and difference.low > 0):
         return "no support"
     return "better" if difference.low > 0 else "worse" if difference.high < 0 else "not enough data"

@@ -2,15 +2,14 @@
 
     python -m experimentation.off_policy open-bandit
 
-Three campaigns of a fashion shop, each with 10,000 impressions of a random policy and 10,000 of Bernoulli
-Thompson sampling, from the same week; an impression is one of three slots. The value of each policy is
-estimated from the log of the other, and held against its own log. The sample lies as CSV files in the package
-`obp`, of which nothing is imported.
+Three campaigns of a fashion shop have 10,000 impressions of a random policy and 10,000 of Bernoulli Thompson
+sampling (BTS) each, from the same week; an impression is one of three slots. The value of each policy is
+estimated from the other policy's log, and compared with its own log. The sample is CSV files in the package
+`obp`, which is not imported.
 
-BTS learns while it logs, so its chance of an item is known only for what it showed. What is estimated from
-the random log is BTS as it was over the week: an item's chance at a slot is its share of BTS's impressions
-there.
-The sample names no users, so impressions count as independent.
+BTS learns while it logs, so its probability of an item is known only for its own impressions. The estimate
+from the random log is therefore of BTS over the whole week: an item's probability at a slot is its share of
+BTS's impressions there. The sample names no users, so impressions count as independent.
 """
 
 from importlib.metadata import PackageNotFoundError, distribution
@@ -36,21 +35,22 @@ Row = dict[str, Any]
 CAMPAIGNS = ("all", "men", "women")
 POLICIES = ("random", "bts")
 SLOTS = 3
-PRIOR_IMPRESSIONS = 500  # impressions of an item after which its own click rate counts as much as the mean
-SINGLE_SLOT = np.ones(1)  # a session is one impression
+PRIOR_IMPRESSIONS = 500  # impressions at which an item's own click rate weighs as much as the mean
+SINGLE_SLOT = np.ones(1)  # examination probabilities of a session that is one impression
+Z_95 = 1.96  # standard errors on each side of a 95 % interval
 
 
 class BanditImpressions(NamedTuple):
     """n impressions of a policy."""
 
     item: Array  # [n] int64
-    slot: Array  # [n] int64, 0 first
-    propensity: Array  # [n] chance of the item at the slot
+    slot: Array  # [n] int64, from 0
+    propensity: Array  # [n] probability of the item at the slot
     click: Array  # [n] float64
 
 
 def folder() -> Path:
-    """Where the sample lies. Raises ImportError if the package is not installed."""
+    """The folder of the sample. Raises ImportError if the package is not installed."""
     try:
         return Path(str(distribution("obp").locate_file("obp/dataset/obd")))
     except PackageNotFoundError as error:
@@ -60,7 +60,7 @@ def folder() -> Path:
 
 
 def read_impressions(policy: str, campaign: str) -> BanditImpressions:
-    """The log of a policy in a campaign."""
+    """Return the log of a policy in a campaign."""
     table = csv.read_csv(folder() / policy / campaign / f"{campaign}.csv")
     item, slot, propensity, click = (
         table[name].to_numpy() for name in ("item_id", "position", "propensity_score", "click")
@@ -69,83 +69,94 @@ def read_impressions(policy: str, campaign: str) -> BanditImpressions:
 
 
 def slot_probabilities(log: BanditImpressions, policy: str, items: int) -> Array:
-    """Chance of every item at every slot [SLOTS, items], over the week."""
+    """Probability of every item at every slot [SLOTS, items], over the week."""
     if policy == "random":
         return np.full((SLOTS, items), 1 / items)
-    shown = np.zeros((SLOTS, items))
-    np.add.at(shown, (log.slot, log.item), 1)
-    return shown / shown.sum(1, keepdims=True)
+    impressions = np.zeros((SLOTS, items))
+    np.add.at(impressions, (log.slot, log.item), 1)
+    return impressions / impressions.sum(1, keepdims=True)
 
 
 def click_rates(log: BanditImpressions, items: int) -> Array:
-    """Click rate of every item for each impression [n, items], from the half that it is not in."""
+    """Click rate of every item for each impression [n, items], from the half without that impression."""
     half = np.arange(len(log.item)) % 2
     rates = np.empty((2, items))
     for k in range(2):
-        other = half != k
-        clicks, shown = np.zeros(items), np.zeros(items)
-        np.add.at(clicks, log.item[other], log.click[other])
-        np.add.at(shown, log.item[other], 1)
-        rates[k] = (clicks + PRIOR_IMPRESSIONS * log.click[other].mean()) / (shown + PRIOR_IMPRESSIONS)
+        fit = half != k
+        clicks, impressions = np.zeros(items), np.zeros(items)
+        np.add.at(clicks, log.item[fit], log.click[fit])
+        np.add.at(impressions, log.item[fit], 1)
+        rates[k] = (clicks + PRIOR_IMPRESSIONS * log.click[fit].mean()) / (impressions + PRIOR_IMPRESSIONS)
     return rates[half]
 
 
 def compare_policies() -> list[Row]:
-    """A row for each campaign, log and estimator; then what the two logs themselves say."""
-    return [row for campaign in CAMPAIGNS for row in _campaign(campaign)]
+    """Return a row for each campaign, logging policy and estimator, with the verdict of the two logs."""
+    return [row for campaign in CAMPAIGNS for row in _campaign_rows(campaign)]
 
 
-def _campaign(campaign: str) -> list[Row]:
+def _campaign_rows(campaign: str) -> list[Row]:
     logs = {policy: read_impressions(policy, campaign) for policy in POLICIES}
-    items = 1 + max(int(log.item.max()) for log in logs.values())
-    own = {policy: _mean(log.click) for policy, log in logs.items()}
-    spread = float(np.hypot(own["bts"].se, own["random"].se))
-    gap = own["bts"].value - own["random"].value
-    truth = IntervalEstimate(gap, spread, gap - 1.96 * spread, gap + 1.96 * spread)
-    clear = truth.low > 0 or truth.high < 0
-    order = _policy_order("bts", "random", truth) if clear else "not enough data"
+    on_policy = {policy: clustered_mean(log.click, np.arange(len(log.click))) for policy, log in logs.items()}
+    on_policy_verdict = _on_policy_verdict(on_policy["bts"], on_policy["random"])
     rows = []
-    for by, of in (("random", "bts"), ("bts", "random")):
-        log, chance = logs[by], slot_probabilities(logs[of], of, items)
-        weight = importance_ratio(chance[log.slot, log.item], log.propensity)[:, None]
-        reward, user = log.click[:, None], np.arange(len(log.item))
-        rates = click_rates(log, items)
-        direct = (chance[log.slot] * rates).sum(1)
-        predicted = np.take_along_axis(rates, log.item[:, None], 1)
-        state = weight_diagnostics(weight, SINGLE_SLOT, user)
-        for name, terms in {
-            "ips": ips(reward, weight),
-            "snips": snips(reward, weight, SINGLE_SLOT),
-            "direct": direct,
-            "doubly robust": doubly_robust(reward, weight, predicted, direct),
-        }.items():
-            one, more = clustered_mean(terms, user), clustered_mean(terms - log.click, user)
-            said = (
-                policy_verdict(more, state, name == "ips") if name != "direct" else "–"
-            )  # a model's word has no such interval
-            rows.append(
-                {
-                    "campaign": campaign,
-                    "log": by,
-                    "judged": of,
-                    "estimator": name,
-                    "value": one.value,
-                    "low": one.low,
-                    "high": one.high,
-                    "own_log": own[of].value,
-                    "effective": round(state.effective_sample_size),
-                    "largest": round(state.max_weight, 1),
-                    "mean_weight": round(state.support.value, 3),
-                    "says": _policy_order(of, by, more) if said in ("better", "worse") else said,
-                    "both_logs_say": order,
-                }
-            )
+    for logging, target in (("random", "bts"), ("bts", "random")):
+        for row in _estimates(logs[logging], logs[target], logging, target):
+            on_policy_columns = {
+                "on_policy_value": on_policy[target].value, "on_policy_verdict": on_policy_verdict
+            }  # fmt: skip
+            rows.append({"campaign": campaign, "logging_policy": logging, "target_policy": target}
+                        | row | on_policy_columns)  # fmt: skip
     return rows
 
 
-def _mean(click: Array) -> IntervalEstimate:
-    return clustered_mean(click, np.arange(len(click)))
+def _estimates(log: BanditImpressions, target_log: BanditImpressions, logging: str, target: str) -> list[Row]:
+    """A row for each estimator of the target policy's value from the logging policy's log."""
+    items = 1 + max(int(part.item.max()) for part in (log, target_log))
+    probability = slot_probabilities(target_log, target, items)
+    weight = importance_ratio(probability[log.slot, log.item], log.propensity)[:, None]
+    reward, user = log.click[:, None], np.arange(len(log.item))
+    rates = click_rates(log, items)
+    direct = (probability[log.slot] * rates).sum(1)
+    predicted = np.take_along_axis(rates, log.item[:, None], 1)
+    diagnostics = weight_diagnostics(weight, SINGLE_SLOT, user)
+    terms_by_estimator = {
+        "ips": ips(reward, weight),
+        "snips": snips(reward, weight, SINGLE_SLOT),
+        "direct": direct,
+        "doubly robust": doubly_robust(reward, weight, predicted, direct),
+    }
+    rows = []
+    for name, terms in terms_by_estimator.items():
+        estimate, difference = clustered_mean(terms, user), clustered_mean(terms - log.click, user)
+        verdict = "–"  # the interval of a model's prediction is not that of its error
+        if name != "direct":
+            verdict = policy_verdict(difference, diagnostics, name == "ips")
+        if verdict in ("better", "worse"):
+            verdict = _policy_order(target, logging, difference)
+        rows.append(
+            {
+                "estimator": name,
+                "value": estimate.value,
+                "low": estimate.low,
+                "high": estimate.high,
+                "effective_sample_size": round(diagnostics.effective_sample_size),
+                "max_weight": round(diagnostics.max_weight, 1),
+                "mean_weight": round(diagnostics.support.value, 3),
+                "verdict": verdict,
+            }
+        )
+    return rows
 
 
-def _policy_order(one: str, other: str, difference: IntervalEstimate) -> str:
-    return f"{one} > {other}" if difference.value > 0 else f"{other} > {one}"
+def _on_policy_verdict(bts: IntervalEstimate, random: IntervalEstimate) -> str:
+    """The order of the two policies by their own logs."""
+    se = float(np.hypot(bts.se, random.se))
+    gap = bts.value - random.value
+    difference = IntervalEstimate(gap, se, gap - Z_95 * se, gap + Z_95 * se)
+    is_significant = difference.low > 0 or difference.high < 0
+    return _policy_order("bts", "random", difference) if is_significant else "not enough data"
+
+
+def _policy_order(first: str, second: str, difference: IntervalEstimate) -> str:
+    return f"{first} > {second}" if difference.value > 0 else f"{second} > {first}"

@@ -1,4 +1,4 @@
-"""The slates that a bundle would have shown to logged checkouts, as of their own time."""
+"""Slates of a bundle for logged checkouts, as of the checkouts' own times."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Array = np.ndarray
 
 
 class ReplayedSlates(NamedTuple):
-    """Slates of n checkouts; predictions are as if every item were seen, NaN where the tier makes none."""
+    """Slates of n checkouts; predictions are given examination, NaN where the tier predicts nothing."""
 
     item: Array  # [n, SLOTS] str, None for an empty slot
     predictions: dict[str, Array]  # click, purchase, revenue: [n, SLOTS]
@@ -23,20 +23,20 @@ class ReplayedSlates(NamedTuple):
 
 
 def replay(recommender: Recommender, checkouts: Sequence[Checkout]) -> ReplayedSlates:
-    """What the bundle answers without a deadline and without exploring. Shows progress."""
+    """Return the bundle's slates without a deadline and without exploration. Shows progress."""
     shape = (len(checkouts), SLOTS)
     item = np.full(shape, None, object)
-    predicted = {name: np.full(shape, np.nan) for name in ("click", "purchase", "revenue")}
+    predictions = {name: np.full(shape, np.nan) for name in ("click", "purchase", "revenue")}
     tiers: Counter[str] = Counter()
     with tqdm(total=len(checkouts), desc="replay", unit="checkout") as bar:
         for start in range(0, len(checkouts), BATCH_SIZE):
-            some = checkouts[start : start + BATCH_SIZE]
-            for row, slate in enumerate(recommend_batch(recommender, some), start):
+            batch = checkouts[start : start + BATCH_SIZE]
+            for row, slate in enumerate(recommend_batch(recommender, batch), start):
                 tiers[slate.tier] += 1
-                for slot, shown in enumerate(slate.items):
-                    item[row, slot] = shown.item_id
-                    said = (shown.click, shown.purchase, shown.value)
-                    for name, value in zip(predicted, said, strict=True):
-                        predicted[name][row, slot] = np.nan if value is None else value
-            bar.update(len(some))
-    return ReplayedSlates(item, predicted, tiers)
+                for slot, slate_item in enumerate(slate.items):
+                    item[row, slot] = slate_item.item_id
+                    values = (slate_item.click, slate_item.purchase, slate_item.value)
+                    for name, value in zip(predictions, values, strict=True):
+                        predictions[name][row, slot] = np.nan if value is None else value
+            bar.update(len(batch))
+    return ReplayedSlates(item, predictions, tiers)

@@ -1,4 +1,4 @@
-"""What the estimators promise, held against every slate that can be drawn rather than against a few draws."""
+"""The estimators' guarantees, checked over every possible slate rather than over a few draws."""
 
 import itertools
 
@@ -19,12 +19,13 @@ from experimentation.off_policy.estimators import (
     weight_diagnostics,
     weight_warnings,
 )
+from experimentation.off_policy.importance_weights import PolicyProbabilities
 
 ITEMS, SLOTS = 5, 3
-SLATES = np.array(list(itertools.permutations(range(ITEMS), SLOTS)))  # every slate there is
-SEEN = np.array([1.0, 0.6, 0.4])
-REWARDS = {  # what the shopper of each model may do: reward of each slot of the slates [n, K]
-    "position": lambda rng, s: SEEN * rng.random(ITEMS)[s],
+SLATES = np.array(list(itertools.permutations(range(ITEMS), SLOTS)))  # every possible slate
+EXAMINATION_PROBABILITY = np.array([1.0, 0.6, 0.4])
+REWARDS = {  # shopper model → rewards of the slates [n, K] that it allows
+    "position": lambda rng, s: EXAMINATION_PROBABILITY * rng.random(ITEMS)[s],
     "slot": lambda rng, s: rng.random((ITEMS, SLOTS))[s, np.arange(SLOTS)],
     "cascade": lambda rng, s: np.stack(
         [rng.random((ITEMS + 1,) * SLOTS)[_above(s, slot)] for slot in range(SLOTS)], axis=1
@@ -34,28 +35,29 @@ REWARDS = {  # what the shopper of each model may do: reward of each slot of the
 
 
 def _above(slates: np.ndarray, slot: int) -> tuple[np.ndarray, ...]:
-    """Index of what stands at the slots up to this one; ITEMS stands for those below, which do not count."""
+    """Index by the items at the slots up to this one; the slots below have the index ITEMS."""
     return tuple(np.where(np.arange(SLOTS) <= slot, slates, ITEMS).T)
 
 
 class World:
-    """Two softmax policies over all slates: chances of a slate, and weights by shopper model."""
+    """Two softmax policies over all slates: slate probabilities, and weights by shopper model."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        logged, new = rng.normal(0, 1, (2, 1, ITEMS))
-        above = [
-            plackett_luce.conditional_probabilities(np.repeat(s, len(SLATES), 0), SLATES)
-            for s in (new, logged)
+        logging, target = rng.normal(0, 1, (2, 1, ITEMS))
+        given_above = [
+            plackett_luce.conditional_probabilities(np.repeat(score, len(SLATES), 0), SLATES)
+            for score in (target, logging)
         ]
-        at = [plackett_luce.slot_probabilities(s, SLOTS)[0] for s in (new, logged)]  # [K, I]
-        self.new, self.logged = (chance.prod(1) for chance in above)
-        self.at_new = at[0]
-        self.weight = {
-            "position": importance_weights.importance_ratio(*((SEEN @ chance)[SLATES] for chance in at)),
-            "slot": importance_weights.importance_ratio(*(chance[np.arange(SLOTS), SLATES] for chance in at)),
-            "cascade": importance_weights.cascade_weights(*above),
-            "slate": importance_weights.slate_weights(*above),
-        }
+        at_slots = [
+            plackett_luce.slot_probabilities(score, SLOTS)[0] for score in (target, logging)
+        ]  # [K, I]
+        self.target, self.logging = (probability.prod(1) for probability in given_above)
+        self.target_at_slots = at_slots[0]
+        self.weight = importance_weights.weights_by_shopper_model(
+            examined=PolicyProbabilities(*((EXAMINATION_PROBABILITY @ part)[SLATES] for part in at_slots)),
+            at_slot=PolicyProbabilities(*(part[np.arange(SLOTS), SLATES] for part in at_slots)),
+            given_above=PolicyProbabilities(*given_above),
+        )
 
 
 @pytest.mark.parametrize("shopper", importance_weights.SHOPPER_MODELS)
@@ -65,11 +67,10 @@ def test_ips_is_unbiased_for_the_shoppers_of_its_weights(shopper: str, seed: int
     rng = np.random.default_rng(seed)
     world = World(rng)
     reward = REWARDS[shopper](rng, SLATES)
-    true = world.new @ reward.sum(1)
-    for model in importance_weights.SHOPPER_MODELS[
-        importance_weights.SHOPPER_MODELS.index(shopper) :
-    ]:  # those that assume less are right too
-        assert world.logged @ ips(reward, world.weight[model]) == pytest.approx(true, abs=1e-9)
+    true = world.target @ reward.sum(1)
+    models = importance_weights.SHOPPER_MODELS
+    for model in models[models.index(shopper) :]:  # weaker assumptions hold as well
+        assert world.logging @ ips(reward, world.weight[model]) == pytest.approx(true, abs=1e-9)
 
 
 @given(seed=st.integers(0, 10_000))
@@ -80,32 +81,32 @@ def test_doubly_robust_is_unbiased_with_any_reward_model(seed: int) -> None:
     for shopper in ("position", "slot"):
         reward = REWARDS[shopper](rng, SLATES)
         model = rng.normal(0, 1, ITEMS)
-        direct = np.full(len(SLATES), (SEEN * (world.at_new @ model)).sum())
-        terms = doubly_robust(reward, world.weight[shopper], SEEN * model[SLATES], direct)
-        assert world.logged @ terms == pytest.approx(world.new @ reward.sum(1), abs=1e-9)
+        direct = np.full(len(SLATES), (EXAMINATION_PROBABILITY * (world.target_at_slots @ model)).sum())
+        terms = doubly_robust(reward, world.weight[shopper], EXAMINATION_PROBABILITY * model[SLATES], direct)
+        assert world.logging @ terms == pytest.approx(world.target @ reward.sum(1), abs=1e-9)
 
 
-def test_a_shopper_who_reads_on_misleads_the_weights_that_assume_otherwise() -> None:
+def test_weights_are_biased_for_shoppers_who_violate_their_assumption() -> None:
     rng = np.random.default_rng(0)
     world = World(rng)
     reward = REWARDS["cascade"](rng, SLATES)
-    true = world.new @ reward.sum(1)
-    assert abs(world.logged @ ips(reward, world.weight["slot"]) - true) > 0.01
-    assert abs(world.logged @ ips(reward, world.weight["position"]) - true) > 0.01
+    true = world.target @ reward.sum(1)
+    assert abs(world.logging @ ips(reward, world.weight["slot"]) - true) > 0.01
+    assert abs(world.logging @ ips(reward, world.weight["position"]) - true) > 0.01
 
 
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 10))
 @settings(max_examples=30, deadline=None)
-def test_what_policies_agree_on_is_what_was_logged(seed: int, scale: float) -> None:
+def test_equal_policies_have_the_log_mean(seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
-    reward, even = rng.random((50, SLOTS)), np.ones((50, SLOTS))
+    reward, ones = rng.random((50, SLOTS)), np.ones((50, SLOTS))
     user = rng.integers(0, 20, 50)
     logged = clustered_mean(reward.sum(1), user)
     predicted = rng.random((50, SLOTS))
     for terms in (
-        ips(reward, even),
-        snips(reward, scale * even, SEEN),
-        doubly_robust(reward, even, predicted, predicted.sum(1)),
+        ips(reward, ones),
+        snips(reward, scale * ones, EXAMINATION_PROBABILITY),
+        doubly_robust(reward, ones, predicted, predicted.sum(1)),
     ):
         assert clustered_mean(terms, user).value == pytest.approx(logged.value)
 
@@ -114,18 +115,22 @@ def test_snips_is_the_ratio_and_its_error_that_of_the_jackknife() -> None:
     rng = np.random.default_rng(1)
     n = 2000
     user, weight = rng.integers(0, 400, n), rng.exponential(1, (n, SLOTS))
-    reward = SEEN * (rng.random((n, SLOTS)) < 0.3)
+    reward = EXAMINATION_PROBABILITY * (rng.random((n, SLOTS)) < 0.3)
 
-    def plain(rows: np.ndarray) -> float:
-        return float(SEEN.sum() * (weight[rows] * reward[rows]).sum() / (weight[rows] @ SEEN).sum())
+    def ratio(rows: np.ndarray) -> float:
+        return float(
+            EXAMINATION_PROBABILITY.sum()
+            * (weight[rows] * reward[rows]).sum()
+            / (weight[rows] @ EXAMINATION_PROBABILITY).sum()
+        )
 
-    found = clustered_mean(snips(reward, weight, SEEN), user)
-    assert found.value == pytest.approx(plain(np.ones(n, bool)))
+    estimate = clustered_mean(snips(reward, weight, EXAMINATION_PROBABILITY), user)
+    assert estimate.value == pytest.approx(ratio(np.ones(n, bool)))
     names = np.unique(user)
-    without = np.array([plain(user != name) for name in names])
-    jackknife = np.sqrt((len(names) - 1) / len(names) * ((without - without.mean()) ** 2).sum())
-    assert found.se == pytest.approx(jackknife, rel=0.02)
-    assert np.isnan(snips(reward, 0 * weight, SEEN)).all()
+    leave_one_out = np.array([ratio(user != name) for name in names])
+    jackknife = np.sqrt((len(names) - 1) / len(names) * ((leave_one_out - leave_one_out.mean()) ** 2).sum())
+    assert estimate.se == pytest.approx(jackknife, rel=0.02)
+    assert np.isnan(snips(reward, 0 * weight, EXAMINATION_PROBABILITY)).all()
 
 
 def test_intervals_are_students_and_robust_to_repeated_sessions() -> None:
@@ -134,15 +139,15 @@ def test_intervals_are_students_and_robust_to_repeated_sessions() -> None:
     low, high = stats.t.interval(0.95, 29, terms.mean(), stats.sem(terms))
     assert (once.low, once.high) == (pytest.approx(low), pytest.approx(high))
     again = clustered_mean(np.repeat(terms, 7), np.repeat(np.arange(30), 7))
-    assert again == pytest.approx(once)  # seven times the same says nothing new
+    assert again == pytest.approx(once)  # repeated sessions add no information
     assert np.isnan(clustered_mean(terms, np.zeros(30)).se)
 
 
-def test_health_says_what_weights_are_worth() -> None:
+def test_diagnostics_report_information_and_support() -> None:
     n = 4000
     user = np.arange(n)
     weight = np.zeros((n, 1))
-    weight[::4] = 2.0  # half of the new policy has no support
+    weight[::4] = 2.0  # half of the target policy has no support
     half = weight_diagnostics(weight, np.ones(1), user)
     assert (half.effective_sample_size, half.max_weight) == (n / 4, 2.0)
     assert half.support.low < 0.5 < half.support.high
@@ -150,9 +155,9 @@ def test_health_says_what_weights_are_worth() -> None:
     assert not weight_warnings(weight_diagnostics(np.ones((n, 1)), np.ones(1), user))
     heavy = np.ones((n, 1))
     heavy[0] = 10 * n
-    said = " ".join(weight_warnings(weight_diagnostics(heavy, np.ones(1), user)))
-    assert "not enough data" in said
-    assert "carries 91% of all weight" in said
+    warnings = " ".join(weight_warnings(weight_diagnostics(heavy, np.ones(1), user)))
+    assert "not enough data" in warnings
+    assert "carries 91% of the total weight" in warnings
     wrong = " ".join(weight_warnings(weight_diagnostics(1.5 * np.ones((n, 1)), np.ones(1), user)))
     assert "propensities are not those" in wrong
     assert "only 3 users" in " ".join(
@@ -162,33 +167,37 @@ def test_health_says_what_weights_are_worth() -> None:
 
 def test_clipping_is_reported() -> None:
     whole = np.array([[1.0], [1.0], [8.0]])
-    less = importance_weights.clip_weights(whole, 3.0)
-    assert less.max() == 3.0
+    clipped = importance_weights.clip_weights(whole, 3.0)
+    assert clipped.max() == 3.0
     assert importance_weights.clip_weights(whole, None) is whole
-    found = weight_diagnostics(less, np.ones(1), np.arange(3), whole)
-    assert found.clipped_share == pytest.approx(0.5)
-    assert found.support.value == pytest.approx(10 / 3)  # clipping is no lack of support
-    assert "clipping took 50.0%" in " ".join(weight_warnings(found))
+    diagnostics = weight_diagnostics(clipped, np.ones(1), np.arange(3), whole)
+    assert diagnostics.clipped_share == pytest.approx(0.5)
+    assert diagnostics.support.value == pytest.approx(10 / 3)  # clipping does not reduce support
+    assert "clipping removes 50.0%" in " ".join(weight_warnings(diagnostics))
 
 
 def test_a_verdict_needs_data_and_support() -> None:
-    def state(effective: float, high: float) -> WeightDiagnostics:
+    def diagnostics(sample_size: float, support: float) -> WeightDiagnostics:
         return WeightDiagnostics(
-            1000, 1000, effective, 1.0, 0.0, clustered_mean(np.array([high, high]), np.arange(2)), 0.0
+            1000, 1000, sample_size, 1.0, 0.0, clustered_mean(np.array([support, support]), np.arange(2)), 0.0
         )
 
-    more, less, unsure = (
+    gain, loss, unsure = (
         clustered_mean(np.array([a, b]), np.arange(2)) for a, b in ((1.0, 1.01), (-1.0, -1.01), (-1.0, 1.0))
     )
-    assert policy_verdict(more, state(500, 1.0)) == "better"
-    assert policy_verdict(less, state(500, 1.0)) == "worse"
-    assert policy_verdict(unsure, state(500, 1.0)) == "not enough data"
-    assert policy_verdict(more, state(50, 1.0)) == "not enough data"
-    assert policy_verdict(more, state(500, 0.7)) == policy_verdict(unsure, state(500, 0.7)) == "no support"
-    assert policy_verdict(more, state(500, 0.7), is_lower_bound=True) == "better"
-    assert policy_verdict(less, state(500, 0.7), is_lower_bound=True) == "no support"
+    assert policy_verdict(gain, diagnostics(500, 1.0)) == "better"
+    assert policy_verdict(loss, diagnostics(500, 1.0)) == "worse"
+    assert policy_verdict(unsure, diagnostics(500, 1.0)) == "not enough data"
+    assert policy_verdict(gain, diagnostics(50, 1.0)) == "not enough data"
+    assert (
+        policy_verdict(gain, diagnostics(500, 0.7))
+        == policy_verdict(unsure, diagnostics(500, 0.7))
+        == "no support"
+    )
+    assert policy_verdict(gain, diagnostics(500, 0.7), is_lower_bound=True) == "better"
+    assert policy_verdict(loss, diagnostics(500, 0.7), is_lower_bound=True) == "no support"
 
 
-def test_what_was_shown_had_a_chance() -> None:
+def test_a_propensity_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="not above 0"):
         importance_weights.importance_ratio(np.ones((1, 2)), np.array([[0.5, 0.0]]))

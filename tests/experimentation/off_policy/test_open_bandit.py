@@ -1,26 +1,26 @@
-"""The Open Bandit sample: an order that is said is the order of the two logs' own means."""
+"""The Open Bandit sample: a verdict agrees with the means of the two logs."""
 
 import numpy as np
 
 from experimentation.off_policy import open_bandit
 
 
-def test_both_directions_say_the_right_order_or_that_data_are_missing() -> None:
+def test_every_verdict_is_right_or_reports_missing_data() -> None:
     rows = open_bandit.compare_policies()
     assert len(rows) == 3 * 2 * 4
     for campaign in open_bandit.CAMPAIGNS:
-        own = {p: open_bandit.read_impressions(p, campaign).click.mean() for p in open_bandit.POLICIES}
-        here = [row for row in rows if row["campaign"] == campaign]
-        said = {row["says"] for row in here} - {"not enough data", "no support", "–"}
-        assert said <= {"bts > random"} if own["bts"] > own["random"] else not said
-        for row in here:
-            assert row["own_log"] == own[row["judged"]]
-            assert 0 <= row["effective"] <= 10_000
-    # 22,000 of 10,000 impressions' weight on one of them: nothing can be said.
-    women = [row for row in rows if (row["campaign"], row["log"]) == ("women", "bts")]
-    assert {row["effective"] for row in women} == {2}
-    assert {row["says"] for row in women} == {"not enough data", "–"}
-    assert any(row["says"] == "bts > random" for row in rows)
+        means = {p: open_bandit.read_impressions(p, campaign).click.mean() for p in open_bandit.POLICIES}
+        campaign_rows = [row for row in rows if row["campaign"] == campaign]
+        orders = {row["verdict"] for row in campaign_rows} - {"not enough data", "no support", "–"}
+        assert orders <= {"bts > random"} if means["bts"] > means["random"] else not orders
+        for row in campaign_rows:
+            assert row["on_policy_value"] == means[row["target_policy"]]
+            assert 0 <= row["effective_sample_size"] <= 10_000
+    # One of 10,000 impressions has a weight of 22,000: no verdict is possible.
+    women = [row for row in rows if (row["campaign"], row["logging_policy"]) == ("women", "bts")]
+    assert {row["effective_sample_size"] for row in women} == {2}
+    assert {row["verdict"] for row in women} == {"not enough data", "–"}
+    assert any(row["verdict"] == "bts > random" for row in rows)
 
 
 def test_the_sample_is_read_as_it_is() -> None:
@@ -28,5 +28,5 @@ def test_the_sample_is_read_as_it_is() -> None:
     assert len(log.item) == 10_000
     assert set(log.slot) == {0, 1, 2}
     np.testing.assert_allclose(log.propensity, 1 / 34, rtol=1e-3)
-    chance = open_bandit.slot_probabilities(open_bandit.read_impressions("bts", "men"), "bts", 34)
-    np.testing.assert_allclose(chance.sum(1), 1)
+    probability = open_bandit.slot_probabilities(open_bandit.read_impressions("bts", "men"), "bts", 34)
+    np.testing.assert_allclose(probability.sum(1), 1)
