@@ -1,4 +1,4 @@
-"""The routes. What takes long is done in threads; the event loop moves bytes and gives popular items."""
+"""The routes. Threads do slow work; the event loop moves bytes and answers with popular items."""
 
 import asyncio
 import sys
@@ -20,7 +20,7 @@ from .schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
 from .service import Service
 from .settings import Settings
 
-SWITCH_INTERVAL = 0.0005  # seconds after which a thread is asked for the GIL; the loop would wait 5 ms else
+SWITCH_INTERVAL = 0.0005  # seconds until a thread hands over the GIL; by default the event loop waits 5 ms
 
 
 def create_app(settings: Settings, store: Store | None = None, log: ImpressionLog | None = None) -> FastAPI:
@@ -35,12 +35,12 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        before = sys.getswitchinterval()
+        previous_interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL)
         service.bundle_watcher.start()
         yield
         await service.close()
-        sys.setswitchinterval(before)
+        sys.setswitchinterval(previous_interval)
 
     app = FastAPI(
         title="Sextet", version="1", summary="Six more items after a checkout.", lifespan=lifespan,
@@ -50,46 +50,50 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     app.add_middleware(
         RequestMiddleware, metrics=service.metrics, key_hashes=read_key_hashes(settings.api_key_file)
     )
-    _add_routes(app, service, BodyReader(settings.max_body))
-    plain = app.openapi
+    _add_shop_routes(app, service, BodyReader(settings.max_body))
+    _add_operations_routes(app, service)
+    default_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:
-        found = plain()
-        found.setdefault("components", {}).setdefault("schemas", {}).update(
-            openapi_examples.component_schemas()
-        )
-        return found
+        document = default_openapi()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update(openapi_examples.component_schemas())
+        return document
 
     app.openapi = openapi  # type: ignore[method-assign]
 
     @app.exception_handler(ProblemError)
-    async def refused(_: Request, error: ProblemError) -> Response:
+    async def handle_problem(_: Request, error: ProblemError) -> Response:
         return problem_response(error)
 
     @app.exception_handler(HTTPException)
-    async def no_route(request: Request, error: HTTPException) -> Response:
-        detail = f"there is no {request.method} {request.url.path}: /docs lists what there is"
+    async def handle_http_exception(request: Request, error: HTTPException) -> Response:
+        detail = f"there is no {request.method} {request.url.path}: /docs lists the routes"
         return problem_response(ProblemError(error.status_code, detail, headers=error.headers))
 
     return app
 
 
-def _add_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
+def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
+    """The routes that a shop calls."""
+
     @app.post(
         "/v1/recommendations", summary="Six items to show after a checkout",
-        responses={200: {"model": SlateOut}, **openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 503)},
+        responses={
+            200: {"model": SlateOut}, **openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 503)
+        },
         openapi_extra=openapi_examples.request_body(
             RecommendationIn, customer=openapi_examples.RECOMMENDATION,
             guest=openapi_examples.GUEST_RECOMMENDATION
         ),
     )  # fmt: skip
     async def recommendations(request: Request) -> Response:
-        service.recommender()  # not ready is told before anything is read
+        service.recommender()  # a worker that is not ready answers before it reads the body
         body = await bodies.read(request)
-        return await service.recommend(body, request.scope["arrived"])
+        return await service.recommend(body, request.scope["arrival_time"])
 
     @app.post(
-        "/v1/checkouts", status_code=201, summary="Note a checkout; it counts from the next request on",
+        "/v1/checkouts", status_code=201, summary="Record a checkout; the next recommendation reflects it",
         responses=openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503),
         openapi_extra=openapi_examples.request_body(CheckoutIn, order=openapi_examples.CHECKOUT),
     )  # fmt: skip
@@ -106,14 +110,20 @@ def _add_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
     async def feedback(request: Request) -> Response:
         return await service.record_feedback(await bodies.read(request))
 
+
+def _add_operations_routes(app: FastAPI, service: Service) -> None:
+    """The routes that operators and probes call."""
+
     @app.get(
-        "/v1/bundle", summary="What serves: version, data window, sizes, metrics; and what answers for arms",
+        "/v1/bundle", summary="The bundle that serves, and the versions that answer for arms",
         responses=openapi_examples.problem_responses(401, 503),
     )  # fmt: skip
     async def bundle() -> Response:
         manifest = service.recommender().bundle.manifest
-        names = ("version", "created", "data", "dims", "metrics", "slate")
-        return JSONResponse({**{name: manifest[name] for name in names}, "arms": service.arm_versions()})
+        public_fields = ("version", "created", "data", "dims", "metrics", "slate")
+        return JSONResponse(
+            {**{name: manifest[name] for name in public_fields}, "arms": service.arm_versions()}
+        )
 
     @app.get("/healthz", summary="Whether the process is alive")
     async def healthz() -> Response:
@@ -133,9 +143,9 @@ def _add_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
         )
 
     @app.get(
-        "/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse,
+        "/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse,
         responses=openapi_examples.problem_responses(401),
     )  # fmt: skip
     async def metrics() -> Response:
-        page = await asyncio.to_thread(service.metrics.exposition)
-        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+        exposition = await asyncio.to_thread(service.metrics.exposition)
+        return Response(exposition, media_type="text/plain; version=0.0.4; charset=utf-8")

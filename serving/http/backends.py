@@ -1,10 +1,11 @@
-"""The parts that a service may have beside the recommender: an event store and an impression log."""
+"""The event store that a service reads and writes."""
 
 from pathlib import Path
 
 from ..stores import uri as stores
 from ..stores.arrow import ArrowStore
 from ..stores.base import Store
+from ..stores.uri import exported_store_path
 
 
 def open_service_store(uri: str | None, bundle: Path) -> Store | None:
@@ -12,14 +13,8 @@ def open_service_store(uri: str | None, bundle: Path) -> Store | None:
 
     Raises OSError or ValueError for what is no store, ImportError for one whose client is missing.
     """
-    found = exported_store_path(bundle) if uri is None else uri
-    return None if found is None else stores.open_store(found)
-
-
-def exported_store_path(bundle: Path) -> Path | None:
-    """The `store.arrow` of a bundle root, which may be given by one of its version folders."""
-    files = (bundle / "store.arrow", bundle.parent / "store.arrow")
-    return next((file for file in files if file.is_file()), None)
+    location = exported_store_path(bundle) if uri is None else uri
+    return None if location is None else stores.open_store(location)
 
 
 def is_writable(store: Store | None) -> bool:

@@ -1,7 +1,7 @@
-"""What Prometheus reads of a service. With several workers any of them tells of all.
+"""Prometheus metrics of the service. Every worker reports the sum of all workers.
 
-prometheus_client then shares the numbers through files of the folder in PROMETHEUS_MULTIPROC_DIR, which
-serving/http/command.py sets before the workers start.
+prometheus_client shares the values of several workers through files in the folder PROMETHEUS_MULTIPROC_DIR,
+which the `serve` command sets before the workers start.
 """
 
 import os
@@ -25,60 +25,77 @@ LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.1
 
 
 class ServiceMetrics:
-    """The numbers of one worker. Safe to share between threads."""
+    """The metrics of one worker. Safe to share between threads."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # when each number began doubles the page and tells nothing
-        self.registry = own = CollectorRegistry()
-        self.requests = Counter("sextet_requests", "Answered requests", ("route", "status"), registry=own)
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # creation times would double the page
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "sextet_requests", "Answered requests", ("route", "status"), registry=registry
+        )
         self.latency = Histogram(
-            "sextet_request_seconds", "Arrival to answer", ("route",), buckets=LATENCY_BUCKETS, registry=own
+            "sextet_request_seconds",
+            "Arrival to answer",
+            ("route",),
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
         )
         self.in_flight = Gauge(
-            "sextet_requests_in_flight", "Requests being answered", registry=own, multiprocess_mode="livesum"
+            "sextet_requests_in_flight",
+            "Requests being answered",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.overload_rejections = Counter(
-            "sextet_shed", "Recommendations refused for lack of time", registry=own
+            "sextet_overload_rejections", "Recommendations refused for lack of time", registry=registry
         )
-        self.slates = Counter("sextet_slates", "Slates by the tier that answered", ("tier",), registry=own)
+        self.slates = Counter(
+            "sextet_slates", "Slates by the tier that answered", ("tier",), registry=registry
+        )
         self.slate_cache_hits = Counter(
-            "sextet_slates_remembered", "Slates that were ranked before", registry=own
+            "sextet_slate_cache_hits", "Slates answered from the cache of ranked slates", registry=registry
         )
         self.stage_latency = Histogram(
             "sextet_stage_seconds",
             "Time of each stage",
             ("stage",),
             buckets=LATENCY_BUCKETS[:-2],
-            registry=own,
+            registry=registry,
         )
         self.bundle_workers = Gauge(
-            "sextet_bundle", "Workers that serve a version", ("version",), registry=own,
+            "sextet_bundle", "Workers that serve a version", ("version",), registry=registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self.unserved_arm_versions = Gauge(
-            "sextet_arm_version_unserved", "Workers in which `current` answers for a version that arms name",
-            ("version",), registry=own, multiprocess_mode="livesum",
+            "sextet_arm_version_fallback", "Workers that answer for an arm's version with `current`",
+            ("version",), registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
         self.bundle_loads = Counter(
-            "sextet_bundle_loads", "Versions loaded or refused", ("outcome",), registry=own
+            "sextet_bundle_loads", "Versions loaded or refused", ("outcome",), registry=registry
         )
         self.open_breakers = Gauge(
-            "sextet_breaker_open", "Workers in which a part failed and rests", ("part",), registry=own,
+            "sextet_breaker_open", "Workers with an open circuit breaker", ("stage",), registry=registry,
             multiprocess_mode="livesum",
         )  # fmt: skip
         self.breaker_trips = Counter(
-            "sextet_breaker_trips", "How often a part began to rest", ("part",), registry=own
+            "sextet_breaker_trips",
+            "Times that the circuit breaker of a stage opened",
+            ("stage",),
+            registry=registry,
         )
         self.store_appends = Counter(
-            "sextet_store_appends", "Checkouts, clicks recorded", ("outcome",), registry=own
+            "sextet_store_appends",
+            "Checkouts and clicks written to the store",
+            ("outcome",),
+            registry=registry,
         )
         self.log_records = Counter(
-            "sextet_log_records", "Slates and feedback logged", ("outcome",), registry=own
+            "sextet_log_records", "Slates and feedback logged", ("outcome",), registry=registry
         )
         self.log_write_failures = Counter(
-            "sextet_log_failures", "Failed attempts to write the log", registry=own
+            "sextet_log_write_failures", "Failed attempts to write the log", registry=registry
         )
-        self._last_failed = self._last_dropped = 0  # what the log had counted when it was asked last
+        self._last_failed = self._last_dropped = 0  # the log's counts at the last record
 
     def count_slate(self, slate: Slate) -> None:
         """Count a slate and the time of its stages."""
@@ -89,7 +106,7 @@ class ServiceMetrics:
             self.stage_latency.labels(stage).observe(milliseconds / 1e3)
 
     def count_log_record(self, failed: int, dropped: int) -> None:
-        """Count a record that the log took, and what by now `failed` to be written or was `dropped`."""
+        """Count a record that the log accepted; `failed` and `dropped` are the log's running totals."""
         self.log_records.labels("logged").inc()
         if (failed, dropped) != (self._last_failed, self._last_dropped):
             self.log_write_failures.inc(failed - self._last_failed)
@@ -97,22 +114,22 @@ class ServiceMetrics:
             self._last_failed, self._last_dropped = failed, dropped
 
     def exposition(self) -> bytes:
-        """The numbers of all workers, as Prometheus reads them."""
+        """The metrics of all workers in Prometheus' text format."""
         folder = os.environ.get(MULTIPROC_DIR_VARIABLE)
         if folder is None:
             return generate_latest(self.registry)
         for file in Path(folder).glob("gauge_live*.db"):
-            # One that was killed could not say goodbye, and is in flight no more.
-            if (named := re.search(r"_(\d+)\.db$", file.name)) and not _is_alive(int(named[1])):
-                mark_process_dead(int(named[1]), folder)
-        everyone = CollectorRegistry()
-        MultiProcessCollector(everyone, folder)
-        return generate_latest(everyone)
+            # A killed worker leaves its gauges behind.
+            if (match := re.search(r"_(\d+)\.db$", file.name)) and not _is_alive(int(match[1])):
+                mark_process_dead(int(match[1]), folder)  # type: ignore[no-untyped-call]
+        all_workers = CollectorRegistry()
+        MultiProcessCollector(all_workers, folder)  # type: ignore[no-untyped-call]
+        return generate_latest(all_workers)
 
 
-def _is_alive(process: int) -> bool:
+def _is_alive(process_id: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(process_id, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

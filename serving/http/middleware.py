@@ -1,4 +1,4 @@
-"""What every request passes: it is timed, its key checked, its answer counted and its failure hidden."""
+"""ASGI middleware: times and counts requests, checks API keys, and turns failures into problems."""
 
 import hmac
 import logging
@@ -12,22 +12,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .metrics import ServiceMetrics
 from .problems import ProblemError, problem_response
 
-PUBLIC_PATHS = (
-    "/healthz",
-    "/readyz",
-    "/docs",
-    "/openapi.json",
-)  # without a key: probes, and what is public anyway
+PUBLIC_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json")  # need no API key
 logger = logging.getLogger(__name__)
 
 
 def read_key_hashes(file: Path | None) -> list[bytes]:
-    """SHA-256 of the keys of a file, one a line. Raises OSError, or ValueError for a file without a key."""
+    """SHA-256 of the keys of a file, one per line. Raises OSError, or ValueError for a file without a key."""
     if file is None:
         return []
     keys = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     if not keys:
-        raise ValueError(f"{file}: there is no API key in it; write one a line")
+        raise ValueError(f"{file}: it holds no API key; write one per line")
     return [sha256(key.encode()).digest() for key in keys]
 
 
@@ -41,10 +36,10 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope.setdefault("arrived", time.perf_counter())  # and noted again by the server at the last byte
+        scope.setdefault("arrival_time", time.perf_counter())  # the server sets it again at the last byte
         status = 0
 
-        async def noting(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -57,23 +52,23 @@ class RequestMiddleware:
                     401, "send a valid API key as Authorization: Bearer KEY",
                     headers={"WWW-Authenticate": "Bearer"},
                 )  # fmt: skip
-            await self.app(scope, receive, noting)
+            await self.app(scope, receive, send_and_record_status)
         except Exception as error:
             if not isinstance(error, ProblemError):
                 logger.exception("%s %s failed", scope["method"], scope["path"])
                 error = ProblemError(500, "the service failed; its log says why")
             if not status:
-                await problem_response(error)(scope, receive, noting)
+                await problem_response(error)(scope, receive, send_and_record_status)
         finally:
             self.metrics.in_flight.dec()
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, status).inc()
-            self.metrics.latency.labels(route).observe(time.perf_counter() - scope["arrived"])
+            self.metrics.latency.labels(route).observe(time.perf_counter() - scope["arrival_time"])
 
     def _is_authorized(self, scope: Scope) -> bool:
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        kind, _, key = given.partition(b" ")
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, key = authorization.partition(b" ")
         digest = sha256(key.strip()).digest()
-        # All are compared, in constant time: how long it takes says nothing of a key.
-        equal = [hmac.compare_digest(digest, known) for known in self.key_hashes]
-        return kind.lower() == b"bearer" and any(equal)
+        # Every hash is compared, in constant time, so that timing reveals nothing.
+        matches = [hmac.compare_digest(digest, key_hash) for key_hash in self.key_hashes]
+        return scheme.lower() == b"bearer" and any(matches)

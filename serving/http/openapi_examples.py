@@ -1,4 +1,4 @@
-"""What /docs shows as examples, and what it says of the routes."""
+"""Examples and response descriptions for /docs."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ PURCHASE = {**CLICK, "kind": "purchase", "value": 2.0}
 
 
 def request_body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI of a route that reads its body itself, outside the event loop."""
+    """OpenAPI of the body of a route that parses it outside the event loop."""
     content = {
         "schema": {"$ref": REF_TEMPLATE.format(model=model.__name__)},
         "examples": {name: {"value": value} for name, value in examples.items()},
@@ -34,7 +34,7 @@ def request_body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems that a route answers with."""
+    """OpenAPI of the problems that a route may answer with."""
     content = {"application/problem+json": {"schema": {"$ref": REF_TEMPLATE.format(model="Problem")}}}
     return {status: {"content": content, "description": STATUS_DESCRIPTIONS[status]} for status in statuses}
 
@@ -45,8 +45,8 @@ def component_schemas() -> dict[str, Any]:
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=REF_TEMPLATE
     )
-    found: dict[str, Any] = definitions["$defs"]
-    return found
+    schemas: dict[str, Any] = definitions["$defs"]
+    return schemas
 
 
 STATUS_DESCRIPTIONS = {
@@ -55,7 +55,7 @@ STATUS_DESCRIPTIONS = {
     408: "The body did not arrive in time",
     413: "The body is too large",
     415: "The body is not application/json",
-    422: "A field is wrong: errors names it",
+    422: "A field is wrong: `errors` names it",
     501: "The service was started without this part",
     503: "Not ready, overloaded, or the store cannot write: Retry-After says when to try again",
 }

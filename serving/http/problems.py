@@ -1,4 +1,4 @@
-"""What a client is told when a request cannot be answered: RFC 9457, application/problem+json."""
+"""Error responses as application/problem+json (RFC 9457)."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 
 class ProblemError(Exception):
-    """A request that is not answered as asked; becomes a problem.
+    """A request that cannot be answered; becomes a problem response.
 
     Args:
         status: HTTP status. detail: what is wrong, and what to do.
@@ -24,25 +24,25 @@ class ProblemError(Exception):
 
 
 def unavailable_error(detail: str) -> ProblemError:
-    """Sent away without having been worked on."""
+    """503: the request was refused before any work."""
     return ProblemError(503, f"{detail}; try again in a second", headers={"Retry-After": "1"})
 
 
 def not_configured_error(part: str, option: str) -> ProblemError:
-    """Asked for a part that this service was started without."""
+    """501: the service was started without this part."""
     return ProblemError(501, f"this service has no {part}: start it with {option}")
 
 
-def problem_response(refused: ProblemError) -> Response:
-    """The response that tells of it."""
+def problem_response(problem: ProblemError) -> Response:
+    """The JSON response of a problem."""
     content: dict[str, Any] = {
         "type": "about:blank",
-        "title": HTTPStatus(refused.status).phrase,
-        "status": refused.status,
-        "detail": refused.detail,
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
     }
-    if refused.errors:
-        content["errors"] = list(refused.errors)
+    if problem.errors:
+        content["errors"] = list(problem.errors)
     return JSONResponse(
-        content, refused.status, dict(refused.headers or {}), media_type="application/problem+json"
+        content, problem.status, dict(problem.headers or {}), media_type="application/problem+json"
     )

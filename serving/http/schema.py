@@ -1,7 +1,7 @@
-"""What the service takes and gives, as pydantic models: JSON → the values of serving.checkout, and back.
+"""Requests and responses as pydantic models: JSON → the values of serving/checkout.py, and back.
 
-The ranges are those of serving.checkout; a property test holds the two together. Nothing is converted: a
-number in quotes or a field that is not known is an error that is told, not a guess.
+The ranges are those of serving/checkout.py; a property test compares the two. Nothing is converted: a number
+in quotes and an unknown field are errors.
 """
 
 import time
@@ -18,15 +18,15 @@ from .problems import ProblemError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 MAX_REPORTED_ERRORS = 20  # wrong fields that an error names
-ITEM_FIELDS = Item.__slots__  # read by name, for dataclasses.asdict copies: 0.07 ms a slate
+ITEM_FIELDS = Item.__slots__  # read by name, because dataclasses.asdict copies: 0.07 ms a slate
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 Id = Annotated[str, Field(min_length=1)]
 UnixSeconds = Annotated[
     int,
     Field(ge=0, lt=MAX_TS, description="Unix seconds (UTC), not milliseconds"),
-    # To JSON Schema 5.0 is an integer.
-    BeforeValidator(lambda given: int(given) if isinstance(given, float) and given.is_integer() else given),
+    # 5.0 is an integer in JSON Schema.
+    BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value),
 ]
 Quantity = Annotated[float, Field(gt=0, le=MAX_NUMBER, allow_inf_nan=False)]
 Money = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
@@ -67,28 +67,28 @@ class RecommendationIn(BaseModel):
     basket: list[LineIn] = Field(description="the lines just paid")
     ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
     history: list[EventIn] | None = Field(
-        None, description="the user's earlier events; null to ask the store, [] for none"
+        None, description="the user's earlier events; null to read the store, [] for none"
     )
     context: dict[Id, AttributeValue] = Field(
         {}, description="attributes of the order: device, country, store, …"
     )
     profile: dict[Id, AttributeValue] = Field(
-        {}, description="attributes of the user; they go before the store's"
+        {}, description="attributes of the user; they override the store's"
     )
     exclude: list[Id] = Field([], description="item ids that must not be shown")
     categories: list[Id] | None = Field(None, description="category paths (a or a/b) to stay within")
-    order_id: Id | None = Field(None, description="the order just paid, by which the log knows it")
+    order_id: Id | None = Field(None, description="id of the order just paid; the impression log carries it")
 
 
 class CheckoutIn(BaseModel):
-    """A checkout to remember."""
+    """A checkout to record."""
 
     model_config = STRICT
     user_id: Id
     basket: list[LineIn] = Field(min_length=1, description="the lines just paid")
     ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
     profile: dict[Id, AttributeValue] = Field({}, description="attributes of the user")
-    order_id: Id | None = Field(None, description="what is sent again under the same id counts once")
+    order_id: Id | None = Field(None, description="a checkout sent again under the same id counts once")
 
 
 class FeedbackIn(BaseModel):
@@ -98,15 +98,15 @@ class FeedbackIn(BaseModel):
         json_schema_extra={"anyOf": [_required_field("request_id"), _required_field("user_id")]}
     )
     kind: EventKind
-    request_id: Id | None = Field(None, description="of the slate; without it user_id must be there")
+    request_id: Id | None = Field(None, description="of the slate; required without user_id")
     item_id: Id
     ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
     user_id: Id | None = Field(None, description="lets a click count in the user's next request")
-    value: Money | None = Field(None, description="spent on the item, of a purchase")
+    value: Money | None = Field(None, description="money spent on the item by a purchase")
 
 
 class ItemOut(BaseModel):
-    """One slot of a slate. Predictions are null where the tier makes none."""
+    """One slot of a slate. Tiers without models give null predictions."""
 
     position: int = Field(description="1 for the first")
     item_id: str
@@ -121,12 +121,12 @@ class ItemOut(BaseModel):
 
 
 class SlateOut(BaseModel):
-    """Six items to show, in order; fewer only where no more are available and allowed."""
+    """Six items to show, in order; fewer only if the catalog has no more eligible ones."""
 
-    request_id: str = Field(description="to be sent with feedback")
+    request_id: str = Field(description="send it with feedback")
     bundle_version: str
     tier: Literal["ranked", "retrieval", "cached", "category", "popularity"]
-    reason: str = Field(description="why not everything went as planned; empty if it did")
+    reason: str = Field(description="why a stage was skipped or failed; empty otherwise")
     timings: dict[str, float] = Field(description="milliseconds per stage; queue: waiting for a thread")
     items: list[ItemOut]
 
@@ -148,50 +148,50 @@ class Problem(BaseModel):
 
 
 def parse_body(model: type[ModelT], body: bytes) -> ModelT:
-    """The body as `model`. Raises Refused (400, 422) that names what is wrong."""
+    """The body as `model`. Raises ProblemError (400, 422) that names the wrong fields."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        if found[0]["type"] == "json_invalid":
-            raise ProblemError(400, f"the body is not JSON: {found[0]['ctx']['error']}") from None
-        named: dict[str, dict[str, str]] = {}
-        for one in found:
-            wrong = _field_error(model, one)
-            named.setdefault(wrong["pointer"], wrong)
-        some = list(named.values())[:MAX_REPORTED_ERRORS]
-        fields = "1 field is wrong" if len(named) == 1 else f"{len(named)} fields are wrong"
+        errors = error.errors(include_url=False, include_input=False)
+        if errors[0]["type"] == "json_invalid":
+            raise ProblemError(400, f"the body is not JSON: {errors[0]['ctx']['error']}") from None
+        by_pointer: dict[str, dict[str, str]] = {}
+        for detail in errors:
+            field_error = _field_error(model, detail)
+            by_pointer.setdefault(field_error["pointer"], field_error)
+        reported = list(by_pointer.values())[:MAX_REPORTED_ERRORS]
+        fields = "1 field is wrong" if len(by_pointer) == 1 else f"{len(by_pointer)} fields are wrong"
         raise ProblemError(
-            422, f"{fields}, the first is {some[0]['field']}: {some[0]['detail']}", some
+            422, f"{fields}, the first is {reported[0]['field']}: {reported[0]['detail']}", reported
         ) from None
 
 
-def to_checkout(asked: RecommendationIn) -> Checkout:
-    """The checkout that the models answer. Raises Refused for one that cannot be made."""
-    history = asked.history
+def to_checkout(request: RecommendationIn) -> Checkout:
+    """The checkout of a request. Raises ProblemError (422) for one that is invalid."""
+    history = request.history
     try:
         return Checkout(
-            user_id=asked.user_id,
-            basket=_to_lines(asked.basket),
-            ts=asked.ts,
-            history=None if history is None else [Event(*_field_values(event)) for event in history],
-            context=asked.context,
-            profile=asked.profile,
-            exclude=asked.exclude,
-            categories=asked.categories,
-            order_id=asked.order_id,
+            user_id=request.user_id,
+            basket=_to_lines(request.basket),
+            ts=request.ts,
+            history=None if history is None else [_to_event(event) for event in history],
+            context=request.context,
+            profile=request.profile,
+            exclude=request.exclude,
+            categories=request.categories,
+            order_id=request.order_id,
         )
     except ValueError as error:
         raise ProblemError(422, str(error)) from None
 
 
-def to_events(asked: CheckoutIn) -> list[Event]:
-    """The purchases to remember."""
-    return purchase_events(Checkout(asked.user_id, _to_lines(asked.basket), asked.ts), int(time.time()))
+def to_events(request: CheckoutIn) -> list[Event]:
+    """The purchases of a checkout, as events of the store."""
+    return purchase_events(Checkout(request.user_id, _to_lines(request.basket), request.ts), int(time.time()))
 
 
 def profile_strings(profile: Mapping[str, str | float]) -> dict[str, str]:
-    """Attributes as a store keeps them: 330.0 is the word 330."""
+    """Attributes as a store keeps them: 330.0 becomes "330"."""
     return {
         name: str(int(value) if isinstance(value, float) and value.is_integer() else value)
         for name, value in profile.items()
@@ -209,44 +209,44 @@ def slate_json(slate: Slate) -> bytes:
         # Prices are float32: 1.29 would read 1.2899999618530273.
         "items": [
             {
-                "position": place,
+                "position": position,
                 **{name: getattr(item, name) for name in ITEM_FIELDS},
                 "price": round(item.price, 6),
             }
-            for place, item in enumerate(slate.items, 1)
+            for position, item in enumerate(slate.items, 1)
         ],
     }
     return pydantic_core.to_json(content, inf_nan_mode="null")
 
 
 def _to_lines(basket: list[LineIn]) -> list[Line]:
-    return [Line(*_field_values(line)) for line in basket]
+    return [Line(line.item_id, line.quantity, line.price) for line in basket]
 
 
-def _field_values(model: BaseModel) -> Any:
-    return model.__dict__.values()  # in the order of the fields, which is that of the dataclass
+def _to_event(event: EventIn) -> Event:
+    return Event(event.item_id, event.ts, event.kind, event.quantity, event.price)
 
 
 def _field_error(model: type[BaseModel], error: Any) -> dict[str, str]:
-    place = [part for part in error["loc"] if part != "[key]"]
-    if place and place[0] in ("context", "profile"):
-        place = place[:2]  # what follows names the branch of a union
+    path = [part for part in error["loc"] if part != "[key]"]
+    if path and path[0] in ("context", "profile"):
+        path = path[:2]  # the rest names the branch of a union
     detail = error["msg"]
     if error["type"] == "extra_forbidden":
-        inside: type[BaseModel] = model
-        if place[1:]:
-            inside = LineIn if place[0] == "basket" else EventIn
-        detail = f"there is no such field; there are {', '.join(inside.model_fields)}"
+        parent: type[BaseModel] = model
+        if path[1:]:
+            parent = LineIn if path[0] == "basket" else EventIn
+        detail = f"there is no such field; there are {', '.join(parent.model_fields)}"
     elif error["type"] == "missing":
         detail = "it must be given"
-    elif place and place[-1] == "ts":
+    elif path and path[-1] == "ts":
         detail += "; Unix seconds (UTC) as a whole number, not milliseconds"
-    elif len(place) == 2 and place[0] in ("context", "profile"):
+    elif len(path) == 2 and path[0] in ("context", "profile"):
         detail = (
             f"expected a string or a finite number of at most {MAX_NUMBER:g}, under a name that is not empty"
         )
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in place)
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in path)
     return {
         "field": field or "the body",
         "pointer": "".join(f"/{part}" for part in escaped),

@@ -1,4 +1,4 @@
-"""What a worker holds, and how it answers: one per process, started and closed with the application."""
+"""The service of one worker: recommender, store, log and metrics, started and closed with the application."""
 
 import asyncio
 import threading
@@ -38,13 +38,13 @@ from .schema import (
 from .settings import Settings
 
 T = TypeVar("T")
-STORE_TIMEOUT = 5.0  # for the store to note a checkout
-CLOSE_TIMEOUT = 5.0  # seconds that log and store have to write what they hold
-RESPONSE_MARGIN_MS = 1.0  # ms that a slate takes to become JSON and reach the loop
+STORE_TIMEOUT = 5.0  # seconds for the store to record a checkout
+CLOSE_TIMEOUT = 5.0  # seconds for log and store to write their buffers
+RESPONSE_MARGIN_MS = 1.0  # ms to turn a slate into JSON and hand it to the event loop
 
 
 class SlateResponse(NamedTuple):
-    """A slate and what it answers."""
+    """A slate, the checkout that it answers, and its JSON."""
 
     checkout: Checkout
     slate: Slate
@@ -53,7 +53,7 @@ class SlateResponse(NamedTuple):
 
 
 class Service:
-    """Recommender, store, log and numbers of a process."""
+    """Recommender, store, log and metrics of a process."""
 
     def __init__(
         self, settings: Settings, store: Store | None = None, log: ImpressionLog | None = None
@@ -69,11 +69,11 @@ class Service:
             None if settings.experiments is None else assignment.read_experiments(settings.experiments)
         )
         self.admission = AdmissionController(settings.threads, settings.queue_limit, settings.deadline_ms)
-        named = () if self.experiments is None else self.experiments.versions
+        arm_versions = () if self.experiments is None else self.experiments.versions
         self.bundle_watcher = BundleWatcher(
-            settings.bundle, self._load_recommender, settings.poll_seconds, self._on_bundle_load, named
+            settings.bundle, self._load_recommender, settings.poll_seconds, self._on_bundle_load, arm_versions
         )
-        for version in named:
+        for version in arm_versions:
             self.metrics.unserved_arm_versions.labels(version).set(1)
         self.pending_writes = 0
         self._store_executor = ThreadPoolExecutor(2, "records")
@@ -99,90 +99,91 @@ class Service:
             self._current_version = current.bundle.version
             self.metrics.bundle_workers.labels(self._current_version).set(1)
         for recommender in serving.values():
-            for part, breaker in recommender.stage_stats.breakers.items():
-                breaker.on_state_change = partial(self._on_breaker_change, recommender.bundle.version, part)
-                self.metrics.open_breakers.labels(part).set(self._is_breaker_open(part))
+            for stage, breaker in recommender.stage_stats.breakers.items():
+                breaker.on_state_change = partial(self._on_breaker_change, recommender.bundle.version, stage)
+                self.metrics.open_breakers.labels(stage).set(self._is_breaker_open(stage))
 
-    def _on_breaker_change(self, version: str, part: str, opened: bool) -> None:
-        # The last requests of one that was replaced say nothing of those that serve.
-        if any(one.bundle.version == version for one in tuple(self.bundle_watcher.recommenders.values())):
-            self.metrics.open_breakers.labels(part).set(self._is_breaker_open(part))
+    def _on_breaker_change(self, version: str, stage: str, opened: bool) -> None:
+        # A replaced version may still answer its last requests: they do not count.
+        serving = tuple(self.bundle_watcher.recommenders.values())
+        if any(recommender.bundle.version == version for recommender in serving):
+            self.metrics.open_breakers.labels(stage).set(self._is_breaker_open(stage))
             if opened:
-                self.metrics.breaker_trips.labels(part).inc()
+                self.metrics.breaker_trips.labels(stage).inc()
 
-    def _is_breaker_open(self, part: str) -> bool:
-        """Whether a part of any version that serves rests."""
-        return any(
-            one.stage_stats.breakers[part].is_open for one in tuple(self.bundle_watcher.recommenders.values())
-        )
+    def _is_breaker_open(self, stage: str) -> bool:
+        """Whether the stage's breaker is open in any version that serves."""
+        serving = tuple(self.bundle_watcher.recommenders.values())
+        return any(recommender.stage_stats.breakers[stage].is_open for recommender in serving)
 
     def recommender(self) -> Recommender:
-        """What answers now. Raises Refused before the first version is loaded."""
+        """The recommender of `current`. Raises ProblemError before the first version is loaded."""
         recommender = self.bundle_watcher.recommender
         if recommender is None:
             raise unavailable_error("no bundle is loaded yet: /readyz says why")
         return recommender
 
-    async def recommend(self, body: bytes, arrived: float) -> Response:
-        """The slate of a checkout, by the models or, if they would be too late, what is popular."""
+    async def recommend(self, body: bytes, arrival_time: float) -> Response:
+        """The slate of a checkout: ranked, or popular items where the models would be too late."""
         recommender = self.recommender()
 
-        def models(ends: float) -> SlateResponse:
-            waited = 1e3 * (time.perf_counter() - arrived)
+        def rank(deadline: float) -> SlateResponse:
+            queue_ms = 1e3 * (time.perf_counter() - arrival_time)
             checkout = to_checkout(parse_body(RecommendationIn, body))
-            left = 1e3 * (ends - time.perf_counter()) - RESPONSE_MARGIN_MS
-            mine = self._assignment(checkout)
-            answers = self._recommender_for(mine, recommender)
-            slate = answers.recommend(checkout, left, mine.revenue_weight, exploration_rate=mine.explore)
-            slate = replace(slate, timings={"queue": waited, **slate.timings})
-            return SlateResponse(checkout, slate, slate_json(slate), mine.arms)
+            remaining_ms = 1e3 * (deadline - time.perf_counter()) - RESPONSE_MARGIN_MS
+            arms = self._assignment(checkout)
+            slate = self._recommender_for(arms, recommender).recommend(
+                checkout, remaining_ms, arms.revenue_weight, exploration_rate=arms.explore
+            )
+            slate = replace(slate, timings={"queue": queue_ms, **slate.timings})
+            return SlateResponse(checkout, slate, slate_json(slate), arms.arms)
 
-        def fallback(why: str) -> SlateResponse:
-            asked = parse_body(RecommendationIn, body)
-            asked.history = None  # of no use here, and most of a checkout's work
-            checkout = to_checkout(asked)
-            mine = self._assignment(checkout)
-            slate = self._recommender_for(mine, recommender).fallback_slate(checkout, why, arrived)
-            return SlateResponse(checkout, slate, slate_json(slate), mine.arms)
+        def fall_back(reason: str) -> SlateResponse:
+            request = parse_body(RecommendationIn, body)
+            request.history = None  # a fallback does not read it, and parsing it costs most
+            checkout = to_checkout(request)
+            arms = self._assignment(checkout)
+            slate = self._recommender_for(arms, recommender).fallback_slate(checkout, reason, arrival_time)
+            return SlateResponse(checkout, slate, slate_json(slate), arms.arms)
 
         try:
-            answer = await self.admission.execute(models, fallback, arrived)
+            response = await self.admission.execute(rank, fall_back, arrival_time)
         except Overloaded as error:
             self.metrics.overload_rejections.inc()
             raise unavailable_error(f"overloaded: {error}") from None
-        self.metrics.count_slate(answer.slate)
+        self.metrics.count_slate(response.slate)
         if self.log is not None:
-            arm = answer.arms or ("exploring" if recommender.exploration_rate else "")
-            self._write_log(lambda log: log.log_slate(answer.checkout, answer.slate, arm))
-        return Response(answer.body, media_type=JSON_MEDIA_TYPE)
+            arm = response.arms or ("exploring" if recommender.exploration_rate else "")
+            self._write_log(lambda log: log.log_slate(response.checkout, response.slate, arm))
+        return Response(response.body, media_type=JSON_MEDIA_TYPE)
 
     def _assignment(self, checkout: Checkout) -> assignment.Assignment:
-        """The arms of a checkout's user; none without experiments."""
+        """The arms of the checkout's user; none without experiments."""
         if self.experiments is None:
             return assignment.Assignment()
         return assignment.assign_user(self.experiments, checkout.user_id)
 
-    def _recommender_for(self, mine: assignment.Assignment, current: Recommender) -> Recommender:
-        """What answers for the arms: the version that one of them names, unless it cannot serve."""
-        return (
-            current if mine.version is None else self.bundle_watcher.recommenders.get(mine.version, current)
-        )
+    def _recommender_for(self, arms: assignment.Assignment, current: Recommender) -> Recommender:
+        """The version that one of the arms names; `current` if none does or it cannot serve."""
+        if arms.version is None:
+            return current
+        return self.bundle_watcher.recommenders.get(arms.version, current)
 
     def arm_versions(self) -> dict[str, str]:
-        """The versions that arms name, each with the version that answers for it."""
+        """Version that an arm names → the version that answers for it."""
         current, serving = self.recommender(), self.bundle_watcher.recommenders
         return {name: serving.get(name, current).bundle.version for name in self.bundle_watcher.versions}
 
     async def record_checkout(self, body: bytes) -> Response:
-        """Note a checkout in the store; it is there when this returns."""
+        """Record a checkout in the store; it is stored when this returns."""
         store = self.store
         if store is None or not is_writable(store):
             raise not_configured_error("event store that can be written to", "--store")
 
         def append() -> int:
-            asked = parse_body(CheckoutIn, body)
-            events = to_events(asked)
-            store.append(asked.user_id, events, profile_strings(asked.profile), asked.order_id)
+            checkout = parse_body(CheckoutIn, body)
+            events = to_events(checkout)
+            store.append(checkout.user_id, events, profile_strings(checkout.profile), checkout.order_id)
             return len(events)
 
         if self.pending_writes >= self.settings.queue_limit:
@@ -201,38 +202,41 @@ class Service:
         return JSONResponse({"events": events}, 201)
 
     def _submit_write(self, work: Callable[[], T]) -> Future[T]:
-        """Something that writes to the store, in a thread of its own."""
+        """Run a write to the store in a thread of the store's pool."""
         self.pending_writes += 1
         loop = asyncio.get_running_loop()
-        found = self._store_executor.submit(work)
-        found.add_done_callback(lambda _: loop.call_soon_threadsafe(self._on_write_done))
-        return found
+        write = self._store_executor.submit(work)
+        write.add_done_callback(lambda _: loop.call_soon_threadsafe(self._on_write_done))
+        return write
 
     def _on_write_done(self) -> None:
         self.pending_writes -= 1
 
     async def record_feedback(self, body: bytes) -> Response:
-        """Log what a shopper did."""
+        """Log a click, cart or purchase; clicks and carts enter the store too."""
         if self.log is None:
             raise not_configured_error("impression log", "--log")
-        asked = parse_body(FeedbackIn, body)
-        if asked.request_id is None and asked.user_id is None:
-            wrong = {"field": "request_id", "pointer": "/request_id", "detail": "give it, or user_id"}
-            raise ProblemError(422, "request_id or user_id must be given", [wrong])
-        ts = int(time.time()) if asked.ts is None else asked.ts
+        feedback = parse_body(FeedbackIn, body)
+        if feedback.request_id is None and feedback.user_id is None:
+            field_error = {"field": "request_id", "pointer": "/request_id", "detail": "give it, or user_id"}
+            raise ProblemError(422, "request_id or user_id must be given", [field_error])
+        ts = int(time.time()) if feedback.ts is None else feedback.ts
         if not self._write_log(
             lambda log: log.log_feedback(
-                asked.kind, asked.request_id, asked.item_id, ts, asked.user_id, asked.value
+                feedback.kind, feedback.request_id, feedback.item_id, ts, feedback.user_id, feedback.value
             )
         ):
             raise unavailable_error("the log did not take the feedback")
-        if asked.user_id is not None and asked.kind != "purchase":  # what is bought comes as a checkout
-            self._append_click(asked.user_id, Event(asked.item_id, ts, asked.kind), asked.request_id)
+        if feedback.user_id is not None and feedback.kind != "purchase":  # purchases come as checkouts
+            event = Event(feedback.item_id, ts, feedback.kind)
+            self._append_click(feedback.user_id, event, feedback.request_id)
         return JSONResponse({"logged": 1}, 202)
 
     def _append_click(self, user_id: str, event: Event, request_id: str | None) -> None:
-        """Let a click count in the user's next request, as it does in training. Nobody waits for it, and a
-        store that is behind or fails goes without: the log has it."""
+        """Store a click for the user's next request, as training has it.
+
+        Nobody waits for it. A store that is behind or fails drops it; the log keeps it.
+        """
         store = self.store
         if store is None or not is_writable(store):
             return
@@ -244,8 +248,8 @@ class Service:
             self._on_click_appended
         )
 
-    def _on_click_appended(self, work: Future[None]) -> None:
-        error = work.exception()
+    def _on_click_appended(self, write: Future[None]) -> None:
+        error = write.exception()
         self.metrics.store_appends.labels("failed" if error else "recorded").inc()
         if isinstance(error, Exception):
             logger.error("the store failed: %s", error_message(error))
@@ -255,7 +259,7 @@ class Service:
         try:
             write(self.log)
         except Exception:
-            # A slate is shown even if nobody will learn from it.
+            # The slate is shown even if it is not logged.
             logger.exception("the log failed")
             self.metrics.log_records.labels("failed").inc()
             return False
@@ -263,21 +267,21 @@ class Service:
         return True
 
     async def close(self) -> None:
-        """Write and close log and store. What is stuck is left behind after CLOSING seconds."""
+        """Write and close log and store. A part that takes longer than CLOSE_TIMEOUT is abandoned."""
         self.admission.close()
         closing = {"bundle": self.bundle_watcher.close, "store": self._close_store}
         if self.log is not None:
             closing["log"] = self.log.close
         threads = [threading.Thread(target=close, name=part, daemon=True) for part, close in closing.items()]
-        ends = time.monotonic() + CLOSE_TIMEOUT
+        close_deadline = time.monotonic() + CLOSE_TIMEOUT
         for thread in threads:
             thread.start()
         for thread in threads:
-            await asyncio.to_thread(thread.join, max(0.0, ends - time.monotonic()))
+            await asyncio.to_thread(thread.join, max(0.0, close_deadline - time.monotonic()))
             if thread.is_alive():
                 logger.error("the %s is stuck and was not closed", thread.name)
 
     def _close_store(self) -> None:
-        self._store_executor.shutdown(wait=True)  # what was taken is stored
+        self._store_executor.shutdown(wait=True)  # accepted writes are stored
         if self.store is not None:
             self.store.close()

@@ -1,4 +1,4 @@
-"""What a worker is told when it starts. Plain values, for they travel to other processes."""
+"""Worker configuration: plain values that can be pickled."""
 
 import os
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ class Settings:
         bundle: bundle root, whose `current` is followed, or a version folder.
         store: URI of the event store; None for `store.arrow` in the bundle root, read-only, if there is one.
         log: folder of the impression log; None for no log.
-        key_file: text file with an API key a line (several while one replaces another); None for no keys.
+        api_key_file: text file with one API key per line (several during a rotation); None for no keys.
         deadline_ms: milliseconds from a request's arrival to its answer.
         threads: checkouts that are answered at the same time.
-        limit: requests at most that wait for the models, or for the store: what comes beyond gets popular
-            items, or is sent away.
+        queue_limit: most requests that wait for the models or the store; further ones get popular items or
+            are refused.
         max_body: bytes of a request's body.
-        poll_s: seconds between two looks at `current`.
+        poll_seconds: seconds between two checks of `current`.
         explore: chance that the last slot of a slate explores, from 0 (never) to 1
             (serving/pipeline/explore.py).
-        experiments: TOML file of what runs (serving/experiments/assignment.py); None for nothing. It needs
-            a log.
+        experiments: TOML file of the running experiments (serving/experiments/assignment.py); None
+            for none. It needs `log`.
     """
 
     bundle: Path
@@ -48,6 +48,6 @@ class Settings:
         if not 0 <= self.explore <= 1:
             raise ValueError(f"--explore is {self.explore}: expected a share from 0 to 1")
         if self.experiments is not None and self.log is None:
-            raise ValueError("--experiments needs --log: what is not logged cannot be analysed")
+            raise ValueError("--experiments needs --log: an experiment is analysed from the impression log")
         if not self.poll_seconds > 0:
             raise ValueError(f"--poll-seconds is {self.poll_seconds}: expected more than 0")

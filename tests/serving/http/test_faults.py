@@ -52,7 +52,7 @@ def not_numbers(module: Any) -> Any:
     [
         ("store", throws, {"ranked"}, "store: RuntimeError: out of order"),
         ("store", slow, {"ranked"}, "store: not done after 20 ms"),
-        ("store", lambda _: {"what": "ever"}, {"ranked"}, "store: it gave a dict, not Facts"),
+        ("store", lambda _: {"what": "ever"}, {"ranked"}, "store: it returned a dict, not a UserHistory"),
         ("index", throws, {"ranked"}, "index: RuntimeError: out of order"),
         ("index", slow, {"category", "cached", "ranked"}, "index: not done after"),
         ("ranker", throws, {"retrieval"}, "ranker: RuntimeError: out of order"),
@@ -82,16 +82,16 @@ def test_a_part_that_fails(client: Client, part: str, fault: Any, tiers: set[str
 
     slates = [ask() for _ in range(breaker.limit)]
     slates += [ask() for _ in range(5)]
-    assert median(took[: breaker.limit]) < LIMIT
+    assert median(took[: breaker.failure_threshold]) < LIMIT
     assert median(took) < LIMIT / 2  # what rests costs nothing
-    reasons = [slate["reason"] for slate in slates[: breaker.limit]]
+    reasons = [slate["reason"] for slate in slates[: breaker.failure_threshold]]
     assert any(found.startswith(reason) for found in reasons)
     # A machine that is busy makes any part late, or all of them.
     busy = ("the models did not answer in time", "overloaded: the models would be too late")
     assert all(found.startswith((reason, f"{part}: not done after", *busy)) for found in reasons), reasons
     assert {slate["tier"] for slate in slates if not slate["reason"].startswith(busy)} <= tiers
-    assert f"{part}: it failed 3 times in a row and rests" in slates[-1]["reason"]
-    labels = f'{{part="{part}"}}'
+    assert f"{part}: circuit open after 3 failures in a row" in slates[-1]["reason"]
+    labels = f'{{stage="{part}"}}'
     assert client.number("sextet_breaker_open") == client.number(f"sextet_breaker_open{labels}") == 1
     assert client.number(f"sextet_breaker_trips_total{labels}") == 1
     recommender.bundle, recommender.store = bundle, store
@@ -102,7 +102,7 @@ def test_a_part_that_fails(client: Client, part: str, fault: Any, tiers: set[str
 
 def test_every_part_has_a_number(client: Client) -> None:
     text = client.get("/metrics").text
-    assert all(f'sextet_breaker_open{{part="{part}"}} 0.0' in text for part in PARTS)
+    assert all(f'sextet_breaker_open{{stage="{part}"}} 0.0' in text for part in PARTS)
 
 
 def test_a_full_disk_under_the_log(version: Path, small_disk: Path, quick: None) -> None:
@@ -115,7 +115,7 @@ def test_a_full_disk_under_the_log(version: Path, small_disk: Path, quick: None)
         def ask() -> None:
             six(client.post(SLATES, {"user_id": "u001", **BASKET, "order_id": f"{next(asked):05d}"}))
 
-        until(lambda: ask() or client.number("sextet_log_failures_total") > 3)
+        until(lambda: ask() or client.number("sextet_log_write_failures_total") > 3)
         (small_disk / "other").unlink()
         until(
             lambda: (
@@ -132,7 +132,7 @@ def test_what_hangs_for_good_does_not_keep_a_stop_waiting(version: Path, tmp_pat
     store, log = tmp_path / "store.db", tmp_path / "log"
     options = ("--store", str(store), "--log", str(log), "--workers", "2")
     with command(
-        version.parent, *options, module=("tests.serving.resilience.broken", "hangs", "http")
+        version.parent, *options, module=("tests.serving.resilience.broken", "hangs", "serve")
     ) as service:
         requests = []
         for place in range(8):

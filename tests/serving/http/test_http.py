@@ -331,7 +331,7 @@ def test_metrics(client: Client) -> None:
     assert client.number('sextet_slates_total{tier="ranked"}') >= 3
     assert client.number('sextet_stage_seconds_count{stage="ranker"}') >= 3
     assert client.number("sextet_requests_in_flight") == 1  # this one
-    assert client.number("sextet_shed_total") == 0
+    assert client.number("sextet_overload_rejections_total") == 0
 
 
 def test_the_examples_in_the_docs_work(client: Client) -> None:

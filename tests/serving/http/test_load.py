@@ -56,7 +56,7 @@ def test_overload_is_answered(client: Client) -> None:
     for tier in set(tiers):
         assert client.number(f'sextet_slates_total{{tier="{tier}"}}') >= tiers.count(tier)
     assert max(took for _, took in found) <= DEADLINE / 1e3 + SLACK
-    assert client.number("sextet_shed_total") == client.service.desk.in_flight == 0
+    assert client.number("sextet_overload_rejections_total") == client.service.admission.in_flight == 0
     assert six(client.post(SLATES, BASKET))["tier"] == "ranked"
 
 
@@ -67,7 +67,7 @@ def test_a_refusal_says_when_to_try_again(client: Client, monkeypatch: pytest.Mo
     response = client.post(SLATES, BASKET)
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     assert response.json()["detail"].startswith("overloaded: the event loop is behind")
-    assert client.number("sextet_shed_total") == 2
+    assert client.number("sextet_overload_rejections_total") == 2
 
 
 def test_models_that_stall_are_left_to_themselves(client: Client) -> None:
@@ -79,7 +79,7 @@ def test_models_that_stall_are_left_to_themselves(client: Client) -> None:
         assert six(response)["tier"] in ("category", "popularity", "retrieval")
         assert took <= DEADLINE / 1e3 + SLACK
     slow_ranker(client, 0.0)
-    if client.service.desk._lost(time.perf_counter()) == 2:
+    if client.service.admission._lost(time.perf_counter()) == 2:
         response, took = client.together(SLATES, [BASKET])[0]
         assert six(response)["reason"] == "overloaded: the models would be too late"
         assert took < 0.2
@@ -96,7 +96,7 @@ def test_a_slow_body_holds_nobody_up(client: Client) -> None:
     thread = threading.Thread(target=lambda: client.post(SLATES, never()))
     thread.start()
     assert six(client.post(SLATES, BASKET))["tier"] == "ranked"
-    assert client.service.desk.in_flight == 0
+    assert client.service.admission.in_flight == 0
     thread.join()
 
 
