@@ -1,16 +1,20 @@
-"""Who gets a thread of the models, who a fallback, and who is sent away: nothing waits past its deadline.
+"""Admission control: each request gets the models, a fallback or a refusal, and none waits past its deadline.
 
-A request arrives and the desk decides at once. The models answer it if, as fast as they have been lately,
-they will be done in time behind those that wait already. If not, it gets popular items, here on the event
-loop: that takes less time than to hand it to a thread. Only where the loop itself is behind is a request
-refused, which is cheaper still. So what waits is bounded by what can be answered.
+    arrives ─ event loop behind? ─ yes ─▶ Overloaded (503)
+                    │ no
+              models in time? ─ no ─▶ fallback: popular items, on the event loop
+                    │ yes                 ▲
+              models, in a thread ─ late ─╯
 
-Nobody sees how long a request lay in its socket. But the loop reads all sockets at once, and answers what it
-read before it reads again: so what it read last may have waited as long as the answers before it took, and so
-may what the models give back. One such round may be a pause of the process, after which all can be answered;
-several in a row are more than the loop can do.
+- The models are in time if the queue, at their recent service time, ends before QUEUE_TARGET_SHARE of the
+  deadline. What waits is bounded by what can be answered.
+- A fallback on the event loop takes less time than a hand-over to a thread. A refusal costs less still.
+- The time that a request lies in its socket cannot be measured. The loop reads all sockets at once, and
+  answers what it read before it reads again: a request may have waited as long as the previous iteration
+  took, and so may the models' answer. One long iteration may be a pause of the process. Several in a row are
+  overload.
 
-The methods run on the event loop, which alone changes `in_flight`; what threads share is in `_jobs`.
+All methods run on the event loop, which alone changes `in_flight`. Threads share `_jobs`.
 """
 
 import asyncio
@@ -19,18 +23,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from .deadline import set_single_thread
+from .runtime import set_single_thread
 
 T = TypeVar("T")
-FALLBACK_RESERVE = (
-    0.010  # seconds before the deadline at which a fallback takes over; a quarter of a short deadline
-)
-EWMA_WEIGHT = 0.1  # weight of the latest answer in the time that one takes
-QUEUE_TARGET_SHARE = (
-    0.38  # of the deadline, by which the models should be done: a longer queue answers no more, only later
-)
-LOOP_LAG_SHARE = 0.25  # of the deadline: a round that takes longer is long
-MAX_LAGGED_ITERATIONS = 3  # that are long in a row, after which who waited as long is refused
+FALLBACK_RESERVE = 0.010  # seconds before the deadline at which a fallback answers; at most a quarter of it
+EWMA_WEIGHT = 0.1  # of the latest answer in the service time
+QUEUE_TARGET_SHARE = 0.38  # of the deadline; a longer queue answers no more requests, only later
+LOOP_LAG_SHARE = 0.25  # of the deadline: a longer loop iteration lags
+MAX_LAGGED_ITERATIONS = 3  # in a row; then requests that waited as long are refused
 
 
 class Overloaded(Exception):
@@ -38,12 +38,12 @@ class Overloaded(Exception):
 
 
 class _Job:
-    """A request that the models were given."""
+    """A request that the models got."""
 
-    __slots__ = ("started",)
+    __slots__ = ("start_time",)
 
     def __init__(self) -> None:
-        self.started: float | None = None  # perf_counter; None while it waits for a thread
+        self.start_time: float | None = None  # None while it waits for a thread
 
 
 class AdmissionController:
@@ -51,48 +51,63 @@ class AdmissionController:
 
     Args:
         threads: of the models.
-        limit: requests at most that wait for the models.
+        queue_limit: most requests that the models have at a time.
         deadline_ms: from the last byte of a request.
+        clock: seconds, as time.perf_counter.
     """
 
-    def __init__(self, threads: int, queue_limit: int, deadline_ms: float) -> None:
-        self.threads, self.queue_limit, self.deadline = threads, queue_limit, deadline_ms / 1e3
-        self.budget = self.deadline - min(FALLBACK_RESERVE, self.deadline / 4)  # seconds that the models have
-        self.in_flight = 0
-        self.service_time = 0.0  # seconds that the models take lately, in their thread
-        self._iteration_start = self._last_admission = (
-            0.0  # when the loop last read its sockets, and looked here last
+    def __init__(
+        self,
+        threads: int,
+        queue_limit: int,
+        deadline_ms: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.threads, self.queue_limit, self.deadline, self.clock = (
+            threads,
+            queue_limit,
+            deadline_ms / 1e3,
+            clock,
         )
-        self._iteration_time = 0.0  # seconds between the two, the time before
-        self._lagged_iterations = 0  # rounds in a row that were long
-        self._jobs: set[_Job] = set()  # given to the models and not ended, though perhaps given up
+        self.budget = self.deadline - min(FALLBACK_RESERVE, self.deadline / 4)  # seconds for the models
+        self.in_flight = 0
+        self.service_time = 0.0  # seconds of an answer in its thread, exponentially weighted mean
+        self._iteration_start = self._last_admission = 0.0  # of the current loop iteration
+        self._previous_iteration_time = 0.0  # seconds
+        self._lagged_iterations = 0  # in a row
+        self._jobs: set[_Job] = set()  # not ended, though their requests may be answered
         self._executor = ThreadPoolExecutor(threads, "models", initializer=set_single_thread)
 
-    async def execute(self, models: Callable[[float], T], fallback: Callable[[str], T], arrived: float) -> T:
-        """What `models` returns or, if that would be too late, `fallback`.
+    async def execute(
+        self, models: Callable[[float], T], fallback: Callable[[str], T], arrival_time: float
+    ) -> T:
+        """The result of `models`, or of `fallback` if `models` is too late.
 
         Args:
-            models: is given the instant (perf_counter, seconds) at which it should have answered.
-            fallback: is given the reason; takes a fraction of a millisecond.
-            arrived: perf_counter at which the request's last byte arrived.
+            models: gets the time (by `clock`) by which it should answer.
+            fallback: gets the reason; takes a fraction of a millisecond.
+            arrival_time: of the request's last byte, by `clock`.
 
-        Raises Busy if it is refused, and what the function raises.
+        Raises Overloaded if the request is refused, and what the functions raise.
         """
-        now = time.perf_counter()
-        waited = now - arrived + self._socket_wait(arrived, now)
+        now = self.clock()
+        waited = now - arrival_time + self._socket_wait(arrival_time, now)
         if waited > LOOP_LAG_SHARE * self.deadline and self._lagged_iterations >= MAX_LAGGED_ITERATIONS:
             raise Overloaded("the event loop is behind")
-        # What it takes here is taken again on the way back.
-        ends, soon = now + self.budget - 2 * waited, now + QUEUE_TARGET_SHARE * self.deadline - 2 * waited
-        if self.in_flight >= self.queue_limit or not self._can_meet_deadline(ends, soon):
+        # Twice: the answer waits on its way back as long as the request did.
+        end_time, target_time = (
+            now + self.budget - 2 * waited,
+            now + QUEUE_TARGET_SHARE * self.deadline - 2 * waited,
+        )
+        if self.in_flight >= self.queue_limit or not self._can_meet_deadline(end_time, target_time):
             return fallback("overloaded: the models would be too late")
         job = _Job()
         self._jobs.add(job)
         self.in_flight += 1
-        work = self._executor.submit(self._run_job, job, models, ends)
+        work = self._executor.submit(self._run_job, job, models, end_time)
         answer = asyncio.wrap_future(work)
         try:
-            await asyncio.wait((answer,), timeout=max(0.0, ends - time.perf_counter()))
+            await asyncio.wait((answer,), timeout=max(0.0, end_time - self.clock()))
             if answer.done():
                 return answer.result()
         finally:
@@ -103,41 +118,40 @@ class AdmissionController:
         return fallback("the models did not answer in time")
 
     def close(self) -> None:
-        """Start nothing more; what still runs is nobody's."""
+        """Start no more jobs. Nobody waits for running ones."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _socket_wait(self, arrived: float, now: float) -> float:
-        """Seconds that a request may have waited in its socket: those of the round before its own."""
-        if arrived > self._last_admission:
-            self._iteration_time, self._iteration_start = (
-                self._last_admission - self._iteration_start,
-                arrived,
-            )
-            self._lagged_iterations = (
-                self._lagged_iterations + 1 if self._iteration_time > LOOP_LAG_SHARE * self.deadline else 0
-            )
+    def _socket_wait(self, arrival_time: float, now: float) -> float:
+        """Seconds that a request may have waited in its socket: those of the previous loop iteration."""
+        if arrival_time > self._last_admission:  # the first of a new iteration
+            self._previous_iteration_time = self._last_admission - self._iteration_start
+            self._iteration_start = arrival_time
+            lagged = self._previous_iteration_time > LOOP_LAG_SHARE * self.deadline
+            self._lagged_iterations = self._lagged_iterations + 1 if lagged else 0
         self._last_admission = now
-        return self._iteration_time
+        return self._previous_iteration_time
 
-    def _can_meet_deadline(self, ends: float, soon: float) -> bool:
-        """Whether a thread is free before `ends`, or will have answered by `soon` all that wait, and this."""
-        now = time.perf_counter()
-        lost = self._stalled_threads(now)
-        threads, ahead = self.threads - lost, len(self._jobs) - lost
-        if threads <= 0 or now >= ends:
+    def _can_meet_deadline(self, end_time: float, target_time: float) -> bool:
+        """Whether a thread is free before `end_time`, or the queue and this request end by `target_time`."""
+        now = self.clock()
+        stalled = self._stalled_threads(now)
+        threads, jobs = self.threads - stalled, len(self._jobs) - stalled
+        if threads <= 0 or now >= end_time:
             return False
-        if ahead < threads:
-            return True  # one is free; the recommender sees for itself what it can do in time
-        return now + ((ahead - threads + 1) / threads + 1) * self.service_time <= soon
+        if jobs < threads:
+            return True  # a thread is free; the recommender keeps the deadline itself
+        return now + ((jobs - threads + 1) / threads + 1) * self.service_time <= target_time
 
     def _stalled_threads(self, now: float) -> int:
-        """Threads that are stalled: their job is past any deadline."""
-        return sum(job.started is not None and now - job.started > self.deadline for job in tuple(self._jobs))
+        """Threads whose job is past any deadline."""
+        return sum(
+            job.start_time is not None and now - job.start_time > self.deadline for job in tuple(self._jobs)
+        )
 
-    def _run_job(self, job: _Job, models: Callable[[float], T], ends: float) -> T:
-        job.started = time.perf_counter()
+    def _run_job(self, job: _Job, models: Callable[[float], T], end_time: float) -> T:
+        job.start_time = self.clock()
         try:
-            return models(ends)
+            return models(end_time)
         finally:
-            self.service_time += EWMA_WEIGHT * (time.perf_counter() - job.started - self.service_time)
+            self.service_time += EWMA_WEIGHT * (self.clock() - job.start_time - self.service_time)
             self._jobs.discard(job)

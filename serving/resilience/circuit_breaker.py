@@ -1,4 +1,4 @@
-"""A part that failed a few times in a row is left alone for a while, so that it costs no request its time."""
+"""A circuit breaker: a part that failed a few times in a row is skipped for a while."""
 
 import threading
 import time
@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 
 class CircuitBreaker:
-    """Opens after `limit` failures in a row; after `rest` seconds one request tries the part again.
+    """Opens after `failure_threshold` failures in a row. `reset_timeout` seconds later one request tries it.
 
-    Not while a call that was left behind has not returned: each would cost a thread that never comes back.
-    Failures of calls that were under way at the same time count once. Safe to share between threads.
+    It stays open while an abandoned call has not returned: each trial could cost another thread for good.
+    Concurrent failures count once. Safe to share between threads.
 
     Attributes:
-        notice: called when it opens (True), and when the part works again (False).
+        on_state_change: called with True when it opens, with False when the part works again.
     """
 
     def __init__(
@@ -22,14 +22,14 @@ class CircuitBreaker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failure_threshold, self.reset_timeout, self.clock = failure_threshold, reset_timeout, clock
-        self.failures = 0
-        self.abandoned = 0  # calls that were left behind
+        self.failures = 0  # in a row
+        self.abandoned = 0  # calls that nobody waits for and that have not returned
         self.on_state_change: Callable[[bool], None] = lambda opened: None
         self._failed_at = self._open_until = float("-inf")
         self._lock = threading.Lock()
 
     def allow_request(self) -> bool:
-        """Whether to try the part. Where it rested long enough, only the first who asks is told so."""
+        """Whether to call the part. After `reset_timeout` only the first caller gets True."""
         if self.failures < self.failure_threshold:
             return True
         with self._lock:
@@ -45,16 +45,16 @@ class CircuitBreaker:
     def record_success(self) -> None:
         if self.failures:
             with self._lock:
-                opened, self.failures = self.failures >= self.failure_threshold, 0
-                if opened:
+                was_open, self.failures = self.failures >= self.failure_threshold, 0
+                if was_open:
                     self.on_state_change(False)
 
     def record_failure(self, duration_s: float = 0.0) -> None:
-        """A call that took so many seconds failed."""
+        """Count a call that failed after `duration_s` seconds."""
         with self._lock:
             now = self.clock()
             if now - duration_s < self._failed_at:
-                return  # of the same cause as the one that was counted
+                return  # it overlapped the failure counted last: one cause
             self._failed_at = now
             self.failures += 1
             if self.failures >= self.failure_threshold:
@@ -63,11 +63,11 @@ class CircuitBreaker:
                 self.on_state_change(True)
 
     def record_abandoned(self) -> None:
-        """Nobody waits for a call any more."""
+        """Count a call that nobody waits for any more."""
         with self._lock:
             self.abandoned += 1
 
     def record_returned(self) -> None:
-        """One that was left behind has ended."""
+        """Count the return of an abandoned call."""
         with self._lock:
             self.abandoned -= 1

@@ -1,7 +1,18 @@
-"""The deadline of a request: which stages start, how long they take, and why one was passed over.
+"""The deadline of a request, and its division among the stages.
 
-A stage that stalls cannot be stopped. So stages run in a thread of their own (`Clock.wait`), and the request
-leaves it behind when its time is up: what the thread finished until then is what there is to answer with.
+    0         ≤ 20                                                               98       100 ms
+    ├─ store ──┼─ encode ─ query_tower ─ index ─ candidates ─ ranker ─ slate ─────┼─ reserve ─┤
+    │ time-out:│ a stage starts only if more time is left than it usually takes    │ six items from
+    │ a second │                                                                   │ the best result
+    │ attempt, without a history                                                   │ so far
+
+- STORE_TIMEOUT_MS is the store's own limit; the wait for a free thread counts.
+- StageStats.expected_ms is the usual time of a stage. With less time left it is skipped.
+- SLATE_RESERVE_MS before the deadline the caller leaves the stages and builds the slate.
+- STALL_FRACTION of the deadline: an abandoned stage that used more counts as failed.
+
+A stage cannot be interrupted. It runs in a pool thread (`Deadline.run_in_pool`), which the caller abandons
+when the time is over.
 """
 
 import math
@@ -10,42 +21,43 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import faiss
 import numpy as np
-import torch
 from torch import Tensor
 
 from .circuit_breaker import CircuitBreaker
 from .thread_pool import Task, ThreadPool
 
-MAX_WAIT_MS = 3.6e6  # milliseconds to wait at a time; a lock takes no number beyond some years
-STALL_FRACTION = 0.5  # of the deadline: a stage that took as much alone is at fault
+STORE_TIMEOUT_MS = 20.0  # ranking continues without a history
+SLATE_RESERVE_MS = 2.0  # building six items takes a fraction of it
+STALL_FRACTION = 0.5  # of the deadline
+MAX_WAIT_MS = 3.6e6  # of one wait: a lock rejects timeouts of some years
 
 
 class StageSkipped(Exception):
-    """A stage was not started or gave nothing to go on with; the message is the reason."""
+    """A stage did not start or gave no usable output; the message is the reason."""
 
 
 class StageStats:
-    """What is known of every stage, over all requests: how long it takes, and whether it fails."""
+    """The usual duration and the circuit breaker of every stage, over all requests."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.expected_ms = dict.fromkeys(names, 0.0)  # milliseconds, measured by Recommender.warm_up
-        self.breakers = {name: CircuitBreaker() for name in names}
+    def __init__(self, stages: Sequence[str]) -> None:
+        self.expected_ms = dict.fromkeys(stages, 0.0)  # measured by Recommender.warm_up
+        self.breakers = {stage: CircuitBreaker() for stage in stages}
 
 
 class Deadline:
-    """One monotonic deadline, `deadline_ms` from `started` (time.perf_counter), and each stage's time."""
+    """One attempt at a request, up to `deadline_ms` after `start_time` (time.perf_counter)."""
 
     def __init__(self, deadline_ms: float, stage_stats: StageStats, start_time: float | None = None) -> None:
         self.start_time = time.perf_counter() if start_time is None else start_time
         self.deadline_ms = deadline_ms
+        self.is_infinite = math.isinf(deadline_ms)  # somebody measures or verifies
         self.stage_stats = stage_stats
-        self.current_stage, self.stage_start_ms = "", 0.0  # the one under way, and when it began
-        self.is_abandoned = False  # nobody waits for it any more
+        self.current_stage, self.stage_start_ms = "", 0.0
+        self.is_abandoned = False  # the caller waits no longer
         self._abandon_lock = threading.Lock()
         self._stage_times: list[tuple[str, float]] = []
-        self._given_up: list[tuple[str, float]] = []  # what was under way when it was left
+        self._abandoned_stage_times: list[tuple[str, float]] = []
 
     def elapsed_ms(self) -> float:
         return 1e3 * (time.perf_counter() - self.start_time)
@@ -55,32 +67,30 @@ class Deadline:
         return self.deadline_ms - self.elapsed_ms()
 
     def run_stage(self, stage: str, function: Any, *arguments: Any) -> Any:
-        """Run a stage if there is time and it is not resting. Raises Skipped with its name and the reason."""
-        breaker = self.stage_stats.breakers[stage]
-        before = self.elapsed_ms()
-        left = self.deadline_ms - before
-        if not left > self.stage_stats.expected_ms[stage]:
-            raise StageSkipped(
-                f"{stage}: {left:.1f} ms left, it takes {self.stage_stats.expected_ms[stage]:.1f}"
-            )
+        """The output of a stage. Raises StageSkipped if time is short, its breaker is open, or it fails."""
+        breaker, expected_ms = self.stage_stats.breakers[stage], self.stage_stats.expected_ms[stage]
+        start_ms = self.elapsed_ms()
+        remaining_ms = self.deadline_ms - start_ms
+        if not remaining_ms > expected_ms:
+            raise StageSkipped(f"{stage}: {remaining_ms:.1f} ms left, it takes {expected_ms:.1f}")
         if not breaker.allow_request():
-            raise StageSkipped(f"{stage}: it failed {breaker.failures} times in a row and rests")
+            raise StageSkipped(f"{stage}: circuit open after {breaker.failures} failures in a row")
         with self._abandon_lock:
             if self.is_abandoned:
-                raise StageSkipped(f"{stage}: nobody waits for it")
-            self.current_stage, self.stage_start_ms = stage, before
+                raise StageSkipped(f"{stage}: the attempt is abandoned")
+            self.current_stage, self.stage_start_ms = stage, start_ms
         try:
-            found = function(*arguments)
+            output = function(*arguments)
         except Exception as error:
             if not self.is_abandoned:
-                breaker.record_failure((self.elapsed_ms() - before) / 1e3)
+                breaker.record_failure((self.elapsed_ms() - start_ms) / 1e3)
             raise StageSkipped(f"{stage}: {error_message(error)}") from error
         else:
-            if not self.is_abandoned:  # else its lateness was noted
+            if not self.is_abandoned:  # otherwise `_abandon_if_late` recorded it
                 breaker.record_success()
-            return found
+            return output
         finally:
-            self._stage_times.append((stage, self.elapsed_ms() - before))
+            self._stage_times.append((stage, self.elapsed_ms() - start_ms))
             with self._abandon_lock:
                 self.current_stage = ""
                 if self.is_abandoned:
@@ -89,7 +99,7 @@ class Deadline:
     def run_stage_or_default(
         self, stage: str, default: Any, reasons: list[str], function: Any, *arguments: Any
     ) -> Any:
-        """As `run`, but a stage that fails leaves `otherwise` and its reason."""
+        """As `run_stage`, but a stage that fails gives `default` and appends its reason to `reasons`."""
         try:
             return self.run_stage(stage, function, *arguments)
         except StageSkipped as error:
@@ -98,89 +108,87 @@ class Deadline:
 
     def run_in_pool(
         self,
-        threads: ThreadPool,
-        keep_ms: float,
+        pool: ThreadPool,
         function: Callable[[], None],
-        first: str = "",
-        first_ms: float = math.inf,
+        first_stage: str = "",
+        first_stage_timeout_ms: float = math.inf,
     ) -> str:
-        """Run `function` in a thread until `keep_ms` before the deadline. Returns why it was left, if it was.
+        """Run `function` in a pool thread until the slate reserve. Returns "", or why the caller left it.
 
-        Where the stage `first`, if it begins with it, is not done in `first_ms`, or no thread was free for so
-        long, it is left then, and `again` has the time that remains. With an infinite deadline it runs in
-        this thread.
+        If `function` begins with `first_stage`, that stage and the wait for a thread end within
+        `first_stage_timeout_ms`; otherwise the caller leaves then, and `new_attempt` has the remaining time.
+        With an infinite deadline `function` runs in the calling thread.
         """
-        if math.isinf(self.deadline_ms):
+        if self.is_infinite:
             function()
             return ""
         self.stage_start_ms = self.elapsed_ms()
         try:
-            task = threads.submit(function)
+            task = pool.submit(function)
         except RuntimeError as error:
             return error_message(error)
         while True:
-            patience = math.inf if self._stage_times else first_ms - (self.elapsed_ms() - self.stage_start_ms)
-            # Again and again, where it is not known when the stage will begin.
-            pause = min(self.remaining_ms() - keep_ms, max(patience, 1.0), MAX_WAIT_MS) / 1e3
-            if task.wait(pause if pause > 0 else 0.0):  # a deadline that is no number has passed
+            first_stage_left_ms = (
+                math.inf
+                if self._stage_times
+                else first_stage_timeout_ms - (self.elapsed_ms() - self.stage_start_ms)
+            )
+            # At least 1 ms: the stage may begin late, and its timeout with it.
+            wait_ms = min(self.remaining_ms() - SLATE_RESERVE_MS, max(first_stage_left_ms, 1.0), MAX_WAIT_MS)
+            if task.wait(wait_ms / 1e3 if wait_ms > 0 else 0.0):  # 0 also for a deadline that is NaN
                 return ""
-            if reason := self._abandon_if_late(task, keep_ms, first, first_ms):
+            if reason := self._abandon_if_late(task, first_stage, first_stage_timeout_ms):
                 return reason
 
-    def _abandon_if_late(self, task: Task, keep_ms: float, first: str, first_ms: float) -> str:
-        """Leave the task if it is time to; why, if it was."""
+    def _abandon_if_late(self, task: Task, first_stage: str, first_stage_timeout_ms: float) -> str:
+        """Abandon the task if its time is over. Returns the reason, "" to wait on."""
         with self._abandon_lock:
-            stage, took = self.current_stage, self.elapsed_ms() - self.stage_start_ms
-            slow = took >= first_ms and not self._stage_times and stage in ("", first)
-            if self.remaining_ms() > keep_ms and not slow:
+            stage, duration_ms = self.current_stage, self.elapsed_ms() - self.stage_start_ms
+            out_of_time = not self.remaining_ms() > SLATE_RESERVE_MS
+            first_stage_pending = not self._stage_times and stage in ("", first_stage)
+            first_stage_late = first_stage_pending and duration_ms >= first_stage_timeout_ms
+            if not out_of_time and not first_stage_late:
                 return ""
             if task.cancel():
-                return f"no thread was free for {took:.0f} ms"
-            stuck = slow and stage == first
-            if self.remaining_ms() > keep_ms and not stuck:
-                return ""
+                return f"no thread was free for {duration_ms:.0f} ms"
+            first_stage_timed_out = first_stage_late and stage == first_stage
+            if not out_of_time and not first_stage_timed_out:
+                return ""  # a thread has the task, and its first stage has not begun
             self.is_abandoned = True
             if stage:
                 self.stage_stats.breakers[stage].record_abandoned()
-        # Else it is the machine that is slow, not the stage: it began late.
-        if stage and (stuck or took > STALL_FRACTION * self.deadline_ms):
-            self.stage_stats.breakers[stage].record_failure(took / 1e3)
-        self._given_up = [(stage, took)] if stuck else []
-        return (
-            f"{stage or 'between two stages'}: not done after {took if stuck else self.elapsed_ms():.0f} ms"
-        )
+        # A stage that began late is not at fault: the machine is slow.
+        if stage and (first_stage_timed_out or duration_ms > STALL_FRACTION * self.deadline_ms):
+            self.stage_stats.breakers[stage].record_failure(duration_ms / 1e3)
+        if not first_stage_timed_out:
+            return f"{stage or 'between two stages'}: not done after {self.elapsed_ms():.0f} ms"
+        self._abandoned_stage_times = [(stage, duration_ms)]
+        return f"{stage}: not done after {duration_ms:.0f} ms"
 
     def new_attempt(self) -> "Deadline":
-        """The same deadline for another attempt, after this one was left behind."""
-        clock = Deadline(self.deadline_ms, self.stage_stats, self.start_time)
-        clock._stage_times = self._given_up
-        return clock
+        """The same deadline for another attempt, after this one was abandoned."""
+        deadline = Deadline(self.deadline_ms, self.stage_stats, self.start_time)
+        deadline._stage_times = self._abandoned_stage_times
+        return deadline
 
     def timings_ms(self) -> dict[str, float]:
         """Milliseconds by stage, and `total`."""
         return {**dict(self._stage_times[:]), "total": self.elapsed_ms()}
 
 
-def set_single_thread() -> None:
-    """For a new thread of Python: torch and faiss keep their number of threads by it, and each would start a
-    pool of its own."""
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-
-
 def finite_output(module: Any, *arguments: Any) -> Any:
-    """Call a module; raises Skipped if a number of its output is not finite."""
+    """The output of a module. Raises StageSkipped if a number in it is not finite."""
     output = module(*arguments)
     for tensor in (output,) if isinstance(output, Tensor) else output:
         if not tensor.is_floating_point() or math.isfinite(tensor.numpy().sum()):
-            continue  # one number that is not finite makes the sum so, and of finite ones it seldom is
+            continue  # a finite sum proves finite numbers
         if not np.isfinite(tensor.numpy()).all():
             raise StageSkipped("its output is not finite")
     return output
 
 
 def error_message(error: Exception) -> str:
-    """One line: the message of a Skipped, else the error's type and the last line of its message."""
+    """One line: the message of a StageSkipped, else the error's type and the last line of its message."""
     if isinstance(error, StageSkipped):
         return str(error)
     lines = str(error).strip().splitlines() or [""]

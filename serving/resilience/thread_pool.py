@@ -1,7 +1,7 @@
-"""Threads for work that whoever waits for it may leave.
+"""A thread pool whose tasks the caller may abandon.
 
-A hand-over and back by concurrent.futures goes through some hundred lines of Python, in two threads, while
-nothing of them is in the processor's caches. Here it is a few locks and a queue, all of them in C.
+concurrent.futures runs some hundred lines of Python for a hand-over and its return, in two threads and with
+cold processor caches. This pool needs a few locks and a queue, all of them in C.
 """
 
 import atexit
@@ -11,11 +11,11 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
-SHUTDOWN_TIMEOUT_S = 1.0  # seconds that a process which ends waits for what still runs
+SHUTDOWN_TIMEOUT_S = 1.0  # that an ending process waits for running tasks
 
 
 class Task:
-    """A function that runs once, in one of the threads, unless it is cancelled before."""
+    """A function that a pool thread runs once, unless it is cancelled before."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
@@ -24,7 +24,7 @@ class Task:
         self._running.acquire()
 
     def wait(self, seconds: float = -1) -> bool:
-        """Whether it is done in so many seconds, any number if negative. Raises what the function raised."""
+        """Whether it is done within `seconds`; negative: no limit. Raises what the function raised."""
         if not self._running.acquire(timeout=seconds):
             return False
         self._running.release()
@@ -33,11 +33,11 @@ class Task:
         return True
 
     def cancel(self) -> bool:
-        """Keep it from running; False if a thread has it already."""
+        """Keep it from running. False if a thread has it already."""
         return self._claim.acquire(blocking=False)
 
     def run(self) -> None:
-        """Call the function, unless it was cancelled. `done` then tells who waits."""
+        """Call the function, unless it was cancelled. `signal_done` then wakes the waiting caller."""
         if self._claim.acquire(blocking=False):
             try:
                 self._function()
@@ -49,46 +49,47 @@ class Task:
 
 
 class ThreadPool:
-    """Up to `most` threads, made when they are needed; each calls `begin` first, which must not raise.
+    """Up to `max_threads` threads, started on demand. Each calls `initializer` first, which must not raise.
 
-    They end when this object is collected, or with the process. That waits for what runs, but not for long.
+    The threads end when this object is collected, or with the process, which waits SHUTDOWN_TIMEOUT_S for
+    running tasks.
     """
 
     def __init__(self, max_threads: int, name: str, initializer: Callable[[], None]) -> None:
         self.max_threads, self.name, self.initializer = max_threads, name, initializer
-        self._queue = _PoolState()
-        weakref.finalize(self, self._queue.close)
+        self._state = _PoolState()
+        weakref.finalize(self, self._state.close)
 
     def submit(self, function: Callable[[], None]) -> Task:
-        """The function as a task; it waits if all threads are busy.
+        """The function as a task. It waits while all threads are busy.
 
-        Raises RuntimeError if the system gives no thread and there is none yet.
+        Raises RuntimeError if the pool has no thread and the system gives none.
         """
-        task, queue = Task(function), self._queue
-        with queue.lock:
-            if queue.idle <= 0 and queue.started < self.max_threads:
+        task, state = Task(function), self._state
+        with state.lock:
+            if state.idle <= 0 and state.started < self.max_threads:
                 thread = threading.Thread(
-                    target=_worker_loop, args=(queue, self.initializer), name=self.name, daemon=True
+                    target=_worker_loop, args=(state, self.initializer), name=self.name, daemon=True
                 )
                 try:
                     thread.start()
-                    queue.started, queue.idle = queue.started + 1, queue.idle + 1
+                    state.started, state.idle = state.started + 1, state.idle + 1
                 except RuntimeError:
-                    if not queue.started:
+                    if not state.started:
                         raise
-            queue.idle -= 1
-        queue.tasks.put(task)
+            state.idle -= 1
+        state.tasks.put(task)
         return task
 
 
 class _PoolState:
-    """What the threads hold of their owner, so that it can be collected."""
+    """What the threads share. They hold no reference to the pool, so that it can be collected."""
 
     def __init__(self) -> None:
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()
         self.lock = threading.Lock()
         self.started = 0
-        self.idle = 0  # threads less tasks that run or wait
+        self.idle = 0  # threads minus running and waiting tasks
         _open_pools.add(self)
 
     def close(self) -> None:
@@ -100,18 +101,18 @@ _open_pools: "weakref.WeakSet[_PoolState]" = weakref.WeakSet()
 
 @atexit.register
 def _wait_for_tasks_at_exit() -> None:
-    """A thread that comes back from C++ to an interpreter that has ended takes the process with it."""
-    until = time.monotonic() + SHUTDOWN_TIMEOUT_S
-    while any(queue.idle < queue.started for queue in _open_pools) and time.monotonic() < until:
+    """A thread that returns from C++ to a finished interpreter crashes the process."""
+    end_time = time.monotonic() + SHUTDOWN_TIMEOUT_S
+    while any(pool.idle < pool.started for pool in _open_pools) and time.monotonic() < end_time:
         time.sleep(0.005)
 
 
-def _worker_loop(queue: _PoolState, begin: Callable[[], None]) -> None:
-    begin()
-    while (task := queue.tasks.get()) is not None:
+def _worker_loop(state: _PoolState, initializer: Callable[[], None]) -> None:
+    initializer()
+    while (task := state.tasks.get()) is not None:
         task.run()
-        with queue.lock:
-            queue.idle += 1  # before the next task can come, which else had another thread made
+        with state.lock:
+            state.idle += 1  # before the caller can submit the next task, which would start another thread
         task.signal_done()
-        del task  # and what it holds, for the next one may be long in coming
-    queue.close()  # the next thread
+        del task  # it may hold large objects, and the next task may come late
+    state.close()  # passes the end on to the next thread

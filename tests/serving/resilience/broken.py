@@ -1,6 +1,6 @@
-"""The real command with parts that fail: python -m tests.serving.resilience.broken HOW http --bundle …
+"""The real command with failing parts: python -m tests.serving.resilience.broken HOW serve --bundle …
 
-HOW is `slow`: the ranker takes 30 ms more, or `hangs`: it never returns, nor does what writes to the store.
+HOW is `slow` (the ranker takes 30 ms longer) or `hangs` (the ranker and writes to the store never return).
 """
 
 import sys
@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from serving import Recommender
-from serving.__main__ import main
+from serving.cli import main
 from serving.stores.base import Store
 from serving.stores.sqlite import EmbeddedStore
 from tests.serving.http.services import Slow
 
-load, hanging = Recommender.load, sys.argv[1] == "hangs"
+load, is_hanging = Recommender.load, sys.argv[1] == "hangs"
 
 
-def hangs(*_: Any) -> Any:
+def hang(*_: Any) -> Any:
     threading.Event().wait()
 
 
-def loaded(path: str | Path, store: Store | str | Path | None = None) -> Recommender:
+def load_broken(path: str | Path, store: Store | str | Path | None = None) -> Recommender:
     recommender = load(path, store)
-    ranker = hangs if hanging else Slow(recommender.bundle.ranker, 0.03)
+    ranker = hang if is_hanging else Slow(recommender.bundle.ranker, 0.03)
     recommender.bundle = replace(recommender.bundle, ranker=ranker)
     return recommender
 
 
-# Not below: a worker imports this module, too.
-Recommender.load = loaded  # type: ignore[method-assign, assignment]
-if hanging:
-    EmbeddedStore.append = hangs  # type: ignore[method-assign]
+# At import, because a worker imports this module too.
+Recommender.load = load_broken  # type: ignore[method-assign, assignment]
+if is_hanging:
+    EmbeddedStore.append = hang  # type: ignore[method-assign]
 if __name__ == "__main__":
     sys.exit(main(sys.argv[2:]))
