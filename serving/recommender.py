@@ -1,25 +1,27 @@
 """The recommender: six items inside one deadline, whatever fails.
 
-    store → encode → query_tower → index → candidates → ranker → slate
-               ╰─ seen before ─▶ its slate │    ╯         │
-       the user's last slate ◀─ fails ─────╯    ╰─ fails ─┴─▶ retrieval order
-         ╰─ none ─▶ category popularity ─▶ popularity
+    stage         result                                    if it fails or times out
+    store         history and profile of the user           rank without a history
+    encode        the checkout as tensors                   cached
+    query_tower   query vector                              cached
+    index         nearest eligible items                    the other candidate sources go on
+    candidates    candidates of all sources                 retrieval: the index's items
+    ranker        p(click), p(purchase), expected spend     retrieval: candidates by inner product
+    slate         order by objective and slate policy       retrieval: candidates by inner product
 
-A stage that raises, gives a number that is not finite, or has not enough time left is passed over; the next
-tier answers and the slate says why. Without a store's history or without index rows the other stages go on.
-One that stalls is left behind at the deadline, a store after 20 ms (serving/resilience/deadline.py), and one
-that failed several times in a row rests (serving/resilience/circuit_breaker.py).
+    tiers: ranked → retrieval → cached (the user's last slate) → category (bestsellers) → popularity
+
+The best tier with a result answers, the next ones top up its slate, and `Slate.reason` names what failed. A
+stage fails if it raises, returns a number that is not finite, has too little time left
+(serving/resilience/deadline.py), or has an open circuit breaker (serving/resilience/circuit_breaker.py).
 """
 
-import atexit
-import gc
 import math
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from statistics import median
@@ -30,35 +32,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checkout import Checkout, Slate
-from .pipeline.eligibility import EligibilityFilter, restrict_catalog
+from .pipeline.eligibility import EligibilityFilter
 from .pipeline.encode import FeatureEncoder, to_tensors
 from .pipeline.explore import explore_last_slot
 from .pipeline.popular_items import PopularityFallback
-from .pipeline.request_state import RequestState, run_with_history
-from .pipeline.slate_builder import RankedItems, Retrieved, SlateBuilder
-from .pipeline.slate_policy import SlatePolicy, impute_margins, objective, select_slates
+from .pipeline.rank import Predictions, RankedItems, Retrieved, SlateSelector
+from .pipeline.request_state import Continuation, RequestState, run_with_history
+from .pipeline.search import EMPTY_ROWS, search_eligible
+from .pipeline.slate_builder import SlateBuilder
+from .pipeline.slate_policy import SlatePolicy, impute_margins
 from .pipeline.state_cache import LRUCache, query_fingerprint
 from .resilience.deadline import (
+    SLATE_RESERVE_MS,
+    STORE_TIMEOUT_MS,
     Deadline,
     StageSkipped,
     StageStats,
     error_message,
     finite_output,
-    set_single_thread,
 )
+from .resilience.runtime import freeze_garbage_collector, set_single_thread
 from .resilience.thread_pool import ThreadPool
 from .storage import golden_requests
 from .storage.bundle import MANIFEST, Bundle, BundleError, Candidates, open_bundle
 from .stores.base import EMPTY_HISTORY, Store, UserHistory
 from .stores.uri import open_store
 
-MAX_OVERFETCH = 200  # excluded items for which the search asks for more instead of filtering
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
-EMPTY_ROWS = np.zeros([1, 0], np.int64)
-STORE_TIMEOUT_MS = 20.0  # that the store may take: without a history the rest of the pipeline still ranks
-SLATE_RESERVE_MS = 2.0  # before the deadline in which six items are put together from what there is
-CACHE_SIZE = 20_000  # slates, query vectors and users' last slates
-MAX_THREADS = 64  # requests under way, those included that nobody waits for any more
+CACHE_SIZE = 20_000  # slates, query vectors and users' last slates, each
+MAX_THREADS = 64  # of each pool: concurrent requests, abandoned ones included
+FEW_REQUESTS = 50  # with fewer, `warm_up` answers each twice
 
 
 class Recommender:
@@ -75,62 +78,61 @@ class Recommender:
         self.slate_builder = SlateBuilder(bundle, self.popularity_fallback)
         try:
             self.policy = SlatePolicy(**bundle.manifest["slate"])
-            self.item_margins = impute_margins(bundle.margin) if self.policy.margin else None
+            item_margins = impute_margins(bundle.margin) if self.policy.margin else None
         except (TypeError, ValueError) as error:
             raise BundleError(bundle.folder / MANIFEST, str(error), "export again") from error
         self.item_vectors = bundle.catalog[-1].numpy()
+        self.slate_selector = SlateSelector(bundle.leaf, self.item_vectors, item_margins)
         self.n_ann_candidates = int(bundle.manifest["candidates"]["ann"])
         self.exploration_rate = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)
         self.rng = np.random.default_rng()
         self.stage_stats = StageStats(STAGES)
         self.pipeline_pool = ThreadPool(MAX_THREADS, "pipeline", set_single_thread)
-        self.store_pool = ThreadPool(MAX_THREADS, "asking", set_single_thread)  # pipelines that ask the store
-        self.slate_cache: LRUCache[RankedItems] = LRUCache(
-            CACHE_SIZE
-        )  # by state of the user and what was asked
-        self.query_vector_cache: LRUCache[bytes] = LRUCache(CACHE_SIZE)  # query vectors by state
+        self.store_pool = ThreadPool(MAX_THREADS, "store", set_single_thread)  # store, then pipeline
+        self.slate_cache: LRUCache[RankedItems] = LRUCache(CACHE_SIZE)  # by state, policy and filters
+        self.query_vector_cache: LRUCache[bytes] = LRUCache(CACHE_SIZE)  # by state
         self.last_slate_cache: LRUCache[RankedItems] = LRUCache(CACHE_SIZE)  # by user
 
     @classmethod
     def load(cls, path: str | Path, store: Store | str | Path | None = None) -> "Recommender":
         """Load a version folder, or a bundle root's `current`, and replay its golden requests.
 
-        Sets torch and faiss to one thread in this process: a worker serves one request at a time, and
-        each library would start a pool of its own. What the process holds by then is kept from the garbage
-        collector, which else stops a request for 0.1 s now and then to look through it. `store` is a Store
-        or its URI (serving/stores/base.py); without one a checkout must bring its history. Raises BundleError
-        for a bundle that must not serve, and what `open_store` raises.
+        Sets torch and faiss to one thread in this process: each worker serves one request at a time. Freezes
+        the process's objects out of garbage collection, whose pauses would reach 0.1 s.
+
+        Args:
+            store: a Store or its URI (serving/stores/base.py). Without one checkouts bring their history.
+
+        Raises BundleError for a bundle that must not serve, and what `open_store` raises.
         """
         set_single_thread()
         recommender = cls(open_bundle(path), open_store(store) if isinstance(store, str | Path) else store)
         requests = golden_requests.read_golden_requests(recommender.bundle)
-        unhurried = partial(recommender.recommend, deadline_ms=math.inf)
-        golden_requests.replay_golden_requests(unhurried, recommender.bundle.folder, requests)
+        recommend = partial(recommender.recommend, deadline_ms=math.inf)
+        golden_requests.replay_golden_requests(recommend, recommender.bundle.folder, requests)
         recommender.warm_up([checkout for checkout, _ in requests])
-        _freeze_garbage_collector()
+        freeze_garbage_collector()
         return recommender
 
     def warm_up(self, checkouts: list[Checkout]) -> None:
-        """Answer each of the checkouts, twice if they are few, and note how long every stage takes. Then a
-        thread of the pipeline for every core answers one, so that no request is its first."""
-        seen: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        for checkout in checkouts * (2 if len(checkouts) < 50 else 1):
+        """Measure the usual time of every stage, then let one thread per core and pool answer a request."""
+        durations: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        for checkout in checkouts * (2 if len(checkouts) < FEW_REQUESTS else 1):
             slate = self.recommend(checkout, deadline_ms=math.inf)
             for stage in STAGES:
-                seen[stage].append(slate.timings.get(stage, 0.0))
+                durations[stage].append(slate.timings.get(stage, 0.0))
         self.stage_stats.expected_ms = {
-            stage: median(taken) if taken else 0.0 for stage, taken in seen.items()
+            stage: median(times) if times else 0.0 for stage, times in durations.items()
         }
-        cores = min(os.cpu_count() or 1, MAX_THREADS)
-        together = threading.Barrier(2 * cores)
+        n_cores = min(os.cpu_count() or 1, MAX_THREADS)
+        barrier = threading.Barrier(2 * n_cores)
 
-        def one() -> None:
-            together.wait()
+        def recommend_first() -> None:
+            barrier.wait()  # no thread takes two tasks
             self.recommend(checkouts[0], deadline_ms=math.inf)
 
-        for task in [
-            some.submit(one) for some in (self.pipeline_pool, self.store_pool) for _ in range(cores)
-        ]:
+        pools = (self.pipeline_pool, self.store_pool)
+        for task in [pool.submit(recommend_first) for pool in pools for _ in range(n_cores)]:
             task.wait()
 
     def recommend(
@@ -141,184 +143,185 @@ class Recommender:
         start_time: float | None = None,
         exploration_rate: float | None = None,
     ) -> Slate:
-        """Six distinct items that are available, in the categories asked for and not excluded, best first.
+        """Six distinct items that are available, in the requested categories and not excluded, best first.
 
-        Never raises for a checkout that could be made. With fewer than six such items in the whole catalog
-        it returns those there are, and says so in `reason`.
+        Never raises for a valid Checkout. If the catalog has fewer than six such items, the slate has those,
+        and its `reason` says so.
 
         Args:
-            deadline_ms: from now on, or from `started` (time.perf_counter) where the request waited before.
-                A stage starts only if what is left covers what it takes, and is left behind when it is over.
+            deadline_ms: from `start_time` on. Infinity measures or verifies: no cache, no exploration.
             revenue_weight: from 0 (most purchases) to 1 (most revenue), as in
-                serving.pipeline.slate_policy.Policy; None for the bundle's own. Raises ValueError for
+                serving.pipeline.slate_policy.SlatePolicy; None for the bundle's. Raises ValueError for
                 anything else.
-            explore: chance that the last slot explores; None for the recommender's own.
+            start_time: time.perf_counter of the arrival; None for now.
+            exploration_rate: chance that the last slot explores; None for the recommender's.
         """
         if not isinstance(checkout, Checkout):
             raise TypeError(f"recommend takes a serving.Checkout, not a {type(checkout).__name__}")
-        policy, exploration_rate = (
-            self.policy_for(revenue_weight),
-            self.exploration_rate if exploration_rate is None else exploration_rate,
-        )
-        clock = Deadline(deadline_ms, self.stage_stats, start_time)
-        attempt = RequestState(checkout, self.eligibility_filter(checkout), policy, clock, exploration_rate)
-        late = self._run_first_attempt(attempt)
-        if late and clock.remaining_ms() > SLATE_RESERVE_MS:
-            clock = clock.new_attempt()
-            attempt = replace(attempt, deadline=clock, best_result=None, reasons=[late])
-            late = clock.run_in_pool(
-                self.pipeline_pool, SLATE_RESERVE_MS, partial(self._try_pipeline, attempt, EMPTY_HISTORY)
-            )
-        reasons = [*attempt.reasons, late] if late else list(attempt.reasons)
-        if isinstance(best := attempt.best_result, Retrieved):  # read once: its thread may go on
-            best = best.to_ranked_items()
-        return self._build_slate(checkout, attempt.eligible, best, reasons, clock)
-
-    def _run_first_attempt(self, attempt: RequestState) -> str:
-        """The attempt, and why it was left, if it was. A store may hang for good: those that ask it have
-        threads of their own, so that it keeps none from those that go on without it."""
-        clock, user_id, breaker = (
-            attempt.deadline,
-            attempt.checkout.user_id,
-            self.stage_stats.breakers["store"],
-        )
-        without = partial(self._try_pipeline, attempt, EMPTY_HISTORY)
-        if self.store is None or user_id is None:
-            return clock.run_in_pool(self.pipeline_pool, SLATE_RESERVE_MS, without)
-        if breaker.abandoned >= MAX_THREADS:
-            attempt.reasons.append(f"store: {breaker.abandoned} calls have not returned")
-            return clock.run_in_pool(self.pipeline_pool, SLATE_RESERVE_MS, without)
-        rest: list[Callable[[UserHistory], None]] = [partial(self._try_pipeline, attempt)]
-        asking = partial(run_with_history, self.store, user_id, clock, attempt.reasons, rest)
-        threads = self.pipeline_pool if breaker.is_open else self.store_pool
-        late = clock.run_in_pool(threads, SLATE_RESERVE_MS, asking, "store", STORE_TIMEOUT_MS)
-        rest.clear()
-        return late
+        policy = self.policy_for(revenue_weight)
+        if exploration_rate is None:
+            exploration_rate = self.exploration_rate
+        deadline = Deadline(deadline_ms, self.stage_stats, start_time)
+        if deadline.is_infinite:
+            exploration_rate = 0.0
+        eligible = self.eligibility_filter.mask(checkout)
+        request = RequestState(checkout, eligible, policy, deadline, exploration_rate)
+        abandon_reason = self._run_first_attempt(request)
+        if abandon_reason and deadline.remaining_ms() > SLATE_RESERVE_MS:
+            deadline = deadline.new_attempt()
+            request = replace(request, deadline=deadline, best_result=None, reasons=[abandon_reason])
+            abandon_reason = self._run_without_history(request)
+        reasons = [*request.reasons, abandon_reason] if abandon_reason else list(request.reasons)
+        result = request.best_result  # read once: an abandoned thread may still set it
+        ranked = result.to_ranked_items() if isinstance(result, Retrieved) else result
+        return self._build_slate(checkout, request.eligible, ranked, reasons, deadline)
 
     def fallback_slate(self, checkout: Checkout, reason: str, start_time: float | None = None) -> Slate:
-        """What `recommend` gives when no stage can run: the user's last slate, else what is popular. In this
-        thread, and in some 0.1 ms."""
-        clock = Deadline(0.0, self.stage_stats, start_time)
-        return self._build_slate(checkout, self.eligibility_filter(checkout), None, [reason], clock)
+        """The slate without any stage: the user's last slate, else popular items.
+
+        It runs in the calling thread and takes about 0.1 ms.
+        """
+        deadline = Deadline(0.0, self.stage_stats, start_time)
+        return self._build_slate(checkout, self.eligibility_filter.mask(checkout), None, [reason], deadline)
+
+    def policy_for(self, revenue_weight: float | None) -> SlatePolicy:
+        """The bundle's policy, with `revenue_weight` if given. Raises ValueError as `recommend` does."""
+        return self.policy if revenue_weight is None else replace(self.policy, revenue_weight=revenue_weight)
 
     def _build_slate(
         self,
         checkout: Checkout,
-        allowed: NDArray,
-        best: RankedItems | None,
+        eligible: NDArray[np.bool_],
+        ranked: RankedItems | None,
         reasons: list[str],
-        clock: Deadline,
+        deadline: Deadline,
     ) -> Slate:
-        if best is None and checkout.user_id is not None:
-            best = self.last_slate_cache.get(checkout.user_id)
-        items, tier = self.slate_builder(checkout, allowed, best, reasons)
+        if ranked is None and checkout.user_id is not None:
+            ranked = self.last_slate_cache.get(checkout.user_id)
+        items, tier = self.slate_builder.build(checkout, eligible, ranked, reasons)
         return Slate(
             items=tuple(items),
             tier=tier,
             reason="; ".join(reasons),
-            timings=clock.timings_ms(),
+            timings=deadline.timings_ms(),
             request_id=token_hex(16),
             bundle_version=self.bundle.version,
         )
 
-    def policy_for(self, revenue_weight: float | None) -> SlatePolicy:
-        """The bundle's policy, with another weight if one is given. Raises ValueError as `recommend` does."""
-        return self.policy if revenue_weight is None else replace(self.policy, revenue_weight=revenue_weight)
+    def _run_first_attempt(self, request: RequestState) -> str:
+        """Run the attempt with the user's history. Returns "", or why it was abandoned.
 
-    def _try_pipeline(self, attempt: RequestState, stored: UserHistory) -> None:
+        A store may never return. Store reads therefore run in a pool of their own, and take no thread from
+        requests without a history.
+        """
+        user_id, deadline, breaker = (
+            request.checkout.user_id, request.deadline, self.stage_stats.breakers["store"],
+        )  # fmt: skip
+        if self.store is None or user_id is None:
+            return self._run_without_history(request)
+        if breaker.abandoned >= MAX_THREADS:
+            request.reasons.append(f"store: {breaker.abandoned} calls have not returned")
+            return self._run_without_history(request)
+        continuation = Continuation(partial(self._try_pipeline, request))
+        read_and_rank = partial(
+            run_with_history, self.store, user_id, deadline, request.reasons, continuation
+        )
+        pool = self.pipeline_pool if breaker.is_open else self.store_pool
+        abandon_reason = deadline.run_in_pool(pool, read_and_rank, "store", STORE_TIMEOUT_MS)
+        continuation.cancel()
+        return abandon_reason
+
+    def _run_without_history(self, request: RequestState) -> str:
+        """Run the attempt with an empty history. Returns "", or why it was abandoned."""
+        rank = partial(self._try_pipeline, request, EMPTY_HISTORY)
+        return request.deadline.run_in_pool(self.pipeline_pool, rank)
+
+    def _try_pipeline(self, request: RequestState, history: UserHistory) -> None:
         try:
-            self._pipeline(attempt, stored)
+            self._run_pipeline(request, history)
         except Exception as error:
-            attempt.reasons.append(error_message(error))
+            request.reasons.append(error_message(error))
 
     @torch.inference_mode()
-    def _pipeline(self, attempt: RequestState, stored: UserHistory) -> None:
-        """Set `attempt.best` to what each tier that works would show, one after the other."""
-        bundle, catalog, clock = self.bundle, self.bundle.catalog, attempt.deadline
-        checkout, reasons = attempt.checkout, attempt.reasons
+    def _run_pipeline(self, request: RequestState, history: UserHistory) -> None:
+        """Set `request.best_result`, tier by tier, to the result of the best one so far."""
+        checkout, deadline = request.checkout, request.deadline
         ts = int(time.time()) if checkout.ts is None else checkout.ts
-        columns = clock.run_stage("encode", self.feature_encoder.encode_arrays, checkout, stored, ts)
-        remembers = not math.isinf(clock.deadline_ms)  # else somebody measures, or verifies
-        now = query_fingerprint(columns) if remembers else b""
-        within = None if checkout.categories is None else frozenset(checkout.categories)
-        asked = now, attempt.policy, frozenset(checkout.exclude), within
-        # What is drawn is drawn for every answer.
-        if remembers and not attempt.exploration_rate and (slate := self.slate_cache.get(asked)) is not None:
-            attempt.best_result = slate
+        columns = deadline.run_stage("encode", self.feature_encoder.encode_arrays, checkout, history, ts)
+        state = b"" if deadline.is_infinite else query_fingerprint(columns)
+        categories = None if checkout.categories is None else frozenset(checkout.categories)
+        slate_key = state, request.policy, frozenset(checkout.exclude), categories
+        # An exploring slot is drawn anew for every answer.
+        if state and not request.exploration_rate and (cached := self.slate_cache.get(slate_key)) is not None:
+            request.best_result = cached
             return
         query = to_tensors(columns)
-        if remembers and (known := self.query_vector_cache.get(now)) is not None:
-            vector = torch.frombuffer(bytearray(known), dtype=torch.float32).unsqueeze(0)
-        else:
-            vector = clock.run_stage("query_tower", finite_output, bundle.query_tower, query, catalog[-1])
-        ann = clock.run_stage_or_default(
-            "index", EMPTY_ROWS, reasons, self._search, vector, checkout, attempt.eligible
-        )
-        if ann.size and ann[0, 0] >= 0:  # if all that follows fails
-            attempt.best_result = Retrieved(ann[0])
-        if attempt.eligible is not bundle.available:  # else items that may not be shown take places
-            catalog = restrict_catalog(catalog, attempt.eligible)
-        near = torch.from_numpy(ann)
-        found = Candidates(
-            *clock.run_stage("candidates", finite_output, bundle.candidates, query, vector, near, catalog)
-        )
-        if found.item.numel() == 0:
-            raise StageSkipped("candidates: no source proposed anything")
-        item, mask = found.item.numpy(), found.source.numpy()
-        attempt.best_result = Retrieved(item, mask, found.score.numpy())
-        scores = clock.run_stage("ranker", finite_output, bundle.ranker, query, vector, found, catalog)
-        click, purchase, spend = (part.numpy() for part in scores)
-        allowed, policy = attempt.eligible, attempt.policy
-        shown = clock.run_stage("slate", self._select_candidates, allowed, policy, item, purchase, spend)
-        propensity = None
-        if remembers and attempt.exploration_rate:
-            score = self._score(policy, item, purchase, spend)
-            shown, chances = explore_last_slot(
-                shown, score, allowed[item], attempt.exploration_rate, self.rng
-            )
-            propensity = tuple(chances.tolist())
-        parts = (tuple(part[shown].tolist()) for part in (item, mask, click, purchase, purchase * spend))
-        attempt.best_result = best = RankedItems("ranked", *parts)._replace(propensity=propensity)
-        if remembers and not reasons:
-            if not attempt.exploration_rate:
-                self.slate_cache.put(asked, best)
-            self.query_vector_cache.put(now, vector.numpy().tobytes())
+        vector = self._query_vector(deadline, state, query)
+        candidates, catalog = self._retrieve(request, query, vector)
+        request.best_result = ranked = self._rank(request, query, vector, candidates, catalog)
+        if state and not request.reasons:
+            if not request.exploration_rate:
+                self.slate_cache.put(slate_key, ranked)
+            self.query_vector_cache.put(state, vector.numpy().tobytes())
             if checkout.user_id is not None:
-                self.last_slate_cache.put(checkout.user_id, best._replace(tier="cached"))
+                self.last_slate_cache.put(checkout.user_id, ranked._replace(tier="cached"))
 
-    def _select_candidates(
-        self, allowed: NDArray, policy: SlatePolicy, item: NDArray, purchase: NDArray, spend: NDArray
-    ) -> NDArray:
-        """Positions of the candidates [n] that the policy shows, best first; fewer than six if n is."""
-        column = self.select_batch(allowed, policy, item[None], purchase[None], spend[None])[0]
-        return column[column >= 0]
+    def _query_vector(self, deadline: Deadline, state: bytes, query: tuple[Tensor, ...]) -> Tensor:
+        """The query vector [1, D], from the cache or the query tower."""
+        if state and (cached := self.query_vector_cache.get(state)) is not None:
+            return torch.frombuffer(bytearray(cached), dtype=torch.float32).unsqueeze(0)
+        vector: Tensor = deadline.run_stage(
+            "query_tower", finite_output, self.bundle.query_tower, query, self.bundle.catalog[-1]
+        )
+        return vector
 
-    def select_batch(
-        self, allowed: NDArray, policy: SlatePolicy, item: NDArray, purchase: NDArray, spend: NDArray
-    ) -> NDArray:
-        """The same for n checkouts with candidates [n, C], padded by row 0: [n, 6], -1 for none."""
-        score = self._score(policy, item, purchase, spend)
-        return select_slates(score, allowed[item], item, self.bundle.leaf, self.item_vectors, policy).column
+    def _retrieve(
+        self, request: RequestState, query: tuple[Tensor, ...], vector: Tensor
+    ) -> tuple[Candidates, tuple[Tensor, ...]]:
+        """The candidates, and the catalog of eligible items that they come from."""
+        bundle, deadline, eligible = self.bundle, request.deadline, request.eligible
+        ann_rows = deadline.run_stage_or_default(
+            "index", EMPTY_ROWS, request.reasons,
+            search_eligible, bundle.index, vector, self.n_ann_candidates, request.checkout, eligible,
+        )  # fmt: skip
+        if ann_rows.size and ann_rows[0, 0] >= 0:
+            request.best_result = Retrieved(ann_rows[0])
+        catalog = self.eligibility_filter.restrict_catalog(bundle.catalog, eligible)
+        fields = deadline.run_stage(
+            "candidates", finite_output,
+            bundle.candidates, query, vector, torch.from_numpy(ann_rows), catalog,
+        )  # fmt: skip
+        candidates = Candidates(*fields)
+        if candidates.item.numel() == 0:
+            raise StageSkipped("candidates: no source proposed anything")
+        request.best_result = Retrieved(
+            candidates.item.numpy(), candidates.source_mask.numpy(), candidates.score.numpy()
+        )
+        return candidates, catalog
 
-    def _score(self, policy: SlatePolicy, item: NDArray, purchase: NDArray, spend: NDArray) -> NDArray:
-        """What a policy orders by, of candidates of any shape."""
-        margin = None if self.item_margins is None else self.item_margins[item]
-        return objective(purchase, spend, policy.revenue_weight, margin)
-
-    def _search(self, vector: Tensor, checkout: Checkout, allowed: NDArray) -> NDArray:
-        """[1, K] rows of what is near and may be shown, -1 behind the last."""
-        more = len(checkout.exclude)
-        if checkout.categories is not None or more > MAX_OVERFETCH:
-            return self.bundle.index.search(vector.numpy(), self.n_ann_candidates, allowed)
-        rows = self.bundle.index.search(vector.numpy(), self.n_ann_candidates + more)
-        # Cheaper than a filter: as many more as are taken out again.
-        return rows[:, (rows[0] >= 0) & allowed[rows[0]]][:, : self.n_ann_candidates] if more else rows
-
-
-@cache
-def _freeze_garbage_collector() -> None:
-    """Take all objects that the process has now out of garbage collection until it exits. Once: these are
-    what the libraries made, a later bundle has few, and to look through remembered slates takes time."""
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # extension modules report leaks for what is still frozen at exit
+    def _rank(
+        self,
+        request: RequestState,
+        query: tuple[Tensor, ...],
+        vector: Tensor,
+        candidates: Candidates,
+        catalog: tuple[Tensor, ...],
+    ) -> RankedItems:
+        """The slate of the ranked tier, with its exploring slot drawn."""
+        deadline, policy, eligible = request.deadline, request.policy, request.eligible
+        outputs = deadline.run_stage(
+            "ranker", finite_output, self.bundle.ranker, query, vector, candidates, catalog
+        )
+        predictions = Predictions(*(output.numpy() for output in outputs))
+        item, purchase, spend = candidates.item.numpy(), predictions.purchase, predictions.spend
+        columns = deadline.run_stage(
+            "slate", self.slate_selector.select, policy, eligible, item, purchase, spend
+        )
+        propensity = None
+        if request.exploration_rate:
+            score = self.slate_selector.score(policy, item, purchase, spend)
+            columns, propensities = explore_last_slot(
+                columns, score, eligible[item], request.exploration_rate, self.rng
+            )
+            propensity = tuple(propensities.tolist())
+        return RankedItems.from_predictions(candidates, predictions, columns, propensity)

@@ -1,4 +1,4 @@
-"""Which items may be shown to a checkout: available, in a category that is asked for, not excluded."""
+"""Eligible items of a checkout: available, in a requested category, not excluded."""
 
 from collections.abc import Collection
 from functools import lru_cache, partial
@@ -14,47 +14,58 @@ from ..checkout import Checkout
 from ..storage.bundle import CATALOG_FIELDS
 from ..storage.item_ids import ItemRowMap
 
-CACHE_SIZE = 64  # allow-lists of categories, a byte per item each
+CACHE_SIZE = 64  # category masks, a byte per item each
+AVAILABLE_FIELD = CATALOG_FIELDS.index("available")
 
 
 class EligibilityFilter:
-    """`eligible(checkout)` → [N+1] bool, which may be shared: not to be changed.
+    """Masks of eligible items.
 
     Args:
-        available: [N+1] bool. category: [N+1] paths a/b/c. row_of: item id → row, 0 for unknown.
+        available: [N+1] bool.
+        category: [N+1] paths a/b/c.
+        item_rows: item id → row, 0 for unknown.
     """
 
-    def __init__(self, available: NDArray, category: pa.StringArray, item_rows: ItemRowMap) -> None:
+    def __init__(self, available: NDArray[np.bool_], category: pa.StringArray, item_rows: ItemRowMap) -> None:
         self.available, self.category, self.item_rows = available, category, item_rows
-        # No method of this object: with a cache of it, it would refer to itself and outlive its bundle until
-        # the garbage collector looks, which it does not at what a recommender has taken from it.
+        # A cached method would refer to this object. That cycle would keep its bundle in memory, because the
+        # recommender's objects are frozen out of garbage collection.
         self._category_mask = lru_cache(CACHE_SIZE)(partial(_category_mask, available, category))
 
-    def __call__(self, checkout: Checkout) -> NDArray:
-        base = self.available
+    def mask(self, checkout: Checkout) -> NDArray[np.bool_]:
+        """[N+1] bool: the items that may be shown. Shared between requests: read only."""
+        mask = self.available
         if checkout.categories is not None:
-            base = self._category_mask(frozenset(checkout.categories))
+            mask = self._category_mask(frozenset(checkout.categories))
         if not checkout.exclude:
-            return base
-        allowed = base.copy()
-        allowed[self.excluded_rows(checkout.exclude)] = False
-        return allowed
+            return mask
+        mask = mask.copy()
+        mask[self.excluded_rows(checkout.exclude)] = False
+        return mask
 
     def excluded_rows(self, item_ids: Collection[str]) -> list[int]:
-        """Rows of ids; those that the bundle does not know are left out."""
+        """Rows of the ids that the bundle has."""
         return [row for row in self.item_rows.lookup(item_ids) if row]
 
+    def restrict_catalog(
+        self, catalog: tuple[Tensor, ...], eligible: NDArray[np.bool_]
+    ) -> tuple[Tensor, ...]:
+        """The catalog with only the items of `eligible` [N+1] available; itself without a restriction.
 
-def _category_mask(available: NDArray, category: pa.StringArray, paths: frozenset[str]) -> NDArray:
-    """[N+1] bool: the available items of some categories."""
-    inside = np.zeros(len(available), bool)
+        Candidate sources read `available`. Without the restriction ineligible items would take places.
+        """
+        if eligible is self.available:
+            return catalog
+        return *catalog[:AVAILABLE_FIELD], torch.from_numpy(eligible), *catalog[AVAILABLE_FIELD + 1 :]
+
+
+def _category_mask(
+    available: NDArray[np.bool_], category: pa.StringArray, paths: frozenset[str]
+) -> NDArray[np.bool_]:
+    """[N+1] bool: the available items of the categories and of all below them."""
+    mask = np.zeros(len(available), np.bool_)
     for path in paths:
-        below = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))
-        inside |= below.fill_null(False).to_numpy(zero_copy_only=False)
-    return inside & available
-
-
-def restrict_catalog(catalog: tuple[Tensor, ...], allowed: NDArray) -> tuple[Tensor, ...]:
-    """A catalog in which only the items of `allowed` [N+1] bool are available."""
-    place = CATALOG_FIELDS.index("available")
-    return *catalog[:place], torch.from_numpy(allowed), *catalog[place + 1 :]
+        in_path = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))
+        mask |= in_path.fill_null(False).to_numpy(zero_copy_only=False)
+    return mask & available

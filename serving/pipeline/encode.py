@@ -1,13 +1,13 @@
-"""Raw facts → the tensors that the exported modules read.
+"""Encoding of a checkout: raw facts → the tensors that the exported modules read.
 
-Only words become codes here. Ages, counts, ratios and matches are computed inside the modules, by the same
-code as in training.
+Only attribute values become codes here. The modules compute ages, counts, ratios and matches, by the code of
+training.
 """
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,15 +19,34 @@ from ..storage.item_ids import ItemRowMap
 from ..storage.string_column import encode_utf8
 from ..stores.base import UserHistory, history_from_events
 
-# The order in which the modules take a query.
-QUERY_FIELDS = (
-    "ts", "snapshot",
-    "history_offsets", "history_item", "history_ts", "history_kind", "history_quantity", "history_price",
-    "basket_offsets", "basket_item", "basket_quantity", "basket_price",
-    "context", "profile",
-)  # fmt: skip
 
-Coder = tuple[str, Callable[[Any], int]]  # an attribute's name, and its values' code
+class QueryArrays(NamedTuple):
+    """A query of B checkouts, in the order in which the modules take it."""
+
+    ts: NDArray[np.int64]  # [B]
+    snapshot: NDArray[np.int64]  # [B]
+    history_offsets: NDArray[np.int64]  # [B+1]
+    history_item: NDArray[np.int64]  # [ΣL] rows
+    history_ts: NDArray[np.int64]  # [ΣL]
+    history_kind: NDArray[np.int64]  # [ΣL] position in HISTORY_KINDS
+    history_quantity: NDArray[np.float32]  # [ΣL]
+    history_price: NDArray[np.float32]  # [ΣL]
+    basket_offsets: NDArray[np.int64]  # [B+1]
+    basket_item: NDArray[np.int64]  # [ΣK] rows
+    basket_quantity: NDArray[np.float32]  # [ΣK]
+    basket_price: NDArray[np.float32]  # [ΣK]
+    context: NDArray[np.int64]  # [B, attributes] codes
+    profile: NDArray[np.int64]  # [B, attributes] codes
+
+
+QUERY_FIELDS = QueryArrays._fields
+
+
+class AttributeCoder(NamedTuple):
+    """An attribute's name, and the function value → code."""
+
+    name: str
+    code: Callable[[Any], int]
 
 
 class FeatureEncoder:
@@ -35,106 +54,122 @@ class FeatureEncoder:
 
     Args:
         features: the feature schema of the manifest.
-        row_of: item id → item row, 0 for unknown.
+        item_rows: item id → row, 0 for unknown.
         price: [N+1] usual unit prices.
     """
 
-    def __init__(self, features: Mapping[str, Any], item_rows: ItemRowMap, price: NDArray) -> None:
+    def __init__(
+        self, features: Mapping[str, Any], item_rows: ItemRowMap, price: NDArray[np.float32]
+    ) -> None:
         self.max_history = int(features["max_history"])
         self.item_rows = item_rows
         self.price = price
-        self.context_coders = [_coder(attribute) for attribute in features["context"]]
-        self.profile_coders = [_coder(attribute) for attribute in features["profile"]]
+        self.context_coders = [_attribute_coder(attribute) for attribute in features["context"]]
+        self.profile_coders = [_attribute_coder(attribute) for attribute in features["profile"]]
 
-    def __call__(self, checkout: Checkout, stored: UserHistory, ts: int) -> tuple[Tensor, ...]:
-        """One checkout as the tuple QUERY_FIELDS, B = 1. `stored` gives the profile, and the history if the
-        checkout has none of its own."""
+    def encode(self, checkout: Checkout, stored: UserHistory, ts: int) -> tuple[Tensor, ...]:
+        """One checkout as the tensors QUERY_FIELDS, B = 1.
+
+        `stored` gives the profile, and the history if the checkout brings none.
+        """
         return to_tensors(self.encode_arrays(checkout, stored, ts))
 
-    def encode_arrays(self, checkout: Checkout, stored: UserHistory, ts: int) -> tuple[NDArray, ...]:
-        """The same as arrays."""
-        facts = stored if checkout.history is None else history_from_events(checkout.history)
-        lines = [line.item_id for line in checkout.basket]
-        # At once: most of it is waiting for memory.
-        rows = self.item_rows.lookup_encoded(encode_utf8(facts.item_id) + encode_utf8(lines))
-        item, paid_rows = np.array(rows[: len(facts.item_id)], np.int64), rows[len(facts.item_id) :]
-        columns = item, facts.ts, facts.kind, facts.quantity, facts.price
-        if (known := _earlier_events(facts.ts, ts)) is not None:
-            columns = tuple(column[known] for column in columns)
-        item, when, kind, quantity, price = (column[-self.max_history :] for column in columns)
+    def encode_arrays(self, checkout: Checkout, stored: UserHistory, ts: int) -> QueryArrays:
+        """As `encode`, in arrays."""
+        history = stored if checkout.history is None else history_from_events(checkout.history)
+        basket_ids = [line.item_id for line in checkout.basket]
+        # One lookup for all ids: most of its time is waiting for memory.
+        rows = self.item_rows.lookup_encoded(encode_utf8(history.item_id) + encode_utf8(basket_ids))
+        n_events = len(history.item_id)
+        columns: tuple[NDArray[Any], ...] = (
+            np.array(rows[:n_events], np.int64), history.ts, history.kind, history.quantity, history.price,
+        )  # fmt: skip
+        if (order := _earlier_events(history.ts, ts)) is not None:
+            columns = tuple(column[order] for column in columns)
+        item, event_ts, kind, quantity, price = (column[-self.max_history :] for column in columns)
         price = self._fill_missing_prices(item, price)
         if kind.any():
             price = np.where(kind == 0, price, 0.0)  # a click or cart event costs nothing
-        paid, units, unit_price = self._aggregate_basket(checkout.basket, paid_rows)
+        basket_item, basket_quantity, basket_price = self._aggregate_basket(checkout.basket, rows[n_events:])
         profile = {**stored.profile, **checkout.profile}
-        return (
-            np.array([ts], np.int64),
-            np.zeros(1, np.int64),  # the bundle holds one snapshot
-            np.array([0, len(item)], np.int64),
-            item,
-            when,
-            kind,
-            quantity,
-            price.astype(np.float32, copy=False),
-            np.array([0, len(paid)], np.int64),
-            paid,
-            units,
-            unit_price,
-            np.array([[code(checkout.context.get(name)) for name, code in self.context_coders]], np.int64),
-            np.array([[code(profile.get(name)) for name, code in self.profile_coders]], np.int64),
+        return QueryArrays(
+            ts=np.array([ts], np.int64),
+            snapshot=np.zeros(1, np.int64),  # the bundle holds one snapshot
+            history_offsets=np.array([0, len(item)], np.int64),
+            history_item=item,
+            history_ts=event_ts,
+            history_kind=kind,
+            history_quantity=quantity,
+            history_price=price.astype(np.float32, copy=False),
+            basket_offsets=np.array([0, len(basket_item)], np.int64),
+            basket_item=basket_item,
+            basket_quantity=basket_quantity,
+            basket_price=basket_price,
+            context=_encode_attributes(self.context_coders, checkout.context),
+            profile=_encode_attributes(self.profile_coders, profile),
         )
 
     def _aggregate_basket(
         self, lines: Sequence[Line], rows: Sequence[int]
-    ) -> tuple[NDArray, NDArray, NDArray]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """Item rows, quantities and mean unit prices [K]: lines of one item are one line, as in training."""
-        total: dict[str, tuple[int, float, float]] = {}
+        totals: dict[str, tuple[int, float, float]] = {}
         for line, row in zip(lines, rows, strict=True):
             price = self.price.item(row) if line.price is None else line.price
-            _, units, money = total.get(line.item_id, (row, 0.0, 0.0))
-            total[line.item_id] = (row, units + line.quantity, money + line.quantity * price)
-        paid = np.array([row for row, _, _ in total.values()], np.int64)
-        quantity = np.array([units for _, units, _ in total.values()], np.float32)
-        unit_price = np.array([money / units for _, units, money in total.values()], np.float32)
-        return paid, quantity, unit_price
+            _, quantity, amount = totals.get(line.item_id, (row, 0.0, 0.0))
+            totals[line.item_id] = (row, quantity + line.quantity, amount + line.quantity * price)
+        return (
+            np.array([row for row, _, _ in totals.values()], np.int64),
+            np.array([quantity for _, quantity, _ in totals.values()], np.float32),
+            np.array([amount / quantity for _, quantity, amount in totals.values()], np.float32),
+        )
 
-    def _fill_missing_prices(self, item: NDArray, price: NDArray) -> NDArray:
-        unknown = np.isnan(price)
-        return np.where(unknown, self.price[item], price) if unknown.any() else price
+    def _fill_missing_prices(
+        self, item: NDArray[np.int64], price: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        missing = np.isnan(price)
+        return np.where(missing, self.price[item], price) if missing.any() else price
 
 
-def to_tensors(columns: Sequence[NDArray]) -> tuple[Tensor, ...]:
+def to_tensors(columns: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
     """Arrays as tensors in the same memory."""
     return tuple(map(torch.from_numpy, columns))
 
 
-def _earlier_events(when: NDArray, ts: int) -> NDArray | None:
-    """Positions of the events [n] that were known at a checkout, those before `ts`, oldest first; None for
-    all as they are, which is how a store gives them."""
-    if not len(when) or (when[-1] < ts and not (when[1:] < when[:-1]).any()):
+def _earlier_events(event_ts: NDArray[np.int64], ts: int) -> NDArray[np.int64] | None:
+    """Positions of the events before `ts`, oldest first; None if that is all of them in their order.
+
+    A store returns them in that order.
+    """
+    if not len(event_ts) or (event_ts[-1] < ts and not (event_ts[1:] < event_ts[:-1]).any()):
         return None
-    before = np.flatnonzero(when < ts)
-    return before[np.argsort(when[before], kind="stable")]
+    earlier = np.flatnonzero(event_ts < ts)
+    return earlier[np.argsort(event_ts[earlier], kind="stable")]
 
 
-def _coder(attribute: Mapping[str, Any]) -> Coder:
-    """The function value → code of an attribute; None, unknown words and what is no number give 0."""
+def _encode_attributes(coders: Sequence[AttributeCoder], values: Mapping[str, Any]) -> NDArray[np.int64]:
+    """[1, attributes] codes."""
+    return np.array([[code(values.get(name)) for name, code in coders]], np.int64)
+
+
+def _attribute_coder(attribute: Mapping[str, Any]) -> AttributeCoder:
+    """The coder of an attribute of the schema. None, unknown words and non-numbers have code 0."""
     if "values" in attribute:
-        codes = {value: place + 1 for place, value in enumerate(attribute["values"])}
+        codes = {value: code for code, value in enumerate(attribute["values"], start=1)}
 
-        def word(value: Any) -> int:
+        def categorical_code(value: Any) -> int:
             if isinstance(value, float) and value.is_integer():
                 value = int(value)  # 330.0 is the word 330
             return codes.get(str(value), 0) if value is not None else 0
 
-        return attribute["name"], word
+        return AttributeCoder(attribute["name"], categorical_code)
     edges = list(attribute["edges"])
 
-    def number(value: Any) -> int:
+    def bucket_code(value: Any) -> int:
         try:
-            found = float(value)
+            number = float(value)
         except (TypeError, ValueError):
             return 0
-        return 0 if math.isnan(found) else 1 + bisect_right(edges, found)
+        return 0 if math.isnan(number) else 1 + bisect_right(edges, number)
 
-    return attribute["name"], number
+    return AttributeCoder(attribute["name"], bucket_code)

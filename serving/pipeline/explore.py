@@ -1,35 +1,38 @@
-"""Now and then the last slot shows what the ranker is less sure of: else its labels only confirm it.
+"""Exploration of the last slot: sometimes it shows a candidate that the ranker is less sure of.
 
-Bounded: one slot, among a few candidates that are next in order. The chance of every item that is shown is
-known exactly and logged, so that what would have been shown instead can be estimated from the log (inverse
-propensity scoring, Horvitz and Thompson 1952).
+Without exploration the ranker's labels only confirm its choices. One slot explores, among the candidates next
+in order. Each item's propensity is exact and logged, for inverse propensity scoring of other policies
+(Horvitz and Thompson 1952).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-EXPLORATION_POOL_SIZE = 20  # candidates of which the exploring slot shows one
+EXPLORATION_POOL_SIZE = 20  # candidates, one of which the exploring slot shows
 
 
 def explore_last_slot(
-    shown: NDArray, score: NDArray, eligible: NDArray, epsilon: float, rng: np.random.Generator
-) -> tuple[NDArray, NDArray]:
-    """The columns of a slate [n] with the last slot explored with chance `epsilon`, and propensities [n].
+    slate: NDArray[np.int64],
+    score: NDArray[np.floating],
+    eligible: NDArray[np.bool_],
+    epsilon: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """A slate [n] of candidate positions whose last slot explores with chance ε, and its propensities [n].
 
-    `score` and `eligible` [C] are of all candidates. The pool are the item of the last slot and those of the
-    best scores behind it that are not shown; of them one is drawn evenly. So the last item has the chance
-    1 - ε + ε / pool of being there, every other of the pool ε / pool, and the slots before are certain.
+    `score` and `eligible` [C] are of all candidates. The pool holds the item of the last slot and the best
+    eligible candidates outside the slate. With chance ε one of the pool is drawn uniformly. The last item
+    therefore has propensity 1 - ε + ε / pool, each other of the pool ε / pool, and earlier slots 1.
     """
-    propensity = np.ones(len(shown))
-    if not len(shown):
-        return shown, propensity
-    open_to = eligible.copy()
-    open_to[shown] = False
-    others = np.flatnonzero(open_to)
-    pool = np.concatenate(
-        [shown[-1:], others[np.argsort(-score[others], kind="stable")[: EXPLORATION_POOL_SIZE - 1]]]
-    )
-    place = rng.integers(len(pool)) if rng.random() < epsilon else 0
-    shown = np.concatenate([shown[:-1], pool[place : place + 1]])
-    propensity[-1] = epsilon / len(pool) + (1 - epsilon if place == 0 else 0.0)
-    return shown, propensity
+    propensity = np.ones(len(slate))
+    if not len(slate):
+        return slate, propensity
+    unused = eligible.copy()
+    unused[slate] = False
+    alternatives = np.flatnonzero(unused)
+    best = np.argsort(-score[alternatives], kind="stable")[: EXPLORATION_POOL_SIZE - 1]
+    pool = np.concatenate([slate[-1:], alternatives[best]])
+    draw = rng.integers(len(pool)) if rng.random() < epsilon else 0
+    slate = np.concatenate([slate[:-1], pool[draw : draw + 1]])
+    propensity[-1] = epsilon / len(pool) + (1 - epsilon if draw == 0 else 0.0)
+    return slate, propensity

@@ -1,45 +1,54 @@
-"""Popularity lists, made at export: what is shown when nothing better can answer in time."""
+"""Popularity lists from the export: the items that are shown if no model answers in time."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 from numpy.typing import NDArray
 
-INITIAL_BLOCK_SIZE = 64  # items of which six are looked for at first
+INITIAL_BLOCK_SIZE = 64  # items of the first look for six eligible ones
 
 
 class PopularityFallback:
     """Available items by falling popularity, over all and by leaf category.
 
     Args:
-        rank: [N+1] rank by popularity among the available items, -1 for the others.
+        rank: [N+1] popularity rank among the available items, -1 for the others.
         leaf: [N+1] leaf category codes, 0 for unknown.
-        everything: [n] the available items by rank.
-        by_leaf: [n] the same by leaf, and within one by rank.
+        all_items: [n] rows of the available items, by rank.
+        by_leaf: [n] the same rows by leaf category, then by rank.
     """
 
-    def __init__(self, rank: NDArray, leaf: NDArray, all_items: NDArray, by_leaf: NDArray) -> None:
+    def __init__(
+        self,
+        rank: NDArray[np.int32],
+        leaf: NDArray[np.int64],
+        all_items: NDArray[np.int32],
+        by_leaf: NDArray[np.int32],
+    ) -> None:
         self.rank, self.leaf, self.all_items, self.by_leaf = rank, leaf, all_items, by_leaf
 
-    def iter_popular(self, allowed: NDArray) -> Iterator[int]:
-        """The item rows of `allowed` [N+1] bool, by falling popularity."""
+    def iter_popular(self, eligible: NDArray[np.bool_]) -> Iterator[int]:
+        """The rows of `eligible` [N+1], by falling popularity."""
         start, count = 0, INITIAL_BLOCK_SIZE
         while start < len(self.all_items):
             rows = self.all_items[start : start + count]
-            yield from rows[allowed[rows]].tolist()
-            start, count = start + count, 2 * count  # few are left under a filter: soon all are looked at
+            yield from rows[eligible[rows]].tolist()
+            start, count = start + count, 2 * count  # a strict filter needs few, larger blocks
 
-    def leaf_bestsellers(self, leaf: int) -> NDArray:
-        """Item rows of a leaf category; none for the unknown one."""
+    def leaf_bestsellers(self, leaf: int) -> NDArray[np.int32]:
+        """The rows of a leaf category, by falling popularity; none for the unknown one."""
         if leaf <= 0:
             return self.by_leaf[:0]
-        first, behind = (side(self.by_leaf, leaf, key=self.leaf.item) for side in (bisect_left, bisect_right))
-        return self.by_leaf[first:behind]
+        start, end = (
+            bisect(self.by_leaf, leaf, key=self.leaf.item) for bisect in (bisect_left, bisect_right)
+        )
+        return self.by_leaf[start:end]
 
     def iter_category_bestsellers(self, rows: Iterable[int]) -> Iterator[int]:
         """Bestsellers of the leaf categories of `rows`: the first of each, then the second of each, ..."""
         lists = [self.leaf_bestsellers(leaf) for leaf in dict.fromkeys(int(self.leaf[row]) for row in rows)]
-        for place in range(max(map(len, lists), default=0)):
-            for items in lists:
-                if place < len(items):
-                    yield int(items[place])
+        for position in range(max(map(len, lists), default=0)):
+            for bestsellers in lists:
+                if position < len(bestsellers):
+                    yield int(bestsellers[position])

@@ -1,46 +1,65 @@
-"""One attempt of the pipeline at a request: what it is asked, and what came of it so far."""
+"""The state of one attempt at a request, and the store read that precedes its pipeline."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..checkout import Checkout
 from ..resilience.deadline import Deadline, StageSkipped
 from ..stores.base import EMPTY_HISTORY, Store, UserHistory
-from .slate_builder import RankedItems, Retrieved
+from .rank import RankedItems, Retrieved
 from .slate_policy import SlatePolicy
 
 
 @dataclass
 class RequestState:
-    """What the pipeline makes of a request. Its thread may go on when the request is answered."""
+    """What an attempt reads, and its result so far. Its thread may still run when the request is answered."""
 
     checkout: Checkout
-    eligible: NDArray  # [N+1] bool
+    eligible: NDArray[np.bool_]  # [N+1]
     policy: SlatePolicy
     deadline: Deadline
     exploration_rate: float  # chance that the last slot explores
-    best_result: RankedItems | Retrieved | None = None  # what the best tier that worked would show
-    reasons: list[str] = field(default_factory=list)
+    best_result: RankedItems | Retrieved | None = None  # of the best tier that worked
+    reasons: list[str] = field(default_factory=list)  # why better tiers did not
+
+
+class Continuation:
+    """A function of the user's history that runs at most once, and not after `cancel`.
+
+    `cancel` drops the function and all that it refers to, so a store read that never returns keeps no bundle
+    in memory.
+    """
+
+    __slots__ = ("_functions",)
+
+    def __init__(self, function: Callable[[UserHistory], None]) -> None:
+        self._functions = [function]  # `pop` is atomic: one thread gets it
+
+    def run(self, history: UserHistory) -> None:
+        try:
+            function = self._functions.pop()
+        except IndexError:
+            return
+        function(history)
+
+    def cancel(self) -> None:
+        self._functions.clear()
 
 
 def run_with_history(
-    store: Store, user_id: str, clock: Deadline, reasons: list[str], rest: list[Callable[[UserHistory], None]]
+    store: Store, user_id: str, deadline: Deadline, reasons: list[str], continuation: Continuation
 ) -> None:
-    """Ask the store, then do the rest with what it knows of the user: a function in a list, out of which
-    whoever waits may take it. So a call that never returns keeps nothing of a bundle."""
-    stored = clock.run_stage_or_default("store", EMPTY_HISTORY, reasons, fetch_history, store, user_id)
-    try:
-        go_on = rest.pop()
-    except IndexError:
-        return
-    go_on(stored)
+    """Read the user's history in the stage `store`, then run the continuation, without one if it fails."""
+    history = deadline.run_stage_or_default("store", EMPTY_HISTORY, reasons, fetch_history, store, user_id)
+    continuation.run(history)
 
 
 def fetch_history(store: Store, user_id: str) -> UserHistory:
-    """What a store knows of a user. Raises Skipped for what is no Facts."""
-    found = store.get(user_id)
-    if not isinstance(found, UserHistory):
-        raise StageSkipped(f"it gave a {type(found).__name__}, not Facts")
-    return found
+    """The user's history. Raises StageSkipped if the store returns something else."""
+    history = store.get(user_id)
+    if not isinstance(history, UserHistory):
+        raise StageSkipped(f"it returned a {type(history).__name__}, not a UserHistory")
+    return history

@@ -1,9 +1,8 @@
-"""The slate policy: which six of the scored candidates are shown, and in which order.
+"""The slate policy: which six of the scored candidates a slate shows, and in which order.
 
     candidates [n, C] ─ objective ─▶ score ─ category cap, diversity ─▶ six columns of each row
 
-Pure numpy over rows of candidates: serving asks with one row, the evaluation measures thousands at once with
-the same code.
+Pure numpy over rows of candidates. The same code selects one row in serving, thousands in the evaluation.
 """
 
 from dataclasses import dataclass
@@ -13,27 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLOTS = 6
-DIVERSITY_POOL_SIZE = 60  # candidates among which diversity chooses; those behind only fill up
-TINY = 1e-30  # stands for 0 under a logarithm
-OUT_OF_POOL_PENALTY = 1e6  # more than two utilities can differ by: log scores and cosines are far smaller
+DIVERSITY_POOL_SIZE = 60  # best candidates, for which diversity counts; those below only fill up
+TINY = 1e-30  # replaces 0 under a logarithm
+OUT_OF_POOL_PENALTY = 1e6  # exceeds every difference of utilities: log scores and cosines are far smaller
 
 
 @dataclass(frozen=True, slots=True)
 class SlatePolicy:
-    """How slates are made. Raises ValueError for a value out of range.
+    """How slates are selected. Raises ValueError for a value out of range.
 
     Args:
         revenue_weight: w in p(purchase) · E[spend]^w, from 0 (most purchases) to 1 (most revenue). A power
-            moves smoothly between the two orders, and the currency's unit makes no difference to it, as it
-            would to a weighted sum of a probability and an amount of money.
-        margin: count only what the shop keeps of the spend: p(purchase) · (E[spend] · margin)^w.
-        category_cap: at most so many items of one leaf category; None for any number. Items without a
-            category stand for themselves. Where too few candidates are left under the cap, it gives way:
-            a slot is never left empty for its sake.
+            moves smoothly between the two orders and is independent of the currency's unit, unlike a weighted
+            sum of a probability and an amount.
+        margin: count only the shop's margin of the spend: p(purchase) · (E[spend] · margin)^w.
+        category_cap: most items of one leaf category; None for any number. The cap does not apply to items
+            without a category. It gives way before a slot stays empty.
         diversity: d of maximal marginal relevance, (1 - d) · relevance - d · similarity (Carbonell and
             Goldstein, SIGIR 1998, section 2), from 0 (off) to 1. Relevance is the score divided by the best
-            one, so it is in the units of what a slot earns; similarity is the largest cosine of the item's
-            vector with those already chosen.
+            one, in the units of what a slot earns. Similarity is the largest cosine of the item's vector with
+            the items selected before.
     """
 
     revenue_weight: float = 1.0
@@ -55,48 +53,56 @@ class SlatePolicy:
 class Selection(NamedTuple):
     """Slates of n rows of candidates."""
 
-    column: NDArray  # [n, slots] int64, best first, -1 for an empty slot
-    min_gap: NDArray  # [n] float64, how far ahead the closest choice was; small for what rounding could turn
+    column: NDArray[np.int64]  # [n, SLOTS], best first, -1 for an empty slot
+    min_gap: NDArray[np.float64]  # [n] smallest lead of a selected candidate over the next; small near a tie
 
 
 def objective(
-    purchase: NDArray, spend: NDArray, revenue_weight: float, margin: NDArray | None = None
-) -> NDArray:
-    """log(p(purchase) · (E[spend | purchase] · margin)^w), float64, of arrays of one shape.
+    purchase: NDArray[np.floating],
+    spend: NDArray[np.floating],
+    revenue_weight: float,
+    margin: NDArray[np.floating] | None = None,
+) -> NDArray[np.float64]:
+    """log(p(purchase) · (E[spend | purchase] · margin)^w), of arrays of one shape.
 
-    In logarithms: products of small probabilities and powers of large amounts neither vanish nor overflow.
+    In logarithms small probabilities and powers of large amounts neither vanish nor overflow.
     """
     score = _log(purchase)
     if revenue_weight:
-        earned = _log(spend) if margin is None else _log(spend) + _log(margin)
-        score = score + revenue_weight * earned
+        log_earned = _log(spend) if margin is None else _log(spend) + _log(margin)
+        score = score + revenue_weight * log_earned
     return score
 
 
-def impute_margins(margin: NDArray) -> NDArray:
-    """Margins [N+1] with the mean of the known ones where one is missing (NaN).
+def impute_margins(margin: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Margins [N+1], the mean where one is missing (NaN).
 
-    Raises ValueError if none is known: an order by margin would then be one by revenue under another name.
+    Raises ValueError if all are missing: an order by margin would be one by revenue under another name.
     """
-    known = margin[np.isfinite(margin)]
-    if not len(known):
+    is_known = np.isfinite(margin)
+    if not is_known.any():
         raise ValueError(
             "slate.margin is on, but no item has a margin: add `margin` to the items table and prepare again,"
             " or set slate.margin to false"
         )
-    return np.where(np.isfinite(margin), margin, known.mean())
+    return np.where(is_known, margin, margin[is_known].mean())
 
 
 def select_slates(
-    score: NDArray, eligible: NDArray, item: NDArray, leaf: NDArray, vectors: NDArray, policy: SlatePolicy
+    score: NDArray[np.floating],
+    eligible: NDArray[np.bool_],
+    item: NDArray[np.int64],
+    leaf: NDArray[np.int64],
+    vectors: NDArray[np.uint8],
+    policy: SlatePolicy,
 ) -> Selection:
-    """The slates of n rows of candidates, greedily from the first slot to the last.
+    """The slates of n rows of candidates, selected greedily slot by slot.
 
-    Between equals the earlier column wins. Without cap and diversity this is the plain order by score.
+    The earlier column wins a tie. Without cap and diversity the order is that of the scores.
 
     Args:
         score: [n, C] from `objective`, finite where eligible.
-        eligible: [n, C] bool, which candidates may be shown; False also for columns that a row does not have.
+        eligible: [n, C] bool; False also for the padding of a row.
         item: [n, C] item rows, distinct within a row.
         leaf: [N+1] leaf category by item row, 0 for unknown.
         vectors: [N+1, D+8] uint8, item vectors (row-wise int8); read only for diversity.
@@ -104,88 +110,98 @@ def select_slates(
     if policy.category_cap is None and not policy.diversity:
         return _select_top_scores(np.where(eligible, score, -np.inf).astype(np.float64, copy=False))
     rows = np.arange(len(score))
-    column, gap = np.full((len(score), SLOTS), -1, np.int64), np.full(len(score), np.inf)
+    column = np.full((len(score), SLOTS), -1, np.int64)
+    min_gap = np.full(len(score), np.inf)
     if not score.shape[1]:
-        return Selection(column, gap)
-    left = eligible.copy()
-    utility = np.where(eligible, score, -np.inf).astype(np.float64)
-    category, shown = leaf[item], np.zeros(score.shape, np.int64)  # shown: items of the candidate's category
-    pool = _DiversityPool(utility, item, vectors, policy.diversity) if policy.diversity else None
+        return Selection(column, min_gap)
+    is_left = eligible.copy()
+    relevance = np.where(eligible, score, -np.inf).astype(np.float64)
+    category, category_count = leaf[item], np.zeros(score.shape, np.int64)  # selected of that category
+    pool = _DiversityPool(relevance, item, vectors, policy.diversity) if policy.diversity else None
     for slot in range(SLOTS):
-        now = np.where(left, utility if pool is None else pool.utility(), -np.inf)
+        utility = np.where(is_left, relevance if pool is None else pool.utility(), -np.inf)
         if policy.category_cap is not None:
-            now -= np.where((shown >= policy.category_cap) & (category > 0), 4 * OUT_OF_POOL_PENALTY, 0.0)
-        best = now.argmax(1)
-        height = now[rows, best]
-        found = height > -np.inf
-        column[found, slot] = best[found]
-        left[rows, best] = False
-        now[rows, best] = -np.inf
-        second = now.max(1)
-        choice = found & (second > -np.inf)
-        gap[choice] = np.minimum(gap[choice], height[choice] - second[choice])
-        shown += category == category[rows, best][:, None]
+            is_capped = (category_count >= policy.category_cap) & (category > 0)
+            utility -= np.where(is_capped, 4 * OUT_OF_POOL_PENALTY, 0.0)
+        best = utility.argmax(1)
+        best_utility = utility[rows, best]
+        has_best = best_utility > -np.inf
+        column[has_best, slot] = best[has_best]
+        is_left[rows, best] = False
+        utility[rows, best] = -np.inf
+        second_utility = utility.max(1)
+        has_second = has_best & (second_utility > -np.inf)
+        gap = best_utility[has_second] - second_utility[has_second]
+        min_gap[has_second] = np.minimum(min_gap[has_second], gap)
+        category_count += category == category[rows, best][:, None]
         if pool is not None:
             pool.add_selected(item[rows, best])
-    return Selection(column, gap)
+    return Selection(column, min_gap)
 
 
-def _select_top_scores(utility: NDArray) -> Selection:
-    """The slates of n rows in the order of `utility` [n, C], -inf for what may not be shown."""
+def _select_top_scores(utility: NDArray[np.float64]) -> Selection:
+    """The slates of n rows in the order of `utility` [n, C], -inf for ineligible candidates."""
     order = np.argsort(-utility, axis=1, kind="stable")[:, : SLOTS + 1]
-    height = utility[np.arange(len(utility))[:, None], order]
-    if order.shape[1] > SLOTS and (height > -np.inf).all():
-        return Selection(order[:, :SLOTS], (height[:, :-1] - height[:, 1:]).min(1))
-    lacking = ((0, 0), (0, SLOTS + 1 - order.shape[1]))
-    height = np.pad(height, lacking, constant_values=-np.inf)
-    order = np.where(height > -np.inf, np.pad(order, lacking), -1)
+    top = utility[np.arange(len(utility))[:, None], order]
+    if order.shape[1] > SLOTS and (top > -np.inf).all():
+        return Selection(order[:, :SLOTS], (top[:, :-1] - top[:, 1:]).min(1))
+    padding = ((0, 0), (0, SLOTS + 1 - order.shape[1]))
+    top = np.pad(top, padding, constant_values=-np.inf)
+    order = np.where(top > -np.inf, np.pad(order, padding), -1)
     with np.errstate(invalid="ignore"):  # between two empty slots
-        ahead = height[:, :-1] - height[:, 1:]
-    return Selection(order[:, :SLOTS], np.where(np.isnan(ahead), np.inf, ahead).min(1))
+        gaps = top[:, :-1] - top[:, 1:]
+    return Selection(order[:, :SLOTS], np.where(np.isnan(gaps), np.inf, gaps).min(1))
 
 
 class _DiversityPool:
-    """Maximal marginal relevance over the best POOL candidates of each row."""
+    """Maximal marginal relevance over the best DIVERSITY_POOL_SIZE candidates of each row."""
 
-    def __init__(self, score: NDArray, item: NDArray, vectors: NDArray, diversity: float) -> None:
-        count = min(DIVERSITY_POOL_SIZE, score.shape[1])
-        # Ascending columns, so that between equals the earlier one stays first.
-        self.columns = np.sort(np.argpartition(-score, count - 1, axis=1)[:, :count], axis=1)  # [n, count]
+    def __init__(
+        self,
+        score: NDArray[np.float64],
+        item: NDArray[np.int64],
+        vectors: NDArray[np.uint8],
+        diversity: float,
+    ) -> None:
+        size = min(DIVERSITY_POOL_SIZE, score.shape[1])
+        # Ascending columns, so that the earlier one wins a tie.
+        self.columns = np.sort(np.argpartition(-score, size - 1, axis=1)[:, :size], axis=1)  # [n, size]
         self.packed_vectors, self.diversity = vectors, diversity
-        mine = np.take_along_axis(score, self.columns, 1)
+        pool_score = np.take_along_axis(score, self.columns, 1)
         best = score.max(1, initial=-np.inf, keepdims=True)
-        self.relevance = np.exp(mine - np.where(np.isfinite(best), best, 0.0))  # [n, count] in 0..1
-        self.vectors = unit_vectors(vectors[np.take_along_axis(item, self.columns, 1)])  # [n, count, D]
-        self.similarity = np.full(mine.shape, -1.0)
+        self.relevance = np.exp(pool_score - np.where(np.isfinite(best), best, 0.0))  # [n, size] in 0..1
+        self.vectors = unit_vectors(vectors[np.take_along_axis(item, self.columns, 1)])  # [n, size, D]
+        self.similarity = np.full(pool_score.shape, -1.0)
         self.out_of_pool_score = score - OUT_OF_POOL_PENALTY
 
-    def utility(self) -> NDArray:
-        """[n, C]: marginal relevance in the pool; behind it the score, below all of the pool."""
+    def utility(self) -> NDArray[np.float64]:
+        """[n, C]: marginal relevance in the pool; outside it the score, below all of the pool."""
         marginal = (1 - self.diversity) * self.relevance - self.diversity * self.similarity
-        # The relevance decides between equals, so that d = 1 still starts with the best.
-        whole = self.out_of_pool_score.copy()
-        np.put_along_axis(whole, self.columns, marginal + 1e-9 * self.relevance, 1)
-        return whole
+        utility = self.out_of_pool_score.copy()
+        # The relevance breaks ties, so that d = 1 still starts with the best.
+        np.put_along_axis(utility, self.columns, marginal + 1e-9 * self.relevance, 1)
+        return utility
 
-    def add_selected(self, item: NDArray) -> None:
-        """Take note of the items [n] that were chosen."""
+    def add_selected(self, item: NDArray[np.int64]) -> None:
+        """Raise the similarity to the items [n] that were selected."""
         cosine = np.einsum("npd,nd->np", self.vectors, unit_vectors(self.packed_vectors[item]))
         self.similarity = np.maximum(self.similarity, cosine)
 
 
-def unit_vectors(packed: NDArray) -> NDArray:
+def unit_vectors(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) to unit length [..., D].
 
-    float32; a vector of zeros stays zero.
+    A vector of zeros stays zero.
     """
     values, tail = packed[..., :-8].astype(np.float32), np.ascontiguousarray(packed[..., -8:])
     scale, offset = np.moveaxis(tail.view(np.float32), -1, 0)
-    vectors = values * scale[..., None] + offset[..., None]
+    vectors: NDArray[np.float32] = values * scale[..., None] + offset[..., None]
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.maximum(length, TINY)
+    unit: NDArray[np.float32] = vectors / np.maximum(length, TINY)
+    return unit
 
 
-def _log(values: NDArray) -> NDArray:
+def _log(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.log(np.maximum(np.asarray(values, np.float64), TINY))
 
 

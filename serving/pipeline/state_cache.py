@@ -1,25 +1,29 @@
-"""What was worked out before: slates and query vectors by the state that they follow from.
+"""Caches of slates and query vectors, by the state that they follow from.
 
-A recommender has caches of its own, so what another bundle made is never found. The state is everything that
-the modules read of a request; its time counts to the minute, by which no age in days changes.
+The state is everything that the modules read of a request. Its time counts to the minute, because no age in
+days changes within one. Each recommender has caches of its own: no result of another bundle is reused.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
 Value = TypeVar("Value")
-MINUTE = 60  # seconds
+SECONDS_PER_MINUTE = 60
 
 
 class LRUCache(Generic[Value]):
     """The `size` values that were used last. Safe to share between threads.
 
-    `hits` and `misses` count what `get` found.
+    cachetools.LRUCache needs the same lock, takes 1.6 (get) to 4 (put) times as long, and is a dependency.
+
+    Attributes:
+        hits: calls of `get` that returned a value.
+        misses: calls of `get` that returned None.
     """
 
     def __init__(self, size: int) -> None:
@@ -49,10 +53,9 @@ class LRUCache(Generic[Value]):
                 self._values.popitem(last=False)
 
 
-def query_fingerprint(columns: Sequence[NDArray]) -> bytes:
-    """What identifies an encoded checkout (serving.pipeline.encode.QUERY_FIELDS), its time to the minute: 16
-    bytes."""
-    ts, *rest = columns
-    minute = ts.item() // MINUTE
-    facts = b"".join(column.data for column in rest)  # their lengths are among them, as offsets
-    return blake2b(facts, digest_size=16, salt=minute.to_bytes(8, signed=True)).digest()
+def query_fingerprint(columns: Sequence[NDArray[Any]]) -> bytes:
+    """16 bytes that identify an encoded checkout (encode.QUERY_FIELDS), its time to the minute."""
+    ts, *features = columns
+    minute = ts.item() // SECONDS_PER_MINUTE
+    content = b"".join(column.data for column in features)  # the offsets among them fix the lengths
+    return blake2b(content, digest_size=16, salt=minute.to_bytes(8, signed=True)).digest()

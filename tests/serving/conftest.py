@@ -2,14 +2,16 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from serving import Recommender
+from serving import Checkout, Recommender
 from serving.events import impression_log
 from serving.storage.bundle import read_arrow
+from serving.storage.golden_requests import read_golden_requests
 from serving.storage.versions import set_current_version
 
 NAMES = ("20240101T000000Z-a", "20240201T000000Z-b", "20240301T000000Z-c")  # versions of `root`
@@ -28,13 +30,32 @@ def shared(version: Path) -> Recommender:
 
 
 @pytest.fixture
+def recommender(version: Path) -> Recommender:
+    """A recommender with a store, to break."""
+    return Recommender.load(version, version.parent / "store.arrow")
+
+
+@pytest.fixture
+def golden_checkout(recommender: Recommender) -> Checkout:
+    """A golden request, with a history of its own."""
+    return read_golden_requests(recommender.bundle)[0][0]
+
+
+@pytest.fixture
+def user_checkout(golden_checkout: Checkout) -> Checkout:
+    """The same of a user whose history the store has."""
+    return replace(golden_checkout, user_id="u001", history=None)
+
+
+@pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log that writes all the time."""
+    """A log that writes every 10 ms."""
     monkeypatch.setattr(impression_log, "FLUSH_INTERVAL_S", 0.01)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -46,7 +67,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def root(version: Path, tmp_path: Path) -> Path:
-    """Three versions, of which the last serves; every title names its version, and the second is broken."""
+    """A bundle root of three versions: the last is `current`, the second broken; titles name the version."""
     from exporting.bundle import write_arrow  # late, as in tests/conftest.py
     from tests.exporting.bundles import reseal
 

@@ -66,7 +66,7 @@ def test_a_huge_history(shared: Recommender) -> None:
     assert checked(shared, checkout, shared.recommend(checkout, math.inf)).tier == "ranked"
 
 
-def test_items_come_in_the_order_that_was_asked(shared: Recommender) -> None:
+def test_items_come_in_the_requested_order(shared: Recommender) -> None:
     for checkout, _ in read_golden_requests(shared.bundle):
         by_value = shared.recommend(checkout, math.inf, 1.0).items
         assert [i.value for i in by_value] == sorted((i.value for i in by_value), reverse=True)
@@ -91,24 +91,13 @@ def test_cap_and_diversity_in_service(version) -> None:
     assert differs
 
 
-def test_what_is_excluded_makes_room_for_the_next_best(shared: Recommender) -> None:
+def test_an_excluded_item_is_replaced_by_the_next_best(shared: Recommender) -> None:
     checkout = read_golden_requests(shared.bundle)[0][0]
     slate = shared.recommend(checkout, math.inf)
     first = slate.items[0].item_id
     without = shared.recommend(replace(checkout, exclude=[first]), math.inf)
     assert [i.item_id for i in without.items][:5] == [i.item_id for i in slate.items][1:]
     assert without.tier == "ranked"
-
-
-@pytest.fixture
-def mine(version) -> Recommender:
-    """A recommender to break."""
-    return Recommender.load(version, version.parent / "store.arrow")
-
-
-@pytest.fixture
-def checkout(mine: Recommender) -> Checkout:
-    return read_golden_requests(mine.bundle)[0][0]
 
 
 def broken(*_: object) -> None:
@@ -143,12 +132,12 @@ class Spoiled:
         ("ranker", 2, "retrieval", "ranker: its output is not finite"),
     ],
 )
-def test_a_failing_module_leaves_it_to_the_next_tier(
-    mine: Recommender, checkout: Checkout, stage, spoil, tier, reason
+def test_after_a_failing_module_the_next_tier_answers(
+    recommender: Recommender, golden_checkout: Checkout, stage, spoil, tier, reason
 ) -> None:
-    module = spoil if callable(spoil) else Spoiled(getattr(mine.bundle, stage), spoil)
-    mine.bundle = replace(mine.bundle, **{stage: module})
-    slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
+    module = spoil if callable(spoil) else Spoiled(getattr(recommender.bundle, stage), spoil)
+    recommender.bundle = replace(recommender.bundle, **{stage: module})
+    slate = checked(recommender, golden_checkout, recommender.recommend(golden_checkout, math.inf))
     assert slate.tier == tier
     assert slate.reason.startswith(reason)
     assert all(item.purchase is None for item in slate.items)
@@ -159,35 +148,39 @@ class NoIndex:
         raise RuntimeError("no index")
 
 
-def test_without_the_index_the_other_sources_answer(mine: Recommender, checkout: Checkout) -> None:
-    mine.bundle = replace(mine.bundle, index=NoIndex())
-    slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
+def test_without_the_index_the_other_sources_answer(
+    recommender: Recommender, golden_checkout: Checkout
+) -> None:
+    recommender.bundle = replace(recommender.bundle, index=NoIndex())
+    slate = checked(recommender, golden_checkout, recommender.recommend(golden_checkout, math.inf))
     assert slate.tier == "ranked"
     assert slate.reason == "index: RuntimeError: no index"
     assert not any("ann" in item.sources for item in slate.items)
 
 
-def test_without_the_store_the_basket_answers(mine: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mine.store, "get", broken)
+def test_without_the_store_the_basket_answers(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommender.store, "get", broken)
     checkout = Checkout("u001", [Line("i001")])
-    slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
+    slate = checked(recommender, checkout, recommender.recommend(checkout, math.inf))
     assert slate.tier == "ranked"
     assert slate.reason == "store: RuntimeError: the stage broke"
 
 
-def test_encoding_that_fails_leaves_it_to_popularity(mine: Recommender) -> None:
-    mine.feature_encoder.encode_arrays = broken
+def test_after_a_failing_encoder_popular_items_answer(recommender: Recommender) -> None:
+    recommender.feature_encoder.encode_arrays = broken
     for basket, tier in (([Line("i001")], "category"), ([Line("?")], "popularity"), ([], "popularity")):
         checkout = Checkout(None, basket)
-        slate = checked(mine, checkout, mine.recommend(checkout, math.inf))
+        slate = checked(recommender, checkout, recommender.recommend(checkout, math.inf))
         assert slate.tier == tier
         assert slate.reason.startswith("encode: ")
 
 
-def test_the_category_tier_shows_bestsellers_of_the_basket(mine: Recommender) -> None:
-    mine.feature_encoder.encode_arrays = broken
-    slate = mine.recommend(Checkout(None, [Line("i001")]))
-    bundle = mine.bundle
+def test_the_category_tier_shows_bestsellers_of_the_basket(recommender: Recommender) -> None:
+    recommender.feature_encoder.encode_arrays = broken
+    slate = recommender.recommend(Checkout(None, [Line("i001")]))
+    bundle = recommender.bundle
     leaf = bundle.leaf[bundle.item_rows.row("i001")]
     shown = [bundle.item_rows.row(item.item_id) for item in slate.items]
     assert all(bundle.leaf[row] == leaf for row in shown)
@@ -196,74 +189,80 @@ def test_the_category_tier_shows_bestsellers_of_the_basket(mine: Recommender) ->
 
 
 @pytest.mark.parametrize(
-    ("slow", "tier"), [("query_tower", "category"), ("candidates", "retrieval"), ("ranker", "retrieval")]
+    ("slow_stage", "tier"),
+    [("query_tower", "category"), ("candidates", "retrieval"), ("ranker", "retrieval")],
 )
 def test_a_stage_that_would_miss_the_deadline_is_not_started(
-    mine: Recommender, checkout: Checkout, slow: str, tier: str
+    recommender: Recommender, golden_checkout: Checkout, slow_stage: str, tier: str
 ) -> None:
-    mine.stage_stats.expected_ms[slow] = 1e6
-    slate = checked(mine, checkout, mine.recommend(checkout, deadline_ms=1000))
+    recommender.stage_stats.expected_ms[slow_stage] = 1e6
+    slate = checked(recommender, golden_checkout, recommender.recommend(golden_checkout, deadline_ms=1000))
     assert slate.tier == tier
-    assert slate.reason.startswith(f"{slow}: ")
+    assert slate.reason.startswith(f"{slow_stage}: ")
     assert "ms left, it takes 1000000.0" in slate.reason
-    assert slow not in slate.timings
+    assert slow_stage not in slate.timings
 
 
-def test_no_time_at_all(mine: Recommender, checkout: Checkout) -> None:
+def test_no_time_at_all(recommender: Recommender, golden_checkout: Checkout) -> None:
     for deadline in (0.0, -5.0, math.nan):
-        slate = checked(mine, checkout, mine.recommend(checkout, deadline))
+        slate = checked(recommender, golden_checkout, recommender.recommend(golden_checkout, deadline))
         assert slate.tier in ("category", "popularity")
 
 
-def test_exclusions_are_topped_up(mine: Recommender) -> None:
-    everything = mine.bundle.item_id.take(pa.array(mine.popularity_fallback.all_items)).to_pylist()
-    for left in (7, 6, 5, 1, 0):
-        checkout = Checkout("u001", [Line("i001")], exclude=set(everything[left:]))
-        slate = checked(mine, checkout, mine.recommend(checkout, math.inf), min(6, left))
-        assert ("items are available, asked for and not excluded" in slate.reason) == (left < 6)
+def test_exclusions_are_topped_up(recommender: Recommender) -> None:
+    item_ids = recommender.bundle.item_id.take(
+        pa.array(recommender.popularity_fallback.all_items)
+    ).to_pylist()
+    for count in (7, 6, 5, 1, 0):
+        checkout = Checkout("u001", [Line("i001")], exclude=set(item_ids[count:]))
+        slate = checked(recommender, checkout, recommender.recommend(checkout, math.inf), min(6, count))
+        assert ("items are available, asked for and not excluded" in slate.reason) == (count < 6)
 
 
-@pytest.mark.parametrize("broken", [(), ("index",), ("query_tower",)])
-def test_a_slate_keeps_to_the_categories_that_are_asked_for(mine: Recommender, broken: tuple[str]) -> None:
-    """Whatever answers, as many as there are; a path takes what lies below it, and no name that begins so."""
-    bundle = mine.bundle
+@pytest.mark.parametrize("missing", [(), ("index",), ("query_tower",)])
+def test_a_slate_keeps_to_the_requested_categories(
+    recommender: Recommender, missing: tuple[str, ...]
+) -> None:
+    """On every tier. A path contains those below it, not those whose names begin alike."""
+    bundle = recommender.bundle
     paths = np.array(bundle.category.to_pylist())
-    if broken:
-        mine.bundle = replace(bundle, **dict.fromkeys(broken))
-    whole = {path.split("/")[0] for path in paths[bundle.available]}
-    asked = [*set(paths[bundle.available]), *whole, "no such category", next(iter(whole))[:-1]]
-    for path in asked:
+    if missing:
+        recommender.bundle = replace(bundle, **dict.fromkeys(missing))
+    top_level = {path.split("/")[0] for path in paths[bundle.available]}
+    requested = [*set(paths[bundle.available]), *top_level, "no such category", next(iter(top_level))[:-1]]
+    for path in requested:
         inside = bundle.available & ((paths == path) | np.char.startswith(paths, f"{path}/"))
-        shown = mine.recommend(Checkout("u001", [Line("i001")], categories=[path]), math.inf).items
-        rows = [bundle.item_rows.row(item.item_id) for item in shown]
+        checkout = Checkout("u001", [Line("i001")], categories=[path])
+        items = recommender.recommend(checkout, math.inf).items
+        rows = [bundle.item_rows.row(item.item_id) for item in items]
         assert inside[rows].all()
         assert len(set(rows)) == len(rows) == min(6, inside.sum())
 
 
 def test_threads_share_a_recommender(shared: Recommender) -> None:
     requests = [checkout for checkout, _ in read_golden_requests(shared.bundle)] * 8
-    alone = [[item.item_id for item in shared.recommend(c, math.inf).items] for c in requests]
+
+    def item_ids(checkout: Checkout) -> list[str]:
+        return [item.item_id for item in shared.recommend(checkout, math.inf).items]
+
+    sequential = [item_ids(checkout) for checkout in requests]
     with ThreadPoolExecutor(4) as pool:
-        together = [
-            [item.item_id for item in s.items]
-            for s in pool.map(lambda c: shared.recommend(c, math.inf), requests)
-        ]
-    assert together == alone
+        assert list(pool.map(item_ids, requests)) == sequential
 
 
-def test_what_is_no_checkout_is_refused(shared: Recommender) -> None:
+def test_another_type_than_a_checkout_raises(shared: Recommender) -> None:
     with pytest.raises(TypeError, match=r"takes a serving\.Checkout, not a dict"):
         shared.recommend({"user_id": "u1"})  # type: ignore[arg-type]
 
 
-def test_an_order_by_margin(mine: Recommender, checkout: Checkout) -> None:
-    """With margins the slate is in the order of expected value × margin; without any it does not load."""
-    asked = replace(mine.bundle, manifest=mine.bundle.manifest | {"slate": {"margin": True}})
+def test_an_order_by_margin(recommender: Recommender, golden_checkout: Checkout) -> None:
+    """Slates are sorted by expected value × margin. Without any margin the bundle does not load."""
+    bundle = replace(recommender.bundle, manifest=recommender.bundle.manifest | {"slate": {"margin": True}})
     with pytest.raises(BundleError, match=r"manifest.json: slate.margin is on, but no item has a margin"):
-        Recommender(asked)
-    margin = np.where(np.arange(len(mine.bundle.margin)) % 2, 0.9, 0.001).astype(np.float32)
-    keeping = Recommender(replace(asked, margin=margin))
-    slate = checked(keeping, checkout, keeping.recommend(checkout, math.inf))
-    kept = [item.value * margin[mine.bundle.item_rows.row(item.item_id)] for item in slate.items]
-    assert kept == sorted(kept, reverse=True)
-    assert slate.items != mine.recommend(checkout, math.inf).items
+        Recommender(bundle)
+    margin = np.where(np.arange(len(recommender.bundle.margin)) % 2, 0.9, 0.001).astype(np.float32)
+    by_margin = Recommender(replace(bundle, margin=margin))
+    slate = checked(by_margin, golden_checkout, by_margin.recommend(golden_checkout, math.inf))
+    earned = [item.value * margin[recommender.bundle.item_rows.row(item.item_id)] for item in slate.items]
+    assert earned == sorted(earned, reverse=True)
+    assert slate.items != recommender.recommend(golden_checkout, math.inf).items

@@ -6,14 +6,15 @@ import pyarrow.parquet as pq
 import torch
 
 from data.io.batches import to_batch
+from exporting.exportable_run import item_ids, load_exportable_run
 from exporting.golden_requests import to_checkouts
-from exporting.opened_run import item_ids, load_trained_run
-from models.candidates.sources import CANDIDATE_SOURCES
-from models.schema import HISTORY_KINDS, Catalog, Query
+from models import schema
+from models.candidates.names import CANDIDATE_SOURCES
+from models.schema import Catalog, Query
 from serving import Checkout, Event, Line, Recommender
-from serving import checkout as requests
-from serving.pipeline import slate_builder as serving_fill
+from serving.checkout import HISTORY_KINDS
 from serving.pipeline.encode import QUERY_FIELDS, FeatureEncoder
+from serving.pipeline.slate_builder import SOURCES
 from serving.storage.bundle import CATALOG_FIELDS
 from serving.storage.item_ids import ItemRowMap, build_slots
 from serving.stores.base import EMPTY_HISTORY
@@ -30,29 +31,28 @@ ROWS = ItemRowMap(IDS, build_slots(IDS))
 
 def encode(checkout: Checkout) -> Query:
     encoder = FeatureEncoder(FEATURES, ROWS, np.array([0, 1.5, 2.5], np.float32))
-    return Query(*encoder(checkout, EMPTY_HISTORY, NOW))
+    return Query(*encoder.encode(checkout, EMPTY_HISTORY, NOW))
 
 
 def test_names_are_those_of_the_models() -> None:
     assert Query._fields == QUERY_FIELDS
-    assert requests.HISTORY_KINDS == HISTORY_KINDS
-    assert serving_fill.SOURCES == CANDIDATE_SOURCES
+    assert schema.HISTORY_KINDS == HISTORY_KINDS
+    assert CANDIDATE_SOURCES == SOURCES
     assert Catalog._fields == CATALOG_FIELDS
 
 
 def test_real_examples_encode_as_in_training(run_folder, shared: Recommender) -> None:
-    trained = load_trained_run(run_folder)
-    table = pq.read_table(trained.prepared.folder / "examples" / "test.parquet")
-    wanted = [to_batch(table.slice(row, 1)).query for row in range(len(table))]
-    made = to_checkouts(table, item_ids(trained), trained.schema.context, trained.schema.profile)
-    assert len(made) > 30
-    for checkout, query in zip(made, wanted, strict=True):
-        encoded = shared.feature_encoder(checkout, EMPTY_HISTORY, checkout.ts)
-        for name, ours, theirs in zip(
-            Query._fields, encoded, query._replace(snapshot=torch.zeros(1, dtype=torch.int64)), strict=True
-        ):
-            assert ours.dtype == theirs.dtype, name
-            assert torch.equal(ours, theirs), name
+    run = load_exportable_run(run_folder)
+    table = pq.read_table(run.prepared.folder / "examples" / "test.parquet")
+    training_queries = [to_batch(table.slice(row, 1)).query for row in range(len(table))]
+    checkouts = to_checkouts(table, item_ids(run), run.schema.context, run.schema.profile)
+    assert len(checkouts) > 30
+    for checkout, query in zip(checkouts, training_queries, strict=True):
+        encoded = shared.feature_encoder.encode(checkout, EMPTY_HISTORY, checkout.ts)
+        expected = query._replace(snapshot=torch.zeros(1, dtype=torch.int64))
+        for name, actual, wanted in zip(Query._fields, encoded, expected, strict=True):
+            assert actual.dtype == wanted.dtype, name
+            assert torch.equal(actual, wanted), name
 
 
 def test_history_is_cut_and_in_order() -> None:
@@ -88,16 +88,15 @@ def test_attributes() -> None:
     assert codes(store="330", hour=6.0) == [2, 2]
     assert codes(store=330, hour=5.9) == [2, 1]
     assert codes(store=330.0, hour="12") == [2, 3]
-    assert codes(store="11", hour="noon", unheard_of="x") == [0, 0]
+    assert codes(store="11", hour="noon", not_in_the_schema="x") == [0, 0]
 
 
 def test_the_store_gives_history_and_profile(shared: Recommender) -> None:
-    user, _ = list(shared.store.users())[3]
-    facts = shared.store.get(user)
-    query = Query(
-        *shared.feature_encoder(Checkout(user, [], profile={"city": "city1"}), facts, 2_000_000_000)
-    )
-    assert query.history_item.tolist() == [shared.bundle.item_rows(i) for i in facts.item_id]
+    user_id, _ = list(shared.store.iter_users())[3]
+    history = shared.store.get(user_id)
+    checkout = Checkout(user_id, [], profile={"city": "city1"})
+    query = Query(*shared.feature_encoder.encode(checkout, history, 2_000_000_000))
+    assert query.history_item.tolist() == [shared.bundle.item_rows.row(item) for item in history.item_id]
     names = [attribute["name"] for attribute in shared.bundle.manifest["features"]["profile"]]
-    assert query.profile[0, names.index("city")] == 2  # the checkout's own value goes first
+    assert query.profile[0, names.index("city")] == 2  # the checkout overrides the store
     assert query.profile[0, names.index("age")] > 0

@@ -1,4 +1,4 @@
-"""The slate policy: six, distinct, eligible; and its switches do what they say."""
+"""The slate policy selects six distinct, eligible items, under its cap and diversity."""
 
 import numpy as np
 import pytest
@@ -44,27 +44,27 @@ POLICIES = st.builds(
 @settings(deadline=None, max_examples=200)
 def test_six_distinct_and_eligible(shop, policy):
     _, eligible, item, leaf, _ = shop
-    chosen = select_slates(*shop, policy).column
-    for row, columns in enumerate(chosen):
-        shown = columns[columns >= 0]
-        assert len(shown) == len(set(shown)) == min(SLOTS, eligible[row].sum())
-        assert (columns[len(shown) :] == -1).all()
-        assert eligible[row, shown].all()
+    slates = select_slates(*shop, policy).column
+    for row, columns in enumerate(slates):
+        selected = columns[columns >= 0]
+        assert len(selected) == len(set(selected)) == min(SLOTS, eligible[row].sum())
+        assert (columns[len(selected) :] == -1).all()
+        assert eligible[row, selected].all()
         cap = policy.category_cap
         if cap is not None:
-            kinds = leaf[item[row]]
-            count = np.bincount(kinds[shown], minlength=LEAVES)
-            room = np.bincount(kinds[eligible[row]], minlength=LEAVES)
-            possible = room[0] + np.minimum(room[1:], cap).sum()  # slots that can be filled under the cap
-            if possible >= SLOTS:
+            leaves = leaf[item[row]]
+            count = np.bincount(leaves[selected], minlength=LEAVES)
+            available = np.bincount(leaves[eligible[row]], minlength=LEAVES)
+            fillable = available[0] + np.minimum(available[1:], cap).sum()  # slots under the cap
+            if fillable >= SLOTS:
                 assert (count[1:] <= cap).all()
-            else:  # all that fits under the cap is shown before the cap gives way
-                assert (count[1:] >= np.minimum(room[1:], cap)).all()
+            else:  # everything under the cap is selected before the cap gives way
+                assert (count[1:] >= np.minimum(available[1:], cap)).all()
 
 
 @given(shops())
 @settings(deadline=None, max_examples=100)
-def test_off_is_the_plain_order(shop):
+def test_without_cap_and_diversity_the_order_is_that_of_the_scores(shop):
     score, eligible, *_ = shop
     for row, columns in enumerate(select_slates(*shop, SlatePolicy()).column):
         order = [c for c in np.argsort(-score[row], kind="stable") if eligible[row, c]]
@@ -75,55 +75,55 @@ def test_off_is_the_plain_order(shop):
 @settings(deadline=None, max_examples=100)
 def test_a_factor_on_all_scores_changes_nothing(shop, policy, shift):
     """The currency's unit, or a constant on all probabilities, is a shift in logarithms."""
-    score, *rest = shop
+    score, *inputs = shop
     np.testing.assert_array_equal(
-        select_slates(score, *rest, policy).column, select_slates(score + shift, *rest, policy).column
+        select_slates(score, *inputs, policy).column, select_slates(score + shift, *inputs, policy).column
     )
 
 
 @given(shops(), POLICIES)
 @settings(deadline=None, max_examples=50)
-def test_rows_do_not_see_each_other(shop, policy):
+def test_rows_are_independent(shop, policy):
     score, eligible, item, leaf, vectors = shop
-    together = select_slates(*shop, policy)
+    batch = select_slates(*shop, policy)
     for row in range(len(score)):
         part = slice(row, row + 1)
         alone = select_slates(score[part], eligible[part], item[part], leaf, vectors, policy)
-        np.testing.assert_array_equal(alone.column[0], together.column[row])
-        np.testing.assert_allclose(alone.min_gap[0], together.gap[row])
+        np.testing.assert_array_equal(alone.column[0], batch.column[row])
+        np.testing.assert_allclose(alone.min_gap[0], batch.min_gap[row])
 
 
 def test_marginal_relevance_by_hand():
-    """Two items alike and one unlike: diversity 1/2 shows the unlike one before the second of the alike."""
+    """Two similar items and a different one: diversity 1/2 shows the different one second."""
     vectors = pack_int8(torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])).numpy()
     score = np.log([[0.5, 0.4, 0.3]])
-    known = (np.ones((1, 3), bool), np.array([[1, 2, 3]]), np.zeros(4, np.int64), vectors)
-    assert select_slates(score, *known, SlatePolicy()).column[0, :3].tolist() == [0, 1, 2]
+    inputs = (np.ones((1, 3), bool), np.array([[1, 2, 3]]), np.zeros(4, np.int64), vectors)
+    assert select_slates(score, *inputs, SlatePolicy()).column[0, :3].tolist() == [0, 1, 2]
     # Second slot at d = 1/2: item 2 has .4 - .5 = -.1, item 3 has .3 - 0.
-    diverse = select_slates(score, *known, SlatePolicy(diversity=0.5))
+    diverse = select_slates(score, *inputs, SlatePolicy(diversity=0.5))
     assert diverse.column[0, :3].tolist() == [0, 2, 1]
-    assert select_slates(score, *known, SlatePolicy(diversity=0.05)).column[0, :3].tolist() == [0, 1, 2]
-    # The closest choice is the first: .5 against .4 of relevance 1 and .8, all at similarity -1.
+    assert select_slates(score, *inputs, SlatePolicy(diversity=0.05)).column[0, :3].tolist() == [0, 1, 2]
+    # The smallest gap is that of the first slot: .5 against .4 of relevance 1 and .8, all at similarity -1.
     assert diverse.min_gap[0] == pytest.approx(0.1, abs=0.01)
 
 
 def test_the_cap_gives_way_last():
     score = np.log([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]])
     leaf = np.array([0, 1, 1, 1, 1, 1, 2, 0])
-    known = (np.ones((1, 7), bool), np.arange(1, 8)[None], leaf, np.zeros((8, 10), np.uint8))
-    slate = select_slates(score, *known, SlatePolicy(category_cap=2)).column[0]
+    inputs = (np.ones((1, 7), bool), np.arange(1, 8)[None], leaf, np.zeros((8, 10), np.uint8))
+    slate = select_slates(score, *inputs, SlatePolicy(category_cap=2)).column[0]
     assert slate.tolist() == [0, 1, 5, 6, 2, 3]
 
 
 def test_far_candidates_fill_what_the_pool_cannot():
-    """With more than a pool of one category, a cap still finds the others behind it."""
+    """If one category fills the pool, a cap still selects candidates of other categories outside it."""
     width = 100
     score = np.linspace(0, -3, width)[None]
     leaf = np.array([0] + [1] * 90 + [2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
     rng = np.random.default_rng(0)
     vectors = pack_int8(torch.from_numpy(rng.normal(size=(width + 1, 4)).astype(np.float32))).numpy()
-    known = (np.ones((1, width), bool), np.arange(1, width + 1)[None], leaf, vectors)
-    slate = select_slates(score, *known, SlatePolicy(category_cap=1, diversity=0.3)).column[0]
+    inputs = (np.ones((1, width), bool), np.arange(1, width + 1)[None], leaf, vectors)
+    slate = select_slates(score, *inputs, SlatePolicy(category_cap=1, diversity=0.3)).column[0]
     assert slate.tolist() == [0, 90, 91, 92, 93, 94]
 
 
@@ -135,18 +135,18 @@ def test_the_objective_between_purchases_and_revenue(pairs):
     middle = objective(purchase, spend, 0.5)
     assert np.isfinite([*ends, middle]).all()
     np.testing.assert_allclose(middle, (ends[0] + ends[1]) / 2, rtol=1e-12, atol=1e-9)
-    some = (purchase > 1e-6) & (spend > 1e-6)
-    np.testing.assert_allclose(np.exp(ends[1][some]), (purchase * spend)[some], rtol=1e-9)
+    positive = (purchase > 1e-6) & (spend > 1e-6)
+    np.testing.assert_allclose(np.exp(ends[1][positive]), (purchase * spend)[positive], rtol=1e-9)
 
 
 def test_margins():
-    raw = np.array([np.nan, 0.2, 0.4, np.nan])
-    np.testing.assert_allclose(impute_margins(raw), [0.3, 0.2, 0.4, 0.3])
+    margin = np.array([np.nan, 0.2, 0.4, np.nan])
+    np.testing.assert_allclose(impute_margins(margin), [0.3, 0.2, 0.4, 0.3])
     with pytest.raises(ValueError, match="no item has a margin: add `margin`"):
         impute_margins(np.full(3, np.nan))
     ones = np.ones(3)
     score = objective(ones * 0.5, ones * 10, 1.0, np.array([0.5, 0.1, -0.2]))
-    assert score[0] > score[1] > score[2]  # what is sold at a loss comes last
+    assert score[0] > score[1] > score[2]  # items sold at a loss come last
     assert len(set(objective(ones * 0.5, ones, 0.0, np.array([0.5, 0.1, 0.2])))) == 1
 
 
@@ -158,7 +158,7 @@ def test_vectors_are_those_of_the_models():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("fields", "message"),
     [
         ({"revenue_weight": 1.5}, "slate.revenue_weight is 1.5: expected a number from 0 to 1"),
         ({"revenue_weight": "purchase"}, "revenue_weight is 'purchase'"),
@@ -169,6 +169,6 @@ def test_vectors_are_those_of_the_models():
         ({"category_cap": 1.5}, "category_cap is 1.5"),
     ],
 )
-def test_policies_out_of_range_are_refused(wrong, says):
-    with pytest.raises(ValueError, match=says):
-        SlatePolicy(**wrong)
+def test_policies_out_of_range_raise(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SlatePolicy(**fields)
