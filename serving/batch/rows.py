@@ -1,4 +1,4 @@
-"""Rows of a Parquet file → checkouts, and slates → rows. What `python -m serving batch` reads and writes.
+"""Rows of a Parquet file → checkouts, and slates → rows, for `python -m serving batch`.
 
 Row 1 is the first of the file.
 """
@@ -30,58 +30,65 @@ INPUT_SCHEMA: dict[str, pa.DataType] = {
     "categories": pa.list_(STRING),
 }
 REQUIRED_COLUMNS = ("user_id", "basket_item_id")
-CHECKOUT_ID = "checkout_id"  # of any type; it is passed through
+CHECKOUT_ID = "checkout_id"  # of any type; copied to the output
+# Lists of an output row, one element per item: the fields of Item.
+ITEM_SCHEMA: dict[str, pa.DataType] = {
+    "item_id": pa.list_(STRING),
+    "click": pa.list_(pa.float32()),
+    "purchase": pa.list_(pa.float32()),
+    "value": pa.list_(pa.float32()),
+}
 
 
 def check_columns(schema: pa.Schema, file: Path) -> list[str]:
-    """The file's columns that are read. Raises ValueError where one is missing, or of another type."""
+    """The file's columns that are read. Raises ValueError if one is missing or of another type."""
     if missing := [name for name in REQUIRED_COLUMNS if name not in schema.names]:
         raise ValueError(
             f"{file}: no column {' and no '.join(missing)}; it has {', '.join(schema.names) or 'none'}."
             " To do: write a row per checkout with the columns that docs/architecture.md lists"
         )
-    for name, wanted in INPUT_SCHEMA.items():
-        if name in schema.names and not _is_castable(schema.field(name).type, wanted):
+    for name, expected in INPUT_SCHEMA.items():
+        if name in schema.names and not _is_castable(schema.field(name).type, expected):
             raise ValueError(
-                f"{file}: column {name} is {schema.field(name).type}, expected {wanted}. To do: cast it"
+                f"{file}: column {name} is {schema.field(name).type}, expected {expected}. To do: cast it"
             )
     return [name for name in schema.names if name in INPUT_SCHEMA or name == CHECKOUT_ID]
 
 
-def _is_castable(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether what is found can be read as wanted: null as anything, whole numbers as ids."""
-    kinds = pa.types
-    if kinds.is_null(found):
+def _is_castable(actual: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether the actual type can be read as the expected one: null as anything, integers as ids."""
+    types = pa.types
+    if types.is_null(actual):
         return True
-    if kinds.is_dictionary(found):
-        return _is_castable(found.value_type, wanted)
-    if kinds.is_list(wanted):
-        lists = kinds.is_list(found) or kinds.is_large_list(found) or kinds.is_fixed_size_list(found)
-        return lists and _is_castable(found.value_type, wanted.value_type)
-    if kinds.is_map(wanted):
-        return kinds.is_map(found) and found.key_type == found.item_type == STRING
-    if wanted == STRING:
-        return kinds.is_string(found) or kinds.is_large_string(found) or kinds.is_integer(found)
-    return kinds.is_integer(found) or (wanted == FLOAT64 and kinds.is_floating(found))
+    if types.is_dictionary(actual):
+        return _is_castable(actual.value_type, expected)
+    if types.is_list(expected):
+        is_list = types.is_list(actual) or types.is_large_list(actual) or types.is_fixed_size_list(actual)
+        return is_list and _is_castable(actual.value_type, expected.value_type)
+    if types.is_map(expected):
+        return bool(types.is_map(actual) and actual.key_type == actual.item_type == STRING)
+    if expected == STRING:
+        return bool(types.is_string(actual) or types.is_large_string(actual) or types.is_integer(actual))
+    return bool(types.is_integer(actual) or (expected == FLOAT64 and types.is_floating(actual)))
 
 
-def parse_checkouts(batch: pa.RecordBatch, ts: int) -> list[Checkout | str]:
-    """The checkout of each row, or the reason why there can be none. `ts` is for the rows without one."""
+def parse_checkouts(batch: pa.RecordBatch, default_ts: int) -> list[Checkout | str]:
+    """The checkout of each row, or why it makes none. `default_ts` is for rows without a time."""
     columns = {
-        name: batch[name].cast(wanted).to_pylist() if name in batch.schema.names else repeat(None)
-        for name, wanted in INPUT_SCHEMA.items()
+        name: batch[name].cast(expected).to_pylist() if name in batch.schema.names else repeat(None)
+        for name, expected in INPUT_SCHEMA.items()
     }
-    made: list[Checkout | str] = []
+    checkouts: list[Checkout | str] = []
     for _, *values in zip(range(batch.num_rows), *columns.values(), strict=False):
         try:
-            made.append(parse_checkout(dict(zip(INPUT_SCHEMA, values, strict=True)), ts))
+            checkouts.append(parse_checkout(dict(zip(INPUT_SCHEMA, values, strict=True)), default_ts))
         except ValueError as error:
-            made.append(str(error))
-    return made
+            checkouts.append(str(error))
+    return checkouts
 
 
-def parse_checkout(row: Mapping[str, Any], ts: int) -> Checkout:
-    """The checkout of one row, with the names of INPUT. Raises ValueError if there can be none."""
+def parse_checkout(row: Mapping[str, Any], default_ts: int) -> Checkout:
+    """The checkout of a row with the keys of INPUT_SCHEMA. Raises ValueError if it makes none."""
     lines = _zip_lists(row, "basket_item_id", "basket_quantity", "basket_price")
     events = _zip_lists(
         row, "history_item_id", "history_ts", "history_kind", "history_quantity", "history_price"
@@ -89,12 +96,12 @@ def parse_checkout(row: Mapping[str, Any], ts: int) -> Checkout:
     return Checkout(
         user_id=row["user_id"],
         basket=[Line(item, _default_if_none(quantity, 1.0), price) for item, quantity, price in lines or ()],
-        ts=_default_if_none(row["ts"], ts),
+        ts=_default_if_none(row["ts"], default_ts),
         history=None
         if events is None
         else [
-            Event(item, at, _default_if_none(kind, "purchase"), _default_if_none(quantity, 1.0), price)
-            for item, at, kind, quantity, price in events
+            Event(item, ts, _default_if_none(kind, "purchase"), _default_if_none(quantity, 1.0), price)
+            for item, ts, kind, quantity, price in events
         ],
         context=_drop_null_attributes(row["context"]),
         profile=_drop_null_attributes(row["profile"]),
@@ -103,23 +110,21 @@ def parse_checkout(row: Mapping[str, Any], ts: int) -> Checkout:
     )
 
 
-def _zip_lists(row: Mapping[str, Any], first: str, *others: str) -> list[tuple[Any, ...]] | None:
-    """The elements of parallel lists, side by side; None if the first is null. Another may be null."""
-    if row[first] is None:
-        if given := [name for name in others if row[name]]:
-            raise ValueError(f"{given[0]} has {len(row[given[0]])} elements, {first} is null")
+def _zip_lists(row: Mapping[str, Any], id_column: str, *columns: str) -> list[tuple[Any, ...]] | None:
+    """The elements of parallel lists as tuples; None if the ids are null. Other lists may be null."""
+    ids = row[id_column]
+    if ids is None:
+        if filled := [name for name in columns if row[name]]:
+            raise ValueError(f"{filled[0]} has {len(row[filled[0]])} elements, {id_column} is null")
         return None
-    count = len(row[first])
-    for name in others:
-        if row[name] is not None and len(row[name]) != count:
-            raise ValueError(f"{name} has {len(row[name])} elements, {first} has {count}")
-    return list(
-        zip(row[first], *(_default_if_none(row[name], [None] * count) for name in others), strict=True)
-    )
+    for name in columns:
+        if row[name] is not None and len(row[name]) != len(ids):
+            raise ValueError(f"{name} has {len(row[name])} elements, {id_column} has {len(ids)}")
+    return list(zip(ids, *(_default_if_none(row[name], [None] * len(ids)) for name in columns), strict=True))
 
 
-def _default_if_none(value: Any, otherwise: Any) -> Any:
-    return otherwise if value is None else value
+def _default_if_none(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _drop_null_attributes(pairs: list[tuple[str, str | None]] | None) -> dict[str, str]:
@@ -127,29 +132,39 @@ def _drop_null_attributes(pairs: list[tuple[str, str | None]] | None) -> dict[st
 
 
 def output_schema(columns: Collection[str], schema: pa.Schema) -> pa.Schema:
-    """The schema of the slates to a file with these columns: its `checkout_id`, else the row's number."""
-    first = schema.field(CHECKOUT_ID) if CHECKOUT_ID in columns else pa.field("row", INT64)
-    chances = [pa.field(name, pa.list_(pa.float32())) for name in ("click", "purchase", "value")]
-    words = [pa.field(name, STRING) for name in ("tier", "reason", "bundle_version")]
-    items = [pa.field("user_id", STRING), pa.field("item_id", pa.list_(STRING))]
-    return pa.schema([pa.field(first.name, first.type), *items, *chances, *words])
+    """The schema of the slates of a file with these columns. Without a `checkout_id` rows are numbered."""
+    row_type = schema.field(CHECKOUT_ID).type if CHECKOUT_ID in columns else INT64
+    return pa.schema(
+        {
+            (CHECKOUT_ID if CHECKOUT_ID in columns else "row"): row_type,
+            "user_id": STRING,
+            **ITEM_SCHEMA,
+            **dict.fromkeys(("tier", "reason", "bundle_version"), STRING),
+        }
+    )
 
 
 def slates_to_batch(
-    batch: pa.RecordBatch, first: int, slates: Sequence[Slate | str], version: str, schema: pa.Schema
+    batch: pa.RecordBatch, first_row: int, slates: Sequence[Slate | str], version: str, schema: pa.Schema
 ) -> pa.RecordBatch:
-    """The output of rows from number `first` on; a reason in place of a slate gives a row without items."""
-    shown = [() if isinstance(slate, str) else slate.items for slate in slates]
-    columns = [
-        batch[CHECKOUT_ID] if schema.names[0] == CHECKOUT_ID else range(first, first + len(slates)),
-        batch["user_id"].cast(STRING),
-        *([[getattr(item, name) for item in items] for items in shown] for name in schema.names[2:6]),
-        [None if isinstance(slate, str) else slate.tier for slate in slates],
-        [f"bad row: {slate}" if isinstance(slate, str) else slate.reason for slate in slates],
-        [version] * len(slates),
-    ]
+    """The output of consecutive rows from number `first_row` on.
+
+    A reason in place of a slate gives a row without items.
+    """
+    items = [() if isinstance(slate, str) else slate.items for slate in slates]
+    columns = {
+        "row": range(first_row, first_row + len(slates)),
+        CHECKOUT_ID: batch[CHECKOUT_ID] if CHECKOUT_ID in schema.names else None,
+        "user_id": batch["user_id"].cast(STRING),
+        **{name: [[getattr(item, name) for item in row] for row in items] for name in ITEM_SCHEMA},
+        "tier": [None if isinstance(slate, str) else slate.tier for slate in slates],
+        "reason": [f"bad row: {slate}" if isinstance(slate, str) else slate.reason for slate in slates],
+        "bundle_version": [version] * len(slates),
+    }
     arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, field.type)
-        for column, field in zip(columns, schema, strict=True)
+        columns[field.name]
+        if isinstance(columns[field.name], pa.Array)
+        else pa.array(columns[field.name], field.type)
+        for field in schema
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

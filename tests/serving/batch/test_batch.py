@@ -1,4 +1,4 @@
-"""A batch gives what one request after the other gives, for a list of checkouts and for a file of them."""
+"""A batch gives the slates of single requests, for a list of checkouts and for a file."""
 
 import math
 import re
@@ -14,80 +14,80 @@ import pytest
 import torch
 
 from serving import Checkout, Event, Line, Recommender, Slate
-from serving.__main__ import main
 from serving.batch.recommend import BatchJob, recommend_batch, run_batch_job
 from serving.batch.rows import INPUT_SCHEMA, parse_checkout
+from serving.cli import main
 from serving.pipeline.slate_policy import SlatePolicy
 
 NOW = 1_711_000_000
 
 
-def some_checkouts(recommender: Recommender, count: int = 200) -> list[Checkout]:
-    """Users, guests, strangers, unknown items, empty baskets, own histories; all to none excluded."""
+def random_checkouts(recommender: Recommender, count: int = 200) -> list[Checkout]:
+    """Users, guests, unknown users and items, empty baskets, own histories; none to all items excluded."""
     rng = np.random.default_rng(3)
-    everything = recommender.bundle.item_id.take(
+    item_ids = recommender.bundle.item_id.take(
         pa.array(recommender.popularity_fallback.all_items)
     ).to_pylist()
-    names = [*everything, "?", "what?"]
+    names = [*item_ids, "?", "what?"]
 
-    def any_of(most: int) -> list[str]:
-        return [names[k] for k in rng.integers(0, len(names), rng.integers(0, most + 1))]
+    def sample(max_items: int) -> list[str]:
+        return [names[k] for k in rng.integers(0, len(names), rng.integers(0, max_items + 1))]
 
-    made = []
-    for place in range(count):
+    checkouts = []
+    for number in range(count):
         history = [
             Event(
-                item, NOW - int(rng.integers(-9, 9**7)), ("purchase", "click", "cart")[place % 3], 2.0, None
+                item, NOW - int(rng.integers(-9, 9**7)), ("purchase", "click", "cart")[number % 3], 2.0, None
             )
-            for item in any_of(30)
+            for item in sample(30)
         ]
         checkout = Checkout(
-            user_id=(f"u{place % 40:03d}", None, "a stranger")[int(rng.choice(3, p=[0.6, 0.3, 0.1]))],
-            basket=[Line(item, float(rng.integers(1, 4)), (None, 2.5)[place % 2]) for item in any_of(5)],
-            ts=NOW + place,
-            history=(None, None, [], history)[place % 4],
-            context=({}, {"device": "phone"}, {"nothing": "known"})[place % 3],
-            profile=({}, {"city": "city1", "age": "33"})[place % 2],
-            exclude=any_of(20) if place % 3 else [],
-            categories=(None, None, ["food", "pets/dog"], ["home/paper/towel"], ["nowhere"])[place % 5],
+            user_id=(f"u{number % 40:03d}", None, "unknown")[int(rng.choice(3, p=[0.6, 0.3, 0.1]))],
+            basket=[Line(item, float(rng.integers(1, 4)), (None, 2.5)[number % 2]) for item in sample(5)],
+            ts=NOW + number,
+            history=(None, None, [], history)[number % 4],
+            context=({}, {"device": "phone"}, {"not in": "the schema"})[number % 3],
+            profile=({}, {"city": "city1", "age": "33"})[number % 2],
+            exclude=sample(20) if number % 3 else [],
+            categories=(None, None, ["food", "pets/dog"], ["home/paper/towel"], ["nowhere"])[number % 5],
         )
-        made.append(checkout)
-    left = [replace(made[0], exclude=everything[k:]) for k in (0, 1, 5, 6, 7)]
-    left.append(Checkout(None, [], NOW, [], exclude=everything[:40]))
-    return left + made
+        checkouts.append(checkout)
+    few_eligible = [replace(checkouts[0], exclude=item_ids[k:]) for k in (0, 1, 5, 6, 7)]
+    few_eligible.append(Checkout(None, [], NOW, [], exclude=item_ids[:40]))
+    return few_eligible + checkouts
 
 
-def assert_same(found: Slate, wanted: Slate) -> None:
-    assert [item.item_id for item in found.items] == [item.item_id for item in wanted.items]
-    assert (found.tier, found.reason, found.bundle_version) == (
-        wanted.tier, wanted.reason, wanted.bundle_version,
+def assert_same(actual: Slate, expected: Slate) -> None:
+    assert [item.item_id for item in actual.items] == [item.item_id for item in expected.items]
+    assert (actual.tier, actual.reason, actual.bundle_version) == (
+        expected.tier, expected.reason, expected.bundle_version,
     )  # fmt: skip
-    for ours, theirs in zip(found.items, wanted.items, strict=True):
-        assert ours.sources == theirs.sources
-        assert chances(ours) == pytest.approx(chances(theirs), abs=1e-5)
-        assert ours.value == pytest.approx(theirs.value, rel=1e-5)
+    for item, expected_item in zip(actual.items, expected.items, strict=True):
+        assert item.sources == expected_item.sources
+        assert probabilities(item) == pytest.approx(probabilities(expected_item), abs=1e-5)
+        assert item.value == pytest.approx(expected_item.value, rel=1e-5)
 
 
-def chances(item: Any) -> tuple[float, ...]:
+def probabilities(item: Any) -> tuple[float, ...]:
     return () if item.click is None else (item.click, item.purchase)
 
 
 @pytest.mark.parametrize("weight", [None, 0.0, 0.4])
 @pytest.mark.parametrize("policy", [SlatePolicy(), SlatePolicy(category_cap=1, diversity=0.3)])
-def test_a_batch_is_what_one_by_one_gives(
+def test_a_batch_equals_single_requests(
     shared: Recommender, policy: SlatePolicy, weight: float | None
 ) -> None:
     recommender = Recommender(shared.bundle, shared.store)
     recommender.policy = policy
-    checkouts = some_checkouts(recommender)
-    alone = [recommender.recommend(checkout, math.inf, weight) for checkout in checkouts]
-    assert {len(slate.items) for slate in alone} == {0, 1, 5, 6}
+    checkouts = random_checkouts(recommender)
+    single = [recommender.recommend(checkout, math.inf, weight) for checkout in checkouts]
+    assert {len(slate.items) for slate in single} == {0, 1, 5, 6}
     for size in (len(checkouts), 37):
         for start in range(0, len(checkouts), size):
-            mine = slice(start, start + size)
-            found = recommend_batch(recommender, checkouts[mine], weight)
-            for slate, wanted in zip(found, alone[mine], strict=True):
-                assert_same(slate, wanted)
+            rows = slice(start, start + size)
+            slates = recommend_batch(recommender, checkouts[rows], weight)
+            for slate, expected in zip(slates, single[rows], strict=True):
+                assert_same(slate, expected)
 
 
 def test_no_checkouts_and_a_wrong_weight(shared: Recommender) -> None:
@@ -96,48 +96,47 @@ def test_no_checkouts_and_a_wrong_weight(shared: Recommender) -> None:
         recommend_batch(shared, [], 3.0)
 
 
-class OnlyOne:
-    """A module that fails for more than one checkout, or for each of those that `spoils` names."""
+class BatchBreaker:
+    """A module that raises for a batch, or returns NaN for a batch with one of the times `nan_ts`."""
 
-    def __init__(self, module: Any, spoils: Sequence[int] = ()) -> None:
-        self.module, self.spoils = module, spoils
+    def __init__(self, module: Any, nan_ts: Sequence[int] = ()) -> None:
+        self.module, self.nan_ts = module, nan_ts
 
-    def __call__(self, query: tuple[torch.Tensor, ...], *others: Any) -> Any:
-        if set(query[0].tolist()) & set(self.spoils):
-            return tuple(torch.full_like(part, math.nan) for part in self.module(query, *others))
-        if not self.spoils and query[0].numel() > 1:
+    def __call__(self, query: tuple[torch.Tensor, ...], *inputs: Any) -> Any:
+        if set(query[0].tolist()) & set(self.nan_ts):
+            return tuple(torch.full_like(output, math.nan) for output in self.module(query, *inputs))
+        if not self.nan_ts and query[0].numel() > 1:
             raise RuntimeError("too many")
-        return self.module(query, *others)
+        return self.module(query, *inputs)
 
 
 @pytest.mark.parametrize("stage", ["query_tower", "candidates", "ranker"])
 def test_a_batch_that_fails_is_answered_one_by_one(shared: Recommender, stage: str) -> None:
-    module = OnlyOne(getattr(shared.bundle, stage))
+    module = BatchBreaker(getattr(shared.bundle, stage))
     recommender = Recommender(replace(shared.bundle, **{stage: module}), shared.store)
-    checkouts = some_checkouts(shared, 20)
-    filtered = [bool(c.exclude) or c.categories is not None for c in checkouts]  # no part of a batch
-    assert filtered.count(False) >= 2
-    for slate, checkout, alone in zip(
-        recommend_batch(recommender, checkouts), checkouts, filtered, strict=True
-    ):
-        wanted = shared.recommend(checkout, math.inf)
-        assert slate.reason.startswith("batch: RuntimeError: too many") != alone
-        assert_same(replace(slate, reason=wanted.reason), wanted)
+    checkouts = random_checkouts(shared, 20)
+    is_filtered = [bool(c.exclude) or c.categories is not None for c in checkouts]  # never in the batch
+    assert is_filtered.count(False) >= 2
+    slates = recommend_batch(recommender, checkouts)
+    for slate, checkout, is_single in zip(slates, checkouts, is_filtered, strict=True):
+        expected = shared.recommend(checkout, math.inf)
+        assert slate.reason.startswith("batch: RuntimeError: too many") != is_single
+        assert_same(replace(slate, reason=expected.reason), expected)
 
 
-def test_one_spoiled_checkout_spoils_no_other(shared: Recommender) -> None:
-    checkouts = some_checkouts(shared, 8)[6:]
-    module = OnlyOne(shared.bundle.ranker, [NOW + 3])
+def test_a_checkout_with_nan_spoils_no_other(shared: Recommender) -> None:
+    checkouts = random_checkouts(shared, 8)[6:]
+    module = BatchBreaker(shared.bundle.ranker, [NOW + 3])
     recommender = Recommender(replace(shared.bundle, ranker=module), shared.store)
     slates = recommend_batch(recommender, checkouts)
-    for place, (slate, checkout) in enumerate(zip(slates, checkouts, strict=True)):
-        wanted = shared.recommend(checkout, math.inf)
-        assert slate.tier == ("retrieval" if place == 3 else wanted.tier)
-        assert len(slate.items) == len(wanted.items)
+    for number, (slate, checkout) in enumerate(zip(slates, checkouts, strict=True)):
+        expected = shared.recommend(checkout, math.inf)
+        assert slate.tier == ("retrieval" if number == 3 else expected.tier)
+        assert len(slate.items) == len(expected.items)
     assert slates[3].reason.endswith("ranker: its output is not finite")
 
 
-def row_of(checkout: Checkout) -> dict[str, Any]:
+def to_row(checkout: Checkout) -> dict[str, Any]:
     """A checkout as a row of the file."""
     row: dict[str, Any] = {"user_id": checkout.user_id, "ts": checkout.ts, "exclude": checkout.exclude}
     row["categories"] = checkout.categories
@@ -151,9 +150,9 @@ def row_of(checkout: Checkout) -> dict[str, Any]:
     return row
 
 
-def write(file: Path, rows: list[dict[str, Any]], **more: pa.Array) -> Path:
+def write(file: Path, rows: list[dict[str, Any]], **columns: pa.Array) -> Path:
     table = pa.Table.from_pylist(rows, pa.schema(list(INPUT_SCHEMA.items())))
-    for name, column in more.items():
+    for name, column in columns.items():
         table = table.append_column(name, column)
     pq.write_table(table, file, row_group_size=70)
     return file
@@ -161,28 +160,28 @@ def write(file: Path, rows: list[dict[str, Any]], **more: pa.Array) -> Path:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_file(shared: Recommender, tmp_path: Path, threads: int) -> None:
-    checkouts = some_checkouts(shared)
+    checkouts = random_checkouts(shared)
     ids = pa.array(range(1000, 1000 + len(checkouts)), pa.int32())
-    source = write(tmp_path / "in.parquet", [row_of(checkout) for checkout in checkouts], checkout_id=ids)
-    seen = []
+    source = write(tmp_path / "in.parquet", [to_row(checkout) for checkout in checkouts], checkout_id=ids)
+    reported = []
     job = BatchJob(source, tmp_path / "out.parquet", NOW, None, 32, threads)
-    tiers = run_batch_job(shared, job, lambda done, rows: seen.append((done, rows)))
-    assert seen[-1] == (len(checkouts), len(checkouts))
+    tiers = run_batch_job(shared, job, lambda done, rows: reported.append((done, rows)))
+    assert reported[-1] == (len(checkouts), len(checkouts))
     assert tiers.total() == len(checkouts)
     table = pq.read_table(job.output_path)
     assert table["checkout_id"].combine_chunks() == ids
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]
     for row, checkout in zip(table.to_pylist(), checkouts, strict=True):
-        wanted = shared.recommend(checkout, math.inf)
+        expected = shared.recommend(checkout, math.inf)
         assert row["user_id"] == checkout.user_id
-        assert row["item_id"] == [item.item_id for item in wanted.items]
-        assert (row["tier"], row["reason"]) == (wanted.tier, wanted.reason)
+        assert row["item_id"] == [item.item_id for item in expected.items]
+        assert (row["tier"], row["reason"]) == (expected.tier, expected.reason)
         for name in ("click", "purchase", "value"):
-            for ours, item in zip(row[name], wanted.items, strict=True):
-                assert ours == pytest.approx(asdict(item)[name], rel=1e-5, abs=1e-5)
+            for value, item in zip(row[name], expected.items, strict=True):
+                assert value == pytest.approx(asdict(item)[name], rel=1e-5, abs=1e-5)
 
 
-def test_what_is_null_or_missing_has_a_default(shared: Recommender) -> None:
+def test_nulls_and_missing_columns_have_defaults(shared: Recommender) -> None:
     empty = dict.fromkeys(INPUT_SCHEMA)
     assert parse_checkout(empty, NOW) == Checkout(None, [], NOW)
     row = empty | {
@@ -198,8 +197,10 @@ def test_what_is_null_or_missing_has_a_default(shared: Recommender) -> None:
     assert parse_checkout(empty | {"history_item_id": []}, NOW).history == []
 
 
-def test_the_least_columns(version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Guests only, whole numbers as item ids, no ids of checkouts; the file's other columns are named."""
+def test_the_required_columns_suffice(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guests only, integers as item ids, no `checkout_id`; a note names the columns that are not read."""
     table = pa.table({"user_id": pa.nulls(3), "basket_item_id": [[1, 2], None, []], "colour": [1, 2, 3]})
     pq.write_table(table, tmp_path / "in.parquet")
     assert main(command(version, tmp_path)) == 0
@@ -211,8 +212,8 @@ def test_the_least_columns(version: Path, tmp_path: Path, capsys: pytest.Capture
     assert [row["row"] for row in written] == [1, 2, 3]
     assert all(len(set(row["item_id"])) == 6 and row["bundle_version"] == version.name for row in written)
     end = Recommender.load(version).bundle.manifest["data"]["window"]["end"]
-    wanted = Recommender.load(version).recommend(Checkout(None, [Line("1"), Line("2")], end), math.inf)
-    assert written[0]["item_id"] == [item.item_id for item in wanted.items]
+    expected = Recommender.load(version).recommend(Checkout(None, [Line("1"), Line("2")], end), math.inf)
+    assert written[0]["item_id"] == [item.item_id for item in expected.items]
 
 
 def test_no_rows(version: Path, tmp_path: Path) -> None:
@@ -221,9 +222,9 @@ def test_no_rows(version: Path, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
 
 
-def command(version: Path, folder: Path, *more: str) -> list[str]:
+def command(version: Path, folder: Path, *options: str) -> list[str]:
     files = ["--checkouts", str(folder / "in.parquet"), "--out", str(folder / "out.parquet")]
-    return ["batch", "--bundle", str(version.parent), *files, *more]
+    return ["batch", "--bundle", str(version.parent), *files, *options]
 
 
 BAD = {
@@ -282,14 +283,15 @@ def test_wrong_columns(
 ) -> None:
     columns = {"user_id": ["u001"], "basket_item_id": [["i001"]], column: values}
     pq.write_table(
-        pa.table({name: part for name, part in columns.items() if part is not None}), tmp_path / "in.parquet"
+        pa.table({name: column for name, column in columns.items() if column is not None}),
+        tmp_path / "in.parquet",
     )
     assert main(command(version, tmp_path)) == 1
     printed = capsys.readouterr().err
     assert re.search(reason, printed), printed
 
 
-def test_what_cannot_be_read_exits_with_1(
+def test_an_unreadable_file_or_bundle_exits_with_1(
     version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(version, tmp_path)) == 1
@@ -302,19 +304,19 @@ def test_what_cannot_be_read_exits_with_1(
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "options",
     [
         ["--revenue-weight", "2"], ["--ts", "-5"], ["--batch-size", "0"], ["--threads", "0"],
         ["--out", "no/such/folder/out.parquet"], ["--out", "."],
     ],
 )  # fmt: skip
-def test_wrong_arguments_exit_with_2(wrong: list[str], version: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_exit_with_2(options: list[str], version: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as exited:
-        main(command(version, tmp_path, *wrong))
+        main(command(version, tmp_path, *options))
     assert exited.value.code == 2
 
 
-def test_the_checkouts_are_not_replaced(
+def test_the_input_is_never_overwritten(
     version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "in.parquet", [])
