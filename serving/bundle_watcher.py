@@ -1,16 +1,14 @@
 """Recommenders that follow their bundle: one for `current`, one for each version that an arm names.
 
-    current ─ another version? ─┬─ load, replay, warm up ─ good ─▶ the next request is answered by it
-    arm ─ not loaded? ──────────╯                       ╰─ fails ─▶ the last good one of `current` answers,
-                                                                    for the arm as well
+    current ─ new version? ─┬─ load, replay, warm up ─ good ──▶ it answers the next request
+    arm ─ not loaded? ──────╯                       ╰─ fails ─▶ the last good one of `current` answers,
+                                                                for the arm too
 
-A request takes its recommender once and keeps it, so no answer mixes two versions; the old one is freed when
-the last of its requests has ended. A version that has several names is loaded once. Loading runs in a thread
-beside those that answer, one version after the other, and in one process of a machine at a time, so that the
-others have the cores that it leaves.
+A request takes its recommender once, so no answer mixes two versions. The old recommender is freed when the
+last of its requests ends. A version with several names is loaded once. Versions load one after the other, in a
+thread next to those that answer, and in one process of a machine at a time: the others keep their cores.
 """
 
-import fcntl
 import logging
 import os
 import threading
@@ -19,75 +17,70 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .files import lock_descriptor
 from .recommender import Recommender
 from .resilience.deadline import error_message
 from .storage.bundle import MANIFEST, version_folder
 from .storage.versions import CURRENT, find_version
 
-RETRY_INTERVAL_S = (
-    60.0  # seconds until a version that failed is tried again: it may have been copied to the end by then
-)
+RETRY_INTERVAL_S = 60.0  # until a failed version is tried again: its copy may be complete by then
 LOADING_REASON = "the bundle is being loaded"
 logger = logging.getLogger(__name__)
 
 
 class BundleWatcher:
-    """Holds the recommenders that answer, and looks for other versions every `every` seconds.
+    """Holds the recommenders that answer, and looks for other versions every `poll_seconds`.
 
     Args:
         bundle: bundle root, or a version folder, which never changes.
-        load: version folder → a recommender that may answer; what it raises keeps the last good one.
-        every: seconds between two looks.
-        notice: called in the thread that loads with what became of a version: "loaded", "shared" (it answers
-            under another name already) or "refused".
-        versions: of the bundle root, to serve beside `current`.
+        load_recommender: version folder → recommender. If it raises, the last good one stays.
+        poll_seconds: between two polls.
+        on_load_outcome: called in the loading thread with "loaded", "shared" (it answers under another name
+            already) or "refused".
+        versions: of the bundle root, to serve next to `current`.
 
     Attributes:
-        serving: what answers now, by CURRENT or the version that an arm names. Take it once per request.
-        reasons: by the same names, why the version that is meant does not answer; "" if it does.
+        recommenders: those that answer, by CURRENT or the version that an arm names. Take one per request.
+        reasons: by the same names, why the named version does not answer; "" if it does.
     """
 
     def __init__(
         self, bundle: Path, load_recommender: Callable[[Path], Recommender], poll_seconds: float = 1.0,
         on_load_outcome: Callable[[str], None] = lambda outcome: None, versions: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.bundle, self.load_recommender, self.poll_seconds, self.on_load_outcome = (
-            bundle,
-            load_recommender,
-            poll_seconds,
-            on_load_outcome,
-        )
+        self.bundle, self.load_recommender = bundle, load_recommender
+        self.poll_seconds, self.on_load_outcome = poll_seconds, on_load_outcome
         self.root = bundle.parent if (bundle / MANIFEST).is_file() else bundle
         self.versions = tuple(versions)
         self.recommenders: dict[str, Recommender] = {}
         self.reasons = dict.fromkeys((*self.versions, CURRENT), LOADING_REASON)
-        self._failed_loads: dict[str, tuple[Path, float]] = {}  # by name: which, and when (monotonic)
+        self._failed_loads: dict[str, tuple[Path, float]] = {}  # by name: version folder, time.monotonic
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bundle", daemon=True)
 
     @property
     def recommender(self) -> Recommender | None:
-        """What `current` names, or the last good one; None before the first is loaded."""
+        """The recommender of `current`, or its last good one; None before the first is loaded."""
         return self.recommenders.get(CURRENT)
 
     @property
     def reason(self) -> str:
-        """All that is not as it should be; "" if nothing is."""
+        """All reasons; "" if every named version answers."""
         return "; ".join(dict.fromkeys(reason for reason in self.reasons.values() if reason))
 
     def start(self) -> None:
-        """Look from now on."""
+        """Start to poll."""
         self._thread.start()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Look no more; a version that is being loaded is given up after `timeout` seconds."""
+        """Stop to poll. A version that is being loaded is abandoned after `timeout` seconds."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
     def poll(self) -> None:
-        """Take the versions that have a name and are not served by it, if they are good. Never raises."""
-        for name in self.reasons:  # `current` is the last: who is ready answers every arm from its version
+        """Load the named versions that do not answer yet. Never raises."""
+        for name in self.reasons:  # `current` is last: a ready process answers every arm from its version
             self._poll_version(name)
 
     def _poll_version(self, name: str) -> None:
@@ -96,39 +89,42 @@ class BundleWatcher:
         except Exception as error:
             self._set_reason(name, error_message(error))
             return
-        now = self.recommenders.get(name)
-        if now is not None and now.bundle.folder.name == folder.name:
-            self._failed_loads.pop(name, None)  # rolled back from one that failed
+        recommender = self.recommenders.get(name)
+        if recommender is not None and recommender.bundle.folder.name == folder.name:
+            self._failed_loads.pop(name, None)  # rolled back from a version that failed
             self.reasons[name] = ""
             return
-        failed, when = self._failed_loads.get(name, (None, 0.0))
-        if failed == folder and time.monotonic() < when + RETRY_INTERVAL_S:
+        failed_folder, failed_at = self._failed_loads.get(name, (None, 0.0))
+        if failed_folder == folder and time.monotonic() < failed_at + RETRY_INTERVAL_S:
             return
         try:
-            taken = self._load_or_share(folder)
+            loaded = self._load_or_share(folder)
         except Exception as error:
             self._failed_loads[name] = folder, time.monotonic()
             self._set_reason(name, f"{folder.name} cannot serve: {error_message(error)}")
             self.on_load_outcome("refused")
             return
-        if taken is None:
-            return  # what serves goes on until the next look
+        if loaded is None:
+            return  # the present recommender answers until the next poll
         self._failed_loads.pop(name, None)
-        self.recommenders[name], outcome = taken
+        self.recommenders[name], outcome = loaded
         self.on_load_outcome(outcome)
         self.reasons[name] = ""
 
     def _load_or_share(self, folder: Path) -> tuple[Recommender, str] | None:
-        """The recommender of a version and how it was come by. None while another process loads one."""
+        """The recommender of a version, and "loaded" or "shared"; None while another process loads one.
+
+        A process without a recommender does not wait for its turn.
+        """
         for recommender in self.recommenders.values():
             if recommender.bundle.folder.name == folder.name:
                 return recommender, "shared"
-        with load_lock(self.root) as turn:
-            if not turn and self.recommender is not None:
+        with load_lock(self.root) as acquired:
+            if not acquired and self.recommender is not None:
                 return None
-            started = time.perf_counter()
+            start_time = time.perf_counter()
             recommender = self.load_recommender(folder)
-        logger.warning("serving %s, loaded in %.1f s", folder.name, time.perf_counter() - started)
+        logger.warning("serving %s, loaded in %.1f s", folder.name, time.perf_counter() - start_time)
         return recommender, "loaded"
 
     def _set_reason(self, name: str, reason: str) -> None:
@@ -146,17 +142,17 @@ class BundleWatcher:
 
 @contextmanager
 def load_lock(root: Path) -> Iterator[bool]:
-    """Whether no other process loads a version of this bundle meanwhile. One that dies gives up its turn."""
+    """Whether no other process loads a version of this bundle meanwhile. A process that dies releases it.
+
+    True also on a file system without locks.
+    """
     folder = os.open(root, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        turn = True
-    except BlockingIOError:
-        turn = False
-    except OSError:  # a file system without locks
-        logger.debug("%s cannot be locked", root)
-        turn = True
-    try:
-        yield turn
+        try:
+            acquired = lock_descriptor(folder)
+        except OSError:
+            logger.debug("%s cannot be locked", root)
+            acquired = True
+        yield acquired
     finally:
         os.close(folder)

@@ -1,4 +1,4 @@
-"""What goes into a recommendation and what comes out. Plain values, checked where they are made."""
+"""The values that go into a recommendation and come out of it. Each checks itself when it is made."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -8,12 +8,12 @@ HISTORY_KINDS = ("purchase", "click", "cart")
 SECONDS_PER_DAY = 86_400
 MAX_CLOCK_SKEW = 300  # seconds by which the clock that dates feedback may be behind
 MAX_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
-MAX_NUMBER = 1e12  # beyond it float32 sums lose the rest
+MAX_NUMBER = 1e12  # beyond it float32 sums lose smaller terms
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line just paid. Without a price the item's usual one is taken. Raises ValueError if invalid."""
+    """One line just paid. A line without a price has the item's usual one. Raises ValueError if invalid."""
 
     item_id: str
     quantity: float = 1.0
@@ -58,21 +58,21 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A completed order that asks for six more items.
+    """A completed order, for which six more items are recommended.
 
-    Items, attributes and values that the bundle does not know count as unknown; they are no error.
+    Items, attributes and values that the bundle does not have count as unknown and raise nothing.
     Raises ValueError for values of the wrong type or out of range.
 
     Args:
         user_id: None for a guest.
         basket: the lines just paid.
         ts: Unix seconds (UTC) of the checkout; None for now.
-        history: the user's earlier events in any order; those at or after `ts` do not count. None: ask
-            the recommender's store.
-        context: attributes of the order (store, device, ...). Leave out what is missing.
-        profile: attributes of the user; they go before those of the store.
+        history: the user's earlier events in any order; those at or after `ts` are ignored. None: read the
+            recommender's store.
+        context: attributes of the order (store, device, ...). Leave out missing ones.
+        profile: attributes of the user; they override those of the store.
         exclude: item ids that must not be shown.
-        categories: category paths (a or a/b) that the slate is limited to, with all below them; None: all.
+        categories: category paths (a or a/b) that limit the slate, with all below them; None: all.
         order_id: the shop's id of the order. It changes no slate; the impression log keeps it.
     """
 
@@ -105,7 +105,7 @@ class Checkout:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One slot of a slate. Predictions are None where the tier that answered makes none."""
+    """One slot of a slate. Predictions are None if the tier makes none."""
 
     item_id: str
     title: str
@@ -114,8 +114,8 @@ class Item:
     click: float | None  # probability
     purchase: float | None  # probability of click and purchase, at most `click`
     value: float | None  # expected spend: p(purchase) × expected spend of a purchase
-    sources: tuple[str, ...]  # which retrieval sources or fallback lists proposed it
-    propensity: float = 1.0  # chance that this request shows this item here; below 1 where a slot explores
+    sources: tuple[str, ...]  # the candidate sources or fallback lists that proposed it
+    propensity: float = 1.0  # probability that this request shows this item here; below 1 in an exploring slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ class Slate:
     """The items to show, in order."""
 
     items: tuple[Item, ...]
-    tier: str  # ranked, retrieval, cached, category or popularity: what gave the first item
-    reason: str  # why not everything went as planned; "" if it did
+    tier: str  # of the first item: ranked, retrieval, cached, category or popularity
+    reason: str  # why a better tier did not answer; "" if all went well
     timings: Mapping[str, float]  # milliseconds per stage, and `total`
     request_id: str
     bundle_version: str
@@ -132,13 +132,13 @@ class Slate:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What a shopper did with an item that was shown. Raises ValueError if invalid.
+    """An action of a shopper on a recommended item. Raises ValueError if invalid.
 
     Args:
         kind: click, cart or purchase.
-        request_id: of the slate. None where the shop cannot pass it along: then `user_id` must be given.
+        request_id: of the slate. None if the shop does not have it; `user_id` is then required.
         ts: Unix seconds (UTC).
-        value: spent on the item, of a purchase.
+        value: amount spent on the item, of a purchase.
     """
 
     kind: str
@@ -194,9 +194,9 @@ def _check_timestamp(name: str, value: object) -> None:
 def _check_elements(name: str, values: object, kind: type) -> None:
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise ValueError(f"{name} is a {type(values).__name__}: expected a sequence of {kind.__name__}")
-    for place, value in enumerate(values):
+    for position, value in enumerate(values):
         if not isinstance(value, kind):
-            raise ValueError(f"{name}[{place}] is {value!r}: expected a {kind.__name__}")
+            raise ValueError(f"{name}[{position}] is {value!r}: expected a {kind.__name__}")
 
 
 def _check_attributes(name: str, values: object) -> None:

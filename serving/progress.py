@@ -1,23 +1,25 @@
-"""How far a command is."""
+"""Progress of a command on stderr."""
 
 import sys
 import time
 
 
 class ProgressReporter:
-    """A line on stderr every few seconds; on a terminal, one that is written over."""
+    """Prints a line every 10 seconds; on a terminal it overwrites its line every 0.5 seconds."""
 
     def __init__(self) -> None:
         self.start_time = self.last_print_time = time.perf_counter()
 
-    def __call__(self, done: int, rows: int = 0) -> None:
-        """`rows`: of how many; 0 where that is not known."""
-        now, over = time.perf_counter(), sys.stderr.isatty()
-        if now - self.last_print_time < (0.5 if over else 10.0):
+    def update(self, done: int, total: int = 0) -> None:
+        """Report `done` of `total` rows; 0 for an unknown total."""
+        now, is_terminal = time.perf_counter(), sys.stderr.isatty()
+        if now - self.last_print_time < (0.5 if is_terminal else 10.0):
             return
         self.last_print_time = now
-        line = self.format_line(done, f" of {rows:,}" if rows else "")
-        print(line, file=sys.stderr, end="\r" if over else "\n", flush=True)
+        line = self.format_line(done, total)
+        print(line, file=sys.stderr, end="\r" if is_terminal else "\n", flush=True)
 
-    def format_line(self, done: int, of: str = "") -> str:
-        return f"{done:,}{of} rows, {done / (time.perf_counter() - self.start_time):,.0f} rows/s"
+    def format_line(self, done: int, total: int = 0) -> str:
+        """`done of total rows, rows/s`."""
+        of_total = f" of {total:,}" if total else ""
+        return f"{done:,}{of_total} rows, {done / (time.perf_counter() - self.start_time):,.0f} rows/s"
