@@ -9,7 +9,7 @@ RUN := $(ENV)/bin/python
 STAMP := $(ENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo shop loop train export leaderboard bench gpu-check test test-all lint format lock clean
+.PHONY: help env demo shop loop train export wheel leaderboard bench gpu-check test test-all lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,14 @@ train: $(STAMP)  ## train with the default config
 export: $(STAMP)  ## turn the latest run into a verified bundle
 	$(RUN) export.py
 
+# From a copy, because setuptools leaves build/ behind and puts what lies there into the next wheel.
+wheel: $(STAMP)  ## build the serving package, `sextet`, into dist/
+	rm -rf dist
+	copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	cp -R serving pyproject.toml README.md LICENSE "$$copy"; \
+	$(RUN) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist "$$copy"
+	ls dist
+
 leaderboard: $(STAMP)  ## compare with every baseline, LightGBM included (writes reports/)
 	$(RUN) -m evaluation.leaderboard
 
@@ -80,4 +88,4 @@ lock:  ## resolve requirements/direct.in anew into requirements/lock.txt
 	rm -rf $(ENV)-lock
 
 clean:  ## remove what runs made (not .venv)
-	rm -rf artifacts bundle reports
+	rm -rf artifacts bundle reports dist

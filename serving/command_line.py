@@ -5,15 +5,16 @@
         "Serve an earlier version again."
 
         bundle: Path = option(Path("bundle"), "bundle root")
-        to: str | None = option(None, "the version; without it the newest good one", metavar="VERSION")
+        to: str | None = option(None, "version (default: the newest good one)", metavar="VERSION")
 
     def rollback(options: RollbackOptions) -> int: ...
 
     if __name__ == "__main__":
         sys.exit(run("python -m serving", rollback))
 
-Field names become flags (`max_items` → `--max-items`), annotations decide how values are parsed. What depends
-on several options is checked in `__post_init__`: its ValueError is a wrong argument.
+Field names become flags (`max_items` → `--max-items`), annotations decide how values are parsed. `%(prog)s`
+in a docstring becomes the name that the command was called by. `__post_init__` checks the options together:
+its ValueError counts as a wrong argument.
 """
 
 import argparse
@@ -39,10 +40,11 @@ def option(
     """A dataclass field that is an option of the command line.
 
     Args:
-        default: `...` for an option that must be given. False makes a switch, a tuple a repeatable option.
-        help: what it means; the default is added to it.
-        flag: its name where it is not the field's, with dashes.
-        parse: text → value, where the annotation does not say. ValueError and ArgumentTypeError end in usage.
+        default: `...` for a required option. False makes a switch, a tuple a repeatable option.
+        help: its meaning; the default is added to it.
+        flag: its name with dashes, if it differs from the field's.
+        parse: text → value, in place of the annotation. ValueError and ArgumentTypeError count as a wrong
+            argument.
     """
     settings = {"help": help, "flag": flag, "parse": parse, "choices": choices, "metavar": metavar}
     return field(**({} if default is ... else {"default": default}), metadata=settings)
@@ -71,11 +73,15 @@ def run(
 
     One command stands for the program itself, several become subcommands by their functions' names. An error
     of a type in `errors` is printed in one line and gives exit code 1; wrong arguments give 2.
+
+    Args:
+        prog: the program's name in usage and help.
+        arguments: default: those of the process.
     """
     options_classes = {command: _options_class(command) for command in commands}
     if len(commands) == 1:
         parser = _parser(argparse.ArgumentParser, options_classes[commands[0]], prog=prog)
-        parser.set_defaults(_command=commands[0])
+        parser.set_defaults(_command=commands[0], _parser=parser)
     else:
         parser = argparse.ArgumentParser(prog=prog, description=description)
         subparsers = parser.add_subparsers(dest="_name", required=True, metavar="COMMAND")
@@ -83,20 +89,21 @@ def run(
             name = command.__name__.replace("_", "-")
             summary = (options_class.__doc__ or "").split("\n")[0].rstrip(".")
             child = _parser(subparsers.add_parser, options_class, name=name, help=summary)
-            child.set_defaults(_command=command)
+            child.set_defaults(_command=command, _parser=child)
     values = vars(parser.parse_args(arguments))
-    command = values.pop("_command")
+    selected: Command = values.pop("_command")
+    selected_parser: argparse.ArgumentParser = values.pop("_parser")
     values.pop("_name", None)
-    # What is absent keeps the default of its field.
+    # An absent option keeps the default of its field.
     given = {
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v not in (None, [])
     }
     try:
-        options = options_classes[command](**given)
-    except ValueError as error:  # of __post_init__
-        parser.error(str(error))
-    try:
-        return command(options)
+        try:
+            options = options_classes[selected](**given)
+        except ValueError as error:  # of __post_init__
+            selected_parser.error(str(error))
+        return selected(options)
     except errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -119,36 +126,35 @@ def _parser(
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     hints = get_type_hints(options_class)
-    for one in fields(options_class):
-        _add(parser, one, hints[one.name])
+    for spec in fields(options_class):
+        _add_option(parser, spec, hints[spec.name])
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, spec: Field[Any], hint: Any) -> None:
-    """Add the option or argument of a dataclass field."""
+def _add_option(parser: argparse.ArgumentParser, spec: Field[Any], hint: Any) -> None:
     settings = spec.metadata
     required = spec.default is MISSING
-    kind, repeated, choices = _kind(hint)
+    value_type, repeated, choices = _value_type(hint)
     named: dict[str, Any] = {"help": _help(settings["help"], spec.default), "metavar": settings["metavar"]}
     if choices or settings["choices"]:
         named["choices"] = choices or settings["choices"]
     if settings.get("positional"):
         nargs = ("+" if required else "*") if repeated else (None if required else "?")
-        parser.add_argument(spec.name, type=settings["parse"] or kind, nargs=nargs, **named)
+        parser.add_argument(spec.name, type=settings["parse"] or value_type, nargs=nargs, **named)
         return
     flag = settings["flag"] or "--" + spec.name.replace("_", "-")
     named |= {"dest": spec.name, "required": required}
-    if kind is bool:
+    if value_type is bool:
         del named["metavar"]
         parser.add_argument(flag, action="store_true", default=None, **named)
     elif repeated:
-        parser.add_argument(flag, type=settings["parse"] or kind, action="extend", nargs="+", **named)
+        parser.add_argument(flag, type=settings["parse"] or value_type, action="extend", nargs="+", **named)
     else:
-        parser.add_argument(flag, type=settings["parse"] or kind, **named)
+        parser.add_argument(flag, type=settings["parse"] or value_type, **named)
 
 
-def _kind(hint: Any) -> tuple[Any, bool, Sequence[Any] | None]:
-    """The type of one value, whether there may be several, and the values that are allowed."""
+def _value_type(hint: Any) -> tuple[Any, bool, Sequence[Any] | None]:
+    """The type of one value, whether the option is repeatable, and the allowed values."""
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is tuple:

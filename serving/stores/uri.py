@@ -49,3 +49,9 @@ def open_store(
     if str(uri).endswith(".arrow"):
         return ArrowStore.open(uri)
     return EmbeddedStore(uri, max_events, read_timeout, write_timeout, durable, create)
+
+
+def exported_store_path(bundle: Path) -> Path | None:
+    """The `store.arrow` of a bundle root, which may be given by one of its version folders."""
+    files = (bundle / "store.arrow", bundle.parent / "store.arrow")
+    return next((file for file in files if file.is_file()), None)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving import BundleError, Recommender
-from serving.__main__ import main
+from serving.cli import main
 from serving.bundle_watcher import BundleWatcher, load_lock
 from serving.experiments.assignment import Experiments, assign_user, read_experiments
 from serving.http.app import create_app
@@ -25,7 +25,7 @@ from tests.serving.test_bundle_watcher import ready
 A, BROKEN, B = NAMES  # `current` of `root` names B
 USERS = [f"u{number:03}" for number in range(24)]
 SLATES = "/v1/recommendations"
-UNSERVED = 'sextet_arm_version_unserved{version="%s"}'
+UNSERVED = 'sextet_arm_version_fallback{version="%s"}'
 FILE = """
 salt = "test"
 [experiments.model]
@@ -138,7 +138,7 @@ def test_popular_items_are_of_the_version_too(root: Path, tmp_path: Path) -> Non
 def test_a_part_of_any_version_that_rests_is_told(root: Path, tmp_path: Path) -> None:
     path = experiments(tmp_path, control="current", old=A)
     with service(root, path, tmp_path / "log") as client:
-        resting = 'sextet_breaker_open{part="ranker"}'
+        resting = 'sextet_breaker_open{stage="ranker"}'
         old, current = (
             client.service.bundle_watcher.recommenders[name].stage_stats.breakers["ranker"] for name in (A, "current")
         )
@@ -150,7 +150,7 @@ def test_a_part_of_any_version_that_rests_is_told(root: Path, tmp_path: Path) ->
         assert client.number(resting) == 1
         current.record_success()
         assert client.number(resting) == 0
-        assert client.number('sextet_breaker_trips_total{part="ranker"}') == 2
+        assert client.number('sextet_breaker_trips_total{stage="ranker"}') == 2
 
 
 def test_what_is_loaded_when(root: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_bad_file_is_refused_at_the_start(
 ) -> None:
     path = experiments(tmp_path, control="current", next=A)
     path.write_text(path.read_text().replace(f'"{A}"', named))
-    arguments = ["http", "--bundle", str(root), "--log", str(tmp_path / "log"), "--experiments", str(path)]
+    arguments = ["serve", "--bundle", str(root), "--log", str(tmp_path / "log"), "--experiments", str(path)]
     assert main(arguments) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {path}: experiment 'model', arm 'next': version is ")

@@ -80,9 +80,9 @@ def serving(app: FastAPI, ready: bool = True) -> Iterator[Client]:
 
 
 class Command:
-    """`python -m serving http`, or another service, on a free port."""
+    """`python -m serving serve`, or another service, on a free port."""
 
-    def __init__(self, bundle: Path, *arguments: str, module: Sequence[str] = ("serving", "http")) -> None:
+    def __init__(self, bundle: Path, *arguments: str, module: Sequence[str] = ("serving", "serve")) -> None:
         command = [sys.executable, "-m", *module, "--bundle", str(bundle), "--port", "0"]
         self.process = subprocess.Popen(
             [*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -136,7 +136,7 @@ class Command:
 
 
 @contextmanager
-def command(bundle: Path, *arguments: str, module: Sequence[str] = ("serving", "http")) -> Iterator[Command]:
+def command(bundle: Path, *arguments: str, module: Sequence[str] = ("serving", "serve")) -> Iterator[Command]:
     started = Command(bundle, *arguments, module=module)
     try:
         yield started
@@ -144,7 +144,7 @@ def command(bundle: Path, *arguments: str, module: Sequence[str] = ("serving", "
         started.stop()
 
 
-def until(true: Any, seconds: float = 30.0) -> None:
+def until(true: Any, seconds: float = 120.0) -> None:
     """Wait until something is true."""
     ends = time.monotonic() + seconds
     while not true():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving import BundleError, Recommender
-from serving.__main__ import main
+from serving.cli import main
 from serving.rollback import roll_back
 from serving.storage.versions import list_versions, set_current_version
 from tests.serving.conftest import NAMES

@@ -12,7 +12,7 @@ import pytest
 
 import serving.stores.loading
 from serving import open_store
-from serving.__main__ import main
+from serving.cli import main
 from serving.stores.base import UserHistory
 from serving.stores.loading import bulk_load
 from tests.serving.stores.test_stores import same

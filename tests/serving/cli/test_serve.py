@@ -1,4 +1,4 @@
-"""The real command: starting, several workers, and ending without losing a request."""
+"""`sextet serve` as a process: starting, several workers, and ending without losing a request."""
 
 import json
 import os
@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving import open_store
-from serving.__main__ import main
+from serving.cli import main
+from serving.cli.serve import ServeOptions
+from serving.http.settings import Settings
 from tests.serving.http.services import BASKET, ROOT, command, until
 
 BODY = json.dumps({"user_id": "u001", **BASKET}).encode()
@@ -86,7 +88,7 @@ def test_workers_share_the_port_and_the_numbers(version: Path) -> None:
         assert min(sockets_of(worker) - had for worker, had in zip(workers, before, strict=True)) > 10
         for connection in many:
             connection.close()
-        assert main(["http", "--bundle", str(version), "--port", str(service.port)]) == 1  # not a third
+        assert main(["serve", "--bundle", str(version), "--port", str(service.port)]) == 1  # not a third
         os.kill(workers[0], signal.SIGKILL)
         until(lambda: number(version_line) == 1)
         until(lambda: number(version_line) == 2)
@@ -103,17 +105,19 @@ def workers_of(process: int) -> list[int]:
 
 
 def sockets_of(process: int) -> int:
-    found = 0
+    n_sockets = 0
     for file in Path(f"/proc/{process}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
-            found += os.readlink(file).startswith("socket:")
-    return found
+        with suppress(FileNotFoundError):  # closed in the meantime
+            n_sockets += os.readlink(file).startswith("socket:")
+    return n_sockets
 
 
-def test_what_cannot_start_says_why(version: Path, tmp_path: Path, capsys) -> None:
-    bundle = ["http", "--bundle", str(version)]
+def test_what_cannot_start_says_why(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = ["serve", "--bundle", str(version)]
     (tmp_path / "empty").touch()
-    for arguments, said in (
+    for arguments, reason in (
         (["--store", str(tmp_path / "none.arrow")], "none.arrow"),
         (["--api-key-file", str(tmp_path / "none")], "none"),
         (["--api-key-file", str(tmp_path / "empty")], "no API key"),
@@ -121,15 +125,19 @@ def test_what_cannot_start_says_why(version: Path, tmp_path: Path, capsys) -> No
         assert main([*bundle, *arguments]) == 1
         printed = capsys.readouterr()
         assert printed.err.startswith("error: ")
-        assert said in printed.err
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        assert main([*bundle, "--port", str(taken.getsockname()[1])]) == 1
+        assert reason in printed.err
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        assert main([*bundle, "--port", str(listener.getsockname()[1])]) == 1
         assert "in use" in capsys.readouterr().err
-    for wrong in ("--workers", "--deadline-ms", "--limit", "--poll-seconds"):
+    for option in ("--workers", "--deadline-ms", "--limit", "--poll-seconds"):
         with pytest.raises(SystemExit, match="2"):
-            main([*bundle, wrong, "0"])
+            main([*bundle, option, "0"])
+
+
+def test_the_defaults_are_those_of_the_settings() -> None:
+    assert ServeOptions().worker_settings() == Settings(Path("bundle"))
 
 
 def test_without_the_optional_packages(version: Path) -> None:
@@ -140,15 +148,15 @@ for name in ("fastapi", "starlette", "uvicorn", "pydantic", "pydantic_core", "pr
     sys.modules[name] = None
 import serving, serving.bundle_watcher, serving.storage.versions
 from serving import open_store
-from serving.__main__ import main
+from serving.cli import main
 assert main(["recommend", "--bundle", sys.argv[1], "--items", "i001"]) == 0
-sys.exit(main(["http", "--bundle", sys.argv[1]]) + 10)
+sys.exit(main(["serve", "--bundle", sys.argv[1]]) + 10)
 """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, str(version)], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 11, done.stderr
-    assert "pip install 'sextet[http]'" in done.stderr
+    assert process.returncode == 11, process.stderr
+    assert process.stderr == "error: serving.http needs the package fastapi: pip install 'sextet[http]'\n"
 
 
 def test_store_and_log_of_a_service_are_those_of_training(version: Path, tmp_path: Path) -> None:

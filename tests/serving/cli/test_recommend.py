@@ -1,11 +1,15 @@
-"""`python -m serving recommend` prints a slate, and says what is wrong when it cannot."""
+"""`sextet recommend` prints a slate, or one line about what is wrong."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from serving.__main__ import main
+from serving.cli import main
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_slate_for_people(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,3 +78,41 @@ def test_wrong_arguments_exit_with_2(
         main(["recommend", "--bundle", str(version), *wrong])
     assert exited.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_help_shows_the_name_of_the_call(capsys: pytest.CaptureFixture[str]) -> None:
+    for prog in ("sextet", "python -m serving"):
+        for command in ("recommend", "batch", "load", "serve"):
+            with pytest.raises(SystemExit):
+                main([command, "--help"], prog=prog)
+            help_text = capsys.readouterr().out
+            assert help_text.startswith(f"usage: {prog} {command}")
+            assert f"example: {prog} {command} --" in help_text
+
+
+def test_the_old_name_of_serve_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["http", "--bundle", "bundle"], prog="python -m serving") == 2
+    assert capsys.readouterr().err == "error: `http` is now `serve`: python -m serving serve\n"
+
+
+def test_the_module_is_the_command() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "serving", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.startswith("usage: python -m serving ")
+    for command in ("recommend", "batch", "load", "serve", "rollback"):
+        assert f"\n    {command}" in run.stdout
+
+
+def test_fcntl_and_optional_packages_are_imported_where_they_are_used() -> None:
+    """`import serving` and the stores need neither POSIX locks nor a client nor the HTTP packages."""
+    script = """
+import sys
+import faiss, pyarrow.parquet, torch
+names = "fcntl", "fastapi", "redis", "uvicorn"
+for name in names:
+    sys.modules.pop(name, None)
+import serving, serving.stores, serving.stores.uri, serving.stores.loading, serving.storage.versions
+assert not sys.modules.keys() & {*names}, sys.modules.keys() & {*names}
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

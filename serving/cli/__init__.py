@@ -1,0 +1,31 @@
+"""The command `sextet`: print a slate, write the slates of a file, fill a store, serve over HTTP, roll back.
+
+`python -m sextet` is the same command; in the repository it is `python -m serving`.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from ..command_line import run
+from ..storage.bundle import BundleError
+from .batch import batch
+from .load import load
+from .recommend import recommend
+from .rollback import rollback
+from .serve import serve
+
+COMMANDS = (recommend, batch, load, serve, rollback)
+ERRORS = (BundleError, OSError, ValueError, ImportError, pa.ArrowException)
+RENAMED_COMMANDS = {"http": "serve"}
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "sextet") -> int:
+    """Run the command that the arguments name (default: those of the process). Returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and (new_name := RENAMED_COMMANDS.get(arguments[0])):
+        print(f"error: `{arguments[0]}` is now `{new_name}`: {prog} {new_name}", file=sys.stderr)
+        return 2
+    description = "Recommend six items after a checkout, from a bundle."
+    return run(prog, *COMMANDS, description=description, arguments=arguments, errors=ERRORS)

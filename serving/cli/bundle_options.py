@@ -1,0 +1,51 @@
+"""Options of the commands that answer checkouts from a bundle, and what they open."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..checkout import Checkout
+from ..command_line import option
+from ..pipeline.slate_policy import SlatePolicy
+from ..recommender import Recommender
+from ..stores.base import Store
+from ..stores.uri import exported_store_path, open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """Which bundle and store answer, and how. Raises ValueError for a value out of range."""
+
+    bundle: Path = option(Path("bundle"), "bundle root or version folder")
+    store: str | None = option(
+        None, "event store: a path, redis:// or valkey:// (default: store.arrow of the bundle root, if any)"
+    )
+    ts: int | None = option(
+        None, "Unix seconds of a checkout that gives none (default: the end of the bundle's data)"
+    )
+    revenue_weight: float | None = option(
+        None, "0 for most purchases to 1 for most revenue (default: as exported)", metavar="W"
+    )
+
+    def __post_init__(self) -> None:
+        Checkout(None, [], self.ts)
+        if self.revenue_weight is not None:
+            SlatePolicy(revenue_weight=self.revenue_weight)
+
+    def load_recommender(self) -> Recommender:
+        """The recommender of the bundle and the store. Raises as `Recommender.load` and `open_store`."""
+        return Recommender.load(self.bundle, self.open_store())
+
+    def open_store(self) -> Store | None:
+        """The store given, else the exported one. Raises as serving.stores.uri.open_store."""
+        if self.store:
+            return open_store(self.store, create=False)
+        exported = exported_store_path(self.bundle)
+        return None if exported is None else open_store(exported)
+
+    def default_ts(self, recommender: Recommender) -> int:
+        """`ts`, else the end of the bundle's data.
+
+        The log of a demonstration ended years ago; as of now, everything in it would be old.
+        """
+        end: int = recommender.bundle.manifest["data"]["window"]["end"]
+        return end if self.ts is None else self.ts

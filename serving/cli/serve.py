@@ -1,0 +1,111 @@
+"""`serve`: the HTTP service, in one process or several."""
+
+import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..command_line import option
+
+if TYPE_CHECKING:
+    from ..http.settings import Settings
+
+MAX_DEFAULT_THREADS = 4  # of a worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    r"""Answer over HTTP, and follow the bundle's `current` version.
+    An arm of --experiments may name another version, which then answers its users.
+
+    example: %(prog)s --bundle bundle --store store --log shop/events --port 8000
+    then:    curl localhost:8000/v1/recommendations -H 'Content-Type: application/json' \
+               -d '{"user_id": "900", "basket": [{"item_id": "1095275"}]}'
+    The routes are described at /docs. SIGTERM ends it after the requests in flight.
+    exit codes: 1 it cannot start, 2 wrong arguments
+    """
+
+    bundle: Path = option(Path("bundle"), "bundle root or version folder")
+    store: str | None = option(
+        None, "event store (default: store.arrow of the bundle root, read-only)", metavar="URI"
+    )
+    log: Path | None = option(None, "folder of the impression log (default: no log)", metavar="DIR")
+    host: str = option("127.0.0.1", "address; 0.0.0.0 for other machines")
+    port: int = option(8000, "0 for any free port")
+    workers: int = option(1, "processes that share the port")
+    threads: int | None = option(
+        None, "checkouts answered at a time per worker (default: cores by workers, 4 at most)"
+    )
+    deadline_ms: float = option(100.0, "milliseconds from arrival to answer")
+    queue_limit: int = option(64, "requests that wait per worker", flag="--limit")
+    max_body: int = option(512 * 1024, "bytes of a request's body")
+    api_key_file: Path | None = option(None, "text file of API keys, one a line (default: no key is needed)")
+    poll_seconds: float = option(1.0, "seconds between two looks at `current`")
+    explore: float = option(0.0, "probability that the last slot explores")
+    experiments: Path | None = option(None, "A/B tests (docs/experiments.md); needs --log", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or not 0 <= self.port < 65536:
+            raise ValueError("--workers must be 1 or more, --port 0 to 65535")
+        self.worker_settings()
+
+    def worker_settings(self) -> "Settings":
+        """Settings of a worker. Raises ValueError for a value out of range, ImportError without the extra."""
+        from ..http.settings import Settings
+
+        # The workers share the cores; more threads than cores only take turns.
+        default_threads = max(1, min(MAX_DEFAULT_THREADS, (os.cpu_count() or 1) // self.workers))
+        return Settings(
+            bundle=self.bundle,
+            store=self.store,
+            log=self.log,
+            api_key_file=self.api_key_file,
+            deadline_ms=self.deadline_ms,
+            threads=default_threads if self.threads is None else self.threads,
+            queue_limit=self.queue_limit,
+            max_body=self.max_body,
+            poll_seconds=self.poll_seconds,
+            explore=self.explore,
+            experiments=self.experiments,
+        )
+
+
+def serve(options: ServeOptions) -> int:
+    """Serve until a signal. Returns the exit code."""
+    from ..http import server
+
+    settings = options.worker_settings()
+    check_settings(settings)
+    with ExitStack() as stack:
+        if options.workers > 1:
+            # prometheus_client reads the variable; workers inherit it.
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sextet-metrics-"))
+            os.environ[server.MULTIPROC_DIR_VARIABLE] = folder
+        create_app = partial(server.create_worker_app, settings)
+        try:
+            server.serve(create_app, options.host, options.port, options.workers)
+        except OSError as error:
+            raise OSError(f"{options.host}:{options.port}: {error}") from error
+        except KeyboardInterrupt:
+            pass
+    return 0
+
+
+def check_settings(settings: "Settings") -> None:
+    """Open and close the files of the settings: one line now is better than a worker that cannot start."""
+    from ..events.impression_log import ImpressionLog
+    from ..experiments.assignment import read_experiments
+    from ..http.backends import open_service_store
+    from ..http.middleware import read_key_hashes
+
+    read_key_hashes(settings.api_key_file)
+    if settings.experiments is not None:
+        read_experiments(settings.experiments)
+    store = open_service_store(settings.store, settings.bundle) if settings.store else None
+    log = None if settings.log is None else ImpressionLog(settings.log)
+    for resource in (store, log):
+        if resource is not None:
+            resource.close()
