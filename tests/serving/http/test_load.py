@@ -12,7 +12,6 @@ import pytest
 
 from serving.http.app import create_app
 from serving.http.settings import Settings
-from serving.resilience.admission import AdmissionController, Overloaded
 from tests.serving.http.services import BASKET, Client, Slow, serving, six, until
 
 NOW = 1_711_900_000  # Unix seconds
@@ -61,7 +60,7 @@ def test_overload_is_answered(client: Client) -> None:
 
 
 def test_a_refusal_says_when_to_try_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.resilience.admission.BEHIND", 0.0)  # the loop is always behind
+    monkeypatch.setattr("serving.resilience.admission.LOOP_LAG_SHARE", 0.0)  # the loop is always behind
     statuses = [client.post(SLATES, BASKET).status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 503]
     response = client.post(SLATES, BASKET)
@@ -79,7 +78,7 @@ def test_models_that_stall_are_left_to_themselves(client: Client) -> None:
         assert six(response)["tier"] in ("category", "popularity", "retrieval")
         assert took <= DEADLINE / 1e3 + SLACK
     slow_ranker(client, 0.0)
-    if client.service.admission._lost(time.perf_counter()) == 2:
+    if client.service.admission._stalled_threads(time.perf_counter()) == 2:
         response, took = client.together(SLATES, [BASKET])[0]
         assert six(response)["reason"] == "overloaded: the models would be too late"
         assert took < 0.2
@@ -98,116 +97,3 @@ def test_a_slow_body_holds_nobody_up(client: Client) -> None:
     assert six(client.post(SLATES, BASKET))["tier"] == "ranked"
     assert client.service.admission.in_flight == 0
     thread.join()
-
-
-def asked(desk: AdmissionController, models: Any, late: float = 0.0) -> str:
-    """One request that arrived `late` seconds ago."""
-    return asyncio.run(desk.execute(models, lambda why: why, time.perf_counter() - late))
-
-
-def test_the_time_before_the_desk_counts() -> None:
-    desk = AdmissionController(threads=1, queue_limit=2, deadline_ms=100)
-    left: list[float] = []
-
-    def models(ends: float) -> str:
-        left.append(ends - time.perf_counter())
-        return "models"
-
-    assert asked(desk, models) == "models"
-    assert asked(desk, models, late=0.02) == "models"
-    assert 0.03 < left[0] - left[1] < 0.06  # on the way here, and so on the way back
-    assert asked(desk, models, late=0.06) == "overloaded: the models would be too late"
-    desk.close()
-
-
-def test_a_pause_is_no_overload_and_rounds_that_stay_long_are() -> None:
-    desk = AdmissionController(threads=1, queue_limit=2, deadline_ms=100)
-
-    def round_of(seconds: float) -> str:
-        """A request that waits for so long since the loop read it, after one round of the same length."""
-        time.sleep(seconds)
-        return asked(desk, lambda ends: "models", late=seconds)
-
-    assert asked(desk, lambda ends: "models", late=0.2).startswith("overloaded")  # late, but once
-    assert asked(desk, lambda ends: "models").startswith("overloaded")  # it may have waited behind that one
-    assert asked(desk, lambda ends: "models") == "models"
-    found = [round_of(0.03) for _ in range(3)]
-    assert found[1:] == ["overloaded: the models would be too late"] * 2
-    with pytest.raises(Overloaded, match="behind"):
-        round_of(0.03)
-    with pytest.raises(Overloaded, match="behind"):  # it may have waited behind that one
-        asked(desk, lambda ends: "models")
-    assert asked(desk, lambda ends: "models") == "models"  # and at once again
-    desk.close()
-
-
-def test_what_was_answered_before_counts_for_what_may_have_waited_behind_it() -> None:
-    desk, left = AdmissionController(threads=1, queue_limit=2, deadline_ms=100), []
-
-    def models(ends: float) -> str:
-        left.append(ends - time.perf_counter())
-        return "models"
-
-    assert asked(desk, models, late=0.02) == "models"
-    assert asked(desk, models) == "models"  # read after 20 ms of which it may have been there
-    assert asked(desk, models) == "models"  # nothing was before it but a quick one
-    assert left[1] < 0.06
-    assert left[2] > 0.07
-    desk.close()
-
-
-def test_what_was_slow_once_is_tried_again() -> None:
-    desk = AdmissionController(threads=1, queue_limit=2, deadline_ms=100)
-    desk.service_time = 5.0
-    for _ in range(80):
-        asked(desk, lambda ends: "models")
-    assert desk.service_time < 0.01
-    desk.close()
-
-
-def test_what_waits_in_vain_is_never_started() -> None:
-    """One is running behind which two wait; both are answered in time by the fallback, and are gone."""
-    desk, started = AdmissionController(threads=1, queue_limit=3, deadline_ms=100), []
-
-    def models(ends: float) -> str:
-        started.append(1)
-        time.sleep(0.3)
-        return "models"
-
-    async def three() -> list[str]:
-        now = time.perf_counter()
-        return await asyncio.gather(*(desk.execute(models, lambda why: why, now) for _ in range(3)))
-
-    began = time.perf_counter()
-    assert asyncio.run(three()) == ["the models did not answer in time"] * 3
-    assert time.perf_counter() - began < 0.3
-    until(lambda: not desk._jobs)
-    desk.close()
-    assert len(started) == 1
-    assert desk.in_flight == 0
-
-
-def test_no_more_than_the_limit_wait_for_the_models() -> None:
-    desk = AdmissionController(threads=1, queue_limit=3, deadline_ms=1000)
-
-    async def many() -> list[str]:
-        now = time.perf_counter()
-        work = (
-            desk.execute(lambda ends: time.sleep(0.01) or "models", lambda why: why, now) for _ in range(9)
-        )
-        return await asyncio.gather(*work)
-
-    assert sorted(asyncio.run(many())) == ["models"] * 3 + ["overloaded: the models would be too late"] * 6
-    desk.close()
-
-
-def test_an_error_of_the_models_reaches_the_caller() -> None:
-    desk = AdmissionController(threads=1, queue_limit=1, deadline_ms=1000)
-
-    def broken(ends: float) -> str:
-        raise KeyError("broken")
-
-    with pytest.raises(KeyError, match="broken"):
-        asked(desk, broken)
-    assert (desk.in_flight, len(desk._jobs)) == (0, 0)
-    desk.close()

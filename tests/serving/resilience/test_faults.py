@@ -23,19 +23,10 @@ from serving.resilience.circuit_breaker import CircuitBreaker
 from serving.resilience.runtime import set_single_thread
 from serving.resilience.thread_pool import ThreadPool
 from tests.serving.http.services import Slow, until
+from tests.serving.resilience.clock import ManualClock
 
 DEADLINE_MS = 400.0
 STORE_TIMEOUT_MS = 100.0  # instead of 20, for a busy machine
-
-
-class ManualClock:
-    """Seconds that only the test advances."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Stalled:
