@@ -1,18 +1,21 @@
-"""The weights of an earlier run on today's log: nothing is learned, everything else is as of now.
+"""The weights of an earlier run on today's log: new prices, popularity and neighbours, no training.
 
-What an old model is still worth, with today's prices, popularity and neighbours. A challenger has to beat it:
-held against the model as it stood on its own day, it would win by the age of the tables alone.
+A challenger has to beat this refreshed run. Against the run with its own old tables it would win by their age
+alone.
 """
 
 from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from training.build_models import build_ranker, build_two_tower
-from training.pipeline import PreparedData, gather_candidates, relative_path, save_config, training_prices
-from training.retrieval import encode_items
+from training.pipeline import gather_candidates
+from training.prepared_data import PreparedData
+from training.ranker_stage import run_references
+from training.retrieval_stage import save_towers
+from training.run_files import WEIGHTS_FILE, load_run_config, relative_path, save_run_config
 from training.stage_folders import (
     is_done,
     lock_folder,
@@ -30,50 +33,42 @@ from training.warm_start import (
 
 
 def refresh_run(earlier: Path, cfg: DictConfig, prepared: PreparedData) -> Path:
-    """A run folder with the weights of `earlier` over a prepared folder, to be judged on its test split.
+    """A run folder with the weights of `earlier` over a prepared folder, for an evaluation on its test split.
 
-    Models are as the earlier run has them; paths are those of `cfg`. Raises ConfigError for a run that is
-    gone, or whose features the log has no more.
+    Models are as in the earlier run; paths are those of `cfg`. Raises ConfigError for a run that is gone, or
+    with features that the log no longer has.
     """
-    own = OmegaConf.load(earlier / "config.yaml")
-    assert isinstance(own, DictConfig)
-    own.update(paths=cfg.paths, data=cfg.data, warm={"run": str(earlier)})
-    warm = load_warm_start(own, prepared.folder)
+    run_cfg = load_run_config(earlier)
+    run_cfg.update(paths=cfg.paths, data=cfg.data, warm={"run": str(earlier)})
+    warm = load_warm_start(run_cfg, prepared.folder)
     assert warm is not None
-    retrieval = _refresh_towers(own, prepared, warm)
-    gathered = gather_candidates(own, prepared, retrieval, splits=("test",))
-    folder = stage_folder(own.paths.runs, "ranker", "refreshed", warm.run_name, gathered.name)
+    retrieval = _refresh_towers(run_cfg, prepared, warm)
+    candidates_folder = gather_candidates(run_cfg, prepared, retrieval, splits=("test",))
+    folder = stage_folder(run_cfg.paths.runs, "ranker", "refreshed", warm.run_name, candidates_folder.name)
     with lock_folder(folder):
         if is_done(folder):
             return folder
-        build = partial(build_ranker, own, prepared.table_sizes)
-        torch.save(warm_start_weights(build, warm.ranker_weights, warm.previous_rows), folder / "weights.pt")
-        save_config(own, folder)
-        notes = {
-            "prepared": relative_path(prepared.folder, folder),
-            "retrieval": relative_path(retrieval, folder),
-            "candidates": relative_path(gathered, folder),
-            "recall": read_stage_manifest(gathered)["recall"],
-        }
-        write_stage_manifest(folder, read_stage_manifest(earlier) | notes)
+        build = partial(build_ranker, run_cfg, prepared.table_sizes)
+        weights = warm_start_weights(build, warm.ranker_weights, warm.previous_rows)
+        torch.save(weights, folder / WEIGHTS_FILE)
+        save_run_config(run_cfg, folder)
+        references = run_references(folder, prepared, retrieval, candidates_folder)
+        write_stage_manifest(folder, read_stage_manifest(earlier) | references)
     return folder
 
 
-def _refresh_towers(own: DictConfig, prepared: PreparedData, warm: WarmStart) -> Path:
-    """The two towers, and the vectors of today's items."""
-    folder = stage_folder(own.paths.runs, "retrieval", "refreshed", warm.run_name, prepared.folder.name)
+def _refresh_towers(run_cfg: DictConfig, prepared: PreparedData, warm: WarmStart) -> Path:
+    """The folder of the earlier run's towers, with the vectors of today's items."""
+    folder = stage_folder(run_cfg.paths.runs, "retrieval", "refreshed", warm.run_name, prepared.folder.name)
     with lock_folder(folder):
         if is_done(folder):
             return folder
-        build = partial(build_two_tower, own, prepared.table_sizes)
+        build = partial(build_two_tower, run_cfg, prepared.table_sizes)
         towers = build()
-        weights = warm_start_weights(build, warm.tower_weights, warm.previous_rows) | {
-            TRAINED_MASK_KEY: trained_item_mask(warm)
-        }
-        towers.load_state_dict(weights)
-        torch.save(weights, folder / "weights.pt")
-        vectors = encode_items(towers.eval(), prepared.catalog, prepared.text, training_prices(prepared))
-        torch.save(vectors, folder / "vectors.pt")
-        save_config(own, folder)
-        write_stage_manifest(folder, {"metrics": {}, "prepared": relative_path(prepared.folder, folder)})
+        weights = warm_start_weights(build, warm.tower_weights, warm.previous_rows)
+        towers.load_state_dict(weights | {TRAINED_MASK_KEY: trained_item_mask(warm)})
+        save_towers(towers.eval(), prepared, folder)
+        save_run_config(run_cfg, folder)
+        home = relative_path(prepared.folder, folder)
+        write_stage_manifest(folder, {"metrics": {}, "prepared": home})
     return folder

@@ -1,4 +1,4 @@
-"""Which checkouts each stage learns from, and how often."""
+"""Which checkouts each stage trains on, and for how many epochs."""
 
 from pathlib import Path
 
@@ -7,26 +7,27 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from data.examples.splits import horizon_days
+from models.schema import SECONDS_PER_DAY
 
-MAX_EPOCHS = 20  # however few checkouts there are
+MAX_EPOCHS = 20  # however few checkouts a shop has
 
 
 def count_retrieval_rows(rows: int, share: float) -> int:
-    """How many rows retrieval learns from; at least one for it and one for the ranker."""
+    """The number of rows that retrieval trains on: at least one for it and one for the ranker."""
     return min(max(round(rows * share), 1), rows - 1)
 
 
 def first_ranker_row(examples: Path, n_retrieval_rows: int, horizon: str) -> int:
-    """The first training checkout after the horizon of the last of the `learned` rows of retrieval.
+    """The first training row after the horizon of the last of the `n_retrieval_rows`.
 
-    The gap is left out where it would cost more than half of what is left, as in a shop of few weeks.
+    Without the gap where it costs more than half of the remaining rows, as in a shop of few weeks.
     """
     ts = pq.read_table(examples, columns=["ts"])["ts"].to_numpy()
-    gap = (horizon_days(horizon) or 0) * 86_400
-    after = int(np.searchsorted(ts, ts[n_retrieval_rows - 1] + gap, side="right"))
-    return after if 2 * (len(ts) - after) >= len(ts) - n_retrieval_rows else n_retrieval_rows
+    gap = (horizon_days(horizon) or 0) * SECONDS_PER_DAY
+    row = int(np.searchsorted(ts, ts[n_retrieval_rows - 1] + gap, side="right"))
+    return row if 2 * (len(ts) - row) >= len(ts) - n_retrieval_rows else n_retrieval_rows
 
 
 def count_epochs(settings: DictConfig, steps: int) -> int:
-    """`epochs` of so many steps each, or more of them until they make `min_steps`."""
+    """`settings.epochs` of `steps` each, or more of them until they make `settings.min_steps`."""
     return max(settings.epochs, min(MAX_EPOCHS, -(-settings.min_steps // steps)))

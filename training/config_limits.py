@@ -1,4 +1,4 @@
-"""What the numbers of a config may be, by the last part of their key: `retrieval.train.epochs` → `epochs`."""
+"""Limits of the numbers in a config, by the last part of their key: `retrieval.train.epochs` → `epochs`."""
 
 from typing import Any
 
@@ -9,15 +9,16 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     "share": (0.01, 0.99),
     "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10), "temperature": (1e-3, 100),
     "positives": (1, NO_LIMIT), "uniform_negatives": (0, NO_LIMIT), "max_checkouts": (1, NO_LIMIT),
-    "value_weight": (0, 1e6), "negative_sampling_rate": (1e-3, 1), "pointwise": (0, 1e6), "pairwise": (0,
-    1e6), "listwise": (0, 1e6), "lambda": (0, 1e6), "value_share": (0, 1), "health_every": (1, NO_LIMIT),
+    "value_weight": (0, 1e6), "negative_sampling_rate": (1e-3, 1),
+    "pointwise": (0, 1e6), "pairwise": (0, 1e6), "listwise": (0, 1e6), "lambda": (0, 1e6),
+    "value_share": (0, 1), "health_every": (1, NO_LIMIT),
     "checkpoint_every": (1, NO_LIMIT), "user_dropout": (0, 0.99), "seed": (0, 2**32 - 1),
     # models
     "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
     "token_dim": (1, 4096), "attribute_dim": (1, 4096), "leaf_dim": (1, 4096), "id_dropout": (0, 0.99),
     "id_rows": (2, NO_LIMIT), "token_rows": (2, NO_LIMIT), "hashes": (1, 16),
     "width": (1, 4096), "layers": (1, 64), "heads": (1, 256),
-    "experts": (1, 256), "own": (1, 256), "shared": (1, 256), "tower": (1, 4096),
+    "experts": (1, 256), "specific_experts": (1, 256), "shared_experts": (1, 256), "tower": (1, 4096),
     "max_events": (1, NO_LIMIT), "buy_again_half_life": (1e-3, 1e5),
     # candidates
     "ann": (0, 10_000), "buy_again": (0, 10_000), "co_purchase": (0, 10_000), "category": (0, 10_000),
@@ -26,11 +27,10 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     "validation_share": (0.01, 0.9), "test_share": (0.01, 0.9), "every": (1, 3660),
     "neighbours_every": (1, NO_LIMIT), "neighbours_from_share": (0, 1), "neighbours": (1, 10_000),
     "ease_items": (2, 20_000),
-    "threads": (1, 1024),
-    "max_history": (1, NO_LIMIT),
-    "category_levels": (1, 16), "brands": (1, NO_LIMIT), "tokens": (1, NO_LIMIT), "token_min_items": (1,
-    NO_LIMIT), "tokens_per_item": (1, NO_LIMIT), "attribute_values": (1, NO_LIMIT), "attribute_edges": (1,
-    10_000),
+    "threads": (1, 1024), "max_history": (1, NO_LIMIT),
+    "category_levels": (1, 16), "brands": (1, NO_LIMIT), "tokens": (1, NO_LIMIT),
+    "token_min_items": (1, NO_LIMIT), "tokens_per_item": (1, NO_LIMIT), "attribute_values": (1, NO_LIMIT),
+    "attribute_edges": (1, 10_000),
     # simulated data
     "users": (1, 10_000_000), "items": (20, 10_000_000), "days": (7, 3660), "gap": (0.5, 365),
     "slots": (1, 100), "exploration": (0, 1), "position_bias": (0, 10),
@@ -42,12 +42,12 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
 
 
 def find_range_error(leaves: dict[str, Any]) -> str | None:
-    """The first leaf (dotted key → value) outside its limits, as a sentence; None if all are inside."""
+    """A sentence on the first leaf (dotted key → value) outside its limits; None if all are inside."""
     for key, value in leaves.items():
         low, high = VALUE_RANGES.get(key.rsplit(".", 1)[-1], (None, None))
         if low is None or high is None or isinstance(value, bool):
             continue
-        if isinstance(value, str):  # a key whose default is null has no type that could refuse it
+        if isinstance(value, str):  # a default of null has no type that refuses it
             return f"{key}={value}: expected a number from {low:g} to {high:g}"
         if not isinstance(value, int | float):
             continue

@@ -1,6 +1,6 @@
-"""The health of multi-task training: gate load, conflicts between tasks, and alarms.
+"""Health of multi-task training: gate weights, gradient conflicts between tasks, and alarms.
 
-In a run of several processes all of it is of the first one's share of the data.
+In a run of several processes, of the first process's share of the data.
 
 Logged to MLflow with the other metrics, and written to `health.json` in the run's folder:
 
@@ -10,10 +10,10 @@ Logged to MLflow with the other metrics, and written to `health.json` in the run
 """
 
 import json
-import os
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -22,24 +22,28 @@ from torch import Tensor, nn
 from data.io.batches import Batch
 from models.ranking.losses import click_and_purchase_probabilities
 from models.ranking.multitask.layers import TASKS
+from serving.files import write_atomically
 from training.distributed import processes
 from training.labels import Labels, concat_labels
+from training.rank_statistics import auc
 
+HEALTH_FILE = "health.json"
 LEAK_AUC = 0.95
-LEAK_BATCHES = 4  # of training, in which leaks are looked for
-MIN_RELATIVE_STD = 0.01  # least standard deviation of a head's predictions, as a share of their mean
-MAX_PREDICTED_OBSERVED_RATIO = 2.0  # predicted may be so many times observed, or observed predicted
+LEAK_BATCHES = 4  # training batches in which leaks are looked for
+MIN_RELATIVE_STD = 0.01  # of a head's predictions, as a share of their mean
+MAX_PREDICTED_OBSERVED_RATIO = 2.0  # of predicted to observed, and of observed to predicted
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on. The message says what happened at which step, and what to try."""
+    """Training cannot continue. The message names the step, the reason and the remedy."""
 
 
 class HealthMonitor(pl.Callback):
     """Watches a RankerTask.
 
     Args:
-        folder: of the run. every: steps between two looks at the gradients.
+        folder: of the run.
+        gradient_interval: steps between two comparisons of the tasks' gradients.
     """
 
     def __init__(self, folder: Path, gradient_interval: int) -> None:
@@ -47,34 +51,41 @@ class HealthMonitor(pl.Callback):
         self.gradient_cosines: list[dict[str, float]] = []
         self.alarms: list[str] = []
         self.gates: dict[str, list[float]] = {}
-        self.leak_sample: list[tuple[Tensor, Tensor]] | None = []  # for leaks; None once they were looked for
+        self.leak_sample: list[tuple[Tensor, Tensor]] | None = []  # None after the search for leaks
         self.gate_load = GateLoad()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cosines": self.gradient_cosines, "alarms": self.alarms, "sought": self.leak_sample is None}
+        return {
+            "cosines": self.gradient_cosines,
+            "alarms": self.alarms,
+            "leaks_checked": self.leak_sample is None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.gradient_cosines, self.alarms = state["cosines"], state["alarms"]
-        self.leak_sample = None if state["sought"] else []
+        self.leak_sample = None if state["leaks_checked"] else []
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
         if self.leak_sample is None:
             return
         self.leak_sample.append(interaction_features(module, batch))
         if len(self.leak_sample) == LEAK_BATCHES:
-            features, bought = (torch.cat(part) for part in zip(*self.leak_sample, strict=True))
-            for text in find_leaks(features, module.model.module.interactions.feature_names, bought):
-                self.raise_alarm(text)
+            features, bought = (torch.cat(parts) for parts in zip(*self.leak_sample, strict=True))
+            for alarm in find_leaks(features, module.model.module.interactions.feature_names, bought):
+                self.raise_alarm(alarm)
             self.leak_sample = None
 
     def on_before_backward(self, trainer: pl.Trainer, module: Any, loss: Tensor) -> None:
         losses: dict[str, Tensor] = module.task_losses
         check_finite({**losses, "all tasks together": loss}, trainer.global_step)
-        shared = module.last_shared_weight()
-        if shared is not None and trainer.global_step % self.gradient_interval == 0:
-            found = gradient_cosines(losses, shared)
-            self.gradient_cosines.append({"step": trainer.global_step, **found})
-            self.log_metrics(trainer, {f"gradient_cosine/{k.replace('~', '_')}": v for k, v in found.items()})
+        shared_weight = module.last_shared_weight()
+        if shared_weight is not None and trainer.global_step % self.gradient_interval == 0:
+            cosines = gradient_cosines(losses, shared_weight)
+            self.gradient_cosines.append({"step": trainer.global_step, **cosines})
+            self.log_metrics(
+                trainer,
+                {f"gradient_cosine/{pair.replace('~', '_')}": value for pair, value in cosines.items()},
+            )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.gate_load = GateLoad()
@@ -83,15 +94,21 @@ class HealthMonitor(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         self.gates = self.gate_load.detach()
         self.log_metrics(
-            trainer, {f"gate/{t}_{e}": w for t, ws in self.gates.items() for e, w in enumerate(ws)}
+            trainer,
+            {
+                f"gate/{task}_{expert}": weight
+                for task, weights in self.gates.items()
+                for expert, weight in enumerate(weights)
+            },
         )
         logits = torch.cat([logits for logits, _ in module.validation_parts])
-        for text in head_alarms(logits, concat_labels([labels for _, labels in module.validation_parts])):
-            self.raise_alarm(f"epoch {trainer.current_epoch}: {text}")
+        labels = concat_labels([labels for _, labels in module.validation_parts])
+        for alarm in head_alarms(logits, labels):
+            self.raise_alarm(f"epoch {trainer.current_epoch}: {alarm}")
         self.write_report()
 
     def raise_alarm(self, text: str) -> None:
-        """Say it once, loudly, and keep it."""
+        """Print an alarm and keep it, unless it is a repetition."""
         if text not in self.alarms:
             self.alarms.append(text)
             if processes.rank() == 0:
@@ -104,14 +121,13 @@ class HealthMonitor(pl.Callback):
     def write_report(self) -> None:
         if processes.rank() > 0:
             return
-        found = {"gates": self.gates, "gradient_cosine": self.gradient_cosines, "alarms": self.alarms}
-        partial = self.folder / "health.json.partial"
-        partial.write_text(json.dumps(found, indent=1))
-        os.replace(partial, self.folder / "health.json")
+        report = {"gates": self.gates, "gradient_cosine": self.gradient_cosines, "alarms": self.alarms}
+        with write_atomically(self.folder / HEALTH_FILE) as partial:
+            partial.write_text(json.dumps(report, indent=1))
 
 
 class GateLoad:
-    """Mean gate weights of a multi-task network over all that it judges between `watch` and `close`."""
+    """Mean gate weights of a multi-task network over all pairs between `attach` and `detach`."""
 
     def __init__(self) -> None:
         self.weight_sum: Tensor | None = None
@@ -119,18 +135,18 @@ class GateLoad:
         self.hook_handle: Any = None
 
     def attach(self, multitask: nn.Module) -> None:
-        """Look at the last gate, which feeds the towers; nothing where a variant has none."""
-        gates = [part for part in multitask.modules() if isinstance(part, nn.Softmax)]
+        """Record the last gate, which feeds the towers; nothing where a variant has no gate."""
+        gates = [module for module in multitask.modules() if isinstance(module, nn.Softmax)]
         if gates:
             self.hook_handle = gates[-1].register_forward_hook(self.accumulate)
 
     def accumulate(self, gate: nn.Module, inputs: Any, weights: Tensor) -> None:
-        total = weights.detach().sum(dim=0)  # [ΣC, T, E] → [T, E]
-        self.weight_sum = total if self.weight_sum is None else self.weight_sum + total
+        batch_sum = weights.detach().sum(dim=0)  # [ΣC, T, E] → [T, E]
+        self.weight_sum = batch_sum if self.weight_sum is None else self.weight_sum + batch_sum
         self.n_pairs += weights.shape[0]
 
     def detach(self) -> dict[str, list[float]]:
-        """By task the mean weight of each expert."""
+        """Stop recording; by task the mean weight of each expert."""
         if self.hook_handle is not None:
             self.hook_handle.remove()
         if self.weight_sum is None:
@@ -139,86 +155,82 @@ class GateLoad:
 
 
 def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Interaction features [ΣC, F] of a batch and whether each candidate was bought [ΣC]."""
+    """Interaction features [n, F] of a batch's candidates with a known outcome, and whether each was bought
+    [n]."""
     candidates, labels = module.label_batch(batch)
     with torch.no_grad():
-        features, _ = module.model.module.interactions(batch.query, candidates, module.tower_and_catalog[1])
+        features, _ = module.model.module.interactions(batch.query, candidates, module.catalog)
     known = labels.weight > 0
     return features[known], labels.purchase[known] > 0
 
 
-def gradient_cosines(losses: dict[str, Tensor], shared: Tensor) -> dict[str, float]:
-    """Cosine between the gradients of every two tasks on `shared`, "a~b" → cosine; below 0 they conflict.
+def gradient_cosines(losses: dict[str, Tensor], shared_weight: Tensor) -> dict[str, float]:
+    """Cosine between the gradients of every two tasks on `shared_weight`, by "a~b"; below 0 they conflict.
 
-    A pair is left out where a task has no gradient, as value has where nothing was bought. The graph is kept.
+    Pairs with a task without gradient are left out, as of value where nothing was bought. Keeps the graph.
     """
     gradients = {
-        task: torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)[0]
+        task: torch.autograd.grad(loss, shared_weight, retain_graph=True, allow_unused=True)[0]
         for task, loss in losses.items()
     }
-    felt = {task: g.flatten() for task, g in gradients.items() if g is not None and g.any()}
+    flat = {
+        task: gradient.flatten()
+        for task, gradient in gradients.items()
+        if gradient is not None and gradient.any()
+    }
     return {
-        f"{a}~{b}": float(torch.cosine_similarity(felt[a], felt[b], dim=0)) for a, b in combinations(felt, 2)
+        f"{a}~{b}": float(torch.cosine_similarity(flat[a], flat[b], dim=0)) for a, b in combinations(flat, 2)
     }
 
 
 def check_finite(losses: dict[str, Tensor], step: int) -> None:
     """Raises TrainingError that names the losses which are NaN or infinite."""
-    wrong = [f"{name} ({float(loss.detach())})" for name, loss in losses.items() if not loss.isfinite()]
-    if wrong:
+    not_finite = [f"{name} ({float(loss.detach())})" for name, loss in losses.items() if not loss.isfinite()]
+    if not_finite:
         raise TrainingError(
-            f"step {step}: the loss of {', '.join(wrong)} is not a number to learn from. Lower"
+            f"step {step}: the loss of {', '.join(not_finite)} is not a number to learn from. Lower"
             " ranker.train.learning_rate, or look for extreme prices and quantities in the data"
         )
 
 
+class HeadPredictions(NamedTuple):
+    """Predictions of a head, and those of them that have an observation."""
+
+    all_pairs: Tensor  # [n]
+    observed_pairs: Tensor  # [m]
+    observations: Tensor  # [m]
+
+
 def head_alarms(logits: Tensor, labels: Labels) -> list[str]:
-    """What is wrong with uncalibrated predictions [n, 3] on validation: a head that says the same of all
-    candidates, or is far from what happened."""
+    """Alarms on uncalibrated predictions [n, 3] on validation: of a head that predicts the same for all
+    candidates, and of one whose sum is far from the observed sum."""
     known = labels.weight > 0
     click, purchase = click_and_purchase_probabilities(logits[known, 0], logits[known, 1])
     bought = known & (labels.purchase > 0)
     heads = {
-        "click": (click, click, labels.click[known]),
-        "purchase": (purchase, purchase, labels.purchase[known]),
-        "value": (logits[known, 2].exp(), logits[bought, 2].exp(), labels.value[bought]),
+        "click": HeadPredictions(click, click, labels.click[known]),
+        "purchase": HeadPredictions(purchase, purchase, labels.purchase[known]),
+        "value": HeadPredictions(logits[known, 2].exp(), logits[bought, 2].exp(), labels.value[bought]),
     }
-    found = []
-    for name, (predicted, judged, observed) in heads.items():
-        mean = float(predicted.mean())
-        if predicted.numel() > 1 and float(predicted.std()) < MIN_RELATIVE_STD * mean:
-            found.append(f"the {name} head has collapsed: it gives every candidate about {mean:.3g}")
-        happened = float(observed.sum())
-        ratio = float(judged.sum()) / happened if happened > 0 else 1.0
+    alarms = []
+    for name, head in heads.items():
+        mean = float(head.all_pairs.mean())
+        if head.all_pairs.numel() > 1 and float(head.all_pairs.std()) < MIN_RELATIVE_STD * mean:
+            alarms.append(f"the {name} head has collapsed: it gives every candidate about {mean:.3g}")
+        observed = float(head.observations.sum())
+        ratio = float(head.observed_pairs.sum()) / observed if observed > 0 else 1.0
         if not 1 / MAX_PREDICTED_OBSERVED_RATIO <= ratio <= MAX_PREDICTED_OBSERVED_RATIO:
-            found.append(f"the {name} head predicts {ratio:.3g} times what happened")
-    return found
+            alarms.append(f"the {name} head predicts {ratio:.3g} times the observed sum")
+    return alarms
 
 
-def find_leaks(features: Tensor, names: list[str], bought: Tensor) -> list[str]:
-    """Features [n, F] that alone tell what was bought [n]; too good to be known at the checkout."""
-    aucs = feature_aucs(features, bought).tolist()
+def find_leaks(features: Tensor, names: Sequence[str], bought: Tensor) -> list[str]:
+    """Alarms on features [n, F] that alone separate what was bought [n]: too good to be known at checkout."""
+    label = bought.cpu().numpy()
+    aucs = [auc(label, column) for column in features.cpu().numpy().T]  # NaN with one class: no alarm
     return [
-        f"the feature {name} alone tells purchases from the rest (AUC {max(auc, 1 - auc):.3f} on the training"
-        " sample): it may know the future"
-        for name, auc in zip(names, aucs, strict=True)
-        if max(auc, 1 - auc) > LEAK_AUC
+        f"the feature {name} alone separates purchases from other candidates (AUC "
+        f"{max(value, 1 - value):.3f} on the training sample): it may know the future"
+        for name, value in zip(names, aucs, strict=True)
+        if max(value, 1 - value) > LEAK_AUC
     ]
-
-
-def feature_aucs(features: Tensor, positive: Tensor) -> Tensor:
-    """Area under the ROC curve of each column of [n, F] against [n] bool, ties at half: [F].
-
-    Half where there is but one class.
-    """
-    positives = int(positive.sum())
-    negatives = positive.numel() - positives
-    if not positives or not negatives:
-        return torch.full([features.shape[1]], 0.5)
-    aucs = []
-    for column in features.unbind(1):
-        _, inverse, counts = column.unique(return_inverse=True, return_counts=True)
-        midrank = counts.cumsum(0) - (counts - 1) / 2  # from 1; equal values share the mean of theirs
-        ranks = midrank[inverse[positive]].double().sum()
-        aucs.append((ranks - positives * (positives + 1) / 2) / (positives * negatives))
-    return torch.stack(aucs).float()

@@ -1,4 +1,4 @@
-"""Labels of candidates, looked up from what a checkout led to."""
+"""Labels of candidates, looked up in the outcomes of their checkouts."""
 
 from typing import Any, NamedTuple
 
@@ -11,23 +11,23 @@ from models.schema import Candidates, Outcomes
 
 
 class Labels(NamedTuple):
-    """What came of each of the ΣC candidates."""
+    """Outcomes of ΣC candidates."""
 
     click: Tensor  # [ΣC] float32, 0 or 1
     purchase: Tensor  # [ΣC] float32, 0 or 1
     value: Tensor  # [ΣC] float32, spent on it
-    position: Tensor  # [ΣC] int64, where it was shown, 1 first; 0 for not shown or unknown
-    weight: Tensor  # [ΣC] float32, 0 where the outcome is unknown, else the number of pairs it stands for
+    position: Tensor  # [ΣC] int64, of its impression, 1 first; 0 for no impression or an unknown position
+    weight: Tensor  # [ΣC] float32, 0 for an unknown outcome, else the number of pairs that it stands for
 
 
 class LabelPolicy(NamedTuple):
-    """What counts as a label in a shop.
+    """Which logged facts are labels in a shop.
 
-    proxy: no clicks are logged; a click is "bought something of the candidate's leaf category inside the
-        horizon", and an item without a category stands for itself. A purchase implies a click.
-    impressions: clicks and impressions are logged. Only what was shown has an outcome. A click is a logged
-        one; a purchase is a click and then a purchase inside the horizon: what was bought without a
-        click would have been bought without the slot.
+    proxy_clicks: the shop logs no clicks. A click is "bought something of the candidate's leaf category
+        inside the horizon"; an item without a category stands for itself. A purchase implies a click.
+    has_impressions: the shop logs clicks and impressions. Only impressions have an outcome. A purchase is a
+        logged click and then a purchase inside the horizon: an item that was bought without a click would
+        have been bought without the slot.
     """
 
     proxy_clicks: bool
@@ -35,7 +35,7 @@ class LabelPolicy(NamedTuple):
 
 
 def label_policy_from_meta(meta: dict[str, Any]) -> LabelPolicy:
-    """The rule for a prepared folder, from its meta.json."""
+    """The label policy of a prepared folder, from its meta.json."""
     proxy = meta["click"] != "logged"
     return LabelPolicy(proxy, not proxy and all(meta["impressions"][split] for split in SPLITS))
 
@@ -49,46 +49,50 @@ def label_candidates(
     key = owner * items + outcomes.item
     order = key.argsort()
     columns = [outcomes.click, outcomes.purchase, outcomes.value, outcomes.position, outcomes.impression]
-    facts = torch.stack([column.to(torch.float32) for column in columns], dim=1)[order]
-    found = lookup(key[order], facts, segment * items + candidates.item)
-    click, purchase, value, position, shown = found.unbind(1)
+    outcome_values = torch.stack([column.to(torch.float32) for column in columns], dim=1)[order]
+    candidate_values = lookup(key[order], outcome_values, segment * items + candidates.item)
+    click, purchase, value, position, impression = candidate_values.unbind(1)
     if label_policy.proxy_clicks:
-        kinds = int(leaf.max()) + 1
+        leaves = int(leaf.max()) + 1
         bought = outcomes.purchase & (leaf[outcomes.item] > 0)
-        near = torch.unique(owner[bought] * kinds + leaf[outcomes.item[bought]])
-        click = lookup(near, torch.ones(near.numel(), 1), segment * kinds + leaf[candidates.item])[:, 0]
+        bought_leaves = torch.unique(owner[bought] * leaves + leaf[outcomes.item[bought]])
+        clicked = torch.ones(bought_leaves.numel(), 1)
+        click = lookup(bought_leaves, clicked, segment * leaves + leaf[candidates.item])[:, 0]
     if label_policy.has_impressions:
         purchase = purchase * click
     click = torch.maximum(click, purchase)
-    weight = shown if label_policy.has_impressions else torch.ones_like(shown)
+    weight = impression if label_policy.has_impressions else torch.ones_like(impression)
     return Labels(click, purchase, value * purchase, position.to(torch.int64), weight)
 
 
+def select_labels(labels: Labels, selected: Tensor) -> Labels:
+    """The labels of selected candidates; `selected` is a mask [ΣC] or row numbers."""
+    return Labels(*(field[selected] for field in labels))
+
+
 def concat_labels(parts: list[Labels]) -> Labels:
-    """Labels of several batches as one."""
-    return Labels(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    """The labels of several batches in one."""
+    return Labels(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
 def sample_negatives(
     candidates: Candidates, labels: Labels, rate: float, generator: torch.Generator
 ) -> tuple[Candidates, Labels]:
-    """Keep every click and purchase, and of the other pairs a share of `rate`, each weighing 1 / rate more.
+    """Keep every click and purchase, and of the other pairs a share of `rate`, each with weight 1 / rate.
 
-    Weighted sums over what is kept have the expectation of sums over all pairs (Horvitz and Thompson 1952),
-    so probabilities stay calibrated. The candidates of highest retrieval score and of highest taste are
-    always kept as well: features of the others are relative to them. Other pairs of unknown outcome (weight
-    0) are dropped.
+    Weighted sums over the sample have the expectation of sums over all pairs (Horvitz and Thompson 1952), so
+    probabilities stay calibrated. The candidates with the highest retrieval score and the highest EASE score
+    of a checkout are kept too: features of the others are relative to them. Other pairs of unknown outcome
+    (weight 0) are dropped.
     """
     segment, count = segment_ids(candidates.offsets), candidates.offsets.numel() - 1
-    certain = (labels.click > 0) | (labels.purchase > 0)
-    for score, floor in (
-        (candidates.score, -torch.inf),
-        (candidates.ease_score, 0.0),
-    ):  # no taste: no reference
+    always_kept = (labels.click > 0) | (labels.purchase > 0)
+    # An EASE score of 0 means none, and no feature is relative to it.
+    for score, floor in ((candidates.score, -torch.inf), (candidates.ease_score, 0.0)):
         best = score.new_full([count], floor).scatter_reduce(0, segment, score, "amax")
-        certain = certain | ((score == best[segment]) & (score > floor))
+        always_kept = always_kept | ((score == best[segment]) & (score > floor))
     drawn = torch.rand(segment.numel(), generator=generator).to(segment.device) < rate
-    kept = certain | (drawn & (labels.weight > 0))
-    weight = torch.where(certain, labels.weight, labels.weight / rate)
-    fewer = Candidates(segment_offsets(segment[kept], count), *(field[kept] for field in candidates[1:]))
-    return fewer, Labels(*(field[kept] for field in labels._replace(weight=weight)))
+    kept = always_kept | (drawn & (labels.weight > 0))
+    weight = torch.where(always_kept, labels.weight, labels.weight / rate)
+    sample = Candidates(segment_offsets(segment[kept], count), *(field[kept] for field in candidates[1:]))
+    return sample, select_labels(labels._replace(weight=weight), kept)

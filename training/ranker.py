@@ -6,7 +6,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
@@ -20,12 +19,20 @@ from models.schema import Candidates, Catalog
 from training.distributed import processes
 from training.distributed.sharding import dense_parameters, shard, to_device
 from training.health import HealthMonitor
-from training.labels import LabelPolicy, Labels, concat_labels, label_candidates, sample_negatives
+from training.labels import (
+    LabelPolicy,
+    Labels,
+    concat_labels,
+    label_candidates,
+    sample_negatives,
+    select_labels,
+)
 from training.loss_balance import make_loss_weighting
 from training.task_losses import task_losses
+from training.task_settings import TaskSettings
 
 MIN_SCHEDULE_STEPS = (
-    20  # of the learning rate's schedule: with fewer it would rise in no step, and divide by that
+    20  # of the learning rate: with fewer its rise has no step, and the schedule divides by 0
 )
 
 
@@ -33,15 +40,11 @@ class RankerTask(pl.LightningModule):
     """One step: B checkouts with their candidates.
 
     Args:
-        build: makes the Ranker.
-        tower: the frozen query tower. catalog: with item vectors.
-        rule: what counts as a label.
-        settings: `ranker.train` of the config.
-        total_steps: after which the learning rate has come down to nothing.
-        seed: what draws depend on, with the step.
+        build: creates the Ranker.
+        tower: the frozen query tower.
+        catalog: with item vectors.
+        total_steps: after which the learning rate has fallen to zero.
         folder: of the run, for health.json.
-        sharding, start: how tables lie in processes, and weights to start from
-        (`training.distributed.sharding.shard`).
     """
 
     def __init__(
@@ -50,121 +53,114 @@ class RankerTask(pl.LightningModule):
         tower: QueryTower,
         catalog: Catalog,
         label_policy: LabelPolicy,
-        settings: DictConfig,
+        settings: TaskSettings,
         total_steps: int,
-        seed: int,
         folder: Path,
-        sharding: str = "auto",
-        initial_weights: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.build = build
-        self.tower_and_catalog = (
-            tower,
-            catalog,
-        )  # a tuple, so that Lightning does not take the tower for its own
-        self.label_policy, self.settings, self.total_steps, self.seed = (
-            label_policy,
-            settings,
-            total_steps,
-            seed,
-        )
-        self.folder, self.sharding, self.initial_weights = folder, sharding, initial_weights
-        self.task_weights = [1.0, 1.0, settings.value_weight]  # of the tasks, as in TASKS
+        self._frozen_modules = (tower,)  # a tuple, so that Lightning does not register the tower
+        self.catalog, self.label_policy = catalog, label_policy
+        self.settings, self.total_steps, self.folder = settings, total_steps, folder
+        self.task_weights = dict(zip(TASKS, (1.0, 1.0, settings.train.value_weight), strict=True))
         self.model: Any = None  # a DistributedModelParallel, once configured
-        self.task_losses: dict[str, Tensor] = {}  # of the step under way, by task
-        self.validation_outputs: tuple[Tensor, Labels] | None = (
-            None  # what `predict` gives, of the last validation
-        )
+        self.task_losses: dict[str, Tensor] = {}  # of the current step
+        # Logits [n, 3] and labels of the last validation, as `predict` returns them.
+        self.validation_outputs: tuple[Tensor, Labels] | None = None
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [HealthMonitor(self.folder, self.settings.health_every)]
+        return [HealthMonitor(self.folder, self.settings.train.health_every)]
 
     def configure_model(self) -> None:
         if self.model is None:
-            device = self.trainer.strategy.root_device
-            tower, catalog = self.tower_and_catalog
-            self.tower_and_catalog = (tower.to(device), to_device(catalog, device))
-            rate = self.settings.table_learning_rate
+            settings, device = self.settings, self.trainer.strategy.root_device
+            self._frozen_modules[0].to(device)
+            self.catalog = to_device(self.catalog, device)
             ranker = self.build()
-            outside = [name for name, _ in ranker.named_parameters() if name.startswith("position_bias.")]
-            self.model = shard(ranker, rate, device, self.sharding, self.initial_weights, outside)
+            external = [name for name, _ in ranker.named_parameters() if name.startswith("position_bias.")]
+            self.model = shard(
+                ranker,
+                settings.train.table_learning_rate,
+                device,
+                settings.sharding,
+                settings.initial_weights,
+                external,
+            )
             self.loss_weighting = make_loss_weighting(
-                self.settings.loss_balancing, self.task_weights, self.last_shared_weight()
+                settings.train.loss_balancing, [*self.task_weights.values()], self.last_shared_weight()
             )
 
     def last_shared_weight(self) -> nn.Parameter | None:
         """The last parameter that all tasks share."""
-        return self.model.module.multitask.last_shared()
+        return self.model.module.multitask.last_shared_weight()
 
     def configure_optimizers(self) -> Any:
         groups: list[dict[str, Any]] = [{"params": dense_parameters(self.model)}]
-        if balance := list(self.loss_weighting.parameters()):
-            groups.append({"params": balance, "weight_decay": 0.0})
-        rate = self.settings.learning_rate
+        if weighting_parameters := list(self.loss_weighting.parameters()):
+            groups.append({"params": weighting_parameters, "weight_decay": 0.0})
+        rate = self.settings.train.learning_rate
         optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4, fused=True)
         steps = max(self.total_steps, MIN_SCHEDULE_STEPS)
-        decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # The strategy saves the model alone.
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["balance"] = self.loss_weighting.state_dict()
+        checkpoint["loss_weighting"] = self.loss_weighting.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.loss_weighting.load_state_dict(checkpoint["balance"])
+        self.loss_weighting.load_state_dict(checkpoint["loss_weighting"])
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         candidates, labels = self.label_batch(batch)
-        # What was shown is little, and all of it counts. Draws depend on seed, step and process alone, so
-        # that a resumed run repeats them.
-        rate = 1.0 if self.label_policy.has_impressions else self.settings.negative_sampling_rate
-        step = (self.seed * 1_000_003 + self.global_step) * processes.world_size() + processes.rank()
-        generator = torch.Generator().manual_seed(step)
+        # Impressions are few, and all of them count.
+        rate = 1.0 if self.label_policy.has_impressions else self.settings.train.negative_sampling_rate
+        generator = torch.Generator().manual_seed(self.settings.step_seed(self.global_step))
         candidates, labels = sample_negatives(candidates, labels, rate, generator)
         logits = self.logits_at_position(self.compute_logits(self.model, batch, candidates), labels)
-        self.task_losses = self.compute_task_losses(logits, labels, candidates)
-        for task, share in zip(TASKS, self.process_loss_shares(labels), strict=True):
-            self.task_losses[task] = self.task_losses[task] * share
+        losses = self.compute_task_losses(logits, labels, candidates)
+        shares = self.process_loss_shares(labels)
+        self.task_losses = {task: losses[task] * share for task, share in zip(TASKS, shares, strict=True)}
         loss = self.loss_weighting(
             torch.stack([self.task_losses[task] for task in TASKS]), self.last_shared_weight()
         )
         size = batch.query.ts.numel()
-        named = {f"{task}_loss": self.task_losses[task] for task in TASKS}
-        self.log_dict(named, on_step=True, on_epoch=True, batch_size=size)
+        metrics = {f"{task}_loss": self.task_losses[task] for task in TASKS}
+        self.log_dict(metrics, on_step=True, on_epoch=True, batch_size=size)
         self.log("loss", loss, prog_bar=True, batch_size=size)
         return loss
 
     def process_loss_shares(self, labels: Labels) -> Tensor:
-        """By task, this process's part of what the losses are means over, times the processes: [T].
+        """By task, this process's part of the pairs that its loss is a mean over, times the processes: [T].
 
-        Gradients are averaged over the processes, but these do not hold equally many purchases. Losses of
-        whole lists count by their pairs.
+        Gradients are averaged over the processes, which hold unequal numbers of purchases. Losses of whole
+        lists count by their pairs.
         """
         if processes.world_size() == 1:
             return torch.ones(len(TASKS))
-        asked = labels.weight if self.settings.entire_space else labels.weight * labels.click
-        paid = labels.weight * labels.purchase * (labels.value > 0)
-        mine = torch.stack([labels.weight.sum(), asked.sum(), paid.sum()])
-        everyone = processes.all_gather_rows(mine.unsqueeze(0)).sum(0)
-        return mine * processes.world_size() / everyone.clamp_min(1e-6)
+        entire_space = self.settings.train.entire_space
+        conversion = labels.weight if entire_space else labels.weight * labels.click
+        value = labels.weight * labels.purchase * (labels.value > 0)
+        local = torch.stack([labels.weight.sum(), conversion.sum(), value.sum()])
+        total = processes.all_gather_rows(local.unsqueeze(0)).sum(0)
+        return local * processes.world_size() / total.clamp_min(1e-6)
 
     def label_batch(self, batch: Batch) -> tuple[Candidates, Labels]:
-        """The candidates of a batch and what became of them."""
-        assert batch.candidates is not None  # the file was made by training/candidates.py
+        """The candidates of a batch and their labels."""
+        assert batch.candidates is not None  # training/candidates.py wrote the file
         return batch.candidates, label_candidates(
-            batch.candidates, batch.outcomes, self.tower_and_catalog[1].leaf, self.label_policy
+            batch.candidates, batch.outcomes, self.catalog.leaf, self.label_policy
         )
 
     def compute_logits(self, model: nn.Module, batch: Batch, candidates: Candidates) -> Tensor:
-        """Logits [ΣC, 3], of a click when seen."""
-        tower, catalog = self.tower_and_catalog
+        """Logits [ΣC, 3], of a click when examined."""
+        (tower,) = self._frozen_modules
         with torch.no_grad():
-            vector = tower(batch.query, catalog.vectors)
-        return model(batch.query, vector, candidates, catalog)
+            vector = tower(batch.query, self.catalog.vectors)
+        return model(batch.query, vector, candidates, self.catalog)
 
     def logits_at_position(self, logits: Tensor, labels: Labels) -> Tensor:
-        """Logits [n, 3] as of the position where each candidate was shown."""
+        """Logits [n, 3] as of the position of each candidate's impression."""
         click = click_logits_at_position(self.model.module, logits[:, 0], labels, self.label_policy)
         return torch.cat([click.unsqueeze(1), logits[:, 1:]], dim=1)
 
@@ -172,18 +168,18 @@ class RankerTask(pl.LightningModule):
         self, logits: Tensor, labels: Labels, candidates: Candidates
     ) -> dict[str, Tensor]:
         """The loss of each task."""
-        segment = segment_ids(candidates.offsets)
-        return task_losses(logits, labels, segment, self.settings.loss, self.settings.entire_space)
+        segment, train = segment_ids(candidates.offsets), self.settings.train
+        return task_losses(logits, labels, segment, train.loss, train.entire_space)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """What the sharded model's forward does not see is kept alike here."""
-        position, seen = self.model.module.position_bias, self.model.module.normalize
+        """Average over the processes what the sharded model's forward does not see."""
+        position_bias, normalize = self.model.module.position_bias, self.model.module.normalize
         parameters = [
             *self.loss_weighting.parameters(),
-            *(position.parameters() if position is not None else ()),
+            *(position_bias.parameters() if position_bias is not None else ()),
         ]
-        learned = [p.grad for p in parameters if p.grad is not None]
-        processes.all_reduce_mean([*learned, seen.running_mean, seen.running_var])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        processes.all_reduce_mean([*gradients, normalize.running_mean, normalize.running_var])
 
     def on_validation_epoch_start(self) -> None:
         self.validation_parts: list[tuple[Tensor, Labels]] = []
@@ -192,35 +188,40 @@ class RankerTask(pl.LightningModule):
         candidates, labels = self.label_batch(batch)
         logits = self.compute_logits(self.model.module, batch, candidates)
         losses = self.compute_task_losses(self.logits_at_position(logits, labels), labels, candidates)
-        loss = sum(weight * losses[task] for task, weight in zip(TASKS, self.task_weights, strict=True))
+        loss = sum(weight * losses[task] for task, weight in self.task_weights.items())
         size = batch.query.ts.numel()
         self.log("val_loss", loss, prog_bar=True, on_epoch=True, batch_size=size, sync_dist=True)
-        known = labels.weight > 0
-        self.validation_parts.append((logits[known], Labels(*(part[known] for part in labels))))
+        self.validation_parts.append(select_known(logits, labels))
 
     def on_validation_epoch_end(self) -> None:
-        # Of all processes: an AUC is no mean of AUCs.
+        # Over all processes: the mean of AUCs is no AUC.
         logits = processes.all_gather_rows(torch.cat([logits for logits, _ in self.validation_parts]))
         labels = Labels(
             *map(processes.all_gather_rows, concat_labels([labels for _, labels in self.validation_parts]))
         )
         self.validation_outputs = logits.cpu(), to_device(labels, torch.device("cpu"))
         click, conversion, _ = self.logits_at_position(logits, labels).unbind(1)
-        chance = log_purchase_probability(click, conversion).exp()
-        for name, score, truth in (
+        purchase = log_purchase_probability(click, conversion).exp()
+        for name, score, label in (
             ("val_click_auc", click.sigmoid(), labels.click),
-            ("val_purchase_auc", chance, labels.purchase),
+            ("val_purchase_auc", purchase, labels.purchase),
         ):
-            found = binary_auroc(score, truth.long())
-            self.log(name, found, prog_bar=name == "val_purchase_auc", sync_dist=True)
+            auc = binary_auroc(score, label.long())
+            self.log(name, auc, prog_bar=name == "val_purchase_auc", sync_dist=True)
 
 
 def click_logits_at_position(
     ranker: Ranker, click: Tensor, labels: Labels, label_policy: LabelPolicy
 ) -> Tensor:
-    """Logits of a click when seen [ΣC] to those at the position where each candidate was shown."""
+    """Logits of a click when examined [n] → logits of a click at the position of each impression [n]."""
     bias = ranker.position_bias
     return click if bias is None or not label_policy.has_impressions else bias(click, labels.position)
+
+
+def select_known(logits: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
+    """The logits and labels of candidates whose outcome is known."""
+    known = labels.weight > 0
+    return logits[known], select_labels(labels, known)
 
 
 @torch.no_grad()
@@ -228,12 +229,10 @@ def predict(
     ranker: Ranker, tower: QueryTower, catalog: Catalog, batches: Iterable[Batch], label_policy: LabelPolicy
 ) -> tuple[Tensor, Labels]:
     """Uncalibrated logits [n, 3] and labels [n] of all candidates of all batches whose outcome is known."""
-    logits, labels = [], []
+    parts = []
     for batch in batches:
         assert batch.candidates is not None
         vector = tower(batch.query, catalog.vectors)
-        found = label_candidates(batch.candidates, batch.outcomes, catalog.leaf, label_policy)
-        known = found.weight > 0
-        logits.append(ranker(batch.query, vector, batch.candidates, catalog)[known])
-        labels.append(Labels(*(part[known] for part in found)))
-    return torch.cat(logits), concat_labels(labels)
+        labels = label_candidates(batch.candidates, batch.outcomes, catalog.leaf, label_policy)
+        parts.append(select_known(ranker(batch.query, vector, batch.candidates, catalog), labels))
+    return torch.cat([logits for logits, _ in parts]), concat_labels([labels for _, labels in parts])

@@ -1,4 +1,4 @@
-"""What a command sets before torch and TorchRec load: how threads wait, and which noise stays out."""
+"""Process settings that precede the import of torch and TorchRec: thread waiting and silenced warnings."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from training.config import ConfigError, check_overrides
 
 
 def run_command(config_name: str, main: Callable[[], None]) -> None:
-    """Run a Hydra command once its overrides are known to be right; a wrong one ends in one line."""
+    """Run a Hydra command after its overrides passed the checks; a wrong one ends it with one line."""
     set_up_process()
     try:
         check_overrides(config_name, sys.argv[1:])
@@ -20,7 +20,7 @@ def run_command(config_name: str, main: Callable[[], None]) -> None:
 
 
 def set_up_process() -> None:
-    """Call it first in a command. Messages that a user can do nothing about are silenced, errors are not."""
+    """Set how threads wait, and silence warnings that a user cannot act on. Call it first in a command."""
     # Threads that spin at barriers starve each other when anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in (

@@ -1,22 +1,26 @@
-"""Stage folders keyed by what went into them: done work is reused, changed settings or code never are."""
+"""Stage folders keyed by what went into them: finished work is reused until settings or code change."""
 
 import errno
-import fcntl
 import hashlib
 import json
-import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+
+from serving.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGE_MANIFEST = "done.json"
+LOCK_FILE = ".lock"  # its modification time is the start of the stage
 
 
 def stage_folder(root: str | Path, name: str, *parts: Any) -> Path:
-    """`<root>/<name>-<key>`, made if missing.
+    """`<root>/<name>-<key>`, created if missing.
 
     The key is a hash of `parts` and of the code of `models` and `training`.
     """
@@ -31,18 +35,20 @@ def stage_folder(root: str | Path, name: str, *parts: Any) -> Path:
     return folder
 
 
-def lock_folder(folder: Path) -> IO[str]:
-    """Wait until no other process works in this folder, then keep others out.
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder until the block ends; wait, with a message, while one is in it.
 
-    The hold ends when the returned file is closed: at the latest with the process, however it ends.
+    The lock of a process that dies ends with it.
     """
-    file = (folder / ".lock").open("a")  # its time stays that of the stage's start
+    lock = FileLock(folder / LOCK_FILE)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        acquired = lock.acquire(blocking=False)
+    except Timeout:
         print(f"waiting for another process that works on {folder.name}", flush=True)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    return file
+        acquired = lock.acquire()
+    with acquired:
+        yield
 
 
 def is_done(folder: Path) -> bool:
@@ -51,38 +57,36 @@ def is_done(folder: Path) -> bool:
 
 
 def read_stage_manifest(folder: Path) -> dict[str, Any]:
-    """What the finished stage noted. Raises FileNotFoundError if it did not finish."""
+    """The manifest of a finished stage. Raises FileNotFoundError if it did not finish."""
     if not is_done(folder):
         raise FileNotFoundError(
             f"{folder} is not finished (no {STAGE_MANIFEST}): run python train.py again, it resumes"
         )
-    return json.loads((folder / STAGE_MANIFEST).read_text())
+    manifest: dict[str, Any] = json.loads((folder / STAGE_MANIFEST).read_text())
+    return manifest
 
 
 def write_stage_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the notes in one step, as the last act of a stage."""
-    partial = folder / f"{STAGE_MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=2, sort_keys=True))
-    os.replace(partial, folder / STAGE_MANIFEST)
+    """Write the manifest in one step, as the last act of a stage."""
+    with write_atomically(folder / STAGE_MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest, indent=2, sort_keys=True))
 
 
 def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
-    """Whether `error` came of a full disk: libraries wrap what the system said, or say something else."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Whether a full disk caused `error`, however libraries wrap what the system reports."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left" in str(seen):
+        if "No space left" in str(cause):
             return True
-        seen = seen.__cause__ or seen.__context__
-    known = [folder for folder in map(Path, folders) if folder.is_dir()]
-    return any(shutil.disk_usage(folder).free < 2**20 for folder in known)
+        cause = cause.__cause__ or cause.__context__
+    existing = [folder for folder in map(Path, folders) if folder.is_dir()]
+    return any(shutil.disk_usage(folder).free < 2**20 for folder in existing)
 
 
 def update_latest_link(root: str | Path, folder: Path) -> None:
-    """Make `<root>/latest` point at a finished run."""
-    link = Path(root) / "latest"
-    partial = link.with_name("latest.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(folder.name)
-    os.replace(partial, link)
+    """Let `<root>/latest` point to a finished run."""
+    with write_atomically(Path(root) / "latest") as partial:
+        partial.unlink(missing_ok=True)  # a killed process with the same id may have left it
+        partial.symlink_to(folder.name)

@@ -1,4 +1,4 @@
-"""What each task of the ranker minimises."""
+"""The loss of each task of the ranker."""
 
 from collections.abc import Mapping
 
@@ -27,27 +27,33 @@ def task_losses(
     """The loss of each task (models.ranking.multitask.layers.TASKS), a scalar each.
 
     Args:
-        logits: [ΣC, 3] click, conversion, log of spend given purchase. segment: [ΣC] the checkout of each.
-        mix: weights of the losses, `ranker.train.loss`. The ranking losses belong to conversion, whose task
-            is the purchase: they judge the order by p(purchase) with purchases as gains and, by
-            `value_share`, the order by expected value with spend as gain.
-        entire_space: conversion learns from p(purchase) over all candidates, else from the clicked alone.
+        logits: [ΣC, 3] click, conversion, log of spend given purchase.
+        segment: [ΣC] the checkout of each candidate.
+        loss_weights: `ranker.train.loss`. The ranking losses belong to conversion, whose task is the
+            purchase: they compare the order by p(purchase) with purchases as gains and, with weight
+            `value_share`, the order by expected value with spend as gains.
+        entire_space: conversion learns from p(purchase) over all candidates, else from clicked ones only.
     """
     click, conversion, log_value = logits.unbind(1)
     if entire_space:
-        bought = purchase_loss(click, conversion, labels.purchase, labels.weight)
+        pointwise = purchase_loss(click, conversion, labels.purchase, labels.weight)
     else:
-        bought = conversion_loss(conversion, labels.click, labels.purchase, labels.weight)
-    bought = loss_weights["pointwise"] * bought
-    score = log_purchase_probability(click, conversion)
-    orders = [(1 - loss_weights["value_share"], score, labels.purchase)]
-    orders += [(loss_weights["value_share"], score + log_value, labels.value)]
-    for name, ranking in RANKING_LOSSES.items():
-        for share, by, gain in orders:
-            if loss_weights[name] * share > 0:
-                bought = bought + loss_weights[name] * share * ranking(by, gain, segment, labels.weight)
+        pointwise = conversion_loss(conversion, labels.click, labels.purchase, labels.weight)
+    conversion_total = loss_weights["pointwise"] * pointwise
+    log_purchase = log_purchase_probability(click, conversion)
+    objectives = [
+        (1 - loss_weights["value_share"], log_purchase, labels.purchase),
+        (loss_weights["value_share"], log_purchase + log_value, labels.value),
+    ]
+    for name, ranking_loss in RANKING_LOSSES.items():
+        for share, score, gain in objectives:
+            weight = loss_weights[name] * share
+            if weight > 0:
+                conversion_total = conversion_total + weight * ranking_loss(
+                    score, gain, segment, labels.weight
+                )
     return {
         "click": loss_weights["pointwise"] * click_loss(click, labels.click, labels.weight),
-        "conversion": bought,
+        "conversion": conversion_total,
         "value": gamma_deviance(log_value, labels.value, labels.purchase, labels.weight),
     }

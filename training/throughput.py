@@ -1,4 +1,4 @@
-"""How fast training is, and how much of that time it waits for data: on the bar, and in MLflow."""
+"""Training throughput and the share of time that waits for data: in the progress bar and in MLflow."""
 
 import time
 from typing import Any
@@ -10,22 +10,20 @@ from training.distributed import processes
 
 
 class Throughput(pl.Callback):
-    """Measures an epoch of a `data.io.stream.Stream`, over all processes; what comes before its first batch
-    and validation count for nothing."""
+    """Measures each epoch of a `data.io.stream.BatchStream`, over all processes, from its first batch on and
+    without validation."""
 
     def __init__(self) -> None:
-        self.epoch_start, self.last_batch_end, self.wait_seconds_at_start, self.rows_at_start = (
-            0.0,
-            0.0,
-            0.0,
-            0,
-        )
+        self.epoch_start = 0.0
+        self.last_batch_end = 0.0
+        self.wait_seconds_at_start = 0.0
+        self.rows_at_start = 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
-        if index == 0 or not self.epoch_start:  # not 0 where a run was resumed amid an epoch
+        if index == 0 or not self.epoch_start:  # not 0 where a run was resumed in mid-epoch
             stream: Any = trainer.train_dataloader
             self.epoch_start = time.monotonic()
-            self.wait_seconds_at_start, self.rows_at_start = stream.waited, stream.rows_received
+            self.wait_seconds_at_start, self.rows_at_start = stream.wait_seconds, stream.rows_received
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.last_batch_end = time.monotonic()  # validation follows inside the epoch
@@ -36,19 +34,19 @@ class Throughput(pl.Callback):
         self.epoch_start = 0.0
 
     def rates(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Rows per second and the share of the time that was spent waiting for data."""
+        """Rows per second and the share of the time that waited for data; empty before the first batch."""
         stream: Any = trainer.train_dataloader
         seconds = self.last_batch_end - self.epoch_start
         if not self.epoch_start or seconds <= 0 or stream.rows_received <= self.rows_at_start:
             return {}
         return {
             "rows_per_s": (stream.rows_received - self.rows_at_start) * processes.world_size() / seconds,
-            "data_wait_share": (stream.waited - self.wait_seconds_at_start) / seconds,
+            "data_wait_share": (stream.wait_seconds - self.wait_seconds_at_start) / seconds,
         }
 
 
 class ProgressLine(TQDMProgressBar):
-    """One line: where the epoch is, its losses, checkouts per second, and the share of waiting."""
+    """One line: position in the epoch, losses, checkouts per second, share of time that waits for data."""
 
     def __init__(self, throughput: Throughput) -> None:
         super().__init__(refresh_rate=10)

@@ -1,4 +1,4 @@
-"""MLflow: one run per stage folder, found again when its command is run again."""
+"""MLflow: one run per stage folder; a command that runs again continues it."""
 
 import contextlib
 import os
@@ -18,27 +18,25 @@ RUN_ID_FILE = "mlflow_run_id"
 
 
 def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
-    """The id of the MLflow run of this folder: a new one with parameters and tags, or the one it has."""
+    """The id of the folder's MLflow run: the existing one, or a new one with parameters and tags."""
     client = make_client(cfg)
-    note = folder / RUN_ID_FILE
-    if note.is_file():
-        return note.read_text()
-    found = client.get_experiment_by_name(cfg.mlflow.experiment)
-    experiment = found.experiment_id if found else client.create_experiment(cfg.mlflow.experiment)
-    tags = tags | {"git_commit": git_commit(), "folder": str(folder.resolve())}
-    run = client.create_run(
-        experiment,
-        tags=tags,
-        run_name=folder.name,
+    id_file = folder / RUN_ID_FILE
+    if id_file.is_file():
+        return id_file.read_text()
+    experiment = client.get_experiment_by_name(cfg.mlflow.experiment)
+    experiment_id = (
+        experiment.experiment_id if experiment else client.create_experiment(cfg.mlflow.experiment)
     )
+    tags = tags | {"git_commit": git_commit(), "folder": str(folder.resolve())}
+    run = client.create_run(experiment_id, tags=tags, run_name=folder.name)
     for key, value in flatten_config(cfg).items():
         client.log_param(run.info.run_id, key, value)
-    note.write_text(run.info.run_id)
+    id_file.write_text(run.info.run_id)
     return run.info.run_id
 
 
 def make_client(cfg: DictConfig) -> MlflowClient:
-    """A client of the configured tracking server; makes a local sqlite file if need be."""
+    """A client of the configured tracking server; creates a local SQLite file that is missing."""
     uri = cfg.mlflow.tracking_uri
     if uri.startswith("sqlite:///"):
         _make_database(Path(uri.removeprefix("sqlite:///")))
@@ -47,7 +45,10 @@ def make_client(cfg: DictConfig) -> MlflowClient:
 
 
 def _make_database(file: Path) -> None:
-    """Create MLflow's tables beside and link them into place: a kill amid its migrations leaves a wreck."""
+    """Create MLflow's tables in a temporary file and link it into place.
+
+    A process that dies amid MLflow's migrations would leave an unusable database.
+    """
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,15 +61,15 @@ def _make_database(file: Path) -> None:
 
 def make_logger(cfg: DictConfig, run_id: str, stage: str) -> MLFlowLogger:
     """Lightning's logger for one stage; its metrics are named `<stage>/<metric>`."""
-    made = MLFlowLogger(
+    logger = MLFlowLogger(
         cfg.mlflow.experiment, tracking_uri=cfg.mlflow.tracking_uri, run_id=run_id, prefix=stage
     )
-    made.LOGGER_JOIN_CHAR = "/"
-    return made
+    logger.LOGGER_JOIN_CHAR = "/"
+    return logger
 
 
 def finish_run(cfg: DictConfig, run_id: str, metrics: dict[str, float], artifacts: list[Path]) -> None:
-    """Log final metrics and files, and close the run."""
+    """Log final metrics and files, and end the run."""
     client = make_client(cfg)
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
@@ -78,7 +79,7 @@ def finish_run(cfg: DictConfig, run_id: str, metrics: dict[str, float], artifact
 
 
 def find_run_folder(tracking_uri: str, run_id: str) -> Path:
-    """The run folder that an MLflow run id stands for. Raises ValueError if there is none."""
+    """The folder of an MLflow run. Raises ValueError for an unknown id."""
     try:
         run = MlflowClient(tracking_uri).get_run(run_id)
     except mlflow.exceptions.MlflowException as error:
@@ -87,7 +88,7 @@ def find_run_folder(tracking_uri: str, run_id: str) -> Path:
 
 
 def git_commit() -> str:
-    """The commit of this checkout, marked when files differ from it; `unknown` outside git."""
+    """The commit of this checkout, with `-modified` when files differ from it; `unknown` outside git."""
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -101,9 +102,9 @@ def git_commit() -> str:
 
 
 def prefix_metrics(row: dict[str, Any], prefix: str) -> dict[str, float]:
-    """Numbers of a dict, with a prefix, as MLflow metrics."""
+    """The numbers of a dict as MLflow metrics `<prefix>/<name>`."""
     return {
-        f"{prefix}/{k}": float(v)
-        for k, v in row.items()
-        if isinstance(v, int | float) and not isinstance(v, bool)
+        f"{prefix}/{name}": float(value)
+        for name, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
     }

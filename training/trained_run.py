@@ -1,21 +1,22 @@
-"""A finished run, opened: what evaluation and export start from."""
+"""A finished run, opened: the start of evaluation and export."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from models.ranking.ranker import Ranker
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog
 from training.build_models import build_ranker
-from training.pipeline import PreparedData, load_query_tower, open_prepared
+from training.prepared_data import PreparedData, open_prepared
+from training.retrieval_stage import load_query_tower
+from training.run_files import load_run_config, load_run_weights
 from training.stage_folders import read_stage_manifest
 
 
 class Run(NamedTuple):
-    """What `train.py` left in a folder."""
+    """The contents of a run folder of `train.py`, and of the folders that it builds on."""
 
     folder: Path
     cfg: DictConfig
@@ -24,38 +25,39 @@ class Run(NamedTuple):
     query_tower: QueryTower
     catalog: Catalog  # with item vectors, all snapshots
     ranker: Ranker  # calibrated, float tables
-    retrieval_folder: Path  # folder of the two towers
-    candidates_folder: Path  # folder with {train,validation,test}.parquet
+    retrieval_folder: Path  # of the two towers
+    candidates_folder: Path  # with {train,validation,test}.parquet
 
 
 def open_run(folder: str | Path) -> Run:
     """Load a run folder.
 
-    Raises FileNotFoundError for a run that is missing, unfinished, or without ranker or data; RuntimeError
-    for weights that do not fit the code.
+    Raises FileNotFoundError for a run that is missing, unfinished, or without ranker or data; DataError for
+    data that an earlier release prepared; RuntimeError for weights that do not fit the code.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such run. Train first: python train.py")
-    notes = read_stage_manifest(folder)
-    if "retrieval" not in notes:
+    manifest = read_stage_manifest(folder)
+    if "retrieval" not in manifest:
         raise FileNotFoundError(
             f"{folder} holds retrieval only: run python train.py (stage=all) for a ranker"
         )
-    parts = {part: (folder / notes[part]).resolve() for part in ("prepared", "retrieval", "candidates")}
-    for part in parts.values():
-        if not part.is_dir():
-            raise FileNotFoundError(f"{part}, which {folder.name} needs, is gone: run python train.py again")
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    parts = {part: (folder / manifest[part]).resolve() for part in ("prepared", "retrieval", "candidates")}
+    for part_folder in parts.values():
+        if not part_folder.is_dir():
+            raise FileNotFoundError(
+                f"{part_folder}, which {folder.name} needs, is gone: run python train.py again"
+            )
+    cfg = load_run_config(folder)
     prepared = open_prepared(parts["prepared"])
     tower, catalog = load_query_tower(cfg, prepared, parts["retrieval"])
     ranker = build_ranker(cfg, prepared.table_sizes)
-    ranker.load_state_dict(torch.load(folder / "weights.pt"))
+    ranker.load_state_dict(load_run_weights(folder))
     return Run(
         folder=folder,
         cfg=cfg,
-        manifest=notes,
+        manifest=manifest,
         prepared=prepared,
         query_tower=tower,
         catalog=catalog,

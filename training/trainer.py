@@ -1,8 +1,9 @@
 """The Lightning trainer of a stage: early stopping, checkpoints, resuming."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -17,11 +18,21 @@ BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
 
 
 class MidEpochCheckpoint(ModelCheckpoint):
-    """Saves between steps but not after an epoch's last: Lightning would resume behind its validation."""
+    """Saves between steps, but not after an epoch's last: Lightning would resume after its validation."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
         if not trainer.is_last_batch:
-            super().on_train_batch_end(trainer, *rest)
+            super().on_train_batch_end(trainer, *arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppingRule:
+    """When training ends, and which weights it keeps: those of the best `monitor`."""
+
+    monitor: str  # a metric of the validation
+    mode: Literal["min", "max"]  # which values of it are better
+    max_epochs: int
+    patience: int  # epochs without a better value
 
 
 def fit(
@@ -31,16 +42,14 @@ def fit(
     validation: object,
     folder: Path,
     logger: Logger | bool,
-    monitor: str,
-    mode: str,
-    epochs: int,
-    patience: int,
+    stopping: StoppingRule,
 ) -> dict[str, float]:
-    """Train until `epochs`, or `patience` epochs without a better `monitor`; resume if a checkpoint is there.
+    """Train until the stopping rule holds; resume from the folder's checkpoint if it has one.
 
     The best weights end up in `<folder>/best.ckpt`. Returns the metrics of the last epoch and, as
     `best_<monitor>`, that of the weights kept.
     """
+    monitor, mode = stopping.monitor, stopping.mode
     best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
     last = MidEpochCheckpoint(
         folder,
@@ -50,21 +59,21 @@ def fit(
         save_top_k=1,
         enable_version_counter=False,
     )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # as torchrun says
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
     throughput = Throughput()
     trainer = pl.Trainer(
         accelerator=cfg.trainer.accelerator,
-        devices=local,
-        num_nodes=processes.world_size() // local,
-        use_distributed_sampler=False,  # a stream takes its own share
+        devices=local_world_size,
+        num_nodes=processes.world_size() // local_world_size,
+        use_distributed_sampler=False,  # a stream reads its own share
         precision=cfg.trainer.precision,
         strategy=ShardedStrategy(process_group_backend=processes.backend(cfg)),
-        max_epochs=epochs,
+        max_epochs=stopping.max_epochs,
         logger=logger,
         callbacks=[
             best,
             last,
-            EarlyStopping(monitor, mode=mode, patience=patience),
+            EarlyStopping(monitor, mode=mode, patience=stopping.patience),
             throughput,
             *([ProgressLine(throughput)] if cfg.trainer.progress else []),
         ],
@@ -82,7 +91,7 @@ def fit(
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint, also when a kill came between the two renames of a save."""
+    """The newest complete checkpoint, also of a process that died between the two renames of a save."""
     for name in (LAST_CHECKPOINT, f"{LAST_CHECKPOINT}.old"):
         if (folder / name / ".metadata").is_file():
             return folder / name

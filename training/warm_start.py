@@ -3,7 +3,7 @@
     earlier run ─ weights, vocabularies ─╮
     new log ──────── vocabularies ───────┴▶ the same items, categories, brands, words in their rows ─▶ train
 
-What the earlier run did not know starts as in any training.
+Rows of items, categories, brands and words that the earlier run did not have start at random.
 """
 
 import json
@@ -19,59 +19,58 @@ from torch import Tensor, nn
 
 from data.feature_schema import Attribute, FeatureSchema
 from training.config import ConfigError
+from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
 
 TABLE_WEIGHT_MARKER = ".embedding_bags."  # in the name of a table's weight
-TRAINED_MASK_KEY = "item_encoder.trained_mask"  # [N+1] bool, which rows of the item table were learned
+TRAINED_MASK_KEY = "item_encoder.trained_mask"  # [N+1] bool, the trained rows of the item table
 
 
 class WarmStart(NamedTuple):
-    """Where a run starts from."""
+    """The weights of an earlier run, and where its table rows belong today."""
 
-    run_name: str  # of the earlier run
-    tower_weights: dict[str, Tensor]  # weights by name
+    run_name: str
+    tower_weights: dict[str, Tensor]  # by name
     ranker_weights: dict[str, Tensor]
-    previous_rows: dict[
-        str, Tensor
-    ]  # table → [rows now] int64, the row that stood for the same there, -1 for none
+    previous_rows: dict[str, Tensor]  # table → [rows today] int64, their rows in the earlier run, -1 for none
 
 
 def with_training_window(cfg: DictConfig) -> DictConfig:
-    """The settings, with `data.since` as of `cfg.warm.run`: nothing is prepared that is not learned from.
+    """The config, with `data.since` as of `cfg.warm.run`: only checkouts since then are prepared to train on.
 
-    Raises ConfigError for a run that is not there.
+    Raises ConfigError for a missing run.
     """
     if cfg.warm.run is None:
         return cfg
     folder = Path(cfg.warm.run).resolve()
     try:
-        split = json.loads((folder / read_stage_manifest(folder)["prepared"] / "meta.json").read_text())[
-            "split"
-        ]
+        prepared = folder / read_stage_manifest(folder)["prepared"]
+        split = json.loads((prepared / "meta.json").read_text())["split"]
     except (FileNotFoundError, KeyError) as error:
         raise _missing_run_error(cfg, error) from error
-    found = cfg.copy()
-    found.data.since = datetime.fromtimestamp(split["validation_start"], UTC).isoformat()
-    return found
+    window_cfg = cfg.copy()
+    window_cfg.data.since = datetime.fromtimestamp(split["validation_start"], UTC).isoformat()
+    return window_cfg
 
 
 def load_warm_start(cfg: DictConfig, prepared: Path) -> WarmStart | None:
-    """The earlier run `cfg.warm.run` over a prepared folder; None for a training from nothing.
+    """The earlier run `cfg.warm.run` over a prepared folder; None where the config names none.
 
-    Raises ConfigError for a run that is not there.
+    Raises ConfigError for a missing run.
     """
     if cfg.warm.run is None:
         return None
     folder = Path(cfg.warm.run).resolve()
     try:
-        notes = read_stage_manifest(folder)
-        retrieval, before = (folder / notes["retrieval"]), (folder / notes["prepared"])
-        towers = torch.load(retrieval / "weights.pt")
-        ranker = torch.load(folder / "weights.pt")
-        rows = map_table_rows(before, prepared)
+        manifest = read_stage_manifest(folder)
+        return WarmStart(
+            run_name=folder.name,
+            tower_weights=load_run_weights(folder / manifest["retrieval"]),
+            ranker_weights=load_run_weights(folder),
+            previous_rows=map_table_rows(folder / manifest["prepared"], prepared),
+        )
     except (FileNotFoundError, KeyError) as error:
         raise _missing_run_error(cfg, error) from error
-    return WarmStart(folder.name, towers, ranker, rows)
 
 
 def _missing_run_error(cfg: DictConfig, error: Exception) -> ConfigError:
@@ -81,28 +80,30 @@ def _missing_run_error(cfg: DictConfig, error: Exception) -> ConfigError:
 def warm_start_weights(
     build: Callable[[], nn.Module], previous_weights: dict[str, Tensor], previous_rows: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The weights of what `build` makes, by name, with those of `before` in the rows that stand for the same.
+    """The weights of a new model, by name, with the previous weights in their layers and table rows.
 
     Raises ConfigError if a layer has another shape: the features or the model changed.
     """
-    state = build().state_dict()
-    for name, tensor in state.items():
-        if name == TRAINED_MASK_KEY:  # `learned_items` says
+    weights = build().state_dict()
+    for name, tensor in weights.items():
+        if name == TRAINED_MASK_KEY:  # `trained_item_mask` sets it
             continue
-        table = name.split(TABLE_WEIGHT_MARKER)[1].split(".")[0] if TABLE_WEIGHT_MARKER in name else ""
-        if name not in previous_weights or (not table and previous_weights[name].shape != tensor.shape):
+        previous = previous_weights.get(name)
+        is_table = TABLE_WEIGHT_MARKER in name
+        if previous is None or (not is_table and previous.shape != tensor.shape):
+            previous_shape = "missing" if previous is None else list(previous.shape)
             raise ConfigError(
-                f"warm.run: {name} is {list(tensor.shape)} and was "
-                f"{list(previous_weights[name].shape) if name in previous_weights else 'not there'}; train anew, warm.run=null"
+                f"warm.run: {name} is {list(tensor.shape)} and was {previous_shape}; train anew, "
+                "warm.run=null"
             )
-        if not table:
-            tensor.copy_(previous_weights[name])
-        elif (
-            moved := _previous_table_rows(table, previous_rows, len(previous_weights[name]), len(tensor))
-        ) is not None:
-            known = moved >= 0
-            tensor[known] = previous_weights[name][moved[known]]
-    return state
+        if not is_table:
+            tensor.copy_(previous)
+            continue
+        table = name.split(TABLE_WEIGHT_MARKER)[1].split(".")[0]
+        rows = _previous_table_rows(table, previous_rows, len(previous), len(tensor))
+        if rows is not None:
+            tensor[rows >= 0] = previous[rows[rows >= 0]]
+    return weights
 
 
 def trained_item_mask(warm: WarmStart) -> Tensor:
@@ -111,49 +112,53 @@ def trained_item_mask(warm: WarmStart) -> Tensor:
     return (rows >= 0) & warm.tower_weights[TRAINED_MASK_KEY][rows.clamp_min(0)]
 
 
-def _previous_table_rows(table: str, rows: dict[str, Tensor], before: int, now: int) -> Tensor | None:
-    """[now] the rows of a table where its rows were, -1 for none; None where nothing can be kept.
+def _previous_table_rows(
+    table: str, previous_rows: dict[str, Tensor], n_previous: int, n_current: int
+) -> Tensor | None:
+    """[n_current] the previous row of each row of a table, -1 for none; None where no row can be kept.
 
-    A hashed table has no row for each word of its vocabulary: it is kept whole if all words kept their codes.
+    A hashed table has no row of its own for each word: it is kept whole if all words kept their codes.
     """
-    moved = rows["category" if table == "leaf" else table]
-    if len(moved) == now:
-        return moved
-    same = bool((moved[moved >= 0] == torch.arange(len(moved))[moved >= 0]).all())
-    return torch.arange(now) if same and before == now else None
+    rows = previous_rows["category" if table == "leaf" else table]
+    if len(rows) == n_current:
+        return rows
+    unmoved = bool((rows[rows >= 0] == torch.arange(len(rows))[rows >= 0]).all())
+    return torch.arange(n_current) if unmoved and n_previous == n_current else None
 
 
-def map_table_rows(before: Path, now: Path) -> dict[str, Tensor]:
-    """Table → [rows now] int64: the row of the prepared folder `before` that stood for the same, else -1."""
-    was, is_ = FeatureSchema.load(before), FeatureSchema.load(now)
-    items = [
+def map_table_rows(previous: Path, current: Path) -> dict[str, Tensor]:
+    """Table → [rows of the prepared folder `current`] int64: the same row in `previous`, else -1."""
+    old, new = FeatureSchema.load(previous), FeatureSchema.load(current)
+    old_items, new_items = (
         pq.read_table(folder / "items.parquet", columns=["item_id"])["item_id"].to_pylist()[1:]
-        for folder in (before, now)
-    ]
-    found = {
-        "item": map_vocabulary(items[0], items[1]),
-        "category": map_vocabulary(was.categories, is_.categories),
-        "brand": map_vocabulary(was.brands, is_.brands),
-        "token": map_vocabulary(was.tokens, is_.tokens),
+        for folder in (previous, current)
+    )
+    rows = {
+        "item": map_vocabulary(old_items, new_items),
+        "category": map_vocabulary(old.categories, new.categories),
+        "brand": map_vocabulary(old.brands, new.brands),
+        "token": map_vocabulary(old.tokens, new.tokens),
     }
-    known = {attribute.name: attribute for attribute in [*was.context, *was.profile]}
-    for place, attribute in enumerate([*is_.context, *is_.profile]):
-        found[f"attribute_{place}"] = _map_attribute_values(known.get(attribute.name), attribute)
-    return found
+    old_attributes = {attribute.name: attribute for attribute in [*old.context, *old.profile]}
+    for i, attribute in enumerate([*new.context, *new.profile]):
+        rows[f"attribute_{i}"] = _map_attribute_values(old_attributes.get(attribute.name), attribute)
+    return rows
 
 
-def map_vocabulary(before: list[str], now: list[str]) -> Tensor:
-    """[1 + now] int64: row 0, the unknown, and where each word of `now` stood among `before`, plus 1; -1 for
-    a new one."""
-    code = {word: place + 1 for place, word in enumerate(before)}
-    return torch.tensor([0, *(code.get(word, -1) for word in now)])
+def map_vocabulary(previous: list[str], current: list[str]) -> Tensor:
+    """[1 + current] int64: the row in `previous` of the unknown (0) and of each word, -1 for a new word.
+
+    Rows of words start at 1.
+    """
+    code = {word: row for row, word in enumerate(previous, start=1)}
+    return torch.tensor([0, *(code.get(word, -1) for word in current)])
 
 
-def _map_attribute_values(before: Attribute | None, now: Attribute) -> Tensor:
-    """The same for the values of an attribute; a number's ranges stand for the same by their place."""
-    if before is None or (before.values is None) != (now.values is None):
-        return torch.tensor([0] + [-1] * (now.cardinality - 1))
-    if now.values is not None:
-        return map_vocabulary(before.values or [], now.values)
-    places = torch.arange(now.cardinality)
-    return torch.where(places < before.cardinality, places, -1)
+def _map_attribute_values(previous: Attribute | None, current: Attribute) -> Tensor:
+    """The previous row of each value of an attribute, -1 for none; a number's ranges keep their positions."""
+    if previous is None or (previous.values is None) != (current.values is None):
+        return torch.tensor([0] + [-1] * (current.cardinality - 1))
+    if current.values is not None:
+        return map_vocabulary(previous.values or [], current.values)
+    rows = torch.arange(current.cardinality)
+    return torch.where(rows < previous.cardinality, rows, -1)

@@ -9,7 +9,9 @@ from omegaconf import OmegaConf
 
 from data.catalog import ItemNeighbours
 from data.io.batches import CANDIDATE_DTYPES
-from models.candidates.sources import CANDIDATE_SOURCES, CandidateSources, ItemLists, source_bit
+from models.candidates.item_lists import ItemLists
+from models.candidates.names import CANDIDATE_SOURCES, source_bit
+from models.candidates.sources import CandidateSources
 from models.embeddings import unpack_int8
 from tests.models.shops import DAY, NOW, random_candidates, random_catalog, random_query
 from tests.training.test_labels import random_outcomes

@@ -37,7 +37,7 @@ def test_every_query_encoder_is_built_by_its_name(name: str) -> None:
     check_values(cfg)
     query = build_two_tower(cfg, SIZES).query_encoder
     assert type(query).__name__ == f"{name.capitalize()}Encoder"
-    keys = set(inspect.signature(type(query).__init__).parameters) - {"self", "dim", "attributes_dim"}
+    keys = set(inspect.signature(type(query).__init__).parameters) - {"self", "dims"}
     assert set(cfg.retrieval.model.query) == keys | {"_target_"}  # one to one with the constructor
 
 

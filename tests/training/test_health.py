@@ -2,9 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from models.ranking.losses import click_and_purchase_probabilities
 from tests.models.variants import VARIANTS
@@ -12,7 +9,6 @@ from training.health import (
     GateLoad,
     TrainingError,
     check_finite,
-    feature_aucs,
     find_leaks,
     gradient_cosines,
     head_alarms,
@@ -58,17 +54,6 @@ def test_unknown_outcomes_are_not_held_against_a_head() -> None:
     labels = labels._replace(weight=(~unknown).float())
     logits[unknown] = 9.0
     assert head_alarms(logits, labels) == []
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000))
-def test_feature_aucs_are_those_of_scikit_learn(seed: int) -> None:
-    g = torch.Generator().manual_seed(seed)
-    positive = torch.rand(60, generator=g) < 0.4
-    positive[:2] = torch.tensor([True, False])
-    features = torch.randint(0, 5, [60, 3], generator=g).float()  # many ties
-    expected = [roc_auc_score(positive.numpy(), column.numpy()) for column in features.unbind(1)]
-    torch.testing.assert_close(feature_aucs(features, positive), torch.tensor(expected).float())
 
 
 def test_a_leak_is_named_whichever_way_it_points() -> None:

@@ -11,12 +11,11 @@ from omegaconf import OmegaConf
 
 from data.errors import DataError
 from data.prepare import prepare
+from models.schema import SECONDS_PER_DAY as DAY
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
 from training.checkout_sampling import MAX_EPOCHS, count_epochs, count_retrieval_rows, first_ranker_row
-from training.pipeline import open_prepared
-
-DAY = 86_400
+from training.prepared_data import open_prepared
 
 
 @given(st.integers(2, 1000), st.floats(0.01, 0.99))

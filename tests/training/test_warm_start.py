@@ -12,10 +12,11 @@ from benchmarks import model_age
 from data.feature_schema import FeatureSchema
 from data.prepare import prepare
 from tests.data.shop import START, iso, write_shop
-from tests.exporting.bundles import configured
+from tests.exporting.bundles import load_config
 from training.build_models import build_ranker, build_two_tower
 from training.config import ConfigError
-from training.pipeline import open_prepared, train_models
+from training.pipeline import train_models
+from training.prepared_data import open_prepared
 from training.stage_folders import read_stage_manifest
 from training.trained_run import open_run
 from training.warm_start import (
@@ -43,7 +44,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(folder, run): trained on a log that ended early; items were put in front of the list since."""
     folder = tmp_path_factory.mktemp("warm")
     write_shop(folder / "shop", users=40, items=40, days=110)
-    made = train_models(configured("train", *settings(folder, f"data.until='{UNTIL}'")))
+    made = train_models(load_config("train", *settings(folder, f"data.until='{UNTIL}'")))
     file = folder / "shop" / "items.csv"
     head, *rows = file.read_text().splitlines()
     new = ",".join(["new", '"A new fig"', "food/fig", "brand9", "2.5"])
@@ -57,7 +58,7 @@ def test_words_are_found_again() -> None:
 
 def test_weights_stand_where_what_they_are_of_stands_now(earlier: tuple[Path, Path]) -> None:
     folder, before = earlier
-    cfg = with_training_window(configured("train", *settings(folder, f"warm.run={before}")))
+    cfg = with_training_window(load_config("train", *settings(folder, f"warm.run={before}")))
     prepared = open_prepared(prepare(cfg))
     warm = load_warm_start(cfg, prepared.folder)
     assert warm is not None
@@ -96,7 +97,7 @@ def test_a_warm_run_goes_on_where_the_other_was(
     folder, before = earlier
     still = [f"{stage}.train.{rate}=1e-8" for stage in ("retrieval", "ranker")
              for rate in ("learning_rate", "table_learning_rate")]  # fmt: skip
-    cfg = configured("train", *settings(folder, f"warm.run={before}", *still))
+    cfg = load_config("train", *settings(folder, f"warm.run={before}", *still))
     made = train_models(cfg)
     assert made != before
     warm = load_warm_start(cfg, Path(made, read_stage_manifest(made)["prepared"]).resolve())
@@ -113,7 +114,7 @@ def test_a_warm_run_goes_on_where_the_other_was(
 
 def test_the_study_of_model_age_holds_both_to_one_window(earlier: tuple[Path, Path]) -> None:
     folder, before = earlier
-    made = train_models(configured("train", *settings(folder, f"warm.run={before}")))
+    made = train_models(load_config("train", *settings(folder, f"warm.run={before}")))
     newest, old = model_age.compare_runs(open_run(made), [before])
     assert (newest["mode"], old["mode"]) == ("incremental", "full")
     assert (newest["difference"], newest["low"], newest["high"], newest["weeks_old"]) == (0, 0, 0, 0)
@@ -127,7 +128,7 @@ def test_the_study_of_model_age_holds_both_to_one_window(earlier: tuple[Path, Pa
 
 def test_what_cannot_be_warmed_is_refused(earlier: tuple[Path, Path]) -> None:
     folder, before = earlier
-    cfg = configured("train", *settings(folder, f"warm.run={folder}/nothing"))
+    cfg = load_config("train", *settings(folder, f"warm.run={folder}/nothing"))
     prepared = open_prepared(prepare(cfg))
     with pytest.raises(ConfigError, match=r"warm\.run=.*nothing: no finished run"):
         load_warm_start(cfg, prepared.folder)

@@ -2,14 +2,16 @@
 
     torchrun --nproc-per-node 2 train.py trainer=distributed
 
-Every process runs the same stages. What must happen once (preparing, gathering candidates, files) the first
-one does, and the others wait for it; training they do together (training/distributed/sharding.py).
+Every process runs the same stages. The first one alone prepares data, gathers candidates and writes files,
+while the others wait; all of them train (training/distributed/sharding.py).
 """
 
 import gc
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,48 +20,49 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from training.config import ConfigError
+from training.stage_folders import lock_folder
 
 T = TypeVar("T")
-RANK_ZERO_TIMEOUT = timedelta(
-    days=7
-)  # for what the first process does alone; if it dies, torchrun ends the others
+RANK_ZERO_TIMEOUT = timedelta(days=7)  # for work of the first process; if it dies, torchrun ends the others
 
 
 def init_processes(cfg: DictConfig) -> None:
-    """Meet the other processes, if there are any.
+    """Join the process group of the run.
 
-    Raises ConfigError for processes without a trainer for them, and for a GPU that is not there.
+    Raises ConfigError for several processes without a trainer for them, and for a missing GPU.
     """
     if cfg.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here. Use trainer=cpu")
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started == 1:
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_processes == 1:
         init_single_process_group(backend(cfg))
         return
     if not cfg.trainer.processes:
-        raise ConfigError(f"torchrun started {started} processes: add trainer=distributed or trainer=gpu")
-    smallest = min(cfg.retrieval.train.batch_size, cfg.ranker.train.batch_size)
-    if started > smallest:
-        raise ConfigError(f"{started} processes share batches of {smallest}: raise batch_size or start fewer")
+        raise ConfigError(f"torchrun started {n_processes} processes: add trainer=distributed or trainer=gpu")
+    batch_size = min(cfg.retrieval.train.batch_size, cfg.ranker.train.batch_size)
+    if n_processes > batch_size:
+        raise ConfigError(
+            f"{n_processes} processes share batches of {batch_size}: raise batch_size or start fewer"
+        )
     if cfg.trainer.accelerator == "gpu":
-        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= there:
-            raise ConfigError(f"torchrun starts more processes than the {there} GPUs of this machine")
-        torch.cuda.set_device(local)
+        local_rank, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= n_gpus:
+            raise ConfigError(f"torchrun starts more processes than the {n_gpus} GPUs of this machine")
+        torch.cuda.set_device(local_rank)
     dist.init_process_group(backend(cfg), timeout=timedelta(minutes=cfg.trainer.timeout_minutes))
 
 
 def init_single_process_group(backend: str) -> None:
-    """A group of this process alone. It needs no port, which another run on the machine might want."""
+    """Create a group of this process alone, without a port that another run on the machine may use."""
     if not dist.is_initialized():
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def shutdown() -> None:
-    """Part from the others: what follows is done by one process.
+    """Leave the process group.
 
-    Sharded models are garbage by now, but in cycles, and hold the group. Its threads would live on and want
-    Python after its end, which aborts the process; once collected they are joined here.
+    Unreachable sharded models hold the group in reference cycles. Without the collection its threads outlive
+    the interpreter, which aborts the process.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -67,21 +70,32 @@ def shutdown() -> None:
 
 
 def backend(cfg: DictConfig) -> str:
-    """Of the collectives: gloo, and on GPUs NCCL beside it."""
+    """The backend of the collectives: gloo, and with GPUs also NCCL."""
     return "cpu:gloo,cuda:nccl" if cfg.trainer.accelerator == "gpu" else "gloo"
 
 
 def rank() -> int:
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def stream_share() -> dict[str, Any]:
+    """The arguments of `read_batches` for this process's share of every batch."""
+    return {"rank": rank(), "world_size": world_size()}
+
+
+def lock_on_rank_zero(folder: Path) -> AbstractContextManager[None]:
+    """The lock of a folder, which the first process holds for all of them."""
+    return lock_folder(folder) if rank() == 0 else nullcontext()
+
+
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """What `work` returns in the first process, for all of them; it must be picklable."""
+    """What `work` returns in the first process, in all of them; it must be picklable."""
     if world_size() == 1:
         return work()
     group = dist.new_group(backend="gloo", timeout=RANK_ZERO_TIMEOUT)
@@ -104,12 +118,12 @@ def all_gather_rows(rows: Tensor) -> Tensor:
 
 
 class AllGather(torch.autograd.Function):
-    """[n, …] of every process → [world, n, …] in each; a gradient is what all of them add up to."""
+    """[n, …] of every process → [world, n, …] in each; the gradient is the sum over the processes."""
 
     @staticmethod
-    def forward(ctx: Any, mine: Tensor) -> Tensor:
-        parts = [torch.empty_like(mine) for _ in range(world_size())]
-        dist.all_gather(parts, mine.contiguous())
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(world_size())]
+        dist.all_gather(parts, local.contiguous())
         return torch.stack(parts)
 
     @staticmethod

@@ -1,8 +1,8 @@
 """TorchRec under Lightning: sharded tables with fused optimizers, and checkpoints by DCP.
 
-One code path from one process to many. Lightning's own DDP wrapper cannot hold a
-`DistributedModelParallel` (DMP) module and saves only local shards of it, so the strategy here leaves the
-wrapping to DMP and the saving to `torch.distributed.checkpoint`.
+One code path for one process and for many. Lightning's DDP wrapper cannot hold a `DistributedModelParallel`
+(DMP) module and saves only its local shards. The strategy here leaves the wrapping to DMP and the saving to
+`torch.distributed.checkpoint` (DCP).
 """
 
 import os
@@ -52,14 +52,16 @@ def shard(
     initial_weights: dict[str, Tensor] | None = None,
     external_parameters: Iterable[str] = (),
 ) -> DistributedModelParallel:
-    """Fuse row-wise Adagrad into every table of `module`, shard the tables, replicate the rest.
+    """Fuse row-wise Adagrad into every table of `module`, shard the tables, replicate the other parameters.
 
-    Sharded tables are drawn anew; `weights`, whole tensors by name, are what to start from instead.
-    `outside` are names of parameters that are used outside of the module's forward: their gradients are left
-    to the caller to average over the processes.
+    Args:
+        sharding: auto (TorchRec's planner decides), table_wise, column_wise or row_wise. A table too narrow
+            for columns is not cut.
+        initial_weights: whole tensors by name; without them sharded tables are initialised again.
+        external_parameters: names of parameters that are used outside of the module's forward. The caller
+            averages their gradients over the processes.
 
-    `sharding` is auto (TorchRec's planner decides), table_wise, column_wise or row_wise. A table too narrow
-    to be cut into columns is not cut. Raises ConfigError for another word.
+    Raises ConfigError for another `sharding`.
     """
     if sharding not in ("auto", *SHARDINGS):
         raise ConfigError(f"trainer.sharding={sharding}: expected auto, {', '.join(SHARDINGS)}")
@@ -73,13 +75,13 @@ def shard(
         plan = _plan_automatic(module, sharders, device)
     else:
         plan = _plan_uniform(module, sharders[0], device, sharding)
-    # Not as a static graph: what each task's gradient is alone (training/health.py) would count as its first
-    # pass, of which DDP learns whose gradients to average. Calibration is there but not trained.
-    alike = DefaultDataParallelWrapper(
+    # Not as a static graph: DDP learns from the first backward pass which gradients to average, and the
+    # gradient of a single task (training/health.py) would be that pass. Calibration is not trained.
+    wrapper = DefaultDataParallelWrapper(
         static_graph=False, find_unused_parameters=True, params_to_ignore=[*external_parameters]
     )
     model = DistributedModelParallel(
-        module, device=device, plan=plan, sharders=sharders, data_parallel_wrapper=alike
+        module, device=device, plan=plan, sharders=sharders, data_parallel_wrapper=wrapper
     )
     if initial_weights is not None:
         model.load_state_dict(initial_weights)
@@ -87,8 +89,11 @@ def shard(
 
 
 class PadToMaxRows:
-    """Gives tables as many rows to look up in every process: how many items a batch names differs, and a
-    row-wise table scatters its sums in equal parts. The rows added are empty and cut off again."""
+    """Pads the lookups of tables to the same number of rows in every process.
+
+    Processes look up different numbers of items, and a row-wise table scatters its sums in equal parts. The
+    added rows are empty and cut off again.
+    """
 
     def __init__(self, tables: EmbeddingTables) -> None:
         self.local_rows = 0
@@ -97,17 +102,17 @@ class PadToMaxRows:
 
     def pad(self, tables: nn.Module, inputs: Any) -> Any:
         ids, lengths, weights = inputs
-        most = torch.tensor(lengths[0].numel(), device=lengths[0].device)
-        self.local_rows = int(most)
-        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-        return ids, [F.pad(length, (0, int(most) - self.local_rows)) for length in lengths], weights
+        max_rows = torch.tensor(lengths[0].numel(), device=lengths[0].device)
+        self.local_rows = int(max_rows)
+        torch.distributed.all_reduce(max_rows, torch.distributed.ReduceOp.MAX)
+        return ids, [F.pad(length, (0, int(max_rows) - self.local_rows)) for length in lengths], weights
 
     def unpad(self, tables: nn.Module, inputs: Any, pooled: Tensor) -> Tensor:
         return pooled[: self.local_rows]
 
 
 def _plan_automatic(module: nn.Module, sharders: list[Any], device: torch.device) -> ShardingPlan:
-    """What TorchRec's planner thinks best. Raises ConfigError where the tables do not fit."""
+    """The plan of TorchRec's planner. Raises ConfigError where the tables do not fit."""
     world = torch.distributed.get_world_size()
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     topology = Topology(
@@ -131,17 +136,17 @@ def _plan_automatic(module: nn.Module, sharders: list[Any], device: torch.device
 
 
 def _plan_uniform(module: nn.Module, sharder: Any, device: torch.device, sharding: str) -> ShardingPlan:
-    """Every table in one way; the planner would not offer row-wise on CPUs."""
+    """A plan that shards every table alike: the planner does not offer row-wise on CPUs."""
     world = torch.distributed.get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     plan: dict[str, Any] = {}
     for name, part in module.named_modules():
         if isinstance(part, EmbeddingBagCollection):
-            ways = {
+            shardings = {
                 config.name: _table_sharding(sharding, config.embedding_dim, k % world, world)
                 for k, config in enumerate(part.embedding_bag_configs())
             }
-            plan[name] = construct_module_sharding_plan(part, ways, sharder, local, world, device.type)
+            plan[name] = construct_module_sharding_plan(part, shardings, sharder, local, world, device.type)
     return ShardingPlan(plan)
 
 
@@ -159,7 +164,7 @@ def to_device(tensors: N, device: torch.device) -> N:
 
 
 def sharding_constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
-    """Sharded and fused for every table: data-parallel tables would have no fused optimizer."""
+    """Constraints that shard and fuse every table: data-parallel tables would have no fused optimizer."""
     kinds = [ShardingType.TABLE_WISE.value, ShardingType.COLUMN_WISE.value, ShardingType.ROW_WISE.value]
     fused = [EmbeddingComputeKernel.FUSED.value]
     tables = [part for part in module.modules() if isinstance(part, EmbeddingBagCollection)]
@@ -168,9 +173,9 @@ def sharding_constraints(module: nn.Module) -> dict[str, ParameterConstraints]:
 
 
 def dense_parameters(model: DistributedModelParallel) -> list[nn.Parameter]:
-    """What the ordinary optimizer updates: everything but the tables, whose optimizer is fused.
+    """The parameters of the ordinary optimizer: all but those of the tables, whose optimizer is fused.
 
-    The same in every process: of a table that lies elsewhere, an empty parameter stands here.
+    The same in every process: a table of another process has an empty parameter here.
     """
     tables = {
         id(parameter)
@@ -185,12 +190,12 @@ class ShardedStrategy(DDPStrategy):
     """DDP's processes and collectives; DMP's wrapping; DCP's checkpoints."""
 
     def configure_ddp(self) -> None:
-        """Nothing to wrap: `configure_model` of the Lightning module built a DMP."""
+        """Wrap nothing: `configure_model` of the Lightning module built a DMP."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Write a folder: tables and weights by DCP from every rank, the rest by rank 0.
+        """Write a folder: tables and weights by DCP from every rank, the trainer's state by rank 0.
 
-        It appears under its name only when complete, so a kill leaves the older checkpoint whole.
+        It appears under its name when complete, so a process that dies leaves the older checkpoint whole.
         """
         path, partial = Path(filepath), Path(f"{filepath}.partial")
         if self.is_global_zero:
@@ -215,10 +220,10 @@ class ShardedStrategy(DDPStrategy):
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
         path = checkpoint["state_dict"]["path"]
         state = _sharded_state(self.lightning_module)
-        other = _pop_resized_tensors(state, path)
+        resized = _pop_resized_tensors(state, path)
         dcp.load(state, checkpoint_id=path)
-        for table, name, current in other:
-            state["tables"]["state"][table][name] = _reshard_tensor(current, table, name, state, path)
+        for entry in resized:
+            state["tables"]["state"][entry.table][entry.name] = _reshard_tensor(entry, state, path)
         module: Any = self.lightning_module
         model: DistributedModelParallel = module.model
         model.load_state_dict(state["model"])
@@ -230,14 +235,14 @@ class ShardedStrategy(DDPStrategy):
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Full tensors of a checkpoint, by name, without a process group: for export and evaluation."""
+    """Full tensors of a checkpoint, by name; needs no process group."""
     if not (path / ".metadata").is_file():
-        raise FileNotFoundError(f"{path} is no checkpoint: it has no .metadata. Train first: python train.py")
+        raise FileNotFoundError(f"{path} is no checkpoint (no .metadata). Train first: python train.py")
     return _load_state_dict_from_keys({"model"}, checkpoint_id=path)["model"]
 
 
 def build_and_load(build: Callable[[], M], path: Path) -> M:
-    """The plain module on the CPU with a checkpoint's weights, ready to evaluate or export."""
+    """The plain module on the CPU with a checkpoint's weights, in evaluation mode."""
     module = build()
     module.load_state_dict(load_weights(path))
     return module.eval()
@@ -248,39 +253,47 @@ def _sharded_state(module: Any) -> dict[str, Any]:
     return {"model": model.state_dict(), "tables": model.fused_optimizer.state_dict()}
 
 
-def _pop_resized_tensors(state: dict[str, Any], path: Path) -> list[tuple[str, str, Any]]:
-    """Take out of `state` what the checkpoint holds in another size: (table, name, tensor).
+class _ResizedTensor(NamedTuple):
+    """A tensor of the table optimizer whose size differs from that in a checkpoint."""
 
-    Row-wise Adagrad keeps a number per row, and where columns were cut one per row and piece.
+    table: str
+    name: str
+    tensor: Any
+
+
+def _pop_resized_tensors(state: dict[str, Any], path: Path) -> list[_ResizedTensor]:
+    """Remove from `state` what the checkpoint holds in another size.
+
+    Row-wise Adagrad keeps one number per row, and for a table cut into columns one per row and piece.
     """
     saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    found = []
+    resized = []
     for table, tensors in state["tables"]["state"].items():
         for name, tensor in tensors.items():
-            entry = saved[f"tables.state.{table}.{name}"]
-            if getattr(entry, "size", tensor.size()) != tensor.size():
-                found.append((table, name, tensor))
-    for table, name, _ in found:
-        del state["tables"]["state"][table][name]
-    return found
+            metadata = saved[f"tables.state.{table}.{name}"]
+            if getattr(metadata, "size", tensor.size()) != tensor.size():
+                resized.append(_ResizedTensor(table, name, tensor))
+    for entry in resized:
+        del state["tables"]["state"][entry.table][entry.name]
+    return resized
 
 
-def _reshard_tensor(current: Any, table: str, name: str, state: dict[str, Any], path: Path) -> Any:
-    """The mean over the pieces that were, which is the number of the whole row, for the pieces that are."""
-    key = f"tables.state.{table}.{name}"
+def _reshard_tensor(entry: _ResizedTensor, state: dict[str, Any], path: Path) -> Any:
+    """The tensor with the mean over the saved pieces of each row in every current piece of the row."""
+    key = f"tables.state.{entry.table}.{entry.name}"
     saved: Any = _load_state_dict_from_keys({key}, checkpoint_id=path)
-    for part in ("tables", "state", table, name):
+    for part in ("tables", "state", entry.table, entry.name):
         saved = saved[part]
-    rows = state["model"][table].size(0)
+    rows = state["model"][entry.table].size(0)
     mean = saved.view(-1, rows).mean(dim=0)
-    for shard in current.local_shards():
-        start = shard.metadata.shard_offsets[0] % rows  # of its rows in the table
-        shard.tensor.copy_(mean[start : start + shard.tensor.numel()])
-    return current
+    for piece in entry.tensor.local_shards():
+        start = piece.metadata.shard_offsets[0] % rows  # in the rows of the table
+        piece.tensor.copy_(mean[start : start + piece.tensor.numel()])
+    return entry.tensor
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    """Put folder `source` in the place of `target`; a folder cannot be replaced in one step."""
+    """Replace folder `target` by `source`, in two steps: one is not possible."""
     old = target.with_name(f"{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

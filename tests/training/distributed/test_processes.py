@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from models.retrieval.losses import sampled_softmax_loss
+from models.retrieval.losses import LocalShare, Positives, UniformNegatives, sampled_softmax_loss
 from training.config import ConfigError
 from training.distributed import processes
 
@@ -26,18 +26,25 @@ def loss_of(weight: torch.Tensor, rank: int, world: int) -> torch.Tensor:
     positive = torch.randint(1, ITEMS + 1, owner.shape, generator=g)
     negative = torch.randint(1, ITEMS + 1, [10], generator=g)
     low, high = CHECKOUTS * rank // world, CHECKOUTS * (rank + 1) // world
-    mine = (owner >= low) & (owner < high)
+    local = (owner >= low) & (owner < high)
     start = int((owner < low).sum())
     drawn = negative[10 * rank // world : 10 * (rank + 1) // world]
-    vectors = F.normalize(table[torch.cat([positive[mine], drawn])] @ weight, dim=1)
-    positives, negatives = vectors[: int(mine.sum())], vectors[int(mine.sum()) :]
+    vectors = F.normalize(table[torch.cat([positive[local], drawn])] @ weight, dim=1)
+    positives, negatives = vectors[: int(local.sum())], vectors[int(local.sum()) :]
     share = sampled_softmax_loss(
-        F.normalize(query[low:high] @ weight, dim=1), processes.all_gather_rows(positives),
-        processes.all_gather_rows(negatives), processes.all_gather_rows(positive[mine]),
-        processes.all_gather_rows(drawn), processes.all_gather_rows(owner[mine]), probability /
-        probability.sum(), 10, ITEMS, 0.3,
-        slice(start, start + int(mine.sum())), low,
-    )  # fmt: skip
+        F.normalize(query[low:high] @ weight, dim=1),
+        Positives(
+            processes.all_gather_rows(positives),
+            processes.all_gather_rows(positive[local]),
+            processes.all_gather_rows(owner[local]),
+        ),
+        UniformNegatives(
+            processes.all_gather_rows(negatives), processes.all_gather_rows(drawn), n_items=ITEMS
+        ),
+        probability / probability.sum(),
+        0.3,
+        LocalShare(slice(start, start + int(local.sum())), first_query=low),
+    )
     return share * world
 
 

@@ -1,0 +1,25 @@
+"""Statistics of ranks: the area under the ROC curve."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def auc(label: Array, score: Array) -> float:
+    """Area under the ROC curve, ties at half (Mann-Whitney); label, score [m]. NaN with one class."""
+    label = np.asarray(label, bool)
+    positives = int(label.sum())
+    negatives = len(label) - positives
+    if not positives or not negatives:
+        return float("nan")
+    ranks = midranks(score)
+    return float((ranks[label].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def midranks(values: Array) -> Array:
+    """Ranks from 1, equal values share the mean of theirs: [m] float64."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

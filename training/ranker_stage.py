@@ -1,0 +1,128 @@
+"""The ranker stage: a calibrated ranker, trained on candidates."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from data.io.batches import read_batches
+from models.ranking.ranker import Ranker
+from training import tracking
+from training.build_models import build_ranker
+from training.checkout_sampling import count_epochs
+from training.distributed import processes
+from training.distributed.sharding import build_and_load
+from training.labels import LabelPolicy, Labels, label_policy_from_meta
+from training.prepared_data import PreparedData
+from training.ranker import RankerTask, predict
+from training.retrieval_stage import load_query_tower
+from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_run_config
+from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
+from training.task_settings import TaskSettings
+from training.trainer import BEST_CHECKPOINT, StoppingRule, fit
+from training.warm_start import WarmStart, warm_start_weights
+
+VALIDATION_BATCH_SIZE = 256  # checkouts
+
+
+def train_ranker(
+    cfg: DictConfig,
+    prepared: PreparedData,
+    retrieval: Path,
+    candidates_folder: Path,
+    warm: WarmStart | None = None,
+) -> Path:
+    """Train and calibrate the ranker; return its folder, with its weights and the resolved config."""
+    folder = stage_folder(
+        cfg.paths.runs, "ranker", cfg.ranker, cfg.trainer.precision, cfg.seed, candidates_folder.name
+    )
+    with processes.lock_on_rank_zero(folder):
+        if not processes.on_rank_zero(lambda: is_done(folder)):
+            _train_ranker(cfg, prepared, retrieval, candidates_folder, warm, folder)
+    return folder
+
+
+def _train_ranker(
+    cfg: DictConfig,
+    prepared: PreparedData,
+    retrieval: Path,
+    candidates_folder: Path,
+    warm: WarmStart | None,
+    folder: Path,
+) -> None:
+    train_settings = cfg.ranker.train
+    tags = {"stage": cfg.stage, "data": prepared.folder.name}
+    run_id = processes.on_rank_zero(lambda: tracking.start_run(cfg, folder, tags))
+    tower, catalog = load_query_tower(cfg, prepared, retrieval)
+    build = partial(build_ranker, cfg, prepared.table_sizes)
+    weights = warm_start_weights(build, warm.ranker_weights, warm.previous_rows) if warm else None
+    label_policy = label_policy_from_meta(prepared.meta)
+    stream = processes.stream_share()
+    train = read_batches(
+        candidates_folder / "train.parquet", train_settings.batch_size, seed=cfg.seed, shuffle=True, **stream
+    )
+    validation_file = candidates_folder / "validation.parquet"
+    validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, **stream)
+    epochs = count_epochs(train_settings, len(train))
+    task = RankerTask(
+        build, tower, catalog, label_policy, TaskSettings.of(cfg, train_settings, weights),
+        total_steps=len(train) * epochs, folder=folder,
+    )  # fmt: skip
+    stopping = StoppingRule(
+        monitor="val_loss", mode="min", max_epochs=epochs, patience=train_settings.patience
+    )
+    start = time.monotonic()
+    logger = tracking.make_logger(cfg, run_id, "ranker")
+    metrics = fit(cfg, task, train, validation, folder, logger, stopping)
+    seconds = time.monotonic() - start  # of this process: not of the whole training if it was resumed
+    ranker = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
+    if processes.rank() > 0:
+        return
+    outputs = _kept_validation_outputs(cfg, task, metrics)
+    if outputs is None:
+        tower, catalog = load_query_tower(cfg, prepared, retrieval)  # the trainer may have moved the others
+        batches = read_batches(validation_file, VALIDATION_BATCH_SIZE)
+        outputs = predict(ranker, tower, catalog, batches, label_policy)
+    _calibrate(ranker, outputs, label_policy)
+    torch.save(ranker.state_dict(), folder / WEIGHTS_FILE)
+    save_run_config(cfg, folder)
+    manifest = {
+        "metrics": metrics,
+        "training_seconds": seconds,
+        "mlflow_run_id": run_id,
+        **run_references(folder, prepared, retrieval, candidates_folder),
+    }
+    write_stage_manifest(folder, manifest)
+    retrieval_metrics = tracking.prefix_metrics(read_stage_manifest(retrieval)["metrics"], "retrieval")
+    tracking.finish_run(cfg, run_id, retrieval_metrics, [folder / CONFIG_FILE])
+
+
+def _kept_validation_outputs(
+    cfg: DictConfig, task: RankerTask, metrics: dict[str, float]
+) -> tuple[Tensor, Labels] | None:
+    """Logits and labels of the last validation, if its weights are the kept ones; else None."""
+    is_last_best = metrics["val_loss"] == metrics["best_val_loss"]
+    return task.validation_outputs if is_last_best and cfg.trainer.precision == "32-true" else None
+
+
+def _calibrate(ranker: Ranker, outputs: tuple[Tensor, Labels], label_policy: LabelPolicy) -> None:
+    """Fit the ranker's calibration to logits and labels of the validation split."""
+    logits, labels = outputs
+    bias = ranker.position_bias if label_policy.has_impressions else None
+    ranker.calibration.fit(logits, labels.click, labels.purchase, labels.value, labels.position, bias)
+
+
+def run_references(
+    folder: Path, prepared: PreparedData, retrieval: Path, candidates_folder: Path
+) -> dict[str, Any]:
+    """What the manifest of a run folder says of the folders that it builds on."""
+    return {
+        "prepared": relative_path(prepared.folder, folder),
+        "retrieval": relative_path(retrieval, folder),
+        "candidates": relative_path(candidates_folder, folder),
+        "recall": read_stage_manifest(candidates_folder)["recall"],
+    }
