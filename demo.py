@@ -1,80 +1,94 @@
-"""Show slates for real checkouts from an exported bundle: `python demo.py`, the last step of `make demo`.
+"""Show slates for real checkouts: `python demo.py`, the last step of `make demo`."""
 
-Takes checkouts of the test period that the models never saw, asks the bundle through `serving` alone, and
-marks what the household really bought in the horizon that followed.
-"""
-
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.errors import DataError
 from data.feature_schema import FeatureSchema
 from exporting import golden_requests
-from serving import BundleError, Recommender
+from serving import BundleError, Recommender, Slate
+from serving.command_line import option, run
 from training.stage_folders import read_stage_manifest
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--run", type=Path, default=Path("artifacts/runs/latest"))
-    parser.add_argument("--bundle", type=Path, default=Path("bundle"))
-    parser.add_argument("--count", type=int, default=3, help="how many checkouts")
-    arguments = parser.parse_args()
-    try:
-        prepared = arguments.run / read_stage_manifest(arguments.run)["prepared"]
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
-    try:
-        recommender = Recommender.load(arguments.bundle)
-    except BundleError as error:
-        sys.exit(f"error: {error}")
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Show slates for real checkouts from an exported bundle.
+
+    The checkouts are of the test period, which the models never saw. The bundle answers through `serving`
+    alone, and a * marks what the household bought in the horizon after the checkout.
+    """
+
+    run: Path = option(Path("artifacts/runs/latest"), "the run folder whose prepared data are used")
+    bundle: Path = option(Path("bundle"), "bundle root or version folder")
+    checkouts: int = option(3, "number of checkouts")
+
+
+def demo(options: DemoOptions) -> int:
+    """Print the slates."""
+    prepared = options.run / read_stage_manifest(options.run)["prepared"]
+    recommender = Recommender.load(options.bundle)
     items = pq.read_table(prepared / "items.parquet", columns=["item_id", "title"])
-    ids, titles = items["item_id"].to_pylist(), items["title"].to_pylist()
-    examples = sample_examples(pq.read_table(prepared / "examples" / "test.parquet"), arguments.count)
+    item_ids, titles = items["item_id"].to_pylist(), items["title"].to_pylist()
+    examples = sample_examples(pq.read_table(prepared / "examples" / "test.parquet"), options.checkouts)
     schema = FeatureSchema.load(prepared)
-    checkouts = golden_requests.to_checkouts(examples, ids, schema.context, schema.profile)
+    checkouts = golden_requests.to_checkouts(examples, item_ids, schema.context, schema.profile)
     asof = np.datetime64(recommender.bundle.manifest["data"]["snapshot"], "s").astype("datetime64[D]")
-    print(f"The bundle's popularity, prices and neighbours are as of {asof}: a picture, no measurement.")
+    print(
+        f"The bundle's popularity, prices and neighbours are as of {asof}: an illustration, no measurement."
+    )
     for checkout, example in zip(checkouts, examples.to_pylist(), strict=True):
-        bought = {
-            ids[i] for i, p in zip(example["outcome_item"], example["outcome_purchase"], strict=True) if p
-        }
-        when = np.datetime64(example["ts"], "s")
-        print(
-            f"\nHousehold {example['user_id']} at {when}, {len(example['history_item'])} events before."
-            " Just paid:"
-        )
-        for row, quantity, price in zip(
-            example["basket_item"], example["basket_quantity"], example["basket_price"], strict=True
-        ):
-            print(f"    {quantity:>4.0f} × {price:7.2f}  {titles[row]}")
-        slate = recommender.recommend(checkout)
-        print(
-            f"  Six more ({slate.tier}, {slate.timings['total']:.1f} ms;"
-            " * = bought in the horizon that followed):"
-        )
-        print("      p(click)  p(purchase)  expected value    price  item")
-        for item in slate.items:
-            print(
-                f"    {'*' if item.item_id in bought else ' '} {item.click:8.3f}  {item.purchase:11.3f}"
-                f"  {item.value:14.3f}  {item.price:7.2f}  {item.title}  ({', '.join(item.sources)})"
-            )
+        print_checkout(example, titles)
+        outcomes = zip(example["outcome_item"], example["outcome_purchase"], strict=True)
+        print_slate(recommender.recommend(checkout), {item_ids[row] for row, bought in outcomes if bought})
+    return 0
 
 
 def sample_examples(examples: pa.Table, count: int) -> pa.Table:
-    """`count` examples spread over the period, with a basket of 3 to 12 lines and something bought after."""
-    lines, after = (pc.list_value_length(examples[c]).to_numpy() for c in ("basket_item", "outcome_item"))
-    fitting = np.flatnonzero((lines >= 3) & (lines <= 12) & (after > 0))
-    if not len(fitting):
-        sys.exit("error: no test checkout has a basket of 3 to 12 lines and a purchase after it")
-    chosen = fitting[np.linspace(0, len(fitting) - 1, count + 2).astype(int)[1:-1]]
-    return examples.take(pa.array(chosen))
+    """`count` examples spread over the period, with a basket of 3 to 12 lines and an outcome.
+
+    Raises DataError if there is none.
+    """
+    basket_lines, outcomes = (
+        pc.list_value_length(examples[column]).to_numpy() for column in ("basket_item", "outcome_item")
+    )
+    rows = np.flatnonzero((basket_lines >= 3) & (basket_lines <= 12) & (outcomes > 0))
+    if not len(rows):
+        raise DataError("no test checkout has a basket of 3 to 12 lines and a purchase after it")
+    return examples.take(pa.array(rows[np.linspace(0, len(rows) - 1, count + 2).astype(int)[1:-1]]))
+
+
+def print_checkout(example: dict[str, Any], titles: list[str]) -> None:
+    """Print the basket of an example."""
+    ts = np.datetime64(example["ts"], "s")
+    n_events = len(example["history_item"])
+    print(f"\nHousehold {example['user_id']} at {ts}, {n_events} events before. Just paid:")
+    for row, quantity, price in zip(
+        example["basket_item"], example["basket_quantity"], example["basket_price"], strict=True
+    ):
+        print(f"    {quantity:>4.0f} × {price:7.2f}  {titles[row]}")
+
+
+def print_slate(slate: Slate, bought: set[str]) -> None:
+    """Print a slate, with a * at each item that was bought."""
+    print(
+        f"  Six more ({slate.tier}, {slate.timings['total']:.1f} ms;"
+        " * = bought in the horizon that followed):"
+    )
+    print("      p(click)  p(purchase)  expected value    price  item")
+    for item in slate.items:
+        print(
+            f"    {'*' if item.item_id in bought else ' '} {item.click:8.3f}  {item.purchase:11.3f}"
+            f"  {item.value:14.3f}  {item.price:7.2f}  {item.title}  ({', '.join(item.sources)})"
+        )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("python demo.py", demo, errors=(FileNotFoundError, BundleError, DataError)))

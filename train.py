@@ -12,7 +12,7 @@ from training.config import ConfigError, check_values
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    # Here, after the config is known to be right: torch and TorchRec take seconds to import.
+    # Late: torch and TorchRec take seconds to import, a wrong config is an error before.
     from evaluation.evaluate import evaluate, is_evaluated
     from training.distributed import processes
     from training.health import TrainingError
@@ -29,11 +29,11 @@ def main(cfg: DictConfig) -> None:
             raise
         sys.exit(
             f"error: no space is left below {cfg.paths.runs} or {cfg.paths.prepared}: free some and run the "
-            "same command again. Finished stages and the last checkpoint are whole; it goes on from there"
+            "same command again. It continues from the finished stages and the last checkpoint"
         )
-    alone = processes.rank() == 0
+    is_rank_zero = processes.rank() == 0
     processes.shutdown()
-    if alone and cfg.stage != "retrieval" and not is_evaluated(folder):
+    if is_rank_zero and cfg.stage != "retrieval" and not is_evaluated(folder):
         evaluate(folder)
 
 

@@ -73,6 +73,6 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
     ids = [item["item_id"] for item in slate["items"]]
     assert len(ids) == len(set(ids)) == 6
     assert slate["tier"] == "ranked"
-    shown = command("demo.py", "--run", str(run), "--bundle", f"{tmp_path}/bundle", "--count", "1")
+    shown = command("demo.py", "--run", str(run), "--bundle", f"{tmp_path}/bundle", "--checkouts", "1")
     assert shown.returncode == 0, shown.stderr[-3000:]
     assert "Six more (ranked" in shown.stdout
