@@ -1,19 +1,18 @@
 """Calibration of every head, over all candidates and slice by slice.
 
-A model can be right on average and wrong where it matters: for new items, for dear ones, for what the user
-never bought. So predicted and observed are compared within slices too.
+A model can be right on average and wrong for new items, expensive ones, or items that the user never bought.
 
 | group | slices |
 |---|---|
 | all | every candidate |
-| source | proposed by that source; a candidate may have several |
+| source | candidates of that source; a candidate may have several |
 | history with the item | bought before by this user (this basket included), or never |
 | popularity | deciles of the orders with the item in the 28 days before the checkout's snapshot |
 | price | deciles of the item's usual price at that snapshot |
 | earlier checkouts | of the user: 0 to 4, 5 to 19, ... |
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,10 @@ from evaluation import protocol
 from evaluation.jagged import Array, segment_ids
 from evaluation.metrics import calibration_curve, ece
 from evaluation.scoring import ScoredCandidates
-from models.candidates.sources import CANDIDATE_SOURCES
+from models.candidates.names import CANDIDATE_SOURCES
 from models.schema import Catalog
 
-EARLIER_CHECKOUT_EDGES = (
-    protocol.COLD_USER_CHECKOUTS,
-    20,
-    50,
-    100,
-    200,
-)  # where the buckets of earlier checkouts begin
+EARLIER_CHECKOUT_EDGES = (protocol.COLD_USER_CHECKOUTS, 20, 50, 100, 200)  # lower bounds, but for the first
 CURVE_SLICES = (
     ("all", "all"),
     ("history with the item", "bought before"),
@@ -42,14 +35,14 @@ CURVE_SLICES = (
 def calibration_slices(
     scored: ScoredCandidates, data: protocol.Split, catalog: Catalog
 ) -> Iterator[tuple[str, str, Array]]:
-    """(group, slice, which candidates [P] bool), slices without a candidate left out."""
+    """(group, slice, mask of its candidates [P] bool) of every slice that has candidates."""
     row = segment_ids(scored.offsets)
     yield "all", "all", np.ones(len(row), bool)
     for bit, name in enumerate(CANDIDATE_SOURCES):
         if (mask := scored.source >> bit & 1 == 1).any():
             yield "source", name, mask
-    own = protocol.purchased_before(data, row, scored.item)
-    for name, mask in (("bought before", own), ("never", ~own)):
+    is_purchased = protocol.purchased_before(data, row, scored.item)
+    for name, mask in (("bought before", is_purchased), ("never", ~is_purchased)):
         if mask.any():
             yield "history with the item", name, mask
     snapshot = data.snapshot[row]
@@ -65,8 +58,10 @@ def decile_edges(values: Array) -> Array:
     return np.unique(np.quantile(values, np.arange(1, 10) / 10, method="higher")) if len(values) else values
 
 
-def _bin_slices(group: str, values: Array, edges_of: Any) -> Iterator[tuple[str, str, Array]]:
-    code = np.searchsorted(edges_of(values), values, side="right")
+def _bin_slices(
+    group: str, values: Array, make_edges: Callable[[Array], Array]
+) -> Iterator[tuple[str, str, Array]]:
+    code = np.searchsorted(make_edges(values), values, side="right")
     for bin_ in np.unique(code):
         mask = code == bin_
         low, high = values[mask].min(), values[mask].max()
@@ -79,45 +74,45 @@ def calibration_rows(
     """One row per head and slice.
 
     `predicted` and `observed` are means: of the probability and the label over all candidates of the slice,
-    or of the spend over those that were bought. `ratio` is one over the other, NaN where nothing happened;
-    `ece` is the expected calibration error (metrics.ece), for the probabilities only.
+    or of the spend over the bought ones. `ratio` is predicted / observed, NaN if nothing was observed. `ece`
+    is the expected calibration error (metrics.ece), of the probabilities only.
     """
-    heads = {
-        "click": (scored.clicked, scored.click),
-        "purchase": (scored.purchased, scored.purchase),
-    }
     rows: list[dict[str, Any]] = []
     for group, name, mask in calibration_slices(scored, data, catalog):
-        about = {"group": group, "slice": name}
-        for head, (label, probability) in heads.items():
-            measured = _predicted_and_observed(label[mask], probability[mask])
-            rows.append({"head": head, **about, **measured, "ece": ece(label[mask], probability[mask])})
+        keys = {"group": group, "slice": name}
+        for head, (label, probability) in _probability_heads(scored).items():
+            means = _predicted_and_observed(label[mask], probability[mask])
+            rows.append({"head": head, **keys, **means, "ece": ece(label[mask], probability[mask])})
         bought = mask & scored.purchased
         if bought.any():
-            rows.append(
-                {
-                    "head": "value",
-                    **about,
-                    **_predicted_and_observed(scored.value[bought], scored.spend[bought]),
-                }
-            )
+            means = _predicted_and_observed(scored.value[bought], scored.spend[bought])
+            rows.append({"head": "value", **keys, **means})
     return rows
 
 
-def _predicted_and_observed(observed: Array, predicted: Array) -> dict[str, Any]:
-    seen, said = float(observed.mean(dtype=np.float64)), float(predicted.mean(dtype=np.float64))
+def _probability_heads(scored: ScoredCandidates) -> dict[str, tuple[Array, Array]]:
+    """Head → label and probability [P]."""
     return {
-        "pairs": len(observed),
-        "predicted": said,
-        "observed": seen,
-        "ratio": said / seen if seen else float("nan"),
+        "click": (scored.clicked, scored.click),
+        "purchase": (scored.purchased, scored.purchase),
+    }
+
+
+def _predicted_and_observed(label: Array, prediction: Array) -> dict[str, Any]:
+    observed = float(label.mean(dtype=np.float64))
+    predicted = float(prediction.mean(dtype=np.float64))
+    return {
+        "pairs": len(label),
+        "predicted": predicted,
+        "observed": observed,
+        "ratio": predicted / observed if observed else float("nan"),
     }
 
 
 def reliability_curves(
     scored: ScoredCandidates, data: protocol.Split, catalog: Catalog
 ) -> list[dict[str, Any]]:
-    """Reliability curves of click and purchase: of all, of what the user bought before, of what it never did.
+    """Reliability curves of click and purchase: of all items, of those bought before, of the others.
 
     `predicted`, `observed` and `pairs` are lists over 15 bins of equal mass.
     """
@@ -125,11 +120,8 @@ def reliability_curves(
     for group, name, mask in calibration_slices(scored, data, catalog):
         if (group, name) not in CURVE_SLICES:
             continue
-        for head, label, chance in (
-            ("click", scored.clicked, scored.click),
-            ("purchase", scored.purchased, scored.purchase),
-        ):
-            curve = calibration_curve(label[mask], chance[mask])
+        for head, (label, probability) in _probability_heads(scored).items():
+            curve = calibration_curve(label[mask], probability[mask])
             points = {key: values.tolist() for key, values in curve._asdict().items()}
             rows.append({"head": head, "slice": name, **points})
     return rows

@@ -1,49 +1,56 @@
-"""What the two towers alone know where habit says nothing: new users, new items, items new to a user.
+"""Recall of the two towers where habit says nothing: new users, new items, items new to a user.
 
     python -m evaluation.cold_start                          the latest run, on the test split
     python -m evaluation.cold_start RUN --split validation   RUN may hold retrieval only
 
-| slice | the query | what may be found | what counts |
+| slice | the query | items that may be retrieved | purchases that count |
 |---|---|---|---|
-| all | as it was | every available item | every purchase inside the horizon |
-| basket_only | history and profile taken away | every available item | every purchase |
-| new_items | as it was | items first sold in the 28 days before | those of them that were bought |
-| discovery | as it was | items that the user never bought before | those of them that were bought |
+| all | unchanged | every available item | every purchase inside the horizon |
+| basket_only | without history and profile | every available item | every purchase |
+| new_items | unchanged | items first sold in the 28 days before | of those items |
+| discovery | unchanged | items that the user never bought before | of those items |
 
-Exact search, so that the index plays no part. Every system ranks the same items for the same checkouts.
+Search is exact, so that the index plays no part. Every system ranks the same items for the same checkouts.
 """
 
-import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from data.catalog import ItemNeighbours, load_neighbours
 from data.io.batches import read_batches
 from evaluation import protocol
-from evaluation.jagged import Array, concat_ranges
+from evaluation.jagged import Array, concat_ranges, to_offsets
 from evaluation.metrics import Purchases, ndcg_at, recall_at
 from models.embeddings import unpack_int8
 from models.jagged import gather_segments, segment_ids
 from models.retrieval.recent_events import mask_users
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog, Query
-from reporting import tables
-from training.pipeline import PreparedData, load_query_tower, open_prepared
+from reporting.tables import text_table
+from serving import command_line
+from serving.command_line import argument, option
+from serving.files import write_json
+from training.prepared_data import PreparedData, open_prepared
+from training.retrieval_stage import load_query_tower
+from training.run_files import load_run_config
 from training.stage_folders import read_stage_manifest
 
 RETRIEVAL_DEPTH = 300
+RECALL_DEPTHS = (100, RETRIEVAL_DEPTH)
+BATCH_SIZE = 256
 ItemScorer = Callable[[Query], Tensor]  # B checkouts → score of every item [B, N+1], -inf for not proposed
 
 
 class Towers(NamedTuple):
-    """A finished retrieval stage, opened."""
+    """A finished retrieval stage."""
 
     cfg: DictConfig
     prepared: PreparedData
@@ -51,87 +58,114 @@ class Towers(NamedTuple):
     catalog: Catalog  # with item vectors
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.cold_start", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("run", nargs="?", default="artifacts/runs/latest", help="default: the latest")
-    parser.add_argument("--split", choices=["validation", "test"], default="test")
-    parser.add_argument("--out", type=Path, default=Path("reports"))
-    arguments = parser.parse_args()
-    try:
-        towers = open_towers(arguments.run)
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
-    rows = cold_start_rows(towers, arguments.split)
-    print(tables.text_table(rows))
-    tables.write_json(rows, arguments.out / f"cold-{arguments.split}.json")
+class ColdStartSlice(NamedTuple):
+    """A slice of the table above."""
+
+    name: str
+    protocol_slice: protocol.Slice  # the checkouts and purchases that count
+    prepare: Callable[[Query], Query]  # → the query that the systems get
+    allowed: Callable[
+        [Query, Array], Tensor
+    ]  # (query, rows [B]) → items that may be retrieved, [B, N+1] bool
+    scorers: dict[str, ItemScorer]  # by system
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdStartOptions:
+    """Recall of the two towers where habit says nothing: new users, new items, items new to a user."""
+
+    run: str = argument("run folder; it may hold retrieval only", default="artifacts/runs/latest")
+    split: Literal["validation", "test"] = option("test", "of the run's data")
+    out: Path = option(Path("reports"), "folder of cold-<split>.json")
+
+
+def evaluate_cold_start(options: ColdStartOptions) -> int:
+    """Print the rows and write them to `cold-<split>.json`."""
+    rows = cold_start_rows(open_towers(options.run), options.split)
+    print(text_table(rows))
+    write_json(options.out / f"cold-{options.split}.json", rows)
+    return 0
 
 
 def open_towers(folder: str | Path) -> Towers:
-    """Load the towers of a run. Raises FileNotFoundError where there is no finished run."""
+    """Load the towers of a run. Raises FileNotFoundError if there is no finished run."""
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such run. Train first: python train.py")
-    notes = read_stage_manifest(folder)
-    retrieval = (folder / notes["retrieval"]).resolve() if "retrieval" in notes else folder
-    prepared = open_prepared((folder / notes["prepared"]).resolve())
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    manifest = read_stage_manifest(folder)
+    retrieval = (folder / manifest["retrieval"]).resolve() if "retrieval" in manifest else folder
+    prepared = open_prepared((folder / manifest["prepared"]).resolve())
+    cfg = load_run_config(folder)
     tower, catalog = load_query_tower(cfg, prepared, retrieval)
     return Towers(cfg, prepared, tower, catalog)
 
 
 @torch.no_grad()
 def cold_start_rows(towers: Towers, split: str) -> list[dict[str, Any]]:
-    """One row per slice and system: recall@100, recall@300 and NDCG@6, means over what counts."""
-    folder, catalog = towers.prepared.folder, towers.catalog
-    data = protocol.load_split(folder, split)
-    parts = {part.name: part for part in protocol.slices(data)}
-    ann, popular = two_tower_scorer(towers.tower, catalog), popularity_scorer(catalog)
-    paid = copurchase_scorer(load_neighbours(folder, catalog.leaf.numel()), catalog.leaf.numel())
-    baskets = {"two towers": ann, "popularity, 28 days": popular, "bought together": paid}
-    both = {"two towers": ann, "popularity, 28 days": popular}
-    first_sold = catalog.first_sold
+    """One row per slice and system: means of recall@100, recall@300 and NDCG@6 over what counts."""
+    data = protocol.load_split(towers.prepared.folder, split)
+    file = towers.prepared.folder / "examples" / f"{split}.parquet"
+    rows: list[dict[str, Any]] = []
+    for part in _cold_start_slices(towers, data):
+        purchases, checkouts = part.protocol_slice.purchases, part.protocol_slice.rows
+        items, n_allowed = _retrieve(part, file, len(data.ts))
+        for system in part.scorers:
+            metrics = retrieval_metrics(items[system], purchases, checkouts)
+            rows.append({"slice": part.name, "system": system} | metrics)
+        if part.name == "new_items":
+            rows.append({"slice": part.name, "system": "random"} | random_recall(n_allowed[checkouts]))
+    return rows
 
-    def everything(query: Query, rows: Array) -> Tensor:
+
+def _cold_start_slices(towers: Towers, data: protocol.Split) -> list[ColdStartSlice]:
+    """The four slices of the table above, in that order."""
+    catalog = towers.catalog
+    parts = {part.name: part for part in protocol.slices(data)}
+    neighbours = load_neighbours(towers.prepared.folder, catalog.leaf.numel())
+    scorers = {
+        "two towers": two_tower_scorer(towers.tower, catalog),
+        "popularity, 28 days": popularity_scorer(catalog),
+    }
+    basket_scorers = scorers | {"bought together": copurchase_scorer(neighbours, catalog.leaf.numel())}
+
+    def all_items(query: Query, rows: Array) -> Tensor:
         return catalog.available.expand(len(rows), -1)
 
-    def fresh(query: Query, rows: Array) -> Tensor:
-        return catalog.available & new_item_mask(first_sold, query.ts)
+    def new_items(query: Query, rows: Array) -> Tensor:
+        return catalog.available & new_item_mask(catalog.first_sold, query.ts)
 
-    def unowned(query: Query, rows: Array) -> Tensor:
+    def unpurchased_items(query: Query, rows: Array) -> Tensor:
         return catalog.available & ~purchased_before_mask(data, rows)
 
-    table: list[dict[str, Any]] = []
-    for name, part, prepare, allowed, systems in (
-        ("all", parts["all"], unmodified, everything, both),
-        ("basket_only", parts["all"], without_history, everything, baskets),
-        ("new_items", parts["new_items"], unmodified, fresh, both),
-        ("discovery", parts["discovery"], unmodified, unowned, both),
-    ):
-        found = {system: np.full((len(data.ts), RETRIEVAL_DEPTH), -1, np.int64) for system in systems}
-        pool = np.zeros(len(data.ts), np.int64)
-        judged = np.zeros(len(data.ts), bool)
-        judged[part.rows] = True
-        at = 0
-        for batch in read_batches(folder / "examples" / f"{split}.parquet", 256):
-            rows = np.arange(at, at + batch.query.ts.numel())
-            at += len(rows)
-            if not judged[rows].any():
-                continue
-            query = prepare(batch.query)
-            may = allowed(query, rows)  # [B, N+1]
-            pool[rows] = may.sum(1).numpy()
-            for system, score in systems.items():
-                found[system][rows] = top_items(score(query), may)
-        for system, lists in found.items():
-            table.append(
-                {"slice": name, "system": system} | retrieval_metrics(lists, part.purchases, part.rows)
-            )
-        if name == "new_items":
-            table.append({"slice": name, "system": "random"} | random_recall(pool[part.rows]))
-    return table
+    return [
+        ColdStartSlice("all", parts["all"], unmodified, all_items, scorers),
+        ColdStartSlice("basket_only", parts["all"], without_history, all_items, basket_scorers),
+        ColdStartSlice("new_items", parts["new_items"], unmodified, new_items, scorers),
+        ColdStartSlice("discovery", parts["discovery"], unmodified, unpurchased_items, scorers),
+    ]
+
+
+def _retrieve(part: ColdStartSlice, file: Path, n: int) -> tuple[dict[str, Array], Array]:
+    """The best items of every system [n, RETRIEVAL_DEPTH], and the number of items that are allowed [n].
+
+    Checkouts that do not count may be skipped: -1 and 0.
+    """
+    items = {system: np.full((n, RETRIEVAL_DEPTH), -1, np.int64) for system in part.scorers}
+    n_allowed = np.zeros(n, np.int64)
+    counts = np.zeros(n, bool)
+    counts[part.protocol_slice.rows] = True
+    start = 0
+    for batch in read_batches(file, BATCH_SIZE):
+        rows = np.arange(start, start + batch.query.ts.numel())
+        start += len(rows)
+        if not counts[rows].any():
+            continue
+        query = part.prepare(batch.query)
+        allowed = part.allowed(query, rows)  # [B, N+1]
+        n_allowed[rows] = allowed.sum(1).numpy()
+        for system, scorer in part.scorers.items():
+            items[system][rows] = top_items(scorer(query), allowed)
+    return items, n_allowed
 
 
 def unmodified(query: Query) -> Query:
@@ -139,7 +173,7 @@ def unmodified(query: Query) -> Query:
 
 
 def without_history(query: Query) -> Query:
-    """The same checkouts by users of whom nothing is known."""
+    """The same checkouts by unknown users."""
     return mask_users(query, torch.ones_like(query.ts, dtype=torch.bool))
 
 
@@ -156,13 +190,13 @@ def popularity_scorer(catalog: Catalog) -> ItemScorer:
 
 def copurchase_scorer(tables: dict[int, ItemNeighbours], items: int) -> ItemScorer:
     """Summed co-purchase scores with the basket's items, by the latest table not after the snapshot."""
-    known = sorted(tables)
+    table_snapshots = sorted(tables)
 
     def score(query: Query) -> Tensor:
         total = torch.zeros(query.ts.numel(), items)
         checkout = segment_ids(query.basket_offsets)
         for snapshot in query.snapshot.unique().tolist():
-            usable = [s for s in known if s <= snapshot]
+            usable = [table_snapshot for table_snapshot in table_snapshots if table_snapshot <= snapshot]
             if not usable:
                 continue
             table = tables[usable[-1]]
@@ -176,57 +210,60 @@ def copurchase_scorer(tables: dict[int, ItemNeighbours], items: int) -> ItemScor
 
 
 def mask_unproposed(score: Tensor) -> Tensor:
-    """An item with score 0 is not proposed."""
+    """-inf for items with score 0, which the system does not propose."""
     return score.masked_fill(score <= 0, -torch.inf)
 
 
 def new_item_mask(first_sold: Tensor, ts: Tensor) -> Tensor:
     """Items [N+1] first sold in the 28 days before each checkout [B]: [B, N+1] bool."""
-    age = ts.unsqueeze(1) - first_sold
-    return (first_sold > 0) & (age >= 0) & (age <= protocol.NEW_ITEM_DAYS * protocol.DAY)
+    return protocol.is_new_item(first_sold, ts.unsqueeze(1))
 
 
 def purchased_before_mask(data: protocol.Split, rows: Array) -> Tensor:
-    """What the users of checkouts `rows` [B] bought by then, the baskets included: [B, N+1] bool."""
+    """The items that the users of checkouts `rows` [B] had bought by then, with the basket: [B, N+1] bool."""
     items = len(data.first_sold)
-    start = np.searchsorted(data.first_purchase_key, data.user[rows] * items)
-    count = np.searchsorted(data.first_purchase_key, (data.user[rows] + 1) * items) - start
-    at, row = concat_ranges(start, count), np.repeat(np.arange(len(rows)), count)
-    then = data.first_purchase_ts[at] <= data.ts[rows][row]
+    starts = np.searchsorted(data.first_purchase_key, data.user[rows] * items)
+    lengths = np.searchsorted(data.first_purchase_key, (data.user[rows] + 1) * items) - starts
+    position, row = concat_ranges(starts, lengths), np.repeat(np.arange(len(rows)), lengths)
+    is_earlier = data.first_purchase_ts[position] <= data.ts[rows][row]
     mask = np.zeros((len(rows), items), bool)
-    mask[row[then], data.first_purchase_key[at[then]] % items] = True
-    low, lines = data.basket_offsets[rows], np.diff(data.basket_offsets)[rows]
-    mask[np.repeat(np.arange(len(rows)), lines), data.basket_item[concat_ranges(low, lines)]] = True
+    mask[row[is_earlier], data.first_purchase_key[position[is_earlier]] % items] = True
+    basket_starts, basket_lengths = data.basket_offsets[rows], np.diff(data.basket_offsets)[rows]
+    basket_item = data.basket_item[concat_ranges(basket_starts, basket_lengths)]
+    mask[np.repeat(np.arange(len(rows)), basket_lengths), basket_item] = True
     return torch.from_numpy(mask)
 
 
-def top_items(score: Tensor, may: Tensor) -> Array:
-    """The DEPTH allowed items of highest score [B, DEPTH] int64, -1 where fewer are proposed."""
-    top = score.masked_fill(~may, -torch.inf).topk(min(RETRIEVAL_DEPTH, score.shape[1]), dim=1)
-    found = top.indices.masked_fill(top.values == -torch.inf, -1)
-    return torch.nn.functional.pad(found, (0, RETRIEVAL_DEPTH - found.shape[1]), value=-1).numpy()
+def top_items(score: Tensor, allowed: Tensor) -> Array:
+    """The allowed items of highest score [B, RETRIEVAL_DEPTH] int64, -1 past the last one."""
+    top = score.masked_fill(~allowed, -torch.inf).topk(min(RETRIEVAL_DEPTH, score.shape[1]), dim=1)
+    items = top.indices.masked_fill(top.values == -torch.inf, -1)
+    return torch.nn.functional.pad(items, (0, RETRIEVAL_DEPTH - items.shape[1]), value=-1).numpy()
 
 
-def retrieval_metrics(found: Array, purchases: Purchases, rows: Array) -> dict[str, Any]:
-    """Means over checkouts `rows` of lists [n, DEPTH], best first, -1 for none."""
-    real = found >= 0
-    offsets = np.concatenate([[0], real.sum(1).cumsum()])
-    recalls = {
-        f"recall{k}": recall_at(offsets, found[real], purchases, k)[rows] for k in (100, RETRIEVAL_DEPTH)
-    }
-    values = recalls | {"ndcg6": ndcg_at(found, purchases)[rows]}
-    return {name: float(v.mean()) if len(v) else float("nan") for name, v in values.items()} | {
-        "checkouts": len(rows)
-    }
+def retrieval_metrics(items: Array, purchases: Purchases, rows: Array) -> dict[str, Any]:
+    """Means over checkouts `rows` of lists [n, RETRIEVAL_DEPTH], best first, -1 past the last item."""
+    is_item = items >= 0
+    offsets = to_offsets(is_item.sum(1))
+    metrics = {f"recall{k}": recall_at(offsets, items[is_item], purchases, k)[rows] for k in RECALL_DEPTHS}
+    metrics["ndcg6"] = ndcg_at(items, purchases)[rows]
+    return protocol.mean_metrics(metrics) | {"checkouts": len(rows)}
 
 
-def random_recall(pool: Array) -> dict[str, Any]:
-    """Expected recall of a random order of `pool` [n] items each."""
-    shares = {f"recall{k}": np.minimum(1.0, k / np.maximum(pool, 1)) for k in (100, RETRIEVAL_DEPTH)}
-    return {name: float(v.mean()) if len(v) else float("nan") for name, v in shares.items()} | {
-        "checkouts": len(pool)
-    }
+def random_recall(n_allowed: Array) -> dict[str, Any]:
+    """Expected recall of a random order of `n_allowed` [m] items each."""
+    recalls = {f"recall{k}": np.minimum(1.0, k / np.maximum(n_allowed, 1)) for k in RECALL_DEPTHS}
+    return protocol.mean_metrics(recalls) | {"checkouts": len(n_allowed)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command_line.run(
+        "python -m evaluation.cold_start",
+        evaluate_cold_start,
+        arguments=arguments,
+        errors=(FileNotFoundError,),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

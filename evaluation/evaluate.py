@@ -1,23 +1,27 @@
 """The report of one run: this system against the baselines that need no training.
 
-`train.py` calls it when training is done; `python -m evaluation.evaluate [run folder]` does it again.
+`train.py` makes it after training; `python -m evaluation.evaluate [run folder]` makes it again.
 """
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evaluation import scoring
 from evaluation.leaderboard import build_leaderboard
+from serving import command_line
+from serving.command_line import argument
 from training import tracking
 from training.stage_folders import is_done, write_stage_manifest
 from training.trained_run import open_run
 
 
 def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
-    """Judge a run on `split`; the report goes into its folder and is attached to the run in MLflow.
+    """Evaluate a run on `split`; returns the leaderboard rows.
 
-    Returns the leaderboard rows.
+    The report is written to the run's folder and attached to the run in MLflow.
     """
     run = open_run(folder)
     target = run.folder / f"evaluation-{split}"
@@ -33,12 +37,27 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
 
 
 def is_evaluated(folder: Path, split: str = "test") -> bool:
-    """Whether the report of this run is there."""
+    """Whether this run has a report on `split`."""
     return is_done(folder / f"evaluation-{split}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """The report of one run on the test split, in its folder."""
+
+    run: str = argument("run folder", default="artifacts/runs/latest")
+
+
+def evaluate_folder(options: EvaluateOptions) -> int:
+    evaluate(options.run)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command_line.run(
+        "python -m evaluation.evaluate", evaluate_folder, arguments=arguments, errors=(FileNotFoundError,)
+    )
+
+
 if __name__ == "__main__":
-    try:
-        evaluate(sys.argv[1] if len(sys.argv) > 1 else "artifacts/runs/latest")
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -1,146 +1,174 @@
-"""A few real checkouts with the slates that they would have been shown, chosen by a fixed rule.
+"""A few real checkouts with the slates that they would have got, selected by a fixed rule.
 
-Readable checkouts are those with one to eight paid lines, all of them with a title, and something bought in
-the horizon that followed. In an order that only a hash of their order ids decides, the first one is taken of
-each kind below, each of another user:
+Readable checkouts have one to eight paid lines, all with a title, and a purchase inside the horizon. They are
+ordered by a hash of their order ids. The first one of each kind below is selected, each of another user:
 
     at random                   the first of all
-    typical                     as many of the six were bought as in the median of all judged checkouts (two)
+    typical                     as many of the six were bought as in the median of all checkouts (two)
     few earlier checkouts       fewer than five
-    bought for the first time   one of the slate was bought that the user never had; what it had is kept off
-    nothing of the six          a miss
+    bought for the first time   an item of the slate was bought for the first time; earlier items are excluded
+    nothing of the six          no item of the slate was bought
 
 Slates are in the order of the default policy (serving/pipeline/slate_policy.py).
 """
 
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from evaluation import protocol
-from evaluation.jagged import Array, mask_offsets, segment_ids, to_offsets
-from evaluation.metrics import Purchases, hit_at, match_purchases, precision_at
+from evaluation.jagged import Array, mask_jagged, segment_ids
+from evaluation.metrics import hit_at, precision_at
 from evaluation.scoring import ScoredCandidates
 from evaluation.slates import SlateCandidates, build_slates
-from models.candidates.sources import CANDIDATE_SOURCES
+from models.candidates.names import CANDIDATE_SOURCES
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy, objective
 from training.trained_run import Run
 
-MAX_BASKET_LINES = 8  # paid lines that a reader takes in
-MAX_MISSED_ITEMS = 6  # what was bought and not shown, at most so many named
+MAX_BASKET_LINES = 8  # paid lines of a readable checkout
+MAX_MISSED_ITEMS = 6  # bought items outside the slate that are named
+
+
+class ExampleKind(NamedTuple):
+    """A kind of the rule above."""
+
+    name: str
+    mask: Array  # [n] bool, the checkouts of this kind
+    slates: Array  # [n, 6]
+    excludes_purchased: bool = False
+
+
+class ExampleData(NamedTuple):
+    """The facts that examples are made of."""
+
+    run: Run
+    scored: ScoredCandidates
+    data: protocol.Split
+    split: str
+    titles: Array  # [N+1] str
 
 
 def select_examples(
     run: Run, scored: ScoredCandidates, data: protocol.Split, split: str
 ) -> list[dict[str, Any]]:
-    """The checkouts of the rule above, for a report; fewer where a kind has none."""
-    leaf, vectors = run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
-    row = segment_ids(scored.offsets)
-    everything = SlateCandidates(scored.offsets, scored.item, scored.purchase, scored.spend)
-    fresh = ~protocol.purchased_before(data, row, scored.item)
-    unowned = SlateCandidates(mask_offsets(scored.offsets, fresh), *(part[fresh] for part in everything[1:]))
-    (shown,) = build_slates(everything, [SlatePolicy()], leaf, vectors)
-    (new,) = build_slates(unowned, [SlatePolicy()], leaf, vectors)
-    parts = {part.name: part for part in protocol.slices(data)}
-    hits = np.rint(precision_at(shown, data.purchases) * SLOTS).astype(int)
-    typical = int(np.median(hits[parts["all"].rows]))
-    found = hit_at(new, parts["discovery"].purchases) > 0
-    kinds = [
-        ("At random", np.ones(len(hits), bool), shown),
-        ("Typical", hits == typical, shown),
-        ("Few earlier checkouts", data.n_earlier_checkouts < protocol.COLD_USER_CHECKOUTS, shown),
-        ("Bought for the first time", found, new),
-        ("Typical", hits == typical, shown),
-        ("Nothing of the six", hits == 0, shown),
-    ]
-    items = pq.read_table(run.prepared.folder / "items.parquet", columns=["item_id", "title"])
-    title = np.array([t or f"item {i}" for i, t in zip(*(c.to_pylist() for c in items.columns), strict=True)])
-    titled = np.array([bool(t) for t in items["title"].to_pylist()])
-    order = _readable_checkouts(data, titled)
-    taken: set[str] = set()
-    result = []
-    for kind, fits, slate in kinds:
-        place = next((int(r) for r in order if fits[r] and data.user_id[r] not in taken), None)
-        if place is None:
+    """The checkouts of the rule above, for a report; kinds without a checkout are left out."""
+    items = pq.read_table(run.prepared.folder / "items.parquet", columns=["item_id", "title"]).to_pylist()
+    titles = np.array([item["title"] or f"item {item['item_id']}" for item in items])
+    has_title = np.array([bool(item["title"]) for item in items])
+    source = ExampleData(run, scored, data, split, titles)
+    order = _readable_checkouts(data, has_title)
+    users: set[str] = set()
+    examples = []
+    for kind in _example_kinds(run, scored, data):
+        rows = (int(row) for row in order if kind.mask[row] and data.user_id[row] not in users)
+        row = next(rows, None)
+        if row is None:
             continue
-        taken.add(data.user_id[place])
-        result.append(
-            {"kind": kind, "fresh": slate is new}
-            | _example(run, scored, data, split, place, slate[place], title)
-        )
-    return result
+        users.add(data.user_id[row])
+        keys = {"kind": kind.name, "fresh": kind.excludes_purchased}
+        examples.append(keys | _example(source, row, kind.slates[row]))
+    return examples
 
 
-def _readable_checkouts(data: protocol.Split, titled: Array) -> Array:
+def _example_kinds(run: Run, scored: ScoredCandidates, data: protocol.Split) -> list[ExampleKind]:
+    """The kinds of the rule above, "typical" twice."""
+    leaf, vectors = run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
+    candidates = SlateCandidates(scored.offsets, scored.item, scored.purchase, scored.spend)
+    is_purchased = protocol.purchased_before(data, segment_ids(scored.offsets), scored.item)
+    unpurchased = mask_jagged(candidates, ~is_purchased)
+    (slates,) = build_slates(candidates, [SlatePolicy()], leaf, vectors)
+    (discovery_slates,) = build_slates(unpurchased, [SlatePolicy()], leaf, vectors)
+    parts = {part.name: part for part in protocol.slices(data)}
+    hits = np.rint(precision_at(slates, data.purchases) * SLOTS).astype(int)
+    typical = ExampleKind("Typical", hits == int(np.median(hits[parts["all"].rows])), slates)
+    has_discovery = hit_at(discovery_slates, parts["discovery"].purchases) > 0
+    has_few_checkouts = data.n_earlier_checkouts < protocol.COLD_USER_CHECKOUTS
+    return [
+        ExampleKind("At random", np.ones(len(hits), bool), slates),
+        typical,
+        ExampleKind("Few earlier checkouts", has_few_checkouts, slates),
+        ExampleKind("Bought for the first time", has_discovery, discovery_slates, excludes_purchased=True),
+        typical,
+        ExampleKind("Nothing of the six", hits == 0, slates),
+    ]
+
+
+def _readable_checkouts(data: protocol.Split, has_title: Array) -> Array:
     """The readable checkouts in the order of their hashes."""
     lines = np.diff(data.basket_offsets)
-    unknown = segment_ids(data.basket_offsets)[~titled[data.basket_item]]
-    fits = (lines >= 1) & (lines <= MAX_BASKET_LINES) & (np.diff(data.purchases.offsets) > 0)
-    fits[unknown] = False
-    rows = np.flatnonzero(fits)
-    digest = [blake2b(str(data.order_id[r]).encode(), digest_size=8).digest() for r in rows]
+    untitled = segment_ids(data.basket_offsets)[~has_title[data.basket_item]]
+    is_readable = (lines >= 1) & (lines <= MAX_BASKET_LINES) & (np.diff(data.purchases.offsets) > 0)
+    is_readable[untitled] = False
+    rows = np.flatnonzero(is_readable)
+    digest = [blake2b(str(data.order_id[row]).encode(), digest_size=8).digest() for row in rows]
     return rows[sorted(range(len(rows)), key=digest.__getitem__)]
 
 
-def _example(
-    run: Run,
-    scored: ScoredCandidates,
-    data: protocol.Split,
-    split: str,
-    place: int,
-    slate: Array,
-    title: Array,
-) -> dict[str, Any]:
-    """One checkout: what was paid, what is shown, what of it and what else was bought."""
+def _example(source: ExampleData, row: int, slate: Array) -> dict[str, Any]:
+    """One checkout: the paid lines, the slate, and the purchases in and outside the slate."""
+    data, titles = source.data, source.titles
     columns = ["basket_item", "basket_quantity", "basket_price", "user_id"]
-    example = pq.read_table(run.prepared.folder / "examples" / f"{split}.parquet", columns=columns)
-    paid = example.slice(place, 1).to_pylist()[0]
-    mine = slice(*scored.offsets[place : place + 2])
-    item = scored.item[mine]
-    at = {int(i): k for k, i in enumerate(item)}
-    score = objective(scored.purchase[mine], scored.spend[mine], SlatePolicy().revenue_weight)
-    rank = {int(i): k + 1 for k, i in enumerate(item[np.argsort(-score, kind="stable")])}
-    mine_bought = slice(*data.purchases.offsets[place : place + 2])
-    bought = Purchases(to_offsets(np.array([len(data.purchases.item[mine_bought])])),
-                       data.purchases.item[mine_bought], data.purchases.value[mine_bought])  # fmt: skip
+    file = source.run.prepared.folder / "examples" / f"{source.split}.parquet"
+    example = pq.read_table(file, columns=columns).slice(row, 1).to_pylist()[0]
+    basket = zip(*(example[column] for column in columns[:3]), strict=True)
     slate = slate[slate >= 0]
-    hit, spent = match_purchases(np.zeros(len(slate), np.int64), slate, bought)
-    price = run.catalog.price[int(data.snapshot[place])].numpy()
-    missed = np.flatnonzero(~np.isin(bought.item, slate))
-    missed = missed[np.argsort(-bought.value[missed], kind="stable")]
+    purchases = slice(*data.purchases.offsets[row : row + 2])
+    spent = dict(
+        zip(data.purchases.item[purchases].tolist(), data.purchases.value[purchases].tolist(), strict=True)
+    )
+    missed = sorted((item for item in spent if item not in slate), key=lambda item: -spent[item])
+    rank = _candidate_ranks(source.scored, row)
     return {
-        "user": str(paid["user_id"]),
-        "ts": int(data.ts[place]),
-        "earlier": int(data.n_earlier_checkouts[place]),
+        "user": str(example["user_id"]),
+        "ts": int(data.ts[row]),
+        "earlier": int(data.n_earlier_checkouts[row]),
         "paid": [
-            {"title": str(title[i]), "quantity": q, "price": p}
-            for i, q, p in zip(*(paid[c] for c in columns[:3]), strict=True)
+            {"title": str(titles[item]), "quantity": quantity, "price": price}
+            for item, quantity, price in basket
         ],
-        "shown": [
-            {
-                "title": str(title[i]),
-                "price": float(price[i]),
-                "click": float(scored.click[mine][at[int(i)]]),
-                "purchase": float(scored.purchase[mine][at[int(i)]]),
-                "value": float((scored.purchase[mine] * scored.spend[mine])[at[int(i)]]),
-                "sources": _source_names(int(scored.source[mine][at[int(i)]])),
-                "bought": bool(h),
-                "spent": float(s),
-            }
-            for i, h, s in zip(slate, hit, spent, strict=True)
-        ],
+        "shown": _slate_items(source, row, slate, spent),
         "missed": [
-            {
-                "title": str(title[bought.item[k]]),
-                "spent": float(bought.value[k]),
-                "rank": rank.get(int(bought.item[k])),
-            }
-            for k in missed[:MAX_MISSED_ITEMS]
+            {"title": str(titles[item]), "spent": spent[item], "rank": rank.get(item)}
+            for item in missed[:MAX_MISSED_ITEMS]
         ],
         "missed_more": max(0, len(missed) - MAX_MISSED_ITEMS),
     }
+
+
+def _slate_items(
+    source: ExampleData, row: int, slate: Array, spent: dict[int, float]
+) -> list[dict[str, Any]]:
+    """The items of a slate with their predictions and outcomes."""
+    scored = source.scored
+    start, end = scored.offsets[row : row + 2]
+    pair_of = {int(item): pair for pair, item in zip(range(start, end), scored.item[start:end], strict=True)}
+    price = source.run.catalog.price[int(source.data.snapshot[row])].numpy()
+    items = []
+    for item in slate.tolist():
+        pair = pair_of[item]
+        items.append(
+            {
+                "title": str(source.titles[item]),
+                "price": float(price[item]),
+                "click": float(scored.click[pair]),
+                "purchase": float(scored.purchase[pair]),
+                "value": float(scored.purchase[pair] * scored.spend[pair]),
+                "sources": _source_names(int(scored.source[pair])),
+                "bought": item in spent,
+                "spent": spent.get(item, 0.0),
+            }
+        )
+    return items
+
+
+def _candidate_ranks(scored: ScoredCandidates, row: int) -> dict[int, int]:
+    """Item → its rank among the candidates of a checkout, 1 first, in the order of the default policy."""
+    pairs = slice(*scored.offsets[row : row + 2])
+    score = objective(scored.purchase[pairs], scored.spend[pairs], SlatePolicy().revenue_weight)
+    ordered = scored.item[pairs][np.argsort(-score, kind="stable")]
+    return {int(item): rank for rank, item in enumerate(ordered, start=1)}
 
 
 def _source_names(mask: int) -> list[str]:

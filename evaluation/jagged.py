@@ -1,17 +1,20 @@
-"""Arithmetic on jagged arrays: `offsets` [n+1] says where each row's values lie in a flat array.
+"""Jagged arrays in numpy: `offsets` [n+1] bound the values of each row in a flat array.
 
     offsets = [0, 2, 2, 5]      three rows, the second empty
     values  = [7, 3,    9, 9, 4]
 
-Everything here is numpy on flat arrays: an evaluation touches millions of (checkout, item) pairs, and a
-Python loop over the checkouts would take longer than the model that is being judged.
+No function loops over rows: an evaluation touches millions of (checkout, item) pairs, and a Python loop over
+checkouts would take longer than the model.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 Array = np.ndarray
+# A NamedTuple of arrays: `offsets` first, then flat arrays of one length.
+Jagged = TypeVar("Jagged", bound=tuple[Any, ...])
 
 
 class RankedLists(NamedTuple):
@@ -39,16 +42,29 @@ def concat_ranges(starts: Array, lengths: Array) -> Array:
 
 
 def mask_offsets(offsets: Array, mask: Array) -> Array:
-    """Offsets [n+1] of what is left of a jagged array after `values[mask]`; mask [Σ] bool."""
+    """Offsets [n+1] of a jagged array after `values[mask]`; mask [Σ] bool."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(mask, dtype=np.int64)])[offsets]
+
+
+def mask_jagged(jagged: Jagged, mask: Array) -> Jagged:
+    """The values where `mask` [Σ] bool is set, in the same rows."""
+    offsets, *fields = jagged
+    return type(jagged)(*(mask_offsets(offsets, mask), *(field[mask] for field in fields)))
+
+
+def concat_jagged(parts: Sequence[Jagged]) -> Jagged:
+    """The rows of all parts, one part after the other."""
+    lengths = np.concatenate([np.diff(part[0]) for part in parts])
+    fields = (np.concatenate(field) for field in list(zip(*parts, strict=True))[1:])
+    return type(parts[0])(*(to_offsets(lengths), *fields))
 
 
 def find_sorted(sorted_keys: Array, keys: Array) -> Array:
     """Position of each key [m] in sorted_keys [s] (ascending, distinct), -1 where absent: [m] int64."""
     if not len(sorted_keys):
         return np.full(len(keys), -1, np.int64)
-    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return np.where(sorted_keys[at] == keys, at, -1)
+    position = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
+    return np.where(sorted_keys[position] == keys, position, -1)
 
 
 def group_sum(row: Array, item: Array, weight: Array, n: int) -> RankedLists:
@@ -64,9 +80,9 @@ def group_sum(row: Array, item: Array, weight: Array, n: int) -> RankedLists:
 
 
 def sort_descending(ranked: RankedLists) -> RankedLists:
-    """The same lists, best first; the given order decides between equal scores.
+    """The same lists, best first; equal scores keep the given order.
 
-    Raises ValueError on a NaN score: it has no place in an order, and would silently sort last.
+    Raises ValueError for a NaN score, which would silently sort last.
     """
     if np.isnan(ranked.score).any():
         raise ValueError(f"{int(np.isnan(ranked.score).sum())} candidates have the score NaN")
@@ -75,7 +91,7 @@ def sort_descending(ranked: RankedLists) -> RankedLists:
 
 
 def top_k(ranked: RankedLists, k: int = 6, eligible: Array | None = None) -> Array:
-    """The first k eligible items of lists that are already best first: [n, k] int64, -1 for an empty slot.
+    """The first k eligible items of lists that are best first: [n, k] int64, -1 for an empty slot.
 
     `eligible` is [ΣC] bool; None for all.
     """

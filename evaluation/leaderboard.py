@@ -1,18 +1,18 @@
-"""This system against every baseline, LightGBM on the same candidates and features included.
+"""This system against every baseline, with LightGBM on the same candidates and features.
 
     python -m evaluation.leaderboard                       the latest run
     python -m evaluation.leaderboard RUN RUN RUN           several seeds of one config: mean ± sd
 
-Writes `reports/index.html`, a page for people, `reports/report.json` with all that the page shows, and
-`reports/leaderboard.json`, the list of its rows; prints the tables.
+Writes `reports/report.json` with all results, `reports/leaderboard.json` with its rows, and
+`reports/index.html`, the page of the report; prints the tables.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,51 +27,47 @@ from evaluation import (
 )
 from evaluation.jagged import Array, RankedLists
 from evaluation.metrics import head_quality, paired_bootstrap, predicted_over_observed
-from models.candidates.sources import CANDIDATE_SOURCES
+from models.candidates.names import CANDIDATE_SOURCES
 from reporting.evaluation.page import report_page
-from reporting.tables import (
-    aggregate_seeds,
-    format_rows,
-    leaderboard_table,
-    text_table,
-    write_atomically,
-    write_json,
-)
+from reporting.tables import aggregate_seeds, format_rows, leaderboard_table, text_table
+from serving import command_line
+from serving.command_line import argument, option
+from serving.files import write_json, write_text
 from training.config import flatten_config
 from training.trained_run import Run, open_run
 
 Rows = list[dict[str, Any]]
-SliceMetrics = dict[str, dict[str, Array]]  # slice → metric → one value per judged checkout
-METRIC_BY_ORDER = {"purchase": "ndcg6", "value": "revenue6"}  # what an order is for
+System = tuple[str, str]  # (system, order)
+SliceMetrics = dict[str, dict[str, Array]]  # slice → metric → one value per checkout of the slice
+METRIC_BY_ORDER = {"purchase": "ndcg6", "value": "revenue6"}  # the metric that an order maximizes
 GBDT_BASELINE = "LightGBM"
 IDEAL_RANKING = "perfect order of these candidates"
-HEALTH_FILE = "health.json"  # in a run folder, where training watched itself
+HEALTH_FILE = "health.json"  # in a run folder: training's own checks
 # Settings in which the seeds of one system may differ.
 SEED_INDEPENDENT_SETTINGS = ("seed", "stage", "paths.", "mlflow.", "trainer.", "data.root", "prepare.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.leaderboard", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument(
-        "runs", nargs="*", default=["artifacts/runs/latest"], help="run folders; default: the latest"
-    )
-    parser.add_argument("--split", choices=["validation", "test"], default="test")
-    parser.add_argument("--without-gbdt", action="store_true", help="leave LightGBM out (it takes minutes)")
-    parser.add_argument("--out", type=Path, default=Path("reports"))
-    arguments = parser.parse_args()
-    try:
-        runs = [open_run(folder) for folder in arguments.runs]
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
-    if wrong := seed_mismatch(runs):
-        sys.exit(f"error: {wrong}")
-    build_leaderboard(runs, arguments.split, not arguments.without_gbdt, arguments.out)
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardOptions:
+    """This system against every baseline, with LightGBM on the same candidates and features."""
+
+    runs: tuple[str, ...] = argument("run folders", default=("artifacts/runs/latest",))
+    split: Literal["validation", "test"] = option("test", "of the runs' data")
+    without_gbdt: bool = option(False, "leave LightGBM out (it takes minutes)")
+    out: Path = option(Path("reports"), "folder of the report")
+
+
+def compare_runs(options: LeaderboardOptions) -> int:
+    """Evaluate the runs and write the report."""
+    runs = [open_run(folder) for folder in options.runs]
+    if reason := seed_mismatch(runs):
+        sys.exit(f"error: {reason}")
+    build_leaderboard(runs, options.split, not options.without_gbdt, options.out)
+    return 0
 
 
 def seed_mismatch(runs: list[Run]) -> str | None:
-    """Why these runs are no seeds of one system, whose mean would mean something; None if they are."""
+    """Why these runs are not seeds of one system, so that a mean would mean nothing; None if they are."""
     if len({run.prepared.folder for run in runs}) > 1:
         return "the runs were made from different data; compare them one by one"
     settings = [
@@ -82,162 +78,181 @@ def seed_mismatch(runs: list[Run]) -> str | None:
         }
         for run in runs
     ]
-    keys = dict.fromkeys(key for some in settings for key in some)
-    if differing := [key for key in keys if len({str(some.get(key)) for some in settings}) > 1]:
+    keys = dict.fromkeys(key for run_settings in settings for key in run_settings)
+    if differing := [key for key in keys if len({str(each.get(key)) for each in settings}) > 1]:
         return f"the runs differ in {', '.join(differing)}: a mean is for seeds of one config"
     if len({run.cfg.seed for run in runs}) < len(runs):
         return "a seed occurs twice: give each run once"
     return None
 
 
-def build_leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> Rows:
-    """Judge all systems on `split`; returns the rows.
+class Leaderboard:
+    """The metrics of every system on one split, system by system."""
 
-    Every run brings its candidates. LightGBM takes long and is fitted once, on those of the first run.
+    def __init__(self, data: protocol.Split) -> None:
+        self.data, self.slices = data, protocol.slices(data)
+        self.rows: Rows = []
+        self.metrics_by_seed: dict[System, list[SliceMetrics]] = {}
+
+    def add(self, ranked: RankedLists, system: str, order: str, seed: int) -> None:
+        """Measure the lists of a system."""
+        metrics = protocol.metrics_per_checkout(ranked, self.data, self.slices)
+        self.metrics_by_seed.setdefault((system, order), []).append(metrics)
+        self.rows += protocol.mean_rows(metrics, system, order, seed)
+
+    def best_baseline(self, systems: Iterable[System], order: str) -> System:
+        """The one of `systems` that is best at the metric of `order`."""
+        metric, candidates = METRIC_BY_ORDER[order], set(systems)
+        rows = [
+            row for row in self.rows if row["slice"] == "all" and (row["system"], row["order"]) in candidates
+        ]
+        best = max(rows, key=lambda row: row[metric])
+        return best["system"], best["order"]
+
+    def paired_differences(self, baseline: System, order: str) -> Rows:
+        """This system minus a baseline, by slice, for the metric of `order`.
+
+        Each checkout counts with its mean over the seeds; the 95 % interval is of a bootstrap over users.
+        """
+        metric, rows = METRIC_BY_ORDER[order], []
+        for part in self.slices:
+            if not len(part.rows):
+                continue
+            ours, theirs = (
+                np.mean([metrics[part.name][metric] for metrics in self.metrics_by_seed[system]], axis=0)
+                for system in ((scoring.SYSTEM_NAME, order), baseline)
+            )
+            difference = paired_bootstrap(ours, theirs, self.data.user[part.rows])
+            keys = {"to": baseline[0], "order": order, "metric": metric, "slice": part.name}
+            rows.append(keys | difference._asdict())
+        return rows
+
+
+def build_leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> Rows:
+    """Evaluate all systems on `split` and write the report; returns the leaderboard's rows.
+
+    Every run brings its candidates. LightGBM takes minutes and is fitted once, on those of the first run.
     """
     first = runs[0]
     data = protocol.load_split(first.prepared.folder, split)
-    parts = protocol.slices(data)
-    rows: Rows = []
-    seen: dict[tuple[str, str], list[SliceMetrics]] = {}  # (system, order) → what each seed's lists measured
-
-    def judge(ranked: RankedLists, name: str, order: str, seed: int) -> None:
-        measured = protocol.metrics_per_checkout(ranked, data, parts)
-        seen.setdefault((name, order), []).append(measured)
-        rows.extend(protocol.mean_rows(measured, name, order, seed))
-
-    for name, order, ranked in baselines.baseline_rankings(first.prepared.folder, split, data):
-        judge(ranked, name, order, first.cfg.seed)
-    simple = list(seen)
-    found: dict[str, Any] = {"heads": [], "recalls": [], "frontier": [], "slates": []}
+    board = Leaderboard(data)
+    for system, order, ranked in baselines.baseline_rankings(first.prepared.folder, split, data):
+        board.add(ranked, system, order, first.cfg.seed)
+    untrained = list(board.metrics_by_seed)
+    report: dict[str, Any] = {"heads": [], "recalls": [], "frontier": [], "slates": []}
     for run in runs:
-        seed = run.cfg.seed
         scored = scoring.score_split(run, split)
-        offered, observed = scoring.proposed_candidates(scored), scoring.observed_candidates(scored)
-        ours = scoring.rankings_by_order(scored)
-        for order, ranked in ours.items():
-            judge(ranked, scoring.SYSTEM_NAME, order, seed)
-        judge(baselines.ideal_ranking(ours["purchase"], data), IDEAL_RANKING, "purchase", seed)
-        found["heads"] += [
-            {"system": scoring.SYSTEM_NAME, "seed": seed, **row} for row in scoring.head_metrics(scored)
-        ]
-        recalled = protocol.recall_by_source(ours["purchase"], offered.source, CANDIDATE_SOURCES, data)
-        recalled += two_tower_recall(run, split, data)
-        found["recalls"] += [{"seed": seed, **row} for row in recalled]
-        offers = slates.SlateCandidates(offered.offsets, offered.item, offered.purchase, offered.spend)
-        known = parts[0], run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
-        found["frontier"] += _tag_rows(scoring.SYSTEM_NAME, seed, slates.revenue_frontier(offers, *known))
-        found["slates"] += _tag_rows(scoring.SYSTEM_NAME, seed, slates.policy_costs(offers, *known))
+        _add_run(board, report, run, scored, two_tower_recall(run, split, data))
         if run is first:
-            found["calibration"] = calibration_slices.calibration_rows(observed, data, run.catalog)
-            found["curves"] = calibration_slices.reliability_curves(observed, data, run.catalog)
-            found["examples"] = example_slates.select_examples(run, offered, data, split)
-        if with_gbdt and run is first:
-            theirs = evaluate_gbdt(run, split)
-            for order, ranked in theirs.orders.items():
-                judge(ranked, GBDT_BASELINE, order, seed)
-            found["heads"] += [{"system": GBDT_BASELINE, "seed": seed, **row} for row in theirs.heads]
-            found["frontier"] += _tag_rows(
-                GBDT_BASELINE, seed, slates.revenue_frontier(theirs.candidates, *known)
-            )
-    found["differences"] = []
+            observed, proposed = scoring.observed_candidates(scored), scoring.proposed_candidates(scored)
+            report["calibration"] = calibration_slices.calibration_rows(observed, data, run.catalog)
+            report["curves"] = calibration_slices.reliability_curves(observed, data, run.catalog)
+            report["examples"] = example_slates.select_examples(run, proposed, data, split)
+            if with_gbdt:
+                _add_gbdt(board, report, run, evaluate_gbdt(run, split))
+    report["differences"] = []
     for order in METRIC_BY_ORDER:
-        for rival in [best_untrained_baseline(rows, simple, order)] + [(GBDT_BASELINE, order)] * with_gbdt:
-            found["differences"] += paired_differences(seen, rival, order, data, parts)
-    write_report(out, report_metadata(runs, split, data, parts) | found | {"leaderboard": rows})
-    return rows
+        for baseline in [board.best_baseline(untrained, order)] + [(GBDT_BASELINE, order)] * with_gbdt:
+            report["differences"] += board.paired_differences(baseline, order)
+    write_report(out, report_metadata(runs, split, board) | report | {"leaderboard": board.rows})
+    return board.rows
+
+
+def _add_run(
+    board: Leaderboard,
+    report: dict[str, Any],
+    run: Run,
+    scored: scoring.ScoredCandidates,
+    two_tower_rows: Rows,
+) -> None:
+    """Add the results of one run of this system."""
+    seed, proposed = run.cfg.seed, scoring.proposed_candidates(scored)
+    rankings = scoring.rankings_by_order(scored)
+    for order, ranked in rankings.items():
+        board.add(ranked, scoring.SYSTEM_NAME, order, seed)
+    board.add(baselines.ideal_ranking(rankings["purchase"], board.data), IDEAL_RANKING, "purchase", seed)
+    report["heads"] += _tag_rows(scoring.SYSTEM_NAME, seed, scoring.head_metrics(scored))
+    recalls = protocol.recall_by_source(rankings["purchase"], proposed.source, CANDIDATE_SOURCES, board.data)
+    report["recalls"] += [{"seed": seed, **row} for row in recalls + two_tower_rows]
+    candidates = slates.SlateCandidates(proposed.offsets, proposed.item, proposed.purchase, proposed.spend)
+    catalog = _slate_catalog(run)
+    frontier = slates.revenue_frontier(candidates, board.slices[0], *catalog)
+    report["frontier"] += _tag_rows(scoring.SYSTEM_NAME, seed, frontier)
+    costs = slates.policy_costs(candidates, board.slices[0], *catalog)
+    report["slates"] += _tag_rows(scoring.SYSTEM_NAME, seed, costs)
+
+
+def _add_gbdt(board: Leaderboard, report: dict[str, Any], run: Run, results: "GbdtResults") -> None:
+    """Add the results of LightGBM on the candidates of a run."""
+    seed = run.cfg.seed
+    for order, ranked in results.rankings.items():
+        board.add(ranked, GBDT_BASELINE, order, seed)
+    report["heads"] += _tag_rows(GBDT_BASELINE, seed, results.heads)
+    frontier = slates.revenue_frontier(results.candidates, board.slices[0], *_slate_catalog(run))
+    report["frontier"] += _tag_rows(GBDT_BASELINE, seed, frontier)
+
+
+def _slate_catalog(run: Run) -> tuple[Array, Array]:
+    """Leaf category [N+1] and vector [N+1, D+8] of every item."""
+    return run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
+
+
+def _tag_rows(system: str, seed: int, rows: Iterable[dict[str, Any]]) -> Rows:
+    return [{"system": system, "seed": seed, **row} for row in rows]
 
 
 def two_tower_recall(run: Run, split: str, data: protocol.Split) -> Rows:
     """Recall of the two towers alone: exact search over the catalog, in the order of their scores."""
-    found = scoring.nearest_items(run, split)
-    alone = protocol.recall_by_source(found, np.ones(len(found.item), np.int64), ("two towers alone",), data)
-    return [row for row in alone if row["source"] != "union"]
+    nearest = scoring.nearest_items(run, split)
+    source = np.ones(len(nearest.item), np.int64)
+    rows = protocol.recall_by_source(nearest, source, ("two towers alone",), data)
+    return [row for row in rows if row["source"] != "union"]
 
 
-def _tag_rows(name: str, seed: int, rows: Iterable[dict[str, Any]]) -> Rows:
-    return [{"system": name, "seed": seed, **row} for row in rows]
+class GbdtResults(NamedTuple):
+    """LightGBM on the candidates of a run."""
 
-
-class BaselineResults(NamedTuple):
-    """What LightGBM makes of the same candidates."""
-
-    orders: dict[str, RankedLists]
+    rankings: dict[str, RankedLists]  # by order
     candidates: slates.SlateCandidates
     heads: Rows
 
 
-def evaluate_gbdt(run: Run, split: str) -> BaselineResults:
-    """LightGBM trained on the ranker's training candidates, stopped on validation."""
+def evaluate_gbdt(run: Run, split: str) -> GbdtResults:
+    """LightGBM trained on the ranker's training candidates, with early stopping on validation."""
     model = lightgbm_baseline.fit(
-        scoring.build_pairs(run, "train", for_training=True), scoring.build_pairs(run, "validation",
-        for_training=True), run.cfg.seed, scoring.feature_names(run), eval_period=100,
-    )  # fmt: skip
-    judged = scoring.build_pairs(
-        run, split, for_training=False
-    )  # after what was learned from is gone: each is gigabytes
-    chance, spend = lightgbm_baseline.predict(model, judged.features)
-    bought = np.asarray(judged.purchase, bool)
-    return BaselineResults(
-        lightgbm_baseline.rankings_by_order(judged, chance, spend),
-        slates.SlateCandidates(judged.offsets, judged.item, chance, spend),
+        scoring.training_pairs(run, "train"),
+        scoring.training_pairs(run, "validation"),
+        lightgbm_baseline.FitOptions(
+            seed=run.cfg.seed, feature_names=scoring.feature_names(run), eval_period=100
+        ),
+    )
+    # Only now, when the training pairs are freed: each set is gigabytes.
+    pairs = scoring.proposed_pairs(run, split)
+    purchase, spend = lightgbm_baseline.predict(model, pairs.features)
+    bought = np.asarray(pairs.purchase, bool)
+    spend_ratio = predicted_over_observed(pairs.value[bought], spend[bought])
+    return GbdtResults(
+        lightgbm_baseline.rankings_by_order(pairs, purchase, spend),
+        slates.SlateCandidates(pairs.offsets, pairs.item, purchase, spend),
         [
-            {"head": "purchase", **head_quality(bought, chance)},
-            {
-                "head": "value",
-                "predicted_over_observed": predicted_over_observed(judged.value[bought], spend[bought]),
-            },
+            {"head": "purchase", **head_quality(bought, purchase)},
+            {"head": "value", "predicted_over_observed": spend_ratio},
         ],
     )
 
 
-def best_untrained_baseline(rows: Rows, untrained: list[tuple[str, str]], order: str) -> tuple[str, str]:
-    """The baseline without training, and its order, that is best at what `order` is for."""
-    metric = METRIC_BY_ORDER[order]
-    known = [row for row in rows if row["slice"] == "all" and (row["system"], row["order"]) in untrained]
-    best = max(known, key=lambda row: row[metric])
-    return best["system"], best["order"]
-
-
-def paired_differences(
-    measured_by_seed: dict[tuple[str, str], list[SliceMetrics]],
-    baseline: tuple[str, str],
-    order: str,
-    data: protocol.Split,
-    parts: list[protocol.Slice],
-) -> Rows:
-    """This system minus a rival (system, order), by slice, for the metric that our order is for.
-
-    Each checkout counts with its mean over the seeds; the 95 % interval is of a bootstrap over users.
-    """
-    metric = METRIC_BY_ORDER[order]
-    table = []
-    for part in parts:
-        if len(part.rows):
-            mine, other = (
-                np.mean([measured[part.name][metric] for measured in systems], axis=0)
-                for systems in (measured_by_seed[scoring.SYSTEM_NAME, order], measured_by_seed[baseline])
-            )
-            bounds = paired_bootstrap(mine, other, data.user[part.rows])
-            about_it = {"to": baseline[0], "order": order, "metric": metric, "slice": part.name}
-            table.append(about_it | bounds._asdict())
-    return table
-
-
-def report_metadata(
-    runs: list[Run], split: str, data: protocol.Split, parts: list[protocol.Slice]
-) -> dict[str, Any]:
-    """What a reader must know of the figures: data, split, runs, and what training noted of itself."""
+def report_metadata(runs: list[Run], split: str, board: Leaderboard) -> dict[str, Any]:
+    """The head of the report: data, split, runs, and training's own checks."""
     meta, health = runs[0].prepared.meta, runs[0].folder / HEALTH_FILE
     return {
         "split": split,
         "data": meta["name"],
         "click": meta["click"],
         "horizon": meta["horizon"],
-        "from": int(data.ts.min()),
-        "to": int(data.ts.max()),
-        "checkouts": len(data.ts),
-        "judged": len(parts[0].rows),
+        "from": int(board.data.ts.min()),
+        "to": int(board.data.ts.max()),
+        "checkouts": len(board.data.ts),
+        "judged": len(board.slices[0].rows),
         "items": meta["counts"]["items"],
         "system": scoring.SYSTEM_NAME,
         "runs": [{"run": run.folder.name, "seed": run.cfg.seed} for run in runs],
@@ -247,10 +262,10 @@ def report_metadata(
 
 def write_report(out: Path, report: dict[str, Any]) -> None:
     """Write the three files and print the tables."""
-    write_json(report["leaderboard"], out / "leaderboard.json")
-    write_json(report, out / "report.json")
-    # From the file, so that the page cannot show what the JSON does not have.
-    write_atomically(out / "index.html", report_page(json.loads((out / "report.json").read_text())))
+    write_json(out / "leaderboard.json", report["leaderboard"])
+    write_json(out / "report.json", report)
+    # From the file, so that the page has nothing that the JSON lacks.
+    write_text(out / "index.html", report_page(json.loads((out / "report.json").read_text())))
     print(leaderboard_table(report["leaderboard"]))
     tables = {
         "Differences, this system minus the other": report["differences"],
@@ -261,10 +276,16 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
         "Purchases against revenue": aggregate_seeds(report["frontier"], ("system", "revenue_weight")),
         "Slates": aggregate_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity")),
     }
-    for heading, lines in tables.items():
-        print(f"\n{heading}\n{text_table(format_rows(lines))}")
+    for heading, rows in tables.items():
+        print(f"\n{heading}\n{text_table(format_rows(rows))}")
     print(f"\nclick label: {report['click']}; written: {out / 'index.html'}, report.json, leaderboard.json")
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command_line.run(
+        "python -m evaluation.leaderboard", compare_runs, arguments=arguments, errors=(FileNotFoundError,)
+    )
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

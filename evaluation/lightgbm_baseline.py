@@ -1,15 +1,16 @@
-"""Gradient-boosted trees on the ranker's own features: the baseline that a neural ranker has to beat.
+"""Gradient-boosted trees on the ranker's features: the baseline that a neural ranker has to beat.
 
-It sees the same candidates and the same feature matrix as the ranker, so the comparison is about the learner
-and not about what it was told. Two models, as in the ranker's heads:
+LightGBM gets the candidates and the feature matrix of the ranker, so the comparison is of the learners alone.
+Two models, as the ranker's heads:
 
     purchase   binary log loss over all pairs                     p(purchase)
     spend      gamma deviance over the bought pairs, log link     E[spend | purchase]
 
-Where pairs are too many for memory, negatives are sampled and weighted, as for the ranker: p(purchase) stays
-calibrated.
+If the pairs do not fit into memory, negatives are sampled and weighted, as for the ranker, so p(purchase)
+stays calibrated.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import lightgbm as lgb
@@ -17,8 +18,8 @@ import numpy as np
 
 from evaluation.jagged import Array, RankedLists
 
-# Moderately deep trees with row and column sampling and large leaves: pairs number millions, of which a few
-# in a hundred are bought, and one checkout's pairs resemble each other. Rounds are left to early stopping.
+# Moderately deep trees with row and column sampling and large leaves: of millions of pairs a few percent are
+# bought, and the pairs of one checkout resemble each other. Early stopping decides the number of rounds.
 PARAMETERS: dict[str, Any] = {
     "learning_rate": 0.1,
     "num_leaves": 63,
@@ -31,19 +32,19 @@ PARAMETERS: dict[str, Any] = {
     "num_threads": 2,
     "verbosity": -1,
 }
-# The bought pairs are far fewer, and what people spend is noisier.
+# Bought pairs are far fewer, and spend is noisier.
 SPEND_PARAMETERS: dict[str, Any] = PARAMETERS | {"num_leaves": 31, "min_data_in_leaf": 50}
 
 
 class LabeledPairs(NamedTuple):
-    """The candidates of n checkouts with their features and what became of them, P pairs."""
+    """The candidates of n checkouts with their features and outcomes, P pairs."""
 
     offsets: Array  # [n+1] int64
     item: Array  # [P] int64, item rows
     features: Array  # [P, F] float32, NaN for missing
     purchase: Array  # [P] bool
     value: Array  # [P] float, spent on the item inside the horizon
-    weight: Array  # [P] float32, for how many pairs each stands
+    weight: Array  # [P] float32, the number of pairs that each represents
 
 
 class GbdtModels(NamedTuple):
@@ -51,78 +52,91 @@ class GbdtModels(NamedTuple):
     spend: lgb.Booster
 
 
-def fit(
-    train: LabeledPairs,
-    validation: LabeledPairs,
-    seed: int = 0,
-    feature_names: list[str] | None = None,
-    max_rounds: int = 2000,
-    patience: int = 30,
-    eval_period: int = 50,
-) -> GbdtModels:
-    """Fit both models, stopping when validation has not improved for `patience` rounds.
+class TrainingSet(NamedTuple):
+    """Rows of one set for one booster."""
 
-    `names` [F] are the feature names; every `progress` rounds the validation loss is printed (0 for never).
-    Raises ValueError where there is nothing to learn from: no purchase with a value in either set.
+    features: Array  # [m, F]
+    target: Array  # [m]
+    weight: Array  # [m]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How boosters are trained.
+
+    Args:
+        feature_names: [F]; None for numbers.
+        patience: rounds without improvement on validation after which training stops.
+        eval_period: rounds between printed validation losses, 0 for none.
     """
-    for label, pairs in (("training", train), ("validation", validation)):
-        if not (np.asarray(pairs.purchase, bool) & (pairs.value > 0)).any():
+
+    seed: int = 0
+    feature_names: list[str] | None = None
+    max_rounds: int = 2000
+    patience: int = 30
+    eval_period: int = 50
+
+
+DEFAULT_OPTIONS = FitOptions()
+
+
+def fit(train: LabeledPairs, validation: LabeledPairs, options: FitOptions = DEFAULT_OPTIONS) -> GbdtModels:
+    """Fit both models with early stopping on validation.
+
+    Raises ValueError if a set has no purchase with a value.
+    """
+    # A gift (value 0) has no gamma likelihood.
+    has_spend = [np.asarray(pairs.purchase, bool) & (pairs.value > 0) for pairs in (train, validation)]
+    for label, mask in zip(("training", "validation"), has_spend, strict=True):
+        if not mask.any():
             raise ValueError(f"the {label} pairs hold no purchase with a value")
-    options: dict[str, Any] = {
-        "seed": seed,
-        "names": feature_names,
-        "rounds": max_rounds,
-        "patience": patience,
-        "progress": eval_period,
-    }
-    sets = [(one.features, np.asarray(one.purchase, np.float32), one.weight) for one in (train, validation)]
-    purchase = _train_booster(
-        PARAMETERS | {"objective": "binary", "metric": "binary_logloss"}, sets, **options
+    purchase_train, purchase_validation = (
+        TrainingSet(pairs.features, np.asarray(pairs.purchase, np.float32), pairs.weight)
+        for pairs in (train, validation)
     )
-    # A gift (value 0) has no gamma likelihood, and is no spend to learn from.
-    paid = [np.asarray(pairs.purchase, bool) & (pairs.value > 0) for pairs in (train, validation)]
-    sets = [
-        (pairs.features[mask], pairs.value[mask], pairs.weight[mask])
-        for pairs, mask in zip((train, validation), paid, strict=True)
-    ]
-    spend = _train_booster(SPEND_PARAMETERS | {"objective": "gamma", "metric": "gamma"}, sets, **options)
+    purchase_parameters = PARAMETERS | {"objective": "binary", "metric": "binary_logloss"}
+    purchase = _train_booster(purchase_parameters, purchase_train, purchase_validation, options)
+    spend_train, spend_validation = (
+        TrainingSet(pairs.features[mask], pairs.value[mask], pairs.weight[mask])
+        for pairs, mask in zip((train, validation), has_spend, strict=True)
+    )
+    spend_parameters = SPEND_PARAMETERS | {"objective": "gamma", "metric": "gamma"}
+    spend = _train_booster(spend_parameters, spend_train, spend_validation, options)
     return GbdtModels(purchase, spend)
 
 
 def _train_booster(
-    parameters: dict[str, Any],
-    sets: list[tuple[Array, Array, Array]],
-    seed: int,
-    names: list[str] | None,
-    rounds: int,
-    patience: int,
-    progress: int,
+    parameters: dict[str, Any], train: TrainingSet, validation: TrainingSet, options: FitOptions
 ) -> lgb.Booster:
-    """One booster on (features, target, weight) of training and validation."""
-    (features, target, weight), (held_features, held_target, held_weight) = sets
-    train = lgb.Dataset(features, target, weight=weight, feature_name=names or "auto", free_raw_data=True)
-    held = train.create_valid(held_features, held_target, weight=held_weight)
-    callbacks: list[Any] = [lgb.early_stopping(patience, verbose=progress > 0)]
-    if progress:
-        print(f"{parameters['objective']}: {len(target):,} pairs, {features.shape[1]} features", flush=True)
-        callbacks.append(lgb.log_evaluation(progress))
+    dataset = lgb.Dataset(
+        train.features,
+        train.target,
+        weight=train.weight,
+        feature_name=options.feature_names or "auto",
+        free_raw_data=True,
+    )
+    callbacks: list[Any] = [lgb.early_stopping(options.patience, verbose=options.eval_period > 0)]
+    if options.eval_period:
+        n_pairs, n_features = train.features.shape
+        print(f"{parameters['objective']}: {n_pairs:,} pairs, {n_features} features", flush=True)
+        callbacks.append(lgb.log_evaluation(options.eval_period))
     return lgb.train(
-        parameters | {"seed": seed},
-        train,
-        num_boost_round=rounds,
-        valid_sets=[held],
+        parameters | {"seed": options.seed},
+        dataset,
+        num_boost_round=options.max_rounds,
+        valid_sets=[dataset.create_valid(validation.features, validation.target, weight=validation.weight)],
         valid_names=["validation"],
         callbacks=callbacks,
     )
 
 
 def predict(model: GbdtModels, features: Array) -> tuple[Array, Array]:
-    """features [P, F] -> (p(purchase) [P], E[spend | purchase] [P] in the shop's currency), best rounds."""
+    """p(purchase) [P] and E[spend | purchase] [P], in the shop's currency, of features [P, F]."""
     return np.asarray(model.purchase.predict(features)), np.asarray(model.spend.predict(features))
 
 
 def rankings_by_order(pairs: LabeledPairs, probability: Array, spend: Array) -> dict[str, RankedLists]:
-    """The candidates in both orders: `purchase` by p(purchase) [P], `value` by p * E[spend | purchase]."""
+    """The candidates in both orders: `purchase` by p(purchase), `value` by p · E[spend | purchase]."""
     return {
         "purchase": RankedLists(pairs.offsets, pairs.item, probability),
         "value": RankedLists(pairs.offsets, pairs.item, probability * spend),

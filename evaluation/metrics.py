@@ -1,8 +1,8 @@
-"""The numbers that judge a slate or a probability. Pure functions of numpy arrays.
+"""Metrics of slates and of probabilities. Pure functions of numpy arrays.
 
-Slates are [n, k] item rows, best first, -1 for an empty slot. What was bought is jagged (`Purchases`).
-Relevance is binary: the item was bought inside the horizon. A checkout without any purchase has no
-ideal slate: its NDCG and recall are NaN, so that forgetting to leave it out shows.
+Slates are [n, k] item rows, best first, -1 for an empty slot. Purchases are jagged (`Purchases`). Relevance
+is binary: the item was bought inside the horizon. A checkout without a purchase has no ideal slate: its NDCG
+and recall are NaN, so a mean that forgets to leave it out is NaN too.
 """
 
 from typing import NamedTuple
@@ -12,10 +12,11 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from evaluation.jagged import Array, find_sorted, segment_ids
+from training.rank_statistics import auc, midranks
 
 
 class Purchases(NamedTuple):
-    """What n checkouts led to inside the horizon; items distinct within a checkout."""
+    """The purchases inside the horizon of n checkouts; items distinct within a checkout."""
 
     offsets: Array  # [n+1] int64
     item: Array  # [ΣO] int64
@@ -50,24 +51,27 @@ def match_purchases(row: Array, item: Array, purchases: Purchases) -> tuple[Arra
     if (np.diff(key) == 0).any():
         raise ValueError("an item occurs twice among the purchases of one checkout")
     # Without the guard, item -1 of a row would read as the largest item of the row before it.
-    at = np.where(item >= 0, find_sorted(key, row * stride + item), -1)
-    bought = at >= 0
+    position = np.where(item >= 0, find_sorted(key, row * stride + item), -1)
+    is_bought = position >= 0
     value = np.zeros(len(item))
-    value[bought] = purchases.value[order[at[bought]]]
-    return bought, value
+    value[is_bought] = purchases.value[order[position[is_bought]]]
+    return is_bought, value
 
 
 def _match_slates(slates: Array, purchases: Purchases, k: int) -> tuple[Array, Array]:
-    """([n, k] bool bought, [n, k] spent) of the first k slots. A repeated item would count twice: refused."""
+    """Whether the items of the first k slots were bought [n, k] bool, and what was spent on them [n, k].
+
+    Raises ValueError for a slate that repeats an item, which would count twice.
+    """
     n = len(slates)
     if slates.ndim != 2 or slates.shape[1] < k or n != len(purchases.offsets) - 1:
         raise ValueError(f"slates {slates.shape} do not fit {len(purchases.offsets) - 1} checkouts at {k}")
-    shown = slates[:, :k]
-    ordered = np.sort(shown, axis=1)
+    items = slates[:, :k]
+    ordered = np.sort(items, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
         raise ValueError("a slate shows an item twice")
-    bought, value = match_purchases(np.repeat(np.arange(n), k), shown.ravel(), purchases)
-    return bought.reshape(n, k), value.reshape(n, k)
+    is_bought, value = match_purchases(np.repeat(np.arange(n), k), items.ravel(), purchases)
+    return is_bought.reshape(n, k), value.reshape(n, k)
 
 
 def ndcg_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
@@ -75,10 +79,16 @@ def ndcg_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
 
     NaN for a checkout without purchases.
     """
-    bought, _ = _match_slates(slates, purchases, k)
-    discount = 1.0 / np.log2(np.arange(2, k + 2))
-    best = np.concatenate([[np.nan], np.cumsum(discount)])
-    return bought @ discount / best[np.minimum(np.diff(purchases.offsets), k)]
+    is_bought, _ = _match_slates(slates, purchases, k)
+    discount = ndcg_discount(k)
+    ideal = np.concatenate([[np.nan], np.cumsum(discount)])  # by number of purchases
+    return is_bought @ discount / ideal[np.minimum(np.diff(purchases.offsets), k)]
+
+
+def ndcg_discount(k: int) -> Array:
+    """1 / log2(1 + rank) of the first k ranks: [k]."""
+    discount: Array = 1.0 / np.log2(np.arange(2, k + 2))
+    return discount
 
 
 def hit_at(slates: Array, purchases: Purchases, k: int = 6) -> Array:
@@ -102,64 +112,47 @@ def recall_at(offsets: Array, item: Array, purchases: Purchases, k: int) -> Arra
     The candidates are jagged (offsets [n+1], item [ΣC]), best first, distinct within a checkout.
     """
     row = segment_ids(offsets)
-    first = np.arange(len(row)) - offsets[row] < k
-    row = row[first]
-    bought, _ = match_purchases(row, item[first], purchases)
+    in_first_k = np.arange(len(row)) - offsets[row] < k
+    row = row[in_first_k]
+    is_bought, _ = match_purchases(row, item[in_first_k], purchases)
     total = np.diff(purchases.offsets).astype(float)
     total[total == 0] = np.nan
-    return np.bincount(row[bought], minlength=len(total)) / total
-
-
-def auc(label: Array, score: Array) -> float:
-    """Area under the ROC curve, ties at half (Mann-Whitney); label, score [m]. NaN with one class."""
-    label = np.asarray(label, bool)
-    positives = int(label.sum())
-    negatives = len(label) - positives
-    if not positives or not negatives:
-        return float("nan")
-    ranks = _midranks(score)
-    return float((ranks[label].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def _midranks(values: Array) -> Array:
-    """Ranks from 1, equal values share the mean of theirs: [m] float64."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return np.bincount(row[is_bought], minlength=len(total)) / total
 
 
 def calibration_curve(
     label: Array, probability: Array, bins: int = 15, equal_mass: bool = True
 ) -> CalibrationCurve:
-    """Mean prediction and observed frequency by bin; empty bins are left out.
+    """Mean prediction and observed frequency by bin, without empty bins.
 
-    Equal-mass bins hold about as many pairs each (equal predictions stay together, so the result does not
-    depend on the order of the input). They are the default because purchase probabilities crowd near zero,
-    where equal-width bins would put nearly everything into the first one (Nixon et al. 2019, section 3).
+    Equal-mass bins hold about as many pairs each; equal predictions share a bin, so the order of the input
+    has no effect. They are the default because most purchase probabilities are near zero, where equal-width
+    bins would put nearly all of them into the first one (Nixon et al. 2019, section 3).
     Raises ValueError for predictions outside [0, 1].
     """
     probability = np.asarray(probability, np.float64)
     if not len(probability) or not ((probability >= 0) & (probability <= 1)).all():
         raise ValueError("calibration needs at least one prediction, all of them inside [0, 1]")
-    share = (_midranks(probability) - 0.5) / len(probability) if equal_mass else probability
+    share = (midranks(probability) - 0.5) / len(probability) if equal_mass else probability
     bin_ = np.minimum((share * bins).astype(np.int64), bins - 1)
     count = np.bincount(bin_, minlength=bins)
-    used = count > 0
-    predicted = np.bincount(bin_, probability, bins)[used] / count[used]
-    observed = np.bincount(bin_, np.asarray(label, np.float64), bins)[used] / count[used]
-    return CalibrationCurve(predicted, observed, count[used])
+    is_used = count > 0
+    predicted = np.bincount(bin_, probability, bins)[is_used] / count[is_used]
+    observed = np.bincount(bin_, np.asarray(label, np.float64), bins)[is_used] / count[is_used]
+    return CalibrationCurve(predicted, observed, count[is_used])
 
 
 def ece(label: Array, probability: Array, bins: int = 15, equal_mass: bool = True) -> float:
     """Expected calibration error: mean |predicted - observed| over the bins, weighted by their size.
 
-    Guo et al. 2017, section 2, with equal-mass bins unless `equal_mass` is false (see `calibration`).
+    Guo et al. 2017, section 2, with equal-mass bins unless `equal_mass` is false (see `calibration_curve`).
     """
     curve = calibration_curve(label, probability, bins, equal_mass)
     return float((np.abs(curve.predicted - curve.observed) * curve.pairs).sum() / curve.pairs.sum())
 
 
 def predicted_over_observed(label: Array, predicted: Array) -> float:
-    """Sum of the predictions over the sum of what happened (probabilities or money); 1 is unbiased."""
+    """Sum of the predictions over the sum of the outcomes (probabilities or money); 1 is unbiased."""
     observed = float(np.asarray(label, np.float64).sum())
     return float(np.asarray(predicted, np.float64).sum()) / observed if observed else float("nan")
 
@@ -180,25 +173,25 @@ class Slope(NamedTuple):
 def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> Slope:
     """Slope of the outcome's logit by the predicted one (Cox 1958), by logistic regression.
 
-    1 where outcomes follow predictions, 0 where they have nothing to do with each other. Unlike AUC it does
-    not depend on which cases there are, so long as predictions are all that they were chosen by. NaN where
-    all outcomes or all predictions are the same. The error is that of independent cases.
+    1 for calibrated predictions, 0 for outcomes that are independent of them. Unlike AUC it does not depend
+    on which cases were selected, if they were selected by the prediction alone. NaN if all outcomes or all
+    predictions are the same. The standard error assumes independent cases.
     """
     if not 0 < label.sum() < len(label) or np.ptp(probability) == 0:
         return Slope(float("nan"), float("nan"))
-    chance = np.clip(probability.astype(np.float64), floor, 1 - floor)
-    x = np.stack([np.ones(len(chance)), np.log(chance / (1 - chance))])  # [2, n]
+    clipped = np.clip(probability.astype(np.float64), floor, 1 - floor)
+    x = np.stack([np.ones(len(clipped)), np.log(clipped / (1 - clipped))])  # [2, n]
 
-    def loss(line: Array) -> tuple[float, Array]:
-        fitted = line @ x
-        # By positive case: by case, those of rare outcomes would be level from the start.
-        total = (np.logaddexp(0, fitted) - label * fitted).sum()
-        return total / label.sum(), x @ (expit(fitted) - label) / label.sum()
+    def loss_and_gradient(coefficients: Array) -> tuple[float, Array]:
+        logit = coefficients @ x
+        # Per positive case: per case, the gradient of rare outcomes is below the optimizer's tolerance.
+        total = (np.logaddexp(0, logit) - label * logit).sum()
+        return total / label.sum(), x @ (expit(logit) - label) / label.sum()
 
-    line = minimize(loss, [0.0, 1.0], jac=True, method="BFGS").x
-    fitted = expit(line @ x)
+    coefficients = minimize(loss_and_gradient, [0.0, 1.0], jac=True, method="BFGS").x
+    fitted = expit(coefficients @ x)
     covariance = np.linalg.inv((x * fitted * (1 - fitted)) @ x.T)
-    return Slope(float(line[1]), float(np.sqrt(covariance[1, 1])))
+    return Slope(float(coefficients[1]), float(np.sqrt(covariance[1, 1])))
 
 
 def head_quality(label: Array, probability: Array) -> dict[str, float]:
@@ -216,9 +209,9 @@ def paired_bootstrap(
 ) -> PairedDifference:
     """Mean of a - b over the same checkouts with a 95 % percentile interval; a, b, users are [m].
 
-    Users are resampled, not checkouts: the checkouts of one user are far from independent, and an interval
-    that forgets it is too narrow (Efron and Tibshirani 1993, chapter 8). `n` is the number of resamples.
-    Raises ValueError on NaN: a checkout that counts for one system and not the other breaks the pairing.
+    Users are resampled, not checkouts: checkouts of one user are far from independent, and an interval that
+    ignores it is too narrow (Efron and Tibshirani 1993, chapter 8). Raises ValueError for NaN: a checkout
+    that counts for one system and not the other breaks the pairing.
     """
     delta = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if not len(delta) or np.isnan(delta).any() or len(delta) != len(users):
@@ -226,10 +219,10 @@ def paired_bootstrap(
     _, code = np.unique(users, return_inverse=True)
     sums, counts = np.bincount(code, delta), np.bincount(code).astype(float)
     rng = np.random.default_rng(seed)
-    step = max(1, 2_000_000 // len(sums))  # bounds the memory of the drawn indices
+    step = max(1, 2_000_000 // len(sums))  # bounds the memory of the sampled indices
     means = []
     for start in range(0, n_resamples, step):
-        drawn = rng.integers(0, len(sums), (min(step, n_resamples - start), len(sums)))
-        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+        sample = rng.integers(0, len(sums), (min(step, n_resamples - start), len(sums)))
+        means.append(sums[sample].sum(1) / counts[sample].sum(1))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return PairedDifference(float(delta.mean()), float(low), float(high))

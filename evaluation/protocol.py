@@ -1,6 +1,7 @@
-"""Who is judged on what: the checkouts of a split, the slices, and the rows of the leaderboard.
+"""The evaluation protocol: the checkouts of a split, the slices, and the rows of the leaderboard.
 
-A system hands over one scored list per checkout (`Ranked`); the first six that a slice allows are its slate.
+A system gives one scored list per checkout (`RankedLists`); the first six items that a slice allows are its
+slate.
 
 | slice | checkouts | what counts | slate |
 |---|---|---|---|
@@ -9,21 +10,23 @@ A system hands over one scored list per checkout (`Ranked`); the first six that 
 | cold_users | of `all`, fewer than 5 earlier checkouts | every purchase | the first six |
 | new_items | with a purchase that counts | items first sold in the 28 days before | the first six |
 
-Lists must be deeper than six: the discovery slice takes off what the user bought before.
+Lists must be deeper than six: the discovery slice removes what the user bought before.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from evaluation.jagged import (
     Array,
     RankedLists,
     find_sorted,
+    mask_jagged,
     mask_offsets,
     segment_ids,
     sort_descending,
@@ -31,14 +34,16 @@ from evaluation.jagged import (
     top_k,
 )
 from evaluation.metrics import Purchases, hit_at, ndcg_at, precision_at, recall_at, revenue_at
+from models.schema import SECONDS_PER_DAY
 
-DAY = 86_400
 COLD_USER_CHECKOUTS = 5
 NEW_ITEM_DAYS = 28
 
+Times = TypeVar("Times", Array, Tensor)
+
 
 class Split(NamedTuple):
-    """n checkouts by time, with what they led to and what their users already knew."""
+    """n checkouts by time, with their later purchases and the earlier ones of their users."""
 
     order_id: Array  # [n] str
     user_id: Array  # [n] str
@@ -55,12 +60,12 @@ class Split(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Which checkouts and purchases count, and whether what the user bought before is kept off the slate."""
+    """The checkouts and purchases that count."""
 
     name: str
     rows: Array  # [m] int64, checkouts with at least one purchase that counts
     purchases: Purchases  # of all n checkouts, only what counts
-    exclude_purchased: bool
+    exclude_purchased: bool  # the slate has only items that the user never bought before
 
 
 def int64_column(table: pa.Table, name: str) -> Array:
@@ -80,20 +85,20 @@ def list_column(table: pa.Table, name: str) -> tuple[Array, Array]:
 
 def load_split(folder: Path, name: str) -> Split:
     """Read `examples/<name>.parquet` of a prepared folder (docs/architecture.md) and what the slices need."""
-    columns = ["order_id", "user_id", "ts", "n_before", "snapshot", "basket_item"]
+    columns = ["order_id", "user_id", "ts", "n_prior_orders", "snapshot", "basket_item"]
     columns += ["outcome_item", "outcome_purchase", "outcome_value"]
     examples = pq.read_table(folder / "examples" / f"{name}.parquet", columns=columns)
     basket_offsets, basket_item = list_column(examples, "basket_item")
     offsets, item = list_column(examples, "outcome_item")
     _, bought = list_column(examples, "outcome_purchase")
     _, value = list_column(examples, "outcome_value")
-    bought = bought.astype(bool)  # outcomes also hold what was only shown or clicked
+    bought = bought.astype(bool)  # outcomes also hold items that were only shown or clicked
     first_sold = int64_column(pq.read_table(folder / "items.parquet", columns=["first_sold"]), "first_sold")
 
     user_id = examples["user_id"].to_numpy()
     users = pc.unique(examples["user_id"])
     user = pc.index_in(examples["user_id"], users).to_numpy().astype(np.int64)
-    first = pq.read_table(folder / "first_bought.parquet")
+    first = pq.read_table(folder / "first_purchases.parquet")
     first = first.filter(pc.is_in(first["user_id"], users))
     owner = pc.index_in(first["user_id"], users).to_numpy().astype(np.int64)
     key = owner * len(first_sold) + int64_column(first, "item")
@@ -103,7 +108,7 @@ def load_split(folder: Path, name: str) -> Split:
         user_id=user_id,
         user=user,
         ts=int64_column(examples, "ts"),
-        n_earlier_checkouts=int64_column(examples, "n_before"),
+        n_earlier_checkouts=int64_column(examples, "n_prior_orders"),
         snapshot=int64_column(examples, "snapshot"),
         basket_offsets=basket_offsets,
         basket_item=basket_item,
@@ -117,48 +122,49 @@ def load_split(folder: Path, name: str) -> Split:
 def purchased_before(split: Split, row: Array, item: Array) -> Array:
     """Whether the user of checkout `row` had bought `item` by then, this basket included; [m] -> [m] bool."""
     n_items = len(split.first_sold)
-    at = find_sorted(split.first_purchase_key, split.user[row] * n_items + item)
-    before = (at >= 0) & (np.append(split.first_purchase_ts, 0)[at] <= split.ts[row])
-    basket = np.unique(segment_ids(split.basket_offsets) * n_items + split.basket_item)
-    return before | (find_sorted(basket, row * n_items + item) >= 0)
+    position = find_sorted(split.first_purchase_key, split.user[row] * n_items + item)
+    is_earlier = (position >= 0) & (np.append(split.first_purchase_ts, 0)[position] <= split.ts[row])
+    basket_key = np.unique(segment_ids(split.basket_offsets) * n_items + split.basket_item)
+    return is_earlier | (find_sorted(basket_key, row * n_items + item) >= 0)
+
+
+def is_new_item(first_sold: Times, ts: Times) -> Times:
+    """Whether items were first sold in the 28 days before `ts`; the shapes broadcast."""
+    age = ts - first_sold
+    mask: Times = (first_sold > 0) & (age >= 0) & (age <= NEW_ITEM_DAYS * SECONDS_PER_DAY)
+    return mask
 
 
 def _slice(
     split: Split, name: str, purchase_mask: Array | None = None, checkout_mask: Array | None = None
 ) -> Slice:
-    """Keep the purchases that count [ΣO] and, of the checkouts that then have one, `rows` [n] bool."""
-    purchases = split.purchases
-    if purchase_mask is not None:
-        offsets = mask_offsets(purchases.offsets, purchase_mask)
-        purchases = Purchases(offsets, purchases.item[purchase_mask], purchases.value[purchase_mask])
-    judged = np.diff(purchases.offsets) > 0
-    return Slice(
-        name, np.flatnonzero(judged if checkout_mask is None else judged & checkout_mask), purchases, False
-    )
+    """The slice of the masked purchases [ΣO], and of the masked checkouts [n] that have one of them."""
+    purchases = split.purchases if purchase_mask is None else mask_jagged(split.purchases, purchase_mask)
+    has_purchase = np.diff(purchases.offsets) > 0
+    rows = np.flatnonzero(has_purchase if checkout_mask is None else has_purchase & checkout_mask)
+    return Slice(name, rows, purchases, exclude_purchased=False)
 
 
 def slices(split: Split) -> list[Slice]:
     """The four slices of the table above, in that order."""
     row, item = segment_ids(split.purchases.offsets), split.purchases.item
-    age = split.ts[row] - split.first_sold[item]
-    recent = (split.first_sold[item] > 0) & (age >= 0) & (age <= NEW_ITEM_DAYS * DAY)
+    is_new = is_new_item(split.first_sold[item], split.ts[row])
+    discovery = _slice(split, "discovery", purchase_mask=~purchased_before(split, row, item))
     return [
         _slice(split, "all"),
-        _slice(split, "discovery", purchase_mask=~purchased_before(split, row, item))._replace(
-            exclude_purchased=True
-        ),
+        discovery._replace(exclude_purchased=True),
         _slice(split, "cold_users", checkout_mask=split.n_earlier_checkouts < COLD_USER_CHECKOUTS),
-        _slice(split, "new_items", purchase_mask=recent),
+        _slice(split, "new_items", purchase_mask=is_new),
     ]
 
 
 def metrics_per_checkout(
     ranked: RankedLists, split: Split, parts: list[Slice]
 ) -> dict[str, dict[str, Array]]:
-    """Slice name -> metric -> one value per judged checkout of that slice, in the order of `Slice.rows`.
+    """Slice name → metric → one value per checkout of that slice, in the order of `Slice.rows`.
 
-    This is what `metrics.paired_bootstrap` compares, with `split.user[part.rows]` as the users. `filled` is
-    the share of the six slots that the list could fill.
+    `metrics.paired_bootstrap` compares these, with `split.user[part.rows]` as users. `filled` is the share of
+    the six slots that the list can fill.
     Raises ValueError for lists that do not fit the split, row 0 (the unknown item) or a repeated item.
     """
     if len(ranked.offsets) != len(split.ts) + 1 or ranked.offsets[-1] != len(ranked.item):
@@ -166,18 +172,19 @@ def metrics_per_checkout(
     if len(ranked.item) and not 1 <= ranked.item.min() <= ranked.item.max() < len(split.first_sold):
         raise ValueError("a list holds the unknown item, or a row that the catalog does not have")
     ranked = sort_descending(ranked)
-    slates, fresh = top_k(ranked), None
+    slates = {False: top_k(ranked)}  # by `exclude_purchased`
+    if any(part.exclude_purchased for part in parts):
+        is_purchased = purchased_before(split, segment_ids(ranked.offsets), ranked.item)
+        slates[True] = top_k(ranked, eligible=~is_purchased)
     result = {}
     for part in parts:
-        if part.exclude_purchased and fresh is None:
-            fresh = top_k(ranked, eligible=~purchased_before(split, segment_ids(ranked.offsets), ranked.item))
-        shown = fresh if part.exclude_purchased and fresh is not None else slates
+        slate = slates[part.exclude_purchased]
         result[part.name] = {
-            "ndcg6": ndcg_at(shown, part.purchases)[part.rows],
-            "hit6": hit_at(shown, part.purchases)[part.rows],
-            "precision6": precision_at(shown, part.purchases)[part.rows],
-            "revenue6": revenue_at(shown, part.purchases)[part.rows],
-            "filled": (shown >= 0).mean(1)[part.rows],
+            "ndcg6": ndcg_at(slate, part.purchases)[part.rows],
+            "hit6": hit_at(slate, part.purchases)[part.rows],
+            "precision6": precision_at(slate, part.purchases)[part.rows],
+            "revenue6": revenue_at(slate, part.purchases)[part.rows],
+            "filled": (slate >= 0).mean(1)[part.rows],
         }
     return result
 
@@ -185,7 +192,7 @@ def metrics_per_checkout(
 def leaderboard_rows(
     ranked: RankedLists, split: Split, parts: list[Slice], system: str, order: str, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """One leaderboard row per slice: the means of `per_checkout`, NaN where a slice has no checkout.
+    """One leaderboard row per slice: the means of `metrics_per_checkout`, NaN for a slice without checkouts.
 
     `order` names what the lists are sorted by: `purchase` (probability) or `value` (expected spend).
     """
@@ -193,15 +200,20 @@ def leaderboard_rows(
 
 
 def mean_rows(
-    measured: dict[str, dict[str, Array]], system: str, order: str, seed: int = 0
+    metrics: dict[str, dict[str, Array]], system: str, order: str, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """The rows of lists that `per_checkout` has measured."""
+    """One leaderboard row per slice of `metrics_per_checkout`."""
     return [
-        {"system": system, "order": order, "slice": part, "seed": seed}
-        | {name: float(values.mean()) if len(values) else float("nan") for name, values in found.items()}
-        | {"checkouts": len(found["ndcg6"])}
-        for part, found in measured.items()
+        {"system": system, "order": order, "slice": name, "seed": seed}
+        | mean_metrics(values)
+        | {"checkouts": len(values["ndcg6"])}
+        for name, values in metrics.items()
     ]
+
+
+def mean_metrics(values: dict[str, Array]) -> dict[str, float]:
+    """The mean of each array; NaN for an empty one."""
+    return {name: float(array.mean()) if len(array) else float("nan") for name, array in values.items()}
 
 
 def recall_by_source(
@@ -211,23 +223,24 @@ def recall_by_source(
     split: Split,
     ks: tuple[int, ...] = (100, 300, 500),
 ) -> list[dict[str, Any]]:
-    """Retrieval recall by source and for the union, over the checkouts with a purchase.
+    """Candidate recall by source and for the union, over the checkouts with a purchase.
 
-    `source` [ΣC] int64 has bit i set where `names[i]` proposed the candidate. Candidates count in
-    the order of their score, so that a union cut at k is what a ranker with room for k would be given.
-    `recall` is that of the whole lists, `candidates` their mean length.
+    `source` [ΣC] int64 has bit i set if `names[i]` proposed the candidate. Candidates count in the order of
+    their score, so recall at k is that of a ranker which gets the k best. `recall` is of the whole lists,
+    `candidates` their mean length.
     """
     order = np.lexsort((-ranked.score, segment_ids(ranked.offsets)))
     item, source = ranked.item[order], source[order]
-    judged = np.diff(split.purchases.offsets) > 0
-    result = []
-    for bit, name in enumerate((*names, "union")):
-        proposed = source >> bit & 1 == 1 if bit < len(names) else np.ones(len(item), bool)
-        offsets = mask_offsets(ranked.offsets, proposed)
-        found = {f"recall{k}": recall_at(offsets, item[proposed], split.purchases, k) for k in ks}
-        found["recall"] = recall_at(offsets, item[proposed], split.purchases, len(item))
-        result.append(
-            {"source": name, "candidates": float(np.diff(offsets)[judged].mean())}
-            | {k: float(v[judged].mean()) for k, v in found.items()}
+    has_purchase = np.diff(split.purchases.offsets) > 0
+    masks = {name: source >> bit & 1 == 1 for bit, name in enumerate(names)}
+    masks["union"] = np.ones(len(item), bool)
+    rows = []
+    for name, mask in masks.items():
+        offsets = mask_offsets(ranked.offsets, mask)
+        recalls = {f"recall{k}": recall_at(offsets, item[mask], split.purchases, k) for k in ks}
+        recalls["recall"] = recall_at(offsets, item[mask], split.purchases, len(item))
+        rows.append(
+            {"source": name, "candidates": float(np.diff(offsets)[has_purchase].mean())}
+            | {metric: float(values[has_purchase].mean()) for metric, values in recalls.items()}
         )
-    return result
+    return rows

@@ -1,21 +1,22 @@
-"""Runs on simulated data against the truth: what no real log can show (docs/simulated.md).
+"""Runs on simulated data against the known truth (docs/simulated.md).
 
     python -m evaluation.simulated                      the latest run
     python -m evaluation.simulated RUN NAIVE …          several runs; the others are compared to the first
 
-Writes `reports/simulated.json` and prints its tables. `true` is what the simulator knows; the oracle is a
-model that says exactly that. Over everything that was shown, or that a source proposes and was not shown:
+Writes `reports/simulated.json` and prints its tables. `true` is the truth of the simulator; the oracle
+predicts exactly that. Heads are compared over shown items, and over proposed items that were not shown:
 
-    head                the truth that it is held against
+    head                its truth
     click at position   p(examined | position) · p(click | examined)
-    click if seen       p(click | examined), what serving is asked for
+    click if seen       p(click | examined), what serving predicts
     purchase …          the same, times p(purchase | click)
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,8 +24,10 @@ import pyarrow.parquet as pq
 from data.sources import simulated
 from evaluation import protocol, scoring
 from evaluation.jagged import Array, RankedLists, find_sorted, segment_ids, sort_descending, top_k
-from evaluation.metrics import auc, ece, paired_bootstrap, predicted_over_observed
+from evaluation.metrics import auc, ece, ndcg_discount, paired_bootstrap, predicted_over_observed
 from reporting.tables import text_table
+from serving import command_line
+from serving.command_line import argument, option
 from serving.files import write_json
 from simulation import behaviour
 from training.trained_run import Run, open_run
@@ -32,53 +35,56 @@ from training.trained_run import Run, open_run
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimulatedOptions:
+    """Runs on simulated data against the known truth."""
+
+    runs: tuple[str, ...] = argument("run folders", default=("artifacts/runs/latest",))
+    split: Literal["validation", "test"] = option("test", "of the runs' data")
+    out: Path = option(Path("reports"), "folder of simulated.json")
+
+
 class TruthComparison(NamedTuple):
-    """A run's scores of P pairs beside what is true of them."""
+    """A run's predictions of P pairs and their truth."""
 
+    keys: Row  # of the run, for rows
     scored: scoring.ScoredCandidates
-    true_click: Array  # [P] true p(click | examined)
-    true_conversion: Array  # [P] true p(purchase | click)
-    true_value: Array  # [P] true expected value of showing it first
-    true_examination: Array  # [P] true p(examined) at its position; NaN for what was not shown
-    user: Array  # [n] int64, whose checkout it is
+    true_click: Array  # [P] p(click | examined)
+    true_conversion: Array  # [P] p(purchase | click)
+    true_value: Array  # [P] expected value in the first slot
+    true_examination: Array  # [P] p(examined) at its position; NaN for an item that was not shown
+    user: Array  # [n] int64, of the checkout
+
+    @property
+    def true_purchase(self) -> Array:
+        """[P] p(purchase | examined)."""
+        return self.true_click * self.true_conversion
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.simulated", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument(
-        "runs", nargs="*", default=["artifacts/runs/latest"], help="run folders; default: the latest"
-    )
-    parser.add_argument("--split", choices=["validation", "test"], default="test")
-    parser.add_argument("--out", type=Path, default=Path("reports"))
-    arguments = parser.parse_args()
-    try:
-        runs = [open_run(folder) for folder in arguments.runs]
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
+def compare_with_simulator(options: SimulatedOptions) -> int:
+    """Evaluate the runs, which must be on simulated data."""
+    runs = [open_run(folder) for folder in options.runs]
     for run in runs:
         if run.prepared.meta["name"] != "simulated":
             sys.exit(f"error: {run.folder.name} was not trained on data=simulated, so no truth is known")
-    evaluate_runs(runs, arguments.split, arguments.out)
+    evaluate_runs(runs, options.split, options.out)
+    return 0
 
 
 def evaluate_runs(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]]:
     """Measure the runs, print the tables and write them to `<out>/simulated.json`."""
-    tables: dict[str, list[Row]] = {"Heads": [], "Conversion": [], "Slates": [], "Positions": []}
-    against = [compare_with_truth(run, split) for run in runs]
-    for run, one in zip(runs, against, strict=True):
-        name = {"run": run.folder.name, "position": run.cfg.ranker.train.position}
-        tables["Heads"] += [name | row for row in head_metrics(one)]
-        tables["Conversion"] += [name | row for row in conversion_bias(one)]
-        tables["Slates"] += [name | row for row in mean_slate_metrics(one)]
-        tables["Positions"] += [name | row for row in position_bias(run)]
-    tables["Slates"] += [{"run": "truth", **row} for row in mean_slate_metrics(oracle_comparison(against[0]))]
-    tables["Differences to the first run"] = [
-        {"run": run.folder.name, "position": run.cfg.ranker.train.position, **row}
-        for run, one in zip(runs[1:], against[1:], strict=True)
-        for row in paired_differences(one, against[0])
-    ]
+    comparisons = [compare_with_truth(run, split) for run in runs]
+    first = comparisons[0]
+    tables: dict[str, list[Row]] = {
+        "Heads": [each.keys | row for each in comparisons for row in head_metrics(each)],
+        "Conversion": [each.keys | row for each in comparisons for row in conversion_bias(each)],
+        "Slates": [each.keys | mean_slate_metrics(each) for each in comparisons],
+        "Positions": [run_keys(run) | row for run in runs for row in position_bias(run)],
+        "Differences to the first run": [
+            each.keys | row for each in comparisons[1:] for row in paired_differences(each, first)
+        ],
+    }
+    tables["Slates"].append({"run": "truth"} | mean_slate_metrics(oracle_comparison(first)))
     write_json(out / "simulated.json", {"split": split, **tables})
     for heading, rows in tables.items():
         if rows:
@@ -87,62 +93,74 @@ def evaluate_runs(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]
     return tables
 
 
+def run_keys(run: Run) -> Row:
+    """The columns that name a run."""
+    return {"run": run.folder.name, "position": run.cfg.ranker.train.position}
+
+
 def compare_with_truth(run: Run, split: str) -> TruthComparison:
-    """Score the candidates of `split` and look up what is true of each."""
+    """Score the candidates of `split` and look up their truth."""
     cfg = run.prepared.meta["config"]["data"]
     scored = scoring.score_split(run, split)
     data = protocol.load_split(run.prepared.folder, split)
     ids = pq.read_table(run.prepared.folder / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
-    number = np.array([int(i or -1) for i in ids])
+    item_number = np.array([int(item_id or -1) for item_id in ids])
     order = data.order_id.astype(np.int64)[segment_ids(scored.offsets)]
-    item = number[scored.item]
-    known = simulated.ground_truth(cfg, order, item)
-    logged = pq.read_table(simulated.simulation_folder(cfg) / "truth.parquet")
-    keys = logged["order_id"].to_numpy() * len(ids) + logged["item_id"].to_numpy()
-    place = np.argsort(keys)
-    at = find_sorted(keys[place], order * len(ids) + item)
-    examined = np.where(at >= 0, logged["p_examined"].to_numpy()[place][at], np.nan)
-    if not np.array_equal(at >= 0, scored.has_outcome):
-        raise ValueError(f"{run.folder.name}: what it learned as shown is not what the marketplace showed")
+    item = item_number[scored.item]
+    truth = simulated.ground_truth(cfg, order, item)
+    examination = _logged_examination(cfg, order, item, len(ids))
+    if not np.array_equal(~np.isnan(examination), scored.has_outcome):
+        raise ValueError(f"{run.folder.name}: its impressions are not those of the simulator")
     return TruthComparison(
-        scored,
-        known.p_click_given_examined,
-        known.p_purchase_given_click,
-        known.expected_value,
-        examined,
-        data.user,
+        keys=run_keys(run),
+        scored=scored,
+        true_click=truth.p_click_given_examined,
+        true_conversion=truth.p_purchase_given_click,
+        true_value=truth.expected_value,
+        true_examination=examination,
+        user=data.user,
     )
 
 
+def _logged_examination(cfg: dict[str, Any], order: Array, item: Array, n_items: int) -> Array:
+    """p(examined) of each (order, item) pair at its logged position [P]; NaN without an impression."""
+    log = pq.read_table(simulated.simulation_folder(cfg) / "truth.parquet")
+    key = log["order_id"].to_numpy() * n_items + log["item_id"].to_numpy()
+    by_key = np.argsort(key)
+    position = find_sorted(key[by_key], order * n_items + item)
+    examination: Array = np.where(position >= 0, log["p_examined"].to_numpy()[by_key][position], np.nan)
+    return examination
+
+
 def head_metrics(comparison: TruthComparison) -> list[Row]:
-    """AUC beside the oracle's (over outcomes that were drawn), and calibration against the truth."""
-    s, shown = comparison.scored, comparison.scored.has_outcome
-    there = comparison.true_examination[shown]
-    seen = np.ones(len(there))
+    """AUC of the run and of the oracle, over sampled outcomes, and calibration against the truth."""
+    scored = comparison.scored
+    shown = scored.has_outcome
+    examination = comparison.true_examination[shown]
     rows = []
-    for head, drawn, true, at_position, if_seen in (
-        ("click", s.clicked, comparison.true_click, s.click_at_position, s.click),
+    for head, outcome, true, at_position, if_seen in (
+        ("click", scored.clicked, comparison.true_click, scored.click_at_position, scored.click),
         (
             "purchase",
-            s.purchased,
-            comparison.true_click * comparison.true_conversion,
-            s.purchase_at_position,
-            s.purchase,
+            scored.purchased,
+            comparison.true_purchase,
+            scored.purchase_at_position,
+            scored.purchase,
         ),
     ):
-        for what, predicted, p in (("at position", at_position, there), ("if seen", if_seen, seen)):
-            row = _truth_agreement(f"{head} {what}, shown", true[shown] * p, predicted[shown])
-            if what == "at position":
-                label = drawn[shown]
-                row |= {"auc": auc(label, predicted[shown]), "oracle_auc": auc(label, true[shown] * p)}
-            rows.append(row)
-        rows.append(_truth_agreement(f"{head} if seen, not shown", true[~shown], if_seen[~shown]))
-        rows.append(_truth_agreement(f"{head} if seen, entire space", true, if_seen))
+        label, oracle, predicted = outcome[shown], true[shown] * examination, at_position[shown]
+        aucs = {"auc": auc(label, predicted), "oracle_auc": auc(label, oracle)}
+        rows += [
+            _truth_agreement(f"{head} at position, shown", oracle, predicted) | aucs,
+            _truth_agreement(f"{head} if seen, shown", true[shown], if_seen[shown]),
+            _truth_agreement(f"{head} if seen, not shown", true[~shown], if_seen[~shown]),
+            _truth_agreement(f"{head} if seen, entire space", true, if_seen),
+        ]
     return rows
 
 
 def _truth_agreement(head: str, true: Array, predicted: Array) -> Row:
-    """Without drawn outcomes: predicted probabilities beside true ones."""
+    """Predicted against true probabilities, without sampled outcomes."""
     return {
         "head": head,
         "pairs": len(true),
@@ -156,10 +174,11 @@ def _truth_agreement(head: str, true: Array, predicted: Array) -> Row:
 
 
 def conversion_bias(comparison: TruthComparison) -> list[Row]:
-    """How selected clicks are: mean p(purchase | click), true and implied by the run, over three spaces."""
-    s, shown = comparison.scored, comparison.scored.has_outcome
-    implied = s.purchase / np.maximum(s.click, 1e-9)
-    spaces = {"clicked": shown & s.clicked, "shown": shown, "entire space": np.ones(len(shown), bool)}
+    """Selection bias of clicks: mean p(purchase | click), true and implied by the run, over three spaces."""
+    scored = comparison.scored
+    shown = scored.has_outcome
+    implied = scored.purchase / np.maximum(scored.click, 1e-9)
+    spaces = {"clicked": shown & scored.clicked, "shown": shown, "entire space": np.ones(len(shown), bool)}
     return [
         {
             "pairs in": name,
@@ -171,59 +190,56 @@ def conversion_bias(comparison: TruthComparison) -> list[Row]:
 
 
 def oracle_comparison(comparison: TruthComparison) -> TruthComparison:
-    """A model that says what is true."""
-    spend = comparison.true_value / np.maximum(comparison.true_click * comparison.true_conversion, 1e-12)
-    best = comparison.scored._replace(
-        click=comparison.true_click, purchase=comparison.true_click * comparison.true_conversion, spend=spend
+    """The comparison of a model that predicts the truth."""
+    spend = comparison.true_value / np.maximum(comparison.true_purchase, 1e-12)
+    scored = comparison.scored._replace(
+        click=comparison.true_click, purchase=comparison.true_purchase, spend=spend
     )
-    return comparison._replace(scored=best)
+    return comparison._replace(scored=scored)
 
 
 def metrics_per_checkout(comparison: TruthComparison) -> dict[str, Array]:
-    """What is true of the six first of the proposed candidates, by checkout: metric → [n].
+    """Metric → the truth of the first six proposed candidates, by checkout [n].
 
-    ndcg: of the true expected value, by the run's (graded gains, discount 1 / log2(1 + rank)). value: true
-    expected value of the six, each as if shown first. purchase: true p(purchase) of the six ordered by it.
+    ndcg6: of the true expected value, in the run's order by value (graded gains). value6: true expected value
+    of the six, each as if in the first slot. purchase6: true p(purchase) of the six, in the order by it.
     """
-    s = comparison.scored
-    of_proposed = np.flatnonzero(s.source > 0)
-    offsets = np.searchsorted(of_proposed, s.offsets)
-    value, purchase = (
-        comparison.true_value[of_proposed],
-        (comparison.true_click * comparison.true_conversion)[of_proposed],
-    )
+    scored = comparison.scored
+    proposed = np.flatnonzero(scored.source > 0)
+    offsets = np.searchsorted(proposed, scored.offsets)
+    value, purchase = comparison.true_value[proposed], comparison.true_purchase[proposed]
 
-    def gained(score: Array, gain: Array) -> Array:
+    def slate_gains(score: Array, gain: Array) -> Array:
         ranked = sort_descending(RankedLists(offsets, np.arange(len(score)), score))
         slate = top_k(ranked)
         return np.where(slate >= 0, gain[slate], 0.0)  # [n, 6]
 
-    discount = 1 / np.log2(np.arange(2, 8))
-    by_value = gained((s.purchase * s.spend)[of_proposed], value)
-    ideal = gained(value, value) @ discount
+    discount = ndcg_discount(6)
+    by_value = slate_gains((scored.purchase * scored.spend)[proposed], value)
+    ideal = slate_gains(value, value) @ discount
     return {
         "ndcg6": by_value @ discount / np.maximum(ideal, 1e-12),
         "value6": by_value.sum(1),
-        "purchase6": gained(s.purchase[of_proposed], purchase).mean(1),
+        "purchase6": slate_gains(scored.purchase[proposed], purchase).mean(1),
     }
 
 
-def mean_slate_metrics(comparison: TruthComparison) -> list[Row]:
-    """Means of `per_checkout`."""
-    return [{name: float(values.mean()) for name, values in metrics_per_checkout(comparison).items()}]
+def mean_slate_metrics(comparison: TruthComparison) -> Row:
+    """Means of `metrics_per_checkout`."""
+    return {name: float(values.mean()) for name, values in metrics_per_checkout(comparison).items()}
 
 
 def paired_differences(comparison: TruthComparison, reference: TruthComparison) -> list[Row]:
-    """`first` minus `one` over the same checkouts, with a 95 % interval (bootstrap over users)."""
-    mine, other = metrics_per_checkout(reference), metrics_per_checkout(comparison)
+    """`reference` minus `comparison` over the same checkouts, with a 95 % interval (bootstrap over users)."""
+    metrics, reference_metrics = metrics_per_checkout(comparison), metrics_per_checkout(reference)
     return [
-        {"metric": name, **paired_bootstrap(mine[name], other[name], reference.user)._asdict()}
-        for name in mine
+        {"metric": name, **paired_bootstrap(values, metrics[name], reference.user)._asdict()}
+        for name, values in reference_metrics.items()
     ]
 
 
 def position_bias(run: Run) -> list[Row]:
-    """What the run learned of positions, beside the truth."""
+    """The learned examination by position, and the true one."""
     cfg = run.prepared.meta["config"]["data"]
     true = behaviour.examination_probability(cfg["slots"], cfg["position_bias"])
     bias = run.ranker.position_bias
@@ -233,5 +249,14 @@ def position_bias(run: Run) -> list[Row]:
     return [{"at": k + 1, "true": float(true[k]), "learned": float(learned[k])} for k in range(len(true))]
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command_line.run(
+        "python -m evaluation.simulated",
+        compare_with_simulator,
+        arguments=arguments,
+        errors=(FileNotFoundError,),
+    )
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,17 +1,18 @@
-"""What a slate policy gains and costs, measured with the functions that serve
-(serving/pipeline/slate_policy.py).
+"""Gains and costs of slate policies, measured with the functions of serving.
+
+See serving/pipeline/slate_policy.py.
 
     python -m evaluation.slates                            the latest run, on validation: to choose a policy
     python -m evaluation.slates RUN --split test           the figures of the report
 
-Prints the frontier between purchases and revenue, and what category caps and diversity cost.
+Prints the frontier between purchases and revenue, and the costs of category caps and diversity.
 """
 
-import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,17 +20,27 @@ from evaluation import protocol, scoring
 from evaluation.jagged import Array, segment_ids
 from evaluation.metrics import ndcg_at, revenue_at
 from reporting.tables import text_table
+from serving import command_line
+from serving.command_line import argument, option
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy, objective, select_slates, unit_vectors
 from training.trained_run import open_run
 
 REVENUE_WEIGHTS = tuple(step / 10 for step in range(11))
 CATEGORY_CAPS = (3, 2, 1)
 DIVERSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
-CHECKOUTS_PER_BLOCK = 512  # checkouts at once: bounds the memory of the padded rows
+CHECKOUTS_PER_BLOCK = 512  # bounds the memory of the padded rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlatesOptions:
+    """Gains and costs of slate policies, measured with the functions of serving."""
+
+    run: str = argument("run folder", default="artifacts/runs/latest")
+    split: Literal["validation", "test"] = option("validation", "of the run's data")
 
 
 class SlateCandidates(NamedTuple):
-    """The candidates of n checkouts as a slate policy sees them, P pairs."""
+    """The candidates of n checkouts as a slate policy reads them, P pairs."""
 
     offsets: Array  # [n+1] int64
     item: Array  # [P] int64
@@ -38,75 +49,76 @@ class SlateCandidates(NamedTuple):
 
 
 def build_slates(
-    offers: SlateCandidates, policies: list[SlatePolicy], leaf: Array, vectors: Array
+    candidates: SlateCandidates, policies: list[SlatePolicy], leaf: Array, vectors: Array
 ) -> list[Array]:
     """The slates [n, 6] of each policy: item rows, best first, -1 for an empty slot.
 
-    leaf [N+1] and vectors [N+1, D+8] uint8 are the catalog's. The margin of a policy is not read here.
+    leaf [N+1] and vectors [N+1, D+8] uint8 are the catalog's. The margin of a policy is ignored.
     """
-    n = len(offers.offsets) - 1
-    made = [np.full((n, SLOTS), -1, np.int64) for _ in policies]
+    n = len(candidates.offsets) - 1
+    slates = [np.full((n, SLOTS), -1, np.int64) for _ in policies]
     for start in range(0, n, CHECKOUTS_PER_BLOCK):
-        bounds = offers.offsets[start : start + CHECKOUTS_PER_BLOCK + 1]
+        bounds = candidates.offsets[start : start + CHECKOUTS_PER_BLOCK + 1]
         pairs = slice(bounds[0], bounds[-1])
         row = segment_ids(bounds - bounds[0])
         column = np.arange(len(row)) - (bounds - bounds[0])[row]
         shape = len(bounds) - 1, int(np.diff(bounds).max(initial=0))
         item, eligible = np.zeros(shape, np.int64), np.zeros(shape, bool)
-        item[row, column], eligible[row, column] = offers.item[pairs], True
-        for policy, slate in zip(policies, made, strict=True):
+        item[row, column], eligible[row, column] = candidates.item[pairs], True
+        for policy, slate in zip(policies, slates, strict=True):
             score = np.zeros(shape)
-            weight = policy.revenue_weight
-            score[row, column] = objective(offers.purchase[pairs], offers.spend[pairs], weight)
-            chosen = select_slates(score, eligible, item, leaf, vectors, policy).column
+            score[row, column] = objective(
+                candidates.purchase[pairs], candidates.spend[pairs], policy.revenue_weight
+            )
+            selected = select_slates(score, eligible, item, leaf, vectors, policy).column
             if shape[1]:
-                found = np.take_along_axis(item, np.maximum(chosen, 0), 1)
-                slate[start : start + CHECKOUTS_PER_BLOCK] = np.where(chosen >= 0, found, -1)
-    return made
+                items = np.take_along_axis(item, np.maximum(selected, 0), 1)
+                slate[start : start + CHECKOUTS_PER_BLOCK] = np.where(selected >= 0, items, -1)
+    return slates
 
 
 def slate_metrics(slate: Array, part: protocol.Slice, leaf: Array, vectors: Array) -> dict[str, float]:
-    """Means over the checkouts that `part` judges: ndcg6, revenue6, distinct leaf categories, cosine.
+    """Means over the checkouts of `part`: ndcg6, revenue6, distinct leaf categories, cosine.
 
-    `categories` counts items without a category one by one; `cosine` is the mean over the pairs of a slate.
+    `categories` counts each item without a category; `cosine` is the mean over the pairs of a slate.
     """
-    shown = slate[part.rows]
-    kinds = np.where(shown >= 0, leaf[shown], 0)
-    ordered = np.sort(kinds, axis=1)
-    known = (ordered > 0) & (np.diff(ordered, axis=1, prepend=0) > 0)
-    alone = (kinds == 0) & (shown >= 0)
-    vector = unit_vectors(vectors[np.maximum(shown, 0)])  # [m, 6, D]
-    pairs = [
-        np.where((shown[:, [i, j]] >= 0).all(1), (vector[:, i] * vector[:, j]).sum(1), np.nan)
+    items = slate[part.rows]
+    item_leaf = np.where(items >= 0, leaf[items], 0)
+    ordered = np.sort(item_leaf, axis=1)
+    is_distinct = (ordered > 0) & (np.diff(ordered, axis=1, prepend=0) > 0)
+    has_no_leaf = (item_leaf == 0) & (items >= 0)
+    vector = unit_vectors(vectors[np.maximum(items, 0)])  # [m, 6, D]
+    cosines = [
+        np.where((items[:, [i, j]] >= 0).all(1), (vector[:, i] * vector[:, j]).sum(1), np.nan)
         for i, j in combinations(range(SLOTS), 2)
     ]
     return {
         "ndcg6": float(ndcg_at(slate, part.purchases)[part.rows].mean()),
         "revenue6": float(revenue_at(slate, part.purchases)[part.rows].mean()),
-        "categories": float((known.sum(1) + alone.sum(1)).mean()),
-        "cosine": float(np.nanmean(pairs)) if np.isfinite(pairs).any() else float("nan"),
+        "categories": float((is_distinct.sum(1) + has_no_leaf.sum(1)).mean()),
+        "cosine": float(np.nanmean(cosines)) if np.isfinite(cosines).any() else float("nan"),
     }
 
 
 def revenue_frontier(
-    offers: SlateCandidates, part: protocol.Slice, leaf: Array, vectors: Array
+    candidates: SlateCandidates, part: protocol.Slice, leaf: Array, vectors: Array
 ) -> list[dict[str, Any]]:
     """One row per revenue weight, from most purchases to most revenue."""
     policies = [SlatePolicy(revenue_weight=weight) for weight in REVENUE_WEIGHTS]
     return [
         {"revenue_weight": policy.revenue_weight} | slate_metrics(slate, part, leaf, vectors)
-        for policy, slate in zip(policies, build_slates(offers, policies, leaf, vectors), strict=True)
+        for policy, slate in zip(policies, build_slates(candidates, policies, leaf, vectors), strict=True)
     ]
 
 
 def policy_costs(
-    offers: SlateCandidates,
+    candidates: SlateCandidates,
     part: protocol.Slice,
     leaf: Array,
     vectors: Array,
     weights: Iterable[float] = (0.0, 1.0),
 ) -> list[dict[str, Any]]:
-    """One row per revenue weight and policy: neither cap nor diversity, each cap, each diversity."""
+    """One row per revenue weight and policy: without cap and diversity, each cap, each diversity."""
     variants: list[dict[str, Any]] = [
         {}, *({"category_cap": cap} for cap in CATEGORY_CAPS), *({"diversity": d} for d in DIVERSITIES)
     ]  # fmt: skip
@@ -118,28 +130,29 @@ def policy_costs(
             "diversity": policy.diversity,
         }
         | slate_metrics(slate, part, leaf, vectors)
-        for policy, slate in zip(policies, build_slates(offers, policies, leaf, vectors), strict=True)
+        for policy, slate in zip(policies, build_slates(candidates, policies, leaf, vectors), strict=True)
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.slates", description=(__doc__ or "").split("\n")[0]
+def compare_policies(options: SlatesOptions) -> int:
+    """Print the frontier and the costs of a run."""
+    run = open_run(options.run)
+    part = protocol.slices(protocol.load_split(run.prepared.folder, options.split))[0]
+    scored = scoring.proposed_candidates(scoring.score_split(run, options.split))
+    candidates = SlateCandidates(scored.offsets, scored.item, scored.purchase, scored.spend)
+    leaf, vectors = run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
+    frontier = revenue_frontier(candidates, part, leaf, vectors)
+    print(f"Purchases against revenue, {options.split}\n{text_table(frontier)}")
+    costs = policy_costs(candidates, part, leaf, vectors)
+    print(f"\nCaps and diversity, {options.split}\n{text_table(costs)}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command_line.run(
+        "python -m evaluation.slates", compare_policies, arguments=arguments, errors=(FileNotFoundError,)
     )
-    parser.add_argument("run", nargs="?", default="artifacts/runs/latest", help="default: the latest")
-    parser.add_argument("--split", choices=["validation", "test"], default="validation")
-    arguments = parser.parse_args()
-    try:
-        run = open_run(arguments.run)
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
-    data = protocol.load_split(run.prepared.folder, arguments.split)
-    scored = scoring.proposed_candidates(scoring.score_split(run, arguments.split))
-    offers = SlateCandidates(scored.offsets, scored.item, scored.purchase, scored.spend)
-    known = offers, protocol.slices(data)[0], run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
-    print(f"Purchases against revenue, {arguments.split}\n{text_table(revenue_frontier(*known))}")
-    print(f"\nCaps and diversity, {arguments.split}\n{text_table(policy_costs(*known))}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,6 +5,7 @@ import pytest
 
 from evaluation import baselines, protocol
 from evaluation.jagged import sort_descending, top_k
+from models.schema import SECONDS_PER_DAY
 
 
 @pytest.fixture
@@ -30,14 +31,13 @@ def test_popularity_of_all_time_adds_windows_that_do_not_overlap(shop, split):
 
 
 def test_windows_never_overlap():
-    day = protocol.DAY
-    weekly = np.arange(0, 100, 7) * day
+    weekly = np.arange(0, 100, 7) * SECONDS_PER_DAY
     assert baselines._disjoint_windows(weekly, 13) == [13, 9, 5, 1]
-    uneven = np.array([0, 10, 30, 50, 57]) * day
+    uneven = np.array([0, 10, 30, 50, 57]) * SECONDS_PER_DAY
     assert baselines._disjoint_windows(uneven, 4) == [4, 1]
 
 
-def test_own_counts_include_the_basket_and_no_clicks(shop, split):
+def test_personal_frequency_counts_the_basket_and_no_clicks(shop, split):
     lines = baselines.load_order_lines(shop, "test")
     decayed = as_dict(baselines.personal_frequency(lines, 4, 60), 0)
     assert decayed == pytest.approx(
@@ -59,7 +59,7 @@ def test_the_unknown_item_is_never_proposed(shop):
     assert len(baselines.personal_frequency(unknown, 4).item) == 0
 
 
-def test_bought_together_uses_the_neighbours_of_the_snapshot(shop, split):
+def test_copurchase_uses_the_neighbours_of_the_snapshot(shop, split):
     lists = baselines.copurchased_items(shop, split)
     assert as_dict(lists, 0) == {7: 0.5, 8: 0.25}
     assert as_dict(lists, 1) == pytest.approx({6: 0.4})
@@ -68,24 +68,21 @@ def test_bought_together_uses_the_neighbours_of_the_snapshot(shop, split):
 
 def test_neighbours_are_the_latest_known_at_the_snapshot(shop, split):
     """Renewed at snapshots 0 and 1 only: snapshot 5 uses those of 1, one before the first uses none."""
-    later = split._replace(snapshot=np.array([5, 1, 3, -1]))
-    lists = baselines.copurchased_items(shop, later)
+    lists = baselines.copurchased_items(shop, split._replace(snapshot=np.array([5, 1, 3, -1])))
     assert as_dict(lists, 0) == {7: 0.5, 8: 0.25}
     assert as_dict(lists, 1) == pytest.approx({6: 0.4})
     assert as_dict(lists, 2) == {}  # item 1 has neighbours in snapshot 0, but no longer in 1
     assert as_dict(lists, 3) == {}
 
 
-def test_perfect_order_is_the_ceiling_of_its_candidates(shop, split):
+def test_the_ideal_ranking_is_the_best_of_its_candidates(shop, split):
     parts = protocol.slices(split)
     for _, _, lists in baselines.baseline_rankings(shop, "test", split):
-        ceiling = protocol.leaderboard_rows(
-            baselines.ideal_ranking(lists, split), split, parts, "perfect", "purchase"
-        )
-        for row, best in zip(
-            protocol.leaderboard_rows(lists, split, parts, "s", "purchase"), ceiling, strict=True
-        ):
-            assert row["ndcg6"] <= best["ndcg6"] + 1e-12
+        ideal = baselines.ideal_ranking(lists, split)
+        ideal_rows = protocol.leaderboard_rows(ideal, split, parts, "ideal", "purchase")
+        rows = protocol.leaderboard_rows(lists, split, parts, "s", "purchase")
+        for row, ideal_row in zip(rows, ideal_rows, strict=True):
+            assert row["ndcg6"] <= ideal_row["ndcg6"] + 1e-12
 
 
 def test_every_baseline_fits_the_split(shop, split):

@@ -21,14 +21,14 @@ def data(shop):
 
 @pytest.fixture
 def scored():
-    """Every checkout is offered items 1 to 8; what the user owns is predicted twice too high."""
+    """Items 1 to 8 for every checkout."""
     rng = np.random.default_rng(0)
     n, items = 4, np.tile(np.arange(1, 9), 4)
-    chance = rng.uniform(0.2, 0.5, len(items)).astype(np.float32)
-    bought = rng.random(len(items)) < chance
+    p = rng.uniform(0.2, 0.5, len(items)).astype(np.float32)
+    bought = rng.random(len(items)) < p
     return ScoredCandidates(
         offsets=np.arange(n + 1) * 8, item=items, source=np.where(items % 2, 1, 18),
-        click=chance + 0.1, purchase=chance, click_at_position=chance + 0.1, purchase_at_position=chance,
+        click=p + 0.1, purchase=p, click_at_position=p + 0.1, purchase_at_position=p,
         has_outcome=np.ones(len(items), bool),
         spend=np.full(len(items), 3.0), clicked=bought, purchased=bought, value=bought * 2.0,
     )  # fmt: skip
@@ -40,21 +40,21 @@ def catalog():
 
 
 def test_slices_are_what_they_say(scored, data, catalog):
-    found = {
+    masks = {
         (group, name): mask
         for group, name, mask in calibration_slices.calibration_slices(scored, data, catalog)
     }
-    assert found["all", "all"].all()
-    sources = {name: mask for (group, name), mask in found.items() if group == "source"}
+    assert masks["all", "all"].all()
+    sources = {name: mask for (group, name), mask in masks.items() if group == "source"}
     assert set(sources) == {"ann", "buy_again", "popularity"}  # bits 0, 1 and 4
     np.testing.assert_array_equal(sources["ann"], scored.item % 2 == 1)
-    own = found["history with the item", "bought before"]
+    is_purchased = masks["history with the item", "bought before"]
     row = segment_ids(scored.offsets)
-    assert sorted(scored.item[own & (row == 0)]) == [1, 2, 3]  # anna's history and basket
+    assert sorted(scored.item[is_purchased & (row == 0)]) == [1, 2, 3]  # anna's history and basket
     for group in ("history with the item", "popularity", "price", "earlier checkouts"):
-        together = np.sum([mask for (name, _), mask in found.items() if name == group], axis=0)
-        assert (together == 1).all(), group
-    assert found["earlier checkouts", "0 – 1"].tolist() == [False] * 8 + [True] * 16 + [False] * 8
+        count = np.sum([mask for (name, _), mask in masks.items() if name == group], axis=0)
+        assert (count == 1).all(), group
+    assert masks["earlier checkouts", "0 – 1"].tolist() == [False] * 8 + [True] * 16 + [False] * 8
 
 
 def test_the_table_by_hand(scored, data, catalog):
@@ -63,21 +63,21 @@ def test_the_table_by_hand(scored, data, catalog):
     purchase = by["purchase", "all", "all"]
     assert purchase["pairs"] == 32
     assert purchase["predicted"] == pytest.approx(scored.purchase.mean())
-    assert purchase["observed"] == pytest.approx(scored.bought.mean())
-    assert purchase["ratio"] == pytest.approx(scored.purchase.sum() / scored.bought.sum())
-    assert purchase["ece"] == pytest.approx(ece(scored.bought, scored.purchase))
+    assert purchase["observed"] == pytest.approx(scored.purchased.mean())
+    assert purchase["ratio"] == pytest.approx(scored.purchase.sum() / scored.purchased.sum())
+    assert purchase["ece"] == pytest.approx(ece(scored.purchased, scored.purchase))
     value = by["value", "all", "all"]
-    assert (value["pairs"], value["predicted"], value["observed"]) == (scored.bought.sum(), 3.0, 2.0)
+    assert (value["pairs"], value["predicted"], value["observed"]) == (scored.purchased.sum(), 3.0, 2.0)
     assert "ece" not in value
     assert by["purchase", "source", "ann"]["pairs"] == 16
 
 
 def test_curves_of_both_heads(scored, data, catalog):
-    found = calibration_slices.reliability_curves(scored, data, catalog)
-    assert [(c["head"], c["slice"]) for c in found] == [
+    curves = calibration_slices.reliability_curves(scored, data, catalog)
+    assert [(curve["head"], curve["slice"]) for curve in curves] == [
         (head, part) for part in ("all", "bought before", "never") for head in ("click", "purchase")
     ]
-    assert sum(found[1]["pairs"]) == 32
+    assert sum(curves[1]["pairs"]) == 32
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=300))

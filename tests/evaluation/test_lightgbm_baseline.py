@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 
 from evaluation import lightgbm_baseline
-from evaluation.jagged import to_offsets
+from evaluation.jagged import mask_jagged, to_offsets
 from evaluation.metrics import auc, head_quality
+
+OPTIONS = lightgbm_baseline.FitOptions(
+    feature_names=["habit", "price", "noise"], max_rounds=300, patience=20, eval_period=0
+)
 
 
 def pairs(seed, n=400, per=20):
@@ -21,22 +25,15 @@ def pairs(seed, n=400, per=20):
 
 @pytest.fixture(scope="module")
 def model():
-    return lightgbm_baseline.fit(
-        pairs(0),
-        pairs(1),
-        feature_names=["habit", "price", "noise"],
-        max_rounds=300,
-        patience=20,
-        eval_period=0,
-    )
+    return lightgbm_baseline.fit(pairs(0), pairs(1), OPTIONS)
 
 
 def test_it_learns_both_heads(model):
     test = pairs(2)
     probability, spend = lightgbm_baseline.predict(model, test.features)
     quality = head_quality(test.purchase, probability)
-    best = auc(test.purchase, test.features[:, 0])  # the true order
-    assert quality["auc"] > best - 0.02
+    true_auc = auc(test.purchase, test.features[:, 0])  # of the true order
+    assert quality["auc"] > true_auc - 0.02
     assert quality["ece"] < 0.02
     assert quality["predicted_over_observed"] == pytest.approx(1, abs=0.1)
     truth = np.exp(1 + test.features[:, 1])
@@ -48,18 +45,14 @@ def test_weights_make_up_for_sampled_negatives(model):
     """A fifth of the negatives at five times the weight: the probabilities stay what they were."""
     rng = np.random.default_rng(0)
 
-    def sampled(all_of):
-        kept = all_of.purchase | (rng.random(len(all_of.purchase)) < 0.2)
-        fields = (field[kept] for field in all_of[1:5])
-        return lightgbm_baseline.LabeledPairs(
-            all_of.offsets, *fields, np.where(all_of.purchase, 1, 5)[kept].astype(np.float32)
-        )
+    def sample_pairs(every):
+        is_sampled = every.purchase | (rng.random(len(every.purchase)) < 0.2)
+        weight = np.where(every.purchase, 1, 5).astype(np.float32)
+        return mask_jagged(every._replace(weight=weight), is_sampled)
 
-    few = lightgbm_baseline.fit(
-        sampled(pairs(0)), sampled(pairs(1)), max_rounds=300, patience=20, eval_period=0
-    )
+    sampled_model = lightgbm_baseline.fit(sample_pairs(pairs(0)), sample_pairs(pairs(1)), OPTIONS)
     test = pairs(2)
-    quality = head_quality(test.purchase, lightgbm_baseline.predict(few, test.features)[0])
+    quality = head_quality(test.purchase, lightgbm_baseline.predict(sampled_model, test.features)[0])
     assert quality["predicted_over_observed"] == pytest.approx(1, abs=0.1)
 
 
@@ -78,14 +71,7 @@ def test_both_orders(model):
 
 
 def test_the_seed_repeats_a_fit(model):
-    again = lightgbm_baseline.fit(
-        pairs(0),
-        pairs(1),
-        feature_names=["habit", "price", "noise"],
-        max_rounds=300,
-        patience=20,
-        eval_period=0,
-    )
+    again = lightgbm_baseline.fit(pairs(0), pairs(1), OPTIONS)
     np.testing.assert_array_equal(
         lightgbm_baseline.predict(model, pairs(2).features)[0],
         lightgbm_baseline.predict(again, pairs(2).features)[0],
@@ -93,14 +79,15 @@ def test_the_seed_repeats_a_fit(model):
 
 
 def test_progress_is_shown(capfd):
-    lightgbm_baseline.fit(pairs(0, 50), pairs(1, 50), max_rounds=10, eval_period=5)
-    shown = capfd.readouterr().out
-    assert "binary: 1,000 pairs, 3 features" in shown
-    assert "validation's gamma" in shown
+    options = lightgbm_baseline.FitOptions(max_rounds=10, eval_period=5)
+    lightgbm_baseline.fit(pairs(0, 50), pairs(1, 50), options)
+    output = capfd.readouterr().out
+    assert "binary: 1,000 pairs, 3 features" in output
+    assert "validation's gamma" in output
 
 
 def test_nothing_to_learn_is_an_error():
     data = pairs(0, 20)
-    nothing = data._replace(purchase=np.zeros_like(data.purchase))
+    without_purchases = data._replace(purchase=np.zeros_like(data.purchase))
     with pytest.raises(ValueError, match="validation pairs hold no purchase"):
-        lightgbm_baseline.fit(data, nothing, eval_period=0)
+        lightgbm_baseline.fit(data, without_purchases, OPTIONS)

@@ -38,12 +38,14 @@ def naive_ndcg(slate, bought, k):
 @settings(deadline=None, max_examples=80)
 def test_slate_metrics_match_a_loop(cases, k):
     slates, purchases = arrays(cases)
-    shown = [[item for item in slate[:k] if item in bought] for slate, bought in cases]
+    hits = [[item for item in slate[:k] if item in bought] for slate, bought in cases]
     expected = [naive_ndcg(slate, bought, k) for slate, bought in cases]
     np.testing.assert_allclose(metrics.ndcg_at(slates, purchases, k), expected, rtol=1e-12)
-    np.testing.assert_array_equal(metrics.hit_at(slates, purchases, k), [float(bool(s)) for s in shown])
-    np.testing.assert_allclose(metrics.precision_at(slates, purchases, k), [len(s) / k for s in shown])
-    spent = [sum(bought[item] for item in s) for s, (_, bought) in zip(shown, cases, strict=True)]
+    np.testing.assert_array_equal(
+        metrics.hit_at(slates, purchases, k), [float(bool(items)) for items in hits]
+    )
+    np.testing.assert_allclose(metrics.precision_at(slates, purchases, k), [len(items) / k for items in hits])
+    spent = [sum(bought[item] for item in items) for items, (_, bought) in zip(hits, cases, strict=True)]
     np.testing.assert_allclose(metrics.revenue_at(slates, purchases, k), spent, rtol=1e-9)
 
 
@@ -71,9 +73,9 @@ def test_malformed_slates_and_outcomes_are_refused():
         metrics.ndcg_at(slates, purchases)
     with pytest.raises(ValueError, match="do not fit"):
         metrics.ndcg_at(slates[:, :3], purchases)
-    twice = Purchases(np.array([0, 2]), np.array([4, 4]), np.ones(2))
+    repeated = Purchases(np.array([0, 2]), np.array([4, 4]), np.ones(2))
     with pytest.raises(ValueError, match="occurs twice"):
-        metrics.hit_at(np.arange(6)[None], twice)
+        metrics.hit_at(np.arange(6)[None], repeated)
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 30), unique=True), BOUGHT), min_size=1, max_size=8),
@@ -173,15 +175,15 @@ def test_bootstrap_matches_a_loop_over_uneven_users():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([0.5, 1.0, 2.0]))
-def test_slope_is_that_of_the_outcomes_whatever_cases_there_are(seed: int, slope: float) -> None:
+def test_the_slope_does_not_depend_on_the_selection_of_cases(seed: int, slope: float) -> None:
     rng = np.random.default_rng(seed)
     logit = rng.normal(-2, 1.5, 20_000)
-    happens = rng.random(len(logit)) < 1 / (1 + np.exp(-(0.3 + slope * logit)))
-    likely = logit > -1  # as slates that somebody filled by the prediction
-    for cases in (np.ones(len(logit), bool), likely):
-        found, error = calibration_slope(happens[cases], 1 / (1 + np.exp(-logit[cases])))
-        assert abs(found - slope) < 5 * error < 0.5
-    shuffled = calibration_slope(rng.permutation(happens), 1 / (1 + np.exp(-logit)))
+    outcome = rng.random(len(logit)) < 1 / (1 + np.exp(-(0.3 + slope * logit)))
+    is_likely = logit > -1  # as slates that are filled by the prediction
+    for cases in (np.ones(len(logit), bool), is_likely):
+        fitted = calibration_slope(outcome[cases], 1 / (1 + np.exp(-logit[cases])))
+        assert abs(fitted.slope - slope) < 5 * fitted.stderr < 0.5
+    shuffled = calibration_slope(rng.permutation(outcome), 1 / (1 + np.exp(-logit)))
     assert abs(shuffled.slope) < 5 * shuffled.stderr < 0.2
     assert np.isnan(calibration_slope(np.ones(5, bool), np.full(5, 0.5)).slope)
     assert np.isnan(calibration_slope(np.arange(5) > 2, np.full(5, 0.5)).slope)

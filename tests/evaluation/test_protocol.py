@@ -6,6 +6,7 @@ import pytest
 from evaluation import protocol
 from evaluation.jagged import RankedLists, segment_ids, to_offsets
 from evaluation.metrics import paired_bootstrap
+from models.schema import SECONDS_PER_DAY
 
 
 def same_list(items, n=4):
@@ -25,10 +26,10 @@ def test_only_purchases_are_outcomes(split):
     assert split.purchases.value.tolist() == [2.5, 4.0, 1.0, 7.0, 3.0]
 
 
-def test_owned_is_what_was_bought_by_the_checkout_and_the_basket(split):
+def test_purchases_until_the_checkout_and_its_basket_are_earlier_ones(split):
     row = np.array([0, 0, 0, 0, 1, 1, 2, 3])
     item = np.array([1, 3, 5, 4, 2, 9, 9, 4])
-    # anna clicked 4 and buys 5 only a day later; somebody else's 5 is not hers.
+    # anna clicked 4 and buys 5 only a day later; another user bought 5 before.
     assert protocol.purchased_before(split, row, item).tolist() == [
         True,
         True,
@@ -41,9 +42,11 @@ def test_owned_is_what_was_bought_by_the_checkout_and_the_basket(split):
     ]
 
 
-def test_the_basket_is_owned_without_a_first_purchase(split):
-    bare = split._replace(first_key=split.first_key[:0], first_ts=split.first_ts[:0])
-    assert protocol.purchased_before(bare, np.array([0, 0]), np.array([3, 1])).tolist() == [True, False]
+def test_the_basket_counts_without_a_first_purchase(split):
+    empty = split._replace(
+        first_purchase_key=split.first_purchase_key[:0], first_purchase_ts=split.first_purchase_ts[:0]
+    )
+    assert protocol.purchased_before(empty, np.array([0, 0]), np.array([3, 1])).tolist() == [True, False]
 
 
 def test_slices(split):
@@ -63,7 +66,7 @@ def test_new_items_are_known_at_the_checkout(split):
     """An item that is first sold after the checkout could not have been recommended."""
     for days, rows in ((101, []), (100, [1]), (72, [1]), (71, [])):
         first_sold = split.first_sold.copy()
-        first_sold[9] = days * protocol.DAY
+        first_sold[9] = days * SECONDS_PER_DAY
         part = protocol.slices(split._replace(first_sold=first_sold))[3]
         assert part.rows.tolist() == rows
 
@@ -73,8 +76,8 @@ def test_rows(split):
         same_list([1, 2, 3, 4, 7, 8, 5, 9]), split, protocol.slices(split), "s", "purchase", 3
     )
     by_slice = {row["slice"]: row for row in result}
-    every = by_slice["all"]
-    assert {key: every[key] for key in ("system", "order", "seed", "checkouts", "filled")} == {
+    row = by_slice["all"]
+    assert {key: row[key] for key in ("system", "order", "seed", "checkouts", "filled")} == {
         "system": "s",
         "order": "purchase",
         "seed": 3,
@@ -82,11 +85,11 @@ def test_rows(split):
         "filled": 1.0,
     }
     ideal = 1 + 1 / math.log2(3)
-    assert every["ndcg6"] == pytest.approx((1 / ideal + (1 / math.log2(3)) / ideal + 1 / math.log2(5)) / 3)
-    assert every["hit6"] == 1
-    assert every["precision6"] == pytest.approx(1 / 6)
-    assert every["revenue6"] == pytest.approx((2.5 + 1.0 + 3.0) / 3)
-    # anna is shown 4 7 8 5 9 and bert 1 3 4 7 8 5: her item comes fourth, his ninth is cut off.
+    assert row["ndcg6"] == pytest.approx((1 / ideal + (1 / math.log2(3)) / ideal + 1 / math.log2(5)) / 3)
+    assert row["hit6"] == 1
+    assert row["precision6"] == pytest.approx(1 / 6)
+    assert row["revenue6"] == pytest.approx((2.5 + 1.0 + 3.0) / 3)
+    # anna's slate is 4 7 8 5 9, bert's 1 3 4 7 8 5: her item is fourth, his is not among the six.
     discovery = by_slice["discovery"]
     assert discovery["ndcg6"] == pytest.approx(1 / math.log2(5) / 2)
     assert discovery["revenue6"] == pytest.approx(4.0 / 2)
@@ -105,9 +108,9 @@ def test_a_slice_without_checkouts_is_nan(split):
 
 def test_two_systems_are_compared_pairwise(split):
     parts = protocol.slices(split)[:1]
-    good = protocol.metrics_per_checkout(same_list([1, 2, 4, 5, 9, 3]), split, parts)["all"]["ndcg6"]
-    poor = protocol.metrics_per_checkout(same_list([3, 6, 7, 8, 5, 9]), split, parts)["all"]["ndcg6"]
-    result = paired_bootstrap(good, poor, split.user[parts[0].rows], n_resamples=500)
+    better = protocol.metrics_per_checkout(same_list([1, 2, 4, 5, 9, 3]), split, parts)["all"]["ndcg6"]
+    worse = protocol.metrics_per_checkout(same_list([3, 6, 7, 8, 5, 9]), split, parts)["all"]["ndcg6"]
+    result = paired_bootstrap(better, worse, split.user[parts[0].rows], n_resamples=500)
     assert 0 < result.low <= result.difference <= result.high
 
 
@@ -125,11 +128,11 @@ def test_wrong_lists_are_refused(split):
 def test_recall_by_source(split):
     lists = same_list([1, 9, 5, 4])
     source = np.tile([0b01, 0b10, 0b11, 0b10], 4)
-    first, second, union = protocol.recall_by_source(lists, source, ("own", "new"), split, ks=(1, 4))
-    assert (first["source"], second["source"], union["source"]) == ("own", "new", "union")
+    first, second, union = protocol.recall_by_source(lists, source, ("first", "second"), split, ks=(1, 4))
+    assert (first["source"], second["source"], union["source"]) == ("first", "second", "union")
     assert first["candidates"] == 2
     assert union["candidates"] == 4
-    # Of (1, 5), (2, 9) and (4): own finds 1 and 5; new finds 5, 9 and 4; first of all stands 1, then 9.
+    # Of (1, 5), (2, 9) and (4): the first retrieves 1 and 5, the second 5, 9 and 4.
     assert first["recall4"] == pytest.approx((1 + 0 + 0) / 3)
     assert second["recall4"] == pytest.approx((0.5 + 0.5 + 1) / 3)
     assert union["recall4"] == pytest.approx((1 + 0.5 + 1) / 3)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from evaluation.baselines import backfill
 from evaluation.jagged import (
     RankedLists,
+    concat_jagged,
     concat_ranges,
     find_sorted,
     group_sum,
+    mask_jagged,
     mask_offsets,
     sort_descending,
     to_offsets,
@@ -45,12 +47,12 @@ def test_top_takes_the_best_eligible_and_ties_keep_their_order(rows, k, banned):
 
 @given(LISTS, LISTS)
 @settings(deadline=None, max_examples=60)
-def test_filler_comes_after_everything_own(a, b):
+def test_fillers_come_after_all_ranked_items(a, b):
     n = min(len(a), len(b))
     merged = sort_descending(backfill(ranked(a[:n]), ranked(b[:n])))
-    for own, filler, items in zip(a, b, nested(merged.offsets, merged.item), strict=False):
-        # Own lists keep their order by score, fillers the order in which they were given.
-        assert items == sorted(own, key=lambda i: -own[i]) + [i for i in filler if i not in own]
+    for scores, filler, items in zip(a, b, nested(merged.offsets, merged.item), strict=False):
+        # Items with a score keep its order, fillers the given one.
+        assert items == sorted(scores, key=lambda i: -scores[i]) + [i for i in filler if i not in scores]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6), st.integers(0, 9)), max_size=40))
@@ -65,7 +67,16 @@ def test_group_sum_matches_a_dictionary(triples):
     assert dict(zip(zip(rows, summed.item, strict=True), summed.score, strict=True)) == expected
 
 
-def test_small_pieces():
+def test_masked_and_concatenated_rows():
+    lists = ranked([{4: 1, 2: 3}, {}, {7: 2}])
+    kept = mask_jagged(lists, np.array([False, True, True]))
+    assert nested(kept.offsets, kept.item) == [[2], [], [7]]
+    both = concat_jagged([lists, kept])
+    assert nested(both.offsets, both.item) == [[4, 2], [], [7], [2], [], [7]]
+    assert both.score.tolist() == [1, 3, 2, 3, 2]
+
+
+def test_small_functions():
     assert concat_ranges(np.array([4, 9, 0]), np.array([2, 0, 3])).tolist() == [4, 5, 0, 1, 2]
     assert mask_offsets(np.array([0, 2, 2, 5]), np.array([1, 0, 0, 1, 1], bool)).tolist() == [0, 1, 1, 3]
     assert find_sorted(np.array([2, 5]), np.array([5, 1, 9])).tolist() == [1, -1, -1]

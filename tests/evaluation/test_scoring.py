@@ -1,4 +1,4 @@
-"""What a run is judged on: heads where the outcome is known, slates on what was proposed."""
+"""Heads are measured on candidates with an outcome, slates on proposed ones."""
 
 import numpy as np
 
@@ -24,19 +24,18 @@ def scored() -> scoring.ScoredCandidates:
     )
 
 
-def test_what_was_only_shown_is_in_no_slate() -> None:
-    one = scored()
-    ranked = scoring.rankings_by_order(one)
-    for lists in ranked.values():
+def test_items_that_no_source_proposes_are_in_no_slate() -> None:
+    candidates = scored()
+    rankings = scoring.rankings_by_order(candidates)
+    for lists in rankings.values():
         assert lists.offsets.tolist() == [0, 2, 4]
         assert lists.item.tolist() == [1, 3, 5, 6]
-    np.testing.assert_allclose(ranked["value"].score, [0.5, 0.8, 1.0, 0.6], rtol=1e-6)
-    assert scoring.proposed_candidates(one).source.tolist() == [2, 3, 8, 1]
+    np.testing.assert_allclose(rankings["value"].score, [0.5, 0.8, 1.0, 0.6], rtol=1e-6)
+    assert scoring.proposed_candidates(candidates).source.tolist() == [2, 3, 8, 1]
 
 
-def test_heads_are_judged_where_the_outcome_is_known_and_as_it_was_shown() -> None:
-    one = scored()
-    click, purchase, value = scoring.head_metrics(one)
+def test_heads_are_measured_on_outcomes_at_their_positions() -> None:
+    click, purchase, value = scoring.head_metrics(scored())
     assert click["auc"] == auc(np.array([1, 1, 0, 0]), np.array([0.3, 0.8, 0.35, 0.1]))
     assert np.isclose(click["predicted_over_observed"], (0.3 + 0.8 + 0.35 + 0.1) / 2)
     assert np.isclose(purchase["predicted_over_observed"], 0.2 + 0.6 + 0.15 + 0.05)

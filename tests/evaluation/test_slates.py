@@ -1,4 +1,4 @@
-"""What a policy costs is measured over the slates that serving would show."""
+"""Policies are measured on the slates that serving would give."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ LEAF = np.concatenate([[0], RNG.integers(0, 6, ITEMS)])
 VECTORS = pack_int8(torch.from_numpy(RNG.normal(size=(ITEMS + 1, 5)).astype(np.float32))).numpy()
 
 
-def make_offers(lengths, seed=0):
+def make_candidates(lengths, seed=0):
     rng = np.random.default_rng(seed)
     item = np.concatenate([rng.permutation(ITEMS)[:n] + 1 for n in lengths] or [np.zeros(0, np.int64)])
     return SlateCandidates(
@@ -29,17 +29,20 @@ def make_offers(lengths, seed=0):
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(0, 99), st.sampled_from([2, 512]))
 @settings(deadline=None, max_examples=40)
-def test_the_ends_are_the_leaderboards_orders(lengths, seed, block):
-    offers = make_offers(lengths, seed)
+def test_the_extreme_weights_give_the_leaderboards_orders(lengths, seed, block):
+    candidates = make_candidates(lengths, seed)
     slates.CHECKOUTS_PER_BLOCK, before = block, slates.CHECKOUTS_PER_BLOCK
     try:
         ends = [SlatePolicy(revenue_weight=0), SlatePolicy(revenue_weight=1)]
-        by_purchase, by_value = slates.build_slates(offers, ends, LEAF, VECTORS)
+        by_purchase, by_value = slates.build_slates(candidates, ends, LEAF, VECTORS)
     finally:
         slates.CHECKOUTS_PER_BLOCK = before
-    for found, score in ((by_purchase, offers.purchase), (by_value, offers.purchase * offers.spend)):
+    for slate, score in (
+        (by_purchase, candidates.purchase),
+        (by_value, candidates.purchase * candidates.spend),
+    ):
         np.testing.assert_array_equal(
-            found, top_k(sort_descending(RankedLists(offers.offsets, offers.item, score)))
+            slate, top_k(sort_descending(RankedLists(candidates.offsets, candidates.item, score)))
         )
 
 
@@ -52,31 +55,33 @@ def test_measured_by_hand():
     vectors = pack_int8(torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 4)).numpy()
     slate = np.array([[1, 2, 3, 4, 5, 6], [1, 2, -1, -1, -1, -1]])
     bought = (np.array([0, 1, 2]), np.array([1, 7]), np.array([2.0, 9.0]))
-    found = slates.slate_metrics(slate, part_of(bought, 2), leaf, vectors)
-    assert found["ndcg6"] == pytest.approx(0.5)  # first place, then nothing
-    assert found["revenue6"] == pytest.approx(1.0)
-    assert found["categories"] == pytest.approx((5 + 1) / 2)  # 1, 2, 3 and two items without any; 1
-    # 15 pairs of the first slate: 3 + 3 alike (cosine 1), 9 at right angles; one pair of the second.
-    assert found["cosine"] == pytest.approx(7 / 16, abs=0.01)
+    metrics = slates.slate_metrics(slate, part_of(bought, 2), leaf, vectors)
+    assert metrics["ndcg6"] == pytest.approx(0.5)  # first place, then nothing
+    assert metrics["revenue6"] == pytest.approx(1.0)
+    assert metrics["categories"] == pytest.approx((5 + 1) / 2)  # 1, 2, 3 and two items without any; 1
+    # 15 pairs of the first slate: 6 parallel (cosine 1), 9 orthogonal; one pair of the second.
+    assert metrics["cosine"] == pytest.approx(7 / 16, abs=0.01)
 
 
 def test_frontier_and_costs():
-    offers = make_offers([20] * 40)
+    candidates = make_candidates([20] * 40)
     rng = np.random.default_rng(1)
-    bought = rng.random(len(offers.item)) < offers.purchase
-    counts = np.add.reduceat(bought, offers.offsets[:-1])
-    purchases = Purchases(to_offsets(counts), offers.item[bought], offers.spend[bought])
+    bought = rng.random(len(candidates.item)) < candidates.purchase
+    counts = np.add.reduceat(bought, candidates.offsets[:-1])
+    purchases = Purchases(to_offsets(counts), candidates.item[bought], candidates.spend[bought])
     part = protocol.Slice("all", np.flatnonzero(counts), purchases, False)
-    line = slates.revenue_frontier(offers, part, LEAF, VECTORS)
-    assert [row["revenue_weight"] for row in line] == [w / 10 for w in range(11)]
-    assert line[0]["ndcg6"] > line[-1]["ndcg6"]
-    assert line[0]["revenue6"] < line[-1]["revenue6"]
-    plain = top_k(sort_descending(RankedLists(offers.offsets, offers.item, offers.purchase)))
-    assert line[0]["ndcg6"] == pytest.approx(np.nanmean(ndcg_at(plain, purchases)))
-    rows = slates.policy_costs(offers, part, LEAF, VECTORS)
-    by = {(r["revenue_weight"], r["category_cap"], r["diversity"]): r for r in rows}
-    assert len(by) == 2 * (1 + len(slates.CATEGORY_CAPS) + len(slates.DIVERSITIES))
-    for weight, end in ((0.0, line[0]), (1.0, line[-1])):
-        assert by[weight, None, 0.0]["ndcg6"] == end["ndcg6"]
-        assert by[weight, 1, 0.0]["categories"] > by[weight, None, 0.0]["categories"]
-        assert by[weight, None, 0.3]["cosine"] < by[weight, None, 0.0]["cosine"]
+    frontier = slates.revenue_frontier(candidates, part, LEAF, VECTORS)
+    assert [row["revenue_weight"] for row in frontier] == [w / 10 for w in range(11)]
+    assert frontier[0]["ndcg6"] > frontier[-1]["ndcg6"]
+    assert frontier[0]["revenue6"] < frontier[-1]["revenue6"]
+    by_purchase = top_k(
+        sort_descending(RankedLists(candidates.offsets, candidates.item, candidates.purchase))
+    )
+    assert frontier[0]["ndcg6"] == pytest.approx(np.nanmean(ndcg_at(by_purchase, purchases)))
+    rows = slates.policy_costs(candidates, part, LEAF, VECTORS)
+    cost = {(r["revenue_weight"], r["category_cap"], r["diversity"]): r for r in rows}
+    assert len(cost) == 2 * (1 + len(slates.CATEGORY_CAPS) + len(slates.DIVERSITIES))
+    for weight, end in ((0.0, frontier[0]), (1.0, frontier[-1])):
+        assert cost[weight, None, 0.0]["ndcg6"] == end["ndcg6"]
+        assert cost[weight, 1, 0.0]["categories"] > cost[weight, None, 0.0]["categories"]
+        assert cost[weight, None, 0.3]["cosine"] < cost[weight, None, 0.0]["cosine"]
