@@ -6,6 +6,7 @@ which the `serve` command sets before the workers start.
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import (
@@ -29,72 +30,41 @@ class ServiceMetrics:
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # creation times would double the page
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "sextet_requests", "Answered requests", ("route", "status"), registry=registry
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry, multiprocess_mode="livesum")
+        histogram = partial(Histogram, registry=self.registry)
+        self.requests = counter("sextet_requests", "Answered requests", ("route", "status"))
+        self.latency = histogram(
+            "sextet_request_seconds", "Arrival to answer", ("route",), buckets=LATENCY_BUCKETS
         )
-        self.latency = Histogram(
-            "sextet_request_seconds",
-            "Arrival to answer",
-            ("route",),
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
+        self.in_flight = gauge("sextet_requests_in_flight", "Requests being answered")
+        self.overload_rejections = counter(
+            "sextet_overload_rejections", "Recommendations refused for lack of time"
         )
-        self.in_flight = Gauge(
-            "sextet_requests_in_flight",
-            "Requests being answered",
-            registry=registry,
-            multiprocess_mode="livesum",
+        self.slates = counter("sextet_slates", "Slates by the tier that answered", ("tier",))
+        self.slate_cache_hits = counter(
+            "sextet_slate_cache_hits", "Slates answered from the cache of ranked slates"
         )
-        self.overload_rejections = Counter(
-            "sextet_overload_rejections", "Recommendations refused for lack of time", registry=registry
+        self.stage_latency = histogram(
+            "sextet_stage_seconds", "Time of each stage", ("stage",), buckets=LATENCY_BUCKETS[:-2]
         )
-        self.slates = Counter(
-            "sextet_slates", "Slates by the tier that answered", ("tier",), registry=registry
+        self.bundle_workers = gauge("sextet_bundle", "Workers that serve a version", ("version",))
+        self.unserved_arm_versions = gauge(
+            "sextet_arm_version_fallback",
+            "Workers that answer for an arm's version with `current`",
+            ("version",),
         )
-        self.slate_cache_hits = Counter(
-            "sextet_slate_cache_hits", "Slates answered from the cache of ranked slates", registry=registry
+        self.bundle_loads = counter("sextet_bundle_loads", "Versions loaded or refused", ("outcome",))
+        self.open_breakers = gauge("sextet_breaker_open", "Workers with an open circuit breaker", ("stage",))
+        self.breaker_trips = counter(
+            "sextet_breaker_trips", "Times that the circuit breaker of a stage opened", ("stage",)
         )
-        self.stage_latency = Histogram(
-            "sextet_stage_seconds",
-            "Time of each stage",
-            ("stage",),
-            buckets=LATENCY_BUCKETS[:-2],
-            registry=registry,
+        self.store_appends = counter(
+            "sextet_store_appends", "Checkouts and clicks written to the store", ("outcome",)
         )
-        self.bundle_workers = Gauge(
-            "sextet_bundle", "Workers that serve a version", ("version",), registry=registry,
-            multiprocess_mode="livesum",
-        )  # fmt: skip
-        self.unserved_arm_versions = Gauge(
-            "sextet_arm_version_fallback", "Workers that answer for an arm's version with `current`",
-            ("version",), registry=registry, multiprocess_mode="livesum",
-        )  # fmt: skip
-        self.bundle_loads = Counter(
-            "sextet_bundle_loads", "Versions loaded or refused", ("outcome",), registry=registry
-        )
-        self.open_breakers = Gauge(
-            "sextet_breaker_open", "Workers with an open circuit breaker", ("stage",), registry=registry,
-            multiprocess_mode="livesum",
-        )  # fmt: skip
-        self.breaker_trips = Counter(
-            "sextet_breaker_trips",
-            "Times that the circuit breaker of a stage opened",
-            ("stage",),
-            registry=registry,
-        )
-        self.store_appends = Counter(
-            "sextet_store_appends",
-            "Checkouts and clicks written to the store",
-            ("outcome",),
-            registry=registry,
-        )
-        self.log_records = Counter(
-            "sextet_log_records", "Slates and feedback logged", ("outcome",), registry=registry
-        )
-        self.log_write_failures = Counter(
-            "sextet_log_write_failures", "Failed attempts to write the log", registry=registry
-        )
+        self.log_records = counter("sextet_log_records", "Slates and feedback logged", ("outcome",))
+        self.log_write_failures = counter("sextet_log_write_failures", "Failed attempts to write the log")
         self._last_failed = self._last_dropped = 0  # the log's counts at the last record
 
     def count_slate(self, slate: Slate) -> None:
