@@ -25,8 +25,9 @@ from experimentation.ab.analyze import SRM_ALPHA, analyze
 from experimentation.ab.confidence_sequence import ALPHA, early_alpha, final_alpha
 from experimentation.ab.estimate import REVENUE, SECONDARY_METRICS, estimate_effect, srm_p_value, users_needed
 from experimentation.ab.sessions import SessionLog, cumulative_sums_by_day
-from reporting.tables import text_table, write_json
+from reporting.tables import text_table
 from serving.experiments.assignment import Arm, Experiment
+from serving.files import write_json
 
 REPORT = Path(__file__).resolve().parent.parent / "reports" / "bench_experiments.json"
 Row = dict[str, Any]
@@ -162,7 +163,7 @@ def main(tests: int) -> None:
         rows = list(part(tests))
         print(f"{text_table(rows)}\n", flush=True)
         report += rows
-    write_json(report, REPORT)
+    write_json(REPORT, report)
     print(f"written: {REPORT}")
 
 

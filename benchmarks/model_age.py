@@ -12,19 +12,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from omegaconf import OmegaConf
 
 from evaluation.metrics import paired_bootstrap
 from operations.retraining.offline_eval import evaluate_run
 from reporting.charts import Chart, linear_axis
-from reporting.markup import Column, document, figure, paragraph, section, table
-from reporting.tables import text_table, write_json
+from reporting.elements import Column, Figure, Table
+from reporting.formatting import format_duration, format_money
+from reporting.render import render
+from reporting.tables import text_table
+from serving.files import write_json
 from training.catalog_refresh import refresh_run
 from training.stage_folders import STAGE_MANIFEST
 from training.trained_run import Run, open_run
 
 WEEK = 7 * 86_400
 Row = dict[str, Any]
+COLOURS = {"full": "blue", "incremental": "orange"}  # by mode
+LEGEND = (("blue", "full training"), ("orange", "incremental training"))
 
 
 def compare_runs(newest: Run, runs: Sequence[Path]) -> list[Row]:
@@ -71,49 +77,63 @@ def training_seconds(run: Run) -> float:
 
 
 def html_page(rows: Sequence[Row]) -> str:
-    """The study as one HTML page that loads nothing else."""
-    full = sorted((row for row in rows if row["mode"] == "full"), key=lambda row: row["weeks_old"])
-    quality = Chart(
-        linear_axis("weeks since the model's log ended", [row["weeks_old"] for row in rows], from_zero=True),
-        linear_axis(
-            "NDCG@6", [row["ndcg6"] + row[end] - row["difference"] for row in rows for end in ("low", "high")]
+    """Return the page of the study."""
+    return render(
+        "model_age.html",
+        title="Model age and incremental training",
+        checkouts=rows[0]["checkouts"],
+        age=Figure(
+            _age_chart(rows),
+            "The line is full trainings; the band is the 95% interval of the difference to the newest model.",
+            LEGEND,
         ),
+        cost=Figure(_cost_chart(rows), legend=LEGEND),
+        runs=Table(COLUMNS, rows),
     )
-    quality.band([(r["weeks_old"], r["ndcg6"] + r["low"] - r["difference"],
-                   r["ndcg6"] + r["high"] - r["difference"]) for r in full])  # fmt: skip
-    quality.line([(row["weeks_old"], row["ndcg6"]) for row in full], "ours")
-    cost = Chart(
+
+
+def _age_chart(rows: Sequence[Row]) -> Markup:
+    full = sorted((row for row in rows if row["mode"] == "full"), key=lambda row: row["weeks_old"])
+    chart = Chart(
+        linear_axis("weeks since the model's log ended", [row["weeks_old"] for row in rows], from_zero=True),
+        linear_axis("NDCG@6", [end for row in rows for end in (row["ndcg6"], *_ndcg_interval(row))]),
+    )
+    chart.band([(row["weeks_old"], *_ndcg_interval(row)) for row in full])
+    chart.line([(row["weeks_old"], row["ndcg6"]) for row in full], COLOURS["full"])
+    for row in rows:
+        chart.dot(row["weeks_old"], row["ndcg6"], COLOURS[row["mode"]], f"{row['run']}: {row['ndcg6']:.4f}")
+    return chart.svg("NDCG@6 by weeks since the log ended")
+
+
+def _cost_chart(rows: Sequence[Row]) -> Markup:
+    chart = Chart(
         linear_axis("minutes of training", [row["minutes"] for row in rows], from_zero=True),
         linear_axis("NDCG@6", [row["ndcg6"] for row in rows]),
     )
     for row in rows:
-        css, tip = "ours" if row["mode"] == "full" else "rival", f"{row['run']}: {row['ndcg6']:.4f}"
-        quality.dot(row["weeks_old"], row["ndcg6"], css, tip)
-        cost.dot(row["minutes"], row["ndcg6"], css, tip)
-        cost.label(row["minutes"], row["ndcg6"], f"{row['mode']}, {row['weeks_old']:.0f} weeks old")
-    columns = [
-        Column("run", lambda row: row["run"], numeric=False),
-        Column("mode", lambda row: row["mode"], numeric=False),
-        Column("weeks old", lambda row: f"{row['weeks_old']:.1f}"),
-        Column("minutes", lambda row: f"{row['minutes']:.1f}", "From the log to calibrated weights."),
-        Column("NDCG@6", lambda row: f"{row['ndcg6']:.4f}"),
-        Column("against the newest", lambda row: f"{row['share']:+.1%}",
-               "Share of the newest full model's NDCG@6."),
-        Column("95 %", lambda row: f"{row['low']:+.4f} to {row['high']:+.4f}",
-               "Of the difference in NDCG@6, households resampled."),
-        Column("revenue@6", lambda row: f"{row['revenue6']:.2f}"),
-    ]  # fmt: skip
-    return document(
-            "Model age, and incremental training",
-            paragraph(f"{rows[0]['checkouts']:,} checkouts of one window, the same for every model."),
-            section("age", "How fast a model ages", "", figure(
-                quality.svg("NDCG@6 by weeks since the log ended"),
-                "The line is full trainings, with the 95 % interval of the difference to the newest; "
-                "the other dot is incremental.")),
-            section("cost", "What an incremental training costs and keeps", "",
-                    figure(cost.svg("NDCG@6 by minutes of training"))),
-            section("runs", "The runs", "", table(columns, rows)),
-    )  # fmt: skip
+        chart.dot(row["minutes"], row["ndcg6"], COLOURS[row["mode"]], f"{row['run']}: {row['ndcg6']:.4f}")
+    for row in rows:
+        chart.label(row["minutes"], row["ndcg6"], f"{row['mode']}, {row['weeks_old']:.0f} weeks old")
+    return chart.svg("NDCG@6 by minutes of training")
+
+
+def _ndcg_interval(row: Row) -> tuple[float, float]:
+    newest = row["ndcg6"] - row["difference"]
+    return newest + row["low"], newest + row["high"]
+
+
+COLUMNS = [
+    Column("run", lambda row: row["run"], numeric=False),
+    Column("mode", lambda row: row["mode"], numeric=False),
+    Column("weeks old", lambda row: f"{row['weeks_old']:.1f}"),
+    Column("time", lambda row: format_duration(60 * row["minutes"]), "from the log to calibrated weights"),
+    Column("NDCG@6", lambda row: f"{row['ndcg6']:.4f}"),
+    Column("against the newest", lambda row: f"{row['share']:+.1%}",
+           "share of the newest full model's NDCG@6"),
+    Column("95% interval", lambda row: f"{row['low']:+.4f} to {row['high']:+.4f}",
+           "of the difference in NDCG@6, bootstrap over households"),
+    Column("revenue@6", lambda row: format_money(row["revenue6"])),
+]  # fmt: skip
 
 
 def main() -> None:
@@ -126,7 +146,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = compare_runs(open_run(args.newest), [folder.resolve() for folder in args.runs])
     args.out.mkdir(parents=True, exist_ok=True)
-    write_json(rows, args.out / "model_age.json")
+    write_json(args.out / "model_age.json", rows)
     (args.out / "model_age.html").write_text(html_page(rows))
     print(text_table(rows))
     print(f"written: {args.out}/model_age.html, model_age.json")

@@ -36,6 +36,7 @@ LINES_PER_CHUNK = 2_000_000  # lines written at a time
 
 def main(sizes: list[int]) -> None:
     from reporting import tables  # after console.set_up
+    from serving.files import write_json
 
     rows: list[dict[str, Any]] = []
     for lines in sizes:
@@ -54,7 +55,7 @@ def main(sizes: list[int]) -> None:
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(tables.text_table(rows), flush=True)
-        tables.write_json(rows, REPORT)
+        write_json(REPORT, rows)
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 

@@ -20,6 +20,7 @@ from evaluation.cold_start import Towers, open_towers
 from exporting.lowering import lower_query_tower, to_torchscript
 from models.schema import Query
 from reporting import tables
+from serving.files import write_json
 from training import runtime
 from training.stage_folders import read_stage_manifest
 
@@ -44,7 +45,7 @@ def main(folders: list[str]) -> None:
         row |= {f"recall{k}": metrics[f"recall_{k}"] for k in (100, 300)}
         rows.append(row | {f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 99)})
     print(tables.text_table(rows))
-    tables.write_json(rows, Path("reports/encoders.json"))
+    write_json(Path("reports/encoders.json"), rows)
 
 
 @torch.inference_mode()

@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from data.catalog import ItemNeighbours, load_neighbours
+from data.errors import DataError
 from data.io.batches import read_batches
 from evaluation import protocol
 from evaluation.jagged import Array, concat_ranges, to_offsets
@@ -261,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m evaluation.cold_start",
         evaluate_cold_start,
         arguments=arguments,
-        errors=(FileNotFoundError,),
+        errors=(FileNotFoundError, DataError),
     )
 
 

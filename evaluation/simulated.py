@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from data.errors import DataError
 from data.sources import simulated
 from evaluation import protocol, scoring
 from evaluation.jagged import Array, RankedLists, find_sorted, segment_ids, sort_descending, top_k
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m evaluation.simulated",
         compare_with_simulator,
         arguments=arguments,
-        errors=(FileNotFoundError,),
+        errors=(FileNotFoundError, DataError),
     )
 
 

@@ -24,10 +24,11 @@ from experimentation.ab.plan import (
 )
 from experimentation.ab.sessions import AnalysisWindow, SessionLog, read_session_log
 from experimentation.ab.verdict import ship_decision
-from reporting.tables import text_table, write_atomically
+from reporting.tables import text_table
 from serving.checkout import SECONDS_PER_DAY
 from serving.command_line import option, run
 from serving.experiments.assignment import read_experiments
+from serving.files import write_text
 
 METRICS = {metric.name.lower().replace(" ", "_"): metric for metric in (REVENUE, *SECONDARY_METRICS)}
 
@@ -118,7 +119,7 @@ def plan(options: PlanOptions) -> int:
     )
     rows = [{name: _cell(name, value) for name, value in row._asdict().items()} for row in plans]
     print(f"{text_table(rows)}\n\n{summary}\n{about}")
-    write_atomically(options.out, page.plan_page(plans, metric.name, summary, about))
+    write_text(options.out, page.plan_page(plans, metric.name, summary, about))
     print(f"written: {options.out}")
     return 0
 
@@ -186,7 +187,7 @@ def analyze(options: AnalyzeOptions) -> int:
     )
     for line in (decision.sentence, *result.warnings, *_result_tables(result), *result.notes, about):
         print(f"{line}\n")
-    write_atomically(options.out, page.experiment_page(result, decision, about))
+    write_text(options.out, page.experiment_page(result, decision, about))
     print(f"written: {options.out}")
     return 0
 

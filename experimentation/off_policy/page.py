@@ -1,85 +1,107 @@
-"""Estimates with their intervals as one HTML page that loads nothing else."""
+"""The page of an off-policy evaluation: its values for reporting's template."""
 
-from collections.abc import Sequence
-from functools import partial
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from experimentation.off_policy.evaluate import LOG_MEAN, PRIMARY_ESTIMATOR, PolicyEvaluation
+from experimentation.off_policy.estimators import LOG_MEAN
+from experimentation.off_policy.evaluate import PRIMARY_ESTIMATOR, PolicyEvaluation
 from reporting.charts import DotRow, Interval, dot_plot, linear_axis
-from reporting.markup import Column, document, figure, legend, paragraph, section, table
+from reporting.elements import Column, Figure, Table
+from reporting.formatting import MISSING
+from reporting.render import render
+from reporting.tables import Row
 
-Row = dict[str, Any]
-LEGEND = (("ours", "decides"), ("other", "other estimators"), ("rival", "what was logged"))
+LEGEND = (("blue", "primary estimator"), ("grey", "other estimators"), ("orange", "mean of the log"))
 MODEL_ASSUMPTIONS = {
-    "position": "a slot's reward is the item's, times how often the slot is seen",
-    "slot": "a slot's reward depends on the item and the slot",
-    "cascade": "a slot's reward depends on the items above it too",
-    "slate": "a slot's reward depends on the whole slate",
+    "position": "position: the item's reward, times the examination probability of its slot",
+    "slot": "slot: the reward depends on the item and its slot",
+    "cascade": "cascade: the reward depends on the items above too",
+    "slate": "slate: the reward depends on the whole slate",
     "": "no weights",
 }
+REWARD_DIGITS = {"revenue": 2}  # after the point; other rewards have four
 
 
-def page(judged: PolicyEvaluation, title: str, about: Sequence[str], said: Sequence[str]) -> str:
-    """The page; `about` says what was judged by what, `said` what came out."""
-    parts = [paragraph(line) for line in about]
-    parts += [paragraph(line, "finding") for line in said]
-    for reward in dict.fromkeys(row["reward"] for row in judged.estimates):
-        rows = [row for row in judged.estimates if row["reward"] == reward]
-        chart = figure(_plot(rows, reward), "The dashed line is the log's own mean.", legend(*LEGEND))
-        parts.append(section(reward, f"{reward.capitalize()} per checkout", "", chart, _table(rows)))
-    parts.append(section("weights", "What the weights are worth", "", _diagnostics_table(judged)))
-    return document(title, *parts)
+def page(evaluation: PolicyEvaluation, title: str, about: Sequence[str], verdicts: Sequence[str]) -> str:
+    """Return the page; `about` describes log and bundle, `verdicts` has a line per reward."""
+    rewards = dict.fromkeys(row["reward"] for row in evaluation.estimates)
+    return render(
+        "off_policy.html",
+        title=title,
+        about=about,
+        verdicts=verdicts,
+        rewards=[_reward_section(evaluation, reward) for reward in rewards],
+        diagnostics=_diagnostics_table(evaluation),
+        warnings=[(model, line) for model, lines in evaluation.warnings.items() for line in lines],
+    )
 
 
-def _css(row: Row) -> str:
-    if (row["estimator"], row["weights"]) == PRIMARY_ESTIMATOR:
-        return "ours"
-    return "rival" if row["estimator"] == LOG_MEAN else "other"
+def _reward_section(evaluation: PolicyEvaluation, reward: str) -> dict[str, Any]:
+    rows = [row for row in evaluation.estimates if row["reward"] == reward]
+    return {
+        "id": reward,
+        "title": f"{reward.capitalize()} per checkout",
+        "estimates": _estimates_figure(rows, reward),
+        "table": _estimates_table(rows, REWARD_DIGITS.get(reward, 4)),
+    }
 
 
-def _plot(rows: Sequence[Row], reward: str) -> str:
+def _estimates_figure(rows: Sequence[Row], reward: str) -> Figure:
     groups: dict[str, list[DotRow]] = {}
     for row in rows:
         tip = f"{row['value']:.4f} ({row['low']:.4f} to {row['high']:.4f})"
-        dot = Interval(row["value"], row["low"], row["high"], _css(row), tip)
-        groups.setdefault(MODEL_ASSUMPTIONS[row["weights"]], []).append((row["estimator"], [dot]))
-    ends = [row[end] for row in rows for end in ("low", "high") if row[end] == row[end]]
+        dot = Interval(row["value"], row["low"], row["high"], _colour(row), tip)
+        groups.setdefault(MODEL_ASSUMPTIONS[row["shopper_model"]], []).append((row["estimator"], [dot]))
+    ends = [row[end] for row in rows for end in ("low", "high") if not math.isnan(row[end])]
     axis = linear_axis(f"{reward} per checkout", ends)
-    mark = next(row["value"] for row in rows if row["estimator"] == LOG_MEAN)
-    return dot_plot(list(groups.items()), axis, mark, f"{reward} per checkout, by estimator")
+    log_mean = next(row["value"] for row in rows if row["estimator"] == LOG_MEAN)
+    chart = dot_plot(
+        list(groups.items()), axis, log_mean, f"{reward.capitalize()} per checkout, by estimator"
+    )
+    return Figure(chart, "The dashed line is the mean of the log.", LEGEND)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _estimates_table(rows: Sequence[Row], digits: int) -> Table:
     columns = [
         Column("estimator", lambda row: row["estimator"], numeric=False),
-        Column("weights", lambda row: row["weights"], numeric=False),
-        Column("estimate", partial(_span, "value", "low", "high")),
-        Column("difference to the log", partial(_span, "difference", "from", "to")),
+        Column("shopper model", lambda row: row["shopper_model"], numeric=False),
+        Column("estimate", _interval_cell("value", "low", "high", digits)),
+        Column("difference to the log",
+               _interval_cell("difference", "difference_low", "difference_high", digits)),
         Column("verdict", lambda row: row["verdict"], numeric=False),
+    ]  # fmt: skip
+    return Table(columns, rows, lambda row: "highlight" if _colour(row) == "blue" else "")
+
+
+def _diagnostics_table(evaluation: PolicyEvaluation) -> Table:
+    rows = [
+        {"model": model, "diagnostics": diagnostics}
+        for model, diagnostics in evaluation.weight_diagnostics.items()
     ]
-    return table(columns, rows, lambda row: "ours" if _css(row) == "ours" else "")
-
-
-def _span(value: str, low: str, high: str, row: Row) -> str:
-    return f"{row[value]:.4f} ({row[low]:.4f} to {row[high]:.4f})"
-
-
-def _diagnostics_table(judged: PolicyEvaluation) -> str:
-    rows = [{"weights": name, **state._asdict()} for name, state in judged.health.items()]
     columns = [
-        Column("weights", lambda row: row["weights"], numeric=False),
-        Column("sessions", lambda row: f"{row['sessions']:,}"),
-        Column(
-            "effective", lambda row: f"{row['effective_sample_size']:,.0f}", "sessions of the new policy worth as much"
-        ),
-        Column("largest", lambda row: f"{row['max_weight']:,.1f}", "the largest weight"),
-        Column(
-            "with support",
-            lambda row: "{value:.0%} ({low:.0%} to {high:.0%})".format(**row["support"]._asdict()),
-            "share of what the new policy shows that the log could have shown, as often as it is seen",
-        ),
-    ]
-    said = "".join(
-        paragraph(f"{name}: {line}", "alarm") for name, lines in judged.warnings.items() for line in lines
-    )
-    return table(columns, rows) + said
+        Column("shopper model", lambda row: row["model"], numeric=False),
+        Column("sessions", lambda row: f"{row['diagnostics'].sessions:,}"),
+        Column("effective", lambda row: f"{row['diagnostics'].effective_sample_size:,.0f}",
+               "sessions of the new policy with the same information"),
+        Column("max weight", lambda row: f"{row['diagnostics'].max_weight:,.1f}", "of one logged item"),
+        Column("support", lambda row: "{value:.0%} ({low:.0%} to {high:.0%})".format(
+                   **row["diagnostics"].support._asdict()),
+               "share of the new policy's items that the log could contain, weighted by examination"),
+    ]  # fmt: skip
+    return Table(columns, rows)
+
+
+def _colour(row: Row) -> str:
+    if (row["estimator"], row["shopper_model"]) == PRIMARY_ESTIMATOR:
+        return "blue"
+    return "orange" if row["estimator"] == LOG_MEAN else "grey"
+
+
+def _interval_cell(value: str, low: str, high: str, digits: int) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        if math.isnan(row[value]):
+            return MISSING
+        return f"{row[value]:,.{digits}f} ({row[low]:,.{digits}f} to {row[high]:,.{digits}f})"
+
+    return cell

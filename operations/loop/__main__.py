@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from operations.loop.page import page
 from operations.loop.simulate import ROOT, SimulationPlan, run_simulation, summary
-from reporting.tables import write_json
+from serving.files import write_json
 
 OUT = Path("reports")
 MIN_USERS = 100  # users
@@ -42,7 +42,7 @@ def main() -> None:
     rows = run_simulation(cfg, plan, args.folder.resolve(), args.settings)
     found = summary(rows)
     args.out.mkdir(parents=True, exist_ok=True)
-    write_json({"summary": found, "days": rows}, args.out / "loop.json")
+    write_json(args.out / "loop.json", {"summary": found, "days": rows})
     (args.out / "loop.html").write_text(page(rows, found, plan))
     print(
         f"revenue per session {found['revenue']:.2f}: {found['of_popularity']:.2f} times popularity, "

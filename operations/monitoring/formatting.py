@@ -1,78 +1,101 @@
-"""Findings and limits in a few words each, the same on the page and in the terminal."""
+"""Statistics and limits as text, the same on the page and in the terminal."""
 
 import time
 
 import numpy as np
 
-from data.examples.splits import DAY
 from operations.monitoring.daily import DailyReport, ThresholdCheck
 from operations.monitoring.drift import FALSE_ALARM_RATE, Distribution, DriftStatistic, Scalar
+from reporting.formatting import format_duration, format_number
+from serving.checkout import SECONDS_PER_DAY
+
+SECONDS_PER_UNIT = {" days": SECONDS_PER_DAY, " h": 3600}  # of the limits that are ages
+MIN_P_VALUE = 1e-4  # smaller ones are not distinguished
+LAST_BIN = "more"  # label of the values above the last edge
 
 
 def format_date(day: int) -> str:
-    """2024-03-31 for a day since 1970."""
-    return time.strftime("%Y-%m-%d", time.gmtime(day * DAY))
+    """`2024-03-31` for a day since 1970."""
+    return time.strftime("%Y-%m-%d", time.gmtime(day * SECONDS_PER_DAY))
 
 
 def statistic_rows(report: DailyReport) -> list[dict[str, str]]:
-    """A row for each finding, alarms first, then by how unusual it is."""
-    known = {one.name: one for part in report.metric_sets for one in part.metrics}
-    days = {one.name: part.day for part in report.metric_sets for one in part.metrics}
-    alarms = {id(one) for one in report.alarms}
-    said = sorted(report.statistics, key=lambda one: (id(one) not in alarms, one.p))
-    return [
-        {
-            "figure": one.name,
-            "group": one.group,
-            "day": format_date(days[one.name]),
-            "statistic": one.statistic,
-            "value": f"{one.value:.3f}",
-            "alarm at": f"{alarm_threshold(one, report):.3f}",
-            "p": f"{one.p:.2g}",
-            **dict(zip(("then", "usually"), describe_change(known[one.name]), strict=True)),
-            "alarm": "ALARM" if id(one) in alarms else "",
-        }
-        for one in said
-    ]
-
-
-def alarm_threshold(one: DriftStatistic, report: DailyReport) -> float:
-    """The value from which on a finding is an alarm."""
-    return one.critical_value(FALSE_ALARM_RATE / len(report.statistics))
-
-
-def describe_change(one: Distribution | Scalar) -> tuple[str, str]:
-    """What a figure was on its day, and what it is usually: of a word the one whose share moved the most."""
-    if isinstance(one, Scalar):
-        return format(one.raw_value[-1], one.format_spec), format(
-            float(np.nanmean(one.raw_value[:-1])), one.format_spec
+    """Return a row per statistic, alarms first, then by p-value."""
+    metrics = {metric.name: metric for part in report.metric_sets for metric in part.metrics}
+    days = {metric.name: part.day for part in report.metric_sets for metric in part.metrics}
+    alarms = {id(statistic) for statistic in report.alarms}
+    ordered = sorted(report.statistics, key=lambda statistic: (id(statistic) not in alarms, statistic.p))
+    rows = []
+    for statistic in ordered:
+        on_day, reference = describe_change(metrics[statistic.name])
+        rows.append(
+            {
+                "metric": statistic.name,
+                "group": statistic.group,
+                "day": format_date(days[statistic.name]),
+                "statistic": statistic.statistic,
+                "value": f"{statistic.value:.3f}",
+                "alarm at": f"{alarm_threshold(statistic, report):.3f}",
+                "p": _format_p(statistic.p),
+                "on the day": on_day,
+                "reference": reference,
+                "alarm": "ALARM" if id(statistic) in alarms else "",
+            }
         )
-    now, usual = (counts / max(counts.sum(), 1) for counts in (one.counts[-1], one.counts[:-1].sum(0)))
-    if one.ordered:
-        middle = (one.labels[int(np.searchsorted(share.cumsum(), 0.5))] for share in (now, usual))
-        then, usually = (f"median {label}" for label in middle)
-        return then, usually
-    place = int(np.abs(now - usual).argmax())
-    return f"{one.labels[place]} {now[place]:.1%}", f"{usual[place]:.1%}"
+    return rows
 
 
-def check_row(one: ThresholdCheck) -> dict[str, str]:
-    """A row for a limit."""
-    side = "above" if one.is_upper_bound else "below"
+def alarm_threshold(statistic: DriftStatistic, report: DailyReport) -> float:
+    """Return the value at which a statistic raises an alarm."""
+    return statistic.critical_value(FALSE_ALARM_RATE / len(report.statistics))
+
+
+def describe_change(metric: Distribution | Scalar) -> tuple[str, str]:
+    """Return a metric on its day and over the reference: of categories, the one whose share changed most."""
+    if isinstance(metric, Scalar):
+        mean = float(np.nanmean(metric.raw_value[:-1]))
+        return format(metric.raw_value[-1], metric.format_spec), format(mean, metric.format_spec)
+    on_day, reference = (
+        counts / max(counts.sum(), 1) for counts in (metric.counts[-1], metric.counts[:-1].sum(0))
+    )
+    if metric.ordered:
+        return _median(metric, on_day), _median(metric, reference)
+    category = int(np.abs(on_day - reference).argmax())
+    return f"{metric.labels[category]} {on_day[category]:.1%}", f"{reference[category]:.1%}"
+
+
+def check_row(check: ThresholdCheck) -> dict[str, str]:
+    """Return the row of a limit."""
+    side = "above" if check.is_upper_bound else "below"
     return {
-        "figure": one.name,
-        "value": f"{one.value:.3g}{one.unit}",
-        "alarm": f"{side} {one.threshold:.3g}{one.unit}",
-        "": "ALARM" if one.alarm else "",
+        "check": check.name,
+        "value": _quantity(check.value, check.unit),
+        "limit": f"alarm {side} {_quantity(check.threshold, check.unit)}",
+        "alarm": "ALARM" if check.alarm else "",
     }
 
 
 def report_summary(report: DailyReport) -> str:
-    """The day in a sentence."""
-    names = [one.name for one in report.threshold_checks if one.alarm]
-    names += dict.fromkeys(one.name for one in report.alarms)
+    """Return the day in a sentence."""
+    names = [check.name for check in report.threshold_checks if check.alarm]
+    names += dict.fromkeys(statistic.name for statistic in report.alarms)
     if names:
         return f"{len(names)} alarm{'s' * (len(names) > 1)}: {', '.join(names)}."
     if not report.statistics:
-        return "The day cannot be judged."
+        return "The day cannot be tested."
     return f"No alarm: {len(report.statistics)} statistics are as on other days of that weekday."
+
+
+def _median(metric: Distribution, share: np.ndarray) -> str:
+    label = metric.labels[int(np.searchsorted(share.cumsum(), 0.5))]
+    return f"median above {metric.labels[-2]}" if label == LAST_BIN else f"median {label}"
+
+
+def _format_p(p: float) -> str:
+    return f"< {format_number(MIN_P_VALUE)}" if p < MIN_P_VALUE else format_number(p, 2)
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit in SECONDS_PER_UNIT:
+        return format_duration(value * SECONDS_PER_UNIT[unit])
+    return format_number(value, 3) + unit

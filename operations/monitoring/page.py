@@ -1,152 +1,143 @@
-"""A day as one self-contained page: alarms first, then what the others say, and the figures by day."""
+"""The page of a day: its values for reporting's template."""
 
-from collections.abc import Sequence
-from functools import partial
-from html import escape
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
 
 from operations.monitoring import formatting
 from operations.monitoring.daily import DailyReport
 from operations.monitoring.drift import FALSE_ALARM_RATE, Distribution, Scalar
 from operations.monitoring.live_calibration import CalibrationRatio
-from reporting.charts import Chart, Interval, dot_plot, linear_axis
-from reporting.markup import Column, document, figure, legend, paragraph, section, table
+from reporting.charts import HALF_WIDTH, Chart, Interval, dot_plot, linear_axis
+from reporting.elements import Column, Figure, Table
+from reporting.render import render
 
-Row = dict[str, str]
+DAY_LEGEND = (("blue", "the day"), ("grey", "the reference days"))
+STATISTIC_TEXTS = {
+    "day": "the tested day; outcomes are of the last day with complete outcomes",
+    "statistic": "PSI and KS compare distributions; z is in standard deviations of quiet days",
+    "p": "probability of such a value on a quiet day",
+    "on the day": "the median, the value, or the category whose share changed most",
+}
+STATISTIC_NUMBERS = ("day", "value", "alarm at", "p")
 
 
 def daily_page(report: DailyReport, calibrations: Sequence[CalibrationRatio]) -> str:
-    """The whole page."""
-    title = f"Sextet on {formatting.format_date(report.day)}"
-    about = f"{report.slates:,} slates, answered by {', '.join(report.bundle_versions) or 'no bundle'}, against the "
-    about += f"{report.reference_days} days before. A quiet day raises an alarm once in {1 / FALSE_ALARM_RATE:.0f} days."
-    body = (
-        f'<p class="{"alarm" if report.exit_code else "finding"}">{escape(formatting.report_summary(report))}</p>'
-        + paragraph(about, "soft")
-        + _limits(report)
-        + _drift(report)
-        + _calibration(calibrations)
-        + _by_day(report)
-    )
-    return document(title, body)
-
-
-def rows_table(rows: Sequence[Row], numbers: Sequence[str] = (), means: dict[str, str] | None = None) -> str:
-    """Rows of text as a table; alarms stand out."""
-    columns = [
-        Column(name, partial(_cell, name), (means or {}).get(name, ""), numeric=name in numbers)
-        for name in dict.fromkeys(name for row in rows for name in row)
+    """Return the page of a day."""
+    alarms = {statistic.name for statistic in report.alarms}
+    changed = [
+        metric
+        for part in report.metric_sets
+        for metric in part.metrics
+        if metric.name in alarms and isinstance(metric, Distribution)
     ]
-    return table(columns, rows, lambda row: "alarm" if "ALARM" in row.values() else "")
-
-
-def _cell(name: str, row: Row) -> str:
-    return row.get(name, "")
-
-
-def _limits(report: DailyReport) -> str:
-    rows = [formatting.check_row(one) for one in report.threshold_checks]
-    return section("limits", "Is everything fresh and found?", "", rows_table(rows, ("value", "alarm")))
-
-
-def _drift(report: DailyReport) -> str:
-    means = {
-        "day": "the day that is judged; outcomes are of the last day on which all of them are in",
-        "statistic": "PSI and KS compare distributions, z a figure in standard deviations of quiet days",
-        "p": "chance of as much on a quiet day",
-        "then": "the median, the figure, or the word whose share moved the most",
-    }
-    numbers = ("day", "value", "alarm at", "p")
-    without = "".join(paragraph(f"Not judged: {line}.", "soft") for line in report.untested)
-    moved = [one for part in report.metric_sets for one in part.metrics if one.name in _names(report)]
-    pictures = "".join(_distribution(one) for one in moved if isinstance(one, Distribution))
-    return section(
-        "drift", "Is the day like others of its weekday?", "",
-        rows_table(formatting.statistic_rows(report), numbers, means), without, pictures,
-    )  # fmt: skip
-
-
-def _names(report: DailyReport) -> set[str]:
-    return {one.name for one in report.alarms}
-
-
-def _distribution(one: Distribution) -> str:
-    """The day and the reference: shares of words, or cumulated shares of a number."""
-    now, usual = (counts / max(counts.sum(), 1) for counts in (one.counts[-1], one.counts[:-1].sum(0)))
-    colours = legend(("ours", "the day"), ("other", "the days before"))
-    name = f"{one.name}: the day and the days before"
-    if one.ordered:
-        axes = (
-            linear_axis(f"{one.name}, bins", [0, len(one.labels) - 1]),
-            linear_axis("share up to there", [0, 1]),
-        )
-        chart = Chart(*axes)
-        for share, css in ((usual, "other"), (now, "ours")):
-            chart.line(list(enumerate(share.cumsum().tolist())), css)
-        return figure(chart.svg(name), f"Bins begin at {one.labels[0]} and end at {one.labels[-2]}.", colours)
-    rows = [
-        (label, [_share(usual[k], "other"), _share(now[k], "ours")]) for k, label in enumerate(one.labels)
-    ]
-    axis = linear_axis("share", [*now, *usual], from_zero=True)
-    return figure(dot_plot([(one.name, rows)], axis, 0.0, name), "", colours)
-
-
-def _share(value: float, css: str) -> Interval:
-    return Interval(float(value), 0.0, 0.0, css, f"{value:.1%}")
-
-
-def _calibration(calibrations: Sequence[CalibrationRatio]) -> str:
-    if not calibrations:
-        return ""
-    said = [
-        f"{one.head} on {formatting.format_date(one.day)}: observed over predicted {one.ratio:.3f} "
-        f"({one.low:.3f} to {one.high:.3f})"
-        for one in calibrations
-    ]
-    charts = "".join(
-        figure(_reliability_diagram(one), f"{one.head}: a dot per tenth of the items.")
-        for one in calibrations
-    )
-    return section(
-        "calibration", "Do predictions come true?", "; ".join(said) + ".", f'<div class="pair">{charts}</div>'
+    return render(
+        "daily_report.html",
+        title=f"Sextet on {formatting.format_date(report.day)}",
+        verdict=formatting.report_summary(report),
+        status=("good", "bad", "")[report.exit_code],
+        slates=report.slates,
+        versions=", ".join(report.bundle_versions) or "no bundle",
+        reference_days=report.reference_days,
+        days_per_false_alarm=round(1 / FALSE_ALARM_RATE),
+        limits=_text_table([formatting.check_row(check) for check in report.threshold_checks], ("value",)),
+        drift=_text_table(formatting.statistic_rows(report), STATISTIC_NUMBERS, STATISTIC_TEXTS),
+        untested=report.untested,
+        distributions=[_distribution_figure(metric) for metric in changed],
+        calibration=_calibration_section(calibrations) if calibrations else None,
+        by_day=[
+            _scalar_figure(metric, part.day, metric.name in alarms)
+            for part in report.metric_sets
+            for metric in part.metrics
+            if isinstance(metric, Scalar) and np.isfinite(metric.raw_value).any()
+        ],
     )
 
 
-def _reliability_diagram(one: CalibrationRatio) -> str:
-    values = [x for tenth in one.bins for x in (tenth.predicted, tenth.low, tenth.high)]
+def _text_table(
+    rows: Sequence[dict[str, str]], numbers: Sequence[str], texts: dict[str, str] | None = None
+) -> Table:
+    """A table of rows of text; alarms stand out."""
+
+    def cell(name: str) -> Callable[[dict[str, str]], str]:
+        return lambda row: row.get(name, "")
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [Column(name, cell(name), (texts or {}).get(name, ""), name in numbers) for name in names]
+    return Table(columns, rows, lambda row: "alarm" if row["alarm"] else "")
+
+
+def _distribution_figure(metric: Distribution) -> Figure:
+    """The day and the reference: shares of categories, or cumulative shares of a number."""
+    on_day, reference = (
+        counts / max(counts.sum(), 1) for counts in (metric.counts[-1], metric.counts[:-1].sum(0))
+    )
+    name = f"{metric.name}: the day and the reference days"
+    if not metric.ordered:
+        rows = [
+            (label, [_share(reference[k], "grey"), _share(on_day[k], "blue")])
+            for k, label in enumerate(metric.labels)
+        ]
+        axis = linear_axis("share", [*on_day, *reference], from_zero=True)
+        chart = dot_plot([("", rows)], axis, 0.0, name, HALF_WIDTH, 150)
+        return Figure(chart, legend=DAY_LEGEND, heading=metric.name)
+    edges = [float(label) for label in metric.labels[:-1]]  # the last bin has no upper edge
+    plot = Chart(
+        linear_axis(metric.name, edges), linear_axis("share up to this value", [0, 1]), HALF_WIDTH, 300
+    )
+    for share, colour in ((reference, "grey"), (on_day, "blue")):
+        plot.line(list(zip(edges, share.cumsum().tolist(), strict=False)), colour)
+    caption = (
+        f"Above {metric.labels[-2]}: {on_day[-1]:.1%} on the day, {reference[-1]:.1%} on the reference days."
+    )
+    return Figure(plot.svg(name), caption, DAY_LEGEND, metric.name)
+
+
+def _share(value: float, colour: str) -> Interval:
+    return Interval(float(value), 0.0, 0.0, colour, f"{value:.1%}")
+
+
+def _calibration_section(calibrations: Sequence[CalibrationRatio]) -> dict[str, Any]:
+    findings = [
+        f"{calibration.head} on {formatting.format_date(calibration.day)}: observed / predicted "
+        f"{calibration.ratio:.3f} ({calibration.low:.3f} to {calibration.high:.3f})"
+        for calibration in calibrations
+    ]
+    figures = [
+        Figure(_reliability_diagram(calibration), heading=calibration.head.capitalize())
+        for calibration in calibrations
+    ]
+    return {"finding": "; ".join(findings) + ".", "figures": figures}
+
+
+def _reliability_diagram(calibration: CalibrationRatio) -> Markup:
+    values = [value for tenth in calibration.bins for value in (tenth.predicted, tenth.low, tenth.high)]
     chart = Chart(
         linear_axis("predicted", values, from_zero=True),
         linear_axis("observed", values, from_zero=True),
+        width=HALF_WIDTH,
         height=320,
     )
-    most = max(values)
-    chart.line([(0.0, 0.0), (most, most)], "zero")
-    for tenth in one.bins:
-        chart.line([(tenth.predicted, tenth.low), (tenth.predicted, tenth.high)], "ours")
+    chart.reference_line((0.0, 0.0), (max(values), max(values)))
+    for tenth in calibration.bins:
+        chart.line([(tenth.predicted, tenth.low), (tenth.predicted, tenth.high)], "blue")
         tip = f"predicted {tenth.predicted:.4f}, observed {tenth.observed:.4f}, {tenth.items:,} items"
-        chart.dot(tenth.predicted, tenth.observed, "ours", tip)
-    return chart.svg(f"{one.head}: observed against predicted")
+        chart.dot(tenth.predicted, tenth.observed, "blue", tip)
+    return chart.svg(f"{calibration.head}: observed against predicted")
 
 
-def _by_day(report: DailyReport) -> str:
-    charts = []
-    for part in report.metric_sets:
-        for one in part.metrics:
-            if isinstance(one, Scalar):
-                charts.append(_scalar_chart(one, part.day, one.name in _names(report)))
-    return section("days", "How did it go?", "", f'<div class="pair">{"".join(charts)}</div>')
-
-
-def _scalar_chart(one: Scalar, last: int, alarm: bool) -> str:
-    """A figure by day; the judged day is a dot."""
+def _scalar_figure(metric: Scalar, last_day: int, alarm: bool) -> Figure:
+    """A metric by day; the tested day is a dot."""
     points = [
-        (k - len(one.raw_value) + 1, float(value))
-        for k, value in enumerate(one.raw_value)
-        if value == value  # no such day else
+        (k - len(metric.raw_value) + 1, float(value))
+        for k, value in enumerate(metric.raw_value)
+        if np.isfinite(value)
     ]
-    if not points:
-        return ""
-    axes = linear_axis(f"days until {formatting.format_date(last)}", [-len(one.raw_value) + 1, 0])
-    chart = Chart(axes, linear_axis(one.name, [y for _, y in points]), height=240)
-    chart.line(points, "other")
-    chart.dot(*points[-1], "rival" if alarm else "ours", format(points[-1][1], one.format_spec), 5)
-    return figure(chart.svg(f"{one.name} by day"))
+    days = linear_axis(f"days until {formatting.format_date(last_day)}", [-len(metric.raw_value) + 1, 0])
+    chart = Chart(days, linear_axis(metric.name, [value for _, value in points]), HALF_WIDTH, 240)
+    chart.line(points, "grey")
+    tip = format(points[-1][1], metric.format_spec)
+    chart.dot(*points[-1], "orange" if alarm else "blue", tip, 5)
+    return Figure(chart.svg(f"{metric.name} by day"))

@@ -1,1 +1,1 @@
-"""The evaluation page, section by section."""
+"""The evaluation page: a module per group of sections."""

@@ -1,120 +1,151 @@
-"""The charts of the page, each from the rows of a report."""
+"""The charts of the evaluation page, each from the rows of a report."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from reporting.charts import Axis, Chart, Interval, dot_plot, linear_axis, log_axis, stacked_bars
+from markupsafe import Markup
+
+from reporting.charts import (
+    HALF_WIDTH,
+    Axis,
+    Chart,
+    Interval,
+    dot_plot,
+    linear_axis,
+    log_axis,
+    stacked_bars,
+)
+from reporting.formatting import format_money
 from reporting.tables import Row, aggregate_seeds, summarize_leaderboard
 
 RATIO_AXIS = Axis(
     "predicted / observed (1 = right on average)", 0.5, 2.0, (0.5, 0.67, 0.8, 1, 1.25, 1.5, 2), True
 )
-HALF_WIDTH = 470  # of a chart that stands beside another
 LABELLED_WEIGHTS = (0.0, 0.3, 0.5, 0.7, 1.0)  # revenue weights that the frontier names
+ZOOM_FLOOR = 0.9  # of the frontier's lowest point: the closer view leaves out baselines below
+SLICE_LABELS = {
+    "all": "all checkouts",
+    "discovery": "discovery",
+    "cold_users": "cold users",
+    "new_items": "new items",
+}
+TASK_COLOURS = {"click": "green", "purchase": "blue"}
+VALUE_COLOUR = "orange"
+CURVE_COLOURS = ("grey", "blue", "green")  # all, bought before, never bought
+PAIR_COLOURS = ("blue", "orange", "green", "grey", "grey")
 
 
-def frontier_chart(report: Row, zoom: bool) -> str:
-    """Purchases against revenue: a curve per learned system, a point per baseline; `near` skips far ones."""
-    lines = aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
-    systems = list(dict.fromkeys(line["system"] for line in lines))
-    points = [
-        line
-        for line in summarize_leaderboard(report["leaderboard"])
-        if line["slice"] == "all" and line["system"] not in systems and not is_ideal_ranking(line)
-    ]
-    if zoom:
-        floor = {metric: 0.9 * min(line[metric] for line in lines) for metric in ("ndcg6", "revenue6")}
-        points = [point for point in points if all(point[metric] > least for metric, least in floor.items())]
+def frontier_chart(report: Row, zoom: bool) -> Markup:
+    """Revenue against NDCG: a curve per learned system, a dot per baseline."""
+    curves = aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
+    systems = list(dict.fromkeys(point["system"] for point in curves))
+    baselines = _frontier_baselines(report, curves, zoom)
     chart = Chart(
-        linear_axis("NDCG@6", [p["ndcg6"] for p in lines + points]),
-        linear_axis("revenue@6, spent on the six per checkout", [p["revenue6"] for p in lines + points]),
+        linear_axis("NDCG@6", [point["ndcg6"] for point in curves + baselines]),
+        linear_axis("revenue@6 per checkout", [point["revenue6"] for point in curves + baselines]),
         width=HALF_WIDTH,
         height=380,
     )
     for system in systems:
-        css = "ours" if system == report["system"] else "rival"
-        mine = [line for line in lines if line["system"] == system]
-        chart.line([(line["ndcg6"], line["revenue6"]) for line in mine], css)
-        for line in mine:
-            tip = f"{system}, weight {line['revenue_weight']:g}: {_metrics_text(line)}"
-            chart.dot(line["ndcg6"], line["revenue6"], css, tip, 3)
-    for point in points:
-        chart.dot(
-            point["ndcg6"], point["revenue6"], "other", f"{baseline_label(point)}: {_metrics_text(point)}"
-        )
-    for line in lines:
-        if zoom and line["system"] == report["system"] and line["revenue_weight"] in LABELLED_WEIGHTS:
-            chart.label(line["ndcg6"], line["revenue6"], f"w = {line['revenue_weight']:g}", "ours")
-    for point in points:
+        colour = "blue" if system == report["system"] else "orange"
+        curve = [point for point in curves if point["system"] == system]
+        chart.line([(point["ndcg6"], point["revenue6"]) for point in curve], colour)
+        for point in curve:
+            tip = f"{system}, weight {point['revenue_weight']:g}: {_metrics_text(point)}"
+            chart.dot(point["ndcg6"], point["revenue6"], colour, tip, 3)
+    for point in baselines:
+        tip = f"{baseline_label(point)}: {_metrics_text(point)}"
+        chart.dot(point["ndcg6"], point["revenue6"], "grey", tip)
+    for point in curves:
+        if zoom and point["system"] == report["system"] and point["revenue_weight"] in LABELLED_WEIGHTS:
+            chart.label(point["ndcg6"], point["revenue6"], f"w = {point['revenue_weight']:g}")
+    for point in baselines:
         chart.label(point["ndcg6"], point["revenue6"], baseline_label(point))
     return chart.svg("Revenue at six against NDCG at six of every system")
 
 
-def differences_chart(rows: Sequence[Row], metric: str, name: str) -> str:
-    """This system minus the others by slice, with 95 % intervals, in the units of one metric."""
-    mine = [row for row in rows if row["metric"] == metric]
-    axis = linear_axis(name, [row[key] for row in mine for key in ("low", "high")] + [0.0])
-    groups = []
-    for other in dict.fromkeys(row["to"] for row in mine):
-        places = [
-            (SLICE_LABELS[row["slice"]], [_difference_interval(row)])
-            for row in mine
-            if row["to"] == other
-        ]  # fmt: skip
-        groups.append((f"against {other}", places))
+def _frontier_baselines(report: Row, curves: Sequence[Row], zoom: bool) -> list[Row]:
+    systems = {point["system"] for point in curves}
+    baselines = [
+        row
+        for row in summarize_leaderboard(report["leaderboard"])
+        if row["slice"] == "all" and row["system"] not in systems and not is_ideal_ranking(row)
+    ]
+    if not zoom:
+        return baselines
+    floors = {metric: ZOOM_FLOOR * min(point[metric] for point in curves) for metric in ("ndcg6", "revenue6")}
+    return [row for row in baselines if all(row[metric] > floor for metric, floor in floors.items())]
+
+
+def differences_chart(rows: Sequence[Row], metric: str, name: str) -> Markup:
+    """Differences to the baselines by slice with 95% intervals, in the units of one metric."""
+    rows = [row for row in rows if row["metric"] == metric]
+    axis = linear_axis(name, [row[end] for row in rows for end in ("low", "high")] + [0.0])
+    groups = [
+        (
+            f"against {baseline}",
+            [
+                (SLICE_LABELS[row["slice"]], [_difference_interval(row)])
+                for row in rows
+                if row["to"] == baseline
+            ],
+        )
+        for baseline in dict.fromkeys(row["to"] for row in rows)
+    ]
     return dot_plot(groups, axis, 0.0, name, width=HALF_WIDTH, left=110)
 
 
 def _difference_interval(row: Row) -> Interval:
-    css = "ours" if row["low"] > 0 else "rival" if row["high"] < 0 else "other"
-    tip = f"{row['difference']:+.4f}, 95 % from {row['low']:+.4f} to {row['high']:+.4f}"
-    return Interval(row["difference"], row["low"], row["high"], css, tip)
+    colour = "blue" if row["low"] > 0 else "orange" if row["high"] < 0 else "grey"
+    tip = f"{row['difference']:+.4f}, 95% interval {row['low']:+.4f} to {row['high']:+.4f}"
+    return Interval(row["difference"], row["low"], row["high"], colour, tip)
 
 
-def reliability_diagram(curves: Sequence[Row], head: str) -> str:
-    """Observed against predicted share of one head, both logarithmic: most predictions are near zero."""
-    mine = [row for row in curves if row["head"] == head]
-    # A bin without positives has no place on a logarithmic scale.
+def reliability_diagram(curves: Sequence[Row], task: str) -> Markup:
+    """Observed against predicted share of one task, on logarithmic axes: most predictions are near 0."""
+    # A bin without positives has no position on a logarithmic axis.
     points = {
-        row["slice"]: [(p, o) for p, o in zip(row["predicted"], row["observed"], strict=True) if p > 0 < o]
-        for row in mine
+        curve["slice"]: [
+            (predicted, observed)
+            for predicted, observed in zip(curve["predicted"], curve["observed"], strict=True)
+            if predicted > 0 < observed
+        ]
+        for curve in curves
+        if curve["head"] == task
     }
     values = [value for line in points.values() for point in line for value in point]
     chart = Chart(
-        log_axis(f"predicted p({head}), mean of a bin", values),
-        log_axis(f"share that had a {head}", values),
+        log_axis(f"predicted p({task}), mean of a bin", values),
+        log_axis(f"observed share with a {task}", values),
         width=HALF_WIDTH,
         height=360,
     )
     low = max(chart.x.low, chart.y.low)
-    chart.line([(low, low), (1.0, 1.0)], "other zero")
-    for (name, line), css in zip(points.items(), ("other", "ours", "third"), strict=False):
-        chart.line(line, css)
+    chart.reference_line((low, low), (1.0, 1.0))
+    for (name, line), colour in zip(points.items(), CURVE_COLOURS, strict=False):
+        chart.line(line, colour)
         for predicted, observed in line:
-            chart.dot(
-                predicted, observed, css, f"{name}: predicted {predicted:.4f}, observed {observed:.4f}", 3
-            )
-    return chart.svg(f"Reliability of the {head} head")
+            tip = f"{name}: predicted {predicted:.4f}, observed {observed:.4f}"
+            chart.dot(predicted, observed, colour, tip, 3)
+    return chart.svg(f"Reliability of p({task})")
 
 
-def calibration_ratio_chart(rows: Sequence[Row]) -> str:
-    """Predicted over observed of click, purchase and value in every slice."""
+def calibration_ratio_chart(rows: Sequence[Row]) -> Markup:
+    """Predicted over observed of every task in every slice."""
     groups: dict[str, dict[str, list[Interval]]] = {}
     for row in rows:
         if row["ratio"] is None:
             continue
-        css = {"click": "third", "purchase": "ours", "value": "rival"}[row["head"]]
+        colour = TASK_COLOURS.get(row["head"], VALUE_COLOUR)
         tip = f"{row['head']}: predicted {row['predicted']:.4g}, observed {row['observed']:.4g}"
         tip += f", {row['pairs']:,} candidates"
-        dots = groups.setdefault(row["group"], {}).setdefault(row["slice"], [])
-        dots.append(Interval(row["ratio"], row["ratio"], row["ratio"], css, tip))
-    return dot_plot(
-        [(name, list(some.items())) for name, some in groups.items()], RATIO_AXIS, 1.0, RATIO_AXIS.name
-    )
+        dots = groups.setdefault(row["group"], {}).setdefault(slice_label(row), [])
+        dots.append(Interval(row["ratio"], row["ratio"], row["ratio"], colour, tip))
+    rows_by_group = [(name, list(slices.items())) for name, slices in groups.items()]
+    return dot_plot(rows_by_group, RATIO_AXIS, 1.0, RATIO_AXIS.name)
 
 
-def diversity_chart(report: Row, weight: float) -> str:
-    """What caps and diversity cost in revenue (or purchases) for how many categories on the slate."""
+def diversity_chart(report: Row, weight: float) -> Markup:
+    """Revenue (or NDCG) against categories on a slate, by category cap and by diversity."""
     lines = [
         line
         for line in aggregate_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity"))
@@ -128,27 +159,27 @@ def diversity_chart(report: Row, weight: float) -> str:
         height=330,
     )
     plain = next(line for line in lines if line["category_cap"] is None and not line["diversity"])
-    for css, mine in (
-        ("ours", [plain] + [line for line in lines if line["category_cap"] is not None]),
-        ("third", [plain] + [line for line in lines if line["diversity"]]),
+    for colour, policies in (
+        ("blue", [plain] + [line for line in lines if line["category_cap"] is not None]),
+        ("green", [plain] + [line for line in lines if line["diversity"]]),
     ):
-        chart.line([(line["categories"], line[metric]) for line in mine], css)
-        for line in mine:
-            css_of = "other" if line is plain else css
-            chart.dot(line["categories"], line[metric], css_of, policy_label(line))
+        chart.line([(line["categories"], line[metric]) for line in policies], colour)
+        for line in policies:
+            dot_colour = "grey" if line is plain else colour
+            chart.dot(line["categories"], line[metric], dot_colour, policy_label(line))
     for line in lines:
         setting = line["diversity"] if line["category_cap"] is None else line["category_cap"]
         chart.label(line["categories"], line[metric], "no rule" if line is plain else f"{setting:g}")
     return chart.svg(f"{name} against the number of categories on a slate")
 
 
-def gate_weights_chart(health: Row) -> str:
-    """How each task divides its attention among the experts."""
-    return stacked_bars(list(health["gates"].items()), "Share of each expert by task")
+def gate_weights_chart(health: Row) -> Markup:
+    """The weight of every expert, by task."""
+    return stacked_bars(list(health["gates"].items()), "expert", "Weight of each expert by task")
 
 
-def gradient_cosine_chart(rows: Sequence[Row]) -> str:
-    """Cosine of the tasks' gradients while training."""
+def gradient_cosine_chart(rows: Sequence[Row]) -> Markup:
+    """The cosine of each pair of tasks' gradients, by training step."""
     pairs = [key for key in rows[0] if key != "step"]
     values = [row[pair] for row in rows for pair in pairs if row.get(pair) is not None]
     chart = Chart(
@@ -157,51 +188,57 @@ def gradient_cosine_chart(rows: Sequence[Row]) -> str:
         height=280,
         right=150,
     )
-    chart.line([(rows[0]["step"], 0.0), (rows[-1]["step"], 0.0)], "other zero")
-    for pair, css in zip(pairs, ("ours", "rival", "third", "other", "other"), strict=False):
+    chart.reference_line((rows[0]["step"], 0.0), (rows[-1]["step"], 0.0))
+    for pair, colour in zip(pairs, PAIR_COLOURS, strict=False):
         line = [(row["step"], row[pair]) for row in rows if row.get(pair) is not None]
-        chart.line(line, css)
+        chart.line(line, colour)
         if line:
             chart.label(*line[-1], pair.replace("~", " – "))
     return chart.svg("Cosine of the tasks' gradients by training step")
 
 
-SLICE_LABELS = {
-    "all": "all checkouts",
-    "discovery": "discovery",
-    "cold_users": "cold users",
-    "new_items": "new items",
-}
+def is_ideal_ranking(row: Row) -> bool:
+    return row["system"].startswith("perfect order")
 
 
-def is_ideal_ranking(line: Row) -> bool:
-    return line["system"].startswith("perfect order")
+def system_label(report: Row, row: Row) -> str:
+    """A system's name, the trained one capitalized."""
+    return row["system"].capitalize() if row["system"] == report["system"] else row["system"]
 
 
-def system_label(report: Row, line: Row) -> str:
-    """A system's name as people read it."""
-    return line["system"].capitalize() if line["system"] == report["system"] else line["system"]
-
-
-def order_label(report: Row, line: Row) -> str:
-    """What a system's slates are sorted by: counts have only one order, models have two."""
+def order_label(report: Row, row: Row) -> str:
+    """The score that sorts a slate: counts have only one order, models have two."""
     names = {"value": "expected value", "price": "count × price", "purchase": "–"}
-    if line["system"] in {row["system"] for row in report["frontier"]}:
+    if row["system"] in {point["system"] for point in report["frontier"]}:
         names["purchase"] = "p(purchase)"
-    return names[line["order"]]
+    return names[row["order"]]
 
 
-def baseline_label(line: Row) -> str:
-    """A baseline with its order where that is not the usual one."""
-    return line["system"] + (" × price" if line["order"] == "price" else "")
+def baseline_label(row: Row) -> str:
+    """A baseline's name, with its order if that is by price."""
+    return row["system"] + (" × price" if row["order"] == "price" else "")
 
 
-def policy_label(line: Row) -> str:
+def policy_label(row: Row) -> str:
     """`no rule`, `cap 2` or `diversity 0.1`."""
-    if line["category_cap"] is not None:
-        return f"cap {line['category_cap']:g}"
-    return f"diversity {line['diversity']:g}" if line["diversity"] else "no rule"
+    if row["category_cap"] is not None:
+        return f"cap {row['category_cap']:g}"
+    return f"diversity {row['diversity']:g}" if row["diversity"] else "no rule"
 
 
-def _metrics_text(line: dict[str, Any]) -> str:
-    return f"NDCG@6 {line['ndcg6']:.4f}, revenue@6 {line['revenue6']:.2f}"
+def slice_label(row: Row) -> str:
+    """A slice's name: prices with two digits, sources in words."""
+    if row["group"] == "price":
+        return " – ".join(_price(part) for part in row["slice"].split(" – "))
+    return row["slice"].replace("_", " ")
+
+
+def _price(text: str) -> str:
+    try:
+        return format_money(float(text))
+    except ValueError:
+        return text
+
+
+def _metrics_text(row: Row) -> str:
+    return f"NDCG@6 {row['ndcg6']:.4f}, revenue@6 {format_money(row['revenue6'])}"

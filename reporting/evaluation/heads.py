@@ -1,70 +1,66 @@
-"""The section of the page about the heads: quality, reliability, calibration by slice."""
+"""The section of the page about predictions: quality of the heads, reliability, calibration by slice."""
 
 from functools import partial
 from operator import itemgetter
+from typing import Any
 
+from reporting.elements import Column, Figure, Table
 from reporting.evaluation import figures
-from reporting.markup import Column, figure, legend, paragraph, section, table
-from reporting.tables import Row, aggregate_seeds
-from reporting.tables import format_metric as number
+from reporting.tables import Row, aggregate_seeds, format_metric
+
+MIN_PAIRS = 1000  # candidates of a slice that the finding may name
 
 
-def calibration_section(report: Row) -> str:
+def calibration_section(report: Row) -> dict[str, Any]:
     """Heads, reliability curves and slices."""
     quality = [
         Column("system", partial(figures.system_label, report), numeric=False),
         Column("head", itemgetter("head"), numeric=False),
-        Column("AUC", partial(number, name="auc"),
-               "chance that a positive candidate is above a negative one; .5 is a coin"),
-        Column("ECE", partial(number, name="ece"),
-               "mean distance of predicted and observed share over 15 bins of equal size"),
-        Column("predicted / observed", partial(number, name="predicted_over_observed", digits=3),
-               "over all candidates; for value the spend on what was bought"),
-        Column("log loss", partial(number, name="log_loss"), "mean negative log likelihood, in nats"),
+        Column("AUC", partial(format_metric, name="auc"),
+               "probability that a positive candidate scores above a negative one; 0.5 is random"),
+        Column("ECE", partial(format_metric, name="ece"),
+               "mean distance between predicted and observed share over 15 bins of equal size"),
+        Column("predicted / observed", partial(format_metric, name="predicted_over_observed", digits=3),
+               "over all candidates; for value, the spend on purchased items"),
+        Column("log loss", partial(format_metric, name="log_loss"), "mean negative log likelihood, in nats"),
     ]  # fmt: skip
-    return section(
-        "calibration",
-        "Do the probabilities mean what they say?",
-        _calibration_finding(report),
-        table(quality, aggregate_seeds(report["heads"], ("system", "head"))),
-        "<h3>Predicted against observed, over all candidates</h3>",
-        legend(("other", "all"), ("ours", "bought before by this user"), ("third", "never bought before")),
-        f'<div class="pair">{figure(figures.reliability_diagram(report["curves"], "click"))}'
-        f"{figure(figures.reliability_diagram(report['curves'], 'purchase'))}</div>",
-        paragraph("On the dotted line the prediction is right. Both scales are logarithmic.", "soft"),
-        "<h3>Where is it too high, where too low?</h3>",
-        figure(
-            figures.calibration_ratio_chart(report["calibration"]),
-            "Right of 1 the model promises too much. Popularity is the orders with the item in the 28 "
-            "days before, price its usual one, both in deciles of the candidates. Values beyond the "
-            "scale stand at its end.",
-            legend(("third", "click"), ("ours", "purchase"), ("rival", "value, of what was bought")),
-        ),
-        "<details><summary>The same as a table</summary>"
-        + _slice_table(report["calibration"])
-        + "</details>",
+    ratios = Figure(
+        figures.calibration_ratio_chart(report["calibration"]),
+        "Right of 1 the model predicts too much. Popularity is the number of orders with the item in the "
+        "28 days before; price is its usual price; both are in deciles of the candidates. Values outside "
+        "the axis are drawn at its end.",
+        [("green", "click"), ("blue", "purchase"), ("orange", "value, of purchased items")],
     )
+    return {
+        "finding": _calibration_finding(report),
+        "quality": Table(quality, aggregate_seeds(report["heads"], ("system", "head"))),
+        "reliability": [
+            Figure(figures.reliability_diagram(report["curves"], task)) for task in figures.TASK_COLOURS
+        ],
+        "ratios": ratios,
+        "slices": _slice_table(report["calibration"]),
+    }
 
 
 def _calibration_finding(report: Row) -> str:
     rows = [row for row in report["calibration"] if row["head"] == "purchase" and row["ratio"]]
-    worst = max(rows, key=lambda row: max(row["ratio"], 1 / row["ratio"]) * (row["pairs"] > 1000))
+    worst = max(rows, key=lambda row: max(row["ratio"], 1 / row["ratio"]) * (row["pairs"] > MIN_PAIRS))
     return (
-        f"Purchase: {rows[0]['predicted']:.4f} predicted, {rows[0]['observed']:.4f} observed over all "
-        f"candidates; furthest off in “{worst['group']}: {worst['slice']}” with {worst['ratio']:.2f} "
-        "times the observed."
+        f"Purchases: {rows[0]['predicted']:.2%} predicted, {rows[0]['observed']:.2%} observed over all "
+        f"candidates. Largest error: {worst['group']} “{figures.slice_label(worst)}”, predicted / observed "
+        f"{worst['ratio']:.2f}."
     )
 
 
-def _slice_table(rows: list[Row]) -> str:
+def _slice_table(rows: list[Row]) -> Table:
     columns = [
-        Column("head", lambda r: r["head"], numeric=False),
-        Column("group", lambda r: r["group"], numeric=False),
-        Column("slice", lambda r: r["slice"], numeric=False),
-        Column("candidates", lambda r: f"{r['pairs']:,}"),
-        Column("predicted", lambda r: f"{r['predicted']:.4f}"),
-        Column("observed", lambda r: f"{r['observed']:.4f}"),
-        Column("ratio", lambda r: number(r, "ratio", 3)),
-        Column("ECE", lambda r: number(r, "ece")),
+        Column("head", itemgetter("head"), numeric=False),
+        Column("group", itemgetter("group"), numeric=False),
+        Column("slice", figures.slice_label, numeric=False),
+        Column("candidates", lambda row: f"{row['pairs']:,}"),
+        Column("predicted", lambda row: f"{row['predicted']:.4f}"),
+        Column("observed", lambda row: f"{row['observed']:.4f}"),
+        Column("ratio", partial(format_metric, name="ratio", digits=3)),
+        Column("ECE", partial(format_metric, name="ece")),
     ]
-    return table(columns, sorted(rows, key=lambda row: row["head"]))
+    return Table(columns, sorted(rows, key=itemgetter("head")))

@@ -1,186 +1,150 @@
-"""The sections of the page about systems: leaderboard, differences, the frontier, recall."""
+"""The sections of the page that compare systems: leaderboard, differences, the frontier, recall."""
 
 from collections.abc import Callable
 from functools import partial
-from html import escape
 from operator import itemgetter
+from typing import Any
 
+from reporting.elements import Column, Figure, Table
 from reporting.evaluation import figures
-from reporting.markup import Column, figure, legend, paragraph, section, table
-from reporting.tables import Row, aggregate_seeds, summarize_leaderboard
-from reporting.tables import format_metric as number
+from reporting.formatting import format_money
+from reporting.tables import Row, aggregate_seeds, format_metric, summarize_leaderboard
 
 SLICE_TEXTS = {
-    "all": ("All checkouts", "Every checkout after which something was bought; every purchase counts."),
+    "all": ("All checkouts", "Every checkout with a later purchase; every purchased item counts."),
     "discovery": (
-        "Discovery: what the user never bought before",
-        "Only items that are new to the user count, and those it had are kept off the slate.",
+        "Discovery: items that the user never bought before",
+        "Only items that are new to the user count; slates leave out the others.",
     ),
     "cold_users": ("Cold users", "Users with fewer than 5 earlier checkouts."),
-    "new_items": ("New items", "Only items that were first sold in the 28 days before the checkout count."),
+    "new_items": ("New items", "Only items first sold in the 28 days before the checkout count."),
+}
+COLUMN_TEXTS = {
+    "order": "the score that sorts a slate; expected value is p(purchase) × expected spend",
+    "ndcg6": "1 if all purchases are at the top of the six, 0 if none is among them",
+    "hit6": "share of checkouts with a purchase of at least one of the six",
+    "precision6": "share of the six that was bought",
+    "revenue6": "spent on the six within the horizon, per checkout, in the shop's currency",
 }
 
 
-def leaderboard_section(report: Row) -> str:
-    """A table per slice, the best first."""
-    parts = []
-    for part, (heading, meaning) in SLICE_TEXTS.items():
-        lines = [line for line in summarize_leaderboard(report["leaderboard"]) if line["slice"] == part]
-        if not lines or not lines[0]["checkouts"]:
+def leaderboard_section(report: Row) -> dict[str, Any]:
+    """A table per slice, the best system first."""
+    slices = []
+    for name, (heading, description) in SLICE_TEXTS.items():
+        rows = [row for row in summarize_leaderboard(report["leaderboard"]) if row["slice"] == name]
+        if not rows or not rows[0]["checkouts"]:
             continue
-        count = f"{meaning} {lines[0]['checkouts']:,} checkouts."
-        parts.append(
-            f"<h3>{escape(heading)}</h3>" + paragraph(count, "soft") + _leaderboard_table(report, lines, part)
+        table = _leaderboard_table(report, rows, COLUMN_TEXTS if name == "all" else {})
+        slices.append(
+            {
+                "heading": heading,
+                "about": f"{description} {rows[0]['checkouts']:,} checkouts.",
+                "table": table,
+            }
         )
-    return section("leaderboard", "Which system shows what is bought?", _leaderboard_finding(report), *parts)
+    return {"finding": _leaderboard_finding(report), "slices": slices}
 
 
 def _leaderboard_finding(report: Row) -> str:
-    lines = [
-        r
-        for r in summarize_leaderboard(report["leaderboard"])
-        if r["slice"] == "all" and not figures.is_ideal_ranking(r)
+    rows = [
+        row
+        for row in summarize_leaderboard(report["leaderboard"])
+        if row["slice"] == "all" and not figures.is_ideal_ranking(row)
     ]
-    best = {metric: max(lines, key=lambda line: line[metric] or 0) for metric in ("ndcg6", "revenue6")}
-    said = []
-    for name, line in (("NDCG@6", best["ndcg6"]), ("revenue@6", best["revenue6"])):
-        order = figures.order_label(report, line)
-        by = "" if order == "–" else f" by {order}"
-        said.append(f"he highest {name} is that of {figures.system_label(report, line)}{by}")
-    return f"T{said[0]}, t{said[1]}."
+    winners = []
+    for metric, name in (("ndcg6", "NDCG@6"), ("revenue6", "revenue@6")):
+        best = max(rows, key=lambda row: row[metric] or 0)
+        order = figures.order_label(report, best)
+        sorted_by = "" if order == "–" else f", sorted by {order}"
+        winners.append(f"Highest {name}: {figures.system_label(report, best)}{sorted_by}.")
+    return " ".join(winners)
 
 
-def _leaderboard_table(report: Row, lines: list[Row], part: str) -> str:
+def _leaderboard_table(report: Row, rows: list[Row], texts: dict[str, str]) -> Table:
     def share(metric: str) -> Callable[[Row], float | None]:
-        top = max(line[metric] or 0 for line in lines if not figures.is_ideal_ranking(line))
-        return lambda line: None if figures.is_ideal_ranking(line) else (line[metric] or 0) / (top or 1)
+        best = max(row[metric] or 0 for row in rows if not figures.is_ideal_ranking(row))
+        return lambda row: None if figures.is_ideal_ranking(row) else (row[metric] or 0) / (best or 1)
 
-    explained = part == "all"
+    def column(metric: str, name: str, digits: int, bar: bool = False) -> Column:
+        cell = partial(format_metric, name=metric, digits=digits)
+        return Column(name, cell, texts.get(metric, ""), bar_share=share(metric) if bar else None)
+
+    def row_class(row: Row) -> str:
+        if row["system"] == report["system"]:
+            return "highlight"
+        return "bound" if figures.is_ideal_ranking(row) else ""
+
     columns = [
         Column("system", partial(figures.system_label, report), numeric=False),
-        Column("order", partial(figures.order_label, report),
-               "what the six are sorted by; expected value is p(purchase) × expected spend" * explained,
-               numeric=False),
-        Column("NDCG@6", lambda line: number(line, "ndcg6"),
-               "1 if everything bought stands at the top of the six, 0 if none is shown" * explained,
-               bar_share=share("ndcg6")),
-        Column("hit@6", lambda line: number(line, "hit6", 3),
-               "share of checkouts of which at least one of the six was bought" * explained),
-        Column("precision@6", lambda line: number(line, "precision6", 3),
-               "share of the six that was bought" * explained),
-        Column("revenue@6", lambda line: number(line, "revenue6", 2),
-               "spent on the six within the horizon, per checkout, in the shop's currency" * explained,
-               bar_share=share("revenue6")),
-    ]  # fmt: skip
-    ordered = sorted(lines, key=lambda line: (figures.is_ideal_ranking(line), -(line["ndcg6"] or 0)))
-
-    def css(line: Row) -> str:
-        return (
-            "ours"
-            if line["system"] == report["system"]
-            else "ceiling"
-            if figures.is_ideal_ranking(line)
-            else ""
-        )
-
-    return table(columns, ordered, css)
+        Column("order", partial(figures.order_label, report), texts.get("order", ""), numeric=False),
+        column("ndcg6", "NDCG@6", 4, bar=True),
+        column("hit6", "hit@6", 3),
+        column("precision6", "precision@6", 3),
+        column("revenue6", "revenue@6", 2, bar=True),
+    ]
+    ordered = sorted(rows, key=lambda row: (figures.is_ideal_ranking(row), -(row["ndcg6"] or 0)))
+    return Table(columns, ordered, row_class)
 
 
-def differences_section(report: Row) -> str:
-    """How far ahead of the strongest others, with intervals."""
+def differences_section(report: Row) -> dict[str, Any]:
+    """Differences to the strongest baselines, with intervals."""
     rows = report["differences"]
-    said = []
+    findings = []
     for row in rows:
         if row["slice"] == "all":
-            verdict = "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not told apart"
+            verdict = "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not significant"
             metric, digits = ("NDCG@6", 4) if row["metric"] == "ndcg6" else ("revenue@6", 2)
-            said.append(
+            findings.append(
                 f"{metric} {row['difference']:+.{digits}f} against {row['to']}"
                 f" ({row['low']:+.{digits}f} to {row['high']:+.{digits}f}: {verdict})"
             )
     charts = [
-        figure(
-            figures.differences_chart(rows, metric, f"this system minus the other: {name}"),
-            "",
-            f"<h3>{heading}</h3>",
-        )
+        Figure(figures.differences_chart(rows, metric, f"difference in {name}"), heading=heading)
         for metric, name, heading in (
-            ("ndcg6", "NDCG@6", "In the order of p(purchase)"),
-            ("revenue6", "revenue@6", "In the order of expected value"),
+            ("ndcg6", "NDCG@6", "Sorted by p(purchase)"),
+            ("revenue6", "revenue@6", "Sorted by expected value"),
         )
     ]
-    return section(
-        "differences",
-        "Is it better by more than chance?",
-        "; ".join(said) + ".",
-        paragraph(
-            "The same checkouts, one system minus the other. Lines are 95 % intervals of a bootstrap "
-            "over users: where one crosses zero, these data cannot tell the two apart. The baseline "
-            "without training is the best of its kind on this very metric.",
-            "soft",
-        ),
-        legend(("ours", "better"), ("other", "not told apart"), ("rival", "worse")),
-        f'<div class="pair">{"".join(charts)}</div>',
-    )
+    return {"finding": "; ".join(findings) + ".", "figures": charts}
 
 
-def frontier_section(report: Row) -> str:
-    """The trade between the two orders."""
-    lines = [
-        r
-        for r in aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
-        if r["system"] == report["system"]
-    ]
-    most, least = lines[0], lines[-1]
+def frontier_section(report: Row) -> dict[str, Any]:
+    """The trade-off between purchases and revenue."""
+    rows = aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
+    curve = [row for row in rows if row["system"] == report["system"]]
+    first, last = curve[0], curve[-1]
     finding = (
-        f"From most purchases (w = 0) to most revenue (w = 1): revenue@6 {most['revenue6']:.2f} → "
-        f"{least['revenue6']:.2f}, NDCG@6 {most['ndcg6']:.4f} → {least['ndcg6']:.4f}."
+        f"From w = 0 to w = 1, revenue@6 goes from {format_money(first['revenue6'])} to "
+        f"{format_money(last['revenue6'])} and NDCG@6 from {first['ndcg6']:.4f} to {last['ndcg6']:.4f}."
     )
-    colours = [("ours", report["system"].capitalize()), ("other", "baselines without training")]
-    if any(row["system"] != report["system"] for row in report["frontier"]):
-        colours.insert(1, ("rival", "LightGBM, same candidates"))
-    return section(
-        "purchases-or-revenue",
-        "What does revenue cost in purchases?",
-        finding,
-        paragraph(
-            "One trained model, ordered by p(purchase) × E[spend]^w. The setting is "
-            "bundle.slate.revenue_weight; up and to the right is better.",
-            "soft",
-        ),
-        legend(*colours),
-        '<div class="pair">'
-        + figure(figures.frontier_chart(report, zoom=False), header="<h3>All systems</h3>")
-        + figure(figures.frontier_chart(report, zoom=True), header="<h3>The best of them, closer</h3>")
-        + "</div>",
-    )
+    legend = [("blue", report["system"].capitalize()), ("grey", "baselines without training")]
+    if any(row["system"] != report["system"] for row in rows):
+        legend.insert(1, ("orange", "LightGBM, same candidates"))
+    charts = [
+        Figure(figures.frontier_chart(report, zoom=False), heading="All systems"),
+        Figure(figures.frontier_chart(report, zoom=True), heading="The best systems"),
+    ]
+    return {"finding": finding, "legend": legend, "figures": charts}
 
 
-def recall_section(report: Row) -> str:
-    """Which source finds what is bought."""
-    lines = aggregate_seeds(report["recalls"], ("source",))
-    union = next(line for line in lines if line["source"] == "union")
+def recall_section(report: Row) -> dict[str, Any]:
+    """Recall of every candidate source and of their union."""
+    rows = aggregate_seeds(report["recalls"], ("source",))
+    union = next(row for row in rows if row["source"] == "union")
     columns = [
-        Column("source", lambda r: r["source"].replace("_", " "), numeric=False),
-        Column("candidates", lambda r: number(r, "candidates", 0), "proposed per checkout, mean"),
+        Column("source", lambda row: row["source"].replace("_", " "), numeric=False),
+        Column("candidates", partial(format_metric, name="candidates", digits=0), "mean per checkout"),
         *(
-            Column(f"recall@{k}", partial(number, name=f"recall{k}"), bar_share=itemgetter(f"recall{k}"))
+            Column(f"recall@{k}", partial(format_metric, name=f"recall{k}"),
+                   bar_share=itemgetter(f"recall{k}"))
             for k in (100, 300, 500)
         ),
-        Column("recall", lambda r: number(r, "recall"), "of all that the source proposed",
+        Column("recall", partial(format_metric, name="recall"), "among all candidates of the source",
                bar_share=itemgetter("recall")),
     ]  # fmt: skip
-    return section(
-        "recall",
-        "Do the candidates hold what will be bought?",
-        f"{union['recall']:.1%} of what was bought is among {union['candidates']:.0f} candidates per "
-        "checkout.",
-        paragraph(
-            "Recall@k is the share of a checkout's purchases among the first k candidates of a source. "
-            "The sources are in the order of the trained ranker, which is what a ranker with room for k "
-            "would keep. “two towers alone” is exact search over the whole catalog in the order of the "
-            "towers' own scores.",
-            "soft",
-        ),
-        table(columns, lines),
+    finding = (
+        f"{union['recall']:.1%} of what was bought is among {union['candidates']:,.0f} candidates "
+        "per checkout."
     )
+    return {"finding": finding, "table": Table(columns, rows)}

@@ -1,12 +1,14 @@
 """Files appear as a whole, and one process at a time holds a lock."""
 
+import json
+import math
 import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
 
-from serving.files import lock_file, write_atomically
+from serving.files import lock_file, write_atomically, write_json
 
 FORK = multiprocessing.get_context("fork")
 
@@ -35,6 +37,13 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_json_has_null_for_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "rows.json"
+    write_json(path, [{"metric": "ndcg", "values": (0.5, math.nan, -math.inf)}])
+    assert json.loads(path.read_text()) == [{"metric": "ndcg", "values": [0.5, None, None]}]
+    assert os.listdir(path.parent) == ["rows.json"]
 
 
 @pytest.mark.parametrize("name", ["lock", "."])

@@ -1,53 +1,78 @@
-"""Why offline and online disagree, as one self-contained page."""
+"""The page of a reconciliation: its values for reporting's template."""
 
-from html import escape
-
-from operations.monitoring.page import rows_table
 from operations.monitoring.reconcile.cause import MIN_EFFECT_SIZE, MIN_Z_SCORE
-from operations.monitoring.reconcile.verdict import Diagnosis, cause_rows
+from operations.monitoring.reconcile.verdict import Diagnosis
 from reporting.charts import Interval, dot_plot, linear_axis
-from reporting.markup import document, figure, paragraph, section
+from reporting.elements import Column, Figure, Table
+from reporting.formatting import format_count, format_percent
+from reporting.render import render
+
+MAX_Z_SCORE = 99  # larger ones are cut
 
 
-def reconcile_page(verdict: Diagnosis) -> str:
-    """The whole page."""
-    title = "Offline and online"
-    first = verdict.causes[0]
-    about = f"{verdict.requests} logged requests were replayed, {verdict.match_rate:.0%} of them as they were logged. "
-    about += "".join(
-        f"{name.capitalize()}: {seen:.2%} of the items shown, {said:.2%} predicted ({count:,} items). "
-        for name, (seen, said, count) in verdict.observed_rates.items()
+def reconcile_page(diagnosis: Diagnosis) -> str:
+    """Return the page of a diagnosis."""
+    return render(
+        "reconcile.html",
+        title="Offline against online",
+        verdict=diagnosis.summary(),
+        status="bad" if diagnosis.causes[0].is_significant else "good",
+        requests=diagnosis.requests,
+        match_rate=diagnosis.match_rate,
+        rates=_rates_table(diagnosis),
+        effects=_effects_figure(diagnosis),
+        causes=_causes_table(diagnosis),
     )
-    means = {
-        "size": "natural logarithm: of the odds between log and replay, of the rate that is missing, or "
-        "of the mean prediction at another mix",
-        "z": f"standard errors; a cause is named from {MIN_Z_SCORE:g} on, with a size of {MIN_EFFECT_SIZE:g} or more",
-    }
+
+
+def _rates_table(diagnosis: Diagnosis) -> Table:
+    rows = [
+        {"outcome": name, "observed": observed, "predicted": predicted, "items": items}
+        for name, (observed, predicted, items) in diagnosis.observed_rates.items()
+    ]
+    columns = [
+        Column("outcome", lambda row: row["outcome"], numeric=False),
+        Column("observed", lambda row: format_percent(row["observed"], 2), "share of the items shown"),
+        Column("predicted", lambda row: format_percent(row["predicted"], 2)),
+        Column("items", lambda row: format_count(row["items"])),
+    ]
+    return Table(columns, rows)
+
+
+def _effects_figure(diagnosis: Diagnosis) -> Figure:
     dots = [
         (
-            one.name,
+            cause.name,
             [
                 Interval(
-                    one.effect_size,
+                    cause.effect_size,
                     0.0,
-                    one.effect_size,
-                    "ours" if one.is_significant else "other",
-                    one.evidence,
+                    cause.effect_size,
+                    "blue" if cause.is_significant else "grey",
+                    cause.evidence,
                 )
             ],
         )
-        for one in verdict.causes
+        for cause in diagnosis.causes
     ]
-    axis = linear_axis(
-        "size", [0.0, *(one.effect_size for one in verdict.causes), MIN_EFFECT_SIZE], from_zero=True
-    )
-    body = (
-        f'<p class="{"alarm" if first.is_significant else "finding"}">{escape(verdict.summary())}</p>'
-        + paragraph(about, "soft")
-        + section(
-            "causes", "What explains how much?", "",
-            figure(dot_plot([("", dots)], axis, MIN_EFFECT_SIZE, "size of each cause"), "Grey: too little."),
-            rows_table(cause_rows(verdict), ("size", "z"), means),
-        )
-    )  # fmt: skip
-    return document(title, body)
+    sizes = [0.0, *(cause.effect_size for cause in diagnosis.causes), MIN_EFFECT_SIZE]
+    axis = linear_axis("effect size", sizes, from_zero=True)
+    chart = dot_plot([("", dots)], axis, MIN_EFFECT_SIZE, "Effect size of each cause")
+    legend = [("blue", "significant"), ("grey", "not significant")]
+    return Figure(chart, f"The dashed line is the minimum effect size, {MIN_EFFECT_SIZE:g}.", legend)
+
+
+def _causes_table(diagnosis: Diagnosis) -> Table:
+    columns = [
+        Column("cause", lambda row: row["cause"].name, numeric=False),
+        Column("effect size", lambda row: f"{row['cause'].effect_size:.3f}",
+               "natural logarithm of a ratio: of the odds in log and replay, of the rates with and without "
+               "the missing events, or of the mean predictions at two mixes"),
+        Column("z", lambda row: f"{min(row['cause'].z, MAX_Z_SCORE):.1f}",
+               f"standard errors; a cause is significant from {MIN_Z_SCORE:g} and an effect size of "
+               f"{MIN_EFFECT_SIZE:g}"),
+        Column("significant", lambda row: "yes" if row["cause"].is_significant else "", numeric=False),
+        Column("evidence", lambda row: row["cause"].evidence, numeric=False, wide=True),
+    ]  # fmt: skip
+    rows = [{"cause": cause} for cause in diagnosis.causes]
+    return Table(columns, rows, lambda row: "highlight" if row["cause"].is_significant else "")

@@ -1,0 +1,79 @@
+"""Numbers and times as people read them: thousands separators, two digits of money, no powers of ten."""
+
+import math
+from datetime import UTC, datetime
+from decimal import Decimal
+
+MISSING = "–"
+SECONDS_PER_UNIT = (("years", 365.25 * 86_400), ("days", 86_400.0), ("h", 3_600.0), ("min", 60.0), ("s", 1.0))
+MAX_YEARS_WITH_DAYS = 2  # from here on a duration is in whole years
+
+
+def format_number(value: float, digits: int = 6, sign: bool = False) -> str:
+    """`12,345.6`: at most `digits` significant digits, never a power of ten; `–` for NaN."""
+    if not math.isfinite(value):
+        return MISSING
+    rounded = Decimal(f"{value:.{digits}g}")
+    plain = f"{rounded:+,f}" if sign else f"{rounded:,f}"
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
+
+
+def format_count(value: float) -> str:
+    """`1,234`."""
+    return MISSING if math.isnan(value) else f"{value:,.0f}"
+
+
+def format_money(value: float) -> str:
+    """`1,234.50`: two digits after the point, in the shop's currency."""
+    return MISSING if math.isnan(value) else f"{value:,.2f}"
+
+
+def format_percent(value: float, digits: int = 1) -> str:
+    """`12.3%` of a share."""
+    return MISSING if math.isnan(value) else f"{value:.{digits}%}"
+
+
+def format_p_value(value: float) -> str:
+    """`0.012`, or `< 0.001`."""
+    if math.isnan(value):
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def format_date(timestamp: float) -> str:
+    """`3 December 2017` of Unix seconds, in UTC."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%-d %B %Y")
+
+
+def format_time(timestamp: float) -> str:
+    """`3 December 2017, 14:50 UTC` of Unix seconds."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%-d %B %Y, %H:%M UTC")
+
+
+def format_duration(seconds: float) -> str:
+    """`8 years`, `71 days`, `3 h 20 min`, `36 s` or `5 ms`: at most two units, the smaller one if it counts.
+
+    A negative duration starts with a minus sign.
+    """
+    if not math.isfinite(seconds):
+        return MISSING
+    if seconds < 0:
+        return "−" + format_duration(-seconds)
+    if seconds < 1:
+        return "0 s" if seconds == 0 else f"{max(1, round(1000 * seconds))} ms"
+    if seconds >= MAX_YEARS_WITH_DAYS * SECONDS_PER_UNIT[0][1]:
+        return f"{seconds / SECONDS_PER_UNIT[0][1]:,.0f} years"
+    units = SECONDS_PER_UNIT[1:]
+    larger = next(k for k, (_, length) in enumerate(units) if seconds >= length)
+    name, length = units[larger]
+    if larger + 1 == len(units) or seconds >= 10 * length:
+        return _count_units(round(seconds / length), name)
+    smaller_name, smaller_length = units[larger + 1]
+    whole = round(seconds / smaller_length)
+    count, remainder = divmod(whole, round(length / smaller_length))
+    text = _count_units(count, name)
+    return f"{text} {_count_units(remainder, smaller_name)}" if remainder else text
+
+
+def _count_units(count: int, unit: str) -> str:
+    return f"{count:,} {unit.removesuffix('s') if count == 1 and len(unit) > 1 else unit}"

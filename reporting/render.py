@@ -1,0 +1,42 @@
+"""HTML pages from the templates; a page is one file that loads nothing else."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from reporting import formatting
+
+ROOT = Path(__file__).parent
+FILTERS = {
+    "number": formatting.format_number,
+    "thousands": formatting.format_count,
+    "money": formatting.format_money,
+    "percent": formatting.format_percent,
+    "date": formatting.format_date,
+    "time": formatting.format_time,
+}
+
+
+def render(template: str, **context: Any) -> str:
+    """Return the page of a template in templates/.
+
+    Every value is escaped, unless it is Markup. A name that the context lacks raises UndefinedError.
+    """
+    return _environment().get_template(template).render(context)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(ROOT / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["style"] = Markup((ROOT / "style.css").read_text(encoding="utf-8"))
+    environment.filters.update(FILTERS)
+    return environment
