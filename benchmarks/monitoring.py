@@ -42,33 +42,34 @@ class Shift(NamedTuple):
 
 
 SHIFTS = {
-    "prices 10 % up": Shift("price over usual price", DayConfig(price_factor=1.1)),
+    "prices 10 % up": Shift("price ratio to catalog", DayConfig(price_factor=1.1)),
     "baskets of a line more": Shift("basket size", DayConfig(extra_lines=3.0)),
     "another mix of categories": Shift("category of basket", DayConfig(single_category_share=0.12)),
     "desktop users move to phones": Shift("device", DayConfig(phone_share=0.4)),
     "three times as many new users": Shift("new users", DayConfig(new_user_share=0.18)),
     "4 % of the items unknown": Shift("unknown items in baskets", DayConfig(unknown_item_share=0.04)),
-    "3 % of the words unknown": Shift("unknown context words", DayConfig(unknown_value_share=0.03)),
+    "3 % of the words unknown": Shift("unknown context values", DayConfig(unknown_value_share=0.03)),
     "scores shifted": Shift("p(click)", DayConfig(click_logit_shift=0.5)),
     "calibration off by 20 %": Shift(
-        "clicks over predicted", DayConfig(prediction_factor=1.25), outcome_delay_days=1
+        "click calibration ratio", DayConfig(prediction_factor=1.25), outcome_delay_days=1
     ),
     "click rate 20 % down": Shift(
-        "click rate, clicks over predicted", DayConfig(click_factor=0.8), outcome_delay_days=1
+        "click rate, click calibration ratio", DayConfig(click_factor=0.8), outcome_delay_days=1
     ),
     "fallbacks up to 3 %": Shift("fallback tiers", DayConfig(fallback_share=0.03)),
     "slates of one category": Shift("categories in a slate", DayConfig(single_category_slate_share=0.3)),
-    "store two days behind": Shift("buyers missing in the store", store_lag_days=2),
+    "store two days behind": Shift("buyers missing from the store", store_lag_days=2),
     "index searches one list": Shift("index recall", nprobe=1),
 }
 
 
 def main(quiet: int) -> None:
     from reporting import tables  # after console.set_up: they load torch
+    from serving.files import write_json
 
     root = build_bundle()
     rows = [measure_false_alarms(root, quiet), *measure_detection(root)]
-    tables.write_json(rows, REPORT)
+    write_json(REPORT, rows)
     print(tables.text_table([{name: str(value) for name, value in row.items()} for row in rows]))
     print(f"written: {REPORT}")
 
@@ -107,7 +108,8 @@ def measure_false_alarms(
     seen, orders, windows = read_log_and_orders(recommender, folder, first + days)
     raised, by = 0, Counter[str]()
     for day in tqdm(range(first + WARM_UP_DAYS, first + days), desc="quiet days"):
-        report = daily.daily_report(seen, orders, recommender, windows, day, REFERENCE_DAYS)
+        config = daily.DailyReportConfig(REFERENCE_DAYS)
+        report = daily.daily_report(seen, orders, recommender, windows, day, config=config)
         raised += bool(report.alarms)
         by.update({one.name for one in report.alarms})
     return {
@@ -160,9 +162,8 @@ def detect_shift(
         pq.write_table(known.filter(pa.compute.field("ts") < until), folder / "known" / "orders.parquet")
         store = open_store(folder / "store.db")
         loading.bulk_load(store, folder / "known", lambda done, of: None)
-    report = daily.daily_report(
-        seen, orders, recommender, windows, day, REFERENCE_DAYS, store, max_bundle_age=1e9
-    )
+    config = daily.DailyReportConfig(REFERENCE_DAYS, max_bundle_age_days=1e9)
+    report = daily.daily_report(seen, orders, recommender, windows, day, store, config)
     names = dict.fromkeys(one.name for one in report.alarms)
     names |= dict.fromkeys(one.name for one in report.threshold_checks if one.alarm)
     hits = [name for name in names if name in shift.expected_alarms.split(", ")]

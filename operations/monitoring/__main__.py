@@ -1,129 +1,133 @@
-"""`python -m operations.monitoring`: a day against the weeks before it, and why offline and online
-disagree."""
+"""`python -m operations.monitoring`: the daily report, and why offline and online disagree."""
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from data.errors import DataError
-from data.examples.splits import DAY
-from operations.monitoring import (
-    daily,
-    formatting,
-    live_calibration,
-    logged_slates,
-    past_checkouts,
-    prometheus_file,
+from operations.monitoring import formatting, logged_slates, prometheus_file
+from operations.monitoring.daily import (
+    DEFAULT_CONFIG,
+    DailyReport,
+    DailyReportConfig,
+    daily_report,
+    first_required_day,
+    maturity_days,
 )
+from operations.monitoring.drift import MIN_REFERENCE_DAYS
+from operations.monitoring.live_calibration import CalibrationRatio, calibration_ratio
 from operations.monitoring.logged_slates import print_step
 from operations.monitoring.page import daily_page
-from operations.monitoring.reconcile.command import add_reconcile
-from reporting.tables import text_table, write_atomically
+from operations.monitoring.past_checkouts import read_order_history
+from operations.monitoring.reconcile.command import reconcile
+from reporting.tables import text_table
 from serving import BundleError, Recommender, open_store
-
-EPILOG = """\
-example:
-  python -m operations.monitoring daily --bundle bundle --events shop/events --orders shop/orders.parquet \\
-      --out reports/day.html --metrics /var/lib/node_exporter/sextet.prom
-exit codes: 0 no alarm, 1 an alarm (it is named), 2 the day cannot be judged, or wrong arguments"""
+from serving.checkout import SECONDS_PER_DAY
+from serving.command_line import option, run
+from serving.files import write_text
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, look, print and write. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m operations.monitoring", description="Watch a live bundle."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    _add_daily(commands)
-    add_reconcile(commands)
-    options = parser.parse_args(arguments)
+def _parse_day(text: str) -> int:
+    """Days since 1970 of YYYY-MM-DD."""
     try:
-        return int(options.run(parser, options))
-    except (BundleError, DataError, OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) // SECONDS_PER_DAY
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected YYYY-MM-DD") from None
 
 
-def _add_daily(commands: Any) -> None:
-    command: argparse.ArgumentParser = commands.add_parser(
-        "daily",
-        help="compare a day with the weeks before it",
-        description="Compare a day with the weeks before it: inputs, scores, slates, outcomes, freshness.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True, kw_only=True)
+class DailyOptions:
+    """Test a day against the weeks before it: inputs, scores, slates, outcomes, freshness.
+
+    example:
+      python -m operations.monitoring daily --events shop/events --orders shop/orders.parquet \\
+          --out reports/day.html --metrics /var/lib/node_exporter/sextet.prom
+    exit codes: 0 no alarm, 1 an alarm (it is named), 2 the day cannot be tested, or wrong arguments
+    """
+
+    bundle: Path = option(Path("bundle"), "bundle root or version folder")
+    events: Path = option(..., "folder of the impression log", metavar="DIR")
+    orders: Path | None = option(
+        None, "orders.parquet or .csv; without it inputs are not tested", metavar="FILE"
     )
-    add = command.add_argument
-    add("--bundle", type=Path, default=Path("bundle"), help="bundle root or version folder (default: bundle)")
-    add("--events", type=Path, required=True, metavar="DIR", help="folder of the impression log")
-    add("--orders", type=Path, metavar="FILE", help="orders.parquet or .csv; without it no input is watched")
-    add("--store", metavar="URI", help="event store whose freshness counts: a path, redis:// or valkey://")
-    add("--day", help="YYYY-MM-DD, UTC (default: yesterday)")
-    add("--reference", type=int, default=28, metavar="N", help="days before it to compare with (default: 28)")
-    add("--out", type=Path, metavar="HTML", help="page to write")
-    add("--metrics", type=Path, metavar="PROM", help="file for node_exporter's textfile collector")
-    add("--bundle-age", type=float, default=daily.MAX_BUNDLE_AGE_DAYS, metavar="DAYS",
-        help=f"of the bundle's data, before it is an alarm (default: {daily.MAX_BUNDLE_AGE_DAYS:g})")  # fmt: skip
-    add("--event-age", type=float, default=daily.MAX_EVENT_AGE_HOURS, metavar="HOURS",
-        help=f"of the newest slate or click (default: {daily.MAX_EVENT_AGE_HOURS:g})")  # fmt: skip
-    command.set_defaults(run=_daily)
+    store: str | None = option(
+        None, "event store whose freshness is checked: a path, redis:// or valkey://", metavar="URI"
+    )
+    day: int | None = option(None, "YYYY-MM-DD, UTC; without it yesterday", parse=_parse_day, metavar="DAY")
+    reference: int = option(DEFAULT_CONFIG.reference_days, "days before it to compare with", metavar="N")
+    out: Path | None = option(None, "page to write", metavar="HTML")
+    metrics: Path | None = option(None, "file for node_exporter's textfile collector", metavar="PROM")
+    max_bundle_age_days: float = option(
+        DEFAULT_CONFIG.max_bundle_age_days, "age of the bundle's data that raises an alarm", metavar="DAYS"
+    )
+    max_event_age_hours: float = option(
+        DEFAULT_CONFIG.max_event_age_hours,
+        "age of the newest slate or click that raises an alarm",
+        metavar="HOURS",
+    )
+
+    def __post_init__(self) -> None:
+        if self.reference < 7 * MIN_REFERENCE_DAYS:
+            raise ValueError(f"--reference must be {7 * MIN_REFERENCE_DAYS} days or more")
 
 
-def _daily(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    try:
-        day = parse_day(options.day) if options.day else int(time.time()) // DAY - 1
-        if options.reference < 7 * daily.drift.MIN_REFERENCE_DAYS:
-            raise ValueError(f"--reference must be {7 * daily.drift.MIN_REFERENCE_DAYS} days or more")
-    except ValueError as error:
-        parser.error(str(error))  # exits with 2
+def daily(options: DailyOptions) -> int:
+    """Test a day; print the report, write its page and its Prometheus file."""
+    day = int(time.time()) // SECONDS_PER_DAY - 1 if options.day is None else options.day
+    end = (day + 1) * SECONDS_PER_DAY
     print_step("loading the bundle")
     recommender = Recommender.load(options.bundle)
     store = None if options.store is None else open_store(options.store, create=False)
     windows = logged_slates.attribution_windows(recommender.bundle.manifest)
-    first = daily.first_required_day(windows, day, options.reference)
+    start = first_required_day(windows, day, options.reference) * SECONDS_PER_DAY
     print_step("reading orders and log")
     with logged_slates.open_duckdb() as con:
-        table = (
-            None
-            if options.orders is None
-            else logged_slates.read_orders(con, options.orders, (day + 1) * DAY)
-        )
-        shop = None if table is None else past_checkouts.read_order_history(con, table)
-        seen = logged_slates.read_attributed_log(
-            con, options.events, table, windows, first * DAY, (day + 1) * DAY
-        )
+        order_lines = orders = None
+        if options.orders is not None:
+            order_lines = logged_slates.read_orders(con, options.orders, end)
+            orders = read_order_history(con, order_lines)
+        log = logged_slates.read_attributed_log(con, options.events, order_lines, windows, start, end)
     print_step("comparing days")
-    report = daily.daily_report(
-        seen, shop, recommender, windows, day, options.reference, store, options.bundle_age, options.event_age
-    )
-    heads = [
-        found
-        for head, after in (("click", windows.click), ("purchase", windows.purchase))
-        if (found := live_calibration.calibration_ratio(seen, head, day - daily.maturity_days(after)))
-    ]
-    print(text_table(formatting.statistic_rows(report)))
-    print(text_table([formatting.check_row(one) for one in report.threshold_checks]))
-    for line in report.untested:
-        print(f"not judged: {line}")
-    for one in heads:
-        print(f"{one.head}: observed over predicted {one.ratio:.3f} ({one.low:.3f} to {one.high:.3f})")
-    if options.out:
-        write_atomically(options.out, daily_page(report, heads))
-    if options.metrics:
-        prometheus_file.write_metrics(report, heads, options.metrics)
-    print(f"{formatting.format_date(day)}: {formatting.report_summary(report)}")
+    config = DailyReportConfig(options.reference, options.max_bundle_age_days, options.max_event_age_hours)
+    report = daily_report(log, orders, recommender, windows, day, store, config)
+    heads = zip(("click", "purchase"), windows, strict=True)
+    calibrations = [calibration_ratio(log, head, day - maturity_days(window)) for head, window in heads]
+    _publish(options, report, [calibration for calibration in calibrations if calibration])
     return report.exit_code
 
 
-def parse_day(text: str) -> int:
-    """Days since 1970 of YYYY-MM-DD. Raises ValueError for anything else."""
+def _publish(options: DailyOptions, report: DailyReport, calibrations: list[CalibrationRatio]) -> None:
+    print(text_table(formatting.statistic_rows(report)))
+    print(text_table([formatting.check_row(check) for check in report.threshold_checks]))
+    for line in report.untested:
+        print(f"not tested: {line}")
+    for calibration in calibrations:
+        interval = f"({calibration.low:.3f} to {calibration.high:.3f})"
+        print(f"{calibration.head}: observed over predicted {calibration.ratio:.3f} {interval}")
+    if options.out:
+        write_text(options.out, daily_page(report, calibrations))
+    if options.metrics:
+        prometheus_file.write_metrics(report, calibrations, options.metrics)
+    print(f"{formatting.format_date(report.day)}: {formatting.report_summary(report)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name. Returns the exit code."""
     try:
-        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) // DAY
-    except ValueError as error:
-        raise ValueError(f"--day is {text!r}: expected YYYY-MM-DD") from error
+        return run(
+            "python -m operations.monitoring",
+            daily,
+            reconcile,
+            description="Monitor a live bundle.",
+            arguments=arguments,
+        )
+    except (BundleError, DataError, OSError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -1,39 +1,51 @@
-"""A day against the weeks before it: `python -m operations.monitoring daily`.
+"""The daily report: drift against a reference window, and limits.
 
-Drift is judged by operations/monitoring/drift.py. Beside it stand limits: ages, the recall of the index, and
-the share of buyers whose checkout the store does not know.
+operations/monitoring/drift.py tests the metrics of daily_metrics.py. Fixed limits hold for ages, index
+recall, and the share of buyers whose checkout is missing from the store.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from data.examples.splits import DAY
-from operations.monitoring import daily_metrics as watched
-from operations.monitoring import drift
+from operations.monitoring import daily_metrics, drift
+from operations.monitoring.daily_metrics import Metric
 from operations.monitoring.logged_slates import AttributedLog, AttributionWindows
 from operations.monitoring.past_checkouts import OrderHistory
 from operations.monitoring.replay import index_recall
 from serving import Recommender
+from serving.checkout import SECONDS_PER_DAY
 from serving.storage.bundle import Bundle
 from serving.stores.base import Store
 
-MAX_BUNDLE_AGE_DAYS = 14.0  # days since the end of the data that a bundle knows
-MAX_EVENT_AGE_HOURS = 24.0  # hours since the newest slate or click, at the end of the day
-MAX_MISSING_BUYER_SHARE = 0.05  # of the day's buyers may be missing in the store
-MAX_RECALL_LOSS = 0.02  # of its recall when exported that the index may lose
-SAMPLE_SIZE = 200  # requests and users that are looked at
+MAX_MISSING_BUYER_SHARE = 0.05  # of the day's buyers may be missing from the store
+MAX_RECALL_LOSS = 0.02  # of the exported index recall
+SAMPLE_SIZE = 200  # checkouts that are replayed
+NEXT_ORDER_MATURITY_DAYS = 28  # for a horizon until the next order
+
+
+@dataclass(frozen=True)
+class DailyReportConfig:
+    """The reference window and the age limits."""
+
+    reference_days: int = 28
+    max_bundle_age_days: float = 14.0  # since the end of the bundle's data
+    max_event_age_hours: float = 24.0  # since the newest slate or click, at the end of the day
+
+
+DEFAULT_CONFIG = DailyReportConfig()
 
 
 class ThresholdCheck(NamedTuple):
-    """A figure with a fixed limit."""
+    """A value with a fixed limit."""
 
     name: str
     value: float
     threshold: float
-    is_upper_bound: bool  # whether the alarm is above the limit, or below
+    is_upper_bound: bool  # the alarm is above the threshold; else below
     unit: str = ""
 
     @property
@@ -42,14 +54,14 @@ class ThresholdCheck(NamedTuple):
 
 
 class MetricSet(NamedTuple):
-    """Figures that are judged together, as of one day."""
+    """Metrics that are tested on the same day."""
 
-    day: int  # days since 1970; outcomes are of the last day that is ripe
-    metrics: list[drift.Distribution | drift.Scalar]
+    day: int  # days since 1970; for outcomes the last day with complete outcomes
+    metrics: list[Metric]
 
 
 class DailyReport(NamedTuple):
-    """All that is said of a day."""
+    """The results of a day."""
 
     day: int
     reference_days: int
@@ -59,12 +71,12 @@ class DailyReport(NamedTuple):
     threshold_checks: list[ThresholdCheck]
     untested: list[str]  # a line each, with the reason
     slates: int
-    bundle_versions: tuple[str, ...]  # of the bundles that answered on the day
+    bundle_versions: tuple[str, ...]  # that answered on the day
 
     @property
     def exit_code(self) -> int:
-        """The exit code: 1 for any alarm, 2 where nothing could be judged, else 0."""
-        if self.alarms or any(limit.alarm for limit in self.threshold_checks):
+        """1 for any alarm, 2 if nothing could be tested, else 0."""
+        if self.alarms or any(check.alarm for check in self.threshold_checks):
             return 1
         return 0 if self.statistics else 2
 
@@ -75,52 +87,48 @@ def daily_report(
     recommender: Recommender,
     windows: AttributionWindows,
     day: int,
-    reference_days: int = 28,
     store: Store | None = None,
-    max_bundle_age: float = MAX_BUNDLE_AGE_DAYS,
-    max_event_age: float = MAX_EVENT_AGE_HOURS,
+    config: DailyReportConfig = DEFAULT_CONFIG,
 ) -> DailyReport:
-    """The report on a day. `log` and `orders` hold nothing of later days, but what came of earlier ones."""
-    bundle, end = recommender.bundle, (day + 1) * DAY
-    parts = _metric_sets(log, orders, bundle, windows, day, reference_days)
-    found: list[drift.DriftStatistic] = []
-    unjudged = []
-    for part in parts:
-        said, without = drift.drift_statistics(
-            part.metrics, np.arange(part.day - reference_days, part.day + 1) % 7
-        )
-        found += said
-        unjudged += [
-            f"{name}: fewer than {drift.MIN_REFERENCE_DAYS} earlier days of its weekday" for name in without
+    """Return the report on a day. `log` and `orders` end with the day."""
+    metric_sets = _metric_sets(log, orders, recommender.bundle, windows, day, config.reference_days)
+    statistics: list[drift.DriftStatistic] = []
+    untested = []
+    for part in metric_sets:
+        weekday = np.arange(part.day - config.reference_days, part.day + 1) % 7
+        part_statistics, part_untested = drift.drift_statistics(part.metrics, weekday)
+        statistics += part_statistics
+        untested += [
+            f"{name}: fewer than {drift.MIN_REFERENCE_DAYS} earlier days of its weekday"
+            for name in part_untested
         ]
     if orders is None:
-        unjudged.append("inputs, index recall: no --orders")
-    limits = [
-        ThresholdCheck("age of the bundle's data", (end - bundle.manifest["data"]["window"]["end"]) / DAY, max_bundle_age,
-            True, " days"),
-    ]  # fmt: skip
-    for kind, name in (("impression", "age of the newest slate"), ("click", "age of the newest click")):
-        if kind in log.newest_ts:
-            limits.append(ThresholdCheck(name, (end - log.newest_ts[kind]) / 3600, max_event_age, True, " h"))
+        untested.append("inputs, index recall: no --orders")
+    checks = _age_checks(log, recommender.bundle, day, config)
     if orders is not None:
-        limits += _replay_checks(orders, recommender, store, day)
-    today = log.slates.ts // DAY == day
+        checks += _replay_checks(orders, recommender, store, day)
+    on_day = log.slates.ts // SECONDS_PER_DAY == day
     return DailyReport(
-        day,
-        reference_days,
-        parts,
-        found,
-        drift.alarms(found),
-        limits,
-        unjudged,
-        int(today.sum()),
-        tuple(np.unique(log.slates.bundle_version[today].astype(str)).tolist()),
+        day=day,
+        reference_days=config.reference_days,
+        metric_sets=metric_sets,
+        statistics=statistics,
+        alarms=drift.alarms(statistics),
+        threshold_checks=checks,
+        untested=untested,
+        slates=int(on_day.sum()),
+        bundle_versions=tuple(np.unique(log.slates.bundle_version[on_day].astype(str)).tolist()),
     )
 
 
-def first_required_day(windows: AttributionWindows, day: int, reference: int) -> int:
-    """The first day that a report reads: outcomes need the longest."""
-    return day - reference - max(maturity_days(windows.click), maturity_days(windows.purchase))
+def first_required_day(windows: AttributionWindows, day: int, reference_days: int) -> int:
+    """The first day that a report reads; outcomes reach back the furthest."""
+    return day - reference_days - max(maturity_days(windows.click), maturity_days(windows.purchase))
+
+
+def maturity_days(window: int | None) -> int:
+    """Days until the outcomes of a day's slates are complete; None is a horizon until the next order."""
+    return NEXT_ORDER_MATURITY_DAYS if window is None else math.ceil(window / SECONDS_PER_DAY)
 
 
 def _metric_sets(
@@ -129,54 +137,62 @@ def _metric_sets(
     bundle: Bundle,
     windows: AttributionWindows,
     day: int,
-    reference: int,
+    reference_days: int,
 ) -> list[MetricSet]:
-    def part(last: int, make: Callable[[range], list[drift.Distribution | drift.Scalar]]) -> MetricSet:
-        return MetricSet(last, make(range(last - reference, last + 1)))
+    def metric_set(last_day: int, compute: Callable[[range], list[Metric]]) -> MetricSet:
+        return MetricSet(last_day, compute(range(last_day - reference_days, last_day + 1)))
 
-    parts = [] if orders is None else [part(day, lambda days: watched.input_metrics(orders, bundle, days))]
-    parts.append(
-        part(day, lambda days: watched.score_metrics(log, days) + watched.slate_metrics(log, bundle, days))
-    )
-    parts.append(part(day - maturity_days(windows.click), lambda days: watched.click_metrics(log, days)))
-    parts.append(
-        part(day - maturity_days(windows.purchase), lambda days: watched.purchase_metrics(log, days))
-    )
-    return parts
+    sets = []
+    if orders is not None:
+        sets.append(metric_set(day, lambda days: daily_metrics.input_metrics(orders, bundle, days)))
+
+    def log_metrics(days: range) -> list[Metric]:
+        return daily_metrics.score_metrics(log, days) + daily_metrics.slate_metrics(log, bundle, days)
+
+    click_day, purchase_day = (day - maturity_days(window) for window in windows)
+    return [
+        *sets,
+        metric_set(day, log_metrics),
+        metric_set(click_day, lambda days: daily_metrics.click_metrics(log, days)),
+        metric_set(purchase_day, lambda days: daily_metrics.purchase_metrics(log, days)),
+    ]
 
 
-def maturity_days(window: int | None) -> int:
-    """Days until all slates of a day have their outcomes; a horizon until the next order is taken as 28."""
-    return 28 if window is None else math.ceil(window / DAY)
+def _age_checks(
+    log: AttributedLog, bundle: Bundle, day: int, config: DailyReportConfig
+) -> list[ThresholdCheck]:
+    """Ages at the end of the day."""
+    end = (day + 1) * SECONDS_PER_DAY
+    bundle_age = (end - bundle.manifest["data"]["window"]["end"]) / SECONDS_PER_DAY
+    checks = [
+        ThresholdCheck("age of the bundle's data", bundle_age, config.max_bundle_age_days, True, " days")
+    ]
+    for kind, name in (("impression", "age of the newest slate"), ("click", "age of the newest click")):
+        if kind in log.newest_ts:
+            age = (end - log.newest_ts[kind]) / 3600
+            checks.append(ThresholdCheck(name, age, config.max_event_age_hours, True, " h"))
+    return checks
 
 
 def _replay_checks(
     orders: OrderHistory, recommender: Recommender, store: Store | None, day: int
 ) -> list[ThresholdCheck]:
-    """Limits that take the day's own requests: a sample of them, the same for the same day."""
-    today = np.flatnonzero(orders.ts // DAY == day)
-    if not len(today):
+    """Checks on a sample of the day's checkouts, the same for the same day."""
+    rows = np.flatnonzero(orders.ts // SECONDS_PER_DAY == day)
+    if not len(rows):
         return []
-    some = np.random.default_rng(day).permutation(today)[:SAMPLE_SIZE].tolist()
-    requests, missing = [], []
-    for row in some:
+    requests, is_missing = [], []
+    for row in np.random.default_rng(day).permutation(rows)[:SAMPLE_SIZE].tolist():
         user, ts = orders.user_id[row], int(orders.ts[row])
-        facts = orders.history_before(user, ts) if store is None else store.get(user)
-        requests.append((orders.checkout(row), facts))
-        missing.append(not len(facts.ts) or int(facts.ts[-1]) < ts)
-    exported = float(recommender.bundle.manifest["index"]["recall"])
-    found = [
-        ThresholdCheck(
-            "index recall",
-            float(index_recall(recommender, requests).mean()),
-            exported - MAX_RECALL_LOSS,
-            False,
-        )
-    ]
+        history = orders.history_before(user, ts) if store is None else store.get(user)
+        requests.append((orders.checkout(row), history))
+        is_missing.append(not len(history.ts) or int(history.ts[-1]) < ts)
+    exported_recall = float(recommender.bundle.manifest["index"]["recall"])
+    recall = float(index_recall(recommender, requests).mean())
+    checks = [ThresholdCheck("index recall", recall, exported_recall - MAX_RECALL_LOSS, False)]
     if store is not None:
-        found.append(
-            ThresholdCheck(
-                "buyers missing in the store", float(np.mean(missing)), MAX_MISSING_BUYER_SHARE, True
-            )
+        missing_share = float(np.mean(is_missing))
+        checks.append(
+            ThresholdCheck("buyers missing from the store", missing_share, MAX_MISSING_BUYER_SHARE, True)
         )
-    return found
+    return checks

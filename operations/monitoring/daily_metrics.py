@@ -1,8 +1,8 @@
-"""What is watched, by day: inputs, scores, slates and outcomes (operations/monitoring/drift.py judges them).
+"""Daily metrics of inputs, scores, slates and outcomes, for the tests of operations/monitoring/drift.py.
 
-`days` are numbers of days since 1970 (UTC), of which the last is the one that is judged. Shares are watched
-as 2 asin √((x + 3/8) / (n + 3/4)), whose variance is 1 / (n + 1/2) also where x is small (Anscombe,
-Biometrika 35, 1948), and ratios as logarithms.
+`days` are numbers of days since 1970 (UTC); the last one is tested. Shares are stabilized as
+2 asin √((x + 3/8) / (n + 3/4)), whose variance is 1 / (n + 1/2) even for small x (Anscombe, Biometrika 35,
+1948), and ratios as logarithms.
 """
 
 from collections.abc import Callable
@@ -10,120 +10,134 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from data.examples.splits import DAY
 from operations.monitoring.drift import Distribution, Scalar
 from operations.monitoring.logged_slates import AttributedLog
 from operations.monitoring.past_checkouts import OrderHistory
+from serving.checkout import SECONDS_PER_DAY
 from serving.pipeline.encode import FeatureEncoder
 from serving.storage.bundle import Bundle
 
-RECENT_ORDERS_SECONDS = 28 * DAY  # seconds; what a user ever bought grows with the age of the log
-MAX_GAP_DAYS = 90  # days since the last order, and what lies further back
-NUMERIC_BINS = 100  # bins of a number
-CATEGORY_BINS = 12  # bins of a word: the most frequent ones, and one for the rest
-PSEUDO_COUNT = 0.5  # added to counts of which the logarithm is taken
+RECENT_ORDERS_SECONDS = 28 * SECONDS_PER_DAY  # all orders would grow with the age of the log
+MAX_GAP_DAYS = 90  # longer times since the last order count as this
+NUMERIC_BINS = 100
+CATEGORY_BINS = 12  # the most frequent values, and one bin for the others
+PSEUDO_COUNT = 0.5  # added to counts before taking logarithms
+
+Metric = Distribution | Scalar
 
 
-def input_metrics(orders: OrderHistory, bundle: Bundle, days: range) -> list[Distribution | Scalar]:
-    """What checkouts bring: the basket, the history, the hour and the context."""
-    at = _day_index(orders.ts, days)
-    size = np.diff(orders.line_offsets)
-    line = np.repeat(at, size)
-    row = np.array(bundle.item_rows.lookup(orders.item_id.tolist()), np.int64)
-    before, gap, recent = _order_recency(orders)
+def input_metrics(orders: OrderHistory, bundle: Bundle, days: range) -> list[Metric]:
+    """Metrics of checkouts: basket, history, hour and context."""
     group = "inputs"
+    order_day = _day_index(orders.ts, days)
+    basket_size = np.diff(orders.line_offsets)
+    line_day = np.repeat(order_day, basket_size)
+    row = np.array(bundle.item_rows.lookup(orders.item_id.tolist()), np.int64)
+    n_before, gap_days, n_recent = _order_recency(orders)
     with np.errstate(divide="ignore", invalid="ignore"):
-        level = np.log(orders.price / bundle.price[row])  # a price of 0 stands for an unknown one
-    cost = np.add.reduceat(orders.quantity * orders.price, orders.line_offsets[:-1]) if len(size) else size
-    top = np.array([path.partition("/")[0] for path in bundle.category.to_pylist()], object)
-    found: list[Distribution | Scalar] = [
-        _numeric_distribution("basket size", group, size, at, days),
-        _numeric_distribution("basket value", group, cost, at, days),
-        _numeric_distribution("price over usual price", group, np.exp(level), line, days),
-        _numeric_distribution("orders in 28 days before", group, recent, at, days),
-        _numeric_distribution("days since last order", group, np.where(before > 0, gap, np.nan), at, days),
-        _categorical_distribution(
-            "hour of day", group, orders.ts // 3600 % 24, at, days, lambda hour: f"{hour:02d}"
+        log_price_ratio = np.log(orders.price / bundle.price[row])  # a price of 0 means unknown
+    line_spend = orders.quantity * orders.price
+    basket_value = np.add.reduceat(line_spend, orders.line_offsets[:-1]) if len(basket_size) else basket_size
+    top_category = np.array([path.partition("/")[0] for path in bundle.category.to_pylist()], object)
+    return [
+        _numeric_distribution("basket size", group, basket_size, order_day, days),
+        _numeric_distribution("basket value", group, basket_value, order_day, days),
+        _numeric_distribution("price ratio to catalog", group, np.exp(log_price_ratio), line_day, days),
+        _numeric_distribution("orders in 28 days before", group, n_recent, order_day, days),
+        _numeric_distribution(
+            "days since last order", group, np.where(n_before > 0, gap_days, np.nan), order_day, days
         ),
         _categorical_distribution(
-            "category of basket", group, top[row], line, days, lambda path: path or "unknown"
+            "hour of day", group, orders.ts // 3600 % 24, order_day, days, lambda hour: f"{hour:02d}"
         ),
-        _share("new users", group, before == 0, at, days),
-        _share("unknown items in baskets", group, row == 0, line, days),
-        _count_scalar("checkouts", group, at, days),
+        _categorical_distribution(
+            "category of basket", group, top_category[row], line_day, days, lambda path: path or "unknown"
+        ),
+        _share("new users", group, n_before == 0, order_day, days),
+        _share("unknown items in baskets", group, row == 0, line_day, days),
+        _count_scalar("checkouts", group, order_day, days),
+        *_context_metrics(orders, bundle, order_day, days),
     ]
-    features = bundle.manifest["features"]["context"]
+
+
+def _context_metrics(orders: OrderHistory, bundle: Bundle, order_day: NDArray, days: range) -> list[Metric]:
+    """The distribution of each context attribute, and the share of values unknown to the bundle."""
+    attributes = bundle.manifest["features"]["context"]
+    if not attributes:
+        return []
     encoder = FeatureEncoder(bundle.manifest["features"], bundle.item_rows, bundle.price)
-    given, unknown = np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
-    for attribute, (name, coder) in zip(features, encoder.context_coders, strict=True):
-        values = orders.context.get(name, np.full(len(at), None, object)).tolist()
+    metrics: list[Metric] = []
+    n_given, n_unknown = np.zeros(len(order_day), np.int64), np.zeros(len(order_day), np.int64)
+    for attribute, (name, coder) in zip(attributes, encoder.context_coders, strict=True):
+        values = orders.context.get(name, np.full(len(order_day), None, object)).tolist()
         code = np.array([coder(value) for value in values], np.int64)
-        there = np.array([value is not None for value in values], bool)
-        given, unknown = given + there, unknown + (there & (code == 0))
-        found.append(
+        is_given = np.array([value is not None for value in values], bool)
+        n_given, n_unknown = n_given + is_given, n_unknown + (is_given & (code == 0))
+        metrics.append(
             _categorical_distribution(
-                name, group, code, at, days, lambda code, of=attribute: _category_label(of, code)
+                name, "inputs", code, order_day, days,
+                lambda code, attribute=attribute: _category_label(attribute, code),
             )
-        )
-    if features:
-        found.append(_proportion_scalar("unknown context words", group, unknown, given, at, days))
-    return found
+        )  # fmt: skip
+    metrics.append(
+        _proportion_scalar("unknown context values", "inputs", n_unknown, n_given, order_day, days)
+    )
+    return metrics
 
 
-def score_metrics(log: AttributedLog, days: range) -> list[Distribution | Scalar]:
-    """What the models said of the items that were shown."""
-    at = _day_index(log.slates.ts, days)[log.impressions.slate_row]
-    named = {
+def score_metrics(log: AttributedLog, days: range) -> list[Metric]:
+    """Metrics of the predictions for impressions."""
+    day = _day_index(log.slates.ts, days)[log.impressions.slate_row]
+    predictions = {
         "p(click)": log.impressions.p_click,
         "p(purchase)": log.impressions.p_purchase,
         "expected value": log.impressions.expected_value,
     }
-    return [_numeric_distribution(name, "scores", values, at, days) for name, values in named.items()]
+    return [_numeric_distribution(name, "scores", values, day, days) for name, values in predictions.items()]
 
 
-def slate_metrics(log: AttributedLog, bundle: Bundle, days: range) -> list[Distribution | Scalar]:
-    """Which tier answered, and how varied what was shown is."""
-    at, group = _day_index(log.slates.ts, days), "slates"
+def slate_metrics(log: AttributedLog, bundle: Bundle, days: range) -> list[Metric]:
+    """Metrics of slates: tiers, and the variety of impressions."""
+    group = "slates"
+    slate_day = _day_index(log.slates.ts, days)
+    impression_day = slate_day[log.impressions.slate_row]
     row = np.array(bundle.item_rows.lookup(log.impressions.item_id.tolist()), np.int64)
-    leaf = bundle.leaf[row].astype(np.int64)
-    pairs = np.unique(log.impressions.slate_row * (int(bundle.leaf.max(initial=0)) + 1) + leaf)
-    kinds = np.bincount(pairs // (int(bundle.leaf.max(initial=0)) + 1), minlength=len(at))
-    shown_at = at[log.impressions.slate_row]
-    uneven = np.array([gini(row[shown_at == day], bundle.available) for day in range(len(days))])
+    n_leaves = int(bundle.leaf.max(initial=0)) + 1
+    slate_leaves = np.unique(log.impressions.slate_row * n_leaves + bundle.leaf[row].astype(np.int64))
+    n_categories = np.bincount(slate_leaves // n_leaves, minlength=len(slate_day))
+    daily_gini = np.array([gini(row[impression_day == day], bundle.available) for day in range(len(days))])
     return [
-        _share("fallback tiers", group, log.slates.tier != "ranked", at, days),
-        _mean("categories in a slate", group, kinds, at, days),
-        Scalar("Gini of items shown", group, uneven, uneven, np.ones(len(days)), 0.0),
-        _count_scalar("slates", group, at, days),
+        _share("fallback tiers", group, log.slates.tier != "ranked", slate_day, days),
+        _mean("categories in a slate", group, n_categories, slate_day, days),
+        Scalar("impression Gini", group, daily_gini, daily_gini, np.ones(len(days)), 0.0),
+        _count_scalar("slates", group, slate_day, days),
     ]
 
 
-def click_metrics(log: AttributedLog, days: range) -> list[Distribution | Scalar]:
+def click_metrics(log: AttributedLog, days: range) -> list[Metric]:
     """Click rate and calibration, of slates whose click window has passed."""
-    at, clicked = (
-        _day_index(log.slates.ts, days)[log.impressions.slate_row],
-        np.isfinite(log.impressions.click_delay),
-    )
+    day = _day_index(log.slates.ts, days)[log.impressions.slate_row]
+    clicked = np.isfinite(log.impressions.click_delay)
     return [
-        _share("click rate", "outcomes", clicked, at, days),
-        _calibration_scalar("clicks over predicted", clicked, log.impressions.p_click, at, days),
+        _share("click rate", "outcomes", clicked, day, days),
+        _calibration_scalar("click calibration ratio", clicked, log.impressions.p_click, day, days),
     ]
 
 
-def purchase_metrics(log: AttributedLog, days: range) -> list[Distribution | Scalar]:
+def purchase_metrics(log: AttributedLog, days: range) -> list[Metric]:
     """Purchase rate, revenue and calibration, of slates whose horizon has passed."""
-    of = _day_index(log.slates.ts, days)
-    at, bought = of[log.impressions.slate_row], np.isfinite(log.impressions.purchase_delay)
-    spent = np.bincount(log.impressions.slate_row, np.nan_to_num(log.impressions.spent), len(of))
+    slate_day = _day_index(log.slates.ts, days)
+    day, purchased = slate_day[log.impressions.slate_row], np.isfinite(log.impressions.purchase_delay)
+    revenue = np.bincount(log.impressions.slate_row, np.nan_to_num(log.impressions.spent), len(slate_day))
     return [
-        _share("purchase rate", "outcomes", bought, at, days),
-        _mean("revenue by slate", "outcomes", spent, of, days),
-        _calibration_scalar("purchases over predicted", bought, log.impressions.p_purchase, at, days),
+        _share("purchase rate", "outcomes", purchased, day, days),
+        _mean("revenue by slate", "outcomes", revenue, slate_day, days),
+        _calibration_scalar("purchase calibration ratio", purchased, log.impressions.p_purchase, day, days),
     ]
 
 
 def gini(rows: NDArray, available: NDArray) -> float:
-    """How unevenly slots are spread over the available items: 0 evenly, near 1 all on few. NaN for none."""
+    """Gini coefficient of impressions over the available items: 0 uniform, near 1 on few. NaN for none."""
     if not len(rows):
         return float("nan")
     count = np.sort(np.bincount(rows, minlength=len(available))[available])
@@ -132,56 +146,57 @@ def gini(rows: NDArray, available: NDArray) -> float:
 
 
 def _day_index(ts: NDArray, days: range) -> NDArray:
-    """[n] position in `days`, -1 for another day."""
-    place = ts // DAY - days.start
-    return np.where((place >= 0) & (place < len(days)), place, -1)
+    """[n] index into `days`, -1 for another day."""
+    index = ts // SECONDS_PER_DAY - days.start
+    return np.where((index >= 0) & (index < len(days)), index, -1)
 
 
 def _order_recency(orders: OrderHistory) -> tuple[NDArray, NDArray, NDArray]:
-    """Of each checkout: its user's earlier ones, days since the latest of them, those of the last RECENT."""
-    before, gap, recent = (np.zeros(len(orders.ts)) for _ in range(3))
+    """Of each checkout [C]: the user's earlier orders, days since the last, and recent orders."""
+    n_before, gap_days, n_recent = (np.zeros(len(orders.ts)) for _ in range(3))
     for start, stop in orders.user_rows.values():
         ts = orders.ts[start:stop]
         count = np.searchsorted(ts, ts)
-        before[start:stop] = count
-        gap[start:stop] = np.minimum((ts - ts[np.maximum(count - 1, 0)]) / DAY, MAX_GAP_DAYS)
-        recent[start:stop] = count - np.searchsorted(ts, ts - RECENT_ORDERS_SECONDS)
-    return before, gap, recent
+        n_before[start:stop] = count
+        last_ts = ts[np.maximum(count - 1, 0)]
+        gap_days[start:stop] = np.minimum((ts - last_ts) / SECONDS_PER_DAY, MAX_GAP_DAYS)
+        n_recent[start:stop] = count - np.searchsorted(ts, ts - RECENT_ORDERS_SECONDS)
+    return n_before, gap_days, n_recent
 
 
-def _numeric_distribution(name: str, group: str, values: NDArray, at: NDArray, days: range) -> Distribution:
-    """Counts in FINE bins of about equal mass in the reference; NaN counts nowhere."""
-    known = np.isfinite(values) & (at >= 0)
-    values, at = values[known], at[known]
-    past = values[at < len(days) - 1]
-    edges = (
-        np.unique(np.quantile(past, np.arange(1, NUMERIC_BINS) / NUMERIC_BINS)) if len(past) else np.zeros(0)
-    )
-    labels = tuple(f"{edge:.4g}" for edge in edges) + ("more",)
-    return Distribution(
-        name, group, _daily_bin_counts(np.searchsorted(edges, values), at, len(edges) + 1, days), labels, True
-    )
+def _numeric_distribution(name: str, group: str, values: NDArray, day: NDArray, days: range) -> Distribution:
+    """Counts in up to NUMERIC_BINS bins of about equal mass in the reference; NaN is not counted."""
+    is_counted = np.isfinite(values) & (day >= 0)
+    values, day = values[is_counted], day[is_counted]
+    reference = values[day < len(days) - 1]
+    edges = np.zeros(0)
+    if len(reference):
+        edges = np.unique(np.quantile(reference, np.arange(1, NUMERIC_BINS) / NUMERIC_BINS))
+    counts = _daily_bin_counts(np.searchsorted(edges, values), day, len(edges) + 1, days)
+    labels = (*(f"{edge:.4g}" for edge in edges), "more")
+    return Distribution(name, group, counts, labels, ordered=True)
 
 
 def _categorical_distribution(
-    name: str, group: str, values: NDArray, at: NDArray, days: range, label: Callable[..., str]
+    name: str, group: str, values: NDArray, day: NDArray, days: range, label: Callable[..., str]
 ) -> Distribution:
     """Counts of the reference's most frequent values, and of all others together."""
-    values, at = values[at >= 0], at[at >= 0]
-    words, code = np.unique(values, return_inverse=True)
-    order = np.argsort(-np.bincount(code[at < len(days) - 1], minlength=len(words)), kind="stable")
-    place = np.empty(len(words), np.int64)
-    place[order] = np.minimum(np.arange(len(words)), CATEGORY_BINS - 1)
-    labels = [label(words[k]) for k in order[:CATEGORY_BINS]]
-    if len(words) >= CATEGORY_BINS:
+    values, day = values[day >= 0], day[day >= 0]
+    categories, code = np.unique(values, return_inverse=True)
+    reference_counts = np.bincount(code[day < len(days) - 1], minlength=len(categories))
+    order = np.argsort(-reference_counts, kind="stable")
+    bin_of_category = np.empty(len(categories), np.int64)
+    bin_of_category[order] = np.minimum(np.arange(len(categories)), CATEGORY_BINS - 1)
+    labels = [label(categories[k]) for k in order[:CATEGORY_BINS]]
+    if len(categories) >= CATEGORY_BINS:
         labels[-1] = "others"
-    return Distribution(
-        name, group, _daily_bin_counts(place[code], at, len(labels), days), tuple(labels), False
-    )
+    counts = _daily_bin_counts(bin_of_category[code], day, len(labels), days)
+    return Distribution(name, group, counts, tuple(labels), ordered=False)
 
 
-def _daily_bin_counts(code: NDArray, at: NDArray, bins: int, days: range) -> NDArray:
-    return np.bincount(at * bins + code, minlength=len(days) * bins).reshape(len(days), bins).astype(float)
+def _daily_bin_counts(bins: NDArray, day: NDArray, n_bins: int, days: range) -> NDArray:
+    cells = np.bincount(day * n_bins + bins, minlength=len(days) * n_bins)
+    return cells.reshape(len(days), n_bins).astype(float)
 
 
 def _category_label(attribute: dict, code: int) -> str:
@@ -190,41 +205,47 @@ def _category_label(attribute: dict, code: int) -> str:
     return str(attribute["values"][code - 1]) if "values" in attribute else f"range {code}"
 
 
-def _share(name: str, group: str, flags: NDArray, at: NDArray, days: range) -> Scalar:
-    return _proportion_scalar(name, group, flags.astype(np.int64), np.ones(len(flags), np.int64), at, days)
+def _share(name: str, group: str, flags: NDArray, day: NDArray, days: range) -> Scalar:
+    return _proportion_scalar(name, group, flags.astype(np.int64), np.ones(len(flags), np.int64), day, days)
 
 
-def _proportion_scalar(name: str, group: str, hits: NDArray, of: NDArray, at: NDArray, days: range) -> Scalar:
-    """The share of `hits` among `of`, counts [n] each."""
-    some, n = _sum(hits, at, days), _sum(of, at, days)
+def _proportion_scalar(
+    name: str, group: str, hits: NDArray, trials: NDArray, day: NDArray, days: range
+) -> Scalar:
+    """The share of `hits` among `trials`, counts [n] each."""
+    n_hits, n = _sum_by_day(hits, day, days), _sum_by_day(trials, day, days)
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.where(n > 0, 2 * np.arcsin(np.sqrt((some + 0.375) / (n + 0.75))), np.nan)
-        return Scalar(name, group, some / n, value, 1 / (n + 0.5), 1.0, ".2%")
+        stabilized = np.where(n > 0, 2 * np.arcsin(np.sqrt((n_hits + 0.375) / (n + 0.75))), np.nan)
+        return Scalar(name, group, n_hits / n, stabilized, 1 / (n + 0.5), 1.0, ".2%")
 
 
-def _mean(name: str, group: str, values: NDArray, at: NDArray, days: range) -> Scalar:
-    n, total, squares = (_sum(x, at, days) for x in (np.ones(len(at)), values, values.astype(float) ** 2))
+def _mean(name: str, group: str, values: NDArray, day: NDArray, days: range) -> Scalar:
+    n, total, squares = (
+        _sum_by_day(column, day, days) for column in (np.ones(len(day)), values, values.astype(float) ** 2)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = total / n
-        within = max(float(squares.sum() / n.sum() - (total.sum() / n.sum()) ** 2), 1e-12)
-        return Scalar(name, group, mean, mean, within / n, 1.0)
+        variance = max(float(squares.sum() / n.sum() - (total.sum() / n.sum()) ** 2), 1e-12)
+        return Scalar(name, group, mean, mean, variance / n, 1.0)
 
 
-def _count_scalar(name: str, group: str, at: NDArray, days: range) -> Scalar:
-    """How many a day; only days can tell how much that varies."""
-    n = _sum(np.ones(len(at)), at, days)
-    value = np.where(n > 0, np.log(np.maximum(n, 1)), np.nan)
-    return Scalar(name, group, n, value, np.ones(len(days)), 0.0, ",.0f")
+def _count_scalar(name: str, group: str, day: NDArray, days: range) -> Scalar:
+    """Rows per day; only the days can tell how much that varies."""
+    n = _sum_by_day(np.ones(len(day)), day, days)
+    stabilized = np.where(n > 0, np.log(np.maximum(n, 1)), np.nan)
+    return Scalar(name, group, n, stabilized, np.ones(len(days)), 0.0, ",.0f")
 
 
-def _calibration_scalar(name: str, happened: NDArray, chance: NDArray, at: NDArray, days: range) -> Scalar:
-    """How often it happened over how often it was predicted."""
-    said = np.isfinite(chance)
-    seen, expected = _sum(happened & said, at, days), _sum(np.where(said, chance, 0.0), at, days)
+def _calibration_scalar(name: str, label: NDArray, prediction: NDArray, day: NDArray, days: range) -> Scalar:
+    """Observed over predicted outcomes."""
+    is_predicted = np.isfinite(prediction)
+    observed = _sum_by_day(label & is_predicted, day, days)
+    expected = _sum_by_day(np.where(is_predicted, prediction, 0.0), day, days)
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.where(expected > 0, np.log((seen + PSEUDO_COUNT) / (expected + PSEUDO_COUNT)), np.nan)
-        return Scalar(name, "outcomes", seen / expected, value, 1 / (seen + PSEUDO_COUNT), 1.0)
+        log_ratio = np.log((observed + PSEUDO_COUNT) / (expected + PSEUDO_COUNT))
+        stabilized = np.where(expected > 0, log_ratio, np.nan)
+        return Scalar(name, "outcomes", observed / expected, stabilized, 1 / (observed + PSEUDO_COUNT), 1.0)
 
 
-def _sum(values: NDArray, at: NDArray, days: range) -> NDArray:
-    return np.bincount(at[at >= 0], values[at >= 0], len(days))
+def _sum_by_day(values: NDArray, day: NDArray, days: range) -> NDArray:
+    return np.bincount(day[day >= 0], values[day >= 0], len(days))

@@ -1,14 +1,13 @@
-"""Is a day unlike its weekday? Statistics against earlier days, with thresholds that hold their rate.
+"""Daily drift tests against the same weekdays of a reference window.
 
-    the day ─────── distance to the reference days of its weekday ─────────────────────╮
+    the day ─────── distance to the reference days of its weekday ────────────────────────╮
     reference days ─ the same, each left out in turn ─▶ distances of quiet days ─▶ p-value
 
-Nothing is assumed of how large a PSI or KS should be: the reference days show it, with the clustering by
-user and the whims of days that are in them. A few dozen distances show a mean and a spread; the tail beyond
-is of F or t, with degrees of freedom that count how little is known (Satterthwaite, Biometrics Bulletin 2,
-1946; for counts of clustered samples Rao and Scott, Annals of Statistics 12, 1984). Figures are watched
-together, so each may raise a false alarm at RATE divided by their number (Bonferroni).
-`python -m benchmarks.monitoring` counts the false alarms.
+The tests assume no threshold for PSI or KS. The reference days provide it, with their clustering by user and
+their day effects. A few dozen distances give a mean and a variance; the tail follows F or t, whose degrees of
+freedom account for the few days (Satterthwaite, Biometrics Bulletin 2, 1946; for counts of clustered samples
+Rao and Scott, Annals of Statistics 12, 1984). Each of the statistics may raise a false alarm with
+FALSE_ALARM_RATE divided by their number (Bonferroni). `python -m benchmarks.monitoring` counts false alarms.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,82 +17,88 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-FALSE_ALARM_RATE = 0.005  # quiet days on which anything at all raises an alarm: one in two hundred
-MIN_REFERENCE_DAYS = 3  # earlier days of the same weekday, without which a day is not judged
-KOLMOGOROV = np.pi**2 / 12  # mean of n D², D the distance of independent draws
+FALSE_ALARM_RATE = 0.005  # of quiet days raise any alarm
+MIN_REFERENCE_DAYS = 3  # earlier days of the same weekday that a test needs
 PSI_BINS = 10
 
 
 class Distribution(NamedTuple):
-    """A distribution by day, the judged day last."""
+    """A distribution by day, the tested day last."""
 
     name: str
     group: str
-    counts: NDArray  # [D, B] of bins that the reference fixed
+    counts: NDArray  # [D, B] of bins that the reference days define
     labels: tuple[str, ...]  # [B]
-    ordered: bool  # whether the bins are ranges of a number, so that KS has a meaning
+    ordered: bool  # the bins are ranges of a number, so that KS is defined
 
 
 class Scalar(NamedTuple):
-    """A figure by day, the judged day last."""
+    """A number by day, the tested day last."""
 
     name: str
     group: str
-    raw_value: NDArray  # [D] for people
-    stabilized_value: (
-        NDArray  # [D] on a scale on which its spread does not depend on it; NaN for an unknown day
-    )
-    variance: NDArray  # [D] of `value` if all draws were independent, up to a factor
-    min_overdispersion: float  # what that factor is at least: 1, or 0 where only days can tell
-    format_spec: str = ".3f"  # of `figure`
+    raw_value: NDArray  # [D] for reports
+    stabilized_value: NDArray  # [D] on a scale where its variance does not depend on it; NaN if unknown
+    variance: NDArray  # [D] of `stabilized_value` for independent draws, up to a factor (overdispersion)
+    min_overdispersion: float  # lower bound of that factor: 1, or 0 where only the days can tell
+    format_spec: str = ".3f"  # of `raw_value`
 
 
 class DriftStatistic(NamedTuple):
-    """What one statistic says of the day."""
+    """A test statistic of the day."""
 
     name: str
     group: str
     statistic: str  # PSI, KS, or z: standard deviations of quiet days
     value: float
-    p: float  # chance of as much on a quiet day
-    critical_value: Callable[[float], float]  # chance → the value that is exceeded with it
+    p: float
+    critical_value: Callable[[float], float]  # significance level → critical value
 
 
-def reference_mask(weekday: NDArray, known: NDArray) -> NDArray:
-    """[D, D] bool: which reference days each of D days is compared with. The judged day is the last."""
-    same = (weekday[:, None] == weekday) & known & known[:, None]
-    same[:, -1] = False
-    np.fill_diagonal(same, False)
-    return same
+def reference_mask(weekday: NDArray, is_known: NDArray) -> NDArray:
+    """[D, D] bool: the reference days of each of D days. The tested day is the last."""
+    mask = (weekday[:, None] == weekday) & is_known & is_known[:, None]
+    mask[:, -1] = False
+    np.fill_diagonal(mask, False)
+    return mask
 
 
 def drift_statistics(
     metrics: Sequence[Distribution | Scalar], weekday: NDArray
 ) -> tuple[list[DriftStatistic], list[str]]:
-    """What all statistics say, and the names that cannot be judged for lack of days. weekday: [D]."""
-    said: list[DriftStatistic] = []
-    unjudged = []
-    for one in metrics:
-        known = np.isfinite(one.stabilized_value) if isinstance(one, Scalar) else one.counts.sum(1) > 0
-        beside = reference_mask(weekday, known)
-        if beside[-1].sum() < MIN_REFERENCE_DAYS:
-            unjudged.append(one.name)
-        elif isinstance(one, Scalar):
-            said.append(_scalar_statistic(one, beside))
+    """Return all statistics, and the names of metrics with too few reference days. weekday: [D]."""
+    statistics: list[DriftStatistic] = []
+    untested = []
+    for metric in metrics:
+        if isinstance(metric, Scalar):
+            is_known = np.isfinite(metric.stabilized_value)
         else:
-            said += _distribution_statistics(one, beside)
-    return said, unjudged
+            is_known = metric.counts.sum(1) > 0
+        mask = reference_mask(weekday, is_known)
+        if mask[-1].sum() < MIN_REFERENCE_DAYS:
+            untested.append(metric.name)
+        elif isinstance(metric, Scalar):
+            statistics.append(_scalar_statistic(metric, mask))
+        else:
+            statistics += _distribution_statistics(metric, mask)
+    return statistics, untested
 
 
-def alarms(said: Sequence[DriftStatistic]) -> list[DriftStatistic]:
-    """Those that quiet days would raise once in 1 / RATE days, all together; the surest first."""
-    return sorted((one for one in said if one.p < FALSE_ALARM_RATE / len(said)), key=lambda one: one.p)
+def alarms(statistics: Sequence[DriftStatistic]) -> list[DriftStatistic]:
+    """The statistics that raise an alarm, the smallest p-value first.
+
+    On quiet days all of them together raise one with probability FALSE_ALARM_RATE.
+    """
+    level = FALSE_ALARM_RATE / len(statistics) if statistics else 0.0
+    return sorted((statistic for statistic in statistics if statistic.p < level), key=lambda one: one.p)
 
 
 def psi(a: NDArray, b: NDArray) -> NDArray:
-    """Population stability index of counts [..., B]: Σ (a - b) log(a / b) of shares, half a count added to
-    each bin. Times nm / (n + m) it is about χ² with B - 1 degrees of freedom where the two are alike
-    (Yurdakul, dissertation, Western Michigan University 2018)."""
+    """Population stability index of counts [..., B]: Σ (a - b) log(a / b) of shares.
+
+    Half a count is added to each bin. Under equal distributions PSI · nm / (n + m) is about χ² with B - 1
+    degrees of freedom (Yurdakul, dissertation, Western Michigan University 2018).
+    """
     a, b = ((x + 0.5) / (x + 0.5).sum(-1, keepdims=True) for x in (a, b))
     return ((a - b) * np.log(a / b)).sum(-1)
 
@@ -104,72 +109,78 @@ def ks(a: NDArray, b: NDArray) -> NDArray:
     return np.abs(a - b).max(-1)
 
 
-def _scalar_statistic(one: Scalar, beside: NDArray) -> DriftStatistic:
-    weight = np.where(np.isfinite(one.stabilized_value), 1 / one.variance, 0.0)
-    value = np.where(np.isfinite(one.stabilized_value), one.stabilized_value, 0.0)
-    near = beside @ weight
+def _scalar_statistic(metric: Scalar, mask: NDArray) -> DriftStatistic:
+    is_known = np.isfinite(metric.stabilized_value)
+    weight = np.where(is_known, 1 / metric.variance, 0.0)
+    value = np.where(is_known, metric.stabilized_value, 0.0)
+    reference_weight = mask @ weight
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = (value - beside @ (weight * value) / near) / np.sqrt(one.variance + 1 / near)
-    used, df = beside[:-1].any(1), degrees_of_freedom(beside)
-    spread = max(one.min_overdispersion, float(np.mean(z[:-1][used] ** 2)), 1e-12) ** 0.5
-    found = float(z[-1] / spread)
-    p = 2 * float(stats.t.sf(abs(found), df))
+        reference_mean = mask @ (weight * value) / reference_weight
+        z = (value - reference_mean) / np.sqrt(metric.variance + 1 / reference_weight)
+    has_reference, df = mask[:-1].any(1), degrees_of_freedom(mask)
+    sd = max(metric.min_overdispersion, float(np.mean(z[:-1][has_reference] ** 2)), 1e-12) ** 0.5
+    standardized = float(z[-1] / sd)
     return DriftStatistic(
-        one.name, one.group, "z", found, p, lambda chance: float(stats.t.isf(chance / 2, df))
+        name=metric.name,
+        group=metric.group,
+        statistic="z",
+        value=standardized,
+        p=2 * float(stats.t.sf(abs(standardized), df)),
+        critical_value=lambda level: float(stats.t.isf(level / 2, df)),
     )
 
 
-def _distribution_statistics(one: Distribution, beside: NDArray) -> list[DriftStatistic]:
+def _distribution_statistics(metric: Distribution, mask: NDArray) -> list[DriftStatistic]:
     """PSI, and KS where bins are ordered."""
-    rest = beside @ one.counts
-    n, m = one.counts.sum(1), rest.sum(1)
+    reference = mask @ metric.counts
+    n, m = metric.counts.sum(1), reference.sum(1)
     size = n * m / np.maximum(n + m, 1)  # [D]
-    coarse = _coarse(one)
-    found = [
-        _distance_statistic(one, "PSI", psi(coarse, beside @ coarse), size, beside, coarse.shape[1] - 1.0)
-    ]
-    if one.ordered:
-        found.append(_distance_statistic(one, "KS", ks(one.counts, rest) ** 2, size, beside, 0.0))
-    return found
+    coarse = _coarse_counts(metric)
+    squared_psi = psi(coarse, mask @ coarse)  # PSI is itself a squared distance
+    statistics = [_distance_statistic(metric, "PSI", squared_psi, size, mask, coarse.shape[1] - 1.0)]
+    if metric.ordered:
+        squared_ks = ks(metric.counts, reference) ** 2
+        statistics.append(_distance_statistic(metric, "KS", squared_ks, size, mask, 0.0))
+    return statistics
 
 
 def _distance_statistic(
-    one: Distribution, statistic: str, squared: NDArray, size: NDArray, beside: NDArray, least: float
+    metric: Distribution, statistic: str, squared: NDArray, size: NDArray, mask: NDArray, min_mean: float
 ) -> DriftStatistic:
-    """The judged day's distance against those of the reference days; all are squares, and grow as 1 / size.
+    """The tested day's squared distance against those of the reference days, which shrink as 1 / size.
 
-    A square is a sum of about mean² / variance · 2 squares of normal variables; the tail is of half as many,
-    for those of few days seem more than they are. `least` is the mean of independent draws.
+    A squared distance behaves as a sum of about mean² / variance · 2 squared normals. The tail uses half as
+    many, because estimates from few days overstate their number. `min_mean` is the mean of independent draws.
     """
-    used, df = beside[:-1].any(1), degrees_of_freedom(beside)
-    quiet = (squared * size)[:-1][used]
-    mean = max(float(quiet.mean()), least, 1e-12)
-    most = 2.0 if statistic == "KS" else max(1.0, least / 2)
-    shape = float(np.clip(quiet.mean() ** 2 / max(float(quiet.var(ddof=1)), 1e-12), 1.0, most))
-    law = stats.f(shape, shape * df)
+    has_reference, df = mask[:-1].any(1), degrees_of_freedom(mask)
+    quiet = (squared * size)[:-1][has_reference]
+    mean = max(float(quiet.mean()), min_mean, 1e-12)
+    max_shape = 2.0 if statistic == "KS" else max(1.0, min_mean / 2)
+    shape = float(np.clip(quiet.mean() ** 2 / max(float(quiet.var(ddof=1)), 1e-12), 1.0, max_shape))
+    tail = stats.f(shape, shape * df)
     power = 0.5 if statistic == "KS" else 1.0
     scale = mean / float(size[-1])
     return DriftStatistic(
-        one.name,
-        one.group,
-        statistic,
-        float(squared[-1] ** power),
-        float(law.sf(squared[-1] / scale)),
-        lambda chance: float((law.isf(chance) * scale) ** power),
+        name=metric.name,
+        group=metric.group,
+        statistic=statistic,
+        value=float(squared[-1] ** power),
+        p=float(tail.sf(squared[-1] / scale)),
+        critical_value=lambda level: float((tail.isf(level) * scale) ** power),
     )
 
 
-def degrees_of_freedom(beside: NDArray) -> int:
-    """Degrees of freedom of what the reference days say: their number less one for each weekday."""
-    others = beside[:-1].sum(1)
-    return round(float((others / (others + 1)).sum()))
+def degrees_of_freedom(mask: NDArray) -> int:
+    """Degrees of freedom of the reference days: their number minus one for each weekday."""
+    n_references = mask[:-1].sum(1)
+    return round(float((n_references / (n_references + 1)).sum()))
 
 
-def _coarse(one: Distribution) -> NDArray:
-    """[D, ≤ PSI_BINS] of about equal mass in the reference where bins are ordered, else the bins."""
-    if not one.ordered:
-        return one.counts
-    mass = one.counts[:-1].sum(0)
-    middle = (mass.cumsum() - mass / 2) / max(mass.sum(), 1)
-    bins = np.unique(np.minimum((middle * PSI_BINS).astype(int), PSI_BINS - 1), return_inverse=True)[1]
-    return np.stack([np.bincount(bins, row, bins.max() + 1) for row in one.counts])
+def _coarse_counts(metric: Distribution) -> NDArray:
+    """[D, ≤ PSI_BINS] counts of bins with about equal mass in the reference if bins are ordered, else all."""
+    if not metric.ordered:
+        return metric.counts
+    mass = metric.counts[:-1].sum(0)
+    midpoint = (mass.cumsum() - mass / 2) / max(mass.sum(), 1)
+    bins = np.unique(np.minimum((midpoint * PSI_BINS).astype(int), PSI_BINS - 1), return_inverse=True)[1]
+    return np.stack([np.bincount(bins, row, bins.max() + 1) for row in metric.counts])

@@ -1,7 +1,6 @@
-"""Predicted and observed, of slates whose outcomes are in: over all, and by tenths of the prediction.
+"""Calibration on live slates with complete outcomes: overall, and by tenths of the prediction.
 
-Intervals are of users, not of rows: one user's clicks are not independent (Liang and Zeger, Biometrika 73,
-1986).
+Intervals are clustered by user: one user's clicks are not independent (Liang and Zeger, Biometrika 73, 1986).
 """
 
 from typing import NamedTuple
@@ -9,15 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.examples.splits import DAY
 from operations.monitoring.logged_slates import AttributedLog
+from serving.checkout import SECONDS_PER_DAY
 
 N_BINS = 10
-Z_95 = 1.96  # standard errors on each side: 95 %
+Z_95 = 1.96  # standard errors on each side of a 95 % interval
 
 
 class CalibrationBin(NamedTuple):
-    """Items whose predictions are alike."""
+    """Items with similar predictions."""
 
     predicted: float
     observed: float
@@ -31,41 +30,47 @@ class CalibrationRatio(NamedTuple):
 
     head: str  # click or purchase
     day: int  # days since 1970
-    ratio: float  # observed over predicted, with its interval
+    ratio: float
     low: float
     high: float
     bins: list[CalibrationBin]
 
 
 def calibration_ratio(log: AttributedLog, head: str, day: int) -> CalibrationRatio | None:
-    """Of the items that were shown on a day with a prediction; None where none was, or nothing happened."""
-    shown = log.impressions
-    chance, after = {
-        "click": (shown.p_click, shown.click_delay),
-        "purchase": (shown.p_purchase, shown.purchase_delay),
+    """Return the calibration of a day's impressions with predictions; None without any outcome."""
+    impressions = log.impressions
+    prediction, delay = {
+        "click": (impressions.p_click, impressions.click_delay),
+        "purchase": (impressions.p_purchase, impressions.purchase_delay),
     }[head]
-    mine = (log.slates.ts // DAY == day)[shown.slate_row] & np.isfinite(chance)
-    chance, happened = chance[mine], np.isfinite(after[mine]).astype(float)
-    if not happened.any():
+    on_day = (log.slates.ts // SECONDS_PER_DAY == day)[impressions.slate_row]
+    selected = on_day & np.isfinite(prediction)
+    prediction, label = prediction[selected], np.isfinite(delay[selected]).astype(float)
+    if not label.any():
         return None
-    user = user_codes(log)[shown.slate_row[mine]]
-    ratio = float(happened.sum() / chance.sum())
-    error = clustered_se(happened - ratio * chance, user) / happened.sum()
-    tenths = []
-    for part in np.array_split(np.argsort(chance, kind="stable"), N_BINS):
+    user = user_codes(log)[impressions.slate_row[selected]]
+    ratio = float(label.sum() / prediction.sum())
+    relative_se = clustered_se(label - ratio * prediction, user) / label.sum()
+    bins = []
+    for part in np.array_split(np.argsort(prediction, kind="stable"), N_BINS):
         if len(part):
-            rate = float(happened[part].mean())
-            off = Z_95 * clustered_se(happened[part] - rate, user[part]) / len(part)
-            predicted = float(chance[part].mean())
-            tenths.append(
-                CalibrationBin(predicted, rate, max(rate - off, 0.0), min(rate + off, 1.0), len(part))
+            rate = float(label[part].mean())
+            half_width = Z_95 * clustered_se(label[part] - rate, user[part]) / len(part)
+            bins.append(
+                CalibrationBin(
+                    predicted=float(prediction[part].mean()),
+                    observed=rate,
+                    low=max(rate - half_width, 0.0),
+                    high=min(rate + half_width, 1.0),
+                    items=len(part),
+                )
             )
-    low, high = (float(ratio * np.exp(side * Z_95 * error)) for side in (-1, 1))
-    return CalibrationRatio(head, day, ratio, low, high, tenths)
+    low, high = (float(ratio * np.exp(sign * Z_95 * relative_se)) for sign in (-1, 1))
+    return CalibrationRatio(head, day, ratio, low, high, bins)
 
 
 def user_codes(log: AttributedLog) -> NDArray:
-    """[n] a number for the user of each slate; every guest is one of their own."""
+    """[n] an integer for the user of each slate; every guest counts as a user."""
     names = np.array(
         [user if user is not None else f" {row}" for row, user in enumerate(log.slates.user_id.tolist())]
     )
@@ -73,5 +78,5 @@ def user_codes(log: AttributedLog) -> NDArray:
 
 
 def clustered_se(residual: NDArray, user: NDArray) -> float:
-    """Standard error of a sum [n] in which users are independent, their rows not."""
+    """Standard error of a sum of residuals [n] that are independent between users only."""
     return float(np.sqrt((np.bincount(user, residual) ** 2).sum()))

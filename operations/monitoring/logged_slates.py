@@ -1,8 +1,7 @@
-"""What was shown and what came of it, from an impression log, by the rules that training labels are made by.
+"""Logged slates with their outcomes, by the rules of training labels.
 
-Clicks and purchases are joined by `data/tables/attribution.py`, so that a conversion is here what it is to
-the
-ranker: a click, and then a purchase event inside the horizon or, where orders are given, an order line.
+`data/tables/attribution.py` joins clicks and purchases. A conversion is what it is to the ranker: a click,
+and then a purchase event inside the horizon or, where orders are given, an order line.
 """
 
 import sys
@@ -19,17 +18,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.errors import DataError
-from data.examples.splits import DAY, horizon_days
+from data.examples.splits import horizon_days
 from data.io import engine
 from data.sources.tables import read_table
-from data.tables.attribution import MAX_CLOCK_SKEW, UNBOUNDED_WINDOW, attribute_feedback, window_seconds
+from data.tables.attribution import UNBOUNDED_WINDOW, attribute_feedback, window_seconds
 from data.tables.contract import conform
+from serving.checkout import MAX_CLOCK_SKEW, SECONDS_PER_DAY
 
-PREDICTION_COLUMNS = {  # of impressions, beside the canonical columns of events
+PREDICTION_COLUMNS = {  # of impressions, besides the canonical columns of events
     "p_click": "float64", "p_purchase": "float64", "expected_value": "float64", "tier": "string",
     "bundle_version": "string",
 }  # fmt: skip
-GUEST_PREFIX = "guest "  # before the request_id: who a guest is to the attribution
+GUEST_PREFIX = "guest "  # with the request_id: the user of a guest in the attribution
 ORDER_LINE_SCHEMA = {
     "order_id": "string",
     "user_id": "string",
@@ -37,13 +37,14 @@ ORDER_LINE_SCHEMA = {
     "ts": "int64",
     "quantity": "float64",
 }
+SLATE_KEYS = ["request_id", "item_id"]
 
 
 class AttributionWindows(NamedTuple):
-    """How long after an impression something counts, in seconds."""
+    """Seconds after an impression in which outcomes count."""
 
     click: int
-    purchase: int | None  # None where it is until the next order
+    purchase: int | None  # None: until the next order
 
 
 class SlateColumns(NamedTuple):
@@ -54,43 +55,41 @@ class SlateColumns(NamedTuple):
     order_id: NDArray  # [n] str or None
     ts: NDArray  # [n] int64, of the checkout
     tier: NDArray  # [n] str
-    bundle_version: NDArray  # [n] str, of the bundle
+    bundle_version: NDArray  # [n] str
 
 
 class ImpressionColumns(NamedTuple):
     """m items of slates, slate by slate in the order of the slots."""
 
-    slate_row: NDArray  # [m] int64, row of Slates
+    slate_row: NDArray  # [m] int64, row of SlateColumns
     item_id: NDArray  # [m] str
-    position: NDArray  # [m] int64, 1 for the first
-    p_click: NDArray  # [m] float64, p(click), NaN where the tier predicts nothing
-    p_purchase: NDArray  # [m] p(purchase)
-    expected_value: NDArray  # [m] expected value
+    position: NDArray  # [m] int64, from 1
+    p_click: NDArray  # [m] float64, NaN where the tier predicts nothing
+    p_purchase: NDArray  # [m]
+    expected_value: NDArray  # [m]
     click_delay: NDArray  # [m] seconds from the impression to the click, NaN for none
-    purchase_delay: NDArray  # [m] the same of the purchase, after a click: by order line, else by event
+    purchase_delay: NDArray  # [m] the same of the purchase after a click: by order line, else by event
     purchase_event_delay: NDArray  # [m] the same of the purchase event alone
     spent: NDArray  # [m] float64, 0 for no purchase
 
 
 class AttributedLog(NamedTuple):
-    """A log from some instant on."""
+    """A log of some time, with outcomes."""
 
     slates: SlateColumns
     impressions: ImpressionColumns
-    newest_ts: dict[str, int]  # kind → the ts of the newest event
-    attribution_counts: dict[
-        str, dict[str, int]
-    ]  # kind → what became of its rows (data/tables/attribution.py)
+    newest_ts: dict[str, int]  # kind → ts of the newest event
+    attribution_counts: dict[str, dict[str, int]]  # kind → join state → rows (data/tables/attribution.py)
 
 
 def print_step(step: str) -> None:
-    """The step that is under way, for who waits."""
+    """Print the current step to stderr."""
     print(f"{step} ...", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def open_duckdb() -> Iterator[ibis.BaseBackend]:
-    """A DuckDB of its own, which keeps what does not fit into memory in a folder that goes with it."""
+    """Open a DuckDB that spills to a temporary folder."""
     with (
         tempfile.TemporaryDirectory(prefix="sextet-monitoring-") as scratch,
         engine.connect({}, Path(scratch)) as con,
@@ -99,14 +98,14 @@ def open_duckdb() -> Iterator[ibis.BaseBackend]:
 
 
 def attribution_windows(manifest: Mapping[str, Any]) -> AttributionWindows:
-    """Those that a bundle's labels were made by."""
+    """The windows of a bundle's labels."""
     days = horizon_days(manifest["data"]["horizon"])
-    click = manifest["run"]["config"]["data"].get("click_window", "1d")  # a source without clicks has none
-    return AttributionWindows(window_seconds(click), None if days is None else days * DAY)
+    click = manifest["run"]["config"]["data"].get("click_window", "1d")  # sources without clicks have none
+    return AttributionWindows(window_seconds(click), None if days is None else days * SECONDS_PER_DAY)
 
 
 def read_orders(con: ibis.BaseBackend, path: Path, end: int) -> ir.Table:
-    """The canonical table `orders` of a .parquet or .csv file, before `end`. Raises DataError."""
+    """Read the canonical table `orders` of a .parquet or .csv file, before `end`. Raises DataError."""
     if path.suffix not in (".parquet", ".csv") or not path.is_file():
         raise DataError(f"{path}: no such .parquet or .csv file of orders")
     orders = conform(read_table(con, "orders", path), "orders", str(path))
@@ -114,8 +113,8 @@ def read_orders(con: ibis.BaseBackend, path: Path, end: int) -> ir.Table:
 
 
 def log_end(con: ibis.BaseBackend, folder: Path) -> int:
-    """The instant after the newest row of a log. Raises DataError as `read_log` does."""
-    raw = _raw(con, folder)
+    """The instant after the newest row of a log. Raises DataError as `read_attributed_log` does."""
+    raw = _read_raw_log(con, folder)
     return int(con.execute(raw.ts.max())) + 1
 
 
@@ -127,77 +126,94 @@ def read_attributed_log(
     start: int,
     end: int,
 ) -> AttributedLog:
-    """What the log says of start ≤ ts < end, and nothing of what came later.
+    """Return the slates and outcomes of start ≤ ts < end.
 
-    Raises DataError for a folder that is no impression log, or has nothing of that time.
+    Raises DataError for a folder that is no impression log, or has no slate of that time.
     """
-    raw = _raw(con, folder)
-    said = raw.select("_row", **{name: raw[name].cast(kind) for name, kind in PREDICTION_COLUMNS.items()})
-    log = conform(raw, "events", str(folder)).join(said, "_row")
-    log = log.filter(log.ts >= start, log.ts < end, log.request_id.notnull() | (log.kind != "impression"))
-    none = ibis.memtable(pa.table({name: pa.array([], pa.string()) for name in ORDER_LINE_SCHEMA})).cast(
-        ORDER_LINE_SCHEMA
+    raw = _read_raw_log(con, folder)
+    predictions = raw.select(
+        "_row", **{name: raw[name].cast(kind) for name, kind in PREDICTION_COLUMNS.items()}
     )
-    known = none if orders is None else orders
-    log = engine.materialize(con, "log", _with_guests(log, known))
-    newest = {row["kind"]: row["ts"] for row in _rows(con, log.group_by("kind").agg(ts=log.ts.max()))}
-    if "impression" not in newest:
-        raise DataError(f"{folder}: no slate was logged in the days that were asked for")
-    events, counts = attribute_feedback(con, log, known, windows.click, windows.purchase)
-    table = con.to_pyarrow(_outcomes(events, orders, windows))
-    return AttributedLog(*_split_columns(table), newest, counts)
+    log = conform(raw, "events", str(folder)).join(predictions, "_row")
+    log = log.filter(log.ts >= start, log.ts < end, log.request_id.notnull() | (log.kind != "impression"))
+    if orders is None:
+        empty = pa.table({name: pa.array([], pa.string()) for name in ORDER_LINE_SCHEMA})
+        order_lines = ibis.memtable(empty).cast(ORDER_LINE_SCHEMA)
+    else:
+        order_lines = orders
+    log = engine.materialize(con, "log", _name_guests(log, order_lines))
+    newest = con.to_pyarrow(log.group_by("kind").agg(ts=log.ts.max())).to_pylist()
+    newest_ts = {row["kind"]: row["ts"] for row in newest}
+    if "impression" not in newest_ts:
+        raise DataError(f"{folder}: no slate was logged in the requested days")
+    events, counts = attribute_feedback(con, log, order_lines, windows.click, windows.purchase)
+    table = con.to_pyarrow(_join_outcomes(events, orders, windows))
+    return AttributedLog(*_split_columns(table), newest_ts, counts)
 
 
-def _raw(con: ibis.BaseBackend, folder: Path) -> ir.Table:
+def _read_raw_log(con: ibis.BaseBackend, folder: Path) -> ir.Table:
     if not folder.is_dir() or not any(folder.rglob("*.parquet")):
-        raise DataError(f"{folder}: no Parquet files are there; --events is the folder of the impression log")
+        raise DataError(f"{folder}: it has no Parquet files; --events is the folder of the impression log")
     raw = engine.read_parquet(con, folder)
     if missing := [name for name in (*PREDICTION_COLUMNS, "request_id") if name not in raw.columns]:
         raise DataError(f"{folder}: no column {', '.join(missing)}: this is no log of serving.ImpressionLog")
     return raw
 
 
-def _with_guests(log: ir.Table, orders: ir.Table) -> ir.Table:
-    """With a name for each guest whom `orders` does not name: attribution drops what is nobody's."""
+def _name_guests(log: ir.Table, orders: ir.Table) -> ir.Table:
+    """Give every guest a user_id, for attribution drops rows without: of their order, else of the request."""
     buyers = orders.filter(orders.order_id.notnull()).group_by("order_id").agg(_buyer=orders.user_id.max())
     t = log.left_join(buyers, "order_id").drop("order_id_right")
-    guest = (t.kind == "impression") & (t.user_id.nullif("").isnull())
+    is_guest = (t.kind == "impression") & (t.user_id.nullif("").isnull())
     name = ibis.coalesce(t["_buyer"], ibis.literal(GUEST_PREFIX) + t.request_id)
-    return t.mutate(user_id=ibis.ifelse(guest, name, t.user_id)).drop("_buyer")
+    return t.mutate(user_id=ibis.ifelse(is_guest, name, t.user_id)).drop("_buyer")
 
 
-def _outcomes(events: ir.Table, orders: ir.Table | None, windows: AttributionWindows) -> ir.Table:
-    """A row per item shown, with its first click and purchase and what was spent."""
-    shown = events.filter(events.kind == "impression")
-    keys = ["request_id", "item_id"]
-    since, horizon = shown.select(*keys, since="ts"), windows.purchase or UNBOUNDED_WINDOW
-
-    def first(kind: str, window: int) -> ir.Table:
-        # Attribution leaves what is early or late among the facts of its user.
-        of = events.filter(events.kind == kind).select(*keys, "value", at="ts").join(since, keys)
-        of = of.filter(of["at"] >= of.since - MAX_CLOCK_SKEW, of["at"] <= of.since + window)
-        return of.group_by(keys).agg(at=of["at"].min(), paid=of.value.max())
-
-    click, purchase = first("click", windows.click).drop("paid"), first("purchase", horizon)
-    t = shown.left_join(click.rename(clicked="at"), keys).drop("request_id_right", "item_id_right")
-    t = t.left_join(purchase.rename(told="at"), keys).drop("request_id_right", "item_id_right")
-    # A purchase event names the slate, as a click does.
-    t = t.mutate(clicked=ibis.coalesce(t.clicked, t.told), bought=t.told)
+def _join_outcomes(events: ir.Table, orders: ir.Table | None, windows: AttributionWindows) -> ir.Table:
+    """A row per impression, with `click_ts`, `purchase_event_ts`, `purchase_ts` and `paid`."""
+    impressions = events.filter(events.kind == "impression")
+    horizon = windows.purchase or UNBOUNDED_WINDOW
+    clicks = _first_feedback(events, impressions, "click", windows.click).drop("paid")
+    purchases = _first_feedback(events, impressions, "purchase", horizon)
+    t = _left_join(impressions, clicks.rename(click_ts="feedback_ts"))
+    t = _left_join(t, purchases.rename(purchase_event_ts="feedback_ts"))
+    # A purchase event implies a click.
+    t = t.mutate(click_ts=ibis.coalesce(t.click_ts, t.purchase_event_ts), purchase_ts=t.purchase_event_ts)
     if orders is not None:
-        lines = orders.filter(orders.quantity > 0).select(
-            "user_id", "item_id", at="ts", of="order_id", cost=orders.quantity * orders.price
+        t = _left_join(t, _first_order_lines(orders, t, horizon))
+        t = t.mutate(
+            purchase_ts=ibis.coalesce(t.line_ts, t.purchase_ts), paid=ibis.coalesce(t.line_spend, t.paid)
         )
-        until = t.ts + horizon
-        both = t.select("request_id", "item_id", "user_id", "order_id", "ts", until=until)
-        both = both.join(lines, ["user_id", "item_id"])
-        both = both.filter(
-            both["at"] > both.ts, both["at"] <= both.until, both.of != both.order_id.fill_null("")
-        )
-        line = both.group_by(keys).agg(line=both["at"].min(), cost=both.cost.sum())
-        t = t.left_join(line, keys).drop("request_id_right", "item_id_right")
-        t = t.mutate(bought=ibis.coalesce(t.line, t.bought), paid=ibis.coalesce(t.cost, t.paid))
-    t = t.mutate(bought=ibis.ifelse(t.clicked.notnull(), t.bought, ibis.null("int64")))
+    t = t.mutate(purchase_ts=ibis.ifelse(t.click_ts.notnull(), t.purchase_ts, ibis.null("int64")))
     return t.order_by("ts", "request_id", "position")
+
+
+def _left_join(left: ir.Table, right: ir.Table) -> ir.Table:
+    return left.left_join(right, SLATE_KEYS).drop("request_id_right", "item_id_right")
+
+
+def _first_feedback(events: ir.Table, impressions: ir.Table, kind: str, window: int) -> ir.Table:
+    """`request_id, item_id, feedback_ts, paid` of the first event of a kind inside its window."""
+    # Attribution keeps early and late events as history of their user.
+    slots = impressions.select(*SLATE_KEYS, impression_ts="ts")
+    t = (
+        events.filter(events.kind == kind)
+        .select(*SLATE_KEYS, "value", feedback_ts="ts")
+        .join(slots, SLATE_KEYS)
+    )
+    t = t.filter(t.feedback_ts >= t.impression_ts - MAX_CLOCK_SKEW, t.feedback_ts <= t.impression_ts + window)
+    return t.group_by(SLATE_KEYS).agg(feedback_ts=t.feedback_ts.min(), paid=t.value.max())
+
+
+def _first_order_lines(orders: ir.Table, impressions: ir.Table, horizon: int) -> ir.Table:
+    """`request_id, item_id, line_ts, line_spend` of the order lines of an impression inside the horizon."""
+    lines = orders.filter(orders.quantity > 0).select(
+        "user_id", "item_id", line_ts="ts", line_order="order_id", spend=orders.quantity * orders.price
+    )
+    slots = impressions.select(*SLATE_KEYS, "user_id", "order_id", "ts", horizon_end=impressions.ts + horizon)
+    t = slots.join(lines, ["user_id", "item_id"])
+    t = t.filter(t.line_ts > t.ts, t.line_ts <= t.horizon_end, t.line_order != t.order_id.fill_null(""))
+    return t.group_by(SLATE_KEYS).agg(line_ts=t.line_ts.min(), line_spend=t.spend.sum())
 
 
 def _split_columns(table: pa.Table) -> tuple[SlateColumns, ImpressionColumns]:
@@ -206,31 +222,30 @@ def _split_columns(table: pa.Table) -> tuple[SlateColumns, ImpressionColumns]:
 
     request = table["request_id"].to_numpy()
     first = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
-    heads = table.take(first)
-    user, ts = heads["user_id"].to_numpy(), table["ts"].to_numpy()
+    headers = table.take(first)
+    user, ts = headers["user_id"].to_numpy(), table["ts"].to_numpy()
+    is_guest = [name is None or name.startswith(GUEST_PREFIX) for name in user]
     slates = SlateColumns(
-        heads["request_id"].to_numpy(),
-        np.array([None if name is None or name.startswith(GUEST_PREFIX) else name for name in user], object),
-        heads["order_id"].to_numpy(),
-        ts[first],
-        heads["tier"].to_numpy(),
-        heads["bundle_version"].to_numpy(),
+        request_id=headers["request_id"].to_numpy(),
+        user_id=np.array(
+            [None if guest else name for name, guest in zip(user, is_guest, strict=True)], object
+        ),
+        order_id=headers["order_id"].to_numpy(),
+        ts=ts[first],
+        tier=headers["tier"].to_numpy(),
+        bundle_version=headers["bundle_version"].to_numpy(),
     )
-    bought = numbers("bought")
-    shown = ImpressionColumns(
-        np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(table)])),
-        table["item_id"].to_numpy(),
-        np.nan_to_num(numbers("position")).astype(np.int64),
-        numbers("p_click"),
-        numbers("p_purchase"),
-        numbers("expected_value"),
-        np.maximum(numbers("clicked") - ts, 0),
-        np.maximum(bought - ts, 0),
-        np.maximum(numbers("told") - ts, 0),
-        np.where(np.isfinite(bought), np.nan_to_num(numbers("paid")), 0.0),
+    purchase_ts = numbers("purchase_ts")
+    impressions = ImpressionColumns(
+        slate_row=np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(table)])),
+        item_id=table["item_id"].to_numpy(),
+        position=np.nan_to_num(numbers("position")).astype(np.int64),
+        p_click=numbers("p_click"),
+        p_purchase=numbers("p_purchase"),
+        expected_value=numbers("expected_value"),
+        click_delay=np.maximum(numbers("click_ts") - ts, 0),
+        purchase_delay=np.maximum(purchase_ts - ts, 0),
+        purchase_event_delay=np.maximum(numbers("purchase_event_ts") - ts, 0),
+        spent=np.where(np.isfinite(purchase_ts), np.nan_to_num(numbers("paid")), 0.0),
     )
-    return slates, shown
-
-
-def _rows(con: ibis.BaseBackend, table: ir.Table) -> list[dict[str, Any]]:
-    return con.to_pyarrow(table).to_pylist()
+    return slates, impressions

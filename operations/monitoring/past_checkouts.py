@@ -1,4 +1,4 @@
-"""A shop's orders as checkouts: each with its basket, its context and what its user had bought before."""
+"""A shop's orders as checkouts: each with its basket, its context and the user's earlier purchases."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from serving.stores.base import EMPTY_HISTORY, UserHistory
 
 
 class OrderHistory(NamedTuple):
-    """C checkouts by user and time, and their L lines in the same order. Returns are no lines."""
+    """C checkouts by user and time, and their L lines in the same order, without returns."""
 
     order_id: NDArray  # [C] str
     user_id: NDArray  # [C] str
@@ -25,12 +25,12 @@ class OrderHistory(NamedTuple):
     quantity: NDArray  # [L] float64
     price: NDArray  # [L] float64, of a unit
     line_ts: NDArray  # [L] int64, the checkout's ts
-    line_known_ts: NDArray  # [L] int64, when the line was known: at `at`, or when it was ingested
+    line_known_ts: NDArray  # [L] int64, `line_ts`, or when the line was ingested if that is later
     order_row: dict[str, int]  # order_id → row
-    user_rows: dict[str, tuple[int, int]]  # user_id → the first row of that user, and the one behind the last
+    user_rows: dict[str, tuple[int, int]]  # user_id → the user's first row, and the row after the last
 
     def history_before(self, user_id: str | None, ts: int) -> UserHistory:
-        """What a user had bought strictly before an instant, as far as it was known by then."""
+        """The user's purchases strictly before an instant, as far as they were known by then."""
         if user_id not in self.user_rows:
             return EMPTY_HISTORY
         start, stop = self.user_rows[user_id]
@@ -52,43 +52,49 @@ class OrderHistory(NamedTuple):
             self.user_id[row],
             [Line(self.item_id[k], float(self.quantity[k]), float(self.price[k])) for k in lines],
             int(self.ts[row]) if ts is None else ts,
-            context={name: of[row] for name, of in self.context.items() if of[row] is not None},
+            context={name: values[row] for name, values in self.context.items() if values[row] is not None},
             profile=profile or {},
             order_id=self.order_id[row],
         )
 
 
-def read_order_history(con: ibis.BaseBackend, table: ir.Table) -> OrderHistory:
-    """The checkouts of a conformed table `orders`."""
-    context = attribute_columns(table, "orders")
-    good = table.filter(table.quantity > 0, table.order_id.notnull(), table.user_id.notnull())
-    heads = good.group_by("order_id").agg(
-        _at=good.ts.max(), _user=good.user_id.max(), **{f"_{name}": good[name].max() for name in context}
+def read_order_history(con: ibis.BaseBackend, orders: ir.Table) -> OrderHistory:
+    """Return the checkouts of a conformed table `orders`."""
+    context = attribute_columns(orders, "orders")
+    sold = orders.filter(orders.quantity > 0, orders.order_id.notnull(), orders.user_id.notnull())
+    headers = sold.group_by("order_id").agg(
+        _ts=sold.ts.max(), _user=sold.user_id.max(), **{f"_{name}": sold[name].max() for name in context}
     )
-    lines = good.select("_row", "order_id", "item_id", "quantity", "price", "ts", "ingested_at")
-    t = lines.join(heads, "order_id").order_by("_user", "_at", "order_id", "_row")
-    found = con.to_pyarrow(t)
-    order, user = found["order_id"].to_numpy(), found["_user"].to_numpy()
-    first = np.flatnonzero(np.r_[True, order[1:] != order[:-1]]) if len(order) else np.zeros(0, np.int64)
-    at = found["_at"].to_numpy()
-    begins = np.flatnonzero(np.r_[True, user[first][1:] != user[first][:-1]]) if len(first) else first
-    ends = np.r_[begins[1:], len(first)]
-    heads = found.take(pa.array(first))
-    ingested = found["ingested_at"].fill_null(0).to_numpy()
+    lines = sold.select("_row", "order_id", "item_id", "quantity", "price", "ts", "ingested_at")
+    joined = lines.join(headers, "order_id").order_by("_user", "_ts", "order_id", "_row")
+    table = con.to_pyarrow(joined)
+    order, user, ts = (table[name].to_numpy() for name in ("order_id", "_user", "_ts"))
+    first_lines = _run_starts(order)
+    user_starts = _run_starts(user[first_lines])
+    user_ends = np.r_[user_starts[1:], len(first_lines)]
+    headers_table = table.take(pa.array(first_lines))
+    ingested = table["ingested_at"].fill_null(0).to_numpy()
     return OrderHistory(
-        order[first],
-        user[first],
-        at[first],
-        np.r_[first, len(order)],
-        {name: np.array(heads[f"_{name}"].to_pylist(), object) for name in context},
-        found["item_id"].to_numpy(),
-        found["quantity"].to_numpy(),
-        found["price"].to_numpy(),
-        at,
-        np.maximum(at, ingested),
-        {name: row for row, name in enumerate(order[first].tolist())},
-        {
-            user[first[start]]: (int(start), int(end))
-            for start, end in zip(begins.tolist(), ends.tolist(), strict=True)
+        order_id=order[first_lines],
+        user_id=user[first_lines],
+        ts=ts[first_lines],
+        line_offsets=np.r_[first_lines, len(order)],
+        context={name: np.array(headers_table[f"_{name}"].to_pylist(), object) for name in context},
+        item_id=table["item_id"].to_numpy(),
+        quantity=table["quantity"].to_numpy(),
+        price=table["price"].to_numpy(),
+        line_ts=ts,
+        line_known_ts=np.maximum(ts, ingested),
+        order_row={name: row for row, name in enumerate(order[first_lines].tolist())},
+        user_rows={
+            user[first_lines[start]]: (int(start), int(end))
+            for start, end in zip(user_starts.tolist(), user_ends.tolist(), strict=True)
         },
     )
+
+
+def _run_starts(values: NDArray) -> NDArray:
+    """Rows at which a run of equal values starts."""
+    if not len(values):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.r_[True, values[1:] != values[:-1]])

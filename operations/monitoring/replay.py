@@ -1,4 +1,4 @@
-"""Requests through the bundle again: what it scores now, and what its index finds of what is there."""
+"""Requests replayed through a bundle: predictions for their candidates, and the recall of its index."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -14,41 +14,41 @@ from serving.resilience.deadline import finite_output
 from serving.storage.bundle import Candidates
 from serving.stores.base import UserHistory
 
-ReplayRequest = tuple[Checkout, UserHistory]  # a checkout with its time, and what was known of its user
+ReplayRequest = tuple[Checkout, UserHistory]  # a checkout with its time, and the user's history by then
 
 
 class CandidateScores(NamedTuple):
-    """What the ranker says of one request's n candidates, sorted by row."""
+    """The ranker's predictions for one request's n candidates, sorted by row."""
 
-    item_row: NDArray  # [n] int64, item rows
+    item_row: NDArray  # [n] int64
     p_click: NDArray  # [n] float32
     p_purchase: NDArray  # [n]
-    expected_value: NDArray  # [n] expected value
+    expected_value: NDArray  # [n]
 
     def lookup(self, rows: NDArray) -> NDArray:
-        """[k, 3] click, purchase and value of item rows [k]; NaN for what is no candidate."""
-        place = np.minimum(np.searchsorted(self.item_row, rows), len(self.item_row) - 1)
-        found = np.stack([self.p_click, self.p_purchase, self.expected_value], 1)[place].astype(np.float64)
-        found[self.item_row[place] != rows] = np.nan
-        return found
+        """[k, 3] click, purchase and value of item rows [k]; NaN for rows that are no candidates."""
+        index = np.minimum(np.searchsorted(self.item_row, rows), len(self.item_row) - 1)
+        scores = np.stack([self.p_click, self.p_purchase, self.expected_value], 1)[index].astype(np.float64)
+        scores[self.item_row[index] != rows] = np.nan
+        return scores
 
 
 @torch.inference_mode()
 def score_requests(recommender: Recommender, requests: Sequence[ReplayRequest]) -> list[CandidateScores]:
-    """The candidates of requests, which must have some, with their predictions."""
+    """Return the candidates of requests with their predictions. Every request must have candidates."""
     bundle, catalog = recommender.bundle, recommender.bundle.catalog
-    found = []
+    results = []
     for query, vector in _query_batches(recommender, requests):
-        near = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.n_ann_candidates))
-        part = Candidates(*finite_output(bundle.candidates, query, vector, near, catalog))
-        click, purchase, spend = (
-            x.numpy() for x in finite_output(bundle.ranker, query, vector, part, catalog)
-        )
-        for start, stop in pairwise(part.offsets.tolist()):
-            order = start + np.argsort(part.item.numpy()[start:stop])
-            columns = (part.item.numpy(), click, purchase, purchase * spend)
-            found.append(CandidateScores(*(column[order] for column in columns)))
-    return found
+        ann_rows = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.n_ann_candidates))
+        candidates = Candidates(*finite_output(bundle.candidates, query, vector, ann_rows, catalog))
+        outputs = finite_output(bundle.ranker, query, vector, candidates, catalog)
+        p_click, p_purchase, spend = (output.numpy() for output in outputs)
+        item = candidates.item.numpy()
+        columns = (item, p_click, p_purchase, p_purchase * spend)
+        for start, stop in pairwise(candidates.offsets.tolist()):
+            order = start + np.argsort(item[start:stop])
+            results.append(CandidateScores(*(column[order] for column in columns)))
+    return results
 
 
 @torch.inference_mode()
@@ -57,27 +57,25 @@ def index_recall(recommender: Recommender, requests: Sequence[ReplayRequest], k:
     bundle = recommender.bundle
     rows = np.flatnonzero(bundle.available)
     k = min(k, len(rows))
-    parts = []
+    recalls = []
     for _, vector in _query_batches(recommender, requests):
         queries = vector.numpy()
-        exact = rows[
-            np.argpartition(-_int8_inner_products(queries, recommender.item_vectors[rows]), k - 1, axis=1)[
-                :, :k
-            ]
-        ]
-        near = bundle.index.search(queries, k)
-        parts += [len(np.intersect1d(a, b)) / k for a, b in zip(near, exact, strict=True)]
-    return np.array(parts)
+        products = _int8_inner_products(queries, recommender.item_vectors[rows])
+        exact = rows[np.argpartition(-products, k - 1, axis=1)[:, :k]]
+        retrieved = bundle.index.search(queries, k)
+        recalls += [len(np.intersect1d(a, b)) / k for a, b in zip(retrieved, exact, strict=True)]
+    return np.array(recalls)
 
 
 def _query_batches(
     recommender: Recommender, requests: Sequence[ReplayRequest]
 ) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
-    """Queries and their vectors [B, D], batch by batch."""
+    """Yield queries and their vectors [B, D], batch by batch."""
+    encoder = recommender.feature_encoder
     tower, vectors = recommender.bundle.query_tower, recommender.bundle.catalog[-1]
     for start in range(0, len(requests), BATCH_SIZE):
-        some = requests[start : start + BATCH_SIZE]
-        query = collate([recommender.feature_encoder(one, facts, one.ts or 0) for one, facts in some])
+        batch = requests[start : start + BATCH_SIZE]
+        query = collate([encoder.encode(checkout, history, checkout.ts or 0) for checkout, history in batch])
         yield query, finite_output(tower, query, vectors)
 
 

@@ -1,5 +1,5 @@
-"""Why offline and online disagree: logged requests are replayed, and causes ranked by what they explain.
+"""Why offline and online disagree: logged requests are replayed, and causes are ranked by effect size.
 
-log ─ requests ─▶ replay ─ differs? ─▶ inputs:   skewed feature, stale cache, leaked label
-  ╰─ outcomes ───────────────────────▶ outcomes: late labels, position effect, changed traffic mix
+log ─ requests ─▶ replay ─ differs? ─▶ input_causes:   skewed feature, stale cache, leaked label
+  ╰─ outcomes ───────────────────────▶ outcome_causes: late labels, position effect, changed traffic mix
 """

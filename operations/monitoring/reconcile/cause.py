@@ -1,4 +1,4 @@
-"""What a check says: how much of the disagreement a cause accounts for, and how sure that is."""
+"""A cause of disagreement: its effect size and its evidence."""
 
 from typing import NamedTuple
 
@@ -9,22 +9,22 @@ MIN_EFFECT_SIZE = 0.02  # log-odds, or a factor of 1.02
 class Cause(NamedTuple):
     """A cause with its evidence.
 
-    `size` is in natural logarithms for all of them, so that they can be compared: of odds between what was
-    logged and what the replay gives, of a rate that is missing, or of a mean that would be another.
+    `effect_size` is the natural logarithm of a ratio for all causes, so that they can be compared: of the
+    odds in log and replay, of the rates with and without missing events, or of the mean predictions at two
+    traffic mixes.
     """
 
     name: str
     effect_size: float
-    z: float  # standard errors from nothing
-    evidence: str  # the evidence in a sentence
+    z: float  # standard errors from 0
+    evidence: str  # a sentence
     remedy: str
 
     @property
     def is_significant(self) -> bool:
-        """Whether the evidence is enough to say so."""
         return self.effect_size >= MIN_EFFECT_SIZE and self.z >= MIN_Z_SCORE
 
 
 def rank_causes(causes: list[Cause]) -> list[Cause]:
-    """What is named first, and of these what explains most."""
-    return sorted(causes, key=lambda one: (one.is_significant, one.effect_size), reverse=True)
+    """Significant causes first, each group by effect size."""
+    return sorted(causes, key=lambda cause: (cause.is_significant, cause.effect_size), reverse=True)

@@ -1,7 +1,7 @@
-"""Causes in what a request was answered from: with which other inputs does it replay as it was logged?
+"""Causes in the inputs of a request: which other input makes it replay as it was logged?
 
-A hypothesis replays requests that differ, with one input changed, and explains the share of the distance that
-it takes away. The share of the best hypothesis, times the distance, is what its cause accounts for.
+A hypothesis perturbs one input of the requests that differ, and explains the share of the gap that it
+removes. The effect size of a cause is the share of its best hypothesis, times the mean gap.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.examples.splits import DAY
 from evaluation.metrics import auc
 from operations.monitoring.reconcile.cause import Cause
 from operations.monitoring.reconcile.logged_requests import (
@@ -25,101 +24,102 @@ from operations.monitoring.reconcile.logged_requests import (
     request_gaps,
 )
 from serving import Checkout, Recommender
+from serving.checkout import SECONDS_PER_DAY
 from serving.stores.base import EMPTY_HISTORY, UserHistory
 
 MAX_TRIAL_REQUESTS = 40  # requests that hypotheses are tried on
-PRICE_FACTORS = (0.01, 0.1, 0.5, 0.8, 0.9, 1.1, 1.25, 2.0, 10.0, 100.0)  # of prices: cents, taxes, discounts
+PRICE_FACTORS = (0.01, 0.1, 0.5, 0.8, 0.9, 1.1, 1.25, 2.0, 10.0, 100.0)  # cents, taxes, discounts
 HISTORY_LAG_DAYS = {"an hour": 1 / 24, "6 hours": 0.25} | {
     f"{n} days": n for n in (1, 2, 3, 5, 7, 10, 14, 21, 28)
 }
-TRUNCATED_LENGTHS = (10, 50)  # events that a history cut short may have
+TRUNCATED_LENGTHS = (10, 50)  # events of a truncated history
+MAX_CONTEXT_VALUES = 5  # tried per attribute
 
 
 class Hypothesis(NamedTuple):
-    """Another input, and what it would mean."""
+    """A perturbed input."""
 
     description: str
     perturbation: Perturbation
 
 
 class HypothesisResult(NamedTuple):
-    """A hypothesis and what it explains."""
+    """A hypothesis and the gap that it explains."""
 
     description: str
-    explained_share: float  # share of the distance that is gone
-    z: float  # standard errors of that
+    explained_share: float
+    z: float  # standard errors of `explained_share` from 0
 
 
 LABEL_LEAK = Hypothesis(
-    "what slates led to, as late as the log saw it bought,", lambda one: (one.checkout, one.corrected_history)
+    "purchases from slates, at the time of their purchase event,",
+    lambda request: (request.checkout, request.corrected_history),
 )
-NO_EXPLANATION = HypothesisResult("nothing that was tried", 0.0, 0.0)
+NO_EXPLANATION = HypothesisResult("no tried hypothesis", 0.0, 0.0)
 
 
-def input_causes(recommender: Recommender, asked: Sequence[LoggedRequest]) -> tuple[list[Cause], NDArray]:
-    """Skewed feature, stale cache, leaked label and what none of them explains; and the distance [n] between
-    the log and the replay of each request."""
-    difference = logit_differences(recommender, asked)
-    gap = request_gaps(difference, asked)
-    before, wrong = float(gap.mean()), np.flatnonzero(gap > MATCH_TOLERANCE)
-    wrong = wrong[np.linspace(0, len(wrong) - 1, min(MAX_TRIAL_REQUESTS, len(wrong))).astype(int)]
-    some = [asked[k] for k in wrong]
+def input_causes(recommender: Recommender, requests: Sequence[LoggedRequest]) -> tuple[list[Cause], NDArray]:
+    """Return skewed feature, stale cache, leaked label and unknown input, and the gap [n] of each request."""
+    differences = logit_differences(recommender, requests)
+    gaps = request_gaps(differences, requests)
+    mean_gap, mismatched = float(gaps.mean()), np.flatnonzero(gaps > MATCH_TOLERANCE)
+    n_trials = min(MAX_TRIAL_REQUESTS, len(mismatched))
+    trial = mismatched[np.linspace(0, len(mismatched) - 1, n_trials).astype(int)]
+    trial_requests, trial_gaps = [requests[k] for k in trial], gaps[trial]
     skew, stale, leak = (
-        _best_hypothesis(recommender, some, gap[wrong], hypotheses)
+        _best_hypothesis(recommender, trial_requests, trial_gaps, hypotheses)
         for hypotheses in (
             feature_skew_hypotheses(recommender),
             stale_history_hypotheses(recommender),
             [LABEL_LEAK],
         )
     )
-    known = max(one.explained_share for one in (skew, stale, leak))
-    rest = HypothesisResult("an input that was not tried", 1 - known, _z_score(gap[wrong]))
+    explained = max(result.explained_share for result in (skew, stale, leak))
+    unknown = HypothesisResult("an input that was not tried", 1 - explained, _z_score(trial_gaps))
 
-    def cause(name: str, tried: HypothesisResult, todo: str, more: str = "") -> Cause:
-        said = "requests replay as logged"
-        if len(wrong):
-            said = (
-                f"{np.mean(gap > MATCH_TOLERANCE):.0%} of the requests do not replay as logged ({before:.2f} log-odds "
-                f"on average); {tried.description} explains {tried.explained_share:.0%} of that{more}"
+    def cause(name: str, result: HypothesisResult, remedy: str, details: str = "") -> Cause:
+        evidence = "requests replay as logged"
+        if len(trial):
+            evidence = (
+                f"{np.mean(gaps > MATCH_TOLERANCE):.0%} of the requests do not replay as logged "
+                f"({mean_gap:.2f} log-odds on average); {result.description} explains "
+                f"{result.explained_share:.0%} of that{details}"
             )
-        return Cause(name, before * tried.explained_share, tried.z, said, todo)
+        return Cause(name, mean_gap * result.explained_share, result.z, evidence, remedy)
 
+    leak_details = describe_purchase_auc(requests, differences)
     return [
-        cause("skewed feature", skew, "compare this input in the service with what training reads"),
-        cause("stale cache", stale, "look at what keeps checkouts from the store, and at caches"),
-        cause(
-            "leaked label", leak, "mend the table that dates outcomes before their checkout",
-            describe_purchase_auc(asked, difference),
-        ),
-        cause("unknown input", rest, "replay with --store, or with the tables as they were"),
-    ], gap  # fmt: skip
+        cause("skewed feature", skew, "compare this input in the service with training's"),
+        cause("stale cache", stale, "check what keeps checkouts from the store, and caches"),
+        cause("leaked label", leak, "fix the table that dates outcomes before their checkout", leak_details),
+        cause("unknown input", unknown, "replay with --store, or with the tables of that time"),
+    ], gaps
 
 
-def describe_purchase_auc(asked: Sequence[LoggedRequest], difference: NDArray) -> str:
-    """How well purchases are told from the rest by what was logged, and by the replay: a leak knows them."""
-    bought = np.concatenate([one.purchased for one in asked])
-    logged = logit(np.concatenate([one.logged_probabilities for one in asked]))[:, 1]
-    both = np.isfinite(difference[:, 1])
-    if not bought[both].any() or bought[both].all():
+def describe_purchase_auc(requests: Sequence[LoggedRequest], differences: NDArray) -> str:
+    """The AUC of purchases in the log and in the replay: a leak raises it."""
+    purchased = np.concatenate([request.purchased for request in requests])
+    logged = logit(np.concatenate([request.logged_probabilities for request in requests]))[:, 1]
+    is_replayed = np.isfinite(differences[:, 1])
+    label = purchased[is_replayed]
+    if not label.any() or label.all():
         return ""
-    here, there = (auc(bought[both], x[both]) for x in (logged, logged + difference[:, 1]))
-    return f"; AUC of purchases {there:.3f} in the replay, {here:.3f} in the log"
+    log_auc, replay_auc = (auc(label, score[is_replayed]) for score in (logged, logged + differences[:, 1]))
+    return f"; AUC of purchases {replay_auc:.3f} in the replay, {log_auc:.3f} in the log"
 
 
 def feature_skew_hypotheses(recommender: Recommender) -> list[Hypothesis]:
-    """Prices, quantities, words and histories that are not those of the tables."""
-    found = [
+    """Other prices, quantities, context values, profiles and histories than those of the tables."""
+    hypotheses = [
         *(
             Hypothesis(f"basket prices times {factor:g}", partial(_scale_prices, factor))
             for factor in PRICE_FACTORS
         ),
-        Hypothesis("baskets at usual prices", partial(_replace_line_fields, price=None)),
+        Hypothesis("baskets at catalog prices", partial(_replace_line_fields, price=None)),
         Hypothesis("quantities of 1", partial(_replace_line_fields, quantity=1.0)),
-        Hypothesis("an empty basket", lambda one: (replace(one.checkout, basket=[]), one.history)),
-        Hypothesis("no profile", lambda one: (replace(one.checkout, profile={}), _drop_profile(one.history))),
-        Hypothesis(
-            "no history", lambda one: (one.checkout, replace(EMPTY_HISTORY, profile=one.history.profile))
-        ),
+        Hypothesis("an empty basket", _empty_basket),
+        Hypothesis("no profile", _drop_profile),
+        Hypothesis("no history", _drop_history),
         *(
             Hypothesis(f"the newest {n} events alone", partial(_truncate_history, n))
             for n in TRUNCATED_LENGTHS
@@ -127,18 +127,18 @@ def feature_skew_hypotheses(recommender: Recommender) -> list[Hypothesis]:
     ]
     for attribute in recommender.bundle.manifest["features"]["context"]:
         name = attribute["name"]
-        found.append(Hypothesis(f"{name} missing", partial(_replace_context, name, None)))
-        for word in attribute.get("values", [])[:5]:
-            found.append(Hypothesis(f"{name} always {word}", partial(_replace_context, name, word)))
-    return found
+        hypotheses.append(Hypothesis(f"{name} missing", partial(_replace_context, name, None)))
+        for value in attribute.get("values", [])[:MAX_CONTEXT_VALUES]:
+            hypotheses.append(Hypothesis(f"{name} always {value}", partial(_replace_context, name, value)))
+    return hypotheses
 
 
 def stale_history_hypotheses(recommender: Recommender) -> list[Hypothesis]:
-    """What the user was earlier."""
+    """Earlier states of the user's history."""
     end = int(recommender.bundle.manifest["data"]["window"]["end"])
     return [
         *(
-            Hypothesis(f"a history that is {name} old", partial(_lag_history, int(days * DAY)))
+            Hypothesis(f"a history that is {name} old", partial(_lag_history, int(days * SECONDS_PER_DAY)))
             for name, days in HISTORY_LAG_DAYS.items()
         ),
         Hypothesis("a history that ends with the bundle's data", partial(_cut_history, end)),
@@ -147,69 +147,81 @@ def stale_history_hypotheses(recommender: Recommender) -> list[Hypothesis]:
 
 
 def _best_hypothesis(
-    recommender: Recommender, some: Sequence[LoggedRequest], gap: NDArray, hypotheses: Sequence[Hypothesis]
+    recommender: Recommender,
+    requests: Sequence[LoggedRequest],
+    gaps: NDArray,
+    hypotheses: Sequence[Hypothesis],
 ) -> HypothesisResult:
-    """The hypothesis that takes most of the distances [n] away."""
+    """The hypothesis that removes most of the gaps [n]."""
     best = NO_EXPLANATION
-    for one in hypotheses if len(some) > 1 else ():
-        gained = gap - request_gaps(logit_differences(recommender, some, one.perturbation), some)
-        explained = float(gained.sum() / gap.sum())
-        if explained > best.explained_share:
-            best = HypothesisResult(one.description, explained, _z_score(gained))
+    for hypothesis in hypotheses if len(requests) > 1 else ():
+        differences = logit_differences(recommender, requests, hypothesis.perturbation)
+        removed = gaps - request_gaps(differences, requests)
+        explained_share = float(removed.sum() / gaps.sum())
+        if explained_share > best.explained_share:
+            best = HypothesisResult(hypothesis.description, explained_share, _z_score(removed))
     return best
 
 
 def _z_score(values: NDArray) -> float:
-    """How many standard errors the mean of values [n] is above 0."""
-    return (
-        float(values.mean() / (values.std() / len(values) ** 0.5 + MIN_PROBABILITY))
-        if len(values) > 1
-        else 0.0
-    )
+    """Standard errors of the mean of values [n] from 0."""
+    if len(values) < 2:
+        return 0.0
+    return float(values.mean() / (values.std() / len(values) ** 0.5 + MIN_PROBABILITY))
 
 
-def _scale_prices(factor: float, one: LoggedRequest) -> tuple[Checkout, UserHistory]:
+def _scale_prices(factor: float, request: LoggedRequest) -> tuple[Checkout, UserHistory]:
     basket = [
-        replace(line, price=line.price * factor) for line in one.checkout.basket if line.price is not None
+        replace(line, price=line.price * factor) for line in request.checkout.basket if line.price is not None
     ]
-    return replace(one.checkout, basket=basket), one.history
+    return replace(request.checkout, basket=basket), request.history
 
 
-def _replace_line_fields(one: LoggedRequest, **fields: float | None) -> tuple[Checkout, UserHistory]:
-    return replace(
-        one.checkout, basket=[replace(line, **fields) for line in one.checkout.basket]  # type: ignore[arg-type]
-    ), one.history  # fmt: skip
+def _replace_line_fields(request: LoggedRequest, **fields: float | None) -> tuple[Checkout, UserHistory]:
+    basket = [replace(line, **fields) for line in request.checkout.basket]  # type: ignore[arg-type]
+    return replace(request.checkout, basket=basket), request.history
 
 
-def _replace_context(name: str, word: str | None, one: LoggedRequest) -> tuple[Checkout, UserHistory]:
-    context = {key: value for key, value in one.checkout.context.items() if key != name}
-    return replace(one.checkout, context=context | ({} if word is None else {name: word})), one.history
+def _empty_basket(request: LoggedRequest) -> tuple[Checkout, UserHistory]:
+    return replace(request.checkout, basket=[]), request.history
 
 
-def _drop_profile(facts: UserHistory) -> UserHistory:
-    return replace(facts, profile={})
+def _replace_context(name: str, value: str | None, request: LoggedRequest) -> tuple[Checkout, UserHistory]:
+    context = {key: old for key, old in request.checkout.context.items() if key != name}
+    if value is not None:
+        context[name] = value
+    return replace(request.checkout, context=context), request.history
 
 
-def _filter_history(facts: UserHistory, keep: NDArray) -> UserHistory:
+def _drop_profile(request: LoggedRequest) -> tuple[Checkout, UserHistory]:
+    return replace(request.checkout, profile={}), replace(request.history, profile={})
+
+
+def _drop_history(request: LoggedRequest) -> tuple[Checkout, UserHistory]:
+    return request.checkout, replace(EMPTY_HISTORY, profile=request.history.profile)
+
+
+def _filter_history(history: UserHistory, keep: NDArray) -> UserHistory:
     """The events `keep` [n] bool."""
-    ids = [item for item, kept in zip(facts.item_id, keep.tolist(), strict=True) if kept]
-    columns = {name: getattr(facts, name)[keep] for name in ("ts", "kind", "quantity", "price")}
-    return replace(facts, item_id=ids, **columns)
+    ids = [item for item, is_kept in zip(history.item_id, keep.tolist(), strict=True) if is_kept]
+    columns = {name: getattr(history, name)[keep] for name in ("ts", "kind", "quantity", "price")}
+    return replace(history, item_id=ids, **columns)
 
 
-def _truncate_history(count: int, one: LoggedRequest) -> tuple[Checkout, UserHistory]:
-    facts = _filter_history(one.history, one.history.ts < one.ts)
-    return one.checkout, _filter_history(facts, np.arange(len(facts.ts)) >= len(facts.ts) - count)
+def _truncate_history(count: int, request: LoggedRequest) -> tuple[Checkout, UserHistory]:
+    history = _filter_history(request.history, request.history.ts < request.ts)
+    is_newest = np.arange(len(history.ts)) >= len(history.ts) - count
+    return request.checkout, _filter_history(history, is_newest)
 
 
-def _lag_history(lag: int, one: LoggedRequest) -> tuple[Checkout, UserHistory]:
-    return one.checkout, _filter_history(one.history, one.history.ts < one.ts - lag)
+def _lag_history(lag: int, request: LoggedRequest) -> tuple[Checkout, UserHistory]:
+    return request.checkout, _filter_history(request.history, request.history.ts < request.ts - lag)
 
 
-def _cut_history(end: int, one: LoggedRequest) -> tuple[Checkout, UserHistory]:
-    return one.checkout, _filter_history(one.history, one.history.ts <= end)
+def _cut_history(end: int, request: LoggedRequest) -> tuple[Checkout, UserHistory]:
+    return request.checkout, _filter_history(request.history, request.history.ts <= end)
 
 
-def _previous_request(one: LoggedRequest) -> tuple[Checkout, UserHistory]:
-    """The whole request before, with what was known by then."""
-    return one.previous_checkout or one.checkout, one.history
+def _previous_request(request: LoggedRequest) -> tuple[Checkout, UserHistory]:
+    """The user's previous checkout, with the history by then."""
+    return request.previous_checkout or request.checkout, request.history

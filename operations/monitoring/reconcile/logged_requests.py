@@ -1,26 +1,40 @@
-"""Logged requests, rebuilt from the shop's tables, and how far their replay is from what was logged."""
+"""Logged requests, rebuilt from the shop's tables, and the distance of their replay from the log."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.examples.splits import DAY
 from operations.monitoring.logged_slates import AttributedLog
 from operations.monitoring.past_checkouts import OrderHistory
 from operations.monitoring.replay import score_requests
 from serving import Checkout, Recommender
+from serving.checkout import MAX_CLOCK_SKEW, SECONDS_PER_DAY
 from serving.stores.base import Store, UserHistory
 
-MAX_LOGIT_GAP = 1.0  # log-odds: what is further away, or no candidate at all, counts as much
-MATCH_TOLERANCE = 0.01  # log-odds that rounding may make
+MAX_LOGIT_GAP = 1.0  # log-odds: larger gaps, and items that are no candidates, count as this
+MATCH_TOLERANCE = 0.01  # log-odds that rounding can cause
 MIN_PROBABILITY = 1e-6
-MAX_CLOCK_SKEW = 300  # seconds by which clocks differ
-MAX_EARLY_SECONDS = 28 * DAY  # by which a table may date a purchase too early
+MAX_EARLY_SECONDS = 28 * SECONDS_PER_DAY  # by which a table may date a purchase too early
 
 Perturbation = Callable[["LoggedRequest"], tuple[Checkout, UserHistory]]  # the request with another input
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSources:
+    """The data that requests are rebuilt from."""
+
+    orders: OrderHistory
+    profiles: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # by user
+    store: Store | None = None  # without one, histories come from the orders
+
+    def history(self, user_id: str | None, ts: int) -> UserHistory:
+        """The user's history before an instant."""
+        if self.store is None or user_id is None:
+            return self.orders.history_before(user_id, ts)
+        return self.store.get(user_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,104 +42,118 @@ class LoggedRequest:
     """A request that was logged with predictions."""
 
     checkout: Checkout
-    history: UserHistory  # what should have been known of the user
+    history: UserHistory  # that serving should have known
     ts: int  # of the checkout
-    previous_checkout: Checkout | None  # the one that its user was answered before
-    item_rows: NDArray  # [k] rows of the items shown
-    logged_probabilities: NDArray  # [k, 2] logged p(click) and p(purchase)
+    previous_checkout: Checkout | None  # of the user's previous slate
+    item_rows: NDArray  # [k] rows of the slate's items
+    logged_probabilities: NDArray  # [k, 2] p(click) and p(purchase)
     purchased: NDArray  # [k] bool
-    corrected_history: UserHistory  # the same, where the log knows better when something was bought
+    corrected_history: UserHistory  # `history` with purchase times by the log
 
 
 def sample_requests(
-    log: AttributedLog, orders: OrderHistory, profiles: dict[str, dict[str, Any]], recommender: Recommender,
-    store: Store | None, count: int, seed: int = 0,
-) -> list[LoggedRequest]:  # fmt: skip
-    """Up to `count` requests of the log's newer half, so that what led to them is in the log too: those that
-    the recommender's version ranked, and whose order is known."""
-    slates, shown, bundle = log.slates, log.impressions, recommender.bundle
-    row = np.array([orders.order_row.get(order, -1) for order in slates.order_id.tolist()], np.int64)
-    unsaid = np.bincount(shown.slate_row, np.isnan(shown.p_click), len(row)) > 0
-    usable = (row >= 0) & ~unsaid & (slates.tier == "ranked") & (slates.bundle_version == bundle.version)
+    log: AttributedLog, sources: RequestSources, recommender: Recommender, count: int, seed: int = 0
+) -> list[LoggedRequest]:
+    """Return up to `count` ranked requests of the recommender's version whose order is known.
+
+    They are of the log's newer half, so that the log has the slates that led to them.
+    """
+    slates, impressions, bundle = log.slates, log.impressions, recommender.bundle
+    orders = sources.orders
+    order_row = np.array([orders.order_row.get(order, -1) for order in slates.order_id.tolist()], np.int64)
+    lacks_prediction = np.bincount(impressions.slate_row, np.isnan(impressions.p_click), len(order_row)) > 0
+    usable = (order_row >= 0) & ~lacks_prediction
+    usable &= (slates.tier == "ranked") & (slates.bundle_version == bundle.version)
     usable &= slates.ts >= (slates.ts[0] + slates.ts[-1]) // 2
-    last = _previous_slates(slates.user_id.tolist(), row)
-    dated = correct_purchase_times(log, orders)
-    first = np.searchsorted(shown.slate_row, np.arange(len(row) + 1))
+    previous_slate = _previous_slates(slates.user_id.tolist(), order_row)
+    corrected_orders = correct_purchase_times(log, orders)
+    first = np.searchsorted(impressions.slate_row, np.arange(len(order_row) + 1))
 
     def checkout(slate: int) -> Checkout:
-        profile = profiles.get(slates.user_id[slate])
-        return orders.checkout(int(row[slate]), int(slates.ts[slate]), profile)
+        profile = sources.profiles.get(slates.user_id[slate])
+        return orders.checkout(int(order_row[slate]), int(slates.ts[slate]), profile)
 
-    asked = []
-    for slate in np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(usable))[:count]).tolist():
-        here, user, ts = slice(first[slate], first[slate + 1]), slates.user_id[slate], int(slates.ts[slate])
-        facts = orders.history_before(user, ts) if store is None or user is None else store.get(user)
-        asked.append(
+    sample = np.random.default_rng(seed).permutation(np.flatnonzero(usable))[:count]
+    requests = []
+    for slate in np.sort(sample).tolist():
+        items = slice(first[slate], first[slate + 1])
+        user, ts, previous = slates.user_id[slate], int(slates.ts[slate]), previous_slate[slate]
+        history = sources.history(user, ts)
+        requests.append(
             LoggedRequest(
-                checkout(slate),
-                facts,
-                ts,
-                checkout(last[slate]) if last[slate] >= 0 else None,
-                np.array(bundle.item_rows.lookup(shown.item_id[here].tolist()), np.int64),
-                np.stack([shown.p_click[here], shown.p_purchase[here]], 1),
-                np.isfinite(shown.purchase_delay[here]),
-                dated.history_before(user, ts) if store is None else facts,
+                checkout=checkout(slate),
+                history=history,
+                ts=ts,
+                previous_checkout=checkout(previous) if previous >= 0 else None,
+                item_rows=np.array(bundle.item_rows.lookup(impressions.item_id[items].tolist()), np.int64),
+                logged_probabilities=np.stack([impressions.p_click[items], impressions.p_purchase[items]], 1),
+                purchased=np.isfinite(impressions.purchase_delay[items]),
+                corrected_history=(
+                    corrected_orders.history_before(user, ts) if sources.store is None else history
+                ),
             )
         )
-    return asked
+    return requests
 
 
-def _previous_slates(users: list[str | None], row: NDArray) -> NDArray:
-    """[n] the slate that the user of each slate was shown before, -1 for none whose order is known."""
-    found = np.full(len(row), -1, np.int64)
+def _previous_slates(users: list[str | None], order_row: NDArray) -> NDArray:
+    """[n] the previous slate of each slate's user, -1 if there is none with a known order."""
+    previous = np.full(len(order_row), -1, np.int64)
     latest: dict[str, int] = {}
     for slate, user in enumerate(users):
-        if user is not None and row[slate] >= 0:
-            found[slate] = latest.get(user, -1)
+        if user is not None and order_row[slate] >= 0:
+            previous[slate] = latest.get(user, -1)
             latest[user] = slate
-    return found
+    return previous
 
 
 def correct_purchase_times(log: AttributedLog, orders: OrderHistory) -> OrderHistory:
-    """The orders with lines at the time at which the log saw them bought, where the table has the user buy
-    the item earlier, and not then. An order that asked for a slate is dated by that, and what is older than
-    the log stays."""
-    at = orders.line_ts.copy()
-    asked = [orders.order_row[order] for order in log.slates.order_id.tolist() if order in orders.order_row]
-    sure = np.repeat(np.isin(np.arange(len(orders.ts)), asked), np.diff(orders.line_offsets))  # [L]
-    sure |= at < log.slates.ts[0]
-    bought = np.flatnonzero(np.isfinite(log.impressions.purchase_event_delay))
-    slate = log.impressions.slate_row[bought]
-    when = (log.slates.ts[slate] + log.impressions.purchase_event_delay[bought]).astype(np.int64)
-    users, items = log.slates.user_id[slate].tolist(), log.impressions.item_id[bought].tolist()
-    for user, item, came in zip(users, items, when.tolist(), strict=True):
+    """Return the orders with purchase times by the log's purchase events.
+
+    A line is corrected if the table dates it before the event, and has no line of the item at the event.
+    Orders with a slate, and lines older than the log, keep their times.
+    """
+    line_ts = orders.line_ts.copy()
+    logged_rows = [
+        orders.order_row[order] for order in log.slates.order_id.tolist() if order in orders.order_row
+    ]
+    is_logged = np.isin(np.arange(len(orders.ts)), logged_rows)
+    is_fixed = np.repeat(is_logged, np.diff(orders.line_offsets))  # [L]
+    is_fixed |= line_ts < log.slates.ts[0]
+    purchases = np.flatnonzero(np.isfinite(log.impressions.purchase_event_delay))
+    slate = log.impressions.slate_row[purchases]
+    event_ts = (log.slates.ts[slate] + log.impressions.purchase_event_delay[purchases]).astype(np.int64)
+    users, items = log.slates.user_id[slate].tolist(), log.impressions.item_id[purchases].tolist()
+    for user, item, ts in zip(users, items, event_ts.tolist(), strict=True):
         start, stop = orders.user_rows.get(user, (0, 0))
         lines = np.arange(orders.line_offsets[start], orders.line_offsets[stop])
-        lines = lines[
-            (orders.item_id[lines] == item) & (orders.line_ts[lines] <= came + MAX_CLOCK_SKEW) & ~sure[lines]
-        ]
-        if len(lines) and came - MAX_EARLY_SECONDS <= orders.line_ts[lines[-1]] < came - MAX_CLOCK_SKEW:
-            at[lines[-1]] = came
-    return orders._replace(line_ts=at, line_known_ts=np.maximum(orders.line_known_ts, at))
+        is_item = orders.item_id[lines] == item
+        lines = lines[is_item & (orders.line_ts[lines] <= ts + MAX_CLOCK_SKEW) & ~is_fixed[lines]]
+        if len(lines) and ts - MAX_EARLY_SECONDS <= orders.line_ts[lines[-1]] < ts - MAX_CLOCK_SKEW:
+            line_ts[lines[-1]] = ts
+    return orders._replace(line_ts=line_ts, line_known_ts=np.maximum(orders.line_known_ts, line_ts))
 
 
 def logit_differences(
-    recommender: Recommender, asked: Sequence[LoggedRequest], variant: Perturbation | None = None
+    recommender: Recommender, requests: Sequence[LoggedRequest], perturbation: Perturbation | None = None
 ) -> NDArray:
-    """[Σk, 2] log-odds of the replay less those that were logged, ±CAP at most, NaN for no candidate."""
-    requests = [(one.checkout, one.history) if variant is None else variant(one) for one in asked]
-    parts = [
-        logit(scores.lookup(one.item_rows)[:, :2]) - logit(one.logged_probabilities)
-        for one, scores in zip(asked, score_requests(recommender, requests), strict=True)
+    """[Σk, 2] log-odds of the replay minus the logged ones, at most ±MAX_LOGIT_GAP; NaN for no candidate."""
+    inputs = [
+        (request.checkout, request.history) if perturbation is None else perturbation(request)
+        for request in requests
     ]
-    return np.clip(np.concatenate(parts), -MAX_LOGIT_GAP, MAX_LOGIT_GAP)
+    differences = [
+        logit(scores.lookup(request.item_rows)[:, :2]) - logit(request.logged_probabilities)
+        for request, scores in zip(requests, score_requests(recommender, inputs), strict=True)
+    ]
+    return np.clip(np.concatenate(differences), -MAX_LOGIT_GAP, MAX_LOGIT_GAP)
 
 
-def request_gaps(difference: NDArray, asked: Sequence[LoggedRequest]) -> NDArray:
-    """[n] mean distance by request, of `differences`."""
-    apart = np.nan_to_num(np.abs(difference), nan=MAX_LOGIT_GAP).mean(1)
-    of = np.repeat(np.arange(len(asked)), [len(one.item_rows) for one in asked])
-    return np.bincount(of, apart) / np.bincount(of)
+def request_gaps(differences: NDArray, requests: Sequence[LoggedRequest]) -> NDArray:
+    """[n] mean absolute difference by request."""
+    gaps = np.nan_to_num(np.abs(differences), nan=MAX_LOGIT_GAP).mean(1)
+    request_row = np.repeat(np.arange(len(requests)), [len(request.item_rows) for request in requests])
+    return np.bincount(request_row, gaps) / np.bincount(request_row)
 
 
 def logit(p: NDArray) -> NDArray:

@@ -1,7 +1,7 @@
-"""Causes in the outcomes and in who asks: late labels, position effect, changed traffic mix.
+"""Causes in outcomes and traffic: late labels, position effect, changed traffic mix.
 
-All three read the log as it is, by slates whose windows have passed, and compare what was observed with what
-was predicted, so that a change of what is shown does not count. Errors are of users, not of rows.
+All three read slates with complete outcomes, and compare observed with predicted outcomes, so that a change
+of the slates themselves does not count. Standard errors are clustered by user.
 """
 
 from collections.abc import Sequence
@@ -10,156 +10,203 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.examples.splits import DAY
 from operations.monitoring.daily_metrics import PSEUDO_COUNT
 from operations.monitoring.live_calibration import clustered_se, user_codes
 from operations.monitoring.logged_slates import AttributedLog, AttributionWindows
 from operations.monitoring.past_checkouts import OrderHistory
 from operations.monitoring.reconcile.cause import Cause
+from serving.checkout import SECONDS_PER_DAY
 from serving.storage.bundle import Bundle
 
-NEWEST_SHARE = 0.25  # of the slates whose windows have passed: the newest
-TRAINING_MIX_SECONDS = 28 * DAY  # seconds at the end of the bundle's data that live traffic is compared with
-MIN_OUTCOMES = 30  # clicks or purchases, without which nothing is said of them
-ESTABLISHED_USER_ORDERS = 5  # checkouts after which a user is no new one
+NEWEST_SHARE = 0.25  # of the mature slates
+TRAINING_MIX_SECONDS = 28 * SECONDS_PER_DAY  # end of the bundle's data that live traffic is compared with
+NEXT_ORDER_SECONDS = 28 * SECONDS_PER_DAY  # maturity for a horizon until the next order
+MIN_OUTCOMES = 30  # clicks or purchases that a test needs
+ESTABLISHED_USER_ORDERS = 5  # earlier checkouts of an established user
 
 
 class MatureOutcomes(NamedTuple):
-    """Items with a prediction whose window has passed, m of them."""
+    """m items with a prediction and a complete outcome."""
 
     name: str  # clicks or purchases
     label: NDArray  # [m] float64, 0 or 1
     prediction: NDArray  # [m]
-    slate_row: NDArray  # [m] row of Slates
+    slate_row: NDArray  # [m] row of SlateColumns
     position: NDArray  # [m]
-    user: NDArray  # [m] a number for each user
+    user: NDArray  # [m] integer
 
 
 def mature_outcomes(log: AttributedLog, windows: AttributionWindows, end: int) -> list[MatureOutcomes]:
-    """Clicks and purchases, as of an instant."""
-    shown, user = log.impressions, user_codes(log)
-    found = []
-    for name, chance, after, window in (
-        ("clicks", shown.p_click, shown.click_delay, windows.click),
-        ("purchases", shown.p_purchase, shown.purchase_delay, windows.purchase or 28 * DAY),
+    """Return clicks and purchases whose windows have passed by `end`."""
+    impressions, user = log.impressions, user_codes(log)
+    outcomes = []
+    for name, prediction, delay, window in (
+        ("clicks", impressions.p_click, impressions.click_delay, windows.click),
+        (
+            "purchases",
+            impressions.p_purchase,
+            impressions.purchase_delay,
+            windows.purchase or NEXT_ORDER_SECONDS,
+        ),
     ):
-        ripe = np.isfinite(chance) & (log.slates.ts[shown.slate_row] <= end - window)
-        slate = shown.slate_row[ripe]
-        happened = np.isfinite(after[ripe]).astype(float)
-        found.append(MatureOutcomes(name, happened, chance[ripe], slate, shown.position[ripe], user[slate]))
-    return found
+        mature = np.isfinite(prediction) & (log.slates.ts[impressions.slate_row] <= end - window)
+        slate_row = impressions.slate_row[mature]
+        outcomes.append(
+            MatureOutcomes(
+                name=name,
+                label=np.isfinite(delay[mature]).astype(float),
+                prediction=prediction[mature],
+                slate_row=slate_row,
+                position=impressions.position[mature],
+                user=user[slate_row],
+            )
+        )
+    return outcomes
 
 
-def late_labels(log: AttributedLog, some: Sequence[MatureOutcomes]) -> Cause:
-    """Feedback that comes after its window, or has not come for the newest slates though theirs is over."""
-    todo = "wait for the feedback before you judge, or widen data.click_window or data.horizon"
-    found = [Cause("late labels", 0.0, 0.0, "too little feedback", todo)]
-    for head in some:
+def late_labels(log: AttributedLog, outcomes: Sequence[MatureOutcomes]) -> Cause:
+    """Feedback after its window, or feedback still missing for the newest mature slates."""
+    name = "late labels"
+    remedy = "wait for the feedback before comparing, or widen data.click_window or data.horizon"
+    causes = [Cause(name, 0.0, 0.0, "too little feedback", remedy)]
+    for head in outcomes:
         counts = log.attribution_counts[head.name.rstrip("s")]
         late, joined = counts["late"], max(counts["joined"], 1)
-        said = f"{late:,} of {late + joined:,} {head.name} came after their window"
-        found.append(Cause("late labels", float(np.log1p(late / joined)), late**0.5, said, todo))
+        evidence = f"{late:,} of {late + joined:,} {head.name} came after their window"
+        causes.append(Cause(name, float(np.log1p(late / joined)), late**0.5, evidence, remedy))
         if head.label.sum() < MIN_OUTCOMES:
             continue
-        young = head.slate_row >= np.quantile(head.slate_row, 1 - NEWEST_SHARE)
-        new, old, z = _compare_calibration(head, young, ~young)
-        missing = float(head.prediction[young].sum() / head.prediction.sum()) * max(1 - new / old, 0.0)
-        said = f"{head.name} over predicted {new:.2f} in the newest quarter of ripe slates, {old:.2f} before"
-        found.append(Cause("late labels", -float(np.log1p(-missing)), z, said, todo))
-    return max(found, key=lambda one: (one.is_significant, one.effect_size))
+        is_newest = head.slate_row >= np.quantile(head.slate_row, 1 - NEWEST_SHARE)
+        newest_ratio, older_ratio, z = _compare_calibration(head, is_newest, ~is_newest)
+        newest_share = float(head.prediction[is_newest].sum() / head.prediction.sum())
+        missing = newest_share * max(1 - newest_ratio / older_ratio, 0.0)
+        evidence = (
+            f"{head.name} over predicted {newest_ratio:.2f} in the newest quarter of mature slates, "
+            f"{older_ratio:.2f} before"
+        )
+        causes.append(Cause(name, -float(np.log1p(-missing)), z, evidence, remedy))
+    return max(causes, key=lambda cause: (cause.is_significant, cause.effect_size))
 
 
-def position_effect(some: Sequence[MatureOutcomes]) -> Cause:
-    """Clicks fall with the slot more than predictions do."""
-    name, head = "position effect", some[0]
-    todo = "weigh clicks by position before you compare, or train with ranker.train.position"
-    first = head.position == 1
-    if head.label.sum() < MIN_OUTCOMES or first.all() or not first.any():
-        return Cause(name, 0.0, 0.0, "too few clicks", todo)
-    rest, top, z = _compare_calibration(head, ~first, first)
+def position_effect(outcomes: Sequence[MatureOutcomes]) -> Cause:
+    """Clicks that fall with the position more than predictions do."""
+    name, clicks = "position effect", outcomes[0]
+    remedy = "weight clicks by position before comparing, or train with ranker.train.position"
+    is_first = clicks.position == 1
+    if clicks.label.sum() < MIN_OUTCOMES or is_first.all() or not is_first.any():
+        return Cause(name, 0.0, 0.0, "too few clicks", remedy)
+    lower_ratio, first_ratio, z = _compare_calibration(clicks, ~is_first, is_first)
     factors = []
-    for place in np.unique(head.position).tolist():
-        here = head.position == place
-        factors.append(head.label[here].sum() / head.prediction[here].sum() / top)
-    size = max(float(np.log(top / rest)), 0.0) * float(head.prediction[~first].sum() / head.prediction.sum())
+    for position in np.unique(clicks.position).tolist():
+        rows = clicks.position == position
+        factors.append(clicks.label[rows].sum() / clicks.prediction[rows].sum() / first_ratio)
+    lower_share = float(clicks.prediction[~is_first].sum() / clicks.prediction.sum())
+    effect_size = max(float(np.log(first_ratio / lower_ratio)), 0.0) * lower_share
     listed = ", ".join(f"{factor:.2f}" for factor in factors)
-    return Cause(name, size, z, f"clicks over predicted by position, the first as 1: {listed}", todo)
+    evidence = f"clicks over predicted by position, relative to the first: {listed}"
+    return Cause(name, effect_size, z, evidence, remedy)
 
 
 def traffic_mix(log: AttributedLog, orders: OrderHistory, bundle: Bundle) -> Cause:
-    """Whose requests these are, against the end of the bundle's data; and what that does to predictions."""
+    """Another mix of requests than at the end of the bundle's data, and its effect on predictions."""
     name = "changed traffic mix"
-    todo = "compare with offline figures of such checkouts, and train on newer data"
+    remedy = "compare with offline metrics of similar checkouts, and train on newer data"
     end = int(bundle.manifest["data"]["window"]["end"])
-    trained = np.flatnonzero((orders.ts > end - TRAINING_MIX_SECONDS) & (orders.ts <= end))
-    row = np.array([orders.order_row.get(order, -1) for order in log.slates.order_id.tolist()], np.int64)
-    said = np.isfinite(log.impressions.p_purchase)
-    of = log.impressions.slate_row[said]
-    count, total = (np.bincount(of, some, len(row)) for some in (None, log.impressions.p_purchase[said]))
-    live = (row >= 0) & (count > 0)
-    if not len(trained) or not live.any():
-        return Cause(name, 0.0, 0.0, "no orders of the bundle's last 28 days, or none of those logged", todo)
-    mean, person = total[live] / count[live], np.unique(orders.user_id, return_inverse=True)[1]
-    found = [
-        Cause(name, *_mix_shift(what, groups_of, trained, row[live], mean, person), todo)
-        for what, groups_of in traffic_segments(orders, bundle).items()
+    trained_rows = np.flatnonzero((orders.ts > end - TRAINING_MIX_SECONDS) & (orders.ts <= end))
+    order_row = np.array(
+        [orders.order_row.get(order, -1) for order in log.slates.order_id.tolist()], np.int64
+    )
+    is_predicted = np.isfinite(log.impressions.p_purchase)
+    slate_row = log.impressions.slate_row[is_predicted]
+    count = np.bincount(slate_row, minlength=len(order_row))
+    total = np.bincount(slate_row, log.impressions.p_purchase[is_predicted], len(order_row))
+    is_live = (order_row >= 0) & (count > 0)
+    if not len(trained_rows) or not is_live.any():
+        evidence = "no orders of the bundle's last 28 days, or none of the logged requests"
+        return Cause(name, 0.0, 0.0, evidence, remedy)
+    live = LiveTraffic(
+        order_row=order_row[is_live],
+        mean_prediction=total[is_live] / count[is_live],
+        user=np.unique(orders.user_id, return_inverse=True)[1],
+    )
+    causes = [
+        Cause(name, *_mix_shift(segmentation, segments, trained_rows, live), remedy)
+        for segmentation, segments in traffic_segments(orders, bundle).items()
     ]
-    return max(found, key=lambda one: (one.is_significant, one.effect_size))
+    return max(causes, key=lambda cause: (cause.is_significant, cause.effect_size))
+
+
+class LiveTraffic(NamedTuple):
+    """n live requests, as rows of C checkouts."""
+
+    order_row: NDArray  # [n]
+    mean_prediction: NDArray  # [n] mean p(purchase) of the slate
+    user: NDArray  # [C] integer
 
 
 def _mix_shift(
-    what: str, of: NDArray, trained: NDArray, live: NDArray, mean: NDArray, person: NDArray
+    segmentation: str, segments: NDArray, trained_rows: NDArray, live: LiveTraffic
 ) -> tuple[float, float, str]:
-    """Size, z and evidence of a change of mix: the mean prediction [n] of live requests, and what it would be
-    if the groups `of` [C] had the shares that they have among the checkouts `trained`."""
-    kinds = np.unique(of[live])
-    was, off_was = _shares(of[trained], person[trained], kinds)
-    now, off_now = _shares(of[live], person[live], kinds)
-    z = np.abs(now - was) / (np.hypot(off_was, off_now) + 1e-9)
-    level = np.array([mean[of[live] == kind].mean() for kind in kinds])
-    here, there = float(mean.mean()), float(was @ level / was.sum()) if was.any() else float(mean.mean())
-    most = int(z.argmax())
-    said = (
-        f"{what}: {kinds[most]} {now[most]:.0%} of the requests, {was[most]:.0%} at the end of the bundle's "
-        f"data; at that mix p(purchase) would be {there:.3f} on average, not {here:.3f}"
+    """Effect size, z and evidence of a change of mix between segments [C].
+
+    The effect is on the mean prediction: of live requests, and reweighted to the mix of `trained_rows`.
+    """
+    live_segments, names = segments[live.order_row], np.unique(segments[live.order_row])
+    trained_share, trained_se = _shares(segments[trained_rows], live.user[trained_rows], names)
+    live_share, live_se = _shares(live_segments, live.user[live.order_row], names)
+    z = np.abs(live_share - trained_share) / (np.hypot(trained_se, live_se) + 1e-9)
+    mean_by_segment = np.array([live.mean_prediction[live_segments == name].mean() for name in names])
+    live_mean = float(live.mean_prediction.mean())
+    reweighted_mean = live_mean
+    if trained_share.any():
+        reweighted_mean = float(trained_share @ mean_by_segment / trained_share.sum())
+    largest = int(z.argmax())
+    evidence = (
+        f"{segmentation}: {names[largest]} {live_share[largest]:.0%} of the requests, "
+        f"{trained_share[largest]:.0%} at the end of the bundle's data; at that mix p(purchase) would be "
+        f"{reweighted_mean:.3f} on average, not {live_mean:.3f}"
     )
-    return abs(float(np.log(there / here))), float(z[most]), said
+    return abs(float(np.log(reweighted_mean / live_mean))), float(z[largest]), evidence
 
 
-def _shares(of: NDArray, person: NDArray, kinds: NDArray) -> tuple[NDArray, NDArray]:
-    """The share of each kind among checkouts [n], and its standard error."""
-    mine = (of == kinds[:, None]).astype(float)  # [kinds, n]
-    share = mine.mean(1)
-    return share, np.array(
-        [clustered_se(row - part, person) / len(of) for row, part in zip(mine, share, strict=True)]
-    )
+def _shares(segments: NDArray, user: NDArray, names: NDArray) -> tuple[NDArray, NDArray]:
+    """The share of each segment among checkouts [n], and its standard error."""
+    is_member = (segments == names[:, None]).astype(float)  # [segments, n]
+    share = is_member.mean(1)
+    se = [
+        clustered_se(row - value, user) / len(segments) for row, value in zip(is_member, share, strict=True)
+    ]
+    return share, np.array(se)
 
 
 def _compare_calibration(head: MatureOutcomes, a: NDArray, b: NDArray) -> tuple[float, float, float]:
-    """Observed over predicted in two parts of the items, and by how many standard errors `a` is below `b`.
+    """Observed over predicted in two parts of the items, and the standard errors by which `a` is below `b`.
 
-    Errors are those of users, and never less than those of independent counts of the size predicted.
+    Errors are clustered by user, and at least those of independent counts of the predicted size.
     """
-    logs, errors = [], []
+    log_ratios, errors = [], []
     for part in (a, b):
-        seen, said = head.label[part].sum() + PSEUDO_COUNT, head.prediction[part].sum() + PSEUDO_COUNT
-        off = clustered_se(head.label[part] - seen / said * head.prediction[part], head.user[part]) / seen
-        logs.append(float(np.log(seen / said)))
-        errors.append(max(off, float(said) ** -0.5))
-    return float(np.exp(logs[0])), float(np.exp(logs[1])), (logs[1] - logs[0]) / float(np.hypot(*errors))
+        observed = head.label[part].sum() + PSEUDO_COUNT
+        predicted = head.prediction[part].sum() + PSEUDO_COUNT
+        residual = head.label[part] - observed / predicted * head.prediction[part]
+        relative_se = clustered_se(residual, head.user[part]) / observed
+        log_ratios.append(float(np.log(observed / predicted)))
+        errors.append(max(relative_se, float(predicted) ** -0.5))
+    z = (log_ratios[1] - log_ratios[0]) / float(np.hypot(*errors))
+    return float(np.exp(log_ratios[0])), float(np.exp(log_ratios[1])), z
 
 
 def traffic_segments(orders: OrderHistory, bundle: Bundle) -> dict[str, NDArray]:
-    """[C] the group of each checkout, by what mixes are compared by."""
-    before = np.zeros(len(orders.ts), np.int64)
+    """Segmentation → [C] the segment of each checkout."""
+    n_before = np.zeros(len(orders.ts), np.int64)
     for start, stop in orders.user_rows.values():
-        before[start:stop] = np.searchsorted(orders.ts[start:stop], orders.ts[start:stop])
+        n_before[start:stop] = np.searchsorted(orders.ts[start:stop], orders.ts[start:stop])
     tenure = np.where(
-        before == 0,
+        n_before == 0,
         "new users",
-        np.where(before < ESTABLISHED_USER_ORDERS, "under 5 orders", "5 orders or more"),
+        np.where(n_before < ESTABLISHED_USER_ORDERS, "under 5 orders", "5 orders or more"),
     )
     row = bundle.item_rows.lookup(orders.item_id[orders.line_offsets[:-1]].tolist())
-    top = np.array([path.partition("/")[0] for path in bundle.category.to_pylist()], str)[row]
-    words = {name: values.astype(str) for name, values in orders.context.items()}
-    return {"tenure": tenure, "category of the first line": top, **words}
+    top_category = np.array([path.partition("/")[0] for path in bundle.category.to_pylist()], str)[row]
+    context = {name: values.astype(str) for name, values in orders.context.items()}
+    return {"tenure": tenure, "category of the first line": top_category, **context}

@@ -1,4 +1,4 @@
-"""Why offline and online disagree: the causes in their order."""
+"""The diagnosis: ranked causes, and the requests that they explain."""
 
 from dataclasses import dataclass
 
@@ -7,30 +7,31 @@ from operations.monitoring.reconcile.cause import Cause
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Causes in their order, and what they were looked for in."""
+    """Ranked causes of disagreement between log and replay."""
 
     causes: list[Cause]
     requests: int  # that were replayed
-    match_rate: float  # share of them that replay as logged
-    observed_rates: dict[str, tuple[float, float, int]]  # clicks, purchases → rate observed, predicted, items
+    match_rate: float  # share of the requests that replay as logged
+    observed_rates: dict[str, tuple[float, float, int]]  # clicks, purchases → observed, predicted, items
 
     def summary(self) -> str:
         """The first cause in a sentence."""
-        first = self.causes[0]
-        if not first.is_significant:
-            return f"Offline and online agree: {self.match_rate:.0%} of {self.requests} requests replay as logged."
-        return f"Most likely: {first.name}. {first.evidence}. To do: {first.remedy}."
+        cause = self.causes[0]
+        if not cause.is_significant:
+            share = f"{self.match_rate:.0%} of {self.requests} requests"
+            return f"Offline and online agree: {share} replay as logged."
+        return f"Most likely: {cause.name}. {cause.evidence}. To do: {cause.remedy}."
 
 
-def cause_rows(verdict: Diagnosis) -> list[dict[str, str]]:
+def cause_rows(diagnosis: Diagnosis) -> list[dict[str, str]]:
     """A row per cause."""
     return [
         {
-            "cause": one.name,
-            "size": f"{one.effect_size:.3f}",
-            "z": f"{min(one.z, 99):.1f}",
-            "": "NAMED" if one.is_significant else "",
-            "evidence": one.evidence,
+            "cause": cause.name,
+            "effect_size": f"{cause.effect_size:.3f}",
+            "z": f"{min(cause.z, 99):.1f}",
+            "": "SIGNIFICANT" if cause.is_significant else "",
+            "evidence": cause.evidence,
         }
-        for one in verdict.causes
+        for cause in diagnosis.causes
     ]

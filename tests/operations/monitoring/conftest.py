@@ -1,4 +1,4 @@
-"""A bundle whose items are seldom clicked, as in a real shop, and what a live shop makes of it."""
+"""A bundle with low click probabilities, as in a real shop, and a live shop that it serves."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ USERS = 140
 
 
 @pytest.fixture(scope="session")
-def seldom(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
-    """Answers from a bundle with p(click) near .15; do not change it."""
+def low_click(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """A bundle with p(click) near .15; do not change it."""
     from tests.exporting.bundles import make_bundle, make_run  # late, as in tests/conftest.py
 
-    folder = tmp_path_factory.mktemp("seldom")
+    folder = tmp_path_factory.mktemp("low_click")
     run = make_run(folder)
     weights = torch.load(run / "weights.pt")
     weights["multitask.towers.0.2.bias"] -= 2.3
@@ -28,23 +28,23 @@ def seldom(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
 
 @pytest.fixture(scope="session")
 def shared(version: Path) -> Recommender:
-    """Answers from the small bundle of all tests; do not change it."""
+    """The small bundle of all tests; do not change it."""
     return Recommender.load(version)
 
 
 @pytest.fixture(scope="session")
 def tables() -> live.Tables:
-    """A shop before anything was shown; do not change it."""
-    return make_shop(USERS, 80, 90 + live.LIVE, seed=5)
+    """A shop before the first slate; do not change it."""
+    return make_shop(USERS, 80, 90 + live.LIVE_DAYS, seed=5)
 
 
 @pytest.fixture(scope="session")
-def clean(seldom: Recommender, tables: live.Tables) -> live.Life:
-    """A shop in which nothing is wrong; do not change it."""
-    return live.live(seldom, tables)
+def clean(low_click: Recommender, tables: live.Tables) -> live.LiveShop:
+    """A shop without faults; do not change it."""
+    return live.simulate(low_click, tables)
 
 
 @pytest.fixture(scope="session")
-def clean_shop(clean: live.Life, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clean_shop(clean: live.LiveShop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its tables and log; do not change them."""
     return live.write(tmp_path_factory.mktemp("clean"), clean)

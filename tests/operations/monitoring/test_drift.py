@@ -1,4 +1,4 @@
-"""Statistics of drift, against scipy, by hand, and on days on which nothing changes."""
+"""Drift statistics against scipy, by hand, and on quiet days."""
 
 import numpy as np
 import pytest
@@ -25,11 +25,11 @@ WEEKS, WEEKDAY = 4, np.arange(29) % 7
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(COUNT, COUNT), min_size=2, max_size=12))
-def test_psi_and_ks_are_those_of_the_books(counts: list[tuple[int, int]]) -> None:
+def test_psi_and_ks_agree_with_their_definitions(counts: list[tuple[int, int]]) -> None:
     a, b = np.array(counts, float).T
     assume(a.any() and b.any())
-    places = np.arange(len(a))
-    expected = stats.ks_2samp(np.repeat(places, a.astype(int)), np.repeat(places, b.astype(int))).statistic
+    bins = np.arange(len(a))
+    expected = stats.ks_2samp(np.repeat(bins, a.astype(int)), np.repeat(bins, b.astype(int))).statistic
     assert ks(a, b) == pytest.approx(expected)
     assert psi(a, b) == pytest.approx(psi(b, a))
     assert psi(a, b) >= 0
@@ -39,68 +39,68 @@ def test_psi_and_ks_are_those_of_the_books(counts: list[tuple[int, int]]) -> Non
 
 
 def test_a_day_is_compared_with_its_weekday() -> None:
-    known = np.ones(29, bool)
-    known[7] = False
-    beside = reference_mask(WEEKDAY, known)
-    assert beside[28].nonzero()[0].tolist() == [0, 14, 21]
-    assert beside[14].nonzero()[0].tolist() == [0, 21]
-    assert not beside[7].any()
+    is_known = np.ones(29, bool)
+    is_known[7] = False
+    mask = reference_mask(WEEKDAY, is_known)
+    assert mask[28].nonzero()[0].tolist() == [0, 14, 21]
+    assert mask[14].nonzero()[0].tolist() == [0, 21]
+    assert not mask[7].any()
     assert degrees_of_freedom(reference_mask(WEEKDAY, np.ones(29, bool))) == 28 - 7
 
 
-def test_without_enough_weekdays_nothing_is_said() -> None:
+def test_a_metric_without_enough_weekdays_is_not_tested() -> None:
     value = np.ones(29)
     value[: 7 * (WEEKS - MIN_REFERENCE_DAYS + 1)] = np.nan
-    level = Scalar("rate", "outcomes", value, value, np.ones(29), 1.0)
-    assert drift_statistics([level], WEEKDAY) == ([], ["rate"])
+    scalar = Scalar("rate", "outcomes", value, value, np.ones(29), 1.0)
+    assert drift_statistics([scalar], WEEKDAY) == ([], ["rate"])
 
 
 def days(rng: np.random.Generator, shift: float = 0.0) -> list[Distribution | Scalar]:
-    """29 days of 150 orders by 400 users who differ, with weekends that do too, and a whim of every day."""
-    mood, shapes, hits = rng.normal(0, 0.7, 400), [], []
+    """29 days of 150 orders by 400 users, with effects of users, of weekends and of days."""
+    user_effect, histograms, hits = rng.normal(0, 0.7, 400), [], []
     for day in range(29):
-        late = shift if day == 28 else 0.0
+        day_shift = shift if day == 28 else 0.0
         user = rng.integers(0, 400, rng.poisson(150 if day % 7 < 5 else 250))
-        value = mood[user] + 0.4 * (day % 7 >= 5) + rng.normal(0, 0.03) + rng.normal(size=len(user)) + late
-        shapes.append(np.bincount(np.digitize(value, np.linspace(-3, 3, 40)), minlength=41))
+        value = user_effect[user] + 0.4 * (day % 7 >= 5) + rng.normal(0, 0.03)
+        value = value + rng.normal(size=len(user)) + day_shift
+        histograms.append(np.bincount(np.digitize(value, np.linspace(-3, 3, 40)), minlength=41))
         hits.append((int((value > 1).sum()), len(user)))
-    counts, (some, of) = np.stack(shapes).astype(float), np.array(hits, float).T
-    share = 2 * np.arcsin(np.sqrt(some / of))
+    counts, (n_hits, n) = np.stack(histograms).astype(float), np.array(hits, float).T
+    share = 2 * np.arcsin(np.sqrt(n_hits / n))
     return [
         Distribution("value", "inputs", counts, tuple(map(str, range(41))), True),
         Distribution("word", "inputs", counts[:, :40].reshape(29, 8, 5).sum(2), tuple("abcdefgh"), False),
-        Scalar("share", "outcomes", some / of, share, 1 / of, 1.0),
+        Scalar("share", "outcomes", n_hits / n, share, 1 / n, 1.0),
     ]
 
 
-def test_quiet_days_raise_no_more_alarms_than_promised() -> None:
+def test_quiet_days_hold_the_false_alarm_rate() -> None:
     """p-values are not smaller than they should be, in the middle and in the tail."""
     rng = np.random.default_rng(0)
-    said = [drift_statistics(days(rng), WEEKDAY)[0] for _ in range(300)]
-    p = np.array([[one.p for one in day] for day in said])  # [300, 4]
+    runs = [drift_statistics(days(rng), WEEKDAY)[0] for _ in range(300)]
+    p = np.array([[statistic.p for statistic in run] for run in runs])  # [300, 4]
     assert (p < 0.05).mean(0).max() < 0.1
     assert (p < 0.01).mean(0).max() < 0.03
-    assert sum(bool(alarms(day)) for day in said) <= 4  # 1.5 are promised
+    assert sum(bool(alarms(run)) for run in runs) <= 4  # 1.5 are expected
 
 
-def test_a_shift_is_found_by_every_statistic() -> None:
-    said, unjudged = drift_statistics(days(np.random.default_rng(1), shift=1.0), WEEKDAY)
-    assert not unjudged
-    assert [(one.name, one.statistic) for one in said] == [
+def test_every_statistic_detects_a_shift() -> None:
+    statistics, untested = drift_statistics(days(np.random.default_rng(1), shift=1.0), WEEKDAY)
+    assert not untested
+    assert [(one.name, one.statistic) for one in statistics] == [
         ("value", "PSI"), ("value", "KS"), ("word", "PSI"), ("share", "z"),
     ]  # fmt: skip
-    assert {one.name for one in alarms(said)} == {"value", "word", "share"}
-    for one in said:
-        assert (abs(one.value) > one.critical_value(FALSE_ALARM_RATE / len(said))) == (
-            one.p < FALSE_ALARM_RATE / len(said)
-        )
+    assert {one.name for one in alarms(statistics)} == {"value", "word", "share"}
+    level = FALSE_ALARM_RATE / len(statistics)
+    for one in statistics:
+        assert (abs(one.value) > one.critical_value(level)) == (one.p < level)
         assert one.critical_value(0.5) < one.critical_value(0.01)
 
 
-def test_a_figure_that_never_moved_may_not_move() -> None:
+def test_any_change_of_a_constant_metric_raises_an_alarm() -> None:
     value = np.full(29, 0.5)
-    still = Scalar("still", "slates", value, value, np.ones(29), 0.0)
-    assert drift_statistics([still], WEEKDAY)[0][0].p == pytest.approx(1.0)
+    constant = Scalar("constant", "slates", value, value, np.ones(29), 0.0)
+    assert drift_statistics([constant], WEEKDAY)[0][0].p == pytest.approx(1.0)
     value = np.r_[value[:-1], 0.51]
-    moved = Scalar("moved", "slates", value, value, np.ones(29), 0.0)
-    assert drift_statistics([moved], WEEKDAY)[0][0].p < 1e-9
+    changed = Scalar("changed", "slates", value, value, np.ones(29), 0.0)
+    assert drift_statistics([changed], WEEKDAY)[0][0].p < 1e-9

@@ -1,4 +1,4 @@
-"""What is read of a log is what was shown and what came of it, by the rules of training."""
+"""Slates are read with the outcomes that training labels would have."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.examples.splits import DAY
 from operations.monitoring.logged_slates import (
     AttributedLog,
     AttributionWindows,
@@ -16,15 +15,16 @@ from operations.monitoring.logged_slates import (
 )
 from operations.monitoring.past_checkouts import OrderHistory, read_order_history
 from serving import ImpressionLog
+from serving.checkout import SECONDS_PER_DAY as DAY
 from tests.data.shop import iso, write_csv
 from tests.serving.events.logs import TS, checkout, slate
 
 WINDOWS = AttributionWindows(DAY, 14 * DAY)
 
 
-def line(order: str, user: str, item: str, ts: int, **more: object) -> dict[str, object]:
+def line(order: str, user: str, item: str, ts: int, **fields: object) -> dict[str, object]:
     row = {"order_id": order, "user_id": user, "item_id": item, "ts": iso(ts), "quantity": 2, "price": 3.0}
-    return row | {"device": "phone"} | more
+    return row | {"device": "phone"} | fields
 
 
 def read(
@@ -32,10 +32,9 @@ def read(
 ) -> tuple[AttributedLog, OrderHistory]:
     write_csv(folder / "orders.csv", orders)
     with open_duckdb() as con:
-        table = read_orders(con, folder / "orders.csv", end)
-        return read_attributed_log(con, folder / "events", table, WINDOWS, 0, end), read_order_history(
-            con, table
-        )
+        order_lines = read_orders(con, folder / "orders.csv", end)
+        attributed_log = read_attributed_log(con, folder / "events", order_lines, WINDOWS, 0, end)
+        return attributed_log, read_order_history(con, order_lines)
 
 
 def test_clicks_and_purchases_are_joined_inside_their_windows(tmp_path: Path) -> None:
@@ -46,44 +45,42 @@ def test_clicks_and_purchases_are_joined_inside_their_windows(tmp_path: Path) ->
     log.log_feedback("click", None, "i1", TS + 70, user_id="u1")  # of the latest impression to this user
     log.log_feedback("click", "first", "i2", TS + 2 * DAY)  # late
     log.log_feedback("purchase", "first", "i1", TS + 90, value=7.5)
-    log.log_feedback("purchase", "guest", "i3", TS + 100, value=1.5)  # a purchase is a click
+    log.log_feedback("purchase", "guest", "i3", TS + 100, value=1.5)  # a purchase implies a click
     log.close()
     lines = [
         line("o1", "u1", "i0", TS), line("later", "u1", "i0", TS + 3 * DAY), line("other", "u1", "i4", TS + 5)
     ]  # fmt: skip
-    seen, _ = read(tmp_path, lines)
-    assert seen.slates.request_id.tolist() == ["first", "guest"]
-    assert seen.slates.user_id.tolist() == ["u1", None]
-    assert seen.impressions.position.tolist() == [1, 2, 3, 4, 5, 6] * 2
-    np.testing.assert_allclose(seen.impressions.p_click[:6], [0.5 / k for k in range(1, 7)], rtol=1e-6)
-    clicked = {
-        int(k): seen.impressions.click_delay[k]
-        for k in np.flatnonzero(np.isfinite(seen.impressions.click_delay))
-    }
-    assert clicked == {0: 60, 1: 70, 9: 99}
-    bought = np.flatnonzero(np.isfinite(seen.impressions.purchase_delay))
+    attributed, _ = read(tmp_path, lines)
+    assert attributed.slates.request_id.tolist() == ["first", "guest"]
+    assert attributed.slates.user_id.tolist() == ["u1", None]
+    assert attributed.impressions.position.tolist() == [1, 2, 3, 4, 5, 6] * 2
+    np.testing.assert_allclose(attributed.impressions.p_click[:6], [0.5 / k for k in range(1, 7)], rtol=1e-6)
+    click_delay = attributed.impressions.click_delay
+    clicked = np.flatnonzero(np.isfinite(click_delay))
+    assert dict(zip(clicked.tolist(), click_delay[clicked], strict=True)) == {0: 60, 1: 70, 9: 99}
+    purchased = np.flatnonzero(np.isfinite(attributed.impressions.purchase_delay))
     # The order line of i0 counts, that of i4 does not: it was not clicked.
-    assert bought.tolist() == [0, 1, 9]
-    assert seen.impressions.purchase_delay[bought].tolist() == [3 * DAY, 90, 99]
-    assert seen.impressions.spent[bought].tolist() == [6.0, 7.5, 1.5]
-    assert np.isnan(seen.impressions.purchase_event_delay[0])
-    assert seen.attribution_counts["click"]["late"] == 1
-    assert seen.newest_ts == {"impression": TS + 1, "click": TS + 2 * DAY, "purchase": TS + 100}
+    assert purchased.tolist() == [0, 1, 9]
+    assert attributed.impressions.purchase_delay[purchased].tolist() == [3 * DAY, 90, 99]
+    assert attributed.impressions.spent[purchased].tolist() == [6.0, 7.5, 1.5]
+    assert np.isnan(attributed.impressions.purchase_event_delay[0])
+    assert attributed.attribution_counts["click"]["late"] == 1
+    assert attributed.newest_ts == {"impression": TS + 1, "click": TS + 2 * DAY, "purchase": TS + 100}
 
 
-def test_what_came_later_is_not_known_yet(tmp_path: Path) -> None:
+def test_later_rows_are_not_read(tmp_path: Path) -> None:
     log = ImpressionLog(tmp_path / "events")
     log.log_slate(checkout(), slate("first"))
     log.log_feedback("click", "first", "i0", TS + 60)
     log.close()
-    seen, orders = read(tmp_path, [line("o1", "u1", "i0", TS)], end=TS + 30)
-    assert not np.isfinite(seen.impressions.click_delay).any()
+    attributed, orders = read(tmp_path, [line("o1", "u1", "i0", TS)], end=TS + 30)
+    assert not np.isfinite(attributed.impressions.click_delay).any()
     assert orders.history_before("u1", TS + 1).item_id == ["i0"]
     with pytest.raises(DataError, match="no slate was logged"):
         read(tmp_path, [line("o1", "u1", "i0", TS)], end=TS)
 
 
-def test_checkouts_are_rebuilt_with_what_was_known_before(tmp_path: Path) -> None:
+def test_checkouts_are_rebuilt_with_the_history_known_by_then(tmp_path: Path) -> None:
     log = ImpressionLog(tmp_path / "events")
     log.log_slate(checkout(), slate("first"))
     log.close()
@@ -95,10 +92,15 @@ def test_checkouts_are_rebuilt_with_what_was_known_before(tmp_path: Path) -> Non
         line("b", "u2", "i6", TS - 100), line("c", "u1", "i7", TS + 100),
     ]  # fmt: skip
     _, orders = read(tmp_path, rows)
-    facts = orders.history_before("u1", TS)
-    assert facts.item_id == ["i1"]
-    assert facts.ts.tolist() == [TS - 500]
+    history = orders.history_before("u1", TS)
+    assert history.item_id == ["i1"]
+    assert history.ts.tolist() == [TS - 500]
     assert orders.history_before("nobody", TS).item_id == []
-    one = orders.checkout(orders.order_row["o1"])
-    assert (one.user_id, one.ts, one.context, one.order_id) == ("u1", TS, {"device": "phone"}, "o1")
-    assert [(x.item_id, x.quantity, x.price) for x in one.basket] == [("i4", 2, 3.0), ("i5", 2, 4.5)]
+    rebuilt = orders.checkout(orders.order_row["o1"])
+    assert (rebuilt.user_id, rebuilt.ts, rebuilt.context, rebuilt.order_id) == (
+        "u1",
+        TS,
+        {"device": "phone"},
+        "o1",
+    )
+    assert [(x.item_id, x.quantity, x.price) for x in rebuilt.basket] == [("i4", 2, 3.0), ("i5", 2, 4.5)]
