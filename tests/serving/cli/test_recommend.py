@@ -47,7 +47,7 @@ def test_a_slate_for_programs(version: Path, capsys: pytest.CaptureFixture[str])
     assert not {"i003", "i004"} & {item["item_id"] for item in slate["items"]}
 
 
-def test_what_is_unknown_is_said(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_ids_are_reported(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "--bundle", str(version.parent), "--user", "nobody", "--items", "nothing"]) == 0
     assert capsys.readouterr().err.splitlines() == [
         "note: item nothing is unknown",
@@ -55,7 +55,7 @@ def test_what_is_unknown_is_said(version: Path, capsys: pytest.CaptureFixture[st
     ]
 
 
-def test_what_cannot_serve_exits_with_1(
+def test_a_bundle_or_store_that_cannot_serve_exits_with_1(
     version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["recommend", "--bundle", str(tmp_path)]) == 1
@@ -68,15 +68,15 @@ def test_what_cannot_serve_exits_with_1(
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "options",
     [["--revenue-weight", "2"], ["--ts", "-5"], ["--context", "device"], ["--ts", "now"], ["--user", ""]],
 )
 def test_wrong_arguments_exit_with_2(
-    wrong: list[str], version: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], version: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as exited:
-        main(["recommend", "--bundle", str(version), *wrong])
-    assert exited.value.code == 2
+    with pytest.raises(SystemExit) as exit_error:
+        main(["recommend", "--bundle", str(version), *options])
+    assert exit_error.value.code == 2
     assert "error: " in capsys.readouterr().err
 
 

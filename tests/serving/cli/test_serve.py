@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,19 +21,19 @@ from tests.serving.http.services import BASKET, ROOT, command, until
 
 BODY = json.dumps({"user_id": "u001", **BASKET}).encode()
 HEAD = (
-    b"POST /v1/recommendations HTTP/1.1\r\nHost: a\r\n"
+    b"POST /v1/recommendations HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 )
 
 
-def test_sigterm_finishes_what_is_in_flight(version: Path) -> None:
+def test_sigterm_finishes_the_requests_in_flight(version: Path) -> None:
     with command(version.parent, "--deadline-ms", "10000") as service:
         assert service.ask("POST", "/v1/recommendations", json.loads(BODY))[0] == 200
         half = socket.create_connection(("127.0.0.1", service.port), timeout=20)
         half.sendall(HEAD % len(BODY) + BODY[:10])
+        assert half.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"  # it waits for the other half
         idle = service.connect()
         idle.connect()
-        time.sleep(0.3)
         service.process.send_signal(signal.SIGTERM)
         until(lambda: refused(service.port))
         assert service.process.poll() is None
@@ -168,8 +167,8 @@ def test_store_and_log_of_a_service_are_those_of_training(version: Path, tmp_pat
         bought = {"user_id": "new", "basket": basket, "order_id": "o1", "ts": 1_711_900_000}
         for _ in range(2):  # sent twice, counted once
             assert service.ask("POST", "/v1/checkouts", bought)[0] == 201
-        status, said = service.ask("POST", "/v1/recommendations", bought)
-        slate = json.loads(said)
+        status, answer = service.ask("POST", "/v1/recommendations", bought)
+        slate = json.loads(answer)
         assert status == 200
         assert [item["propensity"] < 1 for item in slate["items"]] == [False] * 5 + [True]
         click = {"kind": "click", "request_id": slate["request_id"], "item_id": slate["items"][2]["item_id"]}
@@ -178,8 +177,11 @@ def test_store_and_log_of_a_service_are_those_of_training(version: Path, tmp_pat
         assert service.process.wait(30) in (0, -signal.SIGTERM)
     assert len(open_store(store).get("new").item_id) == 2
     rows = [row for file in sorted(log.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
-    shown = [row for row in rows if row["kind"] == "impression"]
-    assert [row["item_id"] for row in shown] == [item["item_id"] for item in slate["items"]]
-    assert {(row["user_id"], row["order_id"], row["arm"]) for row in shown} == {("new", "o1", "exploring")}
-    assert [row["propensity"] for row in shown] == pytest.approx([i["propensity"] for i in slate["items"]])
+    impressions = [row for row in rows if row["kind"] == "impression"]
+    assert [row["item_id"] for row in impressions] == [item["item_id"] for item in slate["items"]]
+    arms = {(row["user_id"], row["order_id"], row["arm"]) for row in impressions}
+    assert arms == {("new", "o1", "exploring")}
+    assert [row["propensity"] for row in impressions] == pytest.approx(
+        [i["propensity"] for i in slate["items"]]
+    )
     assert [row["item_id"] for row in rows if row["kind"] == "click"] == [click["item_id"]]

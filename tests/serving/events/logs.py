@@ -1,4 +1,4 @@
-"""Slates to log, and what is in the files of a log."""
+"""Slates to log, and the rows of a log."""
 
 import gc
 import os
@@ -16,11 +16,11 @@ TS = 1_711_000_000
 
 
 def slate(name: str, items: int = 6) -> Slate:
-    made = [
+    slots = [
         Item(f"i{k}", "title", "a/b", 2.5, 0.5 / (k + 1), 0.25 / (k + 1), 1.5, ("ann", "buy_again"), 0.5)
         for k in range(items)
     ]
-    return Slate(tuple(made), "ranked", "", {"total": 1.0}, name, "v7")
+    return Slate(tuple(slots), "ranked", "", {"total": 1.0}, name, "v7")
 
 
 def checkout(**fields: Any) -> Checkout:
@@ -40,10 +40,10 @@ def requests(folder: Path, items: int = 6) -> list[str]:
     return sorted(set(names))
 
 
-def wait_for(found: Callable[[], Any], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < end, "it did not come"
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.01)
 
 
@@ -51,7 +51,7 @@ def forked(work: Callable[[], None]) -> int:
     """Run `work` in a child of this process; gives its process id."""
     if pid := os.fork():
         return pid
-    gc.disable()  # what other tests left may wait, when it is collected, for threads that are not here
+    gc.disable()  # garbage of other tests may wait, when collected, for threads that a fork does not have
     try:
         work()
         os._exit(0)

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from data.examples.splits import DAY
 from data.io import engine
 from data.prepare import prepare
 from data.sources import tables
 from data.tables.attribution import NO_CHECKOUT, attribute_feedback
 from data.tables.contract import conform
 from serving import Checkout, ImpressionLog, Line, Recommender
+from serving.checkout import SECONDS_PER_DAY as DAY
 from tests.data.conftest import config
 from tests.data.shop import write_shop
 from training.labels import label_policy_from_meta

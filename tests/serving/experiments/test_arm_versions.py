@@ -1,4 +1,4 @@
-"""Arms that name a version are answered by it, beside `current`; where it cannot serve, all say so."""
+"""Arms that name a version are answered by it; a version that cannot serve is reported."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from serving import BundleError, Recommender
-from serving.cli import main
 from serving.bundle_watcher import BundleWatcher, load_lock
+from serving.cli import main
 from serving.experiments.assignment import Experiments, assign_user, read_experiments
 from serving.http.app import create_app
 from serving.http.settings import Settings
@@ -49,14 +49,14 @@ def service(root: Path, path: Path, log: Path) -> Any:
 
 
 def answered(client: Client, users: Iterable[str | None] = USERS) -> dict[str | None, str]:
-    """By user the version that answered, which is also the one whose titles are shown."""
-    found = {}
+    """By user the version that answered, which the titles of the slate name too."""
+    versions = {}
     for user in users:
         slate = six(client.post(SLATES, BASKET | {"user_id": user}))
         titles = {item["title"].rpartition(" of ")[2] for item in slate["items"]}
         assert titles == {slate["bundle_version"]}
-        found[user] = slate["bundle_version"]
-    return found
+        versions[user] = slate["bundle_version"]
+    return versions
 
 
 def in_arm(running: Experiments, arm: str) -> set[str]:
@@ -64,14 +64,14 @@ def in_arm(running: Experiments, arm: str) -> set[str]:
 
 
 def test_an_arm_is_answered_by_its_version(root: Path, tmp_path: Path) -> None:
-    """Also through swaps of `current`, which change the arm that names none, and who is in no arm."""
+    """A new `current` changes the arm that names none, and users in no arm, but not this arm."""
     path, log = experiments(tmp_path, control="current", old=A), tmp_path / "log"
     running = read_experiments(path)
     old, control = in_arm(running, "old"), in_arm(running, "control")
     assert min(len(old), len(control), len({*USERS} - old - control)) > 0
     with service(root, path, log) as client:
-        said = client.get("/v1/bundle").json()
-        assert (said["version"], said["arms"]) == (B, {A: A})
+        bundle = client.get("/v1/bundle").json()
+        assert (bundle["version"], bundle["arms"]) == (B, {A: A})
         assert client.get("/readyz").json() == {"status": "ready", "bundle_version": B, "reason": ""}
         assert client.number(UNSERVED % A) == 0
         before = answered(client, [*USERS, None])
@@ -96,18 +96,20 @@ def test_an_arm_is_answered_by_its_version(root: Path, tmp_path: Path) -> None:
     assert {row["bundle_version"] for row in rows if row["arm"] == "model:control"} == {A, B}
 
 
-@pytest.mark.parametrize(("name", "why"), [(BROKEN, "ranker.ts"), ("gone", f"there is no version gone.*{A}")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [(BROKEN, "ranker.ts"), ("gone", f"there is no version gone.*{A}")]
+)
 def test_current_answers_for_a_version_that_cannot_serve(
-    root: Path, tmp_path: Path, name: str, why: str
+    root: Path, tmp_path: Path, name: str, reason: str
 ) -> None:
-    """The arm is logged as dealt, with the version that did answer; a probe, a metric and a route tell."""
+    """The log has the arm with the version that answered; a probe, a metric and a route report it."""
     path, log = experiments(tmp_path, control="current", next=name), tmp_path / "log"
     with service(root, path, log) as client:
         assert {*answered(client).values()} == {B}
         ready = client.get("/readyz").json()
         assert (ready["status"], ready["bundle_version"]) == ("ready", B)
         assert ready["reason"].startswith(f"`current` answers for the arms of {name}: ")
-        assert re.search(why, ready["reason"])
+        assert re.search(reason, ready["reason"])
         assert client.get("/v1/bundle").json()["arms"] == {name: B}
         assert client.number(UNSERVED % name) == 1
         if name == "gone":
@@ -122,8 +124,8 @@ def test_current_answers_for_a_version_that_cannot_serve(
     assert {row["bundle_version"] for row in rows} == ({A, B} if name == "gone" else {B})
 
 
-def test_popular_items_are_of_the_version_too(root: Path, tmp_path: Path) -> None:
-    """Where the models would be too late, and the answer is made on the event loop."""
+def test_popular_items_are_those_of_the_version(root: Path, tmp_path: Path) -> None:
+    """Where the models would be too late, the event loop makes the answer."""
     path = experiments(tmp_path, old=A, older=A)
     with service(root, path, tmp_path / "log") as client:
         client.service.admission.queue_limit = 0
@@ -135,26 +137,27 @@ def test_popular_items_are_of_the_version_too(root: Path, tmp_path: Path) -> Non
         assert slate["items"][0]["title"].endswith(f" of {A}")
 
 
-def test_a_part_of_any_version_that_rests_is_told(root: Path, tmp_path: Path) -> None:
+def test_an_open_breaker_of_any_version_is_reported(root: Path, tmp_path: Path) -> None:
     path = experiments(tmp_path, control="current", old=A)
     with service(root, path, tmp_path / "log") as client:
-        resting = 'sextet_breaker_open{stage="ranker"}'
+        breaker_open = 'sextet_breaker_open{stage="ranker"}'
         old, current = (
-            client.service.bundle_watcher.recommenders[name].stage_stats.breakers["ranker"] for name in (A, "current")
+            client.service.bundle_watcher.recommenders[name].stage_stats.breakers["ranker"]
+            for name in (A, "current")
         )
         for breaker in (old, current):
             for _ in range(3):
                 breaker.record_failure()
-        assert client.number(resting) == 1
+        assert client.number(breaker_open) == 1
         old.record_success()
-        assert client.number(resting) == 1
+        assert client.number(breaker_open) == 1
         current.record_success()
-        assert client.number(resting) == 0
+        assert client.number(breaker_open) == 0
         assert client.number('sextet_breaker_trips_total{stage="ranker"}') == 2
 
 
-def test_what_is_loaded_when(root: Path) -> None:
-    """Arms first, so that who is ready answers them all; what has two names once; in turn with others."""
+def test_the_order_of_loading(root: Path) -> None:
+    """Arms first, so that a ready process answers them all; a version once; one process at a time."""
     loaded: list[str] = []
 
     def load(folder: Path) -> Recommender:
@@ -163,12 +166,12 @@ def test_what_is_loaded_when(root: Path) -> None:
 
     (root / CHALLENGER_FOLDER).mkdir()
     (root / A).rename(root / CHALLENGER_FOLDER / A)
-    swap = BundleWatcher(root, load, versions=[A, B])
-    assert (swap.recommender, swap.reason) == (None, "the bundle is being loaded")
-    swap.poll()
+    watcher = BundleWatcher(root, load, versions=[A, B])
+    assert (watcher.recommender, watcher.reason) == (None, "the bundle is being loaded")
+    watcher.poll()
     assert loaded == [A, B]
-    assert swap.recommenders["current"] is swap.recommenders[B]
-    assert swap.reason == ""
+    assert watcher.recommenders["current"] is watcher.recommenders[B]
+    assert watcher.reason == ""
     late = BundleWatcher(root, load, versions=["late"])
     late.poll()
     shutil.copytree(root / B, root / "late")
@@ -179,7 +182,10 @@ def test_what_is_loaded_when(root: Path) -> None:
     assert late.recommenders["late"].bundle.folder.name == "late"
     pinned = BundleWatcher(root / B, load, versions=[A])
     pinned.poll()
-    assert {name: one.bundle.version for name, one in pinned.recommenders.items()} == {A: A, "current": B}
+    assert {name: recommender.bundle.version for name, recommender in pinned.recommenders.items()} == {
+        A: A,
+        "current": B,
+    }
 
 
 def test_a_version_is_found_published_or_not(root: Path) -> None:
@@ -192,19 +198,21 @@ def test_a_version_is_found_published_or_not(root: Path) -> None:
 
 
 def test_the_command_pins_both_arms(root: Path, tmp_path: Path) -> None:
-    """A real service whose `current` is swapped in the middle: neither arm changes."""
+    """A real service whose `current` changes: neither arm changes."""
     path, log = experiments(tmp_path, control=B, old=A), tmp_path / "log"
     arms = {user: assign_user(read_experiments(path), user).arms for user in USERS}
     options = ("--experiments", str(path), "--log", str(log), "--deadline-ms", "10000")
-    with command(root, *options, "--poll-seconds", "0.05") as asked:
+    with command(root, *options, "--poll-seconds", "0.05") as process:
         for version in (B, A):
             set_current_version(root, version)
-            until(lambda version=version: ready(asked)["bundle_version"] == version)  # type: ignore[misc]
+            until(lambda version=version: ready(process)["bundle_version"] == version)  # type: ignore[misc]
             for user in USERS:
-                said = json.loads(asked.ask("POST", SLATES, BASKET | {"user_id": user})[1])
-                assert said["bundle_version"] == {"model:old": A, "model:control": B, "": version}[arms[user]]
-        assert json.loads(asked.ask("GET", "/v1/bundle")[1])["arms"] == {A: A, B: B}
-        assert f"{UNSERVED % A} 0.0" in asked.ask("GET", "/metrics")[1].decode()
+                slate = json.loads(process.ask("POST", SLATES, BASKET | {"user_id": user})[1])
+                assert (
+                    slate["bundle_version"] == {"model:old": A, "model:control": B, "": version}[arms[user]]
+                )
+        assert json.loads(process.ask("GET", "/v1/bundle")[1])["arms"] == {A: A, B: B}
+        assert f"{UNSERVED % A} 0.0" in process.ask("GET", "/metrics")[1].decode()
     rows = logged(log)
     assert len(rows) == 6 * 2 * len(USERS)
     assert {(row["arm"], row["bundle_version"]) for row in rows if row["arm"]} == {
@@ -212,14 +220,14 @@ def test_the_command_pins_both_arms(root: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("named", ['"../secret"', '".challenger/v"', '""', "7"])
-def test_a_bad_file_is_refused_at_the_start(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], named: str
+@pytest.mark.parametrize("version_toml", ['"../secret"', '".challenger/v"', '""', "7"])
+def test_an_invalid_file_is_refused_at_the_start(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], version_toml: str
 ) -> None:
     path = experiments(tmp_path, control="current", next=A)
-    path.write_text(path.read_text().replace(f'"{A}"', named))
+    path.write_text(path.read_text().replace(f'"{A}"', version_toml))
     arguments = ["serve", "--bundle", str(root), "--log", str(tmp_path / "log"), "--experiments", str(path)]
     assert main(arguments) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {path}: experiment 'model', arm 'next': version is ")
-    assert "expected the name of a version's folder in the bundle root" in said
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {path}: experiment 'model', arm 'next': version is ")
+    assert "expected the name of a version's folder in the bundle root" in message

@@ -1,4 +1,4 @@
-"""Assignment: the same user, the same arm; even, exclusive in a layer, independent between layers."""
+"""Assignment: the same user, the same arm; by share, exclusive in a layer, independent between layers."""
 
 import subprocess
 import sys
@@ -56,25 +56,25 @@ SHARES = st.lists(st.floats(0.05, 5.0), min_size=2, max_size=5)
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Experiments:
-    return read_experiments(written(tmp_path_factory.mktemp("experiments"), FILE))
+    return read_experiments(write_file(tmp_path_factory.mktemp("experiments"), FILE))
 
 
-def written(folder: Path, text: str) -> Path:
+def write_file(folder: Path, text: str) -> Path:
     path = folder / "experiments.toml"
     path.write_text(text)
     return path
 
 
-def dealt(salt: str, shares: list[float], buckets: tuple[int, int] = (0, 1000)) -> dict[str, str]:
-    """The arms of those of USERS who have one; arms are named by their place."""
-    arms = tuple(Arm(str(place), share) for place, share in enumerate(shares))
-    one = Experiment("test", "layer", buckets, 1, arms)
-    experiments = Experiments(salt, None, (one,))
-    found = {user: assign_arm(experiments, user, one) for user in USERS[:1000]}
-    return {user: arm.name for user, arm in found.items() if arm is not None}
+def assigned_arms(salt: str, shares: list[float], buckets: tuple[int, int] = (0, 1000)) -> dict[str, str]:
+    """The arms of those of USERS who have one; arms are named by their index."""
+    arms = tuple(Arm(str(index), share) for index, share in enumerate(shares))
+    experiment = Experiment("test", "layer", buckets, 1, arms)
+    experiments = Experiments(salt, None, (experiment,))
+    by_user = {user: assign_arm(experiments, user, experiment) for user in USERS[:1000]}
+    return {user: arm.name for user, arm in by_user.items() if arm is not None}
 
 
-def test_what_a_file_says(running: Experiments) -> None:
+def test_a_file_is_read(running: Experiments) -> None:
     weight, variety, explore = running.active
     assert weight == Experiment(
         "weight", "ranking", (0, 500), 2000, (Arm("control"), Arm("half", revenue_weight=0.5, version="v1"))
@@ -89,75 +89,75 @@ def test_what_a_file_says(running: Experiments) -> None:
 
 
 def test_arms_have_their_shares_and_layers_are_independent(running: Experiments) -> None:
-    found = {user: assign_user(running, user) for user in USERS}
-    by_user = {u: dict(part.split(":") for part in f.arms.split(",")) for u, f in found.items()}
-    names = Counter(part for one in found.values() for part in one.arms.split(","))
-    held, n = names["holdout:held"], len(USERS)
-    assert chisquare([held, n - held], [0.1 * n, 0.9 * n]).pvalue > 1e-4
-    open_to = n - held
+    assignments = [assign_user(running, user) for user in USERS]
+    arms_of_users = [dict(part.split(":") for part in one.arms.split(",")) for one in assignments]
+    counts = Counter(part for assignment in assignments for part in assignment.arms.split(","))
+    n_held, n = counts["holdout:held"], len(USERS)
+    assert chisquare([n_held, n - n_held], [0.1 * n, 0.9 * n]).pvalue > 1e-4
+    n_exposed = n - n_held
     expected = {
         "weight:control": 0.25, "weight:half": 0.25, "variety:control": 0.4 * 2 / 3, "variety:more": 0.4 / 3,
     }  # fmt: skip
-    seen = [names[name] for name in expected]
-    shares = [share * open_to for share in expected.values()]
-    assert chisquare([*seen, open_to - sum(seen)], [*shares, open_to - sum(shares)]).pvalue > 1e-4
-    for arms in by_user.values():
+    observed = [counts[name] for name in expected]
+    shares = [share * n_exposed for share in expected.values()]
+    remainders = n_exposed - sum(observed), n_exposed - sum(shares)
+    assert chisquare([*observed, remainders[0]], [*shares, remainders[1]]).pvalue > 1e-4
+    for arms in arms_of_users:
         assert len({"weight", "variety"} & arms.keys()) <= 1, "one layer, one experiment"
         assert ("explore" in arms) == (arms["holdout"] == "rest")
     for name in ("weight", "variety"):
-        pairs = Counter((arms[name], arms["explore"]) for arms in by_user.values() if name in arms)
+        pairs = Counter((arms[name], arms["explore"]) for arms in arms_of_users if name in arms)
         table = [
-            [pairs[mine, other] for other in ("no", "little", "much")]
-            for mine in sorted({mine for mine, _ in pairs})
+            [pairs[arm, explore_arm] for explore_arm in ("no", "little", "much")]
+            for arm in sorted({arm for arm, _ in pairs})
         ]
         assert chi2_contingency(table).pvalue > 1e-4
-    assert all(one.revenue_weight == (0.5 if "weight:half" in one.arms else None) for one in found.values())
-    assert all((one.explore is None) == ("explore:l" not in one.arms and "much" not in one.arms)
-               for one in found.values())  # fmt: skip
-    for one in found.values():
-        named = "v1" if "weight:half" in one.arms else "v0" if "holdout:held" in one.arms else None
-        assert one.version == named
+    for user in assignments:
+        assert user.revenue_weight == (0.5 if "weight:half" in user.arms else None)
+        assert (user.explore is None) == ("explore:l" not in user.arms and "much" not in user.arms)
+        version = "v1" if "weight:half" in user.arms else "v0" if "holdout:held" in user.arms else None
+        assert user.version == version
     assert assign_user(running, None) == Assignment()
 
 
-def test_another_process_deals_the_same(running: Experiments, tmp_path: Path) -> None:
-    path = written(tmp_path, FILE)
+def test_another_process_assigns_the_same_arms(running: Experiments, tmp_path: Path) -> None:
+    path = write_file(tmp_path, FILE)
     program = "from serving.experiments.assignment import *; from pathlib import Path\n"
     program += f"e = read_experiments(Path({str(path)!r}))\n"
     program += "for k in range(500): print(assign_user(e, f'u{k}').arms)"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert said.stdout.splitlines() == [assign_user(running, user).arms for user in USERS[:500]]
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines() == [assign_user(running, user).arms for user in USERS[:500]]
 
 
 @given(st.text(min_size=1, max_size=5), SHARES)
-def test_arms_are_dealt_by_their_shares(salt: str, shares: list[float]) -> None:
-    found = Counter(dealt(salt, shares).values())
+def test_arms_have_users_by_their_shares(salt: str, shares: list[float]) -> None:
+    counts = Counter(assigned_arms(salt, shares).values())
     expected = [1000 * share / sum(shares) for share in shares]
-    assert chisquare([found[str(place)] for place in range(len(shares))], expected).pvalue > 1e-7
+    assert chisquare([counts[str(index)] for index in range(len(shares))], expected).pvalue > 1e-7
 
 
 @given(st.text(min_size=1, max_size=5), SHARES, st.integers(0, 4), st.floats(1.0, 20.0))
 def test_an_arm_that_grows_takes_users_and_moves_no_others(
-    salt: str, shares: list[float], place: int, factor: float
+    salt: str, shares: list[float], index: int, factor: float
 ) -> None:
-    place %= len(shares)
-    before = dealt(salt, shares)
-    after = dealt(salt, [share * (factor if k == place else 1) for k, share in enumerate(shares)])
-    assert {after[user] for user in after if after[user] != before[user]} <= {str(place)}
+    index %= len(shares)
+    before = assigned_arms(salt, shares)
+    after = assigned_arms(salt, [share * (factor if k == index else 1) for k, share in enumerate(shares)])
+    assert {after[user] for user in after if after[user] != before[user]} <= {str(index)}
 
 
 @given(st.text(min_size=1, max_size=5), SHARES, st.tuples(*[st.integers(1, 333)] * 3))
-def test_more_buckets_move_nobody(salt: str, shares: list[float], sizes: tuple[int, int, int]) -> None:
-    first, few, more = sizes
-    narrow = dealt(salt, shares, (first, first + few))
-    wide = dealt(salt, shares, (first, first + few + more))
+def test_added_buckets_move_nobody(salt: str, shares: list[float], sizes: tuple[int, int, int]) -> None:
+    first, n_buckets, n_added = sizes
+    narrow = assigned_arms(salt, shares, (first, first + n_buckets))
+    wide = assigned_arms(salt, shares, (first, first + n_buckets + n_added))
     assert narrow.items() <= wide.items()
 
 
 @given(st.text(min_size=1))
 def test_any_user_has_an_arm(user: str) -> None:
-    one = Experiment("test", "layer", (0, 1000), 1, (Arm("a", 1e-300), Arm("b", 1e300)))
-    assert assign_arm(Experiments("s", None, (one,)), user, one) == one.arms[1]
+    experiment = Experiment("test", "layer", (0, 1000), 1, (Arm("a", 1e-300), Arm("b", 1e300)))
+    assert assign_arm(Experiments("s", None, (experiment,)), user, experiment) == experiment.arms[1]
 
 
 @pytest.mark.parametrize(
@@ -190,20 +190,20 @@ def test_any_user_has_an_arm(user: str) -> None:
         ('layer = "explore"', "", "the name of the layer of experiment 'explore' is None"),
     ],
 )
-def test_a_wrong_file_is_refused(tmp_path: Path, old: str, new: str, reason: str) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path, old: str, new: str, reason: str) -> None:
     assert FILE.count(old) == 1
-    path = written(tmp_path, FILE.replace(old, new))
+    path = write_file(tmp_path, FILE.replace(old, new))
     with pytest.raises(ValueError, match=f"{path}.*{reason}"):
         read_experiments(path)
 
 
 def test_a_service_shows_and_logs_the_arms(version: Path, tmp_path: Path) -> None:
-    """Arms that go by probability, and arms whose last slot always explores."""
+    """Arms that rank by probability, and arms whose last slot always explores."""
     text = FILE.replace("revenue_weight = 0.5", "revenue_weight = 0").replace("explore = 0.5", "explore = 1")
-    path, log = written(tmp_path, text), tmp_path / "log"
+    path, log = write_file(tmp_path, text), tmp_path / "log"
     running = read_experiments(path)
-    asked = Settings(version.parent, log=log, deadline_ms=60_000.0, experiments=path)
-    with serving(create_app(asked)) as client:
+    settings = Settings(version.parent, log=log, deadline_ms=60_000.0, experiments=path)
+    with serving(create_app(settings)) as client:
         slates = {
             user: six(client.post("/v1/recommendations", BASKET | {"user_id": user})) for user in USERS[:40]
         }
@@ -214,11 +214,11 @@ def test_a_service_shows_and_logs_the_arms(version: Path, tmp_path: Path) -> Non
     assert all(row["arm"] == assign_user(running, row["user_id"]).arms for row in rows if row["user_id"])
     assert all(row["latency_ms"] > 0 for row in rows)
     for user, slate in slates.items():
-        mine = assign_user(running, user)
-        by_chance = [item["purchase"] for item in slate["items"]]
-        assert (slate["items"][5]["propensity"] < 1) == bool(mine.explore)
-        if mine.revenue_weight == 0 and not mine.explore:
-            assert by_chance == sorted(by_chance, reverse=True)
+        assignment = assign_user(running, user)
+        probabilities = [item["purchase"] for item in slate["items"]]
+        assert (slate["items"][5]["propensity"] < 1) == bool(assignment.explore)
+        if assignment.revenue_weight == 0 and not assignment.explore:
+            assert probabilities == sorted(probabilities, reverse=True)
     assert {slate["items"][5]["propensity"] < 1 for slate in slates.values()} == {True, False}
     with pytest.raises(ValueError, match="--experiments needs --log"):
         Settings(version.parent, experiments=path)

@@ -143,19 +143,19 @@ def test_loading_needs_only_the_serving_libraries(version: Path) -> None:
         "import sys, serving\n"
         f"slate = serving.Recommender.load({str(version)!r}).recommend(serving.Checkout(None, []))\n"
         "assert len(slate.items) == 6\n"
-        "rooms = {name.split('.')[0] for name in sys.modules}\n"
-        "wrong = {'torchrec', 'fbgemm_gpu', 'models', 'data', 'training', 'exporting', 'evaluation',\n"
-        "         'hydra', 'omegaconf', 'mlflow', 'pytorch_lightning', 'ibis', 'duckdb'} & rooms\n"
-        "assert not wrong, wrong\n"
+        "packages = {name.split('.')[0] for name in sys.modules}\n"
+        "unexpected = {'torchrec', 'fbgemm_gpu', 'models', 'data', 'training', 'exporting', 'evaluation',\n"
+        "         'hydra', 'omegaconf', 'mlflow', 'pytorch_lightning', 'ibis', 'duckdb'} & packages\n"
+        "assert not unexpected, unexpected\n"
     )
     root = Path(__file__).parents[3]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:serving", "-c", code],
         cwd=root,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 def test_ranks_cover_what_is_available(version: Path) -> None:

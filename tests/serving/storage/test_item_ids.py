@@ -13,17 +13,17 @@ from serving.storage.item_ids import ItemRowMap, build_slots
 IDS = st.lists(st.text(max_size=6), unique=True, max_size=60)
 
 
-def made(ids: list[str]) -> ItemRowMap:
-    """Of items in rows 1, 2, …, as a bundle has them."""
+def row_map(ids: list[str]) -> ItemRowMap:
+    """The map of items in rows 1, 2, …, as a bundle has them."""
     item_id = pa.array(["", *ids], pa.string())
     return ItemRowMap(item_id, build_slots(item_id))
 
 
 @given(IDS, IDS)
-def test_every_id_gives_its_row_and_every_other_zero(ids: list[str], others: list[str]) -> None:
-    wanted = {item_id: row for row, item_id in enumerate(ids, start=1)}
-    asked = [*ids, *others, *(item_id + "\0" for item_id in ids), "\ud800"]
-    assert made(ids).lookup(asked) == [wanted.get(item_id, 0) for item_id in asked]
+def test_every_id_gives_its_row_and_every_other_zero(ids: list[str], unknown: list[str]) -> None:
+    expected = {item_id: row for row, item_id in enumerate(ids, start=1)}
+    queries = [*ids, *unknown, *(item_id + "\0" for item_id in ids), "\ud800"]
+    assert row_map(ids).lookup(queries) == [expected.get(item_id, 0) for item_id in queries]
 
 
 @given(IDS, st.integers(0, 59), st.integers(0, 60))
@@ -36,31 +36,31 @@ def test_an_id_of_two_items_is_refused(ids: list[str], of: int, at: int) -> None
 
 
 def test_ids_of_one_checksum_are_told_apart() -> None:
-    same = ["plumless", "buckeroo"]
-    assert len({crc32(item_id.encode()) for item_id in same}) == 1
-    for ids in (same, same[::-1]):
-        assert made(ids).lookup(ids) == [1, 2]
-    assert made(same[:1]).lookup(same) == [1, 0]
+    colliding = ["plumless", "buckeroo"]
+    assert len({crc32(item_id.encode()) for item_id in colliding}) == 1
+    for ids in (colliding, colliding[::-1]):
+        assert row_map(ids).lookup(ids) == [1, 2]
+    assert row_map(colliding[:1]).lookup(colliding) == [1, 0]
 
 
 def test_ids_that_want_one_slot_are_told_apart() -> None:
-    """A row of them that goes on from the last slot to the first, and an unknown id that passes them all."""
+    """Probing goes on from the last slot to the first; an unknown id passes all of them."""
     ids = [str(k) for k in range(10_000) if crc32(str(k).encode()) & 63 == 63][:31]
     slots = build_slots(pa.array(["", *ids[:30]], pa.string()))
     assert len(slots) == 64
     assert slots[63] == 1
     assert slots[:29].tolist() == list(range(2, 31))
-    assert made(ids[:30]).lookup(ids) == [*range(1, 31), 0]
+    assert row_map(ids[:30]).lookup(ids) == [*range(1, 31), 0]
 
 
 def test_rows_are_found_in_part_of_an_array() -> None:
-    item_id = pa.array(["what is", "before", "", "ä", "b"], pa.string())[2:]
+    item_id = pa.array(["rows", "before", "", "ä", "b"], pa.string())[2:]
     assert ItemRowMap(item_id, build_slots(item_id)).lookup(["b", "ä", "before", ""]) == [2, 1, 0, 0]
 
 
 def test_an_empty_catalog_knows_nothing() -> None:
-    assert made([]).lookup(["", "a"]) == [0, 0]
-    assert made([""]).row("") == 1
+    assert row_map([]).lookup(["", "a"]) == [0, 0]
+    assert row_map([""]).row("") == 1
 
 
 def test_slots_of_other_ids_are_refused() -> None:

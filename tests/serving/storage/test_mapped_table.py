@@ -1,4 +1,4 @@
-"""A loaded catalog lies in the bundle's files: processes share it, and nobody writes to them through it."""
+"""A loaded catalog stays in the bundle's files: processes share it, and no write reaches them."""
 
 import re
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_columns_that_do_not_fit_are_refused(tmp_path: Path, name: str, dtype: t
         MappedTable(str(tmp_path / "some.arrow")).numeric_column(name, dtype)
 
 
-def test_words_are_no_numbers(tmp_path: Path) -> None:
+def test_strings_are_no_numbers(tmp_path: Path) -> None:
     write_arrow(table(), tmp_path / "some.arrow")
     with pytest.raises(ValueError, match="column price is float, expected string"):
         MappedTable(str(tmp_path / "some.arrow")).string_column("price")
@@ -67,9 +67,9 @@ def test_several_batches_and_no_batch_are_refused(tmp_path: Path) -> None:
             MappedTable(str(tmp_path / "some.arrow"))
 
 
-def parts(bundle: Bundle) -> list[np.ndarray]:
-    """All that has a row per item."""
-    return [part.numpy() for part in bundle.catalog] + [
+def item_arrays(bundle: Bundle) -> list[np.ndarray]:
+    """The arrays with a row per item."""
+    return [tensor.numpy() for tensor in bundle.catalog] + [
         bundle.price, bundle.margin, bundle.available, bundle.leaf, bundle.fallback_rank,
         bundle.items_by_popularity, bundle.items_by_leaf, bundle.index.packed_vectors,
     ]  # fmt: skip
@@ -77,12 +77,12 @@ def parts(bundle: Bundle) -> list[np.ndarray]:
 
 def test_what_is_written_to_a_catalog_stays_with_its_process(copy: Path) -> None:
     before = (copy / "items.arrow").read_bytes()
-    mine, other = open_bundle(copy), open_bundle(copy)
-    wanted = [part.copy() for part in parts(other)]
-    for part in parts(mine):
-        part[...] = 1
-    for part, same in zip(parts(other), wanted, strict=True):
-        assert np.array_equal(part, same, equal_nan=part.dtype.kind == "f")
+    changed, unchanged = open_bundle(copy), open_bundle(copy)
+    expected = [array.copy() for array in item_arrays(unchanged)]
+    for array in item_arrays(changed):
+        array[...] = 1
+    for array, values in zip(item_arrays(unchanged), expected, strict=True):
+        assert np.array_equal(array, values, equal_nan=array.dtype.kind == "f")
     assert (copy / "items.arrow").read_bytes() == before
 
 
@@ -90,28 +90,28 @@ def test_a_catalog_is_not_copied(version: Path) -> None:
     """Every column lies between the ends of a map of items.arrow."""
     bundle = open_bundle(version)
     maps = re.findall(r"(\w+)-(\w+) .*/items\.arrow", Path("/proc/self/maps").read_text())
-    ends = [(int(first, 16), int(behind, 16)) for first, behind in maps]
-    columns = [*parts(bundle), *(np.frombuffer(b, np.uint8) for b in bundle.item_id.buffers()[1:])]
+    ranges = [(int(start, 16), int(end, 16)) for start, end in maps]
+    columns = [*item_arrays(bundle), *(np.frombuffer(b, np.uint8) for b in bundle.item_id.buffers()[1:])]
     for column in columns:
-        first = column.ctypes.data
-        assert any(start <= first and first + column.nbytes <= behind for start, behind in ends)
+        address = column.ctypes.data
+        assert any(start <= address and address + column.nbytes <= end for start, end in ranges)
 
 
 def test_a_second_load_of_a_large_catalog_takes_no_memory(copy: Path) -> None:
     """It has its modules, some 11 MB, and a catalog of 67 MB in common with the first."""
     items = read_arrow(str(copy / "items.arrow"))
-    more = items.take(pa.array(np.arange(MANY) % len(items)))
-    added = {
+    large = items.take(pa.array(np.arange(MANY) % len(items)))
+    columns = {
         "item_id": pa.array(
             items["item_id"].to_pylist() + [f"more {row}" for row in range(len(items), MANY)]
         ),
-        "available": pa.array(np.where(np.arange(MANY) < len(items), more["available"], 0).astype(np.uint8)),
+        "available": pa.array(np.where(np.arange(MANY) < len(items), large["available"], 0).astype(np.uint8)),
     }
-    for name, column in added.items():
-        more = more.set_column(more.column_names.index(name), name, column)
+    for name, column in columns.items():
+        large = large.set_column(large.column_names.index(name), name, column)
     (copy / "items.arrow").unlink()
-    write_arrow(more.combine_chunks(), copy / "items.arrow")
-    write_arrow(pa.table({"row": build_slots(added["item_id"])}), copy / "item_rows.arrow")
+    write_arrow(large.combine_chunks(), copy / "items.arrow")
+    write_arrow(pa.table({"row": build_slots(columns["item_id"])}), copy / "item_rows.arrow")
     reseal(copy, dims={"vector": items.schema.field("vector").type.list_size - 8, "items": MANY})
     first = Recommender.load(copy)
     before = own_memory()

@@ -1,4 +1,4 @@
-"""Strings that are read where they lie are those that Arrow holds."""
+"""Strings read in place are those that Arrow holds."""
 
 import pyarrow as pa
 import pytest

@@ -1,4 +1,4 @@
-"""The way back to an earlier version, and that whoever looks at `current` finds one."""
+"""Rollback to an earlier version; every reader of `current` finds one."""
 
 import os
 import threading
@@ -27,13 +27,13 @@ def test_the_previous_good_version(root: Path, capsys: pytest.CaptureFixture[str
     assert os.readlink(root / "current") == NAMES[2]
 
 
-def test_a_version_that_is_asked_for(root: Path) -> None:
-    for to, said in (
+def test_a_named_version(root: Path) -> None:
+    for to, reason in (
         (NAMES[1], "ranker.ts"),
         ("other", f"choose one of {NAMES[0]}"),
         (".partial-1", "no version"),
     ):
-        with pytest.raises(BundleError, match=said):
+        with pytest.raises(BundleError, match=reason):
             roll_back(root, to)
         assert os.readlink(root / "current") == NAMES[2]
     with pytest.raises(BundleError, match="no bundle root"):
@@ -41,15 +41,15 @@ def test_a_version_that_is_asked_for(root: Path) -> None:
     assert not [name for name in os.listdir(root) if name.startswith(".current")]
 
 
-def test_whoever_looks_finds_a_version(root: Path) -> None:
+def test_every_reader_finds_a_version(root: Path) -> None:
     stop, missing = threading.Event(), 0
 
-    def turn() -> None:
+    def switch() -> None:
         for k in range(300):
             set_current_version(root, NAMES[k % 2])
         stop.set()
 
-    thread = threading.Thread(target=turn)
+    thread = threading.Thread(target=switch)
     thread.start()
     while not stop.is_set():
         missing += not (root / "current" / "manifest.json").is_file()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ import pytest
 import serving.stores.loading
 from serving import open_store
 from serving.cli import main
-from serving.stores.base import UserHistory
 from serving.stores.loading import bulk_load
-from tests.serving.stores.test_stores import same
+from tests.serving.stores.test_stores import assert_same
 
 ORDERS: dict[str, Any] = {
     "order_id": ["o1", "o1", "o2", "o3"],
@@ -34,7 +34,7 @@ EVENTS: dict[str, Any] = {
 }
 
 
-def ignore(done: int, of: int) -> None:
+def ignore(done: int, total: int) -> None:
     """No progress to show."""
 
 
@@ -54,9 +54,9 @@ def test_an_exported_store(version: Path, tmp_path: Path, capsys: pytest.Capture
         assert "rows/s" in capsys.readouterr().err
         store = open_store(target)
         for user in [f"u{k:03d}" for k in range(60)]:
-            facts = exported.get(user)
-            known = {name: value for name, value in facts.profile.items() if value is not None}
-            same(store.get(user), UserHistory(*(getattr(facts, name) for name in FIELDS), known))
+            history = exported.get(user)
+            profile = {name: value for name, value in history.profile.items() if value is not None}
+            assert_same(store.get(user), replace(history, profile=profile))
         assert store.get("u001").item_id
     answer = ["recommend", "--bundle", str(version), "--user", "u001", "--store"]
     assert main([*answer, str(target)]) == main([*answer, str(source)]) == 0
@@ -67,9 +67,6 @@ def test_an_exported_store(version: Path, tmp_path: Path, capsys: pytest.Capture
     assert slates[0] == slates[1]
 
 
-FIELDS = ("item_id", "ts", "kind", "quantity", "price")
-
-
 def test_canonical_tables(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines are purchases, clicks and cart events come along, in batches of any size, once."""
     for rows in (100, 2, 1):
@@ -77,31 +74,31 @@ def test_canonical_tables(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = open_store(shop / f"{rows}.db")
         for _ in range(2):
             assert bulk_load(store, shop, ignore) == 6
-            facts = store.get("u2")
-            assert facts.item_id == ["i1", "i1", "i1", "i2"]
-            assert facts.ts.tolist() == [20, 100, 100, 100]
-            assert facts.kind.tolist() == [0, 1, 0, 0]
-            assert facts.quantity.tolist() == [1, 1, 1, 2]
-            assert facts.price.tolist() == [1.5, 0, 1.5, 0]
+            history = store.get("u2")
+            assert history.item_id == ["i1", "i1", "i1", "i2"]
+            assert history.ts.tolist() == [20, 100, 100, 100]
+            assert history.kind.tolist() == [0, 1, 0, 0]
+            assert history.quantity.tolist() == [1, 1, 1, 2]
+            assert history.price.tolist() == [1.5, 0, 1.5, 0]
             assert store.get("u3").kind.tolist() == [2]
             assert store.get("u1").item_id == ["i3"]
 
 
-class Counting:
-    """How many events are handed over at once."""
+class CountingStore:
+    """The most events that one call appends."""
 
     def __init__(self) -> None:
         self.largest = 0
 
     def append_many(self, users: Any) -> None:
-        self.largest = max(self.largest, sum(len(facts.item_id) for _, facts in users))
+        self.largest = max(self.largest, sum(len(history.item_id) for _, history in users))
 
 
 def test_memory_holds_a_batch(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving.stores.loading, "BATCH_ROWS", 2)
-    counting = Counting()
+    counting = CountingStore()
     seen: list[tuple[int, int]] = []
-    bulk_load(counting, shop, lambda done, of: seen.append((done, of)))  # type: ignore[arg-type]
+    bulk_load(counting, shop, lambda done, total: seen.append((done, total)))  # type: ignore[arg-type]
     assert counting.largest == 2
     assert seen[-1] == (6, 9)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
