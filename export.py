@@ -6,23 +6,23 @@ python export.py update --bundle bundle --items changes.parquet       the bundle
 The first takes the settings of configs/export.yaml.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
+from serving.command_line import option, run
 from training import runtime
 from training.config import ConfigError, check_values
 
 
 @hydra.main(config_path="configs", config_name="export", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    from exporting.export import (
-        export,  # after the config is known to be right: torch and TorchRec take seconds
-    )
-    from exporting.opened_run import ExportError
+    # Late: torch and TorchRec take seconds to import, a wrong config is an error before.
+    from exporting.export import export
+    from exporting.exportable_run import ExportError
 
     try:
         check_values(cfg)
@@ -31,38 +31,40 @@ def main(cfg: DictConfig) -> None:
         sys.exit(f"error: {error}")
 
 
-def run_update(arguments: list[str]) -> None:
-    command = argparse.ArgumentParser(
-        prog="export.py update", description="Publish a bundle with new, changed and removed items."
-    )
-    command.add_argument("--bundle", type=Path, required=True, help="the folder that holds `current`")
-    command.add_argument(
-        "--items",
-        type=Path,
-        help=".parquet or .csv with item_id and, of the columns of the items table, those that changed; "
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions:
+    """Publish a bundle with new, changed and removed items."""
+
+    bundle: Path = option(..., "the folder that holds `current`")
+    items: Path | None = option(
+        None,
+        ".parquet or .csv with item_id and, of the columns of the items table, those that changed; "
         "available=false takes an item out, an unknown item_id is a new item",
     )
-    command.add_argument("--run", help="the training run, if it was moved: a folder or an MLflow run id")
-    command.add_argument("--rebuild", action="store_true", help="build the index anew")
-    command.add_argument("--recall-loss", type=float, default=0.01, help="warn from there (default: .01)")
-    command.add_argument("--imbalance", type=float, default=1.5, help="warn from there (default: 1.5)")
-    command.add_argument("--tracking-uri", default="sqlite:///artifacts/mlflow.db", help="of MLflow")
-    given = command.parse_args(arguments)
-    runtime.set_up_process()
-    from exporting.opened_run import ExportError
-    from exporting.updates import (
-        update,  # after the arguments are known to be right: torch and TorchRec take seconds
-    )
+    run: str | None = option(None, "the training run, if it was moved: a folder or an MLflow run id")
+    rebuild: bool = option(False, "build the index anew")
+    recall_loss: float = option(0.01, "warn from this loss of recall@300 on")
+    imbalance: float = option(1.5, "warn from this many times the imbalance of the lists on")
+    tracking_uri: str = option("sqlite:///artifacts/mlflow.db", "of MLflow")
 
-    limits = update.DegradationLimits(given.recall_loss, given.imbalance)
+
+def update(options: UpdateOptions) -> int:
+    runtime.set_up_process()
+    # Late: torch and TorchRec take seconds to import.
+    from exporting.exportable_run import ExportError
+    from exporting.updates.update import DegradationLimits, update_bundle
+
+    limits = DegradationLimits(options.recall_loss, options.imbalance)
     try:
-        update.update_bundle(given.bundle, given.items, given.run, given.tracking_uri, given.rebuild, limits)
+        update_bundle(
+            options.bundle, options.items, options.run, options.tracking_uri, options.rebuild, limits
+        )
     except ExportError as error:
         sys.exit(f"error: {error}")
+    return 0
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["update"]:
-        run_update(sys.argv[2:])
-    else:
-        runtime.run_command("export", main)
+        sys.exit(run("export.py update", update, arguments=sys.argv[2:]))
+    runtime.run_command("export", main)

@@ -26,8 +26,8 @@ from omegaconf import DictConfig
 from data.errors import DataError
 from data.io.batches import to_batch
 from evaluation import protocol, scoring
+from exporting.exportable_run import latest_snapshot, latest_sources
 from exporting.lowering import lower_modules, save_torchscript
-from exporting.opened_run import latest_snapshot, latest_sources
 from models.schema import Candidates
 from training import runtime
 from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values

@@ -1,4 +1,4 @@
-"""A trained run and an index of its items → a verified bundle, step by step.
+"""A trained run and an index of its items → a verified, published bundle, step by step.
 
 modules → index → items → golden requests → verification → published
 """
@@ -22,16 +22,16 @@ from exporting.bundle import (
     write_bundle_manifest,
     write_items,
 )
-from exporting.golden_requests import select_golden_requests, to_checkouts
+from exporting.exportable_run import ExportableRun, ExportError, item_margins
+from exporting.golden_requests import SampledCheckouts, sample_requests, select_golden_requests
 from exporting.index.build import RECALL_AT, SearchMetrics, read_shards
 from exporting.lowering import lower_modules, save_torchscript
-from exporting.opened_run import ExportError, TrainedRun, item_ids, item_margins, sample_checkouts
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy, impute_margins
 from serving.storage.vector_index import ItemIndex, SearchParams
 
 
 class BuiltIndex(NamedTuple):
-    """The index of a bundle that is being made."""
+    """The index of a bundle in the making."""
 
     files: list[Path]  # of its shards, in the bundle's folder
     search_params: SearchParams
@@ -40,7 +40,7 @@ class BuiltIndex(NamedTuple):
 
 
 def assemble_bundle(
-    trained: TrainedRun,
+    run: ExportableRun,
     settings: DictConfig,
     root: Path,
     build_index: Callable[[Path], BuiltIndex],
@@ -49,85 +49,99 @@ def assemble_bundle(
 ) -> Path:
     """Make, verify and publish a bundle in `root`; returns the folder of the new version.
 
-    `settings` has `slate`, `ranked` and `verify` of configs/export.yaml. `index_in` makes the index in the
-    folder that it is given; `notes` go into the manifest's `export`. `before_publishing` is called with that
-    folder when all is verified. Raises ExportError for a bundle that fails a check; `current` then stays.
+    Raises ExportError for a bundle that fails a check; `current` then does not move.
+
+    Args:
+        settings: `slate`, `ranked` and `verify` of configs/export.yaml.
+        build_index: makes the index in the folder that it is given.
+        export_record: goes into the manifest's `export`.
+        before_publish: is called with the bundle's folder after verification.
     """
     started = time.perf_counter()
+    policy = _slate_policy(run, settings)
+    run.sources.max_candidates = settings.ranked
+    with staging_folder(root) as folder:
+        with timed_step("modules"):
+            modules = lower_modules(run.tower, run.sources, run.ranker)
+            save_torchscript(modules, folder)
+        with timed_step("index"):
+            built = build_index(folder)
+            index = ItemIndex(read_shards(built.files), run.catalog.vectors.numpy(), built.search_params)
+        with timed_step("items"):
+            write_items(run, folder)
+            shutil.copy(run.prepared.folder / "schema.json", folder)
+        with timed_step("golden requests"):
+            checkouts = sample_requests(run, ("test", "validation"), settings.verify.checkouts)
+            count = settings.verify.golden  # the clearest of five times as many
+            golden = select_golden_requests(run, modules, index, checkouts.head(5 * count), policy, count)
+            write_arrow(golden, folder / "golden.arrow")
+        with timed_step("verification"):
+            manifest = build_manifest(run, folder, policy, built.manifest_entry, export_record)
+            _verify(run, folder, manifest, checkouts, built.metrics)
+            manifest["export"]["seconds"] = round(time.perf_counter() - started, 1)
+            write_bundle_manifest(manifest, folder)
+        before_publish(folder)
+        version = publish(folder, root, manifest["version"])
+    print(
+        f"bundle: {version} {manifest_summary(manifest)}\n{time.perf_counter() - started:.1f} s", flush=True
+    )
+    return version
+
+
+def _slate_policy(run: ExportableRun, settings: DictConfig) -> SlatePolicy:
+    """The slate policy of the settings. Raises ExportError for settings that the run cannot serve."""
     try:
         policy = SlatePolicy(**settings.slate)
         if policy.margin:
-            impute_margins(item_margins(trained))
+            impute_margins(item_margins(run))
     except ValueError as error:
         raise ExportError(f"bundle.{error}") from error
     if settings.ranked is not None and settings.ranked < SLOTS:
         raise ExportError(f"bundle.ranked is {settings.ranked}: expected {SLOTS} or more, or null for all")
-    trained.sources.max_candidates = settings.ranked
-    with staging_folder(root) as folder:
-        with timed_step("modules"):
-            pipeline = lower_modules(trained.tower, trained.sources, trained.ranker)
-            save_torchscript(pipeline, folder)
-        with timed_step("index"):
-            indexed = build_index(folder)
-            index = ItemIndex(
-                read_shards(indexed.files), trained.catalog.vectors.numpy(), indexed.search_params
-            )
-        with timed_step("items"):
-            write_items(trained, folder)
-            shutil.copy(trained.prepared.folder / "schema.json", folder)
-        with timed_step("golden requests"):
-            examples = sample_checkouts(trained, ("test", "validation"), settings.verify.checkouts)
-            schema = trained.schema
-            requests = to_checkouts(examples, item_ids(trained), schema.context, schema.profile)
-            count = settings.verify.golden
-            some = slice(0, 5 * count)  # the clearest fifth of these
-            chosen = select_golden_requests(
-                trained, pipeline, index, examples[some], requests[some], policy, count
-            )
-            write_arrow(chosen, folder / "golden.arrow")
-        with timed_step("verification"):
-            content = build_manifest(trained, folder, policy, indexed.manifest_entry, export_record)
-            write_bundle_manifest(content, folder)
-            with verification.open_bundle(folder) as recommender:
-                parity = verification.measure_parity(trained, recommender, examples, requests)
-            verification.check_limits(indexed.metrics, parity)
-            content["export"] |= {
-                "parity": asdict(parity),
-                "seconds": round(time.perf_counter() - started, 1),
-            }
-            write_bundle_manifest(content, folder)
-        before_publish(folder)
-        target = publish(folder, root, content["version"])
-    print(f"bundle: {target} {manifest_summary(content)}\n{time.perf_counter() - started:.1f} s", flush=True)
-    return target
+    return policy
 
 
-def manifest_summary(content: dict[str, Any]) -> str:
-    """What a manifest says of sizes, index, parity and calibration, in lines."""
-    sizes, index, parity = content["bytes"], content["index"], content["export"]["parity"]
-    listed = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
+def _verify(
+    run: ExportableRun,
+    folder: Path,
+    manifest: dict[str, Any],
+    checkouts: SampledCheckouts,
+    index_metrics: SearchMetrics,
+) -> None:
+    """Load the bundle as serving does, compare it with the run, and record the parity in the manifest."""
+    write_bundle_manifest(manifest, folder)
+    with verification.load_recommender(folder) as recommender:
+        parity = verification.measure_parity(run, recommender, checkouts)
+    verification.check_limits(index_metrics, parity)
+    manifest["export"]["parity"] = asdict(parity)
+
+
+def manifest_summary(manifest: dict[str, Any]) -> str:
+    """Sizes, index, parity and calibration of a manifest, in lines of text."""
+    sizes, index, parity = manifest["bytes"], manifest["index"], manifest["export"]["parity"]
+    size_list = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
     return (
-        f"({sum(sizes.values()) / 1e6:.1f} MB: {listed}); {content['dims']['items'] - 1:,} items\n"
+        f"({sum(sizes.values()) / 1e6:.1f} MB: {size_list}); {manifest['dims']['items'] - 1:,} items\n"
         f"index: {index['system']}, recall@{RECALL_AT} {index['recall']:.4f}, p50 {index['p50_ms']:.2f} ms, "
         f"p99 {index['p99_ms']:.2f} ms, {index['bytes_per_vector']:.1f} bytes per vector\n"
         f"parity over {parity['candidates']:,} candidates: p(click) {parity['click']:.1e}, "
         f"p(purchase) {parity['purchase']:.1e}, value {parity['value']:.1e} relative; "
         f"a request takes p50 {parity['p50_ms']:.1f} ms, p99 {parity['p99_ms']:.1f} ms\n"
-        f"{_calibration_summary(content['calibration'])}"
+        f"{_calibration_summary(manifest['calibration'])}"
     )
 
 
-def _calibration_summary(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return "calibration: unknown, for this run was not evaluated (python -m evaluation.evaluate RUN)"
-    errors = {r["head"]: r["ece"] for r in found["slices"] if r["group"] == "all" and "ece" in r}
-    listed = ", ".join(f"p({head}) {error:.4f}" for head, error in errors.items())
-    return f"calibration error on the {found['split']} split, over the candidates: {listed}"
+def _calibration_summary(calibration: dict[str, Any] | None) -> str:
+    if calibration is None:
+        return "calibration: unknown, the run was not evaluated (python -m evaluation.evaluate RUN)"
+    errors = {r["head"]: r["ece"] for r in calibration["slices"] if r["group"] == "all" and "ece" in r}
+    error_list = ", ".join(f"p({head}) {error:.4f}" for head, error in errors.items())
+    return f"calibration error on the {calibration['split']} split, over the candidates: {error_list}"
 
 
 @contextmanager
 def timed_step(name: str) -> Iterator[None]:
-    """Says which step is under way and how long it took."""
+    """Print the name of a step, and its seconds when it ends."""
     print(f"{name} ...", end="", flush=True)
     started = time.perf_counter()
     try:

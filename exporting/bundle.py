@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from data.feature_schema import FeatureSchema
-from exporting.opened_run import ExportError, TrainedRun, read_calibration
+from exporting.exportable_run import ExportableRun, ExportError, read_calibration
 from serving.pipeline.slate_policy import SlatePolicy
 from serving.storage.bundle import (
     CHECKSUM_PLACEHOLDER,
@@ -49,7 +49,7 @@ RECORDED_LIBRARIES = (
 
 @contextmanager
 def staging_folder(root: Path) -> Iterator[Path]:
-    """A temporary folder in `root` that is removed unless it was published from."""
+    """Yield a temporary folder in `root`, which is removed at the end unless it was published."""
     folder = root / f".partial-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -60,17 +60,17 @@ def staging_folder(root: Path) -> Iterator[Path]:
 
 
 def write_arrow(table: pa.Table, file: Path) -> None:
-    """An Arrow IPC file with a record batch for each chunk, uncompressed so that it can be mapped."""
+    """Write an Arrow IPC file, a record batch per chunk, uncompressed so that it can be mapped."""
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
 
-def write_items(trained: TrainedRun, folder: Path) -> None:
-    """`items.arrow`, and `item_rows.arrow`, by which ids are found in it (serving/storage/item_ids.py).
+def write_items(run: ExportableRun, folder: Path) -> None:
+    """Write `items.arrow` and `item_rows.arrow`, the hash table item id → row (serving/storage/item_ids.py).
 
     Raises ExportError for an id that two items have.
     """
-    items = items_table(trained)
+    items = items_table(run)
     try:
         slots = build_slots(items["item_id"].combine_chunks())
     except ValueError as error:
@@ -79,12 +79,12 @@ def write_items(trained: TrainedRun, folder: Path) -> None:
     write_arrow(pa.table({"row": slots}), folder / "item_rows.arrow")
 
 
-def items_table(trained: TrainedRun) -> pa.Table:
-    """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the last snapshot.
+def items_table(run: ExportableRun) -> pa.Table:
+    """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the latest snapshot.
 
-    The columns are what serving reads in place (serving.storage.bundle.NUMBERS), without nulls.
+    Serving reads the columns in place (serving.storage.bundle.NUMERIC_DTYPES); none has nulls.
     """
-    raw, catalog = trained.items, trained.catalog
+    raw, catalog = run.items, run.catalog
     available, leaf = catalog.available.numpy(), catalog.leaf.numpy()
     popular = np.argsort(-catalog.orders_28d[0].numpy(), kind="stable")
     popular = popular[available[popular]]
@@ -107,13 +107,16 @@ def items_table(trained: TrainedRun) -> pa.Table:
         "popular": _pad_zeros(popular, len(rank)),
         "popular_by_leaf": _pad_zeros(popular[np.argsort(leaf[popular], kind="stable")], len(rank)),
     }
-    words = {c: raw[c].cast(pa.string()).fill_null("") for c in ("item_id", "title", "category", "brand")}
-    columns = {name: _to_arrow(values.astype(NUMERIC_DTYPES[name])) for name, values in numbers.items()}
-    return pa.table(words | columns).combine_chunks()
+    text_names = ("item_id", "title", "category", "brand")
+    text_columns = {name: raw[name].cast(pa.string()).fill_null("") for name in text_names}
+    number_columns = {
+        name: _to_arrow(values.astype(NUMERIC_DTYPES[name])) for name, values in numbers.items()
+    }
+    return pa.table(text_columns | number_columns).combine_chunks()
 
 
 def _pad_zeros(rows: np.ndarray, count: int) -> np.ndarray:
-    """Item rows, and behind them zeros up to `count`."""
+    """Item rows [n], padded with zeros to [count]."""
     return np.pad(rows, (0, count - len(rows)))
 
 
@@ -123,21 +126,21 @@ def _to_arrow(values: np.ndarray) -> pa.Array:
 
 
 def write_store(prepared: Path, schema: FeatureSchema, file: Path) -> int:
-    """`store.arrow` (serving/stores/arrow.py) from the prepared folder. Returns the number of users."""
-    source = pq.ParquetFile(prepared / "store.parquet")
+    """Write `store.arrow` (serving/stores/arrow.py) from the prepared folder; returns the number of users."""
+    source = pq.ParquetFile(prepared / "user_histories.parquet")
     names = [attribute.name for attribute in schema.profile]
     users = source.read(columns=["user_id"])["user_id"]
-    ascending = len(users) < 2 or bool(pc.all(pc.less(users[:-1], users[1:])).as_py())
-    batches = source.iter_batches(8192) if ascending else iter(source.read().sort_by("user_id").to_batches())
+    is_sorted = len(users) < 2 or bool(pc.all(pc.less(users[:-1], users[1:])).as_py())
+    batches = source.iter_batches(8192) if is_sorted else iter(source.read().sort_by("user_id").to_batches())
     writer: pa.ipc.RecordBatchFileWriter | None = None
     with pa.OSFile(str(file), "wb") as sink:
         for batch in batches:
-            made = _store_batch(batch, names)
-            writer = writer or pa.ipc.new_file(sink, made.schema)
-            writer.write_batch(made)
+            store_batch = _store_batch(batch, names)
+            writer = writer or pa.ipc.new_file(sink, store_batch.schema)
+            writer.write_batch(store_batch)
         if writer is None:  # no users
-            none = pa.RecordBatch.from_pylist([], schema=source.schema_arrow)
-            writer = pa.ipc.new_file(sink, _store_batch(none, names).schema)
+            empty = pa.RecordBatch.from_pylist([], schema=source.schema_arrow)
+            writer = pa.ipc.new_file(sink, _store_batch(empty, names).schema)
         writer.close()
     return len(users)
 
@@ -151,26 +154,26 @@ def _store_batch(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
 
 
 def build_manifest(
-    trained: TrainedRun, folder: Path, policy: SlatePolicy, index: dict[str, Any], export: dict[str, Any]
+    run: ExportableRun, folder: Path, policy: SlatePolicy, index: dict[str, Any], export: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the bundle says of itself. All other files must be in `folder` already."""
+    """The manifest of a bundle. All other files must be in `folder` already."""
     hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-    meta, schema = trained.prepared.meta, trained.schema.to_json()
+    meta, schema = run.prepared.meta, run.schema.to_json()
     now = datetime.now(UTC)
-    short = new_sha256("".join(hashes.values()).encode()).hexdigest()[:8]
+    digest = new_sha256("".join(hashes.values()).encode()).hexdigest()[:8]
     return {
         "format": FORMAT_VERSION,
-        "version": f"{now:%Y%m%dT%H%M%SZ}-{short}",
+        "version": f"{now:%Y%m%dT%H%M%SZ}-{digest}",
         "checksum": CHECKSUM_PLACEHOLDER,
         "created": now.isoformat(timespec="seconds"),
         "files": hashes,
         "bytes": {name: (folder / name).stat().st_size for name in hashes},
         "metric": "inner_product",
-        "dims": {"vector": trained.catalog.vectors.shape[1] - 8, "items": trained.catalog.leaf.numel()},
+        "dims": {"vector": run.catalog.vectors.shape[1] - 8, "items": run.catalog.leaf.numel()},
         "slate": asdict(policy),
-        "candidates": dict(trained.cfg.retrieval.sources),
+        "candidates": dict(run.cfg.retrieval.sources),
         "index": index,
-        # What serving reads of the schema: it parses the manifest while it answers.
+        # The part of the schema that serving reads; the manifest is small, because serving parses it live.
         "features": {name: schema[name] for name in ("version", "max_history", "context", "profile")},
         "data": {
             "window": meta["window"],
@@ -178,18 +181,18 @@ def build_manifest(
             "horizon": meta["horizon"],
             "click_label": meta["click"],
             "fingerprint": meta["fingerprint"],
-            "prepared": trained.prepared.folder.name,
+            "prepared": run.prepared.folder.name,
         },
         "metrics": {
-            "ranker": trained.run_manifest["metrics"],
-            "retrieval": trained.retrieval_manifest["metrics"],
-            "candidate_recall": trained.run_manifest["recall"],
+            "ranker": run.run_manifest["metrics"],
+            "retrieval": run.retrieval_manifest["metrics"],
+            "candidate_recall": run.run_manifest["recall"],
         },
-        "calibration": read_calibration(trained.folder),
+        "calibration": read_calibration(run.folder),
         "run": {
-            "folder": trained.folder.name,
-            "mlflow_run_id": trained.run_manifest["mlflow_run_id"],
-            "config": OmegaConf.to_container(trained.cfg, resolve=True),
+            "folder": run.folder.name,
+            "mlflow_run_id": run.run_manifest["mlflow_run_id"],
+            "config": OmegaConf.to_container(run.cfg, resolve=True),
         },
         "export": {**export, "git_commit": git_commit()},
         "versions": {"python": platform.python_version(), **_library_versions()},
@@ -197,17 +200,17 @@ def build_manifest(
 
 
 def _library_versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in RECORDED_LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def write_bundle_manifest(content: dict[str, Any], folder: Path) -> None:
-    """Write `manifest.json` with its checksum filled in."""
+    """Write `manifest.json` with its checksum."""
     raw = json.dumps(
         {**content, "checksum": CHECKSUM_PLACEHOLDER}, indent=1, sort_keys=True, ensure_ascii=False
     )
@@ -216,7 +219,7 @@ def write_bundle_manifest(content: dict[str, Any], folder: Path) -> None:
 
 
 def publish(folder: Path, root: Path, version: str) -> Path:
-    """Rename a finished folder to its version and point `current` at it, each in one step."""
+    """Rename a finished folder to its version and point `current` at it; returns the new folder."""
     target = root / version
     folder.rename(target)
     set_current_version(root, version)

@@ -1,10 +1,8 @@
 """A training run → a verified bundle: `python export.py`."""
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,77 +11,79 @@ from omegaconf import DictConfig, OmegaConf
 
 from exporting.assemble import BuiltIndex, assemble_bundle, timed_step
 from exporting.bundle import write_store
-from exporting.index import tuning
-from exporting.index.build import exact_search, int8_vector_reader
-from exporting.opened_run import (
+from exporting.exportable_run import (
+    ExportableRun,
     ExportError,
-    TrainedRun,
     find_run,
-    load_trained_run,
+    load_exportable_run,
     read_calibration,
     sample_checkouts,
     to_latest_queries,
 )
+from exporting.index import tuning
+from exporting.index.build import exact_search, int8_vector_reader
 from reporting.index_page import index_page, pareto_front
 from reporting.tables import text_table
+from serving.files import write_atomically
 from serving.storage.bundle import BundleError, read_manifest, version_folder
 from training.stage_folders import ROOT
 
-ITEM_UPDATES_FILE = "changes.parquet"  # in a bundle: its items that changed since the training
+ITEM_UPDATES_FILE = "changes.parquet"  # in an updated bundle: its item updates since the training
 
 
 def export(cfg: DictConfig) -> Path:
-    """Export the run `cfg.run` to `cfg.bundle.dir` and return the folder of the new version.
+    """Export the run `cfg.run` to `cfg.bundle.dir`; returns the folder of the new version.
 
-    Raises ExportError if there is nothing to export or the bundle fails a check; `current` then stays.
+    Raises ExportError if there is no run or the bundle fails a check; `current` then does not move.
     """
-    run, root = find_run(cfg.run, cfg.mlflow.tracking_uri), Path(cfg.bundle.dir)
-    published = up_to_date_version(root, run, cfg)
+    run_folder, root = find_run(cfg.run, cfg.mlflow.tracking_uri), Path(cfg.bundle.dir)
+    published = up_to_date_version(root, run_folder, cfg)
     if published:
-        print(f"bundle: {published} is up to date with {run.name} (bundle.force=true redoes it)")
+        print(f"bundle: {published} is up to date with {run_folder.name} (bundle.force=true redoes it)")
         return published
     with timed_step("run"):
-        trained = load_trained_run(run)
-    _warn_dropped_item_updates(root, run)
+        run = load_exportable_run(run_folder)
+    _warn_dropped_item_updates(root, run_folder)
 
-    def store(folder: Path) -> None:
-        with timed_step("store"):
-            write_store(trained.prepared.folder, trained.schema, folder / "store.arrow")
-            os.replace(folder / "store.arrow", root / "store.arrow")
+    def publish_store(_: Path) -> None:
+        with timed_step("store"), write_atomically(root / "store.arrow") as partial:
+            write_store(run.prepared.folder, run.schema, partial)
 
     settings = bundle_settings(cfg)
-    notes = {"key": settings_hash(settings), "settings": OmegaConf.to_container(settings, resolve=True)}
+    record = {"key": settings_hash(settings), "settings": OmegaConf.to_container(settings, resolve=True)}
     return assemble_bundle(
-        trained, settings, root, lambda folder: build_tuned_index(trained, cfg.index, folder), notes, store
+        run, settings, root, lambda folder: build_tuned_index(run, cfg.index, folder), record, publish_store
     )
 
 
 def up_to_date_version(root: Path, run: Path, cfg: DictConfig) -> Path | None:
-    """The version that `current` points at, if it was made from this run, settings and code."""
+    """The version that `current` names, if it was made from this run, these settings and this code."""
     if cfg.bundle.force or not (root / "current").exists():
         return None
     try:
-        about = read_manifest(version_folder(root))
+        manifest = read_manifest(version_folder(root))
     except BundleError:
-        return None  # made by an older version, or damaged: make it anew
-    same = about["run"]["folder"] == run.name and about["export"].get("key") == settings_hash(
+        return None  # of an older format, or damaged
+    is_same = manifest["run"]["folder"] == run.name and manifest["export"].get("key") == settings_hash(
         bundle_settings(cfg)
     )
-    # A run that was evaluated since has something to say that the bundle does not hold yet.
-    return version_folder(root) if same and about["calibration"] == read_calibration(run) else None
+    # An evaluation of the run since then adds its calibration to the bundle.
+    is_same = is_same and manifest["calibration"] == read_calibration(run)
+    return version_folder(root) if is_same else None
 
 
 def _warn_dropped_item_updates(root: Path, run: Path) -> None:
-    """An export starts from its run; what `export.py update` changed since is not in it."""
+    """Print that an export of the same run drops the changes of `export.py update`."""
     try:
-        same = read_manifest(version_folder(root))["run"]["folder"] == run.name
+        is_same_run = read_manifest(version_folder(root))["run"]["folder"] == run.name
     except BundleError:
         return
-    if same and (ledger := root / "current" / ITEM_UPDATES_FILE).is_file():
-        file = ledger.resolve()
+    updates = root / "current" / ITEM_UPDATES_FILE
+    if is_same_run and updates.is_file():
+        file = updates.resolve()
         print(
-            f"note: the items that changed since the training ({file}) are as the run knows them again; "
-            f"python export.py update --bundle {root} --items {file} changes them anew",
+            f"note: items are as the run knows them; the updates since its training ({file}) are dropped. "
+            f"python export.py update --bundle {root} --items {file} applies them again",
             flush=True,
         )
 
@@ -96,7 +96,7 @@ def bundle_settings(cfg: DictConfig) -> DictConfig:
 
 
 def settings_hash(settings: DictConfig) -> str:
-    """A hash of the settings that shape a bundle and of the code that makes and reads it."""
+    """A hash of the settings that shape a bundle and of the code of `exporting` and `serving`."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(OmegaConf.to_yaml(settings, sort_keys=True).encode())
     for room in ("exporting", "serving"):
@@ -106,40 +106,42 @@ def settings_hash(settings: DictConfig) -> str:
 
 
 @torch.inference_mode()
-def build_tuned_index(trained: TrainedRun, cfg: DictConfig, folder: Path) -> BuiltIndex:
-    """The index over the available items, searched at its target recall on validation checkouts; its files,
-    and where families were compared their page, in `folder`."""
-    packed = trained.catalog.vectors.numpy()
-    ids, asked = available_item_rows(trained), validation_query_vectors(trained, cfg.queries)
+def build_tuned_index(run: ExportableRun, cfg: DictConfig, folder: Path) -> BuiltIndex:
+    """The index of the available items, tuned to its target recall on validation checkouts.
+
+    Writes its files to `folder` and, if several families were compared, a page about them.
+    """
+    packed = run.catalog.vectors.numpy()
+    vectors = int8_vector_reader(packed)
+    ids, queries = available_item_rows(run), validation_query_vectors(run, cfg.queries)
     scratch = folder / "families"
     try:
-        truth = exact_search(int8_vector_reader(packed), ids, asked)
-        found = tuning.tune_index(int8_vector_reader(packed), packed, ids, asked, truth, cfg, scratch)
+        truth = exact_search(vectors, ids, queries)
+        tuned = tuning.tune_index(vectors, packed, ids, queries, truth, cfg, scratch)
     except ValueError as error:
         raise ExportError(f"index: {error}") from error
-    if found.missed_targets:
-        print(f"warning: no index meets index.*: {found.missed_targets}; the nearest is taken", flush=True)
+    if tuned.missed_targets:
+        print(f"warning: no index meets index.*: {tuned.missed_targets}; the nearest is taken", flush=True)
     if len(cfg.families) > 1:
-        print("\n" + text_table(pareto_front(tuning.trial_rows(found))), flush=True)
-        asked_for = ", ".join(f"{name} {cfg[name]}" for name in tuning.TARGET_METRICS)
-        page = index_page(
-            tuning.trial_rows(found), "The index", f"Asked: {asked_for}. {found.missed_targets}"
-        )
+        rows = tuning.trial_rows(tuned)
+        print("\n" + text_table(pareto_front(rows)), flush=True)
+        targets = ", ".join(f"{name} {cfg[name]}" for name in tuning.TARGET_METRICS)
+        page = index_page(rows, "The index", f"Targets: {targets}. {tuned.missed_targets}")
         (folder / "index.html").write_text(page)
-    about: dict[str, Any] = tuning.index_manifest(found, cfg)
-    files = [file.rename(folder / file.name) for file in found.files]
+    entry = tuning.index_manifest(tuned, cfg)
+    files = [file.rename(folder / file.name) for file in tuned.files]
     shutil.rmtree(scratch)
-    return BuiltIndex(files, found.best_trial.search_params, found.best_trial.metrics, about)
+    return BuiltIndex(files, tuned.best_trial.search_params, tuned.best_trial.metrics, entry)
 
 
-def available_item_rows(trained: TrainedRun) -> NDArray:
+def available_item_rows(run: ExportableRun) -> NDArray:
     """Item rows [n] int64 that the index holds: the available ones."""
-    ids = np.flatnonzero(trained.catalog.available.numpy())
+    ids = np.flatnonzero(run.catalog.available.numpy())
     return ids[ids > 0].astype(np.int64)
 
 
 @torch.inference_mode()
-def validation_query_vectors(trained: TrainedRun, count: int) -> NDArray:
+def validation_query_vectors(run: ExportableRun, count: int) -> NDArray:
     """Query vectors [count, D] of validation checkouts, to measure an index with."""
-    examples = sample_checkouts(trained, ("validation", "test"), count)
-    return trained.tower(to_latest_queries(examples), trained.catalog.vectors).numpy()
+    examples = sample_checkouts(run, ("validation", "test"), count)
+    return run.tower(to_latest_queries(examples), run.catalog.vectors).numpy()

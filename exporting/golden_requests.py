@@ -1,42 +1,70 @@
-"""Real checkouts turned back into raw facts, and the slates that the eager modules give them."""
+"""Sampled checkouts as raw requests, and the slates that the eager modules give to them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from data.feature_schema import Attribute
+from exporting.exportable_run import (
+    ExportableRun,
+    item_ids,
+    item_margins,
+    sample_checkouts,
+    to_latest_queries,
+)
 from exporting.lowering import ServingModules
-from exporting.opened_run import TrainedRun, item_ids, item_margins, to_latest_queries
 from models.schema import Candidates
 from serving.checkout import HISTORY_KINDS, Checkout, Event, Line
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy, impute_margins, objective, select_slates
 from serving.storage.golden_requests import checkout_to_json
 from serving.storage.vector_index import ItemIndex
 
+GOLDEN_SCHEMA = pa.schema(
+    {"request": pa.string(), "slate": pa.list_(pa.string()), "purchase": pa.list_(pa.float32())}
+)
+
+
+class SampledCheckouts(NamedTuple):
+    """n checkouts in both forms: as training reads them and as a shop sends them."""
+
+    examples: pa.Table  # n rows
+    requests: list[Checkout]  # n
+
+    def head(self, count: int) -> "SampledCheckouts":
+        """The first `count` of them."""
+        return SampledCheckouts(self.examples[:count], self.requests[:count])
+
+
+def sample_requests(run: ExportableRun, splits: tuple[str, ...], count: int) -> SampledCheckouts:
+    """Up to `count` checkouts of `splits`, as `sample_checkouts` takes them."""
+    examples = sample_checkouts(run, splits, count)
+    return SampledCheckouts(
+        examples, to_checkouts(examples, item_ids(run), run.schema.context, run.schema.profile)
+    )
+
 
 def to_checkouts(
     examples: pa.Table, item_ids: list[str], context: list[Attribute], profile: list[Attribute]
 ) -> list[Checkout]:
-    """Examples as requests in raw facts. The user id is left out, so that no store is asked."""
+    """Examples as requests in raw facts. They have no user id, so serving reads no store."""
+    names = [name for name in examples.column_names if not name.startswith(("outcome", "candidate"))]
     requests = []
-    for row in examples.select(
-        [c for c in examples.column_names if not c.startswith(("outcome", "candidate"))]
-    ).to_pylist():
+    for row in examples.select(names).to_pylist():
         history = zip(
-            *(row[f"history_{c}"] for c in ("item", "ts", "kind", "quantity", "price")), strict=True
+            *(row[f"history_{name}"] for name in ("item", "ts", "kind", "quantity", "price")), strict=True
         )
-        basket = zip(*(row[f"basket_{c}"] for c in ("item", "quantity", "price")), strict=True)
+        basket = zip(*(row[f"basket_{name}"] for name in ("item", "quantity", "price")), strict=True)
         requests.append(
             Checkout(
                 user_id=None,
                 ts=row["ts"],
                 history=[
-                    Event(item_ids[i], ts, HISTORY_KINDS[kind], quantity, price)
-                    for i, ts, kind, quantity, price in history
+                    Event(item_ids[item], ts, HISTORY_KINDS[kind], quantity, price)
+                    for item, ts, kind, quantity, price in history
                 ],
-                basket=[Line(item_ids[i], quantity, price) for i, quantity, price in basket],
+                basket=[Line(item_ids[item], quantity, price) for item, quantity, price in basket],
                 context=_decode_attributes(context, row["context"]),
                 profile=_decode_attributes(profile, row["profile"]),
             )
@@ -45,7 +73,7 @@ def to_checkouts(
 
 
 def _decode_attributes(attributes: list[Attribute], codes: list[int]) -> dict[str, str | float]:
-    """Some value for each code that is known."""
+    """A value that encodes to each code; attributes of code 0 are left out."""
     return {a.name: _decode_value(a, code) for a, code in zip(attributes, codes, strict=True) if code > 0}
 
 
@@ -58,46 +86,42 @@ def _decode_value(attribute: Attribute, code: int) -> str | float:
 
 @torch.inference_mode()
 def select_golden_requests(
-    trained: TrainedRun,
-    pipeline: ServingModules,
+    run: ExportableRun,
+    modules: ServingModules,
     index: ItemIndex,
-    examples: pa.Table,
-    requests: list[Checkout],
+    checkouts: SampledCheckouts,
     policy: SlatePolicy,
     count: int,
 ) -> pa.Table:
-    """The `count` requests whose slates are clearest, with slate and purchase probabilities.
+    """The `count` requests whose slates are furthest from a tie, with slate and purchase probabilities.
 
-    The slates come from the eager modules and the batches of training, so a replay in serving checks the
-    exported files and the encoding there. Requests whose places are close to a tie are left out:
-    another processor may round them the other way. Raises ValueError for an order by margin without margins.
+    Slates come from the eager modules and from training batches, so a replay in serving checks the exported
+    files and the encoding there. Requests near a tie are left out, because another processor may round them
+    the other way. Raises ValueError for an order by margin without margins.
     """
-    catalog, ids = trained.catalog, item_ids(trained)
-    query = to_latest_queries(examples)
-    vector = pipeline.query_tower(query, catalog.vectors)
-    ann = index.search(vector.numpy(), trained.cfg.retrieval.sources.ann)
-    found = Candidates(*pipeline.candidates(query, vector, torch.from_numpy(ann), catalog))
-    _, purchase, spend = pipeline.ranker(query, vector, found, catalog)
-    bounds, items = found.offsets.tolist(), found.item.numpy()
-    margin = impute_margins(item_margins(trained))[items] if policy.margin else None
+    catalog, ids = run.catalog, item_ids(run)
+    query = to_latest_queries(checkouts.examples)
+    vector = modules.query_tower(query, catalog.vectors)
+    ann = index.search(vector.numpy(), run.cfg.retrieval.sources.ann)
+    candidates = Candidates(*modules.candidates(query, vector, torch.from_numpy(ann), catalog))
+    _, purchase, spend = modules.ranker(query, vector, candidates, catalog)
+    bounds, items = candidates.offsets.tolist(), candidates.item.numpy()
+    margin = impute_margins(item_margins(run))[items] if policy.margin else None
     score = objective(purchase.numpy(), spend.numpy(), policy.revenue_weight, margin)
     leaf, vectors = catalog.leaf.numpy(), catalog.vectors.numpy()
     rows: list[tuple[float, dict[str, Any]]] = []
-    for place, request in enumerate(requests):
-        mine = slice(bounds[place], bounds[place + 1])
-        if bounds[place + 1] - bounds[place] < SLOTS:
+    for request, start, end in zip(checkouts.requests, bounds[:-1], bounds[1:], strict=True):
+        if end - start < SLOTS:
             continue
-        eligible = np.ones((1, bounds[place + 1] - bounds[place]), bool)
-        chosen = select_slates(score[None, mine], eligible, items[None, mine], leaf, vectors, policy)
-        best = chosen.column[0]
-        slate = {
+        pairs = slice(start, end)
+        eligible = np.ones((1, end - start), bool)
+        selection = select_slates(score[None, pairs], eligible, items[None, pairs], leaf, vectors, policy)
+        columns = selection.column[0]
+        row = {
             "request": checkout_to_json(request),
-            "slate": [ids[row] for row in items[mine][best]],
-            "purchase": purchase.numpy()[mine][best].tolist(),
+            "slate": [ids[item] for item in items[pairs][columns]],
+            "purchase": purchase.numpy()[pairs][columns].tolist(),
         }
-        rows.append((float(chosen.min_gap[0]), slate))
-    rows.sort(key=lambda row: -row[0])
-    schema = pa.schema(
-        {"request": pa.string(), "slate": pa.list_(pa.string()), "purchase": pa.list_(pa.float32())}
-    )
-    return pa.Table.from_pylist([slate for _, slate in rows[:count]], schema=schema)
+        rows.append((float(selection.min_gap[0]), row))
+    rows.sort(key=lambda pair: -pair[0])
+    return pa.Table.from_pylist([row for _, row in rows[:count]], schema=GOLDEN_SCHEMA)

@@ -1,11 +1,13 @@
 """Trained modules → TorchScript files that load in plain torch.
 
-The only file outside `serving` that calls `torch.jit`: TorchScript is deprecated in torch and unsupported
-from Python 3.14 on, so what will have to change then is here.
+The only file outside `serving` that calls `torch.jit`. TorchScript is deprecated in torch and unsupported
+from Python 3.14 on; its replacement will change this file alone.
 """
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +21,11 @@ from models.ranking.ranker import CalibratedRanker, Ranker
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog, Query
 
-INT8_MIN_DIM = 16  # width of a table from which row-wise int8 saves half of it
+INT8_MIN_DIM = 16  # narrower tables stay float32: row-wise int8 would save less than half of them
 
 
 class ServingModules(NamedTuple):
-    """What answers a request, in order: query vector, candidates, scores."""
+    """The modules that answer a request, in order: query vector, candidates, scores."""
 
     query_tower: nn.Module
     candidates: nn.Module
@@ -31,7 +33,7 @@ class ServingModules(NamedTuple):
 
 
 class FloatTables(nn.Module):
-    """Narrow tables in core torch, float32: same call as `EmbeddingTables`."""
+    """Narrow tables in core torch, float32, with the `forward` of `EmbeddingTables`."""
 
     def __init__(self, tables: EmbeddingTables) -> None:
         super().__init__()
@@ -42,15 +44,21 @@ class FloatTables(nn.Module):
         pooled: list[Tensor] = []
         for i, table in enumerate(self.tables):
             offsets = torch.cat([lengths[i].new_zeros(1), lengths[i].cumsum(0)])
-            bag = F.embedding_bag(
-                ids[i], table, offsets, mode="sum", per_sample_weights=weights[i], include_last_offset=True
+            pooled.append(
+                F.embedding_bag(
+                    ids[i],
+                    table,
+                    offsets,
+                    mode="sum",
+                    per_sample_weights=weights[i],
+                    include_last_offset=True,
+                )
             )
-            pooled.append(bag)
         return torch.cat(pooled, dim=1)
 
 
 class TupleCandidateSources(nn.Module):
-    """Candidates as a plain tuple: for a NamedTuple TorchScript makes a new Python class at every call."""
+    """Candidates as a plain tuple: TorchScript makes a new Python class of a NamedTuple at every call."""
 
     def __init__(self, sources: CandidateSources) -> None:
         super().__init__()
@@ -60,28 +68,35 @@ class TupleCandidateSources(nn.Module):
         self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The fields of models.schema.Candidates, in their order."""
-        found = self.sources(query, query_vector, ann, catalog)
-        return found.offsets, found.item, found.source, found.score, found.affinity, found.taste
+        candidates = self.sources(query, query_vector, ann, catalog)
+        return (
+            candidates.offsets,
+            candidates.item,
+            candidates.source_mask,
+            candidates.score,
+            candidates.copurchase_score,
+            candidates.ease_score,
+        )
 
 
 def lower_modules(tower: QueryTower, sources: CandidateSources, ranker: Ranker) -> ServingModules:
     """The eager modules as they serve: tables in core torch operators, evaluation mode.
 
-    The arguments stay as they are; tables that are in core torch already are taken as they are.
+    The arguments do not change. Tables that are in core torch already are shared.
     """
     ranker = copy.deepcopy(ranker)
-    for name in ("attributes", "items"):
+    for name in ("attribute_embeddings", "item_embeddings"):
         tables = getattr(ranker, name)
         if isinstance(tables, EmbeddingTables):
             setattr(ranker, name, lower_tables(tables))
-    ranker.position_bias = None  # what is served is seen
+    ranker.position_bias = None  # serving predicts for an item that is seen
     return ServingModules(
         lower_query_tower(tower), TupleCandidateSources(sources).eval(), CalibratedRanker(ranker).eval()
     )
 
 
 def lower_query_tower(tower: QueryTower) -> QueryTower:
-    """The query tower of `lowered`, alone."""
+    """The query tower of `lower_modules`, alone."""
     tower = copy.deepcopy(tower)
     if isinstance(tower.attribute_embeddings, EmbeddingTables):
         tower.attribute_embeddings = lower_tables(tower.attribute_embeddings)
@@ -89,20 +104,19 @@ def lower_query_tower(tower: QueryTower) -> QueryTower:
 
 
 def lower_tables(tables: EmbeddingTables) -> Int8EmbeddingTables | FloatTables:
-    """Row-wise int8 where all tables are INT8_FROM wide or more, else float32.
+    """Row-wise int8 if all tables are INT8_MIN_DIM wide or more, else float32.
 
-    A row-wise int8 row carries 8 bytes of scale and offset, so a row of 4 takes 12 bytes instead of 16; that
-    is not worth the error, which is the largest in what is narrow and sharply trained.
+    A row-wise int8 row carries 8 bytes of scale and offset, so a row of 4 takes 12 bytes instead of 16. That
+    saving is not worth the error, which is largest in narrow, sharply trained tables.
     """
     wide = all(table.dim >= INT8_MIN_DIM for table in tables.tables)
     return quantize_tables(tables) if wide else FloatTables(tables)
 
 
-def save_torchscript(pipeline: ServingModules, folder: Path) -> None:
-    """Write `query_tower.ts`, `candidates.ts` and `ranker.ts`, as `scripted` makes them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-        for name, module in pipeline._asdict().items():
+def save_torchscript(modules: ServingModules, folder: Path) -> None:
+    """Write `query_tower.ts`, `candidates.ts` and `ranker.ts`, as `to_torchscript` compiles them."""
+    with _no_deprecation_warnings():
+        for name, module in modules._asdict().items():
             torch.jit.save(to_torchscript(module), str(folder / f"{name}.ts"))
 
 
@@ -111,6 +125,12 @@ def to_torchscript(module: nn.Module) -> torch.jit.ScriptModule:
 
     Raises RuntimeError from TorchScript, with the line, for a module that it cannot compile.
     """
+    with _no_deprecation_warnings():
+        return torch.jit.freeze(torch.jit.script(module))
+
+
+@contextmanager
+def _no_deprecation_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-        return torch.jit.freeze(torch.jit.script(module))
+        yield

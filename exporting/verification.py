@@ -1,4 +1,4 @@
-"""What a bundle must pass before it is published."""
+"""The checks that a bundle must pass before it is published."""
 
 import math
 from collections.abc import Iterator
@@ -6,19 +6,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from exporting.index.build import RECALL_AT, SearchMetrics
-from exporting.opened_run import ExportError, TrainedRun, to_latest_queries
+from exporting.exportable_run import ExportableRun, ExportError, to_latest_queries
+from exporting.golden_requests import SampledCheckouts
+from exporting.index.build import RECALL_AT, SearchMetrics, restore_thread_counts
 from models.embeddings import gather_rows_int8
 from models.jagged import segment_ids
 from models.ranking.ranker import CalibratedRanker
 from models.schema import Candidates
-from serving import BundleError, Checkout, Recommender
+from serving import BundleError, Recommender
+from serving.pipeline.search import search_eligible
 from serving.stores.base import EMPTY_HISTORY
 
 MIN_RECALL = 0.95  # recall@300 of the index against exact search
@@ -28,7 +28,7 @@ MAX_VALUE_ERROR = 0.02  # largest relative difference of the expected spend
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the bundle's predictions are from the training model's, over all candidates."""
+    """Largest differences between the predictions of the bundle and of the training model."""
 
     checkouts: int
     candidates: int
@@ -40,51 +40,49 @@ class Parity:
 
 
 @contextmanager
-def open_bundle(folder: Path) -> Iterator[Recommender]:
-    """The bundle as serving loads it, golden replay included. Raises ExportError where serving refuses.
+def load_recommender(folder: Path) -> Iterator[Recommender]:
+    """Yield the bundle as serving loads it, golden replay included.
 
-    Serving takes one thread for the process; the number of before is back at the end.
+    Serving sets the process to one thread; the number before is restored at the end. Raises ExportError for a
+    bundle that serving refuses.
     """
-    threads = torch.get_num_threads(), faiss.omp_get_max_threads()
-    try:
-        yield Recommender.load(folder)
-    except BundleError as error:
-        raise ExportError(f"not published, serving refuses the bundle: {error}") from error
-    finally:
-        torch.set_num_threads(threads[0])
-        faiss.omp_set_num_threads(threads[1])
+    with restore_thread_counts():
+        try:
+            yield Recommender.load(folder)
+        except BundleError as error:
+            raise ExportError(f"not published, serving refuses the bundle: {error}") from error
 
 
 @torch.inference_mode()
-def measure_parity(
-    trained: TrainedRun, recommender: Recommender, examples: pa.Table, requests: list[Checkout]
-) -> Parity:
+def measure_parity(run: ExportableRun, recommender: Recommender, checkouts: SampledCheckouts) -> Parity:
     """Compare the bundle, from raw facts on, with the float model, from training batches on.
 
     Both score the candidates that the bundle proposes. The reference is eager, with TorchRec tables in
     float32; item vectors are int8 in both, because training has them so.
     """
-    bundle, catalog = recommender.bundle, trained.catalog
-    tower, ranker = trained.tower, CalibratedRanker(trained.ranker).eval()
-    worst = torch.zeros(3)
-    pairs, taken = 0, []
-    for place, request in enumerate(requests):
-        encoded = recommender.feature_encoder(request, EMPTY_HISTORY, request.ts or 0)
+    bundle, catalog = recommender.bundle, run.catalog
+    tower, ranker = run.tower, CalibratedRanker(run.ranker).eval()
+    differences = torch.zeros(3)
+    pairs, latencies_ms = 0, []
+    for row, request in enumerate(checkouts.requests):
+        encoded = recommender.feature_encoder.encode(request, EMPTY_HISTORY, request.ts or 0)
         vector = bundle.query_tower(encoded, bundle.catalog[-1])
-        near = torch.from_numpy(recommender._search(vector, request, recommender.eligibility_filter(request)))
-        found = Candidates(*bundle.candidates(encoded, vector, near, bundle.catalog))
-        served = bundle.ranker(encoded, vector, found, bundle.catalog)
+        eligible = recommender.eligibility_filter.mask(request)
+        ann = search_eligible(bundle.index, vector, recommender.n_ann_candidates, request, eligible)
+        candidates = Candidates(*bundle.candidates(encoded, vector, torch.from_numpy(ann), bundle.catalog))
+        served = bundle.ranker(encoded, vector, candidates, bundle.catalog)
 
-        query = to_latest_queries(examples.slice(place, 1))
-        wanted = tower(query, catalog.vectors)
-        score = (gather_rows_int8(catalog.vectors, found.item) * wanted[segment_ids(found.offsets)]).sum(1)
-        trained_scores = ranker(query, wanted, found._replace(score=score), catalog)
-        worst = torch.maximum(worst, _max_differences(served, trained_scores))
-        pairs += found.item.numel()
-        taken.append(recommender.recommend(request, deadline_ms=math.inf).timings["total"])
-    click, purchase, value = worst.tolist()
-    p50, p99 = np.percentile(taken, [50, 99])
-    return Parity(len(requests), pairs, click, purchase, value, float(p50), float(p99))
+        query = to_latest_queries(checkouts.examples.slice(row, 1))
+        float_vector = tower(query, catalog.vectors)
+        item_vectors = gather_rows_int8(catalog.vectors, candidates.item)
+        score = (item_vectors * float_vector[segment_ids(candidates.offsets)]).sum(1)
+        reference = ranker(query, float_vector, candidates._replace(score=score), catalog)
+        differences = torch.maximum(differences, _max_differences(served, reference))
+        pairs += candidates.item.numel()
+        latencies_ms.append(recommender.recommend(request, deadline_ms=math.inf).timings["total"])
+    click, purchase, value = differences.tolist()
+    p50, p99 = np.percentile(latencies_ms, [50, 99])
+    return Parity(len(checkouts.requests), pairs, click, purchase, value, float(p50), float(p99))
 
 
 def _max_differences(served: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> Tensor:
@@ -99,10 +97,10 @@ def _max_differences(served: tuple[Tensor, ...], reference: tuple[Tensor, ...]) 
 
 def check_limits(index_metrics: SearchMetrics, parity: Parity) -> None:
     """Raises ExportError for a bundle that is too far from exact search or from the training model."""
-    failed = []
-    if not index_metrics.recall >= MIN_RECALL:
-        failed.append(
-            f"recall@{RECALL_AT} of the index is {index_metrics.recall:.4f}, at least {MIN_RECALL} is needed: "
+    failures, recall = [], index_metrics.recall
+    if not recall >= MIN_RECALL:
+        failures.append(
+            f"recall@{RECALL_AT} of the index is {recall:.4f}, at least {MIN_RECALL} is needed: "
             "raise index.recall or choose a finer index (index=auto); after an update, --rebuild"
         )
     remedy = "what is exported is not what was trained: export again with the code of the run"
@@ -111,11 +109,11 @@ def check_limits(index_metrics: SearchMetrics, parity: Parity) -> None:
         ("purchase", MAX_PROBABILITY_ERROR),
         ("value", MAX_VALUE_ERROR),
     ):
-        found = asdict(parity)[name]
-        if not found <= limit:
-            failed.append(
-                f"{name} differs from the training model by up to {found:.2g}, the limit is {limit:g} "
+        error = asdict(parity)[name]
+        if not error <= limit:
+            failures.append(
+                f"{name} differs from the training model by up to {error:.2g}, the limit is {limit:g} "
                 f"({parity.candidates} candidates of {parity.checkouts} checkouts): {remedy}"
             )
-    if failed:
-        raise ExportError("not published: " + "; ".join(failed))
+    if failures:
+        raise ExportError("not published: " + "; ".join(failures))

@@ -1,9 +1,9 @@
-"""The quantized index: built in blocks, searched at the recall that was asked for, and measured.
+"""The quantized index: built in blocks, tuned to a target recall, and measured.
 
-    trained → written → settle → measure     the tuner (exporting/index/tuning.py) does this for every family
+    train_index → write_shards → tune_search_params       of every family: exporting/index/tuning.py
 
-Everything is inner product, in training of the index as in search. Vectors come from a function of item rows,
-so that neither all of them nor all of the index need to be in memory.
+The metric is the inner product, in training of the index as in search. Vectors come from a function of item
+rows, so neither all of them nor the whole index need to be in memory.
 """
 
 import math
@@ -21,30 +21,41 @@ from numpy.typing import NDArray
 from models.embeddings import unpack_int8
 from serving.storage.vector_index import ItemIndex, SearchParams, read_index
 
-faiss_untyped: Any = faiss  # its Python knows more than its type stubs
+faiss_untyped: Any = faiss  # its type stubs are incomplete
 VectorReader = Callable[[NDArray], NDArray]  # item rows [n] → float32 [n, D]
 
 RECALL_AT = 300
 BLOCK_SIZE = 65_536  # vectors that are float32 at a time
 MAX_POINTS_PER_CENTROID = 64  # of a training sample per list
-MIN_POINTS_PER_CENTROID = 39  # below, faiss warns that lists are learned from too little
-MARGIN_STEPS = 6
-MIN_RECALL_GAIN = 0.0005  # recall that twice the probes must gain to be worth trying
+MIN_POINTS_PER_CENTROID = 39  # faiss warns below it
+MARGIN_STEPS = 6  # halvings of the centroid margin
+MIN_RECALL_GAIN = 0.0005  # recall that twice the probes must gain, or the sweep ends
 
 
 class SearchMetrics(NamedTuple):
-    """What a search costs and finds, one query at a time on one thread."""
+    """Recall and latency of a search, one query at a time on one thread."""
 
     recall: float  # mean share of the exact RECALL_AT nearest that the index returns
     p50_ms: float
     p99_ms: float
 
 
-SweepPoints = list[tuple[SearchParams, SearchMetrics]]
+class SweepPoint(NamedTuple):
+    """One setting of a search with its metrics."""
+
+    search_params: SearchParams
+    metrics: SearchMetrics
+
+
+class SearchSweep(NamedTuple):
+    """The settings that were measured, in order, and the best of them."""
+
+    best: SweepPoint
+    points: list[SweepPoint]
 
 
 def int8_vector_reader(packed: NDArray) -> VectorReader:
-    """The vectors of row-wise int8 ones [N+1, D+8] uint8."""
+    """A reader of row-wise int8 vectors [N+1, D+8] uint8."""
     return lambda rows: unpack_int8(torch.from_numpy(packed[rows])).numpy()
 
 
@@ -53,94 +64,95 @@ def train_index(
 ) -> faiss.Index:
     """An empty index for the item rows `ids` [n] int64, its lists and codes learned from a sample of them.
 
-    `factory` is of `faiss.index_factory`: {nlist} stands for 4 √n lists, or as many as LEAST_POINTS points
-    each allow, {parts} for parts of four dimensions. `centroids` [nlist, D] of an index over the same items
-    spare learning them again. Lists are learned on the GPUs that faiss sees, if it sees any.
+    `factory` is a string of `faiss.index_factory`, in which {nlist} stands for 4 √n lists, or fewer so that
+    each has MIN_POINTS_PER_CENTROID points, and {parts} for parts of four dimensions. `centroids` [nlist, D]
+    of an index over the same items are used again. Lists are learned on the GPUs that faiss sees, if any.
 
-    Raises ValueError for no items, rows that are there twice, and vectors that are not finite.
+    Raises ValueError for no items, repeated rows, and vectors that are not finite.
     """
     count = len(ids)
     if not count:
         raise ValueError("there is no item to index: none is available")
     if len(np.unique(ids)) != count:
-        raise ValueError("item rows are there more than once")
+        raise ValueError("item rows occur more than once")
     nlist = max(1, min(round(4 * math.sqrt(count)), count // MIN_POINTS_PER_CENTROID))
     dim = vectors(ids[:1]).shape[1]
     parts = max(n for n in range(1, max(dim // 4, 1) + 1) if dim % n == 0)
-    described = factory.format(nlist=nlist, parts=parts)
-    index = faiss.index_factory(dim, described, faiss.METRIC_INNER_PRODUCT)
-    lists: Any = faiss.try_extract_index_ivf(index)
-    if lists is not None:
-        lists.cp.max_points_per_centroid = MAX_POINTS_PER_CENTROID
-        lists.cp.min_points_per_centroid = 1  # said above
-        lists.cp.niter = 10
-        lists.cp.seed = seed
-        if centroids is not None and len(centroids) == lists.nlist:
-            lists.quantizer.add(centroids)  # an index whose lists are there learns its codes alone
-        elif (fast := copy_to_gpus(faiss.IndexFlatIP(dim))) is not None:
-            lists.clustering_index = fast
-        _use_uniform_scale(lists)
-    most = max(MAX_POINTS_PER_CENTROID * nlist, BLOCK_SIZE)
-    some = ids if count <= most else np.sort(np.random.default_rng(seed).choice(ids, most, replace=False))
-    index.train(finite_vectors(vectors, some))
-    if lists is not None:
-        lists.clustering_index = None
+    index = faiss.index_factory(dim, factory.format(nlist=nlist, parts=parts), faiss.METRIC_INNER_PRODUCT)
+    ivf: Any = faiss.try_extract_index_ivf(index)
+    if ivf is not None:
+        ivf.cp.max_points_per_centroid = MAX_POINTS_PER_CENTROID
+        ivf.cp.min_points_per_centroid = 1  # `nlist` holds to the minimum already
+        ivf.cp.niter = 10
+        ivf.cp.seed = seed
+        if centroids is not None and len(centroids) == ivf.nlist:
+            ivf.quantizer.add(centroids)  # an index that has its centroids learns its codes alone
+        elif (gpu_index := copy_to_gpus(faiss.IndexFlatIP(dim))) is not None:
+            ivf.clustering_index = gpu_index
+        _use_uniform_scale(ivf)
+    limit = max(MAX_POINTS_PER_CENTROID * nlist, BLOCK_SIZE)
+    sample = ids if count <= limit else np.sort(np.random.default_rng(seed).choice(ids, limit, replace=False))
+    index.train(finite_vectors(vectors, sample))
+    if ivf is not None:
+        ivf.clustering_index = None
     return index
 
 
-def _use_uniform_scale(lists: faiss.IndexIVF) -> None:
-    """One scale for all dimensions of 8-bit codes, from -4 to 4 standard deviations of what is left of a
-    vector without its centroid: a fifth faster to scan than a scale for each, and finer than one from the
-    smallest to the largest value (.9852 of the exact neighbours against .9848, docs/index.md)."""
+def _use_uniform_scale(ivf: faiss.IndexIVF) -> None:
+    """Give all dimensions of 8-bit codes one scale, ±4 standard deviations of the residuals to the centroids.
+
+    A fifth faster to scan than a scale per dimension, and finer than a scale from the smallest to the largest
+    value (.9852 of the exact neighbours against .9848, docs/index.md).
+    """
     if (
-        isinstance(lists, faiss_untyped.IndexIVFScalarQuantizer)
-        and lists.sq.qtype == faiss_untyped.ScalarQuantizer.QT_8bit
+        isinstance(ivf, faiss_untyped.IndexIVFScalarQuantizer)
+        and ivf.sq.qtype == faiss_untyped.ScalarQuantizer.QT_8bit
     ):
-        lists.sq.qtype = faiss_untyped.ScalarQuantizer.QT_8bit_uniform
-        lists.sq.set_derived_sizes()
-        lists.sq.rangestat, lists.sq.rangestat_arg = faiss_untyped.ScalarQuantizer.RS_meanstd, 4.0
+        ivf.sq.qtype = faiss_untyped.ScalarQuantizer.QT_8bit_uniform
+        ivf.sq.set_derived_sizes()
+        ivf.sq.rangestat, ivf.sq.rangestat_arg = faiss_untyped.ScalarQuantizer.RS_meanstd, 4.0
 
 
 def add_vectors(index: faiss.Index, vectors: VectorReader, ids: NDArray) -> None:
-    """Add item rows [n] in blocks, their lists found on the GPUs that faiss sees, if it sees any."""
-    lists = faiss.try_extract_index_ivf(index)
-    with override_quantizer(lists, None if lists is None else copy_to_gpus(lists.quantizer)):
+    """Add item rows [n] in blocks; lists are assigned on the GPUs that faiss sees, if any."""
+    ivf = faiss.try_extract_index_ivf(index)
+    with override_quantizer(ivf, None if ivf is None else copy_to_gpus(ivf.quantizer)):
         for start in range(0, len(ids), BLOCK_SIZE):
             block = ids[start : start + BLOCK_SIZE]
             index.add_with_ids(finite_vectors(vectors, block), block)
 
 
 def copy_to_gpus(flat: faiss.Index) -> faiss.Index | None:
-    """A copy on all GPUs; None where there is none, or faiss cannot use it."""
+    """A copy on all GPUs; None without a GPU that faiss can use."""
     if not faiss.get_num_gpus():
         return None
     try:
         return faiss_untyped.index_cpu_to_all_gpus(flat)
     except RuntimeError as error:
-        print(f"\nwarning: faiss cannot use the GPU, the CPU goes on: {error}", flush=True)
+        print(f"\nwarning: faiss cannot use the GPU and continues on the CPU: {error}", flush=True)
         return None
 
 
 @contextmanager
-def override_quantizer(lists: faiss.IndexIVF | None, quantizer: faiss.Index | None) -> Iterator[None]:
-    """Within, `quantizer` chooses the lists of an inverted file in place of its own; None for no change."""
-    if lists is None or quantizer is None:
+def override_quantizer(ivf: faiss.IndexIVF | None, quantizer: faiss.Index | None) -> Iterator[None]:
+    """Let `quantizer` choose the lists of an inverted file inside the block; None changes nothing."""
+    if ivf is None or quantizer is None:
         yield
         return
-    own = lists.quantizer
-    lists.quantizer = quantizer
+    original = ivf.quantizer
+    ivf.quantizer = quantizer
     try:
         yield
     finally:
-        lists.quantizer = own
+        ivf.quantizer = original
 
 
 def write_shards(
     empty: faiss.Index, vectors: VectorReader, ids: NDArray, folder: Path, shards: int = 1
 ) -> list[Path]:
-    """Files of `shards` indexes in `folder`, which deal the item rows `ids` [n] out between them.
+    """Write `shards` indexes to `folder`, each with its part of the item rows `ids` [n]; returns their files.
 
-    All start as `empty`, so that together they answer as one would. One is in memory at a time.
+    All start as copies of `empty`, so together they answer as one index. One is in memory at a time.
     """
     names = ["index.faiss"] if shards == 1 else [f"index-{shard:03d}.faiss" for shard in range(shards)]
     for shard, name in enumerate(names):
@@ -151,119 +163,135 @@ def write_shards(
 
 
 def read_shards(files: Sequence[Path]) -> list[faiss.Index]:
-    """The shards of `written` as serving opens them."""
+    """The shards of `write_shards` as serving opens them."""
     return [read_index(str(file)) for file in files]
 
 
 def imbalance_factor(shards: Sequence[faiss.Index]) -> float | None:
-    """How unevenly the lists are filled: vectors that a query meets in a list, over those of even lists;
-    1 at best. None for graphs."""
-    lists: list[Any] = [faiss.try_extract_index_ivf(index) for index in shards]
-    if lists[0] is None:
+    """Mean size of the list of a vector, over that of even lists: 1 is best. None for graphs."""
+    ivf_indexes: list[Any] = [faiss.try_extract_index_ivf(index) for index in shards]
+    if ivf_indexes[0] is None:
         return None
-    sizes = np.array([[one.get_list_size(number) for number in range(one.nlist)] for one in lists]).sum(0)
+    sizes = np.array([[ivf.get_list_size(number) for number in range(ivf.nlist)] for ivf in ivf_indexes]).sum(
+        0
+    )
     return round(len(sizes) * float((sizes**2).sum()) / max(float(sizes.sum()) ** 2, 1), 3)
+
+
+def bytes_per_vector(files: Sequence[Path], count: int, packed: NDArray, refine_factor: float) -> float:
+    """Bytes of an index, and of the int8 vectors that a refined order reads, over its `count` vectors."""
+    index_bytes = sum(file.stat().st_size for file in files) / count
+    return index_bytes + (packed.shape[1] if refine_factor > 1 else 0)
 
 
 def finite_vectors(vectors: VectorReader, rows: NDArray) -> NDArray:
     """Vectors [n, D] float32 of item rows [n]. Raises ValueError for one that is not finite."""
-    found = vectors(rows)
-    if not np.isfinite(found).all():
-        worst = rows[~np.isfinite(found).all(1)][0]
-        raise ValueError(
-            f"the vector of item row {worst} is not finite: the item tower diverged, train again"
-        )
-    return found
+    block = vectors(rows)
+    if not np.isfinite(block).all():
+        row = rows[~np.isfinite(block).all(1)][0]
+        raise ValueError(f"the vector of item row {row} is not finite: the item tower diverged, train again")
+    return block
 
 
 def exact_search(vectors: VectorReader, ids: NDArray, queries: NDArray, k: int = RECALL_AT) -> NDArray:
     """The rows [q, min(k, n)] of `ids` [n] with the largest inner products, block by block."""
-    asked = torch.from_numpy(queries)
+    query = torch.from_numpy(queries)
     score, row = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(ids), BLOCK_SIZE):
         block = ids[start : start + BLOCK_SIZE]
-        score = torch.cat([score, asked @ torch.from_numpy(finite_vectors(vectors, block)).T], dim=1)
+        score = torch.cat([score, query @ torch.from_numpy(finite_vectors(vectors, block)).T], dim=1)
         row = torch.cat([row, torch.from_numpy(block).expand(len(queries), -1)], dim=1)
         score, best = score.topk(min(k, score.shape[1]), dim=1)
         row = row.gather(1, best)
     return row.numpy()
 
 
-def measure_search(index: ItemIndex, queries: NDArray, truth: NDArray) -> SearchMetrics:
-    """Recall against `truth` [q, k] and milliseconds, as in serving: one query at a time, one thread."""
-    threads = faiss.omp_get_max_threads(), torch.get_num_threads()
-    faiss.omp_set_num_threads(1)
-    torch.set_num_threads(1)
-    found, taken = [], []
+@contextmanager
+def restore_thread_counts() -> Iterator[None]:
+    """Set the thread counts of torch and faiss back when the block ends."""
+    torch_threads, faiss_threads = torch.get_num_threads(), faiss.omp_get_max_threads()
     try:
-        for row, wanted in enumerate(truth):
-            start = time.perf_counter()
-            rows = index.search(queries[row : row + 1], len(wanted))
-            taken.append(1e3 * (time.perf_counter() - start))
-            found.append(len(np.intersect1d(rows[0], wanted)) / len(wanted))
+        yield
     finally:
-        faiss.omp_set_num_threads(threads[0])
-        torch.set_num_threads(threads[1])
-    return SearchMetrics(
-        float(np.mean(found)), float(np.percentile(taken, 50)), float(np.percentile(taken, 99))
-    )
+        torch.set_num_threads(torch_threads)
+        faiss.omp_set_num_threads(faiss_threads)
+
+
+def measure_search(index: ItemIndex, queries: NDArray, truth: NDArray) -> SearchMetrics:
+    """Recall against `truth` [q, k] and latency, as in serving: one query at a time, one thread."""
+    recalls, latencies_ms = [], []
+    with restore_thread_counts():
+        faiss.omp_set_num_threads(1)
+        torch.set_num_threads(1)
+        for row, nearest in enumerate(truth):
+            started = time.perf_counter()
+            rows = index.search(queries[row : row + 1], len(nearest))
+            latencies_ms.append(1e3 * (time.perf_counter() - started))
+            recalls.append(len(np.intersect1d(rows[0], nearest)) / len(nearest))
+    p50, p99 = np.percentile(latencies_ms, [50, 99])
+    return SearchMetrics(float(np.mean(recalls)), float(p50), float(p99))
 
 
 def tune_search_params(
     index: ItemIndex, queries: NDArray, truth: NDArray, target_recall: float, refine: float = 1.0
-) -> SweepPoints:
-    """Efforts that were tried for recall `target`, the chosen one last.
+) -> SearchSweep:
+    """The fastest search parameters of `index` that reach `target_recall` of `truth` [q, k].
 
-    The fewest probes that reach it, then the smallest margin at twice as many, whichever is faster: a query
-    in a dense place is done with fewer lists, one further out needs more. An index that misses the target
-    keeps the probes from where on more of them found nothing new.
+    First the fewest probes that reach it, then the smallest centroid margin at twice as many, if that is
+    faster: a query in a dense region needs fewer lists than one at the edge. If no number of probes reaches
+    the target, the best is the one from which on more probes stop gaining recall.
     """
-    tried: SweepPoints = []
+    points: list[SweepPoint] = []
 
-    def reaches(effort: SearchParams) -> bool:
-        tried.append((effort, measure_search(index.with_search_params(effort), queries, truth)))
-        return tried[-1][1].recall >= target_recall
+    def reaches_target(params: SearchParams) -> bool:
+        points.append(SweepPoint(params, measure_search(index.with_search_params(params), queries, truth)))
+        return points[-1].metrics.recall >= target_recall
 
-    def useless() -> bool:
-        return len(tried) > 1 and 0 < tried[-1][1].recall < tried[-2][1].recall + MIN_RECALL_GAIN
+    def has_plateaued() -> bool:
+        if len(points) < 2:
+            return False
+        return 0 < points[-1].metrics.recall < points[-2].metrics.recall + MIN_RECALL_GAIN
 
-    graph = index.centroids is None
-    least, most = (truth.shape[1], 16 * truth.shape[1]) if graph else (1, index.max_probes())
+    is_graph = index.centroids is None
+    low_probes, high_probes = (truth.shape[1], 16 * truth.shape[1]) if is_graph else (1, index.max_probes())
     probes = exponential_search(
-        least, most, lambda probes: reaches(SearchParams(probes, refine_factor=refine)), useless
+        low_probes,
+        high_probes,
+        lambda probes: reaches_target(SearchParams(probes, refine_factor=refine)),
+        has_plateaued,
     )
-    fixed = next(pair for pair in reversed(tried) if pair[0].probes == probes)
-    best = fixed
-    if not graph and fixed[1].recall >= target_recall and probes > 1:
-        wide = min(2 * probes, most)
-        near, _ = index.probe_lists(queries, wide, math.inf)
-        low, high = 0.0, float((near[:, 0] - near[:, -1]).max())
+    best = next(point for point in reversed(points) if point.search_params.probes == probes)
+    if not is_graph and best.metrics.recall >= target_recall and probes > 1:
+        wide_probes = min(2 * probes, high_probes)
+        similarity, _ = index.probe_lists(queries, wide_probes, math.inf)
+        low, high = 0.0, float((similarity[:, 0] - similarity[:, -1]).max())
         for _ in range(MARGIN_STEPS):
             middle = (low + high) / 2
-            if reaches(SearchParams(wide, middle, refine)):
+            if reaches_target(SearchParams(wide_probes, middle, refine)):
                 high = middle
-                best = min(best, tried[-1], key=lambda pair: pair[1].p50_ms)
+                best = min(best, points[-1], key=lambda point: point.metrics.p50_ms)
             else:
                 low = middle
-    return [*tried, best]
+    return SearchSweep(best, points)
 
 
 def exponential_search(
-    least: int,
-    most: int,
+    low: int,
+    high: int,
     meets_target: Callable[[int], bool],
     has_plateaued: Callable[[], bool] = lambda: False,
 ) -> int:
-    """The smallest number of `least` to `most` that reaches; if none does, `most` or the first useless one.
+    """The smallest number of `low` to `high` that meets the target.
 
-    Doubles until it does, then halves the bracket down to a sixteenth, which is below the noise of timing.
+    If none does, `high` or the first number that plateaued. Doubles until the target is met, then halves the
+    bracket down to a sixteenth of the number, which is below the noise of timing.
     """
-    low, high = 0, least
-    while not meets_target(high):
-        if high >= most or has_plateaued():
-            return high
-        low, high = high, min(2 * high, most)
-    while high - low > max(1, high // 16):
-        middle = (low + high) // 2
-        low, high = (low, middle) if meets_target(middle) else (middle, high)
-    return high
+    failing, number = 0, low
+    while not meets_target(number):
+        if number >= high or has_plateaued():
+            return number
+        failing, number = number, min(2 * number, high)
+    while number - failing > max(1, number // 16):
+        middle = (failing + number) // 2
+        failing, number = (failing, middle) if meets_target(middle) else (middle, number)
+    return number

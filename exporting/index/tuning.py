@@ -1,9 +1,9 @@
-"""Which index, and how hard it is searched: every family measured on the model's own vectors.
+"""The choice of an index and of its search parameters: every family is measured on the model's own vectors.
 
     python export.py index=auto index.recall=.98 index.p99_ms=1 index.bytes_per_vector=80
 
-The cheapest that meets all three targets is taken, which is the one of the smallest median time; where none
-does, the one that is nearest to them, with a warning.
+Of the indexes that meet all three targets, the one with the smallest median latency is chosen. If none meets
+them, the nearest to them is chosen, with a warning.
 """
 
 import time
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from exporting.index.build import (
     SearchMetrics,
     VectorReader,
+    bytes_per_vector,
     imbalance_factor,
     read_shards,
     train_index,
@@ -40,12 +41,12 @@ FACTORIES = {
 }
 REFINE_FACTORS = {"ivf_pq": (2.0, 4.0, 8.0), "ivf_rabitq": (2.0, 4.0, 8.0)}
 TARGET_METRICS = ("recall", "p99_ms", "bytes_per_vector")
-MIN_ITEMS_FOR_LISTS = 5_000  # items below which there are no lists to search, so nothing to miss
+MIN_ITEMS_FOR_LISTS = 5_000  # smaller catalogs are scanned as a whole, so no list can be missed
 
 
 @dataclass(frozen=True)
 class IndexTrial:
-    """One index at one effort, with what it costs."""
+    """One index at one setting of its search, with its metrics."""
 
     family: str
     search_params: SearchParams
@@ -54,15 +55,15 @@ class IndexTrial:
     build_s: float
 
     def to_row(self) -> dict[str, Any]:
-        """For a table: one figure a column."""
-        effort = [f"probes {self.search_params.probes}"]
+        """A row of a table: rounded figures by column name."""
+        params = [f"probes {self.search_params.probes}"]
         if not np.isinf(self.search_params.centroid_margin):
-            effort.append(f"margin {self.search_params.centroid_margin:.3f}")
+            params.append(f"margin {self.search_params.centroid_margin:.3f}")
         if self.search_params.refine_factor > 1:
-            effort.append(f"refine {self.search_params.refine_factor:g}")
+            params.append(f"refine {self.search_params.refine_factor:g}")
         return {
             "system": self.family,
-            "params": ", ".join(effort),
+            "params": ", ".join(params),
             **{name: round(value, 4) for name, value in self.metrics._asdict().items()},
             "bytes_per_vector": round(self.bytes_per_vector, 1),
             "build_s": round(self.build_s, 1),
@@ -70,12 +71,12 @@ class IndexTrial:
 
 
 class TuningResult(NamedTuple):
-    """The index that was chosen, and all that were tried."""
+    """The chosen index and all trials."""
 
     files: list[Path]  # of its shards
     best_trial: IndexTrial
     trials: list[IndexTrial]
-    missed_targets: str  # which targets are missed and by how much; "" if none
+    missed_targets: str  # the targets that it misses and by how much; "" if none
 
 
 def tune_index(
@@ -87,11 +88,16 @@ def tune_index(
     cfg: DictConfig,
     folder: Path,
 ) -> TuningResult:
-    """Build `cfg.families` in `folder`, find the least effort of each for `cfg.recall`, and choose.
+    """Build the index of every family, tune its search, and choose one.
 
-    `vectors` are indexed; `packed` [N+1, D+8] uint8 are what a refined order reads; `ids` [n] the item rows
-    to index, `queries` [q, D] float32 and `truth` [q, k] what exact search finds. `cfg` is the `index`
-    config. Raises ValueError for a family that there is not, or a number of shards below one.
+    Raises ValueError for an unknown family, or a number of shards below one.
+
+    Args:
+        vectors: reads the vectors that are indexed.
+        packed: [N+1, D+8] uint8, the int8 vectors that a refined order reads.
+        ids: [n] int64, the item rows to index.
+        queries: [q, D] float32. truth: [q, k], their neighbours by exact search.
+        cfg: the `index` config. folder: for the files.
     """
     families = list(cfg.families) if len(ids) >= MIN_ITEMS_FOR_LISTS else ["flat_sq8"]
     unknown = [name for name in families if name not in FACTORIES]
@@ -99,80 +105,77 @@ def tune_index(
         raise ValueError(f"index.families: {', '.join(unknown)}: expected {', '.join(FACTORIES)}")
     if cfg.shards < 1:
         raise ValueError(f"index.shards is {cfg.shards}: expected 1 or more")
-    tried: list[IndexTrial] = []
+    trials: list[IndexTrial] = []
     best: tuple[IndexTrial, list[Path]] | None = None
     centroids: NDArray | None = None
-    shown = tqdm(families, desc="index", unit="family", disable=len(families) == 1)
-    for family in shown:
-        shown.set_postfix_str(family)
+    progress = tqdm(families, desc="index", unit="family", disable=len(families) == 1)
+    for family in progress:
+        progress.set_postfix_str(family)
         started = time.monotonic()
         empty = train_index(vectors, ids, FACTORIES[family], centroids)
         if "{nlist}" in FACTORIES[family]:
             centroids = ivf_centroids(faiss.extract_index_ivf(empty))  # of every family with as many lists
-        place = folder / family
-        place.mkdir(parents=True)
-        files = write_shards(empty, vectors, ids, place, cfg.shards)
+        family_folder = folder / family
+        family_folder.mkdir(parents=True)
+        files = write_shards(empty, vectors, ids, family_folder, cfg.shards)
         seconds = time.monotonic() - started
-        own = sum(file.stat().st_size for file in files) / len(ids)
         for refine in REFINE_FACTORS.get(family, (1.0,)):
-            size = own + (packed.shape[1] if refine > 1 else 0)  # with the int8 vectors that it reads
+            size = bytes_per_vector(files, len(ids), packed, refine)
             index = ItemIndex(read_shards(files), packed, SearchParams(1))
-            for effort, measured in tune_search_params(index, queries, truth, cfg.recall, refine):
-                tried.append(IndexTrial(family, effort, measured, size, seconds))
-            # The last is the one that was settled on; only such may be chosen.
-            if best is None or trial_cost(tried[-1], cfg) < trial_cost(best[0], cfg):
-                best = tried[-1], files
+            sweep = tune_search_params(index, queries, truth, cfg.recall, refine)
+            for point in (*sweep.points, sweep.best):
+                trials.append(IndexTrial(family, point.search_params, point.metrics, size, seconds))
+            # Only the best of a sweep, which is the last trial, may be chosen.
+            if best is None or trial_cost(trials[-1], cfg) < trial_cost(best[0], cfg):
+                best = trials[-1], files
     assert best is not None
-    choice, files = best
-    return TuningResult(files, choice, tried, missed_targets(choice, cfg))
+    best_trial, files = best
+    return TuningResult(files, best_trial, trials, missed_targets(best_trial, cfg))
 
 
-def trial_cost(choice: IndexTrial, cfg: DictConfig) -> tuple[float, float]:
-    """What is compared: the shares by which targets are missed, together, then milliseconds."""
-    short = max(0.0, 1 - choice.metrics.recall / cfg.recall)
-    slow = max(0.0, choice.metrics.p99_ms / cfg.p99_ms - 1) if cfg.p99_ms else 0.0
-    large = max(0.0, choice.bytes_per_vector / cfg.bytes_per_vector - 1) if cfg.bytes_per_vector else 0.0
-    return short + slow + large, choice.metrics.p50_ms
+def trial_cost(trial: IndexTrial, cfg: DictConfig) -> tuple[float, float]:
+    """The order of trials: the sum of the shares by which targets are missed, then the median latency."""
+    recall_miss = max(0.0, 1 - trial.metrics.recall / cfg.recall)
+    latency_miss = max(0.0, trial.metrics.p99_ms / cfg.p99_ms - 1) if cfg.p99_ms else 0.0
+    size_miss = max(0.0, trial.bytes_per_vector / cfg.bytes_per_vector - 1) if cfg.bytes_per_vector else 0.0
+    return recall_miss + latency_miss + size_miss, trial.metrics.p50_ms
 
 
-def missed_targets(choice: IndexTrial, cfg: DictConfig) -> str:
-    """The targets that a choice misses, as a sentence."""
-    found = []
-    if choice.metrics.recall < cfg.recall:
-        found.append(f"recall {choice.metrics.recall:.4f} < {cfg.recall}")
-    if cfg.p99_ms and choice.metrics.p99_ms > cfg.p99_ms:
-        found.append(f"p99 {choice.metrics.p99_ms:.2f} ms > {cfg.p99_ms}")
-    if cfg.bytes_per_vector and choice.bytes_per_vector > cfg.bytes_per_vector:
-        found.append(f"{choice.bytes_per_vector:.1f} bytes per vector > {cfg.bytes_per_vector}")
-    return ", ".join(found)
+def missed_targets(trial: IndexTrial, cfg: DictConfig) -> str:
+    """The targets that a trial misses, as text."""
+    misses = []
+    if trial.metrics.recall < cfg.recall:
+        misses.append(f"recall {trial.metrics.recall:.4f} < {cfg.recall}")
+    if cfg.p99_ms and trial.metrics.p99_ms > cfg.p99_ms:
+        misses.append(f"p99 {trial.metrics.p99_ms:.2f} ms > {cfg.p99_ms}")
+    if cfg.bytes_per_vector and trial.bytes_per_vector > cfg.bytes_per_vector:
+        misses.append(f"{trial.bytes_per_vector:.1f} bytes per vector > {cfg.bytes_per_vector}")
+    return ", ".join(misses)
 
 
 def trial_rows(tuned: TuningResult) -> list[dict[str, Any]]:
-    """All that was tried, the choice marked, as `reporting.index_page` draws it."""
-    return [{**one.to_row(), "chosen": one is tuned.best_trial} for one in tuned.trials]
+    """A row per trial for `reporting.index_page`, the chosen one marked."""
+    return [{**trial.to_row(), "chosen": trial is tuned.best_trial} for trial in tuned.trials]
 
 
 def index_manifest(tuned: TuningResult, cfg: DictConfig) -> dict[str, Any]:
-    """What the manifest says of the index: how it is searched, what it was chosen by, and the proof."""
-    choice, shards = tuned.best_trial, read_shards(tuned.files)
-    lists = faiss.try_extract_index_ivf(shards[0])
-    targets = {name: cfg[name] for name in TARGET_METRICS}
+    """The `index` entry of the manifest: how it is searched, the targets, and what was measured."""
+    trial, shards = tuned.best_trial, read_shards(tuned.files)
+    ivf = faiss.try_extract_index_ivf(shards[0])
+    count, imbalance = sum(index.ntotal for index in shards), imbalance_factor(shards)
+    row = trial.to_row()
     return {
         "name": cfg.name,
         "files": [file.name for file in tuned.files],
-        "vectors": sum(index.ntotal for index in shards),
-        "nlist": None if lists is None else lists.nlist,
-        "imbalance": imbalance_factor(shards),
-        **choice.to_row(),
-        **choice.search_params.to_json(),
-        "targets": targets,
+        "vectors": count,
+        "nlist": None if ivf is None else ivf.nlist,
+        "imbalance": imbalance,
+        **row,
+        **trial.search_params.to_json(),
+        "targets": {name: cfg[name] for name in TARGET_METRICS},
         "missed": tuned.missed_targets,
-        # Updates change all of these.
-        "built": {
-            "recall": choice.to_row()["recall"],
-            "imbalance": imbalance_factor(shards),
-            "vectors": sum(index.ntotal for index in shards),
-        },
+        # Updates change these; here they stay as built.
+        "built": {"recall": row["recall"], "imbalance": imbalance, "vectors": count},
         "queries": int(cfg.queries),
-        "pareto": pareto_front([one.to_row() for one in tuned.trials]),
+        "pareto": pareto_front([each.to_row() for each in tuned.trials]),
     }

@@ -1,10 +1,10 @@
-"""A trained run with changed items: what the towers and the ranker know of them, without training.
+"""A trained run with changed items: its catalog, item vectors and candidate sources, without training.
 
-    ledger ─ data/item_changes.py ─▶ items ─▶ catalog ─ item tower ─▶ vectors
+    updates ─ data/item_changes.py ─▶ items ─▶ catalog ─ item tower ─▶ vectors
 
-A new item has no id of its own in the item tower, which places it by category, brand, title and price as it
-does any item that was never sold. No table of the candidate sources names it until the next training: it is
-found by its vector.
+The item tower has no id embedding of a new item and places it by category, brand, title and price, as it does
+any item that was never sold. Until the next training no table of the candidate sources lists a new item, so
+only the two-tower source proposes it.
 """
 
 import copy
@@ -18,85 +18,87 @@ from torch import Tensor
 
 from data.catalog import build_catalog
 from data.item_changes import apply_item_updates
-from exporting.opened_run import TrainedRun
+from exporting.exportable_run import ExportableRun
 from models.candidates.sources import CandidateSources
 from models.embeddings import pack_int8
 from models.retrieval.item_tower import ItemEncoder, item_encoder_inputs
 from models.schema import SNAPSHOT_FIELDS, Catalog, ItemText
-from training.pipeline import training_prices
+from training.prepared_data import training_prices
 
 ENCODE_BATCH_SIZE = 8192  # items that are encoded at a time
 
 
 @torch.inference_mode()
-def update_run(trained: TrainedRun, tower: ItemEncoder, updates: pa.Table) -> TrainedRun:
-    """`trained` with the changes of `ledger` (data/item_changes.py), new items in new rows behind the others.
+def update_run(run: ExportableRun, tower: ItemEncoder, updates: pa.Table) -> ExportableRun:
+    """`run` with `updates` (data/item_changes.py); new items get new rows after the others.
 
-    A price that is given is the usual price from then on, and what a line of the item pays follows it.
+    A new price becomes the item's usual price, and its mean line spend changes in proportion.
     """
-    per_item = trained.prepared.meta["config"]["features"]["tokens_per_item"]
-    items = apply_item_updates(trained.items, updates, trained.schema, int(per_item))
+    tokens_per_item = int(run.prepared.meta["config"]["features"]["tokens_per_item"])
+    items = apply_item_updates(run.items, updates, run.schema, tokens_per_item)
     rows = torch.from_numpy(updated_item_rows(items, updates))
-    given = torch.from_numpy(np.array(updates["price"].to_numpy(), np.float32))  # NaN where it is not
-    before = trained.catalog.price.shape[1]
-    moving = {name: pad_items(getattr(trained.catalog, name), items.num_rows) for name in SNAPSHOT_FIELDS}
-    old, price = moving["price"][0, rows], torch.where(given.isnan(), moving["price"][0, rows], given)
-    spend = torch.where(old > 0, moving["mean_line_spend"][0, rows] * price / old, price)
-    moving["price"][0, rows], moving["mean_line_spend"][0, rows] = price, spend
-    catalog, text = build_catalog(items, moving)
-    learned = pad_items(training_prices(trained.prepared).unsqueeze(0), items.num_rows)[0]
-    learned[rows] = torch.where(given.isnan(), learned[rows], given)
-    vectors = torch.cat(
-        [trained.catalog.vectors, trained.catalog.vectors[:1].expand(len(items) - before, -1)]
-    )
-    moved = rows[reencode_mask(updates) | (rows >= before)]
-    if len(moved):
-        vectors[moved] = encode_items(tower, moved, before, catalog, text, learned)
-    return trained._replace(
+    new_price = torch.from_numpy(np.array(updates["price"].to_numpy(), np.float32))  # NaN for no change
+    has_price = ~new_price.isnan()
+    old_count = run.catalog.price.shape[1]
+    facts = {name: pad_items(getattr(run.catalog, name), items.num_rows) for name in SNAPSHOT_FIELDS}
+    old_price = facts["price"][0, rows]
+    price = torch.where(has_price, new_price, old_price)
+    spend = torch.where(old_price > 0, facts["mean_line_spend"][0, rows] * price / old_price, price)
+    facts["price"][0, rows], facts["mean_line_spend"][0, rows] = price, spend
+    catalog, text = build_catalog(items, facts)
+    tower_price = pad_items(training_prices(run.prepared).unsqueeze(0), items.num_rows)[0]
+    tower_price[rows] = torch.where(has_price, new_price, tower_price[rows])
+    vectors = torch.cat([run.catalog.vectors, run.catalog.vectors[:1].expand(len(items) - old_count, -1)])
+    stale = rows[reencode_mask(updates) | (rows >= old_count)]
+    if len(stale):
+        vectors[stale] = encode_items(tower, stale, old_count, catalog, text, tower_price)
+    return run._replace(
         items=items,
         catalog=catalog._replace(vectors=vectors),
-        sources=extend_sources(trained.sources, items.num_rows),
+        sources=extend_sources(run.sources, items.num_rows),
     )
 
 
 def updated_item_rows(items: pa.Table, updates: pa.Table) -> NDArray:
-    """The item rows [n] int64 of the ledger's items."""
-    found = pc.index_in(updates["item_id"].combine_chunks(), value_set=items["item_id"].combine_chunks())
-    return np.array(found.to_numpy(), np.int64)
+    """The item rows [n] int64 of the updates."""
+    rows = pc.index_in(updates["item_id"].combine_chunks(), value_set=items["item_id"].combine_chunks())
+    return np.array(rows.to_numpy(), np.int64)
 
 
 def reencode_mask(updates: pa.Table) -> Tensor:
-    """[n] bool, items of the ledger whose vector may have changed: more than their availability did."""
+    """[n] bool, the updates that may change an item's vector: those of more than its availability."""
     names = ("title", "description", "category", "brand", "price")
-    parts = [torch.from_numpy(np.array(pc.is_valid(updates[name]).to_numpy())) for name in names]
-    return torch.stack(parts).any(0)
+    columns = [torch.from_numpy(np.array(pc.is_valid(updates[name]).to_numpy())) for name in names]
+    return torch.stack(columns).any(0)
 
 
 def pad_items(values: Tensor, count: int) -> Tensor:
-    """[S, N+1] to a copy [S, count], 0 in what is new."""
-    made = values.new_zeros(values.shape[0], count)
-    made[:, : values.shape[1]] = values
-    return made
+    """A copy [S, count] of `values` [S, N+1], padded with 0."""
+    padded = values.new_zeros(values.shape[0], count)
+    padded[:, : values.shape[1]] = values
+    return padded
 
 
 def encode_items(
-    tower: ItemEncoder, rows: Tensor, before: int, catalog: Catalog, text: ItemText, price: Tensor
+    tower: ItemEncoder, rows: Tensor, first_new: int, catalog: Catalog, text: ItemText, price: Tensor
 ) -> Tensor:
-    """Row-wise int8 vectors [n, D+8] of item rows [n]; from row `before` on they are new to the tower."""
+    """Row-wise int8 vectors [n, D+8] of item rows [n]; the tower has no id of rows from `first_new` on."""
     parts: list[Tensor] = []
-    for some in rows.split(ENCODE_BATCH_SIZE):
-        _, *facts = item_encoder_inputs(some, catalog, text, price)
-        parts.append(pack_int8(tower(some.masked_fill(some >= before, 0), *facts)))
+    for block in rows.split(ENCODE_BATCH_SIZE):
+        _, *facts = item_encoder_inputs(block, catalog, text, price)
+        parts.append(pack_int8(tower(block.masked_fill(block >= first_new, 0), *facts)))
     return torch.cat(parts)
 
 
 def extend_sources(sources: CandidateSources, count: int) -> CandidateSources:
-    """The sources with tables of `count` item rows (N+1), those behind without lists."""
-    made = copy.deepcopy(sources)
-    more = count - sources.new_item_mask.numel()
-    neighbours, leaves, peers = sources.list_offsets.tensor_split(sources.list_row_offsets[1:])
-    nothing = [by_item[-1:].expand(more) for by_item in (neighbours, peers)]
-    made.list_offsets = torch.cat([neighbours, nothing[0], leaves, peers, nothing[1]])
-    made.list_row_offsets = [0, sources.list_row_offsets[1] + more, sources.list_row_offsets[2] + more]
-    made.new_item_mask = torch.cat([sources.new_item_mask, sources.new_item_mask.new_zeros(more)])
-    return made
+    """The sources with tables of `count` item rows (N+1); new rows have empty lists."""
+    extended = copy.deepcopy(sources)
+    added = count - sources.new_item_mask.numel()
+    copurchase, leaves, ease = sources.list_offsets.tensor_split(sources.list_row_offsets[1:])
+    extended.list_offsets = torch.cat(
+        [copurchase, copurchase[-1:].expand(added), leaves, ease, ease[-1:].expand(added)]
+    )
+    _, leaf_start, ease_start = sources.list_row_offsets
+    extended.list_row_offsets = [0, leaf_start + added, ease_start + added]
+    extended.new_item_mask = torch.cat([sources.new_item_mask, sources.new_item_mask.new_zeros(added)])
+    return extended

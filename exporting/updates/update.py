@@ -1,14 +1,16 @@
 """A published bundle with changed items, as a new version: no training, no new index.
 
-    bundle/current ─ its run, its ledger ─╮
-    changes.parquet ──────────────────────┴▶ ledger ─▶ items ─▶ index: out, in ─▶ bundle/<new version>
+    bundle/current ─ its run, its item updates ─╮
+    changes.parquet ────────────────────────────┴▶ updates ─▶ items ─▶ index: out, in ─▶ bundle/<new version>
 
-The ledger (changes.parquet in the bundle) holds every change since the training, so that a version follows
-from its run and its ledger alone. Whoever reads the old version goes on reading it.
+`changes.parquet` in a bundle holds every item update since the training, so a version follows from its run
+and its updates alone. Readers of the old version are not disturbed.
 """
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -26,15 +28,22 @@ from exporting.export import (
     build_tuned_index,
     validation_query_vectors,
 )
+from exporting.exportable_run import (
+    ExportableRun,
+    ExportError,
+    find_run,
+    load_exportable_run,
+    load_item_tower,
+)
 from exporting.index.build import (
     add_vectors,
+    bytes_per_vector,
     exact_search,
     imbalance_factor,
     int8_vector_reader,
     measure_search,
     read_shards,
 )
-from exporting.opened_run import ExportError, TrainedRun, find_run, load_item_tower, load_trained_run
 from exporting.updates.catalog import update_run, updated_item_rows
 from serving.storage.bundle import (
     BundleError,
@@ -47,7 +56,7 @@ from serving.storage.bundle import (
 from serving.storage.vector_index import ItemIndex, SearchParams
 from training.stage_folders import lock_folder
 
-APPEND_ONLY_FAMILIES = ("hnsw_sq8",)  # families that cannot take items out
+APPEND_ONLY_FAMILIES = ("hnsw_sq8",)  # families from which faiss cannot remove items
 
 
 class DegradationLimits(NamedTuple):
@@ -55,14 +64,22 @@ class DegradationLimits(NamedTuple):
 
     max_recall_loss: float = 0.01  # of recall@300
     max_imbalance_ratio: float = 1.5  # times the imbalance of its lists
-    max_growth_ratio: float = 2.0  # times the vectors, for which it has too few lists then
+    max_growth_ratio: float = 2.0  # times the vectors, for which it then has too few lists
 
 
 DEFAULT_LIMITS = DegradationLimits()
 
 
+class PublishedVersion(NamedTuple):
+    """The version of a bundle that `current` names."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    updates: pa.Table  # its item updates since the training
+
+
 class IndexDelta(NamedTuple):
-    """Item rows [n] int64 that leave the index and that enter it; one whose vector changed does both."""
+    """Item rows [n] int64 that leave the index and that enter it; a row whose vector changed does both."""
 
     removed_rows: NDArray
     added_rows: NDArray
@@ -76,148 +93,193 @@ def update_bundle(
     rebuild: bool = False,
     limits: DegradationLimits = DEFAULT_LIMITS,
 ) -> Path:
-    """Publish the bundle in `root` with the changed `items` of a file; returns the folder of the version.
+    """Publish the bundle in `root` with changed items; returns the folder of the new version.
 
-    `run` is its training run, as a folder or MLflow run id, if that is not where it was. With `rebuild` the
-    index is built and its effort found anew; `items` may then be None. Raises ExportError where the bundle,
-    the run or the file cannot be used, and where another version was published meanwhile.
+    Raises ExportError if the bundle, the run or the file cannot be used, and if another version is published
+    in the meantime.
+
+    Args:
+        items: file of the changed items; None only with `rebuild`.
+        run: the training run, a folder or an MLflow run id, if it was moved.
+        rebuild: build and tune the index anew.
+        limits: beyond which a warning advises a rebuild.
     """
     if items is None and not rebuild:
         raise ExportError("nothing to do: give the changed items (--items FILE), or --rebuild")
     try:
-        folder = version_folder(root)
-        about = read_manifest(folder)
-        for name, digest in about["files"].items():
-            verify_checksum(folder / name, digest)  # what is damaged must not be published again
-        before = read_item_updates(folder)
-        ledger = item_changes.merge_item_updates(
-            before,
-            item_changes.read_item_updates(items) if items else item_changes.ITEM_UPDATE_SCHEMA.empty_table(),
-        )
+        current = _read_current_version(root)
+        new_updates = item_changes.read_item_updates(items) if items else _no_updates()
+        updates = item_changes.merge_item_updates(current.updates, new_updates)
     except (BundleError, DataError) as error:
         raise ExportError(str(error)) from error
-    if folder == root.resolve():
-        raise ExportError(f"{root} is one version: give the folder that holds `current`, {folder.parent}")
-    if ledger.equals(before) and not rebuild:
-        print(f"bundle: {folder} has these items already")
-        return folder
-    settings = OmegaConf.create(about["export"].get("settings", {}))
-    if not {"index", "slate", "ranked", "verify"} <= settings.keys():
-        raise ExportError(f"{folder} was exported by an older release: export again, python export.py")
+    if current.folder == root.resolve():
+        raise ExportError(
+            f"{root} is one version: give the folder that holds `current`, {current.folder.parent}"
+        )
+    if updates.equals(current.updates) and not rebuild:
+        print(f"bundle: {current.folder} has these items already")
+        return current.folder
+    settings = _export_settings(current)
     with timed_step("run"):
-        trained = load_trained_run(find_training_run(about, run, tracking_uri))
-        after = update_run(trained, load_item_tower(trained), ledger)
-        moved = index_delta(folder, after, updated_item_rows(after.items, ledger))
+        trained = load_exportable_run(find_training_run(current.manifest, run, tracking_uri))
+        updated = update_run(trained, load_item_tower(trained), updates)
+        delta = index_delta(current.folder, updated, updated_item_rows(updated.items, updates))
+    build_index = _index_builder(current, updated, delta, settings.index, rebuild)
+    version = _publish_update(root, current, updated, updates, settings, build_index)
+    print(_update_summary(current, delta, len(updates)))
+    if degradation := index_degradation(read_manifest(version)["index"], limits):
+        print(f"warning: {degradation}: rebuild the index, python export.py update --bundle {root} --rebuild")
+    return version
 
-    def index_in(target: Path) -> BuiltIndex:
-        pq.write_table(ledger, target / ITEM_UPDATES_FILE)
-        if rebuild or about["index"]["system"] in APPEND_ONLY_FAMILIES:
-            if not rebuild:
-                settings.index.families = [about["index"]["system"]]
-            return build_tuned_index(after, settings.index, target)
-        return update_index(folder, about, after, moved, settings.index, target)
 
-    locks: list[IO[str]] = []
+def _publish_update(
+    root: Path,
+    current: PublishedVersion,
+    updated: ExportableRun,
+    updates: pa.Table,
+    settings: DictConfig,
+    build_index: Callable[[Path], BuiltIndex],
+) -> Path:
+    """Assemble the bundle of `updated` with its updates; returns the folder of the new version.
 
-    def still_current(_: Path) -> None:
-        locks.append(lock_folder(root))  # until it is published
-        if version_folder(root) != folder:
-            raise ExportError("another version was published meanwhile; run the update again")
+    Raises ExportError if `current` moved in the meantime.
+    """
 
-    notes = {name: about["export"][name] for name in ("key", "settings")} | {"updated": about["version"]}
-    try:
-        made = assemble_bundle(after, settings, root, index_in, notes, still_current)
-    except (BundleError, ValueError) as error:
-        raise ExportError(str(error)) from error
-    finally:
-        for lock in locks:
-            lock.close()
-    print(
-        f"{len(moved.added_rows):,} items entered the index and {len(moved.removed_rows):,} left it since "
-        f"{about['version']}; {len(ledger):,} changed since the training"
+    def write_updates_and_index(folder: Path) -> BuiltIndex:
+        pq.write_table(updates, folder / ITEM_UPDATES_FILE)
+        return build_index(folder)
+
+    record = {name: current.manifest["export"][name] for name in ("key", "settings")}
+    record["updated"] = current.manifest["version"]
+    with ExitStack() as lock:
+
+        def lock_current(_: Path) -> None:
+            lock.enter_context(lock_folder(root))  # until the version is published
+            if version_folder(root) != current.folder:
+                raise ExportError("another version was published in the meantime: run the update again")
+
+        try:
+            return assemble_bundle(updated, settings, root, write_updates_and_index, record, lock_current)
+        except (BundleError, ValueError) as error:
+            raise ExportError(str(error)) from error
+
+
+def _update_summary(current: PublishedVersion, delta: IndexDelta, n_updates: int) -> str:
+    return (
+        f"{len(delta.added_rows):,} items entered the index and {len(delta.removed_rows):,} left it since "
+        f"{current.manifest['version']}; {n_updates:,} changed since the training"
     )
-    if worn := index_degradation(read_manifest(made)["index"], limits):
-        print(f"warning: {worn}: build the index anew, python export.py update --bundle {root} --rebuild")
-    return made
 
 
-def read_item_updates(folder: Path) -> pa.Table:
-    """All changes since the training; none in a bundle that was never updated."""
+def _read_current_version(root: Path) -> PublishedVersion:
+    """The version that `current` names. Raises BundleError for a damaged one, which must not be published."""
+    folder = version_folder(root)
+    manifest = read_manifest(folder)
+    for name, digest in manifest["files"].items():
+        verify_checksum(folder / name, digest)
     file = folder / ITEM_UPDATES_FILE
-    return pq.read_table(file) if file.is_file() else item_changes.ITEM_UPDATE_SCHEMA.empty_table()
+    return PublishedVersion(folder, manifest, pq.read_table(file) if file.is_file() else _no_updates())
 
 
-def find_training_run(about: dict[str, Any], run: str | None, tracking_uri: str) -> Path:
+def _no_updates() -> pa.Table:
+    return item_changes.ITEM_UPDATE_SCHEMA.empty_table()
+
+
+def _export_settings(current: PublishedVersion) -> DictConfig:
+    """The settings that the version was exported with. Raises ExportError if its manifest lacks them."""
+    settings = OmegaConf.create(current.manifest["export"].get("settings", {}))
+    if not {"index", "slate", "ranked", "verify"} <= settings.keys():
+        raise ExportError(
+            f"{current.folder} was exported by an older release: export again, python export.py"
+        )
+    return settings
+
+
+def find_training_run(manifest: dict[str, Any], run: str | None, tracking_uri: str) -> Path:
     """The folder of the run that a bundle was made from. Raises ExportError for another one."""
-    name = about["run"]["folder"]
-    found = find_run(run or str(Path(about["run"]["config"]["paths"]["runs"]) / name), tracking_uri)
-    if found.name != name:
-        raise ExportError(f"run={run} is {found.name}, the bundle was made from {name}")
-    return found
+    name = manifest["run"]["folder"]
+    folder = find_run(run or str(Path(manifest["run"]["config"]["paths"]["runs"]) / name), tracking_uri)
+    if folder.name != name:
+        raise ExportError(f"run={run} is {folder.name}, the bundle was made from {name}")
+    return folder
 
 
-def index_delta(folder: Path, after: TrainedRun, changed: NDArray) -> IndexDelta:
-    """What moves from the version in `folder` to `after`, whose item rows `changed` [n] the ledger names.
+def index_delta(folder: Path, updated: ExportableRun, updated_rows: NDArray) -> IndexDelta:
+    """The difference between the index of the version in `folder` and that of `updated`.
 
-    Raises ExportError where other items differ, too.
+    Raises ExportError if items outside `updated_rows` [n] differ.
     """
     items = read_arrow(str(folder / "items.arrow"))
-    count, vectors = items.num_rows, after.catalog.vectors.numpy()
-    ids = after.items["item_id"].slice(0, count).cast(pa.string()).fill_null("")
+    count, vectors = items.num_rows, updated.catalog.vectors.numpy()
+    ids = updated.items["item_id"].slice(0, count).cast(pa.string()).fill_null("")
     if count > len(vectors) or not ids.equals(items["item_id"]):
         raise ExportError(f"{folder} has other items than its run: export again, python export.py")
-    old = items["vector"].combine_chunks().flatten().to_numpy().reshape(count, -1)
+    old_vectors = items["vector"].combine_chunks().flatten().to_numpy().reshape(count, -1)
     differs = np.zeros(len(vectors), bool)
-    differs[:count] = (old != vectors[:count]).any(1)
-    if len(others := np.setdiff1d(np.flatnonzero(differs), changed)):
+    differs[:count] = (old_vectors != vectors[:count]).any(1)
+    if len(unexpected := np.setdiff1d(np.flatnonzero(differs), updated_rows)):
         raise ExportError(
-            f"{folder}: the vectors of {len(others):,} items that nobody changed differ from the run's, "
-            f"as of {ids[int(others[0])].as_py()!r}: it was trained again. Export it, python export.py"
+            f"{folder}: the vectors of {len(unexpected):,} items without an update differ from the run's "
+            f"(first: {ids[int(unexpected[0])].as_py()!r}): it was trained again. Export it, python export.py"
         )
-    was, now = np.zeros(len(vectors), bool), after.catalog.available.numpy()
-    was[:count] = items["available"].to_numpy()
-    return IndexDelta(np.flatnonzero(was & (differs | ~now)), np.flatnonzero(now & (differs | ~was)))
+    was_available, is_available = np.zeros(len(vectors), bool), updated.catalog.available.numpy()
+    was_available[:count] = items["available"].to_numpy()
+    return IndexDelta(
+        removed_rows=np.flatnonzero(was_available & (differs | ~is_available)),
+        added_rows=np.flatnonzero(is_available & (differs | ~was_available)),
+    )
+
+
+def _index_builder(
+    current: PublishedVersion, updated: ExportableRun, delta: IndexDelta, cfg: DictConfig, rebuild: bool
+) -> Callable[[Path], BuiltIndex]:
+    """What makes the index of the new version in a folder: a build from scratch, or an update."""
+    family = current.manifest["index"]["system"]
+    if rebuild:
+        return lambda folder: build_tuned_index(updated, cfg, folder)
+    if family in APPEND_ONLY_FAMILIES:
+        cfg.families = [family]
+        return lambda folder: build_tuned_index(updated, cfg, folder)
+    return lambda folder: update_index(current, updated, delta, cfg.queries, folder)
 
 
 def update_index(
-    folder: Path, about: dict[str, Any], after: TrainedRun, moved: IndexDelta, cfg: DictConfig, target: Path
+    current: PublishedVersion, updated: ExportableRun, delta: IndexDelta, n_queries: int, folder: Path
 ) -> BuiltIndex:
-    """The index of the version in `folder` with what moved, written to `target` and measured again."""
-    packed, index = after.catalog.vectors.numpy(), about["index"]
-    names = index_files(folder, about)
+    """The index of the current version with the delta, written to `folder` and measured again."""
+    packed, entry = updated.catalog.vectors.numpy(), current.manifest["index"]
+    vectors = int8_vector_reader(packed)
+    names = index_files(current.folder, current.manifest)
     for shard, name in enumerate(names):
-        found: Any = faiss.read_index(str(folder / name))  # into memory: only there it can be changed
-        found.remove_ids(moved.removed_rows)
-        add_vectors(found, int8_vector_reader(packed), moved.added_rows[shard :: len(names)])
-        faiss.write_index(found, str(target / name))
-    files, effort = [target / name for name in names], SearchParams.from_json(index)
-    ids, asked = available_item_rows(after), validation_query_vectors(after, cfg.queries)
+        index: Any = faiss.read_index(str(current.folder / name))  # into memory: a mapped one is read-only
+        index.remove_ids(delta.removed_rows)
+        add_vectors(index, vectors, delta.added_rows[shard :: len(names)])
+        faiss.write_index(index, str(folder / name))
+    files, params = [folder / name for name in names], SearchParams.from_json(entry)
+    ids, queries = available_item_rows(updated), validation_query_vectors(updated, n_queries)
     shards = read_shards(files)
-    measured = measure_search(
-        ItemIndex(shards, packed, effort), asked, exact_search(int8_vector_reader(packed), ids, asked)
-    )
-    size = sum(file.stat().st_size for file in files) / len(ids)
+    metrics = measure_search(ItemIndex(shards, packed, params), queries, exact_search(vectors, ids, queries))
     return BuiltIndex(
         files,
-        effort,
-        measured,
-        index
-        | {name: round(value, 4) for name, value in measured._asdict().items()}
+        params,
+        metrics,
+        entry
+        | {name: round(value, 4) for name, value in metrics._asdict().items()}
         | {
             "vectors": len(ids),
             "imbalance": imbalance_factor(shards),
-            "bytes_per_vector": round(size + (packed.shape[1] if effort.refine_factor > 1 else 0), 1),
+            "bytes_per_vector": round(bytes_per_vector(files, len(ids), packed, params.refine_factor), 1),
         },
     )
 
 
 def index_degradation(index: dict[str, Any], limits: DegradationLimits) -> str:
-    """How far an index has come from what it was when it was built; "" inside the limits."""
-    built, found = index["built"], []
+    """How far a manifest's index is from its build, as text; "" inside the limits."""
+    built, losses = index["built"], []
     if index["recall"] < built["recall"] - limits.max_recall_loss:
-        found.append(f"recall@300 fell from {built['recall']} to {index['recall']}")
+        losses.append(f"recall@300 fell from {built['recall']} to {index['recall']}")
     if index["imbalance"] and index["imbalance"] > limits.max_imbalance_ratio * built["imbalance"]:
-        found.append(f"the imbalance of the lists rose from {built['imbalance']} to {index['imbalance']}")
+        losses.append(f"the imbalance of the lists rose from {built['imbalance']} to {index['imbalance']}")
     if index["vectors"] > limits.max_growth_ratio * built["vectors"]:
-        found.append(f"its vectors grew from {built['vectors']:,} to {index['vectors']:,}")
-    return " and ".join(found)
+        losses.append(f"its vectors grew from {built['vectors']:,} to {index['vectors']:,}")
+    return " and ".join(losses)

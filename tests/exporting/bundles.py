@@ -1,4 +1,4 @@
-"""A small complete bundle: a made-up shop, prepared, with towers and ranker at their initial weights."""
+"""A small complete bundle: a synthetic shop, prepared, with towers and ranker at their initial weights."""
 
 import json
 from pathlib import Path
@@ -13,19 +13,20 @@ from serving.storage.bundle import CHECKSUM_PLACEHOLDER, manifest_checksum, sha2
 from tests.data.shop import write_shop
 from training.build_models import build_ranker, build_two_tower
 from training.config import CONFIG_DIR
-from training.pipeline import encode_items, open_prepared, training_prices
+from training.prepared_data import open_prepared, training_prices
+from training.retrieval import encode_items
 from training.stage_folders import write_stage_manifest
 
 
-def configured(name: str, *overrides: str) -> DictConfig:
+def load_config(name: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(name, overrides=list(overrides))
 
 
 def make_run(folder: Path, seed: int = 0, events: bool = True) -> Path:
-    """A run folder as `train.py` leaves it, without the training."""
+    """A run folder as `train.py` writes it, without the training."""
     root = write_shop(folder / "shop", users=40, items=80, days=90, events=events, seed=seed)
-    cfg = configured(
+    cfg = load_config(
         "train", "data=tables", f"data.root={root}", "prepare.memory_limit=1GB", "prepare.threads=2",
         f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}", "retrieval.model.dim=16",
     )  # fmt: skip
@@ -52,18 +53,18 @@ def make_run(folder: Path, seed: int = 0, events: bool = True) -> Path:
     write_stage_manifest(
         retrieval, {"metrics": {}, "prepared": str(prepared.folder), "mlflow_run_id": "none"}
     )
-    notes = {
+    manifest = {
         "prepared": str(prepared.folder),
         "retrieval": str(retrieval),
         "candidates": "",
         "mlflow_run_id": "none",
     }
-    write_stage_manifest(run, {**notes, "metrics": {"val_loss": 1.0}, "recall": {"test": 0.5}})
+    write_stage_manifest(run, {**manifest, "metrics": {"val_loss": 1.0}, "recall": {"test": 0.5}})
     return run
 
 
 def export_config(run: Path, bundle: Path, *overrides: str) -> DictConfig:
-    return configured(
+    return load_config(
         "export",
         f"run={run}",
         f"bundle.dir={bundle}",
@@ -80,7 +81,7 @@ def make_bundle(run: Path, bundle: Path, *overrides: str) -> Path:
 
 
 def reseal(folder: Path, **changes: object) -> None:
-    """Make the hashes fit again after a file was replaced, so that only what the file says can be refused."""
+    """Update the hashes after a file was replaced, so that only its content can be refused."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text()) | changes | {"checksum": CHECKSUM_PLACEHOLDER}
     manifest["files"] = {name: sha256(folder / name) for name in manifest["files"]}

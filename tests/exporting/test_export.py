@@ -18,8 +18,8 @@ import exporting.bundle
 import exporting.export
 from exporting import verification
 from exporting.bundle import items_table, write_arrow, write_items, write_store
+from exporting.exportable_run import ExportError, find_run, load_exportable_run
 from exporting.index.build import SearchMetrics
-from exporting.opened_run import ExportError, find_run, load_trained_run
 from models.embeddings import unpack_int8
 from models.schema import SNAPSHOT_FIELDS, Catalog
 from serving.storage.bundle import REQUIRED_FILES, open_bundle
@@ -47,30 +47,30 @@ def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
 
 
 def test_items_match_the_catalog(run_folder: Path, version: Path) -> None:
-    trained, bundle = load_trained_run(run_folder), open_bundle(version)
-    last = trained.catalog._replace(**{name: getattr(trained.catalog, name)[-1:] for name in SNAPSHOT_FIELDS})
-    for name, theirs, ours in zip(Catalog._fields, bundle.catalog, last, strict=True):
-        assert theirs.dtype == ours.dtype, name
-        assert torch.equal(theirs, ours), name
-    items = items_table(trained)
+    run, bundle = load_exportable_run(run_folder), open_bundle(version)
+    latest = run.catalog._replace(**{name: getattr(run.catalog, name)[-1:] for name in SNAPSHOT_FIELDS})
+    for name, served, expected in zip(Catalog._fields, bundle.catalog, latest, strict=True):
+        assert served.dtype == expected.dtype, name
+        assert torch.equal(served, expected), name
+    items = items_table(run)
     assert items["item_id"][0].as_py() == ""
     assert items["fallback_rank"][0].as_py() == -1
-    rank, popularity = (np.array(items[c].to_numpy()) for c in ("fallback_rank", "popularity"))
-    shown = np.flatnonzero(rank >= 0)
-    assert set(shown) == set(np.flatnonzero(trained.catalog.available.numpy()))
-    assert (np.diff(popularity[shown[np.argsort(rank[shown])]]) <= 0).all()
-    assert (rank[bundle.items_by_popularity] == np.arange(len(shown))).all()
-    by_leaf = sorted(shown.tolist(), key=lambda row: (bundle.leaf[row], rank[row]))
+    rank, orders = (np.array(items[name].to_numpy()) for name in ("fallback_rank", "orders_28d"))
+    available = np.flatnonzero(rank >= 0)
+    assert set(available) == set(np.flatnonzero(run.catalog.available.numpy()))
+    assert (np.diff(orders[available[np.argsort(rank[available])]]) <= 0).all()
+    assert (rank[bundle.items_by_popularity] == np.arange(len(available))).all()
+    by_leaf = sorted(available.tolist(), key=lambda row: (bundle.leaf[row], rank[row]))
     assert bundle.items_by_leaf.tolist() == by_leaf
 
 
 def test_an_id_of_two_items_is_refused(run_folder: Path, tmp_path: Path) -> None:
-    trained = load_trained_run(run_folder)
-    ids = trained.items["item_id"].to_pylist()
-    twice = pa.array([*ids[:7], ids[3], *ids[8:]])
-    place = trained.items.column_names.index("item_id")
+    run = load_exportable_run(run_folder)
+    ids = run.items["item_id"].to_pylist()
+    repeated = pa.array([*ids[:7], ids[3], *ids[8:]])
+    column = run.items.column_names.index("item_id")
     with pytest.raises(ExportError, match=rf"rows 3 and 7 have one item id, '{ids[3]}'.*prepare again"):
-        write_items(trained._replace(items=trained.items.set_column(place, "item_id", twice)), tmp_path)
+        write_items(run._replace(items=run.items.set_column(column, "item_id", repeated)), tmp_path)
 
 
 def test_the_index_answers_with_available_item_rows(version: Path) -> None:
@@ -83,33 +83,34 @@ def test_the_index_answers_with_available_item_rows(version: Path) -> None:
 
 
 def test_the_store_holds_every_user(run_folder: Path, version: Path, tmp_path: Path) -> None:
-    prepared = load_trained_run(run_folder).prepared
-    raw = pq.read_table(prepared.folder / "store.parquet").to_pylist()
+    prepared = load_exportable_run(run_folder).prepared
+    raw = pq.read_table(prepared.folder / "user_histories.parquet").to_pylist()
     store = ArrowStore.open(version.parent / "store.arrow")
     assert len(store) == len(raw)
     for row in raw:
-        facts = store.get(row["user_id"])
-        assert [*facts.item_id] == row["item_id"]
-        assert facts.ts.tolist() == row["ts"]
-        assert facts.price.tolist() == row["price"]
-        assert list(facts.profile.values()) == row["profile_values"]
+        history = store.get(row["user_id"])
+        assert [*history.item_id] == row["item_id"]
+        assert history.ts.tolist() == row["ts"]
+        assert history.price.tolist() == row["price"]
+        assert list(history.profile.values()) == row["profile_values"]
     assert store.get("nobody").item_id[:] == []
     assert store.get("").item_id[:] == []
     # A store without users, and one that is not sorted yet.
-    pq.write_table(pq.read_table(prepared.folder / "store.parquet").slice(0, 0), tmp_path / "store.parquet")
-    assert write_store(tmp_path, load_trained_run(run_folder).schema, tmp_path / "none.arrow") == 0
+    table = pq.read_table(prepared.folder / "user_histories.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "user_histories.parquet")
+    assert write_store(tmp_path, load_exportable_run(run_folder).schema, tmp_path / "none.arrow") == 0
     assert ArrowStore.open(tmp_path / "none.arrow").get("u001").item_id[:] == []
-    table = pq.read_table(prepared.folder / "store.parquet")
-    pq.write_table(table.take(pa.array(np.arange(len(table))[::-1])), tmp_path / "store.parquet")
-    write_store(tmp_path, load_trained_run(run_folder).schema, tmp_path / "store.arrow")
+    table = pq.read_table(prepared.folder / "user_histories.parquet")
+    pq.write_table(table.take(pa.array(np.arange(len(table))[::-1])), tmp_path / "user_histories.parquet")
+    write_store(tmp_path, load_exportable_run(run_folder).schema, tmp_path / "store.arrow")
     assert ArrowStore.open(tmp_path / "store.arrow").get(raw[7]["user_id"]).item_id[:] == raw[7]["item_id"]
 
 
 def test_a_second_export_moves_current_and_keeps_the_first(run_folder: Path, tmp_path: Path) -> None:
     first = make_bundle(run_folder, tmp_path / "bundle")
-    moved = first.rename(first.with_name("19990101T000000Z-00000000"))
+    older = first.rename(first.with_name("19990101T000000Z-00000000"))
     second = make_bundle(run_folder, tmp_path / "bundle", "bundle.slate.revenue_weight=0")
-    assert moved.is_dir()
+    assert older.is_dir()
     assert (tmp_path / "bundle" / "current").resolve() == second.resolve()
     assert json.loads((second / "manifest.json").read_text())["slate"]["revenue_weight"] == 0
 
@@ -119,20 +120,20 @@ def test_a_tuned_index_serves_and_says_why(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, families: str
 ) -> None:
     """The golden requests replay on load, through whatever index was chosen."""
-    monkeypatch.setattr("exporting.index.tuning.SMALL", 1)
-    made = make_bundle(run_folder, tmp_path, "index=auto", f"index.families={families}")
-    about = json.loads((made / "manifest.json").read_text())["index"]
-    assert about["recall"] >= about["targets"]["recall"] == 0.98
-    assert {"system", "params", "recall", "p50_ms", "bytes_per_vector"} <= about["pareto"][0].keys()
-    assert (made / "index.html").is_file() == ("," in families)
-    bundle = open_bundle(made)
-    assert bundle.index.search_params.probes == about["probes"]
+    monkeypatch.setattr("exporting.index.tuning.MIN_ITEMS_FOR_LISTS", 1)
+    version = make_bundle(run_folder, tmp_path, "index=auto", f"index.families={families}")
+    entry = json.loads((version / "manifest.json").read_text())["index"]
+    assert entry["recall"] >= entry["targets"]["recall"] == 0.98
+    assert {"system", "params", "recall", "p50_ms", "bytes_per_vector"} <= entry["pareto"][0].keys()
+    assert (version / "index.html").is_file() == ("," in families)
+    bundle = open_bundle(version)
+    assert bundle.index.search_params.probes == entry["probes"]
     if families == "[ivf_pq]":
         assert bundle.index.search_params.refine_factor > 1
 
 
-def refused(run: Path, root: Path, reason: str) -> None:
-    """Exporting fails for this reason and leaves the bundle root as it was."""
+def assert_refused(run: Path, root: Path, reason: str) -> None:
+    """The export fails for this reason and does not change the bundle root."""
     before = contents(root), os.readlink(root / "current")
     with pytest.raises(ExportError, match=reason):
         exporting.export.export(export_config(run, root))
@@ -146,55 +147,57 @@ def root(version: Path, tmp_path: Path) -> Path:
 
 
 def test_low_recall_is_refused(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporting.index.build.measure", lambda *_: SearchMetrics(0.94, 1.0, 1.0))
-    refused(run_folder, root, r"recall@300 of the index is 0.9400.*index.recall or")
+    monkeypatch.setattr("exporting.index.build.measure_search", lambda *_: SearchMetrics(0.94, 1.0, 1.0))
+    assert_refused(run_folder, root, r"recall@300 of the index is 0.9400.*index.recall or")
 
 
 @pytest.mark.parametrize(
-    ("field", "found"), [("click", 0.01), ("purchase", 0.003), ("value", 0.05), ("click", float("nan"))]
+    ("field", "error"), [("click", 0.01), ("purchase", 0.003), ("value", 0.05), ("click", float("nan"))]
 )
 def test_a_lack_of_parity_is_refused(
-    run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch, field: str, found: float
+    run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch, field: str, error: float
 ) -> None:
-    honest = verification.measure_parity
-    monkeypatch.setattr(verification, "parity", lambda *a: replace(honest(*a), **{field: found}))
-    refused(run_folder, root, f"{field} differs from the training model by up to")
+    measure_parity = verification.measure_parity
+    monkeypatch.setattr(
+        verification, "measure_parity", lambda *a: replace(measure_parity(*a), **{field: error})
+    )
+    assert_refused(run_folder, root, f"{field} differs from the training model by up to")
 
 
 def test_parity_sees_a_changed_weight(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = verification.measure_parity
+    measure_parity = verification.measure_parity
 
-    def drifted(trained, *rest):
-        trained.ranker.calibration.shift.data += 0.1
-        return honest(trained, *rest)
+    def measure_parity_of_changed_run(run, *arguments):
+        run.ranker.calibration.shift.data += 0.1
+        return measure_parity(run, *arguments)
 
-    monkeypatch.setattr(verification, "parity", drifted)
-    refused(run_folder, root, "click differs")
+    monkeypatch.setattr(verification, "measure_parity", measure_parity_of_changed_run)
+    assert_refused(run_folder, root, "click differs")
 
 
 def test_parity_sees_a_changed_catalog(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prices that only the bundle has: the golden slates or the predictions give it away."""
+    """Prices that only the bundle has change its golden slates or its predictions."""
 
-    def doubled(trained):
-        table = items_table(trained)
+    def double_prices(run):
+        table = items_table(run)
         price = pa.array(np.array(table["price"].to_numpy()) * 2)
         return table.set_column(table.column_names.index("price"), "price", price)
 
-    monkeypatch.setattr(exporting.bundle, "items_table", doubled)
-    refused(run_folder, root, "differs from the training model|serving refuses")
+    monkeypatch.setattr(exporting.bundle, "items_table", double_prices)
+    assert_refused(run_folder, root, "differs from the training model|serving refuses")
 
 
 def test_a_golden_slate_that_differs_is_refused(
     run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def swapped(table: pa.Table, file: Path) -> None:
+    def write_swapped(table: pa.Table, file: Path) -> None:
         if file.name == "golden.arrow":
             slates = [[*slate[1::-1], *slate[2:]] for slate in table["slate"].to_pylist()]
             table = table.set_column(1, "slate", pa.array(slates))
         write_arrow(table, file)
 
-    monkeypatch.setattr(exporting.assemble, "write_arrow", swapped)
-    refused(run_folder, root, r"golden.arrow: request 0 gives")
+    monkeypatch.setattr(exporting.assemble, "write_arrow", write_swapped)
+    assert_refused(run_folder, root, r"golden.arrow: request 0 gives")
 
 
 @pytest.mark.parametrize(
@@ -229,28 +232,28 @@ def test_runs_that_cannot_be_exported(run_folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
     (copy / "done.json").unlink()
     with pytest.raises(ExportError, match="not finished"):
-        load_trained_run(copy)
+        load_exportable_run(copy)
     (copy / "done.json").write_text('{"metrics": {}}')
     with pytest.raises(ExportError, match="retrieval only"):
-        load_trained_run(copy)
-    notes = json.loads((run_folder / "done.json").read_text())
-    (copy / "done.json").write_text(json.dumps({**notes, "retrieval": str(tmp_path / "gone")}))
+        load_exportable_run(copy)
+    manifest = json.loads((run_folder / "done.json").read_text())
+    (copy / "done.json").write_text(json.dumps({**manifest, "retrieval": str(tmp_path / "gone")}))
     with pytest.raises(ExportError, match="is gone"):
-        load_trained_run(copy)
-    (copy / "done.json").write_text(json.dumps(notes))
+        load_exportable_run(copy)
+    (copy / "done.json").write_text(json.dumps(manifest))
     torch.save({}, copy / "weights.pt")
     with pytest.raises(ExportError, match="do not fit"):
-        load_trained_run(copy)
+        load_exportable_run(copy)
 
 
 def test_fewer_than_six_available_items(tmp_path: Path) -> None:
     run = make_run(tmp_path, events=False)
     items = Path(json.loads((run / "done.json").read_text())["prepared"]) / "items.parquet"
     table = pq.read_table(items)
-    few = pa.array([row in (1, 2) for row in range(len(table))])
-    pq.write_table(table.set_column(table.column_names.index("available"), "available", few), items)
+    available = pa.array([row in (1, 2) for row in range(len(table))])
+    pq.write_table(table.set_column(table.column_names.index("available"), "available", available), items)
     with pytest.raises(ExportError, match="2 of 80 items are available, a slate needs 6"):
-        load_trained_run(run)
+        load_exportable_run(run)
 
 
 def test_a_bundle_that_is_up_to_date_is_kept(

@@ -1,4 +1,4 @@
-"""The index finds what exact search finds at the recall that was asked for, under any filter."""
+"""The index reaches its target recall of exact search, under any filter."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ PACKED, IDS, QUERIES = packed_items(ITEMS), np.arange(1, ITEMS + 1), clustered(6
 TRUTH = exact_search(int8_vector_reader(PACKED), IDS, QUERIES)
 
 
-def test_small_catalogs_are_looked_at_as_a_whole(tmp_path: Path) -> None:
+def test_small_catalogs_are_scanned_as_a_whole(tmp_path: Path) -> None:
     ids = np.arange(1, 401) * 3
     packed = packed_items(1300)
     truth = exact_search(int8_vector_reader(packed), ids, QUERIES)
@@ -65,58 +65,61 @@ def test_small_catalogs_are_looked_at_as_a_whole(tmp_path: Path) -> None:
     tuned = tune_index(int8_vector_reader(packed), packed, ids, QUERIES, truth, config(), tmp_path)
     assert tuned.best_trial.family == "flat_sq8"
     assert tuned.best_trial.metrics.recall > 0.98
-    found = ItemIndex(read_shards(tuned.files), packed, tuned.best_trial.search_params).search(
-        QUERIES[:1], 10
-    )
-    assert set(found[0].tolist()) <= set(ids.tolist())
+    index = ItemIndex(read_shards(tuned.files), packed, tuned.best_trial.search_params)
+    assert set(index.search(QUERIES[:1], 10)[0].tolist()) <= set(ids.tolist())
 
 
 @pytest.mark.parametrize("target", [0.7, 0.97])
-def test_the_effort_is_the_least_that_reaches_the_target(target: float) -> None:
+def test_the_fewest_probes_that_reach_the_target_are_chosen(target: float) -> None:
     index = build(PACKED, IDS, FACTORIES["ivf_sq8"])
-    tried = tune_search_params(ItemIndex([index], PACKED, SearchParams(1)), QUERIES, TRUTH, target)
-    effort, measured = tried[-1]
+    best, points = tune_search_params(ItemIndex([index], PACKED, SearchParams(1)), QUERIES, TRUTH, target)
     assert faiss.try_extract_index_ivf(index).nlist == ITEMS // 39
-    assert measured.recall >= target
-    assert 0 < measured.p50_ms <= measured.p99_ms
-    fixed = min(e.probes for e, m in tried if np.isinf(e.centroid_margin) and m.recall >= target)
-    less = SearchParams(fixed - max(1, fixed // 8))
-    assert measure_search(ItemIndex([index], PACKED, less), QUERIES, TRUTH).recall < target
-    assert effort.probes in (fixed, min(2 * fixed, ITEMS // 39))
+    assert best in points
+    assert best.metrics.recall >= target
+    assert 0 < best.metrics.p50_ms <= best.metrics.p99_ms
+    fewest = min(
+        point.search_params.probes
+        for point in points
+        if np.isinf(point.search_params.centroid_margin) and point.metrics.recall >= target
+    )
+    fewer = SearchParams(fewest - max(1, fewest // 8))
+    assert measure_search(ItemIndex([index], PACKED, fewer), QUERIES, TRUTH).recall < target
+    assert best.search_params.probes in (fewest, min(2 * fewest, ITEMS // 39))
 
 
-def test_a_target_out_of_reach_searches_until_nothing_is_found() -> None:
+def test_a_target_out_of_reach_is_searched_until_recall_stops_rising() -> None:
     index = ItemIndex([build(PACKED, IDS, FACTORIES["ivf_sq8"])], PACKED, SearchParams(1))
-    effort, measured = tune_search_params(index, QUERIES[:10], TRUTH[:10], 1.1)[-1]
-    assert effort.probes > ITEMS // 39 // 4
-    assert measured.recall == pytest.approx(
+    params, metrics = tune_search_params(index, QUERIES[:10], TRUTH[:10], 1.1).best
+    assert params.probes > ITEMS // 39 // 4
+    assert metrics.recall == pytest.approx(
         measure_search(index.with_search_params(SearchParams(ITEMS // 39)), QUERIES[:10], TRUTH[:10]).recall,
         abs=0.002,
     )
 
 
-def test_the_tuner_takes_what_meets_its_targets_and_says_what_it_misses(tmp_path: Path) -> None:
+def test_the_tuner_chooses_what_meets_its_targets_and_names_missed_ones(tmp_path: Path) -> None:
     cfg = config("auto", recall=0.9, bytes_per_vector=40, p99_ms=None)
     vectors = int8_vector_reader(PACKED)
     tuned = tune_index(vectors, PACKED, IDS, QUERIES, TRUTH, cfg, tmp_path / "all")
-    assert {choice.family for choice in tuned.trials} == set(cfg.families)
+    assert {trial.family for trial in tuned.trials} == set(cfg.families)
     assert tuned.best_trial.bytes_per_vector <= 40
     assert tuned.best_trial.metrics.recall >= 0.9
     assert not tuned.missed_targets
     cfg = config("auto", recall=0.99, bytes_per_vector=10, p99_ms=None)
     small = tune_index(vectors, PACKED, IDS, QUERIES, TRUTH, cfg, tmp_path / "small")
     assert "bytes per vector > 10" in small.missed_targets
-    best = pareto_front(trial_rows(tuned))
-    assert max(row["recall"] for row in best) == max(row["recall"] for row in trial_rows(tuned))
-    assert len(best) < len(tuned.trials)
-    assert sum(row["chosen"] for row in trial_rows(tuned)) == 1
-    page = index_page(trial_rows(tuned), "The index", "as asked")
-    assert page.count("<circle") == sum(row["recall"] >= 0.9 for row in trial_rows(tuned))
+    rows = trial_rows(tuned)
+    front = pareto_front(rows)
+    assert max(row["recall"] for row in front) == max(row["recall"] for row in rows)
+    assert len(front) < len(tuned.trials)
+    assert sum(row["chosen"] for row in rows) == 1
+    page = index_page(rows, "The index", "Targets")
+    assert page.count("<circle") == sum(row["recall"] >= 0.9 for row in rows)
 
 
 @pytest.fixture(scope="module", params=["ivf_sq8", "ivf_pq", "ivf_rabitq", "hnsw_sq8", "flat"])
 def index(request: pytest.FixtureRequest) -> ItemIndex:
-    """An index of each kind, searched so little that a filter finds too few at first."""
+    """An index of each kind, with so few probes that a filter leaves too few items at first."""
     refine = 2.0 if request.param in ("ivf_pq", "ivf_rabitq") else 1.0
     return ItemIndex([build(PACKED, IDS, FACTORIES[request.param])], PACKED, SearchParams(2, 0.2, refine))
 
@@ -129,26 +132,26 @@ def test_never_an_ineligible_item_and_never_fewer_than_there_are(
     index: ItemIndex, share: float, k: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    allowed = rng.random(ITEMS + 1) < share
-    allowed[0] = False
+    eligible = rng.random(ITEMS + 1) < share
+    eligible[0] = False
     queries = QUERIES[seed : seed + 3]
-    found = index.search(queries, k, allowed)
-    assert found.shape == (3, k)
-    for row in found:
-        shown = row[row >= 0]
-        assert allowed[shown].all()
-        assert len(set(shown.tolist())) == len(shown) == min(k, allowed.sum())
-        assert (row[len(shown) :] == -1).all()
+    results = index.search(queries, k, eligible)
+    assert results.shape == (3, k)
+    for row in results:
+        items = row[row >= 0]
+        assert eligible[items].all()
+        assert len(set(items.tolist())) == len(items) == min(k, eligible.sum())
+        assert (row[len(items) :] == -1).all()
 
 
 @pytest.mark.parametrize("family", sorted(FACTORIES))
 def test_a_mapped_file_answers_as_the_index_that_was_built(tmp_path: Path, family: str) -> None:
     built, file = build(PACKED, IDS, FACTORIES[family]), str(tmp_path / "index.faiss")
     faiss.write_index(built, file)
-    effort = SearchParams(20, 0.5, 2.0)
-    mapped = ItemIndex([read_index(file)], PACKED, effort)
-    found = mapped.search(QUERIES, 30)
-    np.testing.assert_array_equal(found, ItemIndex([built], PACKED, effort).search(QUERIES, 30))
+    params = SearchParams(20, 0.5, 2.0)
+    mapped = ItemIndex([read_index(file)], PACKED, params)
+    expected = ItemIndex([built], PACKED, params).search(QUERIES, 30)
+    np.testing.assert_array_equal(mapped.search(QUERIES, 30), expected)
     if "SQ" in FACTORIES[family] and mapped.centroids is not None:
         lists = faiss.downcast_InvertedLists(mapped.ivf_indexes[0].invlists)
         assert type(lists).__name__ == "OnDiskInvertedLists"
@@ -157,41 +160,43 @@ def test_a_mapped_file_answers_as_the_index_that_was_built(tmp_path: Path, famil
 
 @pytest.mark.parametrize("family", sorted(FACTORIES))
 def test_shards_answer_as_one_index(tmp_path: Path, family: str) -> None:
-    vectors, effort = int8_vector_reader(PACKED), SearchParams(20, 0.5, 2.0)
+    vectors, params = int8_vector_reader(PACKED), SearchParams(20, 0.5, 2.0)
     empty = train_index(vectors, IDS, FACTORIES[family])
     files = write_shards(empty, vectors, IDS, tmp_path, shards=3)
     assert [file.name for file in files] == [f"index-00{shard}.faiss" for shard in range(3)]
     assert sum(index.ntotal for index in read_shards(files)) == ITEMS
-    sharded = ItemIndex(read_shards(files), PACKED, effort)
-    allowed = np.random.default_rng(0).random(ITEMS + 1) < 0.5
-    whole = ItemIndex(read_shards(write_shards(empty, vectors, IDS, tmp_path)), PACKED, effort)
-    if family == "hnsw_sq8":  # a graph of its own each, so together they find more
+    sharded = ItemIndex(read_shards(files), PACKED, params)
+    eligible = np.random.default_rng(0).random(ITEMS + 1) < 0.5
+    whole = ItemIndex(read_shards(write_shards(empty, vectors, IDS, tmp_path)), PACKED, params)
+    if family == "hnsw_sq8":  # each shard has its own graph, so together they find more
         assert measure_search(sharded, QUERIES, TRUTH).recall >= measure_search(whole, QUERIES, TRUTH).recall
     else:
-        for mask in (None, allowed):
+        for mask in (None, eligible):
             same = sharded.search(QUERIES, 30, mask) == whole.search(QUERIES, 30, mask)
             assert same.mean() > 0.9 if family == "ivf_pq" else same.all()  # many of its codes score alike
         assert imbalance_factor(sharded.shards) == imbalance_factor(whole.shards) >= 1
 
 
 def test_shards_of_two_builds_are_refused() -> None:
-    one, other = (build(PACKED, ids, "IVF8,SQ8") for ids in (IDS[:400], IDS[400:]))
+    shards = [build(PACKED, ids, "IVF8,SQ8") for ids in (IDS[:400], IDS[400:])]
     with pytest.raises(ValueError, match="different builds"):
-        ItemIndex([one, other], PACKED, SearchParams(1))
+        ItemIndex(shards, PACKED, SearchParams(1))
 
 
 def test_another_quantizer_may_choose_the_lists_while_items_are_added() -> None:
     vectors = int8_vector_reader(PACKED)
-    alone, helped = (train_index(vectors, IDS, FACTORIES["ivf_sq8"]) for _ in range(2))
-    add_vectors(alone, vectors, IDS)
-    lists = faiss.extract_index_ivf(helped)
-    copy = faiss.IndexFlatIP(16)
-    copy.add(lists.quantizer.reconstruct_n(0, lists.nlist))
-    with override_quantizer(lists, copy):
-        add_vectors(helped, vectors, IDS)
-    del copy
-    found = (ItemIndex([index], PACKED, SearchParams(20)).search(QUERIES, 30) for index in (alone, helped))
-    np.testing.assert_array_equal(*found)
+    plain, overridden = (train_index(vectors, IDS, FACTORIES["ivf_sq8"]) for _ in range(2))
+    add_vectors(plain, vectors, IDS)
+    ivf = faiss.extract_index_ivf(overridden)
+    quantizer = faiss.IndexFlatIP(16)
+    quantizer.add(ivf.quantizer.reconstruct_n(0, ivf.nlist))
+    with override_quantizer(ivf, quantizer):
+        add_vectors(overridden, vectors, IDS)
+    del quantizer
+    expected, results = (
+        ItemIndex([index], PACKED, SearchParams(20)).search(QUERIES, 30) for index in (plain, overridden)
+    )
+    np.testing.assert_array_equal(results, expected)
 
 
 def test_what_cannot_be_searched_or_built_is_refused() -> None:
@@ -212,11 +217,13 @@ def test_what_cannot_be_searched_or_built_is_refused() -> None:
     with pytest.raises(ValueError, match="more than once"):
         build(PACKED, np.r_[IDS, 5], FACTORIES["ivf_sq8"])
     broken = PACKED.copy()
-    broken[7, -8:] = 255  # a scale that is no number
+    broken[7, -8:] = 255  # the scale becomes NaN
     with pytest.raises(ValueError, match="item row 7 is not finite"):
         build(broken, IDS, FACTORIES["ivf_sq8"])
-    # More than there are: all of them, in order of nearness, and nothing behind.
-    few = ItemIndex([build(PACKED, IDS[:40], "IVF1,SQ8")], PACKED, SearchParams(1))
-    some = few.search(QUERIES[:1], 50)[0]
-    assert sorted(some[:40].tolist()) == IDS[:40].tolist()
-    assert (some[40:] == -1).all()
+
+
+def test_a_search_for_more_items_than_there_are_returns_all() -> None:
+    index = ItemIndex([build(PACKED, IDS[:40], "IVF1,SQ8")], PACKED, SearchParams(1))
+    row = index.search(QUERIES[:1], 50)[0]
+    assert sorted(row[:40].tolist()) == IDS[:40].tolist()
+    assert (row[40:] == -1).all()

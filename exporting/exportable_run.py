@@ -1,4 +1,4 @@
-"""A finished training run, opened for export."""
+"""A finished training run, loaded for export."""
 
 import json
 from pathlib import Path
@@ -22,35 +22,36 @@ from models.retrieval.two_tower import QueryTower
 from models.schema import SNAPSHOT_FIELDS, Catalog, Query
 from training.build_models import build_two_tower
 from training.candidates import build_candidate_sources, load_neighbour_tables
-from training.pipeline import PreparedData
+from training.prepared_data import PreparedData
+from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
 from training.tracking import find_run_folder
 from training.trained_run import Run, open_run
 
 
 class ExportError(RuntimeError):
-    """Nothing was published. The message says why and what to do."""
+    """Nothing was published. The message gives the reason and the remedy."""
 
 
-class TrainedRun(NamedTuple):
-    """What a run left, and the data that it was trained on."""
+class ExportableRun(NamedTuple):
+    """A finished run with the data that it was trained on, as of the latest snapshot."""
 
     folder: Path
-    retrieval_folder: Path  # folder of the two towers
+    retrieval_folder: Path  # of the two towers
     cfg: DictConfig  # of the run
     run_manifest: dict[str, Any]  # done.json of the run
-    retrieval_manifest: dict[str, Any]
+    retrieval_manifest: dict[str, Any]  # done.json of the two towers
     prepared: PreparedData
     schema: FeatureSchema
     items: pa.Table  # items.parquet, a row per item row
-    catalog: Catalog  # with item vectors, the latest snapshot alone, as a bundle holds it
+    catalog: Catalog  # with item vectors; the latest snapshot alone, as a bundle holds it
     tower: QueryTower  # float tables
     ranker: Ranker  # float tables
     sources: CandidateSources  # tables of the latest snapshot
 
 
 def find_run(run: str, tracking_uri: str) -> Path:
-    """The folder of a run, given as a folder or an MLflow run id. Raises ExportError if there is none."""
+    """The folder of a run, which is a folder or an MLflow run id. Raises ExportError if there is none."""
     if Path(run).is_dir():
         return Path(run).resolve()
     if "/" in run or Path(run).is_symlink():
@@ -64,8 +65,8 @@ def find_run(run: str, tracking_uri: str) -> Path:
     return folder.resolve()
 
 
-def load_trained_run(folder: Path) -> TrainedRun:
-    """Load what `train.py` left in `folder`. Raises ExportError for a run that cannot be exported."""
+def load_exportable_run(folder: Path) -> ExportableRun:
+    """Load what `train.py` wrote to `folder`. Raises ExportError for a run that cannot be exported."""
     try:
         run = open_run(folder)
     except (FileNotFoundError, DataError) as error:
@@ -74,7 +75,7 @@ def load_trained_run(folder: Path) -> TrainedRun:
         raise ExportError(
             f"{folder}: the weights do not fit this code ({error}). Train again, or check out its commit"
         ) from error
-    return TrainedRun(
+    return ExportableRun(
         folder=run.folder,
         retrieval_folder=run.retrieval_folder,
         cfg=run.cfg,
@@ -90,10 +91,10 @@ def load_trained_run(folder: Path) -> TrainedRun:
     )
 
 
-def load_item_tower(trained: TrainedRun) -> ItemEncoder:
+def load_item_tower(run: ExportableRun) -> ItemEncoder:
     """The item tower of a run, float tables."""
-    towers = build_two_tower(trained.cfg, trained.prepared.table_sizes)
-    towers.load_state_dict(torch.load(trained.retrieval_folder / "weights.pt"))
+    towers = build_two_tower(run.cfg, run.prepared.table_sizes)
+    towers.load_state_dict(load_run_weights(run.retrieval_folder))
     return towers.item_encoder.eval()
 
 
@@ -105,55 +106,54 @@ def latest_sources(run: Run) -> CandidateSources:
 
 
 def read_calibration(folder: Path) -> dict[str, Any] | None:
-    """How well the heads were calibrated on the test split, over all candidates and by slice.
+    """Calibration of the heads over all candidates and by slice, from the report of the run's evaluation.
 
-    From the run's evaluation, and from the test because the calibration was fitted on validation. None for a
-    run that was not evaluated.
+    On the test split, because calibration is fitted on validation. None for a run that was not evaluated.
     """
-    report = folder / "evaluation-test" / "report.json"
-    if not report.is_file():
+    file = folder / "evaluation-test" / "report.json"
+    if not file.is_file():
         return None
-    found = json.loads(report.read_text())
-    return {"split": found["split"], "checkouts": found["checkouts"], "slices": found["calibration"]}
+    report = json.loads(file.read_text())
+    return {"split": report["split"], "checkouts": report["checkouts"], "slices": report["calibration"]}
 
 
 def latest_snapshot(catalog: Catalog) -> Catalog:
-    """The catalog with its last snapshot only."""
+    """The catalog with its latest snapshot only."""
     return catalog._replace(**{name: getattr(catalog, name)[-1:] for name in SNAPSHOT_FIELDS})
 
 
-def sample_checkouts(trained: TrainedRun, splits: tuple[str, ...], count: int) -> pa.Table:
-    """Up to `count` checkouts with a basket, evenly over the first split, then the next ones if it is short.
+def sample_checkouts(run: ExportableRun, splits: tuple[str, ...], count: int) -> pa.Table:
+    """Up to `count` checkouts with a basket, evenly from the first split, then from the next ones.
 
     Raises ExportError if there are none.
     """
     parts: list[pa.Table] = []
-    left = count
+    missing = count
     for split in splits:
-        path = trained.prepared.folder / "examples" / f"{split}.parquet"
-        if not path.is_file() or left == 0:
+        path = run.prepared.folder / "examples" / f"{split}.parquet"
+        if not path.is_file() or missing == 0:
             continue
         table = pq.read_table(path)
         usable = table.filter(pc.greater(pc.list_value_length(table["basket_item"]), 0))
-        rows = np.unique(np.linspace(0, len(usable) - 1, min(left, len(usable))).astype(np.int64))
+        rows = np.unique(np.linspace(0, len(usable) - 1, min(missing, len(usable))).astype(np.int64))
         parts.append(usable.take(pa.array(rows)))
-        left -= len(rows)
+        missing -= len(rows)
     if not parts or not sum(map(len, parts)):
-        raise ExportError(f"{trained.prepared.folder}: no {' or '.join(splits)} checkouts to measure with")
+        raise ExportError(f"{run.prepared.folder}: no {' or '.join(splits)} checkouts to measure with")
     return pa.concat_tables(parts)
 
 
 def to_latest_queries(examples: pa.Table) -> Query:
-    """Examples as a query that reads the latest snapshot instead of the one of its time."""
+    """Examples as a query that reads the latest snapshot, not the one of its time."""
     query = to_batch(examples).query
     return query._replace(snapshot=torch.zeros_like(query.snapshot))
 
 
-def item_margins(trained: TrainedRun) -> NDArray:
+def item_margins(run: ExportableRun) -> NDArray:
     """Share of the price that the shop keeps, by item row [N+1] float32; NaN where unknown."""
-    return trained.items["margin"].cast(pa.float32()).to_numpy()
+    return run.items["margin"].cast(pa.float32()).to_numpy()
 
 
-def item_ids(trained: TrainedRun) -> list[str]:
-    """Item ids by row; for row 0 an id that no item has."""
-    return ["(unknown)", *trained.items["item_id"].to_pylist()[1:]]
+def item_ids(run: ExportableRun) -> list[str]:
+    """Item ids by row; row 0 has an id that no item has."""
+    return ["(unknown)", *run.items["item_id"].to_pylist()[1:]]
