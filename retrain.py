@@ -12,7 +12,8 @@ from training.config import ConfigError, check_values
 
 @hydra.main(config_path="configs", config_name="retrain", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    from exporting.opened_run import ExportError  # after the config is known to be right: torch takes seconds
+    # Late: torch takes seconds to import, a wrong config is an error before.
+    from exporting.exportable_run import ExportError
     from operations.retraining.retrain import retrain
     from training.health import TrainingError
 
@@ -21,8 +22,9 @@ def main(cfg: DictConfig) -> None:
         decision = retrain(cfg)
     except (ConfigError, DataError, ExportError, TrainingError) as error:
         sys.exit(f"error: {error}")
-    told = f"published {decision.published_version}" if decision.published_version else "kept what serves"
-    print(f"{told}: {decision.reason}", flush=True)
+    version = decision.published_version
+    outcome = f"published {version}" if version else "kept what serves"
+    print(f"{outcome}: {decision.reason}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a challenger has to pass before it may serve, and the sentence that says whether it did."""
+"""The conditions that a challenger must pass before it serves."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ class Gate(NamedTuple):
 
     name: str
     passed: bool
-    detail: str  # in words, with the limit
+    detail: str  # the figures and the limit, as text
 
 
 def evaluate_gates(
@@ -24,72 +24,81 @@ def evaluate_gates(
     manifest: dict[str, Any],
     limits: Any,
 ) -> list[Gate]:
-    """All conditions, passed or not. Without a champion, bestsellers are what the challenger must beat.
+    """All conditions, passed or not. Without a champion the challenger must only beat bestsellers.
 
     Args:
-        popular: [m] NDCG@6 of bestsellers in the same window.
-        manifest: of the challenger's bundle. limits: `retrain.gates` of the config.
+        popularity_ndcg: [m] NDCG@6 of bestsellers in the same window.
+        manifest: of the challenger's bundle.
+        limits: `retrain.gates` of the config.
     """
-    mine, theirs = float(challenger.ndcg.mean()), float(popularity_ndcg.mean())
-    found = [Gate("popularity", mine > theirs, f"NDCG@6 {mine:.4f}, bestsellers have {theirs:.4f}")]
+    ndcg, bestseller_ndcg = float(challenger.ndcg.mean()), float(popularity_ndcg.mean())
+    detail = f"NDCG@6 {ndcg:.4f}, bestsellers have {bestseller_ndcg:.4f}"
+    gates = [Gate("popularity", ndcg > bestseller_ndcg, detail)]
     if champion is not None:
-        found.append(_calibration_slope(champion.calibration_slope, limits.log))
-        found += _quality_gates(challenger, champion, limits.quality)
-    low, high = 1 / (1 + limits.calibration), 1 + limits.calibration
-    told = f"purchases predicted / observed {challenger.predicted_over_observed:.2f}, {low:.2f} to {high:.2f} is allowed"
-    found.append(Gate("calibration", low <= challenger.predicted_over_observed <= high, told))
+        gates.append(_calibration_slope_gate(champion.calibration_slope, limits.calibration_slope))
+        gates += _quality_gates(challenger, champion, limits.quality)
+    ratio, low, high = (
+        challenger.predicted_over_observed,
+        1 / (1 + limits.calibration),
+        1 + limits.calibration,
+    )
+    detail = f"purchases predicted / observed {ratio:.2f}, {low:.2f} to {high:.2f} is allowed"
+    gates.append(Gate("calibration", low <= ratio <= high, detail))
     recall, p99 = manifest["index"]["recall"], manifest["export"]["parity"]["p99_ms"]
-    found.append(Gate("recall", recall >= limits.recall, f"index {recall:.4f}, at least {limits.recall}"))
-    found.append(Gate("latency", p99 <= limits.p99_ms, f"p99 {p99:.1f} ms, at most {limits.p99_ms:g}"))
+    gates.append(Gate("recall", recall >= limits.recall, f"index {recall:.4f}, at least {limits.recall}"))
+    gates.append(Gate("latency", p99 <= limits.p99_ms, f"p99 {p99:.1f} ms, at most {limits.p99_ms:g}"))
     if champion is not None:
-        moved = population_stability_index(champion.purchase_probability, challenger.purchase_probability)
-        told = f"stability index of p(purchase) {moved:.2f}, at most {limits.drift:g}"
-        found.append(Gate("drift", moved <= limits.drift, told))
-    return found
+        psi = population_stability_index(champion.purchase_probability, challenger.purchase_probability)
+        detail = f"stability index of p(purchase) {psi:.2f}, at most {limits.drift:g}"
+        gates.append(Gate("drift", psi <= limits.drift, detail))
+    return gates
 
 
-def _calibration_slope(found: Slope, limit: float) -> Gate:
-    """Fails where outcomes certainly do not follow what the champion says: then neither what a challenger
-    has learned from them nor how it was judged is to be trusted."""
-    high = found.slope + 1.96 * found.stderr
-    told = f"outcomes follow the champion's predictions with slope {found.slope:.2f} (to {high:.2f}), "
-    return Gate("log", high >= limit, told + f"at least {limit:g}")
+def _calibration_slope_gate(slope: Slope, limit: float) -> Gate:
+    """Fails if outcomes certainly do not follow the champion's predictions.
+
+    Then neither what a challenger learned from these outcomes nor its evaluation can be trusted.
+    """
+    high = slope.slope + 1.96 * slope.stderr
+    detail = (
+        f"outcomes follow the champion's predictions with slope {slope.slope:.2f} (to {high:.2f}), "
+        f"at least {limit:g}"
+    )
+    return Gate("calibration slope", high >= limit, detail)
 
 
-def _quality_gates(mine: RunMetrics, other: RunMetrics, margin: float) -> list[Gate]:
-    """Gates of the slates, where every outcome is known. Where only what was shown has one, slates of what
-    the champion itself had shown would look best: there a gate of what the two say of the same items."""
-    if mine.impressions is not None and other.impressions is not None:
-        return [
-            _non_inferiority(
-                "log loss",
-                -mine.impressions.log_loss,
-                -other.impressions.log_loss,
-                mine.impressions.users,
-                margin,
-            )
-        ]
+def _quality_gates(challenger: RunMetrics, champion: RunMetrics, margin: float) -> list[Gate]:
+    """Gates of the slates, or of the predictions for logged impressions.
+
+    If only impressions have an outcome, slates of items that the champion itself showed would look best, so
+    both models are compared on the same shown items.
+    """
+    if challenger.impressions is not None and champion.impressions is not None:
+        users = challenger.impressions.users
+        log_loss, champion_log_loss = challenger.impressions.log_loss, champion.impressions.log_loss
+        return [_non_inferiority("log loss", -log_loss, -champion_log_loss, users, margin)]
+    users = challenger.users
     return [
-        _non_inferiority("NDCG@6", mine.ndcg, other.ndcg, mine.users, margin),
-        _non_inferiority("revenue@6", mine.revenue, other.revenue, mine.users, margin),
+        _non_inferiority("NDCG@6", challenger.ndcg, champion.ndcg, users, margin),
+        _non_inferiority("revenue@6", challenger.revenue, champion.revenue, users, margin),
     ]
 
 
-def _non_inferiority(name: str, mine: Array, other: Array, users: Array, margin: float) -> Gate:
-    """Fails where the loss is certain (95 % interval, users resampled), or larger than the margin."""
-    difference = paired_bootstrap(mine, other, users)
-    lost = -difference.difference / max(abs(float(np.mean(other))), 1e-12)
-    told = (
-        f"{abs(float(np.mean(mine))):.4f} against {abs(float(np.mean(other))):.4f} "
+def _non_inferiority(name: str, challenger: Array, champion: Array, users: Array, margin: float) -> Gate:
+    """Fails if the loss is certain (95 % interval, users resampled), or larger than the margin."""
+    difference = paired_bootstrap(challenger, champion, users)
+    loss = -difference.difference / max(abs(float(np.mean(champion))), 1e-12)
+    detail = (
+        f"{abs(float(np.mean(challenger))):.4f} against {abs(float(np.mean(champion))):.4f} "
         f"(gain {difference.difference:+.4f}, {difference.low:+.4f} to {difference.high:+.4f}); a loss of "
         f"{margin:.0%} is allowed if it is not certain"
     )
-    return Gate(name, lost <= margin and difference.high >= 0, told)
+    return Gate(name, loss <= margin and difference.high >= 0, detail)
 
 
-def gate_summary(found: list[Gate]) -> str:
-    """Why a challenger is published or kept back, in one sentence."""
-    failed = [gate for gate in found if not gate.passed]
+def gate_summary(gates: list[Gate]) -> str:
+    """Why a challenger is published or not, in one sentence."""
+    failed = [gate for gate in gates if not gate.passed]
     if not failed:
-        return f"all {len(found)} gates passed"
+        return f"all {len(gates)} gates passed"
     return "; ".join(f"{gate.name}: {gate.detail}" for gate in failed)

@@ -1,4 +1,4 @@
-"""Runs on the same checkouts of a log: what each would have shown, and what the households then bought."""
+"""Offline evaluation of a run: its slates and predictions on the newest checkouts of a log."""
 
 from typing import NamedTuple
 
@@ -15,14 +15,14 @@ EVALUATION_SPLIT = "test"
 
 
 class ImpressionLoss(NamedTuple):
-    """What a run says of the items that were shown after n checkouts."""
+    """The loss of a run on the impressions of n checkouts."""
 
     users: Array  # [n]
     log_loss: Array  # [n] log loss of p(purchase) at the item's position, the mean over the slate
 
 
 class RunMetrics(NamedTuple):
-    """A run on the newest mature window: m checkouts after which something was bought, P candidates."""
+    """A run on the newest mature window: m checkouts with a later purchase, P candidates."""
 
     run: str
     users: Array  # [m]
@@ -31,40 +31,43 @@ class RunMetrics(NamedTuple):
     purchase_probability: Array  # [P] p(purchase)
     predicted_over_observed: float  # purchases predicted / observed over the candidates
     calibration_slope: Slope  # of the logits of purchases, by the predicted ones
-    impressions: ImpressionLoss | None  # where impressions are logged
+    impressions: ImpressionLoss | None  # None unless impressions are logged
 
 
 def evaluate_run(run: Run) -> RunMetrics:
-    """Judge a run on the test split of its log."""
+    """The metrics of a run on the test split of its log."""
     split, part = _evaluation_window(run)
     scored = scoring.score_split(run, EVALUATION_SPLIT)
-    of_each = {
+    metrics_by_order = {
         order: protocol.metrics_per_checkout(ranked, split, [part])["all"]
         for order, ranked in scoring.rankings_by_order(scored).items()
     }
-    seen = scoring.observed_candidates(scored)
+    observed = scoring.observed_candidates(scored)
+    has_impressions = label_policy_from_meta(run.prepared.meta).has_impressions
     return RunMetrics(
-        run.folder.name,
-        split.user[part.rows],
-        of_each["purchase"]["ndcg6"],
-        of_each["value"]["revenue6"],
-        seen.purchase,
-        predicted_over_observed(seen.purchased, seen.purchase),
-        calibration_slope(seen.purchased, seen.purchase),
-        _impression_loss(split, seen) if label_policy_from_meta(run.prepared.meta).has_impressions else None,
+        run=run.folder.name,
+        users=split.user[part.rows],
+        ndcg=metrics_by_order["purchase"]["ndcg6"],
+        revenue=metrics_by_order["value"]["revenue6"],
+        purchase_probability=observed.purchase,
+        predicted_over_observed=predicted_over_observed(observed.purchased, observed.purchase),
+        calibration_slope=calibration_slope(observed.purchased, observed.purchase),
+        impressions=_impression_loss(split, observed) if has_impressions else None,
     )
 
 
-def _impression_loss(split: protocol.Split, seen: scoring.ScoredCandidates) -> ImpressionLoss:
-    chance = np.clip(np.where(seen.purchased, seen.purchase, 1 - seen.purchase), 1e-7, 1)
-    row = segment_ids(seen.offsets)
+def _impression_loss(split: protocol.Split, observed: scoring.ScoredCandidates) -> ImpressionLoss:
+    likelihood = np.where(observed.purchased, observed.purchase, 1 - observed.purchase)
+    loss = -np.log(np.clip(likelihood, 1e-7, 1))
+    row = segment_ids(observed.offsets)
     count = np.bincount(row, minlength=len(split.user))
-    some = count > 0
-    return ImpressionLoss(split.user[some], np.bincount(row, -np.log(chance), len(count))[some] / count[some])
+    has_impressions = count > 0
+    mean_loss = np.bincount(row, loss, len(count))[has_impressions] / count[has_impressions]
+    return ImpressionLoss(split.user[has_impressions], mean_loss)
 
 
 def popularity_ndcg(run: Run) -> Array:
-    """[m] NDCG@6 of the same six for everyone, in the same window: what any model must beat."""
+    """[m] NDCG@6 of bestsellers in the window of `evaluate_run`, which any model must beat."""
     split, part = _evaluation_window(run)
     ranked = popular_items(run.prepared.folder, split)
     return protocol.metrics_per_checkout(ranked, split, [part])["all"]["ndcg6"]
@@ -75,12 +78,12 @@ def _evaluation_window(run: Run) -> tuple[protocol.Split, protocol.Slice]:
     return split, protocol.slices(split)[0]
 
 
-def population_stability_index(before: Array, now: Array, bins: int = 10) -> float:
+def population_stability_index(reference: Array, sample: Array, bins: int = 10) -> float:
     """Population stability index of two samples, over the deciles of the first (Siddiqi 2006, chapter 7)."""
-    edges = np.unique(np.quantile(before, np.linspace(0, 1, bins + 1)[1:-1]))
-    shares = [
-        (np.bincount(np.searchsorted(edges, sample), minlength=len(edges) + 1) + 0.5)
-        / (len(sample) + 0.5 * (len(edges) + 1))
-        for sample in (before, now)
-    ]
-    return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
+    edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
+    reference_share, sample_share = (
+        (np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) + 0.5)
+        / (len(values) + 0.5 * (len(edges) + 1))
+        for values in (reference, sample)
+    )
+    return float(((sample_share - reference_share) * np.log(sample_share / reference_share)).sum())

@@ -2,16 +2,15 @@
 
     log ─ nothing new? ─────────────────────────────────────────────▶ kept
            ╰▶ prepare ─▶ full, or from the champion's weights ─ train ─▶ challenger ─ export ─╮
-             champion's weights on today's log ─ judge ◀── the same window ──▶ judge ◀─────────┤
-                                                 ╰───────────── gates ──────────╯              │
+             champion's weights on today's log ─ evaluate ◀─ same window ─▶ evaluate ◀────────┤
+                                                    ╰─────────── gates ──────────╯            │
                                       kept, with the reason ◀─ fail ─┴─ pass ─▶ bundle/current ╯
 
-Every step leaves its result in one move and finds it again, so a retraining that is killed anywhere leaves
-the champion serving, and the next one goes on from there. `decisions.jsonl` in the bundle's root says what
-was decided, and why.
+Every step writes its result atomically and reuses it when it runs again. A retraining that is killed leaves
+the champion serving, and the next one resumes it. `decisions.jsonl` in the bundle's root records every
+decision with its reason.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -23,9 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.prepare import last_order_time, prepared_key
 from exporting.export import export
+from models.schema import SECONDS_PER_DAY
 from operations.retraining import registry
-from operations.retraining.gates import evaluate_gates, gate_summary
+from operations.retraining.gates import Gate, evaluate_gates, gate_summary
 from operations.retraining.offline_eval import evaluate_run, popularity_ndcg
+from serving.files import lock_file, write_atomically
 from serving.storage.bundle import BundleError, read_manifest, version_folder
 from serving.storage.versions import CHALLENGER_FOLDER, set_current_version
 from training.catalog_refresh import refresh_run
@@ -34,38 +35,35 @@ from training.pipeline import train_models
 from training.stage_folders import read_stage_manifest
 from training.trained_run import open_run
 
-DAY = 86_400
 DECISIONS_FILE = "decisions.jsonl"
 
 
 class Champion(NamedTuple):
-    """What serves now."""
+    """The bundle that serves."""
 
     version: str
     run: Path
-    prepared: str  # name of the folder it learned from
+    prepared: str  # name of the prepared folder of its training
     data_since: str | None  # `data.since` of that folder
     full_training_end: int  # Unix seconds, the end of the log at its last full training
 
 
 class Decision(NamedTuple):
-    """What became of a retraining."""
+    """The outcome of a retraining."""
 
-    published_version: str | None  # the version that serves now, if it is a new one
+    published_version: str | None  # None if the champion keeps serving
     reason: str
 
 
 def retrain(cfg: DictConfig) -> Decision:
-    """Retrain on today's log and publish what passes the gates. See configs/retrain.yaml.
+    """Retrain on today's log and publish the challenger if it passes the gates. See configs/retrain.yaml.
 
     Raises DataError, ConfigError and ExportError as training and export do.
     """
     root = Path(cfg.bundle.dir)
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".retrain.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with lock_file(root / ".retrain.lock") as is_locked:
+        if not is_locked:
             return Decision(None, "another retraining of this bundle is under way")
         return _retrain(cfg, root)
 
@@ -73,74 +71,90 @@ def retrain(cfg: DictConfig) -> Decision:
 def _retrain(cfg: DictConfig, root: Path) -> Decision:
     champion = load_champion(root, cfg)
     if champion is not None:
-        registry.set_champion_alias(cfg, champion.version)  # a kill may have come between publishing and this
+        registry.set_champion_alias(cfg, champion.version)  # a kill after publishing may have prevented it
         if trained_on_current_log(champion, cfg):
             return Decision(None, f"{champion.version} has learned from this log already")
-    mode, settings = choose_mode(cfg, champion)
+    mode, training_cfg = choose_mode(cfg, champion)
     print(f"retraining: {mode}", flush=True)
-    folder = train_models(settings)
-    if known := previous_decision(root, folder.name):
-        return Decision(None, f"{folder.name} was judged on {known['at']}: {known['reason']}")
-    made = export(challenger_export_config(cfg, folder, root / CHALLENGER_FOLDER))
+    folder = train_models(training_cfg)
+    if previous := previous_decision(root, folder.name):
+        return Decision(None, f"{folder.name} was judged on {previous['at']}: {previous['reason']}")
+    challenger = export(challenger_export_config(cfg, folder, root / CHALLENGER_FOLDER))
+    gates = _compare(cfg, folder, challenger, champion)
+    is_passed, reason = all(gate.passed for gate in gates), gate_summary(gates)
+    # Before it serves: a kill must not leave a champion that the registry lacks.
+    registry.register_challenger(cfg, folder, challenger.name, reason)
+    if is_passed:
+        promote_challenger(challenger, root)
+    record = {
+        "version": challenger.name,
+        "run": folder.name,
+        "mode": mode,
+        "published": is_passed,
+        "reason": reason,
+        "champion": champion and champion.version,
+        "gates": [gate._asdict() for gate in gates],
+    }
+    append_decision(root, record)
+    if is_passed:
+        registry.set_champion_alias(cfg, challenger.name)
+    return Decision(challenger.name if is_passed else None, reason)
+
+
+def _compare(cfg: DictConfig, folder: Path, bundle: Path, champion: Champion | None) -> list[Gate]:
+    """Evaluate the challenger and the champion in the same window; print and return the gates."""
     challenger = open_run(folder)
-    mine = evaluate_run(challenger)
-    theirs = evaluate_run(open_run(refresh_run(champion.run, cfg, challenger.prepared))) if champion else None
-    found = evaluate_gates(mine, theirs, popularity_ndcg(challenger), read_manifest(made), cfg.retrain.gates)
-    for gate in found:
+    metrics = evaluate_run(challenger)
+    champion_metrics = None
+    if champion is not None:
+        champion_metrics = evaluate_run(open_run(refresh_run(champion.run, cfg, challenger.prepared)))
+    gates = evaluate_gates(
+        metrics, champion_metrics, popularity_ndcg(challenger), read_manifest(bundle), cfg.retrain.gates
+    )
+    for gate in gates:
         print(f"  {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.detail}", flush=True)
-    passed, reason = all(gate.passed for gate in found), gate_summary(found)
-    registry.register_challenger(
-        cfg, folder, made.name, reason
-    )  # before it serves: a kill leaves no unknown champion
-    if passed:
-        promote_challenger(made, root)
-    line = {"version": made.name, "run": folder.name, "mode": mode, "published": passed, "reason": reason}
-    line["champion"] = champion and champion.version
-    append_decision(root, line | {"gates": [gate._asdict() for gate in found]})
-    if passed:
-        registry.set_champion_alias(cfg, made.name)
-    return Decision(made.name if passed else None, reason)
+    return gates
 
 
 def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
-    """What `current` names, if it can be read and its run is still there; None before the first bundle."""
+    """The bundle that `current` names; None if there is none, or it or its run cannot be read."""
     try:
-        about = read_manifest(version_folder(root))
+        manifest = read_manifest(version_folder(root))
     except BundleError:
         return None
-    folder = Path(cfg.paths.runs) / about["run"]["folder"]
+    folder = Path(cfg.paths.runs) / manifest["run"]["folder"]
     try:
         prepared = (folder / read_stage_manifest(folder)["prepared"]).resolve()
         since = _read_meta(prepared)["config"]["data"].get("since")
-        return Champion(about["version"], folder, prepared.name, since, _full_training_end(folder))
+        return Champion(manifest["version"], folder, prepared.name, since, _full_training_end(folder))
     except FileNotFoundError:
         return None
 
 
 def _full_training_end(folder: Path) -> int:
-    """The end of the log of the full training that a chain of warm starts goes back to."""
-    while (before := OmegaConf.load(folder / "config.yaml").warm.run) is not None:
-        folder = Path(before)
+    """The end of the log of the full training from which a chain of warm starts began."""
+    while (warm_run := OmegaConf.load(folder / "config.yaml").warm.run) is not None:
+        folder = Path(warm_run)
     return int(_read_meta(folder / read_stage_manifest(folder)["prepared"])["window"]["end"])
 
 
 def _read_meta(prepared: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((prepared / "meta.json").read_text())
-    return found
+    meta: dict[str, Any] = json.loads((prepared / "meta.json").read_text())
+    return meta
 
 
 def trained_on_current_log(champion: Champion, cfg: DictConfig) -> bool:
-    """Whether today's log, prepared as the champion's was, is what the champion learned from."""
-    today = cfg.copy()
-    today.data.since = champion.data_since
-    return prepared_key(today) == champion.prepared
+    """Whether the champion was trained on today's log, prepared with its `data.since`."""
+    champion_cfg = cfg.copy()
+    champion_cfg.data.since = champion.data_since
+    return prepared_key(champion_cfg) == champion.prepared
 
 
 def choose_mode(cfg: DictConfig, champion: Champion | None) -> tuple[str, DictConfig]:
-    """full or incremental, as `retrain.mode` and the age of the last full training say, and the settings of
-    that training.
+    """The mode, "full" or "incremental", and the config of its training.
 
-    Raises ConfigError for another word, and for an incremental training without a champion.
+    `retrain.mode` decides; "auto" decides by the age of the last full training. Raises ConfigError for an
+    unknown mode, and for an incremental training without a champion.
     """
     mode = cfg.retrain.mode
     if mode not in ("auto", "full", "incremental"):
@@ -149,57 +163,58 @@ def choose_mode(cfg: DictConfig, champion: Champion | None) -> tuple[str, DictCo
         raise ConfigError(f"retrain.mode=incremental: {cfg.bundle.dir} has no bundle whose run is there")
     if mode == "full" or champion is None:
         return "full", cfg
-    smaller = OmegaConf.load(CONFIG_DIR / "experiment" / "incremental.yaml")
-    warm = OmegaConf.merge(cfg, smaller, {"warm": {"run": str(champion.run)}})
-    assert isinstance(warm, DictConfig)
-    if mode == "auto" and last_order_time(cfg) - champion.full_training_end >= cfg.retrain.full_every * DAY:
+    full_every = cfg.retrain.full_every * SECONDS_PER_DAY
+    if mode == "auto" and last_order_time(cfg) - champion.full_training_end >= full_every:
         return "full", cfg
-    return "incremental", warm
+    overrides = OmegaConf.load(CONFIG_DIR / "experiment" / "incremental.yaml")
+    incremental = OmegaConf.merge(cfg, overrides, {"warm": {"run": str(champion.run)}})
+    assert isinstance(incremental, DictConfig)
+    return "incremental", incremental
 
 
 def challenger_export_config(cfg: DictConfig, folder: Path, root: Path) -> DictConfig:
-    """The settings of export.yaml for a challenger in `root`."""
+    """The config of export.yaml for a challenger in `root`."""
     root.mkdir(exist_ok=True)
-    names = {name: OmegaConf.to_container(cfg[name]) for name in ("index", "bundle", "verify", "mlflow")}
-    found = OmegaConf.create({**names, "run": str(folder)})
-    found.bundle.dir = str(root)
-    return found
+    groups = {name: OmegaConf.to_container(cfg[name]) for name in ("index", "bundle", "verify", "mlflow")}
+    export_cfg = OmegaConf.create({**groups, "run": str(folder)})
+    export_cfg.bundle.dir = str(root)
+    return export_cfg
 
 
-def promote_challenger(made: Path, root: Path) -> None:
-    """Put a challenger beside the other versions and let `current` name it; servers see all or nothing.
+def promote_challenger(challenger: Path, root: Path) -> None:
+    """Add a challenger to the versions in `root` and let `current` name it, each in one step.
 
-    Its files are linked, not moved: a kill in between leaves the challenger for the next retraining.
+    Its files are linked, not moved, so after a kill the next retraining still finds the challenger.
     """
-    if not (root / made.name).exists():
-        partial = root / f".publishing-{made.name}"
+    version = root / challenger.name
+    if not version.exists():
+        partial = root / f".publishing-{challenger.name}"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(made, partial, copy_function=os.link)
-        os.replace(partial, root / made.name)
-    store = made.parent / "store.arrow"
+        shutil.copytree(challenger, partial, copy_function=os.link)
+        os.replace(partial, version)
+    store = challenger.parent / "store.arrow"
     if store.exists():
-        beside = root / ".store.arrow"
-        beside.unlink(missing_ok=True)
-        os.link(store, beside)
-        os.replace(beside, root / "store.arrow")
-    set_current_version(root, made.name)
+        with write_atomically(root / store.name) as partial_store:
+            partial_store.unlink(missing_ok=True)
+            os.link(store, partial_store)
+    set_current_version(root, challenger.name)
 
 
-def append_decision(root: Path, line: dict[str, Any]) -> None:
-    """Add a line to the decisions."""
+def append_decision(root: Path, record: dict[str, Any]) -> None:
+    """Append a record to the decisions."""
     with (root / DECISIONS_FILE).open("a") as file:
-        file.write(json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **line}) + "\n")
+        file.write(json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **record}) + "\n")
 
 
 def previous_decision(root: Path, run_name: str) -> dict[str, Any] | None:
-    """What was decided of a run before; None if nothing was, or if it was to publish and that did not end."""
+    """The decision on a run; None without one, and for one to publish, which a kill may have prevented."""
     file = root / DECISIONS_FILE
     lines = file.read_text().splitlines() if file.is_file() else []
     for line in reversed(lines):
         try:
-            before = json.loads(line)
+            record: dict[str, Any] = json.loads(line)
         except ValueError:
-            continue  # a line that a kill cut off
-        if before["run"] == run_name:
-            return None if before["published"] else before
+            continue  # a kill truncated this line
+        if record["run"] == run_name:
+            return None if record["published"] else record
     return None
