@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.errors import DataError
 from evaluation import scoring
 from evaluation.leaderboard import build_leaderboard
 from serving import command_line
@@ -55,7 +56,10 @@ def evaluate_folder(options: EvaluateOptions) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return command_line.run(
-        "python -m evaluation.evaluate", evaluate_folder, arguments=arguments, errors=(FileNotFoundError,)
+        "python -m evaluation.evaluate",
+        evaluate_folder,
+        arguments=arguments,
+        errors=(FileNotFoundError, DataError),
     )
 
 

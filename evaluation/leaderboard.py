@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from data.errors import DataError
 from evaluation import (
     baselines,
     calibration_slices,
@@ -283,7 +284,10 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return command_line.run(
-        "python -m evaluation.leaderboard", compare_runs, arguments=arguments, errors=(FileNotFoundError,)
+        "python -m evaluation.leaderboard",
+        compare_runs,
+        arguments=arguments,
+        errors=(FileNotFoundError, DataError),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from data.errors import DataError
 from evaluation import protocol, scoring
 from evaluation.jagged import Array, segment_ids
 from evaluation.metrics import ndcg_at, revenue_at
@@ -150,7 +151,10 @@ def compare_policies(options: SlatesOptions) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     return command_line.run(
-        "python -m evaluation.slates", compare_policies, arguments=arguments, errors=(FileNotFoundError,)
+        "python -m evaluation.slates",
+        compare_policies,
+        arguments=arguments,
+        errors=(FileNotFoundError, DataError),
     )
 
 
