@@ -1,54 +1,65 @@
-"""The loop in simulation: `make loop`, or `python -m operations.loop`. docs/loop.md."""
+"""`python -m operations.loop`, or `make loop`: the daily loop on the simulated market. docs/loop.md."""
 
-import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
 from operations.loop.page import page
 from operations.loop.simulate import ROOT, SimulationPlan, run_simulation, summary
-from serving.files import write_json
+from serving.command_line import argument, option, run
+from serving.files import write_json, write_text
 
-OUT = Path("reports")
-MIN_USERS = 100  # users
+MIN_USERS = 100  # so that some order every day
+MIN_RULE_DAYS = 30
+DEFAULT_PLAN = SimulationPlan()
 
 
-def main() -> None:
-    usual = SimulationPlan()
-    parser = argparse.ArgumentParser(prog="python -m operations.loop", description=__doc__.splitlines()[0])
-    parser.add_argument("--days", type=int, default=usual.days, help="of the loop (%(default)s)")
-    parser.add_argument("--before", type=int, default=usual.rule_days, help="days by old rules (%(default)s)")
-    parser.add_argument(
-        "--poison",
-        type=int,
-        default=usual.poisoned_day,
-        help="day of shuffled labels, 0 for none (%(default)s)",
-    )
-    parser.add_argument("--users", type=int, default=1000, help="(%(default)s)")
-    parser.add_argument("--items", type=int, default=400, help="(%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the marketplace (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=ROOT / "artifacts" / "loop", help="made anew")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of loop.json and loop.html")
-    parser.add_argument("settings", nargs="*", help="for retrain.py, such as retrain.full_every=14")
-    args = parser.parse_args()
-    if args.users < MIN_USERS or args.days < 1 or args.before < 30:
-        parser.error(
-            f"give {MIN_USERS} users or more, of whom some order every day, and 30 days before the first"
-        )
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """The daily loop on the simulated market: serve, log, retrain, gate, publish."""
+
+    days: int = option(DEFAULT_PLAN.days, "days of the loop")
+    rule_days: int = option(DEFAULT_PLAN.rule_days, "days of the rule policy before them")
+    poisoned_day: int = option(DEFAULT_PLAN.poisoned_day, "day with shuffled labels, 0 for none")
+    users: int = option(1000, "users of the market")
+    items: int = option(400, "items of the market")
+    seed: int = option(0, "seed of the market")
+    folder: Path = option(ROOT / "artifacts" / "loop", "working folder; it is emptied")
+    out: Path = option(Path("reports"), "folder of loop.json and loop.html")
+    overrides: tuple[str, ...] = argument("for retrain.py, such as retrain.full_every=14", default=())
+
+    def __post_init__(self) -> None:
+        if self.users < MIN_USERS or self.days < 1 or self.rule_days < MIN_RULE_DAYS:
+            raise ValueError(
+                f"give {MIN_USERS} users or more, of whom some order every day, 1 day or more, and "
+                f"{MIN_RULE_DAYS} days of rules or more"
+            )
+
+
+def simulate(options: LoopOptions) -> int:
+    """Run the loop; write loop.json and loop.html."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         cfg = dict(compose("train", overrides=["data=simulated"]).data)
-    cfg |= {"users": args.users, "items": args.items, "seed": args.seed}
-    plan = SimulationPlan(args.before, args.days, args.poison)
-    rows = run_simulation(cfg, plan, args.folder.resolve(), args.settings)
-    found = summary(rows)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "loop.json", {"summary": found, "days": rows})
-    (args.out / "loop.html").write_text(page(rows, found, plan))
+    cfg |= {"users": options.users, "items": options.items, "seed": options.seed}
+    plan = SimulationPlan(options.rule_days, options.days, options.poisoned_day)
+    rows = run_simulation(cfg, plan, options.folder.resolve(), options.overrides)
+    totals = summary(rows)
+    write_json(options.out / "loop.json", {"summary": totals, "days": rows})
+    write_text(options.out / "loop.html", page(rows, totals, plan))
     print(
-        f"revenue per session {found['revenue']:.2f}: {found['of_popularity']:.2f} times popularity, "
-        f"{found['of_oracle']:.2f} of the oracle; written: {args.out}/loop.html, loop.json"
+        f"revenue per session {totals['revenue']:.2f}: {totals['ratio_to_popularity']:.2f} times popularity, "
+        f"{totals['ratio_to_oracle']:.2f} of the oracle; written: {options.out}/loop.html, loop.json"
     )
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the loop with these arguments. Returns the exit code."""
+    return run("python -m operations.loop", simulate, arguments=arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,8 +12,12 @@ from reporting.formatting import format_count, format_money
 from reporting.render import render
 
 Row = dict[str, Any]
-SERIES = (("oracle", "green", "oracle"), ("revenue", "blue", "Sextet"), ("rules", "grey", "old rules"),
-          ("popularity", "orange", "popularity"))  # fmt: skip
+SERIES = (
+    ("oracle", "green", "oracle"),
+    ("revenue", "blue", "Sextet"),
+    ("rule_policy", "grey", "rule policy"),
+    ("popularity", "orange", "popularity"),
+)
 
 
 def page(rows: Sequence[Row], summary: Row, plan: SimulationPlan) -> str:
@@ -42,20 +46,20 @@ def _revenue_chart(rows: Sequence[Row]) -> Markup:
     for name, colour, _ in SERIES:
         chart.line([(row["day"], row[name]) for row in rows], colour)
     for row in rows:
-        if _is_published(row) or row["poisoned"]:
-            colour = "orange" if row["poisoned"] else "blue"
+        if _is_published(row) or row["labels_shuffled"]:
+            colour = "orange" if row["labels_shuffled"] else "blue"
             chart.dot(row["day"], row["revenue"], colour, f"day {row['day']}: {row['decision']}", 4)
-        if row["poisoned"]:
+        if row["labels_shuffled"]:
             chart.label(row["day"], row["revenue"], "labels shuffled")
     chart.end_labels([(rows[-1][name], text) for name, _, text in SERIES])
-    return chart.svg("Revenue per session by day: oracle, Sextet, old rules, popularity")
+    return chart.svg("Revenue per session by day: oracle, Sextet, rule policy, popularity")
 
 
 def _decisions_finding(rows: Sequence[Row]) -> str:
     published = sum(map(_is_published, rows))
     sentences = [f"{published} of {len(rows)} nights published a challenger."]
     for row in rows:
-        if row["poisoned"]:
+        if row["labels_shuffled"]:
             verb = "published" if _is_published(row) else "stopped"
             sentences.append(f"On day {row['day']} labels were shuffled: the gates {verb} the challenger.")
     return " ".join(sentences)
@@ -76,7 +80,7 @@ def _days_table(rows: Sequence[Row]) -> Table:
         *(Column(text, _money_cell(name)) for name, _, text in reversed(SERIES)),
         Column("share of oracle", lambda row: f"{row['revenue'] / row['oracle']:.1%}",
                "Sextet's revenue per session over the oracle's; the oracle knows every user's preferences"),
-        Column("observed", _money_cell("bought"),
+        Column("observed", _money_cell("attributed_spend"),
                "spend attributed to slates in the orders that arrived that day, per session"),
         Column("night", lambda row: row["decision"], numeric=False, wide=True),
     ]  # fmt: skip

@@ -1,11 +1,11 @@
-"""Thirty days of the loop: serve, log, click, buy, label, retrain, gate, publish, swap.
+"""The daily loop on the simulated market: serve, log, click, buy, label, retrain, gate, publish, reload.
 
-    the crowd orders ─▶ Recommender (follows bundle/current) ─▶ ImpressionLog ─▶ the shop's tables
-           ▲                         ▲                                                │
-           ╰──── clicks, buys ◀──────┴── publish ◀── gates ◀── python retrain.py ◀────╯
+    users order ─▶ Recommender (follows bundle/current) ─▶ ImpressionLog ─▶ the shop's tables
+         ▲                        ▲                                              │
+         ╰── clicks, purchases ◀──┴── publish ◀── gates ◀── python retrain.py ◀──╯
 
-Before the first day the shop's old rules fill the slates. One day's labels are shuffled on the way to
-training, as a broken join would; the next day they are right again.
+Before day 1 a rule policy fills the slates. On one day the labels are shuffled on their way to training, as
+by a broken join; the next day they are right again.
 """
 
 import shutil
@@ -28,9 +28,11 @@ from simulation.catalog import Array
 from simulation.population import Population, SimulatedOrders
 
 ROOT = Path(__file__).resolve().parents[2]
-SALES_WINDOW_DAYS = 28  # days of sales that make a bestseller
-DEADLINE_MS = 10_000.0  # ms: what a slate is worth must not depend on how busy the machine is
-# The small models of the simulated shop; windows of days, not weeks, for they are what training does not see.
+SALES_WINDOW_DAYS = 28  # of the bestsellers
+DEADLINE_MS = 10_000.0  # slates must not depend on the load of the machine
+PUBLISHED = "published"  # the start of retrain.py's decision
+POLICIES = ("revenue", "popularity", "rule_policy", "oracle")  # columns of revenue; `revenue` is Sextet's
+# Small models; windows of days, not weeks, because training does not see them.
 RETRAIN_OVERRIDES = (
     "experiment=simulated", "data=tables", "data.horizon=next_order", "data.split.validation_share=0.06",
     "data.split.test_share=0.06", "retrain.full_every=7", "trainer.progress=false",
@@ -39,118 +41,137 @@ Row = dict[str, Any]
 
 
 class SimulationPlan(NamedTuple):
-    """How long the old rules run, how long the loop, and what happens."""
+    """The days of a simulation."""
 
-    rule_days: int = 90  # days
+    rule_days: int = 90  # before day 1
     days: int = 30
-    poisoned_day: int = 15  # day of the loop whose labels are shuffled
-    explore: float = 0.2  # chance that the last slot of a slate explores
+    poisoned_day: int = 15  # whose labels are shuffled
+    exploration_rate: float = 0.2  # probability that the last slot of a slate explores
 
 
 def run_simulation(
     cfg: Mapping[str, Any], plan: SimulationPlan, folder: Path, overrides: Sequence[str] = ()
 ) -> list[Row]:
-    """A row for every day of the loop; `more` are settings for retrain.py. Prints a line a day.
+    """Return a row for every day of the loop; `overrides` are for retrain.py. Prints a line a day.
 
-    `cfg` is a marketplace (configs/data/simulated.yaml); `folder` is made anew. Revenue is per session, the
-    true expected spend on the six at their slots, so that luck plays no part in comparing; `bought` is
-    what people really spent on what slates led to, on the day it became known.
+    `cfg` is a simulated market (configs/data/simulated.yaml); `folder` is emptied. Revenue is per session:
+    the true expected spend on the six at their slots, without the noise of clicks. `attributed_spend` is the
+    actual spend on items from slates, on the day on which the order arrives.
     """
-    if folder.exists() and not (folder / TABLES_FOLDER).is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something else than a loop, and would be deleted: name another one")
-    shutil.rmtree(folder, ignore_errors=True)
-    crowd = Population({**cfg, "days": plan.rule_days + plan.days})
-    shop = SimulatedShop(folder, crowd)
-    sold: deque[Array] = deque(maxlen=SALES_WINDOW_DAYS)
+    _empty_folder(folder)
+    population = Population({**cfg, "days": plan.rule_days + plan.days})
+    shop = SimulatedShop(folder, population)
+    sales: deque[Array] = deque(maxlen=SALES_WINDOW_DAYS)
     for day in range(plan.rule_days):
-        orders = crowd.simulate_orders(day)
-        checkouts = shop.make_checkouts(day, orders)
-        slates = [shop.make_rule_slate(orders, k) for k in range(len(checkouts))]
-        shop.end_day(day, orders, checkouts, slates, crowd.simulate_feedback(day, orders, orders.rule_slate))
-        sold.append(_sales(orders))
-    print(f"{plan.rule_days} days by the old rules: {shop.n_orders:,} orders", flush=True)
-
-    def serve(version: Path) -> Recommender:
-        recommender = Recommender.load(version, shop.store)
-        recommender.exploration_rate, recommender.rng = plan.explore, np.random.default_rng(0)
-        return recommender
-
+        sales.append(_run_rule_day(shop, day))
+    print(f"{plan.rule_days} days by the rule policy: {shop.n_orders:,} orders", flush=True)
     decision = retrain(shop.tables_folder, folder, overrides)
-    if not decision.startswith("published"):
+    if not decision.startswith(PUBLISHED):
         raise RuntimeError(f"the first training was not published: {decision}")
     shop.store = open_store(folder / "store.db")
     bulk_load(shop.store, folder / "bundle" / "store.arrow", ProgressReporter().update)
-    swap = BundleWatcher(folder / "bundle", serve)
-    swap.poll()
+
+    def load(version: Path) -> Recommender:
+        recommender = Recommender.load(version, shop.store)
+        recommender.exploration_rate, recommender.rng = plan.exploration_rate, np.random.default_rng(0)
+        return recommender
+
+    watcher = BundleWatcher(folder / "bundle", load)
+    watcher.poll()
     rows = []
-    for day in range(plan.days):
-        started, now = time.perf_counter(), plan.rule_days + day
-        orders = crowd.simulate_orders(now)
-        checkouts = shop.make_checkouts(now, orders)
-        recommender = swap.recommender
-        assert recommender is not None, swap.reason
-        slates = [recommender.recommend(checkout, DEADLINE_MS) for checkout in checkouts]
-        item = _slate_items(slates, crowd.n_slots)
-        row = {"day": day + 1, "sessions": len(slates), "version": recommender.bundle.version}
-        row |= _revenue_by_policy(crowd, orders, item, sold)
-        row["tiers"] = {tier: sum(slate.tier == tier for slate in slates) for tier in ("ranked", "retrieval")}
-        bought = shop.end_day(now, orders, checkouts, slates, crowd.simulate_feedback(now, orders, item))
-        row["bought"] = bought / len(slates)
-        sold.append(_sales(orders))
-        row["poisoned"] = day + 1 == plan.poisoned_day
-        tables = (
-            copy_with_shuffled_labels(shop.tables_folder, folder / "poisoned", now)
-            if row["poisoned"]
-            else shop.tables_folder
-        )
+    for day in range(1, plan.days + 1):
+        start_time = time.perf_counter()
+        assert watcher.recommender is not None, watcher.reason
+        row: Row = {"day": day} | _run_loop_day(shop, watcher.recommender, plan.rule_days + day - 1, sales)
+        row["labels_shuffled"] = day == plan.poisoned_day
+        tables = shop.tables_folder
+        if row["labels_shuffled"]:
+            tables = copy_with_shuffled_labels(tables, folder / "poisoned", plan.rule_days + day - 1)
         row["decision"] = retrain(tables, folder, overrides)
-        swap.poll()
-        row["seconds"] = round(time.perf_counter() - started, 1)
+        watcher.poll()
+        row["seconds"] = round(time.perf_counter() - start_time, 1)
         rows.append(row)
         print(format_day(row), flush=True)
-    swap.close()
+    watcher.close()
     shop.store.close()
     return rows
 
 
-def retrain(tables: Path, folder: Path, more: Sequence[str]) -> str:
-    """Run `retrain.py` on the shop's tables. Returns its last line: what was decided, and why.
+def _empty_folder(folder: Path) -> None:
+    if folder.exists() and not (folder / TABLES_FOLDER).is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} has other files than a loop's, and would be deleted: name another folder")
+    shutil.rmtree(folder, ignore_errors=True)
 
-    Raises RuntimeError with what it said if it fails.
+
+def _run_rule_day(shop: SimulatedShop, day: int) -> Array:
+    """Simulate a day on which the rule policy fills the slates; return the lines sold [I]."""
+    population = shop.population
+    orders = population.simulate_orders(day)
+    checkouts = shop.make_checkouts(day, orders)
+    slates = [shop.make_rule_slate(orders, row) for row in range(len(checkouts))]
+    clicked = population.simulate_feedback(day, orders, orders.rule_slate)
+    shop.end_day(day, orders, checkouts, slates, clicked)
+    return _lines_sold(orders)
+
+
+def _run_loop_day(shop: SimulatedShop, recommender: Recommender, day: int, sales: deque[Array]) -> Row:
+    """Simulate a day on which Sextet fills the slates, and append its sales to `sales`."""
+    population = shop.population
+    orders = population.simulate_orders(day)
+    checkouts = shop.make_checkouts(day, orders)
+    slates = [recommender.recommend(checkout, DEADLINE_MS) for checkout in checkouts]
+    item = _slate_items(slates, population.n_slots)
+    row = {"sessions": len(slates), "version": recommender.bundle.version}
+    row |= _revenue_by_policy(population, orders, item, sales)
+    row["tiers"] = {tier: sum(slate.tier == tier for slate in slates) for tier in ("ranked", "retrieval")}
+    clicked = population.simulate_feedback(day, orders, item)
+    row["attributed_spend"] = shop.end_day(day, orders, checkouts, slates, clicked) / len(slates)
+    sales.append(_lines_sold(orders))
+    return row
+
+
+def retrain(tables: Path, folder: Path, overrides: Sequence[str]) -> str:
+    """Run `retrain.py` on the shop's tables. Returns its last line: the decision and its reason.
+
+    Raises RuntimeError with the end of its error output if it fails.
     """
-    done = subprocess.run(
-        [sys.executable, "retrain.py", *RETRAIN_OVERRIDES, f"data.root={tables}", f"bundle.dir={folder / 'bundle'}", f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}",
-         f"mlflow.tracking_uri=sqlite:///{folder / 'mlflow.db'}", *more],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"retrain.py failed: {done.stderr.strip()[-2000:]}")
-    return done.stdout.strip().splitlines()[-1]
+    paths = [
+        f"data.root={tables}", f"bundle.dir={folder / 'bundle'}", f"paths.prepared={folder / 'prepared'}",
+        f"paths.runs={folder / 'runs'}", f"mlflow.tracking_uri=sqlite:///{folder / 'mlflow.db'}",
+    ]  # fmt: skip
+    command = [sys.executable, "retrain.py", *RETRAIN_OVERRIDES, *paths, *overrides]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"retrain.py failed: {result.stderr.strip()[-2000:]}")
+    return result.stdout.strip().splitlines()[-1]
 
 
 def format_day(row: Row) -> str:
     """A day in a line."""
     return (
         f"day {row['day']:2d}: {row['sessions']} sessions, revenue {row['revenue']:.2f} "
-        f"(popularity {row['popularity']:.2f}, old rules {row['rules']:.2f}, oracle {row['oracle']:.2f})"
-        f"{', labels shuffled' * row['poisoned']}; {row['decision']} ({row['seconds']:.0f} s)"
+        f"(popularity {row['popularity']:.2f}, rule policy {row['rule_policy']:.2f}, "
+        f"oracle {row['oracle']:.2f}){', labels shuffled' * row['labels_shuffled']}; {row['decision']} "
+        f"({row['seconds']:.0f} s)"
     )
 
 
-def _revenue_by_policy(crowd: Population, orders: SimulatedOrders, item: Array, sold: Sequence[Array]) -> Row:
-    """True expected spend per session of what was shown, and of what others would have shown then."""
-    sales = np.sum(sold, axis=0)
-    popular = np.where(orders.available & ~orders.in_basket, sales + 1e-6, -1.0)
-    shown = {
+def _revenue_by_policy(
+    population: Population, orders: SimulatedOrders, item: Array, sales: Sequence[Array]
+) -> Row:
+    """True expected spend per session on Sextet's slates `item` and on other policies' slates."""
+    total_sales = np.sum(sales, axis=0)
+    popularity = np.where(orders.available & ~orders.in_basket, total_sales + 1e-6, -1.0)
+    slates = {
         "revenue": item,
-        "popularity": np.argsort(-popular, axis=1, kind="stable")[:, : crowd.n_slots],
-        "rules": orders.rule_slate,
-        "oracle": crowd.oracle_slates(orders),
+        "popularity": np.argsort(-popularity, axis=1, kind="stable")[:, : population.n_slots],
+        "rule_policy": orders.rule_slate,
+        "oracle": population.oracle_slates(orders),
     }
-    return {name: float(crowd.slate_value(orders, slate).mean()) for name, slate in shown.items()}
+    return {name: float(population.slate_value(orders, slate).mean()) for name, slate in slates.items()}
 
 
-def _sales(orders: SimulatedOrders) -> Array:
+def _lines_sold(orders: SimulatedOrders) -> Array:
     """[I] lines sold."""
     return np.bincount(orders.item, minlength=orders.available.shape[1]).astype(float)
 
@@ -158,20 +179,17 @@ def _sales(orders: SimulatedOrders) -> Array:
 def _slate_items(slates: Sequence[Slate], slots: int) -> Array:
     """[n, slots] int64 item numbers, -1 for an empty slot."""
     item = np.full((len(slates), slots), -1)
-    for k, slate in enumerate(slates):
-        item[k, : len(slate.items)] = [int(one.item_id) for one in slate.items]
+    for row, slate in enumerate(slates):
+        item[row, : len(slate.items)] = [int(slate_item.item_id) for slate_item in slate.items]
     return item
 
 
 def summary(rows: Sequence[Row]) -> Row:
     """Revenue per session over all days, and its ratios."""
-    weight = np.array([row["sessions"] for row in rows], float)
-    mean = {
-        name: float(np.average([row[name] for row in rows], weights=weight))
-        for name in ("revenue", "popularity", "rules", "oracle")
-    }
+    sessions = np.array([row["sessions"] for row in rows], float)
+    mean = {name: float(np.average([row[name] for row in rows], weights=sessions)) for name in POLICIES}
     return mean | {
-        "of_popularity": mean["revenue"] / mean["popularity"],
-        "of_oracle": mean["revenue"] / mean["oracle"],
-        "published": sum(row["decision"].startswith("published") for row in rows),
+        "ratio_to_popularity": mean["revenue"] / mean["popularity"],
+        "ratio_to_oracle": mean["revenue"] / mean["oracle"],
+        "n_published": sum(row["decision"].startswith(PUBLISHED) for row in rows),
     }
