@@ -161,6 +161,17 @@ def six(response: httpx.Response) -> dict[str, Any]:
     return slate
 
 
+class Blocked:
+    """A module that answers only after `released` is set."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.released = module, threading.Event()
+
+    def __call__(self, *arguments: object) -> Any:
+        self.released.wait(60)
+        return self.module(*arguments)
+
+
 class Slow:
     """A module that takes its time."""
 

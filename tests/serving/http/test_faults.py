@@ -61,10 +61,10 @@ def not_numbers(module: Any) -> Any:
     ],
 )
 def test_a_part_that_fails(client: Client, part: str, fault: Any, tiers: set[str], reason: str) -> None:
-    recommender = client.service.swap.recommender
+    recommender = client.service.bundle_watcher.recommender
     bundle, store = recommender.bundle, recommender.store
-    breaker = recommender.stages.breakers[part]
-    breaker.rest = 0.5
+    breaker = recommender.stage_stats.breakers[part]
+    breaker.reset_timeout = 0.5
     if part == "store":
         recommender.store = SimpleNamespace(get=fault)
     elif part == "index":
@@ -80,7 +80,7 @@ def test_a_part_that_fails(client: Client, part: str, fault: Any, tiers: set[str
         took.append(seconds)
         return six(response)
 
-    slates = [ask() for _ in range(breaker.limit)]
+    slates = [ask() for _ in range(breaker.failure_threshold)]
     slates += [ask() for _ in range(5)]
     assert median(took[: breaker.failure_threshold]) < LIMIT
     assert median(took) < LIMIT / 2  # what rests costs nothing
@@ -119,7 +119,8 @@ def test_a_full_disk_under_the_log(version: Path, small_disk: Path, quick: None)
         (small_disk / "other").unlink()
         until(
             lambda: (
-                ask() or client.service.log.written == client.number('sextet_log_records_total{outcome="l')
+                ask()
+                or client.service.log.written_count == client.number('sextet_log_records_total{outcome="l')
             )
         )
         assert client.number('sextet_log_records_total{outcome="dropped"') == 0

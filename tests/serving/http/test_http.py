@@ -272,7 +272,7 @@ def test_without_the_part_it_says_so(version: Path) -> None:
     with serving(create_app(Settings(version.parent, deadline_ms=LONG))) as bare:
         assert "--store" in problem(bare.post(ORDERS, {"user_id": "u", **BASKET}), 501)["detail"]
         assert "--log" in problem(bare.post(FEEDBACK, CLICK), 501)["detail"]
-        assert bare.service.swap.recommender.store.get("u001").item_id
+        assert bare.service.bundle_watcher.recommender.store.get("u001").item_id
 
 
 def test_keys(version: Path, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_keys(version: Path, tmp_path: Path) -> None:
         for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
             assert guarded.get(path).status_code == 200
     keys.write_text("\n")
-    with pytest.raises(ValueError, match="no API key in it"):
+    with pytest.raises(ValueError, match="holds no API key"):
         create_app(Settings(version.parent, api_key_file=keys))
 
 
@@ -327,7 +327,9 @@ def test_metrics(client: Client) -> None:
     text = client.get("/metrics").text
     assert "nothing" not in text
     assert 'sextet_requests_total{route="other",status="404"}' in text
-    assert f'sextet_bundle{{version="{client.service.swap.recommender.bundle.version}"}} 1.0' in text
+    assert (
+        f'sextet_bundle{{version="{client.service.bundle_watcher.recommender.bundle.version}"}} 1.0' in text
+    )
     assert client.number('sextet_slates_total{tier="ranked"}') >= 3
     assert client.number('sextet_stage_seconds_count{stage="ranker"}') >= 3
     assert client.number("sextet_requests_in_flight") == 1  # this one
