@@ -95,7 +95,7 @@ def measure_sextet(rows: int) -> dict[str, float]:
     import pytorch_lightning as pl
 
     from benchmarks import workload
-    from data.io.stream import BatchStream
+    from data.io.stream import BatchStream, StreamOptions
     from training.distributed import processes
     from training.distributed.sharding import ShardedStrategy
     from training.throughput import Throughput
@@ -109,9 +109,8 @@ def measure_sextet(rows: int) -> dict[str, float]:
             self.found = self.rates(trainer)
 
     columns = [*workload.FEATURES, *workload.LABELS]
-    stream = BatchStream(
-        FOLDER / "rows.parquet", columns, workload.decode, workload.BATCH_SIZE, shuffle=True, stop=rows
-    )
+    options = StreamOptions(shuffle=True, stop=rows)
+    stream = BatchStream(FOLDER / "rows.parquet", columns, workload.decode, workload.BATCH_SIZE, options)
     throughput = AfterWarmUp()
     processes.init_single_process_group("gloo")
     trainer = pl.Trainer(

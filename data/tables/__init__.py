@@ -1,1 +1,1 @@
-"""The canonical tables: their contract, checks, codes and attribution."""
+"""The canonical tables: their contract, checks, integer codes, and the attribution of feedback."""

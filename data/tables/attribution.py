@@ -1,12 +1,12 @@
-"""What was shown, and what came of it: joins the feedback of an impression log with its impressions.
+"""Joins the feedback of an impression log with its impressions, and both with checkouts.
 
-    click of (request, item)   ─▶ the impression of that item in that slate            ╮  inside its window:
+    click of (request, item)   ─▶ the impression of that item in that slate            ╮ within its window:
     click of (user, item)      ─▶ the latest impression of that item to that user      ├─▶ an event with the
     impression without order   ─▶ the latest checkout of its user at or before it      ╯   checkout's order_id
 
-Any table of events with a column `request_id` is such a log; `serving.ImpressionLog` writes one. The rules
-stand in docs/architecture.md; whatever they leave out is counted. `data/examples/checkouts.py` makes outcomes
-of the result.
+Any table of events with a column `request_id` is an impression log; `serving.ImpressionLog` writes one. The
+rules stand in docs/architecture.md; every row that they exclude is counted. `data/examples/outcomes.py` makes
+outcomes of the result.
 """
 
 import re
@@ -17,10 +17,11 @@ import ibis.expr.types as ir
 from data.errors import DataError
 from data.io import engine
 from data.tables.contract import EVENT_KINDS
+from models.schema import SECONDS_PER_DAY
 from serving.checkout import MAX_CLOCK_SKEW
 
-NO_CHECKOUT = "none"  # order_id of what belongs to no checkout: it is a fact of its user, and no outcome
-UNIT_SECONDS = {"d": 86_400, "h": 3600, "m": 60}
+NO_CHECKOUT = "none"  # order_id of events without a checkout: they enter the user's history, and no outcome
+UNIT_SECONDS = {"d": SECONDS_PER_DAY, "h": 3600, "m": 60}
 JOIN_STATES = ("joined", "repeated", "unknown", "early", "late")
 UNBOUNDED_WINDOW = 2**40  # seconds
 
@@ -36,149 +37,180 @@ def window_seconds(window: str) -> int:
 def attribute_feedback(
     con: ibis.BaseBackend, log: ir.Table, orders: ir.Table, click_window: int, purchase_window: int | None
 ) -> tuple[ir.Table, dict[str, dict[str, int]]]:
-    """The conformed table `events` of a log → the same columns with users, checkouts and times joined.
+    """The conformed table `events` with users, checkouts and times joined, and the row counts by kind and
+    join state.
 
-    Rows that are no events, for they lack an item, a time, a kind or whom they are of, are left as they are
-    for `data/tables/checks.py` to reject. Also gives how many rows there were of each kind, and what
-    became of them.
+    Rows without an item, a time, a valid kind or an owner stay unchanged, for `data/tables/checks.py` to
+    reject.
 
     Args:
+        log: the conformed table `events`, with `request_id`.
         orders: conformed; may hold bad rows and returns.
-        click: seconds after the impression in which clicks and carts count.
-        purchase: the same for purchases; None where the horizon ends with the next order.
+        click_window: seconds after the impression in which clicks and carts count.
+        purchase_window: the same for purchases; None where the horizon ends with the next order.
     """
-    named = {c: log[c].nullif("") for c in ("user_id", "order_id", "request_id")}
-    whole = _is_complete(log)
-    good = engine.materialize(con, "log_good", log.filter(whole).mutate(**named))
-    shown = engine.materialize(
-        con, "log_shown", _join_impressions(good, engine.materialize(con, "log_orders", _checkouts(orders)))
+    is_event = _is_event(log)
+    ids = {c: log[c].nullif("") for c in ("user_id", "order_id", "request_id")}
+    events = engine.materialize(con, "valid_events", log.filter(is_event).mutate(**ids))
+    checkouts = engine.materialize(con, "log_checkouts", _checkouts(orders))
+    impressions = engine.materialize(con, "log_impressions", _join_impressions(events, checkouts))
+    feedback = engine.materialize(
+        con, "log_feedback", _join_feedback(events, impressions, click_window, purchase_window)
     )
-    found = engine.materialize(
-        con, "log_feedback", _join_feedback(good, shown, click_window, purchase_window)
-    )
-    people = shown.filter(shown.buyer.notnull())
-    joined = found.filter(found.state == "joined", found.buyer.notnull())
-    aside = found.filter(found.state.isin(["unknown", "early", "late"]), found.kind != "purchase")
-    aside = aside.mutate(user_id=ibis.coalesce(aside.user_id, aside.buyer)).filter(ibis._.user_id.notnull())
-    same = ibis.window(group_by=["user_id", "item_id", "ts", "kind"], order_by="_row")
-    aside = aside.mutate(again=ibis.row_number().over(same)).filter(ibis._.again == 0)
-    parts = [
-        people.mutate(user_id=people.buyer, order_id=people.checkout, ts=people.since),
-        joined.mutate(
-            user_id=joined.buyer,
-            order_id=joined.checkout,
-            ts=ibis.greatest(joined.ts, joined.since),
-            request_id=joined.request,
-        ),
-        aside.mutate(order_id=ibis.literal(NO_CHECKOUT)),
-        log.filter(~whole),
-    ]
+    counts = _count_join_states(con, events, impressions, feedback)
     types = dict(log.schema().items())
-    events, *others = [part.select(*types).cast(types) for part in parts]
-    for other in others:
-        events = events.union(other)
-    counts = _count_join_states(con, good, shown, found)
-    return engine.materialize(con, "log_events", events), counts
+    parts = [*_attributed_events(impressions, feedback), log.filter(~is_event)]
+    attributed, *more_parts = [part.select(*types).cast(types) for part in parts]
+    for part in more_parts:
+        attributed = attributed.union(part)
+    return engine.materialize(con, "log_events", attributed), counts
 
 
-def _is_complete(log: ir.Table) -> ir.BooleanValue:
-    """True for rows that are events; false, never null, for what the checks must see."""
-    whole = (log.item_id.fill_null("") != "") & log.ts.notnull() & log.kind.isin(EVENT_KINDS).fill_null(False)
-    someone = (log.user_id.fill_null("") != "") | (log.request_id.fill_null("") != "")
+def _is_event(log: ir.Table) -> ir.BooleanValue:
+    """True for valid events; false, never null, for rows that the checks must see."""
+    is_event = (
+        (log.item_id.fill_null("") != "")
+        & log.ts.notnull()
+        & log.kind.isin(EVENT_KINDS).fill_null(False)
+    )  # fmt: skip
+    has_owner = (log.user_id.fill_null("") != "") | (log.request_id.fill_null("") != "")
     for c in log.columns:
         if c.startswith("_raw_"):
-            whole &= log[c].isnull()
-    return whole & (someone | (log.kind == "impression").fill_null(False))
+            is_event &= log[c].isnull()
+    return is_event & (has_owner | (log.kind == "impression").fill_null(False))
 
 
 def _checkouts(orders: ir.Table) -> ir.Table:
-    """`number (by time), checkout, buyer, paid`, as `data/tables/coded_log.py` makes them."""
-    t = orders.filter(orders.order_id.notnull(), orders.user_id.notnull(), orders.quantity > 0)
-    t = t.filter(t.ts.notnull()).group_by(checkout="order_id").agg(buyer=t.user_id.max(), paid=t.ts.max())
-    return t.mutate(number=ibis.row_number().over(order_by=[t.paid, t.checkout]).cast("int64"))
+    """`number` (by time), `checkout` (order_id), `buyer` (user_id) and `checkout_ts` of every order.
 
-
-def _join_impressions(good: ir.Table, checkouts: ir.Table) -> ir.Table:
-    """A row per request and item that was shown, and `slot` (by time), `buyer`, `checkout`, `since`, `known`.
-
-    The buyer is the user it was shown to; a guest is whom `orders` names for the order. `since` is its time,
-    not before the checkout's: an outcome that looks as if it came first would be in the history.
+    The rules are those of `data/tables/encoded_tables.py`.
     """
-    t = good.filter(good.kind == "impression")
+    t = orders.filter(orders.order_id.notnull(), orders.user_id.notnull(), orders.quantity > 0)
+    t = t.filter(t.ts.notnull())
+    t = t.group_by(checkout="order_id").agg(buyer=t.user_id.max(), checkout_ts=t.ts.max())
+    by_time = ibis.row_number().over(order_by=[t.checkout_ts, t.checkout])
+    return t.mutate(number=by_time.cast("int64"))
+
+
+def _join_impressions(events: ir.Table, checkouts: ir.Table) -> ir.Table:
+    """The first impression of every request and item, with its request, user, checkout and time.
+
+    Adds `impression` (number by time), `request`, `buyer` (the user; of a guest, the user of the order),
+    `checkout`, `has_checkout` (`orders` has it, of this user) and `event_ts`: its time, not before the
+    checkout's, because an earlier outcome would be part of the history.
+    """
+    t = events.filter(events.kind == "impression")
     t = t.mutate(request=ibis.coalesce(t.request_id, ibis.literal("row ") + t["_row"].cast("string")))
-    first = ibis.window(group_by=["request", "item_id"], order_by=["ts", "position", "_row"])
-    t = t.mutate(again=ibis.row_number().over(first)).filter(ibis._.again == 0).drop("again")
-    marks = checkouts.select(at="paid", number="number", user_id="buyer")
-    loose = _asof_join(marks, t.filter(t.order_id.isnull(), t.user_id.notnull()), ["user_id"])
-    named = t.join(checkouts.select("number", order_id="checkout"), "order_id").select("_row", "number")
-    t = t.left_join(named.union(loose), "_row").drop("_row_right")
+    copies = ibis.window(group_by=["request", "item_id"], order_by=["ts", "position", "_row"])
+    t = t.mutate(copy=ibis.row_number().over(copies)).filter(ibis._.copy == 0).drop("copy")
+    marks = checkouts.select(at="checkout_ts", number="number", user_id="buyer")
+    by_user = _asof_join(marks, t.filter(t.order_id.isnull(), t.user_id.notnull()), ["user_id"])
+    by_order = t.join(checkouts.select("number", order_id="checkout"), "order_id").select("_row", "number")
+    t = t.left_join(by_order.union(by_user), "_row").drop("_row_right")
     t = t.left_join(checkouts, "number").drop("number", "number_right")
     user = ibis.coalesce(t.user_id, t.buyer)
     return t.mutate(
-        slot=ibis.row_number().over(order_by=[t.ts, t["_row"]]).cast("int64"),
-        known=(t.buyer == user).fill_null(False),
+        impression=ibis.row_number().over(order_by=[t.ts, t["_row"]]).cast("int64"),
+        has_checkout=(t.buyer == user).fill_null(False),
         buyer=user,
         checkout=ibis.coalesce(t.order_id, t.checkout, ibis.literal(NO_CHECKOUT)),
-        since=ibis.greatest(t.ts, t.paid.fill_null(t.ts)),
-    ).drop("paid")
+        event_ts=ibis.greatest(t.ts, t.checkout_ts.fill_null(t.ts)),
+    ).drop("checkout_ts")
 
 
-def _join_feedback(good: ir.Table, shown: ir.Table, click: int, purchase: int | None) -> ir.Table:
-    """Clicks, carts and purchases with their impression's columns and a `state` of STATES."""
-    t = good.filter(good.kind != "impression")
-    exact = t.filter(t.request_id.notnull())
-    exact = exact.join(shown.select("item_id", "slot", request_id="request"), ["request_id", "item_id"])
-    marks = shown.filter(shown.buyer.notnull()).select("item_id", at="ts", number="slot", user_id="buyer")
-    latest = _asof_join(marks, t.filter(t.request_id.isnull()), ["user_id", "item_id"])
-    slots = exact.select("_row", "slot").union(latest.select("_row", slot="number"))
-    t = t.left_join(slots, "_row").drop("_row_right")
-    columns = shown.select("slot", "buyer", "checkout", "since", "request", shown_at="ts")
-    t = t.left_join(columns, "slot").drop("slot_right")
-    limit = ibis.ifelse(t.kind == "purchase", UNBOUNDED_WINDOW if purchase is None else purchase, click)
+def _join_feedback(
+    events: ir.Table, impressions: ir.Table, click_window: int, purchase_window: int | None
+) -> ir.Table:
+    """Clicks, carts and purchases with the columns of their impression and a `state` of JOIN_STATES."""
+    t = events.filter(events.kind != "impression")
+    by_request = t.filter(t.request_id.notnull()).join(
+        impressions.select("item_id", "impression", request_id="request"), ["request_id", "item_id"]
+    )
+    marks = impressions.filter(impressions.buyer.notnull()).select(
+        "item_id", at="ts", number="impression", user_id="buyer"
+    )
+    by_user = _asof_join(marks, t.filter(t.request_id.isnull()), ["user_id", "item_id"])
+    matches = by_request.select("_row", "impression").union(by_user.select("_row", impression="number"))
+    t = t.left_join(matches, "_row").drop("_row_right")
+    columns = impressions.select(
+        "impression", "buyer", "checkout", "event_ts", "request", impression_ts="ts"
+    )  # fmt: skip
+    t = t.left_join(columns, "impression").drop("impression_right")
+    max_purchase_delay = UNBOUNDED_WINDOW if purchase_window is None else purchase_window
+    window = ibis.ifelse(t.kind == "purchase", max_purchase_delay, click_window)
     state = ibis.cases(
-        (t.slot.isnull(), "unknown"),
-        (t.ts < t.shown_at - MAX_CLOCK_SKEW, "early"),
-        (t.ts > t.shown_at + limit, "late"),
+        (t.impression.isnull(), "unknown"),
+        (t.ts < t.impression_ts - MAX_CLOCK_SKEW, "early"),
+        (t.ts > t.impression_ts + window, "late"),
         else_="joined",
     )
     t = t.mutate(state=state)
-    # One of a kind for an impression, the first: what is sent twice is neither clicked nor paid twice.
-    again = ibis.row_number().over(group_by=["slot", "kind", "state"], order_by=["ts", "_row"]) > 0
-    repeated = (t.state == "joined") & again
-    return t.mutate(state=ibis.ifelse(repeated, "repeated", t.state))
+    # The first of a kind counts: feedback that is sent twice is not two clicks or payments.
+    number = ibis.row_number().over(group_by=["impression", "kind", "state"], order_by=["ts", "_row"])
+    is_repeated = (t.state == "joined") & (number > 0)
+    return t.mutate(state=ibis.ifelse(is_repeated, "repeated", t.state))
 
 
-def _asof_join(marks: ir.Table, asks: ir.Table, keys: list[str]) -> ir.Table:
-    """`_row, number` of `asks`: the latest of the marks (`at, number`) with the same keys, at or before it.
+def _attributed_events(impressions: ir.Table, feedback: ir.Table) -> list[ir.Table]:
+    """Impressions, joined feedback, and clicks and carts that are facts of their user but no outcome."""
+    of_users = impressions.filter(impressions.buyer.notnull())
+    joined = feedback.filter(feedback.state == "joined", feedback.buyer.notnull())
+    unattributed = feedback.filter(
+        feedback.state.isin(["unknown", "early", "late"]), feedback.kind != "purchase"
+    )
+    user = ibis.coalesce(unattributed.user_id, unattributed.buyer)
+    unattributed = unattributed.mutate(user_id=user).filter(ibis._.user_id.notnull())
+    # The checks would reject a second row of the same content.
+    copies = ibis.window(group_by=["user_id", "item_id", "ts", "kind"], order_by="_row")
+    unattributed = unattributed.mutate(copy=ibis.row_number().over(copies)).filter(ibis._.copy == 0)
+    return [
+        of_users.mutate(user_id=of_users.buyer, order_id=of_users.checkout, ts=of_users.event_ts),
+        joined.mutate(
+            user_id=joined.buyer,
+            order_id=joined.checkout,
+            ts=ibis.greatest(joined.ts, joined.event_ts),
+            request_id=joined.request,
+        ),
+        unattributed.mutate(order_id=ibis.literal(NO_CHECKOUT)),
+    ]
 
-    Numbers rise with time, so the running maximum is the latest so far. Null where there is none.
+
+def _asof_join(marks: ir.Table, events: ir.Table, keys: list[str]) -> ir.Table:
+    """`_row` of `events` and `number` of the latest mark (`at, number`) with the same keys at or before it.
+
+    Numbers rise with time, so the running maximum is the latest so far; null where there is none.
     """
     types = {"at": "int64", "rank": "int8", "number": "int64", "row": "int64"}
-    none = ibis.null("int64")
-    a = marks.select(*keys, at="at", rank=ibis.literal(0), number="number", row=none)
-    b = asks.select(*keys, at="ts", rank=ibis.literal(1), number=none, row="_row")
-    t = a.cast(types).union(b.cast(types))
+    null = ibis.null("int64")
+    mark_rows = marks.select(*keys, at="at", rank=ibis.literal(0), number="number", row=null)
+    event_rows = events.select(*keys, at="ts", rank=ibis.literal(1), number=null, row="_row")
+    t = mark_rows.cast(types).union(event_rows.cast(types))
     so_far = ibis.window(group_by=keys, order_by=[t["at"], t["rank"]], preceding=(None, 0))
     t = t.mutate(number=t.number.max().over(so_far))
     return t.filter(t["rank"] == 1).select("number", _row="row").select("_row", "number")
 
 
 def _count_join_states(
-    con: ibis.BaseBackend, good: ir.Table, shown: ir.Table, found: ir.Table
+    con: ibis.BaseBackend, events: ir.Table, impressions: ir.Table, feedback: ir.Table
 ) -> dict[str, dict[str, int]]:
-    """Rows of each kind by what became of them; of the impressions those that will have no example."""
-    logged = int(con.execute((good.kind == "impression").sum().fill_null(0)))
-    there, guests, strays = con.to_pyarrow(
-        shown.agg(
-            there=shown.count(),
-            guests=shown.buyer.isnull().sum().fill_null(0),
-            strays=(shown.buyer.notnull() & ~shown.known).sum().fill_null(0),
+    """Rows of each kind by join state. Impressions without an example are `guest` or `no_checkout`."""
+    n_logged = int(con.execute((events.kind == "impression").sum().fill_null(0)))
+    totals = con.to_pyarrow(
+        impressions.agg(
+            distinct=impressions.count(),
+            guest=impressions.buyer.isnull().sum().fill_null(0),
+            no_checkout=(impressions.buyer.notnull() & ~impressions.has_checkout).sum().fill_null(0),
         )
-    ).to_pylist()[0].values()  # fmt: skip
+    ).to_pylist()[0]
+    n_distinct, n_guest, n_no_checkout = (int(totals[c]) for c in ("distinct", "guest", "no_checkout"))
     counts = {kind: dict.fromkeys(JOIN_STATES, 0) for kind in EVENT_KINDS if kind != "impression"}
-    for row in con.to_pyarrow(found.group_by("kind", "state").agg(n=found.count())).to_pylist():
+    by_state = feedback.group_by("kind", "state").agg(n=feedback.count())
+    for row in con.to_pyarrow(by_state).to_pylist():
         counts[row["kind"]][row["state"]] = row["n"]
-    impressions = {
-        "joined": there - guests - strays, "repeated": logged - there, "guest": guests, "no_checkout": strays
-    }  # fmt: skip
-    return {"impression": {k: int(n) for k, n in impressions.items()}, **counts}
+    impression_counts = {
+        "joined": n_distinct - n_guest - n_no_checkout,
+        "repeated": n_logged - n_distinct,
+        "guest": n_guest,
+        "no_checkout": n_no_checkout,
+    }
+    return {"impression": impression_counts, **counts}

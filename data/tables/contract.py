@@ -1,7 +1,7 @@
-"""The canonical tables: their columns, their types, and the one error for bad input.
+"""The contract of the canonical tables: their columns and types.
 
-A source hands over raw ibis tables with a column `_row` (1-based row of the file, the header not
-counted). `conform` checks the columns and brings them to the canonical types:
+A source returns raw ibis tables with a column `_row` (1-based row of the file, without the header).
+`conform` checks the columns and casts them to the canonical types:
 
     id      string                    from strings or integers, so that 17 never becomes "17.0"
     time    int64, Unix seconds UTC   from timestamps, dates, Unix seconds or ISO 8601 text
@@ -9,8 +9,8 @@ counted). `conform` checks the columns and brings them to the canonical types:
     text    string
     flag    boolean                   from booleans, or 0 and 1
 
-Text columns are accepted for times, numbers and flags only from CSV, where nothing else exists; a value
-that does not parse becomes null and is reported by `data/tables/checks.py` as a bad row.
+Times, numbers and flags may be text only in CSV, which has no types. A value that does not parse becomes
+null, and `data/tables/checks.py` reports its row.
 """
 
 import difflib
@@ -23,12 +23,7 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 
-EVENT_KINDS = (
-    "impression",
-    "click",
-    "cart",
-    "purchase",
-)  # of events; `models/schema.py` has those of a history
+EVENT_KINDS = ("impression", "click", "cart", "purchase")  # of the table events, not of a history
 
 
 class ColumnSpec(NamedTuple):
@@ -70,7 +65,7 @@ EVENTS = {
     "request_id": ColumnSpec("id", False),
 }
 TABLES = {"orders": ORDERS, "items": ITEMS, "users": USERS, "events": EVENTS}
-TABLES_WITH_ATTRIBUTES = ("orders", "users")  # their other columns are context and profile attributes
+TABLES_WITH_ATTRIBUTES = ("orders", "users")  # further columns are context and profile attributes
 
 ACCEPTED_TYPES = {
     "id": "string or integer",
@@ -83,90 +78,91 @@ CANONICAL_TYPES = {"id": "string", "time": "int64", "number": "float64", "text":
 
 
 def attribute_columns(table: ir.Table, name: str) -> list[str]:
-    """The columns of `orders` or `users` that the contract does not name: context or profile."""
+    """The columns of `orders` or `users` that the contract lacks: context or profile attributes."""
     return [c for c in table.columns if c not in TABLES[name] and not c.startswith("_")]
 
 
 def conform(table: ir.Table, name: str, file: str, required: Collection[str] | None = None) -> ir.Table:
-    """The table with canonical types, in the contract's column order, attributes behind.
+    """The table with canonical types, in the contract's column order, followed by its attributes.
 
-    Missing optional columns are null; `required` says which are not optional, if not those that the
-    contract requires. Where `file` is CSV, the text of a cell that did not parse is kept in `_raw_<column>`.
-    Raises DataError for a missing column or one of a wrong type.
+    Missing optional columns become null. Where `file` is CSV, the text of a cell that does not parse is kept
+    in `_raw_<column>`. Raises DataError for a missing column or one of a wrong type.
+
+    Args:
+        required: the columns that must exist; by default those that the contract requires.
     """
-    text = file.endswith(".csv")
-    columns = TABLES[name]
-    found = [c for c in table.columns if not c.startswith("_")]
+    is_text = file.endswith(".csv")
+    specs = TABLES[name]
+    present = [c for c in table.columns if not c.startswith("_")]
     if required is None:
-        required = [c for c, spec in columns.items() if spec.required]
-    missing = [c for c in required if c not in found]
+        required = [c for c, spec in specs.items() if spec.required]
+    missing = [c for c in required if c not in present]
     if missing:
-        raise DataError("\n".join(_missing(c, columns[c], found, columns, file) for c in missing))
+        raise DataError("\n".join(_describe_missing(c, name, present, file) for c in missing))
     out: dict[str, ir.Value] = {}
-    for c, spec in columns.items():
-        if c not in found:
+    for c, spec in specs.items():
+        if c not in present:
             continue
-        value = _convert(table[c], spec.logical_type, text)
+        value = _convert(table[c], spec.logical_type, is_text)
         if value is None:
             raise DataError(
-                f"{file}: column '{c}' is {table[c].type()}, expected {ACCEPTED_TYPES[spec.logical_type]}. Convert it, or "
-                f"write the file as CSV."
+                f"{file}: column '{c}' is {table[c].type()}, expected {ACCEPTED_TYPES[spec.logical_type]}. "
+                "Convert it, or write the file as CSV."
             )
         out[c] = value.cast(CANONICAL_TYPES[spec.logical_type])
-        if text and spec.logical_type in ("time", "number", "flag") and table[c].type().is_string():
+        if is_text and spec.logical_type in ("time", "number", "flag") and table[c].type().is_string():
             out[f"_raw_{c}"] = ibis.ifelse(value.isnull(), table[c], ibis.null("string"))
     if name in TABLES_WITH_ATTRIBUTES:
         for c in attribute_columns(table, name):
             out[c] = _convert_attribute(table[c], c, file)
-    for c in columns:
+    for c, spec in specs.items():
         if c not in out:
-            out[c] = ibis.null(CANONICAL_TYPES[columns[c].logical_type])
+            out[c] = ibis.null(CANONICAL_TYPES[spec.logical_type])
     return table.select(_row=table["_row"].cast("int64"), **out)
 
 
-def _missing(column: str, spec: ColumnSpec, found: list[str], known: dict[str, ColumnSpec], file: str) -> str:
-    # A column that is itself part of the contract is not a misspelling of another one.
-    other = {c.lower(): c for c in found if c not in known}
-    near = difflib.get_close_matches(column, list(other), n=1, cutoff=0.5)
-    hint = f"; rename '{other[near[0]]}'?" if near else ""
-    expected = ACCEPTED_TYPES[spec.logical_type]
-    return f"{file}: column '{column}' ({expected}) is missing. Found: {', '.join(found) or 'none'}{hint}"
+def _describe_missing(column: str, name: str, present: list[str], file: str) -> str:
+    """The error for a missing column, with a column of a similar name that the contract does not have."""
+    renamable = {c.lower(): c for c in present if c not in TABLES[name]}
+    similar = difflib.get_close_matches(column, list(renamable), n=1, cutoff=0.5)
+    hint = f"; rename '{renamable[similar[0]]}'?" if similar else ""
+    expected = ACCEPTED_TYPES[TABLES[name][column].logical_type]
+    return f"{file}: column '{column}' ({expected}) is missing. Found: {', '.join(present) or 'none'}{hint}"
 
 
-def _convert(value: ir.Value, kind: str, text: bool) -> ir.Value | None:
-    """The value in its canonical type, or None when the type cannot stand for `kind`."""
+def _convert(value: ir.Value, logical_type: str, is_text: bool) -> ir.Value | None:
+    """The value in its canonical type, or None where its type does not fit `logical_type`."""
     t = value.type()
-    if kind in ("id", "text"):
+    if logical_type in ("id", "text"):
         return value.cast("string") if t.is_string() or t.is_integer() else None
-    if kind == "number":
+    if logical_type == "number":
         if t.is_numeric() and not t.is_boolean():
             return value.cast("float64")
-        return value.try_cast("float64") if text and t.is_string() else None
-    if kind == "flag":
+        return value.try_cast("float64") if is_text and t.is_string() else None
+    if logical_type == "flag":
         if t.is_boolean() or t.is_integer():
             return value.cast("boolean")
-        return value.try_cast("boolean") if text and t.is_string() else None
+        return value.try_cast("boolean") if is_text and t.is_string() else None
     if t.is_integer():
         return value.cast("int64")
     if t.is_timestamp() or t.is_date():
         return unix_seconds(value)
     if t.is_string():
-        number = value.re_search(r"^\s*-?\d+(\.\d+)?\s*$")
-        # The zoned type reads an offset where there is one and takes UTC where there is none; the plain
-        # timestamp type would drop the offset without a word.
-        stamp = unix_seconds(value.try_cast("timestamp('UTC')"))
-        return ibis.ifelse(number, value.try_cast("float64").floor().cast("int64"), stamp)
+        is_number = value.re_search(r"^\s*-?\d+(\.\d+)?\s*$")
+        # The zoned type reads an offset, and takes UTC where there is none; the plain type drops the offset.
+        timestamp = unix_seconds(value.try_cast("timestamp('UTC')"))
+        return ibis.ifelse(is_number, value.try_cast("float64").floor().cast("int64"), timestamp)
     return None
 
 
 def unix_seconds(value: ir.Value) -> ir.Value:
-    """Unix seconds of a timestamp or date, whole and rounded down; a naive one is taken as UTC."""
-    # ibis declares epoch_seconds as int32, DuckDB returns a double: the detour rounds down, not to nearest.
+    """Unix seconds of a timestamp or date, rounded down; without a zone it is taken as UTC."""
+    # Ibis declares epoch_seconds as int32, DuckDB returns a double: a plain cast would round to nearest.
     return value.cast("timestamp").epoch_seconds().cast("float64").floor().cast("int64")
 
 
 def _convert_attribute(value: ir.Value, name: str, file: str) -> ir.Value:
-    """Attributes come as string (boolean too), int64 or float64 (decimals and times too)."""
+    """The attribute as string (booleans too), int64 or float64 (decimals and times too)."""
     t: dt.DataType = value.type()
     if t.is_string() or t.is_boolean():
         return value.cast("string")

@@ -1,6 +1,6 @@
 """A shop's impression log as checkouts that can be asked again, with what was shown and what came of it.
 
-    orders, events ─ data/tables/attribution.py, data/examples/checkouts.py ─▶ labels as in training
+    orders, events ─ data/tables/attribution.py, data/examples/outcomes.py ─▶ labels as in training
                    ╰ data/examples/user_histories.py ─▶ histories, as an export writes them
 
 A checkout counts once, by the first slate that was logged for it.
@@ -19,16 +19,17 @@ import numpy as np
 import pyarrow as pa
 
 from data.errors import DataError
-from data.examples import checkouts as examples
 from data.examples import splits
 from data.examples import user_histories as store
+from data.examples.outcomes import attribute_to_checkouts, outcome_lists
+from data.examples.writer import basket_lists
 from data.feature_schema import FeatureSchema
 from data.io import engine
 from data.sources import tables as source
 from data.tables import attribution, checks, contract
-from data.tables import coded_log as coding
-from data.tables.coded_log import EncodedTables
+from data.tables.encoded_tables import EncodedTables, encode_tables
 from exporting.bundle import write_store
+from models.schema import SECONDS_PER_DAY
 from serving import Checkout, Line, Store, open_store
 from serving.pipeline.slate_policy import SLOTS
 
@@ -67,10 +68,10 @@ def read_logged_checkouts(
     horizon = str(data["horizon"])
     with tempfile.TemporaryDirectory() as folder, engine.connect({}, Path(folder)) as con:
         clean = _clean(con, shop, data)
-        coded = coding.encode_tables(con, clean)
+        coded = encode_tables(con, clean)
         shown = engine.materialize(con, "shown", _first_slates(clean["events"], coded, champion))
         until = splits.add_horizon_end(coded, horizon).semi_join(shown, "order")
-        late, early = until.until.isnull() | (until.until > coded.end), until.ts < _bundle_data_end(manifest)
+        late, early = until.horizon_end.isnull() | (until.horizon_end > coded.end), until.ts < _bundle_data_end(manifest)
         left_out = {
             "before the end of the bundle's own data": int(con.execute(early.sum().fill_null(0))),
             f"with a horizon ({horizon}) that the log does not reach": int(
@@ -113,7 +114,7 @@ def _clean(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any]) -> dict[s
         days = splits.horizon_days(str(data["horizon"]))
         clicks = attribution.window_seconds(data.get("click_window", "1d"))
         conformed["events"], _ = attribution.attribute_feedback(
-            con, conformed["events"], conformed["orders"], clicks, None if days is None else days * splits.DAY
+            con, conformed["events"], conformed["orders"], clicks, None if days is None else days * SECONDS_PER_DAY
         )
     clean = checks.check_tables(con, conformed, names, "fail", "Correct the files.").tables
     also = {"p_click": "float64", "bundle_version": "string"}
@@ -143,7 +144,7 @@ def _first_slates(events: ir.Table, log: EncodedTables, champion: str | None) ->
 
 def _checkouts(con: ibis.BaseBackend, log: EncodedTables, asked: ir.Table) -> dict[int, Checkout]:
     """Order code → the checkout as it was asked, in order of time."""
-    t = asked.join(log.users.select("user", "user_id"), "user").join(examples.basket_lists(log), "order")
+    t = asked.join(log.users.select("user", "user_id"), "user").join(basket_lists(log), "order")
     ids = dict(zip(*con.to_pyarrow(log.items.select("item", "item_id")).to_pydict().values(), strict=True))
     found = {}
     for row in con.to_pyarrow(t.order_by("order")).to_pylist():
@@ -162,9 +163,9 @@ def _outcomes(
     con: ibis.BaseBackend, log: EncodedTables, asked: ir.Table
 ) -> dict[tuple[int, int], tuple[float, float, float]]:
     """(order code, item code) → click, purchase and what was spent, of what was shown and clicked."""
-    bounds = con.to_pyarrow(asked.agg(a=asked.ts.min(), b=asked.until.max())).to_pylist()[0]
-    events = engine.materialize(con, "attributed", examples.attribute_to_checkouts(log, asked))
-    t = con.to_pyarrow(examples.outcome_lists(log, asked, events, (bounds["a"], bounds["b"])))
+    bounds = con.to_pyarrow(asked.agg(a=asked.ts.min(), b=asked.horizon_end.max())).to_pylist()[0]
+    events = engine.materialize(con, "attributed", attribute_to_checkouts(log, asked))
+    t = con.to_pyarrow(outcome_lists(log, asked, events, (bounds["a"], bounds["b"])))
     found = {}
     for row in t.to_pylist():
         named = (row[f"outcome_{c}"] for c in ("item", "impression", "click", "purchase", "value"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_check, request_level, training, workload
-from data.io.stream import BatchStream
+from data.io.stream import BatchStream, StreamOptions
 
 
 def test_requests_and_rows_are_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_workload_trains_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["samples_per_s"] > 0
     assert 0 <= found["data_wait_share"] < 1
     columns = [*workload.FEATURES, *workload.LABELS]
-    seen = list(BatchStream(tmp_path / "rows.parquet", columns, workload.decode, 64, shuffle=True))
+    seen = list(BatchStream(tmp_path / "rows.parquet", columns, workload.decode, 64, StreamOptions(shuffle=True)))
     assert torch.cat([ids for ids, _ in seen], dim=1).shape == (20, 640)
 
 

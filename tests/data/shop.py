@@ -1,8 +1,8 @@
-"""A small shop, made by hand from a seed: users with favourites that they buy again and again.
+"""A small synthetic shop, drawn from a seed: users with favourite items that they buy again and again.
 
-Every user has a taste (two of the categories) and a handful of favourite items of it. An order holds
-favourites, now and then a new item of the taste, and rarely anything else. So a model that learns repeat
-purchases and categories beats one that knows only popularity.
+Every user prefers two of the categories and has six favourite items of them. An order has favourites, at
+times a new item of the preferred categories, and rarely any other item. So a model that learns repeat
+purchases and categories beats popularity.
 """
 
 import csv
@@ -28,7 +28,7 @@ def write_shop(
     events: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Writes `orders.csv, items.csv, users.csv` and, if asked, `events.csv`; gives the folder."""
+    """Write `orders.csv, items.csv, users.csv` and, with `events`, `events.csv`; returns the folder."""
     for name, rows in make_shop(users, items, days, events, seed).items():
         write_csv(folder / f"{name}.csv", rows)
     return folder
@@ -55,30 +55,30 @@ def make_shop(
     number = 0
     for u in range(users):
         tables["users"].append({"user_id": f"u{u:03d}", "city": f"city{u % 4}", "age": 18 + u * 13 % 60})
-        taste = rng.choice(len(CATEGORIES), 2, replace=False)
-        liked = [k for k in range(items) if k % len(CATEGORIES) in taste]
-        favourites = rng.choice(liked, min(6, len(liked)), replace=False)
-        at = START + int(rng.integers(0, 8 * DAY))
-        while at < START + days * DAY:
+        categories = rng.choice(len(CATEGORIES), 2, replace=False)
+        preferred = [k for k in range(items) if k % len(CATEGORIES) in categories]
+        favourites = rng.choice(preferred, min(6, len(preferred)), replace=False)
+        ts = START + int(rng.integers(0, 8 * DAY))
+        while ts < START + days * DAY:
             number += 1
             chosen = set(rng.choice(favourites, 3, replace=False).tolist())
-            chosen.add(int(rng.choice(liked) if rng.random() < 0.8 else rng.integers(items)))
-            tables["orders"] += _order(rng, f"o{number:05d}", u, at, sorted(chosen), catalog)
+            chosen.add(int(rng.choice(preferred) if rng.random() < 0.8 else rng.integers(items)))
+            tables["orders"] += _order(rng, f"o{number:05d}", u, ts, sorted(chosen), catalog)
             if events:
-                tables["events"] += _events(rng, f"o{number:05d}", u, at, favourites, items)
-            at += int(rng.uniform(3, 9) * DAY)
+                tables["events"] += _events(rng, f"o{number:05d}", u, ts, favourites, items)
+            ts += int(rng.uniform(3, 9) * DAY)
     return tables
 
 
 def _order(
-    rng: np.random.Generator, order: str, u: int, at: int, chosen: list[int], catalog: list[dict[str, Any]]
+    rng: np.random.Generator, order: str, u: int, ts: int, chosen: list[int], catalog: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     return [
         {
             "order_id": order,
             "user_id": f"u{u:03d}",
             "item_id": catalog[k]["item_id"],
-            "ts": iso(at),
+            "ts": iso(ts),
             "quantity": int(rng.integers(1, 4)),
             "price": round(catalog[k]["price"] * (0.9 if rng.random() < 0.2 else 1.0), 2),
             "device": ("phone", "desktop")[u % 2],
@@ -88,17 +88,17 @@ def _order(
 
 
 def _events(
-    rng: np.random.Generator, order: str, u: int, at: int, favourites: np.ndarray, items: int
+    rng: np.random.Generator, order: str, u: int, ts: int, favourites: np.ndarray, items: int
 ) -> list[dict[str, Any]]:
     """Six impressions after the checkout; favourites are clicked more often."""
     rows = []
-    liked = rng.choice(favourites, 3, replace=False).tolist()
-    shown = liked + [k for k in rng.permutation(items).tolist() if k not in liked][:3]
-    for position, k in enumerate(shown):
+    slate = rng.choice(favourites, 3, replace=False).tolist()
+    slate += [k for k in rng.permutation(items).tolist() if k not in slate][:3]
+    for position, k in enumerate(slate):
         row = {"user_id": f"u{u:03d}", "item_id": f"i{k:03d}", "order_id": order, "position": position}
-        rows.append({**row, "ts": iso(at + 5), "kind": "impression"})
+        rows.append({**row, "ts": iso(ts + 5), "kind": "impression"})
         if rng.random() < (0.5 if k in favourites else 0.05):
-            rows.append({**row, "ts": iso(at + 60 + position), "kind": "click"})
+            rows.append({**row, "ts": iso(ts + 60 + position), "kind": "click"})
     return rows
 
 
@@ -107,7 +107,7 @@ def iso(ts: int) -> str:
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Columns are those of all rows, in order of appearance."""
+    """Write the columns of all rows, in order of appearance."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(c for row in rows for c in row))
     with path.open("w", newline="") as file:

@@ -23,14 +23,14 @@ def log_shop(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     tables = make_shop(users=20, items=32, days=70, events=True)
     rows = []
     for event in tables.pop("events"):
-        known = {k: event[k] for k in ("user_id", "item_id", "kind")}
-        request = {"request_id": f"of {event['order_id']}", "arm": "a", "sources": ["ann"]}
+        row = {k: event[k] for k in ("user_id", "item_id", "kind")}
+        row |= {"request_id": f"of {event['order_id']}", "arm": "a", "sources": ["ann"]}
         ts = int(datetime.fromisoformat(event["ts"]).timestamp())
         if event["kind"] == "impression":
-            rows.append(known | request | {"ts": ts, "order_id": event["order_id"],
-                                           "position": event["position"] + 1, "propensity": 0.5})  # fmt: skip
+            rows.append(row | {"ts": ts, "order_id": event["order_id"],
+                               "position": event["position"] + 1, "propensity": 0.5})  # fmt: skip
         else:
-            rows.append(known | request | {"ts": ts, "user_id": None})
+            rows.append(row | {"ts": ts, "user_id": None})
     save(tmp_path, tables)
     write_log(tmp_path / "events", rows)
     return tmp_path, rows
@@ -46,13 +46,13 @@ def write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
     })  # fmt: skip
     half = len(rows) // 2
     pq.write_table(pa.Table.from_pylist(rows[half:], schema), folder / "a.parquet")
-    more = schema.append(pa.field("value", pa.float64()))
-    pq.write_table(pa.Table.from_pylist(rows[:half], more), folder / "b.parquet")
+    schema = schema.append(pa.field("value", pa.float64()))
+    pq.write_table(pa.Table.from_pylist(rows[:half], schema), folder / "b.parquet")
     (folder / "c.journal").write_bytes(b"being written")
 
 
 def test_a_folder_of_the_log_is_the_events(log_shop: tuple[Path, list[dict[str, Any]]]) -> None:
-    """The same examples as from the shop's own events that say all themselves."""
+    """Examples are those of events that name their user and order themselves."""
     folder, rows = log_shop
     out = prepare(config(folder))
     meta = json.loads((out / "meta.json").read_text())
@@ -63,9 +63,9 @@ def test_a_folder_of_the_log_is_the_events(log_shop: tuple[Path, list[dict[str, 
     assert meta["click"] == "logged"
     assert all(meta["impressions"].values())
 
-    own = folder / "own"
-    save(own, make_shop(users=20, items=32, days=70, events=True))
-    plain = prepare(config(own))
+    other_shop = folder / "other_shop"
+    save(other_shop, make_shop(users=20, items=32, days=70, events=True))
+    plain = prepare(config(other_shop))
     assert json.loads((plain / "meta.json").read_text())["attribution"] is None
     for split in ("train", "validation", "test"):
         a, b = (pq.read_table(f / "examples" / f"{split}.parquet") for f in (out, plain))
@@ -73,7 +73,7 @@ def test_a_folder_of_the_log_is_the_events(log_shop: tuple[Path, list[dict[str, 
         assert a.equals(b)
 
 
-def test_the_window_is_set_and_another_file_is_another_log(
+def test_the_click_window_and_a_new_file_change_the_result(
     log_shop: tuple[Path, list[dict[str, Any]]],
 ) -> None:
     folder, rows = log_shop
@@ -82,8 +82,8 @@ def test_the_window_is_set_and_another_file_is_another_log(
     first = prepare(config(folder, click_window="1m"))
     counts = json.loads((first / "meta.json").read_text())["attribution"]["click"]
     assert counts == {**dict.fromkeys(JOIN_STATES, 0), "late": clicks}
-    more = rows[0] | {"kind": "click", "request_id": "unheard of"}
-    pq.write_table(pa.Table.from_pylist([more]), folder / "events" / "d.parquet")
+    extra = rows[0] | {"kind": "click", "request_id": "unknown"}
+    pq.write_table(pa.Table.from_pylist([extra]), folder / "events" / "d.parquet")
     second = prepare(config(folder, click_window="1m"))
     assert second != first
     counts = json.loads((second / "meta.json").read_text())["attribution"]["click"]
@@ -96,7 +96,7 @@ def test_folders_that_cannot_be_used(log_shop: tuple[Path, list[dict[str, Any]]]
     folder, rows = log_shop
     events = folder / "events"
     (folder / "events.parquet").write_bytes((events / "a.parquet").read_bytes())
-    with pytest.raises(DataError, match=r"both events\.parquet and events are there"):
+    with pytest.raises(DataError, match=r"both events\.parquet and events exist"):
         prepare(config(folder))
     (folder / "events.parquet").unlink()
     (events / "b.parquet").write_bytes((events / "b.parquet").read_bytes()[:-20])
@@ -108,26 +108,26 @@ def test_folders_that_cannot_be_used(log_shop: tuple[Path, list[dict[str, Any]]]
         prepare(config(folder))
     (events / "a.parquet").unlink()
     (events / "b.parquet").unlink()
-    with pytest.raises(DataError, match=r"events: no Parquet file is there"):
+    with pytest.raises(DataError, match=r"events: no Parquet file found"):
         prepare(config(folder))
 
 
-def test_files_that_come_while_they_are_read(
+def test_files_that_appear_while_they_are_read_are_an_error(
     log_shop: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = log_shop
     read_tables = source.read_tables
 
-    def slowly(*arguments: Any) -> Any:
+    def add_file_and_read(*arguments: Any) -> Any:
         (folder / "events" / "d.parquet").write_bytes((folder / "events" / "a.parquet").read_bytes())
         return read_tables(*arguments)
 
-    monkeypatch.setattr(source, "read_tables", slowly)
-    with pytest.raises(DataError, match="files came or went while they were read; prepare again"):
+    monkeypatch.setattr(source, "read_tables", add_file_and_read)
+    with pytest.raises(DataError, match="input files changed while they were read; prepare again"):
         prepare(config(folder))
 
 
-def test_a_log_as_csv_hides_no_bad_cell(tmp_path: Path) -> None:
+def test_bad_cells_of_a_csv_log_are_named(tmp_path: Path) -> None:
     tables = make_shop(users=20, items=32, days=70)
     first = tables["orders"][0]
     row = {k: first[k] for k in ("user_id", "item_id", "order_id", "ts")} | {"kind": "impression"}

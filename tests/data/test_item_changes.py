@@ -1,4 +1,4 @@
-"""Changes between trainings: read strictly, merged plainly, and encoded as preparation encodes."""
+"""Item updates between trainings: read strictly, merged column by column, encoded as in preparation."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ BAD: dict[str, tuple[Rows, list[str]]] = {
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, FeatureSchema, Rows]:
-    """items.parquet, the schema and the items as the shop gave them, descriptions and oddities included."""
+    """items.parquet, the schema and the shop's item rows, with descriptions and unusual values."""
     folder = tmp_path_factory.mktemp("shop")
     tables = make_shop(users=20, items=32, days=70)
     for k, item in enumerate(tables["items"]):
@@ -63,7 +63,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, Featur
     return pq.read_table(out / "items.parquet"), FeatureSchema.load(out), tables["items"]
 
 
-def ledger(*rows: dict[str, Any]) -> pa.Table:
+def make_updates(*rows: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=ITEM_UPDATE_SCHEMA)
 
 
@@ -74,7 +74,7 @@ def by_id(items: pa.Table) -> dict[str, dict[str, Any]]:
 # --- read ---
 
 
-def test_what_is_read(tmp_path: Path) -> None:
+def test_updates_are_read_in_file_order(tmp_path: Path) -> None:
     rows = [
         {"item_id": "007", "price": "2.5", "available": "false"},
         {
@@ -94,7 +94,7 @@ def test_what_is_read(tmp_path: Path) -> None:
 
 
 def test_parquet_of_whole_numbers_and_columns_of_nulls(tmp_path: Path) -> None:
-    """What pandas writes of a frame in which nothing of a column is given has no type."""
+    """Columns of nulls, as pandas writes them, have no type."""
     order = list(range(500, 0, -1))
     table = pa.table(
         {"item_id": order, "price": pa.nulls(500), "title": pa.nulls(500), "available": [0] * 500}
@@ -160,7 +160,7 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
         read_item_updates(path)
 
 
-# --- merged ---
+# --- merge ---
 
 a_row = st.fixed_dictionaries(
     {
@@ -178,32 +178,32 @@ a_file = st.lists(a_row, max_size=5, unique_by=lambda r: r["item_id"])
 @settings(deadline=None)
 @given(st.lists(a_file, min_size=1, max_size=4))
 def test_the_last_given_value_wins(files: list[Rows]) -> None:
-    found = None
-    want: dict[str, dict[str, Any]] = {}
+    merged = None
+    expected: dict[str, dict[str, Any]] = {}
     for rows in files:
-        found = merge_item_updates(found, ledger(*rows))
+        merged = merge_item_updates(merged, make_updates(*rows))
         for row in rows:
-            known = want.setdefault(row["item_id"], dict.fromkeys(ITEM_UPDATE_SCHEMA.names))
-            known |= {c: v for c, v in row.items() if v is not None}
-    assert found is not None
-    assert found.schema == ITEM_UPDATE_SCHEMA
-    assert found.to_pylist() == list(want.values()), "in the order in which they were first given"
+            item = expected.setdefault(row["item_id"], dict.fromkeys(ITEM_UPDATE_SCHEMA.names))
+            item |= {c: v for c, v in row.items() if v is not None}
+    assert merged is not None
+    assert merged.schema == ITEM_UPDATE_SCHEMA
+    assert merged.to_pylist() == list(expected.values()), "in the order of their first update"
 
 
 @settings(deadline=None)
 @given(st.tuples(a_file, a_file, a_file))
 def test_changes_can_be_merged_in_any_grouping(files: tuple[Rows, Rows, Rows]) -> None:
-    a, b, c = (ledger(*rows) for rows in files)
+    a, b, c = (make_updates(*rows) for rows in files)
     assert merge_item_updates(merge_item_updates(a, b), c).equals(
         merge_item_updates(a, merge_item_updates(b, c))
     )
     assert merge_item_updates(None, a).equals(a)
 
 
-# --- changed_items ---
+# --- apply ---
 
 
-def test_facts_given_again_change_nothing(
+def test_updates_with_the_same_values_change_nothing(
     prepared: tuple[pa.Table, FeatureSchema, Rows], tmp_path: Path
 ) -> None:
     items, schema, shop = prepared
@@ -211,10 +211,10 @@ def test_facts_given_again_change_nothing(
     assert apply_item_updates(items, read_item_updates(tmp_path / "changes.csv"), schema, WORDS).equals(items)
 
 
-def test_new_items_get_what_preparation_gave_their_like(
+def test_new_items_are_encoded_as_in_preparation(
     prepared: tuple[pa.Table, FeatureSchema, Rows], tmp_path: Path
 ) -> None:
-    """The whole shop once more under other ids, in another order: nothing can be copied from old rows."""
+    """All items again with new ids, in another order: no value is copied from old rows."""
     items, schema, shop = prepared
     assert max(len(t) for t in items["tokens"].to_pylist()) == WORDS
     twins = [{**r, "item_id": f"new {r['item_id']}"} for r in reversed(shop)]
@@ -223,16 +223,16 @@ def test_new_items_get_what_preparation_gave_their_like(
     assert found.schema == items.schema
     assert found.slice(0, items.num_rows).equals(items)
     assert found["item_id"].to_pylist()[items.num_rows :] == [r["item_id"] for r in twins]
-    known = by_id(items)
+    old_items = by_id(items)
     for new in found.slice(items.num_rows).to_pylist():
-        old = known[new["item_id"].removeprefix("new ")]
+        old = old_items[new["item_id"].removeprefix("new ")]
         same = [*ENCODED, "category", "brand", "price", "margin", "created_at", "available"]
         assert {c: new[c] for c in same} == {c: old[c] for c in same}
         assert new["title"] == (new["item_id"] if old["title"] == old["item_id"] else old["title"])
         assert new["first_sold"] == 0
 
 
-def test_a_known_item_changes_only_where_it_is_given(
+def test_an_item_changes_only_in_the_columns_of_its_update(
     prepared: tuple[pa.Table, FeatureSchema, Rows],
 ) -> None:
     items, schema, _ = prepared
@@ -247,7 +247,7 @@ def test_a_known_item_changes_only_where_it_is_given(
     }
     assert not before["i006"]["available"]
     found = apply_item_updates(
-        items, ledger(*({"item_id": k, **v} for k, v in changes.items())), schema, WORDS
+        items, make_updates(*({"item_id": k, **v} for k, v in changes.items())), schema, WORDS
     )
     assert found.num_rows == items.num_rows
     clean = schema.categories.index("home/clean") + 1
@@ -257,33 +257,33 @@ def test_a_known_item_changes_only_where_it_is_given(
         "i010": {"category_codes": [home, clean, 0], "leaf": clean},
     }
     assert before["i009"]["brand_code"] != derived["i009"]["brand_code"]
-    want = [r | changes.get(r["item_id"], {}) | derived.get(r["item_id"], {}) for r in items.to_pylist()]
-    assert found.to_pylist() == want
+    expected = [r | changes.get(r["item_id"], {}) | derived.get(r["item_id"], {}) for r in items.to_pylist()]
+    assert found.to_pylist() == expected
 
 
-def test_tokens_follow_the_text_that_is_known(prepared: tuple[pa.Table, FeatureSchema, Rows]) -> None:
+def test_tokens_follow_title_and_description(prepared: tuple[pa.Table, FeatureSchema, Rows]) -> None:
     items, schema, _ = prepared
     before = by_id(items)
 
     def words(**change: Any) -> list[str]:
-        found = apply_item_updates(items, ledger(change), schema, WORDS)
+        found = apply_item_updates(items, make_updates(change), schema, WORDS)
         return sorted(schema.tokens[t - 1] for t in by_id(found)[change["item_id"]]["tokens"])
 
     assert before["i005"]["title"] == "Towel No 5"
     assert words(item_id="i005", title="Apple treat, unheard of") == ["apple", "treat"]
     assert words(item_id="i005", description="Apple") == ["5", "apple", "no", "towel"]
     assert words(item_id="i005", title="Soap", description="Apple") == ["apple", "soap"]
-    kept = sorted(schema.tokens[t - 1] for t in before["i005"]["tokens"])
-    assert kept != sorted(["5", "no", "towel"]), "its description is in there"
-    assert words(item_id="i005", title="Towel No 5") == kept, "a title given again loses nothing"
-    # The title of i004 is its id, for want of one; that is no word of its text.
+    tokens = sorted(schema.tokens[t - 1] for t in before["i005"]["tokens"])
+    assert tokens != sorted(["5", "no", "towel"]), "it has words of the description"
+    assert words(item_id="i005", title="Towel No 5") == tokens, "the same title keeps them"
+    # i004 has no title, so its title is its id, which is no word of its text.
     assert "i004" in schema.tokens
     assert (before["i004"]["title"], words(item_id="i004", description="Soap")) == ("i004", ["soap"])
 
 
-def test_a_new_item_may_say_nothing_but_its_id(prepared: tuple[pa.Table, FeatureSchema, Rows]) -> None:
+def test_a_new_item_needs_only_its_id(prepared: tuple[pa.Table, FeatureSchema, Rows]) -> None:
     items, schema, _ = prepared
-    changes = ledger(
+    changes = make_updates(
         {"item_id": "bare"}, {"item_id": "odd", "category": "toys/x", "brand": "?", "available": False}
     )
     found = apply_item_updates(items, changes, schema, WORDS).to_pylist()[items.num_rows :]
@@ -297,6 +297,6 @@ def test_a_new_item_may_say_nothing_but_its_id(prepared: tuple[pa.Table, Feature
     ]
 
 
-def test_an_empty_ledger_changes_nothing(prepared: tuple[pa.Table, FeatureSchema, Rows]) -> None:
+def test_no_updates_change_nothing(prepared: tuple[pa.Table, FeatureSchema, Rows]) -> None:
     items, schema, _ = prepared
-    assert apply_item_updates(items, ledger(), schema, WORDS).equals(items)
+    assert apply_item_updates(items, make_updates(), schema, WORDS).equals(items)

@@ -1,9 +1,10 @@
-"""The prepared folder: reused when nothing changed, new when anything did; features and snapshots in it."""
+"""The prepared folder: reused for the same input, new after any change; its features and snapshots."""
 
 import json
 import math
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,30 +20,29 @@ from tests.data.conftest import config, save
 from tests.data.shop import DAY, START, iso, make_shop
 
 
-def test_nothing_redone_nothing_stale(
+def test_the_folder_is_reused_until_the_input_changes(
     shop: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture
 ) -> None:
     folder, tables = shop
     cfg = config(folder)
     first = prepare(cfg)
-    stamp = (first / "meta.json").stat().st_mtime_ns
-    said = capsys.readouterr()
-    assert said.out.count("\n") == 1
-    assert "immature" in said.out
-    assert "neighbours" in said.err
-    # Where and how fast is no part of the result; another library's mapping is the same config.
+    mtime = (first / "meta.json").stat().st_mtime_ns
+    output = capsys.readouterr()
+    assert output.out.count("\n") == 1
+    assert "immature" in output.out
+    assert "neighbours" in output.err
+    # The place of the files and the engine's settings do not change the result; any mapping is a config.
     moved = folder / "moved"
     save(moved, tables)
     same = config(moved) | {"prepare": {"memory_limit": "2GB", "threads": 1}, "paths": cfg["paths"]}
     assert prepare(OmegaConf.create(same)) == first
     assert "reused" in capsys.readouterr().out
-    assert (first / "meta.json").stat().st_mtime_ns == stamp
+    assert (first / "meta.json").stat().st_mtime_ns == mtime
 
-    other = config(folder, horizon="7d")
-    assert prepare(other) != first
-    fewer = config(folder)
-    fewer["features"]["max_history"] = 5
-    assert prepare(fewer) != first
+    assert prepare(config(folder, horizon="7d")) != first
+    short_histories = config(folder)
+    short_histories["features"]["max_history"] = 5
+    assert prepare(short_histories) != first
     tables["orders"][0]["price"] += 1
     save(folder, tables)
     assert prepare(cfg) != first
@@ -75,50 +75,46 @@ def test_a_folder_is_the_same_twice(shop: tuple[Path, dict[str, Any]]) -> None:
 def test_two_logs_that_follow_each_other_hold_all_training_checkouts_once(
     tmp_path: Path, horizon: str
 ) -> None:
-    """What was complete by the start of an earlier validation, and what `since` leaves to learn from."""
+    """An earlier training set, and the one after `since`, together are the whole one."""
     save(tmp_path, make_shop(users=20, items=32, days=90))
     early = config(tmp_path, horizon=horizon, until=iso(START + 70 * DAY))
     late = config(tmp_path, horizon=horizon)
     folder = prepare(early)
     start = json.loads((folder / "meta.json").read_text())["split"]["validation_start"]
-    found = []
+    train_rows, split_sizes = [], []
     for cfg in (early, config(tmp_path, horizon=horizon, since=iso(start)), late):
-        folder = prepare(cfg)
-        found.append(pq.read_table(folder / "examples" / "train.parquet").to_pylist())
-        for split in ("validation", "test"):
-            rows = pq.read_table(folder / "examples" / f"{split}.parquet")
-            found.append(rows.num_rows)
-    before, _, _, new, *judged, everything, _, _ = found
-    assert judged == found[-2:]
-    ids = [[row["order_id"] for row in rows] for rows in (before, new, everything)]
-    assert min(map(len, ids)) > 10
-    assert sorted(ids[0] + ids[1]) == sorted(ids[2])
-    whole = {row["order_id"]: row for row in everything}
-    for row in new:
-        assert row == whole[row["order_id"]]
+        examples = prepare(cfg) / "examples"
+        train_rows.append(pq.read_table(examples / "train.parquet").to_pylist())
+        split_sizes.append(
+            [pq.read_table(examples / f"{s}.parquet").num_rows for s in ("validation", "test")]
+        )
+    assert split_sizes[1] == split_sizes[2]
+    before, after, whole = ([row["order_id"] for row in rows] for rows in train_rows)
+    assert min(map(len, (before, after, whole))) > 10
+    assert sorted(before + after) == sorted(whole)
+    row_of = {row["order_id"]: row for row in train_rows[2]}
+    for row in train_rows[1]:
+        assert row == row_of[row["order_id"]]
 
 
-def test_a_log_read_until_an_instant_is_the_log_of_then(tmp_path: Path) -> None:
+def test_a_log_read_until_a_time_is_the_log_of_that_time(tmp_path: Path) -> None:
     tables = make_shop(users=20, items=32, days=90, events=True)
     until = START + 70 * DAY
-    now, then = tmp_path / "now", tmp_path / "then"
-    save(now, tables)
-    earlier = {name: [row for row in tables[name] if row["ts"] < iso(until)] for name in ("orders", "events")}
-    save(then, tables | earlier)
-    read = prepare(config(now, until=iso(until)))
-    expected = prepare(config(then))
-    assert (
-        last_order_time(config(now, until=iso(until)))
-        == last_order_time(config(then))
-        < last_order_time(config(now))
-    )
-    assert last_order_time(config(then)) == json.loads((expected / "meta.json").read_text())["window"]["end"]
+    long, short = tmp_path / "long", tmp_path / "short"
+    save(long, tables)
+    before = {name: [row for row in tables[name] if row["ts"] < iso(until)] for name in ("orders", "events")}
+    save(short, tables | before)
+    found = prepare(config(long, until=iso(until)))
+    expected = prepare(config(short))
+    end = json.loads((expected / "meta.json").read_text())["window"]["end"]
+    assert last_order_time(config(long, until=iso(until))) == last_order_time(config(short)) == end
+    assert last_order_time(config(long)) > end
     names = [p.relative_to(expected) for p in expected.rglob("*.parquet")]
     assert names
     for name in names:
-        assert pq.read_table(read / name).equals(pq.read_table(expected / name)), name
+        assert pq.read_table(found / name).equals(pq.read_table(expected / name)), name
     with pytest.raises(DataError, match=r"data\.until is 'soon', expected a date"):
-        prepare(config(now, until="soon"))
+        prepare(config(long, until="soon"))
 
 
 def test_schema_and_items(shop: tuple[Path, dict[str, Any]]) -> None:
@@ -167,12 +163,36 @@ def test_schema_and_items(shop: tuple[Path, dict[str, Any]]) -> None:
     for row in (r for r in items if r["tokens"]):
         assert math.fsum(w * w for w in row["token_weights"]) == pytest.approx(1, rel=1e-5)
 
-    people = {r["user_id"]: r for r in pq.read_table(out / "store.parquet").to_pylist()}
-    at = [a.name for a in schema.profile].index("score")
+    users = {r["user_id"]: r for r in pq.read_table(out / "user_histories.parquet").to_pylist()}
+    position = [a.name for a in schema.profile].index("score")
     for u, row in enumerate(tables["users"]):
-        x = row["score"]
-        code = 0 if x == "" else 1 + sum(e <= x for e in profile["score"].edges)
-        assert people[row["user_id"]]["profile"][at] == code, u
+        score = row["score"]
+        code = 0 if score == "" else 1 + sum(edge <= score for edge in profile["score"].edges)
+        assert users[row["user_id"]]["profile"][position] == code, u
+
+
+def _seconds(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp())
+
+
+class OrderLine(NamedTuple):
+    ts: int
+    item: int
+    price: float
+    quantity: int
+    order_id: str
+    user: str
+
+
+def read_lines(tables: dict[str, Any]) -> list[OrderLine]:
+    """The order lines by time, with item rows."""
+    row = {r["item_id"]: k + 1 for k, r in enumerate(tables["items"])}
+    return sorted(
+        OrderLine(
+            _seconds(r["ts"]), row[r["item_id"]], r["price"], r["quantity"], r["order_id"], r["user_id"]
+        )
+        for r in tables["orders"]
+    )
 
 
 def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
@@ -182,99 +202,108 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
     out = prepare(config(folder))
     dates = json.loads((out / "meta.json").read_text())["snapshot_dates"]
     catalog, text = load_catalog(out)
-    lines = pq.read_table(out / "first_bought.parquet")
-    item = {r["item_id"]: k + 1 for k, r in enumerate(tables["items"])}
-    orders = [
-        (_seconds(r["ts"]), item[r["item_id"]], r["price"], r["order_id"], r["price"] * r["quantity"])
-        for r in tables["orders"]
-    ]
-    assert dates[0] == min(o[0] for o in orders)
-    assert dates[-1] == max(o[0] for o in orders) + 1
+    lines = read_lines(tables)
+    assert dates[0] == min(line.ts for line in lines)
+    assert dates[-1] == max(line.ts for line in lines) + 1
     assert set(np.diff(dates[:-1])) == {7 * DAY}
-    buyer = {r["order_id"]: r["user_id"] for r in tables["orders"]}
     n = len(tables["items"]) + 1
     assert catalog.price.shape == catalog.orders_28d.shape == (len(dates), n)
     price = np.array([0, *[r["price"] for r in tables["items"]]], np.float64)
     spend = price.copy()
     for s, date in enumerate(dates):
-        window = [o for o in orders if date - 28 * DAY <= o[0] < date]
-        popularity = np.bincount([o[1] for o in window], minlength=n)
-        assert (catalog.orders_28d[s].numpy() == popularity).all()
-        week = [o[1] for o in orders if date - 7 * DAY <= o[0] < date]
+        month = [line for line in lines if date - 28 * DAY <= line.ts < date]
+        orders_28d = np.bincount([line.item for line in month], minlength=n)
+        assert (catalog.orders_28d[s].numpy() == orders_28d).all()
+        week = [line.item for line in lines if date - 7 * DAY <= line.ts < date]
         assert (catalog.sales_7d[s].numpy() == np.bincount(week, minlength=n)).all()
-        ever = {(buyer[o[3]], o[1]) for o in orders if o[0] < date}
-        assert (catalog.buyers[s].numpy() == np.bincount([i for _, i in ever], minlength=n)).all()
-        for i in np.flatnonzero(popularity):
-            price[i] = np.mean([o[2] for o in window if o[1] == i])
-            spend[i] = np.mean([o[4] for o in window if o[1] == i])
+        buyers = {(line.user, line.item) for line in lines if line.ts < date}
+        assert (catalog.buyers[s].numpy() == np.bincount([i for _, i in buyers], minlength=n)).all()
+        for i in np.flatnonzero(orders_28d):
+            price[i] = np.mean([line.price for line in month if line.item == i])
+            spend[i] = np.mean([line.price * line.quantity for line in month if line.item == i])
         np.testing.assert_allclose(catalog.price[s].numpy(), price, rtol=1e-5)
         np.testing.assert_allclose(catalog.mean_line_spend[s].numpy(), spend, rtol=1e-5)
-    first = {i: min(o[0] for o in orders if o[1] == i) for i in {o[1] for o in orders}}
+    first = {i: min(line.ts for line in lines if line.item == i) for i in {line.item for line in lines}}
     assert catalog.first_sold.tolist() == [first.get(i, 0) for i in range(n)]
     assert len(text.offsets) == n + 1
-    assert lines.num_rows == len({(r["user_id"], r["item_id"]) for r in tables["orders"]})
+    first_purchases = pq.read_table(out / "first_purchases.parquet")
+    assert first_purchases.num_rows == len({(line.user, line.item) for line in lines})
 
-    found = load_neighbours(out, n)
-    assert max(found) == len(dates) - 1
-    for s, (offsets, item_of, score) in found.items():
-        baskets: dict[str, set[int]] = {}
-        for ts, i, _, o, _ in sorted(orders):
-            if ts < dates[s]:
-                baskets.setdefault(o, set()).add(i)
-        count = np.zeros((n, n))
-        before: dict[str, set[int]] = {}  # each user's order before
-        for basket in baskets.values():
-            count[np.ix_(list(basket), list(basket))] += 1
-        alone = np.diag(count).copy()
-        for o, basket in baskets.items():
-            count[np.ix_(list(before.get(buyer[o], set())), list(basket))] += 1
-            before[buyer[o]] = basket
-        np.fill_diagonal(count, 0)
-        for i in range(n):
-            want = {j: count[i, j] / math.sqrt(alone[i] * alone[j]) for j in np.flatnonzero(count[i] >= 2)}
+
+def test_neighbours(shop: tuple[Path, dict[str, Any]]) -> None:
+    folder, tables = shop
+    out = prepare(config(folder))
+    dates = json.loads((out / "meta.json").read_text())["snapshot_dates"]
+    n, lines = len(tables["items"]) + 1, read_lines(tables)
+    neighbours = load_neighbours(out, n)
+    assert max(neighbours) == len(dates) - 1
+    for s, (offsets, item_of, score) in neighbours.items():
+        expected = plain_copurchase_scores([line for line in lines if line.ts < dates[s]], n)
+        for i, scores in enumerate(expected):
             part = slice(int(offsets[i]), int(offsets[i + 1]))
-            assert score[part].tolist() == pytest.approx(sorted(want.values(), reverse=True)[:20], rel=1e-5)
+            best = sorted(scores.values(), reverse=True)[:20]
+            assert score[part].tolist() == pytest.approx(best, rel=1e-5)
             for j, x in zip(item_of[part].tolist(), score[part].tolist(), strict=True):
-                assert want[j] == pytest.approx(x, rel=1e-5)
+                assert scores[j] == pytest.approx(x, rel=1e-5)
+
+
+def plain_copurchase_scores(lines: list[OrderLine], n: int) -> list[dict[int, float]]:
+    """Per item, neighbour → score, by loops."""
+    baskets: dict[str, set[int]] = {}
+    buyer = {line.order_id: line.user for line in lines}
+    for line in lines:
+        baskets.setdefault(line.order_id, set()).add(line.item)
+    n_both = np.zeros((n, n))
+    for basket in baskets.values():
+        n_both[np.ix_(list(basket), list(basket))] += 1
+    n_orders = np.diag(n_both).copy()
+    previous: dict[str, set[int]] = {}  # basket of each user's order before
+    for order, basket in baskets.items():
+        n_both[np.ix_(list(previous.get(buyer[order], set())), list(basket))] += 1
+        previous[buyer[order]] = basket
+    np.fill_diagonal(n_both, 0)
+    return [
+        {j: n_both[i, j] / math.sqrt(n_orders[i] * n_orders[j]) for j in np.flatnonzero(n_both[i] >= 2)}
+        for i in range(n)
+    ]
 
 
 @pytest.mark.parametrize("every", [7, 60])
 def test_buyers_are_those_known_by_the_snapshot(tmp_path: Path, every: int) -> None:
-    """Also where snapshots are further apart than sales count, and where a purchase is known late."""
+    """Also where snapshots are further apart than the sales window, and where a purchase is known late."""
     tables = make_shop(users=20, items=32, days=70)
-    line = tables["orders"][0]
-    for n, (day, known) in enumerate([(2, 40), (3, 400), (30, 30)]):
-        when = {"ts": iso(START + day * DAY), "ingested_at": iso(START + known * DAY)}
-        tables["orders"].append({**line, "order_id": f"n{n}", "user_id": f"new{n}", "item_id": "i005"} | when)
+    line = tables["orders"][0] | {"item_id": "i005"}
+    for n, (day, ingestion_day) in enumerate([(2, 40), (3, 400), (30, 30)]):
+        times = {"ts": iso(START + day * DAY), "ingested_at": iso(START + ingestion_day * DAY)}
+        tables["orders"].append({**line, "order_id": f"n{n}", "user_id": f"new{n}"} | times)
     save(tmp_path, tables)
     cfg = config(tmp_path)
     cfg["data"]["snapshots"]["every"] = every
     out = prepare(cfg)
     dates = json.loads((out / "meta.json").read_text())["snapshot_dates"]
-    known = [
+    purchases = [
         (r["user_id"], max(_seconds(r["ts"]), _seconds(r.get("ingested_at") or r["ts"])))
         for r in tables["orders"]
         if r["item_id"] == "i005"
     ]
     catalog, _ = load_catalog(out)
     for s, date in enumerate(dates):
-        assert catalog.buyers[s, 6] == len({user for user, at in known if at < date})
+        assert catalog.buyers[s, 6] == len({user for user, known_at in purchases if known_at < date})
 
 
-def test_store_holds_the_latest_facts(shop: tuple[Path, dict[str, Any]]) -> None:
+def test_user_histories_hold_the_latest_events(shop: tuple[Path, dict[str, Any]]) -> None:
     folder, tables = shop
-    late = {"user_id": "u000", "item_id": "i001", "ts": iso(START + 69 * DAY), "kind": "click"}
-    tables["events"] = [late, {**late, "kind": "impression"}, {**late, "user_id": "visitor"}]
+    click = {"user_id": "u000", "item_id": "i001", "ts": iso(START + 69 * DAY), "kind": "click"}
+    tables["events"] = [click, {**click, "kind": "impression"}, {**click, "user_id": "visitor"}]
     save(folder, tables)
     cfg = config(folder)
     cfg["features"]["max_history"] = 10
-    people = {r["user_id"]: r for r in pq.read_table(prepare(cfg) / "store.parquet").to_pylist()}
-    mine = sorted(_seconds(r["ts"]) for r in tables["orders"] if r["user_id"] == "u000")
-    mine = sorted([*mine, _seconds(late["ts"])])[-10:]
-    assert people["u000"]["ts"] == mine
-    assert people["u000"]["kind"].count("click") == 1
-    assert people["visitor"]["item_id"] == ["i001"]
-    assert people["u000"]["profile_values"] == ["city0", "18"]
+    users = {r["user_id"]: r for r in pq.read_table(prepare(cfg) / "user_histories.parquet").to_pylist()}
+    order_times = [_seconds(r["ts"]) for r in tables["orders"] if r["user_id"] == "u000"]
+    assert users["u000"]["ts"] == sorted([*order_times, _seconds(click["ts"])])[-10:]
+    assert users["u000"]["kind"].count("click") == 1
+    assert users["visitor"]["item_id"] == ["i001"]
+    assert users["u000"]["profile_values"] == ["city0", "18"]
 
 
 @pytest.mark.slow
@@ -290,16 +319,10 @@ def test_the_complete_journey(tmp_path: Path) -> None:
     assert (counts["orders"], counts["users"], counts["unlisted_items"]) == (155_368, 2469, 3)
 
 
-def _seconds(text: str) -> int:
-    from datetime import datetime
-
-    return int(datetime.fromisoformat(text).timestamp())
-
-
 def test_paths_deeper_than_the_levels_keep_their_leaves(tmp_path: Path) -> None:
     tables = make_shop(users=20, items=32, days=70)
-    for at, item in enumerate(tables["items"]):
-        item["category"] = f"a/b/c/d/leaf{at % 4}"
+    for k, item in enumerate(tables["items"]):
+        item["category"] = f"a/b/c/d/leaf{k % 4}"
     save(tmp_path, tables)
     items = pq.read_table(prepare(config(tmp_path)) / "items.parquet")
     assert len(set(items["leaf"].to_pylist()[1:])) == 4

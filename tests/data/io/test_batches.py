@@ -1,4 +1,4 @@
-"""Batches against a plain reading of the file: nothing lost, nothing doubled, exact after a resume."""
+"""Batches against the rows of the file: none lost, none doubled, exact after a resume."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def write_examples(path: Path, rows: int, group: int, candidates: bool = True, s
             "ts": 1000 + k,
             "snapshot": k // 9,
         }
-        row |= {"n_before": k // 7, "context": [k % 3, k % 5], "profile": []}
+        row |= {"n_prior_orders": k // 7, "context": [k % 3, k % 5], "profile": []}
         for name, fields in FIELDS.items():
             n = int(rng.integers(0, 6)) if rng.random() < 0.7 else 0
             for c, kind in fields.items():
@@ -53,17 +53,17 @@ def write_examples(path: Path, rows: int, group: int, candidates: bool = True, s
     if not candidates:
         out = [{c: v for c, v in r.items() if not c.startswith("candidate")} for r in out]
     kinds = {"order_id": pa.string(), "user_id": pa.string(), "ts": pa.int64(), "snapshot": pa.int64()}
-    kinds |= {"n_before": pa.int64(), "context": pa.list_(pa.int32()), "profile": pa.list_(pa.int32())}
-    small = {np.int64: pa.int32(), np.float32: pa.float32(), np.bool_: pa.bool_()}
+    kinds |= {"n_prior_orders": pa.int64(), "context": pa.list_(pa.int32()), "profile": pa.list_(pa.int32())}
+    arrow_types = {np.int64: pa.int32(), np.float32: pa.float32(), np.bool_: pa.bool_()}
     for name, fields in FIELDS.items():
         if candidates or name != "candidate":
-            kinds |= {f"{name}_{c}": pa.list_(small[k]) for c, k in fields.items()}
+            kinds |= {f"{name}_{c}": pa.list_(arrow_types[k]) for c, k in fields.items()}
     pq.write_table(pa.Table.from_pylist(out, pa.schema(kinds)), path, row_group_size=group)
     return out
 
 
 def rows_of(batch: Batch) -> list[dict[str, Any]]:
-    """The batch as Python rows again."""
+    """The rows of a batch."""
     out = []
     groups = {"history": batch.query, "basket": batch.query}
     groups |= {"outcome": batch.outcomes, "candidate": batch.candidates}
@@ -71,7 +71,7 @@ def rows_of(batch: Batch) -> list[dict[str, Any]]:
         row = {
             "order_id": order,
             "user_id": batch.user_id[b].as_py(),
-            "n_before": int(batch.n_prior_orders[b]),
+            "n_prior_orders": int(batch.n_prior_orders[b]),
         }
         row |= {c: int(getattr(batch.query, c)[b]) for c in ("ts", "snapshot")}
         row |= {c: getattr(batch.query, c)[b].tolist() for c in ("context", "profile")}
@@ -102,7 +102,7 @@ def same(a: Batch, b: Batch) -> bool:
     keep=st.sampled_from([None, 0, 2]),
     at=st.integers(0, 80),
 )
-def test_shards_resume_and_lists(
+def test_shards_and_resumed_streams_have_all_rows_once(
     tmp_path: Path, sizes: tuple, world: int, buffer: int, shuffle: bool, keep: int | None, at: int
 ) -> None:
     path = tmp_path / "x.parquet"
@@ -116,35 +116,33 @@ def test_shards_resume_and_lists(
             }
 
     def reader(rank: int) -> BatchStream[Batch]:
-        made = read_batches(path, size, keep, seed=5, shuffle=shuffle, rank=rank, world_size=world)
-        made.epoch = 3
-        return made
+        loader = read_batches(path, size, keep, seed=5, shuffle=shuffle, rank=rank, world_size=world)
+        loader.epoch = 3
+        return loader
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "SHUFFLE_GROUPS", buffer)
-        seen: list[dict] = []
+        all_rows: list[dict] = []
         for rank in range(world):
             loader = reader(rank)
-            whole = list(loader)
-            assert len(whole) == len(loader) == -(-rows // size)
+            batches = list(loader)
+            assert len(batches) == len(loader) == -(-rows // size)
             assert loader.state_dict() == {"epoch": 4, "batch": 0}
-            seen += [r for b in whole for r in rows_of(b)]
+            all_rows += [r for b in batches for r in rows_of(b)]
 
-            cut = at % len(whole)
-            first = reader(rank)
-            got = [b for _, b in zip(range(cut), first, strict=False)]
-            state = {"epoch": 3, "batch": cut}
-            assert len(got) == cut
-            second = reader(rank)
-            second.load_state_dict(state)
-            rest = list(second)
-            assert len(rest) == len(whole) - cut
-            assert all(same(a, b) for a, b in zip(rest, whole[cut:], strict=True))
-            assert second.state_dict() == {"epoch": 4, "batch": 0}
-    assert len(seen) == rows
-    assert {r["order_id"]: r for r in seen} == expected
+            cut = at % len(batches)
+            interrupted = reader(rank)
+            assert len([b for _, b in zip(range(cut), interrupted, strict=False)]) == cut
+            resumed = reader(rank)
+            resumed.load_state_dict({"epoch": 3, "batch": cut})
+            later_batches = list(resumed)
+            assert len(later_batches) == len(batches) - cut
+            assert all(same(a, b) for a, b in zip(later_batches, batches[cut:], strict=True))
+            assert resumed.state_dict() == {"epoch": 4, "batch": 0}
+    assert len(all_rows) == rows
+    assert {r["order_id"]: r for r in all_rows} == expected
     if not shuffle and world == 1:
-        assert [r["order_id"] for r in seen] == list(expected)
+        assert [r["order_id"] for r in all_rows] == list(expected)
 
 
 def test_state_counts_what_the_consumer_has(tmp_path: Path) -> None:
@@ -154,8 +152,7 @@ def test_state_counts_what_the_consumer_has(tmp_path: Path) -> None:
         assert loader.state_dict() == {"epoch": 0, "batch": k + 1}
         if k == 2:
             break
-    again = list(loader)
-    assert len(again) == len(loader), "a new iteration starts anew unless a state was loaded"
+    assert len(list(loader)) == len(loader), "without a loaded state an iteration starts at the first batch"
 
 
 def test_epochs_differ_and_repeat(tmp_path: Path) -> None:
@@ -174,10 +171,10 @@ def test_epochs_differ_and_repeat(tmp_path: Path) -> None:
 def test_no_candidates(tmp_path: Path) -> None:
     write_examples(tmp_path / "x.parquet", 20, 4, candidates=False)
     loader = read_batches(tmp_path / "x.parquet", 10, world_size=2, rank=1)
-    whole = list(loader)
-    assert len(whole) == len(loader) == 2
-    assert all(b.n_prior_orders.numel() == 5 and b.candidates is None for b in whole)
-    assert whole[0].query.profile.shape == (5, 0)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 2
+    assert all(b.n_prior_orders.numel() == 5 and b.candidates is None for b in batches)
+    assert batches[0].query.profile.shape == (5, 0)
 
 
 def test_sliced_tables_keep_their_lists(tmp_path: Path) -> None:
@@ -186,7 +183,7 @@ def test_sliced_tables_keep_their_lists(tmp_path: Path) -> None:
     assert rows_of(to_batch(table)) == rows[11:18]
 
 
-def test_what_cannot_be_read(tmp_path: Path) -> None:
+def test_missing_columns_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"order_id": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"x\.parquet: columns .*basket_item.* are missing"):
         read_batches(tmp_path / "x.parquet", 4)

@@ -1,4 +1,4 @@
-"""Spark prepares what DuckDB prepares, to the last value. Needs requirements/spark.txt and Java 17."""
+"""Spark and DuckDB prepare equal tables. Needs requirements/spark.txt and Java 17."""
 
 from pathlib import Path
 
@@ -6,8 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.errors import DataError
+from data.io import engine
 from data.prepare import prepare
 from data.sources import tables
+from data.tables.contract import conform
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
 
@@ -24,10 +26,10 @@ def test_the_same_rows_as_duckdb(tmp_path: Path) -> None:
     for file in shop.glob("*.csv"):
         as_parquet(file)
     folders = []
-    for engine in ("duckdb", "spark"):
-        cfg = config(shop) | {"prepare": {"engine": engine, "master": "local[2]"}}
-        folders.append(prepare(cfg | {"paths": {"prepared": str(tmp_path / engine)}}))
-    assert folders[0].name == folders[1].name, "the engine is no part of the key"
+    for name in ("duckdb", "spark"):
+        cfg = config(shop) | {"prepare": {"engine": name, "master": "local[2]"}}
+        folders.append(prepare(cfg | {"paths": {"prepared": str(tmp_path / name)}}))
+    assert folders[0].name == folders[1].name, "the key does not depend on the engine"
     files = sorted(file.relative_to(folders[0]) for file in folders[0].rglob("*.parquet"))
     assert files == sorted(file.relative_to(folders[1]) for file in folders[1].rglob("*.parquet"))
     for file in files:
@@ -36,13 +38,10 @@ def test_the_same_rows_as_duckdb(tmp_path: Path) -> None:
 
 
 def as_parquet(file: Path) -> None:
-    """Write the table of a CSV file as Parquet in its place, with the types that preparation would give."""
-    from data.io import engine
-    from data.tables.contract import conform
-
+    """Replace a CSV file by a Parquet file with the canonical types."""
     with engine.connect({}, file.parent / "scratch") as con:
         raw = tables.read_tables(con, {"root": str(file.parent)})[file.stem]
-        found = conform(raw, file.stem, str(file))
-        kept = [c for c in found.columns if not c.startswith("_")]
-        pq.write_table(con.to_pyarrow(found.order_by("_row").select(*kept)), file.with_suffix(".parquet"))
+        table = conform(raw, file.stem, str(file))
+        columns = [c for c in table.columns if not c.startswith("_")]
+        pq.write_table(con.to_pyarrow(table.order_by("_row").select(*columns)), file.with_suffix(".parquet"))
     file.unlink()

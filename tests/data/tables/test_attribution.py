@@ -1,4 +1,4 @@
-"""The join of feedback with impressions against a plain reading of its rules."""
+"""The join of feedback with impressions against a plain implementation of its rules."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -47,13 +47,13 @@ ORDERS = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def con() -> Iterator[ibis.BaseBackend]:
-    opened = ibis.duckdb.connect(threads=1)
-    opened.raw_sql("SET disabled_optimizers = 'top_n_window_elimination'")
-    yield opened
-    opened.disconnect()
+    connection = ibis.duckdb.connect(threads=1)
+    connection.raw_sql("SET disabled_optimizers = 'top_n_window_elimination'")
+    yield connection
+    connection.disconnect()
 
 
-def joined(
+def attribute_rows(
     con: ibis.BaseBackend, log: list[dict[str, Any]], orders: list[dict[str, Any]], purchase: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     types = {"id": pa.string(), "time": pa.int64(), "number": pa.float64(), "text": pa.string()}
@@ -64,7 +64,7 @@ def joined(
     log = [row | {"_row": k} for k, row in enumerate(log, start=1)]
     tables = [
         engine.materialize(
-            con, name, ibis.memtable(pa.Table.from_pylist(rows, schema)).mutate(there=1).drop("there")
+            con, name, ibis.memtable(pa.Table.from_pylist(rows, schema)).mutate(extra=1).drop("extra")
         )
         for name, rows, schema in (("log", log, schema), ("paid", orders, lines))
     ]
@@ -72,7 +72,7 @@ def joined(
     return con.to_pyarrow(events).to_pylist(), counts
 
 
-def plainly(
+def attribute_plainly(
     log: list[dict[str, Any]], orders: list[dict[str, Any]], purchase: int | None
 ) -> tuple[Counter, dict[str, dict[str, int]]]:
     """The rules of docs/architecture.md, by loops."""
@@ -95,8 +95,8 @@ def plainly(
     for slot in slots.values():
         order, user = slot["order_id"], slot["user_id"]
         if order is None and user is not None:
-            mine = [(at, o) for o, (at, buyer) in paid.items() if buyer == user and at <= slot["ts"]]
-            order = max(mine)[1] if mine else NO_CHECKOUT
+            before = [(at, o) for o, (at, buyer) in paid.items() if buyer == user and at <= slot["ts"]]
+            order = max(before)[1] if before else NO_CHECKOUT
         at, buyer = paid.get(order, (slot["ts"], None))
         slot["user"], slot["order"], slot["since"] = user or buyer, order or NO_CHECKOUT, max(slot["ts"], at)
         state = "guest" if not slot["user"] else "joined" if slot["user"] == buyer else "no_checkout"
@@ -104,7 +104,7 @@ def plainly(
         if slot["user"]:
             out.append((slot["user"], slot["item_id"], slot["since"], "impression", slot["order"],
                         slot["position"], slot["request_id"]))  # fmt: skip
-    seen, aside = set(), set()
+    joined, unattributed = set(), set()
     for row in sorted(rows, key=lambda r: (r["ts"], r["row"])):
         if row["kind"] == "impression" or (row["user_id"] is None and row["request_id"] is None):
             continue
@@ -122,8 +122,8 @@ def plainly(
         elif row["ts"] > slot["ts"] + limit:
             state = "late"
         else:
-            state = "repeated" if (slot["row"], row["kind"]) in seen else "joined"
-            seen.add((slot["row"], row["kind"]))
+            state = "repeated" if (slot["row"], row["kind"]) in joined else "joined"
+            joined.add((slot["row"], row["kind"]))
         counts[row["kind"]][state] += 1
         if state == "joined" and slot["user"]:
             request = slot["request_id"] if slot["request_id"] is not None else f"row {slot['row'] + 1}"
@@ -131,8 +131,13 @@ def plainly(
                         slot["order"], row["position"], request))  # fmt: skip
         user = row["user_id"] or (slot["user"] if slot else None)
         fact = (user, row["item_id"], row["ts"], row["kind"])
-        if state in ("unknown", "early", "late") and row["kind"] != "purchase" and user and fact not in aside:
-            aside.add(fact)
+        if (
+            state in ("unknown", "early", "late")
+            and row["kind"] != "purchase"
+            and user
+            and fact not in unattributed
+        ):
+            unattributed.add(fact)
             out.append((*fact, NO_CHECKOUT, row["position"], row["request_id"]))
     return Counter(out), counts
 
@@ -147,7 +152,7 @@ def plainly(
 def test_against_a_plain_count(
     con: ibis.BaseBackend, worlds: list[tuple[list[dict], list[dict]]], purchase: int | None
 ) -> None:
-    """Of several shops that share no id, in one go: what takes time is to plan the queries."""
+    """Several shops that share no id are joined at once: planning the queries takes most of the time."""
     log, orders = (
         [
             {c: f"{shop}{v}" if c.endswith("_id") and v is not None else v for c, v in row.items()}
@@ -156,22 +161,22 @@ def test_against_a_plain_count(
         ]
         for which in (0, 1)
     )
-    found, counts = joined(con, log, orders, purchase)
-    expected, told = plainly(log, orders, purchase)
-    nobody = [r for r in log if r["kind"] != "impression" and r["user_id"] is r["request_id"] is None]
-    left = [
+    found, counts = attribute_rows(con, log, orders, purchase)
+    expected, expected_counts = attribute_plainly(log, orders, purchase)
+    without_owner = [r for r in log if r["kind"] != "impression" and r["user_id"] is r["request_id"] is None]
+    unchanged = [
         row for row in found if row["kind"] != "impression" and row["user_id"] is row["request_id"] is None
     ]
-    assert len(left) == len(nobody), "what is of nobody is left to the checks"
+    assert len(unchanged) == len(without_owner), "rows without an owner are left to the checks"
     names = ("user_id", "item_id", "ts", "kind", "order_id", "position", "request_id")
-    assert Counter(tuple(row[c] for c in names) for row in found if row not in left) == expected
-    assert counts == told
-    assert sum(sum(kind.values()) for kind in counts.values()) == len(log) - len(nobody), (
+    assert Counter(tuple(row[c] for c in names) for row in found if row not in unchanged) == expected
+    assert counts == expected_counts
+    assert sum(sum(kind.values()) for kind in counts.values()) == len(log) - len(without_owner), (
         "every row is counted"
     )
 
 
-SHOWN = {"kind": "impression", "user_id": "u0", "item_id": "i0", "request_id": "r", "order_id": "o",
+IMPRESSION = {"kind": "impression", "user_id": "u0", "item_id": "i0", "request_id": "r", "order_id": "o",
          "ts": 1000, "position": 3.0, "propensity": 0.25}  # fmt: skip
 PAID = [{"order_id": "o", "user_id": "u0", "ts": 990, "quantity": 1.0}]
 
@@ -187,7 +192,7 @@ PAID = [{"order_id": "o", "user_id": "u0", "ts": 990, "quantity": 1.0}]
         ({"ts": 999 - MAX_CLOCK_SKEW}, "early", NO_CHECKOUT),
         ({"request_id": "another"}, "unknown", NO_CHECKOUT),
         ({"item_id": "i1"}, "unknown", NO_CHECKOUT),
-        ({"user_id": "u1"}, "joined", "o"),  # logged in as someone else since: the request knows better
+        ({"user_id": "u1"}, "joined", "o"),  # another login since: the request decides
         ({"request_id": None}, "joined", "o"),
         ({"request_id": None, "user_id": "u1"}, "unknown", NO_CHECKOUT),
         ({"request_id": None, "ts": 999}, "unknown", NO_CHECKOUT),
@@ -195,45 +200,52 @@ PAID = [{"order_id": "o", "user_id": "u0", "ts": 990, "quantity": 1.0}]
     ],
 )
 def test_one_click(con: ibis.BaseBackend, change: dict[str, Any], state: str, order: str | None) -> None:
-    click = {**SHOWN, "kind": "click", "order_id": None, "ts": 1200, "position": None, "propensity": None}
-    found, counts = joined(con, [click | change, SHOWN], PAID, PURCHASE)
+    click = {
+        **IMPRESSION,
+        "kind": "click",
+        "order_id": None,
+        "ts": 1200,
+        "position": None,
+        "propensity": None,
+    }
+    found, counts = attribute_rows(con, [click | change, IMPRESSION], PAID, PURCHASE)
     kind = change.get("kind", "click")
     assert counts[kind] == {**dict.fromkeys(JOIN_STATES, 0), state: 1}
     assert [row["order_id"] for row in found if row["kind"] == kind] == ([order] if order else [])
-    shown = next(row for row in found if row["kind"] == "impression")
-    assert [shown[c] for c in KEPT] == ["u0", "i0", 1000, "impression", "o", 3.0, 0.25, None, "r"]
+    impression = next(row for row in found if row["kind"] == "impression")
+    assert [impression[c] for c in KEPT] == ["u0", "i0", 1000, "impression", "o", 3.0, 0.25, None, "r"]
 
 
-def test_nothing_that_came_of_a_checkout_stands_before_it(con: ibis.BaseBackend) -> None:
-    """Where the order's own time is behind what was shown and clicked, a history would hold the click."""
-    click = {**SHOWN, "kind": "click", "ts": 1005}
-    found, _ = joined(con, [SHOWN, click], [PAID[0] | {"ts": 1060}], PURCHASE)
+def test_no_outcome_is_earlier_than_its_checkout(con: ibis.BaseBackend) -> None:
+    """If the order's own time is later than impression and click, both move up to it."""
+    click = {**IMPRESSION, "kind": "click", "ts": 1005}
+    found, _ = attribute_rows(con, [IMPRESSION, click], [PAID[0] | {"ts": 1060}], PURCHASE)
     assert [row["ts"] for row in found] == [1060, 1060]
 
 
 def test_an_impression_without_an_order_follows_the_latest_one(con: ibis.BaseBackend) -> None:
-    """Also in the second of the checkout: that is what asked for it."""
+    """Also one in the same second: it asked for the slate."""
     orders = [PAID[0] | {"order_id": f"at {ts}", "ts": ts} for ts in (500, 1000, 1001)]
     orders.append(PAID[0] | {"order_id": "of another", "user_id": "u1", "ts": 999})
-    found, counts = joined(con, [SHOWN | {"order_id": None}], orders, PURCHASE)
+    found, counts = attribute_rows(con, [IMPRESSION | {"order_id": None}], orders, PURCHASE)
     assert [row["order_id"] for row in found] == ["at 1000"]
     assert counts["impression"]["joined"] == 1
 
 
-def test_what_came_twice_and_of_no_impression_is_one_fact(con: ibis.BaseBackend) -> None:
-    """Else the checks would call the second one a repeated line, which stops the run."""
-    stray = SHOWN | {"kind": "click", "request_id": "another", "order_id": None}
-    found, counts = joined(con, [stray, stray, stray | {"kind": "purchase"}], PAID, PURCHASE)
+def test_repeated_feedback_without_an_impression_is_one_event(con: ibis.BaseBackend) -> None:
+    """The checks would reject a second row of the same content."""
+    stray = IMPRESSION | {"kind": "click", "request_id": "another", "order_id": None}
+    found, counts = attribute_rows(con, [stray, stray, stray | {"kind": "purchase"}], PAID, PURCHASE)
     assert [(row["kind"], row["order_id"]) for row in found] == [("click", NO_CHECKOUT)]
     assert (counts["click"]["unknown"], counts["purchase"]["unknown"]) == (2, 1)
 
 
 def test_guests(con: ibis.BaseBackend) -> None:
-    """A guest is whom the order is of; who has none is counted, and no event."""
-    guest = SHOWN | {"user_id": None}
-    nobody = guest | {"request_id": "other", "order_id": None}
-    clicks = [row | {"kind": "click", "ts": 1010, "order_id": None} for row in (guest, nobody)]
-    found, counts = joined(con, [guest, nobody, *clicks], PAID, PURCHASE)
+    """A guest is the user of the order; without an order the impression is counted, and no event."""
+    guest = IMPRESSION | {"user_id": None}
+    without_order = guest | {"request_id": "other", "order_id": None}
+    clicks = [row | {"kind": "click", "ts": 1010, "order_id": None} for row in (guest, without_order)]
+    found, counts = attribute_rows(con, [guest, without_order, *clicks], PAID, PURCHASE)
     assert sorted((r["kind"], r["user_id"], r["order_id"]) for r in found) == [
         ("click", "u0", "o"), ("impression", "u0", "o"),
     ]  # fmt: skip

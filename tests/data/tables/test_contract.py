@@ -1,6 +1,7 @@
-"""Bad input never passes in silence: every kind of it is named, or set aside and counted."""
+"""Every kind of bad input is named, or set aside and counted."""
 
 import json
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ BAD = {
     "milliseconds": ("orders", {"ts": "1704067200000"}, "ts is outside 1990 to tomorrow"),
     "margin": ("items", {"margin": 35}, "margin is outside -1 to 1"),
     "negative list price": ("items", {"price": -2}, "price is negative"),
-    "unknown kind": ("events", {"kind": "hover"}, "kind is none of impression, click, cart, purchase"),
+    "unknown kind": ("events", {"kind": "hover"}, "kind is not one of impression, click, cart, purchase"),
     "propensity": ("events", {"propensity": 1.5}, "propensity is outside (0, 1]"),
     "negative value": ("events", {"value": -3}, "value is negative"),
 }
@@ -62,21 +63,21 @@ def test_a_bad_row_stops_or_is_set_aside(shop: tuple[Path, dict[str, Any]], case
     tables[name][1] |= change
     save(folder, tables)
     with pytest.raises(DataError) as error:
-        checked(folder, "fail")
+        rejected_rows(folder, "fail")
     for part in (f"{name}.csv", words, "rows 2", "data.bad_rows=quarantine"):
         assert part in str(error.value)
 
-    rejected = checked(folder, "quarantine")
+    rejected = rejected_rows(folder, "quarantine")
     assert [(r["table"], r["row"]) for r in rejected] == [(name, 2)]
     assert words in rejected[0]["reason"]
-    said = json.loads(rejected[0]["content"])
+    content = json.loads(rejected[0]["content"])
     column, value = next(iter(change.items()))
     if value not in ("", "nan", "inf") and "ts" not in change:
-        assert str(said[column]).startswith(str(value))
+        assert str(content[column]).startswith(str(value))
 
 
-def checked(folder: Path, bad_rows: str) -> list[dict[str, Any]]:
-    """The rejected rows, without the rest of `prepare`."""
+def rejected_rows(folder: Path, bad_rows: str) -> list[dict[str, Any]]:
+    """The rejected rows, without the other steps of `prepare`."""
     con = ibis.duckdb.connect(threads=2)
     names = {name: str(path) for name, path in source.table_files({"root": str(folder)}).items()}
     raw = source.read_tables(con, {"root": str(folder)})
@@ -103,7 +104,7 @@ def test_repeated_lines_and_keys(shop: tuple[Path, dict[str, Any]], name: str) -
     tables[name].append(dict(tables[name][0]))
     save(folder, tables)
     with pytest.raises(DataError, match=REPEATED[name]) as error:
-        checked(folder, "fail")
+        rejected_rows(folder, "fail")
     assert f"rows {len(tables[name])}" in str(error.value), "the later one is the bad one"
 
 
@@ -135,10 +136,10 @@ def test_the_same_item_twice_in_an_order_is_fine(shop: tuple[Path, dict[str, Any
     item = int(line["item_id"][1:]) + 1
     q = line["quantity"]
     assert row["basket_item"].count(item) == 1
-    at = row["basket_item"].index(item)
-    assert row["basket_quantity"][at] == 2 * q + 3
+    position = row["basket_item"].index(item)
+    assert row["basket_quantity"][position] == 2 * q + 3
     mean = (q * line["price"] + (q + 3) * (line["price"] + 1)) / (2 * q + 3)
-    assert row["basket_price"][at] == pytest.approx(mean, rel=1e-6)
+    assert row["basket_price"][position] == pytest.approx(mean, rel=1e-6)
 
 
 def test_returns_are_dropped_and_counted(shop: tuple[Path, dict[str, Any]]) -> None:
@@ -192,14 +193,14 @@ def test_files_that_cannot_be_used(shop: tuple[Path, dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", ["user_id,item_id,ts,kind,value\nu000,i001,2024-01-06,click,\n", "# a note\n"]
+    "extra", ["user_id,item_id,ts,kind,value\nu000,i001,2024-01-06,click,\n", "# a note\n"]
 )
-def test_no_line_of_a_csv_file_is_skipped(shop: tuple[Path, dict[str, Any]], more: str) -> None:
-    """A file behind another one, and a line that some readers take for a comment."""
+def test_no_line_of_a_csv_file_is_skipped(shop: tuple[Path, dict[str, Any]], extra: str) -> None:
+    """Two files in one, and a line that some readers take for a comment."""
     folder, _ = shop
-    (folder / "events.csv").write_text("user_id,item_id,ts,kind\nu000,i000,2024-01-05,click\n" + more)
+    (folder / "events.csv").write_text("user_id,item_id,ts,kind\nu000,i000,2024-01-05,click\n" + extra)
     with pytest.raises(DataError, match=r"events\.csv: cannot be read: line 3 has . fields"):
-        checked(folder, "fail")
+        rejected_rows(folder, "fail")
 
 
 def test_every_row_bad_is_an_error_even_in_quarantine(shop: tuple[Path, dict[str, Any]]) -> None:
@@ -244,20 +245,18 @@ def test_missing_and_mistyped_columns(shop: tuple[Path, dict[str, Any]]) -> None
 
 
 def test_integer_ids_and_all_ways_to_write_a_time(shop: tuple[Path, dict[str, Any]]) -> None:
-    """The same shop as ISO text, as offsets, as Unix seconds and as Parquet gives the same examples."""
-    from datetime import datetime, timedelta, timezone
-
+    """ISO text with offsets, naive text, Unix seconds and Parquet give the same examples."""
     folder, tables = shop
     orders = [{**r, "order_id": int(r["order_id"][1:])} for r in tables["orders"]]
     moments = [datetime.fromisoformat(r["ts"]) for r in orders]
     east = timezone(timedelta(hours=5, minutes=30))
-    ways = {
+    formats = {
         "offset": [m.astimezone(east).isoformat() for m in moments],
         "naive": [m.replace(tzinfo=None).isoformat(" ") for m in moments],
         "seconds": [str(int(m.timestamp())) for m in moments],
     }
     results = []
-    for times in ways.values():
+    for times in formats.values():
         write_csv(folder / "orders.csv", [{**r, "ts": t} for r, t in zip(orders, times, strict=True)])
         results.append(pq.read_table(prepare(config(folder)) / "examples/train.parquet"))
     (folder / "orders.csv").unlink()
@@ -267,8 +266,8 @@ def test_integer_ids_and_all_ways_to_write_a_time(shop: tuple[Path, dict[str, An
     results.append(pq.read_table(prepare(config(folder)) / "examples/train.parquet"))
     assert results[0]["order_id"][0].as_py().isdigit()
     assert results[0]["ts"][0].as_py() == min(int(m.timestamp()) for m in moments)
-    for other in results[1:]:
-        assert other.equals(results[0])
+    for result in results[1:]:
+        assert result.equals(results[0])
 
 
 def test_parquet_as_pandas_writes_it(tmp_path: Path) -> None:
@@ -284,10 +283,10 @@ def test_parquet_as_pandas_writes_it(tmp_path: Path) -> None:
     (tmp_path / "orders.csv").unlink()
     pq.write_table(table, tmp_path / "orders.parquet")
     assert pq.read_schema(tmp_path / "orders.parquet").field("ts").type == pa.timestamp("ns", "UTC")
-    same = prepare(config(tmp_path))
-    assert same != plain
+    typed = prepare(config(tmp_path))
+    assert typed != plain
     for name in ("train", "test"):
         before, after = (
-            pq.read_table(f / "examples" / f"{name}.parquet").drop(["context"]) for f in (plain, same)
+            pq.read_table(f / "examples" / f"{name}.parquet").drop(["context"]) for f in (plain, typed)
         )
         assert before.equals(after)

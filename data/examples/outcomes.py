@@ -1,0 +1,126 @@
+"""Outcomes: what a checkout led to inside its horizon, (ts, horizon_end].
+
+impressions, clicks, purchase events ─ attribute_to_checkouts ─╮
+order lines of the same user inside the horizon ───────────────┴─ outcome_lists ─▶ lists per checkout
+"""
+
+import ibis
+import ibis.expr.types as ir
+
+from data.io import lists
+from data.tables.encoded_tables import EncodedTables
+
+OUTCOME_TYPES = {
+    "item": "int32", "impression": "boolean", "click": "boolean", "purchase": "boolean", "value": "float32",
+    "position": "int32",
+}  # fmt: skip
+EVENT_FIELDS = ("item", "kind", "value", "position")
+
+
+def attribute_to_checkouts(encoded: EncodedTables, checkouts: ir.Table) -> ir.Table:
+    """Impressions, clicks and purchase events of checkouts by `order, item`, with the smallest position.
+
+    An event with an order_id belongs to that checkout if it lies in [ts, horizon_end]. An impression or click
+    without one belongs to the user's latest checkout strictly before it, if it lies in (ts, horizon_end].
+    Purchase events without one are left out: they repeat order lines.
+    """
+    e = encoded.events.filter(encoded.events.kind.isin(["impression", "click", "purchase"]))
+    by_order = e.filter(e.order >= 0)
+    by_order = by_order.join(
+        checkouts.select("order", "horizon_end", checkout_ts="ts", buyer="user"), "order"
+    )  # fmt: skip
+    by_order = by_order.filter(
+        by_order.ts >= by_order.checkout_ts,
+        by_order.ts <= by_order.horizon_end,
+        by_order.user == by_order.buyer,
+    )
+    by_user = _join_latest_checkout(e.filter(e.order == -1, e.kind != "purchase"), checkouts)
+    by_user = by_user.filter(by_user.ts <= by_user.horizon_end)
+    columns = ["order", *EVENT_FIELDS]
+    t = by_order.select(*columns).union(by_user.select(*columns))
+    has_position = (t.kind == "impression") & (t.position > 0)
+    return t.group_by("order", "item").agg(
+        impression=(t.kind == "impression").any(),
+        click=(t.kind == "click").any(),
+        purchase=(t.kind == "purchase").any(),
+        value=ibis.ifelse(t.kind == "purchase", t.value, ibis.null("float64")).sum(),
+        position=ibis.ifelse(has_position, t.position, ibis.null("int64")).min(),
+    )
+
+
+def _join_latest_checkout(events: ir.Table, checkouts: ir.Table) -> ir.Table:
+    """Events with `order` and `horizon_end` of the user's latest checkout strictly before them."""
+    null = ibis.null("int64")
+    marks = checkouts.select(
+        "user", at="ts", rank=ibis.literal(1), order="order", horizon_end="horizon_end"
+    )  # fmt: skip
+    marks = marks.mutate(**{c: ibis.null(events[c].type()) for c in EVENT_FIELDS}).cast({"order": "int64"})
+    marks = marks.mutate(latest=marks.order)
+    queries = events.select(
+        "user", *EVENT_FIELDS, at="ts", rank=ibis.literal(0), order="order", horizon_end=null, latest=null
+    )  # fmt: skip
+    t = marks.union(queries.select(*marks.columns))
+    # Order codes rise with time, so the running maximum is the latest checkout so far.
+    window = ibis.window(group_by="user", order_by=[t["at"], t["rank"]], preceding=(None, 0))
+    t = t.mutate(latest=t.latest.max().over(window))
+    t = t.filter(t["rank"] == 0).select("latest", *EVENT_FIELDS, ts="at")
+    return t.join(checkouts.select("order", "horizon_end"), t.latest == checkouts.order)
+
+
+def outcome_lists(
+    encoded: EncodedTables, checkouts: ir.Table, events: ir.Table, bounds: tuple[int, int]
+) -> ir.Table:
+    """Per checkout the lists `outcome_*`, by item; checkouts without outcomes are absent.
+
+    `bounds` are the first ts and the last horizon_end. The value is the spend of the order lines, else
+    that of the purchase events, else the item's list price.
+    """
+    lines = encoded.lines.filter(encoded.lines.ts > bounds[0], encoded.lines.ts <= bounds[1])
+    t = checkouts.join(lines.select("user", "item", "spend", line_ts="ts"), "user")
+    t = t.filter(t.line_ts > t.ts, t.line_ts <= t.horizon_end)
+    purchases = t.group_by("order", "item").agg(spend=t.spend.sum())
+    return _merge_outcomes(encoded, purchases, events.semi_join(checkouts, "order"))
+
+
+def _merge_outcomes(encoded: EncodedTables, purchases: ir.Table, events: ir.Table) -> ir.Table:
+    """The lists of `outcome_lists` from purchases by order line and attributed events, by `order, item`."""
+    no, null = ibis.literal(False), ibis.null("float64")
+    of_lines = purchases.select(
+        "order",
+        "item",
+        "spend",
+        event_value=null,
+        impression=no,
+        click=no,
+        event_purchase=no,
+        position=ibis.null("int64"),
+    )
+    of_events = events.select(
+        "order",
+        "item",
+        "impression",
+        "click",
+        "position",
+        spend=null,
+        event_value="value",
+        event_purchase="purchase",
+    )
+    t = of_lines.union(of_events.select(*of_lines.columns)).group_by("order", "item")
+    t = t.agg(
+        spend=ibis._.spend.max(),
+        event_value=ibis._.event_value.max(),
+        impression=ibis._.impression.any(),
+        click=ibis._.click.any(),
+        event_purchase=ibis._.event_purchase.any(),
+        position=ibis._.position.max().fill_null(0),
+    )
+    t = t.left_join(encoded.items.select("item", "price"), "item").drop("item_right")
+    purchase = t.spend.notnull() | t.event_purchase
+    event_value = ibis.coalesce(t.event_value.nullif(0.0), t.price, 0.0)
+    value = ibis.ifelse(purchase, ibis.coalesce(t.spend, event_value), 0.0)
+    # Where impressions are logged, a purchase by order line need not have come from the slate.
+    implies_click = t.event_purchase if encoded.impressions_logged else purchase
+    click = (t.click | implies_click) if encoded.clicks_logged else no
+    t = t.mutate(purchase=purchase, value=value, click=click)
+    t = t.mutate(**{c: t[c].cast(k) for c, k in OUTCOME_TYPES.items()})
+    return lists.collect_lists(t, "order", {f"outcome_{c}": c for c in OUTCOME_TYPES}, ["item"])

@@ -1,0 +1,158 @@
+"""Writes the examples: one row per checkout, with what was known at it and what it led to.
+
+Checkouts are joined in chunks of bounded history, because every list is copied on the way.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data import feature_schema
+from data.examples.histories import HISTORY_TYPES, count_prior_events, history_lists, slice_history
+from data.examples.outcomes import OUTCOME_TYPES, attribute_to_checkouts, outcome_lists
+from data.examples.splits import SPLITS
+from data.feature_schema import FeatureSchema
+from data.io import engine, lists
+from data.tables.encoded_tables import EncodedTables
+from models.schema import SECONDS_PER_DAY
+
+CHUNK_HISTORY_EVENTS = 2_000_000  # of histories per query: some 50 MB of lists, and their copies
+MAX_CHUNKS = 150  # queries for a split: each reads the lists of all users again
+CHECKOUT_COST = 64  # history events that take as much memory as a checkout without a history
+ROW_GROUP = 1024
+BASKET_TYPES = {"item": "int32", "quantity": "float32", "price": "float32"}
+LIST_TYPES = {
+    f"{group}_{c}": kind
+    for group, types in (("history", HISTORY_TYPES), ("basket", BASKET_TYPES), ("outcome", OUTCOME_TYPES))
+    for c, kind in types.items()
+} | {"context": "int32", "profile": "int32"}
+
+
+class ExampleCounts(NamedTuple):
+    """Checkouts by split."""
+
+    with_purchase: dict[str, int]
+    with_impressions: dict[str, int]
+
+
+class ExampleInputs(NamedTuple):
+    """Materialized tables that every chunk of checkouts reads."""
+
+    encoded: EncodedTables
+    history: ir.Table  # per user, of `history_lists`
+    basket: ir.Table  # per order, of `basket_lists`
+    events: ir.Table  # by order and item, of `attribute_to_checkouts`
+    schema: FeatureSchema
+
+
+class Chunk(NamedTuple):
+    """Consecutive checkouts."""
+
+    checkouts: ir.Table
+    bounds: tuple[int, int]  # first ts, last horizon_end
+
+
+def basket_lists(encoded: EncodedTables) -> ir.Table:
+    """Per order the lists `basket_{item,quantity,price}` of its own lines, by item."""
+    t = encoded.lines.mutate(**{c: encoded.lines[c].cast(k) for c, k in BASKET_TYPES.items()})
+    return lists.collect_lists(t, "order", {f"basket_{c}": c for c in BASKET_TYPES}, ["item"])
+
+
+def example_rows(chunk: Chunk, inputs: ExampleInputs) -> ir.Table:
+    """The example rows of a chunk, with `order` in front, unordered."""
+    encoded, schema = inputs.encoded, inputs.schema
+    outcome = outcome_lists(encoded, chunk.checkouts, inputs.events, chunk.bounds)
+    t = chunk.checkouts.left_join(inputs.basket, "order").drop("order_right")
+    t = t.left_join(outcome, "order").drop("order_right")
+    t = t.left_join(inputs.history, "user").drop("user_right")  # the widest last: no later join copies it
+    last = t.n_history.cast("int64")
+    first = ibis.greatest(last - schema.max_history, 0)
+    columns = {
+        **slice_history(t, first, last, encoded.has_late_arrivals),
+        **{f"basket_{c}": t[f"basket_{c}"] for c in BASKET_TYPES},
+        "context": feature_schema.attribute_codes(t, schema.context, "context_"),
+        "profile": t.profile_codes,
+        **{f"outcome_{c}": t[f"outcome_{c}"] for c in OUTCOME_TYPES},
+    }
+    filled = {
+        name: value.fill_null(ibis.literal([], type=f"array<{LIST_TYPES[name]}>"))
+        for name, value in columns.items()
+    }
+    return t.select("order", "order_id", "user_id", "ts", "snapshot", "n_prior_orders", **filled)
+
+
+def write_examples(
+    con: ibis.BaseBackend,
+    encoded: EncodedTables,
+    assigned: ir.Table,
+    schema: FeatureSchema,
+    every_days: int,
+    folder: Path,
+) -> ExampleCounts:
+    """Write `examples/{train,validation,test}.parquet`.
+
+    Args:
+        assigned: `order, order_id, user, ts, horizon_end, split` and the context columns.
+        every_days: the distance of snapshots.
+    """
+    profile_codes = feature_schema.attribute_codes(encoded.users, schema.profile, "profile_")
+    profiles = encoded.users.select("user", "user_id", profile_codes=profile_codes)
+    profiles = engine.materialize(con, "user_profiles", profiles)
+    t = assigned.filter(assigned.split.isin(SPLITS))
+    t = t.join(count_prior_events(encoded), "order").join(profiles, "user")
+    t = t.mutate(snapshot=(t.ts - encoded.start) // (every_days * SECONDS_PER_DAY))
+    checkouts = engine.materialize(con, "example_checkouts", t)
+    inputs = ExampleInputs(
+        encoded=encoded,
+        history=engine.materialize(con, "history_lists", history_lists(encoded)),
+        basket=engine.materialize(con, "basket_lists", basket_lists(encoded)),
+        events=engine.materialize(con, "checkout_events", attribute_to_checkouts(encoded, assigned)),
+        schema=schema,
+    )
+    (folder / "examples").mkdir()
+    counts = ExampleCounts(dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0))
+    for split in SPLITS:
+        path, writer = folder / "examples" / f"{split}.parquet", None
+        for chunk in _chunks(con, checkouts.filter(checkouts.split == split), schema.max_history):
+            table = con.to_pyarrow(example_rows(chunk, inputs))
+            # Arrow sorts wide rows several times faster than the engine.
+            table = table.take(pc.sort_indices(table["order"])).drop_columns("order").combine_chunks()
+            counts.with_purchase[split] += _count_rows_with_any(table, "outcome_purchase")
+            counts.with_impressions[split] += _count_rows_with_any(table, "outcome_impression")
+            writer = writer or pq.ParquetWriter(
+                path, table.schema, compression="zstd", write_page_checksum=True
+            )  # fmt: skip
+            writer.write_table(table, row_group_size=ROW_GROUP)
+        if writer is not None:
+            writer.close()
+    return counts
+
+
+def _chunks(con: ibis.BaseBackend, checkouts: ir.Table, max_history: int) -> Iterator[Chunk]:
+    """Chunks of at most MAX_CHUNKS, with some CHUNK_HISTORY_EVENTS history events or more each.
+
+    Every chunk reads all users' lists, so there should be few of them.
+    """
+    t = con.to_pyarrow(checkouts.select("order", "ts", "horizon_end", "n_history").order_by("order"))
+    cost = np.minimum(t["n_history"].to_numpy(), max_history) + CHECKOUT_COST
+    chunk_cost = max(CHUNK_HISTORY_EVENTS, int(cost.sum()) // MAX_CHUNKS)
+    chunk_of = (np.cumsum(cost) - cost) // chunk_cost
+    starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
+    for start, stop in zip(starts, np.append(starts[1:], len(chunk_of)), strict=True):
+        rows = t.slice(start, stop - start)
+        first, last = rows["order"][0].as_py(), rows["order"][-1].as_py()
+        bounds = (rows["ts"][0].as_py(), pc.max(rows["horizon_end"]).as_py())
+        yield Chunk(checkouts.filter(checkouts.order.between(first, last)), bounds)
+
+
+def _count_rows_with_any(table: pa.Table, flags: str) -> int:
+    """Number of rows with at least one true value in the list column `flags`."""
+    column = table[flags].combine_chunks()
+    return len(pc.unique(pc.list_parent_indices(column).filter(column.flatten())))
