@@ -37,9 +37,7 @@ from ..stores.base import EMPTY_HISTORY
 from .rows import CHECKOUT_ID, check_columns, output_schema, parse_checkouts, slates_to_batch
 
 IS_OFFSETS = tuple(name.endswith("_offsets") for name in QUERY_FIELDS)
-BATCH_SIZE = (
-    32  # with some 500 candidates each, a larger batch leaves the processor's caches and takes longer
-)
+BATCH_SIZE = 32  # a larger one, of some 500 candidates each, exceeds the processor's caches and takes longer
 ROW_GROUP = 10_000  # rows written at once; slates that wait lie between freed tensors and keep the heap large
 MAX_REPORTED_ROWS = 10  # bad rows that an error names
 Dtype = TypeVar("Dtype", bound=np.generic)

@@ -52,7 +52,7 @@ class Continuation:
 def run_with_history(
     store: Store, user_id: str, deadline: Deadline, reasons: list[str], continuation: Continuation
 ) -> None:
-    """Read the user's history in the stage `store`, then run the continuation, without one if it fails."""
+    """Read the user's history (stage `store`), then run the continuation; if the read fails, without one."""
     history = deadline.run_stage_or_default("store", EMPTY_HISTORY, reasons, fetch_history, store, user_id)
     continuation.run(history)
 

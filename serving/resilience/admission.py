@@ -7,7 +7,7 @@
               models, in a thread ─ late ─╯
 
 - The models are in time if the queue, at their recent service time, ends before QUEUE_TARGET_SHARE of the
-  deadline. What waits is bounded by what can be answered.
+  deadline. So the queue never exceeds what can be answered in time.
 - A fallback on the event loop takes less time than a hand-over to a thread. A refusal costs less still.
 - The time that a request lies in its socket cannot be measured. The loop reads all sockets at once, and
   answers what it read before it reads again: a request may have waited as long as the previous iteration

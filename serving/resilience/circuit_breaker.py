@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class CircuitBreaker:
-    """Opens after `failure_threshold` failures in a row. `reset_timeout` seconds later one request tries it.
+    """Opens after `failure_threshold` failures in a row; lets one request try again after `reset_timeout`.
 
     It stays open while an abandoned call has not returned: each trial could cost another thread for good.
     Concurrent failures count once. Safe to share between threads.

@@ -19,7 +19,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +27,8 @@ from torch import Tensor
 from .circuit_breaker import CircuitBreaker
 from .thread_pool import Task, ThreadPool
 
+Arguments = TypeVarTuple("Arguments")
+Output = TypeVar("Output")
 STORE_TIMEOUT_MS = 20.0  # ranking continues without a history
 SLATE_RESERVE_MS = 2.0  # building six items takes a fraction of it
 STALL_FRACTION = 0.5  # of the deadline
@@ -66,7 +68,9 @@ class Deadline:
         """Milliseconds until the deadline."""
         return self.deadline_ms - self.elapsed_ms()
 
-    def run_stage(self, stage: str, function: Any, *arguments: Any) -> Any:
+    def run_stage(
+        self, stage: str, function: Callable[[*Arguments], Output], *arguments: *Arguments
+    ) -> Output:
         """The output of a stage. Raises StageSkipped if time is short, its breaker is open, or it fails."""
         breaker, expected_ms = self.stage_stats.breakers[stage], self.stage_stats.expected_ms[stage]
         start_ms = self.elapsed_ms()
@@ -97,8 +101,13 @@ class Deadline:
                     breaker.record_returned()
 
     def run_stage_or_default(
-        self, stage: str, default: Any, reasons: list[str], function: Any, *arguments: Any
-    ) -> Any:
+        self,
+        stage: str,
+        default: Output,
+        reasons: list[str],
+        function: Callable[[*Arguments], Output],
+        *arguments: *Arguments,
+    ) -> Output:
         """As `run_stage`, but a stage that fails gives `default` and appends its reason to `reasons`."""
         try:
             return self.run_stage(stage, function, *arguments)
