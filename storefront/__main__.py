@@ -1,96 +1,92 @@
-"""`python -m storefront`: open the shop until a signal."""
+"""`python -m storefront`: a small shop on a bundle, until a signal."""
 
-import argparse
-import fcntl
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+from filelock import FileLock, Timeout
 
 from serving import BundleError, open_store
-from serving.http.backends import exported_store_path
-from serving.http.settings import Settings
+from serving.command_line import option, run
 from serving.progress import ProgressReporter
 from serving.storage.bundle import version_folder
 from serving.stores.loading import bulk_load
-
-EPILOG = """\
-Orders go into a copy of the bundle's store.arrow that is made at every start: one that was paid counts in the
-next slate, and none outlives the shop. Slates, clicks and purchases are logged, and stay.
-exit codes: 0 closed, 1 it cannot start, 2 wrong arguments"""
+from serving.stores.uri import exported_store_path
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Fill the store, serve. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m storefront",
-        description="Open a small shop on a bundle's data, to see six more items after a checkout.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--bundle", type=Path, default=Path("bundle"), help="bundle root or version folder (default: bundle)")
-    add("--port", type=int, default=8000, help="default: 8000; 0 for any that is free")
-    add(
-        "--folder", type=Path, default=Path("artifacts/shop"),
-        help="where store.db and the impression log, events/, are (default: artifacts/shop)",
-    )  # fmt: skip
-    options = parser.parse_args(arguments)
-    if not 0 <= options.port < 65536:
-        parser.error("--port must be 0 to 65535")  # exits with 2
-    try:
-        from serving.http import server
-        from storefront.app import create_shop_app
-    except ImportError as error:
-        print(f"error: {error}. To do: pip install 'sextet[http]'", file=sys.stderr)
-        return 1
-    try:
-        version_folder(options.bundle)
-        with lock_folder(options.folder):
-            source = exported_store_path(options.bundle)
-            store = rebuild_store(options.folder / "store.db", source)
-            settings = Settings(options.bundle, str(store), options.folder / "events")
-            server.serve(partial(create_shop_app, settings, source), "127.0.0.1", options.port, workers=1)
-    except (BundleError, OSError, ValueError, pa.ArrowException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        pass
+@dataclass(frozen=True, kw_only=True)
+class ShopOptions:
+    """Open a small shop on a bundle's data, to see six more items after a checkout.
+
+    Orders go into a copy of the bundle's store.arrow, made at every start: a paid order counts in the next
+    slate and does not outlive the shop. Slates, clicks and purchases are logged, and stay.
+    exit codes: 0 closed, 1 it cannot start, 2 wrong arguments
+    """
+
+    bundle: Path = option(Path("bundle"), "bundle root or version folder")
+    port: int = option(8000, "0 for any free port")
+    data_dir: Path = option(Path("artifacts/shop"), "folder of store.db and of the impression log, events/")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise ValueError("--port must be 0 to 65535")
+
+
+def open_shop(options: ShopOptions) -> int:
+    """Fill the store and serve until a signal. Returns the exit code."""
+    from serving.http import server  # here, because it needs the extra `http`
+    from serving.http.settings import Settings
+    from storefront.app import create_shop_app
+
+    version_folder(options.bundle)
+    with lock_folder(options.data_dir):
+        exported_store = exported_store_path(options.bundle)
+        store = rebuild_store(options.data_dir / "store.db", exported_store)
+        settings = Settings(options.bundle, str(store), options.data_dir / "events")
+        app_factory = partial(create_shop_app, settings, exported_store)
+        with suppress(KeyboardInterrupt):
+            server.serve(app_factory, "127.0.0.1", options.port, workers=1)
     return 0
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other shops out of it. Raises OSError if one is open there."""
+    """Create the folder and keep other shops out of it. Raises OSError if one uses it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(
-                f"{folder}: a shop is open there. To do: close it, or name another --folder"
-            ) from None
+    try:
+        acquired = FileLock(folder / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise OSError(f"{folder}: another shop uses it: close it or name another --data-dir") from None
+    with acquired:
         yield
 
 
 def rebuild_store(path: Path, exported_store: Path | None) -> Path:
-    """The store at `path`, made anew: an old one may be another shop's, and its orders lie in the future."""
+    """Replace the store at `path` by a copy of the exported one.
+
+    An earlier store may be another bundle's, and its orders lie in the future.
+    """
     for file in path.parent.glob(f"{path.name}*"):  # with its write-ahead log
         file.unlink()
     store = open_store(path)
     try:
         if exported_store is not None:
             progress = ProgressReporter()
-            print(
-                f"{path}: {progress.format_line(bulk_load(store, exported_store, progress))} from {exported_store}",
-                flush=True,
-            )
+            counts = bulk_load(store, exported_store, progress.update)
+            print(f"{path}: {progress.format_line(counts)} from {exported_store}", flush=True)
     finally:
         store.close()
     return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit code."""
+    errors = (BundleError, OSError, ValueError, ImportError, pa.ArrowException)
+    return run("python -m storefront", open_shop, arguments=arguments, errors=errors)
 
 
 if __name__ == "__main__":

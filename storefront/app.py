@@ -1,4 +1,4 @@
-"""The service's application with a shop around it: the page, and what it reads beside the public routes."""
+"""The service's application with a shop around it: the page, and the routes that the page alone reads."""
 
 import time
 from pathlib import Path
@@ -30,20 +30,20 @@ UserId = Annotated[str, Query(min_length=1, max_length=100)]
 
 
 def create_shop_app(settings: Settings, exported_store: Path | None = None) -> FastAPI:
-    """The application.
+    """The application of the shop.
 
     Args:
-        settings: with a store that can be written to and a log.
-        source: the exported `store.arrow`, whose users are the households to choose from; None: only guests.
+        settings: with a writable store and a log.
+        exported_store: the `store.arrow` whose users are the households to choose from; None for guests only.
 
-    Raises as `create_app`, and pyarrow.ArrowException for a `source` that is no Arrow file.
+    Raises as `create_app`, and pyarrow.ArrowException for an `exported_store` that is no Arrow file.
     """
     app = create_app(settings)
     service: Service = app.state.service
     households = catalog_queries.household_table(
         None if exported_store is None else read_arrow(str(exported_store))
     )
-    opened = time.monotonic()
+    start_time = time.monotonic()
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -52,10 +52,10 @@ def create_shop_app(settings: Settings, exported_store: Path | None = None) -> F
     @app.get("/shop/about", include_in_schema=False)
     def about() -> dict[str, Any]:
         bundle = service.recommender().bundle
-        # The shop's clock starts behind the last event of the data: as of today, all of it would be old.
-        start = bundle.manifest["data"]["window"]["end"] + 1
+        # The shop's clock starts after the last event of the data: today, all events would be old.
+        shop_start = bundle.manifest["data"]["window"]["end"] + 1
         return {
-            "now": start + time.monotonic() - opened,
+            "now": shop_start + time.monotonic() - start_time,
             "bundle_version": bundle.version,
             "items": int((bundle.fallback_rank >= 0).sum()),
             "households": len(households),
@@ -67,8 +67,8 @@ def create_shop_app(settings: Settings, exported_store: Path | None = None) -> F
         return catalog_queries.search_items(service.recommender().bundle, q, limit)
 
     @app.get("/shop/households", include_in_schema=False)
-    def some_households(starts: SearchText = "", limit: Limit = 8) -> list[dict[str, Any]]:
-        return catalog_queries.search_households(households, starts, limit)
+    def find_households(prefix: SearchText = "", limit: Limit = 8) -> list[dict[str, Any]]:
+        return catalog_queries.search_households(households, prefix, limit)
 
     @app.get("/shop/orders", include_in_schema=False)
     def orders(user_id: UserId, limit: Limit = 5) -> list[dict[str, Any]]:
@@ -76,11 +76,12 @@ def create_shop_app(settings: Settings, exported_store: Path | None = None) -> F
         return catalog_queries.past_orders(service.store.get(user_id), service.recommender().bundle, limit)
 
     @app.exception_handler(RequestValidationError)
-    async def wrong_parameter(_: Request, error: RequestValidationError) -> Response:
-        wrong = [
-            {"field": str(one["loc"][-1]), "pointer": "", "detail": one["msg"]} for one in error.errors()
+    async def handle_invalid_parameter(_: Request, error: RequestValidationError) -> Response:
+        errors = [
+            {"field": str(detail["loc"][-1]), "pointer": "", "detail": detail["msg"]}
+            for detail in error.errors()
         ]
-        return problem_response(ProblemError(422, f"{wrong[0]['field']}: {wrong[0]['detail']}", wrong))
+        return problem_response(ProblemError(422, f"{errors[0]['field']}: {errors[0]['detail']}", errors))
 
     app.mount("/shop/page", StaticFiles(directory=PAGE_DIR))
     return app

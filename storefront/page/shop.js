@@ -161,7 +161,7 @@ const found = (path, parameter) => async (text) => {
 };
 
 combobox($("household"), {
-  ask: found("/shop/households", "starts"),
+  ask: found("/shop/households", "prefix"),
   show: ({ user_id, events }) => [
     element("span", `Household ${user_id}`, "title"),
     element("span", count(events, "event", "events"), "soft"),

@@ -96,7 +96,7 @@ class Browser:
 @contextmanager
 def shop(browser: Browser, bundle: Path, folder: Path) -> Iterator[Command]:
     """A shop at whose door the browser stands; store and log are in `folder`."""
-    with command(bundle, "--folder", str(folder), module=["storefront"]) as opened:
+    with command(bundle, "--data-dir", str(folder), module=["storefront"]) as opened:
         browser.driver.get(opened.url)
         browser.until(lambda: browser.texts("#popular li"))
         yield opened

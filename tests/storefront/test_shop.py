@@ -125,10 +125,10 @@ def test_households_are_spread_or_begin_with_what_was_typed(
 
 
 def test_households_are_those_of_the_store(client: Client, stored: ArrowStore) -> None:
-    found = client.get("/shop/households", params={"starts": "u001"}).json()
+    found = client.get("/shop/households", params={"prefix": "u001"}).json()
     assert found == [{"user_id": "u001", "events": len(stored.get("u001").item_id)}]
     assert len(client.get("/shop/households", params={"limit": 50}).json()) == len(stored) == 40
-    refused(client.get("/shop/households", params={"starts": "a" * 101}), "starts")
+    refused(client.get("/shop/households", params={"prefix": "a" * 101}), "prefix")
 
 
 def test_orders_are_the_purchases_of_one_second(client: Client, stored: ArrowStore) -> None:
@@ -156,7 +156,7 @@ def test_an_order_of_what_the_bundle_does_not_know(client: Client) -> None:
     (order,) = catalog_queries.past_orders(facts, bundle, 1)
     gone, known = order["lines"]
     assert (gone["item_id"], gone["title"], gone["price"]) == ("gone", "gone", 0)
-    assert known["price"] == pytest.approx(bundle.price[bundle.row_of("i001")], abs=1e-5)
+    assert known["price"] == pytest.approx(bundle.price[bundle.item_rows.row("i001")], abs=1e-5)
 
 
 def test_what_was_paid_is_a_past_order(client: Client) -> None:
@@ -182,7 +182,7 @@ def test_without_an_exported_store_there_are_only_guests(version: Path, tmp_path
 
 
 def test_what_cannot_open_says_why(version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = ["--folder", str(tmp_path / "shop")]
+    folder = ["--data-dir", str(tmp_path / "shop")]
     assert main(["--bundle", str(tmp_path), *folder]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ")
@@ -196,6 +196,6 @@ def test_what_cannot_open_says_why(version: Path, tmp_path: Path, capsys: pytest
         assert "in use" in capsys.readouterr().err
     with lock_folder(tmp_path / "shop"):
         assert main([*bundle, *folder]) == 1
-        assert "a shop is open there" in capsys.readouterr().err
+        assert "another shop uses it" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*bundle, "--port", "65536"])
