@@ -1,1 +1,1 @@
-"""A/B tests of what the service shows: planned and read from its impression log."""
+"""Experiments: A/B tests, off-policy evaluation of a bundle, and exploration policies."""

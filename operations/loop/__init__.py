@@ -1,1 +1,1 @@
-"""Simulated people who shop at a real Sextet: the whole loop, day by day (docs/loop.md)."""
+"""The daily loop on the simulated market: simulated users shop at a real Sextet (docs/loop.md)."""

@@ -1,1 +1,1 @@
-"""Since the model went live: `python -m operations.monitoring daily` and `reconcile` (docs/monitoring.md)."""
+"""Monitoring of a live bundle: the daily report, and log against replay (docs/monitoring.md)."""

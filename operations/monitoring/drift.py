@@ -90,7 +90,8 @@ def alarms(statistics: Sequence[DriftStatistic]) -> list[DriftStatistic]:
     On quiet days all of them together raise one with probability FALSE_ALARM_RATE.
     """
     level = FALSE_ALARM_RATE / len(statistics) if statistics else 0.0
-    return sorted((statistic for statistic in statistics if statistic.p < level), key=lambda one: one.p)
+    raised = [statistic for statistic in statistics if statistic.p < level]
+    return sorted(raised, key=lambda statistic: statistic.p)
 
 
 def psi(a: NDArray, b: NDArray) -> NDArray:

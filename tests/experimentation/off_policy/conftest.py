@@ -33,7 +33,7 @@ def true_p_click(user: str, item: str) -> float:
 @pytest.fixture(scope="session")
 def shop(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A bundle answers every checkout after its data; half of the last slots explore."""
-    folder = write_shop(tmp_path_factory.mktemp("judged") / "shop", users=40, items=80, days=DAYS)
+    folder = write_shop(tmp_path_factory.mktemp("logged") / "shop", users=40, items=80, days=DAYS)
     orders = pd.read_csv(folder / "orders.csv", dtype={"order_id": str})
     orders["ts"] = [int(datetime.fromisoformat(ts).timestamp()) for ts in orders["ts"]]
     store, histories = open_store(folder.parent / "store.db"), {}

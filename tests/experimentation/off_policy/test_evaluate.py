@@ -1,12 +1,12 @@
 """A bundle is evaluated on the log of another bundle, and on its own."""
 
 import json
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 from data.errors import DataError
 from data.feature_schema import FeatureSchema
