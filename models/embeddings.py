@@ -6,8 +6,8 @@ Both modules pool each feature's ids of a row into one vector and concatenate th
     lengths = [[1, 1, 1], [0, 1, 3]]          ids per row and feature
     output  = [3 rows, dim of feature 0 + dim of feature 1]
 
-A feature is (name, table); several features may share a table. Row 0 of every table is the explicit
-out-of-vocabulary row, because fbgemm silently sends ids outside the table there.
+Several features may share a table. Row 0 of every table is the explicit out-of-vocabulary row, because
+fbgemm silently maps ids outside the table to it.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from torchrec.modules.embedding_configs import PoolingType
 
 
 class EmbeddingTable(NamedTuple):
-    """`rows` ids of `dim` floats, read by the named features."""
+    """A table of `num_embeddings` rows of `dim` floats, which the named features read."""
 
     name: str
     num_embeddings: int
@@ -61,11 +61,12 @@ class EmbeddingTables(nn.Module):
             weights=torch.cat(weights),
             lengths=torch.cat(lengths).to(torch.int32),
         )
-        return self.collection(jagged).values()
+        pooled: Tensor = self.collection(jagged).values()
+        return pooled
 
 
 class Int8EmbeddingTables(nn.Module):
-    """The same tables, row-wise 8-bit, with operators that plain torch can load and run."""
+    """Row-wise 8-bit tables in operators of plain torch; the call of `EmbeddingTables`."""
 
     def __init__(self, tables: list[EmbeddingTable], weights: dict[str, Tensor]) -> None:
         """`weights` maps a table's name to its float32 rows [rows, dim]."""
@@ -82,7 +83,7 @@ class Int8EmbeddingTables(nn.Module):
 
 
 def quantize_tables(tables: EmbeddingTables) -> Int8EmbeddingTables:
-    """Trained tables as their int8 stand-in."""
+    """Trained tables in row-wise int8."""
     bags = tables.collection.embedding_bags
     return Int8EmbeddingTables(
         tables.tables, {table.name: bags[table.name].weight.detach() for table in tables.tables}
@@ -91,19 +92,22 @@ def quantize_tables(tables: EmbeddingTables) -> Int8EmbeddingTables:
 
 def pack_int8(weight: Tensor) -> Tensor:
     """float32 [N, D] to uint8 [N, D+8]: D values, then the row's scale and offset as two floats."""
-    return torch.ops.quantized.embedding_bag_byte_prepack(weight.float().contiguous())
+    packed: Tensor = torch.ops.quantized.embedding_bag_byte_prepack(weight.float().contiguous())
+    return packed
 
 
 def unpack_int8(packed: Tensor) -> Tensor:
     """uint8 [N, D+8] to float32 [N, D]."""
-    return torch.ops.quantized.embedding_bag_byte_unpack(packed)
+    weight: Tensor = torch.ops.quantized.embedding_bag_byte_unpack(packed)
+    return weight
 
 
 def pool_int8(packed: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of packed rows: ids [n], offsets [U+1], weights [n] → [U, D]."""
-    return torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+    pooled: Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
         packed, ids, offsets, False, 0, False, weights, None, True
     )
+    return pooled
 
 
 def gather_rows_int8(packed: Tensor, rows: Tensor) -> Tensor:
@@ -112,7 +116,8 @@ def gather_rows_int8(packed: Tensor, rows: Tensor) -> Tensor:
 
 
 def pool_rows(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of rows, float32 [N, D] or packed uint8 [N, D+8]: as `pool_int8` → [B, D]."""
+    """Weighted sums of rows of vectors, float32 [N, D] or packed uint8 [N, D+8]: rows [n], offsets [B+1],
+    weights [n] → [B, D]."""
     if vectors.dtype == torch.uint8:
         return pool_int8(vectors, rows, offsets, weights)
     return F.embedding_bag(
@@ -120,7 +125,7 @@ def pool_rows(vectors: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -
         vectors,
         offsets,
         mode="sum",
-        per_sample_weights=weights.to(vectors.dtype),  # of another one under autocast
+        per_sample_weights=weights.to(vectors.dtype),  # the types differ under autocast
         include_last_offset=True,
     )
 

@@ -1,6 +1,6 @@
-"""Operations on jagged tensors (flat values with offsets), all scriptable and free of row loops.
+"""Operations on jagged tensors (flat values with offsets). All are scriptable and free of row loops.
 
-Groups are found by sorting 64-bit keys `segment * size + id`, so one call serves a whole batch.
+Sorted 64-bit keys `segment * size + id` group values, so one call serves a whole batch.
 """
 
 import torch
@@ -9,34 +9,34 @@ from torch import Tensor
 
 def segment_ids(offsets: Tensor) -> Tensor:
     """[B+1] offsets to the segment of each value: [0, 2, 2, 5] → [0, 0, 2, 2, 2]."""
-    if offsets.numel() == 2:  # one request: eight operations less
+    if offsets.numel() == 2:  # one request: saves eight operations
         return torch.zeros([int(offsets[1])], dtype=torch.int64, device=offsets.device)
     lengths = offsets[1:] - offsets[:-1]
     return torch.repeat_interleave(torch.arange(lengths.numel(), device=offsets.device), lengths)
 
 
-def segment_offsets(segments: Tensor, count: int) -> Tensor:
-    """Sorted segment ids [n] to offsets [count+1]; the inverse of `segment_ids`."""
-    if count == 1:
+def segment_offsets(segments: Tensor, n_segments: int) -> Tensor:
+    """Sorted segment ids [n] to offsets [n_segments+1]; the inverse of `segment_ids`."""
+    if n_segments == 1:
         return torch.arange(2, device=segments.device) * segments.numel()
-    lengths = torch.bincount(segments, minlength=count)
+    lengths = torch.bincount(segments, minlength=n_segments)
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
 def gather_segments(offsets: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions of the values of the chosen segments [Σl], which of `segments` [n] each belongs to [Σl], and
-    the length of each [n]."""
+    """Positions of the values of `segments` [n]: positions [Σl], the index into `segments` of each [Σl], and
+    the length of each segment [n]."""
     start = offsets.index_select(0, segments)
     lengths = offsets.index_select(0, segments + 1) - start
-    owner = torch.repeat_interleave(lengths)  # [Σl]
+    index = torch.repeat_interleave(lengths)  # [Σl]
     shift = start - (lengths.cumsum(0) - lengths)
-    position = torch.arange(owner.numel(), device=offsets.device) + shift.index_select(0, owner)
-    return position, owner, lengths
+    positions = torch.arange(index.numel(), device=offsets.device) + shift.index_select(0, index)
+    return positions, index, lengths
 
 
-def segment_sum(values: Tensor, segments: Tensor, count: int) -> Tensor:
-    """Sum of the rows of each segment: values [n, F], segments [n] → [count, F]."""
-    return values.new_zeros([count, values.shape[1]]).index_add_(0, segments, values)
+def segment_sum(values: Tensor, segments: Tensor, n_segments: int) -> Tensor:
+    """Sum of the rows of each segment: values [n, F], segments [n] → [n_segments, F]."""
+    return values.new_zeros([n_segments, values.shape[1]]).index_add_(0, segments, values)
 
 
 def sum_by_key(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,8 +52,8 @@ def lookup(unique: Tensor, table: Tensor, keys: Tensor) -> Tensor:
     if unique.numel() == 0:
         return table.new_zeros([keys.numel()] + list(table.shape[1:]))
     position = torch.searchsorted(unique, keys).clamp_max(unique.numel() - 1)
-    found = unique.index_select(0, position) == keys
-    return table.index_select(0, position) * (found if table.dim() == 1 else found.unsqueeze(1))
+    match = unique.index_select(0, position) == keys
+    return table.index_select(0, position) * (match if table.dim() == 1 else match.unsqueeze(1))
 
 
 def contains(unique: Tensor, keys: Tensor) -> Tensor:
@@ -65,27 +65,28 @@ def contains(unique: Tensor, keys: Tensor) -> Tensor:
 
 def rank_in_segment(segments: Tensor, score: Tensor) -> Tensor:
     """Rank of each value by falling score inside its segment, 0 first; ties by position: [n] int64."""
-    order, _, place = sort_by_segment_and_score(segments, score)
+    order, _, sorted_rank = sort_by_segment_and_score(segments, score)
     rank = torch.empty_like(order)
-    rank[order] = place
+    rank[order] = sorted_rank
     return rank
 
 
-def top_k_in_segment(segments: Tensor, score: Tensor, limit: int, count: int = 0) -> Tensor:
-    """Rising positions of the `limit` values of the highest score of each segment; between equals the first.
+def top_k_in_segment(segments: Tensor, score: Tensor, limit: int, n_segments: int = 0) -> Tensor:
+    """Rising positions of the `limit` highest scores of each segment; the first of equal scores win.
 
-    `count` is the number of segments if it is known: one alone needs no sort by segment.
+    `n_segments` is 0 for an unknown number; a single segment needs no sort by segment.
     """
-    if count == 1:
+    if n_segments == 1:
         return torch.argsort(score, descending=True, stable=True)[:limit].sort()[0]
-    order, _, place = sort_by_segment_and_score(segments, score)
-    return order.index_select(0, (place < limit).nonzero().squeeze(1)).sort()[0]
+    order, _, rank = sort_by_segment_and_score(segments, score)
+    return order.index_select(0, (rank < limit).nonzero().squeeze(1)).sort()[0]
 
 
 def sort_by_segment_and_score(segments: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions of values by segment and falling score, ties by position [n]; the segments in that order [n],
+    """Positions of values by segment and falling score, ties by position [n]; the segments in that order [n];
     and the rank of each in its segment [n]."""
-    order = torch.argsort(score, descending=True, stable=True)
-    ordered, by_segment = segments.index_select(0, order).sort(stable=True)
-    place = torch.arange(order.numel(), device=order.device)
-    return order.index_select(0, by_segment), ordered, place - torch.searchsorted(ordered, ordered)
+    by_score = torch.argsort(score, descending=True, stable=True)
+    sorted_segments, by_segment = segments.index_select(0, by_score).sort(stable=True)
+    position = torch.arange(by_score.numel(), device=by_score.device)
+    rank = position - torch.searchsorted(sorted_segments, sorted_segments)
+    return by_score.index_select(0, by_segment), sorted_segments, rank

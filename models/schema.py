@@ -1,16 +1,18 @@
-"""The tensors that every model reads, and the only thing that `data` and `models` share.
+"""The tensors that every model reads, and the only module that `data` and `models` share.
 
-A batch is jagged: `offsets` [B+1] says where each checkout's values lie in a flat tensor.
+A batch is jagged: `offsets` [B+1] delimit each checkout's values in a flat tensor.
 
     history_offsets = [0, 2, 2, 5]          three checkouts, the second without history
     history_item    = [7, 3,    9, 9, 4]    item rows, oldest event first
 
 Item rows are positions in the catalog; row 0 is the unknown item. Code 0 is the unknown
 category, brand, token, context or profile value. All times are Unix seconds (UTC),
-all money is in the shop's currency. NamedTuples, because TorchScript takes them and a plain tuple in
-the same order can stand in for them where this module is not installed (`serving`).
+all money is in the shop's currency. The classes are NamedTuples, because TorchScript accepts them and
+`serving`, which cannot import this module, can pass a plain tuple in the same order.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,22 +20,23 @@ from torch import Tensor
 
 # Codes of `history_kind`, by position.
 HISTORY_KINDS = ("purchase", "click", "cart")
+SECONDS_PER_DAY = 86_400
 
 
 def seconds_to_days(seconds: Tensor) -> Tensor:
     """Integer seconds to float32 days."""
-    return seconds.to(torch.float32) / 86_400.0
+    return seconds.to(torch.float32) / 86_400.0  # SECONDS_PER_DAY: TorchScript reads no module constants
 
 
 class Query(NamedTuple):
-    """Everything known at B checkouts."""
+    """All inputs known at B checkouts."""
 
-    ts: Tensor  # [B] int64, the instant of the checkout
-    snapshot: Tensor  # [B] int64, row of what moves in Catalog (price, popularity, …) that was current then
+    ts: Tensor  # [B] int64, time of the checkout
+    snapshot: Tensor  # [B] int64, row of Catalog's snapshot fields (price, orders_28d, …) current at `ts`
     history_offsets: Tensor  # [B+1] int64
-    history_item: Tensor  # [ΣH] int64, oldest first; without the lines just paid
+    history_item: Tensor  # [ΣH] int64, oldest first; without the basket
     history_ts: Tensor  # [ΣH] int64
-    history_kind: Tensor  # [ΣH] int64, position in KINDS
+    history_kind: Tensor  # [ΣH] int64, position in HISTORY_KINDS
     history_quantity: Tensor  # [ΣH] float32, units bought; 1 for a click or cart
     history_price: Tensor  # [ΣH] float32, unit price paid; 0 for a click or cart
     basket_offsets: Tensor  # [B+1] int64
@@ -45,24 +48,23 @@ class Query(NamedTuple):
 
 
 class Catalog(NamedTuple):
-    """Facts of N items at S snapshot dates; row 0 is the unknown item. In serving S is 1."""
+    """Attributes of N items and their sales at S snapshot dates (1 in serving); row 0 is the unknown item."""
 
     category: Tensor  # [N+1, L] int64, codes of the category path, top level first
     leaf: Tensor  # [N+1] int64, code of the whole path
     brand: Tensor  # [N+1] int64
     first_sold: Tensor  # [N+1] int64, 0 for never
     available: Tensor  # [N+1] bool, False for row 0
-    price: Tensor  # [S, N+1] float32, the usual unit price at the snapshot, 0 for unknown
-    mean_line_spend: Tensor  # [S, N+1] float32, what a line of it usually pays, 0 for unknown
+    price: Tensor  # [S, N+1] float32, usual unit price at the snapshot, 0 for unknown
+    mean_line_spend: Tensor  # [S, N+1] float32, mean spend on an order line of the item, 0 for unknown
     orders_28d: Tensor  # [S, N+1] float32, orders with the item in the 28 days before the snapshot
-    sales_7d: Tensor  # [S, N+1] float32, of those the orders of the last 7 days
-    buyers: Tensor  # [S, N+1] float32, users who bought the item by then
+    sales_7d: Tensor  # [S, N+1] float32, orders with the item in the last 7 of these days
+    buyers: Tensor  # [S, N+1] float32, users who had bought the item by the snapshot
     vectors: Tensor  # [N+1, D+8] uint8, item vectors, row-wise int8 (D values, then scale and offset)
 
 
 # Fields of Catalog with a row per snapshot.
 SNAPSHOT_FIELDS = ("price", "mean_line_spend", "orders_28d", "sales_7d", "buyers")
-SECONDS_PER_DAY = 86_400
 
 
 class ItemText(NamedTuple):
@@ -74,25 +76,43 @@ class ItemText(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """What the retrieval sources propose for B checkouts."""
+    """Candidates of B checkouts."""
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣC] int64, distinct within a checkout
-    source_mask: Tensor  # [ΣC] int64, bit i set: proposed by SOURCES[i] of models/candidates/sources.py
-    score: Tensor  # [ΣC] float32, inner product of query and item vector
-    copurchase_score: Tensor  # [ΣC] float32, co-purchase affinity with the basket just paid, 0 for none
-    ease_score: (
-        Tensor  # [ΣC] float32, item-to-item score with the 100 items that the user buys most, 0 for none
+    source_mask: (
+        Tensor  # [ΣC] int64, bit i set: proposed by CANDIDATE_SOURCES[i] (models/candidates/names.py)
     )
+    score: Tensor  # [ΣC] float32, inner product of query and item vector
+    copurchase_score: Tensor  # [ΣC] float32, co-purchase score with the basket, 0 for none
+    ease_score: Tensor  # [ΣC] float32, EASE score with the 100 items that the user buys most, 0 for none
 
 
 class Outcomes(NamedTuple):
-    """What B checkouts led to inside the horizon, one entry per item bought, clicked or shown."""
+    """Outcomes of B checkouts within the horizon, one entry per item bought, clicked or shown."""
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣO] int64
     impression: Tensor  # [ΣO] bool, an impression was logged for this checkout
     click: Tensor  # [ΣO] bool, logged click (False throughout where the shop logs none)
     purchase: Tensor  # [ΣO] bool
-    value: Tensor  # [ΣO] float32, what the user spent on it
-    position: Tensor  # [ΣO] int64, where it was shown, 1 first; 0 for not shown or unknown
+    value: Tensor  # [ΣO] float32, the user's spend on it
+    position: Tensor  # [ΣO] int64, position on the slate, 1 first; 0 for not shown or unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSizes:
+    """Rows of the embedding tables, the unknown row 0 included."""
+
+    items: int
+    categories: int
+    category_levels: int  # L, columns of Catalog.category
+    brands: int
+    tokens: int
+    context: Sequence[int]  # one size per column of Query.context
+    profile: Sequence[int]  # one size per column of Query.profile
+
+    @property
+    def attributes(self) -> list[int]:
+        """Sizes of the context and profile codes, context first."""
+        return [*self.context, *self.profile]

@@ -1,4 +1,4 @@
-"""Calibration of the heads, fitted on validation after training and exported with the ranker."""
+"""Calibration of the heads: fitted on validation after training, exported with the ranker."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from models.ranking.position_bias import PositionBias
 
 
 class HeadCalibration(nn.Module):
-    """A line per head in logit (click, conversion) or log (value) space.
+    """A linear map per head in logit (click, conversion) or log (value) space.
 
-    Platt scaling (Platt 1999) of the click logit and of the conversion logit, so the purchase probability,
-    their product, can never exceed the click probability.
+    Platt scaling (Platt 1999) of the click and conversion logits: the purchase probability is the product of
+    the two probabilities and never exceeds the click probability.
     """
 
     def __init__(self) -> None:
@@ -34,15 +34,20 @@ class HeadCalibration(nn.Module):
     ) -> None:
         """Minimise each head's own loss: logits [n, 3], labels [n] each. Value keeps its scale.
 
-        Labels that were observed at a `position` [n] are met through the trained `bias`, which stays as it
-        is: so it is p(click | seen) that comes out calibrated, not the mean over the positions of the log.
-        A head without both outcomes in the sample keeps what it has: there is nothing to fit to.
+        With the trained `position_bias`, which is not fitted, clicks observed at a `position` [n] calibrate
+        p(click | seen) instead of the mean over the positions of the log. A head without both outcomes in
+        the sample keeps its parameters.
         """
-        free = torch.tensor([_has_both_classes(clicked), _has_both_classes(purchased), bool(purchased.any())])
-        optimizer = torch.optim.LBFGS(self.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-        mask = torch.stack([free[0], free[1], torch.tensor(False)]).float(), free.float()
+        is_fitted = torch.tensor(
+            [_has_both_classes(clicked), _has_both_classes(purchased), bool(purchased.any())]
+        )
+        scale_mask = torch.stack([is_fitted[0], is_fitted[1], torch.tensor(False)]).float()
+        masks = ((self.scale, scale_mask), (self.shift, is_fitted.float()))
+        optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
+            self.parameters(), max_iter=100, line_search_fn="strong_wolfe"
+        )
 
-        def closure() -> Tensor:
+        def closure() -> float:
             optimizer.zero_grad()
             click, conversion, log_value = self(logits).unbind(1)
             if position_bias is not None:
@@ -52,11 +57,11 @@ class HeadCalibration(nn.Module):
                 + purchase_loss(click.detach(), conversion, purchased)
                 + gamma_deviance(log_value, value, purchased)
             )
-            loss.backward()
-            for parameter, kept in zip((self.scale, self.shift), mask, strict=True):
+            torch.autograd.backward(loss)
+            for parameter, mask in masks:
                 if parameter.grad is not None:
-                    parameter.grad.mul_(kept)
-            return loss
+                    parameter.grad.mul_(mask)
+            return float(loss.detach())
 
         optimizer.step(closure)
 

@@ -1,12 +1,16 @@
-"""Losses that judge the order of each checkout's candidates. Pure functions over jagged tensors.
+"""Losses on the order of each checkout's candidates. Pure functions over jagged tensors.
 
-All take `score` [n], whose order inside a checkout is judged; `gain` [n] ≥ 0, what it is worth to have an
-item on top (1 for a purchase, or the money spent); `segment` [n], the checkout of each candidate, rising; and
-`weight` [n], for how many candidates each one stands (0: its outcome is not known). Checkouts without gain
-do not count; without any gain at all a loss is 0.
+All have the arguments
 
-They shape the order and not the level: a softmax does not change when all scores of a checkout shift. What
-keeps probabilities right is a pointwise loss beside them, and the calibration after training.
+    score    [n]      orders the candidates of a checkout
+    gain     [n] ≥ 0  value of a candidate at the top (1 for a purchase, or the money spent)
+    segment  [n]      checkout of each candidate, rising
+    weight   [n]      number of candidates that each one represents (0: its outcome is unknown)
+
+Checkouts without gain do not count; a loss without any gain is 0.
+
+The losses determine the order but not the level: a softmax is invariant to a shift of all scores of a
+checkout. A pointwise loss in training, and calibration after it, determine the probabilities.
 """
 
 import torch
@@ -17,28 +21,29 @@ from models.jagged import gather_segments, rank_in_segment, segment_offsets, seg
 
 
 def pairwise_logistic_loss(score: Tensor, gain: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
-    """Logistic loss of every pair in which one candidate gained more (RankNet, Burges et al., ICML 2005).
+    """Logistic loss of every pair of candidates with different gains (RankNet, Burges et al., ICML 2005).
 
-    A pair counts by its difference in gain. There are as many pairs as candidates of a checkout times those
-    of them with a gain, which are few.
+    The weight of a pair is its difference in gain. A checkout has candidates · candidates with gain pairs;
+    few candidates have gain.
     """
     better, worse = preference_pairs(gain, segment, weight)
-    counts = weight[better] * weight[worse] * (gain[better] - gain[worse])
-    return (counts * F.softplus(score[worse] - score[better])).sum() / counts.sum().clamp_min(1e-6)
+    pair_weight = weight[better] * weight[worse] * (gain[better] - gain[worse])
+    loss = pair_weight * F.softplus(score[worse] - score[better])
+    return loss.sum() / pair_weight.sum().clamp_min(1e-6)
 
 
 def listwise_softmax_loss(score: Tensor, gain: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
-    """Cross-entropy of the gains, as shares of their checkout's, and a softmax over the checkout's scores.
+    """Cross-entropy between shares of the checkout's gain and a softmax over the checkout's scores.
 
-    Cao et al., ICML 2007 (ListNet, top-one probabilities); Bruch et al., ICTIR 2019, on what it bounds. A
-    sampled negative stands for `weight` candidates in the softmax's sum.
+    Cao et al., ICML 2007 (ListNet, top-one probabilities); Bruch et al., ICTIR 2019, on its bounds. A
+    sampled negative represents `weight` candidates in the softmax's sum.
     """
-    count = segment_count(segment)
+    n_segments = segment_count(segment)
     gain = gain * weight
-    highest = score.new_full([count], -torch.inf).scatter_reduce(0, segment, score.detach(), "amax")
+    highest = score.new_full([n_segments], -torch.inf).scatter_reduce(0, segment, score.detach(), "amax")
     terms = weight * (score - highest[segment]).exp()
-    log_sum = segment_totals(terms, segment, count).clamp_min(1e-12).log() + highest
-    gains = segment_totals(gain, segment, count)
+    log_sum = segment_totals(terms, segment, n_segments).clamp_min(1e-12).log() + highest
+    gains = segment_totals(gain, segment, n_segments)
     share = gain / gains.clamp_min(1e-6)[segment]
     return (share * (log_sum[segment] - score)).sum() / (gains > 0).sum().clamp_min(1)
 
@@ -48,42 +53,43 @@ def lambda_loss(
 ) -> Tensor:
     """NDCG-Loss2++ of the LambdaLoss framework (Wang et al., CIKM 2018), for NDCG cut at `k`.
 
-    Every pair in which one candidate gained more, and one is among the first k by score, has a logistic loss
-    that counts by what a swap would change: ρ, the difference of the two discounts, plus `mu` times δ, that
-    of the discounts at the distance of the two ranks; both by the pair's share of the ideal DCG. The rank of
-    a candidate is the number of candidates that those above it stand for.
+    Every pair of candidates with different gains, one of them among the first k by score, has a logistic
+    loss. Its weight is the effect of a swap: (ρ + mu · δ) · difference in gain / ideal DCG, where ρ is the
+    difference of the two discounts and δ that of the discounts at the distance of the two ranks. The rank of
+    a candidate is the number of candidates that those above it represent.
     """
     better, worse = preference_pairs(gain, segment, weight)
     rank = weighted_rank(score.detach(), segment, weight)
-    near = torch.minimum(rank[better], rank[worse]) < k
-    better, worse = better[near], worse[near]
+    in_top_k = torch.minimum(rank[better], rank[worse]) < k
+    better, worse = better[in_top_k], worse[in_top_k]
     discount = torch.where(rank < k, 1.0 / torch.log2(rank + 2.0), 0.0)  # [n]
-    apart = (rank[better] - rank[worse]).abs().clamp_min(1.0)
+    distance = (rank[better] - rank[worse]).abs().clamp_min(1.0)
     rho = (discount[better] - discount[worse]).abs()
-    delta = 1.0 / torch.log2(apart + 1.0) - 1.0 / torch.log2(apart + 2.0)
-    best = ideal_dcg(gain * (weight > 0), segment, k)  # [B]
-    worth = (gain[better] - gain[worse]) / best.clamp_min(1e-6)[segment[better]]
-    counts = (rho + mu * delta) * worth * weight[better] * weight[worse]
-    return (counts * F.softplus(score[worse] - score[better])).sum() / (best > 0).sum().clamp_min(1)
+    delta = 1.0 / torch.log2(distance + 1.0) - 1.0 / torch.log2(distance + 2.0)
+    ideal = ideal_dcg(gain * (weight > 0), segment, k)  # [B]
+    relative_gain = (gain[better] - gain[worse]) / ideal.clamp_min(1e-6)[segment[better]]
+    pair_weight = (rho + mu * delta) * relative_gain * weight[better] * weight[worse]
+    loss = pair_weight * F.softplus(score[worse] - score[better])
+    return loss.sum() / (ideal > 0).sum().clamp_min(1)
 
 
 def preference_pairs(gain: Tensor, segment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions (better, worse) [p] of all pairs of one checkout, both of some weight, one of more gain."""
+    """Positions (better, worse) [p] of all pairs of a checkout with different gains and positive weights."""
     better = ((gain > 0) & (weight > 0)).nonzero()[:, 0]
-    worse, owner, _ = gather_segments(segment_offsets(segment, segment_count(segment)), segment[better])
-    better = better[owner]
+    worse, pair, _ = gather_segments(segment_offsets(segment, segment_count(segment)), segment[better])
+    better = better[pair]
     kept = (gain[worse] < gain[better]) & (weight[worse] > 0)
     return better[kept], worse[kept]
 
 
 def weighted_rank(score: Tensor, segment: Tensor, weight: Tensor) -> Tensor:
-    """How many candidates those of higher score in the same checkout stand for: [n] float32, 0 first."""
+    """Number of candidates that those of higher score in the checkout represent: [n] float32, 0 first."""
     by_score = torch.argsort(score, descending=True, stable=True)
     order = by_score[torch.argsort(segment[by_score], stable=True)]
-    above = weight[order].double().cumsum(0) - weight[order]  # [n], over all checkouts before, too
-    ordered = segment[order]
+    above = weight[order].double().cumsum(0) - weight[order]  # [n], includes the checkouts before
+    sorted_segment = segment[order]
     rank = torch.empty_like(above)
-    rank[order] = above - above[torch.searchsorted(ordered, ordered)]
+    rank[order] = above - above[torch.searchsorted(sorted_segment, sorted_segment)]
     return rank.to(score.dtype)
 
 
@@ -96,10 +102,10 @@ def ideal_dcg(gain: Tensor, segment: Tensor, k: int) -> Tensor:
 
 
 def segment_count(segment: Tensor) -> int:
-    """B, up to the last checkout that has a candidate."""
+    """Number of checkouts up to the last one with a candidate."""
     return int(segment[-1]) + 1 if segment.numel() else 0
 
 
-def segment_totals(values: Tensor, segment: Tensor, count: int) -> Tensor:
-    """Sum of the values of each segment: [n] → [count]."""
-    return segment_sum(values.unsqueeze(1), segment, count)[:, 0]
+def segment_totals(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
+    """Sum of the values of each segment: [n] → [n_segments]."""
+    return segment_sum(values.unsqueeze(1), segment, n_segments)[:, 0]

@@ -1,7 +1,7 @@
 """Pointwise losses of the heads. Pure functions of tensors.
 
-`weight` [n] says for how many pairs each one stands: 1 / rate for a sampled negative, 0 where the outcome is
-not known, 1 for all by default.
+`weight` [n] is the number of pairs that each pair represents: 1 / rate for a sampled negative, 0 for an
+unknown outcome, 1 for all by default.
 """
 
 import torch
@@ -27,7 +27,7 @@ def click_and_purchase_probabilities(click: Tensor, conversion: Tensor) -> tuple
 
 
 def weighted_mean(loss: Tensor, weight: Tensor | None) -> Tensor:
-    """Σ weight · loss / Σ weight over [n]; 0 where nothing has weight."""
+    """Σ weight · loss / Σ weight over [n]; 0 without weight."""
     if weight is None:
         return loss.mean()
     return (weight * loss).sum() / weight.sum().clamp_min(1e-6)
@@ -49,7 +49,7 @@ def purchase_loss(
 def conversion_loss(
     conversion: Tensor, clicked: Tensor, purchased: Tensor, weight: Tensor | None = None
 ) -> Tensor:
-    """Binary cross-entropy of the conversion logit among the clicked only: what a cascade learns from."""
+    """Binary cross-entropy of the conversion logit over clicked candidates only (the loss of a cascade)."""
     loss = F.binary_cross_entropy_with_logits(conversion, purchased, reduction="none")
     return weighted_mean(loss, clicked if weight is None else clicked * weight)
 
@@ -57,10 +57,10 @@ def conversion_loss(
 def gamma_deviance(
     log_value: Tensor, spent: Tensor, purchased: Tensor, weight: Tensor | None = None
 ) -> Tensor:
-    """Half the mean gamma deviance of spend among the purchased, up to a constant; 0 where none was.
+    """Half the mean gamma deviance of spend over purchased candidates, up to a constant; 0 without any.
 
     log_value [n] is log E[spend | purchase], spent [n]. A gift (purchased, nothing spent) does not count:
-    the gamma distribution has no zero.
+    the gamma distribution excludes zero.
     """
     purchased = purchased * (spent > 0)
     log_ratio = torch.where(purchased > 0, spent.clamp_min(1e-3).log() - log_value, 0.0)

@@ -1,8 +1,8 @@
-"""What a position does to clicks: known in training, absent at serving.
+"""Position bias of clicks: modelled in training, absent in serving.
 
-The click logit of the ranker is that of an item that is seen. A shop's log has clicks at positions, so in
-training (and when heads are calibrated) the logit goes through this module first, and then meets the label.
-The exported ranker does without it and says p(click | seen), which is what the first position gives.
+The ranker's click logit is that of an item that the user sees. Logged clicks depend on positions, so training
+and calibration compare the label with the output of this module. The exported ranker omits it and returns
+p(click | seen), the click probability at the first position.
 """
 
 import torch
@@ -12,25 +12,24 @@ from torch.nn import functional as F
 from models.ranking.losses import log1mexp
 
 POSITION_BIAS_FORMS = ("none", "product", "sum")
-BIAS_SCALE = (
-    10.0  # a few numbers have far to go in few steps of an optimizer that is set for thousands of weights
-)
+# Multiplies the parameters, which have far to go in the steps of an optimizer that is tuned for weights.
+BIAS_SCALE = 10.0
 
 
 class PositionBias(nn.Module):
-    """One number per position, in one of two forms.
+    """One parameter per position, in one of two forms.
 
     product: p(click) = p(seen | position) · p(click | seen)    (PAL, Guo et al., RecSys 2019, section 3)
     sum:     logit p(click) = logit p(click | seen) + b(position)   (the shallow tower of Zhao et al.,
              "Recommending what video to watch next", RecSys 2019, on selection bias)
 
-    The first position is the measure of the others: p(seen) = 1 and b = 0 there, and where the position is
-    unknown. Neither form drops positions at random in training, as Zhao et al. do: the items under a
-    dropped position are mostly those of the first ones, so that their clicks would be read as relevance.
+    The first position is the reference: p(seen) = 1 and b = 0 there and at unknown positions. Unlike Zhao et
+    al., neither form drops positions at random in training: most dropped positions are first ones, so the
+    relevance would absorb their bias.
 
     Args:
         form: product or sum.
-        positions: deeper ones share the number of the last.
+        positions: number of positions; deeper ones share the parameter of the last.
     """
 
     def __init__(self, form: str, positions: int = 32) -> None:
@@ -42,15 +41,15 @@ class PositionBias(nn.Module):
     def forward(self, click: Tensor, position: Tensor) -> Tensor:
         """Logits of a click when seen [n] and positions [n] (1 first, 0 unknown) to those of a click [n]."""
         bias = BIAS_SCALE * self.bias[(position.clamp_max(self.positions) - 2).clamp_min(0)]
-        shown = click + bias
+        at_position = click + bias
         if self.product:
             log_p = F.logsigmoid(click) + F.logsigmoid(bias)
-            shown = log_p - log1mexp(log_p)
-        return torch.where(position > 1, shown, click)
+            at_position = log_p - log1mexp(log_p)
+        return torch.where(position > 1, at_position, click)
 
     @torch.no_grad()
-    def relative_examination(self, count: int) -> Tensor:
-        """Of the first `count` positions [count]: p(seen | position), or their odds over the first's."""
-        bias = BIAS_SCALE * self.bias[: count - 1]
-        below = bias.sigmoid() if self.product else bias.exp()
-        return torch.cat([below.new_ones(1), below])
+    def relative_examination(self, n_positions: int) -> Tensor:
+        """p(seen | position) of the first positions [n_positions], or click odds relative to the first."""
+        bias = BIAS_SCALE * self.bias[: n_positions - 1]
+        examination = bias.sigmoid() if self.product else bias.exp()
+        return torch.cat([examination.new_ones(1), examination])

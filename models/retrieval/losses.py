@@ -1,61 +1,79 @@
 """Losses of retrieval. Pure functions of tensors."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 
+class Positives(NamedTuple):
+    """P items that followed the checkouts of all processes."""
+
+    vectors: Tensor  # [P, D]
+    item: Tensor  # [P] int64, item rows
+    query: Tensor  # [P] int64, the query of each positive, numbered across processes, rising
+
+
+class UniformNegatives(NamedTuple):
+    """M items of all processes, drawn uniformly from `n_items`."""
+
+    vectors: Tensor  # [M, D]
+    item: Tensor  # [M] int64, item rows
+    n_items: int
+
+
+class LocalShare(NamedTuple):
+    """The part of a batch that belongs to this process."""
+
+    positives: slice = slice(None)  # its rows of Positives
+    first_query: int = 0  # number of its first query
+
+
+SINGLE_PROCESS = LocalShare()
+
+
 def sampled_softmax_loss(
     query: Tensor,
-    positive: Tensor,
-    negative: Tensor,
-    positive_id: Tensor,
-    negative_id: Tensor,
-    owner: Tensor,
+    positives: Positives,
+    negatives: UniformNegatives,
     probability: Tensor,
-    n_uniform: int,
-    n_items: int,
     temperature: float,
-    local_positives: slice = slice(None),
-    first_query: int = 0,
+    local: LocalShare = SINGLE_PROCESS,
 ) -> Tensor:
-    """Softmax over the catalog, estimated from the batch's other positives and uniform negatives.
+    """Softmax over the catalog, estimated from in-batch and uniform negatives.
 
     The logQ correction (Bengio and Senécal 2008; Yi et al., "Sampling-bias-corrected neural modeling",
-    RecSys 2019, section 3) divides each sampled exp(score) by the number of times its item was expected
-    in the sample. An item can come from either sampler, so that number is the sum over both (the balance
-    heuristic; mixed negatives as in Yang et al., WWW 2020 Companion, section 3.2):
+    RecSys 2019, section 3) divides each sampled exp(score) by the expected count of its item in the sample.
+    Both samplers can draw an item, so the expected count is the sum over both (the balance heuristic; mixed
+    negatives as in Yang et al., WWW 2020 Companion, section 3.2):
 
         E[count of j] = (P - own) · p_j + M / N
 
-    which makes the sampled sum an unbiased estimate of the full one. Copies of the positive among the
-    negatives (accidental hits) are masked, because the positive itself stands for them.
+    This makes the sampled sum an unbiased estimate of the full one. The query's own positives are no
+    negatives for it, and copies of the positive among the negatives (accidental hits) are masked: the
+    positive itself represents them.
 
     Args:
-        query: [B, D] query vectors, in a run of several processes those of this one.
-        positive, positive_id: [P, D] vectors and [P] rows of the items that followed, of all processes.
-        owner: [P] which query each positive belongs to. Its own draws are no negatives to it.
-        negative, negative_id: [M, D] and [M], drawn uniformly from N items.
-        probability: [N+1] chance that a drawn positive is this item.
-        uniform: M, the number of uniform draws.
-        items: N, the number of items that uniform draws come from.
+        query: [B, D] query vectors of this process.
+        probability: [N+1] probability that a drawn positive is this item.
         temperature: divides the inner products.
-        rows: which of the positives are of this process. first: the number of its first query.
 
-    Returns: the sum of this process's losses over P, a scalar: the mean over the positives of all.
+    Returns: the sum of this process's losses over P, a scalar. Summed over processes, it is the mean over
+    all positives.
     """
-    sampled = torch.cat([positive_id, negative_id])  # [P+M]
-    mine = owner[local_positives]  # [R], R = P in one process
-    scores = query[mine - first_query] @ torch.cat([positive, negative]).T / temperature  # [R, P+M]
-    own = torch.bincount(owner)[mine]  # [R]
-    others = (positive_id.numel() - own).to(scores.dtype).unsqueeze(1)  # [R, 1]
-    expected = others * probability[sampled].to(scores.dtype) + n_uniform / n_items  # [R, P+M]
-    corrected = scores - expected.clamp_min(1e-20).log()
-    from_owner = torch.zeros_like(scores, dtype=torch.bool)
-    from_owner[:, : owner.numel()] = mine.unsqueeze(1) == owner.unsqueeze(0)
-    masked = from_owner | (sampled.unsqueeze(0) == positive_id[local_positives].unsqueeze(1))
-    corrected = corrected.masked_fill(masked, -torch.inf)
-    target = scores.diagonal(
-        local_positives.start or 0
-    )  # the positive itself, uncorrected: always in the sum
+    sampled_item = torch.cat([positives.item, negatives.item])  # [P+M]
+    local_query = positives.query[local.positives]  # [R], R = P in one process
+    sampled_vectors = torch.cat([positives.vectors, negatives.vectors])
+    scores = query[local_query - local.first_query] @ sampled_vectors.T / temperature  # [R, P+M]
+    own_count = torch.bincount(positives.query)[local_query]  # [R]
+    in_batch_count = (positives.item.numel() - own_count).to(scores.dtype).unsqueeze(1)  # [R, 1]
+    uniform_count = negatives.item.numel() / negatives.n_items
+    expected_count = in_batch_count * probability[sampled_item].to(scores.dtype) + uniform_count  # [R, P+M]
+    corrected = scores - expected_count.clamp_min(1e-20).log()
+    is_own = torch.zeros_like(scores, dtype=torch.bool)
+    is_own[:, : positives.query.numel()] = local_query.unsqueeze(1) == positives.query.unsqueeze(0)
+    is_hit = sampled_item.unsqueeze(0) == positives.item[local.positives].unsqueeze(1)
+    corrected = corrected.masked_fill(is_own | is_hit, -torch.inf)
+    target = scores.diagonal(local.positives.start or 0)  # the positive, uncorrected: always in the sum
     losses = torch.logsumexp(torch.cat([target.unsqueeze(1), corrected], dim=1), dim=1) - target
-    return losses.sum() / max(owner.numel(), 1)
+    return losses.sum() / max(positives.query.numel(), 1)

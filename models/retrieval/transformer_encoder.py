@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.embeddings import gather_rows
 from models.retrieval.attention_encoder import TimeDecayAttentionPool, event_counts
-from models.retrieval.mean_encoder import Readout, basket_mean, time_of_week
+from models.retrieval.query_encoder import EncoderDims, Readout, basket_mean, time_of_week
 from models.retrieval.recent_events import BASKET_KIND, N_EVENT_FEATURES, EventSequence, event_sequence
 from models.schema import Query
 
@@ -17,8 +17,9 @@ N_GAP_BUCKETS = 16  # log2 buckets of hours: 2^15 hours are nearly four years
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention and MLP; each head adds a bias by the time between two events.
 
-    Causal as in SASRec (Kang and McAuley, ICDM 2018, section III-B); the bias by time bucket takes the place
-    of positions (Li et al., "TiSASRec", WSDM 2020, section 3.2; Zhai et al., "HSTU", ICML 2024, section 3.3).
+    Causal as in SASRec (Kang and McAuley, ICDM 2018, section III-B). The bias by time bucket replaces
+    position embeddings (Li et al., "TiSASRec", WSDM 2020, section 3.2; Zhai et al., "HSTU", ICML 2024,
+    section 3.3).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -31,32 +32,34 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         nn.init.zeros_(self.gap.weight)
 
-    def forward(self, x: Tensor, gap: Tensor, hidden: Tensor) -> Tensor:
-        """x [B, T, W]; gap [B, T, T] time buckets; hidden [B, 1, T, T] bool, what a row may not see."""
+    def forward(self, x: Tensor, gap_bucket: Tensor, causal_mask: Tensor) -> Tensor:
+        """x [B, T, W]; gap_bucket [B, T, T]; causal_mask [B, 1, T, T] bool, True for hidden columns."""
         batch, length, width = x.shape
         split = self.project(self.before_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, T, W / heads]
-        score = q @ k.transpose(2, 3) / math.sqrt(width // self.heads) + self.gap(gap).permute(0, 3, 1, 2)
-        weight = score.masked_fill(hidden, -math.inf).softmax(3)  # a row sees itself, so none is empty
+        bias = self.gap(gap_bucket).permute(0, 3, 1, 2)
+        score = q @ k.transpose(2, 3) / math.sqrt(width // self.heads) + bias
+        weight = score.masked_fill(causal_mask, -math.inf).softmax(3)  # a row attends to itself at least
         x = x + self.out((weight @ v).transpose(1, 2).reshape(batch, length, width))
-        return x + self.mlp(self.before_mlp(x))
+        out: Tensor = x + self.mlp(self.before_mlp(x))
+        return out
 
 
 class TransformerEncoder(nn.Module):
-    """Blocks over the latest events and the basket, then the pools and the readout of `AttentionEncoder`.
+    """Transformer blocks over the latest events and the basket, then pools and readout of `AttentionEncoder`.
 
-    An event sees what happened until then, the other lines of its order included, whose sequence means
-    nothing. The pools' keys are the states; their values the item vectors plus what the states add.
+    An event attends to all events up to its own time, other lines of its order included: their sequence has
+    no meaning. The pools' keys are the states; their values are the item vectors plus a projection of the
+    states.
 
-    Args as in `AttentionEncoder`, and:
+    Args: as of `AttentionEncoder`, and
         layers: number of blocks.
-        heads: of each block; must divide `dim`.
+        heads: of each block; must divide `dims.item`.
     """
 
     def __init__(
         self,
-        dim: int,
-        attributes_dim: int,
+        dims: EncoderDims,
         hidden: int = 256,
         max_events: int = 64,
         half_lives: tuple[float, ...] = (3.0, 21.0, 120.0),
@@ -65,24 +68,24 @@ class TransformerEncoder(nn.Module):
         heads: int = 2,
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"heads={heads} must divide the width of the item vectors, {dim}")
+        if dims.item % heads:
+            raise ValueError(f"heads={heads} must divide the width of the item vectors, {dims.item}")
         self.max_events = max_events
         self.basket_kind, self.max_gap_bucket = BASKET_KIND, N_GAP_BUCKETS - 1
-        self.facts = nn.Linear(N_EVENT_FEATURES, dim)
-        self.blocks = nn.ModuleList(TransformerBlock(dim, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(dim)
-        self.value = nn.Linear(dim, dim, bias=False)
+        self.feature_projection = nn.Linear(N_EVENT_FEATURES, dims.item)
+        self.blocks = nn.ModuleList(TransformerBlock(dims.item, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(dims.item)
+        self.value = nn.Linear(dims.item, dims.item, bias=False)
         self.pool = TimeDecayAttentionPool(
-            dim + N_EVENT_FEATURES, dim + 4 + attributes_dim, tuple(half_lives), width
+            dims.item + N_EVENT_FEATURES, dims.item + 4 + dims.attributes, tuple(half_lives), width
         )
-        self.readout = Readout(len(half_lives) + 1, dim, attributes_dim, hidden)
+        self.readout = Readout(len(half_lives) + 1, dims, hidden)
         nn.init.normal_(self.value.weight, std=0.01)
 
     def forward(
         self, query: Query, vectors: Tensor, history: Tensor, basket: Tensor, attributes: Tensor
     ) -> Tensor:
-        """Unit vectors [B, D]; see models/retrieval/mean_encoder.py."""
+        """Unit vectors [B, D]; see models/retrieval/query_encoder.py."""
         events = event_sequence(query, history, basket, self.max_events, self.basket_kind)
         items = gather_rows(vectors, events.vector_row)  # [n, D]
         states = self.encode_events(events, items)
@@ -90,26 +93,28 @@ class TransformerEncoder(nn.Module):
         checkouts = torch.cat([mean, time_of_week(query.ts), attributes], dim=1)
         keys = torch.cat([states, events.features], dim=1)
         bags = self.pool(events, items + self.value(states), keys, checkouts)
-        return self.readout(bags + [mean], query, attributes, event_counts(events, query))
+        vector: Tensor = self.readout(bags + [mean], query, attributes, event_counts(events, query))
+        return vector
 
     def encode_events(self, events: EventSequence, items: Tensor) -> Tensor:
-        """What each event means after those before it: items [n, D] → [n, D]."""
+        """State of each event in the context of earlier ones: items [n, D] → [n, D]."""
         lengths = torch.bincount(events.checkout)
         batch, longest = lengths.numel(), int(lengths.max()) if lengths.numel() > 0 else 0
         start = lengths.cumsum(0) - lengths
         column = torch.arange(events.vector_row.numel(), device=items.device) - start[events.checkout]
         cell = events.checkout * longest + column  # [n]
-        x = items + self.facts(events.features)
+        x = items + self.feature_projection(events.features)
         x = (
             x.new_zeros([batch * longest, items.shape[1]])
             .index_copy(0, cell, x)
             .view(batch, longest, items.shape[1])
         )
-        age = events.age.new_full([batch * longest], -1.0)  # padding: younger than all, so seen by none
+        age = events.age.new_full([batch * longest], -1.0)  # padding is younger than all events: masked
         age = age.index_copy(0, cell, events.age).view(batch, longest)
-        later = age.unsqueeze(1) < age.unsqueeze(2)  # [B, T, T] column after row
+        is_later = age.unsqueeze(1) < age.unsqueeze(2)  # [B, T, T] column after row
         hours = (age.unsqueeze(1) - age.unsqueeze(2)).abs() * 24
-        gap = torch.log2(1 + hours).to(torch.int64).clamp_max(self.max_gap_bucket)
+        gap_bucket = torch.log2(1 + hours).to(torch.int64).clamp_max(self.max_gap_bucket)
         for block in self.blocks:
-            x = block(x, gap, later.unsqueeze(1))
-        return self.norm(x).flatten(0, 1)[cell]
+            x = block(x, gap_bucket, is_later.unsqueeze(1))
+        states: Tensor = self.norm(x).flatten(0, 1)[cell]
+        return states

@@ -1,7 +1,7 @@
 """Two-tower retrieval: the training model, and the query tower alone over frozen int8 item vectors.
 
-Item vectors serve twice: as points in the index and as the words in which a query's history is written.
-So one table call encodes every item of a step, and a new item needs only its vector to enter both sides.
+Item vectors are used twice: as points in the index and as the inputs that represent a query's history.
+One table call therefore encodes every item of a step, and a new item needs only its vector for both uses.
 """
 
 import torch
@@ -21,9 +21,7 @@ class TwoTower(nn.Module):
     """Item encoder, query encoder and the tables of context and profile.
 
     Args:
-        item: the item tower.
-        query: the query tower.
-        attributes: table sizes of the context and profile codes, context first.
+        attribute_sizes: table sizes of the context and profile codes, context first (TableSizes.attributes).
         attribute_dim: width of each of those tables.
     """
 
@@ -43,21 +41,21 @@ class TwoTower(nn.Module):
         self, query: Query, rows: Tensor, catalog: Catalog, text: ItemText, price: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Query vectors [B, D] and the vectors of item `rows` [R, D]."""
-        needed, inverse = torch.unique(
+        unique_rows, inverse = torch.unique(
             torch.cat([query.history_item, query.basket_item, rows]), return_inverse=True
         )
-        vectors = self.item_encoder(*item_encoder_inputs(needed, catalog, text, price))  # [U, D]
-        history, basket, wanted = inverse.split(
+        vectors = self.item_encoder(*item_encoder_inputs(unique_rows, catalog, text, price))  # [U, D]
+        history, basket, requested = inverse.split(
             [query.history_item.numel(), query.basket_item.numel(), rows.numel()]
         )
         attributes = empty_attributes(query)
         if self.attribute_embeddings is not None:
             attributes = self.attribute_embeddings(*attribute_bags(query))
-        return self.query_encoder(query, vectors, history, basket, attributes), vectors[wanted]
+        return self.query_encoder(query, vectors, history, basket, attributes), vectors[requested]
 
 
 class QueryTower(nn.Module):
-    """The query tower that serves: item vectors come from the catalog's int8 table."""
+    """The query tower for serving, which reads item vectors from the catalog's int8 table."""
 
     def __init__(self, query_encoder: QueryEncoder, attribute_embeddings: nn.Module | None) -> None:
         super().__init__()
@@ -67,15 +65,14 @@ class QueryTower(nn.Module):
     def forward(self, query: Query, vectors: Tensor) -> Tensor:
         """Query vectors [B, D]; `vectors` is Catalog.vectors [N+1, D+8]."""
         attributes = empty_attributes(query)
-        if (
-            self.attribute_embeddings is not None
-        ):  # TorchScript takes modules from self only, not as arguments
+        if self.attribute_embeddings is not None:  # not a function: TorchScript takes no module arguments
             attributes = self.attribute_embeddings(*attribute_bags(query))
-        return self.query_encoder(query, vectors, query.history_item, query.basket_item, attributes)
+        vector: Tensor = self.query_encoder(query, vectors, query.history_item, query.basket_item, attributes)
+        return vector
 
 
 def make_attribute_embeddings(sizes: list[int], dim: int) -> EmbeddingTables | None:
-    """One table per context and profile attribute; None where the shop has neither."""
+    """One table per context and profile attribute; None if the shop has neither."""
     if not sizes:
         return None
     return EmbeddingTables(
@@ -84,13 +81,13 @@ def make_attribute_embeddings(sizes: list[int], dim: int) -> EmbeddingTables | N
 
 
 def attribute_bags(query: Query) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Context and profile codes of B checkouts as the arguments of `EmbeddingTables`: one id per bag."""
+    """The arguments of `EmbeddingTables` for the context and profile codes of B checkouts: one id per bag."""
     codes = torch.cat([query.context, query.profile], dim=1)  # [B, n]
-    one = torch.ones_like(query.ts)
+    one_id = torch.ones_like(query.ts)  # lengths of bags of one id
     ids = [codes[:, i].contiguous() for i in range(codes.shape[1])]
-    return ids, [one] * len(ids), [one.to(query.history_price.dtype)] * len(ids)
+    return ids, [one_id] * len(ids), [one_id.to(query.history_price.dtype)] * len(ids)
 
 
 def empty_attributes(query: Query) -> Tensor:
-    """[B, 0], where the shop has neither context nor profile."""
+    """[B, 0], the attribute embeddings of a shop without context and profile."""
     return query.history_price.new_zeros([query.ts.numel(), 0])

@@ -5,10 +5,23 @@ import itertools
 import torch
 
 from models.embeddings import pack_int8
-from models.schema import Candidates, Catalog, ItemText, Query
+from models.schema import Candidates, Catalog, ItemText, Query, TableSizes
 
 DAY = 86_400
 NOW = 1_512_000_000
+
+
+def table_sizes(attributes: tuple[int, ...] = (4, 3, 3), items: int = 30) -> TableSizes:
+    """Table sizes of `random_catalog`, `random_text` and `random_query`, with other attributes if given."""
+    return TableSizes(
+        items=items + 1,
+        categories=16,
+        category_levels=3,
+        brands=5,
+        tokens=12,
+        context=attributes[:1],
+        profile=attributes[1:],
+    )
 
 
 def offsets(lengths: torch.Tensor) -> torch.Tensor:
@@ -23,7 +36,7 @@ def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, sn
     category[torch.rand(items + 1, generator=g) < 0.2] = 0
     price = torch.rand(snapshots, items + 1, generator=g) * 20
     price[torch.rand(price.shape, generator=g) < 0.2] = 0
-    popularity = torch.randint(0, 50, [snapshots, items + 1], generator=g).float()
+    orders_28d = torch.randint(0, 50, [snapshots, items + 1], generator=g).float()
     available = torch.rand(items + 1, generator=g) < 0.9
     available[0] = False
     vectors = torch.nn.functional.normalize(torch.randn(items + 1, dim, generator=g), dim=1)
@@ -37,18 +50,18 @@ def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, sn
         available=available,
         price=price,
         mean_line_spend=price * torch.randint(1, 4, price.shape, generator=g),
-        orders_28d=popularity,
-        sales_7d=(popularity * torch.rand(popularity.shape, generator=g)).floor(),
-        buyers=popularity + torch.randint(0, 20, popularity.shape, generator=g),
+        orders_28d=orders_28d,
+        sales_7d=(orders_28d * torch.rand(orders_28d.shape, generator=g)).floor(),
+        buyers=orders_28d + torch.randint(0, 20, orders_28d.shape, generator=g),
         vectors=pack_int8(vectors),
     )
 
 
 def random_text(seed: int, items: int = 30, tokens: int = 12) -> ItemText:
     g = torch.Generator().manual_seed(seed)
-    ends = offsets(torch.randint(0, 4, [items + 1], generator=g))
-    n = int(ends[-1])
-    return ItemText(ends, torch.randint(1, tokens, [n], generator=g), torch.rand(n, generator=g))
+    token_offsets = offsets(torch.randint(0, 4, [items + 1], generator=g))
+    n = int(token_offsets[-1])
+    return ItemText(token_offsets, torch.randint(1, tokens, [n], generator=g), torch.rand(n, generator=g))
 
 
 def random_query(seed: int, count: int = 4, items: int = 30, snapshots: int = 2, longest: int = 12) -> Query:
@@ -56,26 +69,26 @@ def random_query(seed: int, count: int = 4, items: int = 30, snapshots: int = 2,
     g = torch.Generator().manual_seed(seed)
     history = offsets(torch.randint(0, longest + 1, [count], generator=g))
     basket = offsets(torch.randint(0, 4, [count], generator=g))
-    h, k = int(history[-1]), int(basket[-1])
+    n_events, n_lines = int(history[-1]), int(basket[-1])
     ts = NOW + torch.randint(0, 10 * DAY, [count], generator=g)
-    kind = (torch.rand(h, generator=g) < 0.3).long() * torch.randint(1, 3, [h], generator=g)
-    bought = (kind == 0).float()
-    history_ts = NOW - torch.randint(0, 300 * DAY, [h], generator=g)
+    kind = (torch.rand(n_events, generator=g) < 0.3).long() * torch.randint(1, 3, [n_events], generator=g)
+    is_purchase = (kind == 0).float()
+    history_ts = NOW - torch.randint(0, 300 * DAY, [n_events], generator=g)
     for start, end in itertools.pairwise(history.tolist()):
         history_ts[start:end] = history_ts[start:end].sort().values  # oldest first
     return Query(
         ts=ts,
         snapshot=torch.randint(0, snapshots, [count], generator=g),
         history_offsets=history,
-        history_item=torch.randint(0, items + 1, [h], generator=g),
+        history_item=torch.randint(0, items + 1, [n_events], generator=g),
         history_ts=history_ts,
         history_kind=kind,
-        history_quantity=torch.randint(1, 4, [h], generator=g).float(),
-        history_price=torch.rand(h, generator=g) * 10 * bought,
+        history_quantity=torch.randint(1, 4, [n_events], generator=g).float(),
+        history_price=torch.rand(n_events, generator=g) * 10 * is_purchase,
         basket_offsets=basket,
-        basket_item=torch.randint(0, items + 1, [k], generator=g),
-        basket_quantity=torch.randint(1, 4, [k], generator=g).float(),
-        basket_price=torch.rand(k, generator=g) * 10,
+        basket_item=torch.randint(0, items + 1, [n_lines], generator=g),
+        basket_quantity=torch.randint(1, 4, [n_lines], generator=g).float(),
+        basket_price=torch.rand(n_lines, generator=g) * 10,
         context=torch.randint(0, 4, [count, 1], generator=g),
         profile=torch.randint(0, 3, [count, 2], generator=g),
     )
@@ -84,13 +97,13 @@ def random_query(seed: int, count: int = 4, items: int = 30, snapshots: int = 2,
 def random_candidates(seed: int, count: int = 4, items: int = 30) -> Candidates:
     """Distinct candidates per checkout; some checkouts have none."""
     g = torch.Generator().manual_seed(seed)
-    per = [
+    items_per_checkout = [
         torch.randperm(items, generator=g)[: int(torch.randint(0, 9, [1], generator=g))] + 1
         for _ in range(count)
     ]
-    item = torch.cat(per)
+    item = torch.cat(items_per_checkout)
     return Candidates(
-        offsets=offsets(torch.tensor([len(p) for p in per])),
+        offsets=offsets(torch.tensor([len(row) for row in items_per_checkout])),
         item=item,
         source_mask=torch.randint(1, 128, item.shape, generator=g),
         score=torch.rand(item.shape, generator=g) * 2 - 1,

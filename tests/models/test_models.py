@@ -8,50 +8,46 @@ from models.embeddings import EmbeddingTable, EmbeddingTables, Int8EmbeddingTabl
 from models.jagged import gather_segments, lookup, rank_in_segment, segment_ids, segment_offsets, sum_by_key
 from models.ranking.calibration import HeadCalibration
 from models.ranking.losses import log_purchase_probability
-from models.ranking.ranker import CalibratedRanker, Ranker
-from models.retrieval.item_tower import ItemEncoder
+from models.ranking.ranker import CalibratedRanker, Ranker, RankerWidths
+from models.retrieval.item_tower import ItemEncoder, ItemTowerSettings
 from models.retrieval.mean_encoder import MeanEncoder
+from models.retrieval.query_encoder import EncoderDims
 from models.retrieval.two_tower import QueryTower, TwoTower
-from tests.models.shops import random_candidates, random_catalog, random_query, random_text
+from tests.models.shops import random_candidates, random_catalog, random_query, random_text, table_sizes
 from tests.models.variants import VARIANTS
-
-ATTRIBUTES = [4, 3, 3]
 
 
 def make_two_tower(dim: int = 8) -> TwoTower:
-    item = ItemEncoder(items=31, categories=16, brands=5, tokens=12, category_levels=3, dim=dim, hidden=16)
-    return TwoTower(item, MeanEncoder(dim, attributes_dim=6, hidden=16), ATTRIBUTES, attribute_dim=2)
+    sizes = table_sizes()
+    item = ItemEncoder(sizes, dim, ItemTowerSettings(hidden=16))
+    query = MeanEncoder(EncoderDims(dim, 2 * len(sizes.attributes)), hidden=16)
+    return TwoTower(item, query, sizes.attributes, attribute_dim=2)
 
 
 def make_ranker() -> Ranker:
-    return Ranker(
-        categories=16,
-        brands=5,
-        attribute_sizes=ATTRIBUTES,
-        query_vector_dim=8,
-        horizon_days=14.0,
-        multitask=VARIANTS["mmoe"],
-    )
+    return Ranker(table_sizes(), 8, 14.0, VARIANTS["mmoe"], RankerWidths())
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.integers(0, 1000))
 def test_jagged_operations(lengths: list[int], seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
-    ends = torch.cat([torch.zeros(1, dtype=torch.long), torch.tensor(lengths).cumsum(0)])
-    segments = segment_ids(ends)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), torch.tensor(lengths).cumsum(0)])
+    segments = segment_ids(offsets)
     assert segments.tolist() == [i for i, n in enumerate(lengths) for _ in range(n)]
-    assert segment_offsets(segments, len(lengths)).tolist() == ends.tolist()
+    assert segment_offsets(segments, len(lengths)).tolist() == offsets.tolist()
     chosen = torch.randint(0, len(lengths), [4], generator=g)
-    position, owner, found = gather_segments(ends, chosen)
-    assert owner.tolist() == [i for i, c in enumerate(chosen.tolist()) for _ in range(lengths[c])]
-    assert position.tolist() == [p for c in chosen.tolist() for p in range(int(ends[c]), int(ends[c + 1]))]
-    assert found.tolist() == [lengths[c] for c in chosen.tolist()]
+    position, index, chosen_lengths = gather_segments(offsets, chosen)
+    assert index.tolist() == [i for i, c in enumerate(chosen.tolist()) for _ in range(lengths[c])]
+    assert position.tolist() == [
+        p for c in chosen.tolist() for p in range(int(offsets[c]), int(offsets[c + 1]))
+    ]
+    assert chosen_lengths.tolist() == [lengths[c] for c in chosen.tolist()]
     score = torch.randint(0, 4, segments.shape, generator=g).float()
     rank = rank_in_segment(segments, score)
     for i, n in enumerate(lengths):
-        mine = [p for p in range(segments.numel()) if segments[p] == i]
-        best = sorted(mine, key=lambda p: (-float(score[p]), p))
+        of_segment = [p for p in range(segments.numel()) if segments[p] == i]
+        best = sorted(of_segment, key=lambda p: (-float(score[p]), p))
         assert [int(rank[p]) for p in best] == list(range(n))
     keys, sums = sum_by_key(segments * 7 % 3, score.unsqueeze(1))
     for key, total in zip(keys.tolist(), sums[:, 0].tolist(), strict=True):
@@ -75,15 +71,17 @@ def test_every_parameter_of_the_towers_gets_a_gradient() -> None:
 
 def test_int8_tables_match_the_trained_ones() -> None:
     tables = EmbeddingTables([EmbeddingTable("a", 50, 16, ["x", "y"]), EmbeddingTable("b", 9, 8, ["z"])])
-    small: Int8EmbeddingTables = quantize_tables(tables)
+    quantized: Int8EmbeddingTables = quantize_tables(tables)
     lengths = [torch.randint(0, 4, [6]) for _ in range(3)]
     ids = [torch.randint(0, 9, [int(n.sum())]) for n in lengths]
     weights = [torch.rand(int(n.sum())) for n in lengths]
-    torch.testing.assert_close(small(ids, lengths, weights), tables(ids, lengths, weights), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        quantized(ids, lengths, weights), tables(ids, lengths, weights), rtol=0, atol=0.02
+    )
 
 
 def test_query_tower_from_frozen_vectors_matches_the_training_model() -> None:
-    """The serving form (int8 item vectors and attribute tables) is the training form up to quantization."""
+    """int8 item vectors and attribute tables give the vectors of the training model, up to quantization."""
     towers, query, catalog, text = make_two_tower().eval(), random_query(5), random_catalog(5), random_text(5)
     rows = torch.arange(31)
     with torch.no_grad():
@@ -117,7 +115,7 @@ def test_calibration_recovers_a_known_distortion() -> None:
     assert abs(float((log_value - truth[:, 2]).mean())) < 0.05
 
 
-def test_calibration_leaves_a_head_alone_that_has_nothing_to_learn_from() -> None:
+def test_calibration_keeps_a_head_without_both_outcomes() -> None:
     calibration = HeadCalibration()
     calibration.fit(torch.randn(50, 3), torch.zeros(50), torch.zeros(50), torch.zeros(50))
     assert calibration.scale.tolist() == [1, 1, 1]

@@ -1,1 +1,1 @@
-"""What the ranker reads of a candidate."""
+"""Features of (checkout, candidate) pairs, in named blocks: a file per block, composed in interactions.py."""

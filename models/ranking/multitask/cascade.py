@@ -1,5 +1,5 @@
-"""A cascade of separate models: click, then conversion among what was clicked. The classic baseline that
-entire-space models are compared with (Ma et al., SIGIR 2018, section 2.1)."""
+"""A cascade of separate models: click, then conversion of clicked candidates. The classic baseline of
+entire-space models (Ma et al., SIGIR 2018, section 2.1)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,14 @@ from models.ranking.multitask.layers import TASKS, Experts, make_towers
 
 
 class Cascade(nn.Module):
-    """A click model on every candidate; conversion and value models on the clicked and bought ones only.
+    """A click model on all candidates; conversion and value models on clicked and bought ones only.
 
-    No task leaves a gradient on what another one learns: the category, brand and attribute embeddings in
-    the input are the click model's, which the later stages take as given. That conversion learns from
-    clicked rows alone is the loss's part: `ranker.train.entire_space=false`.
+    Tasks share no gradient: the click model trains the category, brand and attribute embeddings in the
+    input, and the later models do not change them. The loss restricts conversion to clicked rows
+    (`ranker.train.entire_space=false`).
 
     Args:
-        query: Q, width of the checkout's side. candidate: X, of the candidate's.
+        query_dim, candidate_dim: Q and X, widths of the inputs.
         hidden, tower: widths of the three hidden layers of each model.
     """
 
@@ -30,9 +30,9 @@ class Cascade(nn.Module):
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
         click = self.click(query, candidate, segment)  # [ΣC, 1, H2]
-        later = self.post_click(query.detach(), candidate.detach(), segment)  # [ΣC, T-1, H2]
-        own = torch.cat([click, later], dim=1)
-        return torch.cat([tower(own[:, i]) for i, tower in enumerate(self.towers)], dim=1)
+        post_click = self.post_click(query.detach(), candidate.detach(), segment)  # [ΣC, T-1, H2]
+        hidden = torch.cat([click, post_click], dim=1)
+        return torch.cat([tower(hidden[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
     def last_shared_weight(self) -> Tensor | None:
         return None

@@ -8,14 +8,14 @@ from models.ranking.multitask.layers import TASKS, Experts, make_towers
 
 
 class ESMM(nn.Module):
-    """A network of its own for click, conversion and value, on embeddings that they share.
+    """Separate click, conversion and value networks on shared embeddings.
 
-    What ties click and conversion together is the loss: p(purchase) = p(click) · p(conversion), as a sum of
-    logarithms, is fitted over all candidates, clicked or not (`ranker.train.entire_space`). The paper has no
-    value head; here it is a third network.
+    The loss couples click and conversion: it fits p(purchase) = p(click) · p(conversion), as a sum of
+    logarithms, over all candidates, clicked or not (`ranker.train.entire_space`). The value network is an
+    addition to the paper.
 
     Args:
-        query: Q, width of the checkout's side. candidate: X, of the candidate's.
+        query_dim, candidate_dim: Q and X, widths of the inputs.
         hidden, tower: widths of the three hidden layers of each network.
     """
 
@@ -28,8 +28,8 @@ class ESMM(nn.Module):
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
-        own = self.bottoms(query, candidate, segment)  # [ΣC, T, H2]
-        return torch.cat([tower(own[:, i]) for i, tower in enumerate(self.towers)], dim=1)
+        hidden = self.bottoms(query, candidate, segment)  # [ΣC, T, H2]
+        return torch.cat([tower(hidden[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
     def last_shared_weight(self) -> Tensor | None:
         return None

@@ -1,9 +1,10 @@
-"""What the multi-task variants are made of.
+"""Layers of the multi-task networks.
 
-A variant is a module `forward(query [B, Q], candidate [ΣC, X], segment [ΣC]) → logits [ΣC, 3]`, in the
-order of TASKS, made from the widths Q and X. `last_shared()` is the last parameter on which all tasks leave
-a gradient, None where they share no layer: gradients are compared and balanced there. A variant with gates
-ends them in an `nn.Softmax` over [ΣC, tasks, experts]; the last one feeds the towers.
+A network is a module `forward(query [B, Q], candidate [ΣC, X], segment [ΣC]) → logits [ΣC, 3]`, in the order
+of TASKS, built from the widths Q (of the checkout's input) and X (of the candidate's). `last_shared_weight()`
+is the last parameter on which all tasks have a gradient, None if they share no layer: gradients are compared
+and balanced there. A network with gates ends them in an `nn.Softmax` over [ΣC, tasks, experts]; the last one
+feeds the towers.
 """
 
 import torch
@@ -14,13 +15,12 @@ TASKS = ("click", "conversion", "value")
 
 
 class SplitLinear(nn.Module):
-    """A linear layer over a checkout's side and a candidate's side, concatenated.
+    """A linear layer over the concatenated inputs of a checkout and a candidate.
 
-    A checkout's side is the same for its hundreds of candidates: its part of the product is computed once per
-    checkout and added to every candidate.
+    A checkout has hundreds of candidates: its part of the product is computed once and added to each.
 
     Args:
-        query: Q, width of the checkout's side. candidate: X, of the candidate's. width: W, of the output.
+        query_dim, candidate_dim: Q and X. width: W, of the output.
     """
 
     def __init__(self, query_dim: int, candidate_dim: int, width: int) -> None:
@@ -35,22 +35,22 @@ class SplitLinear(nn.Module):
     def forward_columns(
         self, query: Tensor, candidate: Tensor, segment: Tensor, start: int, stop: int
     ) -> Tensor:
-        """Outputs `start` to `stop` (exclusive) of the layer alone: [ΣC, stop - start]."""
+        """Output columns `start` to `stop` (exclusive): [ΣC, stop - start]."""
         weight, bias = self.candidate_linear.weight[start:stop], self.candidate_linear.bias[start:stop]
         checkout = F.linear(query, self.query_linear.weight[start:stop], bias)  # [B, stop - start]
         if checkout.shape[0] == 1:  # one request
             return F.linear(candidate, weight, checkout[0])
-        # In place: a step is bound by memory, and these are its largest tensors.
+        # In place, because memory bandwidth bounds a step and these are its largest tensors.
         return F.linear(candidate, weight).add_(checkout.index_select(0, segment))
 
 
 class ParallelLinear(nn.Module):
-    """The weights of E linear layers, each for an input of its own."""
+    """E linear layers with stacked weights, each for its own input."""
 
-    def __init__(self, count: int, inputs: int, outputs: int) -> None:
+    def __init__(self, num_layers: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(count, inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(count, 1, outputs))
+        self.weight = nn.Parameter(torch.empty(num_layers, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(num_layers, 1, outputs))
         for weight in self.weight.data:
             nn.init.kaiming_uniform_(weight.T, nonlinearity="relu")
 
@@ -62,11 +62,11 @@ class ParallelLinear(nn.Module):
 class Experts(nn.Module):
     """E perceptrons of two layers on the same input.
 
-    One after the other: as one batched product the experts' inputs are strided, and the copies that the
-    products and their gradients then need cost more than the larger product saves.
+    They run one after the other. In one batched product the experts' inputs are strided, and the copies for
+    products and gradients cost more than the larger product saves.
 
     Args:
-        query, candidate: Q and X. experts: E. hidden: H1 and H2, the widths of the layers.
+        query_dim, candidate_dim: Q and X. num_experts: E. hidden: H1 and H2, the widths of the layers.
     """
 
     def __init__(self, query_dim: int, candidate_dim: int, num_experts: int, hidden: tuple[int, int]) -> None:
@@ -78,14 +78,14 @@ class Experts(nn.Module):
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → [ΣC, E, H2]."""
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for e in range(self.num_experts):
             start = e * self.width
             hidden = self.first_layer.forward_columns(
                 query, candidate, segment, start, start + self.width
             ).relu_()  # [ΣC, H1]
-            found.append(self.second_layer(hidden, e))
-        return torch.stack(found, dim=1).relu_()
+            outputs.append(self.second_layer(hidden, e))
+        return torch.stack(outputs, dim=1).relu_()
 
 
 def make_towers(width: int, hidden: int) -> nn.ModuleList:

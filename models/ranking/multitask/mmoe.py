@@ -11,8 +11,8 @@ class MMoE(nn.Module):
     """Shared experts, one softmax gate and one tower per task.
 
     Args:
-        query: Q, width of the checkout's side. candidate: X, of the candidate's.
-        experts: E.
+        query_dim, candidate_dim: Q and X, widths of the inputs.
+        experts: E, number of experts.
         hidden: widths of the two layers of an expert.
         tower: width of a task tower's hidden layer.
     """

@@ -8,26 +8,25 @@ from models.ranking.multitask.layers import TASKS, SplitLinear, make_towers
 
 
 def make_expert_mask(specific_experts: int, shared_experts: int, states: int) -> Tensor:
-    """Which experts a state may mix: bool [states, E], E = own experts of every task, then the shared ones.
+    """The experts that each state mixes: bool [states, E], specific experts task by task, then shared ones.
 
-    A task's state mixes its own experts and the shared ones (equations 1 to 3); the state after the tasks'
-    is the shared one, which mixes all (section 4.2).
+    A task's state mixes its specific experts and the shared ones (equations 1 to 3). The last state is the
+    shared one, which mixes all (section 4.2).
     """
-    tasks = len(TASKS)
-    reach = torch.ones(tasks + 1, tasks * specific_experts + shared_experts, dtype=torch.bool)
-    reach[:tasks, : tasks * specific_experts] = torch.eye(tasks, dtype=torch.bool).repeat_interleave(
-        specific_experts, dim=1
-    )
-    return reach[:states]
+    n_tasks = len(TASKS)
+    mask = torch.ones(n_tasks + 1, n_tasks * specific_experts + shared_experts, dtype=torch.bool)
+    specific = torch.eye(n_tasks, dtype=torch.bool).repeat_interleave(specific_experts, dim=1)
+    mask[:n_tasks, : n_tasks * specific_experts] = specific
+    return mask[:states]
 
 
 class ExtractionLayer(nn.Module):
-    """An extraction layer after the first: experts and gates that read the states of the layer before.
+    """An extraction layer after the first: experts and gates on the states of the layer before.
 
     Args:
         inputs, width: widths of a state before and after.
-        own, shared: experts per task, and experts that all tasks share.
-        states: how many states come out: T, or T + 1 with the shared one if another layer follows.
+        specific_experts, shared_experts: experts per task, and experts that all tasks share.
+        states: number of output states: T, or T + 1 with the shared one if another layer follows.
     """
 
     expert_mask: Tensor
@@ -47,20 +46,19 @@ class ExtractionLayer(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """state [ΣC, T+1, inputs] → [ΣC, states, width]."""
-        experts = [layer(state[:, i]) for i, layer in enumerate(self.experts)]
-        expert = (
-            torch.cat(experts, dim=1).relu_().view(state.shape[0], self.expert_mask.shape[1], self.width)
-        )  # [ΣC, E, width]
+        experts = torch.cat([layer(state[:, i]) for i, layer in enumerate(self.experts)], dim=1).relu_()
+        experts = experts.view(state.shape[0], self.expert_mask.shape[1], self.width)  # [ΣC, E, width]
         gates = torch.stack([layer(state[:, i]) for i, layer in enumerate(self.gate_logits)], dim=1)
-        return torch.bmm(self.gate(gates.masked_fill(~self.expert_mask, -torch.inf)), expert)
+        return torch.bmm(self.gate(gates.masked_fill(~self.expert_mask, -torch.inf)), experts)
 
 
 class PLE(nn.Module):
-    """Experts of each task beside shared ones, in one or more extraction layers, and one tower per task.
+    """Specific experts per task and shared experts, in one or more extraction layers, and a tower per task.
 
     Args:
-        query: Q, width of the checkout's side. candidate: X, of the candidate's.
-        own: experts of each task and layer. shared: experts of each layer that all tasks may use.
+        query_dim, candidate_dim: Q and X, widths of the inputs.
+        specific_experts: experts of each task and layer.
+        shared_experts: experts of each layer that all tasks share.
         hidden: width of an expert of each extraction layer; as many layers as widths.
         tower: width of a task tower's hidden layer.
     """
@@ -77,11 +75,11 @@ class PLE(nn.Module):
         tower: int = 32,
     ) -> None:
         super().__init__()
-        tasks, experts = len(TASKS), len(TASKS) * specific_experts + shared_experts
+        n_tasks, n_experts = len(TASKS), len(TASKS) * specific_experts + shared_experts
         self.width = hidden[0]
-        states = [tasks + 1] * (len(hidden) - 1) + [tasks]  # what leaves each layer
-        self.experts = SplitLinear(query_dim, candidate_dim, experts * hidden[0])
-        self.gate_logits = SplitLinear(query_dim, candidate_dim, states[0] * experts)
+        states = [n_tasks + 1] * (len(hidden) - 1) + [n_tasks]  # output states of each layer
+        self.experts = SplitLinear(query_dim, candidate_dim, n_experts * hidden[0])
+        self.gate_logits = SplitLinear(query_dim, candidate_dim, states[0] * n_experts)
         self.gate = nn.Softmax(dim=2)
         self.register_buffer(
             "expert_mask", make_expert_mask(specific_experts, shared_experts, states[0]), persistent=False
@@ -94,13 +92,12 @@ class PLE(nn.Module):
 
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
-        expert = self.experts(query, candidate, segment).relu_()  # [ΣC, E*H]
+        experts = self.experts(query, candidate, segment).relu_()  # [ΣC, E*H]
         gates = self.gate_logits(query, candidate, segment)  # [ΣC, states*E]
-        states, experts = self.expert_mask.shape
-        gates = gates.view(segment.numel(), states, experts).masked_fill(~self.expert_mask, -torch.inf)
-        state = torch.bmm(
-            self.gate(gates), expert.view(segment.numel(), experts, self.width)
-        )  # [ΣC, states, H]
+        n_states, n_experts = self.expert_mask.shape
+        gates = gates.view(segment.numel(), n_states, n_experts).masked_fill(~self.expert_mask, -torch.inf)
+        experts = experts.view(segment.numel(), n_experts, self.width)
+        state = torch.bmm(self.gate(gates), experts)  # [ΣC, states, H]
         for layer in self.layers:
             state = layer(state)
         return torch.cat([tower(state[:, i]) for i, tower in enumerate(self.towers)], dim=1)

@@ -7,10 +7,10 @@ from models.ranking.multitask.layers import Experts, make_towers
 
 
 class SharedBottom(nn.Module):
-    """One perceptron that all tasks share, and one tower per task.
+    """One perceptron shared by all tasks, and one tower per task.
 
     Args:
-        query: Q, width of the checkout's side. candidate: X, of the candidate's.
+        query_dim, candidate_dim: Q and X, widths of the inputs.
         hidden: widths of the two shared layers.
         tower: width of a task tower's hidden layer.
     """

@@ -1,118 +1,144 @@
-"""The in-graph features against a plain reading of the history, one checkout at a time."""
+"""The in-graph features against loops over the history, one checkout at a time."""
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.ranking.features.interactions import InteractionFeatures
+from models.schema import Candidates, Catalog, Query
 from tests.models.shops import DAY, random_candidates, random_catalog, random_query
 
 MODEL = InteractionFeatures(categories=16, brands=5)
 
 
-def naive(query, candidates, catalog, row: int) -> list[dict[str, float]]:
-    """Some features of one checkout's candidates, by loops over its events."""
-    lines = []  # item, age in days, quantity, price, in the basket
-    h0, h1 = query.history_offsets[row : row + 2].tolist()
-    looks = []
-    for i in range(h0, h1):
-        age = max(int(query.ts[row] - query.history_ts[i]), 0) / DAY
-        entry = (
+class Line(NamedTuple):
+    item: int
+    age: float  # days
+    quantity: float
+    price: float
+    in_basket: bool
+
+    @property
+    def spend(self) -> float:
+        return self.quantity * self.price
+
+
+def read_lines(query: Query, row: int) -> tuple[list[Line], list[Line]]:
+    """The purchases of one checkout's user, the basket included; and the user's views."""
+    purchases, views = [], []
+    for i in range(*query.history_offsets[row : row + 2].tolist()):
+        line = Line(
             int(query.history_item[i]),
-            age,
+            max(int(query.ts[row] - query.history_ts[i]), 0) / DAY,
             float(query.history_quantity[i]),
             float(query.history_price[i]),
-            0,
+            in_basket=False,
         )
-        (lines if query.history_kind[i] == 0 else looks).append(entry)
-    k0, k1 = query.basket_offsets[row : row + 2].tolist()
-    for i in range(k0, k1):
-        lines.append(
-            (int(query.basket_item[i]), 0.0, float(query.basket_quantity[i]), float(query.basket_price[i]), 1)
-        )
-    out = []
-    c0, c1 = candidates.offsets[row : row + 2].tolist()
-    for c in range(c0, c1):
+        (purchases if query.history_kind[i] == 0 else views).append(line)
+    for i in range(*query.basket_offsets[row : row + 2].tolist()):
+        quantity, price = float(query.basket_quantity[i]), float(query.basket_price[i])
+        purchases.append(Line(int(query.basket_item[i]), 0.0, quantity, price, in_basket=True))
+    return purchases, views
+
+
+def mean_spend(lines: list[Line]) -> float:
+    """Spend per line, 0 for no line."""
+    return sum(line.spend for line in lines) / max(len(lines), 1)
+
+
+def naive_features(
+    query: Query, candidates: Candidates, catalog: Catalog, row: int
+) -> list[dict[str, float]]:
+    """Some features of one checkout's candidates."""
+    lines, views = read_lines(query, row)
+    first, last = candidates.offsets[row : row + 2].tolist()
+    features = []
+    for c in range(first, last):
         item = int(candidates.item[c])
-        own = [line for line in lines if line[0] == item]
         leaf = int(catalog.leaf[item])
-        kin = [line for line in lines if leaf > 0 and int(catalog.leaf[line[0]]) == leaf]
-        looked = [line for line in looks if line[0] == item]
-        out.append(
+        own = [line for line in lines if line.item == item]
+        of_leaf = [line for line in lines if leaf > 0 and int(catalog.leaf[line.item]) == leaf]
+        price, leaf_spend = float(catalog.price[query.snapshot[row], item]), mean_spend(of_leaf)
+        mask = int(candidates.source_mask[c])
+        features.append(
             {
-                "item_decayed_20d": math.log1p(sum(2 ** (-line[1] / 20) for line in own)),
-                "item_count": math.log1p(len(own)),
-                "item_last_age": math.log1p(min(line[1] for line in own)) if own else 8.0,
-                "item_in_basket": math.log1p(sum(line[4] for line in own)),
-                "leaf_count": math.log1p(len(kin)),
-                "leaf_last_age": math.log1p(min(line[1] for line in kin)) if kin else 8.0,
-                "item_spend": math.log1p(sum(line[2] * line[3] for line in own) / max(len(own), 1)),
-                "item_gap": math.log1p(
-                    (max(line[1] for line in own) - min(line[1] for line in own)) / (len(own) - 1)
-                    if len(own) > 1
-                    else 0
-                ),
-                "clicks": math.log1p(sum(2 ** (-line[1] / 10) for line in looked)),
-                "price": math.log1p(float(catalog.price[query.snapshot[row], item])),
+                **purchase_features(own),
+                **repurchase_features(item, own, lines),
+                **market_features(query, catalog, row, item),
+                "leaf_lines": math.log1p(len(of_leaf)),
+                "leaf_last_age": math.log1p(min(line.age for line in of_leaf)) if of_leaf else 8.0,
+                "leaf_spend": math.log1p(leaf_spend),
+                "clicks": math.log1p(sum(2 ** (-line.age / 10) for line in views if line.item == item)),
+                "price": math.log1p(price),
+                "price_to_leaf": math.log(price / leaf_spend) if price > 0 and leaf_spend > 0 else 0.0,
                 "user_lines": math.log1p(len(lines)),
-                "user_trips": math.log1p(len({line[1] for line in lines})),
-                "user_span": math.log1p(max((line[1] for line in lines), default=0)),
-                **rhythm_of(item, own, lines),
-                "basket_lines": math.log1p(k1 - k0),
-                **moving(query, catalog, row, item),
-                "price_to_leaf": math.log(price / spent)
-                if (price := float(catalog.price[query.snapshot[row], item])) > 0
-                and (spent := sum(line[2] * line[3] for line in kin) / max(len(kin), 1)) > 0
-                else 0.0,
-                "item_recent_spend": math.log1p(
-                    sum(line[2] * line[3] * 2 ** (-line[1] / 80) for line in own)
-                    / max(sum(2 ** (-line[1] / 80) for line in own), 1e-3)
-                ),
-                "value_start": math.log(max(value_start(query, catalog, row, item, own, lines), 0.01)),
-                "leaf_spend": math.log1p(sum(line[2] * line[3] for line in kin) / max(len(kin), 1)),
-                "affinity": math.log1p(float(candidates.copurchase_score[c])),
-                "taste": math.log1p(50 * float(candidates.ease_score[c])),
-                "taste_share": float(candidates.ease_score[c] / candidates.ease_score[c0:c1].max()),
-                "source_ann": float(int(candidates.source_mask[c]) & 1),
-                "source_recency": float(int(candidates.source_mask[c]) >> 5 & 1),
-                "source_ease": float(int(candidates.source_mask[c]) >> 6 & 1),
+                "user_trips": math.log1p(len({line.age for line in lines})),
+                "user_span": math.log1p(max((line.age for line in lines), default=0)),
+                "basket_lines": math.log1p(sum(line.in_basket for line in lines)),
+                "copurchase_score": math.log1p(float(candidates.copurchase_score[c])),
+                "ease_score": math.log1p(50 * float(candidates.ease_score[c])),
+                "ease_score_ratio": float(candidates.ease_score[c] / candidates.ease_score[first:last].max()),
+                "source_ann": float(mask & 1),
+                "source_recency": float(mask >> 5 & 1),
+                "source_ease": float(mask >> 6 & 1),
+                "log_spend": math.log(max(expected_spend(query, catalog, row, item, own, lines), 0.01)),
             }
         )
-    return out
+    return features
 
 
-def value_start(query, catalog, row: int, item: int, own: list, lines: list) -> float:
-    """Where the value head starts: own spend on a line of it, else everyone's, its price, own usual spend."""
-    mine = sum(line[2] * line[3] for line in own) / max(len(own), 1)
-    everyone, price = (float(t[query.snapshot[row], item]) for t in (catalog.mean_line_spend, catalog.price))
-    return mine or everyone or price or sum(line[2] * line[3] for line in lines) / max(len(lines), 1)
-
-
-def moving(query, catalog, row: int, item: int) -> dict[str, float]:
-    """What the snapshot says of an item's sales."""
-    spend = float(catalog.mean_line_spend[query.snapshot[row], item])
-    tables = (catalog.orders_28d, catalog.sales_7d, catalog.buyers)
-    month, week, buyers = (float(table[query.snapshot[row], item]) for table in tables)
+def purchase_features(own: list[Line]) -> dict[str, float]:
+    """Features of the purchases of the item."""
+    ages = [line.age for line in own]
+    recent = [2 ** (-line.age / 80) for line in own]
+    recent_spend = sum(line.spend * weight for line, weight in zip(own, recent, strict=True))
     return {
-        "popularity": math.log1p(month),
-        "lately": math.log1p(week),
-        "spend": math.log1p(spend),
-        "trend": math.log((4 * week + 2) / (month + 2)),
+        "item_decayed_20d": math.log1p(sum(2 ** (-age / 20) for age in ages)),
+        "item_lines": math.log1p(len(own)),
+        "item_last_age": math.log1p(min(ages)) if own else 8.0,
+        "item_in_basket": math.log1p(sum(line.in_basket for line in own)),
+        "item_spend": math.log1p(mean_spend(own)),
+        "item_gap": math.log1p((max(ages) - min(ages)) / (len(own) - 1) if len(own) > 1 else 0),
+        "item_recent_spend": math.log1p(recent_spend / max(sum(recent), 1e-3)),
+    }
+
+
+def expected_spend(
+    query: Query, catalog: Catalog, row: int, item: int, own: list[Line], lines: list[Line]
+) -> float:
+    """The first known of own spend per line of the item, everyone's, the price, own spend per line."""
+    snapshot = query.snapshot[row]
+    everyone, price = float(catalog.mean_line_spend[snapshot, item]), float(catalog.price[snapshot, item])
+    return mean_spend(own) or everyone or price or mean_spend(lines)
+
+
+def market_features(query: Query, catalog: Catalog, row: int, item: int) -> dict[str, float]:
+    """Features of the item's sales at the snapshot."""
+    fields = (catalog.mean_line_spend, catalog.orders_28d, catalog.sales_7d, catalog.buyers)
+    spend, month, week, buyers = (float(field[query.snapshot[row], item]) for field in fields)
+    return {
+        "orders_28d": math.log1p(month),
+        "sales_7d": math.log1p(week),
+        "mean_line_spend": math.log1p(spend),
+        "sales_trend": math.log((4 * week + 2) / (month + 2)),
         "buyers": math.log1p(buyers),
         "orders_per_buyer": math.log((month + 0.5) / (buyers + 5)),
     }
 
 
-def rhythm_of(item: int, own: list, lines: list) -> dict[str, float]:
-    """The rhythm features of one item, walking through its visits from the oldest."""
+def repurchase_features(item: int, own: list[Line], lines: list[Line]) -> dict[str, float]:
+    """Repurchase features of one item, from its oldest visit on."""
     if item == 0 or not own:
-        return {"item_trips": 0.0, "item_coverage": 0.0, "item_returns": 0.0, "item_last_trip": 8.0}
-    span = max(line[1] for line in lines)
-    visits = sorted({line[1] for line in lines})  # rising age: 0 trips ago first
-    ages = sorted({line[1] for line in own}, reverse=True)
+        return {
+            "item_trips": 0.0, "item_coverage": 0.0, "item_repurchase_rate": 0.0, "item_last_trip": 8.0
+        }  # fmt: skip
+    tenure = max(line.age for line in lines)
+    visits = sorted({line.age for line in lines})  # rising age: 0 trips ago first
+    ages = sorted({line.age for line in own}, reverse=True)
     gaps = [a - b for a, b in itertools.pairwise(ages)]
     lasted = [gap for gap in gaps if gap > ages[-1]]
     return {
@@ -120,40 +146,44 @@ def rhythm_of(item: int, own: list, lines: list) -> dict[str, float]:
         "item_last_trip": math.log1p(visits.index(ages[-1])),
         "item_trips_112d": math.log1p(sum(age <= 112 for age in ages)),
         "item_trips_decayed_8": math.log1p(sum(2 ** (-visits.index(age) / 8) for age in ages)),
-        "item_coverage": sum(min(g, 14) for g in [span - ages[0], *gaps]) / max(span, 14),
-        "item_returns": (sum(g <= 14 for g in gaps) + 0.4) / (len(gaps) + 2),
-        "item_due_returns": (sum(g <= ages[-1] + 14 for g in lasted) + 0.4) / (len(lasted) + 2),
+        "item_coverage": sum(min(gap, 14) for gap in [tenure - ages[0], *gaps]) / max(tenure, 14),
+        "item_repurchase_rate": (sum(gap <= 14 for gap in gaps) + 0.4) / (len(gaps) + 2),
+        "item_repurchase_hazard": (sum(gap <= ages[-1] + 14 for gap in lasted) + 0.4) / (len(lasted) + 2),
     }
+
+
+def test_names_are_distinct() -> None:
+    assert len(set(MODEL.feature_names)) == len(MODEL.feature_names)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000))
-def test_features_match_a_plain_reading(seed: int) -> None:
+def test_features_equal_loops_over_the_history(seed: int) -> None:
     query, candidates, catalog = random_query(seed), random_candidates(seed), random_catalog(seed)
     features, log_spend = MODEL(query, candidates, catalog)
     assert features.shape == (candidates.item.numel(), len(MODEL.feature_names))
     assert torch.isfinite(features).all()
     assert torch.isfinite(log_spend).all()
-    told = dict(zip(MODEL.feature_names, features.T, strict=True)) | {"value_start": log_spend}
-    expected = [entry for row in range(4) for entry in naive(query, candidates, catalog, row)]
-    for c, entry in enumerate(expected):
-        for name, value in entry.items():
-            assert math.isclose(float(told[name][c]), value, rel_tol=1e-4, abs_tol=1e-4), name
+    actual = dict(zip(MODEL.feature_names, features.T, strict=True)) | {"log_spend": log_spend}
+    expected = [pair for row in range(4) for pair in naive_features(query, candidates, catalog, row)]
+    for c, pair in enumerate(expected):
+        for name, value in pair.items():
+            assert math.isclose(float(actual[name][c]), value, rel_tol=1e-4, abs_tol=1e-4), name
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
-def test_a_checkout_does_not_see_its_neighbours(seed: int) -> None:
+def test_a_checkout_does_not_depend_on_its_batch(seed: int) -> None:
     """A checkout alone and inside a batch has the same features."""
     query, candidates, catalog = random_query(seed), random_candidates(seed), random_catalog(seed)
-    together, _ = MODEL(query, candidates, catalog)
+    batch, _ = MODEL(query, candidates, catalog)
     for row in range(4):
-        alone, _ = MODEL(one(query, row), one_list(candidates, row), catalog)
+        alone, _ = MODEL(query_row(query, row), candidates_row(candidates, row), catalog)
         c0, c1 = candidates.offsets[row : row + 2].tolist()
-        torch.testing.assert_close(alone, together[c0:c1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(alone, batch[c0:c1], rtol=1e-4, atol=1e-4)
 
 
-def one(query, row: int):
+def query_row(query: Query, row: int) -> Query:
     """Checkout `row` of a query, as a batch of one."""
     h0, h1 = query.history_offsets[row : row + 2].tolist()
     k0, k1 = query.basket_offsets[row : row + 2].tolist()
@@ -167,11 +197,11 @@ def one(query, row: int):
             fields[name] = value[k0:k1]
         else:
             fields[name] = value[row : row + 1]
-    return type(query)(**fields)
+    return Query(**fields)
 
 
-def one_list(candidates, row: int):
+def candidates_row(candidates: Candidates, row: int) -> Candidates:
     """The candidates of checkout `row`, as a batch of one."""
     c0, c1 = candidates.offsets[row : row + 2].tolist()
     values = {name: value[c0:c1] for name, value in candidates._asdict().items() if name != "offsets"}
-    return type(candidates)(offsets=torch.tensor([0, c1 - c0]), **values)
+    return Candidates(offsets=torch.tensor([0, c1 - c0]), **values)

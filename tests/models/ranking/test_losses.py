@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.ranking.losses import (
@@ -13,7 +13,7 @@ from models.ranking.losses import (
     log1mexp,
     purchase_loss,
 )
-from models.retrieval.losses import sampled_softmax_loss
+from models.retrieval.losses import Positives, UniformNegatives, sampled_softmax_loss
 
 ITEMS, DIM = 40, 6
 
@@ -25,7 +25,7 @@ def full_softmax(query, vectors, positive, owner, temperature):
 
 
 def towers(checkouts: int):
-    """Random unit vectors in which the popular items (high rows) suit everyone, so that bias would show."""
+    """Random unit vectors in which popular items (high rows) match every query, so that bias is visible."""
     g = torch.Generator().manual_seed(1)
     vectors, query = torch.randn(ITEMS + 1, DIM, generator=g), torch.randn(checkouts, DIM, generator=g)
     vectors[:, 0] += torch.linspace(-2, 2, ITEMS + 1)
@@ -44,20 +44,15 @@ def draws(seed: int, checkouts: int, uniform: int, skew: float):
 
 @pytest.mark.parametrize(("checkouts", "uniform"), [(2500, 2500), (3000, 0), (200, 20000)])
 def test_sampled_softmax_converges_to_full_softmax(checkouts: int, uniform: int) -> None:
-    """In-batch negatives with uniform ones, alone, and few beside many: at many samples the full loss."""
+    """With many samples the loss is the full one, for in-batch and uniform negatives in several mixes."""
     query, vectors = towers(checkouts)
     positive, negative, probability = draws(2, checkouts, uniform, skew=1.0)
     owner = torch.arange(checkouts)
     sampled = sampled_softmax_loss(
         query,
-        vectors[positive],
-        vectors[negative],
-        positive,
-        negative,
-        owner,
+        Positives(vectors[positive], positive, owner),
+        UniformNegatives(vectors[negative], negative, ITEMS),
         probability,
-        uniform,
-        ITEMS,
         0.3,
     )
     exact = full_softmax(query, vectors, positive, owner, 0.3)
@@ -70,11 +65,14 @@ def test_without_the_correction_the_loss_is_biased() -> None:
     positive, negative, probability = draws(2, 2000, 0, 1.0)
     owner = torch.arange(2000)
     exact = full_softmax(query, vectors, positive, owner, 0.3)
-    arguments = (query, vectors[positive], vectors[negative], positive, negative, owner)
-    corrected = sampled_softmax_loss(*arguments, probability, 0, ITEMS, 0.3)
-    flat = sampled_softmax_loss(*arguments, torch.full_like(probability, 1 / ITEMS), 0, ITEMS, 0.3)
+    positives = Positives(vectors[positive], positive, owner)
+    negatives = UniformNegatives(vectors[negative], negative, ITEMS)
+    corrected = sampled_softmax_loss(query, positives, negatives, probability, 0.3)
+    uncorrected = sampled_softmax_loss(
+        query, positives, negatives, torch.full_like(probability, 1 / ITEMS), 0.3
+    )
     assert abs(corrected - exact) < 0.015 * exact
-    assert abs(flat - exact) > 0.05 * exact
+    assert abs(uncorrected - exact) > 0.05 * exact
 
 
 def test_own_positives_are_no_negatives() -> None:
@@ -82,21 +80,21 @@ def test_own_positives_are_no_negatives() -> None:
     query = torch.tensor([[1.0, 0.0]])
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     probability = torch.tensor([0.0, 0.5, 0.5])
-    loss = sampled_softmax_loss(
-        query, vectors, vectors[:0], torch.tensor([1, 2]), torch.empty(0).long(), torch.tensor([0, 0]),
-        probability, 0, 2, 1.0,
-    )  # fmt: skip
-    assert loss == 0
+    positives = Positives(vectors, torch.tensor([1, 2]), torch.tensor([0, 0]))
+    negatives = UniformNegatives(vectors[:0], torch.empty(0).long(), 2)
+    assert sampled_softmax_loss(query, positives, negatives, probability, 1.0) == 0
 
 
+@settings(deadline=None)
 @given(st.floats(-30, -1e-6))
-def test_log_one_minus_exp(log_p: float) -> None:
+def test_log1mexp_equals_its_definition(log_p: float) -> None:
     exact = torch.log(-torch.expm1(torch.tensor(log_p, dtype=torch.float64)))
     assert float(log1mexp(torch.tensor(log_p, dtype=torch.float64))) == pytest.approx(
         float(exact), rel=1e-6, abs=1e-12
     )
 
 
+@settings(deadline=None)
 @given(st.floats(-20, 20), st.floats(-20, 20))
 def test_purchase_is_never_likelier_than_click(click: float, conversion: float) -> None:
     a, b = torch.tensor(click), torch.tensor(conversion)
@@ -110,14 +108,15 @@ def test_gamma_deviance_is_least_at_the_mean() -> None:
     spent = torch.tensor([2.0, 4.0, 9.0])
     bought = torch.ones(3)
     at_mean = gamma_deviance(torch.full([3], 5.0).log(), spent, bought)
-    for other in (4.0, 6.0):
-        assert gamma_deviance(torch.full([3], other).log(), spent, bought) > at_mean
+    for mean in (4.0, 6.0):
+        assert gamma_deviance(torch.full([3], mean).log(), spent, bought) > at_mean
     assert gamma_deviance(torch.zeros(3), spent, torch.zeros(3)) == 0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_weights_of_pointwise_losses_are_copies(seed: int) -> None:
-    """A pair of weight 3 counts as three, one of weight 0 not at all, in every head's loss."""
+    """In every head's loss, a pair of weight 3 counts as three pairs, and one of weight 0 as none."""
     g = torch.Generator().manual_seed(seed)
     weight = torch.randint(0, 4, [12], generator=g)
     weight[0] = 2
@@ -132,12 +131,12 @@ def test_weights_of_pointwise_losses_are_copies(seed: int) -> None:
         (conversion_loss, (conversion, clicked, bought)),
         (gamma_deviance, (click, spent, bought)),
     ):
-        once = loss(*(x[copies] for x in arguments), torch.ones(len(copies)))
-        torch.testing.assert_close(loss(*arguments, weight.float()), once)
+        copied = loss(*(x[copies] for x in arguments), torch.ones(len(copies)))
+        torch.testing.assert_close(loss(*arguments, weight.float()), copied)
         torch.testing.assert_close(loss(*arguments, torch.ones(12)), loss(*arguments))
 
 
-def test_conversion_among_the_clicked_forgets_the_rest() -> None:
+def test_conversion_loss_reads_clicked_candidates_only() -> None:
     conversion, clicked = torch.tensor([0.3, -1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])
     bought = torch.tensor([1.0, 0.0, 0.0])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(conversion[:2], bought[:2])

@@ -1,4 +1,4 @@
-"""What every query encoder promises: no leak between checkouts or from the future, and how each one pools."""
+"""Query encoders: no leak between checkouts or from the future, and the pooling of each."""
 
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ from models.embeddings import unpack_int8
 from models.jagged import segment_offsets
 from models.retrieval.attention_encoder import AttentionEncoder, segment_softmax
 from models.retrieval.mean_encoder import MeanEncoder
+from models.retrieval.query_encoder import EncoderDims
 from models.retrieval.recent_events import BASKET_KIND, event_sequence, latest_events
 from models.retrieval.transformer_encoder import TransformerEncoder
 from models.retrieval.two_tower import QueryEncoder
@@ -22,9 +23,9 @@ KINDS = pytest.mark.parametrize("kind", [MeanEncoder, AttentionEncoder, Transfor
 
 
 def make(kind: type) -> QueryEncoder:
-    """An encoder far from its start, so that all that it can do shows."""
+    """An encoder with large random weights, so that every term has an effect."""
     torch.manual_seed(0)
-    encoder = kind(DIM, attributes_dim=0, hidden=16, max_events=LATEST, half_lives=(5.0, 100.0))
+    encoder = kind(EncoderDims(DIM, 0), hidden=16, max_events=LATEST, half_lives=(5.0, 100.0))
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return encoder.eval()
@@ -130,7 +131,7 @@ def test_an_unknown_item_says_nothing(kind: type) -> None:
 @KINDS
 def test_every_parameter_gets_a_gradient(kind: type) -> None:
     torch.manual_seed(0)
-    encoder, query = kind(DIM, attributes_dim=2, hidden=16), in_order(random_query(1, 8, ITEMS))
+    encoder, query = kind(EncoderDims(DIM, 2), hidden=16), in_order(random_query(1, 8, ITEMS))
     table = vectors(1).requires_grad_()
     out = encoder(query, table, query.history_item, query.basket_item, torch.randn(8, 2))
     torch.testing.assert_close(out.norm(dim=1), torch.ones(8))
@@ -141,7 +142,7 @@ def test_every_parameter_gets_a_gradient(kind: type) -> None:
 
 
 def test_the_mean_is_the_decayed_mean() -> None:
-    encoder = MeanEncoder(DIM, attributes_dim=0, hidden=4, max_events=2, half_lives=(10.0,))
+    encoder = MeanEncoder(EncoderDims(DIM, 0), hidden=4, max_events=2, half_lives=(10.0,))
     torch.nn.init.zeros_(encoder.readout.mlp[2].weight)
     torch.nn.init.zeros_(encoder.readout.mlp[2].bias)
     query = one(random_query(3, 1), 0)._replace(
@@ -211,4 +212,4 @@ def test_lines_of_one_order_have_no_order() -> None:
 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="heads=3 must divide"):
-        TransformerEncoder(8, attributes_dim=0, heads=3)
+        TransformerEncoder(EncoderDims(8, 0), heads=3)

@@ -1,0 +1,27 @@
+"""Blocks of features: NamedTuples whose fields are the features of (checkout, candidate) pairs.
+
+A feature has its name and its value in one place, the field. Names and order of the columns follow from the
+fields of the blocks (`feature_names`), and TorchScript resolves fields at compile time.
+"""
+
+from typing import NamedTuple, get_type_hints
+
+from torch import Tensor
+
+from models.schema import Candidates, Catalog, Query
+
+
+class PairInputs(NamedTuple):
+    """The inputs that blocks share, for ΣC (checkout, candidate) pairs of B checkouts."""
+
+    query: Query
+    candidates: Candidates
+    catalog: Catalog
+    checkout: Tensor  # [ΣC] int64, the checkout of each pair
+    event_checkout: Tensor  # [ΣH] int64, the checkout of each event of the history
+    event_age: Tensor  # [ΣH] float32, days
+
+
+def feature_names(blocks: type) -> list[str]:
+    """Names of the features in a NamedTuple of blocks, in order."""
+    return [name for block in get_type_hints(blocks).values() for name in block._fields]

@@ -1,0 +1,72 @@
+"""The parts that all query encoders share. A query encoder maps history, basket, context, profile and time to
+a unit vector in item space.
+
+`MeanEncoder`, `AttentionEncoder` and `TransformerEncoder` have a file each. All have the same call:
+
+    encoder(query, vectors, history, basket, attributes) → [B, D]
+
+`vectors` are item vectors, float32 [U, D] in training and packed int8 [N+1, D+8] in serving. `history` [ΣH]
+and `basket` [ΣK] are the rows of `vectors` for each event and each line of the basket. An encoder pools or
+gathers the rows of the latest `max_events` events only.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.embeddings import pool_rows
+from models.jagged import segment_offsets
+from models.retrieval.recent_events import known_basket_lines
+from models.schema import Query, seconds_to_days
+
+
+@dataclass(frozen=True)
+class EncoderDims:
+    """Input widths of a query encoder."""
+
+    item: int  # D, of the item vectors
+    attributes: int  # A, of the context and profile embeddings
+
+
+class Readout(nn.Module):
+    """Bags of item vectors [B, D] to the query vector: their learned weighted sum plus an MLP's correction.
+
+    The weighted sum makes an untrained encoder point at the items in its bags.
+    """
+
+    def __init__(self, num_bags: int, dims: EncoderDims, hidden: int) -> None:
+        super().__init__()
+        self.bag_weights = nn.Parameter(torch.full([num_bags], 1.0 / num_bags))
+        self.mlp = nn.Sequential(
+            nn.Linear(num_bags * dims.item + dims.attributes + 6, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, dims.item),
+        )
+
+    def forward(self, bags: list[Tensor], query: Query, attributes: Tensor, event_count: Tensor) -> Tensor:
+        """Unit vectors [B, D]; `event_count` [B] is the number of events in the bags."""
+        lines = query.basket_offsets[1:] - query.basket_offsets[:-1]
+        counts = torch.log1p(torch.stack([event_count, lines], dim=1).to(attributes.dtype))
+        checkout = [counts, time_of_week(query.ts).to(attributes.dtype), attributes]
+        out: Tensor = self.mlp(torch.cat(bags + checkout, dim=1))  # [B, D]
+        for i, bag in enumerate(bags):
+            out = out + self.bag_weights[i] * bag
+        return F.normalize(out, dim=1)
+
+
+def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:
+    """Mean vector of the basket's known items [B, D], zeros for none; `basket` [ΣK] rows of `vectors`."""
+    position, checkout = known_basket_lines(query)
+    offsets = segment_offsets(checkout, query.ts.numel())
+    weight = 1.0 / (offsets[1:] - offsets[:-1]).index_select(0, checkout).to(torch.float32)
+    return pool_rows(vectors, basket.index_select(0, position), offsets, weight)
+
+
+def time_of_week(ts: Tensor) -> Tensor:
+    """Unix seconds [B] to sine and cosine of the hour of day and the day of week: [B, 4]."""
+    day = seconds_to_days(ts % 86_400) * (2 * math.pi)
+    week = seconds_to_days(ts % 604_800) * (2 * math.pi / 7)
+    return torch.stack([day.sin(), day.cos(), week.sin(), week.cos()], dim=1)
