@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from operations.monitoring import daily_metrics, drift
-from operations.monitoring.daily_metrics import Metric
+from operations.monitoring.daily_metrics import DailyMetric
 from operations.monitoring.logged_slates import AttributedLog, AttributionWindows
 from operations.monitoring.past_checkouts import OrderHistory
 from operations.monitoring.replay import index_recall
@@ -57,7 +57,7 @@ class MetricSet(NamedTuple):
     """Metrics that are tested on the same day."""
 
     day: int  # days since 1970; for outcomes the last day with complete outcomes
-    metrics: list[Metric]
+    metrics: list[DailyMetric]
 
 
 class DailyReport(NamedTuple):
@@ -139,14 +139,14 @@ def _metric_sets(
     day: int,
     reference_days: int,
 ) -> list[MetricSet]:
-    def metric_set(last_day: int, compute: Callable[[range], list[Metric]]) -> MetricSet:
+    def metric_set(last_day: int, compute: Callable[[range], list[DailyMetric]]) -> MetricSet:
         return MetricSet(last_day, compute(range(last_day - reference_days, last_day + 1)))
 
     sets = []
     if orders is not None:
         sets.append(metric_set(day, lambda days: daily_metrics.input_metrics(orders, bundle, days)))
 
-    def log_metrics(days: range) -> list[Metric]:
+    def log_metrics(days: range) -> list[DailyMetric]:
         return daily_metrics.score_metrics(log, days) + daily_metrics.slate_metrics(log, bundle, days)
 
     click_day, purchase_day = (day - maturity_days(window) for window in windows)

@@ -23,10 +23,10 @@ NUMERIC_BINS = 100
 CATEGORY_BINS = 12  # the most frequent values, and one bin for the others
 PSEUDO_COUNT = 0.5  # added to counts before taking logarithms
 
-Metric = Distribution | Scalar
+DailyMetric = Distribution | Scalar
 
 
-def input_metrics(orders: OrderHistory, bundle: Bundle, days: range) -> list[Metric]:
+def input_metrics(orders: OrderHistory, bundle: Bundle, days: range) -> list[DailyMetric]:
     """Metrics of checkouts: basket, history, hour and context."""
     group = "inputs"
     order_day = _day_index(orders.ts, days)
@@ -60,13 +60,15 @@ def input_metrics(orders: OrderHistory, bundle: Bundle, days: range) -> list[Met
     ]
 
 
-def _context_metrics(orders: OrderHistory, bundle: Bundle, order_day: NDArray, days: range) -> list[Metric]:
+def _context_metrics(
+    orders: OrderHistory, bundle: Bundle, order_day: NDArray, days: range
+) -> list[DailyMetric]:
     """The distribution of each context attribute, and the share of values unknown to the bundle."""
     attributes = bundle.manifest["features"]["context"]
     if not attributes:
         return []
     encoder = FeatureEncoder(bundle.manifest["features"], bundle.item_rows, bundle.price)
-    metrics: list[Metric] = []
+    metrics: list[DailyMetric] = []
     n_given, n_unknown = np.zeros(len(order_day), np.int64), np.zeros(len(order_day), np.int64)
     for attribute, (name, coder) in zip(attributes, encoder.context_coders, strict=True):
         values = orders.context.get(name, np.full(len(order_day), None, object)).tolist()
@@ -85,7 +87,7 @@ def _context_metrics(orders: OrderHistory, bundle: Bundle, order_day: NDArray, d
     return metrics
 
 
-def score_metrics(log: AttributedLog, days: range) -> list[Metric]:
+def score_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
     """Metrics of the predictions for impressions."""
     day = _day_index(log.slates.ts, days)[log.impressions.slate_row]
     predictions = {
@@ -96,7 +98,7 @@ def score_metrics(log: AttributedLog, days: range) -> list[Metric]:
     return [_numeric_distribution(name, "scores", values, day, days) for name, values in predictions.items()]
 
 
-def slate_metrics(log: AttributedLog, bundle: Bundle, days: range) -> list[Metric]:
+def slate_metrics(log: AttributedLog, bundle: Bundle, days: range) -> list[DailyMetric]:
     """Metrics of slates: tiers, and the variety of impressions."""
     group = "slates"
     slate_day = _day_index(log.slates.ts, days)
@@ -114,7 +116,7 @@ def slate_metrics(log: AttributedLog, bundle: Bundle, days: range) -> list[Metri
     ]
 
 
-def click_metrics(log: AttributedLog, days: range) -> list[Metric]:
+def click_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
     """Click rate and calibration, of slates whose click window has passed."""
     day = _day_index(log.slates.ts, days)[log.impressions.slate_row]
     clicked = np.isfinite(log.impressions.click_delay)
@@ -124,7 +126,7 @@ def click_metrics(log: AttributedLog, days: range) -> list[Metric]:
     ]
 
 
-def purchase_metrics(log: AttributedLog, days: range) -> list[Metric]:
+def purchase_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
     """Purchase rate, revenue and calibration, of slates whose horizon has passed."""
     slate_day = _day_index(log.slates.ts, days)
     day, purchased = slate_day[log.impressions.slate_row], np.isfinite(log.impressions.purchase_delay)
