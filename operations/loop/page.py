@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from operations.loop.simulate import SimulationPlan
+from operations.loop.simulate import PUBLISHED, SimulationPlan
 from reporting.charts import Chart, linear_axis
 from reporting.elements import Column, Figure, Table
 from reporting.formatting import format_count, format_money
@@ -66,7 +66,7 @@ def _decisions_finding(rows: Sequence[Row]) -> str:
 
 
 def _is_published(row: Row) -> bool:
-    return row["decision"].startswith("published")
+    return row["decision"].startswith(PUBLISHED)
 
 
 def _money_cell(name: str) -> Callable[[Row], str]:
@@ -78,7 +78,7 @@ def _days_table(rows: Sequence[Row]) -> Table:
         Column("day", lambda row: str(row["day"])),
         Column("sessions", lambda row: format_count(row["sessions"])),
         *(Column(text, _money_cell(name)) for name, _, text in reversed(SERIES)),
-        Column("share of oracle", lambda row: f"{row['revenue'] / row['oracle']:.1%}",
+        Column("of oracle", lambda row: f"{row['revenue'] / row['oracle']:.1%}",
                "Sextet's revenue per session over the oracle's; the oracle knows every user's preferences"),
         Column("observed", _money_cell("attributed_spend"),
                "spend attributed to slates in the orders that arrived that day, per session"),
