@@ -32,7 +32,7 @@ def test_workload_rows_and_their_decoding(tmp_path: Path) -> None:
 
 def test_workload_trains_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "VOCABULARIES", [50] * 20)
-    monkeypatch.setattr(workload, "BATCH", 64)
+    monkeypatch.setattr(workload, "BATCH_SIZE", 64)
     monkeypatch.setattr(training, "FOLDER", tmp_path)
     monkeypatch.setattr(training, "WARM_UP", 1)
     workload.write_rows(tmp_path / "rows.parquet", 640)
@@ -40,7 +40,9 @@ def test_workload_trains_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["samples_per_s"] > 0
     assert 0 <= found["data_wait_share"] < 1
     columns = [*workload.FEATURES, *workload.LABELS]
-    seen = list(BatchStream(tmp_path / "rows.parquet", columns, workload.decode, 64, StreamOptions(shuffle=True)))
+    seen = list(
+        BatchStream(tmp_path / "rows.parquet", columns, workload.decode, 64, StreamOptions(shuffle=True))
+    )
     assert torch.cat([ids for ids, _ in seen], dim=1).shape == (20, 640)
 
 
