@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from data.prepare import last_order_time, prepared_key
@@ -26,12 +27,13 @@ from models.schema import SECONDS_PER_DAY
 from operations.retraining import registry
 from operations.retraining.gates import Gate, evaluate_gates, gate_summary
 from operations.retraining.offline_eval import evaluate_run, popularity_ndcg
-from serving.files import lock_file, write_atomically
+from serving.files import write_atomically
 from serving.storage.bundle import BundleError, read_manifest, version_folder
 from serving.storage.versions import CHALLENGER_FOLDER, set_current_version
 from training.catalog_refresh import refresh_run
 from training.config import CONFIG_DIR, ConfigError
 from training.pipeline import train_models
+from training.run_files import load_run_config
 from training.stage_folders import read_stage_manifest
 from training.trained_run import open_run
 
@@ -62,9 +64,11 @@ def retrain(cfg: DictConfig) -> Decision:
     """
     root = Path(cfg.bundle.dir)
     root.mkdir(parents=True, exist_ok=True)
-    with lock_file(root / ".retrain.lock") as is_locked:
-        if not is_locked:
-            return Decision(None, "another retraining of this bundle is under way")
+    try:
+        lock = FileLock(root / ".retrain.lock").acquire(blocking=False)
+    except Timeout:
+        return Decision(None, "another retraining of this bundle is under way")
+    with lock:
         return _retrain(cfg, root)
 
 
@@ -78,7 +82,7 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     print(f"retraining: {mode}", flush=True)
     folder = train_models(training_cfg)
     if previous := previous_decision(root, folder.name):
-        return Decision(None, f"{folder.name} was judged on {previous['at']}: {previous['reason']}")
+        return Decision(None, f"{folder.name} was evaluated on {previous['at']}: {previous['reason']}")
     challenger = export(challenger_export_config(cfg, folder, root / CHALLENGER_FOLDER))
     gates = _compare(cfg, folder, challenger, champion)
     is_passed, reason = all(gate.passed for gate in gates), gate_summary(gates)
@@ -133,7 +137,7 @@ def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
 
 def _full_training_end(folder: Path) -> int:
     """The end of the log of the full training from which a chain of warm starts began."""
-    while (warm_run := OmegaConf.load(folder / "config.yaml").warm.run) is not None:
+    while (warm_run := load_run_config(folder).warm.run) is not None:
         folder = Path(warm_run)
     return int(_read_meta(folder / read_stage_manifest(folder)["prepared"])["window"]["end"])
 
