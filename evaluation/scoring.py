@@ -147,7 +147,7 @@ def proposed_pairs(run: Run, split: str) -> LabeledPairs:
 
 @torch.no_grad()
 def _build_pairs(run: Run, split: str, negative_sampling_rate: float | None) -> LabeledPairs:
-    """The features of the ranker as a matrix; with a sampling rate, of what to learn from."""
+    """With a sampling rate, sampled candidates with an outcome; without one, the proposed candidates."""
     policy = label_policy_from_meta(run.prepared.meta)
     generator = torch.Generator().manual_seed(run.cfg.seed)
     batches = read_batches(run.candidates_folder / f"{split}.parquet", BATCH_SIZE)

@@ -67,7 +67,7 @@ def compare_with_simulator(options: SimulatedOptions) -> int:
     runs = [open_run(folder) for folder in options.runs]
     for run in runs:
         if run.prepared.meta["name"] != "simulated":
-            sys.exit(f"error: {run.folder.name} was not trained on data=simulated, so no truth is known")
+            sys.exit(f"error: {run.folder.name} was not trained on data=simulated")
     evaluate_runs(runs, options.split, options.out)
     return 0
 

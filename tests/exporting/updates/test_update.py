@@ -13,6 +13,7 @@ import torch
 
 from data import item_changes
 from exporting import verification
+from exporting.bundle import write_arrow
 from exporting.export import ITEM_UPDATES_FILE
 from exporting.exportable_run import ExportError, load_exportable_run, load_item_tower
 from exporting.updates.catalog import update_run
@@ -20,10 +21,16 @@ from exporting.updates.update import DegradationLimits, index_degradation, updat
 from models.candidates.sources import CandidateSources
 from models.embeddings import unpack_int8
 from serving import Checkout, Line, Recommender
-from serving.storage.bundle import open_bundle
+from serving.storage.bundle import (
+    FORMAT_VERSION,
+    OLD_COLUMN_NAMES,
+    open_bundle,
+    read_arrow,
+    read_manifest,
+)
 from tests.data.shop import write_csv
 from tests.end_to_end.commands import command
-from tests.exporting.bundles import make_bundle
+from tests.exporting.bundles import make_bundle, reseal
 
 ITEM_CHANGES: list[dict[str, Any]] = [
     {"item_id": "i003", "price": 9.5},
@@ -267,3 +274,31 @@ def test_the_command(root: Path, tmp_path: Path) -> None:
     assert wrong.stderr.startswith("error: ")
     assert "no such file" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_a_bundle_of_the_earlier_format_is_updated_to_todays(root: Path, tmp_path: Path) -> None:
+    version = (root / "current").resolve()
+    items = read_arrow(str(version / "items.arrow"))
+    old_names = OLD_COLUMN_NAMES[7]
+    write_arrow(
+        items.rename_columns([old_names.get(name, name) for name in items.column_names]),
+        tmp_path / "items.arrow",
+    )
+    shutil.copy(tmp_path / "items.arrow", version / "items.arrow")
+    reseal(version, format=7)
+    updated = update_bundle(root, write_changes(tmp_path))
+    assert read_manifest(updated)["format"] == FORMAT_VERSION
+    assert open_bundle(updated).item_rows.row("n000")
+
+
+def test_data_of_an_earlier_release_is_refused(root: Path, run_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_folder.parents[1], tmp_path / "shop", symlinks=True)
+    run = tmp_path / "shop" / "runs" / run_folder.name
+    manifest = json.loads((run / "done.json").read_text())
+    prepared = Path(shutil.copytree(manifest["prepared"], tmp_path / "prepared"))
+    (run / "done.json").write_text(json.dumps(manifest | {"prepared": str(prepared)}))
+    snapshots = pq.read_table(prepared / "snapshots.parquet")
+    names = ["popularity" if name == "orders_28d" else name for name in snapshots.column_names]
+    pq.write_table(snapshots.rename_columns(names), prepared / "snapshots.parquet")
+    with pytest.raises(ExportError, match="an earlier release prepared it"):
+        update_bundle(root, write_changes(tmp_path), run=str(run))
