@@ -5,8 +5,8 @@
                                                                 for the arm too
 
 A request takes its recommender once, so no answer mixes two versions. The old recommender is freed when the
-last of its requests ends. A version with several names is loaded once. Versions load one after the other, in a
-thread next to those that answer, and in one process of a machine at a time: the others keep their cores.
+last of its requests ends. A version with several names is loaded once. Versions load one after the other, in
+a thread next to those that answer, and in one process of a machine at a time: the others keep their cores.
 """
 
 import logging

@@ -115,7 +115,7 @@ class Item:
     purchase: float | None  # probability of click and purchase, at most `click`
     value: float | None  # expected spend: p(purchase) × expected spend of a purchase
     sources: tuple[str, ...]  # the candidate sources or fallback lists that proposed it
-    propensity: float = 1.0  # probability that this request shows this item here; below 1 in an exploring slot
+    propensity: float = 1.0  # probability that this request shows this item here; below 1 where it explores
 
 
 @dataclass(frozen=True, slots=True)

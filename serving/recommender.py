@@ -1,7 +1,7 @@
 """The recommender: six items inside one deadline, whatever fails.
 
     stage         result                                    if it fails or times out
-    store         history and profile of the user           rank without a history
+    store         history and profile of the user           rank without a history (pipeline/store_read.py)
     encode        the checkout as tensors                   cached
     query_tower   query vector                              cached
     index         nearest eligible items                    the other candidate sources go on
@@ -37,14 +37,14 @@ from .pipeline.encode import FeatureEncoder, to_tensors
 from .pipeline.explore import explore_last_slot
 from .pipeline.popular_items import PopularityFallback
 from .pipeline.rank import Predictions, RankedItems, Retrieved, SlateSelector
-from .pipeline.request_state import Continuation, RequestState, run_with_history
+from .pipeline.request_state import RequestState
 from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
 from .pipeline.slate_policy import SlatePolicy, impute_margins
 from .pipeline.state_cache import LRUCache, query_fingerprint
+from .pipeline.store_read import read_and_rank
 from .resilience.deadline import (
     SLATE_RESERVE_MS,
-    STORE_TIMEOUT_MS,
     Deadline,
     StageSkipped,
     StageStats,
@@ -214,22 +214,14 @@ class Recommender:
         A store may never return. Store reads therefore run in a pool of their own, and take no thread from
         requests without a history.
         """
-        user_id, deadline, breaker = (
-            request.checkout.user_id, request.deadline, self.stage_stats.breakers["store"],
-        )  # fmt: skip
+        user_id, breaker = request.checkout.user_id, self.stage_stats.breakers["store"]
         if self.store is None or user_id is None:
             return self._run_without_history(request)
         if breaker.abandoned >= MAX_THREADS:
             request.reasons.append(f"store: {breaker.abandoned} calls have not returned")
             return self._run_without_history(request)
-        continuation = Continuation(partial(self._try_pipeline, request))
-        read_and_rank = partial(
-            run_with_history, self.store, user_id, deadline, request.reasons, continuation
-        )
         pool = self.pipeline_pool if breaker.is_open else self.store_pool
-        abandon_reason = deadline.run_in_pool(pool, read_and_rank, "store", STORE_TIMEOUT_MS)
-        continuation.cancel()
-        return abandon_reason
+        return read_and_rank(self.store, user_id, request, partial(self._try_pipeline, request), pool)
 
     def _run_without_history(self, request: RequestState) -> str:
         """Run the attempt with an empty history. Returns "", or why it was abandoned."""

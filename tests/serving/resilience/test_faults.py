@@ -48,7 +48,7 @@ class Stalled:
 
 @pytest.fixture(autouse=True)
 def long_store_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.recommender.STORE_TIMEOUT_MS", STORE_TIMEOUT_MS)
+    monkeypatch.setattr("serving.pipeline.store_read.STORE_TIMEOUT_MS", STORE_TIMEOUT_MS)
 
 
 @pytest.fixture
