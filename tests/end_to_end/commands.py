@@ -9,8 +9,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run `python <arguments>` in the project's root; the caller checks the exit code."""
+HANG_SECONDS = 900  # no command takes so long, however busy the machine is
+
+
+def command(*arguments: str, timeout: float = HANG_SECONDS) -> subprocess.CompletedProcess[str]:
+    """The finished `python <arguments>` in the project's root; the caller checks the exit code."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -22,7 +25,7 @@ def command(*arguments: str, timeout: float = 300) -> subprocess.CompletedProces
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    """The same in the background, output thrown away."""
+    """The same command, started in the background without output."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -36,16 +39,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 
-def train_arguments(folder: Path, shop: Path, *more: str) -> list[str]:
-    """`train.py` on a small shop with everything it writes below `folder`."""
+def train_arguments(folder: Path, shop: Path, *overrides: str) -> list[str]:
+    """`train.py` on a small shop; it writes below `folder`."""
     return [
         "train.py", "experiment=debug", "data=tables", f"data.root={shop}",
         f"paths.prepared={folder}/prepared",
-        f"paths.runs={folder}/runs", f"mlflow.tracking_uri=sqlite:///{folder}/mlflow.db", *more,
+        f"paths.runs={folder}/runs", f"mlflow.tracking_uri=sqlite:///{folder}/mlflow.db", *overrides,
     ]  # fmt: skip
 
 
 def finished(folder: Path, stage: str) -> dict:
-    """The notes of the only finished stage folder `<stage>-*`."""
+    """The manifest of the only finished stage folder `<stage>-*`."""
     (done,) = (folder / "runs").glob(f"{stage}-*/done.json")
     return json.loads(done.read_text())

@@ -14,7 +14,7 @@ import torch
 from data.io.batches import read_batches
 from models.ranking.calibration import HeadCalibration
 from tests.data.shop import write_shop
-from tests.end_to_end.commands import ROOT, command, environment, finished, train_arguments
+from tests.end_to_end.commands import HANG_SECONDS, ROOT, command, environment, finished, train_arguments
 from tests.end_to_end.test_resume import step_of
 from training.labels import label_policy_from_meta
 from training.ranker import predict
@@ -33,18 +33,18 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_learn_what_one_does(tmp_path: Path, shop: Path) -> None:
     one = command(*train_arguments(tmp_path / "one", shop))
     assert one.returncode == 0, one.stderr[-3000:]
-    more = ["trainer=distributed", "trainer.sharding=row_wise"]
-    two = command(*TORCHRUN, *train_arguments(tmp_path / "two", shop, *more))
+    overrides = ["trainer=distributed", "trainer.sharding=row_wise"]
+    two = command(*TORCHRUN, *train_arguments(tmp_path / "two", shop, *overrides))
     assert two.returncode == 0, two.stderr[-3000:]
-    assert two.stdout.count("run: ") == 1, "what is said, one process says"
+    assert two.stdout.count("run: ") == 1, "one process prints"
     for stage, metric, tolerance in (
         ("retrieval", "recall_100", 0.01),
         ("retrieval", "loss_epoch", 0.2),
         ("ranker", "val_purchase_auc", 0.01),
         ("ranker", "val_loss", 0.1),
     ):
-        found = [finished(tmp_path / run, stage)["metrics"][metric] for run in ("one", "two")]
-        assert found[0] == pytest.approx(found[1], abs=tolerance), (stage, metric)
+        values = [finished(tmp_path / run, stage)["metrics"][metric] for run in ("one", "two")]
+        assert values[0] == pytest.approx(values[1], abs=tolerance), (stage, metric)
     for run in ("one", "two"):
         calibration_fits_the_weights_that_are_kept(tmp_path / run / "runs" / "latest")
 
@@ -56,33 +56,33 @@ def calibration_fits_the_weights_that_are_kept(folder: Path) -> None:
     logits, labels = predict(
         run.ranker, run.query_tower, run.catalog, batches, label_policy_from_meta(run.prepared.meta)
     )
-    again = HeadCalibration()
-    again.fit(logits, labels.click, labels.purchase, labels.value)
+    refitted = HeadCalibration()
+    refitted.fit(logits, labels.click, labels.purchase, labels.value)
     with torch.no_grad():
-        kept, fitted = (
-            calibration(logits)[:, :2].sigmoid() for calibration in (run.ranker.calibration, again)
+        saved_probabilities, probabilities = (
+            calibration(logits)[:, :2].sigmoid() for calibration in (run.ranker.calibration, refitted)
         )
-    torch.testing.assert_close(kept, fitted, atol=0.01, rtol=0)
+    torch.testing.assert_close(saved_probabilities, probabilities, atol=0.01, rtol=0)
 
 
 def test_killed_on_two_resumed_on_one(tmp_path: Path, shop: Path) -> None:
     """One of two processes is killed: the command ends at once, and one process finishes the run."""
-    more = ["trainer.checkpoint_every=1", "ranker.train.epochs=4", "trainer.sharding=column_wise"]
-    arguments = train_arguments(tmp_path, shop, *more)
+    overrides = ["trainer.checkpoint_every=1", "ranker.train.epochs=4", "trainer.sharding=column_wise"]
+    arguments = train_arguments(tmp_path, shop, *overrides)
     launcher = subprocess.Popen(
         [sys.executable, *TORCHRUN, *arguments, "trainer=distributed"],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
-    deadline = time.monotonic() + 280
+    deadline = time.monotonic() + HANG_SECONDS
     while step_of(tmp_path, "ranker") < 14:
         assert launcher.poll() is None, "training ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)  # leaves the processors to the training
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    _, said = launcher.communicate(timeout=60)
+    _, stderr = launcher.communicate(timeout=HANG_SECONDS)
     assert launcher.returncode != 0
-    assert "SIGKILL" in said
+    assert "SIGKILL" in stderr
     resumed = command(*arguments)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     (step,) = re.findall(r"resuming ranker-\w+ at step (\d+)", resumed.stdout)
@@ -101,8 +101,8 @@ def test_processes_need_a_trainer_for_them(tmp_path: Path, shop: Path) -> None:
 def test_bfloat16_learns_what_float32_does(tmp_path: Path, shop: Path, query: str) -> None:
     losses = []
     for precision in ("32-true", "bf16-mixed"):
-        more = [f"trainer.precision={precision}", f"query={query}", "stage=retrieval"]
-        run = command(*train_arguments(tmp_path / precision, shop, *more))
+        overrides = [f"trainer.precision={precision}", f"query={query}", "stage=retrieval"]
+        run = command(*train_arguments(tmp_path / precision, shop, *overrides))
         assert run.returncode == 0, run.stderr[-3000:]
         losses.append(finished(tmp_path / precision, "retrieval")["metrics"]["loss_epoch"])
     assert losses[0] == pytest.approx(losses[1], rel=0.01)

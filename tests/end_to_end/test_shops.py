@@ -27,7 +27,7 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
     trained = command(*train_arguments(tmp_path, shop))
     assert trained.returncode == 0, trained.stderr[-3000:]
     assert f"click label: {'logged' if events else 'leaf_category_proxy'}" in trained.stdout
-    notes = finished(tmp_path, "ranker")
+    manifest = finished(tmp_path, "ranker")
     run = tmp_path / "runs" / "latest"
     assert (run / "config.yaml").is_file()
     rows = json.loads((run / "evaluation-test" / "leaderboard.json").read_text())
@@ -36,27 +36,27 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         logged = dict(
             database.execute(
-                "select key, value from latest_metrics where run_uuid = ?", [notes["mlflow_run_id"]]
+                "select key, value from latest_metrics where run_uuid = ?", [manifest["mlflow_run_id"]]
             )
         )
         tags = dict(
-            database.execute("select key, value from tags where run_uuid = ?", [notes["mlflow_run_id"]])
+            database.execute("select key, value from tags where run_uuid = ?", [manifest["mlflow_run_id"]])
         )
         parameters = dict(
-            database.execute("select key, value from params where run_uuid = ?", [notes["mlflow_run_id"]])
+            database.execute("select key, value from params where run_uuid = ?", [manifest["mlflow_run_id"]])
         )
     assert {"ranker/val_purchase_auc", "retrieval/recall_300", "test/all/purchase/ndcg6"} <= set(logged)
     assert {"git_commit", "data"} <= set(tags)
     assert parameters["ranker.train.epochs"] == "2"
 
-    again = command(*train_arguments(tmp_path, shop))
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert "reused" in again.stdout
-    assert finished(tmp_path, "ranker") == notes
+    repeated = command(*train_arguments(tmp_path, shop))
+    assert repeated.returncode == 0, repeated.stderr[-3000:]
+    assert "reused" in repeated.stdout
+    assert finished(tmp_path, "ranker") == manifest
 
     exported = command("export.py", f"run={run}", f"bundle.dir={tmp_path}/bundle")
     assert exported.returncode == 0, exported.stderr[-3000:]
-    asked = command(
+    recommended = command(
         "-m",
         "serving",
         "recommend",
@@ -68,11 +68,11 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
         "i001,i009",
         "--json",
     )
-    assert asked.returncode == 0, asked.stderr[-3000:]
-    slate = json.loads(asked.stdout)
+    assert recommended.returncode == 0, recommended.stderr[-3000:]
+    slate = json.loads(recommended.stdout)
     ids = [item["item_id"] for item in slate["items"]]
     assert len(ids) == len(set(ids)) == 6
     assert slate["tier"] == "ranked"
-    shown = command("demo.py", "--run", str(run), "--bundle", f"{tmp_path}/bundle", "--checkouts", "1")
-    assert shown.returncode == 0, shown.stderr[-3000:]
-    assert "Six more (ranked" in shown.stdout
+    demo = command("demo.py", "--run", str(run), "--bundle", f"{tmp_path}/bundle", "--checkouts", "1")
+    assert demo.returncode == 0, demo.stderr[-3000:]
+    assert "Six more (ranked" in demo.stdout

@@ -20,11 +20,11 @@ def test_models_come_near_the_truth(tmp_path: Path) -> None:
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr[-3000:]
         runs.append(str((tmp_path / "runs" / "latest").resolve()))
-    judged = command("-m", "evaluation.simulated", *runs, "--out", str(tmp_path), timeout=600)
-    assert judged.returncode == 0, judged.stderr[-3000:]
-    found = json.loads((tmp_path / "simulated.json").read_text())
+    evaluated = command("-m", "evaluation.simulated", *runs, "--out", str(tmp_path))
+    assert evaluated.returncode == 0, evaluated.stderr[-3000:]
+    report = json.loads((tmp_path / "simulated.json").read_text())
     debiased, naive = (
-        {row["head"]: row for row in found["Heads"] if row["position"] == position}
+        {row["head"]: row for row in report["Heads"] if row["position"] == position}
         for position in ("product", "none")
     )
     for head in ("click", "purchase"):
@@ -33,9 +33,9 @@ def test_models_come_near_the_truth(tmp_path: Path) -> None:
         assert at_position["oracle_auc"] - at_position["auc"] < 0.03
         assert abs(debiased[f"{head} if seen, entire space"]["predicted_over_true"] - 1) < 0.15
         assert naive[f"{head} if seen, shown"]["predicted_over_true"] < 0.75  # it takes unseen for disliked
-    for row in found["Positions"]:
+    for row in report["Positions"]:
         assert abs(row["learned"] - row["true"]) < 0.12
-    (value,) = (row for row in found["Differences to the first run"] if row["metric"] == "value6")
+    (value,) = (row for row in report["Differences to the first run"] if row["metric"] == "value6")
     assert value["high"] >= 0, "slates of the naive model are certainly worth more"  # debiased minus naive
-    selected = {row["pairs in"]: row["true"] for row in found["Conversion"]}
+    selected = {row["pairs in"]: row["true"] for row in report["Conversion"]}
     assert selected["clicked"] > 1.3 * selected["entire space"]

@@ -49,42 +49,42 @@ def one_pair(score: float) -> ItemNeighbours:
     )
 
 
-def shared(sources: CandidateSources, name: str) -> list[int]:
+def global_items(sources: CandidateSources, name: str) -> list[int]:
     """What one source proposes to everyone."""
     return sources.global_items[sources.global_source_bits == source_bit(name)].tolist()
 
 
-def lists(sources: CandidateSources, which: int) -> ItemLists:
+def lists(sources: CandidateSources, table: int) -> ItemLists:
     """Neighbours, leaves or peers."""
     rows = [*sources.list_row_offsets, sources.list_offsets.numel()]
-    offsets = sources.list_offsets[rows[which] : rows[which + 1]]
-    of_it = slice(int(offsets[0]), int(offsets[-1]))
-    return ItemLists(offsets, sources.list_items[of_it], sources.list_scores[of_it])
+    offsets = sources.list_offsets[rows[table] : rows[table + 1]]
+    part = slice(int(offsets[0]), int(offsets[-1]))
+    return ItemLists(offsets, sources.list_items[part], sources.list_scores[part])
 
 
 def test_tables_hold_only_what_the_snapshot_knew() -> None:
     catalog = random_catalog(2)
-    popularity = torch.zeros(2, 31)
-    popularity[0, 1:9] = torch.arange(8, 0, -1).float()
-    popularity[1, 20:30] = 9.0  # known only later
-    first = torch.full([31], NOW - 100 * DAY)
-    first[2], first[3], first[4] = NOW - 2 * DAY, NOW + DAY, NOW - 20 * DAY
+    orders = torch.zeros(2, 31)
+    orders[0, 1:9] = torch.arange(8, 0, -1).float()
+    orders[1, 20:30] = 9.0  # known only later
+    first_sold = torch.full([31], NOW - 100 * DAY)
+    first_sold[2], first_sold[3], first_sold[4] = NOW - 2 * DAY, NOW + DAY, NOW - 20 * DAY
     catalog = catalog._replace(
-        orders_28d=popularity, first_sold=first, available=torch.tensor([False] + [True] * 30)
+        orders_28d=orders, first_sold=first_sold, available=torch.tensor([False] + [True] * 30)
     )
-    both = NeighbourTables({0: one_pair(0.25), 1: one_pair(0.75)}, {0: one_pair(0.5), 1: one_pair(1.5)})
-    early = build_candidate_sources(CFG, catalog, both, 0, NOW)
-    assert shared(early, "popularity") == [1, 2, 3, 4, 5]
-    assert shared(early, "recency") == [2, 4]  # item 3 is first sold tomorrow
-    assert set(lists(early, 1).item.tolist()) <= set(range(1, 9))
-    for wanted, found in (
-        ([0.25], early),
-        ([0.75], build_candidate_sources(CFG, catalog, both, 1, NOW + 7 * DAY)),
+    neighbours = NeighbourTables({0: one_pair(0.25), 1: one_pair(0.75)}, {0: one_pair(0.5), 1: one_pair(1.5)})
+    first_week = build_candidate_sources(CFG, catalog, neighbours, 0, NOW)
+    assert global_items(first_week, "popularity") == [1, 2, 3, 4, 5]
+    assert global_items(first_week, "recency") == [2, 4]  # item 3 is first sold tomorrow
+    assert set(lists(first_week, 1).item.tolist()) <= set(range(1, 9))
+    for expected, sources in (
+        ([0.25], first_week),
+        ([0.75], build_candidate_sources(CFG, catalog, neighbours, 1, NOW + 7 * DAY)),
         ([0.25], build_candidate_sources(CFG, catalog, tables(0.25), 1, NOW)),
         ([], build_candidate_sources(CFG, catalog, tables(0.25, 1), 0, NOW)),
     ):
-        assert lists(found, 0).score.tolist() == wanted
-        assert lists(found, 2).score.tolist() == [2 * score for score in wanted]
+        assert lists(sources, 0).score.tolist() == expected
+        assert lists(sources, 2).score.tolist() == [2 * score for score in expected]
 
 
 def test_unavailable_items_are_in_no_table() -> None:
@@ -96,7 +96,7 @@ def test_unavailable_items_are_in_no_table() -> None:
 def test_a_shop_without_recent_sales_still_has_popular_items() -> None:
     catalog = random_catalog(4)._replace(orders_28d=torch.zeros(2, 31))
     sources = build_candidate_sources(CFG, catalog, tables(0.5), 0, NOW)
-    assert len(shared(sources, "popularity")) == LIMITS["popularity"]
+    assert len(global_items(sources, "popularity")) == LIMITS["popularity"]
 
 
 def test_by_leaf_keeps_the_best_of_each() -> None:
@@ -106,32 +106,32 @@ def test_by_leaf_keeps_the_best_of_each() -> None:
 
 
 def test_candidates_survive_the_way_through_parquet() -> None:
-    found = random_candidates(3)
-    table = append_candidate_columns(pa.table({"order_id": list("abcd")}), found)
+    candidates = random_candidates(3)
+    table = append_candidate_columns(pa.table({"order_id": list("abcd")}), candidates)
     for name in CANDIDATE_DTYPES:
         flat = np.concatenate([np.asarray(row) for row in table[f"candidate_{name}"].to_pylist()])
-        np.testing.assert_allclose(flat, getattr(found, name).numpy(), rtol=1e-6)
+        np.testing.assert_allclose(flat, getattr(candidates, name).numpy(), rtol=1e-6)
     lengths = [len(row) for row in table["candidate_item"].to_pylist()]
-    assert lengths == found.offsets.diff().tolist()
+    assert lengths == candidates.offsets.diff().tolist()
     assert len(CANDIDATE_SOURCES) == 7
 
 
 def test_exact_search_leaves_out_the_unavailable_and_pads() -> None:
     vectors, available = torch.eye(4), torch.tensor([False, True, False, True])
-    found = exact_top_k(torch.tensor([[9.0, 0.1, 5.0, 0.2]]), vectors, available, 3)
-    assert found.tolist() == [[3, 1, -1]]
+    top_items = exact_top_k(torch.tensor([[9.0, 0.1, 5.0, 0.2]]), vectors, available, 3)
+    assert top_items.tolist() == [[3, 1, -1]]
 
 
 def test_recall_is_the_share_of_purchases_found() -> None:
-    found = random_candidates(3)
-    lists = [found.item[a:b].tolist() for a, b in pairwise(found.offsets)]
+    candidates = random_candidates(3)
+    lists = [candidates.item[a:b].tolist() for a, b in pairwise(candidates.offsets)]
     outcomes = random_outcomes(3)
     expected = []
     for row, (a, b) in enumerate(pairwise(outcomes.offsets)):
         bought = {int(outcomes.item[o]) for o in range(a, b) if outcomes.purchase[o]}
         expected.append(len(bought & set(lists[row])) / len(bought) if bought else float("nan"))
     np.testing.assert_allclose(
-        candidate_recall(found, outcomes, random_catalog(3)).numpy(), expected, rtol=1e-6
+        candidate_recall(candidates, outcomes, random_catalog(3)).numpy(), expected, rtol=1e-6
     )
 
 
@@ -140,15 +140,15 @@ def test_what_was_shown_is_learned_from_too() -> None:
     catalog, query, outcomes = random_catalog(5), random_query(5), random_outcomes(5)
     sources = build_candidate_sources(CFG, catalog, tables(0.25), 0, NOW)
     vector = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
-    found = sources(query, vector, torch.full([4, 1], -1), catalog)
-    joined = add_impressions(found, outcomes, query, vector, sources, catalog)
+    candidates = sources(query, vector, torch.full([4, 1], -1), catalog)
+    joined = add_impressions(candidates, outcomes, query, vector, sources, catalog)
     table = unpack_int8(catalog.vectors)
     ends = query.history_offsets.tolist()
     bought = [
         [int(query.history_item[i]) for i in range(a, b) if query.history_kind[i] == 0]
         for a, b in pairwise(ends)
     ]
-    more = 0
+    n_added = 0
     for row in range(4):
         old, new = (
             {
@@ -160,18 +160,20 @@ def test_what_was_shown_is_learned_from_too() -> None:
                 )
                 for k in range(c.offsets[row], c.offsets[row + 1])
             }
-            for c in (found, joined)
+            for c in (candidates, joined)
         )
         o = slice(outcomes.offsets[row], outcomes.offsets[row + 1])
-        shown = set(outcomes.item[o][outcomes.impression[o]].tolist())
-        assert list(new) == sorted(set(old) | shown)
+        impressions = set(outcomes.item[o][outcomes.impression[o]].tolist())
+        assert list(new) == sorted(set(old) | impressions)
         assert {item: new[item] for item in old} == old
         basket = query.basket_item[query.basket_offsets[row] : query.basket_offsets[row + 1]].tolist()
-        for item in shown - set(old):
-            source, score, affinity, taste = new[item]
+        for item in impressions - set(old):
+            source, score, copurchase_score, ease_score = new[item]
             assert source == 0
             assert abs(score - float(table[item] @ vector[row])) < 1e-5
-            assert affinity == (0.25 * basket.count(1) if item == 5 else 0)  # item 1 is bought with item 5
-            assert (taste > 0) == (item == 5 and 1 in basket + bought[row])
-            more += 1
-    assert more > 5
+            assert copurchase_score == (
+                0.25 * basket.count(1) if item == 5 else 0
+            )  # item 1 is bought with item 5
+            assert (ease_score > 0) == (item == 5 and 1 in basket + bought[row])
+            n_added += 1
+    assert n_added > 5

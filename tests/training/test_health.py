@@ -16,8 +16,8 @@ from training.health import (
 from training.labels import Labels
 
 
-def judged(seed: int = 0, n: int = 4000) -> tuple[torch.Tensor, Labels]:
-    """Logits and outcomes drawn from them: nothing to complain of."""
+def logits_and_labels(seed: int = 0, n: int = 4000) -> tuple[torch.Tensor, Labels]:
+    """Logits, and outcomes drawn from them."""
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(n, 3, generator=g)
     click, purchase = click_and_purchase_probabilities(logits[:, 0], logits[:, 1])
@@ -28,12 +28,12 @@ def judged(seed: int = 0, n: int = 4000) -> tuple[torch.Tensor, Labels]:
 
 
 def test_heads_that_fit_raise_no_alarm() -> None:
-    assert head_alarms(*judged()) == []
+    assert head_alarms(*logits_and_labels()) == []
 
 
 @pytest.mark.parametrize(("column", "head"), [(0, "click"), (2, "value")])
 def test_a_collapsed_head_is_named(column: int, head: str) -> None:
-    logits, labels = judged()
+    logits, labels = logits_and_labels()
     logits[:, column] = logits[:, column].mean()
     (alarm,) = [text for text in head_alarms(logits, labels) if "collapsed" in text]
     assert f"the {head} head has collapsed" in alarm
@@ -43,13 +43,13 @@ def test_a_collapsed_head_is_named(column: int, head: str) -> None:
     ("column", "shift", "head"), [(0, -3.0, "click"), (1, -3.0, "purchase"), (2, 1.0, "value")]
 )
 def test_a_head_that_is_far_off_is_named(column: int, shift: float, head: str) -> None:
-    logits, labels = judged()
+    logits, labels = logits_and_labels()
     logits[:, column] += shift
     assert any(f"the {head} head predicts" in text for text in head_alarms(logits, labels))
 
 
 def test_unknown_outcomes_are_not_held_against_a_head() -> None:
-    logits, labels = judged()
+    logits, labels = logits_and_labels()
     unknown = torch.arange(4000) % 2 == 0
     labels = labels._replace(weight=(~unknown).float())
     logits[unknown] = 9.0
@@ -61,16 +61,16 @@ def test_a_leak_is_named_whichever_way_it_points() -> None:
     bought = torch.rand(500, generator=g) < 0.1
     noise = torch.randn(500, 3, generator=g)
     features = torch.stack([noise[:, 0], noise[:, 1] + 9 * bought, -5 * bought + noise[:, 2]], dim=1)
-    found = find_leaks(features, ["honest", "future", "negated"], bought)
-    assert [text.split()[2] for text in found] == ["future", "negated"]
+    alarms = find_leaks(features, ["honest", "future", "negated"], bought)
+    assert [text.split()[2] for text in alarms] == ["future", "negated"]
     assert find_leaks(features, ["honest", "future", "negated"], torch.zeros(500, dtype=torch.bool)) == []
 
 
 def test_a_loss_that_is_no_number_stops_with_its_name_and_step() -> None:
     check_finite({"click": torch.tensor(0.3)}, 7)
-    for wrong in (float("nan"), float("inf")):
+    for value in (float("nan"), float("inf")):
         with pytest.raises(TrainingError, match=r"step 7: the loss of value \((nan|inf)\)"):
-            check_finite({"click": torch.tensor(0.3), "value": torch.tensor(wrong)}, 7)
+            check_finite({"click": torch.tensor(0.3), "value": torch.tensor(value)}, 7)
 
 
 def test_gradient_cosines_tell_agreement_from_conflict() -> None:
@@ -83,27 +83,27 @@ def test_gradient_cosines_tell_agreement_from_conflict() -> None:
         "nothing": (0 * shared).sum(),
         "elsewhere": torch.tensor(1.0, requires_grad=True) * 1,
     }
-    found = gradient_cosines(losses, shared)
+    cosines = gradient_cosines(losses, shared)
     expected = {"click~conversion": 1.0, "click~value": -1.0, "conversion~value": -1.0}
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert cosines == pytest.approx(expected, abs=1e-6)
     sum(losses.values()).backward()  # the graph is still there
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_gate_load_is_the_mean_of_the_last_gates(name: str) -> None:
-    mixture = VARIANTS[name](5, 7)
+    multitask = VARIANTS[name](5, 7)
     load = GateLoad()
-    load.attach(mixture)
+    load.attach(multitask)
     for rows in (4, 9):
-        mixture(torch.randn(1, 5), torch.randn(rows, 7), torch.zeros(rows, dtype=torch.int64))
-    found = load.detach()
-    mixture(torch.randn(1, 5), torch.randn(3, 7), torch.zeros(3, dtype=torch.int64))  # no longer watched
+        multitask(torch.randn(1, 5), torch.randn(rows, 7), torch.zeros(rows, dtype=torch.int64))
+    mean_weights = load.detach()
+    multitask(torch.randn(1, 5), torch.randn(3, 7), torch.zeros(3, dtype=torch.int64))  # after detach
     if name in ("mmoe", "ple", "ple of one layer"):
-        assert list(found) == ["click", "conversion", "value"]
+        assert list(mean_weights) == ["click", "conversion", "value"]
         assert load.n_pairs == 13
-        for weights in found.values():
+        for weights in mean_weights.values():
             assert sum(weights) == pytest.approx(1.0, abs=1e-5)
         if name == "ple":  # two experts of each task, then the shared one
-            assert found["click"][2:6] == [0.0] * 4
+            assert mean_weights["click"][2:6] == [0.0] * 4
     else:
-        assert found == {}
+        assert mean_weights == {}

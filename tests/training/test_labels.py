@@ -15,18 +15,24 @@ from training.labels import LabelPolicy, Labels, label_candidates, label_policy_
 
 def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
     g = torch.Generator().manual_seed(seed + 1)
-    per = [
+    items_by_checkout = [
         torch.randperm(items, generator=g)[: int(torch.randint(0, 12, [1], generator=g))] + 1
         for _ in range(count)
     ]
-    item = torch.cat(per)
+    item = torch.cat(items_by_checkout)
     click = torch.rand(item.shape, generator=g) < 0.4
     purchase = torch.rand(item.shape, generator=g) < 0.5
     value = torch.rand(item.shape, generator=g) * 9
-    shown = click | (torch.rand(item.shape, generator=g) < 0.5)
-    position = torch.randint(1, 7, item.shape, generator=g) * shown
+    impression = click | (torch.rand(item.shape, generator=g) < 0.5)
+    position = torch.randint(1, 7, item.shape, generator=g) * impression
     return Outcomes(
-        offsets(torch.tensor([len(p) for p in per])), item, shown, click, purchase, value, position
+        offsets(torch.tensor([len(p) for p in items_by_checkout])),
+        item,
+        impression,
+        click,
+        purchase,
+        value,
+        position,
     )
 
 
@@ -40,29 +46,29 @@ def test_labels(seed: int, kind: tuple[bool, bool]) -> None:
     )
     for row in range(4):
         o0, o1 = outcomes.offsets[row : row + 2].tolist()
-        facts = {int(outcomes.item[o]): o for o in range(o0, o1)}
-        bought = {item for item, o in facts.items() if outcomes.purchase[o]}
+        outcome_rows = {int(outcomes.item[o]): o for o in range(o0, o1)}
+        bought = {item for item, o in outcome_rows.items() if outcomes.purchase[o]}
         leaves = {int(leaf[item]) for item in bought} - {0}
         c0, c1 = candidates.offsets[row : row + 2].tolist()
         for c in range(c0, c1):
             item = int(candidates.item[c])
-            shown = item in facts and bool(outcomes.impression[facts[item]])
-            assert position[c] == (outcomes.position[facts[item]] if item in facts else 0)
-            assert weight[c] == (shown if impressions else 1)
+            impression = item in outcome_rows and bool(outcomes.impression[outcome_rows[item]])
+            assert position[c] == (outcomes.position[outcome_rows[item]] if item in outcome_rows else 0)
+            assert weight[c] == (impression if impressions else 1)
             if impressions:
-                clicked = item in facts and bool(outcomes.click[facts[item]])
+                clicked = item in outcome_rows and bool(outcomes.click[outcome_rows[item]])
                 assert bool(click[c]) == clicked
                 assert bool(purchase[c]) == (item in bought and clicked)
-                assert value[c] == (outcomes.value[facts[item]] if item in bought and clicked else 0)
+                assert value[c] == (outcomes.value[outcome_rows[item]] if item in bought and clicked else 0)
                 continue
             assert bool(purchase[c]) == (item in bought)
             if proxy:
                 assert bool(click[c]) == (item in bought or int(leaf[item]) in leaves)
             else:
                 assert bool(click[c]) == (
-                    item in bought or (item in facts and bool(outcomes.click[facts[item]]))
+                    item in bought or (item in outcome_rows and bool(outcomes.click[outcome_rows[item]]))
                 )
-            expected = float(outcomes.value[facts[item]]) if item in bought else 0.0
+            expected = float(outcomes.value[outcome_rows[item]]) if item in bought else 0.0
             assert abs(float(value[c]) - expected) < 1e-5
 
 
@@ -99,73 +105,73 @@ def many_pairs(seed: int, checkouts: int = 60, each: int = 200) -> tuple[Candida
 @given(st.integers(0, 10_000), st.sampled_from([0.05, 0.2, 0.7]))
 def test_sampled_negatives_keep_what_counts(seed: int, rate: float) -> None:
     candidates, labels, _ = many_pairs(seed)
-    kept, known = sample_negatives(candidates, labels, rate, torch.Generator().manual_seed(seed))
-    again, _ = sample_negatives(candidates, labels, rate, torch.Generator().manual_seed(seed))
-    assert kept.item.equal(again.item)
-    assert known.click.sum() == labels.click.sum()
-    assert known.purchase.sum() == labels.purchase.sum()
-    assert known.weight[known.click > 0].unique().tolist() == [1.0]
-    share = (kept.item.numel() - int(labels.click.sum())) / (labels.click == 0).sum()
+    sample, sample_labels = sample_negatives(candidates, labels, rate, torch.Generator().manual_seed(seed))
+    repeated, _ = sample_negatives(candidates, labels, rate, torch.Generator().manual_seed(seed))
+    assert sample.item.equal(repeated.item)
+    assert sample_labels.click.sum() == labels.click.sum()
+    assert sample_labels.purchase.sum() == labels.purchase.sum()
+    assert sample_labels.weight[sample_labels.click > 0].unique().tolist() == [1.0]
+    share = (sample.item.numel() - int(labels.click.sum())) / (labels.click == 0).sum()
     assert abs(float(share) - rate) < 0.03
-    segment, before = segment_ids(kept.offsets), segment_ids(candidates.offsets)
+    segment, segment_before = segment_ids(sample.offsets), segment_ids(candidates.offsets)
     for b in range(60):
-        assert kept.score[segment == b].max() == candidates.score[before == b].max()
-        assert kept.ease_score[segment == b].max() == candidates.ease_score[before == b].max()
+        assert sample.score[segment == b].max() == candidates.score[segment_before == b].max()
+        assert sample.ease_score[segment == b].max() == candidates.ease_score[segment_before == b].max()
 
 
 def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None:
     """Over 300 draws that keep a tenth, within five standard errors; without weights they are far off."""
     candidates, labels, logits = many_pairs(1)
-    marked = candidates._replace(source_mask=torch.arange(candidates.item.numel()))  # which pair it is
+    numbered = candidates._replace(source_mask=torch.arange(candidates.item.numel()))  # which pair it is
 
-    def losses(part: Candidates, known: Labels, weight: torch.Tensor) -> torch.Tensor:
-        click, conversion = logits[part.source_mask].unbind(1)
+    def losses(sample: Candidates, sample_labels: Labels, weight: torch.Tensor) -> torch.Tensor:
+        click, conversion = logits[sample.source_mask].unbind(1)
         total, count = weight.sum(), labels.weight.sum()  # unnormalised, so that the sum itself is judged
         return torch.stack(
             [
-                click_loss(click, known.click, weight) * total / count,
-                purchase_loss(click, conversion, known.purchase, weight) * total / count,
-                listwise_softmax_loss(click, known.purchase, segment_ids(part.offsets), weight),
+                click_loss(click, sample_labels.click, weight) * total / count,
+                purchase_loss(click, conversion, sample_labels.purchase, weight) * total / count,
+                listwise_softmax_loss(click, sample_labels.purchase, segment_ids(sample.offsets), weight),
             ]
         )
 
-    whole = losses(marked, labels, labels.weight)
-    drawn, flat = [], []
+    expected = losses(numbered, labels, labels.weight)
+    weighted, unweighted = [], []
     for seed in range(300):
-        part, known = sample_negatives(marked, labels, 0.1, torch.Generator().manual_seed(seed))
-        drawn.append(losses(part, known, known.weight))
-        flat.append(losses(part, known, torch.ones_like(known.weight)))
-    mean, error = torch.stack(drawn).mean(0), torch.stack(drawn).std(0) / 300**0.5
-    assert ((mean - whole)[:2].abs() < 5 * error[:2]).all()
-    assert abs(float(mean[2] / whole[2]) - 1) < 0.02  # the logarithm of a sum is not quite unbiased
-    assert (torch.stack(flat).mean(0) / whole - 1).abs().min() > 0.1
+        sample, sample_labels = sample_negatives(numbered, labels, 0.1, torch.Generator().manual_seed(seed))
+        weighted.append(losses(sample, sample_labels, sample_labels.weight))
+        unweighted.append(losses(sample, sample_labels, torch.ones_like(sample_labels.weight)))
+    mean, error = torch.stack(weighted).mean(0), torch.stack(weighted).std(0) / 300**0.5
+    assert ((mean - expected)[:2].abs() < 5 * error[:2]).all()
+    assert abs(float(mean[2] / expected[2]) - 1) < 0.02  # the logarithm of a sum is not quite unbiased
+    assert (torch.stack(unweighted).mean(0) / expected - 1).abs().min() > 0.1
 
 
 def test_features_of_what_is_kept_are_those_among_all() -> None:
     """Some features are relative to the other candidates: sampling must leave what they are relative to."""
-    query, catalog, found = random_query(5), random_catalog(5), random_candidates(5)
-    found = found._replace(
-        source_mask=torch.arange(found.item.numel())
+    query, catalog, candidates = random_query(5), random_catalog(5), random_candidates(5)
+    candidates = candidates._replace(
+        source_mask=torch.arange(candidates.item.numel())
     )  # which pair it is; no feature but bits
-    nothing = torch.zeros(found.item.numel())
-    labels = Labels(nothing, nothing, nothing, nothing.long(), torch.ones_like(nothing))
-    kept, _ = sample_negatives(found, labels, 0.01, torch.Generator().manual_seed(0))
-    assert kept.item.numel() < found.item.numel()
+    zeros = torch.zeros(candidates.item.numel())
+    labels = Labels(zeros, zeros, zeros, zeros.long(), torch.ones_like(zeros))
+    sample, _ = sample_negatives(candidates, labels, 0.01, torch.Generator().manual_seed(0))
+    assert sample.item.numel() < candidates.item.numel()
     interactions = InteractionFeatures(categories=16, brands=5)
-    whole, _ = interactions(query, found, catalog)
-    part, _ = interactions(query, kept, catalog)
-    torch.testing.assert_close(part, whole[kept.source_mask])
+    all_features, _ = interactions(query, candidates, catalog)
+    sample_features, _ = interactions(query, sample, catalog)
+    torch.testing.assert_close(sample_features, all_features[sample.source_mask])
 
 
 def test_pairs_without_an_outcome_are_not_computed() -> None:
     candidates, labels, _ = many_pairs(2)
-    shown = torch.rand(labels.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+    impression = torch.rand(labels.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.1
     labels = labels._replace(
-        weight=shown.float(), click=labels.click * shown, purchase=labels.purchase * shown
+        weight=impression.float(), click=labels.click * impression, purchase=labels.purchase * impression
     )
-    marked = candidates._replace(source_mask=torch.arange(candidates.item.numel()))
-    kept, known = sample_negatives(marked, labels, 1.0, torch.Generator().manual_seed(0))
-    assert set(shown.nonzero()[:, 0].tolist()) <= set(kept.source_mask.tolist())
-    assert known.weight.equal(labels.weight[kept.source_mask])
-    others = (known.weight == 0).sum()
-    assert 0 < others <= 120  # of each checkout, the candidates of highest score and of highest taste
+    numbered = candidates._replace(source_mask=torch.arange(candidates.item.numel()))
+    sample, sample_labels = sample_negatives(numbered, labels, 1.0, torch.Generator().manual_seed(0))
+    assert set(impression.nonzero()[:, 0].tolist()) <= set(sample.source_mask.tolist())
+    assert sample_labels.weight.equal(labels.weight[sample.source_mask])
+    n_unknown = (sample_labels.weight == 0).sum()
+    assert 0 < n_unknown <= 120  # of each checkout, the candidates of highest score and of highest taste

@@ -31,17 +31,17 @@ def test_the_ranker_starts_after_the_last_label_of_retrieval(tmp_path: Path) -> 
 
 
 @given(st.integers(1, 30), st.integers(1, 5000), st.integers(1, 5000))
-def test_few_checkouts_are_seen_more_often(epochs: int, least: int, steps: int) -> None:
-    found = count_epochs(OmegaConf.create({"epochs": epochs, "min_steps": least}), steps)
-    assert found >= epochs
-    assert found * steps >= least or found == max(epochs, MAX_EPOCHS)
-    assert found == epochs or (found - 1) * steps < least
+def test_few_checkouts_are_seen_more_often(epochs: int, min_steps: int, steps: int) -> None:
+    n_epochs = count_epochs(OmegaConf.create({"epochs": epochs, "min_steps": min_steps}), steps)
+    assert n_epochs >= epochs
+    assert n_epochs * steps >= min_steps or n_epochs == max(epochs, MAX_EPOCHS)
+    assert n_epochs == epochs or (n_epochs - 1) * steps < min_steps
 
 
 def test_too_few_items_are_refused_before_training(tmp_path) -> None:
     tables = make_shop(users=20, items=32, days=70)
-    for at, item in enumerate(tables["items"]):
-        item["available"] = at < 5
+    for row, item in enumerate(tables["items"]):
+        item["available"] = row < 5
     save(tmp_path, tables)
     with pytest.raises(DataError, match="5 of 32 items are available, a slate needs 6"):
         open_prepared(prepare(config(tmp_path)))

@@ -31,11 +31,11 @@ DAY = 86_400
 UNTIL = iso(START + 80 * DAY)
 
 
-def settings(folder: Path, *more: str) -> list[str]:
+def settings(folder: Path, *overrides: str) -> list[str]:
     return [
         "data=tables", "experiment=debug", f"data.root={folder / 'shop'}", "prepare.memory_limit=1GB",
         "data.horizon=7d", f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}",
-        f"mlflow.tracking_uri=sqlite:///{folder / 'mlflow.db'}", "features.token_min_items=1", *more,
+        f"mlflow.tracking_uri=sqlite:///{folder / 'mlflow.db'}", "features.token_min_items=1", *overrides,
     ]  # fmt: skip
 
 
@@ -44,12 +44,12 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(folder, run): trained on a log that ended early; items were put in front of the list since."""
     folder = tmp_path_factory.mktemp("warm")
     write_shop(folder / "shop", users=40, items=40, days=110)
-    made = train_models(load_config("train", *settings(folder, f"data.until='{UNTIL}'")))
+    run = train_models(load_config("train", *settings(folder, f"data.until='{UNTIL}'")))
     file = folder / "shop" / "items.csv"
     head, *rows = file.read_text().splitlines()
     new = ",".join(["new", '"A new fig"', "food/fig", "brand9", "2.5"])
     file.write_text("\n".join([head, new, *rows]) + "\n")
-    return folder, made
+    return folder, run
 
 
 def test_words_are_found_again() -> None:
@@ -57,13 +57,13 @@ def test_words_are_found_again() -> None:
 
 
 def test_weights_stand_where_what_they_are_of_stands_now(earlier: tuple[Path, Path]) -> None:
-    folder, before = earlier
-    cfg = with_training_window(load_config("train", *settings(folder, f"warm.run={before}")))
+    folder, earlier_run = earlier
+    cfg = with_training_window(load_config("train", *settings(folder, f"warm.run={earlier_run}")))
     prepared = open_prepared(prepare(cfg))
     warm = load_warm_start(cfg, prepared.folder)
     assert warm is not None
-    old = Path(before, read_stage_manifest(before)["prepared"]).resolve()
-    split = json.loads((old / "meta.json").read_text())["split"]
+    earlier_prepared = Path(earlier_run, read_stage_manifest(earlier_run)["prepared"]).resolve()
+    split = json.loads((earlier_prepared / "meta.json").read_text())["split"]
     examples = pq.read_table(prepared.folder / "examples" / "train.parquet", columns=["ts"])["ts"].to_numpy()
     assert examples.min() > split["validation_start"] - 7 * DAY
     assert prepared.meta["counts"]["checkouts"]["earlier"] > len(examples) > 0
@@ -76,65 +76,68 @@ def test_weights_stand_where_what_they_are_of_stands_now(earlier: tuple[Path, Pa
     table = "item_encoder.embeddings.collection.embedding_bags.item.weight"
     assert warm.previous_rows["item"][:4].tolist() == [0, -1, 1, 2]  # moved by the item that came in front
     torch.testing.assert_close(towers[table][2:], warm.tower_weights[table][1:])
-    was, now = FeatureSchema.load(old), FeatureSchema.load(prepared.folder)
-    assert now.categories != was.categories
+    earlier_schema, schema = FeatureSchema.load(earlier_prepared), FeatureSchema.load(prepared.folder)
+    assert schema.categories != earlier_schema.categories
     for name, weights in (("item_embeddings.collection.embedding_bags.leaf.weight", ranker),):
-        for word in was.categories:
-            place, had = now.categories.index(word) + 1, was.categories.index(word) + 1
-            torch.testing.assert_close(weights[name][place], warm.ranker_weights[name][had])
+        for category in earlier_schema.categories:
+            row, earlier_row = (
+                schema.categories.index(category) + 1,
+                earlier_schema.categories.index(category) + 1,
+            )
+            torch.testing.assert_close(weights[name][row], warm.ranker_weights[name][earlier_row])
     for name, tensor in warm.ranker_weights.items():
         if "embedding_bags" not in name:
             torch.testing.assert_close(ranker[name], tensor)
-    learned = trained_item_mask(warm)
-    assert not learned[1]
-    assert torch.equal(learned[2:], warm.tower_weights["item_encoder.trained_mask"][1:])
+    trained = trained_item_mask(warm)
+    assert not trained[1]
+    assert torch.equal(trained[2:], warm.tower_weights["item_encoder.trained_mask"][1:])
 
 
 def test_a_warm_run_goes_on_where_the_other_was(
     earlier: tuple[Path, Path], capsys: pytest.CaptureFixture
 ) -> None:
     """With no step to learn in, the weights are those of the run before: sharding keeps them."""
-    folder, before = earlier
-    still = [f"{stage}.train.{rate}=1e-8" for stage in ("retrieval", "ranker")
+    folder, earlier_run = earlier
+    tiny_rates = [f"{stage}.train.{rate}=1e-8" for stage in ("retrieval", "ranker")
              for rate in ("learning_rate", "table_learning_rate")]  # fmt: skip
-    cfg = load_config("train", *settings(folder, f"warm.run={before}", *still))
-    made = train_models(cfg)
-    assert made != before
-    warm = load_warm_start(cfg, Path(made, read_stage_manifest(made)["prepared"]).resolve())
+    cfg = load_config("train", *settings(folder, f"warm.run={earlier_run}", *tiny_rates))
+    run = train_models(cfg)
+    assert run != earlier_run
+    warm = load_warm_start(cfg, Path(run, read_stage_manifest(run)["prepared"]).resolve())
     assert warm is not None
-    now = torch.load(Path(made, read_stage_manifest(made)["retrieval"], "weights.pt"))
+    weights = torch.load(Path(run, read_stage_manifest(run)["retrieval"], "weights.pt"))
     for name, tensor in warm.tower_weights.items():
         if "embedding_bags" not in name and name != "item_encoder.trained_mask":
-            torch.testing.assert_close(now[name], tensor, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(weights[name], tensor, atol=1e-4, rtol=1e-3)
     table = "item_encoder.embeddings.collection.embedding_bags.item.weight"
-    torch.testing.assert_close(now[table][2:], warm.tower_weights[table][1:], atol=1e-4, rtol=1e-3)
-    assert train_models(cfg) == made  # reused
+    torch.testing.assert_close(weights[table][2:], warm.tower_weights[table][1:], atol=1e-4, rtol=1e-3)
+    assert train_models(cfg) == run  # reused
     capsys.readouterr()
 
 
 def test_the_study_of_model_age_holds_both_to_one_window(earlier: tuple[Path, Path]) -> None:
-    folder, before = earlier
-    made = train_models(load_config("train", *settings(folder, f"warm.run={before}")))
-    newest, old = model_age.compare_runs(open_run(made), [before])
+    folder, earlier_run = earlier
+    run = train_models(load_config("train", *settings(folder, f"warm.run={earlier_run}")))
+    newest, old = model_age.compare_runs(open_run(run), [earlier_run])
     assert (newest["mode"], old["mode"]) == ("incremental", "full")
     assert (newest["difference"], newest["low"], newest["high"], newest["weeks_old"]) == (0, 0, 0, 0)
     assert old["weeks_old"] == pytest.approx(30 / 7, abs=0.2)
     assert old["ndcg6"] - newest["ndcg6"] == pytest.approx(old["difference"])
     assert newest["minutes"] >= newest["of_which_prepare"] >= 0  # to a tenth: they are seconds
-    shown = model_age.html_page([newest, old])
-    assert f"{old['ndcg6']:.4f}" in shown
-    assert before.name in shown
+    page = model_age.html_page([newest, old])
+    assert f"{old['ndcg6']:.4f}" in page
+    assert earlier_run.name in page
 
 
 def test_what_cannot_be_warmed_is_refused(earlier: tuple[Path, Path]) -> None:
-    folder, before = earlier
+    folder, earlier_run = earlier
     cfg = load_config("train", *settings(folder, f"warm.run={folder}/nothing"))
     prepared = open_prepared(prepare(cfg))
     with pytest.raises(ConfigError, match=r"warm\.run=.*nothing: no finished run"):
         load_warm_start(cfg, prepared.folder)
     with pytest.raises(ConfigError, match=r"warm\.run=.*nothing: no finished run"):
         with_training_window(cfg)
-    cfg.warm.run = str(before)
+    cfg.warm.run = str(earlier_run)
     warm = load_warm_start(cfg, prepared.folder)
     assert warm is not None
     wider = OmegaConf.merge(cfg, {"ranker": {"multitask": {"tower": 9}}})
