@@ -1,4 +1,4 @@
-"""The scripted modules give what the eager ones give, and need nothing but torch to load."""
+"""The scripted modules equal the eager ones, and load with torch alone."""
 
 import subprocess
 import sys
@@ -18,16 +18,18 @@ from exporting.lowering import (
     lower_tables,
     save_torchscript,
 )
-from models.candidates.sources import CandidateSources, ItemLists, bestseller_lists
+from models.candidates.item_lists import ItemLists, bestseller_lists
+from models.candidates.sources import CandidateSources, CandidateTables, SourceLimits
 from models.embeddings import Int8EmbeddingTables
 from models.jagged import segment_offsets
-from models.ranking.ranker import Ranker
+from models.ranking.ranker import Ranker, RankerWidths
 from models.retrieval.attention_encoder import AttentionEncoder
 from models.retrieval.mean_encoder import MeanEncoder
+from models.retrieval.query_encoder import EncoderDims
 from models.retrieval.transformer_encoder import TransformerEncoder
 from models.retrieval.two_tower import QueryEncoder, QueryTower, make_attribute_embeddings
 from models.schema import Candidates
-from tests.models.shops import random_catalog, random_query
+from tests.models.shops import random_catalog, random_query, table_sizes
 from tests.models.variants import VARIANTS
 
 ITEMS = 30
@@ -37,8 +39,8 @@ modules = [torch.jit.load(f"{sys.argv[1]}/{name}.ts") for name in ("query_tower"
 query, ann, catalog = torch.load(f"{sys.argv[1]}/example.pt")
 assert type(query) is tuple and type(catalog) is tuple
 vector = modules[0](query, catalog[-1])
-found = modules[1](query, vector, ann, catalog)
-scores = modules[2](query, vector, tuple(found), catalog)
+candidates = modules[1](query, vector, ann, catalog)
+scores = modules[2](query, vector, tuple(candidates), catalog)
 assert all(torch.isfinite(part).all() for part in scores)
 rooms = {name.split(".")[0] for name in sys.modules}
 assert not rooms & {"torchrec", "fbgemm_gpu", "models", "data", "training", "exporting", "faiss"}, rooms
@@ -46,7 +48,7 @@ print(scores[1].numel())
 """
 
 
-def make_pipeline(
+def make_modules(
     attributes: tuple[int, ...] = (4, 3, 3),
     width: int = 2,
     variant: str = "mmoe",
@@ -58,34 +60,33 @@ def make_pipeline(
     ranked = torch.arange(ITEMS, 0, -1)
     by_leaf = ranked[catalog.leaf[ranked].argsort(stable=True)]
     by_item = segment_offsets(torch.randint(0, ITEMS + 1, [60]).sort().values, ITEMS + 1)
-    sources = CandidateSources(
-        popular_items=ranked[:7], new_items=ranked[3:5],
+    tables = CandidateTables(
+        popular_items=ranked[:7],
+        new_items=ranked[3:5],
         copurchase_neighbours=ItemLists(by_item, torch.randint(1, ITEMS + 1, [60]), torch.rand(60)),
         leaf_bestsellers=bestseller_lists(segment_offsets(catalog.leaf[by_leaf], leaves), by_leaf),
         ease_neighbours=ItemLists(by_item, torch.randint(1, ITEMS + 1, [60]), torch.rand(60)),
-        buy_again=5, co_purchase=4, category=3,
-    )  # fmt: skip
+    )
+    sources = CandidateSources(tables, SourceLimits(buy_again=5, co_purchase=4, category=3))
     tower = QueryTower(
-        encoder(8, width * len(attributes), hidden=16, max_events=20),
+        encoder(EncoderDims(8, width * len(attributes)), hidden=16, max_events=20),
         make_attribute_embeddings(list(attributes), width),
     )
-    ranker = Ranker(
-        16, 5, list(attributes), query_vector_dim=8, horizon_days=14.0, multitask=VARIANTS[variant]
-    )
+    ranker = Ranker(table_sizes(attributes), 8, 14.0, VARIANTS[variant], RankerWidths())
     return lower_modules(tower, sources, ranker)
 
 
-PIPELINES = [(2, name, MeanEncoder) for name in VARIANTS]
-PIPELINES += [(16, "mmoe", MeanEncoder), (2, "mmoe", AttentionEncoder), (2, "mmoe", TransformerEncoder)]
+MODULE_VARIANTS = [(2, name, MeanEncoder) for name in VARIANTS]
+MODULE_VARIANTS += [(16, "mmoe", MeanEncoder), (2, "mmoe", AttentionEncoder), (2, "mmoe", TransformerEncoder)]
 
 
-@pytest.fixture(scope="module", params=PIPELINES, ids=lambda p: f"{p[0]}-{p[1]}-{p[2].__name__}")
+@pytest.fixture(scope="module", params=MODULE_VARIANTS, ids=lambda p: f"{p[0]}-{p[1]}-{p[2].__name__}")
 def exported(
     request, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, ServingModules, ServingModules]:
     """(folder, eager, loaded from the folder): every variant and encoder, and wide tables once."""
     width, variant, encoder = request.param
-    eager = make_pipeline(width=width, variant=variant, encoder=encoder)
+    eager = make_modules(width=width, variant=variant, encoder=encoder)
     folder = tmp_path_factory.mktemp("modules")
     save_torchscript(eager, folder)
     with warnings.catch_warnings():
@@ -100,25 +101,25 @@ def exported(
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10_000), count=st.integers(1, 5), longest=st.sampled_from([0, 1, 12, 80]),
-    near=st.integers(0, 8),
+    n_ann=st.integers(0, 8),
 )  # fmt: skip
 @torch.no_grad()
-def test_scripted_equals_eager(exported, seed: int, count: int, longest: int, near: int) -> None:
+def test_scripted_equals_eager(exported, seed: int, count: int, longest: int, n_ann: int) -> None:
     _, eager, scripted = exported
     catalog, query = random_catalog(seed, ITEMS), random_query(seed, count, ITEMS, longest=longest)
-    ann = torch.randint(-1, ITEMS + 1, [count, near], generator=torch.Generator().manual_seed(seed))
+    ann = torch.randint(-1, ITEMS + 1, [count, n_ann], generator=torch.Generator().manual_seed(seed))
     vector = eager.query_tower(query, catalog.vectors)
     torch.testing.assert_close(scripted.query_tower(tuple(query), catalog.vectors), vector)
-    found = Candidates(*eager.candidates(query, vector, ann, catalog))
-    for theirs, ours in zip(
-        scripted.candidates(tuple(query), vector, ann, tuple(catalog)), found, strict=True
+    candidates = Candidates(*eager.candidates(query, vector, ann, catalog))
+    for actual, expected in zip(
+        scripted.candidates(tuple(query), vector, ann, tuple(catalog)), candidates, strict=True
     ):
-        torch.testing.assert_close(theirs, ours)
-    scores = eager.ranker(query, vector, found, catalog)
-    for theirs, ours in zip(
-        scripted.ranker(tuple(query), vector, tuple(found), tuple(catalog)), scores, strict=True
+        torch.testing.assert_close(actual, expected)
+    scores = eager.ranker(query, vector, candidates, catalog)
+    for actual, expected in zip(
+        scripted.ranker(tuple(query), vector, tuple(candidates), tuple(catalog)), scores, strict=True
     ):
-        torch.testing.assert_close(theirs, ours)
+        torch.testing.assert_close(actual, expected)
 
 
 @torch.no_grad()
@@ -128,16 +129,16 @@ def test_narrow_tables_stay_exact_and_wide_ones_become_int8() -> None:
         (INT8_MIN_DIM, Int8EmbeddingTables, 0.02),
     ):
         tables = make_attribute_embeddings([50, 40], width)
-        low = lower_tables(tables)
-        assert type(low) is kind
+        lowered = lower_tables(tables)
+        assert type(lowered) is kind
         ids = [torch.randint(0, 40, [30]) for _ in range(2)]
         bags = ids, [torch.tensor([0, 3, 27])] * 2, [torch.rand(30)] * 2
-        torch.testing.assert_close(low(*bags), tables(*bags), atol=1e-5 + 3 * tolerance, rtol=1e-5)
+        torch.testing.assert_close(lowered(*bags), tables(*bags), atol=1e-5 + 3 * tolerance, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_a_shop_without_attributes(tmp_path: Path) -> None:
-    eager = make_pipeline(())
+    eager = make_modules(())
     save_torchscript(eager, tmp_path)
     query = random_query(1, 2, ITEMS)._replace(
         context=torch.zeros(2, 0, dtype=torch.int64), profile=torch.zeros(2, 0, dtype=torch.int64)
@@ -164,13 +165,14 @@ def test_loads_in_plain_torch(exported) -> None:
     assert int(done.stdout) > 0
 
 
-def test_lowering_leaves_the_trained_modules_alone() -> None:
-    ranker = Ranker(16, 5, [4], query_vector_dim=8, horizon_days=14.0, multitask=VARIANTS["mmoe"])
+def test_lowering_does_not_change_the_trained_modules() -> None:
+    ranker = Ranker(table_sizes((4,)), 8, 14.0, VARIANTS["mmoe"], RankerWidths())
     before = {name: value.clone() for name, value in ranker.state_dict().items()}
-    tower = QueryTower(MeanEncoder(8, 2, hidden=16), make_attribute_embeddings([4], 2))
+    tower = QueryTower(MeanEncoder(EncoderDims(8, 2), hidden=16), make_attribute_embeddings([4], 2))
     empty = torch.zeros(0, dtype=torch.int64)
-    none = ItemLists(torch.zeros(3, dtype=torch.int64), empty, empty.float())
-    sources = CandidateSources(empty, empty, none, none, none)
+    no_lists = ItemLists(torch.zeros(3, dtype=torch.int64), empty, empty.float())
+    tables = CandidateTables(empty, empty, no_lists, no_lists, no_lists)
+    sources = CandidateSources(tables, SourceLimits())
     lower_modules(tower, sources, ranker)
     assert ranker.state_dict().keys() == before.keys()
     assert tower.attribute_embeddings is not None
