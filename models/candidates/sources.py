@@ -182,14 +182,16 @@ class CandidateSources(nn.Module):
             query, basket_keys, self.decay_rates, self.new_item_mask, n_items
         )
         own_items = rank_by_source(own_keys, counts, n_items, n_checkouts)
-        one = torch.ones_like(query.basket_price)
+        unit_weight = torch.ones_like(query.basket_price)
         category_row, ease_row = self.list_row_offsets[1], self.list_row_offsets[2]
         neighbour_keys, neighbour_scores = sum_lists(
             self.list_offsets,
             self.list_items,
             self.list_scores,
-            co_purchase_seeds(query, basket_keys, self.co_purchase * source_stride, one),
-            category_seeds(query, basket_keys, self.category * source_stride, one, leaf, category_row),
+            co_purchase_seeds(query, basket_keys, self.co_purchase * source_stride, unit_weight),
+            category_seeds(
+                query, basket_keys, self.category * source_stride, unit_weight, leaf, category_row
+            ),
             ease_seeds(
                 own_items, self.ease * source_stride, self.n_seed_items, self.rank_discount, n_items, ease_row
             ),

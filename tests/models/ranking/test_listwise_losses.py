@@ -1,4 +1,4 @@
-"""Ranking losses against plain loops over checkouts and pairs, and against what they are for."""
+"""Ranking losses against loops over checkouts and pairs; descent ranks gain first."""
 
 import math
 
@@ -35,48 +35,48 @@ def rows(segment: torch.Tensor) -> list[list[int]]:
     return [[i for i in range(len(segment)) if segment[i] == b] for b in segment.unique().tolist()]
 
 
-def plain(loss, score, gain, segment, weight, k: int = 6, mu: float = 10.0) -> float:
-    """The loss by loops, straight from its definition."""
+def naive_loss(loss, score, gain, segment, weight, k: int = 6, mu: float = 10.0) -> float:
+    """The loss by its definition, in loops."""
     s, y, w = score.tolist(), gain.tolist(), weight.tolist()
-    terms, counts, judged = 0.0, 0.0, 0
+    terms, weights, n_lists = 0.0, 0.0, 0
     for row in rows(segment):
-        known = [i for i in row if w[i] > 0]
-        gains = sum(y[i] * w[i] for i in known)
+        weighted = [i for i in row if w[i] > 0]
+        gains = sum(y[i] * w[i] for i in weighted)
         if gains == 0:
             continue
-        judged += 1
+        n_lists += 1
         if loss is listwise_softmax_loss:
-            log_sum = math.log(sum(w[i] * math.exp(s[i]) for i in known))
-            terms += sum(w[i] * y[i] / gains * (log_sum - s[i]) for i in known)
+            log_sum = math.log(sum(w[i] * math.exp(s[i]) for i in weighted))
+            terms += sum(w[i] * y[i] / gains * (log_sum - s[i]) for i in weighted)
             continue
         order = sorted(row, key=lambda i: -s[i])
         rank = {i: sum(w[j] for j in order[: order.index(i)]) for i in row}
-        ideal = sorted((y[i] for i in known), reverse=True)[:k]
-        best = sum(g / math.log2(at + 2) for at, g in enumerate(ideal))
-        for i in known:
-            for j in known:
+        ideal = sorted((y[i] for i in weighted), reverse=True)[:k]
+        ideal_dcg = sum(g / math.log2(rank_above + 2) for rank_above, g in enumerate(ideal))
+        for i in weighted:
+            for j in weighted:
                 if y[i] <= y[j]:
                     continue
-                count = w[i] * w[j] * (y[i] - y[j])
+                pair_weight = w[i] * w[j] * (y[i] - y[j])
                 logistic = math.log1p(math.exp(s[j] - s[i]))
                 if loss is lambda_loss:
                     if min(rank[i], rank[j]) >= k:
                         continue
                     d = [1 / math.log2(rank[x] + 2) if rank[x] < k else 0.0 for x in (i, j)]
-                    apart = max(abs(rank[i] - rank[j]), 1)
-                    delta = 1 / math.log2(apart + 1) - 1 / math.log2(apart + 2)
-                    count *= (abs(d[0] - d[1]) + mu * delta) / best
-                terms += count * logistic
-                counts += count
-    return terms / (max(counts, 1e-6) if loss is pairwise_logistic_loss else max(judged, 1))
+                    distance = max(abs(rank[i] - rank[j]), 1)
+                    delta = 1 / math.log2(distance + 1) - 1 / math.log2(distance + 2)
+                    pair_weight *= (abs(d[0] - d[1]) + mu * delta) / ideal_dcg
+                terms += pair_weight * logistic
+                weights += pair_weight
+    return terms / (max(weights, 1e-6) if loss is pairwise_logistic_loss else max(n_lists, 1))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), spend=st.booleans(), sampled=st.booleans())
-def test_a_ranking_loss_is_its_definition(loss, seed: int, spend: bool, sampled: bool) -> None:
+def test_a_ranking_loss_equals_its_definition(loss, seed: int, spend: bool, sampled: bool) -> None:
     given_lists = lists(seed, spend, sampled)
-    assert float(loss(*given_lists)) == pytest.approx(plain(loss, *given_lists), rel=1e-5, abs=1e-9)
+    assert float(loss(*given_lists)) == pytest.approx(naive_loss(loss, *given_lists), rel=1e-5, abs=1e-9)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -99,7 +99,7 @@ def test_descent_on_a_ranking_loss_puts_gain_on_top(loss) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_list_without_gain_says_nothing(loss) -> None:
+def test_a_list_without_gain_has_no_gradient(loss) -> None:
     score, gain, segment, weight = lists(4)
     score = (score * 300).requires_grad_()  # logarithms of probabilities can be far apart
     loss(score, gain * (segment == 0), segment, weight).backward()
@@ -111,15 +111,15 @@ def test_a_list_without_gain_says_nothing(loss) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_sampled_negative_counts_as_those_it_stands_for(loss) -> None:
-    """One negative of weight 3 does what three equal negatives do."""
+def test_a_sampled_negative_counts_as_those_it_represents(loss) -> None:
+    """One negative of weight 3 has the effect of three equal negatives."""
     score = torch.tensor([0.5, 0.2, -0.4, 0.9])
     gain, weight = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 3.0, 1.0])
     copies = torch.tensor([0, 1, 2, 2, 2, 3])
-    once = torch.zeros(4, dtype=torch.int64)
-    if loss is lambda_loss:  # equal scores have ranks of their own; what is above them stays the same
-        found = weighted_rank(score[copies], once[:1].expand(6), torch.ones(6))
-        torch.testing.assert_close(found[[0, 1, 2, 5]], weighted_rank(score, once, weight))
+    segment = torch.zeros(4, dtype=torch.int64)
+    if loss is lambda_loss:  # equal scores have different ranks; those above them keep theirs
+        rank = weighted_rank(score[copies], segment[:1].expand(6), torch.ones(6))
+        torch.testing.assert_close(rank[[0, 1, 2, 5]], weighted_rank(score, segment, weight))
         return
-    expected = loss(score[copies], gain[copies], once[:1].expand(6), torch.ones(6))
-    torch.testing.assert_close(loss(score, gain, once, weight), expected)
+    expected = loss(score[copies], gain[copies], segment[:1].expand(6), torch.ones(6))
+    torch.testing.assert_close(loss(score, gain, segment, weight), expected)

@@ -1,4 +1,4 @@
-"""The multi-task variants: one interface, and each the network that its paper describes."""
+"""The multi-task networks: one interface, and each is the network of its paper."""
 
 import pytest
 import torch
@@ -23,17 +23,17 @@ def make(name: str) -> nn.Module:
     return VARIANTS[name](QUERY, CANDIDATE)
 
 
-def reach_of(model: nn.Module, task: int) -> dict[str, torch.Tensor]:
-    """Where a task leaves a gradient, for each parameter and for the embeddings in the input."""
+def gradient_mask(model: nn.Module, task: int) -> dict[str, torch.Tensor]:
+    """The elements with a gradient of the task, for each parameter and both inputs."""
     query, candidate = (x.requires_grad_() for x in inputs())
     model.zero_grad()
     model(query, candidate, SEGMENT)[:, task].square().sum().backward()
-    places = {"query": query, "candidate": candidate, **dict(model.named_parameters())}
-    return {name: torch.zeros(p.shape) if p.grad is None else p.grad != 0 for name, p in places.items()}
+    tensors = {"query": query, "candidate": candidate, **dict(model.named_parameters())}
+    return {name: torch.zeros(t.shape) if t.grad is None else t.grad != 0 for name, t in tensors.items()}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_candidate_is_judged_by_itself_and_its_checkout(name: str) -> None:
+def test_logits_depend_on_the_candidate_and_its_checkout_only(name: str) -> None:
     model, (query, candidate) = make(name), inputs()
     logits = model(query, candidate, SEGMENT)
     assert logits.shape == (9, len(TASKS))
@@ -46,22 +46,22 @@ def test_a_candidate_is_judged_by_itself_and_its_checkout(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_tasks_meet_exactly_where_the_variant_says(name: str) -> None:
+def test_tasks_share_the_parameters_that_the_variant_shares(name: str) -> None:
     model = make(name)
-    reach = [reach_of(model, task) for task in range(len(TASKS))]
-    tasks = {place: sum(task[place].int() for task in reach) for place in reach[0]}  # how many, elementwise
-    assert all(count.any() for count in tasks.values())
+    masks = [gradient_mask(model, task) for task in range(len(TASKS))]
+    n_tasks = {name: sum(mask[name].int() for mask in masks) for name in masks[0]}  # elementwise
+    assert all(count.any() for count in n_tasks.values())
     shared = model.last_shared_weight()
     if shared is None:
         parameters = [name for name, _ in model.named_parameters()]
-        assert max(int(tasks[parameter].max()) for parameter in parameters) == 1
+        assert max(int(n_tasks[parameter].max()) for parameter in parameters) == 1
     else:
-        (place,) = [parameter for parameter, p in model.named_parameters() if p is shared]
-        assert int(tasks[place].max()) == len(TASKS)
-    assert int(tasks["candidate"].max()) == (1 if name == "cascade" else len(TASKS))
+        (shared_name,) = [parameter for parameter, p in model.named_parameters() if p is shared]
+        assert int(n_tasks[shared_name].max()) == len(TASKS)
+    assert int(n_tasks["candidate"].max()) == (1 if name == "cascade" else len(TASKS))
 
 
-def test_mmoe_is_that_of_the_paper() -> None:
+def test_mmoe_equals_the_paper() -> None:
     """One task recomputed expert by expert: y = tower(Σ gate_e · expert_e(x))."""
     model = MMoE(QUERY, CANDIDATE, experts=3, hidden=(6, 4), tower=4)
     query, candidate = inputs()
@@ -73,24 +73,24 @@ def test_mmoe_is_that_of_the_paper() -> None:
     torch.testing.assert_close(model(query, candidate, SEGMENT)[:, 1:2], model.towers[1](mixed))
 
 
-def test_ple_is_that_of_the_paper() -> None:
-    """Conversion recomputed: each layer mixes its own and the shared experts, gated by its own state."""
+def test_ple_equals_the_paper() -> None:
+    """Conversion recomputed: each layer mixes its specific and the shared experts, gated by its own state."""
     model = PLE(QUERY, CANDIDATE, specific_experts=1, shared_experts=2, hidden=(6, 4), tower=4)
     query, candidate = inputs()
     first = model.experts(query, candidate, SEGMENT).relu().view(9, 5, 6)
     logits = model.gate_logits(query, candidate, SEGMENT).view(9, 4, 5)
-    own = torch.tensor([1, 3, 4])  # of click, conversion and value one each, then two that all share
-    conversion = (logits[:, 1, own].softmax(1).unsqueeze(2) * first[:, own]).sum(1)
-    together = (logits[:, 3].softmax(1).unsqueeze(2) * first).sum(1)
+    of_conversion = torch.tensor([1, 3, 4])  # one expert of each task, then two shared ones
+    conversion = (logits[:, 1, of_conversion].softmax(1).unsqueeze(2) * first[:, of_conversion]).sum(1)
+    shared_state = (logits[:, 3].softmax(1).unsqueeze(2) * first).sum(1)
     layer = model.layers[0]
-    shared = layer.experts[3](together).relu().view(9, 2, 4)
+    shared = layer.experts[3](shared_state).relu().view(9, 2, 4)
     experts = torch.cat([layer.experts[1](conversion).relu().unsqueeze(1), shared], dim=1)
-    gate = layer.gate_logits[1](conversion)[:, own].softmax(1)
+    gate = layer.gate_logits[1](conversion)[:, of_conversion].softmax(1)
     mixed = (gate.unsqueeze(2) * experts).sum(1)
     torch.testing.assert_close(model(query, candidate, SEGMENT)[:, 1:2], model.towers[1](mixed))
 
 
-def test_a_task_of_ple_reaches_its_own_and_the_shared_experts() -> None:
+def test_a_task_of_ple_mixes_its_specific_and_the_shared_experts() -> None:
     assert make_expert_mask(2, 1, 4).int().tolist() == [
         [1, 1, 0, 0, 0, 0, 1],
         [0, 0, 1, 1, 0, 0, 1],

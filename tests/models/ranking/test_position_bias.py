@@ -1,4 +1,4 @@
-"""The position bias: what it changes, what it leaves alone, and that it finds what was planted."""
+"""The position bias: its effect on logits, and the recovery of a known bias."""
 
 import pytest
 import torch
@@ -14,10 +14,10 @@ from tests.models.test_models import make_ranker, make_two_tower
 
 def set_bias(form: str, values: list[float]) -> PositionBias:
     bias = PositionBias(form, positions=len(values) + 1)
-    fitted = torch.tensor(values)
+    examination = torch.tensor(values)
     with torch.no_grad():
-        start = torch.logit(fitted) if form == "product" else fitted.log()
-        bias.bias.copy_(start / 10)
+        parameters = torch.logit(examination) if form == "product" else examination.log()
+        bias.bias.copy_(parameters / 10)
     return bias
 
 
@@ -27,12 +27,12 @@ def test_the_first_and_the_unknown_position_change_nothing(form: str) -> None:
     bias = set_bias(form, [0.5, 0.25])
     for position in (0, 1):
         assert torch.equal(bias(click, torch.full([33], position)), click)
-    for position, factor in ((2, 0.5), (3, 0.25), (40, 0.25)):  # deeper ones are as the last
-        shown = bias(click, torch.full([33], position))
+    for position, factor in ((2, 0.5), (3, 0.25), (40, 0.25)):  # deeper ones share the last parameter
+        at_position = bias(click, torch.full([33], position))
         if form == "product":
-            torch.testing.assert_close(shown.sigmoid(), factor * click.sigmoid(), rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(at_position.sigmoid(), factor * click.sigmoid(), rtol=1e-4, atol=1e-7)
         else:
-            torch.testing.assert_close(shown.exp(), factor * click.exp())
+            torch.testing.assert_close(at_position.exp(), factor * click.exp())
     torch.testing.assert_close(bias.relative_examination(3), torch.tensor([1.0, 0.5, 0.25]))
 
 
@@ -47,8 +47,8 @@ def test_gradients_are_finite_at_both_ends(form: str) -> None:
     assert bias.bias.grad[0] != 0
 
 
-def observed(n: int = 12_000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits of a click if seen, positions that follow them, and clicks at half and a quarter below."""
+def biased_clicks(n: int = 12_000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Click logits of seen items, positions by noisy logit, and clicks; p(seen) is 1, 1/2 and 1/4."""
     g = torch.Generator().manual_seed(0)
     logit = torch.randn(n, generator=g) - 0.5
     noisy = logit + torch.randn(n, generator=g)
@@ -57,8 +57,8 @@ def observed(n: int = 12_000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return logit, position, (torch.rand(n, generator=g) < p).float()
 
 
-def test_it_finds_what_positions_do() -> None:
-    logit, position, clicked = observed()
+def test_training_recovers_the_bias() -> None:
+    logit, position, clicked = biased_clicks()
     bias = PositionBias("product", positions=3)
     optimizer = torch.optim.Adam(bias.parameters(), lr=0.02)
     for _ in range(80):
@@ -70,20 +70,20 @@ def test_it_finds_what_positions_do() -> None:
     )
 
 
-def test_calibration_is_that_of_an_item_that_is_seen() -> None:
-    """Raw logits are off by a line; labels were observed at positions. What comes out is p(click | seen)."""
-    logit, position, clicked = observed()
+def test_calibration_is_of_seen_items() -> None:
+    """Raw logits are off by a linear map, labels depend on positions; calibration gives p(click | seen)."""
+    logit, position, clicked = biased_clicks()
     raw = torch.stack([(logit + 1) / 2, torch.zeros_like(logit), torch.zeros_like(logit)], dim=1)
     none = torch.zeros_like(clicked)
     debiased, naive = HeadCalibration(), HeadCalibration()
     debiased.fit(raw, clicked, none, none, position, set_bias("product", [0.5, 0.25]))
     naive.fit(raw, clicked, none, none)
-    truth = logit.sigmoid().mean()
-    assert abs(debiased(raw)[:, 0].sigmoid().mean() / truth - 1) < 0.06
-    assert naive(raw)[:, 0].sigmoid().mean() / truth < 0.8
+    p_seen = logit.sigmoid().mean()
+    assert abs(debiased(raw)[:, 0].sigmoid().mean() / p_seen - 1) < 0.06
+    assert naive(raw)[:, 0].sigmoid().mean() / p_seen < 0.8
 
 
-def test_what_is_exported_knows_no_position() -> None:
+def test_the_exported_ranker_has_no_position_bias() -> None:
     ranker = make_ranker().eval()
     ranker.position_bias = PositionBias("product")
     query, candidates, catalog = random_query(3), random_candidates(3), random_catalog(3)
@@ -95,7 +95,7 @@ def test_what_is_exported_knows_no_position() -> None:
     names = [name for name, _ in torch.jit.script(served).named_parameters()]
     assert names
     assert not any("position" in name for name in names)
-    assert ranker.position_bias is not None  # the trained one keeps it
+    assert ranker.position_bias is not None  # the trained ranker keeps it
     click, _, _ = served(query, vector, candidates, catalog)
     logits = ranker.calibration(ranker(query, vector, candidates, catalog))
     torch.testing.assert_close(click, logits[:, 0].sigmoid())

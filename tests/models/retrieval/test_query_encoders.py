@@ -37,7 +37,7 @@ def encode(encoder: QueryEncoder, query: Query, vectors: torch.Tensor) -> torch.
         return encoder(query, vectors, query.history_item, query.basket_item, attributes)
 
 
-def one(query: Query, i: int) -> Query:
+def query_row(query: Query, i: int) -> Query:
     """Checkout `i` alone."""
     parts = {}
     for group in ("history", "basket"):
@@ -61,7 +61,7 @@ def in_order(query: Query) -> Query:
 
 
 def with_event(query: Query, at: int, ts: int, item: int = 3) -> Query:
-    """A single checkout with one more event, put at position `at` of its history."""
+    """A single checkout with an additional event at position `at` of its history."""
     new = {"item": item, "ts": ts, "kind": 0, "quantity": 2.0, "price": 4.0}
     parts = {}
     for name, value in new.items():
@@ -79,16 +79,16 @@ def vectors(seed: int) -> torch.Tensor:
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 5), longest=st.sampled_from([0, 1, 4, 30]))
 def test_a_checkout_does_not_depend_on_its_batch(kind: type, seed: int, count: int, longest: int) -> None:
     encoder, query = make(kind), in_order(random_query(seed, count, ITEMS, longest=longest))
-    together = encode(encoder, query, vectors(seed))
-    assert torch.isfinite(together).all()
-    alone = torch.cat([encode(encoder, one(query, i), vectors(seed)) for i in range(count)])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    batch = encode(encoder, query, vectors(seed))
+    assert torch.isfinite(batch).all()
+    alone = torch.cat([encode(encoder, query_row(query, i), vectors(seed)) for i in range(count)])
+    torch.testing.assert_close(batch, alone, rtol=0, atol=1e-5)
 
 
 @KINDS
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), longest=st.sampled_from([0, 1, 4, 30]))
-def test_int8_rows_are_read_as_their_floats(kind: type, seed: int, longest: int) -> None:
+def test_int8_rows_equal_their_floats(kind: type, seed: int, longest: int) -> None:
     encoder, query = make(kind), in_order(random_query(seed, 3, ITEMS, longest=longest))
     packed = random_catalog(seed, ITEMS, dim=DIM).vectors
     torch.testing.assert_close(
@@ -99,7 +99,7 @@ def test_int8_rows_are_read_as_their_floats(kind: type, seed: int, longest: int)
 @KINDS
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), longest=st.sampled_from([0, 1, 4, 30]))
-def test_what_has_not_happened_does_not_exist(kind: type, seed: int, longest: int) -> None:
+def test_events_after_the_checkout_are_ignored(kind: type, seed: int, longest: int) -> None:
     encoder, query = make(kind), in_order(random_query(seed, 1, ITEMS, longest=longest))
     later = with_event(query, int(query.history_offsets[1]), int(query.ts[0]) + 1)
     torch.testing.assert_close(encode(encoder, later, vectors(seed)), encode(encoder, query, vectors(seed)))
@@ -119,13 +119,13 @@ def test_only_the_latest_events_count(kind: type, seed: int) -> None:
 
 
 @KINDS
-def test_an_unknown_item_says_nothing(kind: type) -> None:
+def test_unknown_items_are_ignored(kind: type) -> None:
     encoder, query, table = make(kind), in_order(random_query(4, 3, ITEMS)), vectors(4)
     query.history_item[0] = 0
     query.basket_item[0] = 0
-    loud = table.clone()
-    loud[0] = 9.0
-    torch.testing.assert_close(encode(encoder, query, loud), encode(encoder, query, table))
+    changed = table.clone()
+    changed[0] = 9.0
+    torch.testing.assert_close(encode(encoder, query, changed), encode(encoder, query, table))
 
 
 @KINDS
@@ -145,7 +145,7 @@ def test_the_mean_is_the_decayed_mean() -> None:
     encoder = MeanEncoder(EncoderDims(DIM, 0), hidden=4, max_events=2, half_lives=(10.0,))
     torch.nn.init.zeros_(encoder.readout.mlp[2].weight)
     torch.nn.init.zeros_(encoder.readout.mlp[2].bias)
-    query = one(random_query(3, 1), 0)._replace(
+    query = query_row(random_query(3, 1), 0)._replace(
         ts=torch.tensor([1_600_000_000]),
         history_offsets=torch.tensor([0, 3]),
         history_item=torch.tensor([1, 2, 3]),
@@ -164,11 +164,11 @@ def test_the_sequence_holds_history_then_basket() -> None:
     events = event_sequence(query, query.history_item, query.basket_item, LATEST, BASKET_KIND)
     offsets = segment_offsets(events.checkout, 4)
     for i in range(4):
-        alone = one(query, i)
-        wanted = [*alone.history_item[-LATEST:].tolist(), *alone.basket_item.tolist()]
-        mine = slice(int(offsets[i]), int(offsets[i + 1]))
-        assert events.vector_row[mine].tolist() == [item for item in wanted if item > 0]
-        assert (events.age[mine].diff() <= 0).all()
+        alone = query_row(query, i)
+        expected = [*alone.history_item[-LATEST:].tolist(), *alone.basket_item.tolist()]
+        of_checkout = slice(int(offsets[i]), int(offsets[i + 1]))
+        assert events.vector_row[of_checkout].tolist() == [item for item in expected if item > 0]
+        assert (events.age[of_checkout].diff() <= 0).all()
     position, checkout = latest_events(query, LATEST)
     assert torch.bincount(checkout, minlength=4).max() <= LATEST
     assert (query.history_item[position] > 0).all()
@@ -181,8 +181,8 @@ def test_softmax_by_segment_is_softmax() -> None:
         torch.testing.assert_close(weight[segment == s], score[segment == s].softmax(0))
 
 
-def test_a_state_knows_only_what_came_before() -> None:
-    """Causal: another last event changes no state but those of its own instant."""
+def test_a_state_depends_on_earlier_events_only() -> None:
+    """Causal: another last event changes only the states of its own time."""
     encoder = make(TransformerEncoder)
     query = in_order(random_query(11, 1, ITEMS, longest=30))
     query = query._replace(history_item=query.history_item.clamp_min(1))
@@ -200,14 +200,14 @@ def test_a_state_knows_only_what_came_before() -> None:
 
 def test_lines_of_one_order_have_no_order() -> None:
     encoder, table = make(TransformerEncoder), vectors(0)
-    query = one(in_order(random_query(2, 1, ITEMS, longest=4)), 0)._replace(
+    query = query_row(in_order(random_query(2, 1, ITEMS, longest=4)), 0)._replace(
         basket_offsets=torch.tensor([0, 3]), basket_item=torch.tensor([5, 9, 2]),
         basket_quantity=torch.tensor([1.0, 2.0, 3.0]), basket_price=torch.tensor([4.0, 5.0, 6.0]),
     )  # fmt: skip
-    turned = query._replace(
+    reversed_lines = query._replace(
         **{f"basket_{n}": getattr(query, f"basket_{n}").flip(0) for n in ("item", "quantity", "price")}
     )
-    torch.testing.assert_close(encode(encoder, turned, table), encode(encoder, query, table))
+    torch.testing.assert_close(encode(encoder, reversed_lines, table), encode(encoder, query, table))
 
 
 def test_heads_must_divide_the_width() -> None:
