@@ -1,28 +1,48 @@
-"""A shop with as many items as asked, as canonical tables: what serving is measured on.
+"""A shop with a given number of items, as canonical tables: the data of benchmarks/serving.py.
 
-    python -m benchmarks.large_shop 1_000_000 artifacts/large_shop       some 20 seconds
+    python -m benchmarks.large_shop 1_000_000 artifacts/large_shop       about 20 seconds
 
-Items lie in 2,000 leaf categories and sell by Zipf's law within them. A user keeps to a dozen categories and
-to favourites there, so that models find something to learn, and has 200 lines of history on average.
+Items lie in 2,000 leaf categories and sell by Zipf's law within them. A user buys from a dozen categories and
+favourites there, so that models can learn something, and has 200 lines of history on average.
 """
 
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from benchmarks.commands import run_benchmark
+from models.schema import SECONDS_PER_DAY
+from serving.command_line import argument
 
 START_TS = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
-DAY = 86_400
 LEAVES, BRANDS, VOCABULARY_SIZE = 2_000, 5_000, 20_000
 USERS, ORDERS_PER_USER, LINES_PER_ORDER, DAYS = 4_000, 25, 8, 180
 CATEGORIES_PER_USER, FAVOURITES_PER_USER = 12, 40
 
 
+@dataclass(frozen=True, kw_only=True)
+class LargeShopOptions:
+    """Write a shop with a given number of items, as canonical tables."""
+
+    items: int = argument("number of items")
+    folder: Path = argument("folder to write to")
+
+
+def write_tables(options: LargeShopOptions) -> int:
+    """Write the shop and print its folder."""
+    print(write_shop(options.items, options.folder))
+    return 0
+
+
 def write_shop(items: int, folder: Path, seed: int = 0) -> Path:
-    """`items.parquet` and `orders.parquet` in `folder`, which is returned; what is there already is kept."""
+    """Write `items.parquet` and `orders.parquet` into `folder` unless they exist; return the folder."""
     if (folder / "orders.parquet").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,26 +60,12 @@ def write_shop(items: int, folder: Path, seed: int = 0) -> Path:
         "price": np.round(price, 2),
     }
     pq.write_table(pa.table(table), folder / "items.parquet", compression="zstd")
-    parts: list[list[np.ndarray]] = [[], [], []]
-    for number in range(USERS):
-        tastes = rng.choice(LEAVES, CATEGORIES_PER_USER, replace=False)
-        liked = np.concatenate(
-            [_sample_items(rng, bounds, k, FAVOURITES_PER_USER // CATEGORIES_PER_USER + 1) for k in tastes]
-        )
-        count = rng.poisson(ORDERS_PER_USER * LINES_PER_ORDER) + 1
-        known = rng.random(count) < 0.6
-        drawn = np.where(
-            known,
-            rng.choice(liked, count),
-            np.concatenate([_sample_items(rng, bounds, rng.choice(tastes), 1) for _ in range(count)]),
-        )
-        visits = np.sort(rng.integers(0, DAYS * DAY, max(count // LINES_PER_ORDER, 1)))
-        at = START_TS + visits[np.sort(rng.integers(0, len(visits), count))]
-        for part, values in zip(parts, (drawn, np.full(count, number), at), strict=True):
-            part.append(values)
-    item, user, ts = (np.concatenate(part) for part in parts)
+    lines = [_sample_lines(rng, bounds) for _ in range(USERS)]
+    item = np.concatenate([user_lines.item for user_lines in lines])
+    ts = np.concatenate([user_lines.ts for user_lines in lines])
+    user = np.repeat(np.arange(USERS), [len(user_lines.item) for user_lines in lines])
     _, order = np.unique(np.stack([user, ts]), axis=1, return_inverse=True)
-    lines = pa.table(
+    orders = pa.table(
         {
             "order_id": [f"o{number}" for number in order.ravel().tolist()],
             "user_id": [f"u{number}" for number in user.tolist()],
@@ -69,16 +75,40 @@ def write_shop(items: int, folder: Path, seed: int = 0) -> Path:
             "price": np.round(price[item], 2),
         }
     )
-    first = pa.array(np.unique(np.stack([order.ravel(), item]), axis=1, return_index=True)[1])
-    pq.write_table(lines.take(first).sort_by("ts"), folder / "orders.parquet", compression="zstd")
+    # An item occurs once in an order.
+    first_rows = pa.array(np.unique(np.stack([order.ravel(), item]), axis=1, return_index=True)[1])
+    pq.write_table(orders.take(first_rows).sort_by("ts"), folder / "orders.parquet", compression="zstd")
     return folder
 
 
-def _sample_items(rng: np.random.Generator, bounds: np.ndarray, leaf: int, count: int) -> np.ndarray:
+class UserLines(NamedTuple):
+    """The order lines of a user."""
+
+    item: NDArray  # [n] item rows
+    ts: NDArray  # [n] Unix seconds
+
+
+def _sample_lines(rng: np.random.Generator, bounds: NDArray) -> UserLines:
+    """The lines of one more user: three of five are favourites, the rest from the user's categories."""
+    categories = rng.choice(LEAVES, CATEGORIES_PER_USER, replace=False)
+    per_category = FAVOURITES_PER_USER // CATEGORIES_PER_USER + 1
+    favourites = np.concatenate([_sample_items(rng, bounds, leaf, per_category) for leaf in categories])
+    count = rng.poisson(ORDERS_PER_USER * LINES_PER_ORDER) + 1
+    item = np.where(
+        rng.random(count) < 0.6,
+        rng.choice(favourites, count),
+        np.concatenate([_sample_items(rng, bounds, rng.choice(categories), 1) for _ in range(count)]),
+    )
+    visits = np.sort(rng.integers(0, DAYS * SECONDS_PER_DAY, max(count // LINES_PER_ORDER, 1)))
+    ts = START_TS + visits[np.sort(rng.integers(0, len(visits), count))]
+    return UserLines(item, ts)
+
+
+def _sample_items(rng: np.random.Generator, bounds: NDArray, leaf: int, count: int) -> NDArray:
     """Item rows [count] of a leaf, by Zipf's law."""
     size = max(bounds[leaf + 1] - bounds[leaf], 1)
     return bounds[leaf] + np.minimum((size ** rng.random(count)).astype(np.int64) - 1, size - 1)
 
 
 if __name__ == "__main__":
-    print(write_shop(int(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(run_benchmark("python -m benchmarks.large_shop", write_tables))

@@ -1,43 +1,54 @@
-"""How often the monitor is wrong: alarms on quiet days, and planted shifts that it must find.
+"""Error rates of the monitor: alarms on quiet days, and planted shifts that it must detect.
 
-    python -m benchmarks.monitoring            100 quiet days and 14 shifts: some 10 minutes on 2 cores
+    python -m benchmarks.monitoring            100 quiet days and 14 shifts: about 10 minutes on 2 cores
     python -m benchmarks.monitoring 400        more quiet days
 
-A shop of 5,000 items is trained on for a minute and exported (kept in artifacts/bench_monitoring); a live
-shop of 1,000 orders a day is simulated for it (benchmarks/simulated_live_log.py). Every quiet day is judged
-against the 28 before it, and each shift, which begins on one day and stays, as of the first day on which it
-can be seen. Writes `reports/bench_monitoring.json`.
+Trains on a shop of 5,000 items for a minute and exports it (kept in artifacts/bench_monitoring), and
+simulates 1,000 live orders a day (benchmarks/simulated_live_log.py). Every quiet day is tested against the 28
+before it. A shift begins on one day and stays; it is tested on the first day on which its outcomes are
+complete. Writes `reports/bench_monitoring.json`.
 """
 
 import shutil
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
-from benchmarks import large_shop, serving, simulated_live_log
-from benchmarks.simulated_live_log import DayConfig
+from benchmarks import large_shop
+from benchmarks.commands import ARTIFACTS, REPORTS, Row, run_benchmark
+from benchmarks.short_training import train_and_export
+from benchmarks.simulated_live_log import DayConfig, LiveShop, LogDays, write_log
+from models.schema import SECONDS_PER_DAY
+from operations.monitoring import daily, logged_slates, past_checkouts
+from reporting.tables import text_table
+from serving import Recommender, Store, open_store
+from serving.command_line import argument
+from serving.files import write_json
+from serving.storage.vector_index import SearchParams
+from serving.stores import loading
 
-FOLDER = serving.ROOT / "artifacts" / "bench_monitoring"
-REPORT = serving.ROOT / "reports" / "bench_monitoring.json"
+FOLDER = ARTIFACTS / "bench_monitoring"
+REPORT = REPORTS / "bench_monitoring.json"
 ITEMS, ORDERS_PER_DAY, QUIET_DAYS, REFERENCE_DAYS, HORIZON_DAYS = 5_000, 1_000, 100, 28, 14
-WARM_UP_DAYS = (
-    REFERENCE_DAYS + HORIZON_DAYS + 28
-)  # days before the first that is judged: recent orders need the last 28
+# Days before the first tested day: recent orders need the last 28.
+WARM_UP_DAYS = REFERENCE_DAYS + HORIZON_DAYS + 28
 
 
 class Shift(NamedTuple):
     """A planted shift."""
 
-    expected_alarms: str  # the figure that must raise an alarm, or one of several
+    expected_alarms: str  # metrics, separated by commas, of which one must raise an alarm
     config: DayConfig = DayConfig()
-    outcome_delay_days: int = 0  # days until its outcomes are in
-    store_lag_days: int | None = None  # days, where a store is looked at
+    outcome_delay_days: int = 0  # until its outcomes are complete
+    store_lag_days: int | None = None  # by which a store is behind; None without a store
     nprobe: int | None = None  # of the index
 
 
@@ -63,153 +74,138 @@ SHIFTS = {
 }
 
 
-def main(quiet: int) -> None:
-    from reporting import tables  # after console.set_up: they load torch
-    from serving.files import write_json
+@dataclass(frozen=True, kw_only=True)
+class MonitoringOptions:
+    """Error rates of the monitor: alarms on quiet days, and planted shifts that it must detect."""
 
+    quiet_days: int = argument("number of quiet days", default=QUIET_DAYS)
+
+
+def benchmark(options: MonitoringOptions) -> int:
+    """Measure both error rates; write and print the rows."""
     root = build_bundle()
-    rows = [measure_false_alarms(root, quiet), *measure_detection(root)]
+    rows = [measure_false_alarms(root, options.quiet_days), *measure_detection(root)]
     write_json(REPORT, rows)
-    print(tables.text_table([{name: str(value) for name, value in row.items()} for row in rows]))
+    print(text_table([{name: str(value) for name, value in row.items()} for row in rows]))
     print(f"written: {REPORT}")
+    return 0
 
 
 def build_bundle() -> Path:
-    """The root of a bundle over a shop whose orders have a device."""
-    bundle = FOLDER / "bundle"
-    if not (bundle / "current").exists():
-        shop = large_shop.write_shop(ITEMS, FOLDER / "shop")
-        orders = pq.read_table(shop / "orders.parquet")
-        if "device" not in orders.column_names:
-            device = np.array(["phone", "desktop", "tablet"])[
-                np.array([int(user[1:]) % 3 for user in orders["user_id"].to_pylist()])
-            ]
-            pq.write_table(orders.append_column("device", pa.array(device)), shop / "orders.parquet")
-        runs = [f"paths.prepared={FOLDER / 'prepared'}", f"paths.runs={FOLDER / 'runs'}"]
-        tracking = f"mlflow.tracking_uri=sqlite:///{FOLDER / 'mlflow.db'}"
-        serving.run_script(
-            "train.py", "data=tables", f"data.root={shop}", *runs, tracking, *serving.SHORT_TRAINING
-        )
-        serving.run_script("export.py", f"run={FOLDER / 'runs' / 'latest'}", f"bundle.dir={bundle}", tracking)
-    return bundle
+    """The root of a bundle over a shop whose orders have a device; a bundle of an earlier call is kept."""
+    if (FOLDER / "bundle" / "current").exists():
+        return FOLDER / "bundle"
+    shop = large_shop.write_shop(ITEMS, FOLDER / "shop")
+    orders = pq.read_table(shop / "orders.parquet")
+    if "device" not in orders.column_names:
+        devices = np.array(["phone", "desktop", "tablet"])
+        user_numbers = np.array([int(user[1:]) for user in orders["user_id"].to_pylist()])
+        device = pa.array(devices[user_numbers % 3])
+        pq.write_table(orders.append_column("device", device), shop / "orders.parquet")
+    return train_and_export(shop, FOLDER)
 
 
 def measure_false_alarms(
-    root: Path, quiet: int, orders_per_day: int = ORDERS_PER_DAY, seed: int = 0
-) -> dict[str, Any]:
-    """How many of so many days raised an alarm, on which nothing had changed; and by which figures."""
-    from tqdm import tqdm
-
-    from operations.monitoring import daily
-
-    recommender, first = load_recommender(root)
-    days = WARM_UP_DAYS + quiet
-    folder = write_live_log(recommender, first, days, days, DayConfig(), orders_per_day, seed)
-    seen, orders, windows = read_log_and_orders(recommender, folder, first + days)
-    raised, by = 0, Counter[str]()
-    for day in tqdm(range(first + WARM_UP_DAYS, first + days), desc="quiet days"):
-        config = daily.DailyReportConfig(REFERENCE_DAYS)
-        report = daily.daily_report(seen, orders, recommender, windows, day, config=config)
-        raised += bool(report.alarms)
-        by.update({one.name for one in report.alarms})
+    root: Path, quiet_days: int, orders_per_day: int = ORDERS_PER_DAY, seed: int = 0
+) -> Row:
+    """The row of the quiet days: days with an alarm, and the metrics that raised one."""
+    recommender, first_day = load_recommender(root)
+    n_days = WARM_UP_DAYS + quiet_days
+    days = LogDays(first_day, n_days, n_days)
+    folder = write_live_log(LiveShop(recommender.bundle, orders_per_day, seed), days, DayConfig())
+    log = read_live_log(recommender, folder, first_day + n_days)
+    config = daily.DailyReportConfig(REFERENCE_DAYS)
+    alarm_days, names = 0, Counter[str]()
+    for day in tqdm(range(first_day + WARM_UP_DAYS, first_day + n_days), desc="quiet days"):
+        report = daily.daily_report(log.slates, log.orders, recommender, log.windows, day, config=config)
+        alarm_days += bool(report.alarms)
+        names.update({alarm.name for alarm in report.alarms})
     return {
-        "what": f"{quiet} quiet days", "days with an alarm": raised, "statistics a day":
-        len(report.statistics), "alarms": ", ".join(by),
-    }  # fmt: skip
+        "scenario": f"{quiet_days} quiet days",
+        "alarm_days": alarm_days,
+        "tests_per_day": len(report.statistics),
+        "alarms": ", ".join(names),
+    }
 
 
-def measure_detection(
-    root: Path, orders_per_day: int = ORDERS_PER_DAY, seed: int = 1
-) -> list[dict[str, Any]]:
-    """A row for each planted shift: whether it was found, and all that raised an alarm."""
-    from tqdm import tqdm
-
+def measure_detection(root: Path, orders_per_day: int = ORDERS_PER_DAY, seed: int = 1) -> list[Row]:
+    """A row per planted shift: whether it was detected, and all metrics that raised an alarm."""
     return [
-        {"what": name, **detect_shift(root, shift, orders_per_day, seed)}
+        {"scenario": name, **detect_shift(root, shift, orders_per_day, seed)}
         for name, shift in tqdm(SHIFTS.items(), desc="shifts")
     ]
 
 
-def detect_shift(
-    root: Path, shift: Shift, orders_per_day: int = ORDERS_PER_DAY, seed: int = 1
-) -> dict[str, Any]:
-    """What the monitor says of a shift."""
-    from operations.monitoring import daily
-    from serving import Recommender, open_store
-    from serving.storage.vector_index import SearchParams
-    from serving.stores import loading
-
-    recommender, first = load_recommender(root)
-    day = first + WARM_UP_DAYS + shift.outcome_delay_days
-    folder = write_live_log(
-        recommender,
-        first,
-        WARM_UP_DAYS + shift.outcome_delay_days + 1,
-        WARM_UP_DAYS,
-        shift.config,
-        orders_per_day,
-        seed,
-    )
-    seen, orders, windows = read_log_and_orders(recommender, folder, day + 1)
+def detect_shift(root: Path, shift: Shift, orders_per_day: int = ORDERS_PER_DAY, seed: int = 1) -> Row:
+    """The alarms of the first day on which a shift can be detected."""
+    recommender, first_day = load_recommender(root)
+    n_days = WARM_UP_DAYS + shift.outcome_delay_days + 1
+    day = first_day + n_days - 1
+    days = LogDays(first_day, n_days, WARM_UP_DAYS)
+    folder = write_live_log(LiveShop(recommender.bundle, orders_per_day, seed), days, shift.config)
+    log = read_live_log(recommender, folder, day + 1)
     if shift.nprobe is not None:
-        worse = recommender.bundle.index.at(SearchParams(shift.nprobe))
-        recommender = Recommender(replace(recommender.bundle, index=worse))
+        index = recommender.bundle.index.with_search_params(SearchParams(shift.nprobe))
+        recommender = Recommender(replace(recommender.bundle, index=index))
     store = None
     if shift.store_lag_days is not None:
-        known = pq.read_table(folder / "orders.parquet")
-        until = (day + 1 - shift.store_lag_days) * simulated_live_log.DAY
-        (folder / "known").mkdir()
-        pq.write_table(known.filter(pa.compute.field("ts") < until), folder / "known" / "orders.parquet")
-        store = open_store(folder / "store.db")
-        loading.bulk_load(store, folder / "known", lambda done, of: None)
+        store = load_store(folder, day + 1 - shift.store_lag_days)
     config = daily.DailyReportConfig(REFERENCE_DAYS, max_bundle_age_days=1e9)
-    report = daily.daily_report(seen, orders, recommender, windows, day, store, config)
-    names = dict.fromkeys(one.name for one in report.alarms)
-    names |= dict.fromkeys(one.name for one in report.threshold_checks if one.alarm)
+    report = daily.daily_report(log.slates, log.orders, recommender, log.windows, day, store, config)
+    names = dict.fromkeys(alarm.name for alarm in report.alarms)
+    names |= dict.fromkeys(check.name for check in report.threshold_checks if check.alarm)
     hits = [name for name in names if name in shift.expected_alarms.split(", ")]
-    p = min((one.p for one in report.alarms if one.name in hits), default=None)
+    p = min((alarm.p for alarm in report.alarms if alarm.name in hits), default=None)
     return {
-        "expected": shift.expected_alarms, "found": bool(hits), "p": "" if p is None else f"{p:.1e}",
+        "expected": shift.expected_alarms,
+        "detected": bool(hits),
+        "p": "" if p is None else f"{p:.1e}",
         "alarms": ", ".join(names),
-    }  # fmt: skip
+    }
 
 
-def load_recommender(root: Path) -> tuple[Any, int]:
-    """The recommender, and the first day after the data that it knows."""
-    from serving import Recommender
-
+def load_recommender(root: Path) -> tuple[Recommender, int]:
+    """The recommender, and the first day after the data of its bundle."""
     recommender = Recommender.load(root)
-    return recommender, int(
-        recommender.bundle.manifest["data"]["window"]["end"]
-    ) // simulated_live_log.DAY + 1
+    end = int(recommender.bundle.manifest["data"]["window"]["end"])
+    return recommender, end // SECONDS_PER_DAY + 1
 
 
-def write_live_log(
-    recommender: Any, first: int, days: int, quiet: int, knobs: DayConfig, per_day: int, seed: int
-) -> Path:
+def load_store(folder: Path, end_day: int) -> Store:
+    """A store of the live log's orders before a day."""
+    orders = pq.read_table(folder / "orders.parquet")
+    (folder / "stored").mkdir()
+    is_stored = pc.field("ts") < end_day * SECONDS_PER_DAY
+    pq.write_table(orders.filter(is_stored), folder / "stored" / "orders.parquet")
+    store = open_store(folder / "store.db")
+    loading.bulk_load(store, folder / "stored", lambda done, total: None)
+    return store
+
+
+def write_live_log(shop: LiveShop, days: LogDays, config: DayConfig) -> Path:
+    """Write the log and the orders of a live shop in place of earlier ones; return their folder."""
     folder = FOLDER / "live"
     shutil.rmtree(folder, ignore_errors=True)
-    return simulated_live_log.write_log(
-        simulated_live_log.LiveShop(recommender.bundle, per_day, seed), folder, first, days, quiet, knobs
-    )
+    return write_log(shop, folder, days, config)
 
 
-def read_log_and_orders(recommender: Any, folder: Path, end: int) -> tuple[Any, Any, Any]:
-    """The log and the orders before day `end`, and the windows of the bundle's labels."""
-    from operations.monitoring import logged_slates
-    from operations.monitoring import past_checkouts as orders
+class LiveLog(NamedTuple):
+    """The inputs of a daily report."""
 
+    slates: logged_slates.AttributedLog
+    orders: past_checkouts.OrderHistory
+    windows: logged_slates.AttributionWindows
+
+
+def read_live_log(recommender: Recommender, folder: Path, end_day: int) -> LiveLog:
+    """The log and the orders before a day, with the windows of the bundle's labels."""
+    end = end_day * SECONDS_PER_DAY
     windows = logged_slates.attribution_windows(recommender.bundle.manifest)
     with logged_slates.open_duckdb() as con:
-        table = logged_slates.read_orders(con, folder / "orders.parquet", end * simulated_live_log.DAY)
-        seen = logged_slates.read_attributed_log(
-            con, folder / "events", table, windows, 0, end * simulated_live_log.DAY
-        )
-        return seen, orders.read_order_history(con, table), windows
+        orders = logged_slates.read_orders(con, folder / "orders.parquet", end)
+        slates = logged_slates.read_attributed_log(con, folder / "events", orders, windows, 0, end)
+        return LiveLog(slates, past_checkouts.read_order_history(con, orders), windows)
 
 
 if __name__ == "__main__":
-    from training import runtime
-
-    runtime.set_up_process()
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else QUIET_DAYS)
+    sys.exit(run_benchmark("python -m benchmarks.monitoring", benchmark))

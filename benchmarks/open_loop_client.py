@@ -1,8 +1,7 @@
-"""A client that sends requests when they are due, not when the last answer came: waiting counts.
+"""An open-loop HTTP client: it sends requests when they are due, so waiting counts.
 
-With a closed loop a slow server is asked less, and its slow answers are few: coordinated omission. The client
-shares the machine with the server that it asks, so it is lean (nothing is parsed until the end) and notes how
-late it was itself.
+A closed-loop client sends less to a slow server and so counts few slow responses (coordinated omission). The
+client shares the machine with the server, so it parses nothing until the end and notes its own send delay.
 """
 
 import asyncio
@@ -10,41 +9,42 @@ import gc
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import uvloop
 
-INITIAL_CONNECTIONS = (
-    32  # connections from the start, used in turn, as a proxy does: so every worker has some
-)
-RESPONSE_TIMEOUT = 60.0  # seconds after which an answer will not come
+# Connections from the start, used in turn as a proxy does, so that every worker has some.
+INITIAL_CONNECTIONS = 32
+RESPONSE_TIMEOUT = 60.0  # seconds after the last request is sent
 
 
 class TimedResponse(NamedTuple):
-    """What came of one request."""
+    """The response to one request."""
 
     due: float  # seconds after the start
     latency_ms: float  # from when it was due
     status: int  # 0 where the connection failed
     body: Any
-    send_delay_ms: float = 0.0  # from when it was due until it was sent: the client's part of `taken_ms`
+    send_delay_ms: float = 0.0  # from when it was due until it was sent: the client's part of `latency_ms`
 
 
 def constant_rate_schedule(rate: float, seconds: float, start: float = 0.0) -> list[float]:
-    """When requests are due, `rate` of them a second: seconds after the start of all."""
-    return [start + place / rate for place in range(round(rate * seconds))]
+    """When requests are due, `rate` of them a second, in seconds."""
+    return [start + number / rate for number in range(round(rate * seconds))]
 
 
 def run_open_loop(port: int, path: str, bodies: Sequence[bytes], due: Sequence[float]) -> list[TimedResponse]:
-    """Post each of the bodies to 127.0.0.1 when it is due, and wait for every answer."""
+    """Post each body to 127.0.0.1 when it is due, and return all responses in the order of the bodies."""
     gc.collect()
     gc.disable()  # a pause of the client would count as the server's
     try:
-        raw = uvloop.run(_run_open_loop(port, path, bodies, due))
+        responses = uvloop.run(_run_open_loop(port, path, bodies, due))
     finally:
         gc.enable()
-    return [answer._replace(body=json.loads(answer.body) if answer.body else None) for answer in raw]
+    return [
+        response._replace(body=json.loads(response.body) if response.body else None) for response in responses
+    ]
 
 
 async def _run_open_loop(
@@ -52,85 +52,88 @@ async def _run_open_loop(
 ) -> list[TimedResponse]:
     loop = asyncio.get_running_loop()
     head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: "
-    free: deque[_Connection] = deque()
-    answers: list[TimedResponse | None] = [None] * len(bodies)
-    left, done = len(bodies), loop.create_future()
+    idle: deque[_Connection] = deque()
+    responses: list[TimedResponse | None] = [None] * len(bodies)
+    n_pending, all_answered = len(bodies), loop.create_future()
 
-    def answered(place: int, status: int, body: bytes, sent: float) -> None:
-        nonlocal left
-        at, now = started + due[place], time.perf_counter()
-        answers[place] = TimedResponse(due[place], 1e3 * (now - at), status, body, 1e3 * (sent - at))
-        left -= 1
-        if not left and not done.done():
-            done.set_result(None)
+    def record_response(index: int, status: int, body: bytes, sent_at: float) -> None:
+        nonlocal n_pending
+        due_at, now = started + due[index], time.perf_counter()
+        latency_ms, send_delay_ms = 1e3 * (now - due_at), 1e3 * (sent_at - due_at)
+        responses[index] = TimedResponse(due[index], latency_ms, status, body, send_delay_ms)
+        n_pending -= 1
+        if not n_pending and not all_answered.done():
+            all_answered.set_result(None)
 
-    def made() -> "_Connection":
-        return _Connection(free, answered)
+    def create_connection() -> "_Connection":
+        return _Connection(idle, record_response)
 
-    async def fresh(place: int) -> None:
-        begun = time.perf_counter()
+    async def send_on_new_connection(index: int) -> None:
+        started_at = time.perf_counter()
         try:
-            _, connection = await loop.create_connection(made, "127.0.0.1", port)
+            _, connection = await loop.create_connection(create_connection, "127.0.0.1", port)
         except OSError:
-            answered(place, 0, b"", begun)
+            record_response(index, 0, b"", started_at)
         else:
-            connection.send(place, request(place))
+            connection.send(index, request(index))
 
-    def request(place: int) -> bytes:
-        return f"{head}{len(bodies[place])}\r\n\r\n".encode() + bodies[place]
+    def request(index: int) -> bytes:
+        return f"{head}{len(bodies[index])}\r\n\r\n".encode() + bodies[index]
 
     try:
         for _ in range(min(INITIAL_CONNECTIONS, len(bodies))):
-            free.append((await loop.create_connection(made, "127.0.0.1", port))[1])
+            idle.append((await loop.create_connection(create_connection, "127.0.0.1", port))[1])
     except OSError:
-        pass  # each request finds out for itself
-    opening = set()
+        pass  # each request notes its own failure
+    tasks = set()
     started = time.perf_counter()
-    for place in range(len(bodies)):
-        wait = started + due[place] - time.perf_counter()
+    for index in range(len(bodies)):
+        wait = started + due[index] - time.perf_counter()
         if wait > 0:
             await asyncio.sleep(wait)
-        if free:
-            free.popleft().send(place, request(place))
+        if idle:
+            idle.popleft().send(index, request(index))
         else:
-            opening.add(task := loop.create_task(fresh(place)))
-            task.add_done_callback(opening.discard)
-    await asyncio.wait((done,), timeout=RESPONSE_TIMEOUT)
-    for connection in free:
+            tasks.add(task := loop.create_task(send_on_new_connection(index)))
+            task.add_done_callback(tasks.discard)
+    await asyncio.wait((all_answered,), timeout=RESPONSE_TIMEOUT)
+    for connection in idle:
         connection.transport.close()
     return [
-        TimedResponse(due[place], 1e3 * RESPONSE_TIMEOUT, 0, b"") if answer is None else answer
-        for place, answer in enumerate(answers)
+        TimedResponse(due[index], 1e3 * RESPONSE_TIMEOUT, 0, b"") if response is None else response
+        for index, response in enumerate(responses)
     ]
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time; back among the free ones when it is answered."""
+    """One request at a time; it joins the idle connections when it is answered."""
 
-    def __init__(self, free: Any, answered: Any) -> None:
-        self.idle, self.on_response = free, answered
+    def __init__(
+        self, idle: "deque[_Connection]", on_response: Callable[[int, int, bytes, float], None]
+    ) -> None:
+        self.idle, self.on_response = idle, on_response
         self.request_index, self.sent_at, self.buffer = -1, 0.0, b""
         self.transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
-    def send(self, place: int, request: bytes) -> None:
-        self.request_index, self.sent_at, self.buffer = place, time.perf_counter(), b""
+    def send(self, index: int, request: bytes) -> None:
+        self.request_index, self.sent_at, self.buffer = index, time.perf_counter(), b""
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        head, end, body = self.buffer.partition(b"\r\n\r\n")
-        if not end:
+        head, separator, body = self.buffer.partition(b"\r\n\r\n")
+        if not separator:
             return
-        lower = head.lower()
-        at = lower.find(b"content-length:")
-        if len(body) < int(lower[at + 15 :].split(b"\r\n", 1)[0]):
+        headers = head.lower()
+        length_at = headers.find(b"content-length:") + 15
+        if len(body) < int(headers[length_at:].split(b"\r\n", 1)[0]):
             return
-        place, self.request_index = self.request_index, -1
-        self.on_response(place, int(head[9:12]), body, self.sent_at)
-        if b"connection: close" in lower:
+        index, self.request_index = self.request_index, -1
+        self.on_response(index, int(head[9:12]), body, self.sent_at)
+        if b"connection: close" in headers:
             self.transport.close()
         else:
             self.idle.append(self)

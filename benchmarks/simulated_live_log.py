@@ -1,196 +1,236 @@
-"""Weeks of a live shop for any bundle: orders and the impression log, with what a monitor must bear.
+"""Simulated weeks of a live shop for any bundle: orders and the impression log, with natural variation.
 
-Weekends are larger and later, a few users make many of the orders, each keeps to favourite items and a
-device, and days have whims of their own. What is shown is clicked and bought with the probabilities that are
-logged; what users buy again by themselves comes on top. `Knobs` say what changes.
+Weekends are larger and later, a few users make many of the orders, each user has favourite items and a
+device, and every day has an effect of its own. Items are clicked and bought with the logged probabilities;
+orders without a slate are added. `DayConfig` plants shifts.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from models.schema import SECONDS_PER_DAY
 from serving.events.impression_log import SCHEMA
 from serving.storage.bundle import Bundle
 
-DAY, HOUR = 86_400, 3600
+SECONDS_PER_HOUR = 3600
 USERS, FAVOURITES_PER_USER, SLOTS = 4_000, 12, 6
 WEEKDAY_FACTORS = (1.0, 0.95, 0.95, 1.0, 1.1, 1.5, 1.35)  # orders by weekday
 DAY_EFFECT_STD = 0.02  # standard deviation of a day's factor on clicks
-MAX_PURCHASE_DELAY = 14 * DAY  # after an impression, of a purchase
+MAX_PURCHASE_DELAY = 14 * SECONDS_PER_DAY  # after the impression
 
 
 @dataclass(frozen=True)
 class DayConfig:
-    """What a day is like; the defaults are a quiet day's."""
+    """The distribution of a day; the defaults are a quiet day's."""
 
-    price_factor: float = 1.0  # factor
-    extra_lines: float = 2.0  # of a basket, beside the first
-    single_category_share: float = 0.0  # share of lines that come from one category alone
-    phone_share: float = 0.0  # share of desktop users who order by phone
+    price_factor: float = 1.0
+    extra_lines: float = 2.0  # mean lines of a basket after the first
+    single_category_share: float = 0.0  # of lines, from one category
+    phone_share: float = 0.0  # of desktop users, who order by phone
     new_user_share: float = 0.06
     unknown_item_share: float = 0.01
     unknown_value_share: float = 0.005
-    click_logit_shift: float = 0.0  # on the logit of a click, and the models know it
-    prediction_factor: float = 1.0  # factor on the probabilities that are logged
-    click_factor: float = 1.0  # factor on the chance of a click
+    click_logit_shift: float = 0.0  # of the true and of the logged probability
+    prediction_factor: float = 1.0  # on the logged probabilities
+    click_factor: float = 1.0  # on the true probability of a click
     fallback_share: float = 0.004
-    single_category_slate_share: float = 0.0  # share of slates with items of one leaf category
+    single_category_slate_share: float = 0.0  # of slates, with items of one leaf category
+
+
+class LogDays(NamedTuple):
+    """Days of a log, in days since 1970."""
+
+    first_day: int
+    n_days: int
+    n_quiet: int  # days at the start with the default DayConfig
+
+
+class OrderColumns(NamedTuple):
+    """The n orders of a day."""
+
+    order_id: NDArray  # [n] str
+    user_id: NDArray  # [n] str; new users have ids of their own
+    user: NDArray  # [n] user numbers
+    ts: NDArray  # [n] Unix seconds
 
 
 class LiveShop:
-    """The users of a shop with a bundle's items. Draws days one after the other.
+    """The users of a shop with a bundle's items. Simulates days one after the other.
 
     Args:
-        per_day: orders of a plain weekday.
+        orders_per_day: mean of a Monday.
         seed: of users and days.
     """
 
     def __init__(self, bundle: Bundle, orders_per_day: int, seed: int = 0) -> None:
         self.rng = rng = np.random.default_rng(seed)
         self.bundle, self.orders_per_day = bundle, orders_per_day
+        self.item_ids = np.array(bundle.item_id.to_pylist(), object)
         self.item_rows = np.flatnonzero(bundle.available)
         self.top_category = np.array([path.partition("/")[0] for path in bundle.category.to_pylist()], object)
-        sales = 1 / (1 + rng.permutation(len(self.item_rows)).astype(float)) ** 0.7
-        self.item_weights = sales / sales.sum()
-        active = rng.pareto(2.0, USERS) + 0.3
-        self.user_weights = active / active.sum()
+        weights = 1 / (1 + rng.permutation(len(self.item_rows)).astype(float)) ** 0.7
+        self.item_weights = weights / weights.sum()
+        activity = rng.pareto(2.0, USERS) + 0.3
+        self.user_weights = activity / activity.sum()
         self.favourites = rng.choice(self.item_rows, (USERS, FAVOURITES_PER_USER), p=self.item_weights)
         self.user_logit = rng.normal(0, 0.5, USERS)  # of users, on the logit of a click
         self.item_logit = rng.normal(-1.6, 0.5, len(bundle.leaf))  # of items
         self.attribute_values = {
-            one["name"]: np.array(one["values"], object) for one in bundle.manifest["features"]["context"]
+            attribute["name"]: np.array(attribute["values"], object)
+            for attribute in bundle.manifest["features"]["context"]
         }
         self.user_attributes = {
-            name: rng.integers(0, len(of), USERS) for name, of in self.attribute_values.items()
+            name: rng.integers(0, len(values), USERS) for name, values in self.attribute_values.items()
         }
         self.n_orders = 0
 
     def simulate_day(self, day: int, config: DayConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """Columns of a day's order lines and of the log's rows, with the feedback of later days."""
-        rng, weekday = self.rng, (day + 3) % 7  # the first of January 1970 was a Thursday
+        orders = self._simulate_orders(day, config)
+        lines = self._simulate_lines(orders, config)
+        return lines, self._simulate_impressions(orders, config)
+
+    def _simulate_orders(self, day: int, config: DayConfig) -> OrderColumns:
+        rng, weekday = self.rng, (day + 3) % 7  # 1 January 1970 was a Thursday
         n = int(rng.poisson(self.orders_per_day * WEEKDAY_FACTORS[weekday]))
         user = rng.choice(USERS, n, p=self.user_weights)
-        fresh = rng.random(n) < config.new_user_share
-        names = np.array([f"u{u}" for u in user], object)
-        names[fresh] = [f"n{self.n_orders + k}" for k in np.flatnonzero(fresh)]
-        order = np.array([f"live{self.n_orders + k}" for k in range(n)], object)
+        is_new = rng.random(n) < config.new_user_share
+        user_id = np.array([f"u{number}" for number in user], object)
+        user_id[is_new] = [f"n{self.n_orders + k}" for k in np.flatnonzero(is_new)]
+        order_id = np.array([f"live{self.n_orders + k}" for k in range(n)], object)
         self.n_orders += n
         hour = np.clip(rng.normal(15 + 2 * (weekday >= 5), 4, n), 0, 23.99)
-        ts = day * DAY + (hour * HOUR).astype(np.int64)
+        ts = day * SECONDS_PER_DAY + (hour * SECONDS_PER_HOUR).astype(np.int64)
+        return OrderColumns(order_id, user_id, user, ts)
 
-        size = 1 + rng.poisson(config.extra_lines, n)
-        of = np.repeat(np.arange(n), size)
-        item = self._sample_items(user[of])
-        narrow = rng.random(len(of)) < config.single_category_share
-        same = self.item_rows[self.top_category[self.item_rows] == self.top_category[self.item_rows[0]]]
-        item[narrow] = rng.choice(same, int(narrow.sum()))
-        first = np.unique(of * len(self.bundle.leaf) + item, return_index=True)[1]  # an item once an order
-        of, item = of[first], item[first]
-        ids = np.array(self.bundle.item_id.to_pylist(), object)
-        item_id = ids[item]
-        item_id[rng.random(len(of)) < config.unknown_item_share] = "not in the bundle"
-        paid = self.bundle.price[item] * np.where(rng.random(len(of)) < 0.2, 0.9, 1.0) * config.price_factor
+    def _simulate_lines(self, orders: OrderColumns, config: DayConfig) -> dict[str, Any]:
+        rng, n = self.rng, len(orders.ts)
+        basket_size = 1 + rng.poisson(config.extra_lines, n)
+        order_row = np.repeat(np.arange(n), basket_size)
+        item = self._sample_items(orders.user[order_row])
+        is_narrow = rng.random(len(order_row)) < config.single_category_share
+        top_category = self.top_category[self.item_rows]
+        category_rows = self.item_rows[top_category == top_category[0]]
+        item[is_narrow] = rng.choice(category_rows, int(is_narrow.sum()))
+        # An item occurs once in an order.
+        first_rows = np.unique(order_row * len(self.bundle.leaf) + item, return_index=True)[1]
+        order_row, item = order_row[first_rows], item[first_rows]
+        n_lines = len(order_row)
+        item_id = self.item_ids[item]
+        item_id[rng.random(n_lines) < config.unknown_item_share] = "not in the bundle"
+        discount = np.where(rng.random(n_lines) < 0.2, 0.9, 1.0)
+        price = self.bundle.price[item] * discount * config.price_factor
         lines = {
-            "order_id": order[of], "user_id": names[of], "item_id": item_id, "ts": ts[of],
-            "quantity": 1.0 + rng.poisson(0.2, len(of)), "price": np.maximum(np.round(paid, 2), 0.01),
+            "order_id": orders.order_id[order_row], "user_id": orders.user_id[order_row],
+            "item_id": item_id, "ts": orders.ts[order_row], "quantity": 1.0 + rng.poisson(0.2, n_lines),
+            "price": np.maximum(np.round(price, 2), 0.01),
         }  # fmt: skip
-        for name, words in self.attribute_values.items():
-            word = words[
-                np.where(
-                    rng.random(n) < 0.85, self.user_attributes[name][user], rng.integers(0, len(words), n)
-                )
-            ]
-            if name == "device":
-                word = np.where((word == "desktop") & (rng.random(n) < config.phone_share), "phone", word)
-            word[rng.random(n) < config.unknown_value_share] = "a new word"
-            lines[name] = word[of]
-        return lines, self._simulate_impressions(order, names, user, ts, config)
+        for name, values in self.attribute_values.items():
+            lines[name] = self._simulate_attribute(name, values, orders.user, config)[order_row]
+        return lines
+
+    def _simulate_attribute(self, name: str, values: NDArray, user: NDArray, config: DayConfig) -> NDArray:
+        """A context value of each order: mostly the user's own, else a random one."""
+        rng, n = self.rng, len(user)
+        is_own = rng.random(n) < 0.85
+        value = values[np.where(is_own, self.user_attributes[name][user], rng.integers(0, len(values), n))]
+        if name == "device":
+            value = np.where((value == "desktop") & (rng.random(n) < config.phone_share), "phone", value)
+        value[rng.random(n) < config.unknown_value_share] = "a new word"
+        return value
 
     def _sample_items(self, user: NDArray) -> NDArray:
-        """An item row for each user: mostly a favourite, else what is popular."""
-        liked = self.favourites[user, self.rng.integers(0, FAVOURITES_PER_USER, len(user))]
-        other = self.rng.choice(self.item_rows, len(user), p=self.item_weights)
-        return np.where(self.rng.random(len(user)) < 0.7, liked, other)
+        """An item row for each user: mostly a favourite, else a popular item."""
+        favourite = self.favourites[user, self.rng.integers(0, FAVOURITES_PER_USER, len(user))]
+        popular = self.rng.choice(self.item_rows, len(user), p=self.item_weights)
+        return np.where(self.rng.random(len(user)) < 0.7, favourite, popular)
 
-    def _simulate_impressions(
-        self, order: NDArray, names: NDArray, user: NDArray, ts: NDArray, config: DayConfig
-    ) -> dict[str, Any]:
-        """Slates after the orders, what is clicked within a day of them and bought within two weeks."""
-        rng, n = self.rng, len(order)
-        leaf = self.bundle.leaf
-        item = np.stack([self._sample_items(user) for _ in range(SLOTS)], 1)  # [n, 6]
-        alike = self.item_rows[leaf[self.item_rows] == np.bincount(leaf[self.item_rows]).argmax()]
-        dull = rng.random(n) < config.single_category_slate_share
-        item[dull] = rng.choice(alike, (int(dull.sum()), SLOTS))
-        again = np.stack([(item[:, :k] == item[:, k : k + 1]).any(1) for k in range(SLOTS)], 1)
-        click = 1 / (
-            1 + np.exp(-(self.item_logit[item] + self.user_logit[user][:, None] + config.click_logit_shift))
-        )
+    def _simulate_impressions(self, orders: OrderColumns, config: DayConfig) -> dict[str, Any]:
+        """Slates after the orders, their clicks within a day and their purchases within two weeks."""
+        rng, n = self.rng, len(orders.ts)
+        item = self._sample_slates(orders.user, config)  # [n, SLOTS]
+        is_duplicate = np.stack([(item[:, :k] == item[:, k : k + 1]).any(1) for k in range(SLOTS)], 1)
+        logit = self.item_logit[item] + self.user_logit[orders.user][:, None] + config.click_logit_shift
+        click = 1 / (1 + np.exp(-logit))
         purchase = click * (0.2 + 0.2 * (item % 7 == 0))
-        plain = (rng.random(n) < config.fallback_share)[:, None] & np.ones(SLOTS, bool)
-        chance = np.minimum(click * config.click_factor * np.exp(rng.normal(0, DAY_EFFECT_STD)), 1.0)
-        clicked = rng.random((n, SLOTS)) < chance
-        bought = clicked & (rng.random((n, SLOTS)) < purchase / click)
+        is_fallback = (rng.random(n) < config.fallback_share)[:, None] & np.ones(SLOTS, bool)
+        day_effect = np.exp(rng.normal(0, DAY_EFFECT_STD))
+        true_click = np.minimum(click * config.click_factor * day_effect, 1.0)
+        clicked = rng.random((n, SLOTS)) < true_click
+        purchased = clicked & (rng.random((n, SLOTS)) < purchase / click)
         price = self.bundle.price[item].astype(float)
-        at = np.broadcast_to(ts[:, None], item.shape)
-        click_at = at + np.minimum(rng.exponential(2 * HOUR, item.shape), DAY - 1).astype(np.int64)
-        bought_at = np.minimum(
-            click_at + rng.exponential(3 * DAY, item.shape).astype(np.int64), at + MAX_PURCHASE_DELAY
-        )
-        kept = ~again
-        ids = np.array(self.bundle.item_id.to_pylist(), object)
-        shown = {
-            "request_id": np.repeat(np.char.add("r", order.astype(str)), SLOTS).reshape(item.shape),
-            "user_id": np.repeat(names, SLOTS).reshape(item.shape),
-            "order_id": np.repeat(order, SLOTS).reshape(item.shape),
-            "item_id": ids[item], "ts": at, "kind": np.full(item.shape, "impression", object),
-            "position": np.cumsum(kept, 1), "propensity": np.ones(item.shape),
-            "p_click": np.where(plain, np.nan, np.minimum(click * config.prediction_factor, 1)),
-            "p_purchase": np.where(plain, np.nan, np.minimum(purchase * config.prediction_factor, 1)),
-            "expected_value": np.where(plain, np.nan, purchase * config.prediction_factor * price * 1.2),
-            "tier": np.where(plain, "category", "ranked"),
+        ts = np.broadcast_to(orders.ts[:, None], item.shape)
+        click_delay = np.minimum(rng.exponential(2 * SECONDS_PER_HOUR, item.shape), SECONDS_PER_DAY - 1)
+        click_ts = ts + click_delay.astype(np.int64)
+        purchase_delay = rng.exponential(3 * SECONDS_PER_DAY, item.shape).astype(np.int64)
+        purchase_ts = np.minimum(click_ts + purchase_delay, ts + MAX_PURCHASE_DELAY)
+
+        def per_slot(values: NDArray) -> NDArray:
+            return np.repeat(values, SLOTS).reshape(item.shape)
+
+        def unless_fallback(prediction: NDArray) -> NDArray:
+            return np.where(is_fallback, np.nan, prediction)
+
+        is_shown = ~is_duplicate
+        impressions = {
+            "request_id": per_slot(np.char.add("r", orders.order_id.astype(str))),
+            "user_id": per_slot(orders.user_id), "order_id": per_slot(orders.order_id),
+            "item_id": self.item_ids[item], "ts": ts, "kind": np.full(item.shape, "impression", object),
+            "position": np.cumsum(is_shown, 1), "propensity": np.ones(item.shape),
+            "p_click": unless_fallback(np.minimum(click * config.prediction_factor, 1)),
+            "p_purchase": unless_fallback(np.minimum(purchase * config.prediction_factor, 1)),
+            "expected_value": unless_fallback(purchase * config.prediction_factor * price * 1.2),
+            "tier": np.where(is_fallback, "category", "ranked"),
             "bundle_version": np.full(item.shape, self.bundle.version, object),
         }  # fmt: skip
-        parts = [{name: values[kept] for name, values in shown.items()}]
-        for kind, when, which in (("click", click_at, clicked), ("purchase", bought_at, bought)):
-            which = which & kept
-            parts.append(
-                {name: shown[name][which] for name in ("request_id", "item_id")}
-                | {"ts": when[which], "kind": np.full(int(which.sum()), kind, object)}
-                | ({"value": price[which]} if kind == "purchase" else {})
-            )
+        parts = [{name: values[is_shown] for name, values in impressions.items()}]
+        for kind, kind_ts, happened in (
+            ("click", click_ts, clicked & is_shown),
+            ("purchase", purchase_ts, purchased & is_shown),
+        ):
+            part = {name: impressions[name][happened] for name in ("request_id", "item_id")}
+            part |= {"ts": kind_ts[happened], "kind": np.full(int(happened.sum()), kind, object)}
+            parts.append(part | ({"value": price[happened]} if kind == "purchase" else {}))
         return _concat_columns(parts)
 
+    def _sample_slates(self, user: NDArray, config: DayConfig) -> NDArray:
+        """Item rows [n, SLOTS]; an item may occur twice. Some slates are of the largest leaf category."""
+        item = np.stack([self._sample_items(user) for _ in range(SLOTS)], 1)
+        leaf = self.bundle.leaf[self.item_rows]
+        leaf_rows = self.item_rows[leaf == np.bincount(leaf).argmax()]
+        is_narrow = self.rng.random(len(user)) < config.single_category_slate_share
+        item[is_narrow] = self.rng.choice(leaf_rows, (int(is_narrow.sum()), SLOTS))
+        return item
 
-def write_log(
-    shop: LiveShop, folder: Path, first_day: int, days: int, quiet_days: int, config: DayConfig
-) -> Path:
-    """`orders.parquet` and `events/` of so many days from day `first` (since 1970) on, all but the first
-    `quiet` ones by `knobs`. Gives the folder."""
-    made = [
-        shop.simulate_day(first_day + day, DayConfig() if day < quiet_days else config) for day in range(days)
+
+def write_log(shop: LiveShop, folder: Path, days: LogDays, config: DayConfig) -> Path:
+    """Write `orders.parquet` and `events/`; return the folder. `config` is of the days that are not quiet."""
+    simulated = [
+        shop.simulate_day(days.first_day + day, DayConfig() if day < days.n_quiet else config)
+        for day in range(days.n_days)
     ]
     (folder / "events").mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(_concat_columns([lines for lines, _ in made])), folder / "orders.parquet")
-    log = _concat_columns([rows for _, rows in made])
-    arrays = [_to_array(log.get(f.name), f.type, len(log["ts"])) for f in SCHEMA]
+    pq.write_table(pa.table(_concat_columns([lines for lines, _ in simulated])), folder / "orders.parquet")
+    log = _concat_columns([rows for _, rows in simulated])
+    arrays = [_to_array(log.get(field.name), field.type, len(log["ts"])) for field in SCHEMA]
     pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), folder / "events" / "log.parquet")
     return folder
 
 
-def _to_array(values: NDArray | None, kind: pa.DataType, count: int) -> pa.Array:
+def _to_array(values: NDArray | None, data_type: pa.DataType, count: int) -> pa.Array:
     if values is None:
-        return pa.nulls(count, kind)
-    return pa.array(values, from_pandas=True).cast(kind)  # NaN is null
+        return pa.nulls(count, data_type)
+    return pa.array(values, from_pandas=True).cast(data_type)  # NaN becomes null
 
 
 def _concat_columns(parts: list[dict[str, Any]]) -> dict[str, NDArray]:
-    """Columns one below the other; what a part lacks is null."""
+    """The parts one below the other; a column that a part lacks is null."""
     names = dict.fromkeys(name for part in parts for name in part)
     sizes = [len(part["ts"]) for part in parts]
     return {
@@ -205,5 +245,5 @@ def _concat_columns(parts: list[dict[str, Any]]) -> dict[str, NDArray]:
 
 
 def _null_value(parts: list[dict[str, Any]], name: str) -> Any:
-    found = next(part[name] for part in parts if name in part)
-    return np.nan if found.dtype.kind in "if" else None
+    column = next(part[name] for part in parts if name in part)
+    return np.nan if column.dtype.kind in "if" else None

@@ -9,12 +9,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.simulated_live_log import DAY, DayConfig, LiveShop, write_log
+from benchmarks.simulated_live_log import DayConfig, LiveShop, LogDays, write_log
 from operations.monitoring import daily_metrics, logged_slates, past_checkouts, prometheus_file
 from operations.monitoring.__main__ import main
 from operations.monitoring.daily import DailyReportConfig, ThresholdCheck, daily_report
 from operations.monitoring.formatting import format_date, report_summary
 from serving import Recommender, open_store
+from serving.checkout import SECONDS_PER_DAY as DAY
 from serving.http.metrics import ServiceMetrics
 from serving.stores.base import Store
 from serving.stores.loading import bulk_load
@@ -49,26 +50,19 @@ def quiet(shared: Recommender, tmp_path_factory: pytest.TempPathFactory) -> Live
     first = int(shared.bundle.manifest["data"]["window"]["end"]) // DAY + 1
     days = WARM_UP_DAYS + QUIET_DAYS
     folder = tmp_path_factory.mktemp("quiet")
-    return LiveLog(
-        write_log(LiveShop(shared.bundle, ORDERS_PER_DAY), folder, first, days, days, DayConfig()), first
-    )
+    shop, log_days = LiveShop(shared.bundle, ORDERS_PER_DAY), LogDays(first, days, days)
+    return LiveLog(write_log(shop, folder, log_days, DayConfig()), first)
 
 
 @pytest.fixture(scope="module")
 def shifted(shared: Recommender, quiet: LiveLog, tmp_path_factory: pytest.TempPathFactory) -> LiveLog:
     """The same log with shifts on its last day."""
     folder = tmp_path_factory.mktemp("shifted")
-    return LiveLog(
-        write_log(
-            LiveShop(shared.bundle, ORDERS_PER_DAY),
-            folder,
-            quiet.first,
-            WARM_UP_DAYS + 1,
-            WARM_UP_DAYS,
-            SHIFTED,
-        ),
-        quiet.first,
+    shop, log_days = (
+        LiveShop(shared.bundle, ORDERS_PER_DAY),
+        LogDays(quiet.first, WARM_UP_DAYS + 1, WARM_UP_DAYS),
     )
+    return LiveLog(write_log(shop, folder, log_days, SHIFTED), quiet.first)
 
 
 def test_quiet_days_raise_no_alarm(shared: Recommender, quiet: LiveLog) -> None:

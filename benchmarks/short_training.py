@@ -1,0 +1,18 @@
+"""A bundle over a benchmark's shop, trained for a minute: its numbers are a model's, not a good model's."""
+
+from pathlib import Path
+
+from benchmarks.commands import run_script
+
+SHORT_TRAINING = ("retrieval.train.epochs=1", "retrieval.train.min_steps=1", "ranker.train.epochs=1",
+    "ranker.train.min_steps=1", "ranker.train.max_checkouts=3000")  # fmt: skip
+
+
+def train_and_export(shop: Path, folder: Path) -> Path:
+    """Train on the tables of `shop`, export to `folder/bundle` and return that."""
+    bundle = folder / "bundle"
+    paths = [f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}"]
+    tracking = f"mlflow.tracking_uri=sqlite:///{folder / 'mlflow.db'}"
+    run_script("train.py", "data=tables", f"data.root={shop}", *paths, tracking, *SHORT_TRAINING)
+    run_script("export.py", f"run={folder / 'runs' / 'latest'}", f"bundle.dir={bundle}", tracking)
+    return bundle
