@@ -1,8 +1,11 @@
-"""Workload W with torch-rechub's own model, loader and trainer, data in memory. Run by its own environment.
+"""Workload W with torch-rechub's own model, loader and trainer, data in memory.
 
-<environment>/bin/python benchmarks/rechub_peer.py <file> <rows>      prints samples per second of one epoch
+    <environment>/bin/python benchmarks/rechub_peer.py FILE ROWS      prints samples per second of one epoch
+
+It runs in an environment of its own, so it imports nothing of this project.
 """
 
+import json
 import sys
 import time
 
@@ -12,15 +15,15 @@ from torch_rechub.models.multi_task import MMOE
 from torch_rechub.trainers import MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
-# As in benchmarks/workload.py, which needs what this environment does not promise to have.
+# As in benchmarks/workload.py, whose imports this environment may lack.
 VOCABULARIES = [1_000_000] * 2 + [100_000] * 5 + [1_000] * 13
 LABELS = ["click", "purchase"]
 BATCH_SIZE = 4_096
 
 
 def main(file: str, rows: int) -> None:
-    with pq.ParquetFile(file) as source:
-        table = next(source.iter_batches(rows))
+    with pq.ParquetFile(file) as parquet_file:
+        table = next(parquet_file.iter_batches(rows))
     features = [SparseFeature(f"f{i}", vocab_size=size, embed_dim=16) for i, size in enumerate(VOCABULARIES)]
     x = {feature.name: table[feature.name].to_numpy().astype("int64") for feature in features}
     y = table.select(LABELS).to_pandas().to_numpy()
@@ -36,15 +39,16 @@ def main(file: str, rows: int) -> None:
     )
     trainer = MTLTrainer(model, ["classification"] * len(LABELS))
     step = trainer.optimizer.step
-    ends: list[float] = []
+    step_ends: list[float] = []
 
-    def timed(*arguments: object) -> None:
+    def timed_step(*arguments: object) -> None:
         step(*arguments)
-        ends.append(time.perf_counter())
+        step_ends.append(time.perf_counter())
 
-    trainer.optimizer.step = timed
+    trainer.optimizer.step = timed_step
     trainer.train_one_epoch(loader)
-    print(BATCH_SIZE * (len(ends) - 2) / (ends[-1] - ends[1]))  # the first two steps warm up
+    seconds = step_ends[-1] - step_ends[1]  # the first two steps warm up
+    print(json.dumps({"samples_per_s": BATCH_SIZE * (len(step_ends) - 2) / seconds}))
 
 
 if __name__ == "__main__":

@@ -1,45 +1,63 @@
 """The ranker's training step over requests (one query, many candidates) against rows (one query each).
 
-Both see the same pairs of checkout and candidate, and the same loss comes out: the flat version repeats a
-checkout's history, basket and attributes for each of its candidates, as a file of impressions does. Random
-checkouts of the shape that The Complete Journey has after negatives are sampled.
+    python -m benchmarks.request_level
+
+Both see the same pairs of checkout and candidate and return the same loss: the flat version repeats a
+checkout's history, basket and attributes for each of its candidates, as a file of impressions does. The
+random checkouts have the shape of The Complete Journey's after negatives are sampled.
 """
 
 import statistics
+import sys
 import time
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from benchmarks.commands import run_benchmark
 from models.embeddings import pack_int8
 from models.jagged import gather_segments, segment_ids
+from models.ranking.ranker import Ranker
 from models.retrieval.two_tower import QueryTower
-from models.schema import Candidates, Catalog, Query
+from models.schema import SECONDS_PER_DAY, Candidates, Catalog, Query
 from training.build_models import build_ranker, build_two_tower
 from training.config import CONFIG_DIR
+from training.distributed.sharding import to_device
 from training.labels import Labels
 from training.task_losses import task_losses
 
 CHECKOUTS, HISTORY, BASKET, CANDIDATES, ITEMS = 16, 600, 10, 112, 20_000
 CATEGORIES, BRANDS, ATTRIBUTE_SIZES = 500, 300, [6, 4, 12]
 TRIALS = 5
-DAY = 86_400
+CPU = torch.device("cpu")
+# Losses of single pairs: a list in one row of its own has no order to learn.
+LOSS_WEIGHTS = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.0, "lambda": 0.0, "value_share": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLevelOptions:
+    """The ranker's training step over requests against one over rows; prints candidates per second."""
+
+
+def benchmark(options: RequestLevelOptions) -> int:
+    """Print the measurement."""
+    print(measure())
+    return 0
 
 
 def measure() -> dict[str, float]:
     """Candidates per second of a whole step, by requests and by rows, taking turns; and both losses."""
     query, candidates, catalog, labels = random_batch()
-    rows = flatten_requests(query, candidates)
-    steps = {"request": build_train_step(catalog, labels), "flat": build_train_step(catalog, labels)}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    batches = {"request": (query, candidates), "flat": flatten_requests(query, candidates)}
+    steps = {name: build_train_step(catalog, labels) for name in batches}
+    seconds: dict[str, list[float]] = {name: [] for name in batches}
     losses: dict[str, float] = {}
     for trial in range(TRIALS + 1):
-        for name, batch in (("request", (query, candidates)), ("flat", rows)):
+        for name, batch in batches.items():
             started = time.monotonic()
-            loss = steps[name](*batch)
+            loss = steps[name].run(*batch)
             if trial == 0:
                 losses[name] = loss  # before anything is learned; the step warms up
             else:
@@ -54,8 +72,36 @@ def measure() -> dict[str, float]:
     }
 
 
-def build_train_step(catalog: Catalog, labels: Labels) -> Any:
-    """A function that takes a training step of the default ranker and returns its loss."""
+@dataclass(frozen=True)
+class TrainStep:
+    """A training step of a ranker over one batch."""
+
+    tower: QueryTower
+    ranker: Ranker
+    optimizer: torch.optim.Optimizer
+    catalog: Catalog
+    labels: Labels
+
+    def run(self, query: Query, candidates: Candidates) -> float:
+        """Update the ranker and return the loss before the update."""
+        loss = self.loss(query, candidates, LOSS_WEIGHTS)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def loss(self, query: Query, candidates: Candidates, weights: dict[str, float]) -> Tensor:
+        """The sum of the tasks' losses."""
+        with torch.no_grad():
+            vector = self.tower(query, self.catalog.vectors)
+        logits = self.ranker(query, vector, candidates, self.catalog)
+        segments = segment_ids(candidates.offsets)
+        losses = task_losses(logits, self.labels, segments, weights, entire_space=True)
+        return sum(losses.values(), torch.zeros((), device=vector.device))
+
+
+def build_train_step(catalog: Catalog, labels: Labels, device: torch.device = CPU) -> TrainStep:
+    """A step of the default ranker; its weights are the same at every call."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train")
     sizes = {
@@ -64,97 +110,76 @@ def build_train_step(catalog: Catalog, labels: Labels) -> Any:
     }  # fmt: skip
     torch.manual_seed(0)
     towers = build_two_tower(cfg, sizes)
-    tower = QueryTower(towers.query_encoder, towers.attribute_embeddings).eval()
-    ranker = build_ranker(cfg, sizes)
+    tower = QueryTower(towers.query_encoder, towers.attribute_embeddings).eval().to(device)
+    ranker = build_ranker(cfg, sizes).to(device)
     optimizer = torch.optim.AdamW(ranker.parameters(), fused=True)
-    return partial(train_step, tower, ranker, optimizer, catalog, labels)
-
-
-def train_step(
-    tower: Any,
-    ranker: Any,
-    optimizer: Any,
-    catalog: Catalog,
-    labels: Labels,
-    query: Query,
-    candidates: Candidates,
-) -> float:
-    with torch.no_grad():
-        vector = tower(query, catalog.vectors)
-    logits = ranker(query, vector, candidates, catalog)
-    # Losses of single pairs: a list in one row of its own has no order to learn.
-    mix = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.0, "lambda": 0.0, "value_share": 0.0}
-    losses = task_losses(logits, labels, segment_ids(candidates.offsets), mix, entire_space=True)
-    loss = sum(losses.values(), torch.zeros(()))
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
+    return TrainStep(tower, ranker, optimizer, to_device(catalog, device), to_device(labels, device))
 
 
 def flatten_requests(query: Query, candidates: Candidates) -> tuple[Query, Candidates]:
     """One row per candidate, each with its checkout's query."""
-    owner = segment_ids(candidates.offsets)
+    query_rows = segment_ids(candidates.offsets)
     fields: dict[str, Tensor] = {}
-    for part in ("history", "basket"):
-        offsets = getattr(query, f"{part}_offsets")
-        position, _, lengths = gather_segments(offsets, owner)
-        fields[f"{part}_offsets"] = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    for prefix in ("history", "basket"):
+        offsets = getattr(query, f"{prefix}_offsets")
+        position, _, lengths = gather_segments(offsets, query_rows)
+        fields[f"{prefix}_offsets"] = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         for name, value in query._asdict().items():
-            if name.startswith(part) and not name.endswith("offsets"):
+            if name.startswith(prefix) and not name.endswith("offsets"):
                 fields[name] = value[position]
     for name, value in query._asdict().items():
         if name not in fields:
-            fields[name] = value[owner]
-    return Query(**fields), candidates._replace(offsets=torch.arange(owner.numel() + 1))
+            fields[name] = value[query_rows]
+    return Query(**fields), candidates._replace(offsets=torch.arange(query_rows.numel() + 1))
 
 
 def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
-    """Checkouts, candidates, catalog and labels.
+    """Queries, candidates, catalog and labels.
 
-    Scores are alike within a checkout: two features compare a candidate with the best of its list, which a
-    row of its own cannot know.
+    All scores of a checkout are equal, because two features compare a candidate with the best of its list,
+    which a row of its own lacks.
     """
     g = torch.Generator().manual_seed(0)
     events, lines, pairs = CHECKOUTS * HISTORY, CHECKOUTS * BASKET, CHECKOUTS * CANDIDATES
 
-    def whole(high: int, *shape: int) -> Tensor:
+    def random_codes(high: int, *shape: int) -> Tensor:
         return torch.randint(1, high, shape, generator=g)
 
-    age = whole(300 * DAY, CHECKOUTS, HISTORY).sort(dim=1, descending=True).values
+    age = random_codes(300 * SECONDS_PER_DAY, CHECKOUTS, HISTORY).sort(dim=1, descending=True).values
     now = 1_512_000_000
     query = Query(
         ts=torch.full([CHECKOUTS], now), snapshot=torch.zeros(CHECKOUTS, dtype=torch.int64),
-        history_offsets=torch.arange(CHECKOUTS + 1) * HISTORY, history_item=whole(ITEMS + 1, events),
+        history_offsets=torch.arange(CHECKOUTS + 1) * HISTORY, history_item=random_codes(ITEMS + 1, events),
         history_ts=now - age.flatten(), history_kind=torch.zeros(events, dtype=torch.int64),
         history_quantity=torch.ones(events), history_price=torch.rand(events, generator=g) * 10,
-        basket_offsets=torch.arange(CHECKOUTS + 1) * BASKET, basket_item=whole(ITEMS + 1, lines),
+        basket_offsets=torch.arange(CHECKOUTS + 1) * BASKET, basket_item=random_codes(ITEMS + 1, lines),
         basket_quantity=torch.ones(lines), basket_price=torch.rand(lines, generator=g) * 10,
-        context=whole(ATTRIBUTE_SIZES[0], CHECKOUTS, 1),
-        profile=torch.stack([whole(n, CHECKOUTS) for n in ATTRIBUTE_SIZES[1:]], dim=1),
+        context=random_codes(ATTRIBUTE_SIZES[0], CHECKOUTS, 1),
+        profile=torch.stack([random_codes(n, CHECKOUTS) for n in ATTRIBUTE_SIZES[1:]], dim=1),
     )  # fmt: skip
     candidates = Candidates(
-        offsets=torch.arange(CHECKOUTS + 1) * CANDIDATES, item=whole(ITEMS + 1, pairs),
-        source_mask=whole(128, pairs), score=torch.full([pairs], 0.5),
+        offsets=torch.arange(CHECKOUTS + 1) * CANDIDATES, item=random_codes(ITEMS + 1, pairs),
+        source_mask=random_codes(128, pairs), score=torch.full([pairs], 0.5),
         copurchase_score=torch.rand(pairs, generator=g), ease_score=torch.full([pairs], 0.5),
     )  # fmt: skip
-    leaf = whole(CATEGORIES, ITEMS + 1)
-    moving = {
+    leaf = random_codes(CATEGORIES, ITEMS + 1)
+    snapshot = {
         name: torch.rand(1, ITEMS + 1, generator=g) * 20
         for name in ("price", "mean_line_spend", "orders_28d")
     }
     catalog = Catalog(
-        category=leaf.unsqueeze(1).repeat(1, 3), leaf=leaf, brand=whole(BRANDS, ITEMS + 1),
-        first_sold=torch.full([ITEMS + 1], now - 200 * DAY), available=torch.ones(ITEMS + 1).bool(),
-        sales_7d=moving["orders_28d"] / 4, buyers=moving["orders_28d"] * 3, **moving,
+        category=leaf.unsqueeze(1).repeat(1, 3), leaf=leaf, brand=random_codes(BRANDS, ITEMS + 1),
+        first_sold=torch.full([ITEMS + 1], now - 200 * SECONDS_PER_DAY),
+        available=torch.ones(ITEMS + 1).bool(), **snapshot,
+        sales_7d=snapshot["orders_28d"] / 4, buyers=snapshot["orders_28d"] * 3,
         vectors=pack_int8(torch.nn.functional.normalize(torch.randn(ITEMS + 1, 64, generator=g), dim=1)),
     )  # fmt: skip
-    bought = (torch.rand(pairs, generator=g) < 0.1).float()
-    clicked = torch.maximum(bought, (torch.rand(pairs, generator=g) < 0.3).float())
-    spent = bought * (1 + torch.rand(pairs, generator=g))
-    labels = Labels(clicked, bought, spent, torch.zeros(pairs, dtype=torch.int64), torch.ones(pairs))
+    purchased = (torch.rand(pairs, generator=g) < 0.1).float()
+    clicked = torch.maximum(purchased, (torch.rand(pairs, generator=g) < 0.3).float())
+    spend = purchased * (1 + torch.rand(pairs, generator=g))
+    labels = Labels(clicked, purchased, spend, torch.zeros(pairs, dtype=torch.int64), torch.ones(pairs))
     return query, candidates, catalog, labels
 
 
 if __name__ == "__main__":
-    print(measure())
+    sys.exit(run_benchmark("python -m benchmarks.request_level", benchmark))

@@ -1,11 +1,13 @@
-"""What a table of a billion rows would take: TorchRec's planner on GPUs that are not there.
+"""TorchRec's sharding plan of a table with a billion rows; it needs no GPU.
 
     python -m benchmarks.sharding_plan
 
-Prints, per number of GPUs (80 GB of memory each, eight to a machine), how the planner cuts the tables, what
-the fullest GPU holds, and the planner's estimate of a step's time for lookups and their communication.
+Prints, per number of GPUs (80 GB of memory each, eight to a machine), how the planner shards the tables, the
+memory of the fullest GPU, and the planner's estimate of a step's time for lookups and their communication.
 """
 
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +16,8 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import PlannerError
 
-from reporting import tables
-from training import runtime
+from benchmarks.commands import run_benchmark
+from reporting.tables import text_table
 from training.distributed.sharding import sharding_constraints
 
 ROWS, DIM = 1_000_000_000, 64
@@ -24,12 +26,19 @@ GPU_COUNTS, BATCH_SIZE = (4, 8, 16, 32, 64), 8192
 HBM_BYTES = 80 * 2**30
 
 
-def main() -> None:
-    print(tables.text_table([plan_sharding(count) for count in GPU_COUNTS]))
+@dataclass(frozen=True, kw_only=True)
+class ShardingPlanOptions:
+    """TorchRec's sharding plan of a table with a billion rows, by number of GPUs."""
+
+
+def benchmark(options: ShardingPlanOptions) -> int:
+    """Print a row per number of GPUs."""
+    print(text_table([plan_sharding(count) for count in GPU_COUNTS]))
+    return 0
 
 
 def plan_sharding(count: int) -> dict[str, Any]:
-    """A line of the table: `count` GPUs, each with BATCH requests of a step."""
+    """The row of `count` GPUs, each with BATCH_SIZE requests of a step."""
     sizes = [(ROWS, DIM), *SMALL_TABLES]
     module = EmbeddingBagCollection(
         device=torch.device("meta"),
@@ -49,22 +58,21 @@ def plan_sharding(count: int) -> dict[str, Any]:
     try:
         plan = planner.plan(model, [sharder])
     except PlannerError as error:
-        return {"gpus": count, "fits": False, "cut": str(error).strip().splitlines()[0][:60]}
+        return {"gpus": count, "fits": False, "sharding": str(error).strip().splitlines()[0][:60]}
     memory, seconds = [0.0] * count, [0.0] * count
     for option in planner._best_plan or []:
         for shard in option.shards:
             memory[shard.rank] += shard.storage.hbm / 2**30
             seconds[shard.rank] += shard.perf.total / 1e3
-    ways = {name: way.sharding_type for name, way in plan.plan["tables"].items()}
+    types = {name: sharding.sharding_type for name, sharding in plan.plan["tables"].items()}
     return {
         "gpus": count,
         "fits": True,
-        "cut": ", ".join(ways[f"t{i}"] for i in range(len(sizes))),
-        "fullest_gib": max(memory),
+        "sharding": ", ".join(types[f"t{i}"] for i in range(len(sizes))),
+        "max_hbm_gib": max(memory),
         "step_ms": max(seconds) * 1e3,
     }
 
 
 if __name__ == "__main__":
-    runtime.set_up_process()
-    main()
+    sys.exit(run_benchmark("python -m benchmarks.sharding_plan", benchmark))

@@ -1,117 +1,136 @@
-"""How fast training is: workload W from disk, beside its bound and torch-rechub; and requests against rows.
+"""Training speed: workload W from disk, its upper bound and torch-rechub; and requests against rows.
 
-    python -m benchmarks.training        some 10 minutes on 2 cores; writes reports/bench_training.json
+    python -m benchmarks.training        about 10 minutes on 2 cores; writes reports/bench_training.json
 
     sextet     rows from Parquet on disk, shuffled, through this project's stream, tables, optimizers, trainer
     bound      the same model and optimizers in a bare loop, batches ready in memory: the machine's limit
     float32    the bound with the dense layers in float32
     rechub     torch-rechub with its own model, loader and trainer, data in memory, in an environment that
-               this command makes from PyPI
+               this command installs from PyPI
 
 Systems take turns, each trial in a process of its own; the figures are medians over the trials. Memory is
 that of the sextet process, over ROWS rows and over ten times as many.
 """
 
-import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peer_environments
-from training import runtime
+import pytorch_lightning as pl
+import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "artifacts" / "bench_training"
-REPORT = ROOT / "reports" / "bench_training.json"
+from benchmarks import peer_environments, workload
+from benchmarks.commands import (
+    ARTIFACTS,
+    REPORTS,
+    ROOT,
+    Row,
+    measure_in_subprocess,
+    print_rows,
+    run_benchmark,
+)
+from data.io.parquet import iter_slices
+from data.io.stream import BatchStream, StreamOptions
+from serving.command_line import argument
+from serving.files import write_atomically, write_json
+from training.distributed import processes
+from training.distributed.sharding import ShardedStrategy, dense_parameters, shard
+from training.throughput import Throughput
+
+PROG = "python -m benchmarks.training"
+FOLDER = ARTIFACTS / "bench_training"
+REPORT = REPORTS / "bench_training.json"
 RECHUB_PACKAGE = "torch-rechub==0.9.0"
 TRIALS = 3
 ROWS = 400_000  # of an epoch
 RECHUB_ROWS = 40_960
 WARM_UP = 10  # steps before the clock starts
+COLUMNS = [*workload.FEATURES, *workload.LABELS]
 
 
-def main() -> None:
-    from benchmarks import request_level, workload  # after console.set_up: they load torch
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Training speed of workload W, its upper bound and torch-rechub; and of requests against rows."""
+
+
+def benchmark(options: TrainingOptions) -> int:
+    """Run all trials and write the report."""
+    from benchmarks import request_level  # late: its modules would count in the memory of the trials
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     file = FOLDER / "rows.parquet"
     if not file.exists():
         print(f"writing {10 * ROWS:,} rows to {file}", flush=True)
-        workload.write_rows(file.with_suffix(".partial"), 10 * ROWS)
-        file.with_suffix(".partial").rename(file)
-    rechub = peer_environments.create_environment(
+        with write_atomically(file) as partial:
+            workload.write_rows(partial, 10 * ROWS)
+    rechub_python = peer_environments.create_environment(
         FOLDER / "rechub", [RECHUB_PACKAGE], "torch_rechub", inherit_packages=True
     )
-    found: dict[str, list[Any]] = {"sextet": [], "bound": [], "float32": [], "rechub": []}
-    for trial in range(TRIALS):
+    trials: dict[str, list[Row]] = {"sextet": [], "bound": [], "float32": [], "rechub": []}
+    for number in range(1, TRIALS + 1):
         for system in ("sextet", "bound", "float32"):
-            said = run_measurement([sys.executable, "-m", __spec__.name, system, str(ROWS)])
-            found[system].append(json.loads(said))
-            print(f"trial {trial + 1}: {system} {found[system][-1]}", flush=True)
-        if rechub is not None:
-            script = str(ROOT / "benchmarks" / "rechub_peer.py")
-            said = run_measurement([str(rechub), script, str(file), str(RECHUB_ROWS)])
-            found["rechub"].append({"samples_per_s": float(said)})
-            print(f"trial {trial + 1}: rechub {found['rechub'][-1]}", flush=True)
-    large = json.loads(run_measurement([sys.executable, "-m", __spec__.name, "sextet", str(10 * ROWS)]))
-    report = summarize_trials(found, large) | request_level.measure()
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(report, indent=1))
+            trials[system].append(_measure_system(system, ROWS))
+            print(f"trial {number}: {system} {trials[system][-1]}", flush=True)
+        if rechub_python is not None:
+            trials["rechub"].append(_measure_rechub(rechub_python, file))
+            print(f"trial {number}: rechub {trials['rechub'][-1]}", flush=True)
+    report = summarize_trials(trials, _measure_system("sextet", 10 * ROWS)) | request_level.measure()
+    write_json(REPORT, report)
     for name, value in report.items():
         print(f"{name:>32}  {value:,.3f}" if isinstance(value, float) else f"{name:>32}  {value}")
     print(f"written: {REPORT}")
+    return 0
 
 
-def summarize_trials(found: dict[str, list[Any]], large: dict[str, float]) -> dict[str, Any]:
-    """The report: medians, and ratios of what ran side by side."""
-    speed = {
-        s: statistics.median(t["samples_per_s"] for t in trials) for s, trials in found.items() if trials
-    }
-    report: dict[str, Any] = {f"{system}_samples_per_s": value for system, value in speed.items()}
+def _measure_system(system: str, rows: int) -> Row:
+    (row,) = measure_in_subprocess(sys.executable, "-m", "benchmarks.training", system, str(rows))
+    return row
+
+
+def _measure_rechub(python: Path, file: Path) -> Row:
+    script = ROOT / "benchmarks" / "rechub_peer.py"
+    (row,) = measure_in_subprocess(python, script, file, str(RECHUB_ROWS))
+    return row
+
+
+def summarize_trials(trials: dict[str, list[Row]], large_trial: Row) -> Row:
+    """The report: medians over the trials, and ratios between systems."""
+
+    def median(system: str, field: str) -> float:
+        return statistics.median(trial[field] for trial in trials[system])
+
+    speed = {system: median(system, "samples_per_s") for system in trials if trials[system]}
+    report: Row = {f"{system}_samples_per_s": value for system, value in speed.items()}
     report["ratio_to_bound"] = speed["sextet"] / speed["bound"]
     report["ratio_to_rechub"] = speed["sextet"] / speed["rechub"] if "rechub" in speed else None
-    report["peak_rss_mb"] = statistics.median(trial["peak_rss_mb"] for trial in found["sextet"])
-    report["peak_rss_mb_10x_rows"] = large["peak_rss_mb"]
-    report["memory_ratio_10x_rows"] = large["peak_rss_mb"] / report["peak_rss_mb"]
-    report["data_wait_share"] = statistics.median(trial["data_wait_share"] for trial in found["sextet"])
+    report["peak_rss_mb"] = median("sextet", "peak_rss_mb")
+    report["peak_rss_mb_10x_rows"] = large_trial["peak_rss_mb"]
+    report["memory_ratio_10x_rows"] = large_trial["peak_rss_mb"] / report["peak_rss_mb"]
+    report["data_wait_share"] = median("sextet", "data_wait_share")
     report["rows"], report["trials"] = ROWS, TRIALS
     return report
 
 
-def run_measurement(command: list[str]) -> str:
-    """The last line that a measuring process prints. Raises RuntimeError with what it said where it fails."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return done.stdout.strip().splitlines()[-1]
+class ThroughputAfterWarmUp(Throughput):
+    """Measures the only epoch from step WARM_UP on."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+        if index == WARM_UP:
+            super().on_train_batch_start(trainer, module, batch, 0)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        self.epoch_rates = self.rates(trainer)
 
 
-def measure_sextet(rows: int) -> dict[str, float]:
+def measure_sextet(rows: int) -> Row:
     """An epoch over the first `rows` rows of the file on disk, after WARM_UP steps."""
-    import pytorch_lightning as pl
-
-    from benchmarks import workload
-    from data.io.stream import BatchStream, StreamOptions
-    from training.distributed import processes
-    from training.distributed.sharding import ShardedStrategy
-    from training.throughput import Throughput
-
-    class AfterWarmUp(Throughput):
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-            if index == WARM_UP:
-                super().on_train_batch_start(trainer, module, batch, 0)
-
-        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-            self.found = self.rates(trainer)
-
-    columns = [*workload.FEATURES, *workload.LABELS]
     options = StreamOptions(shuffle=True, stop=rows)
-    stream = BatchStream(FOLDER / "rows.parquet", columns, workload.decode, workload.BATCH_SIZE, options)
-    throughput = AfterWarmUp()
+    stream = BatchStream(FOLDER / "rows.parquet", COLUMNS, workload.decode, workload.BATCH_SIZE, options)
+    throughput = ThroughputAfterWarmUp()
     processes.init_single_process_group("gloo")
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, precision="bf16-mixed", max_epochs=1, logger=False,
@@ -119,28 +138,19 @@ def measure_sextet(rows: int) -> dict[str, float]:
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(workload.WorkloadTask(), stream)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
-        "samples_per_s": throughput.found["rows_per_s"],
-        "data_wait_share": throughput.found["data_wait_share"],
-        "peak_rss_mb": peak,
+        "samples_per_s": throughput.epoch_rates["rows_per_s"],
+        "data_wait_share": throughput.epoch_rates["data_wait_share"],
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def measure_in_memory(rows: int, bfloat16: bool) -> dict[str, float]:
+def measure_in_memory(rows: int, bfloat16: bool) -> Row:
     """The same model and optimizers in a bare loop over batches that are ready."""
-    import torch
-
-    from benchmarks import workload
-    from data.io.parquet import iter_slices
-    from training.distributed import processes
-    from training.distributed.sharding import dense_parameters, shard
-
     processes.init_single_process_group("gloo")
-    columns = [*workload.FEATURES, *workload.LABELS]
     batches = [
         workload.decode(table)
-        for table in iter_slices(FOLDER / "rows.parquet", columns, 0, rows, workload.BATCH_SIZE)
+        for table in iter_slices(FOLDER / "rows.parquet", COLUMNS, 0, rows, workload.BATCH_SIZE)
         if len(table) == workload.BATCH_SIZE
     ]
     model = shard(workload.WorkloadMMoE(), 0.02, torch.device("cpu"))
@@ -159,11 +169,24 @@ def measure_in_memory(rows: int, bfloat16: bool) -> dict[str, float]:
     return {"samples_per_s": (len(batches) - WARM_UP) * workload.BATCH_SIZE / seconds}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """Measure one trial of a system in this process; print its row as JSON."""
+
+    rows: int = argument("rows of the epoch")
+
+
+def sextet(options: TrialOptions) -> int:
+    return print_rows([measure_sextet(options.rows)])
+
+
+def bound(options: TrialOptions) -> int:
+    return print_rows([measure_in_memory(options.rows, bfloat16=True)])
+
+
+def float32(options: TrialOptions) -> int:
+    return print_rows([measure_in_memory(options.rows, bfloat16=False)])
+
+
 if __name__ == "__main__":
-    runtime.set_up_process()
-    if len(sys.argv) == 1:
-        main()
-    elif sys.argv[1] == "sextet":
-        print(json.dumps(measure_sextet(int(sys.argv[2]))))
-    else:
-        print(json.dumps(measure_in_memory(int(sys.argv[2]), bfloat16=sys.argv[1] == "bound")))
+    sys.exit(run_benchmark(PROG, benchmark, sextet, bound, float32))

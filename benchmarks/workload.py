@@ -3,8 +3,8 @@
     2 vocabularies of 1,000,000, 5 of 100,000 and 13 of 1,000, one id each, dimension 16
     MMoE with 8 experts [256, 128] and two heads [64], batches of 4,096, labels at 10 % and 2 %
 
-It is what any library of ranking models can train, so speed can be compared (benchmarks/training.py). What
-makes Sextet's own ranker fast, a query computed once for all of its candidates, has no part in it.
+Any library of ranking models can train it, so speed can be compared (benchmarks/training.py). It does not
+use what makes Sextet's own ranker fast: a query is computed once for all of its candidates.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from models.ranking.multitask.layers import ParallelLinear
 from training.distributed.sharding import dense_parameters, shard
 
 VOCABULARIES = [1_000_000] * 2 + [100_000] * 5 + [1_000] * 13
-LABEL_RATES = [0.1, 0.02]  # of the labels
+LABEL_RATES = [0.1, 0.02]  # share of positive rows
 FEATURES = [f"f{i}" for i in range(len(VOCABULARIES))]
 LABELS = ["click", "purchase"]
 DIM, EXPERTS, EXPERT_DIMS, TOWER_DIM = 16, 8, (256, 128), 64
@@ -34,10 +34,10 @@ LabelledBatch = tuple[Tensor, Tensor]  # ids [20, B] int64, labels [B, 2] float3
 
 
 def write_rows(path: Path, rows: int, seed: int = 0) -> None:
-    """A Parquet file of random rows, written a part at a time."""
+    """Write a Parquet file of random rows, a chunk at a time."""
     rng = np.random.default_rng(seed)
-    kinds = [*((name, pa.int32()) for name in FEATURES), *((name, pa.int8()) for name in LABELS)]
-    with pq.ParquetWriter(path, pa.schema(kinds), compression="zstd", write_page_checksum=True) as writer:
+    fields = [*((name, pa.int32()) for name in FEATURES), *((name, pa.int8()) for name in LABELS)]
+    with pq.ParquetWriter(path, pa.schema(fields), compression="zstd", write_page_checksum=True) as writer:
         for start in range(0, rows, 32 * ROW_GROUP):
             n = min(32 * ROW_GROUP, rows - start)
             columns = [rng.integers(0, size, n, dtype=np.int32) for size in VOCABULARIES]
@@ -46,7 +46,7 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def decode(table: pa.Table) -> LabelledBatch:
-    """The batch of a table of rows."""
+    """A table of rows as a batch."""
     ids = np.empty([len(FEATURES), len(table)], np.int64)
     labels = np.empty([len(table), len(LABELS)], np.float32)
     for i, name in enumerate(FEATURES):
@@ -57,7 +57,7 @@ def decode(table: pa.Table) -> LabelledBatch:
 
 
 class WorkloadMMoE(nn.Module):
-    """Tables, experts, a gate and a tower per label."""
+    """Embedding tables, experts, a gate and a tower per label."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,20 +78,21 @@ class WorkloadMMoE(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [20, B] → logits [B, 2]."""
-        one = torch.ones(ids.numel(), dtype=torch.int32)
-        x = self.tables(KeyedJaggedTensor(FEATURES, ids.reshape(-1), lengths=one)).values()  # [B, 320]
-        found = [self.expert_outputs(layer(x).relu_(), e) for e, layer in enumerate(self.expert_inputs)]
+        lengths = torch.ones(ids.numel(), dtype=torch.int32)
+        x = self.tables(KeyedJaggedTensor(FEATURES, ids.reshape(-1), lengths=lengths)).values()  # [B, 320]
+        experts = [self.expert_outputs(layer(x).relu_(), e) for e, layer in enumerate(self.expert_inputs)]
         gates = self.gate(x).view(-1, len(LABELS), EXPERTS).softmax(2)
-        mixed = torch.bmm(gates, torch.stack(found, dim=1).relu_())  # [B, 2, H2]
+        mixed = torch.bmm(gates, torch.stack(experts, dim=1).relu_())  # [B, 2, H2]
         return torch.cat([tower(mixed[:, i]) for i, tower in enumerate(self.towers)], dim=1)
 
 
 def bce_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean binary cross-entropy over rows and labels."""
     return F.binary_cross_entropy_with_logits(logits.float(), labels)
 
 
 class WorkloadTask(pl.LightningModule):
-    """What training/ranker.py is for the product: the same sharding, optimizers and loop."""
+    """Trains WorkloadMMoE with the sharding, optimizers and loop of training/ranker.py."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The benchmarks of preparation and of planning run, and count what is there."""
+"""The benchmarks of preparation and of sharding plans run and count correctly."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ def test_a_shop_of_simulated_lines_is_prepared(tmp_path: Path, monkeypatch: pyte
     orders = pq.read_table(tmp_path / "orders.parquet").to_pandas()
     assert len(orders) == 20_000
     assert orders.groupby("order_id")[["user_id", "ts"]].nunique().eq(1).all().all()
-    found = prepare.measure_prepare(20_000)
-    assert 0 < found["examples"] < orders["order_id"].nunique()
-    assert found["lines_per_s"] > 0
+    row = prepare.measure_prepare(20_000)
+    assert 0 < row["examples"] < orders["order_id"].nunique()
+    assert row["lines_per_s"] > 0
 
 
 def test_a_billion_rows_fit_into_four_gpus() -> None:
-    found = sharding_plan.plan_sharding(4)
-    assert found["fits"]
-    share = sharding_plan.ROWS * sharding_plan.DIM * 4 / 4 / 2**30
-    assert share < found["fullest_gib"] < 1.2 * share
+    row = sharding_plan.plan_sharding(4)
+    assert row["fits"]
+    gib_per_gpu = sharding_plan.ROWS * sharding_plan.DIM * 4 / 4 / 2**30
+    assert gib_per_gpu < row["max_hbm_gib"] < 1.2 * gib_per_gpu
     assert not sharding_plan.plan_sharding(1)["fits"]

@@ -1,4 +1,4 @@
-"""The training benchmarks measure what they say: the same rows, the same loss, the same model."""
+"""The training benchmarks compare the same rows, the same loss and the same model."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from data.io.stream import BatchStream, StreamOptions
 def test_requests_and_rows_are_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("CHECKOUTS", 3), ("HISTORY", 40), ("CANDIDATES", 12), ("TRIALS", 1)):
         monkeypatch.setattr(request_level, name, value)
-    found = request_level.measure()
-    assert found["request_loss"] == pytest.approx(found["flat_loss"], rel=1e-5)
-    assert found["request_candidates_per_s"] > 0
+    row = request_level.measure()
+    assert row["request_loss"] == pytest.approx(row["flat_loss"], rel=1e-5)
+    assert row["request_candidates_per_s"] > 0
 
 
 def test_workload_rows_and_their_decoding(tmp_path: Path) -> None:
@@ -36,26 +36,24 @@ def test_workload_trains_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(training, "FOLDER", tmp_path)
     monkeypatch.setattr(training, "WARM_UP", 1)
     workload.write_rows(tmp_path / "rows.parquet", 640)
-    found = training.measure_sextet(640)
-    assert found["samples_per_s"] > 0
-    assert 0 <= found["data_wait_share"] < 1
-    columns = [*workload.FEATURES, *workload.LABELS]
-    seen = list(
-        BatchStream(tmp_path / "rows.parquet", columns, workload.decode, 64, StreamOptions(shuffle=True))
-    )
-    assert torch.cat([ids for ids, _ in seen], dim=1).shape == (20, 640)
+    row = training.measure_sextet(640)
+    assert row["samples_per_s"] > 0
+    assert 0 <= row["data_wait_share"] < 1
+    file, options = tmp_path / "rows.parquet", StreamOptions(shuffle=True)
+    batches = list(BatchStream(file, training.COLUMNS, workload.decode, 64, options))
+    assert torch.cat([ids for ids, _ in batches], dim=1).shape == (20, 640)
 
 
-def test_the_gpu_check_says_that_it_was_skipped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gpu_check_is_skipped_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU: make gpu-check")
-    gpu_check.main()
+    assert gpu_check.check(gpu_check.GpuCheckOptions()) == 0
     assert capsys.readouterr().out == "gpu-check was skipped: torch sees no GPU here\n"
 
 
 def test_a_step_differs_in_nothing_from_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("CHECKOUTS", 3), ("HISTORY", 40), ("CANDIDATES", 12)):
         monkeypatch.setattr(request_level, name, value)
-    found = gpu_check.step_parity(torch.device("cpu"))
-    assert found["cpu_loss"] == found["gpu_loss"]
-    assert found["gradient_difference"] == 0
+    row = gpu_check.step_parity(torch.device("cpu"))
+    assert row["cpu_loss"] == row["gpu_loss"]
+    assert row["gradient_difference"] == 0
