@@ -1,7 +1,10 @@
-"""One peer on the vectors that benchmarks/index.py left. Run by its own environment.
+"""One library on the vectors that benchmarks/index.py wrote.
 
-<environment>/bin/python benchmarks/index_peers.py <hnswlib|usearch|voyager> <folder>    a row per setting
-<environment>/bin/python benchmarks/index_peers.py hnswlib <folder> 300    what was built, at one effort
+    <environment>/bin/python benchmarks/index_peers.py hnswlib|usearch|voyager FOLDER    a new index, every ef
+    <environment>/bin/python benchmarks/index_peers.py hnswlib FOLDER 300                the saved one, one ef
+
+It runs in an environment of its own, so it imports nothing of this project. A builder returns `search`
+(query, ef) → ids and `save` (file).
 """
 
 import json
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-EF_SEARCH = (300, 450, 600, 900)  # no graph gives k items at less than k
+EF_SEARCH = (300, 450, 600, 900)  # no graph returns k items at less than k
 M, EF_CONSTRUCTION = 16, 200
 
 
@@ -22,35 +25,34 @@ def main(system, folder, ef_search=None):
     file = folder / f"{system}.index"
     started = time.perf_counter()
     if ef_search is None:
-        search, save = {"hnswlib": build_hnswlib, "usearch": build_usearch, "voyager": build_voyager}[system](
-            vectors, k
-        )
-        build = time.perf_counter() - started
+        search, save = BUILDERS[system](vectors, k)
+        build_s = time.perf_counter() - started
         save(str(file))
     else:
         search, _ = build_hnswlib(vectors, k, str(file))
-        build = 0.0
-    size = file.stat().st_size / len(vectors)
-    for effort in EF_SEARCH if ef_search is None else [int(ef_search)]:
-        found, taken = [], []
-        for query, wanted in zip(queries, truth, strict=True):
-            begun = time.perf_counter()
-            ids = search(query, effort)
-            taken.append(1e3 * (time.perf_counter() - begun))
-            found.append(len(np.intersect1d(ids, wanted)) / k)
+        build_s = 0.0
+    bytes_per_vector = file.stat().st_size / len(vectors)
+    for ef in EF_SEARCH if ef_search is None else [int(ef_search)]:
+        recalls, latencies_ms = [], []
+        for query, neighbours in zip(queries, truth, strict=True):
+            query_started = time.perf_counter()
+            ids = search(query, ef)
+            latencies_ms.append(1e3 * (time.perf_counter() - query_started))
+            recalls.append(len(np.intersect1d(ids, neighbours)) / k)
         row = {
             "system": system,
-            "params": f"M {M}, ef {effort}, built with {EF_CONSTRUCTION}",
-            "recall": round(float(np.mean(found)), 4),
-            "p50_ms": round(float(np.percentile(taken, 50)), 4),
-            "p99_ms": round(float(np.percentile(taken, 99)), 4),
-            "bytes_per_vector": round(size, 1),
-            "build_s": round(build, 1),
+            "params": f"M {M}, ef {ef}, ef_construction {EF_CONSTRUCTION}",
+            "recall": round(float(np.mean(recalls)), 4),
+            "p50_ms": round(float(np.percentile(latencies_ms, 50)), 4),
+            "p99_ms": round(float(np.percentile(latencies_ms, 99)), 4),
+            "bytes_per_vector": round(bytes_per_vector, 1),
+            "build_s": round(build_s, 1),
         }
         print(json.dumps(row), flush=True)
 
 
 def build_hnswlib(vectors, k, file=None):
+    """Build the index, or load it from `file`."""
     import hnswlib
 
     index = hnswlib.Index("ip", vectors.shape[1])
@@ -62,8 +64,8 @@ def build_hnswlib(vectors, k, file=None):
         index.load_index(file)
     index.set_num_threads(1)
 
-    def search(query, effort):
-        index.set_ef(effort)
+    def search(query, ef):
+        index.set_ef(ef)
         return index.knn_query(query, k)[0][0]
 
     return search, index.save_index
@@ -77,8 +79,8 @@ def build_usearch(vectors, k):
     )
     index.add(np.arange(len(vectors)), vectors, threads=os.cpu_count())
 
-    def search(query, effort):
-        index.expansion_search = effort
+    def search(query, ef):
+        index.expansion_search = ef
         return index.search(query, k, threads=1).keys
 
     return search, index.save
@@ -92,8 +94,10 @@ def build_voyager(vectors, k):
         storage_data_type=StorageDataType.E4M3,
     )  # fmt: skip
     index.add_items(vectors, num_threads=os.cpu_count())
-    return lambda query, effort: index.query(query, k, num_threads=1, query_ef=effort)[0], index.save
+    return lambda query, ef: index.query(query, k, num_threads=1, query_ef=ef)[0], index.save
 
+
+BUILDERS = {"hnswlib": build_hnswlib, "usearch": build_usearch, "voyager": build_voyager}
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
