@@ -1,11 +1,11 @@
-"""Whether tests are read right: false positives, power and broken splits of simulated tests.
+"""Error rates of the A/B analysis: false positives, power and sample ratio mismatches of simulated tests.
 
     python -m benchmarks.experiments             a thousand tests of each kind: some minutes on 2 cores
-    python -m benchmarks.experiments 100         fewer
+    python -m benchmarks.experiments 100         fewer tests
 
-Users come back at their own pace and differ in how often and for how much they buy; what they spend has a
-long tail. Every test is read by the functions that read a shop's. Writes `reports/bench_experiments.json`, a
-row per figure.
+Users return at their own pace and differ in how often and for how much they buy; spend has a long tail. Every
+test is analyzed by the functions that analyze a shop's. Writes `reports/bench_experiments.json`, a row per
+figure.
 """
 
 import math
@@ -13,159 +13,177 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 from tqdm import tqdm
 
+from benchmarks.commands import REPORTS, Row, run_benchmark
 from experimentation.ab.analyze import SRM_ALPHA, analyze
 from experimentation.ab.confidence_sequence import ALPHA, early_alpha, final_alpha
 from experimentation.ab.estimate import REVENUE, SECONDARY_METRICS, estimate_effect, srm_p_value, users_needed
 from experimentation.ab.sessions import SessionLog, cumulative_sums_by_day
 from reporting.tables import text_table
+from serving.command_line import argument
 from serving.experiments.assignment import Arm, Experiment
 from serving.files import write_json
 
-REPORT = Path(__file__).resolve().parent.parent / "reports" / "bench_experiments.json"
-Row = dict[str, Any]
+REPORT = REPORTS / "bench_experiments.json"
 N_TESTS, DAYS, PRE_PERIOD_DAYS = 1000, 28, 28
-POPULATION = 4000  # who could come, of an A/A test; 28 days see seven of ten
+POPULATION = 4000  # possible users of an A/A test; seven of ten come in 28 days
 SPLIT_USERS = 100_000
+PLANNING_POPULATION = 50_000
 POWER = 0.8
 FIXED_HORIZON = "one look at the end, 5 %"
-NAIVE_PEEKING = "daily, stopped at the first interval of 95 % without 0"
+NAIVE_PEEKING = "daily, stopped at the first 95 % interval without 0"
 ALWAYS_VALID = "daily, always-valid p below 5 %"
 FINAL_VERDICT = "daily, the verdict: always-valid p below 1 %, or p below 4 % at the end"
 SECONDARY_METHOD = "CTR or conversion, corrected, 5 %"
-SAMPLE_RATIO_MISMATCH = "split called broken, 1 %"
+SAMPLE_RATIO_MISMATCH = "sample ratio mismatch, 1 %"
 
 
 def simulate_experiment(seed: int, population: int, uplift: float = 0.0, days: int = DAYS) -> SessionLog:
-    """A test of `days` days as a log shows it; the treatment's users buy more often by `uplift`."""
+    """The log of a test of `days` days; the treatment's users buy more often by `uplift`."""
     rng = np.random.default_rng((7, seed + 10))
-    pace = rng.gamma(0.7, 0.12 / 0.7, population)  # sessions a day
-    click, buy = rng.beta(1.5, 16, population), rng.beta(1, 12, population)  # per slot, per session
-    spend = np.exp(rng.normal(1.8, 0.7, population))  # on what is bought, median
-    treated = rng.random(population) < 0.5
-    sessions = rng.poisson(pace[:, None], (population, PRE_PERIOD_DAYS + days))
-    seen = sessions[:, PRE_PERIOD_DAYS:].sum(1) > 0
-    who, day = np.nonzero(sessions * seen[:, None])
-    count = sessions[who, day]
-    chance = buy[who] * np.where(treated[who] & (day >= PRE_PERIOD_DAYS), 1 + uplift, 1.0)
-    buying = rng.binomial(count, np.minimum(chance, 1))
-    value = np.exp(rng.normal(np.log(np.repeat(spend[who], buying)), 0.9))
-    revenue = np.bincount(np.repeat(np.arange(len(who)), buying), value, len(who))
+    sessions_per_day = rng.gamma(0.7, 0.12 / 0.7, population)
+    p_click, p_buy = rng.beta(1.5, 16, population), rng.beta(1, 12, population)  # per slot, per session
+    median_spend = np.exp(rng.normal(1.8, 0.7, population))
+    is_treated = rng.random(population) < 0.5
+    sessions = rng.poisson(sessions_per_day[:, None], (population, PRE_PERIOD_DAYS + days))
+    in_test = sessions[:, PRE_PERIOD_DAYS:].sum(1) > 0
+    # One row per user and day with sessions.
+    user, day = np.nonzero(sessions * in_test[:, None])
+    count = sessions[user, day]
+    factor = np.where(is_treated[user] & (day >= PRE_PERIOD_DAYS), 1 + uplift, 1.0)
+    converting = rng.binomial(count, np.minimum(p_buy[user] * factor, 1))
+    value = np.exp(rng.normal(np.log(np.repeat(median_spend[user], converting)), 0.9))
+    revenue = np.bincount(np.repeat(np.arange(len(user)), converting), value, len(user))
     columns = {
-        "sessions": count, "impressions": 6 * count, "clicks": rng.binomial(6 * count, click[who]),
-        "converting_sessions": buying, "revenue": revenue,
+        "sessions": count, "impressions": 6 * count, "clicks": rng.binomial(6 * count, p_click[user]),
+        "converting_sessions": converting, "revenue": revenue,
     }  # fmt: skip
-    number = np.cumsum(seen) - 1  # of those who came
-    inside = np.flatnonzero(day >= PRE_PERIOD_DAYS)
-    inside = inside[np.argsort(day[inside], kind="stable")]
-    earlier = day < PRE_PERIOD_DAYS
+    user_row = np.cumsum(in_test) - 1  # row in SessionLog.arm
+    test_rows = np.flatnonzero(day >= PRE_PERIOD_DAYS)
+    test_rows = test_rows[np.argsort(day[test_rows], kind="stable")]
+    is_pre_period = day < PRE_PERIOD_DAYS
     return SessionLog(
-        np.where(treated, "treatment", "control")[seen],
-        number[who[inside]],
-        day[inside] - PRE_PERIOD_DAYS,
-        {name: column[inside].astype(np.float64) for name, column in columns.items()},
-        {
-            name: np.bincount(number[who[earlier]], column[earlier], int(seen.sum()))
+        arm=np.where(is_treated, "treatment", "control")[in_test],
+        user_row=user_row[user[test_rows]],
+        day=day[test_rows] - PRE_PERIOD_DAYS,
+        sums={name: column[test_rows].astype(np.float64) for name, column in columns.items()},
+        pre_period_sums={
+            name: np.bincount(user_row[user[is_pre_period]], column[is_pre_period], int(in_test.sum()))
             for name, column in columns.items()
         },
-        np.zeros(0), np.zeros(0, np.int64), {}, days, (),
+        latency_ms=np.zeros(0), slate_user_row=np.zeros(0, np.int64), slates_by_version={}, days=days,
+        notes=(),
     )  # fmt: skip
 
 
 def ab_experiment(users: int) -> Experiment:
+    """An experiment with a control and a treatment, planned for so many users."""
     return Experiment("simulated", "layer", (0, 1000), users, (Arm("control"), Arm("treatment")))
 
 
 def analyze_aa_test(population: int, planned_users: int, seed: int) -> dict[str, bool]:
-    """An A/A test: whether each way of reading it finds an effect that is not there.
+    """Method of analysis → whether it rejects the true null hypothesis of an A/A test.
 
-    One whose split is called broken is read no further, so it finds none.
+    A test with a sample ratio mismatch is analyzed no further, so the other methods reject nothing.
     """
     result = analyze(simulate_experiment(seed, population), ab_experiment(planned_users))
-    ways = dict.fromkeys((FIXED_HORIZON, NAIVE_PEEKING, ALWAYS_VALID, FINAL_VERDICT, SECONDARY_METHOD), False)
-    for one in result.treatments:
-        p, last = one.effects[REVENUE.name].p, one.looks[-1]
-        ways = {
+    methods = FIXED_HORIZON, NAIVE_PEEKING, ALWAYS_VALID, FINAL_VERDICT, SECONDARY_METHOD
+    rejections = dict.fromkeys(methods, False)
+    for treatment in result.treatments:
+        p, last_look = treatment.effects[REVENUE.name].p, treatment.looks[-1]
+        z = norm.isf(ALPHA / 2)
+        adjusted_p = [treatment.adjusted_p[metric.name] for metric in SECONDARY_METRICS]
+        rejections = {
             FIXED_HORIZON: p < ALPHA,
-            NAIVE_PEEKING: any(abs(look.effect) > norm.isf(ALPHA / 2) * look.se for look in one.looks),
-            ALWAYS_VALID: last.p < ALPHA,
-            FINAL_VERDICT: last.p < early_alpha(ALPHA) or p < final_alpha(ALPHA),
-            SECONDARY_METHOD: min(one.adjusted_p[metric.name] for metric in SECONDARY_METRICS) < ALPHA,
+            NAIVE_PEEKING: any(abs(look.effect) > z * look.se for look in treatment.looks),
+            ALWAYS_VALID: last_look.p < ALPHA,
+            FINAL_VERDICT: last_look.p < early_alpha(ALPHA) or p < final_alpha(ALPHA),
+            SECONDARY_METHOD: min(adjusted_p) < ALPHA,
         }
-    return {**ways, SAMPLE_RATIO_MISMATCH: result.has_srm}
+    return {**rejections, SAMPLE_RATIO_MISMATCH: result.has_srm}
 
 
 def false_positive_rates(tests: int) -> Iterator[Row]:
-    """A/A tests: how often an effect is found that is not there."""
+    """The share of A/A tests in which each method finds an effect."""
     planned = len(simulate_experiment(-1, POPULATION).arm)
-    found = parallel_map(partial(analyze_aa_test, POPULATION, planned), range(tests), "A/A")
-    for name in found[0]:
-        rate = float(np.mean([one[name] for one in found]))
-        yield {"A/A": name, "tests": tests, "found": rate, "± (95 %)": ci_half_width(rate, tests)}
+    rejections = parallel_map(partial(analyze_aa_test, POPULATION, planned), range(tests), "A/A")
+    for method in rejections[0]:
+        rate = float(np.mean([test[method] for test in rejections]))
+        yield {"method": method, "tests": tests, "rejection_rate": rate,
+               "ci95_half_width": ci_half_width(rate, tests)}  # fmt: skip
 
 
 def detects_uplift(population: int, uplift: float, cuped: bool, seed: int) -> bool:
-    """Whether a test with an uplift finds it at its end."""
+    """Whether a test with an uplift detects it at its end."""
     log = simulate_experiment(seed, population, uplift)
     *_, sums = cumulative_sums_by_day(log)
-    control, treatment = ({n: c[log.arm == arm] for n, c in sums.items()} for arm in ("control", "treatment"))
-    found = estimate_effect(REVENUE, control, treatment, final_alpha(ALPHA), cuped)
-    return found.p < final_alpha(ALPHA) and found.difference > 0
+    control, treatment = (
+        {name: column[log.arm == arm] for name, column in sums.items()} for arm in ("control", "treatment")
+    )
+    effect = estimate_effect(REVENUE, control, treatment, final_alpha(ALPHA), cuped)
+    return effect.p < final_alpha(ALPHA) and effect.difference > 0
 
 
 def power_rates(tests: int) -> Iterator[Row]:
-    """Tests of the planned size with the planned uplift: how often it is found."""
-    past = simulate_experiment(-2, 50_000)
+    """The share of tests of the planned size that detect the planned uplift."""
+    past = simulate_experiment(-2, PLANNING_POPULATION)
     *_, sums = cumulative_sums_by_day(past)
     for uplift, cuped in ((0.2, True), (0.2, False), (0.3, True)):
         users = users_needed(REVENUE, sums, uplift, POWER, final_alpha(ALPHA), cuped)
-        people = round(users * 50_000 / len(past.arm))
-        found = parallel_map(
-            partial(detects_uplift, people, uplift, cuped), range(tests), f"power at {uplift:.0%}"
-        )
-        rate = float(np.mean(found))
-        yield {"uplift": uplift, "CUPED": str(cuped), "planned users": users, "planned power": POWER,
-               "tests": tests, "found": rate, "± (95 %)": ci_half_width(rate, tests)}  # fmt: skip
+        population = round(users * PLANNING_POPULATION / len(past.arm))
+        detects = partial(detects_uplift, population, uplift, cuped)
+        power = float(np.mean(parallel_map(detects, range(tests), f"power at {uplift:.0%}")))
+        yield {"uplift": uplift, "CUPED": str(cuped), "planned_users": users, "planned_power": POWER,
+               "tests": tests, "power": power, "ci95_half_width": ci_half_width(power, tests)}  # fmt: skip
 
 
 def mismatch_rates(tests: int) -> Iterator[Row]:
-    """Splits of SPLIT_USERS users: how often one is called broken."""
+    """The share of splits of SPLIT_USERS users that count as a sample ratio mismatch."""
     rng = np.random.default_rng(0)
-    for share, times in ((0.5, 10 * tests), (0.51, tests), (0.505, tests)):
-        users = rng.binomial(SPLIT_USERS, share, times)
-        found = np.mean([srm_p_value((int(n), SPLIT_USERS - int(n)), (1, 1)) < SRM_ALPHA for n in users])
-        name = f"{share:.1%} to {1 - share:.1%}"
-        yield {"split": name, "users": SPLIT_USERS, "tests": times, "called broken": float(found)}
+    for share, splits in ((0.5, 10 * tests), (0.51, tests), (0.505, tests)):
+        users = rng.binomial(SPLIT_USERS, share, splits)
+        rate = np.mean([srm_p_value((int(n), SPLIT_USERS - int(n)), (1, 1)) < SRM_ALPHA for n in users])
+        yield {"split": f"{share:.1%} to {1 - share:.1%}", "users": SPLIT_USERS, "tests": splits,
+               "mismatch_rate": float(rate)}  # fmt: skip
 
 
 def ci_half_width(rate: float, tests: int) -> float:
-    """Half of the 95 % interval of a share."""
+    """Half of the width of a share's 95 % interval."""
     return 1.96 * math.sqrt(rate * (1 - rate) / tests)
 
 
-def parallel_map(work: Callable[[int], Any], seeds: Iterable[int], name: str) -> list[Any]:
-    """The results of the work for all seeds, in their order."""
+def parallel_map(function: Callable[[int], Any], seeds: Iterable[int], name: str) -> list[Any]:
+    """The results for all seeds, in their order."""
     seeds = list(seeds)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(work, seeds, chunksize=5), name, len(seeds), mininterval=5))
+        return list(tqdm(pool.map(function, seeds, chunksize=5), name, len(seeds), mininterval=5))
 
 
-def main(tests: int) -> None:
-    report = []
-    for part in (false_positive_rates, power_rates, mismatch_rates):
-        rows = list(part(tests))
+@dataclass(frozen=True, kw_only=True)
+class ExperimentsOptions:
+    """Error rates of the A/B analysis over simulated tests."""
+
+    tests: int = argument("tests of each kind", default=N_TESTS)
+
+
+def benchmark(options: ExperimentsOptions) -> int:
+    """Simulate and analyze the tests; write and print the rates."""
+    report: list[Row] = []
+    for measure in (false_positive_rates, power_rates, mismatch_rates):
+        rows = list(measure(options.tests))
         print(f"{text_table(rows)}\n", flush=True)
         report += rows
     write_json(REPORT, report)
     print(f"written: {REPORT}")
+    return 0
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else N_TESTS)
+    sys.exit(run_benchmark("python -m benchmarks.experiments", benchmark))

@@ -8,38 +8,49 @@ Quality is measured on validation by exact search, two towers alone.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 
+from benchmarks.commands import run_benchmark
 from data.prepare import prepare
-from reporting import tables
-from training import runtime
+from reporting.tables import text_table
+from serving.command_line import argument
+from serving.files import write_json
 from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
-from training.pipeline import open_prepared, train_retrieval
+from training.prepared_data import open_prepared
+from training.retrieval_stage import train_retrieval
 from training.stage_folders import read_stage_manifest
 
-ITEMS_PER_ROW = (4, 16, 64)  # one row for so many items
+PROG = "python -m benchmarks.hashing"
+ITEMS_PER_ROW = (4, 16, 64)
 HASHES = (1, 2)
 
 
-def main(arguments: list[str]) -> None:
-    try:
-        check_overrides("train", arguments)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
-    rows = [measure(arguments, 1, 1)]
-    for part in ITEMS_PER_ROW:
-        rows += [measure(arguments, part, hashes) for hashes in HASHES]
-    print(tables.text_table(rows))
-    tables.write_json(rows, Path("reports/hashing.json"))
+@dataclass(frozen=True, kw_only=True)
+class HashingOptions:
+    """Size of the item id table against retrieval quality."""
+
+    overrides: tuple[str, ...] = argument("overrides of train.py", default=())
 
 
-def measure(arguments: list[str], items_per_row: int, hashes: int) -> dict[str, Any]:
-    """Train with a row for `part` items, each id the sum of `hashes` rows; `part` 1 is a row per item."""
+def benchmark(options: HashingOptions) -> int:
+    """Train retrieval with every table size; write and print a row for each."""
+    check_overrides("train", list(options.overrides))
+    rows = [measure(options.overrides, 1, 1)]
+    for items_per_row in ITEMS_PER_ROW:
+        rows += [measure(options.overrides, items_per_row, hashes) for hashes in HASHES]
+    print(text_table(rows))
+    write_json(Path("reports/hashing.json"), rows)
+    return 0
+
+
+def measure(overrides: tuple[str, ...], items_per_row: int, hashes: int) -> dict[str, Any]:
+    """Train with one table row per `items_per_row` items, each id the sum of `hashes` rows."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=[*arguments, "stage=retrieval"])
+        cfg = compose("train", overrides=[*overrides, "stage=retrieval"])
     check_values(cfg)
     prepared = open_prepared(prepare(cfg))
     rows = max(prepared.table_sizes["items"] // items_per_row, 2)
@@ -63,5 +74,4 @@ def table_bytes(rows: int, dim: int, int8: bool) -> int:
 
 
 if __name__ == "__main__":
-    runtime.set_up_process()
-    main(sys.argv[1:])
+    sys.exit(run_benchmark(PROG, benchmark, errors=(ConfigError,)))

@@ -1,74 +1,82 @@
-"""How fast a model ages, and what an incremental training keeps of a full one, on a shop's own log.
+"""How fast a model ages, and the quality of incremental against full training, on a shop's own log.
 
-    python -m benchmarks.model_age NEWEST RUN RUN …         runs of train.py; the shop's data is of NEWEST
+    python -m benchmarks.model_age NEWEST RUN RUN …         runs of train.py, all on one shop's log
 
-Every run is judged on the test window of NEWEST's log, with its weights on that day's prices, popularity and
-neighbours (training/catalog_refresh.py), as retraining judges a champion: what is measured is the age of
-what was learned. Runs end where `data.until` says; docs/retraining.md has the commands. A minute per run.
+Every run is evaluated on the test window of NEWEST's log, with its weights on that day's prices, popularity
+and neighbours (training/catalog_refresh.py), as retraining evaluates a champion. So only the weights are old.
+The log of a run ends at `data.until`; docs/retraining.md has the commands. A run takes a minute.
 """
 
-import argparse
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 from omegaconf import OmegaConf
 
+from benchmarks.commands import Row, run_benchmark
 from evaluation.metrics import paired_bootstrap
-from operations.retraining.offline_eval import evaluate_run
+from models.schema import SECONDS_PER_DAY
+from operations.retraining.offline_eval import RunMetrics, evaluate_run
 from reporting.charts import Chart, linear_axis
 from reporting.elements import Column, Figure, Table
 from reporting.formatting import format_duration, format_money
 from reporting.render import render
 from reporting.tables import text_table
-from serving.files import write_json
+from serving.command_line import argument, option
+from serving.files import write_json, write_text
 from training.catalog_refresh import refresh_run
 from training.stage_folders import STAGE_MANIFEST
 from training.trained_run import Run, open_run
 
-WEEK = 7 * 86_400
-Row = dict[str, Any]
+SECONDS_PER_WEEK = 7 * SECONDS_PER_DAY
 COLOURS = {"full": "blue", "incremental": "orange"}  # by mode
 LEGEND = (("blue", "full training"), ("orange", "incremental training"))
 
 
 def compare_runs(newest: Run, runs: Sequence[Path]) -> list[Row]:
-    """A row per run: its age, what it cost, its quality in the newest one's window, and the difference."""
+    """A row per run: its age, its cost, its quality in the newest run's window, and the difference."""
     end = newest.prepared.meta["window"]["end"]
-    best, rows = evaluate_run(newest), []
+    newest_metrics, rows = evaluate_run(newest), []
     for folder in [newest.folder, *runs]:
         run = open_run(folder)
-        same = run.prepared.folder == newest.prepared.folder
-        found = best if folder == newest.folder else evaluate_run(
-            run if same else open_run(refresh_run(run.folder, newest.cfg, newest.prepared))
-        )  # fmt: skip
-        change = paired_bootstrap(found.ndcg, best.ndcg, best.users)
-        earned = paired_bootstrap(found.revenue, best.revenue, best.users)
+        metrics = newest_metrics if folder == newest.folder else _evaluate_in_window(run, newest)
+        ndcg = paired_bootstrap(metrics.ndcg, newest_metrics.ndcg, newest_metrics.users)
+        revenue = paired_bootstrap(metrics.revenue, newest_metrics.revenue, newest_metrics.users)
         rows.append(
             {
                 "run": folder.name,
                 "mode": "full" if OmegaConf.select(run.cfg, "warm.run") is None else "incremental",
-                "weeks_old": round((end - run.prepared.meta["window"]["end"]) / WEEK, 2),
+                "weeks_old": round((end - run.prepared.meta["window"]["end"]) / SECONDS_PER_WEEK, 2),
                 "minutes": round(training_seconds(run) / 60, 1),
-                "of_which_prepare": round(run.prepared.meta["seconds"] / 60, 1),
-                "ndcg6": float(found.ndcg.mean()),
-                "revenue6": float(found.revenue.mean()),
-                "difference": change.difference,
-                "low": change.low,
-                "high": change.high,
-                "share": change.difference / float(best.ndcg.mean()),
-                "revenue_share": earned.difference / float(best.revenue.mean()),
-                "checkouts": len(best.ndcg),
+                "prepare_minutes": round(run.prepared.meta["seconds"] / 60, 1),
+                "ndcg6": float(metrics.ndcg.mean()),
+                "revenue6": float(metrics.revenue.mean()),
+                "difference": ndcg.difference,
+                "low": ndcg.low,
+                "high": ndcg.high,
+                "share": ndcg.difference / float(newest_metrics.ndcg.mean()),
+                "revenue_share": revenue.difference / float(newest_metrics.revenue.mean()),
+                "checkouts": len(newest_metrics.ndcg),
             }
         )
         print(f"{folder.name}: NDCG@6 {rows[-1]['ndcg6']:.4f}", flush=True)
     return rows
 
 
+def _evaluate_in_window(run: Run, newest: Run) -> RunMetrics:
+    """The metrics of a run's weights on the data of the newest run."""
+    if run.prepared.folder != newest.prepared.folder:
+        run = open_run(refresh_run(run.folder, newest.cfg, newest.prepared))
+    return evaluate_run(run)
+
+
 def training_seconds(run: Run) -> float:
-    """What a run took, from the log to calibrated weights. Stages count from their start to their end, and so
-    does the time that one lay killed between the two."""
+    """Seconds from the log to calibrated weights.
+
+    A stage counts from its start to its end; if it was killed and resumed, the pause counts too.
+    """
     stages = sum(
         (stage / STAGE_MANIFEST).stat().st_mtime - (stage / ".lock").stat().st_mtime
         for stage in (run.retrieval_folder, run.candidates_folder, run.folder)
@@ -136,21 +144,24 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.model_age", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("newest", type=Path, help="the run whose log and window are used")
-    parser.add_argument("runs", type=Path, nargs="+", help="older runs, and incremental ones")
-    parser.add_argument("--out", type=Path, default=Path("reports"))
-    args = parser.parse_args()
-    rows = compare_runs(open_run(args.newest), [folder.resolve() for folder in args.runs])
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "model_age.json", rows)
-    (args.out / "model_age.html").write_text(html_page(rows))
+@dataclass(frozen=True, kw_only=True)
+class ModelAgeOptions:
+    """How fast a model ages, and the quality of incremental against full training."""
+
+    newest: Path = argument("the run whose log and window are used")
+    runs: tuple[Path, ...] = argument("older runs, and incremental ones")
+    out: Path = option(Path("reports"), "folder of the report")
+
+
+def benchmark(options: ModelAgeOptions) -> int:
+    """Evaluate the runs; write the rows and the page, and print the table."""
+    rows = compare_runs(open_run(options.newest), [folder.resolve() for folder in options.runs])
+    write_json(options.out / "model_age.json", rows)
+    write_text(options.out / "model_age.html", html_page(rows))
     print(text_table(rows))
-    print(f"written: {args.out}/model_age.html, model_age.json")
+    print(f"written: {options.out}/model_age.html, model_age.json")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_benchmark("python -m benchmarks.model_age", benchmark))

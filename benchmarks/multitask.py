@@ -1,18 +1,18 @@
-"""The multi-task variants side by side: quality, calibration, training time and serving latency.
+"""The multi-task variants compared: quality, calibration, training time and serving latency.
 
-    python -m benchmarks.multitask                                    every variant of configs/ranker
-    python -m benchmarks.multitask mmoe ple seed=1 ranker.train.epochs=1   some, with overrides as of train.py
+    python -m benchmarks.multitask                                         every variant of configs/ranker
+    python -m benchmarks.multitask mmoe ple seed=1 ranker.train.epochs=1   two, with overrides of train.py
 
-Trains what is not trained yet (all variants share retrieval and candidates), writes `reports/multitask.json`
-and prints the table in Markdown. Choose by the validation columns; the test columns are the report.
+Trains every variant (finished ones are reused, and all share retrieval and candidates), writes
+`reports/multitask.json` and prints the table in Markdown. Choose by the validation columns; the test columns
+are the report.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,86 +23,95 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from benchmarks.commands import Row, run_benchmark
 from data.errors import DataError
 from data.io.batches import to_batch
 from evaluation import protocol, scoring
 from exporting.exportable_run import latest_snapshot, latest_sources
 from exporting.lowering import lower_modules, save_torchscript
 from models.schema import Candidates
-from training import runtime
+from serving.command_line import argument, option
+from serving.files import write_json
 from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
 from training.health import TrainingError
-from training.pipeline import train_models as train
+from training.pipeline import train_models
 from training.trained_run import Run, open_run
 
+PROG = "python -m benchmarks.multitask"
 N_CANDIDATES = 300  # of a request
 N_REQUESTS = 100
 
 
-def main() -> None:
-    runtime.set_up_process()
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.multitask", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("words", nargs="*", help="variants (default: all) and overrides of train.py")
-    parser.add_argument("--out", type=Path, default=Path("reports"))
-    arguments = parser.parse_args()
-    overrides = [word for word in arguments.words if "=" in word]
-    variants = [word for word in arguments.words if "=" not in word] or sorted(
-        file.stem for file in (CONFIG_DIR / "ranker").glob("*.yaml")
-    )
-    try:
-        runs = {variant: open_run(train(variant_config(variant, overrides))) for variant in variants}
-    except (ConfigError, DataError, TrainingError) as error:
-        sys.exit(f"error: {error}")
+@dataclass(frozen=True, kw_only=True)
+class MultitaskOptions:
+    """The multi-task variants compared: quality, calibration, training time and serving latency."""
+
+    words: tuple[str, ...] = argument("variants (default: all) and overrides of train.py", default=())
+    out: Path = option(Path("reports"), "folder of multitask.json")
+
+    @property
+    def overrides(self) -> list[str]:
+        return [word for word in self.words if "=" in word]
+
+    @property
+    def variants(self) -> list[str]:
+        named = [word for word in self.words if "=" not in word]
+        return named or sorted(file.stem for file in (CONFIG_DIR / "ranker").glob("*.yaml"))
+
+
+def benchmark(options: MultitaskOptions) -> int:
+    """Train and measure the variants; write the rows and print the table."""
+    runs = {
+        variant: open_run(train_models(variant_config(variant, options.overrides)))
+        for variant in options.variants
+    }
     rows = [{"variant": variant, **variant_metrics(run)} for variant, run in runs.items()]
     for row, milliseconds in zip(rows, measure_latencies(list(runs.values())), strict=True):
         row["latency_ms"] = milliseconds
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    written = arguments.out / "multitask.json"
-    written.write_text(json.dumps({"overrides": overrides, "rows": rows}, indent=1) + "\n")
-    print(f"\n{markdown_table(rows)}\n\nwritten: {written}")
+    report = options.out / "multitask.json"
+    write_json(report, {"overrides": options.overrides, "rows": rows})
+    print(f"\n{markdown_table(rows)}\n\nwritten: {report}")
+    return 0
 
 
 def variant_config(variant: str, overrides: list[str]) -> DictConfig:
-    """The config of train.py with this ranker. Raises ConfigError as train.py does."""
-    chosen = [f"ranker={variant}", *overrides]
-    check_overrides("train", chosen)
+    """The config of train.py with this ranker. Raises ConfigError."""
+    all_overrides = [f"ranker={variant}", *overrides]
+    check_overrides("train", all_overrides)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=chosen)
+        cfg = compose("train", overrides=all_overrides)
     check_values(cfg)
     return cfg
 
 
-def variant_metrics(run: Run) -> dict[str, Any]:
-    """Quality and calibration of a run, its size, and how long its ranker trained.
+def variant_metrics(run: Run) -> Row:
+    """Quality and calibration of a run, its size, and the training time of its ranker.
 
-    NDCG@6 in the order of p(purchase), revenue@6 in that of expected value, over the checkouts with a
-    purchase; ECE over all candidates of the test.
+    NDCG@6 is by p(purchase) and revenue@6 by expected value, over the checkouts with a purchase; ECE is over
+    all candidates of the test split.
     """
-    row: dict[str, Any] = {"seed": run.cfg.seed}
+    row: Row = {"seed": run.cfg.seed}
     for split in ("validation", "test"):
         data = protocol.load_split(run.prepared.folder, split)
-        everything = protocol.slices(data)[:1]
+        all_checkouts = protocol.slices(data)[:1]
         scored = scoring.score_split(run, split)
-        orders = scoring.rankings_by_order(scored)
+        rankings = scoring.rankings_by_order(scored)
         for metric, order in (("ndcg6", "purchase"), ("revenue6", "value")):
-            found = protocol.metrics_per_checkout(orders[order], data, everything)[everything[0].name]
-            row[f"{split}_{metric}"] = float(found[metric].mean())
+            metrics = protocol.metrics_per_checkout(rankings[order], data, all_checkouts)
+            row[f"{split}_{metric}"] = float(metrics[all_checkouts[0].name][metric].mean())
         if split == "test":
-            row |= {
-                f"ece_{head['head']}": head["ece"] for head in scoring.head_metrics(scored) if "ece" in head
-            }
-            row["value_predicted_over_observed"] = scoring.head_metrics(scored)[-1]["predicted_over_observed"]
+            heads = scoring.head_metrics(scored)
+            row |= {f"ece_{head['head']}": head["ece"] for head in heads if "ece" in head}
+            row["value_predicted_over_observed"] = heads[-1]["predicted_over_observed"]
     row["parameters"] = sum(p.numel() for p in run.ranker.multitask.parameters())
     row["training_seconds"] = run.manifest["training_seconds"]
     return row
 
 
 def measure_latencies(runs: list[Run]) -> list[float]:
-    """Median milliseconds in which each run's exported ranker scores one request, in one thread.
+    """The median milliseconds of each run's exported ranker for one request, in one thread.
 
-    The rankers take turns on the same requests, so that the load of the machine is shared alike.
+    The rankers take turns on the same requests, so that other load on the machine is shared alike.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -128,24 +137,24 @@ def measure_latencies(runs: list[Run]) -> list[float]:
 
 @torch.no_grad()
 def ranker_inputs(run: Run) -> list[tuple[Any, ...]]:
-    """Test checkouts with CANDIDATES candidates each: those with the most if few have so many."""
+    """Test checkouts with N_CANDIDATES candidates each, or those with the most if none has so many."""
     examples = pq.read_table(run.candidates_folder / "test.parquet")
     lengths = pc.list_value_length(examples["candidate_item"]).to_numpy()
-    enough = np.flatnonzero(lengths >= min(N_CANDIDATES, lengths.max()))[:N_REQUESTS]
+    rows = np.flatnonzero(lengths >= min(N_CANDIDATES, lengths.max()))[:N_REQUESTS]
     catalog = latest_snapshot(run.catalog)
-    found = []
-    for at in enough.tolist():
-        batch = to_batch(examples.slice(at, 1))
+    inputs = []
+    for row in rows.tolist():
+        batch = to_batch(examples.slice(row, 1))
         assert batch.candidates is not None
         query = batch.query._replace(snapshot=torch.zeros_like(batch.query.snapshot))
         fields = [field[:N_CANDIDATES] for field in batch.candidates[1:]]
         candidates = Candidates(torch.tensor([0, fields[0].numel()]), *fields)
         vector = run.query_tower(query, catalog.vectors)
-        found.append((tuple(query), vector, tuple(candidates), tuple(catalog)))
-    return found
+        inputs.append((tuple(query), vector, tuple(candidates), tuple(catalog)))
+    return inputs
 
 
-def markdown_table(rows: list[dict[str, Any]]) -> str:
+def markdown_table(rows: list[Row]) -> str:
     """The rows in Markdown."""
     columns = {
         "variant": "variant", "NDCG@6 validation": "validation_ndcg6", "NDCG@6 test": "test_ndcg6",
@@ -166,4 +175,4 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_benchmark(PROG, benchmark, errors=(ConfigError, DataError, TrainingError)))

@@ -1,69 +1,77 @@
-"""Query encoders side by side: recall on validation and the latency of the exported query tower.
+"""Query encoders compared: recall on validation and the latency of the exported query tower.
 
     python -m benchmarks.query_encoders RUN RUN RUN         folders of finished retrieval stages
 
-The tower is scripted and lowered as in a bundle and answers one checkout at a time on one thread. Recall is
-that of the two towers alone, by exact search, as training noted it.
+The tower is scripted and lowered as in a bundle and encodes one checkout at a time on one thread. Recall is
+that of the two towers alone by exact search, from the training metrics.
 """
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.commands import run_benchmark
 from data.io.batches import to_batch
 from evaluation.cold_start import Towers, open_towers
 from exporting.lowering import lower_query_tower, to_torchscript
 from models.schema import Query
-from reporting import tables
+from reporting.tables import text_table
+from serving.command_line import argument
 from serving.files import write_json
-from training import runtime
 from training.stage_folders import read_stage_manifest
 
+PROG = "python -m benchmarks.query_encoders"
 CHECKOUTS, WARM_UP, ROUNDS = 200, 20, 3
 
 
-def main(folders: list[str]) -> None:
-    if not folders:
-        sys.exit("usage: python -m benchmarks.query_encoders RUN [RUN ...]")
+@dataclass(frozen=True, kw_only=True)
+class QueryEncoderOptions:
+    """Query encoders compared: recall on validation and the latency of the exported query tower."""
+
+    runs: tuple[Path, ...] = argument("folders of finished retrieval stages", metavar="RUN")
+
+
+def benchmark(options: QueryEncoderOptions) -> int:
+    """Measure every run; write and print a row for each."""
     torch.set_num_threads(1)
-    opened = [open_towers(folder) for folder in folders]
-    taken: list[list[Any]] = [[] for _ in opened]
-    modules = [to_torchscript(lower_query_tower(towers.tower)) for towers in opened]
-    for _ in range(ROUNDS):  # in turns, so that what else runs on the machine meets all alike
-        for place, (towers, module) in enumerate(zip(opened, modules, strict=True)):
-            taken[place] += latencies(module, towers)
+    towers = {folder: open_towers(folder) for folder in options.runs}
+    modules = {folder: to_torchscript(lower_query_tower(each.tower)) for folder, each in towers.items()}
+    latencies: dict[Path, list[float]] = {folder: [] for folder in towers}
+    for _ in range(ROUNDS):  # in turns, so that other load on the machine is shared alike
+        for folder in towers:
+            latencies[folder] += measure_latencies(modules[folder], towers[folder])
     rows = []
-    for folder, towers, times in zip(folders, opened, taken, strict=True):
-        metrics = read_stage_manifest(Path(folder).resolve())["metrics"]
-        query = towers.cfg.retrieval.model.query
+    for folder in towers:
+        metrics = read_stage_manifest(folder.resolve())["metrics"]
+        query = towers[folder].cfg.retrieval.model.query
         row = {"encoder": query._target_.rsplit(".", 1)[-1], "max_events": query.max_events}
         row |= {f"recall{k}": metrics[f"recall_{k}"] for k in (100, 300)}
-        rows.append(row | {f"p{p}_ms": float(np.percentile(times, p)) for p in (50, 99)})
-    print(tables.text_table(rows))
+        rows.append(row | {f"p{p}_ms": float(np.percentile(latencies[folder], p)) for p in (50, 99)})
+    print(text_table(rows))
     write_json(Path("reports/encoders.json"), rows)
+    return 0
 
 
 @torch.inference_mode()
-def latencies(module: torch.nn.Module, towers: Towers) -> list[float]:
-    """Milliseconds of each of CHECKOUTS validation checkouts, evenly chosen, with their whole histories."""
+def measure_latencies(module: torch.nn.Module, towers: Towers) -> list[float]:
+    """Milliseconds of each of CHECKOUTS validation checkouts, evenly spread, with their whole histories."""
     examples = pq.read_table(towers.prepared.folder / "examples" / "validation.parquet")
-    chosen = np.linspace(0, len(examples) - 1, CHECKOUTS).astype(int)
-    queries: list[Query] = [to_batch(examples.slice(row, 1)).query for row in chosen]
+    rows = np.linspace(0, len(examples) - 1, CHECKOUTS).astype(int)
+    queries: list[Query] = [to_batch(examples.slice(row, 1)).query for row in rows]
     for query in queries[:WARM_UP]:
         module(query, towers.catalog.vectors)
-    taken = []
+    latencies = []
     for query in queries:
         started = time.perf_counter()
         module(query, towers.catalog.vectors)
-        taken.append((time.perf_counter() - started) * 1e3)
-    return taken
+        latencies.append((time.perf_counter() - started) * 1e3)
+    return latencies
 
 
 if __name__ == "__main__":
-    runtime.set_up_process()
-    main(sys.argv[1:])
+    sys.exit(run_benchmark(PROG, benchmark))

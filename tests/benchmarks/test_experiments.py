@@ -1,4 +1,4 @@
-"""The simulated tests, fewer of them: the figures of docs/experiments.md come from the same functions."""
+"""Error rates of fewer simulated tests: docs/experiments.md has the figures of the same functions."""
 
 import pytest
 
@@ -15,22 +15,22 @@ from benchmarks.experiments import (
 
 
 def test_false_positives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds that a right reading of 60 tests passes but for some in 100,000."""
-    monkeypatch.setattr(experiments, "PEOPLE", 1000)
-    found = {row["A/A"]: row["found"] for row in false_positive_rates(60)}
-    assert found[FIXED_HORIZON] < 0.2
-    assert found[FINAL_VERDICT] < 0.2
-    assert found[ALWAYS_VALID] < 0.15
-    assert found[NAIVE_PEEKING] > max(found[FIXED_HORIZON], found[ALWAYS_VALID])
+    """A correct analysis of 60 tests passes these bounds but for some in 100,000."""
+    monkeypatch.setattr(experiments, "POPULATION", 1000)
+    rates = {row["method"]: row["rejection_rate"] for row in false_positive_rates(60)}
+    assert rates[FIXED_HORIZON] < 0.2
+    assert rates[FINAL_VERDICT] < 0.2
+    assert rates[ALWAYS_VALID] < 0.15
+    assert rates[NAIVE_PEEKING] > max(rates[FIXED_HORIZON], rates[ALWAYS_VALID])
 
 
 @pytest.mark.slow
 def test_planned_power_is_met() -> None:
-    assert all(abs(row["found"] - row["planned power"]) < 0.1 for row in power_rates(200))
+    assert all(abs(row["power"] - row["planned_power"]) < 0.1 for row in power_rates(200))
 
 
-def test_broken_splits_are_found() -> None:
-    even, broken, slightly = mismatch_rates(200)
-    assert even["called broken"] < 0.02
-    assert broken["called broken"] == 1
-    assert 0.5 < slightly["called broken"] < 0.9
+def test_sample_ratio_mismatches_are_detected() -> None:
+    even, at_51_percent, at_50_5_percent = (row["mismatch_rate"] for row in mismatch_rates(200))
+    assert even < 0.02
+    assert at_51_percent == 1
+    assert 0.5 < at_50_5_percent < 0.9

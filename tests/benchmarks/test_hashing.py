@@ -22,10 +22,11 @@ def test_bytes_are_those_of_the_tables() -> None:
 def test_the_sweep_trains_every_size(tmp_path: Path, monkeypatch) -> None:
     root = write_shop(tmp_path / "shop", users=40, items=80, days=90, events=True, seed=0)
     monkeypatch.chdir(tmp_path)
-    hashing.main(
-        ["experiment=debug", "data=tables", f"data.root={root}", "retrieval.train.epochs=1",
-         f"paths.prepared={tmp_path / 'prepared'}", f"paths.runs={tmp_path / 'runs'}"]
+    overrides = (
+        "experiment=debug", "data=tables", f"data.root={root}", "retrieval.train.epochs=1",
+        f"paths.prepared={tmp_path / 'prepared'}", f"paths.runs={tmp_path / 'runs'}",
     )  # fmt: skip
+    assert hashing.benchmark(hashing.HashingOptions(overrides=overrides)) == 0
     rows = json.loads(Path("reports/hashing.json").read_text())
     assert [(row["items_per_row"], row["hashes"]) for row in rows] == [
         (1, 0), (4, 1), (4, 2), (16, 1), (16, 2), (64, 1), (64, 2),
