@@ -1,8 +1,8 @@
-// Asking the service, and telling of what it refuses.
+// Requests to the service, and the display of its problems.
 
-import { $, copy, element } from "./dom.js";
+import { $, cloneTemplate, textElement } from "./dom.js";
 
-/** What is thrown when the service refuses: RFC 9457 as it came, or the same for a lost connection. */
+/** A rejected request: the problem of RFC 9457 that came, or the same for a lost connection. */
 class Problem extends Error {
   constructor({ status = 0, title = "The shop does not answer", detail = "Is it still open?", errors = [] }) {
     super(detail);
@@ -10,42 +10,46 @@ class Problem extends Error {
   }
 }
 
-async function ask(path, options) {
+async function fetchJson(path, options) {
   let response;
-  let said;
+  let responseBody;
   try {
     response = await fetch(path, options);
-    said = await response.json();
+    responseBody = await response.json();
   } catch {
     throw new Problem({});
   }
-  if (!response.ok) throw new Problem(said);
-  return said;
+  if (!response.ok) throw new Problem(responseBody);
+  return responseBody;
 }
 
-export const get = (path, parameters = {}) => ask(`${path}?${new URLSearchParams(parameters)}`);
+export const get = (path, parameters = {}) => fetchJson(`${path}?${new URLSearchParams(parameters)}`);
 
 export const post = (path, body) =>
-  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  fetchJson(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
 
-/** Do `work`, and show the problem if it ends in one. Returns whether it did not. */
-export async function tried(work) {
+/** Run `action`, and show the problem if it ends in one. Returns whether it succeeded. */
+export async function reportProblems(action) {
   $("problem").replaceChildren();
   try {
-    await work();
+    await action();
     return true;
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    show(error);
+    showProblem(error);
     return false;
   }
 }
 
-function show(problem) {
+function showProblem(problem) {
   const title = problem.status ? `${problem.title} (${problem.status})` : problem.title;
-  const shown = copy("problem", { title, detail: problem.detail });
-  const fields = problem.errors.map((wrong) => element("li", `${wrong.field}: ${wrong.detail}`));
-  shown.querySelector("ul").replaceChildren(...fields);
-  shown.querySelector("button").addEventListener("click", () => $("problem").replaceChildren());
-  $("problem").replaceChildren(shown);
+  const alert = cloneTemplate("problem", { title, detail: problem.detail });
+  const fields = problem.errors.map(({ field, detail }) => textElement("li", `${field}: ${detail}`));
+  alert.querySelector("ul").replaceChildren(...fields);
+  alert.querySelector("button").addEventListener("click", () => $("problem").replaceChildren());
+  $("problem").replaceChildren(alert);
 }

@@ -1,88 +1,89 @@
 // An input with suggestions below, by the ARIA 1.2 combobox pattern.
 
-import { element } from "./dom.js";
+import { textElement } from "./dom.js";
 
-const PAUSE = 120; // ms without a key before it asks
+const DEBOUNCE_MS = 120;
 
 /**
- * `ask(text)` gives what is suggested, `show(found)` the content of an option as nodes, `pick(found)` is told
- * what was chosen.
+ * `suggest(text)` returns the suggestions, `renderOption(suggestion)` the nodes of an option, and
+ * `onSelect(suggestion)` is called with the selected one.
  */
-export function combobox(input, { ask, show, pick }) {
+export function combobox(input, { suggest, renderOption, onSelect }) {
   const list = document.getElementById(input.getAttribute("aria-controls"));
-  let found = [];
-  let active = -1;
-  let asked = 0;
+  let suggestions = [];
+  let active = -1; // index of the highlighted option
+  let requestNumber = 0;
   let timer = 0;
 
   const options = () => [...list.children];
 
-  function point(at) {
-    active = at;
-    for (const [place, option] of options().entries()) {
-      option.setAttribute("aria-selected", place === at);
+  function highlight(index) {
+    active = index;
+    for (const [optionIndex, option] of options().entries()) {
+      option.setAttribute("aria-selected", optionIndex === index);
     }
-    if (at < 0) {
+    if (index < 0) {
       input.removeAttribute("aria-activedescendant");
     } else {
-      input.setAttribute("aria-activedescendant", list.children[at].id);
-      list.children[at].scrollIntoView({ block: "nearest" });
+      input.setAttribute("aria-activedescendant", list.children[index].id);
+      list.children[index].scrollIntoView({ block: "nearest" });
     }
   }
 
   function close() {
-    asked += 1; // what is still on its way comes too late
+    requestNumber += 1; // a pending response is ignored
     clearTimeout(timer);
     list.hidden = true;
     input.setAttribute("aria-expanded", "false");
-    point(-1);
+    highlight(-1);
   }
 
-  function choose(at) {
-    const chosen = found[at];
-    if (!chosen) return;
+  function select(index) {
+    const suggestion = suggestions[index];
+    if (!suggestion) return;
     close();
     input.value = "";
-    pick(chosen);
+    onSelect(suggestion);
   }
 
   async function open() {
-    const mine = ++asked;
-    const answer = await ask(input.value.trim());
-    if (mine !== asked) return;
-    found = answer;
-    const made = found.map((one, place) => {
-      const option = element("li", "");
-      option.append(...show(one));
-      option.addEventListener("click", () => choose(place));
+    const number = ++requestNumber;
+    const response = await suggest(input.value.trim());
+    if (number !== requestNumber) return;
+    suggestions = response;
+    const suggested = suggestions.map((suggestion, index) => {
+      const option = textElement("li", "");
+      option.append(...renderOption(suggestion));
+      option.addEventListener("click", () => select(index));
       return option;
     });
-    list.replaceChildren(...(made.length ? made : [element("li", "Nothing found", "none")]));
-    for (const [place, option] of options().entries()) {
-      option.id = `${list.id}-${place}`;
+    list.replaceChildren(...(suggested.length ? suggested : [textElement("li", "Nothing found", "none")]));
+    for (const [index, option] of options().entries()) {
+      option.id = `${list.id}-${index}`;
       option.setAttribute("role", "option");
     }
-    if (!made.length) list.firstChild.setAttribute("aria-disabled", "true");
+    if (!suggested.length) list.firstChild.setAttribute("aria-disabled", "true");
     list.hidden = false;
     input.setAttribute("aria-expanded", "true");
-    point(found.length && input.value.trim() ? 0 : -1);
+    highlight(suggestions.length && input.value.trim() ? 0 : -1);
   }
 
   input.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(open, PAUSE);
+    timer = setTimeout(open, DEBOUNCE_MS);
   });
   input.addEventListener("click", open);
   input.addEventListener("blur", close);
   list.addEventListener("pointerdown", (event) => event.preventDefault()); // the input keeps the focus
   input.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const count = suggestions.length;
     if (step) {
       event.preventDefault();
       if (list.hidden) open();
-      else if (found.length) point((active + step + found.length + (active < 0 && step < 0)) % found.length);
+      else if (count) highlight((active + step + count + (active < 0 && step < 0)) % count);
     } else if (event.key === "Enter") {
-      choose(active);
+      select(active);
     } else if (event.key === "Escape") {
       close();
     }

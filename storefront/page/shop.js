@@ -1,51 +1,56 @@
-// The shop: who buys what, and paying. What follows is in thanks.js.
+// The shop: customer, basket and payment. The order confirmation is in thanks.js.
 
-import { get, post, tried } from "./api.js";
+import { get, post, reportProblems } from "./api.js";
 import { combobox } from "./combobox.js";
-import { $, category, copy, count, date, element, fill, money, paint, price, total } from "./dom.js";
-import { confirm } from "./thanks.js";
+import {
+  $, categoryLabel, cloneTemplate, fillText, formatCount, formatDate, formatMoney, formatPrice, orderTotal,
+  paintTile, textElement,
+} from "./dom.js";
+import { showConfirmation } from "./thanks.js";
 
-const AGAIN = 1000; // ms until it asks again whether the shop is open
+const RETRY_MS = 1000; // while the service loads the bundle
 const shop = {
-  user: null, // null for a guest
+  userId: null, // null for a guest
   basket: new Map(), // item id → line {item_id, title, category, price, quantity}
-  order: crypto.randomUUID(), // kept until it is paid: what is sent again under it counts once
-  clock: 0, // the shop's time minus this page's, seconds
+  orderId: crypto.randomUUID(), // kept until the order is paid: a repeated request counts once
+  clockOffset: 0, // the shop's time minus this page's, seconds
 };
-const now = () => Math.floor(shop.clock + performance.now() / 1000);
+const now = () => Math.floor(shop.clockOffset + performance.now() / 1000);
 
-// Who
+// Customer
 
-async function welcome(user, events) {
-  shop.user = user;
-  $("customer").textContent = user === null ? "A guest" : `Household ${user}`;
-  $("known").textContent = user === null ? "" : `${count(events, "event", "events")} known`;
-  $("guest").hidden = user === null;
-  await remember();
+async function selectCustomer(userId, events) {
+  shop.userId = userId;
+  $("customer").textContent = userId === null ? "A guest" : `Household ${userId}`;
+  $("known").textContent = userId === null ? "" : `${formatCount(events, "event", "events")} known`;
+  $("guest").hidden = userId === null;
+  await loadPastOrders();
 }
 
-async function remember() {
-  const user = shop.user;
-  const orders = user === null ? [] : await get("/shop/orders", { user_id: user, limit: 4 });
-  if (user !== shop.user) return; // somebody else came meanwhile
+async function loadPastOrders() {
+  const userId = shop.userId;
+  const orders = userId === null ? [] : await get("/shop/orders", { user_id: userId, limit: 4 });
+  if (userId !== shop.userId) return; // another customer was selected meanwhile
   $("past").hidden = !orders.length;
-  $("orders").replaceChildren(...orders.map(pastOrder));
+  $("orders").replaceChildren(...orders.map(pastOrderElement));
 }
 
-function pastOrder({ ts, lines }) {
-  const more = lines.length > 3 ? ` and ${count(lines.length - 3, "more line", "more lines")}` : "";
-  const what = lines.slice(0, 3).map((line) => line.title).join(", ") + more;
-  const made = copy("order", { when: date(ts), total: money(total(lines)), what });
-  made.querySelector("button").addEventListener("click", () => {
+function pastOrderElement({ ts, lines }) {
+  const hidden = lines.length - 3;
+  const suffix = hidden > 0 ? ` and ${formatCount(hidden, "more line", "more lines")}` : "";
+  const titles = lines.slice(0, 3).map((line) => line.title).join(", ") + suffix;
+  const total = formatMoney(orderTotal(lines));
+  const element = cloneTemplate("order", { when: formatDate(ts), total, what: titles });
+  element.querySelector("button").addEventListener("click", () => {
     shop.basket.clear();
-    for (const line of lines) put(line, line.quantity);
+    for (const line of lines) addToBasket(line, line.quantity);
   });
-  return made;
+  return element;
 }
 
-// What
+// Basket
 
-function put(item, quantity = 1) {
+function addToBasket(item, quantity = 1) {
   const line = shop.basket.get(item.item_id) ?? { ...item, quantity: 0 };
   line.quantity += quantity;
   shop.basket.set(item.item_id, line);
@@ -60,127 +65,128 @@ function setQuantity(line, quantity) {
 
 function showBasket() {
   const lines = [...shop.basket.values()];
-  // Lines that are there already are kept, and with them the focus.
-  const there = new Map([...$("lines").children].map((row) => [row.dataset.item, row]));
+  // Existing rows are kept, and with them the focus.
+  const staleRows = new Map([...$("lines").children].map((row) => [row.dataset.item, row]));
   for (const line of lines) {
-    const row = there.get(line.item_id) ?? basketLine(line);
-    there.delete(line.item_id);
-    const each = line.quantity === 1 ? "" : `${price(line.price)} each`;
-    fill(row, { title: line.title, each, price: money(line.price * line.quantity) });
+    const row = staleRows.get(line.item_id) ?? basketLineElement(line);
+    staleRows.delete(line.item_id);
+    const each = line.quantity === 1 ? "" : `${formatPrice(line.price)} each`;
+    fillText(row, { title: line.title, each, price: formatMoney(line.price * line.quantity) });
     row.querySelector(".quantity").value = line.quantity;
     if (!row.isConnected) $("lines").append(row);
   }
-  for (const gone of there.values()) gone.remove();
+  for (const row of staleRows.values()) row.remove();
   $("empty").hidden = lines.length > 0;
-  $("total").textContent = money(total(lines));
+  $("total").textContent = formatMoney(orderTotal(lines));
   $("pay").disabled = !lines.length;
 }
 
-function basketLine({ item_id, title }) {
-  const row = copy("line");
-  const find = (part, label) => {
-    const found = row.querySelector(part);
-    found.setAttribute("aria-label", `${label} ${title}`);
-    return found;
+function basketLineElement({ item_id, title }) {
+  const row = cloneTemplate("line");
+  const control = (selector, label) => {
+    const element = row.querySelector(selector);
+    element.setAttribute("aria-label", `${label} ${title}`);
+    return element;
   };
   const line = () => shop.basket.get(item_id);
-  const leave = () => {
+  const remove = () => {
     setQuantity(line(), 0);
-    $("item").focus(); // what had the focus is gone
+    $("item").focus(); // the focused element is gone
   };
   row.dataset.item = item_id;
-  find(".less", "One less of").addEventListener("click", () => {
+  control(".less", "One less of").addEventListener("click", () => {
     if (line().quantity > 1) setQuantity(line(), line().quantity - 1);
-    else leave();
+    else remove();
   });
-  find(".plus", "One more of").addEventListener("click", () => setQuantity(line(), line().quantity + 1));
-  find(".quantity", "Quantity of").addEventListener("change", (event) =>
+  control(".plus", "One more of").addEventListener("click", () => setQuantity(line(), line().quantity + 1));
+  control(".quantity", "Quantity of").addEventListener("change", (event) =>
     setQuantity(line(), event.target.valueAsNumber),
   );
-  find(".remove", "Remove").addEventListener("click", leave);
+  control(".remove", "Remove").addEventListener("click", remove);
   return row;
 }
 
-function popularItem(item) {
-  const made = copy("popular", { title: item.title, price: price(item.price) });
-  paint(made.querySelector(".tile"), item);
-  made.querySelector("button").setAttribute("aria-label", `Put ${item.title} into the basket`);
-  made.querySelector("button").addEventListener("click", () => put(item));
-  return made;
+function popularItemElement(item) {
+  const element = cloneTemplate("popular", { title: item.title, price: formatPrice(item.price) });
+  paintTile(element.querySelector(".tile"), item);
+  element.querySelector("button").setAttribute("aria-label", `Put ${item.title} into the basket`);
+  element.querySelector("button").addEventListener("click", () => addToBasket(item));
+  return element;
 }
 
-// Paying
+// Payment
 
 async function pay() {
   const lines = [...shop.basket.values()];
-  const order = { id: shop.order, user: shop.user, ts: now(), lines };
+  const order = { id: shop.orderId, userId: shop.userId, ts: now(), lines };
   $("pay").disabled = true;
-  const paid = await tried(async () => {
-    if (order.user === null) return; // nothing is remembered of guests
+  const isPaid = await reportProblems(async () => {
+    if (order.userId === null) return; // orders of guests are not stored
     const basket = lines.map(({ item_id, quantity, price }) => ({ item_id, quantity, price }));
-    await post("/v1/checkouts", { user_id: order.user, order_id: order.id, ts: order.ts, basket });
+    await post("/v1/checkouts", { user_id: order.userId, order_id: order.id, ts: order.ts, basket });
   });
   $("pay").disabled = false;
-  if (!paid) return;
-  shop.order = crypto.randomUUID();
+  if (!isPaid) return;
+  shop.orderId = crypto.randomUUID();
   shop.basket.clear();
   showBasket();
   $("shop").hidden = true;
-  await confirm(order, now);
+  await showConfirmation(order, now);
 }
 
-async function back() {
+async function returnToShop() {
   $("thanks").hidden = true;
   $("shop").hidden = false;
   $("household").focus();
-  await tried(remember);
+  await reportProblems(loadPastOrders);
 }
 
-// Opening
+// Start
 
-async function open() {
+async function loadShop() {
   const about = await get("/shop/about");
-  shop.clock = about.now - performance.now() / 1000;
-  $("today").textContent = `It is ${date(about.now)} here, where the shop's data ends.`;
-  const items = count(about.items, "item", "items");
-  const households = count(about.households, "household", "households");
+  shop.clockOffset = about.now - performance.now() / 1000;
+  $("today").textContent = `It is ${formatDate(about.now)} here, where the shop's data ends.`;
+  const items = formatCount(about.items, "item", "items");
+  const households = formatCount(about.households, "household", "households");
   $("about").textContent = `${items}, ${households}. Bundle ${about.bundle_version}.`;
   $("took").dataset.deadline = about.deadline_ms;
   const popular = await get("/shop/items", { limit: 12 });
-  $("popular").replaceChildren(...popular.map(popularItem));
+  $("popular").replaceChildren(...popular.map(popularItemElement));
 }
 
-async function opened() {
-  if (!(await tried(open))) setTimeout(opened, AGAIN); // the bundle is still being loaded
+async function loadShopWithRetry() {
+  if (!(await reportProblems(loadShop))) setTimeout(loadShopWithRetry, RETRY_MS);
 }
 
-const found = (path, parameter) => async (text) => {
-  let answer = [];
-  await tried(async () => (answer = await get(path, { [parameter]: text })));
-  return answer;
+/** A function of the text that returns the path's suggestions; none if the service has a problem. */
+const suggestionsFrom = (path, parameter) => async (text) => {
+  let suggestions = [];
+  await reportProblems(async () => (suggestions = await get(path, { [parameter]: text })));
+  return suggestions;
 };
 
 combobox($("household"), {
-  ask: found("/shop/households", "prefix"),
-  show: ({ user_id, events }) => [
-    element("span", `Household ${user_id}`, "title"),
-    element("span", count(events, "event", "events"), "soft"),
+  suggest: suggestionsFrom("/shop/households", "prefix"),
+  renderOption: ({ user_id, events }) => [
+    textElement("span", `Household ${user_id}`, "title"),
+    textElement("span", formatCount(events, "event", "events"), "soft"),
   ],
-  pick: ({ user_id, events }) => tried(() => welcome(user_id, events)),
+  onSelect: ({ user_id, events }) => reportProblems(() => selectCustomer(user_id, events)),
 });
 combobox($("item"), {
-  ask: found("/shop/items", "q"),
-  show: (item) => [
-    element("span", item.title, "title"),
-    element("span", category(item.category), "soft"),
-    element("span", price(item.price), "price"),
+  suggest: suggestionsFrom("/shop/items", "q"),
+  renderOption: (item) => [
+    textElement("span", item.title, "title"),
+    textElement("span", categoryLabel(item.category), "soft"),
+    textElement("span", formatPrice(item.price), "price"),
   ],
-  pick: (item) => put(item),
+  onSelect: (item) => addToBasket(item),
 });
 $("guest").addEventListener("click", () => {
-  tried(() => welcome(null, 0));
-  $("household").focus(); // what had the focus is gone
+  reportProblems(() => selectCustomer(null, 0));
+  $("household").focus(); // the focused element is gone
 });
 $("pay").addEventListener("click", pay);
-$("back").addEventListener("click", back);
-opened();
+$("back").addEventListener("click", returnToShop);
+loadShopWithRetry();

@@ -1,29 +1,31 @@
-// The order confirmation: the receipt, six more items, what is done with them, and how long they took.
+// The order confirmation: the receipt, six more items, feedback on them, and the timings of the request.
 
-import { post, tried } from "./api.js";
+import { post, reportProblems } from "./api.js";
 import {
-  $, category, copy, count, date, element, fill, money, ms, paint, percent, price, total,
+  $, categoryLabel, cloneTemplate, fillText, formatCount, formatDate, formatMoney, formatMs, formatPercent,
+  formatPrice, orderTotal, paintTile, textElement,
 } from "./dom.js";
 
-const WHY = {
+const SOURCE_LABELS = {
   ann: "near your taste",
   buy_again: "bought before",
   co_purchase: "goes with your order",
   category: "bestseller of its kind",
   popularity: "popular",
   recency: "new",
-  collaborative: "liked by people like you",
+  ease: "liked by people like you",
 };
 let now; // the shop's clock
-let order; // {id, user, ts, lines}
-let request; // id of the slate that is shown
-let open; // the card whose product is shown
+let order; // {id, userId, ts, lines}
+let requestId; // of the slate on the page
+let openCard; // [card, item] of the product dialog
 
 /** Show that an order was paid, and six more items. */
-export async function confirm(paid, clock) {
-  [order, now] = [paid, clock];
-  $("thanks-title").textContent = order.user === null ? "Thank you" : `Thank you, household ${order.user}`;
-  $("paid").textContent = `Order ${order.id.slice(0, 8)} was paid on ${date(order.ts)}.`;
+export async function showConfirmation(paidOrder, clock) {
+  [order, now] = [paidOrder, clock];
+  const isGuest = order.userId === null;
+  $("thanks-title").textContent = isGuest ? "Thank you" : `Thank you, household ${order.userId}`;
+  $("paid").textContent = `Order ${order.id.slice(0, 8)} was paid on ${formatDate(order.ts)}.`;
   $("log").replaceChildren();
   showReceipt();
   $("thanks").hidden = false;
@@ -33,142 +35,148 @@ export async function confirm(paid, clock) {
 
 function showReceipt() {
   const rows = order.lines.map((line) =>
-    copy("receipt", {
+    cloneTemplate("receipt", {
       quantity: `${line.quantity} ×`,
       title: line.title,
-      price: money(line.price * line.quantity),
+      price: formatMoney(line.price * line.quantity),
     }),
   );
   $("receipt").replaceChildren(...rows);
-  $("paid-total").textContent = money(total(order.lines));
+  $("paid-total").textContent = formatMoney(orderTotal(order.lines));
 }
 
-// Six more
+// Six more items
 
 async function recommend() {
   $("slate").replaceChildren();
   $("slate-status").textContent = "Looking for six more …";
   $("how").hidden = $("again").hidden = true;
   const basket = order.lines.map(({ item_id, quantity, price }) => ({ item_id, quantity, price }));
-  const asked = { user_id: order.user, order_id: order.id, ts: order.ts, basket };
-  const answered = await tried(async () => showSlate(await post("/v1/recommendations", asked)));
-  if (!answered) $("slate-status").textContent = "They could not be found just now. Your order is safe.";
-  $("again").hidden = answered;
+  const checkout = { user_id: order.userId, order_id: order.id, ts: order.ts, basket };
+  const succeeded = await reportProblems(async () =>
+    showSlate(await post("/v1/recommendations", checkout)),
+  );
+  if (!succeeded) {
+    $("slate-status").textContent = "They could not be found just now. Your order is safe.";
+  }
+  $("again").hidden = succeeded;
 }
 
 function showSlate(slate) {
-  request = slate.request_id;
-  $("slate").replaceChildren(...slate.items.map((item) => card(item, slate.tier)));
-  $("slate-status").textContent = `${count(slate.items.length, "item", "items")} to add to your order.`;
+  requestId = slate.request_id;
+  $("slate").replaceChildren(...slate.items.map((item) => cardElement(item, slate.tier)));
+  const count = formatCount(slate.items.length, "item", "items");
+  $("slate-status").textContent = `${count} to add to your order.`;
   showTimings(slate);
 }
 
-function words(item) {
+function itemTexts(item) {
   const { title, item_id } = item;
   return {
     title,
     item_id,
-    category: category(item.category),
-    price: price(item.price),
-    click: percent(item.click),
-    purchase: percent(item.purchase),
-    value: item.value === null ? "–" : money(item.value),
+    category: categoryLabel(item.category),
+    price: formatPrice(item.price),
+    click: formatPercent(item.click),
+    purchase: formatPercent(item.purchase),
+    value: item.value === null ? "–" : formatMoney(item.value),
   };
 }
 
-const reason = (source) => WHY[source] ?? source;
+const sourceLabel = (source) => SOURCE_LABELS[source] ?? source;
 
-/** What put it here: a ranked slate is topped up with items of which nothing was predicted. */
+/** The tier of an item: a ranked slate is topped up with items that have no predictions. */
 const tierOf = (item, tier) => (tier === "ranked" && item.click === null ? item.sources[0] : tier);
 
-function card(item, tier) {
-  const made = copy("card", { ...words(item), tier: tierOf(item, tier) });
-  made.dataset.item = item.item_id;
-  paint(made.querySelector(".tile"), item);
+function cardElement(item, tier) {
+  const card = cloneTemplate("card", { ...itemTexts(item), tier: tierOf(item, tier) });
+  card.dataset.item = item.item_id;
+  paintTile(card.querySelector(".tile"), item);
   const chips = item.sources.map((source) => {
-    const chip = element("li", reason(source));
+    const chip = textElement("li", sourceLabel(source));
     chip.dataset.source = chip.title = source;
     return chip;
   });
-  made.querySelector(".why").replaceChildren(...chips);
-  const add = made.querySelector(".add");
-  add.setAttribute("aria-label", `Add ${item.title} to the order`);
-  add.addEventListener("click", () => buy(made, item));
-  made.querySelector(".open").addEventListener("click", () => look(made, item));
-  return made;
+  card.querySelector(".why").replaceChildren(...chips);
+  const addButton = card.querySelector(".add");
+  addButton.setAttribute("aria-label", `Add ${item.title} to the order`);
+  addButton.addEventListener("click", () => addToOrder(card, item));
+  card.querySelector(".open").addEventListener("click", () => openProduct(card, item));
+  return card;
 }
 
 // Clicks and purchases
 
-async function look(made, item) {
-  open = [made, item];
-  fill($("product"), words(item));
-  paint($("product").querySelector(".tile"), item);
-  const reasons = item.sources.map((source) => element("li", `${reason(source)} (${source})`));
+async function openProduct(card, item) {
+  openCard = [card, item];
+  fillText($("product"), itemTexts(item));
+  paintTile($("product").querySelector(".tile"), item);
+  const reasons = item.sources.map((source) => textElement("li", `${sourceLabel(source)} (${source})`));
   $("product").querySelector(".reasons").replaceChildren(...reasons);
-  $("product").querySelector(".add").disabled = made.classList.contains("bought");
+  $("product").querySelector(".add").disabled = card.classList.contains("bought");
   $("product").showModal();
-  if (!made.classList.contains("clicked")) {
-    made.classList.add("clicked");
-    const told = await tried(() => feedback("click", item));
-    made.classList.toggle("clicked", told);
+  if (!card.classList.contains("clicked")) {
+    card.classList.add("clicked");
+    const isLogged = await reportProblems(() => sendFeedback("click", item));
+    card.classList.toggle("clicked", isLogged);
   }
 }
 
-async function buy(made, item) {
-  const button = made.querySelector(".add");
+async function addToOrder(card, item) {
+  const button = card.querySelector(".add");
   button.disabled = true;
-  const bought = await tried(async () => {
+  const isBought = await reportProblems(async () => {
     const line = { item_id: item.item_id, quantity: 1, price: item.price };
-    if (order.user !== null) {
+    if (order.userId !== null) {
       const order_id = `${order.id}+${item.item_id}`;
-      const ts = Math.max(now(), order.ts + 1); // what is bought in one second is one order
-      await post("/v1/checkouts", { user_id: order.user, order_id, ts, basket: [line] });
+      const ts = Math.max(now(), order.ts + 1); // purchases of one second count as one order
+      await post("/v1/checkouts", { user_id: order.userId, order_id, ts, basket: [line] });
     }
-    await feedback("purchase", item, item.price);
+    await sendFeedback("purchase", item, item.price);
     order.lines.push({ ...line, title: item.title });
   });
-  button.disabled = bought;
-  if (!bought) return;
-  made.classList.add("bought");
+  button.disabled = isBought;
+  if (!isBought) return;
+  card.classList.add("bought");
   button.textContent = "In your order ✓";
   showReceipt();
 }
 
-async function feedback(kind, item, value = null) {
-  const told = { kind, request_id: request, item_id: item.item_id, ts: now(), user_id: order.user, value };
-  await post("/v1/feedback", told);
-  $("log").append(element("li", `${kind} of ${item.title} noted`));
+async function sendFeedback(kind, item, value = null) {
+  const request = { request_id: requestId, user_id: order.userId, item_id: item.item_id };
+  await post("/v1/feedback", { kind, ...request, ts: now(), value });
+  $("log").append(textElement("li", `${kind} of ${item.title} noted`));
 }
 
-// How long it took
+// Timings
 
 function showTimings({ timings, tier, reason, request_id, bundle_version }) {
-  const { total: whole, queue = 0, ...stages } = timings;
-  const rest = whole - Object.values(stages).reduce((sum, time) => sum + time, 0);
-  const parts = Object.entries({ queue, ...stages, "all else": Math.max(rest, 0) });
-  $("took").textContent = `${ms(whole + queue)} of the ${$("took").dataset.deadline} ms it may take.`;
-  const drawn = parts.map(([, time]) => {
-    const part = element("span", "");
-    part.style.flexGrow = time;
-    return part;
+  const { total, queue = 0, ...stages } = timings;
+  const betweenStages = total - Object.values(stages).reduce((sum, time) => sum + time, 0);
+  const parts = Object.entries({ queue, ...stages, "all else": Math.max(betweenStages, 0) });
+  $("took").textContent = `${formatMs(total + queue)} of the ${$("took").dataset.deadline} ms it may take.`;
+  const bars = parts.map(([, time]) => {
+    const bar = textElement("span", "");
+    bar.style.flexGrow = time;
+    return bar;
   });
-  $("bar").replaceChildren(...drawn);
-  $("stages").replaceChildren(...parts.map(([stage, time]) => pair(stage.replace("_", " "), ms(time))));
+  $("bar").replaceChildren(...bars);
+  const rows = parts.map(([stage, time]) => definitionElement(stage.replace("_", " "), formatMs(time)));
+  $("stages").replaceChildren(...rows);
   const facts = { tier, request: request_id, bundle: bundle_version, ...(reason && { reason }) };
-  $("facts").replaceChildren(...Object.entries(facts).map(([name, value]) => pair(name, value)));
+  $("facts").replaceChildren(...Object.entries(facts).map(([name, value]) => definitionElement(name, value)));
   $("how").hidden = false;
 }
 
-function pair(name, value) {
-  const made = document.createElement("div");
-  made.append(element("dt", name), element("dd", value));
-  return made;
+function definitionElement(name, value) {
+  const row = document.createElement("div");
+  row.append(textElement("dt", name), textElement("dd", value));
+  return row;
 }
 
 $("again").addEventListener("click", recommend);
 $("product").querySelector(".close").addEventListener("click", () => $("product").close());
 $("product").querySelector(".add").addEventListener("click", () => {
   $("product").close(); // a problem would lie behind it
-  buy(...open);
+  addToOrder(...openCard);
 });
