@@ -71,7 +71,10 @@ ROUNDS = 5  # of the comparison with hnswlib
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """The retrieval index against hnswlib, usearch and voyager: recall, time, bytes and updates."""
+    """The retrieval index against hnswlib, usearch and voyager: recall, time, bytes and updates.
+
+    `build` with numbers of vectors and shards in place of the vectors measures one build alone.
+    """
 
     vectors: int = argument("number of vectors", default=N_VECTORS)
 

@@ -35,7 +35,10 @@ REPORT = REPORTS / "bench_serving.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions:
-    """Serving a large shop: latency by stage, with failing stages, and over HTTP under load."""
+    """Serving a large shop: latency by stage, with failing stages, and over HTTP under load.
+
+    `measure`, `faults` or `loading` with a bundle root in place of the items measures one part alone.
+    """
 
     items: int = argument("items of the shop", default=1_000_000)
 
