@@ -88,15 +88,24 @@ class BundleOptions:
 
 
 def measure(options: BundleOptions) -> int:
+    keep_to_one_core()
     return print_rows([serving_in_process.measure_latency(options.bundle)])
 
 
 def faults(options: BundleOptions) -> int:
+    keep_to_one_core()
     return print_rows(serving_in_process.measure_faults(options.bundle))
 
 
 def loading(options: BundleOptions) -> int:
     return print_rows([serving_in_process.measure_loading(options.bundle)])
+
+
+def keep_to_one_core() -> None:
+    """Start this command again on one core, because torch and OpenMP count the cores when they load."""
+    if len(os.sched_getaffinity(0)) > 1:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.execv(sys.executable, sys.orig_argv)
 
 
 MEASUREMENTS = (measure, faults, loading)

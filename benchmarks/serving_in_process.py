@@ -1,7 +1,7 @@
 """The in-process scenarios of benchmarks/serving.py: latency by stage, failing stages, loading a version.
 
-Each runs in a process of its own; latency and faults keep to one core. The floor of a request is the bare
-query tower, index search and ranker on encoded tensors.
+Each runs in a process of its own. The floor of a request is the bare query tower, index search and ranker on
+encoded tensors.
 """
 
 import math
@@ -46,7 +46,6 @@ class EncodedRequest(NamedTuple):
 
 def measure_latency(root: Path) -> Row:
     """The row of one client after the other, with the floor, the stages and the start-up time."""
-    _keep_to_one_core()
     (startup,) = measure_in_subprocess(sys.executable, "-c", STARTUP_SCRIPT, root)
     recommender = Recommender.load(root, root / "store.arrow")
     checkouts = random_checkouts(recommender, N_REQUESTS + WARM_UP)
@@ -73,7 +72,6 @@ def measure_latency(root: Path) -> Row:
 
 def measure_faults(root: Path) -> Iterator[Row]:
     """A row per fault: latencies and tiers while it lasts, with a recommender of its own."""
-    _keep_to_one_core()
     recommender = Recommender.load(root, root / "store.arrow")
     checkouts = random_checkouts(recommender, FAULT_REQUESTS, seed=1)
     for scenario, (store, bundle) in faulty_parts(recommender).items():
@@ -209,13 +207,14 @@ def floor_latencies(recommender: Recommender, encoded: Sequence[EncodedRequest])
 
 
 def stage_percentiles(slates: Sequence[Slate]) -> dict[str, dict[str, float]]:
-    """Stage → median and 99th percentile of its milliseconds."""
+    """Stage → median and 99th percentile of its milliseconds, over the slates that ran it."""
+    by_stage: dict[str, list[float]] = {}
+    for slate in slates:
+        for stage, milliseconds in slate.timings.items():
+            by_stage.setdefault(stage, []).append(milliseconds)
     return {
-        stage: {
-            f"p{q}_ms": round(float(np.percentile([slate.timings[stage] for slate in slates], q)), 3)
-            for q in (50, 99)
-        }
-        for stage in slates[0].timings
+        stage: {f"p{q}_ms": round(float(np.percentile(times, q)), 3) for q in (50, 99)}
+        for stage, times in by_stage.items()
     }
 
 
@@ -229,7 +228,3 @@ def summary_row(scenario: str, latencies: Sequence[float], slates: Sequence[Slat
         "tiers": dict(Counter(slate.tier for slate in slates)),
         **memory_mb(os.getpid()),
     }
-
-
-def _keep_to_one_core() -> None:
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
