@@ -1,12 +1,17 @@
 """Options of a dataclass become flags, arguments and help; errors become exit codes."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+import serving
 from serving.command_line import argument, option, run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,3 +112,20 @@ def test_several_commands_are_subcommands(capsys: pytest.CaptureFixture[str]) ->
     help_text = capsys.readouterr().out
     for part in ("Ship a version.", "days at 100 % (default: 7.0)", "exit codes: 0 shipped", "--from"):
         assert part in help_text
+
+
+def test_it_loads_without_torch() -> None:
+    """Commands that only parse arguments, or refuse a config, answer at once."""
+    program = (
+        "import sys, serving.command_line, serving.files, serving.checkout, training.config, training.runtime"
+    )
+    program += "; sys.exit(', '.join({'torch', 'faiss', 'pyarrow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert not done.stderr
+
+
+def test_names_of_the_package_are_loaded_when_used() -> None:
+    assert set(serving.MODULES) == set(serving.__all__)
+    assert all(getattr(serving, name).__name__ == name for name in serving.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Reccommender'"):
+        serving.Reccommender  # noqa: B018
