@@ -71,8 +71,9 @@ lint: $(STAMP)  ## ruff, mypy, lint-imports
 	$(ENV)/bin/lint-imports
 
 test: lint  ## all checks except the slow tests
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile
 
+# One process: slow tests measure, and some use both cores.
 test-all: lint  ## all checks
 	$(RUN) -m pytest
 

@@ -1,21 +1,49 @@
 """What several rooms' tests start from; imported late, for TorchRec takes seconds."""
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+BuildOnce = Callable[[str, Callable[[Path], Path]], Path]
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """Builds what `name` stands for in a new folder, once for all processes of `pytest -n`; returns its path.
+
+    The first process builds, the others wait for it. Do not change what it built.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all processes
+
+    def build(name: str, make: Callable[[Path], Path]) -> Path:
+        folder, result = root / name, root / f"{name}.path"
+        with FileLock(root / f"{name}.lock"):
+            if not result.is_file():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                folder.mkdir()
+                result.write_text(str(make(folder)))
+        return Path(result.read_text())
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def run_folder(build_once: BuildOnce) -> Path:
     """A run folder; do not change it."""
     from tests.exporting.bundles import make_run
 
-    return make_run(tmp_path_factory.mktemp("run"))
+    return build_once("shared-run", make_run)
 
 
 @pytest.fixture(scope="session")
-def version(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def version(run_folder: Path, build_once: BuildOnce) -> Path:
     """A version folder below a bundle root; do not change it."""
     from tests.exporting.bundles import make_bundle
 
-    return make_bundle(run_folder, tmp_path_factory.mktemp("bundle"))
+    return build_once("shared-bundle", lambda folder: make_bundle(run_folder, folder))
