@@ -31,27 +31,15 @@ def write_atomically(path: Path, sync: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-@contextmanager
-def lock_file(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock of a file or folder until the block ends; yield whether this process has it.
+def lock_descriptor(fd: int) -> bool:
+    """Lock an open file or folder (flock) until it is closed; False if it is locked already.
 
-    Without `wait` the block runs with False while another process holds the lock. A file that is missing is
-    created, and stays. The lock of a process that dies ends with it. Raises OSError.
+    The lock of a process that dies ends with it. Raises OSError on a file system without locks.
     """
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
-    fd = os.open(path, flags, 0o644)
-    try:
-        yield lock_descriptor(fd, wait)
-    finally:
-        os.close(fd)
-
-
-def lock_descriptor(fd: int, wait: bool = False) -> bool:
-    """Lock an open file (flock) until it is closed; False where another process holds it."""
     import fcntl  # here, because Windows has none
 
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.files import lock_file, write_atomically, write_json
+from serving.files import lock_descriptor, write_atomically, write_json
 
 FORK = multiprocessing.get_context("fork")
 
@@ -48,22 +48,28 @@ def test_json_has_null_for_numbers_that_are_not_finite(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lock", "."])
 def test_one_process_at_a_time_holds_a_lock(tmp_path: Path, name: str) -> None:
-    """Of a file, which need not exist, and of a folder."""
+    """Of a file and of a folder."""
+    (tmp_path / "lock").touch()
 
-    def locked_elsewhere(wait: bool) -> bool:
-        child = FORK.Process(target=hold, args=[wait])
+    def lock() -> tuple[int, bool]:
+        fd = os.open(tmp_path / name, os.O_RDONLY)
+        return fd, lock_descriptor(fd)
+
+    def lock_and_exit() -> None:
+        os._exit(0 if lock()[1] else 1)
+
+    def locked_elsewhere() -> bool:
+        child = FORK.Process(target=lock_and_exit)
         child.start()
         child.join(60)
         return child.exitcode == 0
 
-    def hold(wait: bool) -> None:
-        with lock_file(tmp_path / name, wait) as is_held:
-            os._exit(0 if is_held else 1)
-
-    with lock_file(tmp_path / name) as is_held:
-        assert is_held
-        assert not locked_elsewhere(wait=False)
-        with lock_file(tmp_path / name) as is_held_twice:
-            assert not is_held_twice
-    assert locked_elsewhere(wait=False)
-    assert locked_elsewhere(wait=True)
+    fd, is_held = lock()
+    assert is_held
+    assert not locked_elsewhere()
+    second_fd, is_held_twice = lock()
+    assert not is_held_twice
+    os.close(second_fd)
+    os.close(fd)
+    assert locked_elsewhere()
+    assert locked_elsewhere()  # the process before died with the lock
