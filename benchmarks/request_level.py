@@ -170,7 +170,9 @@ def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
     catalog = Catalog(
         category=leaf.unsqueeze(1).repeat(1, 3), leaf=leaf, brand=random_codes(BRANDS, ITEMS + 1),
         first_sold=torch.full([ITEMS + 1], now - 200 * SECONDS_PER_DAY),
-        available=torch.ones(ITEMS + 1).bool(), **snapshot,
+        available=torch.ones(ITEMS + 1).bool(),
+        attributes=torch.empty(ITEMS + 1, 0, dtype=torch.int64),
+        content=torch.empty(ITEMS + 1, 0, dtype=torch.uint8), **snapshot,
         sales_7d=snapshot["orders_28d"] / 4, buyers=snapshot["orders_28d"] * 3,
         vectors=pack_int8(torch.nn.functional.normalize(torch.randn(ITEMS + 1, 64, generator=g), dim=1)),
     )  # fmt: skip

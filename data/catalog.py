@@ -47,6 +47,8 @@ def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tup
         brand=torch.from_numpy(_to_numpy(items["brand_code"], np.int64)),
         first_sold=torch.from_numpy(_to_numpy(items["first_sold"], np.int64)),
         available=torch.from_numpy(_to_numpy(items["available"], np.bool_)),
+        attributes=torch.empty(rows, 0, dtype=torch.int64),
+        content=torch.empty(rows, 0, dtype=torch.uint8),
         **snapshot_fields,
         vectors=torch.empty(rows, 0, dtype=torch.uint8),
     )

@@ -55,6 +55,8 @@ class Catalog(NamedTuple):
     brand: Tensor  # [N+1] int64
     first_sold: Tensor  # [N+1] int64, 0 for never
     available: Tensor  # [N+1] bool, False for row 0
+    attributes: Tensor  # [N+1, A] int64, codes of the items' attributes, 0 for missing
+    content: Tensor  # [N+1, E+8] uint8, the items' own vectors, row-wise int8; [N+1, 0] for none
     price: Tensor  # [S, N+1] float32, usual unit price at the snapshot, 0 for unknown
     mean_line_spend: Tensor  # [S, N+1] float32, mean spend on an order line of the item, 0 for unknown
     orders_28d: Tensor  # [S, N+1] float32, orders with the item in the 28 days before the snapshot
@@ -98,6 +100,7 @@ class Outcomes(NamedTuple):
     purchase: Tensor  # [ΣO] bool
     value: Tensor  # [ΣO] float32, the user's spend on it
     position: Tensor  # [ΣO] int64, position on the slate, 1 first; 0 for not shown or unknown
+    further: Tensor  # [ΣO, F] float32, further labels that tasks name, in the order of meta.json's `labels`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,8 @@ class TableSizes:
     tokens: int
     context: Sequence[int]  # one size per column of Query.context
     profile: Sequence[int]  # one size per column of Query.profile
+    item_attributes: Sequence[int] = ()  # one size per column of Catalog.attributes
+    content_dim: int = 0  # E, width of the items' own vectors
 
     @property
     def attributes(self) -> list[int]:

@@ -1,5 +1,6 @@
 """Examples as jagged batches of tensors, straight from Parquet columns, without a loop over rows."""
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +62,7 @@ def read_batches(
     return BatchStream(path, columns, decode, batch_size, StreamOptions(**options))
 
 
-def _columns(names: set[str], with_candidates: bool) -> list[str]:
+def _columns(names: list[str], with_candidates: bool) -> list[str]:
     columns = ["order_id", "user_id", "ts", "snapshot", "n_prior_orders", "context", "profile"]
     groups: dict[str, dict[str, Any]] = {
         "history": HISTORY_DTYPES,
@@ -70,7 +71,8 @@ def _columns(names: set[str], with_candidates: bool) -> list[str]:
     }
     if with_candidates and "candidate_item" in names:
         groups["candidate"] = CANDIDATE_DTYPES
-    return columns + [f"{group}_{field}" for group, dtypes in groups.items() for field in dtypes]
+    columns += [f"{group}_{field}" for group, dtypes in groups.items() for field in dtypes]
+    return columns + [f"outcome_{label}" for label in further_label_columns(names)]
 
 
 def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
@@ -88,12 +90,28 @@ def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
         candidates = Candidates(**_strip_prefix(_jagged_tensors(table, "candidate", CANDIDATE_DTYPES)))
     return Batch(
         query=query,
-        outcomes=Outcomes(**_strip_prefix(_jagged_tensors(table, "outcome", OUTCOME_DTYPES))),
+        outcomes=_outcomes(table),
         candidates=candidates,
         order_id=_array(table["order_id"]),
         user_id=_array(table["user_id"]),
         n_prior_orders=_to_tensor(table["n_prior_orders"], np.int64),
     )
+
+
+def _outcomes(table: pa.Table) -> Outcomes:
+    """The outcomes of a table of examples, with the further labels in the order of its columns."""
+    tensors = _strip_prefix(_jagged_tensors(table, "outcome", OUTCOME_DTYPES))
+    names = further_label_columns(table.column_names)
+    values = _jagged_tensors(table, "outcome", dict.fromkeys(names, np.float32)) if names else {}
+    columns = [values[f"outcome_{name}"] for name in names]
+    empty = torch.empty(tensors["item"].numel(), 0)
+    return Outcomes(**tensors, further=torch.stack(columns, dim=1) if columns else empty)
+
+
+def further_label_columns(names: Iterable[str]) -> list[str]:
+    """The labels beyond OUTCOME_DTYPES among the column names `outcome_<label>`, in order."""
+    labels = [name.removeprefix("outcome_") for name in names if name.startswith("outcome_")]
+    return [label for label in labels if label not in OUTCOME_DTYPES]
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

@@ -53,10 +53,11 @@ def count_rows(path: Path) -> int:
     return sum(counts)
 
 
-def column_names(path: Path) -> set[str]:
-    """The columns of the first file."""
+def column_names(path: Path) -> list[str]:
+    """The columns of the first file, in order."""
     with open_parquet(parquet_files(path)[0]) as file:
-        return set(file.schema_arrow.names)
+        names: list[str] = file.schema_arrow.names
+        return names
 
 
 def row_groups(

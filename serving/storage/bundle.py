@@ -65,6 +65,8 @@ class Catalog(NamedTuple):
     brand: Tensor  # [N+1] int64
     first_sold: Tensor  # [N+1] int64, Unix seconds, 0 for never
     available: Tensor  # [N+1] bool
+    attributes: Tensor  # [N+1, A] int64, codes of the items' attributes
+    content: Tensor  # [N+1, E+8] uint8, the items' own vectors; [N+1, 0] for none
     price: Tensor  # [1, N+1] float32
     mean_line_spend: Tensor  # [1, N+1] float32
     orders_28d: Tensor  # [1, N+1] float32
@@ -253,9 +255,14 @@ def _numeric_columns(items: MappedTable, format_version: int) -> dict[str, NDArr
 
 
 def _build_catalog(numbers: Mapping[str, NDArray[Any]]) -> Catalog:
+    rows = len(numbers["leaf"])
     tensors = {
-        field: torch.from_numpy(numbers[CATALOG_COLUMNS.get(field, field)]) for field in CATALOG_FIELDS
+        field: torch.from_numpy(numbers[CATALOG_COLUMNS.get(field, field)])
+        for field in CATALOG_FIELDS
+        if field not in ("attributes", "content")
     }
+    tensors["attributes"] = torch.empty(rows, 0, dtype=torch.int64)
+    tensors["content"] = torch.empty(rows, 0, dtype=torch.uint8)
     return Catalog(**{**tensors, **{field: tensors[field].unsqueeze(0) for field in SNAPSHOT_FIELDS}})
 
 

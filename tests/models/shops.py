@@ -48,6 +48,8 @@ def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, sn
         brand=torch.randint(0, 5, [items + 1], generator=g),
         first_sold=NOW - torch.randint(-20, 200, [items + 1], generator=g) * DAY,
         available=available,
+        attributes=torch.empty(items + 1, 0, dtype=torch.int64),
+        content=torch.empty(items + 1, 0, dtype=torch.uint8),
         price=price,
         mean_line_spend=price * torch.randint(1, 4, price.shape, generator=g),
         orders_28d=orders_28d,

@@ -33,6 +33,7 @@ def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
         purchase,
         value,
         position,
+        torch.empty(len(item), 0),
     )
 
 
