@@ -22,7 +22,8 @@ from models.jagged import gather_segments, segment_ids
 from models.ranking.ranker import Ranker
 from models.retrieval.two_tower import QueryTower
 from models.schema import SECONDS_PER_DAY, Candidates, Catalog, Query
-from training.build_models import build_ranker, build_two_tower
+from training.build_ranker import build_ranker
+from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR
 from training.distributed.sharding import to_device
 from training.labels import Labels

@@ -2,8 +2,8 @@
 
     prepare(cfg) → artifacts/prepared/<key>/
 
-The key hashes the configuration, the bytes of the input files and the code of this room, so that any change
-of the result changes the folder.
+The key hashes the configuration, the bytes of the input files and the code that preparation imports, so that
+any change of the result changes the folder.
 """
 
 import hashlib
@@ -35,6 +35,7 @@ from data.examples import (
     writer,
 )
 from data.io import engine
+from data.io.code_hash import code_hash
 from data.io.folders import publish_folder
 from data.io.parquet import parquet_files
 from data.tables import attribution, checks, contract, encoded_tables
@@ -48,9 +49,6 @@ STEPS = (
 )  # fmt: skip
 UNHASHED_SETTINGS = ("root",)  # of `data`: where the files are does not change the result
 META_FILE = "meta.json"  # marks a complete folder
-
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("data", "simulation")  # whose code decides what is prepared
 
 
 @dataclass(frozen=True)
@@ -291,9 +289,7 @@ def _hash_file(path: Path) -> str:
 
 
 def _key(data: dict[str, Any], feature_cfg: dict[str, Any], fingerprint: dict[str, str]) -> str:
-    code = {
-        str(p.relative_to(ROOT)): _hash_file(p) for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))
-    }
+    code = code_hash([__name__, f"data.sources.{data['name']}"])
     settings = {name: value for name, value in data.items() if name not in UNHASHED_SETTINGS}
     text = json.dumps([settings, feature_cfg, fingerprint, code], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
+from data.io.code_hash import code_hash, target_modules
 from exporting.assemble import BuiltIndex, assemble_bundle, timed_step
 from exporting.bundle import write_store
 from exporting.exportable_run import (
@@ -26,7 +27,7 @@ from reporting.index_page import index_page, pareto_front
 from reporting.tables import text_table
 from serving.files import write_atomically
 from serving.storage.bundle import BundleError, read_manifest, version_folder
-from training.stage_folders import ROOT
+from training.run_files import load_run_config
 
 ITEM_UPDATES_FILE = "changes.parquet"  # in an updated bundle: its item updates since the training
 
@@ -50,7 +51,10 @@ def export(cfg: DictConfig) -> Path:
             write_store(run.prepared.folder, run.schema, partial)
 
     settings = bundle_settings(cfg)
-    record = {"key": settings_hash(settings), "settings": OmegaConf.to_container(settings, resolve=True)}
+    record = {
+        "key": settings_hash(settings, run.cfg),
+        "settings": OmegaConf.to_container(settings, resolve=True),
+    }
     return assemble_bundle(
         run, settings, root, lambda folder: build_tuned_index(run, cfg.index, folder), record, publish_store
     )
@@ -62,11 +66,10 @@ def up_to_date_version(root: Path, run: Path, cfg: DictConfig) -> Path | None:
         return None
     try:
         manifest = read_manifest(version_folder(root))
-    except BundleError:
-        return None  # of an older format, or damaged
-    is_same = manifest["run"]["folder"] == run.name and manifest["export"].get("key") == settings_hash(
-        bundle_settings(cfg)
-    )
+        key = settings_hash(bundle_settings(cfg), load_run_config(run))
+    except (BundleError, FileNotFoundError, ModuleNotFoundError):
+        return None  # a bundle of an older format, or damaged; loading the run says what it lacks
+    is_same = manifest["run"]["folder"] == run.name and manifest["export"].get("key") == key
     # An evaluation of the run since then adds its calibration to the bundle.
     is_same = is_same and manifest["calibration"] == read_calibration(run)
     return version_folder(root) if is_same else None
@@ -95,14 +98,11 @@ def bundle_settings(cfg: DictConfig) -> DictConfig:
     return OmegaConf.create(settings)
 
 
-def settings_hash(settings: DictConfig) -> str:
-    """A hash of the settings that shape a bundle and of the code of `exporting` and `serving`."""
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(OmegaConf.to_yaml(settings, sort_keys=True).encode())
-    for room in ("exporting", "serving"):
-        for file in sorted((ROOT / room).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+def settings_hash(settings: DictConfig, run_cfg: DictConfig) -> str:
+    """A hash of the settings that shape a bundle, of the code that exports and of the classes of the run."""
+    code = code_hash([__name__, *target_modules(OmegaConf.to_container(run_cfg))])
+    text = f"{OmegaConf.to_yaml(settings, sort_keys=True)} {code}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @torch.inference_mode()

@@ -17,8 +17,9 @@ from models.embeddings import gather_rows_int8
 from models.jagged import segment_ids
 from models.ranking.ranker import CalibratedRanker
 from models.schema import Candidates
-from serving import BundleError, Recommender
 from serving.pipeline.search import search_eligible
+from serving.recommender import Recommender
+from serving.storage.bundle import BundleError
 from serving.stores.base import EMPTY_HISTORY
 
 MIN_RECALL = 0.95  # recall@300 of the index against exact search

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from training.build_models import build_ranker, build_two_tower
-from training.pipeline import gather_candidates
+from training.build_ranker import build_ranker
+from training.build_two_tower import build_two_tower
+from training.candidates_stage import gather_candidates
 from training.prepared_data import PreparedData
 from training.ranker_stage import run_references
 from training.retrieval_stage import save_towers
@@ -44,7 +45,9 @@ def refresh_run(earlier: Path, cfg: DictConfig, prepared: PreparedData) -> Path:
     assert warm is not None
     retrieval = _refresh_towers(run_cfg, prepared, warm)
     candidates_folder = gather_candidates(run_cfg, prepared, retrieval, splits=("test",))
-    folder = stage_folder(run_cfg.paths.runs, "ranker", "refreshed", warm.run_name, candidates_folder.name)
+    folder = stage_folder(
+        run_cfg.paths.runs, "ranker", __name__, "refreshed", warm.run_name, candidates_folder.name
+    )
     with lock_folder(folder):
         if is_done(folder):
             return folder
@@ -59,7 +62,9 @@ def refresh_run(earlier: Path, cfg: DictConfig, prepared: PreparedData) -> Path:
 
 def _refresh_towers(run_cfg: DictConfig, prepared: PreparedData, warm: WarmStart) -> Path:
     """The folder of the earlier run's towers, with the vectors of today's items."""
-    folder = stage_folder(run_cfg.paths.runs, "retrieval", "refreshed", warm.run_name, prepared.folder.name)
+    folder = stage_folder(
+        run_cfg.paths.runs, "retrieval", __name__, "refreshed", warm.run_name, prepared.folder.name
+    )
     with lock_folder(folder):
         if is_done(folder):
             return folder

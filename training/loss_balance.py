@@ -7,8 +7,8 @@ the fixed weights, at which learned ones start; `shared_weight` is the last para
 import torch
 from torch import Tensor, nn
 
-from training.config import ConfigError
 from training.distributed import processes
+from training.errors import ConfigError
 
 
 class FixedWeights(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from data.io.batches import read_batches
 from models.ranking.ranker import Ranker
 from training import tracking
-from training.build_models import build_ranker
+from training.build_ranker import build_ranker
 from training.checkout_sampling import count_epochs
 from training.distributed import processes
 from training.distributed.sharding import build_and_load
@@ -38,7 +38,13 @@ def train_ranker(
 ) -> Path:
     """Train and calibrate the ranker; return its folder, with its weights and the resolved config."""
     folder = stage_folder(
-        cfg.paths.runs, "ranker", cfg.ranker, cfg.trainer.precision, cfg.seed, candidates_folder.name
+        cfg.paths.runs,
+        "ranker",
+        __name__,
+        cfg.ranker,
+        cfg.trainer.precision,
+        cfg.seed,
+        candidates_folder.name,
     )
     with processes.lock_on_rank_zero(folder):
         if not processes.on_rank_zero(lambda: is_done(folder)):

@@ -11,7 +11,7 @@ from data.io.parquet import count_rows
 from models.retrieval.two_tower import QueryTower, TwoTower
 from models.schema import Catalog
 from training import tracking
-from training.build_models import build_two_tower
+from training.build_two_tower import build_two_tower
 from training.checkout_sampling import count_epochs, count_retrieval_rows
 from training.distributed import processes
 from training.distributed.sharding import build_and_load
@@ -38,6 +38,7 @@ def train_retrieval(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | N
     folder = stage_folder(
         cfg.paths.runs,
         "retrieval",
+        __name__,
         cfg.retrieval.model,
         cfg.retrieval.train,
         cfg.trainer.precision,

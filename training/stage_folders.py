@@ -1,4 +1,4 @@
-"""Stage folders keyed by what went into them: finished work is reused until settings or code change."""
+"""Stage folders keyed by what went into them: finished work is reused until settings or its code change."""
 
 import errno
 import hashlib
@@ -10,26 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from data.io.code_hash import code_hash, target_modules
 from serving.files import write_atomically
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGE_MANIFEST = "done.json"
 LOCK_FILE = ".lock"  # its modification time is the start of the stage
 
 
-def stage_folder(root: str | Path, name: str, *parts: Any) -> Path:
+def stage_folder(root: str | Path, name: str, module: str, *parts: Any) -> Path:
     """`<root>/<name>-<key>`, created if missing.
 
-    The key is a hash of `parts` and of the code of `models` and `training`.
+    The key is a hash of `parts`, of the code that `module` imports and of the classes that `parts` name by
+    `_target_` (data/io/code_hash.py).
     """
-    digest = hashlib.blake2b(digest_size=6)
-    for part in parts:
-        plain = OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else str(part)
-        digest.update(json.dumps(plain, sort_keys=True).encode())
-    for file in [*sorted((ROOT / "models").rglob("*.py")), *sorted((ROOT / "training").rglob("*.py"))]:
-        digest.update(file.read_bytes())
+    plain = [OmegaConf.to_container(p, resolve=True) if OmegaConf.is_config(p) else str(p) for p in parts]
+    code = code_hash([module, *target_modules(*plain)])
+    digest = hashlib.blake2b(json.dumps([plain, code], sort_keys=True).encode(), digest_size=6)
     folder = Path(root) / f"{name}-{digest.hexdigest()}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

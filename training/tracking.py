@@ -11,8 +11,8 @@ from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import MLFlowLogger
 
-from training.config import flatten_config
-from training.stage_folders import ROOT
+from data.io.code_hash import ROOT
+from training.config_keys import flatten_config
 
 RUN_ID_FILE = "mlflow_run_id"
 

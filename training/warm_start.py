@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from data.feature_schema import Attribute, FeatureSchema
-from training.config import ConfigError
+from training.errors import ConfigError
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
 

@@ -49,12 +49,10 @@ def test_the_folder_is_reused_until_the_input_changes(
     assert not [p for p in (folder / "prepared").iterdir() if p.name.startswith(".")]
 
 
-def test_the_code_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "a.py").write_text("x = 1")
-    monkeypatch.setattr(module, "ROOT", tmp_path)
+def test_the_code_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = module._key({"name": "tables"}, {}, {})
-    (tmp_path / "data" / "a.py").write_text("x = 2")
+    assert module._key({"name": "simulated"}, {}, {}) != before
+    monkeypatch.setattr(module, "code_hash", lambda modules: f"other code of {modules}")
     assert module._key({"name": "tables"}, {}, {}) != before
 
 

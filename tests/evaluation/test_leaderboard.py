@@ -14,7 +14,7 @@ from exporting.export import up_to_date_version
 from serving.storage.bundle import read_manifest
 from tests.exporting.bundles import export_config, make_bundle
 from training import tracking
-from training.pipeline import gather_candidates
+from training.candidates_stage import gather_candidates
 from training.stage_folders import read_stage_manifest, write_stage_manifest
 from training.trained_run import open_run
 

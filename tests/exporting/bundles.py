@@ -11,7 +11,8 @@ from data.prepare import prepare
 from exporting.export import export
 from serving.storage.bundle import CHECKSUM_PLACEHOLDER, manifest_checksum, sha256
 from tests.data.shop import write_shop
-from training.build_models import build_ranker, build_two_tower
+from training.build_ranker import build_ranker
+from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR
 from training.prepared_data import open_prepared, training_prices
 from training.retrieval import encode_items

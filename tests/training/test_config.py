@@ -5,7 +5,8 @@ import inspect
 import pytest
 from hydra import compose, initialize_config_dir
 
-from training.build_models import build_ranker, build_two_tower
+from training.build_ranker import build_ranker
+from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
 
 SIZES = {

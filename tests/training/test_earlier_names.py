@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from data.errors import DataError
-from training.build_models import build_ranker, build_two_tower
+from training.build_ranker import build_ranker
+from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR, ConfigError, check_overrides, flatten_config
 from training.earlier_names import RENAMED_KEYS, RENAMED_TARGETS, current_key, current_parameter
 from training.prepared_data import open_prepared

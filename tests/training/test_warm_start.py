@@ -13,7 +13,8 @@ from data.feature_schema import FeatureSchema
 from data.prepare import prepare
 from tests.data.shop import START, iso, write_shop
 from tests.exporting.bundles import load_config
-from training.build_models import build_ranker, build_two_tower
+from training.build_ranker import build_ranker
+from training.build_two_tower import build_two_tower
 from training.config import ConfigError
 from training.pipeline import train_models
 from training.prepared_data import open_prepared

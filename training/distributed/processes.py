@@ -19,7 +19,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from torch import Tensor
 
-from training.config import ConfigError
+from training.errors import ConfigError
 from training.stage_folders import lock_folder
 
 T = TypeVar("T")

@@ -34,8 +34,8 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 
 from models.embeddings import EmbeddingTables
-from training.config import ConfigError
 from training.distributed import processes
+from training.errors import ConfigError
 
 TRAINER_STATE = "trainer.pt"
 STEP_FILE = "step"  # readable without loading anything

@@ -1,36 +1,17 @@
-"""Models from a config and the table sizes of a feature schema."""
+"""The ranker from a config and the table sizes of a feature schema."""
 
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from data.examples.splits import horizon_days
 from models.ranking.position_bias import POSITION_BIAS_FORMS, PositionBias
 from models.ranking.ranker import Ranker, RankerWidths
-from models.retrieval.item_tower import ItemEncoder, ItemTowerSettings
-from models.retrieval.query_encoder import EncoderDims
-from models.retrieval.two_tower import TwoTower
 from models.schema import TableSizes
-from training.config import ConfigError
+from training.errors import ConfigError
 
 DEFAULT_HORIZON_DAYS = 14  # for features, where the horizon has no fixed length (next_order)
-
-
-def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
-    """The two towers of `retrieval.model`, for tables of `sizes` (FeatureSchema.table_sizes()).
-
-    Raises ConfigError for a query encoder that cannot be built.
-    """
-    model, tables = cfg.retrieval.model, TableSizes(**sizes)
-    item = ItemEncoder(tables, model.dim, ItemTowerSettings(**model.item))
-    dims = EncoderDims(item=model.dim, attributes=model.attribute_dim * len(tables.attributes))
-    try:
-        query = instantiate(model.query, _partial_=True, _convert_="all")(dims)
-    except (InstantiationException, TypeError, ValueError) as error:
-        raise ConfigError(f"retrieval.model.query: {error.__cause__ or error}") from error
-    return TwoTower(item, query, tables.attributes, model.attribute_dim)
 
 
 def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:
