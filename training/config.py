@@ -1,6 +1,6 @@
 """Configs that refuse unknown keys and values, and name the nearest valid one."""
 
-import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,53 +10,128 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from training.config_keys import flatten_config, suggest_names
 from training.config_limits import find_range_error
+from training.config_targets import SHIPPED_PACKAGE, TARGET, accepts_key, check_target, find_targets
 from training.earlier_names import RENAMED_TARGETS, current_key
+from training.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 STAGES = ("retrieval", "ranker", "all")
 
 
-class ConfigError(ValueError):
-    """A key, group choice or value that no config has."""
+def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments for Hydra, once their overrides are checked against the configs.
 
+    A key that no file sets, but a task or a class of the config has, gets Hydra's prefix `++`, which adds it.
+    Hydra's own flags (-m, --help, hydra.*) pass through. The configs of `--config-dir` count.
 
-def check_overrides(config_name: str, arguments: list[str]) -> None:
-    """Check the command line's overrides against the configs before Hydra composes them.
-
-    Raises ConfigError for an unknown key, group choice or a value of the wrong type, naming the nearest
-    valid one. Hydra's own flags (-m, --help, hydra.*) pass through.
+    Raises ConfigError for an unknown key, group choice or a value of the wrong type, naming the nearest valid
+    one, and for a class that cannot be imported.
     """
-    groups = config_groups(config_name)
-    group_choices, key_overrides = [], []
-    for override in _parse_overrides(arguments):
-        if override.key_or_group in groups:
-            group_choices.append(_check_group_choice(override))
-        else:
-            key_overrides.append(override)
-    reference = reference_config(config_name, group_choices)
-    valid_keys = flatten_config(reference)
-    _check_targets(valid_keys)
-    for override in key_overrides:
-        key = override.key_or_group
-        if key == "stage" and not override.is_sweep_override():
-            _check_stage(str(override.value()))
-        if override.is_add() or override.is_delete():
-            raise ConfigError(
-                f"{override.input_line}: keys cannot be added or deleted; set one that exists: key=value"
-            )
-        if key not in valid_keys and OmegaConf.select(reference, key) is None:
-            raise ConfigError(_unknown_key_message(override, reference, [*valid_keys, *sorted(groups)]))
-        if key not in valid_keys:
-            keys_below = [name for name in valid_keys if name.startswith(f"{key}.")]
-            raise ConfigError(f"{key} is a group of keys: set one of {', '.join(keys_below)}")
-        for value in _override_values(override):
-            _check_type(key, valid_keys[key], value)
+    folders, groups = config_folders(config_name, arguments), config_groups(config_name)
+    overrides = _parse_overrides(arguments)
+    group_choices = [_check_group_choice(each, folders) for each in overrides if each.key_or_group in groups]
+    reference = reference_config(config_name, group_choices, folders)
+    key_overrides = [override for override in overrides if override.key_or_group not in groups]
+    targets = _check_targets(reference, key_overrides, bool(folders))
+    valid_names = [*flatten_config(reference), *sorted(groups)]
+    added = {o.input_line for o in key_overrides if not _check_key(o, reference, targets, valid_names)}
+    return [f"++{line.lstrip('+')}" if line in added else line for line in arguments]
 
 
-def _parse_overrides(arguments: list[str]) -> list[Override]:
+def _check_key(
+    override: Override, reference: DictConfig, targets: dict[str, str], valid_names: list[str]
+) -> bool:
+    """Whether a config file sets the key of an override; else a task or a class of `targets` has it.
+
+    Raises ConfigError for any other key, and for a value of the wrong type.
+    """
+    key, leaves = override.key_or_group, flatten_config(reference)
+    values = _override_values(override)
+    if key == "stage":
+        for value in values:
+            _check_stage(str(value))
+    exists = key in leaves or OmegaConf.select(reference, key) is not None
+    may_be_added = not (exists or override.is_delete() or _current_name(key, reference))
+    if may_be_added and all(accepts_key(name, targets) for name in _keys_of_values(key, values)):
+        return False
+    if override.is_add() or override.is_delete():
+        raise ConfigError(
+            f"{override.input_line}: keys cannot be added or deleted; set one that exists: key=value"
+        )
+    if not exists:
+        raise ConfigError(_unknown_key_message(override, reference, valid_names))
+    if key not in leaves:
+        if key.startswith("tasks.") and all(value is None for value in values):
+            return True  # takes the task out
+        keys_below = [name for name in leaves if name.startswith(f"{key}.")]
+        raise ConfigError(f"{key} is a group of keys: set one of {', '.join(keys_below)}")
+    for value in values:
+        _check_type(key, leaves[key], value)
+    return True
+
+
+def _keys_of_values(key: str, values: list[Any]) -> list[str]:
+    """The dotted keys that an override sets: `key`, or those of its mappings."""
+    keys = [
+        f"{key}.{name}" if isinstance(value, dict) and key.startswith("tasks.") else key
+        for value in values
+        for name in (value if isinstance(value, dict) else [""])
+    ]
+    return list(dict.fromkeys(keys)) or [key]
+
+
+def _check_targets(reference: DictConfig, overrides: list[Override], has_folders: bool) -> dict[str, str]:
+    """The classes of the config with these overrides, by the key of their node.
+
+    Raises ConfigError for a class that cannot be imported or takes another key than it is given. Shipped
+    configs pass without an import, which takes seconds.
+    """
+    targets = find_targets(reference)
+    changed = set()
+    for override in overrides:
+        node, _, name = override.key_or_group.rpartition(".")
+        if name == TARGET and node in targets:
+            for value in _override_values(override):
+                targets[node] = str(value)
+                changed.add(node)
+    for node, path in targets.items():
+        is_shipped = path.startswith(SHIPPED_PACKAGE) and path not in RENAMED_TARGETS
+        if not is_shipped or has_folders or node in changed:
+            check_target(node, path, list(OmegaConf.select(reference, node)))
+    return targets
+
+
+def config_folders(config_name: str, arguments: Sequence[str]) -> list[Path]:
+    """The folders of `--config-dir`, whose group files stand beside the shipped ones.
+
+    Raises ConfigError for one that is missing, or has a file that Hydra would not read for a shipped one.
+    """
+    folders = []
+    for position, argument in enumerate(arguments):
+        flag, separator, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folders.append(Path(value if separator else (*arguments, "")[position + 1]).resolve())
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {folder}: there is no such folder")
+        for file in sorted(folder.rglob("*.yaml")):
+            if (CONFIG_DIR / file.relative_to(folder)).is_file():
+                raise ConfigError(
+                    f"{file} has the name of a shipped config, which would be read in its place: rename it"
+                )
+    return folders
+
+
+def _parse_overrides(arguments: Sequence[str]) -> list[Override]:
     """The overrides among the arguments, without those of Hydra itself."""
-    lines = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    flags = {n + 1 for n, argument in enumerate(arguments) if argument in ("--config-dir", "-cd")}
+    lines = [
+        argument
+        for n, argument in enumerate(arguments)
+        if "=" in argument and not argument.startswith("-") and n not in flags
+    ]
     try:
         overrides = OverridesParser.create().parse_overrides(lines)
     except OverrideParseException as error:
@@ -69,41 +144,45 @@ def _override_values(override: Override) -> list[Any]:
     return [*override.sweep_iterator()] if override.is_sweep_override() else [override.value()]
 
 
-def _check_group_choice(override: Override) -> str:
+def _check_group_choice(override: Override, folders: Sequence[Path]) -> str:
     """The override of a group as `group=choice`, the first choice of a sweep. Raises ConfigError."""
     group = override.key_or_group
-    valid_choices = sorted(file.stem for file in (CONFIG_DIR / group).glob("*.yaml"))
+    valid_choices = _group_choices(group, folders)
     choices = [None if value is None else str(value) for value in _override_values(override)]
     for choice in choices:
         if choice is not None and choice not in valid_choices:
             raise ConfigError(
-                f"{group}={choice}: there is no such {group}.{_suggest_names(choice, valid_choices)}"
+                f"{group}={choice}: there is no such {group}.{suggest_names(choice, valid_choices)}"
             )
     return f"{group}={'null' if choices[0] is None else choices[0]}"
 
 
+def _group_choices(group: str, folders: Sequence[Path]) -> list[str]:
+    return sorted(file.stem for folder in (CONFIG_DIR, *folders) for file in (folder / group).glob("*.yaml"))
+
+
 def _check_stage(stage: str) -> None:
     if stage not in STAGES:
-        raise ConfigError(
-            f"stage={stage}: expected {', '.join(STAGES)}.{_suggest_names(stage, list(STAGES))}"
-        )
-
-
-def _check_targets(leaves: dict[str, Any]) -> None:
-    """Raises ConfigError for a class that has moved since a config of the user was written."""
-    for key, value in leaves.items():
-        if key.endswith("_target_") and value in RENAMED_TARGETS:
-            raise ConfigError(f"{key}: {value} is now {RENAMED_TARGETS[value]}")
+        raise ConfigError(f"stage={stage}: expected {', '.join(STAGES)}.{suggest_names(stage, list(STAGES))}")
 
 
 def _unknown_key_message(override: Override, reference: DictConfig, valid_names: list[str]) -> str:
     """What an override with an unknown key may mean: the key's name today, or the nearest ones."""
     key = override.key_or_group
-    current = current_key(key)
-    if current in valid_names or OmegaConf.select(reference, current) is not None:
+    current = _current_name(key, reference)
+    if current is not None:
         value = str(override.input_line).partition("=")[2]
         return f"{_renamed_part(key, current)}: set {current}={value}"
-    return f"{key}: no such key.{_suggest_names(key, valid_names)}"
+    return f"{key}: no such key.{suggest_names(key, valid_names)}"
+
+
+def _current_name(key: str, reference: DictConfig) -> str | None:
+    """The name today of a key of an earlier release; None for any other key."""
+    current = current_key(key)
+    is_renamed = current != key and (
+        current in flatten_config(reference) or OmegaConf.select(reference, current) is not None
+    )
+    return current if is_renamed else None
 
 
 def _renamed_part(key: str, current: str) -> str:
@@ -126,46 +205,68 @@ def config_groups(config_name: str) -> set[str]:
     return groups
 
 
-def reference_config(config_name: str, group_choices: list[str]) -> DictConfig:
-    """The config of these group choices; an experiment may change values but not add keys.
+def reference_config(config_name: str, group_choices: list[str], folders: Sequence[Path] = ()) -> DictConfig:
+    """The config of these group choices, with the files of `folders` beside the shipped ones.
 
-    Raises ConfigError if the experiment has a key that nothing else defines.
+    Raises ConfigError if an experiment or a file of `folders` has a key that no shipped config, no task and
+    no class of the config defines.
     """
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        full = compose(config_name, overrides=group_choices, return_hydra_config=True)
-        choices = full.hydra.runtime.choices
-        without_experiment = [
-            f"{group}={choice}"
-            for group, choice in choices.items()
-            if "/" not in group and group != "experiment" and choice is not None
+    full = _compose(config_name, group_choices, folders, with_hydra=True)
+    runtime_choices = {
+        group: choice
+        for group, choice in full.hydra.runtime.choices.items()
+        if "/" not in group and choice is not None
+    }
+    config = OmegaConf.create({key: value for key, value in full.items() if key != "hydra"})
+    experiment = runtime_choices.pop("experiment", None)
+    plain = _compose(config_name, [f"{group}={choice}" for group, choice in runtime_choices.items()], folders)
+    _check_added_keys(f"experiment={experiment}", config, [plain])
+    for group, choice in runtime_choices.items():
+        if (CONFIG_DIR / group / f"{choice}.yaml").is_file():
+            continue
+        shipped = [
+            _compose(
+                config_name, [f"{name}={c}" for name, c in {**runtime_choices, group: each}.items()], folders
+            )
+            for each in _group_choices(group, ())
         ]
-        plain = compose(config_name, overrides=without_experiment)
-    valid_keys = flatten_config(plain)
-    for key in flatten_config(full):
-        if key.startswith("hydra.") or key in valid_keys or OmegaConf.select(plain, key) is not None:
+        _check_added_keys(f"{group}={choice}", plain, shipped)
+    return config
+
+
+def _compose(
+    config_name: str, overrides: list[str], folders: Sequence[Path], with_hydra: bool = False
+) -> DictConfig:
+    """The config of train.yaml, export.yaml or retrain.yaml with files of `folders`."""
+    if folders:
+        urls = ", ".join(f'"file://{folder}"' for folder in folders)
+        overrides = [*overrides, f"hydra.searchpath=[{urls}]"]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose(config_name, overrides=overrides, return_hydra_config=with_hydra)
+
+
+def _check_added_keys(file: str, config: DictConfig, references: list[DictConfig]) -> None:
+    """Raises ConfigError for a key of `config` that none of the references has, nor a task or class of it.
+
+    `file` is the group and its choice, such as `experiment=debug`, that set the key.
+    """
+    valid_keys = list(dict.fromkeys(key for each in references for key in flatten_config(each)))
+    targets = find_targets(config)
+    for key in flatten_config(config):
+        node, _, name = key.rpartition(".")
+        if key in valid_keys or any(OmegaConf.select(each, key) is not None for each in references):
             continue
         current = current_key(key)
         if current in valid_keys:
-            reason = _renamed_part(key, current)
-        else:
-            reason = f"no such key.{_suggest_names(key, list(valid_keys))}"
-        raise ConfigError(f"experiment={choices.get('experiment')} sets {key}: {reason}")
-    return OmegaConf.create({key: value for key, value in full.items() if key != "hydra"})
-
-
-def flatten_config(config: DictConfig) -> dict[str, Any]:
-    """Values by dotted key; lists are values."""
-    leaves: dict[str, Any] = {}
-
-    def collect(node: Any, path: str) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                collect(value, f"{path}.{key}" if path else str(key))
-        else:
-            leaves[path] = node
-
-    collect(OmegaConf.to_container(config, resolve=False), "")
-    return leaves
+            raise ConfigError(f"{file} sets {key}: {_renamed_part(key, current)}")
+        if name == TARGET and node in find_targets(references[0]):
+            continue
+        try:
+            is_valid = accepts_key(key, targets)
+        except ConfigError as error:
+            raise ConfigError(f"{file} sets {error}") from error
+        if not is_valid:
+            raise ConfigError(f"{file} sets {key}: no such key.{suggest_names(key, valid_keys)}")
 
 
 def check_values(config: DictConfig) -> None:
@@ -189,12 +290,3 @@ def _check_type(key: str, default: Any, value: Any) -> None:
         raise ConfigError(
             f"{key}={value}: expected a {type(default).__name__}, as in the default {key}={default}"
         )
-
-
-def _suggest_names(name: str, valid_names: list[str]) -> str:
-    """` Did you mean …?`: names with the same last part, else similar ones, else the first ten."""
-    same_last_part = [valid for valid in valid_names if valid.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
-    suggestions = (
-        same_last_part or difflib.get_close_matches(name, valid_names, n=3, cutoff=0.5) or valid_names[:10]
-    )
-    return f" Did you mean {' or '.join(suggestions)}?" if suggestions else ""

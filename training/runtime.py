@@ -5,15 +5,21 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
-from training.config import ConfigError, check_overrides
+from training.config import check_overrides
+from training.errors import ConfigError
 
 
 def run_command(config_name: str, main: Callable[[], None]) -> None:
-    """Run a Hydra command after its overrides passed the checks; a wrong one ends it with one line."""
+    """Run a Hydra command after its overrides passed the checks; a wrong one ends it with one line.
+
+    A config may name classes of the working directory (`_target_: my_models.MyNetwork`).
+    """
     set_up_process()
+    sys.path.append(str(Path.cwd()))  # last, so that its modules hide none of the repository
     try:
-        check_overrides(config_name, sys.argv[1:])
+        sys.argv[1:] = check_overrides(config_name, sys.argv[1:])
     except ConfigError as error:
         sys.exit(f"error: {error}")
     main()

@@ -1,0 +1,149 @@
+"""Classes and functions that a config names by their dotted path, of the repository or of the user.
+
+    multitask: {_target_: my_models.networks.MyNetwork, width: 64}
+
+The module is looked up in the repository, the working directory, PYTHONPATH and the installed packages.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from training.config_keys import suggest_names
+from training.earlier_names import RENAMED_TARGETS
+from training.errors import ConfigError
+
+TARGET = "_target_"
+SHIPPED_PACKAGE = "models."  # of the classes that the shipped configs name
+# Arguments that building a model gives to a class, before those of the config (training/build_models.py).
+BUILT_ARGUMENTS = {
+    "ranker.multitask": ("query_dim", "candidate_dim", "tasks"),
+    "retrieval.model.query": ("dims",),
+}
+
+
+def import_object(key: str, path: str) -> Any:
+    """The class or function at `path`, `my_package.my_module.Name`.
+
+    Raises ConfigError, with the config key that names it, if it cannot be imported.
+    """
+    path = str(path)
+    module_name, _, name = path.rpartition(".")
+    if path in RENAMED_TARGETS:
+        raise ConfigError(f"{key}: {path} is now {RENAMED_TARGETS[path]}")
+    if not module_name or not name:
+        raise ConfigError(f"{key}={path}: expected a dotted path, such as my_package.my_module.MyClass")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = str(error.name)
+        if module_name != missing and not module_name.startswith(f"{missing}."):
+            raise ConfigError(f"{key}: {module_name} imports {missing}, which is not installed") from error
+        package, _, _ = missing.rpartition(".")
+        if package:
+            folders = ", ".join(getattr(sys.modules[package], "__path__", ()))
+            raise ConfigError(f"{key}: {path}: there is no module {missing} in {folders}") from error
+        raise ConfigError(
+            f"{key}: {path} cannot be imported, for there is no module {missing}. Run the command from the "
+            f"folder that holds {missing}, or add that folder to PYTHONPATH"
+        ) from error
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: {path} cannot be imported, for {module_name} fails: {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(module, name):
+        own_names = [each for each, value in vars(module).items() if _is_of(value, module_name)]
+        raise ConfigError(f"{key}: {module_name} has no {name}.{suggest_names(name, own_names)}")
+    return getattr(module, name)
+
+
+def _is_of(value: Any, module_name: str) -> bool:
+    return getattr(value, "__module__", None) == module_name
+
+
+def find_targets(config: DictConfig) -> dict[str, str]:
+    """The dotted paths of the classes in a config, by the key of their node: `ranker.multitask` → class."""
+
+    def collect(node: Any, path: str) -> Iterator[tuple[str, str]]:
+        if isinstance(node, dict):
+            if isinstance(node.get(TARGET), str):
+                yield path, node[TARGET]
+            for key, value in node.items():
+                yield from collect(value, f"{path}.{key}" if path else str(key))
+
+    return dict(collect(OmegaConf.to_container(config, resolve=False), ""))
+
+
+def target_parameters(node: str, path: str) -> list[str] | None:
+    """The parameters of a class that a config may set at the key `node`; None if it takes any name.
+
+    Raises ConfigError for a class that cannot be imported, or takes fewer arguments than its place gives.
+    """
+    target = import_object(f"{node}.{TARGET}", path)
+    if not callable(target):
+        raise ConfigError(f"{node}.{TARGET}: {path} is no class or function")
+    parameters = list(inspect.signature(target).parameters.values())
+    built = BUILT_ARGUMENTS.get(node, ())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(positional) < len(built) and not any(p.kind == p.VAR_POSITIONAL for p in parameters):
+        raise ConfigError(
+            f"{node}.{TARGET}: {path} takes {inspect.signature(target)}: its first parameters must be "
+            f"{', '.join(built)}"
+        )
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    given = {parameter.name for parameter in positional[: len(built)]}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.kind in named and p.name not in given]
+
+
+def check_target(node: str, path: str, keys: list[str]) -> None:
+    """Raises ConfigError for a key of `keys`, below the key `node`, that the class at `path` does not take."""
+    parameters = target_parameters(node, path)
+    if parameters is None:
+        return
+    for key in keys:
+        if key not in parameters and not key.startswith("_"):  # Hydra's own begin so
+            raise ConfigError(f"{node}.{key}: {unknown_parameter(path, key, parameters)}")
+
+
+def unknown_parameter(path: str, name: str, parameters: list[str]) -> str:
+    """Why a class does not take a key, with the nearest parameter."""
+    class_name = path.rpartition(".")[2]
+    if not parameters:
+        return f"{class_name} takes no settings"
+    return f"{class_name} takes no {name}.{suggest_names(name, parameters)}"
+
+
+def task_fields() -> list[str]:
+    """The keys of a task in `tasks`."""
+    from models.ranking.tasks import Task  # late: it needs torch, which takes seconds to import
+
+    return [field.name for field in fields(Task) if field.name != "name"]
+
+
+def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
+    """Whether a key that no config file has may be set: a task's, or a parameter of a class in `targets`.
+
+    Raises ConfigError, with the nearest name, for a key of a task or class that it does not take.
+    """
+    parts = key.split(".")
+    if parts[0] == "tasks" and len(parts) > 1:
+        if len(parts) == 2:
+            return True
+        if len(parts) > 3 or parts[2] not in task_fields():
+            raise ConfigError(f"{key}: a task has no {parts[2]}.{suggest_names(parts[2], task_fields())}")
+        return True
+    for node, path in targets.items():
+        if key.startswith(f"{node}."):
+            name = key[len(node) + 1 :].partition(".")[0]
+            parameters = target_parameters(node, path)
+            if parameters is not None and name not in parameters:
+                raise ConfigError(f"{key}: {unknown_parameter(path, name, parameters)}")
+            return True
+    return False

@@ -1,0 +1,5 @@
+"""Errors of training that a user can mend."""
+
+
+class ConfigError(ValueError):
+    """A key, group choice or value that no config has, or a class that cannot be used."""
