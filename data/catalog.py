@@ -13,6 +13,8 @@ from torch import Tensor
 
 from models.schema import Catalog, ItemText
 
+PACKED_ROWS = 65_536  # vectors that are packed at a time: as floats they may not fit into memory
+
 
 class ItemNeighbours(NamedTuple):
     """The neighbours of each item at one snapshot, jagged over items, best first."""
@@ -47,8 +49,8 @@ def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tup
         brand=torch.from_numpy(_to_numpy(items["brand_code"], np.int64)),
         first_sold=torch.from_numpy(_to_numpy(items["first_sold"], np.int64)),
         available=torch.from_numpy(_to_numpy(items["available"], np.bool_)),
-        attributes=torch.empty(rows, 0, dtype=torch.int64),
-        content=torch.empty(rows, 0, dtype=torch.uint8),
+        attributes=_item_attributes(items),
+        content=_item_content(items),
         **snapshot_fields,
         vectors=torch.empty(rows, 0, dtype=torch.uint8),
     )
@@ -102,6 +104,27 @@ def _snapshot_fields(folder: Path, rows: int, list_price: np.ndarray) -> dict[st
             current = values[s] = np.where(np.isnan(values[s]), current, values[s])
         fields[name] = values
     return fields
+
+
+def _item_attributes(items: pa.Table) -> Tensor:
+    """[rows, A] int64; [rows, 0] for a table of an earlier release, without the column."""
+    if "attribute_codes" not in items.column_names:
+        return torch.empty(items.num_rows, 0, dtype=torch.int64)
+    codes = _to_numpy(items["attribute_codes"].combine_chunks().flatten(), np.int64)
+    return torch.from_numpy(codes.reshape(items.num_rows, len(codes) // max(items.num_rows, 1)))
+
+
+def _item_content(items: pa.Table) -> Tensor:
+    """The items' own vectors, row-wise int8: [rows, E+8] uint8; [rows, 0] where the shop has none."""
+    packed: list[Tensor] = []
+    if "content" in items.column_names:
+        for start in range(0, items.num_rows, PACKED_ROWS):
+            part = items["content"].slice(start, PACKED_ROWS)
+            values = _to_numpy(part.combine_chunks().flatten(), np.float32)
+            if values.size > 0:
+                vectors = torch.from_numpy(values.reshape(len(part), -1))
+                packed.append(torch.ops.quantized.embedding_bag_byte_prepack(vectors))
+    return torch.cat(packed) if packed else torch.empty(items.num_rows, 0, dtype=torch.uint8)
 
 
 def _to_numpy(column: pa.ChunkedArray | pa.Array, dtype: type) -> np.ndarray:

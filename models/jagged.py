@@ -23,6 +23,17 @@ def segment_offsets(segments: Tensor, n_segments: int) -> Tensor:
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
+def padded_positions(offsets: Tensor, segments: Tensor) -> tuple[Tensor, int]:
+    """The position of each value in a padded matrix [n_segments, width], and its width, 1 at least.
+
+    offsets = [0, 2, 2, 5]  →  positions [0, 1, 6, 7, 8], width 3.
+    """
+    lengths = offsets[1:] - offsets[:-1]
+    width = max(int(lengths.max()), 1)
+    index = torch.arange(segments.numel(), device=segments.device)
+    return segments * width + index - offsets.index_select(0, segments), width
+
+
 def gather_segments(offsets: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Positions of the values of `segments` [n]: positions [Σl], the index into `segments` of each [Σl], and
     the length of each segment [n]."""

@@ -2,9 +2,9 @@
 
     updates ─ data/item_changes.py ─▶ items ─▶ catalog ─ item tower ─▶ vectors
 
-The item tower has no id embedding of a new item and places it by category, brand, title and price, as it does
-any item that was never sold. Until the next training no table of the candidate sources lists a new item, so
-only the two-tower source proposes it.
+The item tower has no id embedding of a new item. It places the item by its features (category, brand, title,
+price, attributes, vectors), as it does any item that was never sold. Until the next training no table of the
+candidate sources lists a new item, so only the two-tower source proposes it.
 """
 
 import copy
@@ -26,6 +26,7 @@ from models.schema import SNAPSHOT_FIELDS, Catalog, ItemText
 from training.prepared_data import training_prices
 
 ENCODE_BATCH_SIZE = 8192  # items that are encoded at a time
+NOT_ENCODED = ("item_id", "available", "margin", "created_at")  # columns that the item tower does not read
 
 
 @torch.inference_mode()
@@ -66,8 +67,8 @@ def updated_item_rows(items: pa.Table, updates: pa.Table) -> NDArray:
 
 
 def reencode_mask(updates: pa.Table) -> Tensor:
-    """[n] bool, the updates that may change an item's vector: those of more than its availability."""
-    names = ("title", "description", "category", "brand", "price")
+    """[n] bool, the updates that may change an item's vector: those of a column that the item tower reads."""
+    names = [name for name in updates.column_names if name not in NOT_ENCODED]
     columns = [torch.from_numpy(np.array(pc.is_valid(updates[name]).to_numpy())) for name in names]
     return torch.stack(columns).any(0)
 
@@ -85,8 +86,8 @@ def encode_items(
     """Row-wise int8 vectors [n, D+8] of item rows [n]; the tower has no id of rows from `first_new` on."""
     parts: list[Tensor] = []
     for block in rows.split(ENCODE_BATCH_SIZE):
-        _, *facts = item_encoder_inputs(block, catalog, text, price)
-        parts.append(pack_int8(tower(block.masked_fill(block >= first_new, 0), *facts)))
+        _, features = item_encoder_inputs(block, catalog, text, price)
+        parts.append(pack_int8(tower(block.masked_fill(block >= first_new, 0), features)))
     return torch.cat(parts)
 
 

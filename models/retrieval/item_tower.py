@@ -1,12 +1,17 @@
-"""The item tower: id, category path, brand, price and TF-IDF weighted title tokens to a unit vector."""
+"""The item tower: an item's id and its features to a unit vector.
+
+The features are the category path, brand, price, TF-IDF weighted title tokens, and the item's own attributes
+and vectors (further columns of the table `items`).
+"""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.embeddings import EmbeddingTable, EmbeddingTables
+from models.embeddings import EmbeddingTable, EmbeddingTables, gather_rows_int8
 from models.jagged import gather_segments
 from models.schema import Catalog, ItemText, TableSizes
 
@@ -17,9 +22,11 @@ class ItemTowerSettings:
 
     Args:
         id_dim, category_dim, brand_dim, token_dim: widths of the tables.
+        attribute_dim: width of the table of each item attribute.
+        content_dim: width of the projection of the items' own vectors.
         hidden: width of the hidden layer.
-        id_dropout: share of items whose id is hidden in training, so that category, brand, title and
-            price alone represent a never-sold item (DropoutNet, Volkovs et al. 2017, section 3).
+        id_dropout: share of items whose id is hidden in training, so that the other features alone
+            represent a never-sold item (DropoutNet, Volkovs et al. 2017, section 3).
         id_rows, token_rows: rows of hashed tables, the unknown row included; None for a row per item and
             per token.
         hashes: rows of a hashed table that an id or token sums. Two ids that collide in one hash seldom
@@ -31,11 +38,24 @@ class ItemTowerSettings:
     category_dim: int = 16
     brand_dim: int = 16
     token_dim: int = 32
+    attribute_dim: int = 8
+    content_dim: int = 32
     hidden: int = 128
     id_dropout: float = 0.1
     id_rows: int | None = None
     token_rows: int | None = None
     hashes: int = 2
+
+
+class ItemFeatures(NamedTuple):
+    """The features of U items besides their ids."""
+
+    category: Tensor  # [U, L] int64
+    brand: Tensor  # [U] int64
+    attributes: Tensor  # [U, A] int64
+    content: Tensor  # [U, E] float32, zeros where missing
+    price: Tensor  # [U] float32, 0 for unknown
+    tokens: tuple[Tensor, Tensor, Tensor]  # ids [ΣT], lengths [U], weights [ΣT]
 
 
 class ItemEncoder(nn.Module):
@@ -56,38 +76,43 @@ class ItemEncoder(nn.Module):
         self.id_rows, self.token_rows, self.hashes = settings.id_rows, settings.token_rows, settings.hashes
         self.register_buffer("trained_mask", torch.ones(sizes.items, dtype=torch.bool))
         levels = [f"category_{level}" for level in range(sizes.category_levels)]
+        attributes = [f"item_attribute_{i}" for i in range(len(sizes.item_attributes))]
         self.embeddings = EmbeddingTables(
             [
                 EmbeddingTable("item", settings.id_rows or sizes.items, settings.id_dim, ["item"]),
                 EmbeddingTable("category", sizes.categories, settings.category_dim, levels),
                 EmbeddingTable("brand", sizes.brands, settings.brand_dim, ["brand"]),
                 EmbeddingTable("token", settings.token_rows or sizes.tokens, settings.token_dim, ["token"]),
+                *(
+                    EmbeddingTable(name, size, settings.attribute_dim, [name])
+                    for name, size in zip(attributes, sizes.item_attributes, strict=True)
+                ),
             ]
         )
+        self.content: ContentProjection | None = None
+        content_dim = 0
+        if sizes.content_dim > 0:
+            self.content = ContentProjection(sizes.content_dim, settings.content_dim)
+            content_dim = settings.content_dim + 1
         self.mlp = nn.Sequential(
-            nn.Linear(self.embeddings.output_dim + 2, settings.hidden),
+            nn.Linear(self.embeddings.output_dim + 2 + content_dim, settings.hidden),
             nn.ReLU(),
             nn.Linear(settings.hidden, dim),
         )
 
-    def forward(
-        self,
-        rows: Tensor,
-        category: Tensor,
-        brand: Tensor,
-        price: Tensor,
-        tokens: tuple[Tensor, Tensor, Tensor],
-    ) -> Tensor:
-        """rows, brand, price (0 = unknown) [U]; category [U, L]; tokens (ids, lengths [U], weights)."""
+    def forward(self, rows: Tensor, features: ItemFeatures) -> Tensor:
+        """Unit vectors [U, dim] of item rows [U] with their features."""
+        price = features.price
         rows = rows.masked_fill(~self.trained_mask[rows], 0)
         if self.training and self.id_dropout > 0:
             dropped = torch.rand(rows.shape, device=rows.device) < self.id_dropout
             rows = rows.masked_fill(dropped, 0)  # the unknown item
         one_id = torch.ones_like(rows)  # lengths of bags of one id
         unit_weight = one_id.to(price.dtype)
-        codes = [category[:, level].contiguous() for level in range(category.shape[1])] + [brand]
+        codes = [*features.category.t().contiguous().unbind(0), features.brand]
+        attributes = list(features.attributes.t().contiguous().unbind(0))
         item, item_lengths, item_weights = rows, one_id, unit_weight
-        token, token_lengths, token_weights = tokens
+        token, token_lengths, token_weights = features.tokens
         if self.id_rows is not None:
             item, item_lengths, item_weights = hash_bags(
                 item, item_lengths, item_weights, self.id_rows, self.hashes
@@ -97,13 +122,32 @@ class ItemEncoder(nn.Module):
                 token, token_lengths, token_weights, self.token_rows, self.hashes
             )
         pooled = self.embeddings(
-            [item] + codes + [token],
-            [item_lengths] + [one_id] * len(codes) + [token_lengths],
-            [item_weights] + [unit_weight] * len(codes) + [token_weights],
+            [item, *codes, token, *attributes],
+            [item_lengths] + [one_id] * len(codes) + [token_lengths] + [one_id] * len(attributes),
+            [item_weights] + [unit_weight] * len(codes) + [token_weights] + [unit_weight] * len(attributes),
         )  # [U, Σdim]
         price_known = (price > 0).to(price.dtype)
-        price_features = torch.stack([torch.log1p(price), price_known], dim=1)  # [U, 2]
-        return F.normalize(self.mlp(torch.cat([pooled, price_features], dim=1)).float(), dim=1)  # [U, dim]
+        inputs = [pooled, torch.stack([torch.log1p(price), price_known], dim=1)]  # [U, 2]
+        if self.content is not None:
+            inputs.append(self.content(features.content))
+        return F.normalize(self.mlp(torch.cat(inputs, dim=1)).float(), dim=1)  # [U, dim]
+
+
+class ContentProjection(nn.Module):
+    """The items' own vectors [U, E] to [U, dim + 1]: a linear projection, and 1 where a vector is known.
+
+    A missing vector (zeros) gives zeros. The initial projection of a unit vector has a norm of about 1, as a
+    row of an embedding table has.
+    """
+
+    def __init__(self, content_dim: int, dim: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(content_dim, dim, bias=False)
+        nn.init.normal_(self.projection.weight, std=dim**-0.5)
+
+    def forward(self, content: Tensor) -> Tensor:
+        known = (content != 0).any(1, keepdim=True).to(content.dtype)  # [U, 1]
+        return torch.cat([self.projection(content), known], dim=1)
 
 
 def hash_bags(
@@ -125,8 +169,15 @@ def hash_bags(
 
 def item_encoder_inputs(
     rows: Tensor, catalog: Catalog, text: ItemText, price: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+) -> tuple[Tensor, ItemFeatures]:
     """The arguments of `ItemEncoder.forward` for item rows [U]; `price` [N+1] is the price of each item."""
     position, _, lengths = gather_segments(text.offsets, rows)
-    tokens = (text.token[position], lengths, text.weight[position])
-    return rows, catalog.category[rows], catalog.brand[rows], price[rows], tokens
+    has_content = catalog.content.shape[1] > 0
+    return rows, ItemFeatures(
+        category=catalog.category[rows],
+        brand=catalog.brand[rows],
+        attributes=catalog.attributes[rows],
+        content=gather_rows_int8(catalog.content, rows) if has_content else price.new_zeros(len(rows), 0),
+        price=price[rows],
+        tokens=(text.token[position], lengths, text.weight[position]),
+    )

@@ -11,7 +11,10 @@ DAY = 86_400
 NOW = 1_512_000_000
 
 
-def table_sizes(attributes: tuple[int, ...] = (4, 3, 3), items: int = 30) -> TableSizes:
+ITEM_ATTRIBUTES = (5, 3)  # sizes of the attributes that `random_catalog` gives items if `content_dim` > 0
+
+
+def table_sizes(attributes: tuple[int, ...] = (4, 3, 3), items: int = 30, content_dim: int = 0) -> TableSizes:
     """Table sizes of `random_catalog`, `random_text` and `random_query`, with other attributes if given."""
     return TableSizes(
         items=items + 1,
@@ -21,6 +24,8 @@ def table_sizes(attributes: tuple[int, ...] = (4, 3, 3), items: int = 30) -> Tab
         tokens=12,
         context=attributes[:1],
         profile=attributes[1:],
+        item_attributes=ITEM_ATTRIBUTES if content_dim > 0 else (),
+        content_dim=content_dim,
     )
 
 
@@ -28,8 +33,13 @@ def offsets(lengths: torch.Tensor) -> torch.Tensor:
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
-def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, snapshots: int = 2) -> Catalog:
-    """`items` items in a category tree with some unknown categories, brands and prices."""
+def random_catalog(
+    seed: int, items: int = 30, levels: int = 3, dim: int = 8, snapshots: int = 2, content_dim: int = 0
+) -> Catalog:
+    """`items` items in a category tree with some unknown categories, brands and prices.
+
+    With `content_dim` > 0 they also have ITEM_ATTRIBUTES and vectors of their own, some of them unknown.
+    """
     g = torch.Generator().manual_seed(seed)
     top = torch.randint(1, 4, [items + 1, 1], generator=g)
     category = torch.cat([top + 4 * level for level in range(levels)], dim=1)
@@ -48,8 +58,8 @@ def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, sn
         brand=torch.randint(0, 5, [items + 1], generator=g),
         first_sold=NOW - torch.randint(-20, 200, [items + 1], generator=g) * DAY,
         available=available,
-        attributes=torch.empty(items + 1, 0, dtype=torch.int64),
-        content=torch.empty(items + 1, 0, dtype=torch.uint8),
+        attributes=random_attributes(seed, items) if content_dim > 0 else torch.empty(items + 1, 0).long(),
+        content=random_content(seed, items, content_dim),
         price=price,
         mean_line_spend=price * torch.randint(1, 4, price.shape, generator=g),
         orders_28d=orders_28d,
@@ -57,6 +67,26 @@ def random_catalog(seed: int, items: int = 30, levels: int = 3, dim: int = 8, sn
         buyers=orders_28d + torch.randint(0, 20, orders_28d.shape, generator=g),
         vectors=pack_int8(vectors),
     )
+
+
+def random_attributes(seed: int, items: int) -> torch.Tensor:
+    """Codes [items+1, A] of ITEM_ATTRIBUTES; the unknown item has 0."""
+    g = torch.Generator().manual_seed(seed)
+    codes = [torch.randint(0, size, [items + 1], generator=g) for size in ITEM_ATTRIBUTES]
+    attributes = torch.stack(codes, dim=1)
+    attributes[0] = 0
+    return attributes
+
+
+def random_content(seed: int, items: int, dim: int) -> torch.Tensor:
+    """Unit vectors, row-wise int8: [items+1, dim+8], or [items+1, 0] for dim 0; a third of them missing."""
+    if dim == 0:
+        return torch.empty(items + 1, 0, dtype=torch.uint8)
+    g = torch.Generator().manual_seed(seed)
+    vectors = torch.nn.functional.normalize(torch.randn(items + 1, dim, generator=g), dim=1)
+    vectors[torch.rand(items + 1, generator=g) < 0.33] = 0.0
+    vectors[0] = 0.0
+    return pack_int8(vectors)
 
 
 def random_text(seed: int, items: int = 30, tokens: int = 12) -> ItemText:

@@ -1,13 +1,14 @@
 """Blocks of features: NamedTuples whose fields are the features of (checkout, candidate) pairs.
 
 A feature has its name and its value in one place, the field. Names and order of the columns follow from the
-fields of the blocks (`feature_names`), and TorchScript resolves fields at compile time.
+fields of the blocks (`block_columns`), and TorchScript resolves fields at compile time.
 """
 
 from typing import NamedTuple, get_type_hints
 
 from torch import Tensor
 
+from models.ranking.features.selection import FeatureColumn
 from models.schema import Candidates, Catalog, Query
 
 
@@ -22,6 +23,7 @@ class PairInputs(NamedTuple):
     event_age: Tensor  # [ΣH] float32, days
 
 
-def feature_names(blocks: type) -> list[str]:
-    """Names of the features in a NamedTuple of blocks, in order."""
-    return [name for block in get_type_hints(blocks).values() for name in block._fields]
+def block_columns(blocks: type) -> list[FeatureColumn]:
+    """The features in a NamedTuple of blocks, in order; the field of a block is the block's name."""
+    types = get_type_hints(blocks)
+    return [FeatureColumn(block, name) for block in types for name in types[block]._fields]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from models.candidates.names import CANDIDATE_SOURCES
 from models.jagged import segment_ids
-from models.ranking.features.blocks import PairInputs, feature_names
+from models.ranking.features.blocks import PairInputs, block_columns
+from models.ranking.features.content import ContentFeatures, content_features
 from models.ranking.features.item_history import (
     PurchaseCounts,
     PurchaseRatios,
@@ -31,8 +32,11 @@ from models.ranking.features.market import (
 from models.ranking.features.purchase_levels import PurchaseLevels
 from models.ranking.features.purchases import collect_purchases
 from models.ranking.features.scores import ScoreCounts, ScoreRatios, score_features
+from models.ranking.features.selection import FeatureColumn, FeatureSelection, select_columns
 from models.ranking.features.user import UserFeatures, user_features, user_totals
 from models.schema import Candidates, Catalog, Query, seconds_to_days
+
+MAX_CONTENT_EVENTS = 64  # latest events, and basket lines, whose vectors the block `content` reads
 
 
 class CountBlocks(NamedTuple):
@@ -56,14 +60,19 @@ class ValueBlocks(NamedTuple):
 class InteractionFeatures(nn.Module):
     """Features of (checkout, candidate) pairs; `feature_names` names the columns.
 
+    Raises ValueError for a selection with a name that no feature has, or that leaves no feature.
+
     Args:
         categories, brands: numbers of category and brand codes, the unknown code included.
         horizon_days: days inside which an outcome counts.
         half_lives: days in which a purchase loses half its weight, one decayed count each.
         missing_log_age: log-age of an event that never happened; log1p(1000 days) is 6.9.
+        has_content: items have vectors of their own, so that the block `content` exists.
+        selection: the features to keep, by default all.
     """
 
     source_bits: Tensor
+    selected_rows: Tensor
 
     def __init__(
         self,
@@ -72,17 +81,35 @@ class InteractionFeatures(nn.Module):
         horizon_days: float = 14.0,
         half_lives: tuple[float, ...] = (5.0, 20.0, 80.0, 320.0),
         missing_log_age: float = 8.0,
+        has_content: bool = False,
+        selection: FeatureSelection | None = None,
     ) -> None:
         super().__init__()
         self.missing_log_age = missing_log_age
+        self.max_content_events = MAX_CONTENT_EVENTS
         self.levels = PurchaseLevels(categories, brands, horizon_days, half_lives, missing_log_age)
         self.register_buffer("source_bits", torch.arange(len(CANDIDATE_SOURCES)), persistent=False)
-        self.feature_names = [
-            *self.levels.feature_names(),
-            *feature_names(CountBlocks),
-            *feature_names(ValueBlocks),
-            *UserFeatures._fields,
-            *(f"source_{source}" for source in CANDIDATE_SOURCES),
+        columns = self.all_columns()
+        selected = select_columns(columns, selection or FeatureSelection())
+        if not has_content:
+            selected = [i for i in selected if columns[i].block != "content"]
+        if not selected:
+            raise ValueError("features.drop and features.blocks leave no feature: keep at least one block")
+        self.has_content = any(columns[i].block == "content" for i in selected)
+        n_rows = len(columns) - (0 if self.has_content else len(ContentFeatures._fields))
+        self.selects_rows = len(selected) < n_rows
+        self.register_buffer("selected_rows", torch.tensor(selected), persistent=False)
+        self.feature_names = [columns[i].name for i in selected]
+
+    def all_columns(self) -> list[FeatureColumn]:
+        """The features of all blocks, in the order in which `forward` computes them."""
+        return [
+            *self.levels.columns(),
+            *block_columns(CountBlocks),
+            *block_columns(ValueBlocks),
+            *(FeatureColumn("user", name) for name in UserFeatures._fields),
+            *(FeatureColumn("sources", f"source_{source}") for source in CANDIDATE_SOURCES),
+            *(FeatureColumn("content", name) for name in ContentFeatures._fields),
         ]
 
     def forward(self, query: Query, candidates: Candidates, catalog: Catalog) -> tuple[Tensor, Tensor]:
@@ -124,4 +151,9 @@ class InteractionFeatures(nn.Module):
             torch.log1p(torch.stack(user)).index_select(1, pairs.checkout),
             is_proposed.to(torch.float32),
         ]
-        return torch.cat(rows).t().contiguous(), expected_spend(market, own, mean_spend).log()
+        if self.has_content:
+            rows.append(torch.stack(content_features(pairs, self.max_content_events)))
+        table = torch.cat(rows)
+        if self.selects_rows:
+            table = table.index_select(0, self.selected_rows)
+        return table.t().contiguous(), expected_spend(market, own, mean_spend).log()

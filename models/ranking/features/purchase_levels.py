@@ -19,6 +19,7 @@ from models.ranking.features.repurchase import (
     scale_repurchase,
     unstack_repurchase,
 )
+from models.ranking.features.selection import FeatureColumn
 
 LEVELS = ("item", "leaf", "parent", "brand")
 N_REPURCHASE_LEVELS = 2  # repurchase features are computed for the first levels
@@ -74,14 +75,14 @@ class PurchaseLevels(nn.Module):
         self.recent = max(len(half_lives) - 2, 0)  # index of the half-life of recent spend
         self.n_levels, self.n_repurchase_levels = len(LEVELS), N_REPURCHASE_LEVELS
 
-    def feature_names(self) -> list[str]:
-        """Names of the rows that `forward` returns."""
+    def columns(self) -> list[FeatureColumn]:
+        """The rows that `forward` returns, a block per level."""
         counts = [*self.decayed_names, *LevelCounts._fields[1:]]
-        names: list[str] = []
+        columns: list[FeatureColumn] = []
         for i, level in enumerate(LEVELS):
             repurchase = RepurchaseFeatures._fields if i < self.n_repurchase_levels else ()
-            names += [f"{level}_{name}" for name in (*counts, *repurchase)]
-        return names
+            columns += [FeatureColumn(level, f"{level}_{name}") for name in (*counts, *repurchase)]
+        return columns
 
     def forward(
         self, pairs: PairInputs, purchases: Purchases, user_trips: Tensor

@@ -1,0 +1,61 @@
+"""Which features the ranker reads: all, or those of some blocks without some names, for ablations."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+
+class FeatureColumn(NamedTuple):
+    """The name of a feature, and of the block that it belongs to."""
+
+    block: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSelection:
+    """Configuration of the ranker's features.
+
+    Args:
+        drop: features to leave out: names, or patterns of names (`price_*`, `views.*` for a whole block).
+        blocks: the blocks to keep; None for all.
+    """
+
+    drop: Sequence[str] = ()
+    blocks: Sequence[str] | None = None
+
+
+def select_columns(columns: Sequence[FeatureColumn], selection: FeatureSelection) -> list[int]:
+    """Positions of the selected columns, rising.
+
+    Raises ValueError for a block, name or pattern that fits no column, with the nearest that do.
+    """
+    blocks = list(dict.fromkeys(column.block for column in columns))
+    for block in selection.blocks or ():
+        if block not in blocks:
+            raise ValueError(f"features.blocks: there is no block {block!r}. {_suggest(block, blocks)}")
+    for pattern in selection.drop:
+        if not any(_matches(column, pattern) for column in columns):
+            names = [f"{column.block}.{column.name}" if "." in pattern else column.name for column in columns]
+            raise ValueError(f"features.drop: no feature fits {pattern!r}. {_suggest(pattern, names)}")
+    return [
+        i
+        for i, column in enumerate(columns)
+        if (selection.blocks is None or column.block in selection.blocks)
+        and not any(_matches(column, pattern) for pattern in selection.drop)
+    ]
+
+
+def _matches(column: FeatureColumn, pattern: str) -> bool:
+    """Whether a pattern of names, or of `block.name`, fits the column."""
+    return fnmatchcase(f"{column.block}.{column.name}" if "." in pattern else column.name, pattern)
+
+
+def _suggest(name: str, valid_names: list[str]) -> str:
+    """The nearest valid names, or all of a short list."""
+    nearest = difflib.get_close_matches(name, valid_names, n=3, cutoff=0.5)
+    if nearest:
+        return f"Did you mean {' or '.join(nearest)}?"
+    return f"Choose from {', '.join(valid_names)}"
