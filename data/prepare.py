@@ -48,6 +48,7 @@ STEPS = (
     "examples", "user histories",
 )  # fmt: skip
 UNHASHED_SETTINGS = ("root",)  # of `data`: where the files are does not change the result
+RANKER_SETTINGS = ("drop", "blocks")  # of `features`: preparation does not read them
 META_FILE = "meta.json"  # marks a complete folder
 
 
@@ -130,7 +131,8 @@ def _resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
     _attribution_windows(data)
     source = import_module(f"data.sources.{data['name']}")
     files = _list_files(source.table_files(data))
-    return PrepareInputs(data, config["features"], config.get("prepare", {}), source, files)
+    features = {name: value for name, value in config["features"].items() if name not in RANKER_SETTINGS}
+    return PrepareInputs(data, features, config.get("prepare", {}), source, files)
 
 
 def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
