@@ -49,6 +49,7 @@ from exporting.index.build import (
     tune_search_params,
     write_shards,
 )
+from exporting.index.families import FAMILIES, find_family
 from models.embeddings import pack_int8
 from reporting.index_page import index_page, pareto_front
 from reporting.tables import text_table
@@ -229,7 +230,7 @@ def measure_updates(tuned: tuning.TuningResult, vectors: NDArray, queries: NDArr
     remaining = np.setdiff1d(np.arange(len(vectors)), removed)
     truth = exact_search(read_vectors, remaining, queries)
     updated = ItemIndex([index], packed, trial.search_params)
-    new_index = train_index(read_vectors, remaining, tuning.FACTORIES[trial.family])
+    new_index = train_index(read_vectors, remaining, find_family(trial.family))
     add_vectors(new_index, read_vectors, remaining)
     rebuilt = ItemIndex([new_index], packed, trial.search_params)
     return {
@@ -255,7 +256,7 @@ def measure_build(count: int, shards: int = 1) -> Row:
     folder.mkdir(parents=True, exist_ok=True)
     read_vectors, ids = int8_vector_reader(packed), np.arange(count)
     started = time.monotonic()
-    empty = train_index(read_vectors, ids, tuning.FACTORIES["ivf_sq8"])
+    empty = train_index(read_vectors, ids, FAMILIES["ivf_sq8"])
     files = write_shards(empty, read_vectors, ids, folder, shards)
     seconds = time.monotonic() - started
     peak_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -12,12 +12,8 @@ from training.errors import ConfigError
 
 
 def run_command(config_name: str, main: Callable[[], None]) -> None:
-    """Run a Hydra command after its overrides passed the checks; a wrong one ends it with one line.
-
-    A config may name classes of the working directory (`_target_: my_models.MyNetwork`).
-    """
+    """Run a Hydra command after its overrides passed the checks; a wrong one ends it with one line."""
     set_up_process()
-    sys.path.append(str(Path.cwd()))  # last, so that its modules hide none of the repository
     try:
         sys.argv[1:] = check_overrides(config_name, sys.argv[1:])
     except ConfigError as error:
@@ -26,7 +22,11 @@ def run_command(config_name: str, main: Callable[[], None]) -> None:
 
 
 def set_up_process() -> None:
-    """Set how threads wait, and silence warnings that a user cannot act on. Call it first in a command."""
+    """Set how threads wait, and silence warnings that a user cannot act on. Call it first in a command.
+
+    The working directory's modules can be imported: a config may name classes of them.
+    """
+    sys.path.append(str(Path.cwd()))  # last, so that it hides no module of the repository
     # Threads that spin at barriers starve each other when anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in (

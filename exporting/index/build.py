@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from exporting.index.families import IndexFamily, list_count, make_index
 from models.embeddings import unpack_int8
 from serving.storage.vector_index import ItemIndex, SearchParams, read_index
 
@@ -27,7 +28,6 @@ VectorReader = Callable[[NDArray], NDArray]  # item rows [n] → float32 [n, D]
 RECALL_AT = 300
 BLOCK_SIZE = 65_536  # vectors that are float32 at a time
 MAX_POINTS_PER_CENTROID = 64  # of a training sample per list
-MIN_POINTS_PER_CENTROID = 39  # faiss warns below it
 MARGIN_STEPS = 6  # halvings of the centroid margin
 MIN_RECALL_GAIN = 0.0005  # recall that twice the probes must gain, or the sweep ends
 
@@ -60,37 +60,34 @@ def int8_vector_reader(packed: NDArray) -> VectorReader:
 
 
 def train_index(
-    vectors: VectorReader, ids: NDArray, factory: str, centroids: NDArray | None = None, seed: int = 0
+    vectors: VectorReader, ids: NDArray, family: IndexFamily, centroids: NDArray | None = None, seed: int = 0
 ) -> faiss.Index:
     """An empty index for the item rows `ids` [n] int64, its lists and codes learned from a sample of them.
 
-    `factory` is a string of `faiss.index_factory`, in which {nlist} stands for 4 √n lists, or fewer so that
-    each has MIN_POINTS_PER_CENTROID points, and {parts} for parts of four dimensions. `centroids` [nlist, D]
-    of an index over the same items are used again. Lists are learned on the GPUs that faiss sees, if any.
+    `centroids` [nlist, D] of an index over the same items are used again. Lists are learned on the GPUs that
+    faiss sees, if any.
 
-    Raises ValueError for no items, repeated rows, and vectors that are not finite.
+    Raises ValueError for no items, repeated rows and vectors that are not finite. Raises FamilyError for a
+    family whose index serving cannot search.
     """
     count = len(ids)
     if not count:
         raise ValueError("there is no item to index: none is available")
     if len(np.unique(ids)) != count:
         raise ValueError("item rows occur more than once")
-    nlist = max(1, min(round(4 * math.sqrt(count)), count // MIN_POINTS_PER_CENTROID))
-    dim = vectors(ids[:1]).shape[1]
-    parts = max(n for n in range(1, max(dim // 4, 1) + 1) if dim % n == 0)
-    index = faiss.index_factory(dim, factory.format(nlist=nlist, parts=parts), faiss.METRIC_INNER_PRODUCT)
+    index = make_index(family, vectors(ids[:1]).shape[1], count)
     ivf: Any = faiss.try_extract_index_ivf(index)
     if ivf is not None:
         ivf.cp.max_points_per_centroid = MAX_POINTS_PER_CENTROID
-        ivf.cp.min_points_per_centroid = 1  # `nlist` holds to the minimum already
+        ivf.cp.min_points_per_centroid = 1  # `list_count` holds to the minimum already
         ivf.cp.niter = 10
         ivf.cp.seed = seed
         if centroids is not None and len(centroids) == ivf.nlist:
             ivf.quantizer.add(centroids)  # an index that has its centroids learns its codes alone
-        elif (gpu_index := copy_to_gpus(faiss.IndexFlatIP(dim))) is not None:
+        elif (gpu_index := copy_to_gpus(faiss.IndexFlatIP(index.d))) is not None:
             ivf.clustering_index = gpu_index
         _use_uniform_scale(ivf)
-    limit = max(MAX_POINTS_PER_CENTROID * nlist, BLOCK_SIZE)
+    limit = max(MAX_POINTS_PER_CENTROID * list_count(count), BLOCK_SIZE)
     sample = ids if count <= limit else np.sort(np.random.default_rng(seed).choice(ids, limit, replace=False))
     index.train(finite_vectors(vectors, sample))
     if ivf is not None:

@@ -27,19 +27,10 @@ from exporting.index.build import (
     tune_search_params,
     write_shards,
 )
+from exporting.index.families import FamilyError, find_family
 from reporting.index_page import pareto_front
 from serving.storage.vector_index import ItemIndex, SearchParams, ivf_centroids
 
-FACTORIES = {
-    "flat": "IVF1,Flat",
-    "flat_sq8": "IVF1,SQ8",
-    "ivf_sq8": "IVF{nlist},SQ8",
-    "ivf_sqfp16": "IVF{nlist},SQfp16",
-    "ivf_pq": "IVF{nlist},PQ{parts}x4fs",
-    "ivf_rabitq": "IVF{nlist},RaBitQ",
-    "hnsw_sq8": "IDMap2,HNSW16_SQ8",
-}
-REFINE_FACTORS = {"ivf_pq": (2.0, 4.0, 8.0), "ivf_rabitq": (2.0, 4.0, 8.0)}
 TARGET_METRICS = ("recall", "p99_ms", "bytes_per_vector")
 MIN_ITEMS_FOR_LISTS = 5_000  # smaller catalogs are scanned as a whole, so no list can be missed
 
@@ -90,7 +81,7 @@ def tune_index(
 ) -> TuningResult:
     """Build the index of every family, tune its search, and choose one.
 
-    Raises ValueError for an unknown family, or a number of shards below one.
+    Raises ValueError for a family that is unknown or fails, and for a number of shards below one.
 
     Args:
         vectors: reads the vectors that are indexed.
@@ -99,32 +90,34 @@ def tune_index(
         queries: [q, D] float32. truth: [q, k], their neighbours by exact search.
         cfg: the `index` config. folder: for the files.
     """
-    families = list(cfg.families) if len(ids) >= MIN_ITEMS_FOR_LISTS else ["flat_sq8"]
-    unknown = [name for name in families if name not in FACTORIES]
-    if unknown:
-        raise ValueError(f"index.families: {', '.join(unknown)}: expected {', '.join(FACTORIES)}")
+    names = list(cfg.families) if len(ids) >= MIN_ITEMS_FOR_LISTS else ["flat_sq8"]
+    families = {name: find_family(name) for name in names}
     if cfg.shards < 1:
         raise ValueError(f"index.shards is {cfg.shards}: expected 1 or more")
     trials: list[IndexTrial] = []
     best: tuple[IndexTrial, list[Path]] | None = None
     centroids: NDArray | None = None
     progress = tqdm(families, desc="index", unit="family", disable=len(families) == 1)
-    for family in progress:
-        progress.set_postfix_str(family)
+    for name in progress:
+        progress.set_postfix_str(name)
         started = time.monotonic()
-        empty = train_index(vectors, ids, FACTORIES[family], centroids)
-        if "{nlist}" in FACTORIES[family]:
-            centroids = ivf_centroids(faiss.extract_index_ivf(empty))  # of every family with as many lists
-        family_folder = folder / family
+        try:
+            empty = train_index(vectors, ids, families[name], centroids)
+        except (FamilyError, RuntimeError, TypeError) as error:  # of faiss, or of a family's own code
+            raise ValueError(f"index.families: {name}: {error}") from error
+        ivf = faiss.try_extract_index_ivf(empty)
+        if ivf is not None and ivf.nlist > 1:
+            centroids = ivf_centroids(ivf)  # of every family with as many lists
+        family_folder = folder / name
         family_folder.mkdir(parents=True)
         files = write_shards(empty, vectors, ids, family_folder, cfg.shards)
         seconds = time.monotonic() - started
-        for refine in REFINE_FACTORS.get(family, (1.0,)):
+        for refine in families[name].refine_factors:
             size = bytes_per_vector(files, len(ids), packed, refine)
             index = ItemIndex(read_shards(files), packed, SearchParams(1))
             sweep = tune_search_params(index, queries, truth, cfg.recall, refine)
             for point in (*sweep.points, sweep.best):
-                trials.append(IndexTrial(family, point.search_params, point.metrics, size, seconds))
+                trials.append(IndexTrial(name, point.search_params, point.metrics, size, seconds))
             # Only the best of a sweep, which is the last trial, may be chosen.
             if best is None or trial_cost(trials[-1], cfg) < trial_cost(best[0], cfg):
                 best = trials[-1], files

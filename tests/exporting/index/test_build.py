@@ -23,7 +23,8 @@ from exporting.index.build import (
     tune_search_params,
     write_shards,
 )
-from exporting.index.tuning import FACTORIES, trial_rows, tune_index
+from exporting.index.families import FAMILIES, IndexFamily, factory_family
+from exporting.index.tuning import trial_rows, tune_index
 from models.embeddings import pack_int8
 from reporting.index_page import index_page, pareto_front
 from serving.storage.vector_index import ItemIndex, SearchParams, read_index
@@ -47,8 +48,8 @@ def config(name: str = "ivf_sq8", **changes: object):
     return OmegaConf.merge(OmegaConf.load(CONFIG_DIR / "index" / f"{name}.yaml"), changes)
 
 
-def build(packed: np.ndarray, ids: np.ndarray, factory: str) -> faiss.Index:
-    index = train_index(int8_vector_reader(packed), ids, factory)
+def build(packed: np.ndarray, ids: np.ndarray, family: IndexFamily) -> faiss.Index:
+    index = train_index(int8_vector_reader(packed), ids, family)
     add_vectors(index, int8_vector_reader(packed), ids)
     return index
 
@@ -71,7 +72,7 @@ def test_small_catalogs_are_scanned_as_a_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", [0.7, 0.97])
 def test_the_fewest_probes_that_reach_the_target_are_chosen(target: float) -> None:
-    index = build(PACKED, IDS, FACTORIES["ivf_sq8"])
+    index = build(PACKED, IDS, FAMILIES["ivf_sq8"])
     best, points = tune_search_params(ItemIndex([index], PACKED, SearchParams(1)), QUERIES, TRUTH, target)
     assert faiss.try_extract_index_ivf(index).nlist == ITEMS // 39
     assert best in points
@@ -88,7 +89,7 @@ def test_the_fewest_probes_that_reach_the_target_are_chosen(target: float) -> No
 
 
 def test_a_target_out_of_reach_is_searched_until_recall_stops_rising() -> None:
-    index = ItemIndex([build(PACKED, IDS, FACTORIES["ivf_sq8"])], PACKED, SearchParams(1))
+    index = ItemIndex([build(PACKED, IDS, FAMILIES["ivf_sq8"])], PACKED, SearchParams(1))
     params, metrics = tune_search_params(index, QUERIES[:10], TRUTH[:10], 1.1).best
     assert params.probes > ITEMS // 39 // 4
     assert metrics.recall == pytest.approx(
@@ -121,7 +122,7 @@ def test_the_tuner_chooses_what_meets_its_targets_and_names_missed_ones(tmp_path
 def index(request: pytest.FixtureRequest) -> ItemIndex:
     """An index of each kind, with so few probes that a filter leaves too few items at first."""
     refine = 2.0 if request.param in ("ivf_pq", "ivf_rabitq") else 1.0
-    return ItemIndex([build(PACKED, IDS, FACTORIES[request.param])], PACKED, SearchParams(2, 0.2, refine))
+    return ItemIndex([build(PACKED, IDS, FAMILIES[request.param])], PACKED, SearchParams(2, 0.2, refine))
 
 
 @settings(max_examples=25, deadline=None)
@@ -144,24 +145,24 @@ def test_never_an_ineligible_item_and_never_fewer_than_there_are(
         assert (row[len(items) :] == -1).all()
 
 
-@pytest.mark.parametrize("family", sorted(FACTORIES))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_mapped_file_answers_as_the_index_that_was_built(tmp_path: Path, family: str) -> None:
-    built, file = build(PACKED, IDS, FACTORIES[family]), str(tmp_path / "index.faiss")
+    built, file = build(PACKED, IDS, FAMILIES[family]), str(tmp_path / "index.faiss")
     faiss.write_index(built, file)
     params = SearchParams(20, 0.5, 2.0)
     mapped = ItemIndex([read_index(file)], PACKED, params)
     expected = ItemIndex([built], PACKED, params).search(QUERIES, 30)
     np.testing.assert_array_equal(mapped.search(QUERIES, 30), expected)
-    if "SQ" in FACTORIES[family] and mapped.centroids is not None:
+    if "sq" in family and mapped.centroids is not None:
         lists = faiss.downcast_InvertedLists(mapped.ivf_indexes[0].invlists)
         assert type(lists).__name__ == "OnDiskInvertedLists"
         assert lists.prefetch_nthread == 0
 
 
-@pytest.mark.parametrize("family", sorted(FACTORIES))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_shards_answer_as_one_index(tmp_path: Path, family: str) -> None:
     vectors, params = int8_vector_reader(PACKED), SearchParams(20, 0.5, 2.0)
-    empty = train_index(vectors, IDS, FACTORIES[family])
+    empty = train_index(vectors, IDS, FAMILIES[family])
     files = write_shards(empty, vectors, IDS, tmp_path, shards=3)
     assert [file.name for file in files] == [f"index-00{shard}.faiss" for shard in range(3)]
     assert sum(index.ntotal for index in read_shards(files)) == ITEMS
@@ -178,14 +179,14 @@ def test_shards_answer_as_one_index(tmp_path: Path, family: str) -> None:
 
 
 def test_shards_of_two_builds_are_refused() -> None:
-    shards = [build(PACKED, ids, "IVF8,SQ8") for ids in (IDS[:400], IDS[400:])]
+    shards = [build(PACKED, ids, factory_family("IVF8,SQ8")) for ids in (IDS[:400], IDS[400:])]
     with pytest.raises(ValueError, match="different builds"):
         ItemIndex(shards, PACKED, SearchParams(1))
 
 
 def test_another_quantizer_may_choose_the_lists_while_items_are_added() -> None:
     vectors = int8_vector_reader(PACKED)
-    plain, overridden = (train_index(vectors, IDS, FACTORIES["ivf_sq8"]) for _ in range(2))
+    plain, overridden = (train_index(vectors, IDS, FAMILIES["ivf_sq8"]) for _ in range(2))
     add_vectors(plain, vectors, IDS)
     ivf = faiss.extract_index_ivf(overridden)
     quantizer = faiss.IndexFlatIP(16)
@@ -200,7 +201,7 @@ def test_another_quantizer_may_choose_the_lists_while_items_are_added() -> None:
 
 
 def test_what_cannot_be_searched_or_built_is_refused() -> None:
-    index = build(PACKED, IDS, FACTORIES["ivf_sq8"])
+    index = build(PACKED, IDS, FAMILIES["ivf_sq8"])
     items = ItemIndex([index], PACKED, SearchParams(4))
     with pytest.raises(ValueError, match="not finite"):
         items.search(np.full((1, 16), np.nan, np.float32), 5)
@@ -213,17 +214,68 @@ def test_what_cannot_be_searched_or_built_is_refused() -> None:
     with pytest.raises(ValueError, match="inner product"):
         ItemIndex([faiss.IndexFlatL2(16)], PACKED, SearchParams(4))
     with pytest.raises(ValueError, match="no item to index"):
-        build(PACKED, IDS[:0], FACTORIES["ivf_sq8"])
+        build(PACKED, IDS[:0], FAMILIES["ivf_sq8"])
     with pytest.raises(ValueError, match="more than once"):
-        build(PACKED, np.r_[IDS, 5], FACTORIES["ivf_sq8"])
+        build(PACKED, np.r_[IDS, 5], FAMILIES["ivf_sq8"])
     broken = PACKED.copy()
     broken[7, -8:] = 255  # the scale becomes NaN
     with pytest.raises(ValueError, match="item row 7 is not finite"):
-        build(broken, IDS, FACTORIES["ivf_sq8"])
+        build(broken, IDS, FAMILIES["ivf_sq8"])
 
 
 def test_a_search_for_more_items_than_there_are_returns_all() -> None:
-    index = ItemIndex([build(PACKED, IDS[:40], "IVF1,SQ8")], PACKED, SearchParams(1))
+    index = ItemIndex([build(PACKED, IDS[:40], factory_family("IVF1,SQ8"))], PACKED, SearchParams(1))
     row = index.search(QUERIES[:1], 50)[0]
     assert sorted(row[:40].tolist()) == IDS[:40].tolist()
     assert (row[40:] == -1).all()
+
+
+def small_lists(dim: int, count: int) -> faiss.Index:
+    """A family of the user: more and smaller lists than the shipped ones."""
+    return faiss.index_factory(dim, f"IVF{count // 40},SQ8", faiss.METRIC_INNER_PRODUCT)
+
+
+COARSE = IndexFamily(lambda dim, count: faiss.index_factory(dim, "IVF64,SQ4", 0), refine_factors=(1.0, 4.0))
+
+
+def transformed(dim: int, count: int) -> faiss.Index:
+    return faiss.index_factory(dim, "PCA8,IVF16,Flat", faiss.METRIC_INNER_PRODUCT)
+
+
+def by_distance(dim: int, count: int) -> faiss.Index:
+    return faiss.index_factory(dim, "IVF16,Flat", faiss.METRIC_L2)
+
+
+def failing(dim: int, count: int) -> faiss.Index:
+    return faiss.index_factory(dim, "IVFmany,Flat", faiss.METRIC_INNER_PRODUCT)
+
+
+def test_families_of_a_dotted_path_are_built_and_measured_as_all_others(tmp_path: Path) -> None:
+    names = ["ivf_sq8", f"{__name__}.small_lists", f"{__name__}.COARSE"]
+    cfg = config(families=names, recall=0.9)
+    tuned = tune_index(int8_vector_reader(PACKED), PACKED, IDS, QUERIES, TRUTH, cfg, tmp_path)
+    assert {trial.family for trial in tuned.trials} == set(names)
+    coarse = [trial for trial in tuned.trials if trial.family == names[2]]
+    assert {trial.search_params.refine_factor for trial in coarse} == {1.0, 4.0}
+    assert tuned.best_trial.metrics.recall >= 0.9
+    assert all(trial.build_s > 0 and trial.bytes_per_vector > 8 for trial in tuned.trials)
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("ivf_sq9", "expected flat, flat_sq8"),
+        ("no_such_package.family", "no module no_such_package"),
+        (f"{__name__}.smal_lists", "Did you mean small_lists"),
+        (f"{__name__}.ITEMS", "neither a function"),
+        (f"{__name__}.transformed", "cannot search a IndexPreTransform"),
+        (f"{__name__}.by_distance", "no index of inner products of 16 dimensions"),
+        (f"{__name__}.failing", "index_factory"),
+        (f"{__name__}.clustered", "expected a faiss.Index"),
+    ],
+)
+def test_a_family_that_cannot_serve_is_refused(tmp_path: Path, family: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"index.families.*{reason}"):
+        tune_index(
+            int8_vector_reader(PACKED), PACKED, IDS, QUERIES, TRUTH, config(families=[family]), tmp_path
+        )
