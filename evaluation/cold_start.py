@@ -39,9 +39,9 @@ from reporting.tables import text_table
 from serving import command_line
 from serving.command_line import argument, option
 from serving.files import write_json
+from training.config_versions import load_run_config
 from training.prepared_data import PreparedData, open_prepared
 from training.retrieval_stage import load_query_tower
-from training.run_files import load_run_config
 from training.stage_folders import read_stage_manifest
 
 RETRIEVAL_DEPTH = 300

@@ -27,7 +27,7 @@ from reporting.index_page import index_page, pareto_front
 from reporting.tables import text_table
 from serving.files import write_atomically
 from serving.storage.bundle import BundleError, read_manifest, version_folder
-from training.run_files import load_run_config
+from training.config_versions import load_run_config
 
 ITEM_UPDATES_FILE = "changes.parquet"  # in an updated bundle: its item updates since the training
 

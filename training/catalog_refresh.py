@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
 from training.candidates_stage import gather_candidates
+from training.config_versions import load_run_config
 from training.prepared_data import PreparedData
 from training.ranker_stage import run_references
 from training.retrieval_stage import save_towers
-from training.run_files import WEIGHTS_FILE, load_run_config, relative_path, save_run_config
+from training.run_files import WEIGHTS_FILE, relative_path, save_run_config
 from training.stage_folders import (
     is_done,
     lock_folder,

@@ -31,3 +31,13 @@ def first_ranker_row(examples: Path, n_retrieval_rows: int, horizon: str) -> int
 def count_epochs(settings: DictConfig, steps: int) -> int:
     """`settings.epochs` of `steps` each, or more of them until they make `settings.min_steps`."""
     return max(settings.epochs, min(MAX_EPOCHS, -(-settings.min_steps // steps)))
+
+
+def report_epochs(stage: str, settings: DictConfig, epochs: int) -> None:
+    """Print that a stage trains for more epochs than `<stage>.train.epochs`, and which setting wants it."""
+    if epochs > settings.epochs:
+        print(
+            f"{stage}: {epochs} epochs, more than {stage}.train.epochs={settings.epochs}, for "
+            f"{stage}.train.min_steps={settings.min_steps} (min_steps=1 keeps to epochs)",
+            flush=True,
+        )

@@ -24,6 +24,12 @@ RENAMED_KEYS = {
     "retrain.gates.log": "retrain.gates.calibration_slope",
 }
 
+# Settings that are now those of a task. Saved configs: training/config_versions.py.
+MOVED_KEYS = {
+    "ranker.train.value_weight": "tasks.value.weight",
+    "ranker.train.loss.value_share": "tasks.value.ranking",
+}
+
 # Classes that a config names in `_target_`.
 RENAMED_TARGETS = {
     "models.multitask.cascade.Cascade": "models.ranking.multitask.cascade.Cascade",
@@ -55,7 +61,12 @@ RENAMED_PARAMETERS = {
 
 
 def current_key(key: str) -> str:
-    """The dotted config key that `key` is today. A rename never changes how deep a key lies."""
+    """The dotted config key that `key` is today."""
+    return MOVED_KEYS.get(key) or renamed_key(key)
+
+
+def renamed_key(key: str) -> str:
+    """The dotted config key with today's names. A rename never changes how deep a key lies."""
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
@@ -78,5 +89,5 @@ def rename_config(config: Any, path: str = "") -> Any:
     renamed = {}
     for key, value in config.items():
         old_path = f"{path}.{key}" if path else str(key)
-        renamed[current_key(old_path).rsplit(".", 1)[-1]] = rename_config(value, old_path)
+        renamed[renamed_key(old_path).rsplit(".", 1)[-1]] = rename_config(value, old_path)
     return renamed

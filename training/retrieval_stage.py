@@ -12,7 +12,7 @@ from models.retrieval.two_tower import QueryTower, TwoTower
 from models.schema import Catalog
 from training import tracking
 from training.build_two_tower import build_two_tower
-from training.checkout_sampling import count_epochs, count_retrieval_rows
+from training.checkout_sampling import count_epochs, count_retrieval_rows, report_epochs
 from training.distributed import processes
 from training.distributed.sharding import build_and_load
 from training.prepared_data import PreparedData, training_prices
@@ -72,10 +72,13 @@ def _train_retrieval(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | 
         **stream,
     )
     validation = read_batches(examples / "validation.parquet", VALIDATION_BATCH_SIZE, **stream)
+    epochs = count_epochs(train_settings, len(train))
+    if processes.rank() == 0:
+        report_epochs("retrieval", train_settings, epochs)
     stopping = StoppingRule(
         monitor="recall_300",
         mode="max",
-        max_epochs=count_epochs(train_settings, len(train)),
+        max_epochs=epochs,
         patience=train_settings.patience,
     )
     logger = tracking.make_logger(cfg, run_id, "retrieval")

@@ -1,4 +1,4 @@
-"""Files of a run folder: its resolved config and its weights, whatever release wrote them."""
+"""Files of a run folder: its resolved config and its weights."""
 
 import os
 from pathlib import Path
@@ -7,24 +7,21 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from training.earlier_names import current_parameter, rename_config
+from training.earlier_names import current_parameter
 
 CONFIG_FILE, WEIGHTS_FILE, VECTORS_FILE = "config.yaml", "weights.pt", "vectors.pt"
+CONFIG_VERSION_KEY = "config_version"
+CONFIG_VERSION = 2  # of the configs that this release saves; training/config_versions.py reads earlier ones
 
 
 def save_run_config(cfg: DictConfig, folder: Path) -> None:
-    """Write the resolved config next to the weights that it made."""
-    OmegaConf.save(cfg, folder / CONFIG_FILE, resolve=True)
-
-
-def load_run_config(folder: Path) -> DictConfig:
-    """The config of a run, with today's names. Raises FileNotFoundError."""
-    saved = OmegaConf.load(folder / CONFIG_FILE)
-    return OmegaConf.create(rename_config(OmegaConf.to_container(saved)))
+    """Write the resolved config and its version next to the weights that it made."""
+    versioned = OmegaConf.merge({CONFIG_VERSION_KEY: CONFIG_VERSION}, cfg)
+    OmegaConf.save(versioned, folder / CONFIG_FILE, resolve=True)
 
 
 def load_run_weights(folder: Path) -> dict[str, Tensor]:
-    """The state dict of a run, with today's names. Raises FileNotFoundError."""
+    """The state dict of a run, whatever release wrote it, with today's names. Raises FileNotFoundError."""
     weights: dict[str, Tensor] = torch.load(folder / WEIGHTS_FILE)
     return {current_parameter(name): tensor for name, tensor in weights.items()}
 

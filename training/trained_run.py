@@ -9,9 +9,10 @@ from models.ranking.ranker import Ranker
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog
 from training.build_ranker import build_ranker
+from training.config_versions import load_run_config
 from training.prepared_data import PreparedData, open_prepared
 from training.retrieval_stage import load_query_tower
-from training.run_files import load_run_config, load_run_weights
+from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
 
 

@@ -38,9 +38,9 @@ class WarmStart(NamedTuple):
 def with_training_window(cfg: DictConfig) -> DictConfig:
     """The config, with `data.since` as of `cfg.warm.run`: only checkouts since then are prepared to train on.
 
-    Raises ConfigError for a missing run.
+    A `data.since` that the config gives stays. Raises ConfigError for a missing run.
     """
-    if cfg.warm.run is None:
+    if cfg.warm.run is None or cfg.data.since is not None:
         return cfg
     folder = Path(cfg.warm.run).resolve()
     try:

@@ -238,8 +238,10 @@ def _index_builder(
     if rebuild:
         return lambda folder: build_tuned_index(updated, cfg, folder)
     if family in APPEND_ONLY_FAMILIES:
-        cfg.families = [family]
-        return lambda folder: build_tuned_index(updated, cfg, folder)
+        print(f"index: {family} is built anew, faiss cannot take items out of it", flush=True)
+        family_cfg = cfg.copy()
+        family_cfg.families = [family]
+        return lambda folder: build_tuned_index(updated, family_cfg, folder)
     return lambda folder: update_index(current, updated, delta, cfg.queries, folder)
 
 

@@ -17,9 +17,10 @@ from data.errors import DataError
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR, ConfigError, check_overrides, flatten_config
+from training.config_versions import load_run_config
 from training.earlier_names import RENAMED_KEYS, RENAMED_TARGETS, current_key, current_parameter
 from training.prepared_data import open_prepared
-from training.run_files import CONFIG_FILE, WEIGHTS_FILE, load_run_config, load_run_weights, save_run_config
+from training.run_files import CONFIG_FILE, WEIGHTS_FILE, load_run_weights, save_run_config
 
 SIZES = {
     "items": 31, "categories": 16, "brands": 5, "tokens": 12, "category_levels": 3,
@@ -66,6 +67,7 @@ def old_config(config: dict[str, Any]) -> dict[str, Any]:
         for part in parts[:-1]:
             node = node.setdefault(part, {})
         node[parts[-1]] = old_targets.get(value, value) if isinstance(value, str) else value
+    del old["tasks"], old["slate"]  # no key named the three tasks
     return old
 
 

@@ -1,0 +1,133 @@
+"""Saved configs of every release, as today's code reads them.
+
+    config.yaml of a run ─ a step per version ─▶ today's keys ─ today's defaults for what is missing ─▶ config
+
+A release that changes what a key means, or whose default differs from what earlier runs did, raises
+CONFIG_VERSION (training/run_files.py) and adds a step. A new key whose default leaves earlier runs as they
+were needs neither.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from training.config import CONFIG_DIR
+from training.earlier_names import rename_config
+from training.errors import ConfigError
+from training.run_files import CONFIG_FILE, CONFIG_VERSION, CONFIG_VERSION_KEY
+
+PlainConfig = dict[str, Any]
+
+# Mappings whose entries are a choice: an entry of today's default is none of an earlier run.
+CHOSEN_ENTRIES = ("tasks", "retrieval.sources")
+TARGET = "_target_"
+TARGET_GROUPS = {"query": "retrieval.model.query", "ranker": "ranker.multitask"}  # group → its class
+
+
+def load_run_config(folder: Path) -> DictConfig:
+    """The config of a run, whatever release saved it.
+
+    Raises FileNotFoundError, and ConfigError for a config of a later release.
+    """
+    saved: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
+    try:
+        return current_config(saved)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from error
+
+
+def current_config(saved: PlainConfig) -> DictConfig:
+    """A saved config with today's keys, and with today's defaults for what it lacks.
+
+    Raises ConfigError for a version that only a later release knows.
+    """
+    version = saved.get(CONFIG_VERSION_KEY, 1)
+    if version > CONFIG_VERSION:
+        raise ConfigError(
+            f"{CONFIG_VERSION_KEY} {version}, this release reads up to {CONFIG_VERSION}: use the release "
+            "that trained the run"
+        )
+    config = {key: value for key, value in saved.items() if key != CONFIG_VERSION_KEY}
+    for step in MIGRATIONS[version - 1 :]:
+        config = step(config)
+    return OmegaConf.create(_fill_missing(config, _default_config(_group_choices(config))))
+
+
+def declare_tasks(config: PlainConfig) -> PlainConfig:
+    """Version 1 → 2: today's names, and the three tasks that every run had, with their settings of training.
+
+    The settings were `value_weight` and `loss.value_share` of `ranker.train`.
+    """
+    config = rename_config(config)
+    train = config.get("ranker", {}).get("train", {})
+    loss = train.get("loss", {})
+    value_share = loss.pop("value_share", 0.5)
+    config["tasks"] = {
+        "click": {"kind": "binary", "label": "click"},
+        "purchase": {"kind": "binary", "label": "purchase", "given": "click", "ranking": 1 - value_share},
+        "value": {
+            "kind": "amount",
+            "label": "spend",
+            "given": "purchase",
+            "weight": train.pop("value_weight", 0.2),
+            "ranking": value_share,
+        },
+    }
+    return config
+
+
+# Step n - 1 makes a config of version n from one of version n - 1.
+MIGRATIONS: tuple[Callable[[PlainConfig], PlainConfig], ...] = (declare_tasks,)
+
+
+def _fill_missing(config: PlainConfig, defaults: PlainConfig, path: str = "") -> PlainConfig:
+    """`config` with the defaults of keys that it lacks, at any depth.
+
+    The arguments of another class, and entries that a run chooses, have no default.
+    """
+    filled = dict(config)
+    if path in CHOSEN_ENTRIES or config.get(TARGET) != defaults.get(TARGET):
+        return filled
+    for key, default in defaults.items():
+        below = f"{path}.{key}" if path else key
+        if key not in filled:
+            filled[key] = default
+        elif isinstance(default, dict) and isinstance(filled[key], dict):
+            filled[key] = _fill_missing(filled[key], default, below)
+    return filled
+
+
+def _group_choices(config: PlainConfig) -> tuple[str, ...]:
+    """The choices of config groups, as overrides, that a saved config was composed of."""
+    choices = []
+    name = config.get("data", {}).get("name")
+    if (CONFIG_DIR / "data" / f"{name}.yaml").is_file():
+        choices.append(f"data={name}")
+    for group, node in TARGET_GROUPS.items():
+        target = OmegaConf.select(OmegaConf.create(config), f"{node}.{TARGET}")
+        if target in (choice_of_class := _choices_by_class(group)):
+            choices.append(f"{group}={choice_of_class[target]}")
+    return tuple(choices)
+
+
+@lru_cache
+def _choices_by_class(group: str) -> dict[str, str]:
+    """The class of each shipped choice of a group of TARGET_GROUPS → the choice."""
+    choices = {}
+    for file in sorted((CONFIG_DIR / group).glob("*.yaml")):
+        config = OmegaConf.load(file)
+        target = OmegaConf.select(config, TARGET) or OmegaConf.select(config, f"multitask.{TARGET}")
+        choices[str(target)] = file.stem
+    return choices
+
+
+@lru_cache
+def _default_config(group_choices: tuple[str, ...]) -> PlainConfig:
+    """Today's train.yaml with these choices."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        defaults: Any = OmegaConf.to_container(compose("train", list(group_choices)))
+    return defaults
