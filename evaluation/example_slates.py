@@ -12,6 +12,7 @@ ordered by a hash of their order ids. The first one of each kind below is select
 Slates are in the order of the default policy (serving/pipeline/slate_policy.py).
 """
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -22,9 +23,9 @@ from evaluation import protocol
 from evaluation.jagged import Array, mask_jagged, segment_ids
 from evaluation.metrics import hit_at, precision_at
 from evaluation.scoring import ScoredCandidates
-from evaluation.slates import SlateCandidates, build_slates
-from models.candidates.names import CANDIDATE_SOURCES
-from serving.pipeline.slate_policy import SLOTS, SlatePolicy, objective
+from evaluation.slates import TASKS, SlateCandidates, build_slates
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy, score_candidates
+from training.source_settings import source_names
 from training.trained_run import Run
 
 MAX_BASKET_LINES = 8  # paid lines of a readable checkout
@@ -145,6 +146,7 @@ def _slate_items(
     start, end = scored.offsets[row : row + 2]
     pair_of = {int(item): pair for pair, item in zip(range(start, end), scored.item[start:end], strict=True)}
     price = source.run.catalog.price[int(source.data.snapshot[row])].numpy()
+    names = source_names(source.run.cfg)
     items = []
     for item in slate.tolist():
         pair = pair_of[item]
@@ -155,7 +157,7 @@ def _slate_items(
                 "click": float(scored.click[pair]),
                 "purchase": float(scored.purchase[pair]),
                 "value": float(scored.purchase[pair] * scored.spend[pair]),
-                "sources": _source_names(int(scored.source[pair])),
+                "sources": _proposing_sources(names, int(scored.source[pair])),
                 "bought": item in spent,
                 "spent": spent.get(item, 0.0),
             }
@@ -166,10 +168,11 @@ def _slate_items(
 def _candidate_ranks(scored: ScoredCandidates, row: int) -> dict[int, int]:
     """Item → its rank among the candidates of a checkout, 1 first, in the order of the default policy."""
     pairs = slice(*scored.offsets[row : row + 2])
-    score = objective(scored.purchase[pairs], scored.spend[pairs], SlatePolicy().revenue_weight)
+    outputs = np.stack([scored.purchase[pairs], scored.spend[pairs]])
+    score = score_candidates(SlatePolicy(), TASKS, outputs, {})
     ordered = scored.item[pairs][np.argsort(-score, kind="stable")]
     return {int(item): rank for rank, item in enumerate(ordered, start=1)}
 
 
-def _source_names(mask: int) -> list[str]:
-    return [name for bit, name in enumerate(CANDIDATE_SOURCES) if mask >> bit & 1]
+def _proposing_sources(names: Sequence[str], mask: int) -> list[str]:
+    return [name for bit, name in enumerate(names) if mask >> bit & 1]

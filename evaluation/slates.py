@@ -10,7 +10,7 @@ Prints the frontier between purchases and revenue, and the costs of category cap
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -23,12 +23,13 @@ from evaluation.metrics import ndcg_at, revenue_at
 from reporting.tables import text_table
 from serving import command_line
 from serving.command_line import argument, option
-from serving.pipeline.slate_policy import SLOTS, SlatePolicy, objective, select_slates, unit_vectors
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy, score_candidates, select_slates, unit_vectors
 from training.trained_run import open_run
 
 REVENUE_WEIGHTS = tuple(step / 10 for step in range(11))
 CATEGORY_CAPS = (3, 2, 1)
 DIVERSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
+TASKS = {"purchase": "binary", "value": "amount"}
 CHECKOUTS_PER_BLOCK = 512  # bounds the memory of the padded rows
 
 
@@ -68,9 +69,8 @@ def build_slates(
         item[row, column], eligible[row, column] = candidates.item[pairs], True
         for policy, slate in zip(policies, slates, strict=True):
             score = np.zeros(shape)
-            score[row, column] = objective(
-                candidates.purchase[pairs], candidates.spend[pairs], policy.revenue_weight
-            )
+            outputs = np.stack([candidates.purchase[pairs], candidates.spend[pairs]])
+            score[row, column] = score_candidates(replace(policy, margin=False), TASKS, outputs, {})
             selected = select_slates(score, eligible, item, leaf, vectors, policy).column
             if shape[1]:
                 items = np.take_along_axis(item, np.maximum(selected, 0), 1)

@@ -8,6 +8,7 @@ HISTORY_KINDS = ("purchase", "click", "cart")
 SECONDS_PER_DAY = 86_400
 MAX_CLOCK_SKEW = 300  # seconds by which the clock that dates feedback may be behind
 MAX_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
+ITEM_TASKS = ("click", "purchase", "value")  # tasks that have a field of their own in Item
 MAX_NUMBER = 1e12  # beyond it float32 sums lose smaller terms
 
 
@@ -105,7 +106,10 @@ class Checkout:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One slot of a slate. Predictions are None if the tier makes none."""
+    """One slot of a slate. Predictions are None if the tier makes none.
+
+    click, purchase and value are also None if the bundle has no task of that name.
+    """
 
     item_id: str
     title: str
@@ -116,6 +120,12 @@ class Item:
     value: float | None  # expected spend: p(purchase) × expected spend of a purchase
     sources: tuple[str, ...]  # the candidate sources or fallback lists that proposed it
     propensity: float = 1.0  # probability that this request shows this item here; below 1 where it explores
+    # By task, what the objective reads: probabilities of binary tasks, means of amounts and counts.
+    predictions: Mapping[str, float] | None = field(default=None, hash=False)
+
+    def further_predictions(self) -> dict[str, float]:
+        """The predictions of tasks that have no field of their own."""
+        return {name: value for name, value in (self.predictions or {}).items() if name not in ITEM_TASKS}
 
 
 @dataclass(frozen=True, slots=True)

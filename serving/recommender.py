@@ -6,7 +6,7 @@
     query_tower   query vector                              cached
     index         nearest eligible items                    the other candidate sources go on
     candidates    candidates of all sources                 retrieval: the index's items
-    ranker        p(click), p(purchase), expected spend     retrieval: candidates by inner product
+    ranker        predictions of every task                 retrieval: candidates by inner product
     slate         order by objective and slate policy       retrieval: candidates by inner product
 
     tiers: ranked → retrieval → cached (the user's last slate) → category (bestsellers) → popularity
@@ -35,12 +35,13 @@ from .checkout import Checkout, Slate
 from .pipeline.eligibility import EligibilityFilter
 from .pipeline.encode import FeatureEncoder, to_tensors
 from .pipeline.explore import explore_last_slot
+from .pipeline.objective import Range
 from .pipeline.popular_items import PopularityFallback
-from .pipeline.rank import Predictions, RankedItems, Retrieved, SlateSelector
+from .pipeline.rank import RankedItems, Retrieved, SlateSelector, TaskRows
 from .pipeline.request_state import RequestState
 from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
-from .pipeline.slate_policy import SlatePolicy, impute_margins
+from .pipeline.slate_policy import SlatePolicy, check_policy, impute_margins
 from .pipeline.state_cache import LRUCache, query_fingerprint
 from .pipeline.store_read import read_and_rank
 from .resilience.deadline import (
@@ -78,11 +79,19 @@ class Recommender:
         self.slate_builder = SlateBuilder(bundle, self.popularity_fallback)
         try:
             self.policy = SlatePolicy(**bundle.manifest["slate"])
-            item_margins = impute_margins(bundle.margin) if self.policy.margin else None
+            item_columns = dict(bundle.item_columns)
+            if self.policy.margin:
+                item_columns["margin"] = impute_margins(bundle.margin)
+            tasks = {task.name: task.kind for task in bundle.tasks}
+            ranges = {
+                name: Range(float(values.min()), float(values.max())) for name, values in item_columns.items()
+            }
+            check_policy(self.policy, tasks, ranges)
         except (TypeError, ValueError) as error:
             raise BundleError(bundle.folder / MANIFEST, str(error), "export again") from error
         self.item_vectors = bundle.catalog[-1].numpy()
-        self.slate_selector = SlateSelector(bundle.leaf, self.item_vectors, item_margins)
+        self.slate_selector = SlateSelector(bundle.leaf, self.item_vectors, tasks, item_columns)
+        self.task_rows = TaskRows.of_tasks(bundle.tasks)
         self.n_ann_candidates = int(bundle.manifest["candidates"]["ann"])
         self.exploration_rate = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)
         self.rng = np.random.default_rng()
@@ -304,16 +313,13 @@ class Recommender:
         outputs = deadline.run_stage(
             "ranker", finite_output, self.bundle.ranker, query, vector, candidates, catalog
         )
-        predictions = Predictions(*(output.numpy() for output in outputs))
-        item, purchase, spend = candidates.item.numpy(), predictions.purchase, predictions.spend
-        columns = deadline.run_stage(
-            "slate", self.slate_selector.select, policy, eligible, item, purchase, spend
-        )
+        outputs, item = outputs.numpy(), candidates.item.numpy()
+        columns = deadline.run_stage("slate", self.slate_selector.select, policy, eligible, item, outputs)
         propensity = None
         if request.exploration_rate:
-            score = self.slate_selector.score(policy, item, purchase, spend)
+            score = self.slate_selector.score(policy, item, outputs)
             columns, propensities = explore_last_slot(
                 columns, score, eligible[item], request.exploration_rate, self.rng
             )
             propensity = tuple(propensities.tolist())
-        return RankedItems.from_predictions(candidates, predictions, columns, propensity)
+        return RankedItems.from_predictions(candidates, outputs, self.task_rows, columns, propensity)

@@ -27,7 +27,7 @@ from torch import Tensor
 from ..checkout import Checkout, Slate
 from ..files import write_atomically
 from ..pipeline.encode import QUERY_FIELDS
-from ..pipeline.rank import Predictions, RankedItems
+from ..pipeline.rank import RankedItems
 from ..pipeline.slate_policy import SlatePolicy
 from ..recommender import Recommender
 from ..resilience.deadline import error_message, finite_output
@@ -100,20 +100,21 @@ def _rank_batch(
     vector = finite_output(bundle.query_tower, query, catalog[-1])  # [B, D]
     ann_rows = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.n_ann_candidates))  # [B, K]
     candidates = Candidates(*finite_output(bundle.candidates, query, vector, ann_rows, catalog))
-    outputs = finite_output(bundle.ranker, query, vector, candidates, catalog)
-    predictions = Predictions(*(output.numpy() for output in outputs))  # [ΣC]
+    outputs = finite_output(bundle.ranker, query, vector, candidates, catalog).numpy()  # [T, ΣC]
     offsets = candidates.offsets.numpy()
     starts, lengths = offsets[:-1], np.diff(offsets)  # [B]
     is_candidate = np.arange(lengths.max(initial=0)) < lengths[:, None]  # [B, C]
-    item, purchase, spend = (
-        _pad_jagged(values, is_candidate)
-        for values in (candidates.item.numpy(), predictions.purchase, predictions.spend)
-    )
-    columns = recommender.slate_selector.select_batch(policy, bundle.available, item, purchase, spend)
+    item = _pad_jagged(candidates.item.numpy(), is_candidate)
+    padded = np.stack([_pad_jagged(output, is_candidate) for output in outputs])  # [T, B, C]
+    columns = recommender.slate_selector.select_batch(policy, bundle.available, item, padded)
     ranked: list[RankedItems | None] = []
     for start, length, slate in zip(starts, lengths, columns, strict=True):
         positions = start + slate[slate >= 0]
-        ranked.append(RankedItems.from_predictions(candidates, predictions, positions) if length else None)
+        ranked.append(
+            RankedItems.from_predictions(candidates, outputs, recommender.task_rows, positions)
+            if length
+            else None
+        )
     return ranked
 
 

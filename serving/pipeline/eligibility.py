@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checkout import Checkout
-from ..storage.bundle import CATALOG_FIELDS
+from ..storage.formats import CATALOG_FIELDS
 from ..storage.item_ids import ItemRowMap
 
 CACHE_SIZE = 64  # category masks, a byte per item each

@@ -1,24 +1,45 @@
 """Ranking of candidates: from predictions to an order under the slate policy.
 
-candidates ─ ranker ─▶ p(click), p(purchase), E[spend] ─ objective ─▶ score ─ slate policy ─▶ RankedItems
+candidates ─ ranker ─▶ outputs of T tasks ─ objective ─▶ score ─ slate policy ─▶ RankedItems
      ╰─ without predictions, by inner product ─▶ Retrieved
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkout import ITEM_TASKS
 from ..storage.bundle import Candidates
-from .slate_policy import SlatePolicy, objective, select_slates
+from ..storage.formats import TaskOutput
+from .slate_policy import SlatePolicy, score_candidates, select_slates
 
 
-class Predictions(NamedTuple):
-    """The ranker's output for n candidates."""
+class TaskRows(NamedTuple):
+    """Names of the tasks, and the rows of the ranker's output whose product is a field of Item."""
 
-    click: NDArray[np.float32]  # [n] probability
-    purchase: NDArray[np.float32]  # [n] probability of click and purchase
-    spend: NDArray[np.float32]  # [n] expected spend of a purchase
+    names: tuple[str, ...]  # T
+    click: tuple[int, ...] | None  # None without such a task
+    purchase: tuple[int, ...] | None
+    value: tuple[int, ...] | None
+
+    @classmethod
+    def of_tasks(cls, tasks: Sequence[TaskOutput]) -> "TaskRows":
+        row_by_name = {task.name: row for row, task in enumerate(tasks)}
+
+        def factors(name: str | None) -> tuple[int, ...]:
+            """Rows whose product is a task's expectation, conditional on nothing."""
+            if name is None:
+                return ()
+            task = tasks[row_by_name[name]]
+            is_joint = task.kind == "binary" and task.joint
+            return (*(() if is_joint else factors(task.given)), row_by_name[name])
+
+        return cls(
+            tuple(row_by_name),
+            *(factors(name) if name in row_by_name else None for name in ITEM_TASKS),
+        )
 
 
 class RankedItems(NamedTuple):
@@ -30,8 +51,9 @@ class RankedItems(NamedTuple):
 
     tier: str
     item_row: tuple[int, ...]
-    source_mask: tuple[int, ...]  # bits of slate_builder.SOURCES
-    click: tuple[float, ...] | None = None
+    source_mask: tuple[int, ...]  # bit i: the manifest's i-th source
+    predictions: tuple[tuple[float, ...], ...] | None = None  # [n][T]; None where the tier makes none
+    click: tuple[float, ...] | None = None  # None also without such a task
     purchase: tuple[float, ...] | None = None
     value: tuple[float, ...] | None = None
     propensity: tuple[float, ...] | None = None  # None: 1 for every item
@@ -40,28 +62,43 @@ class RankedItems(NamedTuple):
     def from_predictions(
         cls,
         candidates: Candidates,
-        predictions: Predictions,
+        outputs: NDArray[np.float32],
+        task_rows: TaskRows,
         columns: NDArray[np.int64],
         propensity: tuple[float, ...] | None = None,
     ) -> "RankedItems":
-        """The candidates at positions `columns` [n], in that order, as the ranked tier shows them."""
-        purchase = predictions.purchase[columns]
+        """The candidates at positions `columns` [n], in that order, as the ranked tier shows them.
+
+        `outputs` [T, ΣC] are the ranker's.
+        """
+        predictions = outputs[:, columns]  # [T, n]
         return cls(
             "ranked",
             tuple(candidates.item.numpy()[columns].tolist()),
             tuple(candidates.source_mask.numpy()[columns].tolist()),
-            tuple(predictions.click[columns].tolist()),
-            tuple(purchase.tolist()),
-            tuple((purchase * predictions.spend[columns]).tolist()),
+            tuple(map(tuple, predictions.T.tolist())),
+            _product(predictions, task_rows.click),
+            _product(predictions, task_rows.purchase),
+            _product(predictions, task_rows.value),
             propensity,
         )
+
+
+def _product(predictions: NDArray[np.float32], rows: tuple[int, ...] | None) -> tuple[float, ...] | None:
+    if rows is None:
+        return None
+    first, *further = rows
+    product = predictions[first]
+    for row in further:
+        product = product * predictions[row]
+    return tuple(product.tolist())
 
 
 class Retrieved(NamedTuple):
     """Candidates without predictions: the result if the ranker fails."""
 
     item_row: NDArray[np.int64]  # [n], -1 for none
-    source_mask: NDArray[np.int64] | None = None  # [n] bits of slate_builder.SOURCES; None: the index alone
+    source_mask: NDArray[np.int64] | None = None  # [n]; None: the index alone, bit 0
     score: NDArray[np.float32] | None = None  # [n] inner products; None: already in order
 
     def to_ranked_items(self) -> RankedItems:
@@ -79,44 +116,41 @@ class SlateSelector:
     Args:
         leaf: [N+1] leaf category by item row.
         item_vectors: [N+1, D+8] uint8, row-wise int8.
-        item_margins: [N+1], without NaN; None if the policy counts no margins.
+        tasks: name → kind, in the order of the ranker's output.
+        item_columns: by name, those that the policies' objectives read, each [N+1] without NaN.
     """
 
     def __init__(
         self,
         leaf: NDArray[np.int64],
         item_vectors: NDArray[np.uint8],
-        item_margins: NDArray[np.floating] | None,
+        tasks: Mapping[str, str],
+        item_columns: Mapping[str, NDArray[np.floating]],
     ) -> None:
-        self.leaf, self.item_vectors, self.item_margins = leaf, item_vectors, item_margins
+        self.leaf, self.item_vectors = leaf, item_vectors
+        self.tasks, self.item_columns = tasks, item_columns
 
     def score(
-        self,
-        policy: SlatePolicy,
-        item: NDArray[np.int64],
-        purchase: NDArray[np.float32],
-        spend: NDArray[np.float32],
+        self, policy: SlatePolicy, item: NDArray[np.int64], outputs: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """The policy's objective for candidates of any shape."""
-        margin = None if self.item_margins is None else self.item_margins[item]
-        return objective(purchase, spend, policy.revenue_weight, margin)
+        """The policy's objective for candidates `item` of any shape; `outputs` [T, ...] are the ranker's."""
+        columns = {name: column[item] for name, column in self.item_columns.items()}
+        return score_candidates(policy, self.tasks, outputs, columns)
 
     def select(
         self,
         policy: SlatePolicy,
         eligible: NDArray[np.bool_],
         item: NDArray[np.int64],
-        purchase: NDArray[np.float32],
-        spend: NDArray[np.float32],
+        outputs: NDArray[np.float32],
     ) -> NDArray[np.int64]:
         """Positions [≤ 6] of the slate among the candidates [n] of one checkout, best first.
 
         Args:
             eligible: [N+1] bool, by item row.
+            outputs: [T, n] of the ranker.
         """
-        columns: NDArray[np.int64] = self.select_batch(
-            policy, eligible, item[None], purchase[None], spend[None]
-        )[0]
+        columns: NDArray[np.int64] = self.select_batch(policy, eligible, item[None], outputs[:, None])[0]
         return columns[columns >= 0]
 
     def select_batch(
@@ -124,9 +158,8 @@ class SlateSelector:
         policy: SlatePolicy,
         eligible: NDArray[np.bool_],
         item: NDArray[np.int64],
-        purchase: NDArray[np.float32],
-        spend: NDArray[np.float32],
+        outputs: NDArray[np.float32],
     ) -> NDArray[np.int64]:
-        """Slates [B, 6] of B checkouts with candidates [B, C], padded by row 0; -1 for an empty slot."""
-        score = self.score(policy, item, purchase, spend)
+        """Slates [B, 6] of candidates [B, C], padded by row 0; -1 for an empty slot. `outputs` [T, B, C]."""
+        score = self.score(policy, item, outputs)
         return select_slates(score, eligible[item], item, self.leaf, self.item_vectors, policy).column

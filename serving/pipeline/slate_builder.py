@@ -8,13 +8,11 @@ from numpy.typing import NDArray
 
 from ..checkout import Checkout, Item
 from ..storage.bundle import Bundle
+from ..storage.formats import manifest_sources
 from ..storage.string_column import StringColumn
 from .popular_items import PopularityFallback
 from .rank import RankedItems
 from .slate_policy import SLOTS
-
-# Bit i of a candidate's source mask stands for SOURCES[i].
-SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "ease")
 
 
 class SlateBuilder:
@@ -26,6 +24,8 @@ class SlateBuilder:
             StringColumn.from_arrow, (bundle.item_id, bundle.title, bundle.category)
         )
         self.price = bundle.price
+        self.sources = manifest_sources(bundle.manifest)
+        self.task_names = tuple(task.name for task in bundle.tasks)
 
     def build(
         self,
@@ -77,36 +77,27 @@ class SlateBuilder:
                 tiers.append(tier)
 
     def _ranked_item(self, ranked: RankedItems, position: int, row: int) -> Item:
-        sources = _source_names(ranked.source_mask[position])
-        if ranked.click is None or ranked.purchase is None or ranked.value is None:
+        sources = _source_names(self.sources, ranked.source_mask[position])
+        if ranked.predictions is None:
             return self._item(row, sources)
-        return self._item(
-            row,
-            sources,
-            ranked.click[position],
-            ranked.purchase[position],
-            ranked.value[position],
-            1.0 if ranked.propensity is None else ranked.propensity[position],
-        )
-
-    def _item(
-        self, row: int, sources: tuple[str, ...],
-        click: float | None = None, purchase: float | None = None, value: float | None = None,
-        propensity: float = 1.0,
-    ) -> Item:  # fmt: skip
         return Item(
             self.item_id[row],
             self.title[row],
             self.category[row],
             self.price.item(row),
-            click,
-            purchase,
-            value,
+            None if ranked.click is None else ranked.click[position],
+            None if ranked.purchase is None else ranked.purchase[position],
+            None if ranked.value is None else ranked.value[position],
             sources,
-            propensity,
+            1.0 if ranked.propensity is None else ranked.propensity[position],
+            dict(zip(self.task_names, ranked.predictions[position], strict=True)),
         )
+
+    def _item(self, row: int, sources: tuple[str, ...]) -> Item:
+        title, category, price = self.title[row], self.category[row], self.price.item(row)
+        return Item(self.item_id[row], title, category, price, None, None, None, sources)
 
 
 @cache
-def _source_names(mask: int) -> tuple[str, ...]:
-    return tuple(name for bit, name in enumerate(SOURCES) if mask >> bit & 1)
+def _source_names(sources: tuple[str, ...], mask: int) -> tuple[str, ...]:
+    return tuple(name for bit, name in enumerate(sources) if mask >> bit & 1)

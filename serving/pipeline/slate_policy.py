@@ -5,15 +5,28 @@
 Pure numpy over rows of candidates. The same code selects one row in serving, thousands in the evaluation.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .objective import (
+    KIND_RANGES,
+    TINY,
+    Range,
+    Tree,
+    check_objective,
+    log_objective,
+    objective_names,
+    parse_objective,
+    with_revenue_weight,
+)
+
 SLOTS = 6
 DIVERSITY_POOL_SIZE = 60  # best candidates, for which diversity counts; those below only fill up
-TINY = 1e-30  # replaces 0 under a logarithm
 OUT_OF_POOL_PENALTY = 1e6  # exceeds every difference of utilities: log scores and cosines are far smaller
 
 
@@ -22,10 +35,11 @@ class SlatePolicy:
     """How slates are selected. Raises ValueError for a value out of range.
 
     Args:
-        revenue_weight: w in p(purchase) · E[spend]^w, from 0 (most purchases) to 1 (most revenue). A power
-            moves smoothly between the two orders and is independent of the currency's unit, unlike a weighted
-            sum of a probability and an amount.
-        margin: count only the shop's margin of the spend: p(purchase) · (E[spend] · margin)^w.
+        objective: an expression over tasks and item columns (serving/pipeline/objective.py).
+        revenue_weight: w of amount^w, which stands for every amount of the objective, from 0 (most purchases)
+            to 1 (most revenue). A power moves smoothly between the two orders and is independent of the
+            currency's unit, unlike a weighted sum of a probability and an amount.
+        margin: count only the shop's margin of an amount: (amount · margin)^w.
         category_cap: most items of one leaf category; None for any number. The cap does not apply to items
             without a category. It gives way before a slot stays empty.
         diversity: d of maximal marginal relevance, (1 - d) · relevance - d · similarity (Carbonell and
@@ -34,12 +48,17 @@ class SlatePolicy:
             the items selected before.
     """
 
+    objective: str = "purchase * value"
     revenue_weight: float = 1.0
     margin: bool = False
     category_cap: int | None = None
     diversity: float = 0.0
 
     def __post_init__(self) -> None:
+        try:
+            parse_objective(self.objective)
+        except ValueError as error:
+            raise ValueError(f"slate.{error}") from error
         for name, value in (("revenue_weight", self.revenue_weight), ("diversity", self.diversity)):
             if not _is_number(value) or not 0 <= value <= 1:
                 raise ValueError(f"slate.{name} is {value!r}: expected a number from 0 to 1")
@@ -57,21 +76,58 @@ class Selection(NamedTuple):
     min_gap: NDArray[np.float64]  # [n] smallest lead of a selected candidate over the next; small near a tie
 
 
-def objective(
-    purchase: NDArray[np.floating],
-    spend: NDArray[np.floating],
-    revenue_weight: float,
-    margin: NDArray[np.floating] | None = None,
-) -> NDArray[np.float64]:
-    """log(p(purchase) · (E[spend | purchase] · margin)^w), of arrays of one shape.
+class ScoredTree(NamedTuple):
+    """What a policy orders by: an objective with its revenue weight, and the names that it reads."""
 
-    In logarithms small probabilities and powers of large amounts neither vanish nor overflow.
+    tree: Tree
+    names: frozenset[str]
+
+
+@lru_cache(256)
+def policy_tree(policy: SlatePolicy, amounts: tuple[str, ...]) -> ScoredTree:
+    """The policy's objective, where `amounts` are the names of tasks of that kind."""
+    tree = with_revenue_weight(
+        parse_objective(policy.objective), amounts, policy.revenue_weight, policy.margin
+    )
+    return ScoredTree(tree, frozenset(objective_names(tree)))
+
+
+def check_policy(policy: SlatePolicy, tasks: Mapping[str, str], item_columns: Mapping[str, Range]) -> None:
+    """Raises ValueError, as `check_objective`, for a policy that cannot score every item.
+
+    What passes has passed for every revenue weight: a power from 0 to 1 of an amount lies in the same range.
     """
-    score = _log(purchase)
-    if revenue_weight:
-        log_earned = _log(spend) if margin is None else _log(spend) + _log(margin)
-        score = score + revenue_weight * log_earned
-    return score
+    full_weight = replace(policy, revenue_weight=1.0)
+    check_objective(policy_tree(full_weight, amount_names(tasks)).tree, tasks, item_columns)
+
+
+def score_candidates(
+    policy: SlatePolicy,
+    tasks: Mapping[str, str],
+    outputs: NDArray[np.floating],
+    item_columns: Mapping[str, NDArray[np.floating]],
+) -> NDArray[np.float64]:
+    """Logarithms of the policy's objective, in the shape of one output.
+
+    Args:
+        tasks: name → kind (binary, amount, count).
+        outputs: [T, ...] what the ranker reports, a row per task.
+        item_columns: by name, the values of the candidates' items, in the shape of one output; those that the
+            objective does not read may be missing.
+    """
+    tree, names = policy_tree(policy, amount_names(tasks))
+    values = {
+        name: np.clip(np.asarray(output, np.float64), *KIND_RANGES[tasks[name]])
+        for name, output in zip(tasks, outputs, strict=True)
+        if name in names
+    }
+    columns = {name: item_columns[name] for name in names if name not in values}
+    return log_objective(tree, {**values, **columns}, outputs.shape[1:])
+
+
+def amount_names(tasks: Mapping[str, str]) -> tuple[str, ...]:
+    """The tasks whose outputs the revenue weight bends."""
+    return tuple(name for name, kind in tasks.items() if kind == "amount")
 
 
 def impute_margins(margin: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -79,13 +135,22 @@ def impute_margins(margin: NDArray[np.floating]) -> NDArray[np.floating]:
 
     Raises ValueError if all are missing: an order by margin would be one by revenue under another name.
     """
-    is_known = np.isfinite(margin)
+    return impute_column("margin", margin)
+
+
+def impute_column(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Values [N+1] of an item column, the mean where one is missing (NaN).
+
+    Raises ValueError if all are missing.
+    """
+    is_known = np.isfinite(values)
     if not is_known.any():
         raise ValueError(
-            "slate.margin is on, but no item has a margin: add `margin` to the items table and prepare again,"
-            " or set slate.margin to false"
+            f"slate.{'margin is on' if name == 'margin' else f'objective reads {name}'}, but no item has a"
+            f" {name}: add `{name}` to the items table and prepare again, or change slate."
+            f"{'margin to false' if name == 'margin' else 'objective'}"
         )
-    return np.where(is_known, margin, margin[is_known].mean())
+    return np.where(is_known, values, values[is_known].mean())
 
 
 def select_slates(
@@ -101,7 +166,7 @@ def select_slates(
     The earlier column wins a tie. Without cap and diversity the order is that of the scores.
 
     Args:
-        score: [n, C] from `objective`, finite where eligible.
+        score: [n, C] from `score_candidates`, finite where eligible.
         eligible: [n, C] bool; False also for the padding of a row.
         item: [n, C] item rows, distinct within a row.
         leaf: [N+1] leaf category by item row, 0 for unknown.
@@ -199,10 +264,6 @@ def unit_vectors(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: NDArray[np.float32] = vectors / np.maximum(length, TINY)
     return unit
-
-
-def _log(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.log(np.maximum(np.asarray(values, np.float64), TINY))
 
 
 def _is_number(value: Any) -> bool:

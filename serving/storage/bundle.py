@@ -18,30 +18,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .formats import (
+    EARLIER_VERSIONS,
+    FORMAT_VERSION,
+    OBJECTIVE_PREFIX,
+    STRING_COLUMNS,
+    Catalog,
+    TaskOutput,
+    adapt_modules,
+    build_catalog,
+    manifest_tasks,
+    objective_columns,
+    read_numeric_columns,
+)
 from .item_ids import ItemRowMap
 from .mapped_table import MappedTable
 from .paths import CURRENT
 from .vector_index import ItemIndex, SearchParams, read_index
 
-FORMAT_VERSION = 8
-# Earlier formats that this release reads: column of items.arrow → its name there.
-OLD_COLUMN_NAMES: dict[int, dict[str, str]] = {
-    7: {"mean_line_spend": "spend", "orders_28d": "popularity", "sales_7d": "lately"}
-}
 MANIFEST = "manifest.json"
 MODULES = ("query_tower", "candidates", "ranker")
 # Besides the files of the index.
 REQUIRED_FILES = (*(f"{name}.ts" for name in MODULES), "items.arrow", "item_rows.arrow", "golden.arrow")
-SNAPSHOT_FIELDS = ("price", "mean_line_spend", "orders_28d", "sales_7d", "buyers")  # of Catalog
-# Columns of items.arrow that serving reads.
-STRING_COLUMNS = ("item_id", "title", "category")
-NUMERIC_DTYPES = {
-    **dict.fromkeys(("category_codes", "leaf", "brand_code", "first_sold"), np.int64),
-    "available": np.uint8,  # 0 or 1: Arrow's own booleans are bits
-    **dict.fromkeys((*SNAPSHOT_FIELDS, "margin"), np.float32),
-    "vector": np.uint8,
-    **dict.fromkeys(("fallback_rank", "popular", "popular_by_leaf"), np.int32),
-}
 CHECKSUM_PLACEHOLDER = "0" * 64  # stands in the manifest while its own checksum is computed
 untyped_jit: Any = torch.jit  # its functions have no annotations
 
@@ -57,35 +55,12 @@ class BundleError(RuntimeError):
         super().__init__(f"{file}: {reason}. To do: {remedy}.")
 
 
-class Catalog(NamedTuple):
-    """Facts of N items at one snapshot: the fields of models.schema.Catalog. Row 0 is the unknown item."""
-
-    category: Tensor  # [N+1, L] int64, codes of the category path, top level first
-    leaf: Tensor  # [N+1] int64, code of the whole path
-    brand: Tensor  # [N+1] int64
-    first_sold: Tensor  # [N+1] int64, Unix seconds, 0 for never
-    available: Tensor  # [N+1] bool
-    attributes: Tensor  # [N+1, A] int64, codes of the items' attributes
-    content: Tensor  # [N+1, E+8] uint8, the items' own vectors; [N+1, 0] for none
-    price: Tensor  # [1, N+1] float32
-    mean_line_spend: Tensor  # [1, N+1] float32
-    orders_28d: Tensor  # [1, N+1] float32
-    sales_7d: Tensor  # [1, N+1] float32
-    buyers: Tensor  # [1, N+1] float32
-    vectors: Tensor  # [N+1, D+8] uint8
-
-
-CATALOG_FIELDS = Catalog._fields
-# Fields of Catalog whose column in items.arrow has another name.
-CATALOG_COLUMNS = {"category": "category_codes", "brand": "brand_code", "vectors": "vector"}
-
-
 class Candidates(NamedTuple):
     """What `candidates` gives of B checkouts: the fields of models.schema.Candidates."""
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣC] int64, rows
-    source_mask: Tensor  # [ΣC] int64, bits of SOURCES (serving/pipeline/slate_builder.py)
+    source_mask: Tensor  # [ΣC] int64, bit i: the manifest's i-th source
     score: Tensor  # [ΣC] float32, inner product of query and item vector
     copurchase_score: Tensor  # [ΣC] float32
     ease_score: Tensor  # [ΣC] float32
@@ -106,7 +81,8 @@ class Bundle:
     candidates: Callable[
         ..., tuple[Tensor, ...]
     ]  # (query, query vector, ANN rows [B, K], catalog) → Candidates
-    ranker: Callable[..., tuple[Tensor, ...]]  # (query, query vector, candidates, catalog) → 3 tensors [ΣC]
+    ranker: Callable[..., Tensor]  # (query, query vector, candidates, catalog) → [T, ΣC], a row per task
+    tasks: tuple[TaskOutput, ...]  # T
     index: ItemIndex
     catalog: Catalog
     item_id: pa.StringArray  # [N+1]
@@ -115,6 +91,7 @@ class Bundle:
     category: pa.StringArray  # [N+1]
     price: NDArray[np.float32]  # [N+1]
     margin: NDArray[np.float32]  # [N+1], share of the price that the shop keeps, NaN where unknown
+    item_columns: Mapping[str, NDArray[np.float32]]  # each [N+1], those that the objective reads
     available: NDArray[np.bool_]  # [N+1]
     leaf: NDArray[np.int64]  # [N+1]
     fallback_rank: NDArray[np.int32]  # [N+1], -1 where not available
@@ -138,21 +115,23 @@ def open_bundle(path: str | Path) -> Bundle:
     items = _read(items_file, MappedTable)
     _check_dims(folder, manifest, shards, items.batch)
     strings = _read(items_file, lambda _: {name: items.string_column(name) for name in STRING_COLUMNS})
-    numbers = _read(items_file, lambda _: _numeric_columns(items, manifest["format"]))
+    numbers = _read(items_file, lambda _: read_numeric_columns(items, manifest["format"]))
     n_available = int(np.count_nonzero(numbers["available"]))
     return Bundle(
-        **modules,
+        **adapt_modules(modules, manifest["format"]),
         **strings,
         folder=folder,
         version=manifest["version"],
         manifest=manifest,
         index=_build_item_index(folder, manifest, list(shards.values()), numbers["vector"]),
-        catalog=_build_catalog(numbers),
+        tasks=_read(folder / MANIFEST, lambda _: manifest_tasks(manifest)),
+        catalog=build_catalog(numbers),
         item_rows=_read(
             folder / "item_rows.arrow", lambda file: ItemRowMap(strings["item_id"], _read_slots(file))
         ),
         price=numbers["price"],
         margin=numbers["margin"],
+        item_columns=_read(items_file, lambda _: _objective_columns(items, manifest)),
         available=numbers["available"],
         leaf=numbers["leaf"],
         fallback_rank=numbers["fallback_rank"],
@@ -185,7 +164,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         checksum = manifest_checksum(raw.replace(expected.encode(), CHECKSUM_PLACEHOLDER.encode()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(folder / MANIFEST, f"not a manifest ({type(error).__name__}: {error})") from error
-    readable = sorted((FORMAT_VERSION, *OLD_COLUMN_NAMES))
+    readable = sorted((FORMAT_VERSION, *EARLIER_VERSIONS))
     if manifest.get("format") not in readable:
         raise BundleError(
             folder / MANIFEST,
@@ -245,25 +224,11 @@ def _load_module(file: str) -> Any:
         return untyped_jit.load(file).eval()
 
 
-def _numeric_columns(items: MappedTable, format_version: int) -> dict[str, NDArray[Any]]:
-    """The columns of NUMERIC_DTYPES under today's names; `available` as booleans."""
-    old_names = OLD_COLUMN_NAMES.get(format_version, {})
-    numbers = {
-        name: items.numeric_column(old_names.get(name, name), dtype) for name, dtype in NUMERIC_DTYPES.items()
+def _objective_columns(items: MappedTable, manifest: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
+    return {
+        name: items.numeric_column(f"{OBJECTIVE_PREFIX}{name}", np.float32)
+        for name in objective_columns(manifest)
     }
-    return {**numbers, "available": numbers["available"].view(np.bool_)}
-
-
-def _build_catalog(numbers: Mapping[str, NDArray[Any]]) -> Catalog:
-    rows = len(numbers["leaf"])
-    tensors = {
-        field: torch.from_numpy(numbers[CATALOG_COLUMNS.get(field, field)])
-        for field in CATALOG_FIELDS
-        if field not in ("attributes", "content")
-    }
-    tensors["attributes"] = torch.empty(rows, 0, dtype=torch.int64)
-    tensors["content"] = torch.empty(rows, 0, dtype=torch.uint8)
-    return Catalog(**{**tensors, **{field: tensors[field].unsqueeze(0) for field in SNAPSHOT_FIELDS}})
 
 
 def _check_dims(

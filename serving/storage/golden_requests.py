@@ -1,15 +1,16 @@
 """Golden requests: the checkouts of `golden.arrow`, with the slates that a bundle must give."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..checkout import Checkout, Event, Line, Slate
+from ..checkout import Checkout, Event, Item, Line, Slate
 from .bundle import Bundle, BundleError, read_arrow
 
-TOLERANCE = 1e-3  # of probabilities: other processors add in another order
+TOLERANCE = 1e-3  # of probabilities, and relative of amounts: other processors add in another order
 
 
 def checkout_to_json(checkout: Checkout) -> str:
@@ -30,7 +31,10 @@ def checkout_from_json(text: str) -> Checkout:
 
 
 def read_golden_requests(bundle: Bundle) -> list[tuple[Checkout, dict[str, Any]]]:
-    """The golden requests, each with its `slate` (item ids) and `purchase` (probabilities)."""
+    """The golden requests, each with its `slate` (item ids) and their predictions.
+
+    From format 9 on these are `predictions`, T numbers of each item; before, `purchase` probabilities.
+    """
     file = bundle.folder / "golden.arrow"
     rows = read_arrow(str(file)).to_pylist()
     if not rows:
@@ -43,7 +47,7 @@ def replay_golden_requests(
 ) -> None:
     """Answer every golden request of a bundle folder with `recommend`.
 
-    Raises BundleError for a slate or probability that differs.
+    Raises BundleError for a slate or prediction that differs.
     """
     file = folder / "golden.arrow"
     remedy = "the modules compute something else here than at export: serve with the versions in the manifest"
@@ -54,10 +58,20 @@ def replay_golden_requests(
             raise BundleError(file, f"request {number} is answered by {slate.tier} ({slate.reason})", remedy)
         if ids != expected["slate"]:
             raise BundleError(file, f"request {number} gives {ids}, expected {expected['slate']}", remedy)
-        for item, purchase in zip(slate.items, expected["purchase"], strict=True):
-            if item.purchase is None or abs(item.purchase - purchase) > TOLERANCE:
-                raise BundleError(
-                    file,
-                    f"request {number}: p(purchase) of {item.item_id} is {item.purchase}, not {purchase}",
-                    remedy,
-                )
+        for position, item in enumerate(slate.items):
+            if problem := _prediction_error(item, expected, position):
+                raise BundleError(file, f"request {number}: {problem}", remedy)
+
+
+def _prediction_error(item: Item, expected: dict[str, Any], position: int) -> str:
+    """Which prediction of an item differs from the expected one; "" for none."""
+    predictions = item.predictions or {}
+    if "predictions" in expected:
+        pairs = zip(predictions.items(), expected["predictions"][position], strict=True)
+        compared = {name: (value, reference) for (name, value), reference in pairs}
+    else:
+        compared = {"purchase": (predictions.get("purchase", math.nan), expected["purchase"][position])}
+    for name, (value, reference) in compared.items():
+        if not abs(value - reference) <= TOLERANCE * max(1.0, abs(reference)):
+            return f"p({name}) of {item.item_id} is {value}, not {reference}"
+    return ""

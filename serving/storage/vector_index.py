@@ -113,14 +113,16 @@ class ItemIndex:
         no more.
 
         With `eligible` [N+1] only such rows are found, and -1 stands only behind all of them that are in the
-        index. Raises ValueError for queries that are not finite or of another width, and for k < 1.
+        index. Raises ValueError for queries that are not finite or of another width, and for a negative k.
         """
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise ValueError(f"queries of shape {queries.shape}, expected [B, {self.dim}]")
         if not np.isfinite(queries).all():
             raise ValueError("a query vector is not finite")
-        if k < 1:
-            raise ValueError(f"k is {k}: expected 1 or more")
+        if k < 0:
+            raise ValueError(f"k is {k}: expected 0 or more")
+        if k == 0:  # no candidate source searches the index
+            return np.empty((len(queries), 0), np.int64)
         queries = np.ascontiguousarray(queries, np.float32)
         probes, margin = self.search_params.probes, self.search_params.centroid_margin
         if eligible is None:

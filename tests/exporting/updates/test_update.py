@@ -21,13 +21,8 @@ from exporting.updates.update import DegradationLimits, index_degradation, updat
 from models.candidates.sources import CandidateSources
 from models.embeddings import unpack_int8
 from serving import Checkout, Line, Recommender
-from serving.storage.bundle import (
-    FORMAT_VERSION,
-    OLD_COLUMN_NAMES,
-    open_bundle,
-    read_arrow,
-    read_manifest,
-)
+from serving.storage.bundle import open_bundle, read_arrow, read_manifest
+from serving.storage.formats import FORMAT_VERSION, OLD_COLUMN_NAMES
 from tests.data.shop import write_csv
 from tests.end_to_end.commands import command
 from tests.exporting.bundles import make_bundle, reseal

@@ -1,0 +1,134 @@
+"""Objectives: what a slate's items are ordered by, an expression over tasks and item columns.
+
+    text ─ parse_objective ─▶ tree ─ check_objective ─▶ served ─ log_objective ─▶ scores
+
+The grammar is in objective_grammar.py, the check in objective_ranges.py. The name of a binary task stands for
+its reported probability, that of an amount or count for its mean, that of an item column for its value.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .objective_grammar import Tree, objective_names, objective_text, parse_objective
+from .objective_ranges import KIND_RANGES, TINY, Range, check_objective
+
+__all__ = [
+    "KIND_RANGES",
+    "TINY",
+    "Range",
+    "Tree",
+    "check_objective",
+    "log_objective",
+    "objective_names",
+    "objective_text",
+    "parse_objective",
+    "with_revenue_weight",
+]
+Array: TypeAlias = NDArray[np.floating]
+LOG_TINY = float(np.log(TINY))
+MIN_LOG = -1e5  # keeps the differences of scores below slate_policy.OUT_OF_POOL_PENALTY
+
+
+def log_objective(
+    tree: Tree, values: Mapping[str, Array], shape: tuple[int, ...] | None = None
+) -> NDArray[np.float64]:
+    """The logarithms of an objective, in `shape`, by default that of the values.
+
+    Products, quotients and powers are computed in logarithms, where small probabilities and powers of large
+    amounts neither vanish nor overflow. Where the objective x is 0 or negative, the score is
+    log(TINY) - log(1 - x): it keeps the order, and stays in the range of the other scores.
+
+    Args:
+        tree: from `parse_objective`, accepted by `check_objective`.
+        values: of every name in the tree, arrays of one shape, in the ranges that the check assumed.
+    """
+    log_size, negative = _signed_log(tree, values)
+    if shape is None:
+        shape = np.broadcast_shapes(*(np.shape(array) for array in values.values()))
+    if negative is not None:
+        size = np.exp(np.where(negative, log_size, 0.0))  # finite: the check bounds it
+        log_size = np.where(negative, LOG_TINY - np.log1p(size), log_size)
+    score = np.maximum(log_size, MIN_LOG)
+    return score if np.shape(score) == shape else np.broadcast_to(score, shape).copy()
+
+
+def with_revenue_weight(tree: Tree, amounts: Collection[str], weight: float, margin: bool) -> Tree:
+    """The objective with (amount · margin)^weight, or amount^weight, in place of every amount."""
+    if isinstance(tree, str) and tree in amounts:
+        if not weight:
+            return 1.0
+        # TINY: items sold at a loss come last.
+        earned: Tree = ["*", tree, ["max", "margin", TINY]] if margin else tree
+        return earned if weight == 1 else ["**", earned, float(weight)]
+    if isinstance(tree, list):
+        return [tree[0], *(with_revenue_weight(part, amounts, weight, margin) for part in tree[1:])]
+    return tree
+
+
+def _signed_log(tree: Tree, values: Mapping[str, Array]) -> tuple[Any, Any]:
+    """log(max(|x|, TINY)) of a subtree, and where x is negative; None for nowhere.
+
+    0 counts as TINY, and each factor of a product by itself.
+    """
+    operator = tree[0] if isinstance(tree, list) else ""
+    if operator in ("*", "/") and isinstance(tree, list):
+        (left, left_negative), (right, right_negative) = (_signed_log(part, values) for part in tree[1:])
+        return (left + right if operator == "*" else left - right), _differ(left_negative, right_negative)
+    if operator == "**" and isinstance(tree, list):
+        base, negative = _signed_log(tree[1], values)
+        exponent = _value(tree[2], values)
+        # A base that may be negative has a whole number as exponent.
+        log_size = np.maximum(exponent * base, MIN_LOG)
+        return log_size, negative if negative is not None and exponent % 2 else None
+    if operator == "exp" and isinstance(tree, list):
+        return np.maximum(_value(tree[1], values), MIN_LOG), None
+    if operator in ("min", "max") and isinstance(tree, list):
+        parts = [_signed_log(part, values) for part in tree[1:]]
+        if all(negative is None for _, negative in parts):
+            return _reduce(str(operator), [log_size for log_size, _ in parts]), None
+    value = _value(tree, values)
+    negative = np.less(value, 0)
+    if not np.any(negative):
+        return np.log(np.maximum(value, TINY)), None
+    return np.log(np.maximum(np.abs(value), TINY)), negative
+
+
+def _differ(left: Any, right: Any) -> Any:
+    if left is None:
+        return right
+    return left if right is None else left ^ right
+
+
+def _value(tree: Tree, values: Mapping[str, Array]) -> Any:
+    """A subtree evaluated as it is written, in float64."""
+    if isinstance(tree, str):
+        return np.asarray(values[tree], np.float64)
+    if not isinstance(tree, list):
+        return np.float64(tree)
+    operator, arguments = str(tree[0]), [_value(part, values) for part in tree[1:]]
+    if operator in ("min", "max"):
+        return _reduce(operator, arguments)
+    if operator == "-" and len(arguments) == 1:
+        return np.negative(arguments[0])
+    return UFUNCS[operator](*arguments)
+
+
+def _reduce(operator: str, arguments: list[Any]) -> Any:
+    result, *further = arguments
+    for argument in further:
+        result = np.minimum(result, argument) if operator == "min" else np.maximum(result, argument)
+    return result
+
+
+UFUNCS: Mapping[str, np.ufunc] = {
+    "+": np.add,
+    "-": np.subtract,
+    "*": np.multiply,
+    "/": np.divide,
+    "**": np.power,
+    "log": np.log,
+    "exp": np.exp,
+}

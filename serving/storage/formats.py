@@ -1,0 +1,169 @@
+"""Bundle formats: the one that this release writes, and how it reads those before.
+
+    format  ranker.ts              Catalog    items.arrow                         manifest
+    9       one tensor [T, ΣC]     13 fields  attribute_codes, content and        tasks, objective, sources
+                                              objective_<column> where needed
+    8       click, purchase, E[spend | purchase]
+                                   11 fields
+    7       as 8                   11 fields  other names (OLD_COLUMN_NAMES)
+
+A bundle of format 7 or 8 has the tasks DEFAULT_TASKS, and its slate policy the default objective.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .mapped_table import MappedTable
+
+FORMAT_VERSION = 9
+EARLIER_VERSIONS = (7, 8)
+# Column of items.arrow → its name in an earlier format.
+OLD_COLUMN_NAMES: dict[int, dict[str, str]] = {
+    7: {"mean_line_spend": "spend", "orders_28d": "popularity", "sales_7d": "lately"}
+}
+SNAPSHOT_FIELDS = ("price", "mean_line_spend", "orders_28d", "sales_7d", "buyers")  # of Catalog
+# Columns of items.arrow that serving reads.
+STRING_COLUMNS = ("item_id", "title", "category")
+NUMERIC_DTYPES = {
+    **dict.fromkeys(("category_codes", "leaf", "brand_code", "first_sold"), np.int64),
+    "available": np.uint8,  # 0 or 1: Arrow's own booleans are bits
+    **dict.fromkeys((*SNAPSHOT_FIELDS, "margin"), np.float32),
+    "vector": np.uint8,
+    **dict.fromkeys(("fallback_rank", "popular", "popular_by_leaf"), np.int32),
+}
+# Columns of items.arrow that a shop without item attributes or item vectors lacks.
+OPTIONAL_DTYPES = {"attribute_codes": np.int64, "content": np.uint8}
+OBJECTIVE_PREFIX = "objective_"  # float32 columns of items.arrow that the objective reads
+TASK_KINDS = ("binary", "amount", "count")
+
+
+class TaskOutput(NamedTuple):
+    """A task of the manifest: a row of the ranker's output."""
+
+    name: str
+    kind: str  # one of TASK_KINDS
+    label: str  # what of the log it predicts
+    window: str | None = None  # in which time; None: the data's horizon
+    given: str | None = None  # the task that it is conditional on
+    joint: bool = True  # of a binary task with `given`: reported as p(given) · p(task | given)
+
+
+DEFAULT_TASKS = (
+    TaskOutput("click", "binary", "click"),
+    TaskOutput("purchase", "binary", "purchase", given="click"),
+    TaskOutput("value", "amount", "spend", given="purchase"),
+)
+# Candidate sources of formats 7 and 8, by bit of the source mask.
+DEFAULT_SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "ease")
+
+
+class Catalog(NamedTuple):
+    """Facts of N items at one snapshot: the fields of models.schema.Catalog. Row 0 is the unknown item."""
+
+    category: Tensor  # [N+1, L] int64, codes of the category path, top level first
+    leaf: Tensor  # [N+1] int64, code of the whole path
+    brand: Tensor  # [N+1] int64
+    first_sold: Tensor  # [N+1] int64, Unix seconds, 0 for never
+    available: Tensor  # [N+1] bool
+    attributes: Tensor  # [N+1, A] int64, codes of the items' attributes
+    content: Tensor  # [N+1, E+8] uint8, the items' own vectors; [N+1, 0] for none
+    price: Tensor  # [1, N+1] float32
+    mean_line_spend: Tensor  # [1, N+1] float32
+    orders_28d: Tensor  # [1, N+1] float32
+    sales_7d: Tensor  # [1, N+1] float32
+    buyers: Tensor  # [1, N+1] float32
+    vectors: Tensor  # [N+1, D+8] uint8
+
+
+CATALOG_FIELDS = Catalog._fields
+# Fields of Catalog whose column in items.arrow has another name.
+CATALOG_COLUMNS = {
+    "category": "category_codes",
+    "brand": "brand_code",
+    "attributes": "attribute_codes",
+    "vectors": "vector",
+}
+NEW_CATALOG_FIELDS = ("attributes", "content")  # of format 9
+FIELDS_BEFORE_9 = tuple(k for k, name in enumerate(CATALOG_FIELDS) if name not in NEW_CATALOG_FIELDS)
+
+
+def manifest_tasks(manifest: Mapping[str, Any]) -> tuple[TaskOutput, ...]:
+    """The tasks in the order of the ranker's output. Raises ValueError for a manifest without valid ones."""
+    if manifest["format"] in EARLIER_VERSIONS:
+        return DEFAULT_TASKS
+    try:
+        tasks = tuple(
+            TaskOutput(**{name: task[name] for name in TaskOutput._fields if name in task})
+            for task in manifest["tasks"]
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"tasks: {type(error).__name__}: {error}") from error
+    if unknown := [task.kind for task in tasks if task.kind not in TASK_KINDS]:
+        raise ValueError(f"tasks: kind {unknown[0]!r}, expected one of {', '.join(TASK_KINDS)}")
+    if not tasks or len({task.name for task in tasks}) < len(tasks):
+        raise ValueError(f"tasks: {len(tasks)} tasks, expected one or more, each with a name of its own")
+    return tasks
+
+
+def manifest_sources(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The candidate sources, by bit of the source mask."""
+    return DEFAULT_SOURCES if manifest["format"] in EARLIER_VERSIONS else tuple(manifest["sources"])
+
+
+def objective_columns(manifest: Mapping[str, Any]) -> list[str]:
+    """The item columns that the objective reads."""
+    return [] if manifest["format"] in EARLIER_VERSIONS else list(manifest["objective"]["item_columns"])
+
+
+def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, Callable[..., Any]]:
+    """The modules of a bundle as those of today's format are called."""
+    if format_version not in EARLIER_VERSIONS:
+        return dict(modules)
+    candidates, ranker = modules["candidates"], modules["ranker"]
+
+    def candidates_before_9(
+        query: Any, vector: Tensor, rows: Tensor, catalog: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        proposed: tuple[Tensor, ...] = candidates(query, vector, rows, _catalog_before_9(catalog))
+        return proposed
+
+    def ranker_before_9(
+        query: Any, vector: Tensor, proposed: tuple[Tensor, ...], catalog: tuple[Tensor, ...]
+    ) -> Tensor:
+        return torch.stack(tuple(ranker(query, vector, proposed, _catalog_before_9(catalog))))
+
+    return {**modules, "candidates": candidates_before_9, "ranker": ranker_before_9}
+
+
+def read_numeric_columns(items: MappedTable, format_version: int) -> dict[str, NDArray[Any]]:
+    """The columns of NUMERIC_DTYPES and OPTIONAL_DTYPES under today's names; `available` as booleans.
+
+    A missing optional column has width 0.
+    """
+    old_names = OLD_COLUMN_NAMES.get(format_version, {})
+    numbers = {
+        name: items.numeric_column(old_names.get(name, name), dtype) for name, dtype in NUMERIC_DTYPES.items()
+    }
+    for name, dtype in OPTIONAL_DTYPES.items():
+        is_there = name in items.batch.schema.names
+        numbers[name] = (
+            items.numeric_column(name, dtype) if is_there else np.zeros((items.batch.num_rows, 0), dtype)
+        )
+    return {**numbers, "available": numbers["available"].view(np.bool_)}
+
+
+def build_catalog(numbers: Mapping[str, NDArray[Any]]) -> Catalog:
+    """The catalog in the memory of the columns."""
+    tensors = {
+        field: torch.from_numpy(numbers[CATALOG_COLUMNS.get(field, field)]) for field in CATALOG_FIELDS
+    }
+    return Catalog(**{**tensors, **{field: tensors[field].unsqueeze(0) for field in SNAPSHOT_FIELDS}})
+
+
+def _catalog_before_9(catalog: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(catalog[k] for k in FIELDS_BEFORE_9)
