@@ -1,6 +1,7 @@
 """The values that go into a recommendation and come out of it. Each checks itself when it is made."""
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ HISTORY_KINDS = ("purchase", "click", "cart")
 SECONDS_PER_DAY = 86_400
 MAX_CLOCK_SKEW = 300  # seconds by which the clock that dates feedback may be behind
 MAX_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
+EVENT_KIND = re.compile("[A-Za-z][A-Za-z0-9_-]*")
 ITEM_TASKS = ("click", "purchase", "value")  # tasks that have a field of their own in Item
 MAX_NUMBER = 1e12  # beyond it float32 sums lose smaller terms
 
@@ -145,7 +147,7 @@ class Feedback:
     """An action of a shopper on a recommended item. Raises ValueError if invalid.
 
     Args:
-        kind: click, cart or purchase.
+        kind: click, cart, purchase or another kind of the shop's events, such as wishlist.
         request_id: of the slate. None if the shop does not have it; `user_id` is then required.
         ts: Unix seconds (UTC).
         value: amount spent on the item, of a purchase.
@@ -159,8 +161,11 @@ class Feedback:
     value: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in HISTORY_KINDS:
-            raise ValueError(f"Feedback.kind is {self.kind!r}: expected one of {', '.join(HISTORY_KINDS)}")
+        if not isinstance(self.kind, str) or not EVENT_KIND.fullmatch(self.kind) or self.kind == "impression":
+            raise ValueError(
+                f"Feedback.kind is {self.kind!r}: expected {', '.join(HISTORY_KINDS)} or another kind of"
+                " event: letters, digits, - and _, a letter first"
+            )
         if self.request_id is None and self.user_id is None:
             raise ValueError("Feedback.request_id and Feedback.user_id are None: one of them must be given")
         for name in ("request_id", "user_id"):

@@ -35,13 +35,12 @@ from .checkout import Checkout, Slate
 from .pipeline.eligibility import EligibilityFilter
 from .pipeline.encode import FeatureEncoder, to_tensors
 from .pipeline.explore import explore_last_slot
-from .pipeline.objective import Range
 from .pipeline.popular_items import PopularityFallback
 from .pipeline.rank import RankedItems, Retrieved, SlateSelector, TaskRows
 from .pipeline.request_state import RequestState
 from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
-from .pipeline.slate_policy import SlatePolicy, check_policy, impute_margins
+from .pipeline.slate_policy import SlatePolicy
 from .pipeline.state_cache import LRUCache, query_fingerprint
 from .pipeline.store_read import read_and_rank
 from .resilience.deadline import (
@@ -79,18 +78,10 @@ class Recommender:
         self.slate_builder = SlateBuilder(bundle, self.popularity_fallback)
         try:
             self.policy = SlatePolicy(**bundle.manifest["slate"])
-            item_columns = dict(bundle.item_columns)
-            if self.policy.margin:
-                item_columns["margin"] = impute_margins(bundle.margin)
-            tasks = {task.name: task.kind for task in bundle.tasks}
-            ranges = {
-                name: Range(float(values.min()), float(values.max())) for name, values in item_columns.items()
-            }
-            check_policy(self.policy, tasks, ranges)
+            self.slate_selector = SlateSelector.of_bundle(bundle, self.policy)
         except (TypeError, ValueError) as error:
             raise BundleError(bundle.folder / MANIFEST, str(error), "export again") from error
         self.item_vectors = bundle.catalog[-1].numpy()
-        self.slate_selector = SlateSelector(bundle.leaf, self.item_vectors, tasks, item_columns)
         self.task_rows = TaskRows.of_tasks(bundle.tasks)
         self.n_ann_candidates = int(bundle.manifest["candidates"]["ann"])
         self.exploration_rate = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)

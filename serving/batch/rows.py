@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..checkout import Checkout, Event, Line, Slate
+from ..checkout import Checkout, Event, Item, Line, Slate
 
 STRING, INT64, FLOAT64 = pa.string(), pa.int64(), pa.float64()
 INPUT_SCHEMA: dict[str, pa.DataType] = {
@@ -38,6 +38,7 @@ ITEM_SCHEMA: dict[str, pa.DataType] = {
     "purchase": pa.list_(pa.float32()),
     "value": pa.list_(pa.float32()),
 }
+PREDICTIONS = pa.map_(STRING, pa.list_(pa.float32()))  # task → one number per item
 
 
 def check_columns(schema: pa.Schema, file: Path) -> list[str]:
@@ -139,9 +140,17 @@ def output_schema(columns: Collection[str], schema: pa.Schema) -> pa.Schema:
             (CHECKOUT_ID if CHECKOUT_ID in columns else "row"): row_type,
             "user_id": STRING,
             **ITEM_SCHEMA,
+            "predictions": PREDICTIONS,
             **dict.fromkeys(("tier", "reason", "bundle_version"), STRING),
         }
     )
+
+
+def _predictions_by_task(items: Sequence[Item]) -> list[tuple[str, list[float | None]]]:
+    """Task → its predictions of a slate's items, null for an item of a tier that predicts nothing."""
+    predictions = [item.predictions or {} for item in items]
+    names = dict.fromkeys(name for of_item in predictions for name in of_item)
+    return [(name, [of_item.get(name) for of_item in predictions]) for name in names]
 
 
 def slates_to_batch(
@@ -157,6 +166,7 @@ def slates_to_batch(
         CHECKOUT_ID: batch[CHECKOUT_ID] if CHECKOUT_ID in schema.names else None,
         "user_id": batch["user_id"].cast(STRING),
         **{name: [[getattr(item, name) for item in row] for row in items] for name in ITEM_SCHEMA},
+        "predictions": [_predictions_by_task(row) for row in items],
         "tier": [None if isinstance(slate, str) else slate.tier for slate in slates],
         "reason": [f"bad row: {slate}" if isinstance(slate, str) else slate.reason for slate in slates],
         "bundle_version": [version] * len(slates),

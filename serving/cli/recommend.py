@@ -97,15 +97,21 @@ def input_warnings(recommender: Recommender, checkout: Checkout) -> list[str]:
 def format_slate(slate: Slate, checkout: Checkout) -> str:
     """A slate as a table for people."""
     paid_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(checkout.ts))
+    names = [*dict.fromkeys(name for item in slate.items for name in item.further_predictions())]
+    further_header = "".join(f" {name[:10]:>{_width(name)}}" for name in names)
     lines = [
         f"user {checkout.user_id or '(guest)'}, {len(checkout.basket)} lines paid, {paid_at}",
-        f"{'':2} {'item':>10}  {'title':32} {'price':>7} {'p(click)':>8} {'p(purch)':>8} {'value':>7}  why",
+        f"{'':2} {'item':>10}  {'title':32} {'price':>7} {'p(click)':>8} {'p(purch)':>8} {'value':>7}"
+        f"{further_header}  why",
     ]
     for position, item in enumerate(slate.items, start=1):
-        why = ", ".join(SOURCE_REASONS[source] for source in item.sources)
+        why = ", ".join(SOURCE_REASONS.get(source, source) for source in item.sources)
         predictions = f"{_number(item.click):>8} {_number(item.purchase):>8} {_number(item.value):>7}"
+        values = item.further_predictions()
+        further = "".join(f" {_number(values.get(name)):>{_width(name)}}" for name in names)
         lines.append(
-            f"{position:2} {item.item_id:>10}  {item.title[:32]:32} {item.price:7.2f} {predictions}  {why}"
+            f"{position:2} {item.item_id:>10}  {item.title[:32]:32} {item.price:7.2f} {predictions}{further}"
+            f"  {why}"
         )
     total_ms = slate.timings["total"]
     stages = ", ".join(f"{stage} {ms:.2f}" for stage, ms in slate.timings.items() if stage != "total")
@@ -113,6 +119,10 @@ def format_slate(slate: Slate, checkout: Checkout) -> str:
     if slate.reason:
         lines.append(f"reason: {slate.reason}")
     return "\n".join(lines)
+
+
+def _width(name: str) -> int:
+    return min(max(len(name), 7), 10)
 
 
 def _number(value: float | None) -> str:

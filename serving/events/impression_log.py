@@ -41,10 +41,10 @@ SCHEMA = pa.schema(
         "order_id": STRING,  # Checkout.order_id
         "item_id": STRING,
         "ts": pa.int64(),  # Unix seconds
-        "kind": STRING,  # impression, click, cart or purchase
+        "kind": STRING,  # impression, click, cart, purchase or another kind of the shop's events
         "position": pa.int32(),  # 1 for the first; null for feedback, as all columns below but `value`
         "propensity": pa.float64(),  # probability that this request shows this item here
-        "p_click": FLOAT32,  # null where the tier predicts nothing
+        "p_click": FLOAT32,  # null where the tier predicts nothing, or the bundle has no such task
         "p_purchase": FLOAT32,
         "expected_value": FLOAT32,
         "sources": pa.list_(STRING),
@@ -53,6 +53,7 @@ SCHEMA = pa.schema(
         "arm": STRING,  # arms of experiments (serving/experiments/assignment.py)
         "latency_ms": FLOAT32,  # from arrival to the slate
         "value": pa.float64(),  # money spent on the item, of a purchase
+        "predictions": pa.map_(STRING, FLOAT32),  # of further tasks, by name; null for none
     }
 )
 logger = logging.getLogger(__name__)
@@ -313,5 +314,6 @@ def _impression_columns(record: SlateRecord) -> dict[str, list[Any]]:
         "p_click": [item.click for item in items],
         "p_purchase": [item.purchase for item in items],
         "expected_value": [item.value for item in items],
+        "predictions": [[*item.further_predictions().items()] or None for item in items],
         "sources": [item.sources for item in items],
     }

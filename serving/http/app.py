@@ -80,7 +80,8 @@ def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None
     @app.post(
         "/v1/recommendations", summary="Six items to show after a checkout",
         responses={
-            200: {"model": SlateOut}, **openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 503)
+            **openapi_examples.json_response(SlateOut, openapi_examples.SLATE),
+            **openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 503)
         },
         openapi_extra=openapi_examples.request_body(
             RecommendationIn, customer=openapi_examples.RECOMMENDATION,
@@ -101,10 +102,11 @@ def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None
         return await service.record_checkout(await bodies.read(request))
 
     @app.post(
-        "/v1/feedback", status_code=202, summary="Log a click or a purchase",
+        "/v1/feedback", status_code=202, summary="Log a click, a purchase or another action on an item",
         responses=openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503),
         openapi_extra=openapi_examples.request_body(
-            FeedbackIn, click=openapi_examples.CLICK, purchase=openapi_examples.PURCHASE
+            FeedbackIn, click=openapi_examples.CLICK, purchase=openapi_examples.PURCHASE,
+            wishlist=openapi_examples.WISHLIST,
         ),
     )  # fmt: skip
     async def feedback(request: Request) -> Response:
@@ -119,10 +121,15 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
         responses=openapi_examples.problem_responses(401, 503),
     )  # fmt: skip
     async def bundle() -> Response:
-        manifest = service.recommender().bundle.manifest
+        current = service.recommender().bundle
+        manifest, tasks = current.manifest, [task._asdict() for task in current.tasks]
         public_fields = ("version", "created", "data", "dims", "metrics", "slate")
         return JSONResponse(
-            {**{name: manifest[name] for name in public_fields}, "arms": service.arm_versions()}
+            {
+                **{name: manifest[name] for name in public_fields},
+                "tasks": tasks,
+                "arms": service.arm_versions(),
+            }
         )
 
     @app.get("/healthz", summary="Whether the process is alive")

@@ -22,6 +22,29 @@ GUEST_RECOMMENDATION = {
 CHECKOUT = {"user_id": "900", "order_id": "A-1001", "basket": [{"item_id": "1095275", "quantity": 2}]}
 CLICK = {"kind": "click", "request_id": "5f0c0e6c0b4b4f1f9a3b8d2f6f0e7a11", "item_id": "1082185"}
 PURCHASE = {**CLICK, "kind": "purchase", "value": 2.0}
+WISHLIST = {**CLICK, "kind": "wishlist"}  # of a bundle with such a task
+SLATE = {
+    "request_id": CLICK["request_id"],
+    "bundle_version": "20261129T005928Z-358cf72f",
+    "tier": "ranked",
+    "reason": "",
+    "timings": {"queue": 0.1, "ranker": 4.2, "total": 8.7},
+    "items": [
+        {
+            "position": 1,
+            "item_id": "1082185",
+            "title": "Bananas 40 LB",
+            "category": "PRODUCE/TROPICAL FRUIT",
+            "price": 1.0,
+            "click": 0.476,
+            "purchase": 0.443,
+            "value": 0.805,
+            "sources": ["ann", "buy_again"],
+            "propensity": 1.0,
+            "predictions": {"click": 0.476, "purchase": 0.443, "value": 1.817},
+        }
+    ],
+}
 
 
 def request_body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +54,11 @@ def request_body(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str
         "examples": {name: {"value": value} for name, value in examples.items()},
     }
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def json_response(model: type[BaseModel], example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI of a successful response with an example."""
+    return {200: {"model": model, "content": {"application/json": {"example": example}}}}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -97,7 +97,9 @@ class FeedbackIn(BaseModel):
     model_config = STRICT | ConfigDict(
         json_schema_extra={"anyOf": [_required_field("request_id"), _required_field("user_id")]}
     )
-    kind: EventKind
+    kind: Id = Field(
+        description="click, cart, purchase or another kind of event that a task of the bundle predicts"
+    )
     request_id: Id | None = Field(None, description="of the slate; required without user_id")
     item_id: Id
     ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
@@ -113,9 +115,12 @@ class ItemOut(BaseModel):
     title: str
     category: str
     price: float = Field(description="usual unit price, 0 for unknown")
-    click: float | None = Field(description="probability")
+    click: float | None = Field(description="probability; null also without such a task, as the next two")
     purchase: float | None = Field(description="probability of click and purchase")
     value: float | None = Field(description="expected spend")
+    predictions: dict[str, float] | None = Field(
+        description="by task, what the objective reads: probabilities, and means of amounts and counts"
+    )
     sources: list[str]
     propensity: float = Field(description="chance that this request shows this item here")
 

@@ -13,12 +13,13 @@ from typing import NamedTuple, TypeVar
 from starlette.responses import JSONResponse, Response
 
 from ..bundle_watcher import BundleWatcher
-from ..checkout import Checkout, Event, Slate
+from ..checkout import HISTORY_KINDS, Checkout, Event, Slate
 from ..events.impression_log import ImpressionLog
 from ..experiments import assignment
 from ..recommender import Recommender
 from ..resilience.admission import AdmissionController, Overloaded
 from ..resilience.deadline import error_message
+from ..storage.formats import event_kinds
 from ..stores.base import Store
 from .backends import is_writable, open_service_store
 from .body import JSON_MEDIA_TYPE
@@ -40,6 +41,7 @@ from .settings import Settings
 T = TypeVar("T")
 STORE_TIMEOUT = 5.0  # seconds for the store to record a checkout
 CLOSE_TIMEOUT = 5.0  # seconds for log and store to write their buffers
+STORED_FEEDBACK = ("click", "cart")  # kinds of a history; purchases come as checkouts
 RESPONSE_MARGIN_MS = 1.0  # ms to turn a slate into JSON and hand it to the event loop
 
 
@@ -213,13 +215,14 @@ class Service:
         self.pending_writes -= 1
 
     async def record_feedback(self, body: bytes) -> Response:
-        """Log a click, cart or purchase; clicks and carts enter the store too."""
+        """Log a shopper's action on an item; clicks and carts enter the store too."""
         if self.log is None:
             raise not_configured_error("impression log", "--log")
         feedback = parse_body(FeedbackIn, body)
         if feedback.request_id is None and feedback.user_id is None:
             field_error = {"field": "request_id", "pointer": "/request_id", "detail": "give it, or user_id"}
             raise ProblemError(422, "request_id or user_id must be given", [field_error])
+        self._check_feedback_kind(feedback.kind)
         ts = int(time.time()) if feedback.ts is None else feedback.ts
         if not self._write_log(
             lambda log: log.log_feedback(
@@ -227,10 +230,28 @@ class Service:
             )
         ):
             raise unavailable_error("the log did not take the feedback")
-        if feedback.user_id is not None and feedback.kind != "purchase":  # purchases come as checkouts
+        if feedback.user_id is not None and feedback.kind in STORED_FEEDBACK:
             event = Event(feedback.item_id, ts, feedback.kind)
             self._append_click(feedback.user_id, event, feedback.request_id)
         return JSONResponse({"logged": 1}, 202)
+
+    def _check_feedback_kind(self, kind: str) -> None:
+        """Raises ProblemError (422) for a kind that no bundle which serves has a task for."""
+        if kind in HISTORY_KINDS:
+            return
+        self.recommender()  # before the first bundle nobody knows the tasks
+        serving = tuple(self.bundle_watcher.recommenders.values())
+        further = dict.fromkeys(
+            kind for recommender in serving for kind in event_kinds(recommender.bundle.tasks)
+        )
+        accepted = [*dict.fromkeys((*HISTORY_KINDS, *further))]
+        if kind not in accepted:
+            detail = f"expected one of {', '.join(accepted)}: the kinds that a task of the bundle predicts"
+            raise ProblemError(
+                422,
+                f"kind is {kind!r}: {detail}",
+                [{"field": "kind", "pointer": "/kind", "detail": detail}],
+            )
 
     def _append_click(self, user_id: str, event: Event, request_id: str | None) -> None:
         """Store a click for the user's next request, as training has it.

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkout import ITEM_TASKS
-from ..storage.bundle import Candidates
+from ..storage.bundle import Bundle, Candidates
 from ..storage.formats import TaskOutput
-from .slate_policy import SlatePolicy, score_candidates, select_slates
+from .objective import Range
+from .slate_policy import SlatePolicy, check_policy, impute_margins, score_candidates, select_slates
 
 
 class TaskRows(NamedTuple):
@@ -129,6 +130,19 @@ class SlateSelector:
     ) -> None:
         self.leaf, self.item_vectors = leaf, item_vectors
         self.tasks, self.item_columns = tasks, item_columns
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, policy: SlatePolicy) -> "SlateSelector":
+        """The selector of a bundle. Raises ValueError if `policy` cannot score all of its items."""
+        tasks = {task.name: task.kind for task in bundle.tasks}
+        item_columns: dict[str, NDArray[np.floating]] = dict(bundle.item_columns)
+        if policy.margin:
+            item_columns["margin"] = impute_margins(bundle.margin)
+        ranges = {
+            name: Range(float(column.min()), float(column.max())) for name, column in item_columns.items()
+        }
+        check_policy(policy, tasks, ranges)
+        return cls(bundle.leaf, bundle.catalog.vectors.numpy(), tasks, item_columns)
 
     def score(
         self, policy: SlatePolicy, item: NDArray[np.int64], outputs: NDArray[np.float32]

@@ -10,7 +10,7 @@
 A bundle of format 7 or 8 has the tasks DEFAULT_TASKS, and its slate policy the default objective.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ NUMERIC_DTYPES = {
 # Columns of items.arrow that a shop without item attributes or item vectors lacks.
 OPTIONAL_DTYPES = {"attribute_codes": np.int64, "content": np.uint8}
 OBJECTIVE_PREFIX = "objective_"  # float32 columns of items.arrow that the objective reads
+LINE_LABELS = ("purchase", "spend", "quantity", "return")  # of order lines; all others are kinds of events
 TASK_KINDS = ("binary", "amount", "count")
 
 
@@ -113,6 +114,12 @@ def manifest_tasks(manifest: Mapping[str, Any]) -> tuple[TaskOutput, ...]:
 def manifest_sources(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """The candidate sources, by bit of the source mask."""
     return DEFAULT_SOURCES if manifest["format"] in EARLIER_VERSIONS else tuple(manifest["sources"])
+
+
+def event_kinds(tasks: Iterable[TaskOutput]) -> list[str]:
+    """The kinds of events that the tasks predict: feedback of these kinds becomes their labels."""
+    labels = dict.fromkeys(task.label for task in tasks)
+    return [label for label in labels if label not in (*LINE_LABELS, "impression")]
 
 
 def objective_columns(manifest: Mapping[str, Any]) -> list[str]:
