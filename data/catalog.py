@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from data.errors import DataError
 from models.schema import Catalog, ItemText
 
 PACKED_ROWS = 65_536  # vectors that are packed at a time: as floats they may not fit into memory
@@ -64,13 +65,20 @@ def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tup
 
 
 def load_neighbours(
-    folder: str | Path, items: int, kind: str = "copurchase_neighbours"
+    folder: str | Path, items: int, name: str = "copurchase_neighbours"
 ) -> dict[int, ItemNeighbours]:
     """Snapshot → neighbours of `items` rows (N+1). Use the latest snapshot that is not after yours.
 
-    `kind` is `copurchase_neighbours` (of one order or the next) or `ease_neighbours` (of the same users).
+    `name` is a table of data/examples/neighbour_tables.py. Raises DataError for one that was not prepared.
     """
-    table = pq.read_table(Path(folder) / f"{kind}.parquet")
+    file = Path(folder) / f"{name}.parquet"
+    if not file.is_file():
+        prepared = sorted(each.stem for each in Path(folder).glob("*_neighbours.parquet"))
+        raise DataError(
+            f"{file}: no such table of neighbours was prepared ({', '.join(prepared)} were). Prepare again "
+            "with python train.py, or name one that exists"
+        )
+    table = pq.read_table(file)
     snapshots = _to_numpy(table["snapshot"], np.int64)
     neighbours = {}
     for snapshot in np.unique(snapshots):

@@ -12,7 +12,7 @@ A model can be right on average and wrong for new items, expensive ones, or item
 | earlier checkouts | of the user: 0 to 4, 5 to 19, ... |
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from evaluation import protocol
 from evaluation.jagged import Array, segment_ids
 from evaluation.metrics import calibration_curve, ece
 from evaluation.scoring import ScoredCandidates
-from models.candidates.names import CANDIDATE_SOURCES
 from models.schema import Catalog
 
 EARLIER_CHECKOUT_EDGES = (protocol.COLD_USER_CHECKOUTS, 20, 50, 100, 200)  # lower bounds, but for the first
@@ -33,12 +32,15 @@ CURVE_SLICES = (
 
 
 def calibration_slices(
-    scored: ScoredCandidates, data: protocol.Split, catalog: Catalog
+    scored: ScoredCandidates, data: protocol.Split, catalog: Catalog, sources: Sequence[str] = ()
 ) -> Iterator[tuple[str, str, Array]]:
-    """(group, slice, mask of its candidates [P] bool) of every slice that has candidates."""
+    """(group, slice, mask of its candidates [P] bool) of every slice that has candidates.
+
+    `sources` names the candidate sources by bit of `scored.source`.
+    """
     row = segment_ids(scored.offsets)
     yield "all", "all", np.ones(len(row), bool)
-    for bit, name in enumerate(CANDIDATE_SOURCES):
+    for bit, name in enumerate(sources):
         if (mask := scored.source >> bit & 1 == 1).any():
             yield "source", name, mask
     is_purchased = protocol.purchased_before(data, row, scored.item)
@@ -69,16 +71,16 @@ def _bin_slices(
 
 
 def calibration_rows(
-    scored: ScoredCandidates, data: protocol.Split, catalog: Catalog
+    scored: ScoredCandidates, data: protocol.Split, catalog: Catalog, sources: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """One row per head and slice.
+    """One row per head and slice; `sources` as of `calibration_slices`.
 
     `predicted` and `observed` are means: of the probability and the label over all candidates of the slice,
     or of the spend over the bought ones. `ratio` is predicted / observed, NaN if nothing was observed. `ece`
     is the expected calibration error (metrics.ece), of the probabilities only.
     """
     rows: list[dict[str, Any]] = []
-    for group, name, mask in calibration_slices(scored, data, catalog):
+    for group, name, mask in calibration_slices(scored, data, catalog, sources):
         keys = {"group": group, "slice": name}
         for head, (label, probability) in _probability_heads(scored).items():
             means = _predicted_and_observed(label[mask], probability[mask])

@@ -28,13 +28,13 @@ from evaluation import (
 )
 from evaluation.jagged import Array, RankedLists
 from evaluation.metrics import head_quality, paired_bootstrap, predicted_over_observed
-from models.candidates.names import CANDIDATE_SOURCES
 from reporting.evaluation.page import report_page
 from reporting.tables import aggregate_seeds, format_rows, leaderboard_table, text_table
 from serving import command_line
 from serving.command_line import argument, option
 from serving.files import write_json, write_text
 from training.config import flatten_config
+from training.source_settings import source_names
 from training.trained_run import Run, open_run
 
 Rows = list[dict[str, Any]]
@@ -146,7 +146,9 @@ def build_leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -
         _add_run(board, report, run, scored, two_tower_recall(run, split, data))
         if run is first:
             observed, proposed = scoring.observed_candidates(scored), scoring.proposed_candidates(scored)
-            report["calibration"] = calibration_slices.calibration_rows(observed, data, run.catalog)
+            report["calibration"] = calibration_slices.calibration_rows(
+                observed, data, run.catalog, source_names(run.cfg)
+            )
             report["curves"] = calibration_slices.reliability_curves(observed, data, run.catalog)
             report["examples"] = example_slates.select_examples(run, proposed, data, split)
             if with_gbdt:
@@ -173,7 +175,9 @@ def _add_run(
         board.add(ranked, scoring.SYSTEM_NAME, order, seed)
     board.add(baselines.ideal_ranking(rankings["purchase"], board.data), IDEAL_RANKING, "purchase", seed)
     report["heads"] += _tag_rows(scoring.SYSTEM_NAME, seed, scoring.head_metrics(scored))
-    recalls = protocol.recall_by_source(rankings["purchase"], proposed.source, CANDIDATE_SOURCES, board.data)
+    recalls = protocol.recall_by_source(
+        rankings["purchase"], proposed.source, source_names(run.cfg), board.data
+    )
     report["recalls"] += [{"seed": seed, **row} for row in recalls + two_tower_rows]
     candidates = slates.SlateCandidates(proposed.offsets, proposed.item, proposed.purchase, proposed.spend)
     catalog = _slate_catalog(run)

@@ -13,6 +13,7 @@ slate.
 Lists must be deeper than six: the discovery slice removes what the user bought before.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -219,7 +220,7 @@ def mean_metrics(values: dict[str, Array]) -> dict[str, float]:
 def recall_by_source(
     ranked: RankedLists,
     source: Array,
-    names: tuple[str, ...],
+    names: Sequence[str],
     split: Split,
     ks: tuple[int, ...] = (100, 300, 500),
 ) -> list[dict[str, Any]]:

@@ -17,11 +17,12 @@ from data.feature_schema import FeatureSchema
 from data.io.batches import to_batch
 from models.candidates.sources import CandidateSources
 from models.ranking.ranker import Ranker
+from models.ranking.tasks import Task
 from models.retrieval.item_tower import ItemEncoder
 from models.retrieval.two_tower import QueryTower
 from models.schema import SNAPSHOT_FIELDS, Catalog, Query
-from training.build_models import build_two_tower
-from training.candidates import build_candidate_sources, load_neighbour_tables
+from training.build_two_tower import build_two_tower
+from training.candidate_sources import open_source_tables
 from training.prepared_data import PreparedData
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
@@ -48,6 +49,7 @@ class ExportableRun(NamedTuple):
     tower: QueryTower  # float tables
     ranker: Ranker  # float tables
     sources: CandidateSources  # tables of the latest snapshot
+    tasks: tuple[Task, ...]  # of the ranker, in the order of its outputs
 
 
 def find_run(run: str, tracking_uri: str) -> Path:
@@ -88,6 +90,7 @@ def load_exportable_run(folder: Path) -> ExportableRun:
         tower=run.query_tower,
         ranker=run.ranker,
         sources=latest_sources(run),
+        tasks=run.tasks,
     )
 
 
@@ -100,9 +103,8 @@ def load_item_tower(run: ExportableRun) -> ItemEncoder:
 
 def latest_sources(run: Run) -> CandidateSources:
     """The candidate tables of the latest snapshot."""
-    dates = run.prepared.meta["snapshot_dates"]
-    tables = load_neighbour_tables(run.prepared.folder, run.prepared.table_sizes["items"])
-    return build_candidate_sources(run.cfg, run.catalog, tables, len(dates) - 1, dates[-1])
+    tables = open_source_tables(run.cfg, run.prepared, run.catalog)
+    return tables.candidate_sources(len(tables.snapshot_dates) - 1)
 
 
 def read_calibration(folder: Path) -> dict[str, Any] | None:

@@ -82,9 +82,7 @@ class Candidates(NamedTuple):
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣC] int64, distinct within a checkout
-    source_mask: (
-        Tensor  # [ΣC] int64, bit i set: proposed by CANDIDATE_SOURCES[i] (models/candidates/names.py)
-    )
+    source_mask: Tensor  # [ΣC] int64, bit i set: proposed by the i-th configured source
     score: Tensor  # [ΣC] float32, inner product of query and item vector
     copurchase_score: Tensor  # [ΣC] float32, co-purchase score with the basket, 0 for none
     ease_score: Tensor  # [ΣC] float32, EASE score with the 100 items that the user buys most, 0 for none

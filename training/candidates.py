@@ -3,105 +3,36 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from data.catalog import ItemNeighbours, load_neighbours
 from data.io.batches import to_batch
-from models.candidates.item_lists import ItemLists, bestseller_lists
-from models.candidates.names import PERSONALISED_SOURCES
-from models.candidates.sources import CandidateSources, CandidateTables, SourceLimits
+from models.candidates.sources import CandidateSources
 from models.embeddings import gather_rows_int8, unpack_int8
 from models.jagged import segment_ids, segment_offsets
 from models.retrieval.two_tower import QueryTower
-from models.schema import SECONDS_PER_DAY, Candidates, Catalog, Outcomes, Query
+from models.schema import Candidates, Catalog, Outcomes, Query
 from serving.files import write_atomically
+from training.candidate_sources import SourceTables
 from training.labels import LabelPolicy, label_candidates
 from training.retrieval import exact_top_k
 
 CHECKOUTS_PER_CHUNK = 256
-NEW_ITEM_DAYS = 28  # an item is new for so long after its first sale
 PURCHASES_ARE_LABELS = LabelPolicy(proxy_clicks=False, has_impressions=False)
-
-
-class NeighbourTables(NamedTuple):
-    """Item neighbours by snapshot."""
-
-    copurchase: dict[int, ItemNeighbours]  # bought in one order or the next
-    ease: dict[int, ItemNeighbours]  # bought by the same users
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRetrieval:
-    """A finished retrieval stage and the tables of its prepared folder: all that proposes candidates."""
+    """A finished retrieval stage and the candidate sources: all that proposes candidates."""
 
-    cfg: DictConfig
     tower: QueryTower
     catalog: Catalog  # with item vectors
-    neighbours: NeighbourTables
-    snapshot_dates: list[int]  # Unix seconds
-
-
-def load_neighbour_tables(folder: Path, items: int) -> NeighbourTables:
-    """The neighbour tables of a prepared folder with `items` rows (N+1)."""
-    return NeighbourTables(load_neighbours(folder, items), load_neighbours(folder, items, "ease_neighbours"))
-
-
-def build_candidate_sources(
-    cfg: DictConfig, catalog: Catalog, neighbours: NeighbourTables, snapshot: int, snapshot_ts: int
-) -> CandidateSources:
-    """The candidate tables as of `snapshot`, whose date is `snapshot_ts` (Unix seconds).
-
-    Neighbours are those of the latest table that is not after the snapshot.
-    """
-    limits = cfg.retrieval.sources
-    orders = catalog.orders_28d[snapshot].masked_fill(~catalog.available, 0)  # [N+1]
-    bestsellers = orders.argsort(descending=True, stable=True)
-    bestsellers = bestsellers[orders[bestsellers] > 0]
-    if bestsellers.numel() == 0:  # no sales in the 28 days: any available item
-        bestsellers = catalog.available.nonzero()[:, 0]
-    first_sold = catalog.first_sold[bestsellers]
-    new_since = snapshot_ts - NEW_ITEM_DAYS * SECONDS_PER_DAY
-    new_items = bestsellers[(first_sold > new_since) & (first_sold <= snapshot_ts)]
-    copurchase, ease = (neighbours_at(table, snapshot, catalog.leaf.numel()) for table in neighbours)
-    tables = CandidateTables(
-        popular_items=bestsellers[: limits.popularity],
-        new_items=new_items[: limits.recency],
-        copurchase_neighbours=ItemLists(*copurchase),
-        leaf_bestsellers=bestseller_lists(*bestsellers_by_leaf(catalog.leaf, bestsellers, limits.category)),
-        ease_neighbours=ItemLists(*ease),
-    )
-    source_limits = SourceLimits(**{source: limits[source] for source in PERSONALISED_SOURCES})
-    return CandidateSources(tables, source_limits, limits.buy_again_half_life)
-
-
-def neighbours_at(tables: dict[int, ItemNeighbours], snapshot: int, items: int) -> ItemNeighbours:
-    """The latest table that is not after `snapshot`; before the first an empty one of `items` rows (N+1)."""
-    usable = [table_snapshot for table_snapshot in tables if table_snapshot <= snapshot]
-    if usable:
-        return tables[max(usable)]
-    no_items = torch.zeros(0, dtype=torch.int64)
-    return ItemNeighbours(torch.zeros(items + 1, dtype=torch.int64), no_items, torch.zeros(0))
-
-
-def bestsellers_by_leaf(leaf: Tensor, ranked: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The first `limit` items of `ranked` in each leaf category: offsets [leaves+1] and items."""
-    leaves = int(leaf.max()) + 1
-    ranked = ranked[leaf[ranked] > 0]
-    order = leaf[ranked].argsort(stable=True)
-    items = ranked[order]
-    segment = leaf[items]
-    rank = torch.arange(items.numel()) - torch.searchsorted(segment, segment)
-    items = items[rank < limit]
-    lengths = torch.bincount(leaf[items], minlength=leaves)
-    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]), items
+    tables: SourceTables
 
 
 @torch.no_grad()
@@ -128,12 +59,10 @@ def write_candidates(
         for chunk in split_by_snapshot(examples):
             if sources is None or chunk["snapshot"][0].as_py() != snapshot:
                 snapshot = chunk["snapshot"][0].as_py()
-                sources = build_candidate_sources(
-                    retrieval.cfg, catalog, retrieval.neighbours, snapshot, retrieval.snapshot_dates[snapshot]
-                )
+                sources = retrieval.tables.candidate_sources(snapshot)
             query, outcomes = to_batch(chunk)[:2]
             vector = retrieval.tower(query, catalog.vectors)
-            ann = exact_top_k(vector, vectors, catalog.available, retrieval.cfg.retrieval.sources.ann)
+            ann = exact_top_k(vector, vectors, catalog.available, retrieval.tables.n_index_candidates)
             candidates = sources(query, vector, ann, catalog)
             recalls.append(candidate_recall(candidates, outcomes, catalog))
             candidates = add_impressions(candidates, outcomes, query, vector, sources, catalog)

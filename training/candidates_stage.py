@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from data.examples.splits import SPLITS
 from data.io.parquet import count_rows, iter_slices
 from training import candidates
+from training.candidate_sources import open_source_tables
 from training.checkout_sampling import count_retrieval_rows, first_ranker_row
 from training.prepared_data import PreparedData
 from training.retrieval_stage import load_query_tower
+from training.source_settings import source_settings
 from training.stage_folders import is_done, lock_folder, stage_folder, write_stage_manifest
 
 
@@ -24,7 +26,7 @@ def gather_candidates(
         cfg.paths.runs,
         "candidates",
         __name__,
-        cfg.retrieval.sources,
+        OmegaConf.create(source_settings(cfg.retrieval.sources)),  # their order gives the bits
         cfg.retrieval.train.share,
         cfg.ranker.train.max_checkouts,
         retrieval.name,
@@ -35,11 +37,7 @@ def gather_candidates(
             return folder
         tower, catalog = load_query_tower(cfg, prepared, retrieval)
         trained = candidates.TrainedRetrieval(
-            cfg=cfg,
-            tower=tower,
-            catalog=catalog,
-            neighbours=candidates.load_neighbour_tables(prepared.folder, prepared.table_sizes["items"]),
-            snapshot_dates=prepared.meta["snapshot_dates"],
+            tower=tower, catalog=catalog, tables=open_source_tables(cfg, prepared, catalog)
         )
         recall = {}
         for split in splits:

@@ -6,6 +6,8 @@
 In a shop of single-item orders only the next order makes pairs.
 """
 
+from typing import Any
+
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
@@ -81,12 +83,15 @@ def copurchase_neighbours(counts: ir.Table, sales: ir.Table, date_index: int, to
 
 
 def copurchase_neighbours_by_date(
-    con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], top: int
+    con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], cfg: dict[str, Any]
 ) -> list[pa.Table]:
     """`item, neighbour, score` at each of `dates` (Unix seconds, rising), by item and best first.
 
+    An item keeps the best `neighbours` of `cfg`, which is `data.snapshots`.
+
     Pairs are counted once for all dates, in parts of as many items as LINES_PER_PART lines have.
     """
+    top = int(cfg["neighbours"])
     lines = engine.materialize(con, "copurchase_lines", copurchase_lines(encoded, dates))
     sales = lines.group_by("item", "date_index").agg(n_orders=ibis._.count())
     sales = engine.materialize(con, "item_sales", sales)

@@ -3,6 +3,7 @@
 Co-purchase knows the same order and the next; EASE reads users' whole purchase histories.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import ibis
@@ -73,15 +74,15 @@ def user_item_pairs(con: ibis.BaseBackend, encoded: EncodedTables, date: int) ->
     return pairs["user"].to_numpy().astype(np.int64), pairs["item"].to_numpy().astype(np.int64)
 
 
-def ease_neighbours(
-    con: ibis.BaseBackend, encoded: EncodedTables, date: int, items: int, cfg: dict[str, Any]
-) -> pa.Table:
-    """`item, neighbour, score` at a date (Unix seconds), best first.
+def ease_neighbours_by_date(
+    con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], cfg: dict[str, Any]
+) -> Iterator[pa.Table]:
+    """`item, neighbour, score` at each of `dates` (Unix seconds), by item and best first.
 
-    Args:
-        items: N+1.
-        cfg: `data.snapshots`.
+    `cfg` is `data.snapshots`: its `ease_items` of most buyers keep up to `ease_neighbours` each.
     """
-    user, item = user_item_pairs(con, encoded, date)
-    columns = ease_weights(user, item, items, int(cfg["ease_items"]), int(cfg["ease_neighbours"]))
-    return pa.table(list(columns), names=["item", "neighbour", "score"])
+    rows = int(con.execute(encoded.items.count())) + 1
+    for date in dates:
+        user, item = user_item_pairs(con, encoded, date)
+        columns = ease_weights(user, item, rows, int(cfg["ease_items"]), int(cfg["ease_neighbours"]))
+        yield pa.table(list(columns), names=["item", "neighbour", "score"])

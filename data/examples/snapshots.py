@@ -7,13 +7,11 @@ A snapshot holds only what was available strictly before its date. The last one 
 checkout: serving reads it, and no example does.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.tables.encoded_tables import EncodedTables
@@ -21,9 +19,6 @@ from models.schema import SECONDS_PER_DAY
 
 WEEK = 7 * SECONDS_PER_DAY  # window of sales_7d
 SALES_WINDOW = 28 * SECONDS_PER_DAY  # window of orders_28d, price and mean_line_spend
-NEIGHBOUR_SCHEMA = pa.schema(
-    {"snapshot": pa.int32(), "item": pa.int32(), "neighbour": pa.int32(), "score": pa.float32()}
-)
 
 
 def snapshot_dates(start: int, end: int, every_days: int) -> list[int]:
@@ -105,11 +100,3 @@ def write_snapshots(
     """Write `snapshots.parquet`; arguments as of `item_snapshots`."""
     table = con.to_pyarrow(item_snapshots(encoded, dates, every_days))
     pq.write_table(table, folder / "snapshots.parquet", compression="zstd")
-
-
-def write_neighbours(file: Path, tables: Iterable[tuple[int, pa.Table]]) -> None:
-    """Write the `item, neighbour, score` (by item, best first) of each snapshot, in order of snapshots."""
-    with pq.ParquetWriter(file, NEIGHBOUR_SCHEMA, compression="zstd") as writer:
-        for snapshot, table in tables:
-            table = table.add_column(0, "snapshot", pa.array([snapshot] * table.num_rows, pa.int32()))
-            writer.write_table(table.cast(NEIGHBOUR_SCHEMA))

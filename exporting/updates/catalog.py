@@ -7,8 +7,6 @@ price, attributes, vectors), as it does any item that was never sold. Until the 
 candidate sources lists a new item, so only the two-tower source proposes it.
 """
 
-import copy
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +17,6 @@ from torch import Tensor
 from data.catalog import build_catalog
 from data.item_changes import apply_item_updates
 from exporting.exportable_run import ExportableRun
-from models.candidates.sources import CandidateSources
 from models.embeddings import pack_int8
 from models.retrieval.item_tower import ItemEncoder, item_encoder_inputs
 from models.schema import SNAPSHOT_FIELDS, Catalog, ItemText
@@ -56,7 +53,7 @@ def update_run(run: ExportableRun, tower: ItemEncoder, updates: pa.Table) -> Exp
     return run._replace(
         items=items,
         catalog=catalog._replace(vectors=vectors),
-        sources=extend_sources(run.sources, items.num_rows),
+        sources=run.sources.with_item_rows(items.num_rows),
     )
 
 
@@ -89,17 +86,3 @@ def encode_items(
         _, features = item_encoder_inputs(block, catalog, text, price)
         parts.append(pack_int8(tower(block.masked_fill(block >= first_new, 0), features)))
     return torch.cat(parts)
-
-
-def extend_sources(sources: CandidateSources, count: int) -> CandidateSources:
-    """The sources with tables of `count` item rows (N+1); new rows have empty lists."""
-    extended = copy.deepcopy(sources)
-    added = count - sources.new_item_mask.numel()
-    copurchase, leaves, ease = sources.list_offsets.tensor_split(sources.list_row_offsets[1:])
-    extended.list_offsets = torch.cat(
-        [copurchase, copurchase[-1:].expand(added), leaves, ease, ease[-1:].expand(added)]
-    )
-    _, leaf_start, ease_start = sources.list_row_offsets
-    extended.list_row_offsets = [0, leaf_start + added, ease_start + added]
-    extended.new_item_mask = torch.cat([sources.new_item_mask, sources.new_item_mask.new_zeros(added)])
-    return extended

@@ -1,1 +1,1 @@
-"""Candidate sources and their fusion."""
+"""Candidate sources, a module each, and their fusion."""

@@ -25,11 +25,30 @@ def bestseller_lists(offsets: Tensor, item: Tensor) -> ItemLists:
 
 def concat_lists(tables: Sequence[ItemLists]) -> tuple[list[int], ItemLists]:
     """First row of each table in the concatenated lists, and these lists; an empty row separates tables."""
-    first_rows, offsets, n_values = [0], [tables[0].offsets], tables[0].item.numel()
-    for table in tables[1:]:
-        first_rows.append(first_rows[-1] + offsets[-1].numel())
+    first_rows: list[int] = []
+    offsets: list[Tensor] = []
+    n_rows, n_values = 0, 0
+    for table in tables:
+        first_rows.append(n_rows)
         offsets.append(table.offsets + n_values)
+        n_rows += table.offsets.numel()
         n_values += table.item.numel()
-    items = torch.cat([table.item for table in tables])
-    scores = torch.cat([table.score for table in tables])
-    return first_rows, ItemLists(torch.cat(offsets), items, scores)
+    no_items = torch.zeros(0, dtype=torch.int64)
+    items = torch.cat([no_items, *(table.item for table in tables)])
+    scores = torch.cat([torch.zeros(0), *(table.score for table in tables)])
+    return first_rows, ItemLists(torch.cat([no_items, *offsets]), items, scores)
+
+
+def pad_lists(
+    first_rows: Sequence[int], offsets: Tensor, added_rows: Sequence[int]
+) -> tuple[list[int], Tensor]:
+    """First rows and offsets of concatenated lists, with empty rows added at the end of each table."""
+    new_first_rows: list[int] = []
+    padded = [offsets[:0]]
+    n_rows = 0
+    tables = offsets.tensor_split([*first_rows[1:]]) if first_rows else ()
+    for table, added in zip(tables, added_rows, strict=True):
+        new_first_rows.append(n_rows)
+        padded += [table, table[-1:].expand(added)]
+        n_rows += table.numel() + added
+    return new_first_rows, torch.cat(padded)

@@ -2,11 +2,12 @@
 
 The personalised sources are ranked together. The key of an item is
 
-    (source * n_checkouts + checkout) * n_items + item       source: position in PERSONALISED_SOURCES
+    (position * n_checkouts + checkout) * n_items + item       position: of the source (`key_positions`)
 
 so sorted keys lie source by source and checkout by checkout.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,29 @@ class SourceRanking(NamedTuple):
 
     key: Tensor  # [n] int64
     rank: Tensor  # [n] int64, 0 for the highest score of the source and checkout
-    source: Tensor  # [n] int64, position in PERSONALISED_SOURCES
+    source: Tensor  # [n] int64, position of the source
+
+
+def key_positions(rankings: Sequence[str], lists: Mapping[str, str | None]) -> dict[str, int]:
+    """Position in keys of each list source; the rankings of own events have positions 0, 1, …
+
+    A list source that leaves out what a ranking has counted looks up that ranking's keys, moved to its own
+    position. The other rankings move along, so the positions that they fall on stay free.
+
+    Args:
+        rankings: sources with own events.
+        lists: list source → the ranking whose items it leaves out, or None.
+    """
+    positions: dict[str, int] = {}
+    first_free = len(rankings)
+    for name, ranking in lists.items():
+        if ranking is None:
+            positions[name] = first_free
+            first_free += 1
+        else:
+            positions[name] = first_free + rankings.index(ranking)
+            first_free += len(rankings)
+    return positions
 
 
 def rank_by_source(keys: Tensor, score: Tensor, n_items: int, n_checkouts: int) -> SourceRanking:

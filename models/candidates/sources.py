@@ -1,67 +1,55 @@
-"""Seven candidate sources fused into one candidate list per checkout.
+"""The configured candidate sources, fused into one candidate list per checkout.
 
 The same module gathers candidates for training in batches and, scripted, for one request in serving.
-Its tables (popular items, new items, item lists) belong to one snapshot date.
+Its tables belong to one snapshot date.
 
-    ann, popularity, recency ───────────────────────────────╮
-    history, basket ─ counts ─▶ buy_again, recency ─────────┤
+    index, global lists ────────────────────────────────────╮
+    history, basket ─ counts ─▶ own-event sources ──────────┤
                         │ own items                         ├─▶ fusion
                         ▼                                   │
-    basket ────────── lists ─▶ co_purchase, category, ease ─╯
+    basket ────────── lists ─▶ list sources ────────────────╯
 
 All sources of a row of this picture share their operations, because a request pays for each operation.
 """
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.candidates.event_sources import decayed_item_counts
+from models.candidates.events import build_event_counters
 from models.candidates.fusion import fuse, global_proposals, top_proposals
-from models.candidates.item_lists import ItemLists, concat_lists
-from models.candidates.keys import SourceRanking, rank_by_source, split_keys
-from models.candidates.list_sources import category_seeds, co_purchase_seeds, ease_seeds, sum_lists
-from models.candidates.names import EVENT_SOURCES, GLOBAL_SOURCES, PERSONALISED_SOURCES, source_bit
+from models.candidates.item_lists import concat_lists, pad_lists
+from models.candidates.keys import SourceRanking, key_positions, rank_by_source, split_keys
+from models.candidates.seeds import (
+    BasketCategorySeeds,
+    BasketItemSeeds,
+    OwnItemSeeds,
+    SeedInputs,
+    sum_lists,
+)
+from models.candidates.source import (
+    INDEX_SOURCE,
+    BasketCategories,
+    BasketItems,
+    OwnItems,
+    SeedLists,
+    Source,
+    SourceInputs,
+    check_sources,
+    own_event_rankings,
+)
 from models.embeddings import gather_rows_int8
-from models.jagged import contains, lookup, segment_ids, segment_offsets
-from models.schema import HISTORY_KINDS, Candidates, Catalog, Query
-
-MAX_SEED_ITEMS = 100  # own items, the most frequent and recent, whose EASE neighbours are proposed
-VIEW_HALF_LIFE_DAYS = 7.0  # days in which a click or cart event loses half its weight
-
-
-@dataclass(frozen=True)
-class CandidateTables:
-    """Tables of one snapshot date."""
-
-    popular_items: Tensor  # [Kp] int64, by falling popularity
-    new_items: Tensor  # [Kr] int64, recently first sold, by falling popularity
-    copurchase_neighbours: ItemLists  # by item: items bought with or after it
-    leaf_bestsellers: ItemLists  # by leaf category: its items by falling popularity (`bestseller_lists`)
-    ease_neighbours: ItemLists  # by item: items that its buyers buy, too (data/examples/ease_neighbours.py)
-
-
-@dataclass(frozen=True)
-class SourceLimits:
-    """Numbers of proposals of the personalised sources per checkout; a field for each.
-
-    `recency` limits the items that the user viewed; all new items are proposed besides. The lengths of
-    `popular_items` and of a row of `ann` limit the global sources.
-    """
-
-    buy_again: int = 150
-    recency: int = 20
-    co_purchase: int = 50
-    category: int = 30
-    ease: int = 50
+from models.jagged import contains, lookup, segment_ids, segment_offsets, sum_by_key
+from models.schema import Candidates, Catalog, Query, seconds_to_days
 
 
 class PersonalScores(NamedTuple):
     """Scores of the personalised sources, before their limits."""
 
-    own_keys: Tensor  # [U] int64, rising: items that the user bought or viewed
+    own_keys: Tensor  # [U] int64, rising: items of the user's own events
     own_items: SourceRanking  # [U] the same, ranked
     neighbour_keys: Tensor  # [V] int64, rising: items in the lists of the seeds
     neighbour_scores: Tensor  # [V] float32
@@ -71,88 +59,94 @@ class CandidateSources(nn.Module):
     """Fused proposals of all sources.
 
     Args:
-        tables: of one snapshot date.
-        limits: of the personalised sources.
-        buy_again_half_life: days in which a past purchase loses half its weight.
+        sources: by name; bit i of `Candidates.source_mask` is the i-th. A source with limit 0 has a bit, but
+            does not run.
+        inputs: of one snapshot date.
         max_candidates: candidates per checkout after fusion; None for all.
     """
 
-    new_item_mask: Tensor
     global_items: Tensor
     global_source_bits: Tensor
     global_ranks: Tensor
     list_offsets: Tensor
     list_items: Tensor
     list_scores: Tensor
-    decay_rates: Tensor
-    n_seed_items: Tensor
-    rank_discount: Tensor
     source_limits: Tensor
     rank_offset: Tensor
     source_bits: Tensor
+    basket_rankings: list[int]
+    excluded_shifts: list[int]
 
     def __init__(
-        self,
-        tables: CandidateTables,
-        limits: SourceLimits,
-        buy_again_half_life: float = 60.0,
-        max_candidates: int | None = None,
+        self, sources: Mapping[str, Source], inputs: SourceInputs, max_candidates: int | None = None
     ) -> None:
         super().__init__()
+        check_sources(sources)
         self.max_candidates = max_candidates
-        self.ann_bit = source_bit("ann")
-        self._register_global_lists(tables)
-        self.list_row_offsets, lists = concat_lists(
-            [tables.copurchase_neighbours, tables.leaf_bestsellers, tables.ease_neighbours]
+        self.n_items = inputs.catalog.leaf.numel()
+        bits = {name: 1 << position for position, name in enumerate(sources)}
+        global_lists = {name: source.global_list(inputs) for name, source in sources.items()}
+        events = own_event_rankings(sources)
+        rankings = {name: position for position, name in enumerate(events)}
+        seed_lists = {name: s.seed_lists for name, s in sources.items() if s.seed_lists and s.limit > 0}
+        positions = key_positions([*rankings], {name: sources[name].seed_events for name in seed_lists})
+        self.ann_bit = bits.get(INDEX_SOURCE, 0)
+        self._register_global_lists(global_lists, bits)
+        self.event_counters = nn.ModuleList(build_event_counters(events, global_lists, self.n_items))
+        self.basket_rankings = [rankings[name] for name in events if events[name].counts_basket]
+        self._register_lists(seed_lists, inputs)
+        self.list_seeds = nn.ModuleList(
+            build_seeds(seed_lists[name].seeds, positions[name], first_row, rankings)
+            for name, first_row in zip(seed_lists, self.list_first_rows, strict=True)
         )
+        # From the keys of a ranking to those of a list source that leaves the ranking's items out.
+        self.excluded_shifts = [
+            positions[name] - rankings[ranking]
+            for name in seed_lists
+            if (ranking := sources[name].seed_events) is not None
+        ]
+        self.copurchase_position = positions.get("co_purchase", -1)
+        self.ease_position = positions.get("ease", -1)
+        # By position in keys. A source's global list precedes its own events.
+        by_position = {position: name for name, position in (rankings | positions).items()}
+        in_keys = [by_position.get(position) for position in range(max(by_position, default=-1) + 1)]
+        self._register_by_position("source_limits", [sources[n].limit if n else 0 for n in in_keys])
+        self._register_by_position("rank_offset", [global_lists[n].numel() if n else 0 for n in in_keys])
+        self._register_by_position("source_bits", [bits[n] if n else 0 for n in in_keys])
+
+    def _register_by_position(self, name: str, values: list[int]) -> None:
+        self.register_buffer(name, torch.tensor(values, dtype=torch.int64))
+
+    def _register_global_lists(self, lists: Mapping[str, Tensor], bits: Mapping[str, int]) -> None:
+        source_bits = [torch.full_like(items, bits[name]) for name, items in lists.items()]
+        ranks = [torch.arange(items.numel()) for items in lists.values()]
+        self.register_buffer("global_items", torch.cat([*lists.values()]))
+        self.register_buffer("global_source_bits", torch.cat(source_bits))
+        self.register_buffer("global_ranks", torch.cat(ranks))
+
+    def _register_lists(self, seed_lists: Mapping[str, SeedLists], inputs: SourceInputs) -> None:
+        tables = [lists.read_table(inputs) for lists in seed_lists.values()]
+        self.list_first_rows, lists = concat_lists(tables)
+        self.lists_by_item = [not isinstance(s.seeds, BasketCategories) for s in seed_lists.values()]
         self.register_buffer("list_offsets", lists.offsets)
         self.register_buffer("list_items", lists.item)
         self.register_buffer("list_scores", lists.score)
-        half_lives = [
-            buy_again_half_life if kind == "purchase" else VIEW_HALF_LIFE_DAYS for kind in HISTORY_KINDS
-        ]
-        self.register_buffer("decay_rates", -1.0 / torch.tensor(half_lives))
-        seeds = [MAX_SEED_ITEMS if source == "buy_again" else 0 for source in EVENT_SOURCES]
-        self.register_buffer("n_seed_items", torch.tensor(seeds))
-        self.register_buffer("rank_discount", (1.0 + torch.arange(MAX_SEED_ITEMS)).rsqrt())
-        # By position in PERSONALISED_SOURCES. The new items precede the viewed ones in recency.
-        n_new = tables.new_items.numel()
-        source_limits = [getattr(limits, source) for source in PERSONALISED_SOURCES]
-        rank_offset = [n_new if source == "recency" else 0 for source in PERSONALISED_SOURCES]
-        source_bits = [source_bit(source) for source in PERSONALISED_SOURCES]
-        self.register_buffer("source_limits", torch.tensor(source_limits))
-        self.register_buffer("rank_offset", torch.tensor(rank_offset))
-        self.register_buffer("source_bits", torch.tensor(source_bits))
-        # Attributes, because TorchScript reads no module constants.
-        self.co_purchase = PERSONALISED_SOURCES.index("co_purchase")
-        self.category = PERSONALISED_SOURCES.index("category")
-        self.ease = PERSONALISED_SOURCES.index("ease")
-
-    def _register_global_lists(self, tables: CandidateTables) -> None:
-        lists = {"popularity": tables.popular_items, "recency": tables.new_items}
-        items = [lists[source] for source in GLOBAL_SOURCES]
-        bits = [torch.full_like(lists[source], source_bit(source)) for source in GLOBAL_SOURCES]
-        self.register_buffer("global_items", torch.cat(items))
-        self.register_buffer("global_source_bits", torch.cat(bits))
-        self.register_buffer("global_ranks", torch.cat([torch.arange(item.numel()) for item in items]))
-        n_items = tables.copurchase_neighbours.offsets.numel() - 1
-        new_item_mask = torch.zeros(n_items, dtype=torch.bool).index_fill(0, tables.new_items, True)
-        self.register_buffer("new_item_mask", new_item_mask)
 
     def forward(self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog) -> Candidates:
         """Candidates of B checkouts: query_vector [B, D]; ann [B, K] item rows of the index, -1 for none."""
         n_checkouts, n_items = query.ts.numel(), catalog.leaf.numel()
         source_stride = n_checkouts * n_items
         personal = self.personal_scores(query, catalog.leaf)
-        # EASE proposes items that the user has not bought yet.
-        ease_own_keys = personal.own_keys + self.ease * source_stride
-        not_bought = (~contains(ease_own_keys, personal.neighbour_keys)).nonzero().squeeze(1)
-        neighbours = rank_by_source(
-            personal.neighbour_keys.index_select(0, not_bought),
-            personal.neighbour_scores.index_select(0, not_bought),
-            n_items,
-            n_checkouts,
-        )
+        neighbour_keys, neighbour_scores = personal.neighbour_keys, personal.neighbour_scores
+        if len(self.excluded_shifts) > 0:
+            excluded: list[Tensor] = []
+            for shift in self.excluded_shifts:
+                excluded.append(personal.own_keys + shift * source_stride)
+            excluded_keys = excluded[0] if len(excluded) == 1 else torch.cat(excluded)
+            kept = (~contains(excluded_keys, neighbour_keys)).nonzero().squeeze(1)
+            neighbour_keys = neighbour_keys.index_select(0, kept)
+            neighbour_scores = neighbour_scores.index_select(0, kept)
+        neighbours = rank_by_source(neighbour_keys, neighbour_scores, n_items, n_checkouts)
         personalised = top_proposals(
             personal.own_items,
             neighbours,
@@ -178,35 +172,107 @@ class CandidateSources(nn.Module):
         n_checkouts, n_items = query.ts.numel(), leaf.numel()
         source_stride = n_checkouts * n_items
         basket_keys = segment_ids(query.basket_offsets) * n_items  # [ΣK], key of item 0 of the checkout
-        own_keys, counts = decayed_item_counts(
-            query, basket_keys, self.decay_rates, self.new_item_mask, n_items
-        )
-        own_items = rank_by_source(own_keys, counts, n_items, n_checkouts)
         unit_weight = torch.ones_like(query.basket_price)
-        category_row, ease_row = self.list_row_offsets[1], self.list_row_offsets[2]
+        own_keys, counts = self.own_event_counts(query, basket_keys, unit_weight, n_items)
+        own_items = rank_by_source(own_keys, counts, n_items, n_checkouts)
+        inputs = SeedInputs(
+            query.basket_item, basket_keys, unit_weight, leaf, own_items, n_items, source_stride
+        )
+        rows: list[Tensor] = []
+        base_keys: list[Tensor] = []
+        weights: list[Tensor] = []
+        for seeds in self.list_seeds:
+            list_seeds = seeds(inputs)
+            rows.append(list_seeds.row)
+            base_keys.append(list_seeds.base_key)
+            weights.append(list_seeds.weight)
+        if len(rows) == 0:
+            return PersonalScores(own_keys, own_items, own_keys[:0], counts[:0])
         neighbour_keys, neighbour_scores = sum_lists(
             self.list_offsets,
             self.list_items,
             self.list_scores,
-            co_purchase_seeds(query, basket_keys, self.co_purchase * source_stride, unit_weight),
-            category_seeds(
-                query, basket_keys, self.category * source_stride, unit_weight, leaf, category_row
-            ),
-            ease_seeds(
-                own_items, self.ease * source_stride, self.n_seed_items, self.rank_discount, n_items, ease_row
-            ),
+            torch.cat(rows),
+            torch.cat(base_keys),
+            torch.cat(weights),
         )
         return PersonalScores(own_keys, own_items, neighbour_keys, neighbour_scores)
+
+    def own_event_counts(
+        self, query: Query, basket_keys: Tensor, unit_weight: Tensor, n_items: int
+    ) -> tuple[Tensor, Tensor]:
+        """Rising keys [U] of the items of the user's own events, by ranking, and their decayed counts [U].
+
+        Args:
+            basket_keys: [ΣK] key of item 0 of each basket line's checkout.
+            unit_weight: [ΣK] ones.
+        """
+        checkout = segment_ids(query.history_offsets)  # [ΣH]
+        age = seconds_to_days((query.ts.index_select(0, checkout) - query.history_ts).clamp_min(0))
+        keys: list[Tensor] = []
+        weights: list[Tensor] = []
+        for counter in self.event_counters:
+            key, weight = counter(query, checkout, age, n_items)
+            keys.append(key)
+            weights.append(weight)
+        for ranking in self.basket_rankings:
+            key = basket_keys + query.basket_item
+            keys.append(key if ranking == 0 else key + ranking * query.ts.numel() * n_items)
+            weights.append(unit_weight)
+        if len(keys) == 0:
+            return basket_keys[:0], unit_weight[:0]
+        return sum_by_key(torch.cat(keys), torch.cat(weights))
 
     def copurchase_and_ease_scores(
         self, personal: PersonalScores, candidate_keys: Tensor, source_stride: int
     ) -> tuple[Tensor, Tensor]:
-        """Co-purchase and EASE scores [n] of keys [n] `checkout * n_items + item`, 0 for none."""
-        keys = torch.cat(
-            [
-                candidate_keys + self.co_purchase * source_stride,
-                candidate_keys + self.ease * source_stride,
-            ]
+        """Co-purchase and EASE scores [n] of keys [n] `checkout * n_items + item`.
+
+        0 for none, and where the source `co_purchase` or `ease` does not run.
+        """
+        keys: list[Tensor] = []
+        if self.copurchase_position >= 0:
+            keys.append(candidate_keys + self.copurchase_position * source_stride)
+        if self.ease_position >= 0:
+            keys.append(candidate_keys + self.ease_position * source_stride)
+        if len(keys) == 2:
+            scores = lookup(personal.neighbour_keys, personal.neighbour_scores, torch.cat(keys))
+            return scores[: candidate_keys.numel()], scores[candidate_keys.numel() :]
+        zeros = torch.zeros_like(candidate_keys, dtype=torch.float32)
+        if len(keys) == 0:
+            return zeros, zeros
+        scores = lookup(personal.neighbour_keys, personal.neighbour_scores, keys[0])
+        return (scores, zeros) if self.copurchase_position >= 0 else (zeros, scores)
+
+    def with_item_rows(self, count: int) -> "CandidateSources":
+        """A copy with tables of `count` item rows (N+1): new rows have empty lists."""
+        extended = copy.deepcopy(self)
+        added = count - self.n_items
+        extended.n_items = count
+        for counter in extended.event_counters:
+            counter.extend_items(added)
+        added_rows = [added if by_item else 0 for by_item in self.lists_by_item]
+        extended.list_first_rows, extended.list_offsets = pad_lists(
+            self.list_first_rows, self.list_offsets, added_rows
         )
-        scores = lookup(personal.neighbour_keys, personal.neighbour_scores, keys)
-        return scores[: candidate_keys.numel()], scores[candidate_keys.numel() :]
+        for seeds, first_row in zip(extended.list_seeds, extended.list_first_rows, strict=True):
+            seeds.first_row = first_row
+        return extended
+
+
+def build_seeds(
+    seeds: BasketItems | BasketCategories | OwnItems,
+    position: int,
+    first_row: int,
+    rankings: Mapping[str, int],
+) -> nn.Module:
+    """The module of a source's seeds.
+
+    Args:
+        position: of the source in keys.
+        first_row: of the source's lists.
+        rankings: source with own events → its position in keys.
+    """
+    if isinstance(seeds, OwnItems):
+        return OwnItemSeeds(position, first_row, rankings[seeds.events], len(rankings), seeds.n)
+    return (BasketItemSeeds if isinstance(seeds, BasketItems) else BasketCategorySeeds)(position, first_row)

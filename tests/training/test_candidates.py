@@ -1,29 +1,25 @@
 """Candidate tables know only their snapshot; gathered candidates go back to Parquet unchanged."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from omegaconf import OmegaConf
 
 from data.catalog import ItemNeighbours
 from data.io.batches import CANDIDATE_DTYPES
+from models.candidates.category import bestsellers_by_leaf
 from models.candidates.item_lists import ItemLists
-from models.candidates.names import CANDIDATE_SOURCES, source_bit
 from models.candidates.sources import CandidateSources
 from models.embeddings import unpack_int8
+from models.schema import Catalog
 from tests.models.shops import DAY, NOW, random_candidates, random_catalog, random_query
 from tests.training.test_labels import random_outcomes
-from training.candidates import (
-    NeighbourTables,
-    add_impressions,
-    append_candidate_columns,
-    bestsellers_by_leaf,
-    build_candidate_sources,
-    candidate_recall,
-)
+from training.candidate_sources import SourceTables
+from training.candidates import add_impressions, append_candidate_columns, candidate_recall
 from training.retrieval import exact_top_k
+from training.source_settings import parse_sources
 
 LIMITS = {
     "ann": 4,
@@ -35,12 +31,26 @@ LIMITS = {
     "ease": 3,
     "buy_again_half_life": 60.0,
 }
-CFG = OmegaConf.create({"retrieval": {"sources": LIMITS}})
 
 
-def tables(score: float, snapshot: int = 0) -> NeighbourTables:
+def source_tables(
+    catalog: Catalog,
+    score: float,
+    snapshot: int = 0,
+    neighbours: dict[str, dict[int, ItemNeighbours]] | None = None,
+) -> SourceTables:
     """At one snapshot item 1 goes with item 5: in one order by `score`, by users by twice that."""
-    return NeighbourTables(*({snapshot: one_pair(score * times)} for times in (1, 2)))
+    return SourceTables(
+        sources=parse_sources(LIMITS),
+        catalog=catalog,
+        neighbours=neighbours
+        or {
+            "copurchase_neighbours": {snapshot: one_pair(score)},
+            "ease_neighbours": {snapshot: one_pair(2 * score)},
+        },
+        snapshot_dates=[NOW, NOW + 7 * DAY],
+        folder=Path(),
+    )
 
 
 def one_pair(score: float) -> ItemNeighbours:
@@ -51,12 +61,13 @@ def one_pair(score: float) -> ItemNeighbours:
 
 def global_items(sources: CandidateSources, name: str) -> list[int]:
     """What one source proposes to everyone."""
-    return sources.global_items[sources.global_source_bits == source_bit(name)].tolist()
+    bit = 1 << [*parse_sources(LIMITS)].index(name)
+    return sources.global_items[sources.global_source_bits == bit].tolist()
 
 
 def lists(sources: CandidateSources, table: int) -> ItemLists:
-    """Neighbours, leaves or peers."""
-    rows = [*sources.list_row_offsets, sources.list_offsets.numel()]
+    """The lists of co_purchase (0), category (1) or ease (2)."""
+    rows = [*sources.list_first_rows, sources.list_offsets.numel()]
     offsets = sources.list_offsets[rows[table] : rows[table + 1]]
     part = slice(int(offsets[0]), int(offsets[-1]))
     return ItemLists(offsets, sources.list_items[part], sources.list_scores[part])
@@ -72,16 +83,20 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
     catalog = catalog._replace(
         orders_28d=orders, first_sold=first_sold, available=torch.tensor([False] + [True] * 30)
     )
-    neighbours = NeighbourTables({0: one_pair(0.25), 1: one_pair(0.75)}, {0: one_pair(0.5), 1: one_pair(1.5)})
-    first_week = build_candidate_sources(CFG, catalog, neighbours, 0, NOW)
+    both_weeks = {
+        "copurchase_neighbours": {0: one_pair(0.25), 1: one_pair(0.75)},
+        "ease_neighbours": {0: one_pair(0.5), 1: one_pair(1.5)},
+    }
+    tables = source_tables(catalog, 0.0, neighbours=both_weeks)
+    first_week = tables.candidate_sources(0)
     assert global_items(first_week, "popularity") == [1, 2, 3, 4, 5]
     assert global_items(first_week, "recency") == [2, 4]  # item 3 is first sold tomorrow
     assert set(lists(first_week, 1).item.tolist()) <= set(range(1, 9))
     for expected, sources in (
         ([0.25], first_week),
-        ([0.75], build_candidate_sources(CFG, catalog, neighbours, 1, NOW + 7 * DAY)),
-        ([0.25], build_candidate_sources(CFG, catalog, tables(0.25), 1, NOW)),
-        ([], build_candidate_sources(CFG, catalog, tables(0.25, 1), 0, NOW)),
+        ([0.75], tables.candidate_sources(1)),
+        ([0.25], source_tables(catalog, 0.25).candidate_sources(1)),
+        ([], source_tables(catalog, 0.25, snapshot=1).candidate_sources(0)),
     ):
         assert lists(sources, 0).score.tolist() == expected
         assert lists(sources, 2).score.tolist() == [2 * score for score in expected]
@@ -89,13 +104,13 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
 
 def test_unavailable_items_are_in_no_table() -> None:
     catalog = random_catalog(4)
-    sources = build_candidate_sources(CFG, catalog, tables(0.5), 0, NOW)
+    sources = source_tables(catalog, 0.5).candidate_sources(0)
     assert catalog.available[torch.cat([sources.global_items, lists(sources, 1).item])].all()
 
 
 def test_a_shop_without_recent_sales_still_has_popular_items() -> None:
     catalog = random_catalog(4)._replace(orders_28d=torch.zeros(2, 31))
-    sources = build_candidate_sources(CFG, catalog, tables(0.5), 0, NOW)
+    sources = source_tables(catalog, 0.5).candidate_sources(0)
     assert len(global_items(sources, "popularity")) == LIMITS["popularity"]
 
 
@@ -113,7 +128,6 @@ def test_candidates_survive_the_way_through_parquet() -> None:
         np.testing.assert_allclose(flat, getattr(candidates, name).numpy(), rtol=1e-6)
     lengths = [len(row) for row in table["candidate_item"].to_pylist()]
     assert lengths == candidates.offsets.diff().tolist()
-    assert len(CANDIDATE_SOURCES) == 7
 
 
 def test_exact_search_leaves_out_the_unavailable_and_pads() -> None:
@@ -138,7 +152,7 @@ def test_recall_is_the_share_of_purchases_found() -> None:
 def test_what_was_shown_is_learned_from_too() -> None:
     """Shown items join with source 0 and their own score, affinity and taste; the other candidates stay."""
     catalog, query, outcomes = random_catalog(5), random_query(5), random_outcomes(5)
-    sources = build_candidate_sources(CFG, catalog, tables(0.25), 0, NOW)
+    sources = source_tables(catalog, 0.25).candidate_sources(0)
     vector = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
     candidates = sources(query, vector, torch.full([4, 1], -1), catalog)
     joined = add_impressions(candidates, outcomes, query, vector, sources, catalog)

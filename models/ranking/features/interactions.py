@@ -3,12 +3,12 @@
 The same code runs in training and inside the exported ranker.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.candidates.names import CANDIDATE_SOURCES
 from models.jagged import segment_ids
 from models.ranking.features.blocks import PairInputs, block_columns
 from models.ranking.features.content import ContentFeatures, content_features
@@ -68,7 +68,7 @@ class InteractionFeatures(nn.Module):
         half_lives: days in which a purchase loses half its weight, one decayed count each.
         missing_log_age: log-age of an event that never happened; log1p(1000 days) is 6.9.
         has_content: items have vectors of their own, so that the block `content` exists.
-        selection: the features to keep, by default all.
+        selection: the features to keep, by default all but those of the candidate sources.
     """
 
     source_bits: Tensor
@@ -88,9 +88,10 @@ class InteractionFeatures(nn.Module):
         self.missing_log_age = missing_log_age
         self.max_content_events = MAX_CONTENT_EVENTS
         self.levels = PurchaseLevels(categories, brands, horizon_days, half_lives, missing_log_age)
-        self.register_buffer("source_bits", torch.arange(len(CANDIDATE_SOURCES)), persistent=False)
-        columns = self.all_columns()
-        selected = select_columns(columns, selection or FeatureSelection())
+        selection = selection or FeatureSelection()
+        self.register_buffer("source_bits", torch.arange(len(selection.sources)), persistent=False)
+        columns = self.all_columns(selection.sources)
+        selected = select_columns(columns, selection)
         if not has_content:
             selected = [i for i in selected if columns[i].block != "content"]
         if not selected:
@@ -101,14 +102,14 @@ class InteractionFeatures(nn.Module):
         self.register_buffer("selected_rows", torch.tensor(selected), persistent=False)
         self.feature_names = [columns[i].name for i in selected]
 
-    def all_columns(self) -> list[FeatureColumn]:
+    def all_columns(self, sources: Sequence[str]) -> list[FeatureColumn]:
         """The features of all blocks, in the order in which `forward` computes them."""
         return [
             *self.levels.columns(),
             *block_columns(CountBlocks),
             *block_columns(ValueBlocks),
             *(FeatureColumn("user", name) for name in UserFeatures._fields),
-            *(FeatureColumn("sources", f"source_{source}") for source in CANDIDATE_SOURCES),
+            *(FeatureColumn("sources", f"source_{source}") for source in sources),
             *(FeatureColumn("content", name) for name in ContentFeatures._fields),
         ]
 

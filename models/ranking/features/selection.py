@@ -21,10 +21,12 @@ class FeatureSelection:
     Args:
         drop: features to leave out: names, or patterns of names (`price_*`, `views.*` for a whole block).
         blocks: the blocks to keep; None for all.
+        sources: names of the candidate sources, by bit of `Candidates.source_mask`: a feature each.
     """
 
     drop: Sequence[str] = ()
     blocks: Sequence[str] | None = None
+    sources: Sequence[str] = ()
 
 
 def select_columns(columns: Sequence[FeatureColumn], selection: FeatureSelection) -> list[int]:

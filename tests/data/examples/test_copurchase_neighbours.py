@@ -42,7 +42,7 @@ def test_neighbours_are_counted_exactly(
     with engine.connect({"threads": 2}, tmp_path) as con:
         encoded, lines = random_lines(con, seed)
         monkeypatch.setattr(copurchase_neighbours, "LINES_PER_PART", -(-len(lines) // parts))
-        tables = copurchase_neighbours.copurchase_neighbours_by_date(con, encoded, dates, TOP)
+        tables = copurchase_neighbours.copurchase_neighbours_by_date(con, encoded, dates, {"neighbours": TOP})
     for date, table in zip(dates, tables, strict=True):
         expected = plain_count(lines, date)
         assert table["item"].to_pylist() == [i for i, _, _ in expected]

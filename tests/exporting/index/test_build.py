@@ -207,8 +207,9 @@ def test_what_cannot_be_searched_or_built_is_refused() -> None:
         items.search(np.full((1, 16), np.nan, np.float32), 5)
     with pytest.raises(ValueError, match=r"expected \[B, 16\]"):
         items.search(QUERIES[:, :8], 5)
-    with pytest.raises(ValueError, match="expected 1 or more"):
-        items.search(QUERIES, 0)
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        items.search(QUERIES, -1)
+    assert items.search(QUERIES, 0).shape == (len(QUERIES), 0)
     with pytest.raises(ValueError, match="16 dimensions, item vectors have 8"):
         ItemIndex([index], PACKED[:, :16], SearchParams(4))
     with pytest.raises(ValueError, match="inner product"):

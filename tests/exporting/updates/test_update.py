@@ -158,8 +158,7 @@ def test_the_item_tower_places_changed_items_by_their_new_facts(run_folder: Path
     assert updated.catalog.price[0, count] == pytest.approx(float(rows[7]["price"]))
     units = run.catalog.mean_line_spend[0, 10] / run.catalog.price[0, 10]
     assert updated.catalog.mean_line_spend[0, 10] == pytest.approx(50 * float(units), rel=1e-4)
-    assert run.sources.new_item_mask.numel() == count
-    assert updated.sources.new_item_mask.numel() == count + 1
+    assert (run.sources.n_items, updated.sources.n_items) == (count, count + 1)
     old_copurchase, old_leaves, old_ease = split_lists(run.sources)
     new_copurchase, new_leaves, new_ease = split_lists(updated.sources)
     assert torch.equal(new_leaves, old_leaves)
@@ -169,7 +168,7 @@ def test_the_item_tower_places_changed_items_by_their_new_facts(run_folder: Path
 
 def split_lists(sources: CandidateSources) -> tuple[torch.Tensor, ...]:
     """Offsets of the co-purchase, leaf and EASE lists."""
-    return sources.list_offsets.tensor_split(sources.list_row_offsets[1:])
+    return sources.list_offsets.tensor_split(sources.list_first_rows[1:])
 
 
 def test_an_export_reports_the_item_updates_that_it_drops(

@@ -6,58 +6,37 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.candidates.item_lists import ItemLists, bestseller_lists
-from models.candidates.names import CANDIDATE_SOURCES
-from models.candidates.sources import CandidateSources, CandidateTables, SourceLimits
+from models.candidates.item_lists import ItemLists
+from models.candidates.recency import new_items as new_items_of
+from models.candidates.source import SourceInputs
+from models.candidates.sources import CandidateSources
 from models.embeddings import unpack_int8
-from models.schema import SECONDS_PER_DAY, Catalog, Query
-from tests.models.shops import offsets, random_catalog, random_query
+from models.schema import SECONDS_PER_DAY, Query
+from tests.models.shops import random_catalog, random_query
+from tests.models.source_tables import SHIPPED_SOURCES, random_inputs, shipped_sources
 
 ITEMS = 30
 
 
-def random_tables(seed: int, catalog: Catalog) -> CandidateTables:
-    """Tables with every kind of list, some empty."""
-    g = torch.Generator().manual_seed(seed)
-    by_leaf = [
-        (catalog.leaf == leaf).nonzero()[:, 0][:4] if leaf else torch.empty(0).long() for leaf in range(16)
-    ]
-    by_item = [
-        torch.randperm(ITEMS, generator=g)[: int(torch.randint(0, 4, [1], generator=g))] + 1
-        for _ in range(ITEMS + 1)
-    ]
-    copurchased = torch.cat(by_item)
-    n_ease = torch.randint(0, 5, [ITEMS + 1], generator=g)
-    return CandidateTables(
-        popular_items=torch.randperm(ITEMS, generator=g)[:5] + 1,
-        new_items=torch.randperm(ITEMS, generator=g)[: seed % 3] + 1,
-        leaf_bestsellers=bestseller_lists(
-            offsets(torch.tensor([len(items) for items in by_leaf])), torch.cat(by_leaf)
-        ),
-        copurchase_neighbours=ItemLists(
-            offsets(torch.tensor([len(items) for items in by_item])),
-            copurchased,
-            torch.rand(copurchased.shape, generator=g),
-        ),
-        ease_neighbours=ItemLists(
-            offsets(n_ease),
-            torch.randint(1, ITEMS + 1, [int(n_ease.sum())], generator=g),
-            torch.rand([int(n_ease.sum())], generator=g),
-        ),
-    )
-
-
-def make_sources(tables: CandidateTables, buy_again: int = 3) -> CandidateSources:
-    limits = SourceLimits(buy_again=buy_again, co_purchase=4, category=2, recency=2, ease=3)
-    return CandidateSources(tables, limits)
+def make_sources(inputs: SourceInputs, buy_again: int = 3) -> CandidateSources:
+    limits = {
+        "ann": 4,
+        "buy_again": buy_again,
+        "co_purchase": 4,
+        "category": 2,
+        "popularity": 5,
+        "recency": 2,
+        "ease": 3,
+    }
+    return CandidateSources(shipped_sources(**limits), inputs)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000))
 def test_candidates_are_distinct_and_available_and_match_their_sources(seed: int) -> None:
     catalog, query = random_catalog(seed), random_query(seed)
-    tables = random_tables(seed, catalog)
-    sources = make_sources(tables)
+    inputs = random_inputs(seed, catalog)
+    sources = make_sources(inputs)
     g = torch.Generator().manual_seed(seed)
     ann = torch.stack([torch.randperm(ITEMS, generator=g)[:4] + 1 for _ in range(4)])
     ann[torch.rand(ann.shape, generator=g) < 0.2] = -1
@@ -71,29 +50,29 @@ def test_candidates_are_distinct_and_available_and_match_their_sources(seed: int
         assert len(set(items)) == len(items)
         assert all(catalog.available[i] for i in items)
         proposed = {
-            name: {i for i in items if masks[i] >> bit & 1} for bit, name in enumerate(CANDIDATE_SOURCES)
+            name: {i for i in items if masks[i] >> bit & 1} for bit, name in enumerate(SHIPPED_SOURCES)
         }
         eligible = {i for i in range(1, ITEMS + 1) if catalog.available[i]}
         assert proposed["ann"] == set(ann[row].tolist()) & eligible
-        assert proposed["popularity"] == set(tables.popular_items.tolist()) & eligible
+        assert proposed["popularity"] == set(inputs.bestsellers[:5].tolist())
         h0, h1 = query.history_offsets[row : row + 2].tolist()
         k0, k1 = query.basket_offsets[row : row + 2].tolist()
         basket = query.basket_item[k0:k1].tolist()
         viewed = {int(query.history_item[i]) for i in range(h0, h1) if query.history_kind[i] > 0}
-        new_items = set(tables.new_items.tolist())
-        assert new_items & eligible <= proposed["recency"] <= new_items | viewed
+        new_items = set(new_items_of(inputs)[:2].tolist())
+        assert new_items <= proposed["recency"] <= new_items | viewed
         assert len(proposed["recency"] - new_items) <= 2
         bought = [int(query.history_item[i]) for i in range(h0, h1) if query.history_kind[i] == 0] + basket
         assert proposed["buy_again"] <= set(bought)
         assert len(proposed["buy_again"]) <= 3
         copurchase: dict[int, float] = {}
         for item in basket:
-            for neighbour, score in list_of(tables.copurchase_neighbours, item):
+            for neighbour, score in list_of(inputs.neighbours["copurchase_neighbours"], item):
                 copurchase[neighbour] = copurchase.get(neighbour, 0.0) + score
         assert proposed["co_purchase"] <= set(copurchase)
         assert len(proposed["co_purchase"]) <= 4
         assert len(proposed["category"]) <= 2
-        ease = naive_ease_scores(tables.ease_neighbours, query, row)
+        ease = naive_ease_scores(inputs.neighbours["ease_neighbours"], query, row)
         assert proposed["ease"] <= set(ease) - set(bought)
         assert len(proposed["ease"]) <= 3
         for c, item in zip(range(c0, c1), items, strict=True):
@@ -107,8 +86,8 @@ def test_candidates_are_distinct_and_available_and_match_their_sources(seed: int
 def test_a_limit_keeps_the_best_of_every_source(seed: int) -> None:
     """A smaller limit keeps a subset, and no source's item is kept before a better one of the same source."""
     catalog, query = random_catalog(seed), random_query(seed)
-    tables = random_tables(seed, catalog)
-    sources = make_sources(tables)
+    inputs = random_inputs(seed, catalog)
+    sources = make_sources(inputs)
     g = torch.Generator().manual_seed(seed)
     ann = torch.stack([torch.randperm(ITEMS, generator=g)[:12] + 1 for _ in range(4)])
     vector = torch.randn(4, 8, generator=g)
@@ -175,7 +154,7 @@ def test_buy_again_proposes_the_most_frequent_and_recent() -> None:
         basket_quantity=torch.empty(0),
         basket_price=torch.empty(0),
     )
-    sources = make_sources(random_tables(3, catalog), buy_again=1)
+    sources = make_sources(random_inputs(3, catalog), buy_again=1)
     candidates = sources(query, torch.zeros(1, 8), torch.full([1, 1], -1), catalog)
     buy_again = candidates.item[(candidates.source_mask >> 1 & 1) == 1]
     assert buy_again.tolist() == [9]

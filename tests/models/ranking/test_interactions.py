@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.ranking.features.interactions import InteractionFeatures
+from models.ranking.features.selection import FeatureSelection
 from models.schema import Candidates, Catalog, Query
 from tests.models.shops import DAY, random_candidates, random_catalog, random_query
+from tests.models.source_tables import SHIPPED_SOURCES
 
-MODEL = InteractionFeatures(categories=16, brands=5)
+MODEL = InteractionFeatures(categories=16, brands=5, selection=FeatureSelection(sources=SHIPPED_SOURCES))
 
 
 class Line(NamedTuple):

@@ -8,15 +8,21 @@ from hypothesis import strategies as st
 from models.ranking.features.interactions import InteractionFeatures
 from models.ranking.features.selection import FeatureSelection
 from tests.models.shops import random_candidates, random_catalog, random_query
+from tests.models.source_tables import SHIPPED_SOURCES
 
-ALL = InteractionFeatures(categories=16, brands=5, has_content=True)
-COLUMNS = ALL.all_columns()
+ALL = InteractionFeatures(
+    categories=16, brands=5, has_content=True, selection=FeatureSelection(sources=SHIPPED_SOURCES)
+)
+COLUMNS = ALL.all_columns(SHIPPED_SOURCES)
 BLOCKS = sorted({column.block for column in COLUMNS})
 
 
 def select(has_content: bool = True, **selection: list[str]) -> InteractionFeatures:
     return InteractionFeatures(
-        categories=16, brands=5, has_content=has_content, selection=FeatureSelection(**selection)
+        categories=16,
+        brands=5,
+        has_content=has_content,
+        selection=FeatureSelection(sources=SHIPPED_SOURCES, **selection),
     )
 
 

@@ -9,12 +9,10 @@ from data.io.batches import to_batch
 from exporting.exportable_run import item_ids, load_exportable_run
 from exporting.golden_requests import to_checkouts
 from models import schema
-from models.candidates.names import CANDIDATE_SOURCES
 from models.schema import Catalog, Query
 from serving import Checkout, Event, Line, Recommender
 from serving.checkout import HISTORY_KINDS
 from serving.pipeline.encode import QUERY_FIELDS, FeatureEncoder
-from serving.pipeline.slate_builder import SOURCES
 from serving.storage.bundle import CATALOG_FIELDS
 from serving.storage.item_ids import ItemRowMap, build_slots
 from serving.stores.base import EMPTY_HISTORY
@@ -37,7 +35,6 @@ def encode(checkout: Checkout) -> Query:
 def test_names_are_those_of_the_models() -> None:
     assert Query._fields == QUERY_FIELDS
     assert schema.HISTORY_KINDS == HISTORY_KINDS
-    assert CANDIDATE_SOURCES == SOURCES
     assert Catalog._fields == CATALOG_FIELDS
 
 

@@ -1,0 +1,13 @@
+"""`ease`: items that the buyers of the user's own items also buy, if the user has not bought them yet.
+
+Table: ease_neighbours.parquet (data/examples/ease_neighbours.py). Seeds: the user's items, by `buy_again`.
+"""
+
+from models.candidates.source import OwnItems, SeedLists, Source
+
+MAX_SEED_ITEMS = 100  # the most frequent and recent
+
+
+def source(limit: int) -> Source:
+    """The source. It needs `buy_again` among the sources, whose limit may be 0."""
+    return Source(limit, seed_lists=SeedLists(OwnItems("buy_again", MAX_SEED_ITEMS), "ease_neighbours"))

@@ -1,0 +1,28 @@
+"""`recency`: items that are new in the shop, and items that the user clicked or put in a cart of late.
+
+Table: `new_items`, from the catalog. Seeds: the user's clicks and carts.
+"""
+
+from torch import Tensor
+
+from models.candidates.source import OwnEvents, Source, SourceInputs
+from models.schema import SECONDS_PER_DAY
+
+NEW_ITEM_DAYS = 28  # an item is new for so long after its first sale
+VIEW_HALF_LIFE_DAYS = 7.0
+
+
+def source(limit: int) -> Source:
+    """The source; `limit` holds for the new items and for the viewed ones, each."""
+    return Source(
+        limit,
+        global_items=new_items,
+        own_events=OwnEvents(kinds=("click", "cart"), half_life=VIEW_HALF_LIFE_DAYS),
+    )
+
+
+def new_items(inputs: SourceInputs) -> Tensor:
+    """[n] bestsellers that were first sold in the last NEW_ITEM_DAYS."""
+    first_sold = inputs.catalog.first_sold[inputs.bestsellers]
+    new_since = inputs.snapshot_ts - NEW_ITEM_DAYS * SECONDS_PER_DAY
+    return inputs.bestsellers[(first_sold > new_since) & (first_sold <= inputs.snapshot_ts)]

@@ -1,0 +1,104 @@
+"""Seeds of list sources, and the sums of their lists.
+
+A seed is a row of the concatenated lists, read for one checkout with a weight. The score of an item is the
+sum of weight · list score over the seeds of its source and checkout.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.candidates.keys import SourceRanking
+from models.jagged import gather_segments, sum_by_key
+
+
+class SeedInputs(NamedTuple):
+    """What seeds are read from."""
+
+    basket_item: Tensor  # [ΣK]
+    basket_keys: Tensor  # [ΣK] int64, key of item 0 of each basket line's checkout
+    basket_weight: Tensor  # [ΣK] float32
+    leaf: Tensor  # [N+1] int64, leaf category by item
+    own_items: SourceRanking
+    n_items: int
+    source_stride: int  # number of keys of a source
+
+
+class ListSeeds(NamedTuple):
+    """n rows of the concatenated lists that a source reads."""
+
+    row: Tensor  # [n] int64
+    base_key: Tensor  # [n] int64, key of item 0 of the seed's source and checkout
+    weight: Tensor  # [n] float32
+
+
+class BasketItemSeeds(nn.Module):
+    """The basket's items. `position` is the source's in keys, `first_row` the first of its lists."""
+
+    def __init__(self, position: int, first_row: int) -> None:
+        super().__init__()
+        self.position, self.first_row = position, first_row
+
+    def forward(self, inputs: SeedInputs) -> ListSeeds:
+        """A seed per basket line."""
+        row = inputs.basket_item if self.first_row == 0 else self.first_row + inputs.basket_item
+        return ListSeeds(row, inputs.basket_keys + self.position * inputs.source_stride, inputs.basket_weight)
+
+
+class BasketCategorySeeds(nn.Module):
+    """The leaf categories of the basket's items; arguments as of `BasketItemSeeds`."""
+
+    def __init__(self, position: int, first_row: int) -> None:
+        super().__init__()
+        self.position, self.first_row = position, first_row
+
+    def forward(self, inputs: SeedInputs) -> ListSeeds:
+        """A seed per basket line."""
+        row = self.first_row + inputs.leaf.index_select(0, inputs.basket_item)
+        return ListSeeds(row, inputs.basket_keys + self.position * inputs.source_stride, inputs.basket_weight)
+
+
+class OwnItemSeeds(nn.Module):
+    """The user's top own items of one ranking; weight 1 / √(1 + rank).
+
+    A discount by age would treat users with many and with few orders a year differently.
+
+    Args as of `BasketItemSeeds`, and:
+        ranking: position of the ranking.
+        n_rankings: number of rankings.
+        n: number of seeds.
+    """
+
+    n_seed_items: Tensor
+    rank_discount: Tensor
+
+    def __init__(self, position: int, first_row: int, ranking: int, n_rankings: int, n: int) -> None:
+        super().__init__()
+        self.first_row, self.shift = first_row, position - ranking
+        by_ranking = [n if position == ranking else 0 for position in range(n_rankings)]
+        self.register_buffer("n_seed_items", torch.tensor(by_ranking))
+        self.register_buffer("rank_discount", (1.0 + torch.arange(n)).rsqrt())
+
+    def forward(self, inputs: SeedInputs) -> ListSeeds:
+        """Up to `n` seeds per checkout."""
+        own = inputs.own_items
+        top = (own.rank < self.n_seed_items.index_select(0, own.source)).nonzero().squeeze(1)
+        own_key = own.key.index_select(0, top)
+        item = own_key % inputs.n_items
+        weight = self.rank_discount.index_select(0, own.rank.index_select(0, top))
+        return ListSeeds(self.first_row + item, own_key - item + self.shift * inputs.source_stride, weight)
+
+
+def sum_lists(
+    offsets: Tensor, items: Tensor, scores: Tensor, row: Tensor, base_key: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rising keys [U] of the items in the seeds' lists, and their weighted sums of list scores [U].
+
+    `row`, `base_key` and `weight` [n] are the seeds of all sources (`ListSeeds`).
+    """
+    position, seed, _ = gather_segments(offsets, row)
+    return sum_by_key(
+        base_key.index_select(0, seed) + items.index_select(0, position),
+        scores.index_select(0, position) * weight.index_select(0, seed),
+    )

@@ -1,0 +1,186 @@
+"""What a candidate source states: how it proposes, from which table, and how many items.
+
+A source is a module of this folder, or of the user, with a function that returns its Source:
+
+    # models/candidates/co_purchase.py
+    def source(limit: int) -> Source:
+        return Source(limit, seed_lists=SeedLists(BasketItems(), "copurchase_neighbours"))
+
+There are four ways to propose; the sources of a way share its operations (models/candidates/sources.py):
+
+    index           the items nearest to the query vector
+    global_items    a list, the same for all checkouts
+    own_events      the user's own items, by decayed counts of events
+    seed_lists      sums of item lists over seeds: basket items, their categories, or own items
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.candidates.item_lists import ItemLists
+from models.schema import HISTORY_KINDS, Catalog
+
+INDEX_SOURCE = "ann"  # serving searches the index for it, and marks by bit 0 what the index alone proposes
+MAX_LIMIT = 10_000
+MAX_SOURCES = 31  # prepared source masks are int32
+WAYS = ("index", "global_items", "own_events", "seed_lists")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceInputs:
+    """What the tables of the sources are made from, as of one snapshot."""
+
+    catalog: Catalog
+    snapshot: int  # row of the catalog's snapshot fields
+    snapshot_ts: int  # Unix seconds
+    neighbours: Mapping[str, ItemLists]  # prepared file of neighbours, without suffix → lists by item [N+1]
+    prepared_folder: Path | None = None  # for a source that reads further prepared files
+
+    @cached_property
+    def bestsellers(self) -> Tensor:
+        """[n] available items by falling orders_28d; without sales, the available items in any order."""
+        available = self.catalog.available
+        orders = self.catalog.orders_28d[self.snapshot].masked_fill(~available, 0)  # [N+1]
+        ranked = orders.argsort(descending=True, stable=True)
+        ranked = ranked[orders[ranked] > 0]
+        return ranked if ranked.numel() else available.nonzero()[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnEvents:
+    """Counts of the user's own events by item; an event loses half its weight in `half_life` days.
+
+    Events of items in the source's own `global_items` do not count: the source proposes these to everyone.
+    """
+
+    kinds: tuple[str, ...]  # of models.schema.HISTORY_KINDS
+    half_life: float
+    counts_basket: bool = False  # basket lines count as events of age zero
+
+
+@dataclass(frozen=True)
+class BasketItems:
+    """The basket's items are the seeds."""
+
+
+@dataclass(frozen=True)
+class BasketCategories:
+    """The leaf categories of the basket's items are the seeds: the lists are by leaf category."""
+
+
+@dataclass(frozen=True)
+class OwnItems:
+    """The top `n` own items of the source `events`, by its `own_events`, are the seeds.
+
+    The weight of a seed falls with its rank. The lists' source proposes no item that `events` has counted.
+    """
+
+    events: str
+    n: int
+
+
+@dataclass(frozen=True)
+class SeedLists:
+    """Lists of items by seed; the score of an item is its sum of weight · list score over the seeds.
+
+    `table` is the name of a prepared file of neighbours (data/examples/neighbour_tables.py), or the function
+    that makes the lists.
+    """
+
+    seeds: BasketItems | BasketCategories | OwnItems
+    table: str | Callable[[SourceInputs], ItemLists]
+
+    def read_table(self, inputs: SourceInputs) -> ItemLists:
+        """The lists. Raises ValueError for lists by another number of items than the catalog has."""
+        lists = inputs.neighbours[self.table] if isinstance(self.table, str) else self.table(inputs)
+        rows, items = lists.offsets.numel() - 1, inputs.catalog.leaf.numel()
+        if rows != items and not isinstance(self.seeds, BasketCategories):
+            raise ValueError(f"lists of {rows} rows: expected {items}, a row per item and row 0")
+        return lists
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a source proposes at most `limit` items; 0 turns it off.
+
+    It proposes in one way, or by `global_items` and `own_events`. Raises ValueError for other combinations,
+    which could propose an item twice.
+    """
+
+    limit: int
+    index: bool = False
+    global_items: Callable[[SourceInputs], Tensor] | None = None  # [n] distinct items, the best first
+    own_events: OwnEvents | None = None
+    seed_lists: SeedLists | None = None
+
+    def __post_init__(self) -> None:
+        ways = [name for name in WAYS if getattr(self, name)]
+        if len(ways) != 1 and ways != ["global_items", "own_events"]:
+            raise ValueError(
+                f"a source proposes by {' and '.join(ways) or 'nothing'}: expected one of {', '.join(WAYS)}, "
+                "or global_items and own_events"
+            )
+        if not 0 <= self.limit <= MAX_LIMIT:
+            raise ValueError(f"limit={self.limit}: expected 0 to {MAX_LIMIT}")
+        for kind in self.own_events.kinds if self.own_events else ():
+            if kind not in HISTORY_KINDS:
+                raise ValueError(f"own_events of kind {kind!r}: expected {', '.join(HISTORY_KINDS)}")
+
+    @property
+    def neighbours_file(self) -> str | None:
+        """The prepared file that a running source reads; None for none."""
+        if self.limit > 0 and self.seed_lists and isinstance(self.seed_lists.table, str):
+            return self.seed_lists.table
+        return None
+
+    @property
+    def seed_events(self) -> str | None:
+        """The source whose own items are the seeds of a running source; None for none."""
+        if self.limit > 0 and self.seed_lists and isinstance(self.seed_lists.seeds, OwnItems):
+            return self.seed_lists.seeds.events
+        return None
+
+    def global_list(self, inputs: SourceInputs) -> Tensor:
+        """[n ≤ limit] items that the source proposes for all checkouts; none if it is off.
+
+        Raises ValueError for an item that is there twice.
+        """
+        if self.global_items is None or self.limit == 0:
+            return torch.zeros(0, dtype=torch.int64)
+        items = self.global_items(inputs)[: self.limit]
+        if items.unique().numel() < items.numel():
+            raise ValueError("global_items returns an item twice")
+        return items
+
+
+def check_sources(sources: Mapping[str, Source]) -> None:
+    """Raises ValueError for sources that do not go together."""
+    names = [*sources]
+    if len(names) > MAX_SOURCES:
+        raise ValueError(f"{len(names)} sources: at most {MAX_SOURCES} have a bit in source_mask")
+    if INDEX_SOURCE in names[1:]:
+        raise ValueError(f"{INDEX_SOURCE} must be the first source")
+    for name, source in sources.items():
+        if source.index and name != INDEX_SOURCE:
+            raise ValueError(f"{name} searches the index: only {INDEX_SOURCE} can")
+        events = source.seed_events
+        if events is not None and (events not in sources or sources[events].own_events is None):
+            raise ValueError(
+                f"{name} reads the own items of {events}, which is no source with own events here: add "
+                f"{events}, with limit 0 if it shall propose nothing itself"
+            )
+
+
+def own_event_rankings(sources: Mapping[str, Source]) -> dict[str, OwnEvents]:
+    """The own events to count, by source: those of running sources and of seeds."""
+    seeds = {source.seed_events for source in sources.values()}
+    return {
+        name: source.own_events
+        for name, source in sources.items()
+        if source.own_events and (source.limit > 0 or name in seeds)
+    }

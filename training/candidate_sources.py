@@ -1,0 +1,83 @@
+"""The configured candidate sources with their tables as of a snapshot."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from data.catalog import ItemNeighbours, load_neighbours
+from models.candidates.item_lists import ItemLists
+from models.candidates.source import INDEX_SOURCE, Source, SourceInputs
+from models.candidates.sources import CandidateSources
+from models.schema import Catalog
+from training.errors import ConfigError
+from training.prepared_data import PreparedData
+from training.source_settings import CONFIG_KEY, parse_sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTables:
+    """The sources of a run, and the prepared data that their tables are made from."""
+
+    sources: Mapping[str, Source]
+    catalog: Catalog  # all snapshots
+    neighbours: Mapping[str, Mapping[int, ItemNeighbours]]  # prepared file → snapshot → neighbours
+    snapshot_dates: list[int]  # Unix seconds
+    folder: Path  # prepared
+
+    @property
+    def n_index_candidates(self) -> int:
+        """Items that the index returns for each checkout; 0 where no source searches it."""
+        return self.sources[INDEX_SOURCE].limit if INDEX_SOURCE in self.sources else 0
+
+    def candidate_sources(self, snapshot: int) -> CandidateSources:
+        """The sources with tables as of `snapshot`; neighbours are of the latest table that is not later.
+
+        Raises ConfigError for a source whose table cannot be used.
+        """
+        n_items = self.catalog.leaf.numel()
+        inputs = SourceInputs(
+            catalog=self.catalog,
+            snapshot=snapshot,
+            snapshot_ts=self.snapshot_dates[snapshot],
+            neighbours={
+                file: ItemLists(*neighbours_at(tables, snapshot, n_items))
+                for file, tables in self.neighbours.items()
+            },
+            prepared_folder=self.folder,
+        )
+        try:
+            return CandidateSources(self.sources, inputs)
+        except ValueError as error:
+            raise ConfigError(f"{CONFIG_KEY}: {error}") from error
+
+
+def open_source_tables(cfg: DictConfig, prepared: PreparedData, catalog: Catalog) -> SourceTables:
+    """The sources of a config over a prepared folder.
+
+    Raises ConfigError for a source that does not exist or fit, DataError for a table that was not prepared.
+    """
+    sources = parse_sources(cfg.retrieval.sources)
+    files = dict.fromkeys(source.neighbours_file for source in sources.values())
+    return SourceTables(
+        sources=sources,
+        catalog=catalog,
+        neighbours={
+            file: load_neighbours(prepared.folder, prepared.table_sizes["items"], file)
+            for file in files
+            if file is not None
+        },
+        snapshot_dates=prepared.meta["snapshot_dates"],
+        folder=prepared.folder,
+    )
+
+
+def neighbours_at(tables: Mapping[int, ItemNeighbours], snapshot: int, items: int) -> ItemNeighbours:
+    """The latest table that is not after `snapshot`; before the first an empty one of `items` rows (N+1)."""
+    usable = [table_snapshot for table_snapshot in tables if table_snapshot <= snapshot]
+    if usable:
+        return tables[max(usable)]
+    no_items = torch.zeros(0, dtype=torch.int64)
+    return ItemNeighbours(torch.zeros(items + 1, dtype=torch.int64), no_items, torch.zeros(0))
