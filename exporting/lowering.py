@@ -1,13 +1,6 @@
-"""Trained modules → TorchScript files that load in plain torch.
-
-The only file outside `serving` that calls `torch.jit`. TorchScript is deprecated in torch and unsupported
-from Python 3.14 on; its replacement will change this file alone.
-"""
+"""Trained modules → TorchScript files that load in plain torch."""
 
 import copy
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +13,7 @@ from models.embeddings import EmbeddingTables, Int8EmbeddingTables, quantize_tab
 from models.ranking.ranker import CalibratedRanker, Ranker
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog, Query
+from models.torchscript import to_torchscript
 
 INT8_MIN_DIM = 16  # narrower tables stay float32: row-wise int8 would save less than half of them
 
@@ -84,15 +78,20 @@ def lower_modules(tower: QueryTower, sources: CandidateSources, ranker: Ranker) 
 
     The arguments do not change. Tables that are in core torch already are shared.
     """
+    return ServingModules(
+        lower_query_tower(tower), TupleCandidateSources(sources).eval(), lower_ranker(ranker)
+    )
+
+
+def lower_ranker(ranker: Ranker) -> CalibratedRanker:
+    """The ranker of `lower_modules`, alone."""
     ranker = copy.deepcopy(ranker)
     for name in ("attribute_embeddings", "item_embeddings"):
         tables = getattr(ranker, name)
         if isinstance(tables, EmbeddingTables):
             setattr(ranker, name, lower_tables(tables))
     ranker.position_bias = None  # serving predicts for an item that is seen
-    return ServingModules(
-        lower_query_tower(tower), TupleCandidateSources(sources).eval(), CalibratedRanker(ranker).eval()
-    )
+    return CalibratedRanker(ranker).eval()
 
 
 def lower_query_tower(tower: QueryTower) -> QueryTower:
@@ -115,22 +114,5 @@ def lower_tables(tables: EmbeddingTables) -> Int8EmbeddingTables | FloatTables:
 
 def save_torchscript(modules: ServingModules, folder: Path) -> None:
     """Write `query_tower.ts`, `candidates.ts` and `ranker.ts`, as `to_torchscript` compiles them."""
-    with _no_deprecation_warnings():
-        for name, module in modules._asdict().items():
-            torch.jit.save(to_torchscript(module), str(folder / f"{name}.ts"))
-
-
-def to_torchscript(module: nn.Module) -> torch.jit.ScriptModule:
-    """TorchScript of a lowered module, frozen: weights become constants of the graph.
-
-    Raises RuntimeError from TorchScript, with the line, for a module that it cannot compile.
-    """
-    with _no_deprecation_warnings():
-        return torch.jit.freeze(torch.jit.script(module))
-
-
-@contextmanager
-def _no_deprecation_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
-        yield
+    for name, module in modules._asdict().items():
+        to_torchscript(module).save(str(folder / f"{name}.ts"))

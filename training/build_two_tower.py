@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from models.retrieval.item_tower import ItemEncoder, ItemTowerSettings
 from models.retrieval.query_encoder import EncoderDims
-from models.retrieval.two_tower import TwoTower
+from models.retrieval.two_tower import QueryEncoder, TwoTower
 from models.schema import TableSizes
-from training.errors import ConfigError
+from training.config_targets import build_target
 
 
 def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
@@ -20,9 +18,18 @@ def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
     """
     model, tables = cfg.retrieval.model, TableSizes(**sizes)
     item = ItemEncoder(tables, model.dim, ItemTowerSettings(**model.item))
-    dims = EncoderDims(item=model.dim, attributes=model.attribute_dim * len(tables.attributes))
-    try:
-        query = instantiate(model.query, _partial_=True, _convert_="all")(dims)
-    except (InstantiationException, TypeError, ValueError) as error:
-        raise ConfigError(f"retrieval.model.query: {error.__cause__ or error}") from error
-    return TwoTower(item, query, tables.attributes, model.attribute_dim)
+    return TwoTower(item, build_query_encoder(cfg, tables), tables.attributes, model.attribute_dim)
+
+
+def query_encoder_dims(cfg: DictConfig, tables: TableSizes) -> EncoderDims:
+    """Input widths of the query encoder."""
+    model = cfg.retrieval.model
+    return EncoderDims(item=model.dim, attributes=model.attribute_dim * len(tables.attributes))
+
+
+def build_query_encoder(cfg: DictConfig, tables: TableSizes) -> QueryEncoder:
+    """The query encoder of `retrieval.model.query`. Raises ConfigError if it cannot be built."""
+    encoder: QueryEncoder = build_target(
+        "retrieval.model.query", cfg.retrieval.model.query, query_encoder_dims(cfg, tables)
+    )
+    return encoder

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from training.config_keys import flatten_config, suggest_names
 from training.config_limits import find_range_error
-from training.config_targets import SHIPPED_PACKAGE, TARGET, accepts_key, check_target, find_targets
-from training.earlier_names import RENAMED_TARGETS, current_key
+from training.config_overrides import check_targets, keys_of_values, override_values, parse_overrides
+from training.config_targets import TARGET, accepts_key, find_targets
+from training.earlier_names import current_key
 from training.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
@@ -30,11 +29,11 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
     one, and for a class that cannot be imported.
     """
     folders, groups = config_folders(config_name, arguments), config_groups(config_name)
-    overrides = _parse_overrides(arguments)
+    overrides = parse_overrides(arguments)
     group_choices = [_check_group_choice(each, folders) for each in overrides if each.key_or_group in groups]
     reference = reference_config(config_name, group_choices, folders)
     key_overrides = [override for override in overrides if override.key_or_group not in groups]
-    targets = _check_targets(reference, key_overrides, bool(folders))
+    targets = check_targets(reference, key_overrides, bool(folders))
     valid_names = [*flatten_config(reference), *sorted(groups)]
     added = {o.input_line for o in key_overrides if not _check_key(o, reference, targets, valid_names)}
     return [f"++{line.lstrip('+')}" if line in added else line for line in arguments]
@@ -48,13 +47,13 @@ def _check_key(
     Raises ConfigError for any other key, and for a value of the wrong type.
     """
     key, leaves = override.key_or_group, flatten_config(reference)
-    values = _override_values(override)
+    values = override_values(override)
     if key == "stage":
         for value in values:
             _check_stage(str(value))
     exists = key in leaves or OmegaConf.select(reference, key) is not None
     may_be_added = not (exists or override.is_delete() or _current_name(key, reference))
-    if may_be_added and all(accepts_key(name, targets) for name in _keys_of_values(key, values)):
+    if may_be_added and all(accepts_key(name, targets) for name in keys_of_values(key, values)):
         return False
     if override.is_add() or override.is_delete():
         raise ConfigError(
@@ -70,37 +69,6 @@ def _check_key(
     for value in values:
         _check_type(key, leaves[key], value)
     return True
-
-
-def _keys_of_values(key: str, values: list[Any]) -> list[str]:
-    """The dotted keys that an override sets: `key`, or those of its mappings."""
-    keys = [
-        f"{key}.{name}" if isinstance(value, dict) and key.startswith("tasks.") else key
-        for value in values
-        for name in (value if isinstance(value, dict) else [""])
-    ]
-    return list(dict.fromkeys(keys)) or [key]
-
-
-def _check_targets(reference: DictConfig, overrides: list[Override], has_folders: bool) -> dict[str, str]:
-    """The classes of the config with these overrides, by the key of their node.
-
-    Raises ConfigError for a class that cannot be imported or takes another key than it is given. Shipped
-    configs pass without an import, which takes seconds.
-    """
-    targets = find_targets(reference)
-    changed = set()
-    for override in overrides:
-        node, _, name = override.key_or_group.rpartition(".")
-        if name == TARGET and node in targets:
-            for value in _override_values(override):
-                targets[node] = str(value)
-                changed.add(node)
-    for node, path in targets.items():
-        is_shipped = path.startswith(SHIPPED_PACKAGE) and path not in RENAMED_TARGETS
-        if not is_shipped or has_folders or node in changed:
-            check_target(node, path, list(OmegaConf.select(reference, node)))
-    return targets
 
 
 def config_folders(config_name: str, arguments: Sequence[str]) -> list[Path]:
@@ -124,31 +92,11 @@ def config_folders(config_name: str, arguments: Sequence[str]) -> list[Path]:
     return folders
 
 
-def _parse_overrides(arguments: Sequence[str]) -> list[Override]:
-    """The overrides among the arguments, without those of Hydra itself."""
-    flags = {n + 1 for n, argument in enumerate(arguments) if argument in ("--config-dir", "-cd")}
-    lines = [
-        argument
-        for n, argument in enumerate(arguments)
-        if "=" in argument and not argument.startswith("-") and n not in flags
-    ]
-    try:
-        overrides = OverridesParser.create().parse_overrides(lines)
-    except OverrideParseException as error:
-        raise ConfigError(f"{error.override}: cannot be read; quote the value: 'key=\"value\"'") from error
-    return [override for override in overrides if not override.key_or_group.startswith("hydra")]
-
-
-def _override_values(override: Override) -> list[Any]:
-    """The value of an override, or all values of a sweep."""
-    return [*override.sweep_iterator()] if override.is_sweep_override() else [override.value()]
-
-
 def _check_group_choice(override: Override, folders: Sequence[Path]) -> str:
     """The override of a group as `group=choice`, the first choice of a sweep. Raises ConfigError."""
     group = override.key_or_group
     valid_choices = _group_choices(group, folders)
-    choices = [None if value is None else str(value) for value in _override_values(override)]
+    choices = [None if value is None else str(value) for value in override_values(override)]
     for choice in choices:
         if choice is not None and choice not in valid_choices:
             raise ConfigError(

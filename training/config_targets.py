@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from training.config_keys import suggest_names
@@ -25,6 +27,10 @@ BUILT_ARGUMENTS = {
     "ranker.multitask": ("query_dim", "candidate_dim", "tasks"),
     "retrieval.model.query": ("dims",),
 }
+
+
+# Mappings to which a config may add a class of the user under a name of its own.
+OPEN_MAPPINGS = ("retrieval.sources",)
 
 
 def import_object(key: str, path: str) -> Any:
@@ -103,7 +109,7 @@ def target_parameters(node: str, path: str) -> list[str] | None:
 
 
 def check_target(node: str, path: str, keys: list[str]) -> None:
-    """Raises ConfigError for a key of `keys`, below the key `node`, that the class at `path` does not take."""
+    """Raises ConfigError for a key of `keys`, below the node, that the class at `path` does not take."""
     parameters = target_parameters(node, path)
     if parameters is None:
         return
@@ -128,7 +134,7 @@ def task_fields() -> list[str]:
 
 
 def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
-    """Whether a key that no config file has may be set: a task's, or a parameter of a class in `targets`.
+    """Whether a key that no config file has may be set: of a task, or of a class in `targets`.
 
     Raises ConfigError, with the nearest name, for a key of a task or class that it does not take.
     """
@@ -142,8 +148,22 @@ def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
     for node, path in targets.items():
         if key.startswith(f"{node}."):
             name = key[len(node) + 1 :].partition(".")[0]
+            if name == TARGET:
+                return node.rpartition(".")[0] in OPEN_MAPPINGS
             parameters = target_parameters(node, path)
             if parameters is not None and name not in parameters:
                 raise ConfigError(f"{key}: {unknown_parameter(path, name, parameters)}")
             return True
     return False
+
+
+def build_target(key: str, settings: DictConfig, *arguments: Any) -> Any:
+    """What the class of a config's node makes of `arguments` and the node's settings.
+
+    Raises ConfigError, with `key`, the node's, for a class that cannot be imported or built.
+    """
+    import_object(f"{key}.{TARGET}", settings[TARGET])
+    try:
+        return instantiate(settings, _partial_=True, _convert_="all")(*arguments)
+    except (InstantiationException, TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {error.__cause__ or error}") from error

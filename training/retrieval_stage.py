@@ -1,5 +1,6 @@
 """The retrieval stage: two towers with their weights, and the int8 vectors of all items."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +34,16 @@ from training.warm_start import WarmStart, trained_item_mask, warm_start_weights
 VALIDATION_BATCH_SIZE = 512  # checkouts
 
 
-def train_retrieval(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None = None) -> Path:
-    """Train the two towers and return their folder, with their weights and the int8 item vectors."""
+def train_retrieval(
+    cfg: DictConfig,
+    prepared: PreparedData,
+    warm: WarmStart | None = None,
+    before_training: Callable[[], None] = lambda: None,
+) -> Path:
+    """Train the two towers and return their folder, with their weights and the int8 item vectors.
+
+    `before_training` is called unless they are trained already.
+    """
     folder = stage_folder(
         cfg.paths.runs,
         "retrieval",
@@ -48,6 +57,7 @@ def train_retrieval(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | N
     )
     with processes.lock_on_rank_zero(folder):
         if not processes.on_rank_zero(lambda: is_done(folder)):
+            before_training()
             _train_retrieval(cfg, prepared, warm, folder)
     return folder
 
@@ -62,7 +72,7 @@ def _train_retrieval(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | 
     weights = warm_start_weights(build, warm.tower_weights, warm.previous_rows) if warm else None
     items = _training_items(cfg, prepared, n_rows, warm)
     task = RetrievalTask(build, items, TaskSettings.of(cfg, train_settings, weights))
-    stream = {"max_history": cfg.retrieval.model.query.max_events, **processes.stream_share()}
+    stream = {"max_history": cfg.retrieval.model.query.get("max_events"), **processes.stream_share()}
     train = read_batches(
         examples / "train.parquet",
         train_settings.batch_size,

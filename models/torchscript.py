@@ -1,0 +1,57 @@
+"""Modules → TorchScript.
+
+The only file outside `serving` that calls `torch.jit`. TorchScript is deprecated in torch and unsupported from
+Python 3.14 on; its replacement will change this file alone.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+SOURCE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+
+
+class ScriptingError(RuntimeError):
+    """A module that TorchScript cannot take. The message gives the statement's file and line, and the reason."""
+
+
+def to_torchscript(module: nn.Module) -> torch.jit.ScriptModule:
+    """TorchScript of a module in evaluation mode, frozen: weights become constants of the graph.
+
+    Raises ScriptingError.
+    """
+    with _no_deprecation_warnings():
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(script(module))
+    return frozen
+
+
+def script(module: nn.Module) -> torch.jit.ScriptModule:
+    """TorchScript of a module, its weights as they are. Raises ScriptingError."""
+    with _no_deprecation_warnings():
+        try:
+            scripted: torch.jit.ScriptModule = torch.jit.script(module)
+        except Exception as error:  # torch raises classes without a common base
+            raise ScriptingError(_statement_and_reason(str(error))) from error
+    return scripted
+
+
+def _statement_and_reason(message: str) -> str:
+    """`networks.py, line 12: reason`, from a message of TorchScript.
+
+    TorchScript gives the reason first, then the statement, then the calls that led to it.
+    """
+    reason, _, _ = message.strip().partition("\n  File ")
+    reason = " ".join(line.strip() for line in reason.splitlines() if line.strip()).rstrip(":. ")
+    source = SOURCE_LINE.search(message)
+    return f"{source['file']}, line {source['line']}: {reason}" if source else reason
+
+
+@contextmanager
+def _no_deprecation_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)
+        yield

@@ -1,0 +1,70 @@
+"""Overrides of a command line, `key=value`: their values, and the classes that they name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from training.config_targets import OPEN_MAPPINGS, SHIPPED_PACKAGE, TARGET, check_target, find_targets
+from training.earlier_names import RENAMED_TARGETS
+from training.errors import ConfigError
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[Override]:
+    """The overrides among the arguments, without those of Hydra itself."""
+    flags = {n + 1 for n, argument in enumerate(arguments) if argument in ("--config-dir", "-cd")}
+    lines = [
+        argument
+        for n, argument in enumerate(arguments)
+        if "=" in argument and not argument.startswith("-") and n not in flags
+    ]
+    try:
+        overrides = OverridesParser.create().parse_overrides(lines)
+    except OverrideParseException as error:
+        raise ConfigError(f"{error.override}: cannot be read; quote the value: 'key=\"value\"'") from error
+    return [override for override in overrides if not override.key_or_group.startswith("hydra")]
+
+
+def override_values(override: Override) -> list[Any]:
+    """The value of an override, or all values of a sweep."""
+    return [*override.sweep_iterator()] if override.is_sweep_override() else [override.value()]
+
+
+def keys_of_values(key: str, values: list[Any]) -> list[str]:
+    """The dotted keys that an override sets: `key`, or those of its mappings."""
+    keys = [
+        f"{key}.{name}" if isinstance(value, dict) else key
+        for value in values
+        for name in (value if isinstance(value, dict) else [""])
+    ]
+    return list(dict.fromkeys(keys)) or [key]
+
+
+def check_targets(reference: DictConfig, overrides: list[Override], has_folders: bool) -> dict[str, str]:
+    """The classes of the config with these overrides, by the key of their node.
+
+    Raises ConfigError for a class that cannot be imported or takes another key than it is given. Shipped
+    configs pass without an import, which takes seconds.
+    """
+    targets = find_targets(reference)
+    keys = {node: [*OmegaConf.select(reference, node)] for node in targets}
+    changed = set()
+    for override in overrides:
+        node, _, name = override.key_or_group.rpartition(".")
+        for value in override_values(override):
+            if isinstance(value, dict) and TARGET in value:
+                node, name, settings = override.key_or_group, TARGET, [*value]
+                value = value[TARGET]
+            else:
+                settings = keys.get(node, [])
+            if name == TARGET and (node in targets or node.rpartition(".")[0] in OPEN_MAPPINGS):
+                targets[node], keys[node] = str(value), settings
+                changed.add(node)
+    for node, path in targets.items():
+        is_shipped = path.startswith(SHIPPED_PACKAGE) and path not in RENAMED_TARGETS
+        if not is_shipped or has_folders or node in changed:
+            check_target(node, path, keys[node])
+    return targets

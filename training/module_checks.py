@@ -1,0 +1,200 @@
+"""Modules and losses of a config, tried before the training that a wrong one would waste.
+
+The multi-task network, the query encoder and the losses of tasks may be the user's own. Each runs on a few
+invented rows. The modules are compiled to TorchScript, as an export does, and must then answer as before.
+"""
+
+import copy
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from models.embeddings import EmbeddingTables, pack_int8, quantize_tables
+from models.ranking.ranker import CalibratedRanker, Ranker
+from models.ranking.tasks import Task
+from models.schema import Query, TableSizes
+from models.torchscript import ScriptingError, script
+from training.build_ranker import build_ranker, read_tasks
+from training.build_two_tower import build_query_encoder, query_encoder_dims
+from training.config_targets import TARGET
+from training.errors import ConfigError
+from training.task_losses import TaskRows, loss_name, pointwise_losses
+
+NETWORK, ENCODER = "ranker.multitask", "retrieval.model.query"  # keys of the config
+REMEDY = (
+    "TorchScript takes a part of Python: https://docs.pytorch.org/docs/stable/jit_language_reference.html"
+)
+N_CHECKOUTS, N_CANDIDATES = 3, 5  # of the invented rows
+
+
+def check_modules(cfg: DictConfig, sizes: dict[str, Any]) -> None:
+    """Raises ConfigError for a loss that cannot train, and for a module that cannot be trained or exported.
+
+    `sizes` is FeatureSchema.table_sizes(). Takes a second. The random state stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        check_query_encoder(cfg, TableSizes(**sizes))
+        if cfg.stage != "retrieval":
+            check_ranker(build_ranker(cfg, sizes), cfg.ranker.multitask[TARGET])
+            check_losses(read_tasks(cfg), cfg.ranker.train.entire_space)
+
+
+def check_losses(tasks: Sequence[Task], entire_space: bool) -> None:
+    """Raises ConfigError for a loss of a task that gives no finite scalar, or no gradient."""
+    for task, loss in zip(tasks, pointwise_losses(tasks, entire_space), strict=True):
+        where = f"tasks.{task.name}.loss ({loss_name(task, entire_space)})"
+        logit = torch.randn(N_CANDIDATES, requires_grad=True)
+        label = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0]) * (1.0 if task.is_binary else 3.5)
+        parent = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
+        weight = torch.tensor([1.0, 1.0, 10.0, 10.0, 0.0])
+        value = _run(where, loss, TaskRows(logit, nn.functional.logsigmoid(logit), label, parent, weight))
+        if not isinstance(value, Tensor) or value.shape != () or not value.isfinite():
+            raise ConfigError(f"{where} gives {_describe(value)}: expected one finite number, as a tensor")
+        if not value.requires_grad:
+            raise ConfigError(f"{where} has no gradient: compute it with torch from rows.logit")
+
+
+def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
+    """Raises ConfigError for a query encoder whose output is no unit vector, or that TorchScript refuses."""
+    encoder, dims = build_query_encoder(cfg, tables).eval(), query_encoder_dims(cfg, tables)
+    where = f"{ENCODER} ({cfg.retrieval.model.query[TARGET]})"
+    vectors = nn.functional.normalize(torch.randn(4, dims.item), dim=1)
+    query = invented_query(len(tables.context), len(tables.profile))
+    attributes = torch.randn(N_CHECKOUTS, dims.attributes)
+    expected = []
+    for table in (vectors, pack_int8(vectors)):  # of training, and of serving
+        arguments = (query, table, query.history_item, query.basket_item, attributes)
+        output = _run(where, encoder, *arguments)
+        if not isinstance(output, Tensor) or output.shape != (N_CHECKOUTS, dims.item):
+            raise ConfigError(
+                f"{where}: forward returns {_describe(output)}: expected a tensor of shape "
+                f"[{N_CHECKOUTS}, {dims.item}] for {N_CHECKOUTS} checkouts"
+            )
+        lengths = output.norm(dim=1)
+        if not torch.allclose(lengths, torch.ones(N_CHECKOUTS), atol=1e-3):
+            raise ConfigError(
+                f"{where}: forward returns vectors of length {lengths.tolist()}: expected unit vectors "
+                "(torch.nn.functional.normalize), also without history and basket"
+            )
+        expected.append((arguments, output))
+    _check_script(where, encoder, expected)
+
+
+def check_ranker(ranker: Ranker, class_name: str) -> None:
+    """Raises ConfigError for a network whose output is no `{task: logit}`, or that TorchScript refuses."""
+    where, tasks = f"{NETWORK} ({class_name})", ranker.task_names
+    network: Any = copy.deepcopy(ranker.multitask).eval()
+    query_dim, candidate_dim = ranker.network_dims
+    query, candidate = torch.randn(2, query_dim), torch.randn(N_CANDIDATES, candidate_dim)
+    expected = []
+    for segment in (torch.tensor([0, 0, 1, 1, 1]), torch.zeros(N_CANDIDATES, dtype=torch.int64)):
+        arguments = (query[: int(segment.max()) + 1], candidate, segment)
+        output = _run(where, network, *arguments)
+        _check_logits(where, output, tasks)
+        expected.append((arguments, output))
+    _check_shared_weight(where, network, expected[0][1])
+    _check_script(where, network, expected)
+    lowered = copy.deepcopy(ranker).eval()
+    for name in ("attribute_embeddings", "item_embeddings"):
+        tables = getattr(lowered, name)
+        if isinstance(tables, EmbeddingTables):
+            setattr(lowered, name, quantize_tables(tables))
+    lowered.position_bias = None  # serving has none
+    _script("ranker", CalibratedRanker(lowered))
+
+
+def invented_query(n_context: int, n_profile: int) -> Query:
+    """Three checkouts: with history and basket, without history, and with neither."""
+    day, now = 86_400, 1_700_000_000
+    return Query(
+        ts=torch.full([N_CHECKOUTS], now),
+        snapshot=torch.zeros(N_CHECKOUTS, dtype=torch.int64),
+        history_offsets=torch.tensor([0, 3, 3, 3]),
+        history_item=torch.tensor([1, 2, 1]),
+        history_ts=now - day * torch.tensor([90, 5, 1]),
+        history_kind=torch.tensor([0, 1, 0]),
+        history_quantity=torch.tensor([2.0, 1.0, 1.0]),
+        history_price=torch.tensor([3.5, 0.0, 3.0]),
+        basket_offsets=torch.tensor([0, 2, 3, 3]),
+        basket_item=torch.tensor([3, 0, 2]),
+        basket_quantity=torch.ones(3),
+        basket_price=torch.tensor([1.0, 2.0, 4.0]),
+        context=torch.zeros(N_CHECKOUTS, n_context, dtype=torch.int64),
+        profile=torch.zeros(N_CHECKOUTS, n_profile, dtype=torch.int64),
+    )
+
+
+def _run(where: str, module: Callable[..., Any], *arguments: Any) -> Any:
+    """What a module returns. Raises ConfigError, with file and line, where it raises anything."""
+    try:
+        return module(*arguments)
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        own = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+        frame = own[-1] if own else frame
+        raise ConfigError(
+            f"{where}: {frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_logits(where: str, output: Any, tasks: Sequence[str]) -> None:
+    expected = f"expected a dict with a tensor [n] for each task: {', '.join(tasks)}"
+    if not isinstance(output, dict):
+        raise ConfigError(f"{where}: forward returns {_describe(output)}: {expected}")
+    if set(output) != set(tasks):
+        raise ConfigError(f"{where}: forward returns {', '.join(map(str, output)) or 'no task'}: {expected}")
+    for task, logit in output.items():
+        if not isinstance(logit, Tensor) or logit.shape != (N_CANDIDATES,):
+            raise ConfigError(
+                f"{where}: forward returns {_describe(logit)} for {task} of {N_CANDIDATES} candidates: "
+                f"{expected}"
+            )
+
+
+def _check_shared_weight(where: str, network: Any, logits: dict[str, Tensor]) -> None:
+    """Raises ConfigError unless `last_shared_weight` gives None, or a parameter that every task trains."""
+    method = getattr(network, "last_shared_weight", None)
+    if method is None:
+        raise ConfigError(
+            f"{where} has no last_shared_weight(): let it return the last parameter that all tasks train, or "
+            "None"
+        )
+    weight = method()
+    if weight is None:
+        return
+    for task, logit in logits.items():
+        gradient = None
+        if logit.requires_grad and isinstance(weight, nn.Parameter):
+            (gradient,) = torch.autograd.grad(logit.sum(), weight, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise ConfigError(
+                f"{where}: last_shared_weight() gives a tensor on which {task} has no gradient: return a "
+                "parameter that all tasks train, or None"
+            )
+
+
+def _check_script(where: str, module: nn.Module, expected: list[tuple[tuple[Any, ...], Any]]) -> None:
+    """Raises ConfigError unless TorchScript takes a module and answers as it does."""
+    scripted = _script(where, module)
+    for arguments, output in expected:
+        try:
+            torch.testing.assert_close(_run(f"{where}, as TorchScript", scripted, *arguments), output)
+        except AssertionError as error:
+            raise ConfigError(f"{where}: TorchScript of it answers otherwise: {error}") from error
+
+
+def _script(where: str, module: nn.Module) -> Any:
+    try:
+        return script(module)
+    except ScriptingError as error:
+        raise ConfigError(f"{where} cannot be exported: {error}. {REMEDY}") from error
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}" if value.ndim else str(float(value))
+    return f"a {type(value).__name__}"
