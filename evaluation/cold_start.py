@@ -40,6 +40,7 @@ from serving import command_line
 from serving.command_line import argument, option
 from serving.files import write_json
 from training.config_versions import load_run_config
+from training.errors import ConfigError
 from training.prepared_data import PreparedData, open_prepared
 from training.retrieval_stage import load_query_tower
 from training.stage_folders import read_stage_manifest
@@ -262,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m evaluation.cold_start",
         evaluate_cold_start,
         arguments=arguments,
-        errors=(FileNotFoundError, DataError),
+        errors=(FileNotFoundError, DataError, ConfigError),
     )
 
 

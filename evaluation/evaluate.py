@@ -15,6 +15,7 @@ from evaluation.leaderboard import build_leaderboard
 from serving import command_line
 from serving.command_line import argument
 from training import tracking
+from training.errors import ConfigError
 from training.stage_folders import is_done, write_stage_manifest
 from training.trained_run import open_run
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m evaluation.evaluate",
         evaluate_folder,
         arguments=arguments,
-        errors=(FileNotFoundError, DataError),
+        errors=(FileNotFoundError, DataError, ConfigError),
     )
 
 

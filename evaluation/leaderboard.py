@@ -34,6 +34,7 @@ from serving import command_line
 from serving.command_line import argument, option
 from serving.files import write_json, write_text
 from training.config import flatten_config
+from training.errors import ConfigError
 from training.source_settings import source_names
 from training.trained_run import Run, open_run
 
@@ -291,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m evaluation.leaderboard",
         compare_runs,
         arguments=arguments,
-        errors=(FileNotFoundError, DataError),
+        errors=(FileNotFoundError, DataError, ConfigError),
     )
 
 

@@ -31,6 +31,7 @@ from serving import command_line
 from serving.command_line import argument, option
 from serving.files import write_json
 from simulation import behaviour
+from training.errors import ConfigError
 from training.trained_run import Run, open_run
 
 Row = dict[str, Any]
@@ -255,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m evaluation.simulated",
         compare_with_simulator,
         arguments=arguments,
-        errors=(FileNotFoundError, DataError),
+        errors=(FileNotFoundError, DataError, ConfigError),
     )
 
 

@@ -24,6 +24,7 @@ from reporting.tables import text_table
 from serving import command_line
 from serving.command_line import argument, option
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy, score_candidates, select_slates, unit_vectors
+from training.errors import ConfigError
 from training.trained_run import open_run
 
 REVENUE_WEIGHTS = tuple(step / 10 for step in range(11))
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m evaluation.slates",
         compare_policies,
         arguments=arguments,
-        errors=(FileNotFoundError, DataError),
+        errors=(FileNotFoundError, DataError, ConfigError),
     )
 
 

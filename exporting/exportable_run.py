@@ -23,6 +23,7 @@ from models.retrieval.two_tower import QueryTower
 from models.schema import SNAPSHOT_FIELDS, Catalog, Query
 from training.build_two_tower import build_two_tower
 from training.candidate_sources import open_source_tables
+from training.errors import ConfigError
 from training.prepared_data import PreparedData
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
@@ -71,7 +72,7 @@ def load_exportable_run(folder: Path) -> ExportableRun:
     """Load what `train.py` wrote to `folder`. Raises ExportError for a run that cannot be exported."""
     try:
         run = open_run(folder)
-    except (FileNotFoundError, DataError) as error:
+    except (FileNotFoundError, DataError, ConfigError) as error:
         raise ExportError(str(error)) from error
     except (RuntimeError, KeyError) as error:
         raise ExportError(

@@ -1,7 +1,7 @@
 """Modules → TorchScript.
 
-The only file outside `serving` that calls `torch.jit`. TorchScript is deprecated in torch and unsupported from
-Python 3.14 on; its replacement will change this file alone.
+The only file outside `serving` that calls `torch.jit`. TorchScript is deprecated in torch and unsupported
+from Python 3.14 on; its replacement will change this file alone.
 """
 
 import re
@@ -16,7 +16,7 @@ SOURCE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 
 class ScriptingError(RuntimeError):
-    """A module that TorchScript cannot take. The message gives the statement's file and line, and the reason."""
+    """A module that TorchScript cannot take. The message gives the statement's file and line, and why."""
 
 
 def to_torchscript(module: nn.Module) -> torch.jit.ScriptModule:
