@@ -5,13 +5,18 @@
 | a path ending in `.arrow` | serving/stores/arrow.py | what an export wrote; read-only |
 | any other path | serving/stores/sqlite.py | one machine, any number of its processes |
 | `redis://`, `valkey://`, and with TLS `rediss://`, `valkeys://` | serving/stores/valkey.py | many servers |
+| `my_package.my_module.MyStore://` and an address | a class of your own (base.py) | anything else |
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from .arrow import ArrowStore
 from .base import MAX_EVENTS, READ_TIMEOUT, TTL, WRITE_TIMEOUT, Store
 from .sqlite import EmbeddedStore
+
+STORE_METHODS = ("get", "append", "append_many", "close")
 
 
 def open_store(
@@ -34,21 +39,45 @@ def open_store(
         durable: whether an embedded store flushes the disk at every append, so that a power cut loses none.
         create: whether to create an embedded store that does not exist.
 
-    Raises FileNotFoundError, ValueError for a file that is no store or for options out of range, and
-    ImportError if a server's client is not installed. The first call connects to a server.
+    Raises FileNotFoundError, ValueError for a file or class that is no store or for options out of range, and
+    ImportError if a server's client or the module of a class is not installed. The first call connects to a
+    server.
     """
     if max_events < 1 or not read_timeout > 0 or not write_timeout > 0 or (ttl is not None and ttl < 1):
         raise ValueError("max_events and ttl must be 1 or more, timeouts above 0")
-    scheme, separator, _ = str(uri).partition("://")
+    scheme, separator, address = str(uri).partition("://")
+    if "." in scheme and separator:
+        options = {"max_events": max_events, "read_timeout": read_timeout, "write_timeout": write_timeout}
+        return _open_own_store(scheme, address, **options, ttl=ttl, durable=durable, create=create)
     if separator:
         from .valkey import ValkeyStore  # its client is an extra
 
         if scheme not in ValkeyStore.SCHEMES:
-            raise ValueError(f"store {scheme}://: expected a path, or {', '.join(ValkeyStore.SCHEMES)}")
+            schemes = ", ".join(ValkeyStore.SCHEMES)
+            raise ValueError(f"store {scheme}://: expected a path, {schemes}, or the dotted path of a class")
         return ValkeyStore(str(uri), max_events, read_timeout, write_timeout, ttl)
     if str(uri).endswith(".arrow"):
         return ArrowStore.open(uri)
     return EmbeddedStore(uri, max_events, read_timeout, write_timeout, durable, create)
+
+
+def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
+    """The store that the class at a dotted path makes of an address and the options of `open_store`.
+
+    Raises ImportError for a class that cannot be imported, and ValueError for one whose objects are no store.
+    """
+    module_name, _, name = class_path.rpartition(".")
+    try:
+        factory = getattr(import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"store {class_path}: {error}. Install its package, or add its folder to PYTHONPATH"
+        ) from error
+    store: Store = factory(address, **options)
+    missing = [method for method in STORE_METHODS if not callable(getattr(store, method, None))]
+    if missing:
+        raise ValueError(f"store {class_path} has no {', '.join(missing)} (the interface: stores/base.py)")
+    return store
 
 
 def exported_store_path(bundle: Path) -> Path | None:
