@@ -153,7 +153,7 @@ class Source:
         if self.global_items is None or self.limit == 0:
             return torch.zeros(0, dtype=torch.int64)
         items = self.global_items(inputs)[: self.limit]
-        if items.unique().numel() < items.numel():
+        if torch.unique(items).numel() < items.numel():
             raise ValueError("global_items returns an item twice")
         return items
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.candidates.events import build_event_counters
+from models.candidates.events import EventCounter, build_event_counters
 from models.candidates.fusion import fuse, global_proposals, top_proposals
 from models.candidates.item_lists import concat_lists, pad_lists
 from models.candidates.keys import SourceRanking, key_positions, rank_by_source, split_keys
@@ -250,12 +250,14 @@ class CandidateSources(nn.Module):
         added = count - self.n_items
         extended.n_items = count
         for counter in extended.event_counters:
+            assert isinstance(counter, EventCounter)
             counter.extend_items(added)
         added_rows = [added if by_item else 0 for by_item in self.lists_by_item]
         extended.list_first_rows, extended.list_offsets = pad_lists(
             self.list_first_rows, self.list_offsets, added_rows
         )
         for seeds, first_row in zip(extended.list_seeds, extended.list_first_rows, strict=True):
+            assert isinstance(seeds, BasketItemSeeds | BasketCategorySeeds | OwnItemSeeds)
             seeds.first_row = first_row
         return extended
 
