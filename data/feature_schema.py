@@ -1,12 +1,14 @@
 """The feature schema: vocabularies and their codes.
 
-Items, categories, brands and tokens come from the item list, which has no time. Context and profile
-vocabularies come from checkouts before the start of validation, so that codes do not depend on later data.
+Items, categories, brands, tokens and item attributes come from the item list, which has no time. Context and
+profile vocabularies come from checkouts before the start of validation, so that codes do not depend on later
+data.
 """
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ import pyarrow as pa
 
 from data.io import engine, lists
 from data.tables.encoded_tables import EncodedTables
+from data.tables.item_vectors import VectorColumn
 
 WORD_SEPARATOR = r"[^\p{L}\p{N}]+"  # between the words of a title
+
+ATTRIBUTE_GROUPS = ("context", "profile", "item_attributes")  # fields of FeatureSchema
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute of a checkout or a user: categorical with `values`, numeric with `edges`."""
+    """An attribute of a checkout, a user or an item: categorical with `values`, numeric with `edges`."""
 
     name: str
     values: list[str] | None = None  # code = position + 1; 0 for missing or unknown
@@ -47,7 +52,14 @@ class FeatureSchema:
     token_idf: list[float]
     context: list[Attribute]
     profile: list[Attribute]
+    item_attributes: list[Attribute] = field(default_factory=list)
+    item_vectors: list[VectorColumn] = field(default_factory=list)
     version: int = 1
+
+    @property
+    def content_dim(self) -> int:
+        """E: numbers of all vectors of an item."""
+        return sum(vector.dim for vector in self.item_vectors)
 
     def table_sizes(self) -> dict[str, Any]:
         """Sizes of embedding tables, the unknown included; and `category_levels`."""
@@ -59,18 +71,23 @@ class FeatureSchema:
             "tokens": len(self.tokens) + 1,
             "context": [a.cardinality for a in self.context],
             "profile": [a.cardinality for a in self.profile],
+            "item_attributes": [a.cardinality for a in self.item_attributes],
+            "content_dim": self.content_dim,
         }
 
     def to_json(self) -> dict[str, Any]:
         out = asdict(self)
-        for group in ("context", "profile"):
+        for group in ATTRIBUTE_GROUPS:
             out[group] = [{k: v for k, v in a.items() if v is not None} for a in out[group]]
+        out["item_vectors"] = [vector._asdict() for vector in self.item_vectors]
         return out
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "FeatureSchema":
-        groups = {g: [Attribute(**a) for a in data[g]] for g in ("context", "profile")}
-        return FeatureSchema(**{**data, **groups})
+        """The schema of `to_json`. That of an earlier release has no attributes and vectors of items."""
+        groups = {g: [Attribute(**a) for a in data.get(g, [])] for g in ATTRIBUTE_GROUPS}
+        vectors = [VectorColumn(**vector) for vector in data.get("item_vectors", [])]
+        return FeatureSchema(**{**data, **groups, "item_vectors": vectors})
 
     @staticmethod
     def load(folder: str | Path) -> "FeatureSchema":
@@ -79,12 +96,16 @@ class FeatureSchema:
 
 
 def build_schema_and_items(
-    con: ibis.BaseBackend, encoded: EncodedTables, validation_start: int, cfg: dict[str, Any]
+    con: ibis.BaseBackend,
+    encoded: EncodedTables,
+    validation_start: int,
+    cfg: dict[str, Any],
+    vectors: Sequence[VectorColumn] = (),
 ) -> tuple[FeatureSchema, pa.Table]:
-    """The schema, and `items.parquet` as a table.
+    """The schema, and `items.parquet` as a table without `content`, the column of the vectors.
 
     Without a checkout before `validation_start` (Unix seconds), context and profile vocabularies are empty.
-    `cfg` is the features config.
+    `cfg` is the features config, `vectors` are those of the item list.
     """
     levels = int(cfg["category_levels"])
     items = engine.materialize(con, "item_paths", _add_category_paths(encoded.items, levels))
@@ -99,6 +120,7 @@ def build_schema_and_items(
 
     checkouts = encoded.checkouts.filter(encoded.checkouts.ts < validation_start)
     users = encoded.users.semi_join(checkouts, "user")
+    listed = encoded.items.filter(encoded.items.listed)
     schema = FeatureSchema(
         items=n_items,
         max_history=int(cfg["max_history"]),
@@ -109,6 +131,10 @@ def build_schema_and_items(
         token_idf=idf,
         context=[_fit_attribute(con, checkouts, f"context_{c}", c, cfg) for c in encoded.context_names],
         profile=[_fit_attribute(con, users, f"profile_{c}", c, cfg) for c in encoded.profile_names],
+        item_attributes=[
+            _fit_attribute(con, listed, f"attribute_{c}", c, cfg) for c in encoded.item_attribute_names
+        ],
+        item_vectors=list(vectors),
     )
     codes = encode_items(con, encoded.items, schema, int(cfg["tokens_per_item"]))
     return schema, _item_table(con, encoded, codes, schema)
@@ -269,14 +295,27 @@ def _item_table(
         brand_code=t.brand_code,
         tokens=t.tokens,
         token_weights=t.token_weights,
+        attribute_codes=attribute_codes(t, schema.item_attributes, "attribute_"),
+        **{f"attribute_{c}": _finite_number(t[f"attribute_{c}"]) for c in _numeric_attributes(t, schema)},
     )
     table = con.to_pyarrow(rows.order_by("item").drop("item"))
     unknown = {
         "item_id": "", "title": "", "available": False, "first_sold": 0, "leaf": 0, "brand_code": 0,
         "category_codes": [0] * schema.category_levels, "tokens": [], "token_weights": [],
+        "attribute_codes": [0] * len(schema.item_attributes),
     }  # fmt: skip
     unknown_row = {c: unknown.get(c) for c in table.column_names}
     return pa.concat_tables([pa.Table.from_pylist([unknown_row], schema=table.schema), table])
+
+
+def _numeric_attributes(items: ir.Table, schema: FeatureSchema) -> list[str]:
+    """The attributes of items whose values are numbers, also those that the schema reads as categories."""
+    return [a.name for a in schema.item_attributes if items[f"attribute_{a.name}"].type().is_numeric()]
+
+
+def _finite_number(value: ir.Value) -> ir.Value:
+    number = value.cast("float64")
+    return ibis.ifelse(number.isnan() | number.isinf(), ibis.null("float64"), number)
 
 
 def _vocabulary(values: list[str], key: str, code: str) -> ir.Table:

@@ -4,9 +4,13 @@ impressions, clicks, purchase events ─ attribute_to_checkouts ─╮
 order lines of the same user inside the horizon ───────────────┴─ outcome_lists ─▶ lists per checkout
 """
 
+from collections.abc import Sequence
+
 import ibis
 import ibis.expr.types as ir
 
+from data.examples import labels as label_columns
+from data.examples.labels import LabelSpec
 from data.io import lists
 from data.tables.encoded_tables import EncodedTables
 
@@ -17,14 +21,24 @@ OUTCOME_TYPES = {
 EVENT_FIELDS = ("item", "kind", "value", "position")
 
 
-def attribute_to_checkouts(encoded: EncodedTables, checkouts: ir.Table) -> ir.Table:
-    """Impressions, clicks and purchase events of checkouts by `order, item`, with the smallest position.
+def outcome_types(labels: Sequence[LabelSpec]) -> dict[str, str]:
+    """The columns `outcome_<name>` of the examples and the types of their values, further labels last."""
+    return OUTCOME_TYPES | {spec.key: "float32" for spec in labels}
 
-    An event with an order_id belongs to that checkout if it lies in [ts, horizon_end]. An impression or click
-    without one belongs to the user's latest checkout strictly before it, if it lies in (ts, horizon_end].
-    Purchase events without one are left out: they repeat order lines.
+
+def attribute_to_checkouts(
+    encoded: EncodedTables, checkouts: ir.Table, labels: Sequence[LabelSpec] = ()
+) -> ir.Table:
+    """Impressions, clicks, purchase events and the events of `labels`, by the `order, item` of checkouts.
+
+    The position is the smallest. The i-th label has the column `event_<i>` (data/examples/labels.py).
+
+    An event with an order_id belongs to that checkout if it lies in [ts, horizon_end]. An event without one
+    belongs to the user's latest checkout strictly before it, if it lies in (ts, horizon_end]. Purchase events
+    without one are left out: they repeat order lines.
     """
-    e = encoded.events.filter(encoded.events.kind.isin(["impression", "click", "purchase"]))
+    kinds = ["impression", "click", "purchase", *label_columns.label_event_kinds(labels)]
+    e = encoded.events.filter(encoded.events.kind.isin(kinds))
     by_order = e.filter(e.order >= 0)
     by_order = by_order.join(
         checkouts.select("order", "horizon_end", checkout_ts="ts", buyer="user"), "order"
@@ -37,19 +51,24 @@ def attribute_to_checkouts(encoded: EncodedTables, checkouts: ir.Table) -> ir.Ta
     by_user = _join_latest_checkout(e.filter(e.order == -1, e.kind != "purchase"), checkouts)
     by_user = by_user.filter(by_user.ts <= by_user.horizon_end)
     columns = ["order", *EVENT_FIELDS]
-    t = by_order.select(*columns).union(by_user.select(*columns))
+    by_order, by_user = (
+        part.select(*columns, delay=part.ts - part.checkout_ts) for part in (by_order, by_user)
+    )  # fmt: skip
+    t = by_order.union(by_user)
     has_position = (t.kind == "impression") & (t.position > 0)
     return t.group_by("order", "item").agg(
         impression=(t.kind == "impression").any(),
         click=(t.kind == "click").any(),
+        implied_click=label_columns.implies_click(t.kind, labels).any(),
         purchase=(t.kind == "purchase").any(),
         value=ibis.ifelse(t.kind == "purchase", t.value, ibis.null("float64")).sum(),
         position=ibis.ifelse(has_position, t.position, ibis.null("int64")).min(),
+        **label_columns.event_label_columns(t, labels),
     )
 
 
 def _join_latest_checkout(events: ir.Table, checkouts: ir.Table) -> ir.Table:
-    """Events with `order` and `horizon_end` of the user's latest checkout strictly before them."""
+    """Events with `order, checkout_ts, horizon_end` of the user's latest checkout strictly before them."""
     null = ibis.null("int64")
     marks = checkouts.select(
         "user", at="ts", rank=ibis.literal(1), order="order", horizon_end="horizon_end"
@@ -64,46 +83,64 @@ def _join_latest_checkout(events: ir.Table, checkouts: ir.Table) -> ir.Table:
     window = ibis.window(group_by="user", order_by=[t["at"], t["rank"]], preceding=(None, 0))
     t = t.mutate(latest=t.latest.max().over(window))
     t = t.filter(t["rank"] == 0).select("latest", *EVENT_FIELDS, ts="at")
-    return t.join(checkouts.select("order", "horizon_end"), t.latest == checkouts.order)
+    latest = checkouts.select("order", "horizon_end", checkout_ts="ts")
+    return t.join(latest, t.latest == latest.order)
 
 
 def outcome_lists(
-    encoded: EncodedTables, checkouts: ir.Table, events: ir.Table, bounds: tuple[int, int]
+    encoded: EncodedTables,
+    checkouts: ir.Table,
+    events: ir.Table,
+    bounds: tuple[int, int],
+    labels: Sequence[LabelSpec] = (),
 ) -> ir.Table:
     """Per checkout the lists `outcome_*`, by item; checkouts without outcomes are absent.
 
-    `bounds` are the first ts and the last horizon_end. The value is the spend of the order lines, else
-    that of the purchase events, else the item's list price.
+    `events` are of `attribute_to_checkouts`, with the same `labels`. `bounds` are the first ts and the last
+    horizon_end. The value is the spend of the order lines, else that of the purchase events, else the item's
+    list price.
     """
     lines = encoded.lines.filter(encoded.lines.ts > bounds[0], encoded.lines.ts <= bounds[1])
-    t = checkouts.join(lines.select("user", "item", "spend", line_ts="ts"), "user")
+    lines = lines.select("user", "item", "spend", "quantity", "returned_at", line_ts="ts")
+    t = checkouts.join(lines, "user")
     t = t.filter(t.line_ts > t.ts, t.line_ts <= t.horizon_end)
-    purchases = t.group_by("order", "item").agg(spend=t.spend.sum())
-    return _merge_outcomes(encoded, purchases, events.semi_join(checkouts, "order"))
+    t = t.mutate(delay=t.line_ts - t.ts, return_delay=t.returned_at - t.ts, horizon=t.horizon_end - t.ts)
+    further = label_columns.line_label_columns(t, labels, encoded.impressions_logged)
+    purchases = t.group_by("order", "item").agg(spend=t.spend.sum(), **further)
+    return _merge_outcomes(encoded, purchases, events.semi_join(checkouts, "order"), labels)
 
 
-def _merge_outcomes(encoded: EncodedTables, purchases: ir.Table, events: ir.Table) -> ir.Table:
+def _merge_outcomes(
+    encoded: EncodedTables, purchases: ir.Table, events: ir.Table, labels: Sequence[LabelSpec]
+) -> ir.Table:
     """The lists of `outcome_lists` from purchases by order line and attributed events, by `order, item`."""
     no, null = ibis.literal(False), ibis.null("float64")
+    line_labels, event_labels = ([f"{side}_{i}" for i in range(len(labels))] for side in ("line", "event"))
     of_lines = purchases.select(
         "order",
         "item",
         "spend",
+        *line_labels,
         event_value=null,
         impression=no,
         click=no,
+        implied_click=no,
         event_purchase=no,
         position=ibis.null("int64"),
+        **dict.fromkeys(event_labels, null),
     )
     of_events = events.select(
         "order",
         "item",
         "impression",
         "click",
+        "implied_click",
         "position",
+        *event_labels,
         spend=null,
         event_value="value",
         event_purchase="purchase",
+        **dict.fromkeys(line_labels, null),
     )
     t = of_lines.union(of_events.select(*of_lines.columns)).group_by("order", "item")
     t = t.agg(
@@ -111,16 +148,20 @@ def _merge_outcomes(encoded: EncodedTables, purchases: ir.Table, events: ir.Tabl
         event_value=ibis._.event_value.max(),
         impression=ibis._.impression.any(),
         click=ibis._.click.any(),
+        implied_click=ibis._.implied_click.any(),
         event_purchase=ibis._.event_purchase.any(),
         position=ibis._.position.max().fill_null(0),
+        **{name: ibis._[name].max() for name in (*line_labels, *event_labels)},
     )
     t = t.left_join(encoded.items.select("item", "price"), "item").drop("item_right")
     purchase = t.spend.notnull() | t.event_purchase
     event_value = ibis.coalesce(t.event_value.nullif(0.0), t.price, 0.0)
     value = ibis.ifelse(purchase, ibis.coalesce(t.spend, event_value), 0.0)
     # Where impressions are logged, a purchase by order line need not have come from the slate.
-    implies_click = t.event_purchase if encoded.impressions_logged else purchase
-    click = (t.click | implies_click) if encoded.clicks_logged else no
-    t = t.mutate(purchase=purchase, value=value, click=click)
-    t = t.mutate(**{c: t[c].cast(k) for c, k in OUTCOME_TYPES.items()})
-    return lists.collect_lists(t, "order", {f"outcome_{c}": c for c in OUTCOME_TYPES}, ["item"])
+    implied_click = t.implied_click if encoded.impressions_logged else t.implied_click | purchase
+    click = (t.click | implied_click) if encoded.clicks_logged else no
+    further = label_columns.label_values(t, labels)
+    t = t.mutate(purchase=purchase, value=value, click=click, **{f"label_{k}": v for k, v in further.items()})
+    columns = {c: f"label_{c}" if c in further else c for c in outcome_types(labels)}
+    t = t.mutate(**{columns[c]: t[columns[c]].cast(k) for c, k in outcome_types(labels).items()})
+    return lists.collect_lists(t, "order", {f"outcome_{c}": name for c, name in columns.items()}, ["item"])

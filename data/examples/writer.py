@@ -3,7 +3,7 @@
 Checkouts are joined in chunks of bounded history, because every list is copied on the way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from data import feature_schema
 from data.examples.histories import HISTORY_TYPES, count_prior_events, history_lists, slice_history
-from data.examples.outcomes import OUTCOME_TYPES, attribute_to_checkouts, outcome_lists
+from data.examples.labels import LabelSpec
+from data.examples.outcomes import attribute_to_checkouts, outcome_lists, outcome_types
 from data.examples.splits import SPLITS
 from data.feature_schema import FeatureSchema
 from data.io import engine, lists
@@ -28,18 +29,15 @@ MAX_CHUNKS = 150  # queries for a split: each reads the lists of all users again
 CHECKOUT_COST = 64  # history events that take as much memory as a checkout without a history
 ROW_GROUP = 1024
 BASKET_TYPES = {"item": "int32", "quantity": "float32", "price": "float32"}
-LIST_TYPES = {
-    f"{group}_{c}": kind
-    for group, types in (("history", HISTORY_TYPES), ("basket", BASKET_TYPES), ("outcome", OUTCOME_TYPES))
-    for c, kind in types.items()
-} | {"context": "int32", "profile": "int32"}
+CODE_TYPES = {"context": "int32", "profile": "int32"}
 
 
 class ExampleCounts(NamedTuple):
-    """Checkouts by split."""
+    """Counts by split."""
 
-    with_purchase: dict[str, int]
-    with_impressions: dict[str, int]
+    with_purchase: dict[str, int]  # checkouts
+    with_impressions: dict[str, int]  # checkouts
+    positives: dict[str, dict[str, int]]  # label → (checkout, item) pairs with a positive value
 
 
 class ExampleInputs(NamedTuple):
@@ -50,6 +48,7 @@ class ExampleInputs(NamedTuple):
     basket: ir.Table  # per order, of `basket_lists`
     events: ir.Table  # by order and item, of `attribute_to_checkouts`
     schema: FeatureSchema
+    labels: Sequence[LabelSpec]
 
 
 class Chunk(NamedTuple):
@@ -68,7 +67,8 @@ def basket_lists(encoded: EncodedTables) -> ir.Table:
 def example_rows(chunk: Chunk, inputs: ExampleInputs) -> ir.Table:
     """The example rows of a chunk, with `order` in front, unordered."""
     encoded, schema = inputs.encoded, inputs.schema
-    outcome = outcome_lists(encoded, chunk.checkouts, inputs.events, chunk.bounds)
+    outcome_columns = outcome_types(inputs.labels)
+    outcome = outcome_lists(encoded, chunk.checkouts, inputs.events, chunk.bounds, inputs.labels)
     t = chunk.checkouts.left_join(inputs.basket, "order").drop("order_right")
     t = t.left_join(outcome, "order").drop("order_right")
     t = t.left_join(inputs.history, "user").drop("user_right")  # the widest last: no later join copies it
@@ -79,10 +79,15 @@ def example_rows(chunk: Chunk, inputs: ExampleInputs) -> ir.Table:
         **{f"basket_{c}": t[f"basket_{c}"] for c in BASKET_TYPES},
         "context": feature_schema.attribute_codes(t, schema.context, "context_"),
         "profile": t.profile_codes,
-        **{f"outcome_{c}": t[f"outcome_{c}"] for c in OUTCOME_TYPES},
+        **{f"outcome_{c}": t[f"outcome_{c}"] for c in outcome_columns},
     }
+    types = dict(CODE_TYPES)
+    for group, group_types in (
+        ("history", HISTORY_TYPES), ("basket", BASKET_TYPES), ("outcome", outcome_columns)
+    ):  # fmt: skip
+        types |= {f"{group}_{c}": kind for c, kind in group_types.items()}
     filled = {
-        name: value.fill_null(ibis.literal([], type=f"array<{LIST_TYPES[name]}>"))
+        name: value.fill_null(ibis.literal([], type=f"array<{types[name]}>"))
         for name, value in columns.items()
     }
     return t.select("order", "order_id", "user_id", "ts", "snapshot", "n_prior_orders", **filled)
@@ -95,12 +100,14 @@ def write_examples(
     schema: FeatureSchema,
     every_days: int,
     folder: Path,
+    labels: Sequence[LabelSpec] = (),
 ) -> ExampleCounts:
     """Write `examples/{train,validation,test}.parquet`.
 
     Args:
         assigned: `order, order_id, user, ts, horizon_end, split` and the context columns.
         every_days: the distance of snapshots.
+        labels: the further labels; `encoded` holds their events and returns.
     """
     profile_codes = feature_schema.attribute_codes(encoded.users, schema.profile, "profile_")
     profiles = encoded.users.select("user", "user_id", profile_codes=profile_codes)
@@ -113,11 +120,14 @@ def write_examples(
         encoded=encoded,
         history=engine.materialize(con, "history_lists", history_lists(encoded)),
         basket=engine.materialize(con, "basket_lists", basket_lists(encoded)),
-        events=engine.materialize(con, "checkout_events", attribute_to_checkouts(encoded, assigned)),
+        events=engine.materialize(con, "checkout_events", attribute_to_checkouts(encoded, assigned, labels)),
         schema=schema,
+        labels=labels,
     )
     (folder / "examples").mkdir()
-    counts = ExampleCounts(dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0))
+    columns = _positive_columns(encoded, labels)
+    zeros = {label: dict.fromkeys(SPLITS, 0) for label in columns}
+    counts = ExampleCounts(dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0), zeros)
     for split in SPLITS:
         path, writer = folder / "examples" / f"{split}.parquet", None
         for chunk in _chunks(con, checkouts.filter(checkouts.split == split), schema.max_history):
@@ -126,6 +136,8 @@ def write_examples(
             table = table.take(pc.sort_indices(table["order"])).drop_columns("order").combine_chunks()
             counts.with_purchase[split] += _count_rows_with_any(table, "outcome_purchase")
             counts.with_impressions[split] += _count_rows_with_any(table, "outcome_impression")
+            for label, column in columns.items():
+                counts.positives[label][split] += _count_positives(table, column)
             writer = writer or pq.ParquetWriter(
                 path, table.schema, compression="zstd", write_page_checksum=True
             )  # fmt: skip
@@ -133,6 +145,13 @@ def write_examples(
         if writer is not None:
             writer.close()
     return counts
+
+
+def _positive_columns(encoded: EncodedTables, labels: Sequence[LabelSpec]) -> dict[str, str]:
+    """Label → its column of the examples. Without logged clicks, `click` is a proxy that no column holds."""
+    base = {"click": "outcome_click"} if encoded.clicks_logged else {}
+    base |= {"purchase": "outcome_purchase", "spend": "outcome_value"}
+    return base | {spec.key: f"outcome_{spec.key}" for spec in labels}
 
 
 def _chunks(con: ibis.BaseBackend, checkouts: ir.Table, max_history: int) -> Iterator[Chunk]:
@@ -156,3 +175,9 @@ def _count_rows_with_any(table: pa.Table, flags: str) -> int:
     """Number of rows with at least one true value in the list column `flags`."""
     column = table[flags].combine_chunks()
     return len(pc.unique(pc.list_parent_indices(column).filter(column.flatten())))
+
+
+def _count_positives(table: pa.Table, name: str) -> int:
+    """Number of values above 0 in a list column."""
+    values = table[name].combine_chunks().flatten()
+    return int(pc.sum(pc.greater(values.cast(pa.float32()), 0)).as_py() or 0)

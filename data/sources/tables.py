@@ -15,6 +15,7 @@ import ibis.expr.types as ir
 from data.errors import DataError
 from data.io import engine
 from data.tables.contract import TABLES
+from data.tables.item_vectors import vector_column_names
 
 REQUIRED = ("orders", "items")
 FOLDER_TABLE = "events"  # may be a folder
@@ -56,11 +57,14 @@ def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.T
 def read_table(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
     """The file (.parquet, .csv or a folder) of a canonical table, raw, with `_row`, kept as `raw_<name>`.
 
-    Raises DataError for an unreadable file.
+    It lacks the vectors of items, which do not pass through the engine (data/tables/item_vectors.py). Raises
+    DataError for an unreadable file.
     """
     try:
         is_parquet = path.suffix == ".parquet" or path.is_dir()
         table = engine.read_parquet(con, path) if is_parquet else _read_csv(con, name, path)
+        if name == "items":
+            table = table.drop(*vector_column_names(path))
         # Read once: CSV is slow to parse, and row numbers are valid for a single pass in file order.
         return engine.materialize(con, f"raw_{name}", table)
     except (duckdb.Error, OSError, ValueError) as error:

@@ -10,6 +10,8 @@ outcomes of the result.
 """
 
 import re
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 import ibis
 import ibis.expr.types as ir
@@ -24,18 +26,24 @@ NO_CHECKOUT = "none"  # order_id of events without a checkout: they enter the us
 UNIT_SECONDS = {"d": SECONDS_PER_DAY, "h": 3600, "m": 60}
 JOIN_STATES = ("joined", "repeated", "unknown", "early", "late")
 UNBOUNDED_WINDOW = 2**40  # seconds
+NO_WINDOWS: Mapping[str, int] = MappingProxyType({})
 
 
-def window_seconds(window: str) -> int:
+def window_seconds(window: str, setting: str = "data.click_window") -> int:
     """Seconds of a window such as "1d", "12h" or "30m". Raises DataError for anything else."""
     match = re.fullmatch(r"([1-9]\d{0,3})([dhm])", str(window))
     if not match:
-        raise DataError(f"data.click_window is '{window}', expected a number of days, hours or minutes: 1d")
+        raise DataError(f"{setting} is '{window}', expected a number of days, hours or minutes: 1d")
     return int(match.group(1)) * UNIT_SECONDS[match.group(2)]
 
 
 def attribute_feedback(
-    con: ibis.BaseBackend, log: ir.Table, orders: ir.Table, click_window: int, purchase_window: int | None
+    con: ibis.BaseBackend,
+    log: ir.Table,
+    orders: ir.Table,
+    click_window: int,
+    purchase_window: int | None,
+    further_windows: Mapping[str, int] = NO_WINDOWS,
 ) -> tuple[ir.Table, dict[str, dict[str, int]]]:
     """The conformed table `events` with users, checkouts and times joined, and the row counts by kind and
     join state.
@@ -48,16 +56,26 @@ def attribute_feedback(
         orders: conformed; may hold bad rows and returns.
         click_window: seconds after the impression in which clicks and carts count.
         purchase_window: the same for purchases; None where the horizon ends with the next order.
+        further_windows: the same for the kinds that labels of tasks name.
     """
-    is_event = _is_event(log)
+    kinds = list(dict.fromkeys([*EVENT_KINDS, *further_windows]))
+    is_event = _is_event(log, kinds)
     ids = {c: log[c].nullif("") for c in ("user_id", "order_id", "request_id")}
     events = engine.materialize(con, "valid_events", log.filter(is_event).mutate(**ids))
     checkouts = engine.materialize(con, "log_checkouts", _checkouts(orders))
     impressions = engine.materialize(con, "log_impressions", _join_impressions(events, checkouts))
     feedback = engine.materialize(
-        con, "log_feedback", _join_feedback(events, impressions, click_window, purchase_window)
+        con,
+        "log_feedback",
+        _join_feedback(
+            events,
+            impressions,
+            dict.fromkeys(kinds, click_window)
+            | {"purchase": UNBOUNDED_WINDOW if purchase_window is None else purchase_window}
+            | dict(further_windows),
+        ),
     )
-    counts = _count_join_states(con, events, impressions, feedback)
+    counts = _count_join_states(con, events, impressions, feedback, kinds)
     types = dict(log.schema().items())
     parts = [*_attributed_events(impressions, feedback), log.filter(~is_event)]
     attributed, *more_parts = [part.select(*types).cast(types) for part in parts]
@@ -66,12 +84,12 @@ def attribute_feedback(
     return engine.materialize(con, "log_events", attributed), counts
 
 
-def _is_event(log: ir.Table) -> ir.BooleanValue:
+def _is_event(log: ir.Table, kinds: Collection[str]) -> ir.BooleanValue:
     """True for valid events; false, never null, for rows that the checks must see."""
     is_event = (
         (log.item_id.fill_null("") != "")
         & log.ts.notnull()
-        & log.kind.isin(EVENT_KINDS).fill_null(False)
+        & log.kind.isin(list(kinds)).fill_null(False)
     )  # fmt: skip
     has_owner = (log.user_id.fill_null("") != "") | (log.request_id.fill_null("") != "")
     for c in log.columns:
@@ -118,10 +136,8 @@ def _join_impressions(events: ir.Table, checkouts: ir.Table) -> ir.Table:
     ).drop("checkout_ts")
 
 
-def _join_feedback(
-    events: ir.Table, impressions: ir.Table, click_window: int, purchase_window: int | None
-) -> ir.Table:
-    """Clicks, carts and purchases with the columns of their impression and a `state` of JOIN_STATES."""
+def _join_feedback(events: ir.Table, impressions: ir.Table, windows: Mapping[str, int]) -> ir.Table:
+    """Feedback with the columns of its impression and a `state` of JOIN_STATES. `windows` are by kind."""
     t = events.filter(events.kind != "impression")
     by_request = t.filter(t.request_id.notnull()).join(
         impressions.select("item_id", "impression", request_id="request"), ["request_id", "item_id"]
@@ -136,8 +152,7 @@ def _join_feedback(
         "impression", "buyer", "checkout", "event_ts", "request", impression_ts="ts"
     )  # fmt: skip
     t = t.left_join(columns, "impression").drop("impression_right")
-    max_purchase_delay = UNBOUNDED_WINDOW if purchase_window is None else purchase_window
-    window = ibis.ifelse(t.kind == "purchase", max_purchase_delay, click_window)
+    window = ibis.cases(*[(t.kind == kind, seconds) for kind, seconds in windows.items()])
     state = ibis.cases(
         (t.impression.isnull(), "unknown"),
         (t.ts < t.impression_ts - MAX_CLOCK_SKEW, "early"),
@@ -152,7 +167,7 @@ def _join_feedback(
 
 
 def _attributed_events(impressions: ir.Table, feedback: ir.Table) -> list[ir.Table]:
-    """Impressions, joined feedback, and clicks and carts that are facts of their user but no outcome."""
+    """Impressions, joined feedback, and other feedback that is a fact of its user but no outcome."""
     of_users = impressions.filter(impressions.buyer.notnull())
     joined = feedback.filter(feedback.state == "joined", feedback.buyer.notnull())
     unattributed = feedback.filter(
@@ -191,7 +206,11 @@ def _asof_join(marks: ir.Table, events: ir.Table, keys: list[str]) -> ir.Table:
 
 
 def _count_join_states(
-    con: ibis.BaseBackend, events: ir.Table, impressions: ir.Table, feedback: ir.Table
+    con: ibis.BaseBackend,
+    events: ir.Table,
+    impressions: ir.Table,
+    feedback: ir.Table,
+    kinds: Collection[str],
 ) -> dict[str, dict[str, int]]:
     """Rows of each kind by join state. Impressions without an example are `guest` or `no_checkout`."""
     n_logged = int(con.execute((events.kind == "impression").sum().fill_null(0)))
@@ -203,7 +222,7 @@ def _count_join_states(
         )
     ).to_pylist()[0]
     n_distinct, n_guest, n_no_checkout = (int(totals[c]) for c in ("distinct", "guest", "no_checkout"))
-    counts = {kind: dict.fromkeys(JOIN_STATES, 0) for kind in EVENT_KINDS if kind != "impression"}
+    counts = {kind: dict.fromkeys(JOIN_STATES, 0) for kind in kinds if kind != "impression"}
     by_state = feedback.group_by("kind", "state").agg(n=feedback.count())
     for row in con.to_pyarrow(by_state).to_pylist():
         counts[row["kind"]][row["state"]] = row["n"]

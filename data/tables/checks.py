@@ -2,11 +2,13 @@
 
 Bad rows of all tables and reasons are collected first. `bad_rows=fail` then raises one DataError;
 `bad_rows=quarantine` sets the rows aside. A line with a negative quantity is a return or cancellation: it is
-valid, but no purchase, so it is dropped and counted. The line that it takes back stays, because the shopper
-chose that item at that checkout.
+valid, but no purchase, so it is set apart and counted. The line that it takes back stays, because the shopper
+chose that item at that checkout. An event of a kind that no task names is left out and counted by its kind; a
+kind that misspells a known one is bad.
 """
 
 import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 import ibis
@@ -14,7 +16,14 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data.errors import DataError
-from data.tables.contract import ACCEPTED_TYPES, EVENT_KINDS, TABLES, attribute_columns
+from data.tables.contract import (
+    ACCEPTED_TYPES,
+    EVENT_KINDS,
+    TABLES,
+    attribute_columns,
+    is_event_kind,
+    similar_event_kind,
+)
 from models.schema import SECONDS_PER_DAY
 
 MIN_TIMESTAMP = 631_152_000  # 1990-01-01
@@ -30,6 +39,8 @@ class CheckResult(NamedTuple):
     tables: dict[str, ir.Table]  # clean, canonical; without returns
     rejected: pa.Table  # table, row, reason, content (JSON)
     returns: int
+    return_lines: ir.Table | None  # the clean lines of `orders` with a negative quantity
+    unread_kinds: dict[str, int]  # kind of the events that are left out → rows
 
 
 def check_tables(
@@ -38,6 +49,7 @@ def check_tables(
     files: dict[str, str],
     bad_rows: str,
     remedy: str = QUARANTINE_REMEDY,
+    event_kinds: Collection[str] = EVENT_KINDS,
 ) -> CheckResult:
     """Split conformed tables into clean and rejected rows.
 
@@ -46,14 +58,19 @@ def check_tables(
     Args:
         bad_rows: "fail" or "quarantine".
         remedy: the last sentence of the error for bad rows.
+        event_kinds: the kinds of events that are read.
     """
     if bad_rows not in ("fail", "quarantine"):
         raise DataError(f"data.bad_rows is '{bad_rows}', expected 'fail' or 'quarantine'")
     now = int(time.time())
     clean: dict[str, ir.Table] = {}
     rejected: dict[str, pa.Table] = {}
-    returns = 0
+    returns, return_lines = 0, None
+    unread_kinds: dict[str, int] = {}
     for name, table in tables.items():
+        if name == "events":
+            unread_kinds = _count_unread_kinds(con, table, event_kinds)
+            table = table.filter(~table.kind.isin(list(unread_kinds)).fill_null(False))
         total = con.execute(table.count())
         if total == 0:
             if name in ("orders", "items"):
@@ -61,7 +78,7 @@ def check_tables(
             continue
         _reject_unparsed_columns(con, table, name, files[name])
         flagged = table.mutate(**_flag_duplicates(con, table, name))
-        conditions = _reject_conditions(flagged, name, now)
+        conditions = _reject_conditions(flagged, name, now, event_kinds)
         is_bad = ibis.or_(*conditions.values())
         rejected[name] = con.to_pyarrow(_rejected_rows(flagged.filter(is_bad), table, conditions, name))
         if rejected[name].num_rows == total:
@@ -71,7 +88,8 @@ def check_tables(
             )
         good = flagged.filter(~is_bad)
         if name == "orders":
-            returns = int(con.execute(good.filter(good.quantity < 0).count()))
+            return_lines = good.filter(good.quantity < 0)
+            returns = int(con.execute(return_lines.count()))
             good = good.filter(good.quantity > 0)
             if con.execute(good.count()) == 0:
                 raise DataError(
@@ -82,7 +100,20 @@ def check_tables(
     if bad_rows == "fail" and all_rejected.num_rows:
         lines = [_describe(rows, name, files[name]) for name, rows in rejected.items() if rows.num_rows]
         raise DataError("\n".join([*lines, remedy]))
-    return CheckResult(clean, all_rejected, returns)
+    return CheckResult(clean, all_rejected, returns, return_lines, unread_kinds)
+
+
+def _count_unread_kinds(
+    con: ibis.BaseBackend, events: ir.Table, event_kinds: Collection[str]
+) -> dict[str, int]:
+    """Kind → rows of the kinds beyond `event_kinds`, without those that misspell one or are no word."""
+    further = events.filter(events.kind.notin(list(event_kinds)))
+    counts = con.to_pyarrow(further.group_by("kind").agg(n=further.count()).order_by("kind")).to_pylist()
+    return {
+        row["kind"]: row["n"]
+        for row in counts
+        if is_event_kind(row["kind"]) and not similar_event_kind(row["kind"], event_kinds)
+    }
 
 
 def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, file: str) -> None:
@@ -124,7 +155,9 @@ def _flag_duplicates(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[
     return flags
 
 
-def _reject_conditions(t: ir.Table, name: str, now: int) -> dict[str, ir.BooleanValue]:
+def _reject_conditions(
+    t: ir.Table, name: str, now: int, event_kinds: Collection[str]
+) -> dict[str, ir.BooleanValue]:
     """Reason → condition that is true (never null) for bad rows."""
     conditions: dict[str, ir.BooleanValue] = {}
     for c, spec in TABLES[name].items():
@@ -151,9 +184,8 @@ def _reject_conditions(t: ir.Table, name: str, now: int) -> dict[str, ir.Boolean
         is_outside = (t.margin.abs() > 1).fill_null(False)
         conditions["margin is outside -1 to 1 (it is a share of the price)"] = is_outside
     if name == "events":
-        conditions[f"kind is not one of {', '.join(EVENT_KINDS)}"] = t.kind.notin(EVENT_KINDS).fill_null(
-            False
-        )
+        is_unknown = t.kind.notin(list(event_kinds)).fill_null(False)
+        conditions[f"kind is not one of {', '.join(event_kinds)}"] = is_unknown
         conditions["position is negative"] = (t.position < 0).fill_null(False)
         conditions["value is negative"] = (t.value < 0).fill_null(False)
         is_outside = ((t.propensity <= 0) | (t.propensity > 1)).fill_null(False)

@@ -14,6 +14,7 @@ null, and `data/tables/checks.py` reports its row.
 """
 
 import difflib
+import re
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -65,7 +66,8 @@ EVENTS = {
     "request_id": ColumnSpec("id", False),
 }
 TABLES = {"orders": ORDERS, "items": ITEMS, "users": USERS, "events": EVENTS}
-TABLES_WITH_ATTRIBUTES = ("orders", "users")  # further columns are context and profile attributes
+# Further columns are attributes: context of orders, attributes of items, the profile of users.
+TABLES_WITH_ATTRIBUTES = ("orders", "items", "users")
 
 ACCEPTED_TYPES = {
     "id": "string or integer",
@@ -78,12 +80,25 @@ CANONICAL_TYPES = {"id": "string", "time": "int64", "number": "float64", "text":
 
 
 def attribute_columns(table: ir.Table, name: str) -> list[str]:
-    """The columns of `orders` or `users` that the contract lacks: context or profile attributes."""
+    """The columns of a table that the contract lacks: attributes, where the table has some."""
     return [c for c in table.columns if c not in TABLES[name] and not c.startswith("_")]
+
+
+def is_event_kind(kind: str) -> bool:
+    """Whether a text can be a kind of `events`: a word of letters, digits, - and _, a letter first."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", kind) is not None
+
+
+def similar_event_kind(kind: str, kinds: Collection[str]) -> str | None:
+    """The one of `kinds` that `kind` probably misspells: `Clicks` → click. None where it is another word."""
+    similar = difflib.get_close_matches(kind.strip().lower(), list(kinds), n=1, cutoff=0.8)
+    return similar[0] if similar else None
 
 
 def conform(table: ir.Table, name: str, file: str, required: Collection[str] | None = None) -> ir.Table:
     """The table with canonical types, in the contract's column order, followed by its attributes.
+
+    Columns of a type that cannot be an attribute are left out (data/tables/column_selection.py).
 
     Missing optional columns become null. Where `file` is CSV, the text of a cell that does not parse is kept
     in `_raw_<column>`. Raises DataError for a missing column or one of a wrong type.
@@ -114,7 +129,8 @@ def conform(table: ir.Table, name: str, file: str, required: Collection[str] | N
             out[f"_raw_{c}"] = ibis.ifelse(value.isnull(), table[c], ibis.null("string"))
     if name in TABLES_WITH_ATTRIBUTES:
         for c in attribute_columns(table, name):
-            out[c] = _convert_attribute(table[c], c, file)
+            if (attribute := conform_attribute(table[c])) is not None:
+                out[c] = attribute
     for c, spec in specs.items():
         if c not in out:
             out[c] = ibis.null(CANONICAL_TYPES[spec.logical_type])
@@ -161,8 +177,9 @@ def unix_seconds(value: ir.Value) -> ir.Value:
     return value.cast("timestamp").epoch_seconds().cast("float64").floor().cast("int64")
 
 
-def _convert_attribute(value: ir.Value, name: str, file: str) -> ir.Value:
-    """The attribute as string (booleans too), int64 or float64 (decimals and times too)."""
+def conform_attribute(value: ir.Value) -> ir.Value | None:
+    """The attribute as string (booleans too), int64 or float64 (decimals and times too); None for lists,
+    structs and other types."""
     t: dt.DataType = value.type()
     if t.is_string() or t.is_boolean():
         return value.cast("string")
@@ -174,4 +191,4 @@ def _convert_attribute(value: ir.Value, name: str, file: str) -> ir.Value:
         return unix_seconds(value).cast("float64")
     if t.is_null() or t.is_time() or t.is_uuid():
         return value.cast("string")
-    raise DataError(f"{file}: column '{name}' is {t}, which cannot be an attribute. Flatten it or drop it.")
+    return None

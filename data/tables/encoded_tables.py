@@ -19,13 +19,17 @@ PURCHASE, CLICK, CART = (HISTORY_KINDS.index(k) for k in ("purchase", "click", "
 class EncodedTables(NamedTuple):
     """`available_at` is when a fact was known: its time, or its ingestion time where that is later."""
 
-    items: ir.Table  # item (1..N), item_id, listed and the columns of the canonical table
+    # item (1..N), item_id, listed, the columns of the canonical table, attribute_<name>
+    items: ir.Table
     users: ir.Table  # user (0..), user_id, profile_<name>
     checkouts: ir.Table  # order (0.. by time), order_id, user, ts, available_at, context_<name>
-    lines: ir.Table  # order, user, item, ts, available_at, quantity, price, spend; one per order and item
+    # order, user, item, ts, available_at, quantity, price, spend, returned_at (null for never); one per order
+    # and item
+    lines: ir.Table
     events: ir.Table  # user, item, ts, available_at, kind (string), order (-1: none given), value, position
     context_names: list[str]
     profile_names: list[str]
+    item_attribute_names: list[str]
     start: int  # first checkout, Unix seconds
     end: int  # last checkout
     clicks_logged: bool
@@ -33,11 +37,16 @@ class EncodedTables(NamedTuple):
     has_late_arrivals: bool  # some fact became available after its own time
 
 
-def encode_tables(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> EncodedTables:
+def encode_tables(
+    con: ibis.BaseBackend, tables: dict[str, ir.Table], return_lines: ir.Table | None = None
+) -> EncodedTables:
     """Encode the checked canonical tables and materialize the result in `con`.
 
     A checkout's ts is the latest of its lines'. Lines of the same item in an order become one line with the
     summed quantity and the mean price. An ordered item that `items` lacks gets a row with only its id.
+
+    `return_lines` are the checked lines of negative quantity: a line is returned at the first of its user and
+    item that is not before it. None leaves `returned_at` null.
     """
     orders, events = tables["orders"], tables.get("events")
     users, context = tables.get("users"), attribute_columns(orders, "orders")
@@ -53,7 +62,13 @@ def encode_tables(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> Encoded
             "order", "order_id", "user", "ts", "available_at", *[f"context_{c}" for c in context]
         ),
     )
-    lines = engine.materialize(con, "lines", _lines(orders, checkouts, item_codes))
+    lines = _lines(orders, checkouts, item_codes)
+    if return_lines is not None:
+        lines = engine.materialize(con, "lines_without_returns", lines)
+        lines = _add_returned_at(lines, return_lines, user_codes, item_codes)
+    else:
+        lines = lines.mutate(returned_at=ibis.null("int64"))
+    lines = engine.materialize(con, "lines", lines)
     encoded_events = engine.materialize(
         con, "encoded_events", _events(events, checkouts, user_codes, item_codes, lines)
     )
@@ -66,6 +81,7 @@ def encode_tables(con: ibis.BaseBackend, tables: dict[str, ir.Table]) -> Encoded
         events=encoded_events,
         context_names=context,
         profile_names=profile,
+        item_attribute_names=attribute_columns(tables["items"], "items"),
         start=bounds["start"],
         end=bounds["end"],
         clicks_logged=_has_any(con, encoded_events.kind == "click"),
@@ -103,8 +119,9 @@ def _items(orders: ir.Table, items: ir.Table, events: ir.Table | None) -> ir.Tab
         used = used.union(events.select("item_id", "ts"))
     used = used.group_by("item_id").agg(_row=ibis._.ts.min())
     unlisted = used.anti_join(items, "item_id").mutate(listed=False)
-    listed = items.select("_row", *ITEMS).mutate(listed=True)
-    nulls = {c: ibis.null(listed[c].type()) for c in ITEMS if c != "item_id"}
+    attributes = {f"attribute_{c}": items[c] for c in attribute_columns(items, "items")}
+    listed = items.select("_row", *ITEMS, **attributes).mutate(listed=True)
+    nulls = {c: ibis.null(listed[c].type()) for c in (*ITEMS, *attributes) if c != "item_id"}
     unlisted = unlisted.mutate(**nulls).select(*listed.columns)
     all_items = listed.union(unlisted)
     order = [all_items.listed.desc(), all_items["_row"], all_items.item_id]
@@ -139,6 +156,17 @@ def _lines(orders: ir.Table, checkouts: ir.Table, items: ir.Table) -> ir.Table:
         quantity=t.quantity.sum(),
     )
     return t.mutate(price=t.spend / t.quantity)
+
+
+def _add_returned_at(lines: ir.Table, returns: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
+    """Add `returned_at`: the first return of the line's user and item that is not before the line."""
+    t = returns.select("user_id", "item_id", return_ts="ts")
+    t = t.join(users.select("user_id", "user"), "user_id").join(items.select("item_id", "item"), "item_id")
+    t = lines.select("order", "user", "item", "ts").join(
+        t.select("user", "item", "return_ts"), ["user", "item"]
+    )
+    t = t.filter(t.return_ts >= t.ts).group_by("order", "item").agg(returned_at=ibis._.return_ts.min())
+    return lines.left_join(t, ["order", "item"]).drop("order_right", "item_right")
 
 
 def _events(

@@ -28,7 +28,7 @@ def test_the_folder_is_reused_until_the_input_changes(
     first = prepare(cfg)
     mtime = (first / "meta.json").stat().st_mtime_ns
     output = capsys.readouterr()
-    assert output.out.count("\n") == 1
+    assert output.out.count("\n") == 2, "counts, and the further columns"
     assert "immature" in output.out
     assert "neighbours" in output.err
     # The place of the files and the engine's settings do not change the result; any mapping is a config.

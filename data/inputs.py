@@ -1,0 +1,161 @@
+"""What preparation reads: its settings, the files of the shop, and their tables."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ibis
+import ibis.expr.types as ir
+
+from data.errors import DataError
+from data.examples import labels, splits
+from data.examples.labels import LabelSpec
+from data.io import engine
+from data.io.parquet import parquet_files
+from data.tables import attribution, column_selection, contract, item_vectors
+from data.tables.item_vectors import VectorColumn
+from models.schema import SECONDS_PER_DAY
+
+READERS = ("completejourney", "simulated", "tables")  # modules of data/sources
+RANKER_SETTINGS = ("drop", "blocks")  # of `features`: preparation does not read them
+
+
+@dataclass(frozen=True)
+class PrepareInputs:
+    """Plain settings, and the files that are read."""
+
+    data: dict[str, Any]
+    features: dict[str, Any]
+    engine: dict[str, Any]  # of `cfg.prepare`
+    source: Any  # module of data/sources
+    files: dict[str, list[Path]]  # canonical table → its files
+    labels: list[LabelSpec]  # the further labels that the tasks name
+
+    @property
+    def ignored_columns(self) -> list[str]:
+        return list(self.features.get("ignore_columns") or [])
+
+    @property
+    def event_kinds(self) -> list[str]:
+        """The kinds of events that are read."""
+        return list(dict.fromkeys([*contract.EVENT_KINDS, *labels.label_event_kinds(self.labels)]))
+
+    def key_settings(self) -> dict[str, Any]:
+        """The settings of `data` that change the result, and the further labels where there are some."""
+        named = {"labels": [list(spec) for spec in self.labels]} if self.labels else {}
+        return self.data | named
+
+    def hash_files(self) -> dict[str, str]:
+        """Canonical table → hash of its content."""
+        return {name: _hash_files(paths) for name, paths in self.files.items()}
+
+
+class ReadTables(NamedTuple):
+    """The tables of the files."""
+
+    raw: dict[str, ir.Table]
+    conformed: dict[str, ir.Table]  # canonical; of events the feedback is attributed
+    join_counts: dict[str, dict[str, int]] | None  # rows of an impression log by kind and join state
+    vectors: list[VectorColumn]  # of items
+    unread_vectors: dict[str, str]  # column → why it is not read
+
+
+def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
+    """The settings and files of a config. Raises DataError for settings that cannot be used."""
+    config = to_plain(cfg)
+    data = config["data"]
+    if data["name"] not in READERS:
+        raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(READERS)}")
+    _attribution_windows(data)
+    source = import_module(f"data.sources.{data['name']}")
+    files = list_files(source.table_files(data))
+    features = {name: value for name, value in config["features"].items() if name not in RANKER_SETTINGS}
+    wanted = labels.wanted_labels(config)
+    return PrepareInputs(data, features, config.get("prepare", {}), source, files, wanted)
+
+
+def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
+    """The tables of the files, checked for their columns. Raises DataError for files that cannot be used."""
+    data, source = inputs.data, inputs.source
+    files = source.table_files(data)
+    raw = source.read_tables(con, data)
+    vector_names = item_vectors.vector_column_names(files["items"])
+    all_columns = {name: list(table.columns) for name, table in raw.items()}
+    all_columns["items"] += vector_names
+    column_selection.reject_unknown_columns(all_columns, inputs.ignored_columns)
+    tables = {
+        name: engine.materialize(con, f"canonical_{name}", contract.conform(t, name, str(files[name])))
+        for name, t in raw.items()
+    }
+    ignored = column_selection.ignored_columns("items", vector_names, inputs.ignored_columns)
+    read_names = [name for name in vector_names if name not in ignored]
+    vectors = item_vectors.check_vectors(files["items"], read_names)
+    log_end = splits.parse_timestamp(data.get("until"), "until")
+    for name in ("orders", "events"):
+        if log_end is not None and name in tables:
+            tables[name] = filter_known_before(tables[name], log_end)
+    if list_files(files) != inputs.files:
+        raise DataError("input files changed while they were read; prepare again")
+    join_counts = None
+    if "events" in raw and "request_id" in raw["events"].columns:
+        tables["events"], join_counts = _attribute_feedback(con, tables, inputs)
+    unread = dict.fromkeys(ignored, column_selection.IGNORED)
+    unread |= dict.fromkeys(set(read_names) - {v.name for v in vectors}, column_selection.EMPTY)
+    return ReadTables(raw, tables, join_counts, vectors, unread)
+
+
+def _attribute_feedback(
+    con: ibis.BaseBackend, tables: dict[str, ir.Table], inputs: PrepareInputs
+) -> tuple[ir.Table, dict[str, dict[str, int]]]:
+    """The events of an impression log, attributed, and their rows by kind and join state."""
+    click_window, purchase_window = _attribution_windows(inputs.data)
+    labels.reject_late_clicks(inputs.labels, click_window, inputs.data)
+    return attribution.attribute_feedback(
+        con,
+        tables["events"],
+        tables["orders"],
+        click_window,
+        purchase_window,
+        labels.feedback_windows(inputs.labels, click_window),
+    )
+
+
+def filter_known_before(rows: ir.Table, ts: int) -> ir.Table:
+    """Canonical rows that happened and were ingested before a time (Unix seconds)."""
+    return rows.filter((rows.ts < ts) & (rows.ingested_at.fill_null(0) < ts))
+
+
+def _attribution_windows(data: dict[str, Any]) -> tuple[int, int | None]:
+    """Seconds after an impression in which clicks and purchases count."""
+    days = splits.horizon_days(str(data["horizon"]))
+    click_window = attribution.window_seconds(data.get("click_window", "1d"))
+    return click_window, None if days is None else days * SECONDS_PER_DAY
+
+
+def list_files(paths: dict[str, Path]) -> dict[str, list[Path]]:
+    """Canonical table → its file, or the files of its folder."""
+    return {name: parquet_files(path) if path.is_dir() else [path] for name, path in paths.items()}
+
+
+def to_plain(value: Any) -> Any:
+    """A configuration as plain dicts and lists, whatever library it comes from."""
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple) or type(value).__name__ == "ListConfig":
+        return [to_plain(v) for v in value]
+    return value.isoformat() if isinstance(value, date) else value  # some YAML readers make dates
+
+
+def _hash_files(paths: list[Path]) -> str:
+    if len(paths) == 1:
+        return _hash_file(paths[0])
+    return hashlib.blake2b("".join(map(_hash_file, paths)).encode(), digest_size=16).hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,68 @@
+"""The lines that preparation prints: what the log holds, which columns are read, and which are not."""
+
+from typing import Any
+
+from data.feature_schema import Attribute, FeatureSchema
+from data.tables.column_selection import UnreadColumns
+
+
+def describe_columns(
+    schema: FeatureSchema, unread: UnreadColumns, unread_kinds: dict[str, int]
+) -> dict[str, Any]:
+    """`columns` of meta.json: what is read of the further columns, and what is not."""
+    return {
+        "orders": [_describe_attribute(a) for a in schema.context],
+        "users": [_describe_attribute(a) for a in schema.profile],
+        "items": [_describe_attribute(a) for a in schema.item_attributes],
+        "vectors": [f"{vector.name} ({vector.dim})" for vector in schema.item_vectors],
+        "unread": {name: columns for name, columns in unread.items() if columns},
+        "unread_kinds": unread_kinds,
+    }
+
+
+def summary(meta: dict[str, Any]) -> str:
+    """The counts of meta.json as one line."""
+    counts = meta["counts"]
+    n = counts["checkouts"]
+    excluded = [f"{counts[k]:,} {k}" for k in ("returns", "rejected", "unlisted_items") if counts[k]]
+    positives = [
+        f"{label}: "
+        + " / ".join(f"{n:,}" for n in meta["labels_with_positive"][label].values())
+        + " positive"
+        for label in meta.get("labels", [])
+    ]
+    return ", ".join(
+        [
+            f"{counts['orders']:,} orders of {counts['users']:,} users, {counts['items']:,} items",
+            f"{n['train']:,} train / {n['validation']:,} validation / {n['test']:,} test checkouts",
+            f"{n['immature']:,} immature",
+            f"{n['earlier'] + n['gap'] + n['later']:,} before, between or after the splits",
+            *excluded,
+            f"click: {meta['click']}",
+            *positives,
+        ]
+    )
+
+
+def column_summary(meta: dict[str, Any]) -> str:
+    """The further columns that are read and those that are not, as one line; "" where there are none."""
+    columns = meta.get("columns") or {}
+    titles = {"orders": "order attributes", "users": "user attributes", "items": "item attributes",
+              "vectors": "vectors"}  # fmt: skip
+    parts = [f"{title}: {', '.join(columns[key])}" for key, title in titles.items() if columns.get(key)]
+    unread = [
+        f"{table}.{column} ({reason})"
+        for table, reasons in columns.get("unread", {}).items()
+        for column, reason in reasons.items()
+    ]
+    unread += [
+        f"events of kind {kind} ({rows:,}; a task with label: {kind} reads them)"
+        for kind, rows in columns.get("unread_kinds", {}).items()
+    ]
+    return "; ".join([*parts, *([f"not read: {', '.join(unread)}"] if unread else [])])
+
+
+def _describe_attribute(attribute: Attribute) -> str:
+    """color (2 values), weight_kg (numeric)."""
+    n = None if attribute.values is None else len(attribute.values)
+    return f"{attribute.name} ({'numeric' if n is None else '1 value' if n == 1 else f'{n:,} values'})"

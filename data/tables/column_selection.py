@@ -1,0 +1,114 @@
+"""Which further columns of the canonical tables are read, and why the others are not.
+
+Preparation names both in its summary, so that no column vanishes without a word.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
+
+from data.errors import DataError
+from data.tables.contract import TABLES, TABLES_WITH_ATTRIBUTES, attribute_columns, conform_attribute
+from serving.events.impression_log import SCHEMA as IMPRESSION_LOG_SCHEMA
+
+IGNORED = "ignored"  # by features.ignore_columns
+EMPTY = "empty"
+UnreadColumns = dict[str, dict[str, str]]  # table → column → why it is not read
+
+
+class SelectedTables(NamedTuple):
+    tables: dict[str, ir.Table]
+    unread: UnreadColumns
+
+
+def reject_unknown_columns(raw: Mapping[str, Collection[str]], ignored: Collection[str]) -> None:
+    """Raise DataError for names of `features.ignore_columns` that no table has, or that the contract needs.
+
+    `raw` maps tables to the columns of their files. A name is a column, or `table.column`.
+    """
+    for name in ignored:
+        tables = [table for table, columns in raw.items() if ignored_columns(table, columns, [name])]
+        if not tables:
+            raise DataError(
+                f"features.ignore_columns names '{name}', which no table has: correct or remove it"
+            )
+        of_contract = [table for table in tables if name.split(".")[-1] in TABLES[table]]
+        if of_contract:
+            raise DataError(
+                f"features.ignore_columns names '{name}', a column of the contract of {of_contract[0]}: "
+                "remove it"
+            )
+
+
+def select_columns(
+    con: ibis.BaseBackend,
+    raw: Mapping[str, ir.Table],
+    tables: Mapping[str, ir.Table],
+    ignored: Collection[str],
+) -> SelectedTables:
+    """The checked canonical tables without the attributes that are not read, and all unread columns.
+
+    Not read are columns that `ignored` names, of a type that cannot be an attribute, and further columns of
+    events, but those of an impression log; of items also attributes that are null throughout, and texts of
+    which no value occurs twice.
+    """
+    unread: UnreadColumns = {}
+    selected = dict(tables)
+    for name, table in raw.items():
+        unread[name] = _unreadable_columns(table, name)
+        unread[name] |= dict.fromkeys(ignored_columns(name, table.columns, ignored), IGNORED)
+    if "items" in tables:
+        unread["items"] = _useless_attributes(con, tables["items"]) | unread["items"]
+    for name, table in tables.items():
+        selected[name] = table.drop(*[c for c in unread[name] if c in table.columns])
+    return SelectedTables(selected, unread)
+
+
+def ignored_columns(name: str, columns: Collection[str], ignored: Collection[str]) -> list[str]:
+    """The columns of the table `name` that `ignored` names, as `column` or `table.column`."""
+    return [c for c in columns if c in ignored or f"{name}.{c}" in ignored]
+
+
+def _unreadable_columns(table: ir.Table, name: str) -> dict[str, str]:
+    further = {c: table[c] for c in attribute_columns(table, name)}
+    if name == "events":
+        further = {c: value for c, value in further.items() if c not in IMPRESSION_LOG_SCHEMA.names}
+    return {
+        c: describe_type(value.type())
+        for c, value in further.items()
+        if name not in TABLES_WITH_ATTRIBUTES or conform_attribute(value) is None
+    }
+
+
+def _useless_attributes(con: ibis.BaseBackend, items: ir.Table) -> dict[str, str]:
+    """Attributes of items that tell a model nothing: null throughout, or a text of its own for every item."""
+    names = attribute_columns(items, "items")
+    if not names:
+        return {}
+    counts = con.to_pyarrow(
+        items.agg(
+            **{f"count_{i}": items[c].count() for i, c in enumerate(names)},
+            **{f"distinct_{i}": items[c].nunique() for i, c in enumerate(names)},
+        )
+    ).to_pylist()[0]
+    unread = {}
+    for i, c in enumerate(names):
+        if c == "codes":  # items.parquet has a column attribute_codes
+            unread[c] = "the name is taken: rename it"
+        elif counts[f"count_{i}"] == 0:
+            unread[c] = EMPTY
+        elif items[c].type().is_string() and counts[f"distinct_{i}"] == counts[f"count_{i}"] > 1:
+            unread[c] = "text that never repeats"
+    return unread
+
+
+def describe_type(kind: dt.DataType) -> str:
+    """A type in words: list of text."""
+    if isinstance(kind, dt.Array):
+        return f"list of {describe_type(kind.value_type)}"
+    if kind.is_string():
+        return "text"
+    return "number" if kind.is_numeric() and not kind.is_boolean() else str(kind)
