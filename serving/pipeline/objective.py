@@ -28,8 +28,7 @@ __all__ = [
     "with_revenue_weight",
 ]
 Array: TypeAlias = NDArray[np.floating]
-LOG_TINY = float(np.log(TINY))
-MIN_LOG = -1e5  # keeps the differences of scores below slate_policy.OUT_OF_POOL_PENALTY
+MIN_LOG = -1e5  # stands for log(0); differences of scores stay below slate_policy.OUT_OF_POOL_PENALTY
 
 
 def log_objective(
@@ -39,7 +38,7 @@ def log_objective(
 
     Products, quotients and powers are computed in logarithms, where small probabilities and powers of large
     amounts neither vanish nor overflow. Where the objective x is 0 or negative, the score is
-    log(TINY) - log(1 - x): it keeps the order, and stays in the range of the other scores.
+    MIN_LOG - log(1 - x), which keeps the order.
 
     Args:
         tree: from `parse_objective`, accepted by `check_objective`.
@@ -48,10 +47,10 @@ def log_objective(
     log_size, negative = _signed_log(tree, values)
     if shape is None:
         shape = np.broadcast_shapes(*(np.shape(array) for array in values.values()))
+    score = np.maximum(log_size, MIN_LOG)
     if negative is not None:
         size = np.exp(np.where(negative, log_size, 0.0))  # finite: the check bounds it
-        log_size = np.where(negative, LOG_TINY - np.log1p(size), log_size)
-    score = np.maximum(log_size, MIN_LOG)
+        score = np.where(negative, MIN_LOG - np.log1p(size), score)
     return score if np.shape(score) == shape else np.broadcast_to(score, shape).copy()
 
 
@@ -69,10 +68,7 @@ def with_revenue_weight(tree: Tree, amounts: Collection[str], weight: float, mar
 
 
 def _signed_log(tree: Tree, values: Mapping[str, Array]) -> tuple[Any, Any]:
-    """log(max(|x|, TINY)) of a subtree, and where x is negative; None for nowhere.
-
-    0 counts as TINY, and each factor of a product by itself.
-    """
+    """log |x| of a subtree, MIN_LOG for 0, and where x is negative; None for nowhere."""
     operator = tree[0] if isinstance(tree, list) else ""
     if operator in ("*", "/") and isinstance(tree, list):
         (left, left_negative), (right, right_negative) = (_signed_log(part, values) for part in tree[1:])
@@ -90,10 +86,12 @@ def _signed_log(tree: Tree, values: Mapping[str, Array]) -> tuple[Any, Any]:
         if all(negative is None for _, negative in parts):
             return _reduce(str(operator), [log_size for log_size, _ in parts]), None
     value = _value(tree, values)
-    negative = np.less(value, 0)
-    if not np.any(negative):
-        return np.log(np.maximum(value, TINY)), None
-    return np.log(np.maximum(np.abs(value), TINY)), negative
+    lowest = value.min() if value.size else 1.0
+    if lowest > 0:
+        return np.log(value), None
+    size = np.abs(value)
+    log_size = np.where(size > 0, np.log(np.where(size > 0, size, 1.0)), MIN_LOG)
+    return log_size, value < 0 if lowest < 0 else None
 
 
 def _differ(left: Any, right: Any) -> Any:

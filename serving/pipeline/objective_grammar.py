@@ -114,7 +114,7 @@ class _Parser:
 
     def _call(self, function: Token) -> Tree:
         if function.text not in FUNCTIONS:
-            self.index -= 1
+            self.index -= 2
             raise self._error(
                 f"no function {function.text}", f"there are {', '.join(FUNCTIONS)}; write * for a product"
             )

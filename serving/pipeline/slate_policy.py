@@ -116,11 +116,11 @@ def score_candidates(
             objective does not read may be missing.
     """
     tree, names = policy_tree(policy, amount_names(tasks))
-    values = {
-        name: np.clip(np.asarray(output, np.float64), *KIND_RANGES[tasks[name]])
-        for name, output in zip(tasks, outputs, strict=True)
-        if name in names
-    }
+    values = {}
+    for (name, kind), output in zip(tasks.items(), outputs, strict=True):
+        if name in names:
+            # Probabilities of 0 count as TINY, so that other factors still order their items.
+            values[name] = np.clip(np.asarray(output, np.float64), TINY, KIND_RANGES[kind].high)
     columns = {name: item_columns[name] for name in names if name not in values}
     return log_objective(tree, {**values, **columns}, outputs.shape[1:])
 

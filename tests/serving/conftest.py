@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,22 @@ from serving.events import impression_log
 from serving.storage.bundle import read_arrow
 from serving.storage.golden_requests import read_golden_requests
 from serving.storage.versions import set_current_version
+from tests.conftest import BuildOnce
 
+ARCHIVE_OF_FORMAT_8 = Path(__file__).parents[1] / "fixtures" / "release_format_8.tar.xz"
 NAMES = ("20240101T000000Z-a", "20240201T000000Z-b", "20240301T000000Z-c")  # versions of `root`
+
+
+@pytest.fixture(scope="session")
+def release(build_once: BuildOnce) -> Path:
+    """Bundle, store, log, shop and artifacts of the release that wrote format 8; do not change them."""
+
+    def extract(folder: Path) -> Path:
+        with tarfile.open(ARCHIVE_OF_FORMAT_8) as archive:
+            archive.extractall(folder, filter="data")
+        return folder
+
+    return build_once("release-format-8", extract)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from models.schema import Catalog, Query
 from serving import Checkout, Event, Line, Recommender
 from serving.checkout import HISTORY_KINDS
 from serving.pipeline.encode import QUERY_FIELDS, FeatureEncoder
-from serving.storage.bundle import CATALOG_FIELDS
+from serving.storage.formats import CATALOG_FIELDS
 from serving.storage.item_ids import ItemRowMap, build_slots
 from serving.stores.base import EMPTY_HISTORY
 

@@ -10,13 +10,16 @@ from models.embeddings import pack_int8
 from serving.pipeline.slate_policy import (
     SLOTS,
     SlatePolicy,
+    check_policy,
+    impute_column,
     impute_margins,
-    objective,
+    score_candidates,
     select_slates,
     unit_vectors,
 )
 
 ITEMS, LEAVES = 40, 5
+TASKS = {"purchase": "binary", "value": "amount"}
 EIGHTHS = st.integers(-40, 40).map(lambda n: n / 8)  # sums of them are exact
 
 
@@ -130,9 +133,9 @@ def test_far_candidates_fill_what_the_pool_cannot():
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1e30)), min_size=1, max_size=20))
 @settings(deadline=None)
 def test_the_objective_between_purchases_and_revenue(pairs):
-    purchase, spend = np.array(pairs).T
-    ends = [objective(purchase, spend, w) for w in (0.0, 1.0)]
-    middle = objective(purchase, spend, 0.5)
+    purchase, spend = outputs = np.array(pairs).T
+    ends = [score_candidates(SlatePolicy(revenue_weight=w), TASKS, outputs, {}) for w in (0.0, 1.0)]
+    middle = score_candidates(SlatePolicy(revenue_weight=0.5), TASKS, outputs, {})
     assert np.isfinite([*ends, middle]).all()
     np.testing.assert_allclose(middle, (ends[0] + ends[1]) / 2, rtol=1e-12, atol=1e-9)
     positive = (purchase > 1e-6) & (spend > 1e-6)
@@ -144,10 +147,34 @@ def test_margins():
     np.testing.assert_allclose(impute_margins(margin), [0.3, 0.2, 0.4, 0.3])
     with pytest.raises(ValueError, match="no item has a margin: add `margin`"):
         impute_margins(np.full(3, np.nan))
-    ones = np.ones(3)
-    score = objective(ones * 0.5, ones * 10, 1.0, np.array([0.5, 0.1, -0.2]))
+    outputs, columns = np.array([[0.5] * 3, [10.0] * 3]), {"margin": np.array([0.5, 0.1, -0.2])}
+    score = score_candidates(SlatePolicy(margin=True), TASKS, outputs, columns)
     assert score[0] > score[1] > score[2]  # items sold at a loss come last
-    assert len(set(objective(ones * 0.5, ones, 0.0, np.array([0.5, 0.1, 0.2])))) == 1
+    by_chance = SlatePolicy(margin=True, revenue_weight=0.0)
+    assert len(set(score_candidates(by_chance, TASKS, outputs, columns))) == 1
+
+
+def test_item_columns_of_an_objective():
+    outputs, columns = np.array([[0.5] * 3, [10.0] * 3]), {"margin": np.array([0.5, -0.1, 0.2])}
+    policy = SlatePolicy(objective="purchase * value * margin")
+    check_policy(policy, TASKS, {"margin": (-0.1, 0.5)})
+    score = score_candidates(policy, TASKS, outputs, columns)
+    assert np.argsort(-score).tolist() == [0, 2, 1]
+    np.testing.assert_allclose(np.exp(score[[0, 2]]), [2.5, 1.0])
+    with pytest.raises(ValueError, match="no task or numeric item column margin"):
+        check_policy(policy, TASKS, {})
+    np.testing.assert_allclose(impute_column("price", np.array([1.0, np.nan, 3.0])), [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match=r"slate.objective reads price, but no item has a price: add `p"):
+        impute_column("price", np.full(3, np.nan))
+
+
+def test_a_return_moves_an_item_down():
+    tasks = TASKS | {"return": "binary"}
+    outputs = np.array([[0.5, 0.45], [10.0, 10.0], [0.6, 0.1]])
+    kept = score_candidates(SlatePolicy(objective="purchase * value * (1 - return)"), tasks, outputs, {})
+    assert kept[0] < kept[1]
+    by_value = score_candidates(SlatePolicy(), tasks, outputs, {})
+    assert by_value[0] > by_value[1]
 
 
 def test_vectors_are_those_of_the_models():

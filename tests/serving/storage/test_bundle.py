@@ -1,6 +1,7 @@
 """A bundle that is not what was exported does not load, and the error says which file and why."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,8 @@ import torch
 
 from exporting.bundle import write_arrow
 from serving import BundleError, Recommender
-from serving.storage.bundle import (
-    FORMAT_VERSION,
-    OLD_COLUMN_NAMES,
-    REQUIRED_FILES,
-    open_bundle,
-    read_arrow,
-)
+from serving.storage.bundle import REQUIRED_FILES, open_bundle, read_arrow
+from serving.storage.formats import FORMAT_VERSION, OLD_COLUMN_NAMES
 from tests.exporting.bundles import reseal
 
 
@@ -50,12 +46,14 @@ def test_a_folder_without_a_bundle(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(copy: Path) -> None:
     reseal(copy, format=FORMAT_VERSION + 1)
-    with pytest.raises(BundleError, match=f"format {FORMAT_VERSION + 1}, this serving reads formats 7, 8"):
+    with pytest.raises(BundleError, match=f"format {FORMAT_VERSION + 1}, this serving reads formats 7, 8, 9"):
         Recommender.load(copy)
 
 
-def test_the_format_before_is_read(version: Path, copy: Path) -> None:
-    """Format 7 has three columns under other names; its golden requests give the same slates."""
+def test_format_7_is_read(release: Path, tmp_path: Path) -> None:
+    """It has three columns under other names than format 8; its golden requests give the same slates."""
+    version = (release / "bundle" / "current").resolve()
+    copy = Path(shutil.copytree(version, tmp_path / version.name))
     items = read_arrow(str(copy / "items.arrow"))
     old_names = OLD_COLUMN_NAMES[7]
     renamed = items.rename_columns([old_names.get(name, name) for name in items.column_names])
@@ -66,7 +64,7 @@ def test_the_format_before_is_read(version: Path, copy: Path) -> None:
     old, new = Recommender.load(copy).bundle, open_bundle(version)
     for field, column in zip(new.catalog._fields, new.catalog, strict=True):
         assert torch.equal(getattr(old.catalog, field), column), field
-    reseal(copy, format=FORMAT_VERSION)
+    reseal(copy, format=8)
     with pytest.raises(BundleError, match=r"items.arrow: .*no column mean_line_spend"):
         Recommender.load(copy)
 
@@ -116,9 +114,9 @@ def test_rows_of_other_items_are_refused(copy: Path) -> None:
 
 def test_a_golden_probability_that_differs_is_refused(copy: Path) -> None:
     golden = read_arrow(str(copy / "golden.arrow"))
-    changed = [[p + 0.01 for p in row] for row in golden["purchase"].to_pylist()]
+    changed = [[[p, q + 0.01, *rest] for p, q, *rest in slate] for slate in golden["predictions"].to_pylist()]
     write_arrow(
-        golden.set_column(2, "purchase", pa.array(changed, golden["purchase"].type)), copy / "new.arrow"
+        golden.set_column(2, "predictions", pa.array(changed, golden["predictions"].type)), copy / "new.arrow"
     )
     (copy / "new.arrow").replace(copy / "golden.arrow")
     reseal(copy)
