@@ -43,7 +43,7 @@ def content_features(pairs: PairInputs, max_events: int) -> ContentFeatures:
     item = torch.zeros([members.shape[0] * width], dtype=torch.int64, device=position.device)
     item = item.index_copy(0, position, pairs.candidates.item)
     candidate = gather_rows_int8(content, item).reshape(members.shape[0], width, -1)  # [B, C, E]
-    norm = candidate.square().sum(2).sqrt()  # [B, C]
+    norm = torch.linalg.vector_norm(candidate, dim=2)  # [B, C]
     cosine = torch.bmm(members, candidate.transpose(1, 2)).float() / norm.clamp_min(1e-6).unsqueeze(1)
     padded = [
         cosine[:, 0],

@@ -47,6 +47,11 @@ def read_lines(query: Query, row: int) -> tuple[list[Line], list[Line]]:
     return purchases, views
 
 
+def log_ratio(a: float, b: float) -> float:
+    """0 where either is unknown (0). An amount counts as 0.001 at least."""
+    return math.log(max(a, 1e-3) / max(b, 1e-3)) if a > 0 and b > 0 else 0.0
+
+
 def mean_spend(lines: list[Line]) -> float:
     """Spend per line, 0 for no line."""
     return sum(line.spend for line in lines) / max(len(lines), 1)
@@ -76,7 +81,7 @@ def naive_features(
                 "leaf_spend": math.log1p(leaf_spend),
                 "clicks": math.log1p(sum(2 ** (-line.age / 10) for line in views if line.item == item)),
                 "price": math.log1p(price),
-                "price_to_leaf": math.log(price / leaf_spend) if price > 0 and leaf_spend > 0 else 0.0,
+                "price_to_leaf": log_ratio(price, leaf_spend),
                 "user_lines": math.log1p(len(lines)),
                 "user_trips": math.log1p(len({line.age for line in lines})),
                 "user_span": math.log1p(max((line.age for line in lines), default=0)),
