@@ -15,12 +15,13 @@ def main(cfg: DictConfig) -> None:
     # Late: torch takes seconds to import, a wrong config is an error before.
     from exporting.exportable_run import ExportError
     from operations.retraining.retrain import retrain
+    from serving.storage.bundle import BundleError
     from training.health import TrainingError
 
     try:
         check_values(cfg)
         decision = retrain(cfg)
-    except (ConfigError, DataError, ExportError, TrainingError) as error:
+    except (BundleError, ConfigError, DataError, ExportError, TrainingError) as error:
         sys.exit(f"error: {error}")
     version = decision.published_version
     outcome = f"published {version}" if version else "kept what serves"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from training.config import CONFIG_DIR
@@ -128,6 +129,11 @@ def _choices_by_class(group: str) -> dict[str, str]:
 @lru_cache
 def _default_config(group_choices: tuple[str, ...]) -> PlainConfig:
     """Today's train.yaml with these choices."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        defaults: Any = OmegaConf.to_container(compose("train", list(group_choices)))
+    command = GlobalHydra.instance().hydra  # of the command that runs, if Hydra composed its config
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            defaults: Any = OmegaConf.to_container(compose("train", list(group_choices)))
+    finally:
+        GlobalHydra.instance().hydra = command
     return defaults

@@ -127,8 +127,12 @@ def _previous_table_rows(
 
 
 def map_table_rows(previous: Path, current: Path) -> dict[str, Tensor]:
-    """Table → [rows of the prepared folder `current`] int64: the same row in `previous`, else -1."""
+    """Table → [rows of the prepared folder `current`] int64: the same row in `previous`, else -1.
+
+    Raises ConfigError if the shop has other attributes or vectors than before.
+    """
     old, new = FeatureSchema.load(previous), FeatureSchema.load(current)
+    _check_same_columns(old, new)
     old_items, new_items = (
         pq.read_table(folder / "items.parquet", columns=["item_id"])["item_id"].to_pylist()[1:]
         for folder in (previous, current)
@@ -139,10 +143,30 @@ def map_table_rows(previous: Path, current: Path) -> dict[str, Tensor]:
         "brand": map_vocabulary(old.brands, new.brands),
         "token": map_vocabulary(old.tokens, new.tokens),
     }
-    old_attributes = {attribute.name: attribute for attribute in [*old.context, *old.profile]}
-    for i, attribute in enumerate([*new.context, *new.profile]):
-        rows[f"attribute_{i}"] = _map_attribute_values(old_attributes.get(attribute.name), attribute)
+    tables = (
+        ("attribute", [*old.context, *old.profile], [*new.context, *new.profile]),
+        ("item_attribute", old.item_attributes, new.item_attributes),
+    )
+    for table, old_attributes, new_attributes in tables:
+        for i, pair in enumerate(zip(old_attributes, new_attributes, strict=True)):
+            rows[f"{table}_{i}"] = map_attribute_values(*pair)
     return rows
+
+
+def _check_same_columns(old: FeatureSchema, new: FeatureSchema) -> None:
+    """Raises ConfigError unless layers read the same column at each position as in the earlier run."""
+    columns = {
+        "order attributes": lambda schema: [attribute.name for attribute in schema.context],
+        "user attributes": lambda schema: [attribute.name for attribute in schema.profile],
+        "item attributes": lambda schema: [attribute.name for attribute in schema.item_attributes],
+        "item vectors": lambda schema: [f"{vector.name} [{vector.dim}]" for vector in schema.item_vectors],
+    }
+    for kind, names in columns.items():
+        if names(old) != names(new):
+            raise ConfigError(
+                f"warm.run: the {kind} were {', '.join(names(old)) or 'none'} and are "
+                f"{', '.join(names(new)) or 'none'}; train anew, warm.run=null"
+            )
 
 
 def map_vocabulary(previous: list[str], current: list[str]) -> Tensor:
@@ -154,9 +178,9 @@ def map_vocabulary(previous: list[str], current: list[str]) -> Tensor:
     return torch.tensor([0, *(code.get(word, -1) for word in current)])
 
 
-def _map_attribute_values(previous: Attribute | None, current: Attribute) -> Tensor:
+def map_attribute_values(previous: Attribute, current: Attribute) -> Tensor:
     """The previous row of each value of an attribute, -1 for none; a number's ranges keep their positions."""
-    if previous is None or (previous.values is None) != (current.values is None):
+    if (previous.values is None) != (current.values is None):
         return torch.tensor([0] + [-1] * (current.cardinality - 1))
     if current.values is not None:
         return map_vocabulary(previous.values or [], current.values)

@@ -1,5 +1,6 @@
 """Offline evaluation of a run: its slates and predictions on the newest checkouts of a log."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ from evaluation import protocol, scoring
 from evaluation.baselines import popular_items
 from evaluation.jagged import Array, segment_ids
 from evaluation.metrics import Slope, calibration_slope, predicted_over_observed
+from evaluation.task_outputs import purchase_probability, purchase_task
+from models.ranking.tasks import Task
 from training.labels import label_policy_from_meta
 from training.trained_run import Run
 
@@ -27,7 +30,7 @@ class RunMetrics(NamedTuple):
     run: str
     users: Array  # [m]
     ndcg: Array  # [m] NDCG@6, by p(purchase)
-    revenue: Array  # [m] spent inside the horizon on the six of the highest expected value
+    revenue: Array  # [m] spent inside the horizon on the six of the highest expected value, else p(purchase)
     purchase_probability: Array  # [P] p(purchase)
     predicted_over_observed: float  # purchases predicted / observed over the candidates
     calibration_slope: Slope  # of the logits of purchases, by the predicted ones
@@ -36,30 +39,42 @@ class RunMetrics(NamedTuple):
 
 def evaluate_run(run: Run) -> RunMetrics:
     """The metrics of a run on the test split of its log."""
+    return scored_metrics(run.folder.name, run, run.tasks, scoring.score_split(run, EVALUATION_SPLIT))
+
+
+def scored_metrics(
+    name: str, run: Run, tasks: Sequence[Task], scored: scoring.ScoredCandidates
+) -> RunMetrics:
+    """The metrics of scored candidates for the test split of a run's log. `name` is that of their scorer."""
     split, part = _evaluation_window(run)
-    scored = scoring.score_split(run, EVALUATION_SPLIT)
     metrics_by_order = {
         order: protocol.metrics_per_checkout(ranked, split, [part])["all"]
-        for order, ranked in scoring.rankings_by_order(scored).items()
+        for order, ranked in scoring.rankings_by_order(scored, tasks).items()
     }
     observed = scoring.observed_candidates(scored)
+    purchase = purchase_probability(observed.outputs, tasks)
+    is_purchased = observed.labels[:, purchase_task(tasks)] > 0
     has_impressions = label_policy_from_meta(run.prepared.meta).has_impressions
     return RunMetrics(
-        run=run.folder.name,
+        run=name,
         users=split.user[part.rows],
         ndcg=metrics_by_order["purchase"]["ndcg6"],
-        revenue=metrics_by_order["value"]["revenue6"],
-        purchase_probability=observed.purchase,
-        predicted_over_observed=predicted_over_observed(observed.purchased, observed.purchase),
-        calibration_slope=calibration_slope(observed.purchased, observed.purchase),
-        impressions=_impression_loss(split, observed) if has_impressions else None,
+        revenue=metrics_by_order.get("value", metrics_by_order["purchase"])["revenue6"],
+        purchase_probability=purchase,
+        predicted_over_observed=predicted_over_observed(is_purchased, purchase),
+        calibration_slope=calibration_slope(is_purchased, purchase),
+        impressions=(
+            _impression_loss(split, observed.offsets, is_purchased, purchase) if has_impressions else None
+        ),
     )
 
 
-def _impression_loss(split: protocol.Split, observed: scoring.ScoredCandidates) -> ImpressionLoss:
-    likelihood = np.where(observed.purchased, observed.purchase, 1 - observed.purchase)
+def _impression_loss(
+    split: protocol.Split, offsets: Array, is_purchased: Array, purchase: Array
+) -> ImpressionLoss:
+    likelihood = np.where(is_purchased, purchase, 1 - purchase)
     loss = -np.log(np.clip(likelihood, 1e-7, 1))
-    row = segment_ids(observed.offsets)
+    row = segment_ids(offsets)
     count = np.bincount(row, minlength=len(split.user))
     has_impressions = count > 0
     mean_loss = np.bincount(row, loss, len(count))[has_impressions] / count[has_impressions]

@@ -3,6 +3,7 @@
     log ─ nothing new? ─────────────────────────────────────────────▶ kept
            ╰▶ prepare ─▶ full, or from the champion's weights ─ train ─▶ challenger ─ export ─╮
              champion's weights on today's log ─ evaluate ◀─ same window ─▶ evaluate ◀────────┤
+             (or its bundle, if they do not fit)
                                                     ╰─────────── gates ──────────╯            │
                                       kept, with the reason ◀─ fail ─┴─ pass ─▶ bundle/current ╯
 
@@ -21,33 +22,17 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from data.prepare import last_order_time, prepared_key
 from exporting.export import export
-from models.schema import SECONDS_PER_DAY
 from operations.retraining import registry
-from operations.retraining.gates import Gate, evaluate_gates, gate_summary
-from operations.retraining.offline_eval import evaluate_run, popularity_ndcg
+from operations.retraining.champion import load_champion, trained_on_current_log
+from operations.retraining.comparison import compare
+from operations.retraining.gates import gate_summary
+from operations.retraining.training_mode import check_settings, plan_training
 from serving.files import write_atomically
-from serving.storage.bundle import BundleError, read_manifest, version_folder
 from serving.storage.versions import CHALLENGER_FOLDER, set_current_version
-from training.catalog_refresh import refresh_run
-from training.config import CONFIG_DIR, ConfigError
 from training.pipeline import train_models
-from training.run_files import load_run_config
-from training.stage_folders import read_stage_manifest
-from training.trained_run import open_run
 
 DECISIONS_FILE = "decisions.jsonl"
-
-
-class Champion(NamedTuple):
-    """The bundle that serves."""
-
-    version: str
-    run: Path
-    prepared: str  # name of the prepared folder of its training
-    data_since: str | None  # `data.since` of that folder
-    full_training_end: int  # Unix seconds, the end of the log at its last full training
 
 
 class Decision(NamedTuple):
@@ -62,6 +47,7 @@ def retrain(cfg: DictConfig) -> Decision:
 
     Raises DataError, ConfigError and ExportError as training and export do.
     """
+    check_settings(cfg)
     root = Path(cfg.bundle.dir)
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -76,16 +62,16 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     champion = load_champion(root, cfg)
     if champion is not None:
         registry.set_champion_alias(cfg, champion.version)  # a kill after publishing may have prevented it
-        if trained_on_current_log(champion, cfg):
+        if champion.training is not None and trained_on_current_log(champion.training, cfg):
             return Decision(None, f"{champion.version} has learned from this log already")
-    mode, training_cfg = choose_mode(cfg, champion)
-    print(f"retraining: {mode}", flush=True)
-    folder = train_models(training_cfg)
+    plan = plan_training(cfg, champion)
+    print(f"retraining: {plan.mode}{plan.reason and f' ({plan.reason})'}", flush=True)
+    folder = train_models(plan.cfg)
     if previous := previous_decision(root, folder.name):
         return Decision(None, f"{folder.name} was evaluated on {previous['at']}: {previous['reason']}")
     challenger = export(challenger_export_config(cfg, folder, root / CHALLENGER_FOLDER))
-    gates = _compare(cfg, folder, challenger, champion)
-    is_passed, reason = all(gate.passed for gate in gates), gate_summary(gates)
+    comparison = compare(cfg, folder, challenger, champion)
+    is_passed, reason = all(gate.passed for gate in comparison.gates), gate_summary(comparison.gates)
     # Before it serves: a kill must not leave a champion that the registry lacks.
     registry.register_challenger(cfg, folder, challenger.name, reason)
     if is_passed:
@@ -93,87 +79,18 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
     record = {
         "version": challenger.name,
         "run": folder.name,
-        "mode": mode,
+        "mode": plan.mode,
+        "mode_reason": plan.reason,
         "published": is_passed,
         "reason": reason,
         "champion": champion and champion.version,
-        "gates": [gate._asdict() for gate in gates],
+        "champion_evaluation": comparison.champion_evaluation,
+        "gates": [gate._asdict() for gate in comparison.gates],
     }
     append_decision(root, record)
     if is_passed:
         registry.set_champion_alias(cfg, challenger.name)
     return Decision(challenger.name if is_passed else None, reason)
-
-
-def _compare(cfg: DictConfig, folder: Path, bundle: Path, champion: Champion | None) -> list[Gate]:
-    """Evaluate the challenger and the champion in the same window; print and return the gates."""
-    challenger = open_run(folder)
-    metrics = evaluate_run(challenger)
-    champion_metrics = None
-    if champion is not None:
-        champion_metrics = evaluate_run(open_run(refresh_run(champion.run, cfg, challenger.prepared)))
-    gates = evaluate_gates(
-        metrics, champion_metrics, popularity_ndcg(challenger), read_manifest(bundle), cfg.retrain.gates
-    )
-    for gate in gates:
-        print(f"  {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.detail}", flush=True)
-    return gates
-
-
-def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
-    """The bundle that `current` names; None if there is none, or it or its run cannot be read."""
-    try:
-        manifest = read_manifest(version_folder(root))
-    except BundleError:
-        return None
-    folder = Path(cfg.paths.runs) / manifest["run"]["folder"]
-    try:
-        prepared = (folder / read_stage_manifest(folder)["prepared"]).resolve()
-        since = _read_meta(prepared)["config"]["data"].get("since")
-        return Champion(manifest["version"], folder, prepared.name, since, _full_training_end(folder))
-    except FileNotFoundError:
-        return None
-
-
-def _full_training_end(folder: Path) -> int:
-    """The end of the log of the full training from which a chain of warm starts began."""
-    while (warm_run := load_run_config(folder).warm.run) is not None:
-        folder = Path(warm_run)
-    return int(_read_meta(folder / read_stage_manifest(folder)["prepared"])["window"]["end"])
-
-
-def _read_meta(prepared: Path) -> dict[str, Any]:
-    meta: dict[str, Any] = json.loads((prepared / "meta.json").read_text())
-    return meta
-
-
-def trained_on_current_log(champion: Champion, cfg: DictConfig) -> bool:
-    """Whether the champion was trained on today's log, prepared with its `data.since`."""
-    champion_cfg = cfg.copy()
-    champion_cfg.data.since = champion.data_since
-    return prepared_key(champion_cfg) == champion.prepared
-
-
-def choose_mode(cfg: DictConfig, champion: Champion | None) -> tuple[str, DictConfig]:
-    """The mode, "full" or "incremental", and the config of its training.
-
-    `retrain.mode` decides; "auto" decides by the age of the last full training. Raises ConfigError for an
-    unknown mode, and for an incremental training without a champion.
-    """
-    mode = cfg.retrain.mode
-    if mode not in ("auto", "full", "incremental"):
-        raise ConfigError(f"retrain.mode={mode}: expected auto, full or incremental")
-    if mode == "incremental" and champion is None:
-        raise ConfigError(f"retrain.mode=incremental: {cfg.bundle.dir} has no bundle whose run is there")
-    if mode == "full" or champion is None:
-        return "full", cfg
-    full_every = cfg.retrain.full_every * SECONDS_PER_DAY
-    if mode == "auto" and last_order_time(cfg) - champion.full_training_end >= full_every:
-        return "full", cfg
-    overrides = OmegaConf.load(CONFIG_DIR / "experiment" / "incremental.yaml")
-    incremental = OmegaConf.merge(cfg, overrides, {"warm": {"run": str(champion.run)}})
-    assert isinstance(incremental, DictConfig)
-    return "incremental", incremental
 
 
 def challenger_export_config(cfg: DictConfig, folder: Path, root: Path) -> DictConfig:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from data.prepare import prepare
 from exporting.export import export
@@ -16,6 +16,7 @@ from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR
 from training.prepared_data import open_prepared, training_prices
 from training.retrieval import encode_items
+from training.run_files import save_run_config
 from training.stage_folders import write_stage_manifest
 
 
@@ -50,7 +51,7 @@ def make_run(folder: Path, seed: int = 0, events: bool = True) -> Path:
         retrieval / "vectors.pt",
     )
     torch.save(ranker.state_dict(), run / "weights.pt")
-    OmegaConf.save(cfg, run / "config.yaml", resolve=True)
+    save_run_config(cfg, run)
     write_stage_manifest(
         retrieval, {"metrics": {}, "prepared": str(prepared.folder), "mlflow_run_id": "none"}
     )

@@ -1,0 +1,244 @@
+"""Offline evaluation of a bundle: predictions of its own modules for the newest checkouts of a log.
+
+    checkouts of a prepared folder ─ item ids, attribute values ─▶ rows and codes of the bundle
+      ─▶ query tower ─▶ its nearest items ─╮
+    candidates of today's item lists ──────┴▶ ranker ─▶ predictions ─▶ rows of the prepared folder
+
+It needs no code of the release that trained the bundle. Prices, popularity and item lists are those of each
+checkout's time, from the log: the bundle's own are of its export, which may know outcomes of the window.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.feature_schema import Attribute, FeatureSchema
+from data.io.batches import Batch, read_batches
+from evaluation.jagged import concat_jagged
+from evaluation.scoring import BATCH_SIZE, ScoredCandidates
+from models.candidates.source import INDEX_SOURCE
+from models.embeddings import gather_rows_int8, unpack_int8
+from models.jagged import segment_ids, segment_offsets
+from models.ranking.calibration import logits_at_position
+from models.ranking.tasks import Task, TaskOutputs
+from models.schema import SNAPSHOT_FIELDS, Candidates, Catalog, Outcomes, Query
+from operations.retraining.offline_eval import EVALUATION_SPLIT, RunMetrics, scored_metrics
+from serving.storage.bundle import Bundle, open_bundle, read_arrow
+from serving.storage.formats import manifest_sources
+from training.labels import Labels, label_candidates, label_policy_from_meta, task_labels
+from training.retrieval import exact_top_k
+from training.source_settings import source_names
+from training.trained_run import Run
+from training.warm_start import map_attribute_values, map_vocabulary
+
+MIN_PROBABILITY = 1e-7  # of the logits of a bundle's probabilities, which may be 0 or 1
+
+
+class AttributeMap(NamedTuple):
+    """Where an attribute of a bundle is in a prepared folder."""
+
+    column: int | None  # of the folder's codes; None if the log has no such attribute
+    codes: Tensor  # [values + 1] int64, the bundle's code by the folder's
+
+
+class RowMaps(NamedTuple):
+    """Rows and codes of a prepared folder and of a bundle; 0 where the other one has none."""
+
+    bundle_item: Tensor  # [N+1] int64, by item row of the folder
+    log_item: Tensor  # [M+1] int64, by item row of the bundle
+    context: list[AttributeMap]  # by context attribute of the bundle
+    profile: list[AttributeMap]
+    source_bits: list[tuple[int, int]]  # of each source that both have: its bit in the run, in the bundle
+
+
+class BundleModel(NamedTuple):
+    """A bundle over the log of a run."""
+
+    bundle: Bundle
+    maps: RowMaps
+    catalog: Catalog  # of the bundle's rows, with the snapshots of the log
+    vectors: Tensor  # [M+1, D]
+    tasks: tuple[Task, ...]  # those whose label the log has
+    output_rows: list[int]  # of these tasks in the ranker's output
+
+
+def evaluate_bundle(folder: Path, run: Run) -> RunMetrics:
+    """The metrics of a bundle's version on the test split of a run's log.
+
+    The run is a challenger: its candidates of all sources but the index, and its position bias, which no
+    bundle has, are the bundle's too. Raises BundleError for a damaged bundle.
+    """
+    model = open_model(folder, run)
+    return scored_metrics(folder.name, run, model.tasks, score_bundle(model, run))
+
+
+def open_model(folder: Path, run: Run) -> BundleModel:
+    """The bundle's version in a folder, with the prices and sales of a run's log."""
+    bundle = open_bundle(folder)
+    maps = map_rows(bundle, run)
+    snapshots = {name: getattr(run.catalog, name)[:, maps.log_item] for name in SNAPSHOT_FIELDS}
+    known = set(label_policy_from_meta(run.prepared.meta).names)
+    tasks: dict[str, Task] = {}
+    for output in bundle.tasks:
+        task = Task(**output._asdict())
+        if task.label_key in known and (task.given is None or task.given in tasks):
+            tasks[task.name] = task
+    return BundleModel(
+        bundle=bundle,
+        maps=maps,
+        catalog=Catalog(*bundle.catalog)._replace(**snapshots),
+        vectors=unpack_int8(bundle.catalog.vectors),
+        tasks=tuple(tasks.values()),
+        output_rows=[row for row, output in enumerate(bundle.tasks) if output.name in tasks],
+    )
+
+
+@torch.inference_mode()
+def score_bundle(model: BundleModel, run: Run) -> ScoredCandidates:
+    """The bundle's candidates for the test split, with its predictions and the outcomes of the run's log."""
+    max_history = int(model.bundle.manifest["features"]["max_history"])
+    file = run.candidates_folder / f"{EVALUATION_SPLIT}.parquet"
+    bar = tqdm(
+        read_batches(file, BATCH_SIZE, max_history),
+        desc=f"score {model.bundle.version}", unit=" batches", mininterval=1,
+    )  # fmt: skip
+    return concat_jagged([_score_batch(model, run, batch) for batch in bar])
+
+
+def map_rows(bundle: Bundle, run: Run) -> RowMaps:
+    """How rows, codes and source bits of a run correspond to a bundle's: by ids, values and names."""
+    prepared = run.prepared.folder
+    bundle_ids = read_arrow(str(bundle.folder / "items.arrow"))["item_id"].to_pylist()[1:]
+    log_ids = pq.read_table(prepared / "items.parquet", columns=["item_id"])["item_id"].to_pylist()[1:]
+    old, new = FeatureSchema.load(bundle.folder), FeatureSchema.load(prepared)
+    names, bundle_names = source_names(run.cfg), list(manifest_sources(bundle.manifest))
+    return RowMaps(
+        bundle_item=map_vocabulary(bundle_ids, log_ids).clamp_min(0),
+        log_item=map_vocabulary(log_ids, bundle_ids).clamp_min(0),
+        context=_attribute_maps(old.context, new.context),
+        profile=_attribute_maps(old.profile, new.profile),
+        source_bits=[
+            (1 << bit, 1 << bundle_names.index(name))
+            for bit, name in enumerate(names)
+            if name in bundle_names and name != INDEX_SOURCE
+        ],
+    )
+
+
+def _attribute_maps(bundle: Sequence[Attribute], log: Sequence[Attribute]) -> list[AttributeMap]:
+    columns = {attribute.name: column for column, attribute in enumerate(log)}
+    maps = []
+    for attribute in bundle:
+        column = columns.get(attribute.name)
+        codes = torch.zeros(1, dtype=torch.int64)
+        if column is not None:
+            codes = map_attribute_values(attribute, log[column]).clamp_min(0)
+        maps.append(AttributeMap(column, codes))
+    return maps
+
+
+def bundle_query(query: Query, maps: RowMaps) -> Query:
+    """A query of the prepared folder in rows and codes of the bundle."""
+    return query._replace(
+        history_item=maps.bundle_item[query.history_item],
+        basket_item=maps.bundle_item[query.basket_item],
+        context=_map_codes(query.context, maps.context),
+        profile=_map_codes(query.profile, maps.profile),
+    )
+
+
+def _map_codes(codes: Tensor, maps: list[AttributeMap]) -> Tensor:
+    """The bundle's codes [B, attributes] of the folder's codes [B, attributes]."""
+    columns = [
+        codes.new_zeros(len(codes)) if column is None else code[codes[:, column]] for column, code in maps
+    ]
+    return torch.stack(columns, dim=1) if columns else codes.new_zeros(len(codes), 0)
+
+
+def _score_batch(model: BundleModel, run: Run, batch: Batch) -> ScoredCandidates:
+    bundle, catalog = model.bundle, model.catalog
+    query = bundle_query(batch.query, model.maps)
+    vector = bundle.query_tower(query, catalog.vectors)
+    n_nearest = int(bundle.manifest["candidates"]["ann"])
+    nearest = exact_top_k(vector, model.vectors, catalog.available, n_nearest)
+    assert batch.candidates is not None
+    candidates = bundle_candidates(model.maps, batch.candidates, batch.outcomes, nearest)
+    item = model.maps.bundle_item[candidates.item]
+    owner = segment_ids(candidates.offsets)
+    score = (gather_rows_int8(catalog.vectors, item) * vector[owner]).sum(1)
+    outputs = bundle.ranker(query, vector, candidates._replace(item=item, score=score), catalog)
+    outputs = outputs[model.output_rows]
+    policy = label_policy_from_meta(run.prepared.meta)
+    labels = label_candidates(candidates, batch.outcomes, run.catalog.leaf, policy)
+    return ScoredCandidates(
+        offsets=candidates.offsets.numpy(),
+        item=candidates.item.numpy(),
+        source=candidates.source_mask.numpy(),
+        outputs=outputs.T.numpy(),
+        outputs_at_position=_outputs_at_position(outputs, model.tasks, run, labels).T.numpy(),
+        labels=task_labels(labels, model.tasks, policy).numpy(),
+        has_outcome=(labels.weight > 0).numpy(),
+    )
+
+
+def bundle_candidates(
+    maps: RowMaps, candidates: Candidates, outcomes: Outcomes, nearest: Tensor
+) -> Candidates:
+    """The candidates of the bundle, in item rows of the prepared folder and without its scores.
+
+    They are the `nearest` items [B, K], rows of the bundle, the candidates of a run's other sources that the
+    bundle has too, and, with source mask 0, all impressions.
+    """
+    n_checkouts, n_items = candidates.offsets.numel() - 1, maps.bundle_item.numel()
+    mask = torch.zeros_like(candidates.source_mask)
+    for bit, bundle_bit in maps.source_bits:
+        mask += torch.where((candidates.source_mask & bit) > 0, bundle_bit, 0)
+    mask = torch.where(maps.bundle_item[candidates.item] > 0, mask, 0)
+    keys = segment_ids(candidates.offsets) * n_items + candidates.item
+    nearest_item = torch.where(nearest >= 0, maps.log_item[nearest.clamp_min(0)], 0)
+    nearest_key = torch.arange(n_checkouts).unsqueeze(1) * n_items + nearest_item
+    nearest_key = nearest_key[nearest_item > 0]
+    shown = (segment_ids(outcomes.offsets) * n_items + outcomes.item)[outcomes.impression]
+    kept = (mask > 0) | torch.isin(keys, nearest_key) | torch.isin(keys, shown)
+    union, position = torch.cat([keys[kept], nearest_key]).unique(return_inverse=True)
+    first, second = position[: int(kept.sum())], position[int(kept.sum()) :]
+    merged = (
+        torch.zeros_like(union)
+        .index_add_(0, first, mask[kept])
+        .index_add_(0, second, torch.ones_like(second))
+    )
+    scores = [
+        torch.zeros(union.numel()).index_copy_(0, first, column[kept])
+        for column in (candidates.copurchase_score, candidates.ease_score)
+    ]
+    offsets = segment_offsets(union // n_items, n_checkouts)
+    return Candidates(offsets, union % n_items, merged, torch.zeros(union.numel()), *scores)
+
+
+def _outputs_at_position(outputs: Tensor, tasks: Sequence[Task], run: Run, labels: Labels) -> Tensor:
+    """Outputs [T, n] of items that are seen → outputs [T, n] at the position of each impression."""
+    bias = run.ranker.position_bias
+    if bias is None or not label_policy_from_meta(run.prepared.meta).has_impressions:
+        return outputs
+    logits = logits_at_position(output_logits(outputs, tasks), tasks, bias, labels.position)
+    return TaskOutputs(tasks)(logits)
+
+
+def output_logits(outputs: Tensor, tasks: Sequence[Task]) -> Tensor:
+    """Logits [n, T] given the parents, of outputs [T, n]: the inverse of TaskOutputs."""
+    joint: dict[str, Tensor] = {}
+    columns = []
+    for task, output in zip(tasks, outputs, strict=True):
+        if not task.is_binary:
+            columns.append(output.log())
+            continue
+        parent = torch.ones_like(output) if task.given is None else joint[task.given]
+        joint[task.name] = output if task.joint else output * parent
+        conditional = output / parent.clamp_min(MIN_PROBABILITY) if task.joint else output
+        columns.append(conditional.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).logit())
+    return torch.stack(columns, dim=1)
