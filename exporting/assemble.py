@@ -22,11 +22,12 @@ from exporting.bundle import (
     write_bundle_manifest,
     write_items,
 )
-from exporting.exportable_run import ExportableRun, ExportError, item_margins
+from exporting.exportable_run import ExportableRun, ExportError
 from exporting.golden_requests import SampledCheckouts, sample_requests, select_golden_requests
 from exporting.index.build import RECALL_AT, SearchMetrics, read_shards
 from exporting.lowering import lower_modules, save_torchscript
-from serving.pipeline.slate_policy import SLOTS, SlatePolicy, impute_margins
+from exporting.slate_objective import read_policy
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy
 from serving.storage.vector_index import ItemIndex, SearchParams
 
 
@@ -68,7 +69,7 @@ def assemble_bundle(
             built = build_index(folder)
             index = ItemIndex(read_shards(built.files), run.catalog.vectors.numpy(), built.search_params)
         with timed_step("items"):
-            write_items(run, folder)
+            write_items(run, policy, folder)
             shutil.copy(run.prepared.folder / "schema.json", folder)
         with timed_step("golden requests"):
             checkouts = sample_requests(run, ("test", "validation"), settings.verify.checkouts)
@@ -90,12 +91,7 @@ def assemble_bundle(
 
 def _slate_policy(run: ExportableRun, settings: DictConfig) -> SlatePolicy:
     """The slate policy of the settings. Raises ExportError for settings that the run cannot serve."""
-    try:
-        policy = SlatePolicy(**settings.slate)
-        if policy.margin:
-            impute_margins(item_margins(run))
-    except ValueError as error:
-        raise ExportError(f"bundle.{error}") from error
+    policy = read_policy(run, settings)
     if settings.ranked is not None and settings.ranked < SLOTS:
         raise ExportError(f"bundle.ranked is {settings.ranked}: expected {SLOTS} or more, or null for all")
     return policy
@@ -112,20 +108,20 @@ def _verify(
     write_bundle_manifest(manifest, folder)
     with verification.load_recommender(folder) as recommender:
         parity = verification.measure_parity(run, recommender, checkouts)
-    verification.check_limits(index_metrics, parity)
+    verification.check_limits(index_metrics, parity, run.tasks)
     manifest["export"]["parity"] = asdict(parity)
 
 
 def manifest_summary(manifest: dict[str, Any]) -> str:
     """Sizes, index, parity and calibration of a manifest, in lines of text."""
     sizes, index, parity = manifest["bytes"], manifest["index"], manifest["export"]["parity"]
+    errors = ", ".join(f"{name} {error:.1e}" for name, error in parity["errors"].items())
     size_list = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
     return (
         f"({sum(sizes.values()) / 1e6:.1f} MB: {size_list}); {manifest['dims']['items'] - 1:,} items\n"
         f"index: {index['system']}, recall@{RECALL_AT} {index['recall']:.4f}, p50 {index['p50_ms']:.2f} ms, "
         f"p99 {index['p99_ms']:.2f} ms, {index['bytes_per_vector']:.1f} bytes per vector\n"
-        f"parity over {parity['candidates']:,} candidates: p(click) {parity['click']:.1e}, "
-        f"p(purchase) {parity['purchase']:.1e}, value {parity['value']:.1e} relative; "
+        f"parity over {parity['candidates']:,} candidates: {errors}; "
         f"a request takes p50 {parity['p50_ms']:.1f} ms, p99 {parity['p99_ms']:.1f} ms\n"
         f"{_calibration_summary(manifest['calibration'])}"
     )
@@ -134,8 +130,8 @@ def manifest_summary(manifest: dict[str, Any]) -> str:
 def _calibration_summary(calibration: dict[str, Any] | None) -> str:
     if calibration is None:
         return "calibration: unknown, the run was not evaluated (python -m evaluation.evaluate RUN)"
-    errors = {r["head"]: r["ece"] for r in calibration["slices"] if r["group"] == "all" and "ece" in r}
-    error_list = ", ".join(f"p({head}) {error:.4f}" for head, error in errors.items())
+    errors = {r["task"]: r["ece"] for r in calibration["slices"] if r["group"] == "all" and "ece" in r}
+    error_list = ", ".join(f"p({task}) {error:.4f}" for task, error in errors.items())
     return f"calibration error on the {calibration['split']} split, over the candidates: {error_list}"
 
 

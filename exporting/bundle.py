@@ -6,7 +6,6 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256 as new_sha256
 from importlib import metadata
@@ -21,18 +20,14 @@ from omegaconf import OmegaConf
 
 from data.feature_schema import FeatureSchema
 from exporting.exportable_run import ExportableRun, ExportError, read_calibration
+from exporting.slate_objective import manifest_entries, objective_columns
 from serving.pipeline.slate_policy import SlatePolicy
-from serving.storage.bundle import (
-    CHECKSUM_PLACEHOLDER,
-    FORMAT_VERSION,
-    MANIFEST,
-    NUMERIC_DTYPES,
-    manifest_checksum,
-    sha256,
-)
+from serving.storage.bundle import CHECKSUM_PLACEHOLDER, MANIFEST, manifest_checksum, sha256
+from serving.storage.formats import FORMAT_VERSION, NUMERIC_DTYPES, OBJECTIVE_PREFIX, OPTIONAL_DTYPES
 from serving.storage.item_ids import build_slots
 from serving.storage.versions import set_current_version
 from serving.stores.arrow import STORE_SCHEMA
+from training.source_settings import source_limits, source_names
 from training.tracking import git_commit
 
 RECORDED_LIBRARIES = (
@@ -65,12 +60,14 @@ def write_arrow(table: pa.Table, file: Path) -> None:
         writer.write_table(table)
 
 
-def write_items(run: ExportableRun, folder: Path) -> None:
+def write_items(run: ExportableRun, policy: SlatePolicy, folder: Path) -> None:
     """Write `items.arrow` and `item_rows.arrow`, the hash table item id → row (serving/storage/item_ids.py).
 
     Raises ExportError for an id that two items have.
     """
     items = items_table(run)
+    for name, values in objective_columns(run, policy).items():
+        items = items.append_column(f"{OBJECTIVE_PREFIX}{name}", _to_arrow(values.astype(np.float32)))
     try:
         slots = build_slots(items["item_id"].combine_chunks())
     except ValueError as error:
@@ -82,7 +79,7 @@ def write_items(run: ExportableRun, folder: Path) -> None:
 def items_table(run: ExportableRun) -> pa.Table:
     """`items.arrow`: one row per item row, row 0 unknown; prices and sales of the latest snapshot.
 
-    Serving reads the columns in place (serving.storage.bundle.NUMERIC_DTYPES); none has nulls.
+    Serving reads the columns in place (serving.storage.formats.NUMERIC_DTYPES); none has nulls.
     """
     raw, catalog = run.items, run.catalog
     available, leaf = catalog.available.numpy(), catalog.leaf.numpy()
@@ -107,11 +104,12 @@ def items_table(run: ExportableRun) -> pa.Table:
         "popular": _pad_zeros(popular, len(rank)),
         "popular_by_leaf": _pad_zeros(popular[np.argsort(leaf[popular], kind="stable")], len(rank)),
     }
+    optional = {"attribute_codes": catalog.attributes.numpy(), "content": catalog.content.numpy()}
+    numbers |= {name: values for name, values in optional.items() if values.shape[1] > 0}
     text_names = ("item_id", "title", "category", "brand")
     text_columns = {name: raw[name].cast(pa.string()).fill_null("") for name in text_names}
-    number_columns = {
-        name: _to_arrow(values.astype(NUMERIC_DTYPES[name])) for name, values in numbers.items()
-    }
+    dtypes = NUMERIC_DTYPES | OPTIONAL_DTYPES
+    number_columns = {name: _to_arrow(values.astype(dtypes[name])) for name, values in numbers.items()}
     return pa.table(text_columns | number_columns).combine_chunks()
 
 
@@ -170,8 +168,9 @@ def build_manifest(
         "bytes": {name: (folder / name).stat().st_size for name in hashes},
         "metric": "inner_product",
         "dims": {"vector": run.catalog.vectors.shape[1] - 8, "items": run.catalog.leaf.numel()},
-        "slate": asdict(policy),
-        "candidates": dict(run.cfg.retrieval.sources),
+        **manifest_entries(run, policy),
+        "candidates": source_limits(run.cfg),
+        "sources": source_names(run.cfg),  # bit i of a candidate's source mask: the i-th
         "index": index,
         # The part of the schema that serving reads; the manifest is small, because serving parses it live.
         "features": {name: schema[name] for name in ("version", "max_history", "context", "profile")},

@@ -109,15 +109,19 @@ def latest_sources(run: Run) -> CandidateSources:
 
 
 def read_calibration(folder: Path) -> dict[str, Any] | None:
-    """Calibration of the heads over all candidates and by slice, from the report of the run's evaluation.
+    """Calibration of the tasks over all candidates and by slice, from the report of the run's evaluation.
 
     On the test split, because calibration is fitted on validation. None for a run that was not evaluated.
+    Reports of earlier releases have the key `head` for `task`.
     """
     file = folder / "evaluation-test" / "report.json"
     if not file.is_file():
         return None
     report = json.loads(file.read_text())
-    return {"split": report["split"], "checkouts": report["checkouts"], "slices": report["calibration"]}
+    slices = [{"task": row.get("task") or row["head"], **row} for row in report["calibration"]]
+    for row in slices:
+        row.pop("head", None)
+    return {"split": report["split"], "checkouts": report["checkouts"], "slices": slices}
 
 
 def latest_snapshot(catalog: Catalog) -> Catalog:

@@ -10,19 +10,20 @@ from data.feature_schema import Attribute
 from exporting.exportable_run import (
     ExportableRun,
     item_ids,
-    item_margins,
     sample_checkouts,
     to_latest_queries,
 )
 from exporting.lowering import ServingModules
+from exporting.slate_objective import policy_columns, task_kinds
 from models.schema import Candidates
 from serving.checkout import HISTORY_KINDS, Checkout, Event, Line
-from serving.pipeline.slate_policy import SLOTS, SlatePolicy, impute_margins, objective, select_slates
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy, score_candidates, select_slates
 from serving.storage.golden_requests import checkout_to_json
 from serving.storage.vector_index import ItemIndex
+from training.source_settings import source_limits
 
 GOLDEN_SCHEMA = pa.schema(
-    {"request": pa.string(), "slate": pa.list_(pa.string()), "purchase": pa.list_(pa.float32())}
+    {"request": pa.string(), "slate": pa.list_(pa.string()), "predictions": pa.list_(pa.list_(pa.float32()))}
 )
 
 
@@ -93,7 +94,7 @@ def select_golden_requests(
     policy: SlatePolicy,
     count: int,
 ) -> pa.Table:
-    """The `count` requests whose slates are furthest from a tie, with slate and purchase probabilities.
+    """The `count` requests whose slates are furthest from a tie, with slate and predictions [6][T].
 
     Slates come from the eager modules and from training batches, so a replay in serving checks the exported
     files and the encoding there. Requests near a tie are left out, because another processor may round them
@@ -102,12 +103,12 @@ def select_golden_requests(
     catalog, ids = run.catalog, item_ids(run)
     query = to_latest_queries(checkouts.examples)
     vector = modules.query_tower(query, catalog.vectors)
-    ann = index.search(vector.numpy(), run.cfg.retrieval.sources.ann)
+    ann = index.search(vector.numpy(), source_limits(run.cfg)["ann"])
     candidates = Candidates(*modules.candidates(query, vector, torch.from_numpy(ann), catalog))
-    _, purchase, spend = modules.ranker(query, vector, candidates, catalog)
+    outputs = modules.ranker(query, vector, candidates, catalog).numpy()  # [T, ΣC]
     bounds, items = candidates.offsets.tolist(), candidates.item.numpy()
-    margin = impute_margins(item_margins(run))[items] if policy.margin else None
-    score = objective(purchase.numpy(), spend.numpy(), policy.revenue_weight, margin)
+    item_columns = {name: values[items] for name, values in policy_columns(run, policy).items()}
+    score = score_candidates(policy, task_kinds(run.tasks), outputs, item_columns)
     leaf, vectors = catalog.leaf.numpy(), catalog.vectors.numpy()
     rows: list[tuple[float, dict[str, Any]]] = []
     for request, start, end in zip(checkouts.requests, bounds[:-1], bounds[1:], strict=True):
@@ -120,7 +121,7 @@ def select_golden_requests(
         row = {
             "request": checkout_to_json(request),
             "slate": [ids[item] for item in items[pairs][columns]],
-            "purchase": purchase.numpy()[pairs][columns].tolist(),
+            "predictions": outputs[:, pairs][:, columns].T.tolist(),
         }
         rows.append((float(selection.min_gap[0]), row))
     rows.sort(key=lambda pair: -pair[0])

@@ -1,9 +1,9 @@
 """The checks that a bundle must pass before it is published."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from exporting.index.build import RECALL_AT, SearchMetrics, restore_thread_count
 from models.embeddings import gather_rows_int8
 from models.jagged import segment_ids
 from models.ranking.ranker import CalibratedRanker
+from models.ranking.tasks import Task
 from models.schema import Candidates
 from serving.pipeline.search import search_eligible
 from serving.recommender import Recommender
@@ -23,8 +24,8 @@ from serving.storage.bundle import BundleError
 from serving.stores.base import EMPTY_HISTORY
 
 MIN_RECALL = 0.95  # recall@300 of the index against exact search
-MAX_PROBABILITY_ERROR = 2e-3  # largest difference of p(click) and p(purchase)
-MAX_VALUE_ERROR = 0.02  # largest relative difference of the expected spend
+MAX_PROBABILITY_ERROR = 2e-3  # largest difference of a probability
+MAX_MEAN_ERROR = 0.02  # largest relative difference of the mean of an amount or a count
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ class Parity:
 
     checkouts: int
     candidates: int
-    click: float  # largest absolute difference of p(click)
-    purchase: float  # largest absolute difference of p(purchase)
-    value: float  # largest relative difference of the expected spend
+    errors: dict[str, float]  # by task, largest difference: absolute of probabilities, relative of means
     p50_ms: float  # of the bundle, one request at a time
     p99_ms: float
 
@@ -63,7 +62,7 @@ def measure_parity(run: ExportableRun, recommender: Recommender, checkouts: Samp
     """
     bundle, catalog = recommender.bundle, run.catalog
     tower, ranker = run.tower, CalibratedRanker(run.ranker).eval()
-    differences = torch.zeros(3)
+    differences = torch.zeros(len(run.tasks))
     pairs, latencies_ms = 0, []
     for row, request in enumerate(checkouts.requests):
         encoded = recommender.feature_encoder.encode(request, EMPTY_HISTORY, request.ts or 0)
@@ -78,25 +77,25 @@ def measure_parity(run: ExportableRun, recommender: Recommender, checkouts: Samp
         item_vectors = gather_rows_int8(catalog.vectors, candidates.item)
         score = (item_vectors * float_vector[segment_ids(candidates.offsets)]).sum(1)
         reference = ranker(query, float_vector, candidates._replace(score=score), catalog)
-        differences = torch.maximum(differences, _max_differences(served, reference))
+        differences = torch.maximum(differences, _max_differences(served, reference, run.tasks))
         pairs += candidates.item.numel()
         latencies_ms.append(recommender.recommend(request, deadline_ms=math.inf).timings["total"])
-    click, purchase, value = differences.tolist()
+    errors = dict(zip((task.name for task in run.tasks), differences.tolist(), strict=True))
     p50, p99 = np.percentile(latencies_ms, [50, 99])
-    return Parity(len(checkouts.requests), pairs, click, purchase, value, float(p50), float(p99))
+    return Parity(len(checkouts.requests), pairs, errors, float(p50), float(p99))
 
 
-def _max_differences(served: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> Tensor:
-    """Largest difference of click, purchase (absolute) and spend (relative) of one checkout: [3]."""
-    if served[0].numel() == 0:
-        return torch.zeros(3)
-    click, purchase = ((a - b).abs().max() for a, b in zip(served[:2], reference[:2], strict=True))
-    return torch.stack(
-        [click, purchase, ((served[2] - reference[2]).abs() / reference[2].abs().clamp_min(1e-6)).max()]
-    )
+def _max_differences(served: Tensor, reference: Tensor, tasks: Sequence[Task]) -> Tensor:
+    """Largest difference [T] of outputs [T, n]: absolute of probabilities, relative of means."""
+    if served.shape[1] == 0:
+        return torch.zeros(len(tasks))
+    scale = [
+        torch.ones_like(row) if task.is_binary else row for task, row in zip(tasks, reference, strict=True)
+    ]
+    return ((served - reference).abs() / torch.stack(scale).abs().clamp_min(1e-6)).amax(1)
 
 
-def check_limits(index_metrics: SearchMetrics, parity: Parity) -> None:
+def check_limits(index_metrics: SearchMetrics, parity: Parity, tasks: Sequence[Task]) -> None:
     """Raises ExportError for a bundle that is too far from exact search or from the training model."""
     failures, recall = [], index_metrics.recall
     if not recall >= MIN_RECALL:
@@ -105,15 +104,12 @@ def check_limits(index_metrics: SearchMetrics, parity: Parity) -> None:
             "raise index.recall or choose a finer index (index=auto); after an update, --rebuild"
         )
     remedy = "what is exported is not what was trained: export again with the code of the run"
-    for name, limit in (
-        ("click", MAX_PROBABILITY_ERROR),
-        ("purchase", MAX_PROBABILITY_ERROR),
-        ("value", MAX_VALUE_ERROR),
-    ):
-        error = asdict(parity)[name]
+    for task in tasks:
+        limit = MAX_PROBABILITY_ERROR if task.is_binary else MAX_MEAN_ERROR
+        error = parity.errors[task.name]
         if not error <= limit:
             failures.append(
-                f"{name} differs from the training model by up to {error:.2g}, the limit is {limit:g} "
+                f"{task.name} differs from the training model by up to {error:.2g}, the limit is {limit:g} "
                 f"({parity.candidates} candidates of {parity.checkouts} checkouts): {remedy}"
             )
     if failures:

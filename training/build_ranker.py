@@ -1,34 +1,69 @@
 """The ranker from a config and the table sizes of a feature schema."""
 
+from functools import partial
 from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from data.examples.splits import horizon_days
+from models.ranking.features.interactions import InteractionFeatures
+from models.ranking.features.selection import FeatureSelection
 from models.ranking.position_bias import POSITION_BIAS_FORMS, PositionBias
 from models.ranking.ranker import Ranker, RankerWidths
+from models.ranking.tasks import Task, parse_tasks
 from models.schema import TableSizes
+from training.config_targets import build_target
 from training.errors import ConfigError
+from training.source_settings import source_names
 
 DEFAULT_HORIZON_DAYS = 14  # for features, where the horizon has no fixed length (next_order)
+
+
+def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelection:
+    """The features of the ranker that `features.drop` and `features.blocks` leave.
+
+    Raises ConfigError for a name that no feature or block has, with the nearest that exist, and where no
+    feature is left. `has_content`: the shop's items have vectors of their own.
+    """
+    drop, blocks = cfg.features.get("drop"), cfg.features.get("blocks")
+    selection = FeatureSelection(
+        drop=list(drop or []),
+        blocks=None if blocks is None else list(blocks),
+        sources=source_names(cfg),
+    )
+    try:
+        InteractionFeatures(categories=1, brands=1, has_content=has_content, selection=selection)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return selection
+
+
+def read_tasks(cfg: DictConfig) -> tuple[Task, ...]:
+    """The tasks of a config. Raises ConfigError for what a task cannot have."""
+    try:
+        return parse_tasks(OmegaConf.to_container(cfg.tasks, resolve=True))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build_ranker(cfg: DictConfig, sizes: dict[str, Any]) -> Ranker:
     """The ranker of `ranker.model`, with the multi-task network of `ranker.multitask`.
 
     `ranker.train.position` names the form of its position bias.
-    Raises ConfigError for an unknown form of position bias.
+    Raises ConfigError for an unknown form of position bias, feature, or task setting.
     """
     form = cfg.ranker.train.position
     if form not in POSITION_BIAS_FORMS:
         raise ConfigError(f"ranker.train.position={form}: expected {', '.join(POSITION_BIAS_FORMS)}")
+    tables = TableSizes(**sizes)
     ranker = Ranker(
-        TableSizes(**sizes),
+        tables,
         query_vector_dim=cfg.retrieval.model.dim,
         horizon_days=float(horizon_days(cfg.data.horizon) or DEFAULT_HORIZON_DAYS),
-        multitask=instantiate(cfg.ranker.multitask, _partial_=True, _convert_="all"),
+        multitask=partial(build_target, "ranker.multitask", cfg.ranker.multitask),
         widths=RankerWidths(**cfg.ranker.model),
+        tasks=read_tasks(cfg),
+        selection=feature_selection(cfg, has_content=tables.content_dim > 0),
     )
     if form != "none":
         ranker.position_bias = PositionBias(form)

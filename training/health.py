@@ -5,7 +5,7 @@ In a run of several processes, of the first process's share of the data.
 Logged to MLflow with the other metrics, and written to `health.json` in the run's folder:
 
     {"gates": {"click": [.2, .5, .3], …},                           mean gate weight of each expert, by task
-     "gradient_cosine": [{"step": 50, "click~conversion": .3, …}],  on the last layer that all tasks share
+     "gradient_cosine": [{"step": 50, "click~purchase": .3, …}],  on the last layer that all tasks share
      "alarms": ["…"]}
 """
 
@@ -13,18 +13,17 @@ import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from data.io.batches import Batch
-from models.ranking.losses import click_and_purchase_probabilities
-from models.ranking.multitask.layers import TASKS
+from models.ranking.tasks import Task, TaskOutputs, parent_labels
 from serving.files import write_atomically
 from training.distributed import processes
-from training.labels import Labels, concat_labels
+from training.labels import concat_labels, task_labels
 from training.rank_statistics import auc
 
 HEALTH_FILE = "health.json"
@@ -92,7 +91,7 @@ class HealthMonitor(pl.Callback):
         self.gate_load.attach(module.model.module.multitask)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        self.gates = self.gate_load.detach()
+        self.gates = self.gate_load.detach(module.task_names)
         self.log_metrics(
             trainer,
             {
@@ -103,7 +102,9 @@ class HealthMonitor(pl.Callback):
         )
         logits = torch.cat([logits for logits, _ in module.validation_parts])
         labels = concat_labels([labels for _, labels in module.validation_parts])
-        for alarm in head_alarms(logits, labels):
+        matrix = task_labels(labels, module.tasks, module.label_policy)
+        known = labels.weight > 0
+        for alarm in output_alarms(logits[known], matrix[known], module.tasks):
             self.raise_alarm(f"epoch {trainer.current_epoch}: {alarm}")
         self.write_report()
 
@@ -145,13 +146,13 @@ class GateLoad:
         self.weight_sum = batch_sum if self.weight_sum is None else self.weight_sum + batch_sum
         self.n_pairs += weights.shape[0]
 
-    def detach(self) -> dict[str, list[float]]:
+    def detach(self, tasks: Sequence[str]) -> dict[str, list[float]]:
         """Stop recording; by task the mean weight of each expert."""
         if self.hook_handle is not None:
             self.hook_handle.remove()
         if self.weight_sum is None:
             return {}
-        return dict(zip(TASKS, (self.weight_sum / max(self.n_pairs, 1)).tolist(), strict=True))
+        return dict(zip(tasks, (self.weight_sum / max(self.n_pairs, 1)).tolist(), strict=True))
 
 
 def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -193,34 +194,26 @@ def check_finite(losses: dict[str, Tensor], step: int) -> None:
         )
 
 
-class HeadPredictions(NamedTuple):
-    """Predictions of a head, and those of them that have an observation."""
+def output_alarms(logits: Tensor, labels: Tensor, tasks: Sequence[Task]) -> list[str]:
+    """Alarms on uncalibrated logits [n, T] and labels [n, T] of validation.
 
-    all_pairs: Tensor  # [n]
-    observed_pairs: Tensor  # [m]
-    observations: Tensor  # [m]
-
-
-def head_alarms(logits: Tensor, labels: Labels) -> list[str]:
-    """Alarms on uncalibrated predictions [n, 3] on validation: of a head that predicts the same for all
-    candidates, and of one whose sum is far from the observed sum."""
-    known = labels.weight > 0
-    click, purchase = click_and_purchase_probabilities(logits[known, 0], logits[known, 1])
-    bought = known & (labels.purchase > 0)
-    heads = {
-        "click": HeadPredictions(click, click, labels.click[known]),
-        "purchase": HeadPredictions(purchase, purchase, labels.purchase[known]),
-        "value": HeadPredictions(logits[known, 2].exp(), logits[bought, 2].exp(), labels.value[bought]),
-    }
+    They name a task whose output is the same for all candidates, one whose sum is far from the observed sum,
+    and one without a positive.
+    """
+    outputs, parents = TaskOutputs(tasks)(logits), parent_labels(labels, tasks)
     alarms = []
-    for name, head in heads.items():
-        mean = float(head.all_pairs.mean())
-        if head.all_pairs.numel() > 1 and float(head.all_pairs.std()) < MIN_RELATIVE_STD * mean:
-            alarms.append(f"the {name} head has collapsed: it gives every candidate about {mean:.3g}")
-        observed = float(head.observations.sum())
-        ratio = float(head.observed_pairs.sum()) / observed if observed > 0 else 1.0
+    for t, task in enumerate(tasks):
+        output, label = outputs[t], labels[:, t]
+        mean, observed = float(output.mean()), float(label.sum())
+        if observed == 0:
+            alarms.append(f"the task {task.name} has no positive label on validation: it is not calibrated")
+            continue
+        if output.numel() > 1 and float(output.std()) < MIN_RELATIVE_STD * mean:
+            alarms.append(f"the task {task.name} has collapsed: it gives every candidate about {mean:.3g}")
+        is_observed = torch.ones_like(label) > 0 if task.is_binary and task.joint else parents[t] > 0
+        ratio = float(output[is_observed].sum()) / observed
         if not 1 / MAX_PREDICTED_OBSERVED_RATIO <= ratio <= MAX_PREDICTED_OBSERVED_RATIO:
-            alarms.append(f"the {name} head predicts {ratio:.3g} times the observed sum")
+            alarms.append(f"the task {task.name} predicts {ratio:.3g} times the observed sum")
     return alarms
 
 

@@ -1,5 +1,7 @@
 """Labels of candidates, looked up in the outcomes of their checkouts."""
 
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -7,7 +9,11 @@ from torch import Tensor
 
 from data.examples.splits import SPLITS
 from models.jagged import lookup, segment_ids, segment_offsets
+from models.ranking.tasks import Task, parent_indices
 from models.schema import Candidates, Outcomes
+
+# Labels of order lines; the others are of events.
+LINE_LABEL = re.compile(r"(purchase|spend|quantity|return)(_\d+[a-z]+)?")
 
 
 class Labels(NamedTuple):
@@ -16,6 +22,7 @@ class Labels(NamedTuple):
     click: Tensor  # [ΣC] float32, 0 or 1
     purchase: Tensor  # [ΣC] float32, 0 or 1
     value: Tensor  # [ΣC] float32, spent on it
+    further: Tensor  # [ΣC, F] float32, the labels of LabelPolicy.further
     position: Tensor  # [ΣC] int64, of its impression, 1 first; 0 for no impression or an unknown position
     weight: Tensor  # [ΣC] float32, 0 for an unknown outcome, else the number of pairs that it stands for
 
@@ -28,16 +35,24 @@ class LabelPolicy(NamedTuple):
     has_impressions: the shop logs clicks and impressions. Only impressions have an outcome. A purchase is a
         logged click and then a purchase inside the horizon: an item that was bought without a click would
         have been bought without the slot.
+    further: names of the labels beyond click, purchase and spend, as preparation wrote them.
     """
 
     proxy_clicks: bool
     has_impressions: bool
+    further: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels that a task can name, in the order of `label_columns`."""
+        return ("click", "purchase", "spend", *self.further)
 
 
 def label_policy_from_meta(meta: dict[str, Any]) -> LabelPolicy:
     """The label policy of a prepared folder, from its meta.json."""
     proxy = meta["click"] != "logged"
-    return LabelPolicy(proxy, not proxy and all(meta["impressions"][split] for split in SPLITS))
+    has_impressions = not proxy and all(meta["impressions"][split] for split in SPLITS)
+    return LabelPolicy(proxy, has_impressions, tuple(meta.get("labels", ())))
 
 
 def label_candidates(
@@ -49,9 +64,11 @@ def label_candidates(
     key = owner * items + outcomes.item
     order = key.argsort()
     columns = [outcomes.click, outcomes.purchase, outcomes.value, outcomes.position, outcomes.impression]
-    outcome_values = torch.stack([column.to(torch.float32) for column in columns], dim=1)[order]
+    values = torch.stack([column.to(torch.float32) for column in columns], dim=1)
+    outcome_values = torch.cat([values, outcomes.further], dim=1)[order]
     candidate_values = lookup(key[order], outcome_values, segment * items + candidates.item)
-    click, purchase, value, position, impression = candidate_values.unbind(1)
+    click, purchase, value, position, impression = candidate_values[:, : len(columns)].unbind(1)
+    further = candidate_values[:, len(columns) :]
     if label_policy.proxy_clicks:
         leaves = int(leaf.max()) + 1
         bought = outcomes.purchase & (leaf[outcomes.item] > 0)
@@ -60,9 +77,41 @@ def label_candidates(
         click = lookup(bought_leaves, clicked, segment * leaves + leaf[candidates.item])[:, 0]
     if label_policy.has_impressions:
         purchase = purchase * click
+        # What follows a purchase counts where the purchase counts.
+        is_line = torch.tensor(
+            [LINE_LABEL.fullmatch(name) is not None for name in label_policy.further],
+            dtype=torch.bool,
+            device=click.device,
+        )
+        further = torch.where(is_line, further * click.unsqueeze(1), further)
     click = torch.maximum(click, purchase)
     weight = impression if label_policy.has_impressions else torch.ones_like(impression)
-    return Labels(click, purchase, value * purchase, position.to(torch.int64), weight)
+    return Labels(click, purchase, value * purchase, further, position.to(torch.int64), weight)
+
+
+def task_labels(labels: Labels, tasks: Sequence[Task], label_policy: LabelPolicy) -> Tensor:
+    """The labels of the tasks [ΣC, T]. A parent happened wherever a binary child did.
+
+    Raises ValueError for a label that preparation did not write.
+    """
+    facts = torch.cat(
+        [torch.stack([labels.click, labels.purchase, labels.value], dim=1), labels.further], dim=1
+    )  # [ΣC, 3 + F], in the order of LabelPolicy.names
+    columns = [facts[:, _label_position(task, label_policy)] for task in tasks]
+    parents = parent_indices(tasks)
+    for t in reversed(range(len(tasks))):
+        if tasks[t].is_binary and parents[t] >= 0:
+            columns[parents[t]] = torch.maximum(columns[parents[t]], columns[t])
+    return torch.stack(columns, dim=1)
+
+
+def _label_position(task: Task, label_policy: LabelPolicy) -> int:
+    if task.label_key not in label_policy.names:
+        raise ValueError(
+            f"tasks.{task.name}: the prepared data have no label {task.label_key}, only "
+            f"{', '.join(label_policy.names)}: prepare again with python train.py"
+        )
+    return label_policy.names.index(task.label_key)
 
 
 def select_labels(labels: Labels, selected: Tensor) -> Labels:
@@ -78,7 +127,7 @@ def concat_labels(parts: list[Labels]) -> Labels:
 def sample_negatives(
     candidates: Candidates, labels: Labels, rate: float, generator: torch.Generator
 ) -> tuple[Candidates, Labels]:
-    """Keep every click and purchase, and of the other pairs a share of `rate`, each with weight 1 / rate.
+    """Keep every pair with an outcome, and of the others a share of `rate`, each with weight 1 / rate.
 
     Weighted sums over the sample have the expectation of sums over all pairs (Horvitz and Thompson 1952), so
     probabilities stay calibrated. The candidates with the highest retrieval score and the highest EASE score
@@ -86,7 +135,7 @@ def sample_negatives(
     (weight 0) are dropped.
     """
     segment, count = segment_ids(candidates.offsets), candidates.offsets.numel() - 1
-    always_kept = (labels.click > 0) | (labels.purchase > 0)
+    always_kept = (labels.click > 0) | (labels.purchase > 0) | (labels.further > 0).any(1)
     # An EASE score of 0 means none, and no feature is relative to it.
     for score, floor in ((candidates.score, -torch.inf), (candidates.ease_score, 0.0)):
         best = score.new_full([count], floor).scatter_reduce(0, segment, score, "amax")

@@ -1,8 +1,8 @@
 """Training and calibration of the ranker on retrieved candidates."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -11,9 +11,9 @@ from torchmetrics.functional.classification import binary_auroc
 
 from data.io.batches import Batch
 from models.jagged import segment_ids
-from models.ranking.losses import log_purchase_probability
-from models.ranking.multitask.layers import TASKS
+from models.ranking.calibration import logits_at_position
 from models.ranking.ranker import Ranker
+from models.ranking.tasks import Task, TaskOutputs
 from models.retrieval.two_tower import QueryTower
 from models.schema import Candidates, Catalog
 from training.distributed import processes
@@ -26,14 +26,22 @@ from training.labels import (
     label_candidates,
     sample_negatives,
     select_labels,
+    task_labels,
 )
 from training.loss_balance import make_loss_weighting
-from training.task_losses import task_losses
+from training.task_losses import loss_counts, pointwise_losses, task_losses
 from training.task_settings import TaskSettings
 
 MIN_SCHEDULE_STEPS = (
     20  # of the learning rate: with fewer its rise has no step, and the schedule divides by 0
 )
+
+
+class RankerRun(NamedTuple):
+    """Facts of a training run of the ranker."""
+
+    total_steps: int  # after which the learning rate has fallen to zero
+    folder: Path  # of the run, for health.json
 
 
 class RankerTask(pl.LightningModule):
@@ -43,8 +51,8 @@ class RankerTask(pl.LightningModule):
         build: creates the Ranker.
         tower: the frozen query tower.
         catalog: with item vectors.
-        total_steps: after which the learning rate has fallen to zero.
-        folder: of the run, for health.json.
+        tasks: of the ranker.
+        run: its length and folder.
     """
 
     def __init__(
@@ -52,24 +60,25 @@ class RankerTask(pl.LightningModule):
         build: Callable[[], Ranker],
         tower: QueryTower,
         catalog: Catalog,
+        tasks: Sequence[Task],
         label_policy: LabelPolicy,
         settings: TaskSettings,
-        total_steps: int,
-        folder: Path,
+        run: RankerRun,
     ) -> None:
         super().__init__()
         self.build = build
         self._frozen_modules = (tower,)  # a tuple, so that Lightning does not register the tower
         self.catalog, self.label_policy = catalog, label_policy
-        self.settings, self.total_steps, self.folder = settings, total_steps, folder
-        self.task_weights = dict(zip(TASKS, (1.0, 1.0, settings.train.value_weight), strict=True))
+        self.settings, self.run, self.tasks = settings, run, tasks
+        self.task_names = [task.name for task in tasks]
+        self.losses = pointwise_losses(tasks, settings.train.entire_space)
         self.model: Any = None  # a DistributedModelParallel, once configured
         self.task_losses: dict[str, Tensor] = {}  # of the current step
-        # Logits [n, 3] and labels of the last validation, as `predict` returns them.
+        # Logits [n, T] and labels of the last validation, as `predict` returns them.
         self.validation_outputs: tuple[Tensor, Labels] | None = None
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [HealthMonitor(self.folder, self.settings.train.health_every)]
+        return [HealthMonitor(self.run.folder, self.settings.train.health_every)]
 
     def configure_model(self) -> None:
         if self.model is None:
@@ -87,7 +96,7 @@ class RankerTask(pl.LightningModule):
                 external,
             )
             self.loss_weighting = make_loss_weighting(
-                settings.train.loss_balancing, [*self.task_weights.values()], self.last_shared_weight()
+                settings.train.loss_balancing, [task.weight for task in self.tasks], self.last_shared_weight()
             )
 
     def last_shared_weight(self) -> nn.Parameter | None:
@@ -100,7 +109,7 @@ class RankerTask(pl.LightningModule):
             groups.append({"params": weighting_parameters, "weight_decay": 0.0})
         rate = self.settings.train.learning_rate
         optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4, fused=True)
-        steps = max(self.total_steps, MIN_SCHEDULE_STEPS)
+        steps = max(self.run.total_steps, MIN_SCHEDULE_STEPS)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -117,15 +126,17 @@ class RankerTask(pl.LightningModule):
         rate = 1.0 if self.label_policy.has_impressions else self.settings.train.negative_sampling_rate
         generator = torch.Generator().manual_seed(self.settings.step_seed(self.global_step))
         candidates, labels = sample_negatives(candidates, labels, rate, generator)
-        logits = self.logits_at_position(self.compute_logits(self.model, batch, candidates), labels)
+        logits = self.at_position(self.compute_logits(self.model, batch, candidates), labels)
         losses = self.compute_task_losses(logits, labels, candidates)
         shares = self.process_loss_shares(labels)
-        self.task_losses = {task: losses[task] * share for task, share in zip(TASKS, shares, strict=True)}
+        self.task_losses = {
+            task: losses[task] * share for task, share in zip(self.task_names, shares, strict=True)
+        }
         loss = self.loss_weighting(
-            torch.stack([self.task_losses[task] for task in TASKS]), self.last_shared_weight()
+            torch.stack([self.task_losses[task] for task in self.task_names]), self.last_shared_weight()
         )
         size = batch.query.ts.numel()
-        metrics = {f"{task}_loss": self.task_losses[task] for task in TASKS}
+        metrics = {f"{task}_loss": self.task_losses[task] for task in self.task_names}
         self.log_dict(metrics, on_step=True, on_epoch=True, batch_size=size)
         self.log("loss", loss, prog_bar=True, batch_size=size)
         return loss
@@ -137,11 +148,9 @@ class RankerTask(pl.LightningModule):
         lists count by their pairs.
         """
         if processes.world_size() == 1:
-            return torch.ones(len(TASKS))
-        entire_space = self.settings.train.entire_space
-        conversion = labels.weight if entire_space else labels.weight * labels.click
-        value = labels.weight * labels.purchase * (labels.value > 0)
-        local = torch.stack([labels.weight.sum(), conversion.sum(), value.sum()])
+            return torch.ones(len(self.tasks))
+        matrix = task_labels(labels, self.tasks, self.label_policy)
+        local = loss_counts(matrix, labels.weight, self.tasks, self.settings.train.entire_space)
         total = processes.all_gather_rows(local.unsqueeze(0)).sum(0)
         return local * processes.world_size() / total.clamp_min(1e-6)
 
@@ -153,23 +162,23 @@ class RankerTask(pl.LightningModule):
         )
 
     def compute_logits(self, model: nn.Module, batch: Batch, candidates: Candidates) -> Tensor:
-        """Logits [ΣC, 3], of a click when examined."""
+        """Logits [ΣC, T], of an item that is seen."""
         (tower,) = self._frozen_modules
         with torch.no_grad():
             vector = tower(batch.query, self.catalog.vectors)
         return model(batch.query, vector, candidates, self.catalog)
 
-    def logits_at_position(self, logits: Tensor, labels: Labels) -> Tensor:
-        """Logits [n, 3] as of the position of each candidate's impression."""
-        click = click_logits_at_position(self.model.module, logits[:, 0], labels, self.label_policy)
-        return torch.cat([click.unsqueeze(1), logits[:, 1:]], dim=1)
+    def at_position(self, logits: Tensor, labels: Labels) -> Tensor:
+        """Logits [n, T] as of the position of each candidate's impression."""
+        return logits_as_shown(self.model.module, self.tasks, logits, labels, self.label_policy)
 
     def compute_task_losses(
         self, logits: Tensor, labels: Labels, candidates: Candidates
     ) -> dict[str, Tensor]:
         """The loss of each task."""
-        segment, train = segment_ids(candidates.offsets), self.settings.train
-        return task_losses(logits, labels, segment, train.loss, train.entire_space)
+        matrix = task_labels(labels, self.tasks, self.label_policy)
+        rows = (matrix, labels.weight, segment_ids(candidates.offsets))
+        return task_losses(logits, rows, self.tasks, self.losses, self.settings.train.loss)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Average over the processes what the sharded model's forward does not see."""
@@ -187,8 +196,8 @@ class RankerTask(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         candidates, labels = self.label_batch(batch)
         logits = self.compute_logits(self.model.module, batch, candidates)
-        losses = self.compute_task_losses(self.logits_at_position(logits, labels), labels, candidates)
-        loss = sum(weight * losses[task] for task, weight in self.task_weights.items())
+        losses = self.compute_task_losses(self.at_position(logits, labels), labels, candidates)
+        loss = sum(task.weight * losses[task.name] for task in self.tasks)
         size = batch.query.ts.numel()
         self.log("val_loss", loss, prog_bar=True, on_epoch=True, batch_size=size, sync_dist=True)
         self.validation_parts.append(select_known(logits, labels))
@@ -200,22 +209,22 @@ class RankerTask(pl.LightningModule):
             *map(processes.all_gather_rows, concat_labels([labels for _, labels in self.validation_parts]))
         )
         self.validation_outputs = logits.cpu(), to_device(labels, torch.device("cpu"))
-        click, conversion, _ = self.logits_at_position(logits, labels).unbind(1)
-        purchase = log_purchase_probability(click, conversion).exp()
-        for name, score, label in (
-            ("val_click_auc", click.sigmoid(), labels.click),
-            ("val_purchase_auc", purchase, labels.purchase),
-        ):
-            auc = binary_auroc(score, label.long())
-            self.log(name, auc, prog_bar=name == "val_purchase_auc", sync_dist=True)
+        outputs = TaskOutputs(self.tasks)(self.at_position(logits, labels))
+        matrix = task_labels(labels, self.tasks, self.label_policy)
+        for t, task in enumerate(self.tasks):
+            if task.is_binary:
+                auc = binary_auroc(outputs[t], matrix[:, t].long())
+                self.log(f"val_{task.name}_auc", auc, prog_bar=task.ranking > 0, sync_dist=True)
 
 
-def click_logits_at_position(
-    ranker: Ranker, click: Tensor, labels: Labels, label_policy: LabelPolicy
+def logits_as_shown(
+    ranker: Ranker, tasks: Sequence[Task], logits: Tensor, labels: Labels, label_policy: LabelPolicy
 ) -> Tensor:
-    """Logits of a click when examined [n] → logits of a click at the position of each impression [n]."""
+    """Logits [n, T] of items that are seen → logits [n, T] at the position of each impression."""
     bias = ranker.position_bias
-    return click if bias is None or not label_policy.has_impressions else bias(click, labels.position)
+    if bias is None or not label_policy.has_impressions:
+        return logits
+    return logits_at_position(logits, tasks, bias, labels.position)
 
 
 def select_known(logits: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
@@ -228,7 +237,7 @@ def select_known(logits: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
 def predict(
     ranker: Ranker, tower: QueryTower, catalog: Catalog, batches: Iterable[Batch], label_policy: LabelPolicy
 ) -> tuple[Tensor, Labels]:
-    """Uncalibrated logits [n, 3] and labels [n] of all candidates of all batches whose outcome is known."""
+    """Uncalibrated logits [n, T] and labels [n] of all candidates of all batches whose outcome is known."""
     parts = []
     for batch in batches:
         assert batch.candidates is not None

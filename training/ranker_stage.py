@@ -1,6 +1,7 @@
 """The ranker stage: a calibrated ranker, trained on candidates."""
 
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from torch import Tensor
 
 from data.io.batches import read_batches
 from models.ranking.ranker import Ranker
+from models.ranking.tasks import Task
 from training import tracking
-from training.build_ranker import build_ranker
-from training.checkout_sampling import count_epochs
+from training.build_ranker import build_ranker, feature_selection, read_tasks
+from training.checkout_sampling import count_epochs, report_epochs
 from training.distributed import processes
 from training.distributed.sharding import build_and_load
-from training.labels import LabelPolicy, Labels, label_policy_from_meta
+from training.labels import LabelPolicy, Labels, label_policy_from_meta, task_labels
 from training.prepared_data import PreparedData
-from training.ranker import RankerTask, predict
+from training.ranker import RankerRun, RankerTask, predict
 from training.retrieval_stage import load_query_tower
 from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_run_config
 from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
@@ -35,19 +37,26 @@ def train_ranker(
     retrieval: Path,
     candidates_folder: Path,
     warm: WarmStart | None = None,
+    before_training: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Train and calibrate the ranker; return its folder, with its weights and the resolved config."""
+    """Train and calibrate the ranker; return its folder, with its weights and the resolved config.
+
+    `before_training` is called unless it is trained already.
+    """
     folder = stage_folder(
         cfg.paths.runs,
         "ranker",
         __name__,
         cfg.ranker,
+        cfg.tasks,
+        feature_selection(cfg),
         cfg.trainer.precision,
         cfg.seed,
         candidates_folder.name,
     )
     with processes.lock_on_rank_zero(folder):
         if not processes.on_rank_zero(lambda: is_done(folder)):
+            before_training()
             _train_ranker(cfg, prepared, retrieval, candidates_folder, warm, folder)
     return folder
 
@@ -74,9 +83,11 @@ def _train_ranker(
     validation_file = candidates_folder / "validation.parquet"
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, **stream)
     epochs = count_epochs(train_settings, len(train))
+    if processes.rank() == 0:
+        report_epochs("ranker", train_settings, epochs)
     task = RankerTask(
-        build, tower, catalog, label_policy, TaskSettings.of(cfg, train_settings, weights),
-        total_steps=len(train) * epochs, folder=folder,
+        build, tower, catalog, read_tasks(cfg), label_policy, TaskSettings.of(cfg, train_settings, weights),
+        RankerRun(len(train) * epochs, folder),
     )  # fmt: skip
     stopping = StoppingRule(
         monitor="val_loss", mode="min", max_epochs=epochs, patience=train_settings.patience
@@ -93,7 +104,7 @@ def _train_ranker(
         tower, catalog = load_query_tower(cfg, prepared, retrieval)  # the trainer may have moved the others
         batches = read_batches(validation_file, VALIDATION_BATCH_SIZE)
         outputs = predict(ranker, tower, catalog, batches, label_policy)
-    _calibrate(ranker, outputs, label_policy)
+    _calibrate(ranker, read_tasks(cfg), outputs, label_policy)
     torch.save(ranker.state_dict(), folder / WEIGHTS_FILE)
     save_run_config(cfg, folder)
     manifest = {
@@ -115,11 +126,14 @@ def _kept_validation_outputs(
     return task.validation_outputs if is_last_best and cfg.trainer.precision == "32-true" else None
 
 
-def _calibrate(ranker: Ranker, outputs: tuple[Tensor, Labels], label_policy: LabelPolicy) -> None:
+def _calibrate(
+    ranker: Ranker, tasks: Sequence[Task], outputs: tuple[Tensor, Labels], label_policy: LabelPolicy
+) -> None:
     """Fit the ranker's calibration to logits and labels of the validation split."""
     logits, labels = outputs
     bias = ranker.position_bias if label_policy.has_impressions else None
-    ranker.calibration.fit(logits, labels.click, labels.purchase, labels.value, labels.position, bias)
+    matrix = task_labels(labels, tasks, label_policy)
+    ranker.calibration.fit(tasks, logits, matrix, labels.position, bias)
 
 
 def run_references(

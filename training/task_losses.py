@@ -1,18 +1,21 @@
 """The loss of each task of the ranker."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from models.ranking.listwise_losses import lambda_loss, listwise_softmax_loss, pairwise_logistic_loss
 from models.ranking.losses import (
-    click_loss,
-    conversion_loss,
+    conditional_loss,
+    cross_entropy,
+    entire_space_loss,
     gamma_deviance,
-    log_purchase_probability,
-    purchase_loss,
+    poisson_loss,
 )
-from training.labels import Labels
+from models.ranking.tasks import Task, log_probabilities, parent_indices, parent_labels
+from training.config_targets import import_object
 
 RANKING_LOSSES = {
     "pairwise": pairwise_logistic_loss,
@@ -21,39 +24,98 @@ RANKING_LOSSES = {
 }
 
 
+class TaskRows(NamedTuple):
+    """What the pointwise loss of one task reads of n candidates."""
+
+    logit: Tensor  # [n] given the parent: log-odds of a binary task, log of the mean of an amount or a count
+    log_probability: Tensor  # [n] log p(task and its ancestors); of the parent for an amount or a count
+    label: Tensor  # [n]
+    parent: Tensor  # [n] 1 where the parent happened, by its label; 1 throughout without a parent
+    weight: Tensor  # [n] number of pairs that each stands for, 0 for an unknown outcome
+
+
+PointwiseLoss = Callable[[TaskRows], Tensor]  # a scalar
+
+POINTWISE_LOSSES: dict[str, PointwiseLoss] = {
+    "cross_entropy": lambda rows: cross_entropy(rows.logit, rows.label, rows.weight),
+    "entire_space": lambda rows: entire_space_loss(rows.log_probability, rows.label, rows.weight),
+    "conditional": lambda rows: conditional_loss(rows.logit, rows.parent, rows.label, rows.weight),
+    "gamma": lambda rows: gamma_deviance(rows.logit, rows.label, rows.parent, rows.weight),
+    "poisson": lambda rows: poisson_loss(rows.logit, rows.label, rows.parent, rows.weight),
+}
+
+
+def loss_name(task: Task, entire_space: bool) -> str:
+    """The loss of a task: its own, else the default of its kind.
+
+    `entire_space` (`ranker.train.entire_space`): a chained probability learns from all candidates, else from
+    those where the parent happened.
+    """
+    if task.loss is not None:
+        return task.loss
+    if task.kind == "amount":
+        return "gamma"
+    if task.kind == "count":
+        return "poisson"
+    if task.given is None:
+        return "cross_entropy"
+    return "entire_space" if entire_space and task.joint else "conditional"
+
+
+def pointwise_losses(tasks: Sequence[Task], entire_space: bool) -> list[PointwiseLoss]:
+    """The pointwise loss of each task. Raises ConfigError for a dotted path that names no function."""
+    names = [loss_name(task, entire_space) for task in tasks]
+    return [
+        POINTWISE_LOSSES.get(name) or import_object(f"tasks.{task.name}.loss", name)
+        for task, name in zip(tasks, names, strict=True)
+    ]
+
+
 def task_losses(
-    logits: Tensor, labels: Labels, segment: Tensor, loss_weights: Mapping[str, float], entire_space: bool
+    logits: Tensor,
+    rows: tuple[Tensor, Tensor, Tensor],
+    tasks: Sequence[Task],
+    losses: Sequence[PointwiseLoss],
+    loss_weights: Mapping[str, float],
 ) -> dict[str, Tensor]:
-    """The loss of each task (models.ranking.multitask.layers.TASKS), a scalar each.
+    """The loss of each task, a scalar each.
 
     Args:
-        logits: [ΣC, 3] click, conversion, log of spend given purchase.
-        segment: [ΣC] the checkout of each candidate.
-        loss_weights: `ranker.train.loss`. The ranking losses belong to conversion, whose task is the
-            purchase: they compare the order by p(purchase) with purchases as gains and, with weight
-            `value_share`, the order by expected value with spend as gains.
-        entire_space: conversion learns from p(purchase) over all candidates, else from clicked ones only.
+        logits: [ΣC, T].
+        rows: labels [ΣC, T], the weight [ΣC] and the checkout [ΣC] of each candidate.
+        losses: `pointwise_losses`.
+        loss_weights: `ranker.train.loss`. A ranking loss counts for every task by its `ranking`: it compares
+            the order by the task's expectation, p(parent) · E[amount | parent], with its labels as gains. The
+            one of an amount belongs to its parent, whose probability it trains most.
     """
-    click, conversion, log_value = logits.unbind(1)
-    if entire_space:
-        pointwise = purchase_loss(click, conversion, labels.purchase, labels.weight)
-    else:
-        pointwise = conversion_loss(conversion, labels.click, labels.purchase, labels.weight)
-    conversion_total = loss_weights["pointwise"] * pointwise
-    log_purchase = log_purchase_probability(click, conversion)
-    objectives = [
-        (1 - loss_weights["value_share"], log_purchase, labels.purchase),
-        (loss_weights["value_share"], log_purchase + log_value, labels.value),
-    ]
+    labels, weight, segment = rows
+    parents = parent_indices(tasks)
+    logs = log_probabilities(logits, parents, [task.is_binary for task in tasks])
+    parent_label = parent_labels(labels, tasks)
+    totals: dict[str, Tensor] = {}
+    for t, task in enumerate(tasks):
+        task_rows = TaskRows(logits[:, t], logs[t], labels[:, t], parent_label[t], weight)
+        pointwise = losses[t](task_rows)
+        totals[task.name] = loss_weights["pointwise"] * pointwise if task.is_binary else pointwise
     for name, ranking_loss in RANKING_LOSSES.items():
-        for share, score, gain in objectives:
-            weight = loss_weights[name] * share
-            if weight > 0:
-                conversion_total = conversion_total + weight * ranking_loss(
-                    score, gain, segment, labels.weight
-                )
-    return {
-        "click": loss_weights["pointwise"] * click_loss(click, labels.click, labels.weight),
-        "conversion": conversion_total,
-        "value": gamma_deviance(log_value, labels.value, labels.purchase, labels.weight),
-    }
+        for t, task in enumerate(tasks):
+            if (ranking_weight := loss_weights[name] * task.ranking) > 0:
+                score = logs[t] if task.is_binary else logs[t] + logits[:, t]
+                loss = ranking_loss(score, labels[:, t], segment, weight)
+                owner = task.name if task.is_binary or task.given is None else task.given
+                totals[owner] = totals[owner] + ranking_weight * loss
+    return totals
+
+
+def loss_counts(labels: Tensor, weight: Tensor, tasks: Sequence[Task], entire_space: bool) -> Tensor:
+    """By task the number of pairs that its pointwise loss is a mean over: [T]; labels [n, T], weight [n]."""
+    counts = []
+    for t, (task, parent) in enumerate(zip(tasks, parent_labels(labels, tasks), strict=True)):
+        name = loss_name(task, entire_space)
+        if name in ("cross_entropy", "entire_space"):
+            counts.append(weight.sum())
+        elif name == "gamma":
+            counts.append((weight * parent * (labels[:, t] > 0)).sum())
+        else:
+            counts.append((weight * parent).sum())
+    return torch.stack(counts)

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from models.ranking.ranker import Ranker
+from models.ranking.tasks import Task
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog
-from training.build_ranker import build_ranker
+from training.build_ranker import build_ranker, read_tasks
 from training.config_versions import load_run_config
 from training.prepared_data import PreparedData, open_prepared
 from training.retrieval_stage import load_query_tower
@@ -26,6 +27,7 @@ class Run(NamedTuple):
     query_tower: QueryTower
     catalog: Catalog  # with item vectors, all snapshots
     ranker: Ranker  # calibrated, float tables
+    tasks: tuple[Task, ...]  # of the ranker, in the order of its outputs
     retrieval_folder: Path  # of the two towers
     candidates_folder: Path  # with {train,validation,test}.parquet
 
@@ -63,6 +65,7 @@ def open_run(folder: str | Path) -> Run:
         query_tower=tower,
         catalog=catalog,
         ranker=ranker.eval(),
+        tasks=read_tasks(cfg),
         retrieval_folder=parts["retrieval"],
         candidates_folder=parts["candidates"],
     )

@@ -1,62 +1,64 @@
-"""Calibration of the heads: fitted on validation after training, exported with the ranker."""
+"""Calibration of the tasks' logits: fitted on validation after training, exported with the ranker."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from models.ranking.losses import click_loss, gamma_deviance, purchase_loss
+from models.ranking.losses import (
+    conditional_loss,
+    cross_entropy,
+    entire_space_loss,
+    gamma_deviance,
+    poisson_loss,
+)
 from models.ranking.position_bias import PositionBias
+from models.ranking.tasks import Task, log_probabilities, parent_indices, parent_labels
 
 
-class HeadCalibration(nn.Module):
-    """A linear map per head in logit (click, conversion) or log (value) space.
+class TaskCalibration(nn.Module):
+    """A linear map per task of its logit: log-odds of a binary task, log of the mean of an amount.
 
-    Platt scaling (Platt 1999) of the click and conversion logits: the purchase probability is the product of
-    the two probabilities and never exceeds the click probability.
+    Platt scaling (Platt 1999) of binary tasks given their parents: the probability of a chain is the product
+    and never exceeds the parent's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_tasks: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(3))
-        self.shift = nn.Parameter(torch.zeros(3))
+        self.scale = nn.Parameter(torch.ones(n_tasks))
+        self.shift = nn.Parameter(torch.zeros(n_tasks))
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Raw logits [n, 3] (click, conversion, log value) to calibrated ones [n, 3]."""
+        """Raw logits [n, T] to calibrated ones [n, T]."""
         return logits * self.scale + self.shift
 
     def fit(
         self,
+        tasks: Sequence[Task],
         logits: Tensor,
-        clicked: Tensor,
-        purchased: Tensor,
-        value: Tensor,
+        labels: Tensor,
         position: Tensor | None = None,
         position_bias: PositionBias | None = None,
     ) -> None:
-        """Minimise each head's own loss: logits [n, 3], labels [n] each. Value keeps its scale.
+        """Minimise each task's own loss: logits [n, T], labels [n, T]. Amounts and counts keep their scale.
 
-        With the trained `position_bias`, which is not fitted, clicks observed at a `position` [n] calibrate
-        p(click | seen) instead of the mean over the positions of the log. A head without both outcomes in
-        the sample keeps its parameters.
+        With the trained `position_bias`, which is not fitted, outcomes observed at a `position` [n] calibrate
+        the probabilities of an item that is seen instead of the mean over the positions of the log. A task
+        without both outcomes in the sample, or with `calibration: false`, keeps its parameters.
         """
-        is_fitted = torch.tensor(
-            [_has_both_classes(clicked), _has_both_classes(purchased), bool(purchased.any())]
-        )
-        scale_mask = torch.stack([is_fitted[0], is_fitted[1], torch.tensor(False)]).float()
-        masks = ((self.scale, scale_mask), (self.shift, is_fitted.float()))
+        is_fitted = torch.tensor([_is_fitted(task, labels, t, tasks) for t, task in enumerate(tasks)])
+        scale_mask = is_fitted & torch.tensor([task.is_binary for task in tasks])
+        masks = ((self.scale, scale_mask.float()), (self.shift, is_fitted.float()))
         optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
             self.parameters(), max_iter=100, line_search_fn="strong_wolfe"
         )
 
         def closure() -> float:
             optimizer.zero_grad()
-            click, conversion, log_value = self(logits).unbind(1)
-            if position_bias is not None:
-                click = position_bias(click, position)
-            loss = (
-                click_loss(click, clicked)
-                + purchase_loss(click.detach(), conversion, purchased)
-                + gamma_deviance(log_value, value, purchased)
-            )
+            calibrated = self(logits)
+            if position_bias is not None and position is not None:
+                calibrated = logits_at_position(calibrated, tasks, position_bias, position)
+            loss = sum(calibration_losses(calibrated, labels, tasks))
             torch.autograd.backward(loss)
             for parameter, mask in masks:
                 if parameter.grad is not None:
@@ -66,5 +68,46 @@ class HeadCalibration(nn.Module):
         optimizer.step(closure)
 
 
-def _has_both_classes(labels: Tensor) -> bool:
-    return bool(labels.any()) and not bool(labels.all())
+def calibration_losses(logits: Tensor, labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
+    """By task the loss of its own parameters; ancestors are constants. logits [n, T], labels [n, T]."""
+    parents, parent_label = parent_indices(tasks), parent_labels(labels, tasks)
+    logs = log_probabilities(logits.detach(), parents, [task.is_binary for task in tasks])
+    losses: list[Tensor] = []
+    for t, task in enumerate(tasks):
+        logit, label = logits[:, t], labels[:, t]
+        if task.kind == "amount":
+            losses.append(gamma_deviance(logit, label, parent_label[t]))
+        elif task.kind == "count":
+            losses.append(poisson_loss(logit, label, parent_label[t]))
+        elif parents[t] < 0:
+            losses.append(cross_entropy(logit, label))
+        elif task.joint:
+            losses.append(entire_space_loss(logs[parents[t]] + nn.functional.logsigmoid(logit), label))
+        else:
+            losses.append(conditional_loss(logit, parent_label[t], label))
+    return losses
+
+
+def logits_at_position(
+    logits: Tensor, tasks: Sequence[Task], position_bias: PositionBias, position: Tensor
+) -> Tensor:
+    """Logits [n, T] of items that are seen → logits [n, T] at positions [n].
+
+    A user examines a position or not, so the bias acts on tasks without parent; the others follow.
+    """
+    columns = [
+        position_bias(logits[:, t], position) if task.is_binary and task.given is None else logits[:, t]
+        for t, task in enumerate(tasks)
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def _is_fitted(task: Task, labels: Tensor, t: int, tasks: Sequence[Task]) -> bool:
+    """Whether the sample determines the parameters of a task."""
+    if not task.calibration:
+        return False
+    parent = parent_labels(labels, tasks)[t] > 0
+    if not task.is_binary:
+        return bool((parent & (labels[:, t] > 0)).any())
+    label = labels[:, t] if task.joint else labels[parent, t]
+    return bool(label.any()) and not bool(label.all())

@@ -1,6 +1,6 @@
-"""The ranker: click, purchase and value of every candidate of a checkout."""
+"""The ranker: the outputs of all tasks for every candidate of a checkout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from models.embeddings import EmbeddingTable, EmbeddingTables
 from models.jagged import segment_ids
-from models.ranking.calibration import HeadCalibration
+from models.ranking.calibration import TaskCalibration
 from models.ranking.features.interactions import InteractionFeatures
-from models.ranking.losses import click_and_purchase_probabilities
+from models.ranking.features.selection import FeatureSelection
 from models.ranking.position_bias import PositionBias
+from models.ranking.tasks import Task, TaskOutputs
 from models.retrieval.query_encoder import time_of_week
 from models.retrieval.two_tower import attribute_bags, empty_attributes, make_attribute_embeddings
 from models.schema import Candidates, Catalog, Query, TableSizes
@@ -22,7 +23,7 @@ FEATURE_CLIP = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class RankerWidths:
-    """Widths of the ranker's embedding tables."""
+    """Widths of the ranker's embedding tables; `attribute_dim` is that of orders, users and items."""
 
     leaf_dim: int = 8
     brand_dim: int = 4
@@ -30,7 +31,7 @@ class RankerWidths:
 
 
 class Ranker(nn.Module):
-    """Interaction features, small embeddings and a multi-task network with three heads.
+    """Interaction features, small embeddings and a multi-task network with an output per task.
 
     Items have no id embedding here: with few users it overfits, and the two-tower score carries what ids
     contribute. Category and brand tables are small for the same reason.
@@ -40,8 +41,10 @@ class Ranker(nn.Module):
         query_vector_dim: D, width of the query vector.
         horizon_days: days inside which an outcome counts.
         multitask: builds the multi-task network (models/ranking/multitask/layers.py) from its input widths Q
-            and X.
+            and X and the names of the tasks.
         widths: of the tables.
+        tasks: what the outputs predict (models/ranking/tasks.py).
+        selection: the interaction features to keep, by default all.
     """
 
     def __init__(
@@ -49,37 +52,58 @@ class Ranker(nn.Module):
         sizes: TableSizes,
         query_vector_dim: int,
         horizon_days: float,
-        multitask: Callable[[int, int], nn.Module],
+        multitask: Callable[[int, int, list[str]], nn.Module],
         widths: RankerWidths,
+        tasks: Sequence[Task],
+        selection: FeatureSelection | None = None,
     ) -> None:
         super().__init__()
-        self.interactions = InteractionFeatures(sizes.categories, sizes.brands, horizon_days)
+        self.interactions = InteractionFeatures(
+            sizes.categories,
+            sizes.brands,
+            horizon_days,
+            has_content=sizes.content_dim > 0,
+            selection=selection,
+        )
         n_features = len(self.interactions.feature_names)
         # momentum=None: the mean over all steps, right also after a few; the features do not drift.
         self.normalize = nn.BatchNorm1d(n_features, affine=False, momentum=None)
         self.feature_clip = FEATURE_CLIP
+        item_attributes = [f"item_attribute_{i}" for i in range(len(sizes.item_attributes))]
         self.item_embeddings = EmbeddingTables(
             [
                 EmbeddingTable("leaf", sizes.categories, widths.leaf_dim, ["leaf"]),
                 EmbeddingTable("brand", sizes.brands, widths.brand_dim, ["brand"]),
+                *(
+                    EmbeddingTable(name, size, widths.attribute_dim, [name])
+                    for name, size in zip(item_attributes, sizes.item_attributes, strict=True)
+                ),
             ]
         )
         self.attribute_embeddings = make_attribute_embeddings(sizes.attributes, widths.attribute_dim)
         checkout_dim = query_vector_dim + 4 + widths.attribute_dim * len(sizes.attributes)  # Q
-        candidate_dim = n_features + widths.leaf_dim + widths.brand_dim  # X
-        self.multitask = multitask(checkout_dim, candidate_dim)
-        self.calibration = HeadCalibration()
+        candidate_dim = n_features + self.item_embeddings.output_dim  # X
+        self.task_names = [task.name for task in tasks]
+        self.is_spend = [task.label == "spend" for task in tasks]
+        self.network_dims = (checkout_dim, candidate_dim)
+        self.multitask = multitask(checkout_dim, candidate_dim, self.task_names)
+        self.calibration = TaskCalibration(len(tasks))
+        self.outputs = TaskOutputs(tasks)
         self.position_bias: PositionBias | None = None  # only in training, and if positions are logged
 
     def forward(self, query: Query, query_vector: Tensor, candidates: Candidates, catalog: Catalog) -> Tensor:
-        """Uncalibrated logits [ΣC, 3]: click, conversion, log of spend given purchase."""
+        """Uncalibrated logits [ΣC, T], each given the parent (models/ranking/tasks.py).
+
+        The logarithm of spend is the network's correction of the expected spend of a purchase.
+        """
         features, log_spend = self.interactions(query, candidates, catalog)
         segment = segment_ids(candidates.offsets)
         item = candidates.item
         one_id = torch.ones_like(item)  # lengths of bags of one id
         weight = torch.ones_like(candidates.score)
         codes = [catalog.leaf.index_select(0, item), catalog.brand.index_select(0, item)]
-        embedded = self.item_embeddings(codes, [one_id, one_id], [weight, weight])
+        codes += catalog.attributes.index_select(0, item).t().contiguous().unbind(0)
+        embedded = self.item_embeddings(codes, [one_id] * len(codes), [weight] * len(codes))
         normalized = self.normalize(features).clamp(-self.feature_clip, self.feature_clip)
         candidate = torch.cat([normalized, embedded], dim=1)  # [ΣC, X]
         time = time_of_week(query.ts)
@@ -87,23 +111,23 @@ class Ranker(nn.Module):
         if self.attribute_embeddings is not None:
             attributes = self.attribute_embeddings(*attribute_bags(query))
         checkout = torch.cat([query_vector, time, attributes], dim=1)  # [B, Q]
-        logits = self.multitask(checkout, candidate, segment).float()  # losses need float32 under autocast
-        value = log_spend + logits[:, 2].clamp(-4.0, 4.0)
-        return torch.stack([logits[:, 0], logits[:, 1], value], dim=1)
+        logits: dict[str, Tensor] = self.multitask(checkout, candidate, segment)
+        columns: list[Tensor] = []
+        for i, name in enumerate(self.task_names):
+            logit = logits[name].float()  # losses need float32 under autocast
+            columns.append(log_spend + logit.clamp(-4.0, 4.0) if self.is_spend[i] else logit)
+        return torch.stack(columns, dim=1)
 
 
 class CalibratedRanker(nn.Module):
-    """The ranker for serving, with calibrated probabilities and spend."""
+    """The ranker for serving, with calibrated outputs."""
 
     def __init__(self, ranker: Ranker) -> None:
         super().__init__()
         self.ranker = ranker
 
-    def forward(
-        self, query: Query, query_vector: Tensor, candidates: Candidates, catalog: Catalog
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """p(click) [ΣC], p(purchase) [ΣC] ≤ p(click), and expected spend given a purchase [ΣC]."""
+    def forward(self, query: Query, query_vector: Tensor, candidates: Candidates, catalog: Catalog) -> Tensor:
+        """Outputs [T, ΣC] of the tasks in their order (models.ranking.tasks.TaskOutputs)."""
         logits = self.ranker(query, query_vector, candidates, catalog)
-        click, conversion, log_value = self.ranker.calibration(logits).unbind(1)
-        p_click, p_purchase = click_and_purchase_probabilities(click, conversion)
-        return p_click, p_purchase, log_value.exp()
+        outputs: Tensor = self.ranker.outputs(self.ranker.calibration(logits))
+        return outputs

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from models.embeddings import EmbeddingTable, EmbeddingTables, Int8EmbeddingTables, quantize_tables
 from models.jagged import gather_segments, lookup, rank_in_segment, segment_ids, segment_offsets, sum_by_key
-from models.ranking.calibration import HeadCalibration
-from models.ranking.losses import log_purchase_probability
+from models.ranking.calibration import TaskCalibration
 from models.ranking.ranker import CalibratedRanker, Ranker, RankerWidths
+from models.ranking.tasks import DEFAULT_TASKS, TaskOutputs
 from models.retrieval.item_tower import ItemEncoder, ItemTowerSettings
 from models.retrieval.mean_encoder import MeanEncoder
 from models.retrieval.query_encoder import EncoderDims
@@ -25,7 +25,7 @@ def make_two_tower(dim: int = 8) -> TwoTower:
 
 
 def make_ranker() -> Ranker:
-    return Ranker(table_sizes(), 8, 14.0, VARIANTS["mmoe"], RankerWidths())
+    return Ranker(table_sizes(), 8, 14.0, VARIANTS["mmoe"], RankerWidths(), DEFAULT_TASKS)
 
 
 @settings(max_examples=50, deadline=None)
@@ -107,16 +107,17 @@ def test_calibration_recovers_a_known_distortion() -> None:
     purchased = clicked * torch.bernoulli(truth[:, 1].sigmoid(), generator=g)
     value = truth[:, 2].exp() * torch.empty(20_000).exponential_(generator=g)
     distorted = truth * torch.tensor([2.0, 0.5, 1.0]) + torch.tensor([1.0, -1.0, 0.7])
-    calibration = HeadCalibration()
-    calibration.fit(distorted, clicked, purchased, value)
-    click, conversion, log_value = calibration(distorted).unbind(1)
+    calibration = TaskCalibration(3)
+    calibration.fit(DEFAULT_TASKS, distorted, torch.stack([clicked, purchased, value], dim=1))
+    click, _, log_value = calibration(distorted).unbind(1)
     torch.testing.assert_close(click, truth[:, 0], rtol=0, atol=0.3)
-    assert abs(float(log_purchase_probability(click, conversion).exp().mean() - purchased.mean())) < 0.005
+    outputs = TaskOutputs(DEFAULT_TASKS)(calibration(distorted))
+    assert abs(float(outputs[1].mean() - purchased.mean())) < 0.005
     assert abs(float((log_value - truth[:, 2]).mean())) < 0.05
 
 
-def test_calibration_keeps_a_head_without_both_outcomes() -> None:
-    calibration = HeadCalibration()
-    calibration.fit(torch.randn(50, 3), torch.zeros(50), torch.zeros(50), torch.zeros(50))
+def test_calibration_keeps_a_task_without_both_outcomes() -> None:
+    calibration = TaskCalibration(3)
+    calibration.fit(DEFAULT_TASKS, torch.randn(50, 3), torch.zeros(50, 3))
     assert calibration.scale.tolist() == [1, 1, 1]
     assert calibration.shift.tolist() == [0, 0, 0]

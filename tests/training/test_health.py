@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.ranking.losses import click_and_purchase_probabilities
+from models.ranking.tasks import DEFAULT_TASKS, TaskOutputs
 from tests.models.variants import VARIANTS
 from training.health import (
     GateLoad,
@@ -11,49 +11,46 @@ from training.health import (
     check_finite,
     find_leaks,
     gradient_cosines,
-    head_alarms,
+    output_alarms,
 )
-from training.labels import Labels
 
 
-def logits_and_labels(seed: int = 0, n: int = 4000) -> tuple[torch.Tensor, Labels]:
-    """Logits, and outcomes drawn from them."""
+def logits_and_labels(seed: int = 0, n: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [n, 3], and labels [n, 3] drawn from them."""
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(n, 3, generator=g)
-    click, purchase = click_and_purchase_probabilities(logits[:, 0], logits[:, 1])
+    click, purchase, value = TaskOutputs(DEFAULT_TASKS)(logits)
     u = torch.rand(n, generator=g)
     clicked, bought = (u < click).float(), (u < purchase).float()
-    value = bought * logits[:, 2].exp()
-    return logits, Labels(clicked, bought, value, torch.zeros(n, dtype=torch.int64), torch.ones(n))
+    return logits, torch.stack([clicked, bought, bought * value], dim=1)
 
 
-def test_heads_that_fit_raise_no_alarm() -> None:
-    assert head_alarms(*logits_and_labels()) == []
+def test_tasks_that_fit_raise_no_alarm() -> None:
+    assert output_alarms(*logits_and_labels(), DEFAULT_TASKS) == []
 
 
-@pytest.mark.parametrize(("column", "head"), [(0, "click"), (2, "value")])
-def test_a_collapsed_head_is_named(column: int, head: str) -> None:
+@pytest.mark.parametrize(("column", "task"), [(0, "click"), (2, "value")])
+def test_a_collapsed_task_is_named(column: int, task: str) -> None:
     logits, labels = logits_and_labels()
     logits[:, column] = logits[:, column].mean()
-    (alarm,) = [text for text in head_alarms(logits, labels) if "collapsed" in text]
-    assert f"the {head} head has collapsed" in alarm
+    (alarm,) = [text for text in output_alarms(logits, labels, DEFAULT_TASKS) if "collapsed" in text]
+    assert f"the task {task} has collapsed" in alarm
 
 
 @pytest.mark.parametrize(
-    ("column", "shift", "head"), [(0, -3.0, "click"), (1, -3.0, "purchase"), (2, 1.0, "value")]
+    ("column", "shift", "task"), [(0, -3.0, "click"), (1, -3.0, "purchase"), (2, 1.0, "value")]
 )
-def test_a_head_that_is_far_off_is_named(column: int, shift: float, head: str) -> None:
+def test_a_task_that_is_far_off_is_named(column: int, shift: float, task: str) -> None:
     logits, labels = logits_and_labels()
     logits[:, column] += shift
-    assert any(f"the {head} head predicts" in text for text in head_alarms(logits, labels))
+    assert any(f"the task {task} predicts" in text for text in output_alarms(logits, labels, DEFAULT_TASKS))
 
 
-def test_unknown_outcomes_are_not_held_against_a_head() -> None:
+def test_a_task_without_a_positive_is_named() -> None:
     logits, labels = logits_and_labels()
-    unknown = torch.arange(4000) % 2 == 0
-    labels = labels._replace(weight=(~unknown).float())
-    logits[unknown] = 9.0
-    assert head_alarms(logits, labels) == []
+    labels[:, 1:] = 0
+    alarms = output_alarms(logits, labels, DEFAULT_TASKS)
+    assert [text.split()[2] for text in alarms if "no positive label" in text] == ["purchase", "value"]
 
 
 def test_a_leak_is_named_whichever_way_it_points() -> None:
@@ -91,15 +88,16 @@ def test_gradient_cosines_tell_agreement_from_conflict() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_gate_load_is_the_mean_of_the_last_gates(name: str) -> None:
-    multitask = VARIANTS[name](5, 7)
+    names = [task.name for task in DEFAULT_TASKS]
+    multitask = VARIANTS[name](5, 7, names)
     load = GateLoad()
     load.attach(multitask)
     for rows in (4, 9):
         multitask(torch.randn(1, 5), torch.randn(rows, 7), torch.zeros(rows, dtype=torch.int64))
-    mean_weights = load.detach()
+    mean_weights = load.detach(names)
     multitask(torch.randn(1, 5), torch.randn(3, 7), torch.zeros(3, dtype=torch.int64))  # after detach
     if name in ("mmoe", "ple", "ple of one layer"):
-        assert list(mean_weights) == ["click", "conversion", "value"]
+        assert list(mean_weights) == names
         assert load.n_pairs == 13
         for weights in mean_weights.values():
             assert sum(weights) == pytest.approx(1.0, abs=1e-5)

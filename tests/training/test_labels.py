@@ -1,16 +1,26 @@
 """Labels of candidates against a plain reading of the outcomes."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import logsigmoid
 
 from models.jagged import segment_ids
 from models.ranking.features.interactions import InteractionFeatures
 from models.ranking.listwise_losses import listwise_softmax_loss
-from models.ranking.losses import click_loss, purchase_loss
+from models.ranking.losses import cross_entropy, entire_space_loss
+from models.ranking.tasks import parse_tasks
 from models.schema import Candidates, Outcomes
 from tests.models.shops import offsets, random_candidates, random_catalog, random_query
-from training.labels import LabelPolicy, Labels, label_candidates, label_policy_from_meta, sample_negatives
+from training.labels import (
+    LabelPolicy,
+    Labels,
+    label_candidates,
+    label_policy_from_meta,
+    sample_negatives,
+    task_labels,
+)
 
 
 def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
@@ -42,7 +52,7 @@ def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
 def test_labels(seed: int, kind: tuple[bool, bool]) -> None:
     proxy, impressions = kind
     candidates, outcomes, leaf = random_candidates(seed), random_outcomes(seed), random_catalog(seed).leaf
-    click, purchase, value, position, weight = label_candidates(
+    click, purchase, value, _, position, weight = label_candidates(
         candidates, outcomes, leaf, LabelPolicy(*kind)
     )
     for row in range(4):
@@ -98,7 +108,7 @@ def many_pairs(seed: int, checkouts: int = 60, each: int = 200) -> tuple[Candida
         torch.arange(checkouts + 1) * each, item, torch.ones(n, dtype=torch.int64),
         *(torch.rand(n, generator=g) for _ in range(3)),
     )  # fmt: skip
-    labels = Labels(click, purchase, purchase * 3, torch.zeros_like(item), torch.ones(n))
+    labels = Labels(click, purchase, purchase * 3, torch.empty(n, 0), torch.zeros_like(item), torch.ones(n))
     return candidates, labels, torch.randn(n, 2, generator=g) + click.unsqueeze(1) - 2
 
 
@@ -130,8 +140,10 @@ def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None
         total, count = weight.sum(), labels.weight.sum()  # unnormalised, so that the sum itself is judged
         return torch.stack(
             [
-                click_loss(click, sample_labels.click, weight) * total / count,
-                purchase_loss(click, conversion, sample_labels.purchase, weight) * total / count,
+                cross_entropy(click, sample_labels.click, weight) * total / count,
+                entire_space_loss(logsigmoid(click) + logsigmoid(conversion), sample_labels.purchase, weight)
+                * total
+                / count,
                 listwise_softmax_loss(click, sample_labels.purchase, segment_ids(sample.offsets), weight),
             ]
         )
@@ -155,7 +167,7 @@ def test_features_of_what_is_kept_are_those_among_all() -> None:
         source_mask=torch.arange(candidates.item.numel())
     )  # which pair it is; no feature but bits
     zeros = torch.zeros(candidates.item.numel())
-    labels = Labels(zeros, zeros, zeros, zeros.long(), torch.ones_like(zeros))
+    labels = Labels(zeros, zeros, zeros, torch.empty(len(zeros), 0), zeros.long(), torch.ones_like(zeros))
     sample, _ = sample_negatives(candidates, labels, 0.01, torch.Generator().manual_seed(0))
     assert sample.item.numel() < candidates.item.numel()
     interactions = InteractionFeatures(categories=16, brands=5)
@@ -176,3 +188,38 @@ def test_pairs_without_an_outcome_are_not_computed() -> None:
     assert sample_labels.weight.equal(labels.weight[sample.source_mask])
     n_unknown = (sample_labels.weight == 0).sum()
     assert 0 < n_unknown <= 120  # of each checkout, the candidates of highest score and of highest taste
+
+
+def test_labels_of_tasks_come_from_facts_and_further_labels() -> None:
+    """A wishlist implies a click, a return follows a purchase; columns follow the order of the tasks."""
+    click = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    purchase = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    further = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    labels = Labels(click, purchase, purchase * 5, further, torch.zeros(4).long(), torch.ones(4))
+    policy = LabelPolicy(proxy_clicks=False, has_impressions=False, further=("wishlist", "return"))
+    tasks = parse_tasks(
+        {
+            "click": {"kind": "binary", "label": "click"},
+            "wishlist": {"kind": "binary", "label": "wishlist", "given": "click"},
+            "purchase": {"kind": "binary", "label": "purchase", "given": "click"},
+            "value": {"kind": "amount", "label": "spend", "given": "purchase"},
+            "return": {"kind": "binary", "label": "return", "given": "purchase", "joint": False},
+        }
+    )
+    expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1, 0, 1, 5, 1]]
+    assert task_labels(labels, tasks, policy).tolist() == expected
+    with pytest.raises(ValueError, match=r"tasks\.wishlist: the prepared data have no label wishlist"):
+        task_labels(labels, tasks, policy._replace(further=()))
+
+
+def test_what_follows_a_purchase_needs_its_click_where_impressions_are_logged() -> None:
+    item = torch.tensor([1, 2])
+    outcomes = Outcomes(
+        torch.tensor([0, 2]), item, torch.ones(2).bool(), torch.tensor([True, False]), torch.ones(2).bool(),
+        torch.tensor([3.0, 4.0]), item, torch.ones(2, 2),
+    )  # fmt: skip
+    candidates = Candidates(torch.tensor([0, 2]), item, item, *(torch.zeros(2) for _ in range(3)))
+    policy = LabelPolicy(proxy_clicks=False, has_impressions=True, further=("return", "wishlist"))
+    labels = label_candidates(candidates, outcomes, torch.zeros(3).long(), policy)
+    assert labels.purchase.tolist() == [1, 0]
+    assert labels.further.tolist() == [[1, 1], [0, 1]]

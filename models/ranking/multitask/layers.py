@@ -1,17 +1,17 @@
 """Layers of the multi-task networks.
 
-A network is a module `forward(query [B, Q], candidate [ΣC, X], segment [ΣC]) → logits [ΣC, 3]`, in the order
-of TASKS, built from the widths Q (of the checkout's input) and X (of the candidate's). `last_shared_weight()`
-is the last parameter on which all tasks have a gradient, None if they share no layer: gradients are compared
-and balanced there. A network with gates ends them in an `nn.Softmax` over [ΣC, tasks, experts]; the last one
-feeds the towers.
+A network is a module `forward(query [B, Q], candidate [ΣC, X], segment [ΣC]) → {task: logit [ΣC]}`. It is
+built from the widths Q (of the checkout's input) and X (of the candidate's) and the task names. A logit is
+that of the task given its parent (models/ranking/tasks.py). `last_shared_weight()` is the last parameter on
+which all tasks have a gradient, None if they share no layer: gradients are compared and balanced there. A
+network with gates ends them in an `nn.Softmax` over [ΣC, tasks, experts]; the last one feeds the towers.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-TASKS = ("click", "conversion", "value")
 
 
 class SplitLinear(nn.Module):
@@ -88,8 +88,8 @@ class Experts(nn.Module):
         return torch.stack(outputs, dim=1).relu_()
 
 
-def make_towers(width: int, hidden: int) -> nn.ModuleList:
+def make_towers(tasks: Sequence[str], width: int, hidden: int) -> nn.ModuleList:
     """One perceptron per task: [n, width] → [n, 1]."""
     return nn.ModuleList(
-        nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1)) for _ in TASKS
+        nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1)) for _ in tasks
     )

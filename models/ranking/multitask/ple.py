@@ -1,19 +1,20 @@
 """Progressive layered extraction (Tang et al., "Progressive layered extraction (PLE): a novel multi-task
 learning (MTL) model for personalized recommendations", RecSys 2020, section 4)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from models.ranking.multitask.layers import TASKS, SplitLinear, make_towers
+from models.ranking.multitask.layers import SplitLinear, make_towers
 
 
-def make_expert_mask(specific_experts: int, shared_experts: int, states: int) -> Tensor:
+def make_expert_mask(n_tasks: int, specific_experts: int, shared_experts: int, states: int) -> Tensor:
     """The experts that each state mixes: bool [states, E], specific experts task by task, then shared ones.
 
     A task's state mixes its specific experts and the shared ones (equations 1 to 3). The last state is the
     shared one, which mixes all (section 4.2).
     """
-    n_tasks = len(TASKS)
     mask = torch.ones(n_tasks + 1, n_tasks * specific_experts + shared_experts, dtype=torch.bool)
     specific = torch.eye(n_tasks, dtype=torch.bool).repeat_interleave(specific_experts, dim=1)
     mask[:n_tasks, : n_tasks * specific_experts] = specific
@@ -25,6 +26,7 @@ class ExtractionLayer(nn.Module):
 
     Args:
         inputs, width: widths of a state before and after.
+        n_tasks: T.
         specific_experts, shared_experts: experts per task, and experts that all tasks share.
         states: number of output states: T, or T + 1 with the shared one if another layer follows.
     """
@@ -32,16 +34,24 @@ class ExtractionLayer(nn.Module):
     expert_mask: Tensor
 
     def __init__(
-        self, inputs: int, width: int, specific_experts: int, shared_experts: int, states: int
+        self,
+        inputs: int,
+        width: int,
+        n_tasks: int,
+        specific_experts: int,
+        shared_experts: int,
+        states: int,
     ) -> None:
         super().__init__()
-        counts = [specific_experts] * len(TASKS) + [shared_experts]
+        counts = [specific_experts] * n_tasks + [shared_experts]
         self.width = width
         self.experts = nn.ModuleList(nn.Linear(inputs, count * width) for count in counts)
         self.gate_logits = nn.ModuleList(nn.Linear(inputs, sum(counts)) for _ in range(states))
         self.gate = nn.Softmax(dim=2)
         self.register_buffer(
-            "expert_mask", make_expert_mask(specific_experts, shared_experts, states), persistent=False
+            "expert_mask",
+            make_expert_mask(n_tasks, specific_experts, shared_experts, states),
+            persistent=False,
         )
 
     def forward(self, state: Tensor) -> Tensor:
@@ -57,6 +67,7 @@ class PLE(nn.Module):
 
     Args:
         query_dim, candidate_dim: Q and X, widths of the inputs.
+        tasks: names of the outputs.
         specific_experts: experts of each task and layer.
         shared_experts: experts of each layer that all tasks share.
         hidden: width of an expert of each extraction layer; as many layers as widths.
@@ -69,29 +80,33 @@ class PLE(nn.Module):
         self,
         query_dim: int,
         candidate_dim: int,
+        tasks: Sequence[str],
         specific_experts: int = 1,
         shared_experts: int = 2,
         hidden: tuple[int, ...] = (128, 64),
         tower: int = 32,
     ) -> None:
         super().__init__()
-        n_tasks, n_experts = len(TASKS), len(TASKS) * specific_experts + shared_experts
+        self.tasks = list(tasks)
+        n_tasks, n_experts = len(self.tasks), len(self.tasks) * specific_experts + shared_experts
         self.width = hidden[0]
         states = [n_tasks + 1] * (len(hidden) - 1) + [n_tasks]  # output states of each layer
         self.experts = SplitLinear(query_dim, candidate_dim, n_experts * hidden[0])
         self.gate_logits = SplitLinear(query_dim, candidate_dim, states[0] * n_experts)
         self.gate = nn.Softmax(dim=2)
         self.register_buffer(
-            "expert_mask", make_expert_mask(specific_experts, shared_experts, states[0]), persistent=False
+            "expert_mask",
+            make_expert_mask(n_tasks, specific_experts, shared_experts, states[0]),
+            persistent=False,
         )
         self.layers = nn.ModuleList(
-            ExtractionLayer(hidden[i - 1], hidden[i], specific_experts, shared_experts, states[i])
+            ExtractionLayer(hidden[i - 1], hidden[i], n_tasks, specific_experts, shared_experts, states[i])
             for i in range(1, len(hidden))
         )
-        self.towers = make_towers(hidden[-1], tower)
+        self.towers = make_towers(tasks, hidden[-1], tower)
 
-    def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
-        """query [B, Q], candidate [ΣC, X], segment [ΣC] → logits [ΣC, 3]."""
+    def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> dict[str, Tensor]:
+        """query [B, Q], candidate [ΣC, X], segment [ΣC] → {task: logit [ΣC]}."""
         experts = self.experts(query, candidate, segment).relu_()  # [ΣC, E*H]
         gates = self.gate_logits(query, candidate, segment)  # [ΣC, states*E]
         n_states, n_experts = self.expert_mask.shape
@@ -100,10 +115,13 @@ class PLE(nn.Module):
         state = torch.bmm(self.gate(gates), experts)  # [ΣC, states, H]
         for layer in self.layers:
             state = layer(state)
-        return torch.cat([tower(state[:, i]) for i, tower in enumerate(self.towers)], dim=1)
+        logits: dict[str, Tensor] = {}
+        for i, tower in enumerate(self.towers):
+            logits[self.tasks[i]] = tower(state[:, i])[:, 0]
+        return logits
 
     def last_shared_weight(self) -> Tensor | None:
         """The shared experts of the last layer. A single layer has all of its experts in one matrix."""
         if len(self.layers) == 0:
             return self.experts.candidate_linear.weight
-        return self.get_parameter(f"layers.{len(self.layers) - 1}.experts.{len(TASKS)}.weight")
+        return self.get_parameter(f"layers.{len(self.layers) - 1}.experts.{len(self.tasks)}.weight")

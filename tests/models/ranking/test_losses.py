@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.ranking.losses import (
-    click_and_purchase_probabilities,
-    click_loss,
-    conversion_loss,
+    conditional_loss,
+    cross_entropy,
+    entire_space_loss,
     gamma_deviance,
     log1mexp,
-    purchase_loss,
+    poisson_loss,
 )
+from models.ranking.tasks import DEFAULT_TASKS, TaskOutputs, log_probabilities, parent_indices
 from models.retrieval.losses import Positives, UniformNegatives, sampled_softmax_loss
 
 ITEMS, DIM = 40, 6
@@ -97,11 +98,12 @@ def test_log1mexp_equals_its_definition(log_p: float) -> None:
 @settings(deadline=None)
 @given(st.floats(-20, 20), st.floats(-20, 20))
 def test_purchase_is_never_likelier_than_click(click: float, conversion: float) -> None:
-    a, b = torch.tensor(click), torch.tensor(conversion)
-    p_click, p_purchase = click_and_purchase_probabilities(a, b)
+    logits = torch.tensor([[click, conversion, 0.0]])
+    p_click, p_purchase, _ = TaskOutputs(DEFAULT_TASKS)(logits)
     assert 0 <= p_purchase <= p_click <= 1
-    assert torch.isfinite(purchase_loss(a[None], b[None], torch.ones(1)))
-    assert torch.isfinite(purchase_loss(a[None], b[None], torch.zeros(1)))
+    log_p = log_probabilities(logits, parent_indices(DEFAULT_TASKS), [True, True, False])[1]
+    assert torch.isfinite(entire_space_loss(log_p, torch.ones(1)))
+    assert torch.isfinite(entire_space_loss(log_p, torch.zeros(1)))
 
 
 def test_gamma_deviance_is_least_at_the_mean() -> None:
@@ -113,10 +115,18 @@ def test_gamma_deviance_is_least_at_the_mean() -> None:
     assert gamma_deviance(torch.zeros(3), spent, torch.zeros(3)) == 0
 
 
+def test_poisson_loss_is_least_at_the_mean() -> None:
+    count, bought = torch.tensor([0.0, 2.0, 4.0, 9.0]), torch.tensor([1.0, 1.0, 1.0, 0.0])
+    at_mean = poisson_loss(torch.full([4], 2.0).log(), count, bought)
+    for mean in (1.5, 2.5):
+        assert poisson_loss(torch.full([4], mean).log(), count, bought) > at_mean
+    assert poisson_loss(torch.zeros(4), count, torch.zeros(4)) == 0
+
+
 @settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_weights_of_pointwise_losses_are_copies(seed: int) -> None:
-    """In every head's loss, a pair of weight 3 counts as three pairs, and one of weight 0 as none."""
+    """In every task's loss, a pair of weight 3 counts as three pairs, and one of weight 0 as none."""
     g = torch.Generator().manual_seed(seed)
     weight = torch.randint(0, 4, [12], generator=g)
     weight[0] = 2
@@ -126,19 +136,20 @@ def test_weights_of_pointwise_losses_are_copies(seed: int) -> None:
     bought = clicked * (torch.rand(12, generator=g) < 0.6).float()
     spent = torch.rand(12, generator=g) + 0.1
     for loss, arguments in (
-        (click_loss, (click, clicked)),
-        (purchase_loss, (click, conversion, bought)),
-        (conversion_loss, (conversion, clicked, bought)),
+        (cross_entropy, (click, clicked)),
+        (entire_space_loss, (torch.nn.functional.logsigmoid(click), bought)),
+        (conditional_loss, (conversion, clicked, bought)),
         (gamma_deviance, (click, spent, bought)),
+        (poisson_loss, (click, spent.ceil(), bought)),
     ):
         copied = loss(*(x[copies] for x in arguments), torch.ones(len(copies)))
         torch.testing.assert_close(loss(*arguments, weight.float()), copied)
         torch.testing.assert_close(loss(*arguments, torch.ones(12)), loss(*arguments))
 
 
-def test_conversion_loss_reads_clicked_candidates_only() -> None:
+def test_conditional_loss_reads_candidates_of_the_parent_only() -> None:
     conversion, clicked = torch.tensor([0.3, -1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])
     bought = torch.tensor([1.0, 0.0, 0.0])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(conversion[:2], bought[:2])
-    torch.testing.assert_close(conversion_loss(conversion, clicked, bought), expected)
-    assert conversion_loss(conversion, torch.zeros(3), bought) == 0
+    torch.testing.assert_close(conditional_loss(conversion, clicked, bought), expected)
+    assert conditional_loss(conversion, torch.zeros(3), bought) == 0

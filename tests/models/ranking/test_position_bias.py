@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from exporting.lowering import lower_modules
-from models.ranking.calibration import HeadCalibration
-from models.ranking.losses import click_loss
+from models.ranking.calibration import TaskCalibration
+from models.ranking.losses import cross_entropy
 from models.ranking.position_bias import PositionBias
+from models.ranking.tasks import DEFAULT_TASKS
 from models.retrieval.two_tower import QueryTower
 from tests.models.shops import random_candidates, random_catalog, random_query
 from tests.models.test_models import make_ranker, make_two_tower
@@ -41,7 +42,7 @@ def test_gradients_are_finite_at_both_ends(form: str) -> None:
     bias = PositionBias(form)
     click = torch.tensor([-40.0, -5.0, 0.0, 5.0, 40.0] * 3, requires_grad=True)
     position = torch.arange(3).repeat_interleave(5)
-    click_loss(bias(click, position), torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0] * 3)).backward()
+    cross_entropy(bias(click, position), torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0] * 3)).backward()
     assert torch.isfinite(click.grad).all()
     assert torch.isfinite(bias.bias.grad).all()
     assert bias.bias.grad[0] != 0
@@ -63,7 +64,7 @@ def test_training_recovers_the_bias() -> None:
     optimizer = torch.optim.Adam(bias.parameters(), lr=0.02)
     for _ in range(80):
         optimizer.zero_grad()
-        click_loss(bias(logit, position), clicked).backward()
+        cross_entropy(bias(logit, position), clicked).backward()
         optimizer.step()
     torch.testing.assert_close(
         bias.relative_examination(3), torch.tensor([1.0, 0.5, 0.25]), atol=0.06, rtol=0
@@ -75,9 +76,10 @@ def test_calibration_is_of_seen_items() -> None:
     logit, position, clicked = biased_clicks()
     raw = torch.stack([(logit + 1) / 2, torch.zeros_like(logit), torch.zeros_like(logit)], dim=1)
     none = torch.zeros_like(clicked)
-    debiased, naive = HeadCalibration(), HeadCalibration()
-    debiased.fit(raw, clicked, none, none, position, set_bias("product", [0.5, 0.25]))
-    naive.fit(raw, clicked, none, none)
+    labels = torch.stack([clicked, none, none], dim=1)
+    debiased, naive = TaskCalibration(3), TaskCalibration(3)
+    debiased.fit(DEFAULT_TASKS, raw, labels, position, set_bias("product", [0.5, 0.25]))
+    naive.fit(DEFAULT_TASKS, raw, labels)
     p_seen = logit.sigmoid().mean()
     assert abs(debiased(raw)[:, 0].sigmoid().mean() / p_seen - 1) < 0.06
     assert naive(raw)[:, 0].sigmoid().mean() / p_seen < 0.8
@@ -96,6 +98,6 @@ def test_the_exported_ranker_has_no_position_bias() -> None:
     assert names
     assert not any("position" in name for name in names)
     assert ranker.position_bias is not None  # the trained ranker keeps it
-    click, _, _ = served(query, vector, candidates, catalog)
+    click = served(query, vector, candidates, catalog)[0]
     logits = ranker.calibration(ranker(query, vector, candidates, catalog))
     torch.testing.assert_close(click, logits[:, 0].sigmoid())

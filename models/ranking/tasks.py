@@ -1,0 +1,220 @@
+"""Tasks of the ranker, as a config declares them: what each predicts, from which label, given which other.
+
+    click:    {kind: binary, label: click}
+    purchase: {kind: binary, label: purchase, given: click}      p(purchase) = p(click) · p(purchase | click)
+    value:    {kind: amount, label: spend, given: purchase}      E[spend | purchase]
+    return:   {kind: binary, label: return, given: purchase, joint: false}      p(return | purchase)
+
+A multi-task network has one logit per task. It is the log-odds of a binary task given its parent, and the
+logarithm of the mean of an amount or a count given its parent.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KINDS = ("binary", "amount", "count")
+# The pointwise losses that a kind can have; the first is the default of a task without parent.
+LOSSES = {
+    "binary": ("cross_entropy", "entire_space", "conditional"),
+    "amount": ("gamma",),
+    "count": ("poisson",),
+}
+LABEL_KINDS = {"spend": ("amount",), "quantity": ("amount", "count")}  # other labels are true or false
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+# An objective gives these names another meaning (serving/pipeline/objective.py).
+RESERVED_NAMES = ("min", "max", "log", "exp", "margin", "price", "revenue_weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one logit of the ranker predicts.
+
+    Args:
+        name: of its output, in the objective, in serving and in reports.
+        kind: binary, amount (a positive number) or count.
+        label: what of the log: click, purchase, spend, quantity, return, or another kind of event.
+        window: after the checkout in which the label counts, as 12h or 7d; None for `data.horizon`.
+        given: an earlier binary task that must have happened first.
+        joint: a binary task with a parent reports p(parent) · p(task | parent), else p(task | parent).
+        loss: one of LOSSES, or the dotted path of a function (training/task_losses.py); None for the default.
+        weight: of its loss, relative to the other tasks.
+        calibration: whether its output is calibrated on the validation split.
+        ranking: share of the ranking losses (`ranker.train.loss`) that order candidates by its output.
+    """
+
+    name: str
+    kind: str
+    label: str
+    window: str | None = None
+    given: str | None = None
+    joint: bool = True
+    loss: str | None = None
+    weight: float = 1.0
+    calibration: bool = True
+    ranking: float = 0.0
+
+    @property
+    def is_binary(self) -> bool:
+        return self.kind == "binary"
+
+    @property
+    def label_key(self) -> str:
+        """Name of the label's column: `purchase`, or `purchase_7d` with a window."""
+        return self.label if self.window is None else f"{self.label}_{self.window}"
+
+
+DEFAULT_TASKS = (
+    Task(name="click", kind="binary", label="click"),
+    Task(name="purchase", kind="binary", label="purchase", given="click", ranking=0.5),
+    Task(name="value", kind="amount", label="spend", given="purchase", weight=0.2, ranking=0.5),
+)
+
+
+def parse_tasks(tasks: Mapping[str, Any]) -> tuple[Task, ...]:
+    """The tasks of a config, in its order. Raises ValueError for what a task cannot have."""
+    if not tasks:
+        raise ValueError("tasks is empty: the ranker needs one task at least, as in tasks=purchase_only")
+    parsed: list[Task] = []
+    for name, settings in tasks.items():
+        if settings is not None:  # null takes a task out
+            parsed.append(_parse_task(str(name), settings, parsed))
+    if not any(task.is_binary for task in parsed):
+        raise ValueError("tasks: none is binary; candidates are ranked by a probability, so declare one")
+    return tuple(parsed)
+
+
+def _parse_task(name: str, settings: Any, earlier: Sequence[Task]) -> Task:
+    if not NAME.fullmatch(name) or name in RESERVED_NAMES:
+        raise ValueError(
+            f"tasks.{name}: a task's name has lower-case letters, digits and _, begins with a letter and is "
+            f"none of {', '.join(RESERVED_NAMES)}"
+        )
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"tasks.{name} is {settings!r}: expected {{kind: …, label: …}}")
+    known = [field.name for field in fields(Task) if field.name != "name"]
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"tasks.{name}.{key}: no such key.{suggest(str(key), known)}")
+    for key in ("kind", "label"):
+        if settings.get(key) is None:
+            raise ValueError(f"tasks.{name}.{key} is missing")
+    task = Task(name=name, **settings)
+    for error in (_value_error(task), _parent_error(task, earlier), _label_error(task)):
+        if error:
+            raise ValueError(f"tasks.{name}.{error}")
+    return task
+
+
+def _value_error(task: Task) -> str | None:
+    if task.kind not in KINDS:
+        return f"kind={task.kind}: expected {', '.join(KINDS)}.{suggest(task.kind, KINDS)}"
+    for name in ("weight", "ranking"):
+        value = getattr(task, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:
+            return f"{name}={value}: expected a number from 0 to 1e+06"
+    for name in ("joint", "calibration"):
+        if not isinstance(getattr(task, name), bool):
+            return f"{name}={getattr(task, name)}: expected true or false"
+    losses = LOSSES[task.kind]
+    if task.loss is not None and "." not in task.loss and task.loss not in losses:
+        return (
+            f"loss={task.loss}: expected {', '.join(losses)} or the dotted path of a function."
+            f"{suggest(task.loss, losses)}"
+        )
+    if task.loss in ("entire_space", "conditional") and task.given is None:
+        return f"loss={task.loss} needs a parent: set given, or loss=cross_entropy"
+    return None
+
+
+def _parent_error(task: Task, earlier: Sequence[Task]) -> str | None:
+    if task.given is None:
+        return None if task.joint else "joint=false needs a parent: set given"
+    parents = [parent.name for parent in earlier if parent.is_binary]
+    if task.given in parents:
+        return None
+    return (
+        f"given={task.given}: expected a binary task declared before it "
+        f"({', '.join(parents) or 'there is none'}).{suggest(task.given, parents)}"
+    )
+
+
+def _label_error(task: Task) -> str | None:
+    if not NAME.fullmatch(str(task.label)):
+        return f"label={task.label}: expected click, purchase, spend, quantity, return or a kind of event"
+    kinds = LABEL_KINDS.get(task.label, ("binary",))
+    if task.kind not in kinds:
+        return f"label={task.label} is no label of kind {task.kind}: expected kind={' or '.join(kinds)}"
+    return None
+
+
+def suggest(name: str, valid_names: Sequence[str]) -> str:
+    """` Did you mean …?` with the nearest of the valid names; "" if none is near."""
+    matches = difflib.get_close_matches(name, valid_names, n=1, cutoff=0.5)
+    return f" Did you mean {matches[0]}?" if matches else ""
+
+
+def default_objective(tasks: Sequence[Task]) -> str:
+    """The objective where a config names none: the expected spend, else the last joint probability."""
+    for task in tasks:
+        if task.label == "spend" and task.window is None:
+            return task.name if task.given is None else f"{task.given} * {task.name}"
+    return [task.name for task in tasks if task.is_binary and task.joint][-1]
+
+
+def parent_indices(tasks: Sequence[Task]) -> list[int]:
+    """By task the position of its parent, -1 for none."""
+    names = [task.name for task in tasks]
+    return [-1 if task.given is None else names.index(task.given) for task in tasks]
+
+
+def parent_labels(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
+    """By task [n]: 1 where its parent happened, by the labels [n, T]; 1 throughout without a parent."""
+    everywhere = torch.ones_like(labels[:, 0])
+    return [everywhere if p < 0 else labels[:, p] for p in parent_indices(tasks)]
+
+
+def log_probabilities(logits: Tensor, parents: list[int], binary: list[bool]) -> list[Tensor]:
+    """By task [n]: log p(task and all its ancestors), from logits [n, T] given the parents.
+
+    That is log p(parent) for an amount or a count. Products are sums of logarithms, as in ESMM (Ma et al.,
+    SIGIR 2018, equation 1).
+    """
+    logs: list[Tensor] = []
+    for task, parent in enumerate(parents):
+        own = F.logsigmoid(logits[:, task]) if binary[task] else torch.zeros_like(logits[:, task])
+        logs.append(own if parent < 0 else logs[parent] + own)
+    return logs
+
+
+class TaskOutputs(nn.Module):
+    """Logits to the outputs that tasks report: probabilities, and means given the parent.
+
+    The joint probability of a task never exceeds that of its parent, to the last bit.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.parents = parent_indices(tasks)
+        self.binary = [task.is_binary for task in tasks]
+        self.joint = [task.joint for task in tasks]
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits [n, T] → outputs [T, n]."""
+        logs = log_probabilities(logits, self.parents, self.binary)
+        joint: list[Tensor] = []
+        outputs: list[Tensor] = []
+        for task, parent in enumerate(self.parents):
+            own = logits[:, task].sigmoid()
+            joint.append(own if parent < 0 else torch.minimum(logs[task].exp(), joint[parent]))
+            if not self.binary[task]:
+                outputs.append(logits[:, task].exp())
+            else:
+                outputs.append(joint[task] if self.joint[task] else own)
+        return torch.stack(outputs)
