@@ -142,6 +142,9 @@ class GateLoad:
             self.hook_handle = gates[-1].register_forward_hook(self.accumulate)
 
     def accumulate(self, gate: nn.Module, inputs: Any, weights: Tensor) -> None:
+        shape = weights.shape[1:] if self.weight_sum is None else self.weight_sum.shape
+        if weights.ndim != 3 or weights.shape[1:] != shape:
+            return  # no gate: a user's network may have a softmax of its own
         batch_sum = weights.detach().sum(dim=0)  # [ΣC, T, E] → [T, E]
         self.weight_sum = batch_sum if self.weight_sum is None else self.weight_sum + batch_sum
         self.n_pairs += weights.shape[0]
@@ -150,7 +153,7 @@ class GateLoad:
         """Stop recording; by task the mean weight of each expert."""
         if self.hook_handle is not None:
             self.hook_handle.remove()
-        if self.weight_sum is None:
+        if self.weight_sum is None or len(self.weight_sum) != len(tasks):
             return {}
         return dict(zip(tasks, (self.weight_sum / max(self.n_pairs, 1)).tolist(), strict=True))
 

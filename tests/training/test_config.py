@@ -1,6 +1,7 @@
 """Configs compose, instantiate, and refuse what they do not know."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -57,7 +58,23 @@ def test_an_encoder_that_cannot_be_built_says_why() -> None:
         ("retrieval.train.epoch=3", "Did you mean retrieval.train.epochs"),
         ("epochs=3", "retrieval.train.epochs or ranker.train.epochs"),
         ("ranker=mmo", "Did you mean mmoe"),
-        ("ranker.multitask.specific_experts=2", "no such key"),  # of another variant
+        ("ranker.multitask.specific_experts=2", "MMoE takes no specific_experts. Did you mean experts"),
+        ("+ranker.multitask.expert=2", "Did you mean experts"),
+        ("tasks.click.wight=2", "a task has no wight. Did you mean weight"),
+        ("+tasks.wishlist={kind: binary, lable: wishlist}", "a task has no lable. Did you mean label"),
+        ("tasks=defautl", "Did you mean default"),
+        ("+retrieval.sources.mine={_target_: no_such_package.source}", "no module no_such_package"),
+        ("ranker.multitask._target_=models.ranking.multitask.mmoe.MMo", "has no MMo. Did you mean MMoE"),
+        (
+            "ranker.multitask._target_=models.ranking.multitask.mmo.MMoE",
+            "no module models.ranking.multitask.mmo",
+        ),
+        ("ranker.multitask._target_=MyNetwork", "expected a dotted path"),
+        (
+            "ranker.multitask._target_=my_networks.Net",
+            "no module my_networks.*PYTHONPATH",
+        ),
+        ("ranker.multitask._target_=models.ranking.multitask.ple.PLE", "PLE takes no experts"),
         ("retrieval.train.epochs=many", "expected a int"),
         ("+new=1", "cannot be added"),
         ("ranker.train.epochs.more=1", "no such key"),
@@ -77,10 +94,97 @@ def test_a_wrong_override_names_the_right_one(argument: str, says: str) -> None:
 @pytest.mark.parametrize(
     "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=ple", "ranker.multitask.shared_experts=1"],
                   ["data=tables", "data.root=x"],
-                  ["ranker.multitask.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=cpu"]],
+                  ["ranker.multitask.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=cpu"],
+                  ["tasks.click=null"]],
 )  # fmt: skip
 def test_right_overrides_pass(arguments: list[str]) -> None:
-    check_overrides("train", arguments)
+    assert check_overrides("train", arguments) == arguments
+
+
+def test_keys_of_tasks_and_classes_may_be_added() -> None:
+    """Hydra adds a key with `++`, whether or not the user wrote a sign."""
+    arguments = ["tasks.click.weight=2", "+tasks.wishlist={kind: binary, label: wishlist}", "seed=1",
+                 "++tasks.cart.kind=binary", "-m"]  # fmt: skip
+    assert check_overrides("train", arguments) == [
+        "++tasks.click.weight=2", "++tasks.wishlist={kind: binary, label: wishlist}", "seed=1",
+        "++tasks.cart.kind=binary", "-m",
+    ]  # fmt: skip
+
+
+NETWORK = """
+class Net:
+    def __init__(self, query_dim, candidate_dim, tasks, width: int = 8, depth: int = 2): ...
+
+class TooFew:
+    def __init__(self, query_dim): ...
+
+class AnyName:
+    def __init__(self, query_dim, candidate_dim, tasks, **settings): ...
+"""
+OWN_CONFIGS = {
+    "ranker/mine": "defaults: [{train: default}, _self_]\n"
+    "model: {leaf_dim: 8, brand_dim: 4, attribute_dim: 4}\n"
+    "multitask: {_target_: own_networks.Net, width: 4}\n",
+    "ranker/any": "defaults: [mine, _self_]\nmultitask: {_target_: own_networks.AnyName, size: 4}\n",
+    "ranker/few": "defaults: [mine, _self_]\nmultitask: {_target_: own_networks.TooFew}\n",
+    "ranker/typo": "defaults: [mine, _self_]\nmultitask: {widht: 3}\n",
+    "ranker/key": "defaults: [mine, _self_]\ntrain: {epoch: 3}\n",
+    "tasks/wishlist": "defaults: [default, _self_]\nwishlist: {kind: binary, label: wishlist}\n",
+    "tasks/typo": "defaults: [default, _self_]\nwishlist: {kind: binary, labl: wishlist}\n",
+    "experiment/mine": "# @package _global_\ndefaults: [{override /ranker: mine}]\n"
+    "ranker: {multitask: {depth: 3}}\ntasks: {click: {weight: 2.0}}\n",
+    "experiment/typo": "# @package _global_\nranker: {multitask: {expert: 3}}\n",
+}
+
+
+@pytest.fixture
+def own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The argument that names a folder of a user's own configs, whose classes can be imported."""
+    for name, text in OWN_CONFIGS.items():
+        file = tmp_path / "my_configs" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "own_networks.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    return f"--config-dir={tmp_path / 'my_configs'}"
+
+
+def test_configs_of_the_user_stand_beside_the_shipped_ones(own_configs: str) -> None:
+    for arguments in (
+        ["ranker=mine", "ranker.multitask.width=3", "query=mean"],
+        ["ranker=any", "ranker.multitask.size=3"],
+        ["experiment=mine", "tasks=wishlist", "tasks.wishlist.kind=binary"],
+    ):
+        assert check_overrides("train", [own_configs, *arguments]) == [own_configs, *arguments]
+    added = check_overrides("train", [own_configs, "ranker=mine", "ranker.multitask.depth=3"])
+    assert added[-1] == "++ranker.multitask.depth=3"
+    flag, _, folder = own_configs.partition("=")
+    check_overrides("retrain", [flag, folder, "experiment=mine"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("ranker=min", "Did you mean mine"),
+        ("ranker=typo", "ranker=typo sets ranker.multitask.widht: Net takes no widht. Did you mean width"),
+        ("ranker=few", r"TooFew takes \(query_dim\): its first parameters must be query_dim, candidate_dim"),
+        ("ranker=key", "ranker=key sets ranker.train.epoch: no such key. Did you mean ranker.train.epochs"),
+        ("tasks=typo", "tasks=typo sets tasks.wishlist.labl: a task has no labl. Did you mean label"),
+        ("experiment=typo", "experiment=typo sets ranker.multitask.expert: MMoE takes no expert"),
+        ("query=mine", "Did you mean mean"),
+    ],
+)
+def test_wrong_configs_of_the_user_are_refused(own_configs: str, argument: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_overrides("train", [own_configs, argument])
+
+
+def test_a_config_folder_that_cannot_be_read_as_meant_is_refused(own_configs: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        check_overrides("train", ["--config-dir", str(tmp_path / "nowhere")])
+    (tmp_path / "my_configs" / "ranker" / "mmoe.yaml").write_text("model: {}\n")
+    with pytest.raises(ConfigError, match="name of a shipped config"):
+        check_overrides("train", [own_configs])
 
 
 def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> None:
