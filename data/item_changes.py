@@ -4,10 +4,14 @@
 
 The merged updates are always applied to the items of the prepared folder, never to an earlier result: the
 folder has no descriptions, so the updates must keep theirs.
+
+Updates may also hold the attributes and vectors that the last training read: texts of categorical attributes,
+float64 of numeric ones, lists of float32.
 """
 
 import difflib
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import ibis
@@ -19,10 +23,10 @@ import pyarrow.parquet as pq
 
 from data import feature_schema
 from data.errors import DataError
-from data.feature_schema import FeatureSchema
+from data.feature_schema import Attribute, FeatureSchema
 from data.io import engine
 from data.sources.tables import read_table
-from data.tables import checks, contract
+from data.tables import checks, contract, item_vectors
 from data.tables.contract import CANONICAL_TYPES, ITEMS
 
 # All columns but item_id may be null.
@@ -32,43 +36,105 @@ ITEM_UPDATE_SCHEMA = pa.schema(
 REMEDY = "Correct the file and give it again: no row of it was applied."
 
 
-def read_item_updates(path: str | Path) -> pa.Table:
-    """The updates of a .parquet or .csv file, in file order, with the columns of ITEM_UPDATE_SCHEMA.
+def item_update_schema(schema: FeatureSchema | None) -> pa.Schema:
+    """ITEM_UPDATE_SCHEMA, the attributes of items that `schema` has, and its vectors."""
+    fields = list(ITEM_UPDATE_SCHEMA)
+    if schema is not None:
+        types = {a.name: pa.float64() if a.values is None else pa.string() for a in schema.item_attributes}
+        types |= {vector.name: item_vectors.VECTOR_TYPE for vector in schema.item_vectors}
+        fields += [pa.field(name, kind) for name, kind in types.items()]
+    return pa.schema(fields)
 
-    The columns are those of the canonical table `items`, of which only `item_id` is required. A null or
-    absent value leaves the item as it is.
+
+def read_item_updates(path: str | Path, schema: FeatureSchema | None = None) -> pa.Table:
+    """The updates of a .parquet or .csv file, in file order, with the columns of `item_update_schema`.
+
+    The columns are those of the canonical table `items`, of which only `item_id` is required, and the
+    attributes and vectors of `schema`. A null or absent value leaves the item as it is.
 
     Raises DataError for a file that is missing, empty or unreadable, for columns that are unknown or of a
-    wrong type, and for bad rows: an id that is null or repeated, a number that does not parse, is not finite
-    or is out of range, a time that does not parse or is out of range.
+    wrong type, for vectors of another length than in `schema`, and for bad rows: an id that is null or
+    repeated, a number that does not parse, is not finite or is out of range, a time that does not parse or is
+    out of range.
     """
-    path = Path(path)
+    path, update_schema = Path(path), item_update_schema(schema)
     if path.suffix not in (".parquet", ".csv"):
         raise DataError(f"{path}: neither .parquet nor .csv; write the changed items as one of the two")
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the file that holds the changed items")
     with tempfile.TemporaryDirectory() as scratch, engine.connect({}, Path(scratch)) as con:
         raw = read_table(con, "items", path)
-        _reject_unknown_columns(raw, path)
+        vectors = _read_vectors(path, schema)
+        _reject_unknown_columns([*raw.columns, *vectors.column_names], path, update_schema.names)
         raw = raw.drop(*_null_columns(path))
-        conformed = engine.materialize(
-            con, "item_updates", contract.conform(raw, "items", str(path), required=["item_id"])
-        )
+        conformed = contract.conform(raw, "items", str(path), required=["item_id"])
+        conformed = engine.materialize(con, "item_updates", conformed)
         checked = checks.check_tables(con, {"items": conformed}, {"items": str(path)}, "fail", REMEDY)
-        items = checked.tables["items"].order_by("_row").select(*ITEM_UPDATE_SCHEMA.names)
-        return con.to_pyarrow(items).cast(ITEM_UPDATE_SCHEMA)
+        items = checked.tables["items"].order_by("_row")
+        further = _update_attributes(con, items, schema, path)
+        columns = con.to_pyarrow(items.select(*ITEM_UPDATE_SCHEMA.names, **further))
+    for name in vectors.column_names:
+        columns = columns.append_column(name, vectors[name])
+    for field in update_schema:
+        if field.name not in columns.column_names:
+            columns = columns.append_column(field, pa.nulls(columns.num_rows, field.type))
+    return columns.select(update_schema.names).cast(update_schema)
 
 
-def _reject_unknown_columns(raw: ir.Table, path: Path) -> None:
+def _read_vectors(path: Path, schema: FeatureSchema | None) -> pa.Table:
+    """The vector columns of the file, in file order. Raises DataError for another length than in `schema`."""
+    names = item_vectors.vector_column_names(path)
+    dims = {vector.name: vector.dim for vector in schema.item_vectors} if schema is not None else {}
+    for column in item_vectors.check_vectors(path, names):
+        trained_dim = dims.get(column.name, column.dim)
+        if column.dim != trained_dim:
+            raise DataError(
+                f"{path}: column '{column.name}' has vectors of {column.dim} numbers, in the last training "
+                f"{trained_dim}: give vectors of the same model, or train again"
+            )
+    return item_vectors.read_vector_columns(path, names)
+
+
+def _update_attributes(
+    con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema | None, path: Path
+) -> dict[str, ir.Value]:
+    """Name → the attributes of `schema` that the conformed updates have, in the types of
+    `item_update_schema`. Raises DataError for one of another type."""
+    out: dict[str, ir.Value] = {}
+    for attribute in schema.item_attributes if schema is not None else ():
+        if attribute.name not in items.columns:
+            continue
+        value = items[attribute.name]
+        if attribute.values is None and value.type().is_string():
+            if con.execute(value.count()):
+                raise DataError(f"{path}: column '{attribute.name}' is text, expected number")
+            continue  # an empty column of CSV has no type
+        if attribute.values is None:
+            out[attribute.name] = value.cast("float64")
+        elif value.type().is_floating():  # whole numbers of a column with gaps: 17.0 is the value 17
+            is_whole = (value == value.floor()).fill_null(False)
+            out[attribute.name] = ibis.ifelse(
+                is_whole, value.cast("int64").cast("string"), value.cast("string")
+            )
+        else:
+            out[attribute.name] = value.cast("string")
+    unread = [v.name for v in (schema.item_vectors if schema is not None else ()) if v.name in items.columns]
+    for name in unread:
+        if con.execute(items[name].count()):
+            raise DataError(f"{path}: column '{name}' is {items[name].type()}, expected a list of numbers")
+    return out
+
+
+def _reject_unknown_columns(columns: Collection[str], path: Path, expected: Collection[str]) -> None:
     """Raise DataError for unknown columns: most are optional, so a misspelled one would be ignored."""
-    present = [c for c in raw.columns if c != "_row"]
-    absent = [c for c in ITEMS if c not in present]
+    present = [c for c in columns if c != "_row"]
+    absent = [c for c in expected if c not in present]
     lines = []
     for c in present:
-        if c not in ITEMS:
+        if c not in expected:
             similar = difflib.get_close_matches(c.strip().lower(), absent, n=1)
             remedy = f"rename it to '{similar[0]}'?" if similar else "remove it"
-            lines.append(f"{path}: column '{c}' is unknown, expected some of {', '.join(ITEMS)}; {remedy}")
+            lines.append(f"{path}: column '{c}' is unknown, expected some of {', '.join(expected)}; {remedy}")
     if lines:
         raise DataError("\n".join(lines))
 
@@ -84,14 +150,19 @@ def merge_item_updates(before: pa.Table | None, after: pa.Table) -> pa.Table:
     """The updates `before` (None: there are none) merged with the later ones `after`: a row per item.
 
     Column by column, the later value wins and a null keeps the earlier one: a new title keeps an earlier
-    description. Items are in the order of their first update.
+    description. A column that one of the two lacks, as updates of an earlier release do, is null there. Items
+    are in the order of their first update.
     """
-    updates = after if before is None else pa.concat_tables([before, after])
-    # Threads would change the order of the rows. `last` skips nulls.
-    values = [(c, "last") for c in updates.column_names if c != "item_id"]
-    merged = updates.group_by("item_id", use_threads=False).aggregate(values)
-    merged = merged.rename_columns([c.removesuffix("_last") for c in merged.column_names])
-    return merged.select(ITEM_UPDATE_SCHEMA.names)
+    updates = after if before is None else pa.concat_tables([before, after], promote_options="default")
+    row = pa.array(range(updates.num_rows), pa.int64())
+    # The last row with a value of each column: Arrow's `last` skips nulls, and takes no lists.
+    values = [c for c in updates.column_names if c != "item_id"]
+    rows = {c: pc.if_else(pc.is_valid(updates[c]), row, pa.scalar(None, pa.int64())) for c in values}
+    last = pa.table({"item_id": updates["item_id"], **rows})
+    # Threads would change the order of the rows.
+    last = last.group_by("item_id", use_threads=False).aggregate([(c, "last") for c in values])
+    columns = {c: updates[c].take(last[f"{c}_last"]) for c in values}
+    return pa.table({c: columns.get(c, last["item_id"]) for c in updates.column_names}, updates.schema)
 
 
 def apply_item_updates(
@@ -100,9 +171,9 @@ def apply_item_updates(
     """`items.parquet` of a prepared folder with the merged updates: items keep their rows, new ones follow in
     the order of the updates.
 
-    Codes and tokens follow `schema` and `tokens_per_item` of that folder (`feature_schema.encode_items`). A
-    new item by default has its id as title, is available and was never sold. An unavailable item stays so
-    until an update makes it available, also where the shop's list lacked it.
+    Codes, tokens and vectors follow `schema` and `tokens_per_item` of that folder. A new item by default has
+    its id as title, is available and was never sold. An unavailable item stays so until an update makes it
+    available, also where the shop's list lacked it.
 
     The folder has tokens but no descriptions. So a new title, or any description, replaces the tokens by
     those of the title and the updates' description; an update with the same title keeps them.
@@ -141,8 +212,56 @@ def apply_item_updates(
         "available": pc.coalesce(updated("available"), True),
         "first_sold": pc.fill_null(old["first_sold"], 0),
     }
+    columns |= _further_columns(updates, old, schema)
     patch = pa.table({f.name: columns[f.name].cast(f.type) for f in items.schema}, schema=items.schema)
     return _upsert_rows(items, patch, row)
+
+
+def _further_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) -> dict[str, pa.Array]:
+    """The columns of the attributes and vectors of items after the updates; `old` are the items before them,
+    nulls where an item is new."""
+    n, attributes = updates.num_rows, schema.item_attributes
+    codes = _list_matrix(old, "attribute_codes", len(attributes), np.int32)
+    columns: dict[str, pa.Array] = {}
+    for k, attribute in enumerate(attributes):
+        raw = f"attribute_{attribute.name}"
+        columns |= {raw: old[raw]} if raw in old.column_names else {}
+        if attribute.name not in updates.column_names:
+            continue
+        value = updates[attribute.name].combine_chunks()
+        is_given = pc.is_valid(value).to_numpy(zero_copy_only=False)
+        codes[is_given, k] = _attribute_code(value, attribute)[is_given]
+        if raw in columns:
+            columns[raw] = pc.coalesce(value.cast(pa.float64()), old[raw])
+    content, start = _list_matrix(old, "content", schema.content_dim, np.float32), 0
+    for vector in schema.item_vectors:
+        if vector.name in updates.column_names:
+            is_given = pc.fill_null(pc.greater(pc.list_value_length(updates[vector.name]), 0), False)
+            is_given = is_given.to_numpy()
+            unit = item_vectors.unit_vectors(updates.select([vector.name]), [vector])
+            content[is_given, start : start + vector.dim] = unit[is_given]
+        start += vector.dim
+    offsets = pa.array(np.arange(n + 1) * len(attributes), pa.int32())
+    columns["attribute_codes"] = pa.ListArray.from_arrays(offsets, pa.array(codes.reshape(-1), pa.int32()))
+    return columns | {"content": item_vectors.vector_lists(content)}
+
+
+def _attribute_code(values: pa.Array, attribute: Attribute) -> np.ndarray:
+    """[n] codes of raw values, 0 for missing or unknown."""
+    with tempfile.TemporaryDirectory() as scratch, engine.connect({}, Path(scratch)) as con:
+        t = ibis.memtable(pa.table({"row": range(len(values)), attribute.name: values}))
+        t = t.select("row", codes=feature_schema.attribute_codes(t, [attribute]))
+        return con.to_pyarrow(t.order_by("row"))["codes"].combine_chunks().flatten().to_numpy()
+
+
+def _list_matrix(table: pa.Table, name: str, width: int, dtype: type) -> np.ndarray:
+    """[n, width] of a column of lists of one length; zeros for null, and for a column that is absent."""
+    out = np.zeros((table.num_rows, width), dtype)
+    if width and name in table.column_names:
+        lists = table[name].combine_chunks()
+        is_valid = pc.is_valid(lists).to_numpy(zero_copy_only=False)
+        out[is_valid] = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return out
 
 
 def _upsert_rows(items: pa.Table, patch: pa.Table, row: pa.Array) -> pa.Table:

@@ -12,9 +12,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -140,8 +142,17 @@ def _read_batches(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     if path.suffix == ".csv":
         yield from _read_csv_batches(path, names)
         return
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
+    with ExitStack() as stack:
+        if any(pa.types.is_fixed_size_list(field.type) for field in pq.read_schema(path)):
+            # Arrow cannot read lists of a fixed size where some are null.
+            con = stack.enter_context(duckdb.connect())
+            quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+            query = con.execute(f"SELECT {quoted} FROM read_parquet(?)", [str(path)])
+            batches = iter(query.to_arrow_reader(BATCH_ROWS))
+        else:
+            file = stack.enter_context(pq.ParquetFile(path))
+            batches = file.iter_batches(BATCH_ROWS, columns=list(names))
+        for batch in batches:
             columns = [
                 column.cast(pa.list_(column.type.value_type)) if _is_number_list(column.type) else column
                 for column in batch.select(names).columns

@@ -289,7 +289,7 @@ def test_a_new_item_needs_only_its_id(prepared: tuple[pa.Table, FeatureSchema, R
     found = apply_item_updates(items, changes, schema, WORDS).to_pylist()[items.num_rows :]
     empty = dict.fromkeys(items.column_names) | {
         "first_sold": 0, "category_codes": [0, 0, 0], "leaf": 0, "brand_code": 0, "tokens": [],
-        "token_weights": [],
+        "token_weights": [], "attribute_codes": [], "content": [],
     }  # fmt: skip
     assert found == [
         empty | {"item_id": "bare", "title": "bare", "available": True},
