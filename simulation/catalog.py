@@ -9,6 +9,7 @@ Array = np.ndarray
 SECONDS_PER_DAY = 86_400
 SIMULATION_START = 1_704_067_200  # 2024-01-01 UTC, the first day of the orders
 NEW_ITEM_SHARE = 0.15  # of the items arrive after the first day
+VECTOR_STREAM = 3  # of the random numbers of `item_vectors`; the others are the catalog's, users' and days'
 
 DEPARTMENTS = {
     "pantry": ("coffee", "tea", "pasta", "rice", "honey", "spices"),
@@ -73,3 +74,22 @@ def item_titles(items: SimulatedItems) -> list[str]:
         + f"{BRANDS[brand]} {ADJECTIVES[adjective]} {NOUNS[leaf // len(PRICE_TIERS)].title()}"
         for leaf, brand, adjective in zip(items.leaf, items.brand, items.adjective, strict=True)
     ]
+
+
+def item_vectors(items: SimulatedItems, cfg: Mapping[str, Any]) -> Array:
+    """[I, dim] float32: an embedding of each item, such as a model of images or texts would give.
+
+    It is the sum of a random direction for the department, the noun and the price tier of the item, and of
+    one for its hidden appeal, with Gaussian noise: `cfg["vector"]` has `dim` and `noise`, the length of the
+    noise over that of a direction.
+    """
+    dim, noise = int(cfg["vector"]["dim"]), float(cfg["vector"]["noise"])
+    rng = np.random.default_rng([cfg["seed"], VECTOR_STREAM])
+    n_nouns, n_tiers = len(NOUNS), len(PRICE_TIERS)
+    department, noun, tier, appeal = (
+        rng.normal(0, dim**-0.5, (n, dim)) for n in (len(DEPARTMENTS), n_nouns, n_tiers, 1)
+    )
+    noun_of = items.leaf // n_tiers
+    vectors = department[noun_of // (n_nouns // len(DEPARTMENTS))] + noun[noun_of]
+    vectors = vectors + tier[items.leaf % n_tiers] + appeal * items.appeal[:, None]
+    return (vectors + rng.normal(0, noise * dim**-0.5, vectors.shape)).astype(np.float32)

@@ -31,6 +31,8 @@ USERS_PER_BLOCK = 256
 MAX_ORDERS_PER_USER = 10_000  # order number = user · MAX_ORDERS_PER_USER + round
 EVENT_COLUMNS = ("order_id", "user_id", "item_id", "ts", "kind", "position", "propensity", "value")
 SIMULATION_SETTINGS = ("users", "items", "days", "gap", "slots", "exploration", "position_bias", "seed")
+# Settings of the item list that change nothing of what users do, with the values of earlier releases.
+ITEM_LIST_SETTINGS = {"vector": {"dim": 0, "noise": 0.5}, "titles_and_categories": True}
 SIMULATOR_MODULES = (catalog, people, behaviour)  # what is simulated depends on their code
 TRUTH_FILE = "truth.parquet"
 
@@ -86,7 +88,8 @@ def simulation_folder(cfg: Mapping[str, Any]) -> Path:
             f"data.horizon is '{cfg['horizon']}', expected next_order: the truth of the simulated market "
             "describes what follows until the next order"
         )
-    digest = hashlib.blake2b(json.dumps([cfg[k] for k in SIMULATION_SETTINGS]).encode(), digest_size=6)
+    settings = [cfg[k] for k in SIMULATION_SETTINGS] + list(_item_list_settings(cfg).values())
+    digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=6)
     for file in (*(module.__file__ for module in SIMULATOR_MODULES), __file__):
         digest.update(Path(str(file)).read_bytes())
     return Path(cfg["root"]) / digest.hexdigest()
@@ -238,14 +241,9 @@ def _truth(
 def _write_simulation(cfg: Mapping[str, Any], folder: Path) -> None:
     """Write the canonical tables and the truth."""
     items = catalog.sample_items(cfg)
-    item_columns = {
-        "item_id": np.arange(len(items.price)), "title": catalog.item_titles(items),
-        "category": [LEAVES[leaf] for leaf in items.leaf], "brand": [BRANDS[brand] for brand in items.brand],
-        "price": items.price, "margin": items.margin, "created_at": items.created_at,
-    }  # fmt: skip
     writers: dict[str, pq.ParquetWriter] = {}
     with publish_folder(folder, TRUTH_FILE) as temporary:
-        pq.write_table(pa.table(item_columns), temporary / "items.parquet")
+        pq.write_table(_item_list(cfg, items), temporary / "items.parquet")
         pq.write_table(pa.table({"user_id": np.arange(int(cfg["users"]))}), temporary / "users.parquet")
         for step in simulate_orders(cfg, items):
             for name, columns in step.tables.items():
@@ -256,3 +254,35 @@ def _write_simulation(cfg: Mapping[str, Any], folder: Path) -> None:
                 writers[name].write_table(table)
         for writer in writers.values():
             writer.close()
+
+
+def _item_list_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """ITEM_LIST_SETTINGS with the values of `cfg`. Raises DataError for those that cannot be used."""
+    settings = {
+        "vector": ITEM_LIST_SETTINGS["vector"] | dict(cfg.get("vector") or {}),
+        "titles_and_categories": bool(cfg.get("titles_and_categories", True)),
+    }
+    for name in ("dim", "noise"):
+        if not settings["vector"][name] >= 0:
+            raise DataError(f"data.vector.{name} is {settings['vector'][name]}, expected 0 or more")
+    return settings
+
+
+def _item_list(cfg: Mapping[str, Any], items: SimulatedItems) -> pa.Table:
+    """The canonical table `items`, with `embedding` where `data.vector.dim` is above 0."""
+    settings = _item_list_settings(cfg)
+    n = len(items.price)
+    has_text = settings["titles_and_categories"]
+    columns = {
+        "item_id": np.arange(n),
+        "title": pa.array(catalog.item_titles(items) if has_text else [None] * n, pa.string()),
+        "category": pa.array([LEAVES[leaf] for leaf in items.leaf] if has_text else [None] * n, pa.string()),
+        "brand": [BRANDS[brand] for brand in items.brand],
+        "price": items.price,
+        "margin": items.margin,
+        "created_at": items.created_at,
+    }
+    if int(settings["vector"]["dim"]) > 0:
+        vectors = catalog.item_vectors(items, {**cfg, **settings})
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    return pa.table(columns)

@@ -13,7 +13,7 @@ import yaml
 from data.errors import DataError
 from data.prepare import prepare
 from data.sources import simulated
-from simulation.catalog import NEW_ITEM_SHARE, SIMULATION_START
+from simulation.catalog import NEW_ITEM_SHARE, SIMULATION_START, item_vectors, sample_items
 from tests.data.conftest import CONFIGS, config
 
 
@@ -146,3 +146,41 @@ def test_it_prepares_like_any_shop_without_its_truth(tmp_path: Path) -> None:
         assert not hidden & set(pq.read_schema(file).names), file
     with pytest.raises(DataError, match=r"data\.horizon is '14d'"):
         prepare(cfg | {"data": cfg["data"] | {"horizon": "14d"}})
+
+
+def test_vectors_encode_kind_and_appeal(tmp_path: Path) -> None:
+    """Items of a leaf category are neighbours, and a linear model reads the hidden appeal."""
+    cfg = settings(tmp_path, items=600, vector={"dim": 24, "noise": 0.3})
+    items = sample_items(cfg)
+    vectors = item_vectors(items, cfg)
+    assert vectors.shape == (600, 24)
+    assert np.array_equal(vectors, item_vectors(items, cfg))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    same = items.leaf[:, None] == items.leaf
+    others = ~np.eye(600, dtype=bool)
+    assert similarity[same & others].mean() > similarity[~same].mean() + 0.3
+    one_hot = np.eye(items.leaf.max() + 1)[items.leaf]
+    residual = [x - one_hot @ np.linalg.lstsq(one_hot, x, rcond=None)[0] for x in (vectors, items.appeal)]
+    fitted = residual[0] @ np.linalg.lstsq(*residual, rcond=None)[0]
+    assert np.corrcoef(fitted, residual[1])[0, 1] > 0.8
+
+
+def test_the_item_list_changes_nothing_of_what_users_do(tmp_path: Path) -> None:
+    plain = settings(tmp_path)
+    bare = settings(tmp_path, vector={"dim": 4, "noise": 1.0}, titles_and_categories=False)
+    without_settings = {
+        name: value for name, value in plain.items() if name not in ("vector", "titles_and_categories")
+    }
+    assert simulated.simulation_folder(without_settings) == simulated.simulation_folder(plain)
+    for cfg in (plain, bare):
+        simulated.table_files(cfg)
+    for name in ("orders", "events", "truth"):
+        a, b = (pq.read_table(simulated.simulation_folder(cfg) / f"{name}.parquet") for cfg in (plain, bare))
+        assert a.equals(b), name
+    items = [pq.read_table(simulated.simulation_folder(cfg) / "items.parquet") for cfg in (plain, bare)]
+    assert "embedding" not in items[0].column_names
+    assert items[1]["embedding"].type.list_size == 4
+    assert items[1]["title"].null_count == items[1]["category"].null_count == items[1].num_rows
+    with pytest.raises(DataError, match=r"data\.vector\.noise is -1"):
+        simulated.simulation_folder(settings(tmp_path, vector={"noise": -1}))
