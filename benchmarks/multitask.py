@@ -27,6 +27,7 @@ from benchmarks.commands import Row, run_benchmark
 from data.errors import DataError
 from data.io.batches import to_batch
 from evaluation import protocol, scoring
+from evaluation.task_quality import task_metrics
 from exporting.exportable_run import latest_snapshot, latest_sources
 from exporting.lowering import lower_modules, save_torchscript
 from models.schema import Candidates
@@ -95,14 +96,14 @@ def variant_metrics(run: Run) -> Row:
         data = protocol.load_split(run.prepared.folder, split)
         all_checkouts = protocol.slices(data)[:1]
         scored = scoring.score_split(run, split)
-        rankings = scoring.rankings_by_order(scored)
+        rankings = scoring.rankings_by_order(scored, run.tasks)
         for metric, order in (("ndcg6", "purchase"), ("revenue6", "value")):
             metrics = protocol.metrics_per_checkout(rankings[order], data, all_checkouts)
             row[f"{split}_{metric}"] = float(metrics[all_checkouts[0].name][metric].mean())
         if split == "test":
-            heads = scoring.head_metrics(scored)
-            row |= {f"ece_{head['head']}": head["ece"] for head in heads if "ece" in head}
-            row["value_predicted_over_observed"] = heads[-1]["predicted_over_observed"]
+            quality = {task["task"]: task for task in task_metrics(scored, run.tasks)}
+            row |= {f"ece_{name}": task["ece"] for name, task in quality.items() if "ece" in task}
+            row["value_predicted_over_observed"] = quality["value"]["predicted_over_observed"]
     row["parameters"] = sum(p.numel() for p in run.ranker.multitask.parameters())
     row["training_seconds"] = run.manifest["training_seconds"]
     return row

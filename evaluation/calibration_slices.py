@@ -1,4 +1,4 @@
-"""Calibration of every head, over all candidates and slice by slice.
+"""Calibration of every task, over all candidates and slice by slice.
 
 A model can be right on average and wrong for new items, expensive ones, or items that the user never bought.
 
@@ -21,6 +21,8 @@ from evaluation import protocol
 from evaluation.jagged import Array, segment_ids
 from evaluation.metrics import calibration_curve, ece
 from evaluation.scoring import ScoredCandidates
+from evaluation.task_outputs import measured_rows
+from models.ranking.tasks import Task
 from models.schema import Catalog
 
 EARLIER_CHECKOUT_EDGES = (protocol.COLD_USER_CHECKOUTS, 20, 50, 100, 200)  # lower bounds, but for the first
@@ -71,33 +73,30 @@ def _bin_slices(
 
 
 def calibration_rows(
-    scored: ScoredCandidates, data: protocol.Split, catalog: Catalog, sources: Sequence[str] = ()
+    scored: ScoredCandidates,
+    tasks: Sequence[Task],
+    data: protocol.Split,
+    catalog: Catalog,
+    sources: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """One row per head and slice; `sources` as of `calibration_slices`.
+    """One row per task and slice with candidates that the task is measured on.
 
-    `predicted` and `observed` are means: of the probability and the label over all candidates of the slice,
-    or of the spend over the bought ones. `ratio` is predicted / observed, NaN if nothing was observed. `ece`
-    is the expected calibration error (metrics.ece), of the probabilities only.
+    `predicted` and `observed` are means over these candidates (task_outputs.measured_rows). `ratio` is
+    predicted / observed, NaN if nothing was observed. `ece` is the expected calibration error (metrics.ece),
+    of probabilities only. `sources` as of `calibration_slices`.
     """
+    measured = [measured_rows(scored.labels, tasks, t) for t in range(len(tasks))]
     rows: list[dict[str, Any]] = []
     for group, name, mask in calibration_slices(scored, data, catalog, sources):
-        keys = {"group": group, "slice": name}
-        for head, (label, probability) in _probability_heads(scored).items():
-            means = _predicted_and_observed(label[mask], probability[mask])
-            rows.append({"head": head, **keys, **means, "ece": ece(label[mask], probability[mask])})
-        bought = mask & scored.purchased
-        if bought.any():
-            means = _predicted_and_observed(scored.value[bought], scored.spend[bought])
-            rows.append({"head": "value", **keys, **means})
+        for t, task in enumerate(tasks):
+            pairs = mask & measured[t]
+            if not pairs.any():
+                continue
+            label, prediction = scored.labels[pairs, t], scored.outputs[pairs, t]
+            row = {"task": task.name, "group": group, "slice": name}
+            row |= _predicted_and_observed(label, prediction)
+            rows.append(row | ({"ece": ece(label > 0, prediction)} if task.is_binary else {}))
     return rows
-
-
-def _probability_heads(scored: ScoredCandidates) -> dict[str, tuple[Array, Array]]:
-    """Head → label and probability [P]."""
-    return {
-        "click": (scored.clicked, scored.click),
-        "purchase": (scored.purchased, scored.purchase),
-    }
 
 
 def _predicted_and_observed(label: Array, prediction: Array) -> dict[str, Any]:
@@ -112,18 +111,23 @@ def _predicted_and_observed(label: Array, prediction: Array) -> dict[str, Any]:
 
 
 def reliability_curves(
-    scored: ScoredCandidates, data: protocol.Split, catalog: Catalog
+    scored: ScoredCandidates, tasks: Sequence[Task], data: protocol.Split, catalog: Catalog
 ) -> list[dict[str, Any]]:
-    """Reliability curves of click and purchase: of all items, of those bought before, of the others.
+    """Reliability curves of the binary tasks: of all items, of those bought before, of the others.
 
-    `predicted`, `observed` and `pairs` are lists over 15 bins of equal mass.
+    `predicted`, `observed` and `pairs` are lists over 15 bins of equal mass. A slice without positives has no
+    curve.
     """
     rows = []
     for group, name, mask in calibration_slices(scored, data, catalog):
         if (group, name) not in CURVE_SLICES:
             continue
-        for head, (label, probability) in _probability_heads(scored).items():
-            curve = calibration_curve(label[mask], probability[mask])
+        for t, task in enumerate(tasks):
+            pairs = mask & measured_rows(scored.labels, tasks, t)
+            label = scored.labels[pairs, t] > 0
+            if not task.is_binary or not label.any():
+                continue
+            curve = calibration_curve(label, scored.outputs[pairs, t])
             points = {key: values.tolist() for key, values in curve._asdict().items()}
-            rows.append({"head": head, "slice": name, **points})
+            rows.append({"task": task.name, "slice": name, **points})
     return rows

@@ -9,7 +9,7 @@ ordered by a hash of their order ids. The first one of each kind below is select
     bought for the first time   an item of the slate was bought for the first time; earlier items are excluded
     nothing of the six          no item of the slate was bought
 
-Slates are in the order of the default policy (serving/pipeline/slate_policy.py).
+Slates are in the order of the run's objective (evaluation/objective.py).
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 from evaluation import protocol
 from evaluation.jagged import Array, mask_jagged, segment_ids
 from evaluation.metrics import hit_at, precision_at
+from evaluation.objective import Objective
 from evaluation.scoring import ScoredCandidates
-from evaluation.slates import TASKS, SlateCandidates, build_slates
-from serving.pipeline.slate_policy import SLOTS, SlatePolicy, score_candidates
+from evaluation.slates import build_slates, slate_candidates
+from evaluation.task_outputs import expected_value
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy
 from training.source_settings import source_names
 from training.trained_run import Run
 
@@ -45,6 +47,7 @@ class ExampleData(NamedTuple):
     """The facts that examples are made of."""
 
     run: Run
+    objective: Objective
     scored: ScoredCandidates
     data: protocol.Split
     split: str
@@ -52,17 +55,17 @@ class ExampleData(NamedTuple):
 
 
 def select_examples(
-    run: Run, scored: ScoredCandidates, data: protocol.Split, split: str
+    run: Run, objective: Objective, scored: ScoredCandidates, data: protocol.Split, split: str
 ) -> list[dict[str, Any]]:
     """The checkouts of the rule above, for a report; kinds without a checkout are left out."""
     items = pq.read_table(run.prepared.folder / "items.parquet", columns=["item_id", "title"]).to_pylist()
     titles = np.array([item["title"] or f"item {item['item_id']}" for item in items])
     has_title = np.array([bool(item["title"]) for item in items])
-    source = ExampleData(run, scored, data, split, titles)
+    source = ExampleData(run, objective, scored, data, split, titles)
     order = _readable_checkouts(data, has_title)
     users: set[str] = set()
     examples = []
-    for kind in _example_kinds(run, scored, data):
+    for kind in _example_kinds(source):
         rows = (int(row) for row in order if kind.mask[row] and data.user_id[row] not in users)
         row = next(rows, None)
         if row is None:
@@ -73,14 +76,16 @@ def select_examples(
     return examples
 
 
-def _example_kinds(run: Run, scored: ScoredCandidates, data: protocol.Split) -> list[ExampleKind]:
+def _example_kinds(source: ExampleData) -> list[ExampleKind]:
     """The kinds of the rule above, "typical" twice."""
-    leaf, vectors = run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
-    candidates = SlateCandidates(scored.offsets, scored.item, scored.purchase, scored.spend)
+    scored, data, objective = source.scored, source.data, source.objective
+    leaf, vectors = source.run.catalog.leaf.numpy(), source.run.catalog.vectors.numpy()
+    candidates = slate_candidates(scored, objective, data.snapshot)
     is_purchased = protocol.purchased_before(data, segment_ids(scored.offsets), scored.item)
     unpurchased = mask_jagged(candidates, ~is_purchased)
-    (slates,) = build_slates(candidates, [SlatePolicy()], leaf, vectors)
-    (discovery_slates,) = build_slates(unpurchased, [SlatePolicy()], leaf, vectors)
+    policies = [SlatePolicy(objective=objective.expression)]
+    (slates,) = build_slates(candidates, objective, policies, leaf, vectors)
+    (discovery_slates,) = build_slates(unpurchased, objective, policies, leaf, vectors)
     parts = {part.name: part for part in protocol.slices(data)}
     hits = np.rint(precision_at(slates, data.purchases) * SLOTS).astype(int)
     typical = ExampleKind("Typical", hits == int(np.median(hits[parts["all"].rows])), slates)
@@ -120,7 +125,7 @@ def _example(source: ExampleData, row: int, slate: Array) -> dict[str, Any]:
         zip(data.purchases.item[purchases].tolist(), data.purchases.value[purchases].tolist(), strict=True)
     )
     missed = sorted((item for item in spent if item not in slate), key=lambda item: -spent[item])
-    rank = _candidate_ranks(source.scored, row)
+    rank = _candidate_ranks(source, row)
     return {
         "user": str(example["user_id"]),
         "ts": int(data.ts[row]),
@@ -146,17 +151,19 @@ def _slate_items(
     start, end = scored.offsets[row : row + 2]
     pair_of = {int(item): pair for pair, item in zip(range(start, end), scored.item[start:end], strict=True)}
     price = source.run.catalog.price[int(source.data.snapshot[row])].numpy()
-    names = source_names(source.run.cfg)
+    names, tasks = source_names(source.run.cfg), source.run.tasks
     items = []
     for item in slate.tolist():
         pair = pair_of[item]
+        value = expected_value(scored.outputs[pair : pair + 1], tasks)
         items.append(
             {
                 "title": str(source.titles[item]),
                 "price": float(price[item]),
-                "click": float(scored.click[pair]),
-                "purchase": float(scored.purchase[pair]),
-                "value": float(scored.purchase[pair] * scored.spend[pair]),
+                "predictions": {
+                    task.name: float(output) for task, output in zip(tasks, scored.outputs[pair], strict=True)
+                },
+                "value": None if value is None else float(value[0]),
                 "sources": _proposing_sources(names, int(scored.source[pair])),
                 "bought": item in spent,
                 "spent": spent.get(item, 0.0),
@@ -165,12 +172,14 @@ def _slate_items(
     return items
 
 
-def _candidate_ranks(scored: ScoredCandidates, row: int) -> dict[int, int]:
-    """Item → its rank among the candidates of a checkout, 1 first, in the order of the default policy."""
+def _candidate_ranks(source: ExampleData, row: int) -> dict[int, int]:
+    """Item → its rank among the candidates of a checkout, 1 first, by the objective."""
+    scored, objective = source.scored, source.objective
     pairs = slice(*scored.offsets[row : row + 2])
-    outputs = np.stack([scored.purchase[pairs], scored.spend[pairs]])
-    score = score_candidates(SlatePolicy(), TASKS, outputs, {})
-    ordered = scored.item[pairs][np.argsort(-score, kind="stable")]
+    item = scored.item[pairs]
+    values = objective.item_values(item, np.full(len(item), source.data.snapshot[row]))
+    score = objective.scores(SlatePolicy(objective=objective.expression), scored.outputs[pairs], values)
+    ordered = item[np.argsort(-score, kind="stable")]
     return {int(item): rank for rank, item in enumerate(ordered, start=1)}
 
 

@@ -10,9 +10,9 @@ Writes `reports/report.json` with all results, `reports/leaderboard.json` with i
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,13 +21,22 @@ from evaluation import (
     baselines,
     calibration_slices,
     example_slates,
-    lightgbm_baseline,
+    lightgbm_evaluation,
     protocol,
     scoring,
     slates,
+    task_quality,
 )
 from evaluation.jagged import Array, RankedLists
-from evaluation.metrics import head_quality, paired_bootstrap, predicted_over_observed
+from evaluation.metrics import paired_bootstrap
+from evaluation.objective import (
+    Objective,
+    objective_order,
+    objective_ranking,
+    open_objective,
+    run_objective,
+)
+from evaluation.task_outputs import purchase_task
 from reporting.evaluation.page import report_page
 from reporting.tables import aggregate_seeds, format_rows, leaderboard_table, text_table
 from serving import command_line
@@ -141,21 +150,24 @@ def build_leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -
     for system, order, ranked in baselines.baseline_rankings(first.prepared.folder, split, data):
         board.add(ranked, system, order, first.cfg.seed)
     untrained = list(board.metrics_by_seed)
-    report: dict[str, Any] = {"heads": [], "recalls": [], "frontier": [], "slates": []}
+    report: dict[str, Any] = {"task_metrics": [], "recalls": [], "frontier": [], "slates": []}
     for run in runs:
+        objective = open_objective(run)
         scored = scoring.score_split(run, split)
-        _add_run(board, report, run, scored, two_tower_recall(run, split, data))
+        _add_run(board, report, run, objective, scored)
+        report["recalls"] += [{"seed": run.cfg.seed, **row} for row in two_tower_recall(run, split, data)]
         if run is first:
             observed, proposed = scoring.observed_candidates(scored), scoring.proposed_candidates(scored)
             report["calibration"] = calibration_slices.calibration_rows(
-                observed, data, run.catalog, source_names(run.cfg)
+                observed, run.tasks, data, run.catalog, source_names(run.cfg)
             )
-            report["curves"] = calibration_slices.reliability_curves(observed, data, run.catalog)
-            report["examples"] = example_slates.select_examples(run, proposed, data, split)
+            report["curves"] = calibration_slices.reliability_curves(observed, run.tasks, data, run.catalog)
+            report["examples"] = example_slates.select_examples(run, objective, proposed, data, split)
             if with_gbdt:
-                _add_gbdt(board, report, run, evaluate_gbdt(run, split))
+                _add_gbdt(board, report, run, lightgbm_evaluation.evaluate(run, split))
     report["differences"] = []
-    for order in METRIC_BY_ORDER:
+    orders = {order for system, order in board.metrics_by_seed if system == scoring.SYSTEM_NAME}
+    for order in (order for order in METRIC_BY_ORDER if order in orders):
         for baseline in [board.best_baseline(untrained, order)] + [(GBDT_BASELINE, order)] * with_gbdt:
             report["differences"] += board.paired_differences(baseline, order)
     write_report(out, report_metadata(runs, split, board) | report | {"leaderboard": board.rows})
@@ -166,35 +178,42 @@ def _add_run(
     board: Leaderboard,
     report: dict[str, Any],
     run: Run,
+    objective: Objective,
     scored: scoring.ScoredCandidates,
-    two_tower_rows: Rows,
 ) -> None:
     """Add the results of one run of this system."""
     seed, proposed = run.cfg.seed, scoring.proposed_candidates(scored)
-    rankings = scoring.rankings_by_order(scored)
+    rankings = scoring.rankings_by_order(scored, run.tasks)
+    if (order := objective_order(objective.expression, run.tasks)) not in rankings:
+        rankings[order] = objective_ranking(scored, objective, board.data.snapshot)
     for order, ranked in rankings.items():
         board.add(ranked, scoring.SYSTEM_NAME, order, seed)
     board.add(baselines.ideal_ranking(rankings["purchase"], board.data), IDEAL_RANKING, "purchase", seed)
-    report["heads"] += _tag_rows(scoring.SYSTEM_NAME, seed, scoring.head_metrics(scored))
+    quality = task_quality.task_metrics(scored, run.tasks)
+    report["task_metrics"] += _tag_rows(scoring.SYSTEM_NAME, seed, quality)
     recalls = protocol.recall_by_source(
         rankings["purchase"], proposed.source, source_names(run.cfg), board.data
     )
-    report["recalls"] += [{"seed": seed, **row} for row in recalls + two_tower_rows]
-    candidates = slates.SlateCandidates(proposed.offsets, proposed.item, proposed.purchase, proposed.spend)
-    catalog = _slate_catalog(run)
-    frontier = slates.revenue_frontier(candidates, board.slices[0], *catalog)
+    report["recalls"] += [{"seed": seed, **row} for row in recalls]
+    candidates = slates.slate_candidates(proposed, objective, board.data.snapshot)
+    part, catalog = board.slices[0], _slate_catalog(run)
+    frontier = slates.revenue_frontier(candidates, objective, part, *catalog)
     report["frontier"] += _tag_rows(scoring.SYSTEM_NAME, seed, frontier)
-    costs = slates.policy_costs(candidates, board.slices[0], *catalog)
+    costs = slates.policy_costs(candidates, objective, part, *catalog)
     report["slates"] += _tag_rows(scoring.SYSTEM_NAME, seed, costs)
 
 
-def _add_gbdt(board: Leaderboard, report: dict[str, Any], run: Run, results: "GbdtResults") -> None:
+def _add_gbdt(
+    board: Leaderboard, report: dict[str, Any], run: Run, results: lightgbm_evaluation.Results
+) -> None:
     """Add the results of LightGBM on the candidates of a run."""
     seed = run.cfg.seed
     for order, ranked in results.rankings.items():
         board.add(ranked, GBDT_BASELINE, order, seed)
-    report["heads"] += _tag_rows(GBDT_BASELINE, seed, results.heads)
-    frontier = slates.revenue_frontier(results.candidates, board.slices[0], *_slate_catalog(run))
+    report["task_metrics"] += _tag_rows(GBDT_BASELINE, seed, results.task_metrics)
+    frontier = slates.revenue_frontier(
+        results.candidates, lightgbm_evaluation.OBJECTIVE, board.slices[0], *_slate_catalog(run)
+    )
     report["frontier"] += _tag_rows(GBDT_BASELINE, seed, frontier)
 
 
@@ -215,41 +234,10 @@ def two_tower_recall(run: Run, split: str, data: protocol.Split) -> Rows:
     return [row for row in rows if row["source"] != "union"]
 
 
-class GbdtResults(NamedTuple):
-    """LightGBM on the candidates of a run."""
-
-    rankings: dict[str, RankedLists]  # by order
-    candidates: slates.SlateCandidates
-    heads: Rows
-
-
-def evaluate_gbdt(run: Run, split: str) -> GbdtResults:
-    """LightGBM trained on the ranker's training candidates, with early stopping on validation."""
-    model = lightgbm_baseline.fit(
-        scoring.training_pairs(run, "train"),
-        scoring.training_pairs(run, "validation"),
-        lightgbm_baseline.FitOptions(
-            seed=run.cfg.seed, feature_names=scoring.feature_names(run), eval_period=100
-        ),
-    )
-    # Only now, when the training pairs are freed: each set is gigabytes.
-    pairs = scoring.proposed_pairs(run, split)
-    purchase, spend = lightgbm_baseline.predict(model, pairs.features)
-    bought = np.asarray(pairs.purchase, bool)
-    spend_ratio = predicted_over_observed(pairs.value[bought], spend[bought])
-    return GbdtResults(
-        lightgbm_baseline.rankings_by_order(pairs, purchase, spend),
-        slates.SlateCandidates(pairs.offsets, pairs.item, purchase, spend),
-        [
-            {"head": "purchase", **head_quality(bought, purchase)},
-            {"head": "value", "predicted_over_observed": spend_ratio},
-        ],
-    )
-
-
 def report_metadata(runs: list[Run], split: str, board: Leaderboard) -> dict[str, Any]:
     """The head of the report: data, split, runs, and training's own checks."""
-    meta, health = runs[0].prepared.meta, runs[0].folder / HEALTH_FILE
+    meta, health, tasks = runs[0].prepared.meta, runs[0].folder / HEALTH_FILE, runs[0].tasks
+    expression = run_objective(runs[0].cfg, tasks)
     return {
         "split": split,
         "data": meta["name"],
@@ -261,6 +249,9 @@ def report_metadata(runs: list[Run], split: str, board: Leaderboard) -> dict[str
         "judged": len(board.slices[0].rows),
         "items": meta["counts"]["items"],
         "system": scoring.SYSTEM_NAME,
+        "tasks": [asdict(task) for task in tasks],
+        "purchase_task": tasks[purchase_task(tasks)].name,
+        "objective": {"expression": expression, "order": objective_order(expression, tasks)},
         "runs": [{"run": run.folder.name, "seed": run.cfg.seed} for run in runs],
         "health": json.loads(health.read_text()) if health.is_file() else None,
     }
@@ -275,7 +266,7 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
     print(leaderboard_table(report["leaderboard"]))
     tables = {
         "Differences, this system minus the other": report["differences"],
-        "Heads": aggregate_seeds(report["heads"], ("system", "head")),
+        "Tasks": aggregate_seeds(report["task_metrics"], ("system", "task")),
         "Recall by source, in the ranker's order; two towers alone in their own": aggregate_seeds(
             report["recalls"], ("source",)
         ),

@@ -1,6 +1,7 @@
 """The candidates of a split, scored by a run."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -11,13 +12,13 @@ from tqdm import tqdm
 from data.io.batches import read_batches
 from evaluation.jagged import Array, RankedLists, concat_jagged, mask_jagged, to_offsets
 from evaluation.lightgbm_baseline import LabeledPairs
-from evaluation.metrics import head_quality, predicted_over_observed
+from evaluation.task_outputs import expected_value, purchase_probability
 from models.embeddings import unpack_int8
 from models.jagged import segment_ids
-from models.ranking.losses import click_and_purchase_probabilities
+from models.ranking.tasks import Task, TaskOutputs
 from models.schema import SECONDS_PER_DAY
-from training.labels import label_candidates, label_policy_from_meta, sample_negatives
-from training.ranker import click_logits_at_position
+from training.labels import label_candidates, label_policy_from_meta, sample_negatives, task_labels
+from training.ranker import logits_as_shown
 from training.retrieval import exact_top_k
 from training.trained_run import Run
 
@@ -27,19 +28,14 @@ BATCH_SIZE = 256
 
 
 class ScoredCandidates(NamedTuple):
-    """The candidates of n checkouts with the run's predictions and their outcomes; P pairs."""
+    """The candidates of n checkouts with the outputs and labels of T tasks; P pairs."""
 
     offsets: Array  # [n+1] int64
     item: Array  # [P] int64
-    source: Array  # [P] int64, bit mask of CANDIDATE_SOURCES
-    click: Array  # [P] float32, calibrated probability if the candidate is seen
-    purchase: Array  # [P] float32, calibrated probability if the candidate is seen
-    click_at_position: Array  # [P] float32, at the position where the candidate was shown
-    purchase_at_position: Array  # [P] float32
-    spend: Array  # [P] float32, expected spend given a purchase
-    clicked: Array  # [P] bool
-    purchased: Array  # [P] bool
-    value: Array  # [P] float32, spent inside the horizon
+    source: Array  # [P] int64, bit mask of the sources that proposed it
+    outputs: Array  # [P, T] float32, calibrated, as tasks report them, if the candidate is seen
+    outputs_at_position: Array  # [P, T] float32, at the position where the candidate was shown
+    labels: Array  # [P, T] float32, of the tasks
     has_outcome: Array  # [P] bool; if the shop logs impressions, only shown items have an outcome
 
 
@@ -48,30 +44,21 @@ def score_split(run: Run, split: str) -> ScoredCandidates:
     """Score the candidates of `split` (train, validation or test) in the order of its examples."""
     policy = label_policy_from_meta(run.prepared.meta)
     batches = read_batches(run.candidates_folder / f"{split}.parquet", BATCH_SIZE)
+    to_outputs = TaskOutputs(run.tasks)
     parts: list[ScoredCandidates] = []
     for batch in tqdm(batches, desc=f"score {split}", unit=" batches", mininterval=1):
         vector = run.query_tower(batch.query, run.catalog.vectors)
         logits = run.ranker.calibration(run.ranker(batch.query, vector, batch.candidates, run.catalog))
-        click_logits, conversion_logits, log_spend = logits.unbind(1)
         labels = label_candidates(batch.candidates, batch.outcomes, run.catalog.leaf, policy)
-        position_logits = click_logits_at_position(run.ranker, click_logits, labels, policy)
-        click, purchase = click_and_purchase_probabilities(click_logits, conversion_logits)
-        click_at_position, purchase_at_position = click_and_purchase_probabilities(
-            position_logits, conversion_logits
-        )
+        logits_at_position = logits_as_shown(run.ranker, run.tasks, logits, labels, policy)
         parts.append(
             ScoredCandidates(
                 offsets=batch.candidates.offsets.numpy(),
                 item=batch.candidates.item.numpy(),
                 source=batch.candidates.source_mask.numpy(),
-                click=click.numpy(),
-                purchase=purchase.numpy(),
-                click_at_position=click_at_position.numpy(),
-                purchase_at_position=purchase_at_position.numpy(),
-                spend=log_spend.exp().numpy(),
-                clicked=(labels.click > 0).numpy(),
-                purchased=(labels.purchase > 0).numpy(),
-                value=labels.value.numpy(),
+                outputs=to_outputs(logits).T.numpy(),
+                outputs_at_position=to_outputs(logits_at_position).T.numpy(),
+                labels=task_labels(labels, run.tasks, policy).numpy(),
                 has_outcome=(labels.weight > 0).numpy(),
             )
         )
@@ -84,17 +71,21 @@ def proposed_candidates(scored: ScoredCandidates) -> ScoredCandidates:
 
 
 def observed_candidates(scored: ScoredCandidates) -> ScoredCandidates:
-    """The candidates with an outcome, with the probabilities at the position where they were shown."""
-    at_position = scored._replace(click=scored.click_at_position, purchase=scored.purchase_at_position)
-    return mask_jagged(at_position, scored.has_outcome)
+    """The candidates with an outcome, with the outputs at the position where they were shown."""
+    return mask_jagged(scored._replace(outputs=scored.outputs_at_position), scored.has_outcome)
 
 
-def rankings_by_order(scored: ScoredCandidates) -> dict[str, RankedLists]:
-    """The proposed candidates, by p(purchase) and by expected value."""
+def rankings_by_order(scored: ScoredCandidates, tasks: Sequence[Task]) -> dict[str, RankedLists]:
+    """The proposed candidates, by p(purchase) and, with a spend task, by expected value."""
     proposed = proposed_candidates(scored)
+    scores = {
+        "purchase": purchase_probability(proposed.outputs, tasks),
+        "value": expected_value(proposed.outputs, tasks),
+    }
     return {
-        "purchase": RankedLists(proposed.offsets, proposed.item, proposed.purchase),
-        "value": RankedLists(proposed.offsets, proposed.item, proposed.purchase * proposed.spend),
+        order: RankedLists(proposed.offsets, proposed.item, score)
+        for order, score in scores.items()
+        if score is not None
     }
 
 
@@ -112,18 +103,6 @@ def nearest_items(run: Run, split: str, k: int = 500) -> RankedLists:
     rank = np.broadcast_to(np.arange(items.shape[1]), items.shape)
     is_item = items >= 0
     return RankedLists(to_offsets(is_item.sum(1)), items[is_item], -rank[is_item].astype(np.float64))
-
-
-def head_metrics(scored: ScoredCandidates) -> list[dict[str, Any]]:
-    """Quality of every head over the candidates with an outcome."""
-    observed = observed_candidates(scored)
-    bought = observed.purchased
-    spend_ratio = predicted_over_observed(observed.value[bought], observed.spend[bought])
-    return [
-        {"head": "click", **head_quality(observed.clicked, observed.click)},
-        {"head": "purchase", **head_quality(bought, observed.purchase)},
-        {"head": "value", "predicted_over_observed": spend_ratio},
-    ]
 
 
 def training_pairs(run: Run, split: str) -> LabeledPairs:

@@ -4,9 +4,11 @@
     python -m evaluation.simulated RUN NAIVE …          several runs; the others are compared to the first
 
 Writes `reports/simulated.json` and prints its tables. `true` is the truth of the simulator; the oracle
-predicts exactly that. Heads are compared over shown items, and over proposed items that were not shown:
+predicts exactly that. It knows clicks, purchases and their spend, so a run needs tasks with the labels
+click, purchase and spend, each without a window. Their predictions are compared over shown items, and over
+proposed items that were not shown:
 
-    head                its truth
+    prediction          its truth
     click at position   p(examined | position) · p(click | examined)
     click if seen       p(click | examined), what serving predicts
     purchase …          the same, times p(purchase | click)
@@ -26,6 +28,7 @@ from data.sources import simulated
 from evaluation import protocol, scoring
 from evaluation.jagged import Array, RankedLists, find_sorted, segment_ids, sort_descending, top_k
 from evaluation.metrics import auc, ece, ndcg_discount, paired_bootstrap, predicted_over_observed
+from evaluation.task_outputs import joint_probability
 from reporting.tables import text_table
 from serving import command_line
 from serving.command_line import argument, option
@@ -35,6 +38,7 @@ from training.errors import ConfigError
 from training.trained_run import Run, open_run
 
 Row = dict[str, Any]
+TRUE_LABELS = ("click", "purchase", "spend")  # what the simulator knows the truth of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +50,28 @@ class SimulatedOptions:
     out: Path = option(Path("reports"), "folder of simulated.json")
 
 
+class Probabilities(NamedTuple):
+    """A run's probabilities of one kind of event for P pairs, and its outcomes."""
+
+    if_seen: Array  # [P] given that the item is examined
+    at_position: Array  # [P] at the position where the item was shown
+    happened: Array  # [P] bool
+
+
+class Predictions(NamedTuple):
+    """A run's predictions of P pairs."""
+
+    click: Probabilities
+    purchase: Probabilities
+    spend: Array  # [P] expected spend given a purchase
+
+
 class TruthComparison(NamedTuple):
     """A run's predictions of P pairs and their truth."""
 
     keys: Row  # of the run, for rows
     scored: scoring.ScoredCandidates
+    predictions: Predictions
     true_click: Array  # [P] p(click | examined)
     true_conversion: Array  # [P] p(purchase | click)
     true_value: Array  # [P] expected value in the first slot
@@ -78,7 +99,7 @@ def evaluate_runs(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]
     comparisons = [compare_with_truth(run, split) for run in runs]
     first = comparisons[0]
     tables: dict[str, list[Row]] = {
-        "Heads": [each.keys | row for each in comparisons for row in head_metrics(each)],
+        "Tasks": [each.keys | row for each in comparisons for row in task_agreement(each)],
         "Conversion": [each.keys | row for each in comparisons for row in conversion_bias(each)],
         "Slates": [each.keys | mean_slate_metrics(each) for each in comparisons],
         "Positions": [run_keys(run) | row for run in runs for row in position_bias(run)],
@@ -100,6 +121,25 @@ def run_keys(run: Run) -> Row:
     return {"run": run.folder.name, "position": run.cfg.ranker.train.position}
 
 
+def predictions_of(run: Run, scored: scoring.ScoredCandidates) -> Predictions:
+    """The predictions of the tasks that have a truth. Raises ConfigError if one is missing."""
+    tasks = run.tasks
+    labels = [task.label_key for task in tasks]
+    if missing := [label for label in TRUE_LABELS if label not in labels]:
+        raise ConfigError(
+            f"{run.folder.name} has no task with the label {', '.join(missing)}: the simulator's truth is of "
+            "clicks, purchases and their spend, as tasks=default predicts them"
+        )
+    click, purchase, spend = map(labels.index, TRUE_LABELS)
+
+    def probabilities(t: int) -> Probabilities:
+        at_position = joint_probability(scored.outputs_at_position, tasks, t)
+        if_seen = joint_probability(scored.outputs, tasks, t)
+        return Probabilities(if_seen, at_position, scored.labels[:, t] > 0)
+
+    return Predictions(probabilities(click), probabilities(purchase), scored.outputs[:, spend])
+
+
 def compare_with_truth(run: Run, split: str) -> TruthComparison:
     """Score the candidates of `split` and look up their truth."""
     cfg = run.prepared.meta["config"]["data"]
@@ -116,6 +156,7 @@ def compare_with_truth(run: Run, split: str) -> TruthComparison:
     return TruthComparison(
         keys=run_keys(run),
         scored=scored,
+        predictions=predictions_of(run, scored),
         true_click=truth.p_click_given_examined,
         true_conversion=truth.p_purchase_given_click,
         true_value=truth.expected_value,
@@ -134,37 +175,31 @@ def _logged_examination(cfg: dict[str, Any], order: Array, item: Array, n_items:
     return examination
 
 
-def head_metrics(comparison: TruthComparison) -> list[Row]:
+def task_agreement(comparison: TruthComparison) -> list[Row]:
     """AUC of the run and of the oracle, over sampled outcomes, and calibration against the truth."""
-    scored = comparison.scored
-    shown = scored.has_outcome
+    predictions, shown = comparison.predictions, comparison.scored.has_outcome
     examination = comparison.true_examination[shown]
     rows = []
-    for head, outcome, true, at_position, if_seen in (
-        ("click", scored.clicked, comparison.true_click, scored.click_at_position, scored.click),
-        (
-            "purchase",
-            scored.purchased,
-            comparison.true_purchase,
-            scored.purchase_at_position,
-            scored.purchase,
-        ),
+    for task, probabilities, true in (
+        ("click", predictions.click, comparison.true_click),
+        ("purchase", predictions.purchase, comparison.true_purchase),
     ):
-        label, oracle, predicted = outcome[shown], true[shown] * examination, at_position[shown]
+        if_seen, predicted = probabilities.if_seen, probabilities.at_position[shown]
+        label, oracle = probabilities.happened[shown], true[shown] * examination
         aucs = {"auc": auc(label, predicted), "oracle_auc": auc(label, oracle)}
         rows += [
-            _truth_agreement(f"{head} at position, shown", oracle, predicted) | aucs,
-            _truth_agreement(f"{head} if seen, shown", true[shown], if_seen[shown]),
-            _truth_agreement(f"{head} if seen, not shown", true[~shown], if_seen[~shown]),
-            _truth_agreement(f"{head} if seen, entire space", true, if_seen),
+            _truth_agreement(f"{task} at position, shown", oracle, predicted) | aucs,
+            _truth_agreement(f"{task} if seen, shown", true[shown], if_seen[shown]),
+            _truth_agreement(f"{task} if seen, not shown", true[~shown], if_seen[~shown]),
+            _truth_agreement(f"{task} if seen, entire space", true, if_seen),
         ]
     return rows
 
 
-def _truth_agreement(head: str, true: Array, predicted: Array) -> Row:
+def _truth_agreement(task: str, true: Array, predicted: Array) -> Row:
     """Predicted against true probabilities, without sampled outcomes."""
     return {
-        "head": head,
+        "task": task,
         "pairs": len(true),
         "auc": float("nan"),
         "oracle_auc": float("nan"),
@@ -177,10 +212,11 @@ def _truth_agreement(head: str, true: Array, predicted: Array) -> Row:
 
 def conversion_bias(comparison: TruthComparison) -> list[Row]:
     """Selection bias of clicks: mean p(purchase | click), true and implied by the run, over three spaces."""
-    scored = comparison.scored
-    shown = scored.has_outcome
-    implied = scored.purchase / np.maximum(scored.click, 1e-9)
-    spaces = {"clicked": shown & scored.clicked, "shown": shown, "entire space": np.ones(len(shown), bool)}
+    predictions, shown = comparison.predictions, comparison.scored.has_outcome
+    implied = predictions.purchase.if_seen / np.maximum(predictions.click.if_seen, 1e-9)
+    everywhere = np.ones(len(shown), bool)
+    clicked = shown & predictions.click.happened
+    spaces = {"clicked": clicked, "shown": shown, "entire space": everywhere}
     return [
         {
             "pairs in": name,
@@ -194,10 +230,9 @@ def conversion_bias(comparison: TruthComparison) -> list[Row]:
 def oracle_comparison(comparison: TruthComparison) -> TruthComparison:
     """The comparison of a model that predicts the truth."""
     spend = comparison.true_value / np.maximum(comparison.true_purchase, 1e-12)
-    scored = comparison.scored._replace(
-        click=comparison.true_click, purchase=comparison.true_purchase, spend=spend
-    )
-    return comparison._replace(scored=scored)
+    purchase = comparison.predictions.purchase._replace(if_seen=comparison.true_purchase)
+    predictions = comparison.predictions._replace(purchase=purchase, spend=spend)
+    return comparison._replace(predictions=predictions)
 
 
 def metrics_per_checkout(comparison: TruthComparison) -> dict[str, Array]:
@@ -206,7 +241,7 @@ def metrics_per_checkout(comparison: TruthComparison) -> dict[str, Array]:
     ndcg6: of the true expected value, in the run's order by value (graded gains). value6: true expected value
     of the six, each as if in the first slot. purchase6: true p(purchase) of the six, in the order by it.
     """
-    scored = comparison.scored
+    scored, predictions = comparison.scored, comparison.predictions
     proposed = np.flatnonzero(scored.source > 0)
     offsets = np.searchsorted(proposed, scored.offsets)
     value, purchase = comparison.true_value[proposed], comparison.true_purchase[proposed]
@@ -217,12 +252,12 @@ def metrics_per_checkout(comparison: TruthComparison) -> dict[str, Array]:
         return np.where(slate >= 0, gain[slate], 0.0)  # [n, 6]
 
     discount = ndcg_discount(6)
-    by_value = slate_gains((scored.purchase * scored.spend)[proposed], value)
+    by_value = slate_gains((predictions.purchase.if_seen * predictions.spend)[proposed], value)
     ideal = slate_gains(value, value) @ discount
     return {
         "ndcg6": by_value @ discount / np.maximum(ideal, 1e-12),
         "value6": by_value.sum(1),
-        "purchase6": slate_gains(scored.purchase[proposed], purchase).mean(1),
+        "purchase6": slate_gains(predictions.purchase.if_seen[proposed], purchase).mean(1),
     }
 
 

@@ -1,4 +1,4 @@
-"""Gains and costs of slate policies, measured with the functions of serving.
+"""Gains and costs of slate policies by a run's objective, measured with the functions of serving.
 
 See serving/pipeline/slate_policy.py.
 
@@ -9,8 +9,8 @@ Prints the frontier between purchases and revenue, and the costs of category cap
 """
 
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -20,17 +20,17 @@ from data.errors import DataError
 from evaluation import protocol, scoring
 from evaluation.jagged import Array, segment_ids
 from evaluation.metrics import ndcg_at, revenue_at
+from evaluation.objective import Objective, open_objective
 from reporting.tables import text_table
 from serving import command_line
 from serving.command_line import argument, option
-from serving.pipeline.slate_policy import SLOTS, SlatePolicy, score_candidates, select_slates, unit_vectors
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy, select_slates, unit_vectors
 from training.errors import ConfigError
 from training.trained_run import open_run
 
 REVENUE_WEIGHTS = tuple(step / 10 for step in range(11))
 CATEGORY_CAPS = (3, 2, 1)
 DIVERSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
-TASKS = {"purchase": "binary", "value": "amount"}
 CHECKOUTS_PER_BLOCK = 512  # bounds the memory of the padded rows
 
 
@@ -47,16 +47,28 @@ class SlateCandidates(NamedTuple):
 
     offsets: Array  # [n+1] int64
     item: Array  # [P] int64
-    purchase: Array  # [P] probability
-    spend: Array  # [P] expected spend given a purchase
+    outputs: Array  # [P, T] of the objective's tasks
+    item_values: Array  # [P, K] of the item columns that the objective reads
+
+
+def slate_candidates(
+    scored: scoring.ScoredCandidates, objective: Objective, snapshot: Array
+) -> SlateCandidates:
+    """The scored candidates of n checkouts; `snapshot` [n]."""
+    item_values = objective.item_values(scored.item, snapshot[segment_ids(scored.offsets)])
+    return SlateCandidates(scored.offsets, scored.item, scored.outputs, item_values)
 
 
 def build_slates(
-    candidates: SlateCandidates, policies: list[SlatePolicy], leaf: Array, vectors: Array
+    candidates: SlateCandidates,
+    objective: Objective,
+    policies: list[SlatePolicy],
+    leaf: Array,
+    vectors: Array,
 ) -> list[Array]:
     """The slates [n, 6] of each policy: item rows, best first, -1 for an empty slot.
 
-    leaf [N+1] and vectors [N+1, D+8] uint8 are the catalog's. The margin of a policy is ignored.
+    leaf [N+1] and vectors [N+1, D+8] uint8 are the catalog's.
     """
     n = len(candidates.offsets) - 1
     slates = [np.full((n, SLOTS), -1, np.int64) for _ in policies]
@@ -70,8 +82,9 @@ def build_slates(
         item[row, column], eligible[row, column] = candidates.item[pairs], True
         for policy, slate in zip(policies, slates, strict=True):
             score = np.zeros(shape)
-            outputs = np.stack([candidates.purchase[pairs], candidates.spend[pairs]])
-            score[row, column] = score_candidates(replace(policy, margin=False), TASKS, outputs, {})
+            score[row, column] = objective.scores(
+                policy, candidates.outputs[pairs], candidates.item_values[pairs]
+            )
             selected = select_slates(score, eligible, item, leaf, vectors, policy).column
             if shape[1]:
                 items = np.take_along_axis(item, np.maximum(selected, 0), 1)
@@ -103,28 +116,37 @@ def slate_metrics(slate: Array, part: protocol.Slice, leaf: Array, vectors: Arra
 
 
 def revenue_frontier(
-    candidates: SlateCandidates, part: protocol.Slice, leaf: Array, vectors: Array
+    candidates: SlateCandidates, objective: Objective, part: protocol.Slice, leaf: Array, vectors: Array
 ) -> list[dict[str, Any]]:
-    """One row per revenue weight, from most purchases to most revenue."""
-    policies = [SlatePolicy(revenue_weight=weight) for weight in REVENUE_WEIGHTS]
+    """One row per revenue weight, most purchases first; none if the objective has no amount."""
+    if not objective.reads_amount:
+        return []
+    policies = [
+        SlatePolicy(objective=objective.expression, revenue_weight=weight) for weight in REVENUE_WEIGHTS
+    ]
+    slates = build_slates(candidates, objective, policies, leaf, vectors)
     return [
         {"revenue_weight": policy.revenue_weight} | slate_metrics(slate, part, leaf, vectors)
-        for policy, slate in zip(policies, build_slates(candidates, policies, leaf, vectors), strict=True)
+        for policy, slate in zip(policies, slates, strict=True)
     ]
 
 
 def policy_costs(
-    candidates: SlateCandidates,
-    part: protocol.Slice,
-    leaf: Array,
-    vectors: Array,
-    weights: Iterable[float] = (0.0, 1.0),
+    candidates: SlateCandidates, objective: Objective, part: protocol.Slice, leaf: Array, vectors: Array
 ) -> list[dict[str, Any]]:
-    """One row per revenue weight and policy: without cap and diversity, each cap, each diversity."""
+    """One row per revenue weight and policy: without cap and diversity, each cap, each diversity.
+
+    The weights are 0 and 1, or 1 alone if no amount is in the objective.
+    """
     variants: list[dict[str, Any]] = [
         {}, *({"category_cap": cap} for cap in CATEGORY_CAPS), *({"diversity": d} for d in DIVERSITIES)
     ]  # fmt: skip
-    policies = [SlatePolicy(revenue_weight=weight, **variant) for weight in weights for variant in variants]
+    policies = [
+        SlatePolicy(objective=objective.expression, revenue_weight=weight, **variant)
+        for weight in ((0.0, 1.0) if objective.reads_amount else (1.0,))
+        for variant in variants
+    ]
+    slates = build_slates(candidates, objective, policies, leaf, vectors)
     return [
         {
             "revenue_weight": policy.revenue_weight,
@@ -132,20 +154,22 @@ def policy_costs(
             "diversity": policy.diversity,
         }
         | slate_metrics(slate, part, leaf, vectors)
-        for policy, slate in zip(policies, build_slates(candidates, policies, leaf, vectors), strict=True)
+        for policy, slate in zip(policies, slates, strict=True)
     ]
 
 
 def compare_policies(options: SlatesOptions) -> int:
     """Print the frontier and the costs of a run."""
     run = open_run(options.run)
-    part = protocol.slices(protocol.load_split(run.prepared.folder, options.split))[0]
+    data = protocol.load_split(run.prepared.folder, options.split)
+    part, objective = protocol.slices(data)[0], open_objective(run)
     scored = scoring.proposed_candidates(scoring.score_split(run, options.split))
-    candidates = SlateCandidates(scored.offsets, scored.item, scored.purchase, scored.spend)
+    candidates = slate_candidates(scored, objective, data.snapshot)
     leaf, vectors = run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
-    frontier = revenue_frontier(candidates, part, leaf, vectors)
-    print(f"Purchases against revenue, {options.split}\n{text_table(frontier)}")
-    costs = policy_costs(candidates, part, leaf, vectors)
+    print(f"objective: {objective.expression}")
+    if frontier := revenue_frontier(candidates, objective, part, leaf, vectors):
+        print(f"\nPurchases against revenue, {options.split}\n{text_table(frontier)}")
+    costs = policy_costs(candidates, objective, part, leaf, vectors)
     print(f"\nCaps and diversity, {options.split}\n{text_table(costs)}")
     return 0
 

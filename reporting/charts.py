@@ -17,7 +17,7 @@ DOT_ROW_HEIGHT, DOT_GROUP_HEIGHT, DOT_AXIS_HEIGHT = 19, 26, 44
 BAR_LEFT, BAR_ROW_HEIGHT, BAR_WIDTH = 110, 30, 600
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-Colour = str  # blue, orange, grey or green
+Colour = str  # blue, orange, grey, green, violet or pink
 
 
 class Axis(NamedTuple):

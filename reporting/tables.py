@@ -10,7 +10,7 @@ from reporting.formatting import MISSING
 
 Row = dict[str, Any]
 METRICS = ("ndcg6", "hit6", "precision6", "revenue6")
-COUNTS = ("checkouts", "pairs", "candidates", "seeds")
+COUNTS = ("checkouts", "pairs", "positives", "candidates", "seeds")
 TWO_DIGITS = ("revenue6", "categories")
 
 
@@ -18,7 +18,7 @@ def aggregate_seeds(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
     """Return one row per distinct value of `keys`, in order of appearance.
 
     `seeds` counts the rows of a group. Every other number becomes its mean, with the standard deviation in
-    `<name>_sd` (ddof 1, NaN for a single row); other values are dropped.
+    `<name>_sd` (ddof 1, NaN for a single row); both are NaN if a row lacks it. Other values are dropped.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -26,10 +26,11 @@ def aggregate_seeds(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
     means = []
     for values, members in groups.items():
         mean: Row = dict(zip(keys, values, strict=True)) | {"seeds": len(members)}
-        for name, first in members[0].items():
-            if name in (*keys, "seed") or isinstance(first, bool) or not isinstance(first, int | float):
+        for name in dict.fromkeys(name for member in members for name in member):
+            cells = [member.get(name) for member in members]
+            if name in (*keys, "seed") or not any(map(_is_number, cells)):
                 continue
-            column = np.array([member[name] for member in members], np.float64)
+            column = np.array([cell if _is_number(cell) else math.nan for cell in cells])
             mean[name] = float(column.mean())
             mean[f"{name}_sd"] = float(column.std(ddof=1)) if len(column) > 1 else math.nan
         means.append(mean)
@@ -93,6 +94,10 @@ def leaderboard_table(rows: Iterable[Row]) -> str:
         ]
         blocks.append(f"{name} ({members[0]['checkouts']:,} checkouts)\n{text_table(cells)}")
     return "\n\n".join(blocks)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _digits(name: str) -> int:

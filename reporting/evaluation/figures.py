@@ -28,8 +28,8 @@ SLICE_LABELS = {
     "cold_users": "cold users",
     "new_items": "new items",
 }
-TASK_COLOURS = {"click": "green", "purchase": "blue"}
-VALUE_COLOUR = "orange"
+PURCHASE_COLOUR, SPEND_COLOUR = "blue", "orange"
+TASK_COLOURS = ("green", "violet", "pink", "grey")  # of the further tasks, in their order
 CURVE_COLOURS = ("grey", "blue", "green")  # all, bought before, never bought
 PAIR_COLOURS = ("blue", "orange", "green", "grey", "grey")
 
@@ -100,8 +100,8 @@ def _difference_interval(row: Row) -> Interval:
     return Interval(row["difference"], row["low"], row["high"], colour, tip)
 
 
-def reliability_diagram(curves: Sequence[Row], task: str) -> Markup:
-    """Observed against predicted share of one task, on logarithmic axes: most predictions are near 0."""
+def reliability_diagram(curves: Sequence[Row], task: Row) -> Markup:
+    """Observed against predicted share of a binary task, on logarithmic axes: most predictions are near 0."""
     # A bin without positives has no position on a logarithmic axis.
     points = {
         curve["slice"]: [
@@ -110,12 +110,12 @@ def reliability_diagram(curves: Sequence[Row], task: str) -> Markup:
             if predicted > 0 < observed
         ]
         for curve in curves
-        if curve["head"] == task
+        if curve["task"] == task["name"]
     }
     values = [value for line in points.values() for point in line for value in point]
     chart = Chart(
-        log_axis(f"predicted p({task}), mean of a bin", values),
-        log_axis(f"observed share with a {task}", values),
+        log_axis(f"predicted {probability_label(task)}, mean of a bin", values),
+        log_axis(f"observed share with a {task['name']}", values),
         width=HALF_WIDTH,
         height=360,
     )
@@ -126,17 +126,18 @@ def reliability_diagram(curves: Sequence[Row], task: str) -> Markup:
         for predicted, observed in line:
             tip = f"{name}: predicted {predicted:.4f}, observed {observed:.4f}"
             chart.dot(predicted, observed, colour, tip, 3)
-    return chart.svg(f"Reliability of p({task})")
+    return chart.svg(f"Reliability of {probability_label(task)}")
 
 
-def calibration_ratio_chart(rows: Sequence[Row]) -> Markup:
+def calibration_ratio_chart(report: Row) -> Markup:
     """Predicted over observed of every task in every slice."""
+    colours = task_colours(report)
     groups: dict[str, dict[str, list[Interval]]] = {}
-    for row in rows:
+    for row in report["calibration"]:
         if row["ratio"] is None:
             continue
-        colour = TASK_COLOURS.get(row["head"], VALUE_COLOUR)
-        tip = f"{row['head']}: predicted {row['predicted']:.4g}, observed {row['observed']:.4g}"
+        colour = colours[row["task"]]
+        tip = f"{row['task']}: predicted {row['predicted']:.4g}, observed {row['observed']:.4g}"
         tip += f", {row['pairs']:,} candidates"
         dots = groups.setdefault(row["group"], {}).setdefault(slice_label(row), [])
         dots.append(Interval(row["ratio"], row["ratio"], row["ratio"], colour, tip))
@@ -151,7 +152,7 @@ def diversity_chart(report: Row, weight: float) -> Markup:
         for line in aggregate_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity"))
         if line["revenue_weight"] == weight
     ]
-    metric, name = ("revenue6", "revenue@6") if weight else ("ndcg6", "NDCG@6")
+    metric, name = slate_metric(report, weight)
     chart = Chart(
         linear_axis("leaf categories on a slate of six, mean", [line["categories"] for line in lines]),
         linear_axis(name, [line[metric] for line in lines]),
@@ -207,11 +208,56 @@ def system_label(report: Row, row: Row) -> str:
 
 
 def order_label(report: Row, row: Row) -> str:
-    """The score that sorts a slate: counts have only one order, models have two."""
-    names = {"value": "expected value", "price": "count × price", "purchase": "–"}
-    if row["system"] in {point["system"] for point in report["frontier"]}:
-        names["purchase"] = "p(purchase)"
-    return names[row["order"]]
+    """The score that sorts a slate: counts have only one order, models have several."""
+    is_model = row["system"] in {metrics["system"] for metrics in report["task_metrics"]}
+    return order_name(report, row["order"]) if is_model or row["order"] != "purchase" else "–"
+
+
+def order_name(report: Row, order: str) -> str:
+    """An order in words: `p(purchase)`, `expected value`, or the objective itself."""
+    return {
+        "value": "expected value",
+        "price": "count × price",
+        "purchase": f"p({report['purchase_task']})",
+        "objective": report["objective"]["expression"],
+    }[order]
+
+
+def weight_label(report: Row, weight: float) -> str:
+    """What sorts slates at a revenue weight of 0 or 1."""
+    order = report["objective"]["order"]
+    if weight or order == "purchase":
+        return order_name(report, order)
+    return order_name(report, "purchase") if order == "value" else "the objective without amounts"
+
+
+def slate_metric(report: Row, weight: float) -> tuple[str, str]:
+    """The metric that slates at this revenue weight maximize, and its name."""
+    has_frontier = any(row["system"] == report["system"] for row in report["frontier"])
+    return ("revenue6", "revenue@6") if weight and has_frontier else ("ndcg6", "NDCG@6")
+
+
+def task_colours(report: Row) -> dict[str, str]:
+    """Task → colour, in the order of the tasks; those of purchase and spend are fixed."""
+    further, colours = iter(TASK_COLOURS), {}
+    for task in report["tasks"]:
+        if task["name"] == report["purchase_task"]:
+            colours[task["name"]] = PURCHASE_COLOUR
+        elif task["label"] == "spend" and SPEND_COLOUR not in colours.values():
+            colours[task["name"]] = SPEND_COLOUR
+        else:
+            colours[task["name"]] = next(further, TASK_COLOURS[-1])
+    return colours
+
+
+def is_conditional(task: Row) -> bool:
+    """Whether the task is predicted, and measured, where its parent happened."""
+    return task["given"] is not None and not (task["kind"] == "binary" and task["joint"])
+
+
+def probability_label(task: Row) -> str:
+    """`p(click)`, or `p(return | purchase)` of a conditional task."""
+    return f"p({task['name']} | {task['given']})" if is_conditional(task) else f"p({task['name']})"
 
 
 def baseline_label(row: Row) -> str:

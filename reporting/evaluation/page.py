@@ -4,7 +4,6 @@ from typing import Any
 
 from reporting.elements import Figure
 from reporting.evaluation import figures
-from reporting.evaluation.heads import calibration_section
 from reporting.evaluation.slates import diversity_section, examples_section
 from reporting.evaluation.systems import (
     differences_section,
@@ -12,6 +11,7 @@ from reporting.evaluation.systems import (
     leaderboard_section,
     recall_section,
 )
+from reporting.evaluation.task_quality import calibration_section
 from reporting.render import render
 from reporting.tables import Row, aggregate_seeds, format_metric, summarize_leaderboard
 
@@ -24,6 +24,7 @@ def report_page(report: Row) -> str:
         title=f"{report['system'].capitalize()} on the {report['split']} checkouts",
         report=report,
         horizon="in the user's next order" if days == "next_order" else f"within {days} days",
+        slate_order=figures.order_name(report, report["objective"]["order"]),
         cards=_metric_cards(report),
         leaderboard=leaderboard_section(report),
         differences=differences_section(report),
@@ -45,22 +46,32 @@ def _metric_cards(report: Row) -> list[tuple[str, str]]:
         for row in summarize_leaderboard(report["leaderboard"])
         if row["system"] == system
     }
-    heads = {
-        row["head"]: row
-        for row in aggregate_seeds(report["heads"], ("system", "head"))
+    quality = {
+        row["task"]: row
+        for row in aggregate_seeds(report["task_metrics"], ("system", "task"))
         if row["system"] == system
     }
     union = next(row for row in aggregate_seeds(report["recalls"], ("source",)) if row["source"] == "union")
+    by_purchase = f"sorted by {figures.order_name(report, 'purchase')}"
+    revenue = [
+        (format_metric(rows[order, "all"], "revenue6", 2), f"revenue@6, sorted by {name}")
+        for order in ("value", "objective")
+        if (order, "all") in rows and (name := figures.order_name(report, order))
+    ]
+    errors = [
+        (format_metric(quality[task["name"]], "ece"), f"calibration error (ECE) of {label}")
+        for task in report["tasks"]
+        if task["kind"] == "binary" and (label := figures.probability_label(task))
+    ]
     return [
-        (format_metric(rows["purchase", "all"], "ndcg6"), "NDCG@6, sorted by p(purchase)"),
-        (format_metric(rows["value", "all"], "revenue6", 2), "revenue@6, sorted by expected value"),
+        (format_metric(rows["purchase", "all"], "ndcg6"), f"NDCG@6, {by_purchase}"),
+        *revenue,
         (
             format_metric(rows["purchase", "discovery"], "ndcg6"),
-            "NDCG@6 of discovery (never bought before), sorted by p(purchase)",
+            f"NDCG@6 of discovery (never bought before), {by_purchase}",
         ),
         (format_metric(union, "recall300"), "recall@300 of all candidates, in the ranker's order"),
-        (format_metric(heads["click"], "ece"), "calibration error (ECE) of p(click)"),
-        (format_metric(heads["purchase"], "ece"), "calibration error (ECE) of p(purchase)"),
+        *errors,
     ]
 
 

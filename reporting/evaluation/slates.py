@@ -20,20 +20,24 @@ def diversity_section(report: Row) -> dict[str, Any]:
     }
     start = plain[1.0]
     capped = next(line for line in lines if line["revenue_weight"] and line["category_cap"] == 1)
-    cost = 1 - capped["revenue6"] / (start["revenue6"] or 1)
+    metric, name = figures.slate_metric(report, 1.0)
+    cost = 1 - capped[metric] / (start[metric] or 1)
     charts = [
-        Figure(figures.diversity_chart(report, weight), heading=f"Sorted by {name}")
-        for weight, name in ((1.0, "expected value"), (0.0, "p(purchase)"))
+        Figure(
+            figures.diversity_chart(report, weight),
+            heading=f"Sorted by {figures.weight_label(report, weight)}",
+        )
+        for weight in sorted(plain, reverse=True)
     ]
     return {
-        "finding": "Without a rule, a slate by expected value has "
-        f"{start['categories']:.2f} leaf categories. Six different categories cost {cost:.1%} of revenue@6.",
+        "finding": f"Without a rule, a slate by {figures.weight_label(report, 1.0)} has "
+        f"{start['categories']:.2f} leaf categories. Six different categories cost {cost:.1%} of {name}.",
         "figures": charts,
-        "table": _diversity_table(lines, plain),
+        "table": _diversity_table(report, lines, plain),
     }
 
 
-def _diversity_table(lines: list[Row], plain: dict[float, Row]) -> Table:
+def _diversity_table(report: Row, lines: list[Row], plain: dict[float, Row]) -> Table:
     def change(metric: str) -> Callable[[Row], str]:
         def cell(line: Row) -> str:
             base = plain[line["revenue_weight"]]
@@ -42,8 +46,7 @@ def _diversity_table(lines: list[Row], plain: dict[float, Row]) -> Table:
         return cell
 
     columns = [
-        Column("order", lambda row: "expected value" if row["revenue_weight"] else "p(purchase)",
-               numeric=False),
+        Column("order", lambda row: figures.weight_label(report, row["revenue_weight"]), numeric=False),
         Column("rule", figures.policy_label,
                "cap n: at most n items of a leaf category; diversity d: maximal marginal relevance", False),
         Column("NDCG@6", partial(format_metric, name="ndcg6")),
@@ -64,17 +67,35 @@ def examples_section(report: Row) -> dict[str, Any]:
     bought = sum(item["bought"] for item in items)
     return {
         "finding": f"{bought} of the {len(items)} items below were bought within the horizon.",
-        "examples": [_example(example) for example in report["examples"]],
+        "examples": [_example(report, example) for example in report["examples"]],
     }
 
 
-def _example(example: Row) -> dict[str, Any]:
+def _prediction_columns(report: Row) -> list[Column]:
+    """A column per binary task, the expected value, and a column per other task but the spend."""
+    tasks = report["tasks"]
+    binary = [task for task in tasks if task["kind"] == "binary"]
+    further = [task for task in tasks if task["kind"] != "binary" and task["label"] != "spend"]
+    has_value = any(item["value"] is not None for row in report["examples"] for item in row["shown"])
+    return [
+        *(
+            Column(figures.probability_label(task), partial(_prediction, name=task["name"], digits=3))
+            for task in binary
+        ),
+        *([Column("expected value", lambda row: format_money(row["value"]))] if has_value else []),
+        *(Column(task["name"], partial(_prediction, name=task["name"], digits=2)) for task in further),
+    ]
+
+
+def _prediction(row: Row, name: str, digits: int) -> str:
+    return f"{row['predictions'][name]:,.{digits}f}"
+
+
+def _example(report: Row, example: Row) -> dict[str, Any]:
     columns = [
         Column("item", lambda row: row["title"], numeric=False),
         Column("price", lambda row: format_money(row["price"]) if row["price"] else MISSING),
-        Column("p(click)", lambda row: f"{row['click']:.3f}"),
-        Column("p(purchase)", lambda row: f"{row['purchase']:.3f}"),
-        Column("expected value", lambda row: format_money(row["value"])),
+        *_prediction_columns(report),
         Column("sources", lambda row: ", ".join(row["sources"]).replace("_", " "), numeric=False),
         Column("outcome", lambda row: f"bought for {format_money(row['spent'])}" if row["bought"] else "",
                numeric=False),

@@ -20,7 +20,7 @@ SLICE_TEXTS = {
     "new_items": ("New items", "Only items first sold in the 28 days before the checkout count."),
 }
 COLUMN_TEXTS = {
-    "order": "the score that sorts a slate; expected value is p(purchase) × expected spend",
+    "order": "the score that sorts a slate; expected value is the probability of a purchase × expected spend",
     "ndcg6": "1 if all purchases are at the top of the six, 0 if none is among them",
     "hit6": "share of checkouts with a purchase of at least one of the six",
     "precision6": "share of the six that was bought",
@@ -100,23 +100,32 @@ def differences_section(report: Row) -> dict[str, Any]:
                 f" ({row['low']:+.{digits}f} to {row['high']:+.{digits}f}: {verdict})"
             )
     charts = [
-        Figure(figures.differences_chart(rows, metric, f"difference in {name}"), heading=heading)
-        for metric, name, heading in (
-            ("ndcg6", "NDCG@6", "Sorted by p(purchase)"),
-            ("revenue6", "revenue@6", "Sorted by expected value"),
+        Figure(
+            figures.differences_chart(rows, metric, f"difference in {name}"),
+            heading=f"Sorted by {figures.order_name(report, order)}",
         )
+        for order, metric, name in (("purchase", "ndcg6", "NDCG@6"), ("value", "revenue6", "revenue@6"))
+        if any(row["order"] == order for row in rows)
     ]
     return {"finding": "; ".join(findings) + ".", "figures": charts}
 
 
-def frontier_section(report: Row) -> dict[str, Any]:
-    """The trade-off between purchases and revenue."""
+def frontier_section(report: Row) -> dict[str, Any] | None:
+    """The trade-off between purchases and revenue; None for an objective without amounts."""
     rows = aggregate_seeds(report["frontier"], ("system", "revenue_weight"))
     curve = [row for row in rows if row["system"] == report["system"]]
+    if not curve:
+        return None
     first, last = curve[0], curve[-1]
     finding = (
         f"From w = 0 to w = 1, revenue@6 goes from {format_money(first['revenue6'])} to "
         f"{format_money(last['revenue6'])} and NDCG@6 from {first['ndcg6']:.4f} to {last['ndcg6']:.4f}."
+    )
+    objective = report["objective"]
+    sorted_by = (
+        f"p({report['purchase_task']}) × E[spend]^w"
+        if objective["order"] == "value"
+        else f"{objective['expression']}, with every amount to the power of w"
     )
     legend = [("blue", report["system"].capitalize()), ("grey", "baselines without training")]
     if any(row["system"] != report["system"] for row in rows):
@@ -125,7 +134,7 @@ def frontier_section(report: Row) -> dict[str, Any]:
         Figure(figures.frontier_chart(report, zoom=False), heading="All systems"),
         Figure(figures.frontier_chart(report, zoom=True), heading="The best systems"),
     ]
-    return {"finding": finding, "legend": legend, "figures": charts}
+    return {"finding": finding, "sorted_by": sorted_by, "legend": legend, "figures": charts}
 
 
 def recall_section(report: Row) -> dict[str, Any]:

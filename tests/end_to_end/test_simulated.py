@@ -24,15 +24,15 @@ def test_models_come_near_the_truth(tmp_path: Path) -> None:
     assert evaluated.returncode == 0, evaluated.stderr[-3000:]
     report = json.loads((tmp_path / "simulated.json").read_text())
     debiased, naive = (
-        {row["head"]: row for row in report["Heads"] if row["position"] == position}
+        {row["task"]: row for row in report["Tasks"] if row["position"] == position}
         for position in ("product", "none")
     )
-    for head in ("click", "purchase"):
-        at_position = debiased[f"{head} at position, shown"]
+    for task in ("click", "purchase"):
+        at_position = debiased[f"{task} at position, shown"]
         assert at_position["oracle_auc"] > 0.75
         assert at_position["oracle_auc"] - at_position["auc"] < 0.03
-        assert abs(debiased[f"{head} if seen, entire space"]["predicted_over_true"] - 1) < 0.15
-        assert naive[f"{head} if seen, shown"]["predicted_over_true"] < 0.75  # it takes unseen for disliked
+        assert abs(debiased[f"{task} if seen, entire space"]["predicted_over_true"] - 1) < 0.15
+        assert naive[f"{task} if seen, shown"]["predicted_over_true"] < 0.75  # it takes unseen for disliked
     for row in report["Positions"]:
         assert abs(row["learned"] - row["true"]) < 0.12
     (value,) = (row for row in report["Differences to the first run"] if row["metric"] == "value6")

@@ -11,7 +11,10 @@ from evaluation.calibration_slices import decile_edges
 from evaluation.jagged import segment_ids
 from evaluation.metrics import ece
 from evaluation.scoring import ScoredCandidates
+from models.ranking.tasks import DEFAULT_TASKS
 from tests.models.shops import random_catalog
+
+SOURCES = ("ann", "buy_again", "bought_together", "ease", "popularity")  # by bit of the mask
 
 
 @pytest.fixture
@@ -26,11 +29,12 @@ def scored():
     n, items = 4, np.tile(np.arange(1, 9), 4)
     p = rng.uniform(0.2, 0.5, len(items)).astype(np.float32)
     bought = rng.random(len(items)) < p
+    outputs = np.stack([p + 0.1, p, np.full(len(items), 3.0)], axis=1)
     return ScoredCandidates(
         offsets=np.arange(n + 1) * 8, item=items, source=np.where(items % 2, 1, 18),
-        click=p + 0.1, purchase=p, click_at_position=p + 0.1, purchase_at_position=p,
+        outputs=outputs, outputs_at_position=outputs,
+        labels=np.stack([bought, bought, bought * 2.0], axis=1),
         has_outcome=np.ones(len(items), bool),
-        spend=np.full(len(items), 3.0), clicked=bought, purchased=bought, value=bought * 2.0,
     )  # fmt: skip
 
 
@@ -42,7 +46,7 @@ def catalog():
 def test_slices_are_what_they_say(scored, data, catalog):
     masks = {
         (group, name): mask
-        for group, name, mask in calibration_slices.calibration_slices(scored, data, catalog)
+        for group, name, mask in calibration_slices.calibration_slices(scored, data, catalog, SOURCES)
     }
     assert masks["all", "all"].all()
     sources = {name: mask for (group, name), mask in masks.items() if group == "source"}
@@ -58,24 +62,24 @@ def test_slices_are_what_they_say(scored, data, catalog):
 
 
 def test_the_table_by_hand(scored, data, catalog):
-    rows = calibration_slices.calibration_rows(scored, data, catalog)
-    by = {(r["head"], r["group"], r["slice"]): r for r in rows}
+    rows = calibration_slices.calibration_rows(scored, DEFAULT_TASKS, data, catalog, SOURCES)
+    by = {(r["task"], r["group"], r["slice"]): r for r in rows}
     purchase = by["purchase", "all", "all"]
     assert purchase["pairs"] == 32
-    assert purchase["predicted"] == pytest.approx(scored.purchase.mean())
-    assert purchase["observed"] == pytest.approx(scored.purchased.mean())
-    assert purchase["ratio"] == pytest.approx(scored.purchase.sum() / scored.purchased.sum())
-    assert purchase["ece"] == pytest.approx(ece(scored.purchased, scored.purchase))
+    assert purchase["predicted"] == pytest.approx(scored.outputs[:, 1].mean())
+    assert purchase["observed"] == pytest.approx(scored.labels[:, 1].mean())
+    assert purchase["ratio"] == pytest.approx(scored.outputs[:, 1].sum() / scored.labels[:, 1].sum())
+    assert purchase["ece"] == pytest.approx(ece(scored.labels[:, 1], scored.outputs[:, 1]))
     value = by["value", "all", "all"]
-    assert (value["pairs"], value["predicted"], value["observed"]) == (scored.purchased.sum(), 3.0, 2.0)
+    assert (value["pairs"], value["predicted"], value["observed"]) == (scored.labels[:, 1].sum(), 3.0, 2.0)
     assert "ece" not in value
     assert by["purchase", "source", "ann"]["pairs"] == 16
 
 
-def test_curves_of_both_heads(scored, data, catalog):
-    curves = calibration_slices.reliability_curves(scored, data, catalog)
-    assert [(curve["head"], curve["slice"]) for curve in curves] == [
-        (head, part) for part in ("all", "bought before", "never") for head in ("click", "purchase")
+def test_curves_of_the_binary_tasks(scored, data, catalog):
+    curves = calibration_slices.reliability_curves(scored, DEFAULT_TASKS, data, catalog)
+    assert [(curve["task"], curve["slice"]) for curve in curves] == [
+        (task, part) for part in ("all", "bought before", "never") for task in ("click", "purchase")
     ]
     assert sum(curves[1]["pairs"]) == 32
 

@@ -15,6 +15,7 @@ from serving.storage.bundle import read_manifest
 from tests.exporting.bundles import export_config, make_bundle
 from training import tracking
 from training.candidates_stage import gather_candidates
+from training.run_files import save_run_config
 from training.stage_folders import read_stage_manifest, write_stage_manifest
 from training.trained_run import open_run
 
@@ -28,7 +29,7 @@ def folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     cfg = OmegaConf.merge(
         run.cfg, {"paths": {"runs": str(root)}, "mlflow": {"tracking_uri": f"sqlite:///{root}/m.db"}}
     )
-    OmegaConf.save(cfg, copy / "config.yaml")
+    save_run_config(cfg, copy)
     candidates = gather_candidates(cfg, run.prepared, run.retrieval_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)  # MLflow puts artifacts below the working folder
@@ -53,7 +54,7 @@ def test_the_three_files_agree(folder: Path, tmp_path: Path, capsys: pytest.Capt
         assert frontier[weight]["revenue6"] == pytest.approx(
             by_system[scoring.SYSTEM_NAME, order]["revenue6"]
         )
-    assert {r["system"] for r in report["heads"]} == {scoring.SYSTEM_NAME, leaderboard.GBDT_BASELINE}
+    assert {r["system"] for r in report["task_metrics"]} == {scoring.SYSTEM_NAME, leaderboard.GBDT_BASELINE}
     # The difference is that of the means.
     for metric, order in (("ndcg6", "purchase"), ("revenue6", "value")):
         (row,) = (
@@ -138,9 +139,9 @@ def test_a_bundle_holds_the_calibration_of_its_run(folder: Path, tmp_path: Path)
     assert up_to_date_version(tmp_path / "bundle", folder, cfg) == version.resolve()
     calibration = read_manifest(version)["calibration"]
     assert calibration["split"] == "test"
-    heads = {row["head"]: row for row in calibration["slices"] if row["group"] == "all"}
-    assert 0 <= heads["purchase"]["ece"] <= 1
-    assert heads["purchase"]["pairs"] == heads["click"]["pairs"] > heads["value"]["pairs"] > 0
+    tasks = {row["task"]: row for row in calibration["slices"] if row["group"] == "all"}
+    assert 0 <= tasks["purchase"]["ece"] <= 1
+    assert tasks["purchase"]["pairs"] == tasks["click"]["pairs"] > tasks["value"]["pairs"] > 0
     assert {row["group"] for row in calibration["slices"]} >= {"source", "price", "popularity"}
 
 

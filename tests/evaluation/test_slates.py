@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from evaluation import protocol, slates
 from evaluation.jagged import RankedLists, sort_descending, to_offsets, top_k
 from evaluation.metrics import Purchases, ndcg_at
+from evaluation.objective import Objective
 from evaluation.slates import SlateCandidates
 from models.embeddings import pack_int8
 from serving.pipeline.slate_policy import SlatePolicy
 
+TASKS = {"purchase": "binary", "value": "amount"}
+OBJECTIVE = Objective("purchase * value", TASKS, {})
 ITEMS = 30
 RNG = np.random.default_rng(0)
 LEAF = np.concatenate([[0], RNG.integers(0, 6, ITEMS)])
@@ -22,9 +25,8 @@ VECTORS = pack_int8(torch.from_numpy(RNG.normal(size=(ITEMS + 1, 5)).astype(np.f
 def make_candidates(lengths, seed=0):
     rng = np.random.default_rng(seed)
     item = np.concatenate([rng.permutation(ITEMS)[:n] + 1 for n in lengths] or [np.zeros(0, np.int64)])
-    return SlateCandidates(
-        to_offsets(np.array(lengths, np.int64)), item, rng.random(len(item)), rng.gamma(2, 2, len(item))
-    )
+    outputs = np.stack([rng.random(len(item)), rng.gamma(2, 2, len(item))], axis=1)
+    return SlateCandidates(to_offsets(np.array(lengths, np.int64)), item, outputs, np.zeros((len(item), 0)))
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(0, 99), st.sampled_from([2, 512]))
@@ -34,12 +36,12 @@ def test_the_extreme_weights_give_the_leaderboards_orders(lengths, seed, block):
     slates.CHECKOUTS_PER_BLOCK, before = block, slates.CHECKOUTS_PER_BLOCK
     try:
         ends = [SlatePolicy(revenue_weight=0), SlatePolicy(revenue_weight=1)]
-        by_purchase, by_value = slates.build_slates(candidates, ends, LEAF, VECTORS)
+        by_purchase, by_value = slates.build_slates(candidates, OBJECTIVE, ends, LEAF, VECTORS)
     finally:
         slates.CHECKOUTS_PER_BLOCK = before
     for slate, score in (
-        (by_purchase, candidates.purchase),
-        (by_value, candidates.purchase * candidates.spend),
+        (by_purchase, candidates.outputs[:, 0]),
+        (by_value, candidates.outputs.prod(1)),
     ):
         np.testing.assert_array_equal(
             slate, top_k(sort_descending(RankedLists(candidates.offsets, candidates.item, score)))
@@ -66,22 +68,42 @@ def test_measured_by_hand():
 def test_frontier_and_costs():
     candidates = make_candidates([20] * 40)
     rng = np.random.default_rng(1)
-    bought = rng.random(len(candidates.item)) < candidates.purchase
+    bought = rng.random(len(candidates.item)) < candidates.outputs[:, 0]
     counts = np.add.reduceat(bought, candidates.offsets[:-1])
-    purchases = Purchases(to_offsets(counts), candidates.item[bought], candidates.spend[bought])
+    purchases = Purchases(to_offsets(counts), candidates.item[bought], candidates.outputs[bought, 1])
     part = protocol.Slice("all", np.flatnonzero(counts), purchases, False)
-    frontier = slates.revenue_frontier(candidates, part, LEAF, VECTORS)
+    frontier = slates.revenue_frontier(candidates, OBJECTIVE, part, LEAF, VECTORS)
     assert [row["revenue_weight"] for row in frontier] == [w / 10 for w in range(11)]
     assert frontier[0]["ndcg6"] > frontier[-1]["ndcg6"]
     assert frontier[0]["revenue6"] < frontier[-1]["revenue6"]
     by_purchase = top_k(
-        sort_descending(RankedLists(candidates.offsets, candidates.item, candidates.purchase))
+        sort_descending(RankedLists(candidates.offsets, candidates.item, candidates.outputs[:, 0]))
     )
     assert frontier[0]["ndcg6"] == pytest.approx(np.nanmean(ndcg_at(by_purchase, purchases)))
-    rows = slates.policy_costs(candidates, part, LEAF, VECTORS)
+    rows = slates.policy_costs(candidates, OBJECTIVE, part, LEAF, VECTORS)
     cost = {(r["revenue_weight"], r["category_cap"], r["diversity"]): r for r in rows}
     assert len(cost) == 2 * (1 + len(slates.CATEGORY_CAPS) + len(slates.DIVERSITIES))
     for weight, end in ((0.0, frontier[0]), (1.0, frontier[-1])):
         assert cost[weight, None, 0.0]["ndcg6"] == end["ndcg6"]
         assert cost[weight, 1, 0.0]["categories"] > cost[weight, None, 0.0]["categories"]
         assert cost[weight, None, 0.3]["cosine"] < cost[weight, None, 0.0]["cosine"]
+
+
+def test_an_objective_without_amounts_has_no_frontier():
+    candidates = make_candidates([20] * 10)
+    purchases = Purchases(to_offsets(np.ones(10, np.int64)), candidates.item[::20], np.ones(10))
+    part, objective = protocol.Slice("all", np.arange(10), purchases, False), Objective("purchase", TASKS, {})
+    assert slates.revenue_frontier(candidates, objective, part, LEAF, VECTORS) == []
+    rows = slates.policy_costs(candidates, objective, part, LEAF, VECTORS)
+    assert {row["revenue_weight"] for row in rows} == {1.0}
+
+
+def test_item_columns_are_those_of_the_checkouts_snapshot():
+    price = np.arange(2 * (ITEMS + 1), dtype=float).reshape(2, ITEMS + 1)
+    objective = Objective("price", TASKS, {"price": price})
+    values = objective.item_values(np.array([3, 3]), np.array([0, 1]))
+    assert values.tolist() == [[3.0], [ITEMS + 4.0]]
+    candidates = make_candidates([20] * 2)._replace(item_values=np.arange(40.0)[:, None])
+    policies = [SlatePolicy(objective="price")]
+    (slate,) = slates.build_slates(candidates, objective, policies, LEAF, VECTORS)
+    np.testing.assert_array_equal(slate, candidates.item.reshape(2, 20)[:, :-7:-1])

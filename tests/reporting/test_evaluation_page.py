@@ -14,8 +14,15 @@ def row(system="sextet", order="value", part="all", seed=0, ndcg6=0.5, revenue6=
 
 
 SLICES = ("all", "discovery", "cold_users", "new_items")
-ITEM = {"title": "Bread <b>", "price": 2.5, "click": 0.5, "purchase": 0.25, "value": 0.75, "sources": ["ann"],
-        "bought": True, "spent": 3.0}  # fmt: skip
+ITEM = {
+    "title": "Bread <b>", "price": 2.5, "predictions": {"click": 0.5, "purchase": 0.25, "value": 3.0},
+    "value": 0.75, "sources": ["ann"], "bought": True, "spent": 3.0,
+}  # fmt: skip
+TASKS = [
+    {"name": "click", "kind": "binary", "label": "click", "given": None, "joint": True},
+    {"name": "purchase", "kind": "binary", "label": "purchase", "given": "click", "joint": True},
+    {"name": "value", "kind": "amount", "label": "spend", "given": "purchase", "joint": True},
+]
 BINS = {"predicted": [0.01, 0.1, 0.5], "observed": [0.02, 0.1, 0.4], "pairs": [10, 10, 10]}
 
 
@@ -37,10 +44,13 @@ def make_report(seeds=(0,)):
         "checkouts": 100, "judged": 90, "items": 1000, "system": "sextet",
         "runs": [{"run": f"ranker-{s}", "seed": s} for s in seeds],
         "leaderboard": [row(s, o, p, k, 0.4 + k / 10) for k in seeds for s, o in orders for p in SLICES],
-        "heads": [
-            {"system": "sextet", "seed": k, "head": h, "auc": 0.8, "ece": 0.004 + k / 1000, "log_loss": 0.1,
+        "tasks": TASKS, "purchase_task": "purchase",
+        "objective": {"expression": "purchase * value", "order": "value"},
+        "task_metrics": [
+            {"system": "sextet", "seed": k, "task": t, "kind": "binary", "pairs": 100, "positives": 7,
+             "auc": 0.8, "ece": 0.004 + k / 1000, "log_loss": 0.1,
              "predicted_over_observed": 1.0}
-            for k in seeds for h in ("click", "purchase")
+            for k in seeds for t in ("click", "purchase")
         ],
         "recalls": [
             {"seed": k, "source": s, "candidates": 90.0, "recall100": 0.3, "recall300": 0.4,
@@ -54,11 +64,11 @@ def make_report(seeds=(0,)):
             for k in seeds for w in (0.0, 1.0) for c, d in policies
         ],
         "calibration": [
-            {"head": h, "group": g, "slice": "all", "pairs": 5000, "predicted": 0.1, "observed": 0.1,
+            {"task": t, "group": g, "slice": "all", "pairs": 5000, "predicted": 0.1, "observed": 0.1,
              "ratio": r, "ece": 0.01}
-            for h in ("click", "purchase") for g, r in (("all", 1.0), ("price", 1.2), ("source", None))
+            for t in ("click", "purchase") for g, r in (("all", 1.0), ("price", 1.2), ("source", None))
         ],
-        "curves": [{"head": h, "slice": s, **BINS} for h in ("click", "purchase") for s in ("all", "never")],
+        "curves": [{"task": t, "slice": s, **BINS} for t in ("click", "purchase") for s in ("all", "never")],
         "differences": [
             {"to": "LightGBM", "order": o, "metric": m, "slice": s, "difference": 0.01, "low": -0.01,
              "high": 0.03}
@@ -146,3 +156,72 @@ def test_a_slice_without_checkouts_has_no_table():
         for r in report["leaderboard"]
     ]
     assert "Cold users" not in Outline(report_page(report | {"leaderboard": empty})).titles
+
+
+FOUR_TASKS = [
+    *TASKS[:2],
+    {"name": "return", "kind": "binary", "label": "return", "given": "purchase", "joint": False},
+    {"name": "units", "kind": "count", "label": "quantity", "given": "purchase", "joint": True},
+]
+
+
+def test_the_page_reads_the_tasks_of_the_report():
+    report = make_report()
+    item = ITEM | {
+        "predictions": {"click": 0.5, "purchase": 0.25, "return": 0.125, "units": 1.5},
+        "value": None,
+    }
+    further = {"system": "sextet", "seed": 0, "kind": "binary", "pairs": 9, "positives": 0}
+    counts = {"positives": 9, "predicted_over_observed": 1.07, "correlation": 0.25}
+    text = report_page(
+        report
+        | {
+            "tasks": FOUR_TASKS,
+            "objective": {"expression": "purchase * (1 - return)", "order": "objective"},
+            "frontier": [],
+            "leaderboard": [
+                row | {"order": "objective" if row["order"] == "value" else row["order"]}
+                for row in report["leaderboard"]
+            ],
+            "differences": report["differences"][:4],
+            "task_metrics": [
+                *report["task_metrics"],
+                further | {"task": "return"},
+                further | {"task": "units", "kind": "count"} | counts,
+            ],
+            "examples": [row | {"shown": [item]} for row in report["examples"]],
+        }
+    )
+    assert "What does revenue cost in purchases?" not in Outline(text).titles
+    assert "p(return | purchase)" in text
+    assert "none in this split" in text
+    assert "No candidate of this split has a return." in text
+    assert "Slates are sorted by purchase * (1 - return)" in text
+    assert "return is measured where a purchase happened" in text
+    assert "expected value" not in text.split('id="slates"')[1]
+    assert not re.search(r"\bnan\b|None", text)
+
+
+def test_the_page_of_one_task():
+    report = make_report()
+    text = report_page(
+        report
+        | {
+            "tasks": [
+                {"name": "purchase", "kind": "binary", "label": "purchase", "given": None, "joint": True}
+            ],
+            "objective": {"expression": "purchase", "order": "purchase"},
+            "frontier": [],
+            "slates": [row for row in report["slates"] if row["revenue_weight"]],
+            "leaderboard": [row for row in report["leaderboard"] if row["order"] != "value"],
+            "differences": [row for row in report["differences"] if row["order"] != "value"],
+            **{
+                key: [row for row in report[key] if row["task"] != "click"]
+                for key in ("task_metrics", "calibration", "curves")
+            },
+            "examples": [],
+        }
+    )
+    assert "revenue@6, sorted by" not in text
+    assert "Sorted by p(purchase)" in text
+    assert "p(click)" not in text

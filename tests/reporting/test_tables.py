@@ -31,10 +31,10 @@ def test_summary_over_seeds():
     assert ours["checkouts"] == 6149
 
 
-def test_rows_of_heads_over_seeds():
-    heads = [{"seed": s, "head": h, "auc": 0.8 + s / 100} for s in (1, 2, 3) for h in ("click", "purchase")]
-    click, purchase = tables.aggregate_seeds(heads, ("head",))
-    assert (click["head"], click["seeds"], purchase["head"]) == ("click", 3, "purchase")
+def test_rows_of_tasks_over_seeds():
+    tasks = [{"seed": s, "task": h, "auc": 0.8 + s / 100} for s in (1, 2, 3) for h in ("click", "purchase")]
+    click, purchase = tables.aggregate_seeds(tasks, ("task",))
+    assert (click["task"], click["seeds"], purchase["task"]) == ("click", 3, "purchase")
     assert click["auc"] == pytest.approx(0.82)
     assert click["auc_sd"] == pytest.approx(0.01)
     assert "seed" not in click
@@ -52,9 +52,9 @@ def test_table_is_aligned_and_shows_the_spread():
 
 
 def test_tables_leave_missing_figures_blank():
-    table = tables.text_table([{"head": "click", "auc": 0.5}, {"head": "value", "ratio": 1.25}])
+    table = tables.text_table([{"task": "click", "auc": 0.5}, {"task": "value", "ratio": 1.25}])
     assert [line.split() for line in table.splitlines()] == [
-        ["head", "auc", "ratio"],
+        ["task", "auc", "ratio"],
         ["click", "0.5000"],
         ["value", "1.2500"],
     ]

@@ -1,0 +1,124 @@
+"""The objective of a run: what orders its slates, over its tasks and item columns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import DictConfig
+
+from evaluation.jagged import Array, RankedLists, segment_ids
+from evaluation.scoring import ScoredCandidates, proposed_candidates
+from evaluation.task_outputs import purchase_task, spend_task
+from models.ranking.tasks import Task, default_objective
+from models.schema import SNAPSHOT_FIELDS, Catalog
+from serving.pipeline.objective import Range, objective_names, parse_objective
+from serving.pipeline.slate_policy import SlatePolicy, check_policy, impute_column, score_candidates
+from training.errors import ConfigError
+from training.trained_run import Run
+
+ATTRIBUTE_PREFIX = "attribute_"  # of the numeric attributes in items.parquet
+ATTRIBUTE_CODES = "attribute_codes"  # the categories of all attributes, no number
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An expression over tasks and item columns, with what it reads.
+
+    Args:
+        expression: as in `slate.objective`.
+        tasks: name → kind, in the order of the outputs.
+        item_columns: name → values [S, N+1] by snapshot and item, of the columns that the expression reads.
+    """
+
+    expression: str
+    tasks: Mapping[str, str]
+    item_columns: Mapping[str, Array]
+
+    @property
+    def reads_amount(self) -> bool:
+        """Whether the revenue weight changes the order."""
+        names = objective_names(parse_objective(self.expression))
+        return any(self.tasks.get(name) == "amount" for name in names)
+
+    def item_values(self, item: Array, snapshot: Array) -> Array:
+        """The values of the columns for pairs of item and snapshot, both [P]: [P, K]."""
+        values = [column[snapshot, item] for column in self.item_columns.values()]
+        return np.stack(values, axis=1) if values else np.zeros((len(item), 0))
+
+    def scores(self, policy: SlatePolicy, outputs: Array, item_values: Array) -> Array:
+        """Logarithms of the policy's objective [P], of outputs [P, T] and `item_values` [P, K]."""
+        columns = dict(zip(self.item_columns, item_values.T, strict=True))
+        return score_candidates(policy, self.tasks, outputs.T, columns)
+
+
+def run_objective(cfg: DictConfig, tasks: tuple[Task, ...]) -> str:
+    """The objective of a run's config, else the default of its tasks."""
+    return cfg.slate.objective or default_objective(tasks)
+
+
+def task_kinds(tasks: tuple[Task, ...]) -> dict[str, str]:
+    """Name → kind of the tasks, in their order."""
+    return {task.name: task.kind for task in tasks}
+
+
+def item_columns(catalog: Catalog, items: pa.Table) -> dict[str, Array]:
+    """The numeric columns of the items that an objective may name, each [S, N+1], NaN where unknown.
+
+    Args:
+        catalog: of S snapshots.
+        items: items.parquet of the prepared folder.
+    """
+    columns = {name: getattr(catalog, name).numpy() for name in SNAPSHOT_FIELDS}
+    shape = catalog.price.shape
+
+    def by_snapshot(name: str) -> Array:
+        return np.broadcast_to(items[name].to_numpy().astype(np.float64), shape)
+
+    columns["margin"] = by_snapshot("margin").astype(np.float32)
+    for name in items.column_names:
+        if name.startswith(ATTRIBUTE_PREFIX) and name != ATTRIBUTE_CODES:
+            columns.setdefault(name.removeprefix(ATTRIBUTE_PREFIX), by_snapshot(name))
+    return columns
+
+
+def open_objective(run: Run) -> Objective:
+    """The objective of a run, with the item columns that it reads.
+
+    Raises ConfigError for an objective that the run's tasks and items cannot give.
+    """
+    expression, kinds = run_objective(run.cfg, run.tasks), task_kinds(run.tasks)
+    readable = item_columns(run.catalog, pq.read_table(run.prepared.folder / "items.parquet"))
+    try:
+        policy = SlatePolicy(objective=expression)
+        names = [name for name in objective_names(parse_objective(expression)) if name not in kinds]
+        columns = {name: impute_column(name, readable[name]) for name in names if name in readable}
+        unread = dict.fromkeys(readable, Range(0.0, 0.0))
+        ranges = {name: Range(float(values.min()), float(values.max())) for name, values in columns.items()}
+        check_policy(policy, kinds, unread | ranges)
+    except ValueError as error:
+        raise ConfigError(f"{run.folder.name}: {error}") from error
+    return Objective(expression, kinds, columns)
+
+
+def objective_order(expression: str, tasks: tuple[Task, ...]) -> str:
+    """`purchase` or `value` for an objective of that order (scoring.rankings_by_order), else `objective`."""
+    tree, spend = parse_objective(expression), spend_task(tasks)
+    if tree == tasks[purchase_task(tasks)].name:
+        return "purchase"
+    if spend is None:
+        return "objective"
+    name, parent = tasks[spend].name, tasks[spend].given
+    if tree == name and parent is None:
+        return "value"
+    is_joint = any(task.name == parent and (task.joint or task.given is None) for task in tasks)
+    return "value" if is_joint and tree in (["*", parent, name], ["*", name, parent]) else "objective"
+
+
+def objective_ranking(scored: ScoredCandidates, objective: Objective, snapshot: Array) -> RankedLists:
+    """The proposed candidates by the objective; `snapshot` [n] of the checkouts."""
+    proposed = proposed_candidates(scored)
+    values = objective.item_values(proposed.item, snapshot[segment_ids(proposed.offsets)])
+    policy = SlatePolicy(objective=objective.expression)
+    return RankedLists(proposed.offsets, proposed.item, objective.scores(policy, proposed.outputs, values))

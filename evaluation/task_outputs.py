@@ -1,0 +1,58 @@
+"""p(purchase) and expected value of a run's tasks, and the candidates that each task is measured on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from evaluation.jagged import Array
+from models.ranking.tasks import Task, parent_indices
+
+
+def purchase_task(tasks: Sequence[Task]) -> int:
+    """The position of the task whose probability stands for p(purchase).
+
+    It is the binary task whose label is `purchase` without a window, else the last joint binary task.
+    """
+    for t, task in enumerate(tasks):
+        if task.is_binary and task.label_key == "purchase":
+            return t
+    return [t for t, task in enumerate(tasks) if task.is_binary and task.joint][-1]
+
+
+def spend_task(tasks: Sequence[Task]) -> int | None:
+    """The position of the task that predicts the spend of the horizon; None where no task does."""
+    return next((t for t, task in enumerate(tasks) if task.label_key == "spend"), None)
+
+
+def joint_probability(outputs: Array, tasks: Sequence[Task], t: int) -> Array:
+    """p(binary task t and all its ancestors) [P], of outputs [P, T]."""
+    parent = parent_indices(tasks)[t]
+    own: Array = outputs[:, t]
+    return own if parent < 0 or tasks[t].joint else own * joint_probability(outputs, tasks, parent)
+
+
+def purchase_probability(outputs: Array, tasks: Sequence[Task]) -> Array:
+    """p(purchase) [P], of outputs [P, T]; `purchase_task` tells which task it is of."""
+    return joint_probability(outputs, tasks, purchase_task(tasks))
+
+
+def expected_value(outputs: Array, tasks: Sequence[Task]) -> Array | None:
+    """Expected spend [P], p(parent) · E[spend | parent], of outputs [P, T]; None without a spend task."""
+    t = spend_task(tasks)
+    if t is None:
+        return None
+    parent = parent_indices(tasks)[t]
+    mean: Array = outputs[:, t]
+    return mean if parent < 0 else joint_probability(outputs, tasks, parent) * mean
+
+
+def measured_rows(labels: Array, tasks: Sequence[Task], t: int) -> Array:
+    """Which of the labels [P, T] task t is measured on, [P] bool.
+
+    A joint probability counts everywhere; a conditional one, an amount and a count where the parent happened.
+    """
+    parent = parent_indices(tasks)[t]
+    if parent < 0 or (tasks[t].is_binary and tasks[t].joint):
+        return np.ones(len(labels), bool)
+    happened: Array = labels[:, parent] > 0
+    return happened
