@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data import item_changes
 from data.errors import DataError
+from data.feature_schema import FeatureSchema
 from exporting.assemble import BuiltIndex, assemble_bundle, timed_step
 from exporting.export import (
     ITEM_UPDATES_FILE,
@@ -108,7 +109,8 @@ def update_bundle(
         raise ExportError("nothing to do: give the changed items (--items FILE), or --rebuild")
     try:
         current = _read_current_version(root)
-        new_updates = item_changes.read_item_updates(items) if items else _no_updates()
+        schema = FeatureSchema.load(current.folder)
+        new_updates = item_changes.read_item_updates(items, schema) if items else _no_updates()
         updates = item_changes.merge_item_updates(current.updates, new_updates)
     except (BundleError, DataError) as error:
         raise ExportError(str(error)) from error
