@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv_reader
+import pyarrow.parquet as pq
 
 START = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
 DAY = 86_400
@@ -32,6 +35,32 @@ def write_shop(
     for name, rows in make_shop(users, items, days, events, seed).items():
         write_csv(folder / f"{name}.csv", rows)
     return folder
+
+
+def add_item_features(folder: Path, dim: int = 4) -> None:
+    """Write `items.parquet` in place of `items.csv`, with the columns `color`, `weight` and `embedding`.
+
+    The embedding is near that of the item's category; one item in ten has none.
+    """
+    items = csv_reader.read_csv(folder / "items.csv")
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(len(CATEGORIES), dim))
+    vectors = [
+        (centers[k % len(CATEGORIES)] + 0.1 * rng.normal(size=dim)).tolist() for k in range(len(items))
+    ]
+    columns = {
+        "color": pa.array(
+            [None if k % 9 == 8 else ("red", "blue", "green")[k % 3] for k in range(len(items))]
+        ),
+        "weight": pa.array(rng.uniform(0.1, 5.0, len(items))),
+        "embedding": pa.array(
+            [None if k % 10 == 9 else v for k, v in enumerate(vectors)], pa.list_(pa.float32())
+        ),
+    }
+    for name, values in columns.items():
+        items = items.append_column(name, values)
+    pq.write_table(items, folder / "items.parquet")
+    (folder / "items.csv").unlink()
 
 
 def make_shop(

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from data.prepare import prepare
 from exporting.export import export
 from serving.storage.bundle import CHECKSUM_PLACEHOLDER, manifest_checksum, sha256
-from tests.data.shop import write_shop
+from tests.data.shop import add_item_features, write_shop
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR
@@ -25,9 +25,14 @@ def load_config(name: str, *overrides: str) -> DictConfig:
         return compose(name, overrides=list(overrides))
 
 
-def make_run(folder: Path, seed: int = 0, events: bool = True) -> Path:
-    """A run folder as `train.py` writes it, without the training."""
+def make_run(folder: Path, seed: int = 0, events: bool = True, item_features: bool = False) -> Path:
+    """A run folder as `train.py` writes it, without the training.
+
+    With `item_features` the items have attributes and vectors (tests/data/shop.py).
+    """
     root = write_shop(folder / "shop", users=40, items=80, days=90, events=events, seed=seed)
+    if item_features:
+        add_item_features(root)
     cfg = load_config(
         "train", "data=tables", f"data.root={root}", "prepare.memory_limit=1GB", "prepare.threads=2",
         f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}", "retrieval.model.dim=16",
