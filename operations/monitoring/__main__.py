@@ -17,6 +17,7 @@ from operations.monitoring.daily import (
     daily_report,
     first_required_day,
     maturity_days,
+    outcome_windows,
 )
 from operations.monitoring.drift import MIN_REFERENCE_DAYS
 from operations.monitoring.live_calibration import CalibrationRatio, calibration_ratio
@@ -94,8 +95,10 @@ def daily(options: DailyOptions) -> int:
     print_step("comparing days")
     config = DailyReportConfig(options.reference, options.max_bundle_age_days, options.max_event_age_hours)
     report = daily_report(log, orders, recommender, windows, day, store, config)
-    heads = zip(("click", "purchase"), windows, strict=True)
-    calibrations = [calibration_ratio(log, head, day - maturity_days(window)) for head, window in heads]
+    calibrations = [
+        calibration_ratio(log, head, day - maturity_days(window))
+        for head, window in outcome_windows(windows).items()
+    ]
     _publish(options, report, [calibration for calibration in calibrations if calibration])
     return report.exit_code
 

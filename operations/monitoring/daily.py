@@ -123,7 +123,13 @@ def daily_report(
 
 def first_required_day(windows: AttributionWindows, day: int, reference_days: int) -> int:
     """The first day that a report reads; outcomes reach back the furthest."""
-    return day - reference_days - max(maturity_days(windows.click), maturity_days(windows.purchase))
+    return day - reference_days - max(maturity_days(window) for window in outcome_windows(windows).values())
+
+
+def outcome_windows(windows: AttributionWindows) -> dict[str, int | None]:
+    """Task → the seconds after which its outcome is known; None: the next order."""
+    further = {task.name: task.window for task in windows.further}
+    return {"click": windows.click, "purchase": windows.purchase, **further}
 
 
 def maturity_days(window: int | None) -> int:
@@ -149,12 +155,19 @@ def _metric_sets(
     def log_metrics(days: range) -> list[DailyMetric]:
         return daily_metrics.score_metrics(log, days) + daily_metrics.slate_metrics(log, bundle, days)
 
-    click_day, purchase_day = (day - maturity_days(window) for window in windows)
+    outcome_days = {task: day - maturity_days(window) for task, window in outcome_windows(windows).items()}
     return [
         *sets,
         metric_set(day, log_metrics),
-        metric_set(click_day, lambda days: daily_metrics.click_metrics(log, days)),
-        metric_set(purchase_day, lambda days: daily_metrics.purchase_metrics(log, days)),
+        metric_set(outcome_days["click"], lambda days: daily_metrics.click_metrics(log, days)),
+        metric_set(outcome_days["purchase"], lambda days: daily_metrics.purchase_metrics(log, days)),
+        *(
+            metric_set(
+                outcome_days[task.name],
+                lambda days, name=task.name: daily_metrics.feedback_metrics(log, name, days),  # type: ignore[misc]
+            )
+            for task in windows.further
+        ),
     ]
 
 

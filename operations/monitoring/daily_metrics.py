@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operations.monitoring.drift import Distribution, Scalar
+from operations.monitoring.live_calibration import logged_outcomes
 from operations.monitoring.logged_slates import AttributedLog
 from operations.monitoring.past_checkouts import OrderHistory
 from serving.checkout import SECONDS_PER_DAY
@@ -94,8 +95,13 @@ def score_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
         "p(click)": log.impressions.p_click,
         "p(purchase)": log.impressions.p_purchase,
         "expected value": log.impressions.expected_value,
+        **{f"prediction {name}": values for name, values in log.impressions.further_predictions.items()},
     }
-    return [_numeric_distribution(name, "scores", values, day, days) for name, values in predictions.items()]
+    return [
+        _numeric_distribution(name, "scores", values, day, days)
+        for name, values in predictions.items()
+        if np.isfinite(values).any()  # the bundle has such a task
+    ]
 
 
 def slate_metrics(log: AttributedLog, bundle: Bundle, days: range) -> list[DailyMetric]:
@@ -122,7 +128,7 @@ def click_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
     clicked = np.isfinite(log.impressions.click_delay)
     return [
         _share("click rate", "outcomes", clicked, day, days),
-        _calibration_scalar("click calibration ratio", clicked, log.impressions.p_click, day, days),
+        *_calibration_scalars("click", clicked, log.impressions.p_click, day, days),
     ]
 
 
@@ -134,7 +140,18 @@ def purchase_metrics(log: AttributedLog, days: range) -> list[DailyMetric]:
     return [
         _share("purchase rate", "outcomes", purchased, day, days),
         _mean("revenue by slate", "outcomes", revenue, slate_day, days),
-        _calibration_scalar("purchase calibration ratio", purchased, log.impressions.p_purchase, day, days),
+        *_calibration_scalars("purchase", purchased, log.impressions.p_purchase, day, days),
+    ]
+
+
+def feedback_metrics(log: AttributedLog, task: str, days: range) -> list[DailyMetric]:
+    """Rate and calibration of a further task whose outcome is feedback, of slates whose window has passed."""
+    day = _day_index(log.slates.ts, days)[log.impressions.slate_row]
+    prediction, delay = logged_outcomes(log, task)
+    has_outcome = np.isfinite(delay)
+    return [
+        _share(f"{task} rate", "outcomes", has_outcome, day, days),
+        *_calibration_scalars(task, has_outcome, prediction, day, days),
     ]
 
 
@@ -238,15 +255,20 @@ def _count_scalar(name: str, group: str, day: NDArray, days: range) -> Scalar:
     return Scalar(name, group, n, stabilized, np.ones(len(days)), 0.0, ",.0f")
 
 
-def _calibration_scalar(name: str, label: NDArray, prediction: NDArray, day: NDArray, days: range) -> Scalar:
-    """Observed over predicted outcomes."""
+def _calibration_scalars(
+    task: str, label: NDArray, prediction: NDArray, day: NDArray, days: range
+) -> list[Scalar]:
+    """Observed over predicted outcomes; none if the log has no prediction of the task."""
     is_predicted = np.isfinite(prediction)
+    if not is_predicted.any():
+        return []
     observed = _sum_by_day(label & is_predicted, day, days)
     expected = _sum_by_day(np.where(is_predicted, prediction, 0.0), day, days)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_ratio = np.log((observed + PSEUDO_COUNT) / (expected + PSEUDO_COUNT))
         stabilized = np.where(expected > 0, log_ratio, np.nan)
-        return Scalar(name, "outcomes", observed / expected, stabilized, 1 / (observed + PSEUDO_COUNT), 1.0)
+        name, variance = f"{task} calibration ratio", 1 / (observed + PSEUDO_COUNT)
+        return [Scalar(name, "outcomes", observed / expected, stabilized, variance, 1.0)]
 
 
 def _sum_by_day(values: NDArray, day: NDArray, days: range) -> NDArray:

@@ -28,7 +28,7 @@ class CalibrationBin(NamedTuple):
 class CalibrationRatio(NamedTuple):
     """Observed over predicted of a head."""
 
-    head: str  # click or purchase
+    head: str  # click, purchase or a further task
     day: int  # days since 1970
     ratio: float
     low: float
@@ -39,10 +39,7 @@ class CalibrationRatio(NamedTuple):
 def calibration_ratio(log: AttributedLog, head: str, day: int) -> CalibrationRatio | None:
     """Return the calibration of a day's impressions with predictions; None without any outcome."""
     impressions = log.impressions
-    prediction, delay = {
-        "click": (impressions.p_click, impressions.click_delay),
-        "purchase": (impressions.p_purchase, impressions.purchase_delay),
-    }[head]
+    prediction, delay = logged_outcomes(log, head)
     on_day = (log.slates.ts // SECONDS_PER_DAY == day)[impressions.slate_row]
     selected = on_day & np.isfinite(prediction)
     prediction, label = prediction[selected], np.isfinite(delay[selected]).astype(float)
@@ -67,6 +64,17 @@ def calibration_ratio(log: AttributedLog, head: str, day: int) -> CalibrationRat
             )
     low, high = (float(ratio * np.exp(sign * Z_95 * relative_se)) for sign in (-1, 1))
     return CalibrationRatio(head, day, ratio, low, high, bins)
+
+
+def logged_outcomes(log: AttributedLog, head: str) -> tuple[NDArray, NDArray]:
+    """The predictions [m] of a task, and the seconds [m] from the impression to its outcome, NaN for none."""
+    impressions = log.impressions
+    if head == "click":
+        return impressions.p_click, impressions.click_delay
+    if head == "purchase":
+        return impressions.p_purchase, impressions.purchase_delay
+    delay = impressions.further_delays[head]
+    return impressions.further_predictions.get(head, np.full(len(delay), np.nan)), delay
 
 
 def user_codes(log: AttributedLog) -> NDArray:

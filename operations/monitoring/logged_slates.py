@@ -24,11 +24,14 @@ from data.sources.tables import read_table
 from data.tables.attribution import UNBOUNDED_WINDOW, attribute_feedback, window_seconds
 from data.tables.contract import conform
 from serving.checkout import MAX_CLOCK_SKEW, SECONDS_PER_DAY
+from serving.storage.formats import event_kinds, manifest_tasks
 
 PREDICTION_COLUMNS = {  # of impressions, besides the canonical columns of events
     "p_click": "float64", "p_purchase": "float64", "expected_value": "float64", "tier": "string",
     "bundle_version": "string",
 }  # fmt: skip
+FURTHER_PREDICTIONS = "predictions"  # map: task → its prediction
+PREDICTION_PREFIX, FEEDBACK_PREFIX = "prediction of ", "feedback of "  # columns, with the name of a task
 GUEST_PREFIX = "guest "  # with the request_id: the user of a guest in the attribution
 ORDER_LINE_SCHEMA = {
     "order_id": "string",
@@ -40,11 +43,27 @@ ORDER_LINE_SCHEMA = {
 SLATE_KEYS = ["request_id", "item_id"]
 
 
+class FeedbackTask(NamedTuple):
+    """A task beyond click and purchase whose outcomes are feedback."""
+
+    name: str
+    kind: str  # of the feedback
+    window: int | None
+
+
 class AttributionWindows(NamedTuple):
     """Seconds after an impression in which outcomes count."""
 
     click: int
     purchase: int | None  # None: until the next order
+    further: tuple[FeedbackTask, ...] = ()
+
+    def feedback_windows(self) -> dict[str, int]:
+        """Kind of feedback → the longest window of the further tasks."""
+        windows: dict[str, int] = {}
+        for task in self.further:
+            windows[task.kind] = max(windows.get(task.kind, 0), task.window or UNBOUNDED_WINDOW)
+        return windows
 
 
 class SlateColumns(NamedTuple):
@@ -71,6 +90,8 @@ class ImpressionColumns(NamedTuple):
     purchase_delay: NDArray  # [m] the same of the purchase after a click: by order line, else by event
     purchase_event_delay: NDArray  # [m] the same of the purchase event alone
     spent: NDArray  # [m] float64, 0 for no purchase
+    further_predictions: dict[str, NDArray]  # of tasks without a column above, [m] float64 each
+    further_delays: dict[str, NDArray]  # of AttributionWindows.further, [m] seconds to the feedback
 
 
 class AttributedLog(NamedTuple):
@@ -101,7 +122,13 @@ def attribution_windows(manifest: Mapping[str, Any]) -> AttributionWindows:
     """The windows of a bundle's labels."""
     days = horizon_days(manifest["data"]["horizon"])
     click = manifest["run"]["config"]["data"].get("click_window", "1d")  # sources without clicks have none
-    return AttributionWindows(window_seconds(click), None if days is None else days * SECONDS_PER_DAY)
+    horizon = None if days is None else days * SECONDS_PER_DAY
+    further = tuple(
+        FeedbackTask(task.name, task.label, window_seconds(task.window) if task.window else horizon)
+        for task in manifest_tasks(manifest)
+        if task.name != "click" and task.is_unconditional() and event_kinds([task])
+    )
+    return AttributionWindows(window_seconds(click), horizon, further)
 
 
 def read_orders(con: ibis.BaseBackend, path: Path, end: int) -> ir.Table:
@@ -131,8 +158,9 @@ def read_attributed_log(
     Raises DataError for a folder that is no impression log, or has no slate of that time.
     """
     raw = _read_raw_log(con, folder)
+    further = _further_predictions(con, raw)
     predictions = raw.select(
-        "_row", **{name: raw[name].cast(kind) for name, kind in PREDICTION_COLUMNS.items()}
+        "_row", **{name: raw[name].cast(kind) for name, kind in PREDICTION_COLUMNS.items()}, **further
     )
     log = conform(raw, "events", str(folder)).join(predictions, "_row")
     log = log.filter(log.ts >= start, log.ts < end, log.request_id.notnull() | (log.kind != "impression"))
@@ -146,9 +174,11 @@ def read_attributed_log(
     newest_ts = {row["kind"]: row["ts"] for row in newest}
     if "impression" not in newest_ts:
         raise DataError(f"{folder}: no slate was logged in the requested days")
-    events, counts = attribute_feedback(con, log, order_lines, windows.click, windows.purchase)
+    events, counts = attribute_feedback(
+        con, log, order_lines, windows.click, windows.purchase, windows.feedback_windows()
+    )
     table = con.to_pyarrow(_join_outcomes(events, orders, windows))
-    return AttributedLog(*_split_columns(table), newest_ts, counts)
+    return AttributedLog(*_split_columns(table, windows), newest_ts, counts)
 
 
 def _read_raw_log(con: ibis.BaseBackend, folder: Path) -> ir.Table:
@@ -158,6 +188,18 @@ def _read_raw_log(con: ibis.BaseBackend, folder: Path) -> ir.Table:
     if missing := [name for name in (*PREDICTION_COLUMNS, "request_id") if name not in raw.columns]:
         raise DataError(f"{folder}: no column {', '.join(missing)}: this is no log of serving.ImpressionLog")
     return raw
+
+
+def _further_predictions(con: ibis.BaseBackend, raw: ir.Table) -> dict[str, ir.Value]:
+    """A column for each task of the map `predictions`, which logs of earlier releases lack."""
+    if FURTHER_PREDICTIONS not in raw.columns:
+        return {}
+    predictions = raw[FURTHER_PREDICTIONS]
+    names = con.to_pyarrow(raw.select(name=predictions.keys().unnest()).distinct())["name"].to_pylist()
+    return {
+        f"{PREDICTION_PREFIX}{name}": predictions.get(name).cast("float64")
+        for name in sorted(filter(None, names))
+    }
 
 
 def _name_guests(log: ir.Table, orders: ir.Table) -> ir.Table:
@@ -185,6 +227,9 @@ def _join_outcomes(events: ir.Table, orders: ir.Table | None, windows: Attributi
             purchase_ts=ibis.coalesce(t.line_ts, t.purchase_ts), paid=ibis.coalesce(t.line_spend, t.paid)
         )
     t = t.mutate(purchase_ts=ibis.ifelse(t.click_ts.notnull(), t.purchase_ts, ibis.null("int64")))
+    for task in windows.further:
+        feedback = _first_feedback(events, impressions, task.kind, task.window or UNBOUNDED_WINDOW)
+        t = _left_join(t, feedback.drop("paid").rename({f"{FEEDBACK_PREFIX}{task.name}": "feedback_ts"}))
     return t.order_by("ts", "request_id", "position")
 
 
@@ -216,7 +261,7 @@ def _first_order_lines(orders: ir.Table, impressions: ir.Table, horizon: int) ->
     return t.group_by(SLATE_KEYS).agg(line_ts=t.line_ts.min(), line_spend=t.spend.sum())
 
 
-def _split_columns(table: pa.Table) -> tuple[SlateColumns, ImpressionColumns]:
+def _split_columns(table: pa.Table, windows: AttributionWindows) -> tuple[SlateColumns, ImpressionColumns]:
     def numbers(name: str) -> NDArray:
         return table[name].cast(pa.float64()).to_numpy()
 
@@ -247,5 +292,14 @@ def _split_columns(table: pa.Table) -> tuple[SlateColumns, ImpressionColumns]:
         purchase_delay=np.maximum(purchase_ts - ts, 0),
         purchase_event_delay=np.maximum(numbers("purchase_event_ts") - ts, 0),
         spent=np.where(np.isfinite(purchase_ts), np.nan_to_num(numbers("paid")), 0.0),
+        further_predictions={
+            name.removeprefix(PREDICTION_PREFIX): numbers(name)
+            for name in table.column_names
+            if name.startswith(PREDICTION_PREFIX)
+        },
+        further_delays={
+            task.name: np.maximum(numbers(f"{FEEDBACK_PREFIX}{task.name}") - ts, 0)
+            for task in windows.further
+        },
     )
     return slates, impressions

@@ -18,7 +18,7 @@ ReplayRequest = tuple[Checkout, UserHistory]  # a checkout with its time, and th
 
 
 class CandidateScores(NamedTuple):
-    """The ranker's predictions for one request's n candidates, sorted by row."""
+    """The ranker's predictions for one request's n candidates, sorted by row; NaN without such a task."""
 
     item_row: NDArray  # [n] int64
     p_click: NDArray  # [n] float32
@@ -41,10 +41,9 @@ def score_requests(recommender: Recommender, requests: Sequence[ReplayRequest]) 
     for query, vector in _query_batches(recommender, requests):
         ann_rows = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.n_ann_candidates))
         candidates = Candidates(*finite_output(bundle.candidates, query, vector, ann_rows, catalog))
-        outputs = finite_output(bundle.ranker, query, vector, candidates, catalog)
-        p_click, p_purchase, spend = (output.numpy() for output in outputs)
+        outputs = finite_output(bundle.ranker, query, vector, candidates, catalog).numpy()  # [T, ΣC]
         item = candidates.item.numpy()
-        columns = (item, p_click, p_purchase, p_purchase * spend)
+        columns = (item, *(task_product(outputs, rows) for rows in recommender.task_rows[1:]))
         for start, stop in pairwise(candidates.offsets.tolist()):
             order = start + np.argsort(item[start:stop])
             results.append(CandidateScores(*(column[order] for column in columns)))
@@ -65,6 +64,13 @@ def index_recall(recommender: Recommender, requests: Sequence[ReplayRequest], k:
         retrieved = bundle.index.search(queries, k)
         recalls += [len(np.intersect1d(a, b)) / k for a, b in zip(retrieved, exact, strict=True)]
     return np.array(recalls)
+
+
+def task_product(outputs: NDArray, rows: Sequence[int] | None) -> NDArray:
+    """[n] the product of some rows of the ranker's outputs [T, n]; NaN for None."""
+    if rows is None:
+        return np.full(outputs.shape[1], np.nan, np.float32)
+    return outputs[list(rows)].prod(0)
 
 
 def _query_batches(

@@ -34,8 +34,7 @@ class TaskRows(NamedTuple):
             if name is None:
                 return ()
             task = tasks[row_by_name[name]]
-            is_joint = task.kind == "binary" and task.joint
-            return (*(() if is_joint else factors(task.given)), row_by_name[name])
+            return (*(() if task.is_unconditional() else factors(task.given)), row_by_name[name])
 
         return cls(
             tuple(row_by_name),

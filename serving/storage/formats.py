@@ -53,6 +53,10 @@ class TaskOutput(NamedTuple):
     given: str | None = None  # the task that it is conditional on
     joint: bool = True  # of a binary task with `given`: reported as p(given) · p(task | given)
 
+    def is_unconditional(self) -> bool:
+        """Whether its output is conditional on no other task."""
+        return self.given is None or (self.kind == "binary" and self.joint)
+
 
 DEFAULT_TASKS = (
     TaskOutput("click", "binary", "click"),

@@ -87,7 +87,8 @@ def input_causes(recommender: Recommender, requests: Sequence[LoggedRequest]) ->
             )
         return Cause(name, mean_gap * result.explained_share, result.z, evidence, remedy)
 
-    leak_details = describe_purchase_auc(requests, differences)
+    has_purchase = recommender.task_rows.purchase is not None
+    leak_details = describe_purchase_auc(requests, differences) if has_purchase else ""
     return [
         cause("skewed feature", skew, "compare this input in the service with training's"),
         cause("stale cache", stale, "check what keeps checkouts from the store, and caches"),
@@ -97,14 +98,14 @@ def input_causes(recommender: Recommender, requests: Sequence[LoggedRequest]) ->
 
 
 def describe_purchase_auc(requests: Sequence[LoggedRequest], differences: NDArray) -> str:
-    """The AUC of purchases in the log and in the replay: a leak raises it."""
+    """The AUC of purchases, the last head, in the log and in the replay: a leak raises it."""
     purchased = np.concatenate([request.purchased for request in requests])
-    logged = logit(np.concatenate([request.logged_probabilities for request in requests]))[:, 1]
-    is_replayed = np.isfinite(differences[:, 1])
+    logged = logit(np.concatenate([request.logged_probabilities for request in requests]))[:, -1]
+    is_replayed = np.isfinite(differences[:, -1])
     label = purchased[is_replayed]
     if not label.any() or label.all():
         return ""
-    log_auc, replay_auc = (auc(label, score[is_replayed]) for score in (logged, logged + differences[:, 1]))
+    log_auc, replay_auc = (auc(label, score[is_replayed]) for score in (logged, logged + differences[:, -1]))
     return f"; AUC of purchases {replay_auc:.3f} in the replay, {log_auc:.3f} in the log"
 
 

@@ -46,7 +46,7 @@ class LoggedRequest:
     ts: int  # of the checkout
     previous_checkout: Checkout | None  # of the user's previous slate
     item_rows: NDArray  # [k] rows of the slate's items
-    logged_probabilities: NDArray  # [k, 2] p(click) and p(purchase)
+    logged_probabilities: NDArray  # [k, H] of p(click) and p(purchase) those that the bundle predicts
     purchased: NDArray  # [k] bool
     corrected_history: UserHistory  # `history` with purchase times by the log
 
@@ -61,8 +61,10 @@ def sample_requests(
     slates, impressions, bundle = log.slates, log.impressions, recommender.bundle
     orders = sources.orders
     order_row = np.array([orders.order_row.get(order, -1) for order in slates.order_id.tolist()], np.int64)
-    lacks_prediction = np.bincount(impressions.slate_row, np.isnan(impressions.p_click), len(order_row)) > 0
-    usable = (order_row >= 0) & ~lacks_prediction
+    probabilities = np.stack([impressions.p_click, impressions.p_purchase], 1)[:, head_columns(recommender)]
+    is_missing = np.isnan(probabilities).any(1)
+    lacks_prediction = np.bincount(impressions.slate_row, is_missing, len(order_row)) > 0
+    usable = (order_row >= 0) & ~lacks_prediction & (probabilities.shape[1] > 0)
     usable &= (slates.tier == "ranked") & (slates.bundle_version == bundle.version)
     usable &= slates.ts >= (slates.ts[0] + slates.ts[-1]) // 2
     previous_slate = _previous_slates(slates.user_id.tolist(), order_row)
@@ -86,7 +88,7 @@ def sample_requests(
                 ts=ts,
                 previous_checkout=checkout(previous) if previous >= 0 else None,
                 item_rows=np.array(bundle.item_rows.lookup(impressions.item_id[items].tolist()), np.int64),
-                logged_probabilities=np.stack([impressions.p_click[items], impressions.p_purchase[items]], 1),
+                logged_probabilities=probabilities[items],
                 purchased=np.isfinite(impressions.purchase_delay[items]),
                 corrected_history=(
                     corrected_orders.history_before(user, ts) if sources.store is None else history
@@ -94,6 +96,12 @@ def sample_requests(
             )
         )
     return requests
+
+
+def head_columns(recommender: Recommender) -> list[int]:
+    """Which of click (0) and purchase (1) the bundle predicts."""
+    rows = recommender.task_rows
+    return [column for column, factors in enumerate((rows.click, rows.purchase)) if factors is not None]
 
 
 def _previous_slates(users: list[str | None], order_row: NDArray) -> NDArray:
@@ -137,13 +145,14 @@ def correct_purchase_times(log: AttributedLog, orders: OrderHistory) -> OrderHis
 def logit_differences(
     recommender: Recommender, requests: Sequence[LoggedRequest], perturbation: Perturbation | None = None
 ) -> NDArray:
-    """[Σk, 2] log-odds of the replay minus the logged ones, at most ±MAX_LOGIT_GAP; NaN for no candidate."""
+    """[Σk, H] log-odds of the replay minus the logged ones, at most ±MAX_LOGIT_GAP; NaN for no candidate."""
+    heads = head_columns(recommender)
     inputs = [
         (request.checkout, request.history) if perturbation is None else perturbation(request)
         for request in requests
     ]
     differences = [
-        logit(scores.lookup(request.item_rows)[:, :2]) - logit(request.logged_probabilities)
+        logit(scores.lookup(request.item_rows)[:, heads]) - logit(request.logged_probabilities)
         for request, scores in zip(requests, score_requests(recommender, inputs), strict=True)
     ]
     return np.clip(np.concatenate(differences), -MAX_LOGIT_GAP, MAX_LOGIT_GAP)

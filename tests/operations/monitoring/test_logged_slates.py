@@ -1,14 +1,19 @@
 """Slates are read with the outcomes that training labels would have."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data.errors import DataError
 from operations.monitoring.logged_slates import (
     AttributedLog,
     AttributionWindows,
+    FeedbackTask,
+    attribution_windows,
     open_duckdb,
     read_attributed_log,
     read_orders,
@@ -16,6 +21,7 @@ from operations.monitoring.logged_slates import (
 from operations.monitoring.past_checkouts import OrderHistory, read_order_history
 from serving import ImpressionLog
 from serving.checkout import SECONDS_PER_DAY as DAY
+from serving.events.impression_log import SlateRecord, records_to_batch
 from tests.data.shop import iso, write_csv
 from tests.serving.events.logs import TS, checkout, slate
 
@@ -66,6 +72,73 @@ def test_clicks_and_purchases_are_joined_inside_their_windows(tmp_path: Path) ->
     assert np.isnan(attributed.impressions.purchase_event_delay[0])
     assert attributed.attribution_counts["click"]["late"] == 1
     assert attributed.newest_ts == {"impression": TS + 1, "click": TS + 2 * DAY, "purchase": TS + 100}
+
+
+def test_further_tasks_are_read_with_their_feedback(tmp_path: Path) -> None:
+    """Their predictions come from the map of the log, which files of earlier releases lack."""
+    log = ImpressionLog(tmp_path / "events")
+    first = slate("first")
+    predicted = [
+        replace(item, predictions={"click": 0.5, "wishlist": 0.1 * k}) for k, item in enumerate(first.items)
+    ]
+    log.log_slate(checkout(), replace(first, items=tuple(predicted)))
+    log.log_slate(checkout(ts=TS + 1), slate("second"))
+    log.log_feedback("wishlist", "first", "i2", TS + 60)
+    log.log_feedback("wishlist", "first", "i3", TS + 2 * DAY)  # after the window
+    log.log_feedback("wishlist", "second", "i4", TS + 90)
+    log.close()
+    write_log_of_format_8(tmp_path / "events" / "old.parquet", "old", TS + 2)
+    windows = WINDOWS._replace(further=(FeedbackTask("wishlist_1d", "wishlist", DAY),))
+    with open_duckdb() as con:
+        attributed = read_attributed_log(con, tmp_path / "events", None, windows, 0, TS + 30 * DAY)
+    assert attributed.slates.request_id.tolist() == ["first", "second", "old"]
+    delay = attributed.impressions.further_delays["wishlist_1d"]
+    wished = np.flatnonzero(np.isfinite(delay))
+    assert dict(zip(wished.tolist(), delay[wished], strict=True)) == {2: 60, 10: 89}
+    assert list(attributed.impressions.further_predictions) == ["wishlist"]
+    prediction = attributed.impressions.further_predictions["wishlist"]
+    np.testing.assert_allclose(prediction[:6], np.arange(6) / 10, atol=1e-6)
+    assert np.isnan(prediction[6:]).all()
+    assert np.isfinite(attributed.impressions.p_click).all()
+
+
+def test_a_log_of_format_8_is_read(tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    write_log_of_format_8(tmp_path / "events" / "old.parquet", "old", TS)
+    attributed, _ = read(tmp_path, [line("o1", "u1", "i0", TS)])
+    assert attributed.slates.request_id.tolist() == ["old"]
+    assert attributed.impressions.further_predictions == {}
+
+
+def write_log_of_format_8(file: Path, request: str, ts: int) -> None:
+    """A slate as the log of that release has it: without the column of further predictions."""
+    row = records_to_batch([SlateRecord("u1", "o1", ts, slate(request), "")])
+    pq.write_table(pa.Table.from_batches([row]).drop_columns("predictions"), file)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "further"),
+    [
+        ([], ()),
+        ([{"label": "wishlist", "given": "click"}], (("x", "wishlist", 14 * DAY),)),
+        ([{"label": "cart", "given": "click", "window": "12h"}], (("x", "cart", DAY // 2),)),
+        ([{"label": "wishlist", "given": "click", "joint": False}], ()),  # conditional on a click
+        ([{"label": "return", "given": "purchase", "joint": False}], ()),  # no feedback
+        ([{"label": "quantity", "kind": "count"}], ()),
+    ],
+)
+def test_windows_of_further_tasks(tasks: list[dict], further: tuple) -> None:
+    data = {"horizon": "14d", "run": {}}
+    manifest = {
+        "format": 9,
+        "data": data,
+        "run": {"config": {"data": {"click_window": "1d"}}},
+        "tasks": [
+            {"name": "click", "kind": "binary", "label": "click"},
+            *({"name": "x", "kind": "binary"} | task for task in tasks),
+        ],
+    }
+    assert attribution_windows(manifest) == (DAY, 14 * DAY, further)
 
 
 def test_later_rows_are_not_read(tmp_path: Path) -> None:

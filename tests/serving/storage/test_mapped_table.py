@@ -93,6 +93,8 @@ def test_a_catalog_is_not_copied(version: Path) -> None:
     ranges = [(int(start, 16), int(end, 16)) for start, end in maps]
     columns = [*item_arrays(bundle), *(np.frombuffer(b, np.uint8) for b in bundle.item_id.buffers()[1:])]
     for column in columns:
+        if not column.nbytes:  # of a shop without item attributes or vectors
+            continue
         address = column.ctypes.data
         assert any(start <= address and address + column.nbytes <= end for start, end in ranges)
 
