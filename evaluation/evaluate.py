@@ -12,11 +12,14 @@ from typing import Any
 from data.errors import DataError
 from evaluation import scoring
 from evaluation.leaderboard import build_leaderboard
+from evaluation.objective import run_objective
 from serving import command_line
 from serving.command_line import argument
 from training import tracking
+from training.build_ranker import read_tasks
+from training.config_versions import load_run_config
 from training.errors import ConfigError
-from training.stage_folders import is_done, write_stage_manifest
+from training.stage_folders import is_done, read_stage_manifest, write_stage_manifest
 from training.trained_run import open_run
 
 
@@ -34,13 +37,17 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
             metrics |= tracking.prefix_metrics(row, f"{split}/{row['slice']}/{row['order']}")
     artifacts = [target / name for name in ("index.html", "report.json", "leaderboard.json")]
     tracking.finish_run(run.cfg, run.manifest["mlflow_run_id"], metrics, artifacts)
-    write_stage_manifest(target, {"metrics": metrics})
+    write_stage_manifest(target, {"metrics": metrics, "objective": run_objective(run.cfg, run.tasks)})
     return rows
 
 
 def is_evaluated(folder: Path, split: str = "test") -> bool:
-    """Whether this run has a report on `split`."""
-    return is_done(folder / f"evaluation-{split}")
+    """Whether this run has a report on `split`, of slates by its objective."""
+    target = folder / f"evaluation-{split}"
+    if not is_done(target):
+        return False
+    cfg = load_run_config(folder)
+    return read_stage_manifest(target).get("objective") == run_objective(cfg, read_tasks(cfg))
 
 
 @dataclass(frozen=True, kw_only=True)
