@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from training.config_keys import flatten_config, suggest_names
@@ -190,7 +191,10 @@ def _compose(
         urls = ", ".join(f'"file://{folder}"' for folder in folders)
         overrides = [*overrides, f"hydra.searchpath=[{urls}]"]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose(config_name, overrides=overrides, return_hydra_config=with_hydra)
+        try:
+            return compose(config_name, overrides=overrides, return_hydra_config=with_hydra)
+        except HydraException as error:
+            raise ConfigError(f"{config_name}: {' '.join(str(error).split())}") from error
 
 
 def _check_added_keys(file: str, config: DictConfig, references: list[DictConfig]) -> None:

@@ -27,7 +27,7 @@ from exporting.index.build import (
     tune_search_params,
     write_shards,
 )
-from exporting.index.families import FamilyError, find_family
+from exporting.index.families import FAMILIES, FamilyError, find_family
 from reporting.index_page import pareto_front
 from serving.storage.vector_index import ItemIndex, SearchParams, ivf_centroids
 
@@ -90,8 +90,9 @@ def tune_index(
         queries: [q, D] float32. truth: [q, k], their neighbours by exact search.
         cfg: the `index` config. folder: for the files.
     """
-    names = list(cfg.families) if len(ids) >= MIN_ITEMS_FOR_LISTS else ["flat_sq8"]
-    families = {name: find_family(name) for name in names}
+    families = {name: find_family(name) for name in cfg.families}
+    if len(ids) < MIN_ITEMS_FOR_LISTS:
+        families = {"flat_sq8": FAMILIES["flat_sq8"]}
     if cfg.shards < 1:
         raise ValueError(f"index.shards is {cfg.shards}: expected 1 or more")
     trials: list[IndexTrial] = []
