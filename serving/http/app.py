@@ -106,7 +106,6 @@ def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None
         responses=openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503),
         openapi_extra=openapi_examples.request_body(
             FeedbackIn, click=openapi_examples.CLICK, purchase=openapi_examples.PURCHASE,
-            wishlist=openapi_examples.WISHLIST,
         ),
     )  # fmt: skip
     async def feedback(request: Request) -> Response:

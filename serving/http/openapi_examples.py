@@ -22,7 +22,6 @@ GUEST_RECOMMENDATION = {
 CHECKOUT = {"user_id": "900", "order_id": "A-1001", "basket": [{"item_id": "1095275", "quantity": 2}]}
 CLICK = {"kind": "click", "request_id": "5f0c0e6c0b4b4f1f9a3b8d2f6f0e7a11", "item_id": "1082185"}
 PURCHASE = {**CLICK, "kind": "purchase", "value": 2.0}
-WISHLIST = {**CLICK, "kind": "wishlist"}  # of a bundle with such a task
 SLATE = {
     "request_id": CLICK["request_id"],
     "bundle_version": "20261129T005928Z-358cf72f",

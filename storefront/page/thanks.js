@@ -86,7 +86,7 @@ function itemTexts(item) {
 const sourceLabel = (source) => SOURCE_LABELS[source] ?? source;
 
 /** The tier of an item: a ranked slate is topped up with items that have no predictions. */
-const tierOf = (item, tier) => (tier === "ranked" && item.click === null ? item.sources[0] : tier);
+const tierOf = (item, tier) => (tier === "ranked" && item.predictions === null ? item.sources[0] : tier);
 
 function cardElement(item, tier) {
   const card = cloneTemplate("card", { ...itemTexts(item), tier: tierOf(item, tier) });

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,27 @@ def test_what_is_logged_is_read_back(tmp_path: Path) -> None:
     assert all(before <= row["ts"] <= time.time() for row in rows[9:])
 
 
+def test_further_predictions_and_kinds_are_logged(tmp_path: Path) -> None:
+    """Predictions that have a column of their own are not in the map."""
+    shown = slate("r1", items=2)
+    predictions = {"click": 0.5, "purchase": 0.25, "value": 6.0, "return": 0.125, "units": 2.0}
+    first = replace(shown.items[0], predictions=predictions)
+    log = ImpressionLog(tmp_path)
+    log.log_slate(checkout(), replace(shown, items=(first, shown.items[1])))
+    log.log_feedback("wishlist", "r1", "i0", TS + 1)
+    log.close()
+    rows = logged(tmp_path)
+    assert rows[0]["predictions"] == [("return", 0.125), ("units", 2.0)]
+    assert rows[1]["predictions"] is None
+    assert (rows[2]["kind"], rows[2]["predictions"]) == ("wishlist", None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("hover", "r", "i", TS), "Feedback.kind is 'hover'"),
+        (("a click", "r", "i", TS), "Feedback.kind is 'a click'"),
+        (("impression", "r", "i", TS), "Feedback.kind is 'impression'"),
+        (("", "r", "i", TS), "Feedback.kind is ''"),
         (("click", None, "i", TS), "one of them must be given"),
         (("click", "", "i", TS), "Feedback.request_id is ''"),
         (("click", "r", 5, TS), "Feedback.item_id is 5"),

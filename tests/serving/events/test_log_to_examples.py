@@ -1,6 +1,7 @@
 """A recommender's slates and their feedback, logged, are the labels that preparation makes of the log."""
 
 import json
+import shutil
 from collections import defaultdict
 from dataclasses import replace
 from datetime import datetime
@@ -16,7 +17,7 @@ from data.prepare import prepare
 from data.sources import tables
 from data.tables.attribution import NO_CHECKOUT, attribute_feedback
 from data.tables.contract import conform
-from serving import Checkout, ImpressionLog, Line, Recommender
+from serving import Checkout, ImpressionLog, Item, Line, Recommender, Slate
 from serving.checkout import SECONDS_PER_DAY as DAY
 from tests.data.conftest import config
 from tests.data.shop import write_shop
@@ -109,6 +110,29 @@ def test_labels_positions_and_propensities_are_those_that_were_logged(
     assert len(with_chances) == 6 * len(shown)
     for row in with_chances:
         assert shown[row["order_id"]][row["item_id"]] == (row["position"], row["propensity"])
+
+
+def test_logs_of_this_release_and_the_one_before_are_read_together(release: Path, tmp_path: Path) -> None:
+    """Files of the log before have no column `predictions`."""
+    shop = Path(shutil.copytree(release / "shop", tmp_path / "shop"))
+    (shop / "events.csv").unlink()
+    old = Path(shutil.copytree(release / "log", shop / "events"))
+    n_old = sum(len(pq.read_table(file, columns=["kind"])) for file in old.glob("*.parquet"))
+    orders = pd.read_csv(shop / "orders.csv", dtype=str)
+    order, user, at = orders.iloc[-1][["order_id", "user_id", "ts"]]
+    ts = int(datetime.fromisoformat(at).timestamp())
+    log = ImpressionLog(old)
+    item = Item("i001", "t", "c", 1.0, 0.5, 0.25, 1.5, ("ann",), predictions={"click": 0.5, "wishlist": 0.1})
+    slate = Slate((item,), "ranked", "", {"total": 1.0}, "new", "v")
+    log.log_slate(Checkout(user, [], ts=ts, order_id=order), slate)
+    log.close()
+    assert "predictions" not in pq.read_schema(next(release.glob("log/*.parquet"))).names
+    con = ibis.duckdb.connect(threads=1)
+    events = tables.read_tables(con, {"root": str(shop)})["events"]
+    assert con.execute(events.count()) == n_old + 1
+    meta = json.loads((prepare(config(shop, horizon="7d")) / "meta.json").read_text())
+    con.disconnect()
+    assert meta["attribution"]["impression"]["joined"] > 0
 
 
 def canonical(shop: Path) -> list[dict]:
