@@ -40,6 +40,11 @@ def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
     Raises ValueError if predictions are missing, or a slot has fewer than MIN_SLOT_CLICKS clicks.
     """
     predicted = np.isfinite(logged.p_click)
+    if not predicted.any():
+        raise ValueError(
+            "no impression has a logged p_click, for their bundle predicts no clicks: examination "
+            f"probabilities cannot be estimated; {EXAMINATION_HINT}"
+        )
     clicks = (logged.rewards["click"] * predicted).sum(0)
     if (clicks < MIN_SLOT_CLICKS).any():
         counts = ", ".join(f"{count:.0f}" for count in clicks)

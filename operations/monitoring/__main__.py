@@ -96,8 +96,8 @@ def daily(options: DailyOptions) -> int:
     config = DailyReportConfig(options.reference, options.max_bundle_age_days, options.max_event_age_hours)
     report = daily_report(log, orders, recommender, windows, day, store, config)
     calibrations = [
-        calibration_ratio(log, head, day - maturity_days(window))
-        for head, window in outcome_windows(windows).items()
+        calibration_ratio(log, task, day - maturity_days(window))
+        for task, window in outcome_windows(windows).items()
     ]
     _publish(options, report, [calibration for calibration in calibrations if calibration])
     return report.exit_code
@@ -110,7 +110,7 @@ def _publish(options: DailyOptions, report: DailyReport, calibrations: list[Cali
         print(f"not tested: {line}")
     for calibration in calibrations:
         interval = f"({calibration.low:.3f} to {calibration.high:.3f})"
-        print(f"{calibration.head}: observed over predicted {calibration.ratio:.3f} {interval}")
+        print(f"{calibration.task}: observed over predicted {calibration.ratio:.3f} {interval}")
     if options.out:
         write_text(options.out, daily_page(report, calibrations))
     if options.metrics:

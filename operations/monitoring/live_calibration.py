@@ -26,9 +26,9 @@ class CalibrationBin(NamedTuple):
 
 
 class CalibrationRatio(NamedTuple):
-    """Observed over predicted of a head."""
+    """Observed over predicted of a task."""
 
-    head: str  # click, purchase or a further task
+    task: str  # click, purchase or a further task
     day: int  # days since 1970
     ratio: float
     low: float
@@ -36,10 +36,10 @@ class CalibrationRatio(NamedTuple):
     bins: list[CalibrationBin]
 
 
-def calibration_ratio(log: AttributedLog, head: str, day: int) -> CalibrationRatio | None:
+def calibration_ratio(log: AttributedLog, task: str, day: int) -> CalibrationRatio | None:
     """Return the calibration of a day's impressions with predictions; None without any outcome."""
     impressions = log.impressions
-    prediction, delay = logged_outcomes(log, head)
+    prediction, delay = logged_outcomes(log, task)
     on_day = (log.slates.ts // SECONDS_PER_DAY == day)[impressions.slate_row]
     selected = on_day & np.isfinite(prediction)
     prediction, label = prediction[selected], np.isfinite(delay[selected]).astype(float)
@@ -63,18 +63,18 @@ def calibration_ratio(log: AttributedLog, head: str, day: int) -> CalibrationRat
                 )
             )
     low, high = (float(ratio * np.exp(sign * Z_95 * relative_se)) for sign in (-1, 1))
-    return CalibrationRatio(head, day, ratio, low, high, bins)
+    return CalibrationRatio(task, day, ratio, low, high, bins)
 
 
-def logged_outcomes(log: AttributedLog, head: str) -> tuple[NDArray, NDArray]:
+def logged_outcomes(log: AttributedLog, task: str) -> tuple[NDArray, NDArray]:
     """The predictions [m] of a task, and the seconds [m] from the impression to its outcome, NaN for none."""
     impressions = log.impressions
-    if head == "click":
+    if task == "click":
         return impressions.p_click, impressions.click_delay
-    if head == "purchase":
+    if task == "purchase":
         return impressions.p_purchase, impressions.purchase_delay
-    delay = impressions.further_delays[head]
-    return impressions.further_predictions.get(head, np.full(len(delay), np.nan)), delay
+    delay = impressions.further_delays[task]
+    return impressions.further_predictions.get(task, np.full(len(delay), np.nan)), delay
 
 
 def user_codes(log: AttributedLog) -> NDArray:

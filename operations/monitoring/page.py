@@ -101,12 +101,12 @@ def _share(value: float, colour: str) -> Interval:
 
 def _calibration_section(calibrations: Sequence[CalibrationRatio]) -> dict[str, Any]:
     findings = [
-        f"{calibration.head} on {formatting.format_date(calibration.day)}: observed / predicted "
+        f"{calibration.task} on {formatting.format_date(calibration.day)}: observed / predicted "
         f"{calibration.ratio:.3f} ({calibration.low:.3f} to {calibration.high:.3f})"
         for calibration in calibrations
     ]
     figures = [
-        Figure(_reliability_diagram(calibration), heading=calibration.head.capitalize())
+        Figure(_reliability_diagram(calibration), heading=calibration.task.capitalize())
         for calibration in calibrations
     ]
     return {"finding": "; ".join(findings) + ".", "figures": figures}
@@ -125,7 +125,7 @@ def _reliability_diagram(calibration: CalibrationRatio) -> Markup:
         chart.line([(tenth.predicted, tenth.low), (tenth.predicted, tenth.high)], "blue")
         tip = f"predicted {tenth.predicted:.4f}, observed {tenth.observed:.4f}, {tenth.items:,} items"
         chart.dot(tenth.predicted, tenth.observed, "blue", tip)
-    return chart.svg(f"{calibration.head}: observed against predicted")
+    return chart.svg(f"{calibration.task}: observed against predicted")
 
 
 def _scalar_figure(metric: Scalar, last_day: int, alarm: bool) -> Figure:

@@ -39,11 +39,11 @@ def build_registry(report: DailyReport, calibrations: Sequence[CalibrationRatio]
     for check in report.threshold_checks:
         check_value.labels(check.name).set(check.value)
         alarm.labels(check.name).set(check.alarm)
-    ratio = gauge("calibration", "Observed over predicted, with its 95 % interval", "head", "bound")
+    ratio = gauge("calibration", "Observed over predicted, with its 95 % interval", "task", "bound")
     for calibration in calibrations:
         bounds = {"ratio": calibration.ratio, "low": calibration.low, "high": calibration.high}
         for bound, value in bounds.items():
-            ratio.labels(calibration.head, bound).set(value)
+            ratio.labels(calibration.task, bound).set(value)
     return registry
 
 
