@@ -1,7 +1,7 @@
 """Gradient-boosted trees on the ranker's features: the baseline that a neural ranker has to beat.
 
 LightGBM gets the candidates and the feature matrix of the ranker, so the comparison is of the learners alone.
-Two models, as the ranker's heads:
+Two models, as the tasks purchase and value of the default ranker:
 
     purchase   binary log loss over all pairs                     p(purchase)
     spend      gamma deviance over the bought pairs, log link     E[spend | purchase]

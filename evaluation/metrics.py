@@ -194,8 +194,8 @@ def calibration_slope(label: Array, probability: Array, floor: float = 1e-7) -> 
     return Slope(float(coefficients[1]), float(np.sqrt(covariance[1, 1])))
 
 
-def head_quality(label: Array, probability: Array) -> dict[str, float]:
-    """AUC, ECE, predicted/observed and log loss of one head over a candidate set; label, probability [m]."""
+def probability_quality(label: Array, probability: Array) -> dict[str, float]:
+    """AUC, ECE, predicted / observed and log loss of probabilities [m] against labels [m]."""
     return {
         "auc": auc(label, probability),
         "ece": ece(label, probability),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.jagged import Array
-from evaluation.metrics import head_quality, predicted_over_observed
+from evaluation.metrics import predicted_over_observed, probability_quality
 from evaluation.scoring import ScoredCandidates, observed_candidates
 from evaluation.task_outputs import measured_rows
 from models.ranking.tasks import Task
@@ -32,7 +32,7 @@ def binary_quality(label: Array, probability: Array) -> dict[str, Any]:
     """`pairs`, `positives` and, if there are positives, the metrics of probabilities [m]."""
     is_positive = label > 0
     counts = {"pairs": len(label), "positives": int(is_positive.sum())}
-    return counts | (head_quality(is_positive, probability) if is_positive.any() else {})
+    return counts | (probability_quality(is_positive, probability) if is_positive.any() else {})
 
 
 def amount_quality(label: Array, prediction: Array) -> dict[str, Any]:

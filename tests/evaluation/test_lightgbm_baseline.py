@@ -3,7 +3,7 @@ import pytest
 
 from evaluation import lightgbm_baseline
 from evaluation.jagged import mask_jagged, to_offsets
-from evaluation.metrics import auc, head_quality
+from evaluation.metrics import auc, probability_quality
 
 OPTIONS = lightgbm_baseline.FitOptions(
     feature_names=["habit", "price", "noise"], max_rounds=300, patience=20, eval_period=0
@@ -31,7 +31,7 @@ def model():
 def test_it_learns_both_heads(model):
     test = pairs(2)
     probability, spend = lightgbm_baseline.predict(model, test.features)
-    quality = head_quality(test.purchase, probability)
+    quality = probability_quality(test.purchase, probability)
     true_auc = auc(test.purchase, test.features[:, 0])  # of the true order
     assert quality["auc"] > true_auc - 0.02
     assert quality["ece"] < 0.02
@@ -52,7 +52,7 @@ def test_weights_make_up_for_sampled_negatives(model):
 
     sampled_model = lightgbm_baseline.fit(sample_pairs(pairs(0)), sample_pairs(pairs(1)), OPTIONS)
     test = pairs(2)
-    quality = head_quality(test.purchase, lightgbm_baseline.predict(sampled_model, test.features)[0])
+    quality = probability_quality(test.purchase, lightgbm_baseline.predict(sampled_model, test.features)[0])
     assert quality["predicted_over_observed"] == pytest.approx(1, abs=0.1)
 
 

@@ -137,10 +137,10 @@ def test_calibrated_probabilities_have_small_errors():
     rng = np.random.default_rng(0)
     p = rng.beta(1, 20, 200_000)
     label = rng.random(len(p)) < p
-    quality = metrics.head_quality(label, p)
+    quality = metrics.probability_quality(label, p)
     assert quality["ece"] < 0.002
     assert quality["predicted_over_observed"] == pytest.approx(1, abs=0.03)
-    assert metrics.head_quality(label, np.minimum(2 * p, 1))["ece"] > 0.03
+    assert metrics.probability_quality(label, np.minimum(2 * p, 1))["ece"] > 0.03
     with pytest.raises(ValueError, match="inside"):
         metrics.ece(label, p + 1)
 
