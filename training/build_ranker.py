@@ -27,8 +27,8 @@ def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelec
     """
     drop, blocks = cfg.features.get("drop"), cfg.features.get("blocks")
     selection = FeatureSelection(
-        drop=list(drop or []),
-        blocks=None if blocks is None else list(blocks),
+        drop=_names(drop or []),
+        blocks=None if blocks is None else _names(blocks),
         sources=source_names(cfg),
     )
     try:
@@ -36,6 +36,11 @@ def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelec
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return selection
+
+
+def _names(setting: Any) -> list[str]:
+    """The names of a list, or the one name of `features.drop=item_due`."""
+    return [setting] if isinstance(setting, str) else list(setting)
 
 
 def read_tasks(cfg: DictConfig) -> tuple[Task, ...]:

@@ -37,11 +37,13 @@ def select_columns(columns: Sequence[FeatureColumn], selection: FeatureSelection
     blocks = list(dict.fromkeys(column.block for column in columns))
     for block in selection.blocks or ():
         if block not in blocks:
-            raise ValueError(f"features.blocks: there is no block {block!r}. {_suggest(block, blocks)}")
+            hint = _suggest(block, blocks) or f"Choose from {', '.join(blocks)}"
+            raise ValueError(f"features.blocks: there is no block {block!r}. {hint}")
     for pattern in selection.drop:
         if not any(_matches(column, pattern) for column in columns):
-            names = [f"{column.block}.{column.name}" if "." in pattern else column.name for column in columns]
-            raise ValueError(f"features.drop: no feature fits {pattern!r}. {_suggest(pattern, names)}")
+            raise ValueError(
+                f"features.drop: no feature fits {pattern!r}. {_suggest_patterns(pattern, columns, blocks)}"
+            )
     return [
         i
         for i, column in enumerate(columns)
@@ -55,9 +57,14 @@ def _matches(column: FeatureColumn, pattern: str) -> bool:
     return fnmatchcase(f"{column.block}.{column.name}" if "." in pattern else column.name, pattern)
 
 
+def _suggest_patterns(pattern: str, columns: Sequence[FeatureColumn], blocks: list[str]) -> str:
+    """The nearest names or, where none is near, the blocks."""
+    names = [f"{column.block}.{column.name}" if "." in pattern else column.name for column in columns]
+    valid_names = [*names, *(f"{block}.*" for block in blocks)]
+    return _suggest(pattern, valid_names) or f"Choose a feature of {', '.join(blocks)}"
+
+
 def _suggest(name: str, valid_names: list[str]) -> str:
-    """The nearest valid names, or all of a short list."""
+    """The nearest valid names; empty where none is near."""
     nearest = difflib.get_close_matches(name, valid_names, n=3, cutoff=0.5)
-    if nearest:
-        return f"Did you mean {' or '.join(nearest)}?"
-    return f"Choose from {', '.join(valid_names)}"
+    return f"Did you mean {' or '.join(nearest)}?" if nearest else ""

@@ -72,8 +72,9 @@ def test_a_shop_without_vectors_has_no_block_content() -> None:
     ("selection", "message"),
     [
         ({"drop": ["item_du"]}, r"features.drop: no feature fits 'item_du'. Did you mean item_due"),
-        ({"drop": ["view.*"]}, r"no feature fits 'view.*'"),
-        ({"drop": ["zzzz_*"]}, r"Choose from item_decayed_5d, "),
+        ({"drop": ["view.*"]}, r"no feature fits 'view.\*'. Did you mean views.\*"),
+        ({"drop": ["zzzz_*"]}, r"Choose a feature of item, leaf, "),
+        ({"blocks": ["zzzz"]}, r"Choose from item, leaf, "),
         ({"blocks": ["purchase"]}, r"features.blocks: there is no block 'purchase'. Did you mean purchases"),
         ({"blocks": []}, "leave no feature"),
         ({"drop": ["*"]}, "leave no feature"),

@@ -1,0 +1,61 @@
+"""Item attributes and vectors of items.parquet as tensors."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from data import catalog
+from data.catalog import build_catalog
+from models.embeddings import unpack_int8
+from models.schema import SNAPSHOT_FIELDS
+
+ROWS = 5
+
+
+def items_table(**columns: pa.Array) -> pa.Table:
+    """The columns of items.parquet that a catalog needs, and the given ones."""
+    return pa.table(
+        {
+            "category_codes": pa.array([[0, 0]] + [[1, 2]] * (ROWS - 1), pa.list_(pa.int32())),
+            **{name: pa.array(range(ROWS), pa.int32()) for name in ("leaf", "brand_code", "first_sold")},
+            "available": pa.array([False] + [True] * (ROWS - 1)),
+            "tokens": pa.array([[]] * ROWS, pa.list_(pa.int32())),
+            "token_weights": pa.array([[]] * ROWS, pa.list_(pa.float32())),
+            **columns,
+        }
+    )
+
+
+def load(items: pa.Table) -> tuple[torch.Tensor, torch.Tensor]:
+    snapshot = {name: torch.zeros(1, items.num_rows) for name in SNAPSHOT_FIELDS}
+    loaded, _ = build_catalog(items, snapshot)
+    return loaded.attributes, loaded.content
+
+
+@pytest.mark.parametrize("packed_rows", [2, 100])
+def test_attributes_and_vectors(monkeypatch: pytest.MonkeyPatch, packed_rows: int) -> None:
+    monkeypatch.setattr(catalog, "PACKED_ROWS", packed_rows)
+    vectors = np.random.default_rng(0).normal(size=(ROWS, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[[0, 3]] = 0
+    codes = [[0, 0], [1, 2], [3, 0], [2, 2], [1, 1]]
+    attributes, content = load(
+        items_table(
+            attribute_codes=pa.array(codes, pa.list_(pa.int32())),
+            content=pa.array(vectors.tolist(), pa.list_(pa.float32())),
+        )
+    )
+    assert attributes.tolist() == codes
+    assert (content.dtype, content.shape) == (torch.uint8, (ROWS, 3 + 8))
+    np.testing.assert_allclose(unpack_int8(content).numpy(), vectors, atol=0.005)
+    assert not unpack_int8(content)[[0, 3]].any()
+
+
+@pytest.mark.parametrize("columns", [(), ("attribute_codes", "content")])
+def test_a_shop_without_them_and_items_of_an_earlier_release(columns: tuple[str, ...]) -> None:
+    types = {"attribute_codes": pa.int32(), "content": pa.float32()}
+    empty = {name: pa.array([[]] * ROWS, pa.list_(types[name])) for name in columns}
+    attributes, content = load(items_table(**empty))
+    assert (attributes.dtype, attributes.shape) == (torch.int64, (ROWS, 0))
+    assert (content.dtype, content.shape) == (torch.uint8, (ROWS, 0))
