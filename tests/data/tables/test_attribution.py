@@ -21,12 +21,12 @@ from data.tables.attribution import (
 )
 from data.tables.contract import EVENTS
 
-CLICK, PURCHASE = 600, 1800
+CLICK, PURCHASE, WISHLIST = 600, 1800, 900
 KEPT = ("user_id", "item_id", "ts", "kind", "order_id", "position", "propensity", "value", "request_id")
 TIMES = st.integers(0, 3000) | st.sampled_from([0, 300, 600, 900, 1800, 2400])  # with ties and whole windows
 ROWS = st.fixed_dictionaries(
     {
-        "kind": st.sampled_from(["impression", "impression", "click", "purchase", "cart"]),
+        "kind": st.sampled_from(["impression", "impression", "click", "purchase", "cart", "wishlist"]),
         "user_id": st.sampled_from(["u0", "u1", None]),
         "item_id": st.sampled_from(["i0", "i1", "i2"]),
         "request_id": st.sampled_from(["r0", "r1", "r2", "r3", None]),
@@ -68,7 +68,7 @@ def attribute_rows(
         )
         for name, rows, schema in (("log", log, schema), ("paid", orders, lines))
     ]
-    events, counts = attribute_feedback(con, *tables, CLICK, purchase)
+    events, counts = attribute_feedback(con, *tables, CLICK, purchase, {"wishlist": WISHLIST})
     return con.to_pyarrow(events).to_pylist(), counts
 
 
@@ -81,7 +81,7 @@ def attribute_plainly(
         if line["quantity"] > 0:
             before = paid.get(line["order_id"], (0, ""))
             paid[line["order_id"]] = (max(line["ts"], before[0]), max(line["user_id"], before[1]))
-    counts = {kind: dict.fromkeys(JOIN_STATES, 0) for kind in ("click", "cart", "purchase")}
+    counts = {kind: dict.fromkeys(JOIN_STATES, 0) for kind in ("click", "cart", "purchase", "wishlist")}
     counts["impression"] = dict.fromkeys(("joined", "repeated", "guest", "no_checkout"), 0)
     out: list[tuple] = []
     slots: dict[tuple, dict[str, Any]] = {}
@@ -114,7 +114,9 @@ def attribute_plainly(
             of_user = [s for s in slots.values() if s["item_id"] == row["item_id"] and s["ts"] <= row["ts"]]
             of_user = [s for s in of_user if s["user"] == row["user_id"]]
             slot = max(of_user, key=lambda s: (s["ts"], s["row"]), default=None)
-        limit = CLICK if row["kind"] != "purchase" else purchase if purchase is not None else 10**9
+        limit = {"purchase": 10**9 if purchase is None else purchase, "wishlist": WISHLIST}.get(
+            row["kind"], CLICK
+        )
         if slot is None:
             state = "unknown"
         elif row["ts"] < slot["ts"] - MAX_CLOCK_SKEW:
@@ -187,6 +189,8 @@ PAID = [{"order_id": "o", "user_id": "u0", "ts": 990, "quantity": 1.0}]
         ({"ts": 1000 + CLICK}, "joined", "o"),
         ({"ts": 1001 + CLICK}, "late", NO_CHECKOUT),
         ({"ts": 1001 + CLICK, "kind": "purchase"}, "joined", "o"),
+        ({"ts": 1001 + CLICK, "kind": "wishlist"}, "joined", "o"),
+        ({"ts": 1001 + WISHLIST, "kind": "wishlist"}, "late", NO_CHECKOUT),
         ({"ts": 1001 + PURCHASE, "kind": "purchase"}, "late", None),
         ({"ts": 1000 - MAX_CLOCK_SKEW}, "joined", "o"),
         ({"ts": 999 - MAX_CLOCK_SKEW}, "early", NO_CHECKOUT),

@@ -35,7 +35,8 @@ BAD = {
     "milliseconds": ("orders", {"ts": "1704067200000"}, "ts is outside 1990 to tomorrow"),
     "margin": ("items", {"margin": 35}, "margin is outside -1 to 1"),
     "negative list price": ("items", {"price": -2}, "price is negative"),
-    "unknown kind": ("events", {"kind": "hover"}, "kind is not one of impression, click, cart, purchase"),
+    "misspelled kind": ("events", {"kind": "Clicks"}, "kind is not one of impression, click, cart, purchase"),
+    "no kind": ("events", {"kind": "a click"}, "kind is not one of impression, click, cart, purchase"),
     "propensity": ("events", {"propensity": 1.5}, "propensity is outside (0, 1]"),
     "negative value": ("events", {"value": -3}, "value is negative"),
 }
@@ -83,6 +84,27 @@ def rejected_rows(folder: Path, bad_rows: str) -> list[dict[str, Any]]:
     raw = source.read_tables(con, {"root": str(folder)})
     conformed = {n: con.create_table(f"c_{n}", conform(t, n, names[n])) for n, t in raw.items()}
     return check_tables(con, conformed, names, bad_rows).rejected.to_pylist()
+
+
+def test_events_of_a_kind_that_no_task_names_are_left_out_and_counted(
+    shop: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture
+) -> None:
+    """Also where they are all that is logged. Their users and items leave no trace."""
+    folder, tables = shop
+    first = tables["orders"][0]
+    row = {"user_id": "visitor", "item_id": "unlisted", "ts": first["ts"], "session": "a", "kind": "hover"}
+    tables["events"] = [row, row | {"kind": "scroll", "item_id": ""}, row | {"item_id": "i001"}]
+    save(folder, tables)
+    out = prepare(config(folder))
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["columns"]["unread_kinds"] == {"hover": 2, "scroll": 1}
+    assert meta["columns"]["unread"] == {"events": {"session": "text"}}
+    assert (meta["counts"]["events"], meta["counts"]["unlisted_items"], meta["counts"]["users"]) == (0, 0, 20)
+    printed = capsys.readouterr().out
+    assert (
+        "not read: events.session (text), events of kind hover (2; a task with label: hover reads them)"
+        in printed
+    )
 
 
 def test_prepare_stops_or_sets_aside(shop: tuple[Path, dict[str, Any]]) -> None:
