@@ -12,13 +12,13 @@ from typing import Any
 from data.errors import DataError
 from evaluation import scoring
 from evaluation.leaderboard import build_leaderboard
-from evaluation.objective import run_objective
 from serving import command_line
 from serving.command_line import argument
 from training import tracking
 from training.build_ranker import read_tasks
 from training.config_versions import load_run_config
 from training.errors import ConfigError
+from training.objective import run_objective
 from training.stage_folders import is_done, read_stage_manifest, write_stage_manifest
 from training.trained_run import open_run
 

@@ -4,22 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import DictConfig
 
 from evaluation.jagged import Array, RankedLists, segment_ids
 from evaluation.scoring import ScoredCandidates, proposed_candidates
 from evaluation.task_outputs import purchase_task, spend_task
-from models.ranking.tasks import Task, default_objective
-from models.schema import SNAPSHOT_FIELDS, Catalog
-from serving.pipeline.objective import Range, objective_names, parse_objective
-from serving.pipeline.slate_policy import SlatePolicy, check_policy, impute_column, score_candidates
+from models.ranking.tasks import Task
+from serving.pipeline.objective import objective_names, parse_objective
+from serving.pipeline.slate_policy import SlatePolicy, score_candidates
 from training.errors import ConfigError
+from training.objective import check_objective, run_objective, task_kinds
 from training.trained_run import Run
-
-ATTRIBUTE_PREFIX = "attribute_"  # of the numeric attributes in items.parquet
-ATTRIBUTE_CODES = "attribute_codes"  # the categories of all attributes, no number
 
 
 @dataclass(frozen=True)
@@ -53,53 +48,18 @@ class Objective:
         return score_candidates(policy, self.tasks, outputs.T, columns)
 
 
-def run_objective(cfg: DictConfig, tasks: tuple[Task, ...]) -> str:
-    """The objective of a run's config, else the default of its tasks."""
-    return cfg.slate.objective or default_objective(tasks)
-
-
-def task_kinds(tasks: tuple[Task, ...]) -> dict[str, str]:
-    """Name → kind of the tasks, in their order."""
-    return {task.name: task.kind for task in tasks}
-
-
-def item_columns(catalog: Catalog, items: pa.Table) -> dict[str, Array]:
-    """The numeric columns of the items that an objective may name, each [S, N+1], NaN where unknown.
-
-    Args:
-        catalog: of S snapshots.
-        items: items.parquet of the prepared folder.
-    """
-    columns = {name: getattr(catalog, name).numpy() for name in SNAPSHOT_FIELDS}
-    shape = catalog.price.shape
-
-    def by_snapshot(name: str) -> Array:
-        return np.broadcast_to(items[name].to_numpy().astype(np.float64), shape)
-
-    columns["margin"] = by_snapshot("margin").astype(np.float32)
-    for name in items.column_names:
-        if name.startswith(ATTRIBUTE_PREFIX) and name != ATTRIBUTE_CODES:
-            columns.setdefault(name.removeprefix(ATTRIBUTE_PREFIX), by_snapshot(name))
-    return columns
-
-
 def open_objective(run: Run) -> Objective:
     """The objective of a run, with the item columns that it reads.
 
     Raises ConfigError for an objective that the run's tasks and items cannot give.
     """
-    expression, kinds = run_objective(run.cfg, run.tasks), task_kinds(run.tasks)
-    readable = item_columns(run.catalog, pq.read_table(run.prepared.folder / "items.parquet"))
+    items = pq.read_table(run.prepared.folder / "items.parquet")
+    slate = {"objective": run_objective(run.cfg, run.tasks)}
     try:
-        policy = SlatePolicy(objective=expression)
-        names = [name for name in objective_names(parse_objective(expression)) if name not in kinds]
-        columns = {name: impute_column(name, readable[name]) for name in names if name in readable}
-        unread = dict.fromkeys(readable, Range(0.0, 0.0))
-        ranges = {name: Range(float(values.min()), float(values.max())) for name, values in columns.items()}
-        check_policy(policy, kinds, unread | ranges)
+        checked = check_objective(slate, run.tasks, run.catalog, items)
     except ValueError as error:
         raise ConfigError(f"{run.folder.name}: {error}") from error
-    return Objective(expression, kinds, columns)
+    return Objective(slate["objective"], task_kinds(run.tasks), checked.columns)
 
 
 def objective_order(expression: str, tasks: tuple[Task, ...]) -> str:

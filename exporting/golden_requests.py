@@ -14,12 +14,13 @@ from exporting.exportable_run import (
     to_latest_queries,
 )
 from exporting.lowering import ServingModules
-from exporting.slate_objective import policy_columns, task_kinds
+from exporting.slate_objective import policy_columns
 from models.schema import Candidates
 from serving.checkout import HISTORY_KINDS, Checkout, Event, Line
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy, score_candidates, select_slates
 from serving.storage.golden_requests import checkout_to_json
 from serving.storage.vector_index import ItemIndex
+from training.objective import task_kinds
 from training.source_settings import source_limits
 
 GOLDEN_SCHEMA = pa.schema(

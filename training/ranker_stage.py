@@ -22,7 +22,7 @@ from training.labels import LabelPolicy, Labels, label_policy_from_meta, task_la
 from training.prepared_data import PreparedData
 from training.ranker import RankerRun, RankerTask, predict
 from training.retrieval_stage import load_query_tower
-from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_run_config
+from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_objective, save_run_config
 from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
 from training.trainer import BEST_CHECKPOINT, StoppingRule, fit
@@ -58,6 +58,8 @@ def train_ranker(
         if not processes.on_rank_zero(lambda: is_done(folder)):
             before_training()
             _train_ranker(cfg, prepared, retrieval, candidates_folder, warm, folder)
+        else:
+            processes.on_rank_zero(lambda: save_objective(cfg, folder))
     return folder
 
 

@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from serving.files import write_atomically
 from training.earlier_names import current_parameter
 
 CONFIG_FILE, WEIGHTS_FILE, VECTORS_FILE = "config.yaml", "weights.pt", "vectors.pt"
@@ -18,6 +19,15 @@ def save_run_config(cfg: DictConfig, folder: Path) -> None:
     """Write the resolved config and its version next to the weights that it made."""
     versioned = OmegaConf.merge({CONFIG_VERSION_KEY: CONFIG_VERSION}, cfg)
     OmegaConf.save(versioned, folder / CONFIG_FILE, resolve=True)
+
+
+def save_objective(cfg: DictConfig, folder: Path) -> None:
+    """Put the config's `slate` into that of a finished run: it orders slates and trains nothing."""
+    saved = OmegaConf.load(folder / CONFIG_FILE)
+    if saved.get("slate") != cfg.slate:
+        saved.slate = cfg.slate
+        with write_atomically(folder / CONFIG_FILE) as partial:
+            OmegaConf.save(saved, partial)
 
 
 def load_run_weights(folder: Path) -> dict[str, Tensor]:

@@ -74,13 +74,16 @@ def module_closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str,
 
 
 def target_modules(*settings: Any) -> list[str]:
-    """The modules of the classes that plain settings name by `_target_`, at any depth."""
+    """The modules of the classes and functions that plain settings name, at any depth.
+
+    They name a class by `_target_`, and a loss by its dotted path.
+    """
     modules: set[str] = set()
 
     def collect(node: Any) -> None:
         if isinstance(node, dict):
-            if isinstance(target := node.get("_target_"), str):
-                modules.add(_module_of(target))
+            targets = (node.get("_target_"), node.get("loss"))
+            modules.update(_module_of(name) for name in targets if isinstance(name, str) and "." in name)
             for value in node.values():
                 collect(value)
         elif isinstance(node, list | tuple):

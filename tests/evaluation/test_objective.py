@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.jagged import to_offsets
-from evaluation.objective import Objective, item_columns, objective_order, objective_ranking, task_kinds
+from evaluation.objective import Objective, objective_order, objective_ranking
 from evaluation.scoring import ScoredCandidates, rankings_by_order
 from models.ranking.tasks import DEFAULT_TASKS, parse_tasks
 from models.schema import SNAPSHOT_FIELDS
 from serving.pipeline.slate_policy import SlatePolicy
 from tests.models.shops import random_catalog
+from training.objective import item_columns, task_kinds
 
 RETURN = {"kind": "binary", "label": "return", "given": "purchase", "joint": False}
 DEFAULT = {

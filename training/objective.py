@@ -1,0 +1,76 @@
+"""The objective of slates: checked against the tasks of a run and the columns of its items."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from models.ranking.tasks import Task, default_objective
+from models.schema import SNAPSHOT_FIELDS, Catalog
+from serving.pipeline.objective import Range, objective_names, parse_objective
+from serving.pipeline.slate_policy import SlatePolicy, check_policy, impute_column
+
+ATTRIBUTE_PREFIX = "attribute_"  # of the numeric attributes in items.parquet
+ATTRIBUTE_CODES = "attribute_codes"  # the codes of all attributes, no number
+
+Columns = dict[str, NDArray[np.floating]]  # name → [S, N+1], by snapshot and item
+
+
+class CheckedObjective(NamedTuple):
+    """A policy whose objective can score every item."""
+
+    policy: SlatePolicy
+    columns: Columns  # that the objective names, the mean where unknown
+
+
+def run_objective(cfg: DictConfig, tasks: tuple[Task, ...]) -> str:
+    """The objective of a run's config, else the default of its tasks."""
+    return cfg.slate.objective or default_objective(tasks)
+
+
+def task_kinds(tasks: tuple[Task, ...]) -> dict[str, str]:
+    """Name → kind of the tasks, in their order."""
+    return {task.name: task.kind for task in tasks}
+
+
+def item_columns(catalog: Catalog, items: pa.Table) -> Columns:
+    """The numeric columns of the items that an objective may name, NaN where unknown.
+
+    Args:
+        catalog: of S snapshots.
+        items: items.parquet of the prepared folder, N+1 rows.
+    """
+    columns: Columns = {name: getattr(catalog, name).numpy() for name in SNAPSHOT_FIELDS}
+    shape = catalog.price.shape
+
+    def by_snapshot(name: str) -> NDArray[np.floating]:
+        return np.broadcast_to(items[name].to_numpy().astype(np.float64), shape)
+
+    columns["margin"] = by_snapshot("margin").astype(np.float32)
+    for name in items.column_names:
+        if name.startswith(ATTRIBUTE_PREFIX) and name != ATTRIBUTE_CODES:
+            columns.setdefault(name.removeprefix(ATTRIBUTE_PREFIX), by_snapshot(name))
+    return columns
+
+
+def check_objective(
+    slate: Mapping[str, Any], tasks: tuple[Task, ...], catalog: Catalog, items: pa.Table
+) -> CheckedObjective:
+    """The policy of `slate` (fields of SlatePolicy) with the item columns that its objective names.
+
+    Raises ValueError for a name that is neither a task nor a numeric item column, for a division by what may
+    be 0, and for a column without any value.
+    """
+    policy, kinds = SlatePolicy(**slate), task_kinds(tasks)
+    readable = item_columns(catalog, items)
+    names = [name for name in objective_names(parse_objective(policy.objective)) if name not in kinds]
+    columns = {name: impute_column(name, readable[name]) for name in names if name in readable}
+    margin = {"margin": impute_column("margin", readable["margin"])} if policy.margin else {}
+    ranges = {
+        name: Range(float(values.min()), float(values.max())) for name, values in (columns | margin).items()
+    }
+    check_policy(policy, kinds, dict.fromkeys(readable, Range(0.0, 0.0)) | ranges)
+    return CheckedObjective(policy, columns)
