@@ -296,7 +296,7 @@ def _item_table(
         tokens=t.tokens,
         token_weights=t.token_weights,
         attribute_codes=attribute_codes(t, schema.item_attributes, "attribute_"),
-        **{f"attribute_{c}": _finite_number(t[f"attribute_{c}"]) for c in _numeric_attributes(t, schema)},
+        **{f"attribute_{c}": finite_number(t[f"attribute_{c}"]) for c in _numeric_attributes(t, schema)},
     )
     table = con.to_pyarrow(rows.order_by("item").drop("item"))
     unknown = {
@@ -313,7 +313,8 @@ def _numeric_attributes(items: ir.Table, schema: FeatureSchema) -> list[str]:
     return [a.name for a in schema.item_attributes if items[f"attribute_{a.name}"].type().is_numeric()]
 
 
-def _finite_number(value: ir.Value) -> ir.Value:
+def finite_number(value: ir.Value) -> ir.Value:
+    """A number as float64, null where it is not finite."""
     number = value.cast("float64")
     return ibis.ifelse(number.isnan() | number.isinf(), ibis.null("float64"), number)
 

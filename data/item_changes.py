@@ -110,7 +110,7 @@ def _update_attributes(
                 raise DataError(f"{path}: column '{attribute.name}' is text, expected number")
             continue  # an empty column of CSV has no type
         if attribute.values is None:
-            out[attribute.name] = value.cast("float64")
+            out[attribute.name] = feature_schema.finite_number(value)
         elif value.type().is_floating():  # whole numbers of a column with gaps: 17.0 is the value 17
             is_whole = (value == value.floor()).fill_null(False)
             out[attribute.name] = ibis.ifelse(
