@@ -1,4 +1,5 @@
-"""Limits of the numbers in a config, by the last part of their key: `retrieval.train.epochs` → `epochs`."""
+"""Limits of the numbers in a config, by the last part of their key (`retrieval.train.epochs` → `epochs`) or,
+where that has another meaning elsewhere, by the whole key."""
 
 from typing import Any
 
@@ -15,7 +16,8 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     "checkpoint_every": (1, NO_LIMIT), "user_dropout": (0, 0.99), "seed": (0, 2**32 - 1),
     # models
     "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
-    "token_dim": (1, 4096), "attribute_dim": (1, 4096), "leaf_dim": (1, 4096), "id_dropout": (0, 0.99),
+    "token_dim": (1, 4096), "attribute_dim": (1, 4096), "content_dim": (1, 4096), "leaf_dim": (1, 4096),
+    "id_dropout": (0, 0.99),
     "id_rows": (2, NO_LIMIT), "token_rows": (2, NO_LIMIT), "hashes": (1, 16),
     "width": (1, 4096), "layers": (1, 64), "heads": (1, 256),
     "experts": (1, 256), "specific_experts": (1, 256), "shared_experts": (1, 256), "tower": (1, 4096),
@@ -34,6 +36,7 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     # simulated data
     "users": (1, 10_000_000), "items": (20, 10_000_000), "days": (7, 3660), "gap": (0.5, 365),
     "slots": (1, 100), "exploration": (0, 1), "position_bias": (0, 10),
+    "data.vector.dim": (0, 4096), "noise": (0, 1000),
     # export
     "checkouts": (1, NO_LIMIT), "golden": (1, 1000), "queries": (1, NO_LIMIT),
     "recall": (0.5, 0.9999), "p99_ms": (1e-3, 1e4), "bytes_per_vector": (1, 1e5),
@@ -44,7 +47,7 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
 def find_range_error(leaves: dict[str, Any]) -> str | None:
     """A sentence on the first leaf (dotted key → value) outside its limits; None if all are inside."""
     for key, value in leaves.items():
-        low, high = VALUE_RANGES.get(key.rsplit(".", 1)[-1], (None, None))
+        low, high = VALUE_RANGES.get(key) or VALUE_RANGES.get(key.rsplit(".", 1)[-1], (None, None))
         if low is None or high is None or isinstance(value, bool):
             continue
         if isinstance(value, str):  # a default of null has no type that refuses it
