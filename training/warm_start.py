@@ -90,7 +90,8 @@ def warm_start_weights(
             continue
         previous = previous_weights.get(name)
         is_table = TABLE_WEIGHT_MARKER in name
-        if previous is None or (not is_table and previous.shape != tensor.shape):
+        n_fixed = 1 if is_table else 0  # rows of a table may come and go
+        if previous is None or previous.shape[n_fixed:] != tensor.shape[n_fixed:]:
             previous_shape = "missing" if previous is None else list(previous.shape)
             raise ConfigError(
                 f"warm.run: {name} is {list(tensor.shape)} and was {previous_shape}; train anew, "
