@@ -34,7 +34,6 @@ from evaluation.objective import (
     objective_order,
     objective_ranking,
     open_objective,
-    run_objective,
 )
 from evaluation.task_outputs import purchase_task
 from reporting.evaluation.page import report_page
@@ -44,6 +43,7 @@ from serving.command_line import argument, option
 from serving.files import write_json, write_text
 from training.config import flatten_config
 from training.errors import ConfigError
+from training.objective import run_objective
 from training.source_settings import source_names
 from training.trained_run import Run, open_run
 
@@ -235,7 +235,7 @@ def two_tower_recall(run: Run, split: str, data: protocol.Split) -> Rows:
 
 
 def report_metadata(runs: list[Run], split: str, board: Leaderboard) -> dict[str, Any]:
-    """The head of the report: data, split, runs, and training's own checks."""
+    """The metadata of the report: data, split, runs, and training's own checks."""
     meta, health, tasks = runs[0].prepared.meta, runs[0].folder / HEALTH_FILE, runs[0].tasks
     expression = run_objective(runs[0].cfg, tasks)
     return {
@@ -274,7 +274,8 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
         "Slates": aggregate_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity")),
     }
     for heading, rows in tables.items():
-        print(f"\n{heading}\n{text_table(format_rows(rows))}")
+        if rows:
+            print(f"\n{heading}\n{text_table(format_rows(rows))}")
     print(f"\nclick label: {report['click']}; written: {out / 'index.html'}, report.json, leaderboard.json")
 
 

@@ -48,10 +48,12 @@ def _quality_table(report: Row) -> Table:
                "mean distance between predicted and observed share over 15 bins of equal size"),
         Column("predicted / observed", partial(format_metric, name="predicted_over_observed", digits=3)),
         Column("log loss", partial(format_metric, name="log_loss"), "mean negative log likelihood, in nats"),
-        Column("correlation", partial(format_metric, name="correlation", digits=3),
-               "of predicted and observed amounts"),
     ]  # fmt: skip
-    return Table(columns, aggregate_seeds(report["task_metrics"], ("system", "task")))
+    rows = aggregate_seeds(report["task_metrics"], ("system", "task"))
+    if any("correlation" in row for row in rows):
+        cell = partial(format_metric, name="correlation", digits=3)
+        columns.append(Column("correlation", cell, "of predicted and observed amounts"))
+    return Table(columns, rows)
 
 
 def _positives(row: Row) -> str:

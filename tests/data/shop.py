@@ -6,7 +6,7 @@ purchases and categories beats popularity.
 """
 
 import csv
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,28 @@ def add_item_features(folder: Path, dim: int = 4) -> None:
         items = items.append_column(name, values)
     pq.write_table(items, folder / "items.parquet")
     (folder / "items.csv").unlink()
+
+
+def add_returns_and_carts(folder: Path, seed: int = 1) -> None:
+    """Take one order line in seven back after two days, and put 60 % of the clicked items into the cart."""
+    rng = np.random.default_rng(seed)
+    tables = {name: csv_reader.read_csv(folder / f"{name}.csv").to_pylist() for name in ("orders", "events")}
+    returned = [
+        {**line, "order_id": f"{line['order_id']}r", "ts": line["ts"] + timedelta(days=2)}
+        | {"quantity": -line["quantity"]}
+        for line in tables["orders"]
+        if rng.random() < 1 / 7
+    ]
+    carts = [
+        {**event, "kind": "cart"}
+        for event in tables["events"]
+        if event["kind"] == "click" and rng.random() < 0.6
+    ]
+    for name, rows in (("orders", returned), ("events", carts)):
+        write_csv(
+            folder / f"{name}.csv",
+            [{**row, "ts": f"{row['ts']:%Y-%m-%dT%H:%M:%SZ}"} for row in tables[name] + rows],
+        )
 
 
 def make_shop(

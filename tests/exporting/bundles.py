@@ -33,9 +33,15 @@ def make_run(folder: Path, seed: int = 0, events: bool = True, item_features: bo
     root = write_shop(folder / "shop", users=40, items=80, days=90, events=events, seed=seed)
     if item_features:
         add_item_features(root)
+    return make_run_of_shop(folder, root, seed=seed)
+
+
+def make_run_of_shop(folder: Path, shop: Path, *overrides: str, seed: int = 0) -> Path:
+    """A run folder below `folder` on the tables in `shop`, without the training."""
     cfg = load_config(
-        "train", "data=tables", f"data.root={root}", "prepare.memory_limit=1GB", "prepare.threads=2",
+        "train", "data=tables", f"data.root={shop}", "prepare.memory_limit=1GB", "prepare.threads=2",
         f"paths.prepared={folder / 'prepared'}", f"paths.runs={folder / 'runs'}", "retrieval.model.dim=16",
+        *overrides,
     )  # fmt: skip
     prepared = open_prepared(prepare(cfg))
     torch.manual_seed(seed)
