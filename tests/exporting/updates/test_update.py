@@ -159,15 +159,14 @@ def test_the_item_tower_places_changed_items_by_their_new_facts(run_folder: Path
     units = run.catalog.mean_line_spend[0, 10] / run.catalog.price[0, 10]
     assert updated.catalog.mean_line_spend[0, 10] == pytest.approx(50 * float(units), rel=1e-4)
     assert (run.sources.n_items, updated.sources.n_items) == (count, count + 1)
-    old_copurchase, old_leaves, old_ease = split_lists(run.sources)
-    new_copurchase, new_leaves, new_ease = split_lists(updated.sources)
-    assert torch.equal(new_leaves, old_leaves)
-    assert torch.equal(new_copurchase, torch.cat([old_copurchase, old_copurchase[-1:]]))
-    assert torch.equal(new_ease, torch.cat([old_ease, old_ease[-1:]]))
+    tables = zip(*map(split_lists, (run.sources, updated.sources)), run.sources.lists_by_item, strict=True)
+    for old, new, by_item in tables:
+        assert torch.equal(new, torch.cat([old, old[-1:]]) if by_item else old)
+    assert {True, False} == set(run.sources.lists_by_item)  # by item and by leaf category
 
 
 def split_lists(sources: CandidateSources) -> tuple[torch.Tensor, ...]:
-    """Offsets of the co-purchase, leaf and EASE lists."""
+    """Offsets of the lists of each source."""
     return sources.list_offsets.tensor_split(sources.list_first_rows[1:])
 
 
