@@ -20,14 +20,15 @@ from benchmarks.commands import run_benchmark
 from models.embeddings import pack_int8
 from models.jagged import gather_segments, segment_ids
 from models.ranking.ranker import Ranker
+from models.ranking.tasks import DEFAULT_TASKS
 from models.retrieval.two_tower import QueryTower
 from models.schema import SECONDS_PER_DAY, Candidates, Catalog, Query
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR
 from training.distributed.sharding import to_device
-from training.labels import Labels
-from training.task_losses import task_losses
+from training.labels import LabelPolicy, Labels, task_labels
+from training.task_losses import pointwise_losses, task_losses
 
 CHECKOUTS, HISTORY, BASKET, CANDIDATES, ITEMS = 16, 600, 10, 112, 20_000
 CATEGORIES, BRANDS, ATTRIBUTE_SIZES = 500, 300, [6, 4, 12]
@@ -97,7 +98,13 @@ class TrainStep:
             vector = self.tower(query, self.catalog.vectors)
         logits = self.ranker(query, vector, candidates, self.catalog)
         segments = segment_ids(candidates.offsets)
-        losses = task_losses(logits, self.labels, segments, weights, entire_space=True)
+        matrix = task_labels(
+            self.labels, DEFAULT_TASKS, LabelPolicy(proxy_clicks=False, has_impressions=False)
+        )
+        rows = (matrix, self.labels.weight, segments)
+        losses = task_losses(
+            logits, rows, DEFAULT_TASKS, pointwise_losses(DEFAULT_TASKS, entire_space=True), weights
+        )
         return sum(losses.values(), torch.zeros((), device=vector.device))
 
 
@@ -180,7 +187,14 @@ def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
     purchased = (torch.rand(pairs, generator=g) < 0.1).float()
     clicked = torch.maximum(purchased, (torch.rand(pairs, generator=g) < 0.3).float())
     spend = purchased * (1 + torch.rand(pairs, generator=g))
-    labels = Labels(clicked, purchased, spend, torch.zeros(pairs, dtype=torch.int64), torch.ones(pairs))
+    labels = Labels(
+        clicked,
+        purchased,
+        spend,
+        further=torch.empty(pairs, 0),
+        position=torch.zeros(pairs, dtype=torch.int64),
+        weight=torch.ones(pairs),
+    )
     return query, candidates, catalog, labels
 
 
