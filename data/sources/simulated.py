@@ -31,8 +31,8 @@ USERS_PER_BLOCK = 256
 MAX_ORDERS_PER_USER = 10_000  # order number = user · MAX_ORDERS_PER_USER + round
 EVENT_COLUMNS = ("order_id", "user_id", "item_id", "ts", "kind", "position", "propensity", "value")
 SIMULATION_SETTINGS = ("users", "items", "days", "gap", "slots", "exploration", "position_bias", "seed")
-# Settings of the item list that change nothing of what users do, with the values of earlier releases.
-ITEM_LIST_SETTINGS = {"vector": {"dim": 0, "noise": 0.5}, "titles_and_categories": True}
+# `data.vector` where a config of an earlier release has none.
+DEFAULT_VECTOR = {"dim": 0, "noise": 0.5}
 SIMULATOR_MODULES = (catalog, people, behaviour)  # what is simulated depends on their code
 TRUTH_FILE = "truth.parquet"
 
@@ -257,15 +257,15 @@ def _write_simulation(cfg: Mapping[str, Any], folder: Path) -> None:
 
 
 def _item_list_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """ITEM_LIST_SETTINGS with the values of `cfg`. Raises DataError for those that cannot be used."""
-    settings = {
-        "vector": ITEM_LIST_SETTINGS["vector"] | dict(cfg.get("vector") or {}),
-        "titles_and_categories": bool(cfg.get("titles_and_categories", True)),
-    }
-    for name in ("dim", "noise"):
-        if not settings["vector"][name] >= 0:
-            raise DataError(f"data.vector.{name} is {settings['vector'][name]}, expected 0 or more")
-    return settings
+    """The settings that change the item list and nothing of what users do.
+
+    Raises DataError for those that cannot be used.
+    """
+    vector = DEFAULT_VECTOR | dict(cfg.get("vector") or {})
+    for name, value in vector.items():
+        if not value >= 0:
+            raise DataError(f"data.vector.{name} is {value}, expected 0 or more")
+    return {"vector": vector, "titles_and_categories": bool(cfg.get("titles_and_categories", True))}
 
 
 def _item_list(cfg: Mapping[str, Any], items: SimulatedItems) -> pa.Table:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -148,7 +148,7 @@ def _read_batches(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
             con = stack.enter_context(duckdb.connect())
             quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
             query = con.execute(f"SELECT {quoted} FROM read_parquet(?)", [str(path)])
-            batches = iter(query.to_arrow_reader(BATCH_ROWS))
+            batches: Any = query.to_arrow_reader(BATCH_ROWS)
         else:
             file = stack.enter_context(pq.ParquetFile(path))
             batches = file.iter_batches(BATCH_ROWS, columns=list(names))
