@@ -47,9 +47,10 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
 def find_range_error(leaves: dict[str, Any]) -> str | None:
     """A sentence on the first leaf (dotted key → value) outside its limits; None if all are inside."""
     for key, value in leaves.items():
-        low, high = VALUE_RANGES.get(key) or VALUE_RANGES.get(key.rsplit(".", 1)[-1], (None, None))
-        if low is None or high is None or isinstance(value, bool):
+        limits = VALUE_RANGES.get(key) or VALUE_RANGES.get(key.rsplit(".", 1)[-1])
+        if limits is None or isinstance(value, bool):
             continue
+        low, high = limits
         if isinstance(value, str):  # a default of null has no type that refuses it
             return f"{key}={value}: expected a number from {low:g} to {high:g}"
         if not isinstance(value, int | float):
