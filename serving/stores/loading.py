@@ -6,6 +6,7 @@ to repeat, because the same batch of the same file counts once; a file with othe
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..checkout import HISTORY_KINDS, MAX_NUMBER, MAX_TS
+from ..checkout import EVENT_KIND, HISTORY_KINDS, MAX_NUMBER, MAX_TS
 from .arrow import ArrowStore
 from .base import Store, UserHistory
 
@@ -45,7 +46,8 @@ def bulk_load(store: Store, path: Path, progress: ProgressCallback) -> int:
 
     Args:
         path: an exported `store.arrow`, or a folder with `orders.parquet` (its lines are the purchases),
-            `events.parquet` (its clicks and cart events) or both; each a file or a folder of files.
+            `events.parquet` (its clicks and cart events) or both; each a file or a folder of files. Returns
+            (lines of negative quantity) and further kinds of events enter no history.
         progress: called after every batch.
 
     Raises FileNotFoundError, ValueError naming the file and the row for a row that is no event, and what
@@ -107,12 +109,13 @@ def _event_columns(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Tabl
         columns["kind"] = pc.index_in(kind, pa.array(HISTORY_KINDS))  # null for impressions
         columns["quantity"], columns["price"] = (pa.array(np.full(len(kind), x)) for x in (1.0, 0.0))
         is_history = pc.is_in(kind, pa.array(FEEDBACK_KINDS))
-        is_valid_kind = pc.is_in(kind, pa.array(EVENT_KINDS))
+        is_valid_kind = pc.is_in(kind, pa.array(_valid_kinds(kind), pa.string()))
     else:
         columns["kind"] = pa.array(np.zeros(batch.num_rows, np.int64))
         columns["quantity"] = _cast(batch["quantity"], "quantity", pa.float64(), file)
         columns["price"] = _cast(batch["price"], "price", pa.float64(), file)
-        is_history = is_valid_kind = pa.array(np.ones(batch.num_rows, bool))
+        is_valid_kind = pa.array(np.ones(batch.num_rows, bool))
+        is_history = pc.fill_null(pc.greater(columns["quantity"], 0), True)  # a line below 0 is a return
     for name, is_valid in {"kind": is_valid_kind, **_validity(columns)}.items():
         invalid = np.flatnonzero(~pc.fill_null(is_valid, False).to_numpy(zero_copy_only=False))
         if len(invalid):
@@ -122,6 +125,17 @@ def _event_columns(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Tabl
     return pa.table(columns).filter(is_history)
 
 
+def _valid_kinds(kinds: pa.Array) -> list[str]:
+    """The kinds of events in a column that are none misspelled. Further kinds enter no history."""
+    distinct = [kind for kind in pc.unique(kinds).to_pylist() if kind is not None]
+    return [
+        kind
+        for kind in distinct
+        if kind in EVENT_KINDS
+        or (EVENT_KIND.fullmatch(kind) and not get_close_matches(kind.lower(), EVENT_KINDS, cutoff=0.8))
+    ]
+
+
 def _validity(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
     """By column, whether each row's value is valid; null for null."""
     ts, quantity, price = columns["ts"], columns["quantity"], columns["price"]
@@ -129,7 +143,7 @@ def _validity(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
         "user_id": pc.greater(pc.utf8_length(columns["user_id"]), 0),
         "item_id": pc.greater(pc.utf8_length(columns["item_id"]), 0),
         "ts": pc.and_(pc.greater_equal(ts, 0), pc.less(ts, MAX_TS)),
-        "quantity": pc.and_(pc.greater(quantity, 0), pc.less_equal(quantity, MAX_NUMBER)),
+        "quantity": pc.and_(pc.not_equal(quantity, 0), pc.less_equal(pc.abs(quantity), MAX_NUMBER)),
         "price": pc.and_(pc.greater_equal(price, 0), pc.less_equal(price, MAX_NUMBER)),
     }
 
