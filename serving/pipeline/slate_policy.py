@@ -115,12 +115,15 @@ def score_candidates(
         item_columns: by name, the values of the candidates' items, in the shape of one output; those that the
             objective does not read may be missing.
     """
+    if len(outputs) != len(tasks):
+        raise ValueError(f"the ranker has {len(outputs)} outputs, the bundle {len(tasks)} tasks")
     tree, names = policy_tree(policy, amount_names(tasks))
     values = {}
-    for (name, kind), output in zip(tasks.items(), outputs, strict=True):
+    for row, (name, kind) in enumerate(tasks.items()):
         if name in names:
             # Probabilities of 0 count as TINY, so that other factors still order their items.
-            values[name] = np.clip(np.asarray(output, np.float64), TINY, KIND_RANGES[kind].high)
+            at_least_tiny = np.maximum(np.asarray(outputs[row], np.float64), TINY)
+            values[name] = np.minimum(at_least_tiny, KIND_RANGES[kind].high)
     columns = {name: item_columns[name] for name in names if name not in values}
     return log_objective(tree, {**values, **columns}, outputs.shape[1:])
 

@@ -67,7 +67,10 @@ def _prediction_error(item: Item, expected: dict[str, Any], position: int) -> st
     """Which prediction of an item differs from the expected one; "" for none."""
     predictions = item.predictions or {}
     if "predictions" in expected:
-        pairs = zip(predictions.items(), expected["predictions"][position], strict=True)
+        references = expected["predictions"][position]
+        if len(references) != len(predictions):
+            return f"{len(predictions)} predictions of {item.item_id}, expected {len(references)}"
+        pairs = zip(predictions.items(), references, strict=True)
         compared = {name: (value, reference) for (name, value), reference in pairs}
     else:
         compared = {"purchase": (predictions.get("purchase", math.nan), expected["purchase"][position])}

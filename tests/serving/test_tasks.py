@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from serving import BundleError, Checkout, ImpressionLog, Recommender
 from serving.batch.rows import output_schema, slates_to_batch
@@ -22,31 +21,7 @@ from serving.storage.bundle import Bundle, open_bundle
 from serving.storage.formats import DEFAULT_TASKS, TaskOutput, event_kinds, manifest_tasks
 from serving.storage.golden_requests import read_golden_requests
 from tests.serving.http.services import serving
-
-CLICK, PURCHASE, VALUE = DEFAULT_TASKS
-RETURN = TaskOutput("return", "binary", "return", given="purchase", joint=False)
-WISHLIST = TaskOutput("wishlist", "binary", "wishlist", given="click")
-UNITS = TaskOutput("units", "count", "quantity", given="purchase")
-TASKS = (CLICK, PURCHASE, VALUE, RETURN, WISHLIST, UNITS)
-ROW_OF_TASK = {
-    "click": 0,
-    "purchase": 1,
-    "value": 2,
-    "return": 0,
-    "wishlist": 1,
-    "units": 2,
-}  # before format 9
-
-
-def with_tasks(bundle: Bundle, tasks: Sequence[TaskOutput], **slate: object) -> Bundle:
-    """The bundle with these tasks, whose outputs are those of click, purchase and value again."""
-    rows = torch.tensor([ROW_OF_TASK[task.name] for task in tasks])
-
-    def ranker(*arguments: object) -> torch.Tensor:
-        return bundle.ranker(*arguments)[rows]
-
-    manifest = bundle.manifest | {"slate": slate}
-    return replace(bundle, tasks=tuple(tasks), ranker=ranker, manifest=manifest)
+from tests.serving.task_bundles import CLICK, PURCHASE, RETURN, TASKS, VALUE, with_tasks
 
 
 def golden_slate(recommender: Recommender) -> Slate:

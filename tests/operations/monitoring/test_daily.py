@@ -111,6 +111,28 @@ def test_outcomes_are_tested_on_the_last_day_with_complete_outcomes(
     assert report.untested == ["inputs, index recall: no --orders"]
 
 
+def test_further_tasks_are_tested_in_their_own_window(shared: Recommender, quiet: LiveLog) -> None:
+    """A rate that falls for a day raises an alarm when the window has passed; a missing task raises none."""
+    day = quiet.first + WARM_UP_DAYS
+    log, _, windows = quiet.read(shared, day)
+    windows = windows._replace(further=(logged_slates.FeedbackTask("wishlist", "wishlist", 2 * DAY),))
+    is_tested = (log.slates.ts // DAY == day - 2)[log.impressions.slate_row]
+    is_lost = is_tested & (np.random.default_rng(0).random(len(is_tested)) < 0.5)
+    impressions = log.impressions._replace(
+        further_predictions={"wishlist": log.impressions.p_click},
+        further_delays={"wishlist": np.where(is_lost, np.nan, log.impressions.click_delay)},
+        p_click=np.full(len(is_lost), np.nan),
+    )
+    report = daily_report(
+        log._replace(impressions=impressions), None, shared, windows, day, config=NO_BUNDLE_LIMIT
+    )
+    assert {statistic.name for statistic in report.alarms} == {"wishlist rate", "wishlist calibration ratio"}
+    names = {statistic.name for statistic in report.statistics}
+    assert "prediction wishlist" in names
+    assert not names & {"p(click)", "click calibration ratio"}
+    assert report.untested == ["inputs, index recall: no --orders"]
+
+
 def test_ages_store_and_index_have_limits(shared: Recommender, quiet: LiveLog, tmp_path: Path) -> None:
     day = quiet.first + WARM_UP_DAYS
     log, orders, windows = quiet.read(shared, day)
