@@ -1,6 +1,7 @@
 """Show slates for real checkouts: `python demo.py`, the last step of `make demo`."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from data.feature_schema import FeatureSchema
 from exporting import golden_requests
 from serving import BundleError, Recommender, Slate
 from serving.command_line import option, run
+from serving.storage.formats import TaskOutput
 from training.stage_folders import read_stage_manifest
 
 
@@ -47,7 +49,8 @@ def demo(options: DemoOptions) -> int:
     for checkout, example in zip(checkouts, examples.to_pylist(), strict=True):
         print_checkout(example, titles)
         outcomes = zip(example["outcome_item"], example["outcome_purchase"], strict=True)
-        print_slate(recommender.recommend(checkout), {item_ids[row] for row, bought in outcomes if bought})
+        bought = {item_ids[row] for row, is_bought in outcomes if is_bought}
+        print_slate(recommender.recommend(checkout), recommender.bundle.tasks, bought)
     return 0
 
 
@@ -76,18 +79,31 @@ def print_checkout(example: dict[str, Any], titles: list[str]) -> None:
         print(f"    {quantity:>4.0f} × {price:7.2f}  {titles[row]}")
 
 
-def print_slate(slate: Slate, bought: set[str]) -> None:
-    """Print a slate, with a * at each item that was bought."""
+def print_slate(slate: Slate, tasks: Sequence[TaskOutput], bought: set[str]) -> None:
+    """Print a slate with the predictions of the tasks, and a * at each item that was bought."""
     print(
         f"  Six more ({slate.tier}, {slate.timings['total']:.1f} ms;"
         " * = bought in the horizon that followed):"
     )
-    print("      p(click)  p(purchase)  expected value    price  item")
+    names = {task.name: _column_name(task) for task in tasks}
+    has_value = any(item.value is not None for item in slate.items)
+    header = "  ".join([*names.values(), *["expected value"] * has_value, "   price"])
+    print(f"      {header}  item")
     for item in slate.items:
-        print(
-            f"    {'*' if item.item_id in bought else ' '} {item.click:8.3f}  {item.purchase:11.3f}"
-            f"  {item.value:14.3f}  {item.price:7.2f}  {item.title}  ({', '.join(item.sources)})"
+        predictions = item.predictions or {}  # a fallback tier makes none
+        cells = [(predictions.get(name), len(column), 3) for name, column in names.items()]
+        cells += [(item.value, len("expected value"), 3)] * has_value
+        cells.append((item.price, len("   price"), 2))
+        numbers = "  ".join(
+            f"{'–' if value is None else f'{value:.{digits}f}':>{width}}" for value, width, digits in cells
         )
+        mark = "*" if item.item_id in bought else " "
+        print(f"    {mark} {numbers}  {item.title}  ({', '.join(item.sources)})")
+
+
+def _column_name(task: TaskOutput) -> str:
+    name = task.name if task.is_unconditional() else f"{task.name} | {task.given}"
+    return f"p({name})" if task.kind == "binary" else f"E[{name}]"
 
 
 if __name__ == "__main__":
