@@ -8,11 +8,11 @@ The module is looked up in the repository, the working directory, PYTHONPATH and
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -162,8 +162,17 @@ def build_target(key: str, settings: DictConfig, *arguments: Any) -> Any:
 
     Raises ConfigError, with `key`, the node's, for a class that cannot be imported or built.
     """
-    import_object(f"{key}.{TARGET}", settings[TARGET])
+    target = import_object(f"{key}.{TARGET}", settings[TARGET])
     try:
         return instantiate(settings, _partial_=True, _convert_="all")(*arguments)
-    except (InstantiationException, TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {error.__cause__ or error}") from error
+    except Exception as error:
+        raise ConfigError(f"{key}: {_reason(error.__cause__ or error, target)}") from error
+
+
+def _reason(error: BaseException, target: Any) -> str:
+    """The message of an error; with the line, unless it is the class's own refusal of a setting."""
+    file = inspect.getsourcefile(target) if inspect.isclass(target) or inspect.isfunction(target) else None
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    if not lines or isinstance(error, ValueError):
+        return str(error)
+    return f"{file}, line {lines[-1]}: {type(error).__name__}: {error}"

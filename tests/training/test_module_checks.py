@@ -46,6 +46,16 @@ class Net(nn.Module):
         return self.shared.weight
 
 
+class Unbuildable(Net):
+    def __init__(self, query_dim: int, candidate_dim: int, tasks: Sequence[str]) -> None:
+        super().__init__(query_dim, candidate_dim, tasks, len(tasks) + None)  # type: ignore[operator]
+
+
+class Missing(Net):
+    def __init__(self, query_dim: int, candidate_dim: int, tasks: Sequence[str], depth: int) -> None:
+        super().__init__(query_dim, candidate_dim, tasks)
+
+
 class Matrix(Net):
     def forward(self, query: Tensor, candidate: Tensor, segment: Tensor) -> Tensor:
         return self.heads(self.hidden(query, candidate, segment))
@@ -133,6 +143,16 @@ def test_a_network_of_the_user_passes_and_the_random_state_stays() -> None:
 def test_a_network_that_cannot_train_or_serve_is_refused(network: type[nn.Module], says: str) -> None:
     with pytest.raises(ConfigError, match=f"ranker.multitask .*{says}"):
         check_network(network)
+
+
+def test_a_network_that_cannot_be_built_says_why() -> None:
+    line = line_of("len(tasks) + None")
+    with pytest.raises(
+        ConfigError, match=rf"ranker.multitask: .*{Path(__file__).name}, line {line}: TypeError"
+    ):
+        check_network(Unbuildable)
+    with pytest.raises(ConfigError, match=r"ranker.multitask: .*missing 1 required .*'depth'"):
+        check_network(Missing)
 
 
 def test_a_refusal_names_the_line() -> None:
