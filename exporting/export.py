@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from data.io.code_hash import code_hash, target_modules
+from data.io.code_hash import code_hash, named_modules
 from exporting.assemble import BuiltIndex, assemble_bundle, timed_step
 from exporting.bundle import write_store
 from exporting.exportable_run import (
@@ -28,6 +28,7 @@ from reporting.tables import text_table
 from serving.files import write_atomically
 from serving.storage.bundle import BundleError, read_manifest, version_folder
 from training.config_versions import load_run_config
+from training.source_settings import source_settings
 
 ITEM_UPDATES_FILE = "changes.parquet"  # in an updated bundle: its item updates since the training
 
@@ -100,7 +101,8 @@ def bundle_settings(cfg: DictConfig) -> DictConfig:
 
 def settings_hash(settings: DictConfig, run_cfg: DictConfig) -> str:
     """A hash of the settings that shape a bundle, of the code that exports and of the classes of the run."""
-    code = code_hash([__name__, *target_modules(OmegaConf.to_container(run_cfg))])
+    named_by = [OmegaConf.to_container(settings, resolve=True), OmegaConf.to_container(run_cfg)]
+    code = code_hash([__name__, *named_modules(*named_by, source_settings(run_cfg.retrieval.sources))])
     text = f"{OmegaConf.to_yaml(settings, sort_keys=True)} {code}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from data.io.code_hash import code_hash, target_modules
+from data.io.code_hash import code_hash, named_modules
 from serving.files import write_atomically
 
 STAGE_MANIFEST = "done.json"
@@ -22,11 +22,11 @@ LOCK_FILE = ".lock"  # its modification time is the start of the stage
 def stage_folder(root: str | Path, name: str, module: str, *parts: Any) -> Path:
     """`<root>/<name>-<key>`, created if missing.
 
-    The key is a hash of `parts`, of the code that `module` imports and of the classes that `parts` name by
-    `_target_` (data/io/code_hash.py).
+    The key is a hash of `parts`, and of the code of `module` and of the classes and functions that `parts`
+    name by a dotted path (data/io/code_hash.py).
     """
     plain = [OmegaConf.to_container(p, resolve=True) if OmegaConf.is_config(p) else str(p) for p in parts]
-    code = code_hash([module, *target_modules(*plain)])
+    code = code_hash([module, *named_modules(*plain)])
     digest = hashlib.blake2b(json.dumps([plain, code], sort_keys=True).encode(), digest_size=6)
     folder = Path(root) / f"{name}-{digest.hexdigest()}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ that compute results do.
 
 import ast
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 # Top-level module → the distributions that compute with it.
 RESULT_LIBRARIES = {
@@ -73,34 +75,32 @@ def module_closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str,
     return files, libraries
 
 
-def target_modules(*settings: Any) -> list[str]:
-    """The modules of the classes and functions that plain settings name, at any depth.
-
-    They name a class by `_target_`, and a loss by its dotted path.
-    """
+def named_modules(*settings: Any) -> list[str]:
+    """The modules of the classes and functions that plain settings name by a dotted path, at any depth."""
     modules: set[str] = set()
 
     def collect(node: Any) -> None:
         if isinstance(node, dict):
-            targets = (node.get("_target_"), node.get("loss"))
-            modules.update(_module_of(name) for name in targets if isinstance(name, str) and "." in name)
-            for value in node.values():
-                collect(value)
+            collect(list(node.values()))
         elif isinstance(node, list | tuple):
             for value in node:
                 collect(value)
+        elif isinstance(node, str) and DOTTED_PATH.fullmatch(node) and (module := _module_of(node)):
+            modules.add(module)
 
     collect(list(settings))
     return sorted(modules)
 
 
-def _module_of(target: str) -> str:
-    """The module of a dotted class or function. A class inside a class: its module."""
-    parts = target.split(".")
-    for length in range(len(parts) - 1, 1, -1):
-        if _module_file(ROOT, ".".join(parts[:length])):
-            return ".".join(parts[:length])
-    return target.rpartition(".")[0]
+def _module_of(path: str) -> str | None:
+    """The module of a dotted class or function; None if no module of that name exists."""
+    try:
+        root = _package_root(path, ROOT)
+    except (ModuleNotFoundError, ValueError):
+        return None
+    parts = path.split(".")
+    names = (".".join(parts[:length]) for length in range(len(parts) - 1, 0, -1))
+    return next((name for name in names if _module_file(root, name)), None)
 
 
 def _package_root(name: str, root: Path) -> Path:

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from training.stage_folders import (
     STAGE_MANIFEST,
     is_done,
     lock_folder,
     read_stage_manifest,
+    stage_folder,
     update_latest_link,
     write_stage_manifest,
 )
@@ -62,6 +64,28 @@ def test_a_lock_can_be_taken_again_and_leaves_the_time_of_its_file(tmp_path: Pat
     with lock_folder(tmp_path):
         pass
     assert file.stat().st_mtime == 1000, "the start of the stage"
+
+
+def test_a_folder_is_keyed_by_settings_and_the_code_of_its_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tmp_path / "own_network.py"
+    network.write_text("WIDTH = 8\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def folder(width: int, target: str = "own_network.Network") -> Path:
+        settings = OmegaConf.create({"multitask": {"_target_": target, "width": width}})
+        return stage_folder(tmp_path / "runs", "ranker", "training.ranker_stage", settings, "candidates-1")
+
+    first = folder(8)
+    assert first.parent == tmp_path / "runs"
+    assert first.name.startswith("ranker-")
+    assert folder(8) == first
+    assert folder(16) != first
+    network.write_text("WIDTH = 8  # units\n")
+    assert folder(8) == first
+    network.write_text("WIDTH = 9\n")
+    assert folder(8) != first
 
 
 def test_a_manifest_appears_as_a_whole(tmp_path: Path) -> None:

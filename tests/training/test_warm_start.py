@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,8 +10,10 @@ import torch
 from omegaconf import OmegaConf
 
 from benchmarks import model_age
-from data.feature_schema import FeatureSchema
+from data.errors import DataError
+from data.feature_schema import Attribute, FeatureSchema
 from data.prepare import prepare
+from data.tables.item_vectors import VectorColumn
 from tests.data.shop import START, iso, write_shop
 from tests.exporting.bundles import load_config
 from training.build_ranker import build_ranker
@@ -21,6 +24,7 @@ from training.prepared_data import open_prepared
 from training.stage_folders import read_stage_manifest
 from training.trained_run import open_run
 from training.warm_start import (
+    _check_same_columns,
     load_warm_start,
     map_vocabulary,
     trained_item_mask,
@@ -51,6 +55,12 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     new = ",".join(["new", '"A new fig"', "food/fig", "brand9", "2.5"])
     file.write_text("\n".join([head, new, *rows]) + "\n")
     return folder, run
+
+
+def make_schema(**columns: Any) -> FeatureSchema:
+    """A feature schema without items and words."""
+    words: dict[str, Any] = {name: [] for name in ("categories", "brands", "tokens", "token_idf")}
+    return FeatureSchema(items=0, max_history=1, category_levels=1, **words, **columns)
 
 
 def test_words_are_found_again() -> None:
@@ -128,6 +138,35 @@ def test_the_study_of_model_age_holds_both_to_one_window(earlier: tuple[Path, Pa
     page = model_age.html_page([newest, old])
     assert f"{old['ndcg6']:.4f}" in page
     assert earlier_run.name in page
+
+
+def test_a_given_start_of_the_training_window_stays(earlier: tuple[Path, Path]) -> None:
+    folder, earlier_run = earlier
+    warm = f"warm.run={earlier_run}"
+    cfg = with_training_window(load_config("train", *settings(folder, warm)))
+    assert cfg.data.since is not None
+    since = iso(START + 60 * DAY)
+    given_cfg = load_config("train", *settings(folder, warm, f"data.since='{since}'"))
+    assert with_training_window(given_cfg).data.since == since != cfg.data.since
+
+
+def test_a_start_after_the_training_split_is_refused(earlier: tuple[Path, Path]) -> None:
+    folder, earlier_run = earlier
+    since = iso(START + 105 * DAY)
+    cfg = load_config("train", *settings(folder, f"warm.run={earlier_run}", f"data.since='{since}'"))
+    with pytest.raises(DataError, match=r"no checkout falls into train: .*move the dates of .*data\.since"):
+        prepare(with_training_window(cfg))
+
+
+def test_weights_of_other_columns_are_refused() -> None:
+    store, city = Attribute(name="store", values=["a"]), Attribute(name="city", values=["b"])
+    before = make_schema(context=[store], profile=[city])
+    _check_same_columns(before, make_schema(context=[store], profile=[city]))
+    with pytest.raises(ConfigError, match=r"warm\.run: the order attributes were store and are city; train"):
+        _check_same_columns(before, make_schema(context=[city], profile=[city]))
+    vectors = [VectorColumn("embedding", 4)]
+    with pytest.raises(ConfigError, match=r"the item vectors were none and are embedding \[4\]; train anew"):
+        _check_same_columns(before, make_schema(context=[store], profile=[city], item_vectors=vectors))
 
 
 def test_what_cannot_be_warmed_is_refused(earlier: tuple[Path, Path]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import data.io.code_hash as module
-from data.io.code_hash import ROOT, code_hash, module_closure, target_modules
+from data.io.code_hash import ROOT, code_hash, module_closure, named_modules
 
 ROOMS = ("data", "models", "training", "exporting", "serving", "simulation", "reporting", "evaluation")
 STAGES = {
@@ -127,6 +127,13 @@ def test_versions_of_libraries_that_compute_are_part_of_the_key(
     assert hashes(tree) == before
 
 
-def test_classes_of_a_config_name_their_modules() -> None:
-    settings = {"a": [{"_target_": "models.ranking.multitask.mmoe.MMoE", "b": {"_target_": "own.part.Loss"}}]}
-    assert target_modules(settings, {"c": 1}) == ["models.ranking.multitask.mmoe", "own.part"]
+def test_settings_name_modules_by_dotted_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_losses.py").write_text("def focal():\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {
+        "a": [{"_target_": "models.ranking.multitask.mmoe.MMoE", "b": {"loss": "own_losses.focal"}}],
+        "file": "shop.csv",
+        "gone": "nowhere.Network",
+        "number": "0.5",
+    }
+    assert named_modules(settings, {"c": 1}) == ["models.ranking.multitask.mmoe", "own_losses"]

@@ -155,7 +155,7 @@ def test_one_at_a_time_and_unknown_modes(shop: Shop) -> None:
         assert "another retraining of this bundle is under way" in shop.retrain(90)
     wrong = command(*shop.arguments(135, "retrain.mode=sometimes"))
     assert wrong.returncode == 1
-    assert "retrain.mode=sometimes: expected auto, full or incremental" in wrong.stderr
+    assert "retrain.mode=sometimes: expected auto, full, incremental" in wrong.stderr
 
 
 def _guest() -> Checkout:
