@@ -10,6 +10,7 @@ from data.io import engine
 from data.prepare import prepare
 from data.sources import tables
 from data.tables.contract import conform
+from data.tables.item_vectors import read_vector_columns
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
 
@@ -19,15 +20,24 @@ pytest.importorskip("pyspark", reason="PySpark is not installed: pip install -r 
 @pytest.mark.slow
 def test_the_same_rows_as_duckdb(tmp_path: Path) -> None:
     shop = tmp_path / "shop"
-    save(shop, make_shop(users=20, items=32, days=70))
+    rows = make_shop(users=20, items=32, days=70, events=True)
+    for k, item in enumerate(rows["items"]):
+        item |= {"color": f"c{k % 3}", "weight": k / 8, "embedding": f"[{k % 5}, {k % 3}, 1]"}
+    for line in rows["orders"][::7]:
+        rows["orders"].append({**line, "order_id": f"back {line['order_id']}", "quantity": -1})
+    for event in rows["events"][::4]:
+        event["kind"] = "wishlist"
+    save(shop, rows)
     csv = config(shop)
+    labels = ({"label": "wishlist"}, {"label": "return"}, {"label": "spend", "window": "3d"})
+    csv["tasks"] = dict(zip("abc", labels, strict=True))
     with pytest.raises(DataError, match="Spark reads Parquet only"):
         prepare(csv | {"prepare": {"engine": "spark", "master": "local[2]"}})
     for file in shop.glob("*.csv"):
         as_parquet(file)
     folders = []
     for name in ("duckdb", "spark"):
-        cfg = config(shop) | {"prepare": {"engine": name, "master": "local[2]"}}
+        cfg = csv | {"prepare": {"engine": name, "master": "local[2]"}}
         folders.append(prepare(cfg | {"paths": {"prepared": str(tmp_path / name)}}))
     assert folders[0].name == folders[1].name, "the key does not depend on the engine"
     files = sorted(file.relative_to(folders[0]) for file in folders[0].rglob("*.parquet"))
@@ -43,5 +53,10 @@ def as_parquet(file: Path) -> None:
         raw = tables.read_tables(con, {"root": str(file.parent)})[file.stem]
         table = conform(raw, file.stem, str(file))
         columns = [c for c in table.columns if not c.startswith("_")]
-        pq.write_table(con.to_pyarrow(table.order_by("_row").select(*columns)), file.with_suffix(".parquet"))
+        canonical = con.to_pyarrow(table.order_by("_row").select(*columns))
+        if file.stem == "items":
+            canonical = canonical.append_column(
+                "embedding", read_vector_columns(file, ["embedding"])["embedding"]
+            )
+        pq.write_table(canonical, file.with_suffix(".parquet"))
     file.unlink()
