@@ -24,6 +24,7 @@ from hydra import compose, initialize_config_dir
 from tqdm import tqdm
 
 from data.feature_schema import FeatureSchema
+from data.io.code_hash import ROOT
 from data.sources import simulated
 from experimentation.off_policy import logged_checkouts
 from experimentation.off_policy.estimators import LOG_MEAN
@@ -36,7 +37,6 @@ from serving.stores.loading import bulk_load
 from simulation import behaviour
 from simulation.catalog import SECONDS_PER_DAY, SIMULATION_START
 from training.config import CONFIG_DIR
-from training.stage_folders import ROOT
 
 Array = np.ndarray
 Row = dict[str, Any]
