@@ -24,7 +24,7 @@ def save_run_config(cfg: DictConfig, folder: Path) -> None:
 def save_objective(cfg: DictConfig, folder: Path) -> None:
     """Put the config's `slate` into that of a finished run: it orders slates and trains nothing."""
     saved = OmegaConf.load(folder / CONFIG_FILE)
-    if saved.get("slate") != cfg.slate:
+    if OmegaConf.select(saved, "slate") != cfg.slate:
         saved.slate = cfg.slate
         with write_atomically(folder / CONFIG_FILE) as partial:
             OmegaConf.save(saved, partial)

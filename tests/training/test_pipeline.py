@@ -14,7 +14,13 @@ from data.prepare import prepare
 from models.schema import SECONDS_PER_DAY as DAY
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
-from training.checkout_sampling import MAX_EPOCHS, count_epochs, count_retrieval_rows, first_ranker_row
+from training.checkout_sampling import (
+    MAX_EPOCHS,
+    count_epochs,
+    count_retrieval_rows,
+    first_ranker_row,
+    report_epochs,
+)
 from training.prepared_data import open_prepared
 
 
@@ -36,6 +42,15 @@ def test_few_checkouts_are_seen_more_often(epochs: int, min_steps: int, steps: i
     assert n_epochs >= epochs
     assert n_epochs * steps >= min_steps or n_epochs == max(epochs, MAX_EPOCHS)
     assert n_epochs == epochs or (n_epochs - 1) * steps < min_steps
+
+
+def test_more_epochs_than_asked_for_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    train = OmegaConf.create({"epochs": 2, "min_steps": 100})
+    report_epochs("ranker", train, 2)
+    assert capsys.readouterr().out == ""
+    report_epochs("ranker", train, 5)
+    expected = "ranker: 5 epochs, more than ranker.train.epochs=2, for ranker.train.min_steps=100"
+    assert capsys.readouterr().out.startswith(expected)
 
 
 def test_too_few_items_are_refused_before_training(tmp_path) -> None:
