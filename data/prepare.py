@@ -109,10 +109,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         read = read_tables(con, inputs)
         _show_step(bar, "check")
         files = inputs.source.table_files(data)
-        names = {name: str(path) for name, path in files.items()}
-        checked = checks.check_tables(
-            con, read.conformed, names, data["bad_rows"], event_kinds=inputs.event_kinds
-        )  # fmt: skip
+        checked = _check(con, read.conformed, inputs)
         pq.write_table(checked.rejected, folder / "rejected.parquet", compression="zstd")
         selected = column_selection.select_columns(con, read.raw, checked.tables, inputs.ignored_columns)
         selected.unread["items"] |= read.unread_vectors
@@ -124,8 +121,8 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         schema, items = feature_schema.build_schema_and_items(
             con, encoded, bounds.validation_start, inputs.features, read.vectors
         )  # fmt: skip
-        items = _append_content(items, files["items"], read.vectors)
         (folder / "schema.json").write_text(json.dumps(schema.to_json(), ensure_ascii=False))
+        items = _append_content(items, files["items"], read.vectors)
         pq.write_table(items, folder / "items.parquet", compression="zstd")
         _show_step(bar, "snapshots")
         dates = snapshots.snapshot_dates(encoded.start, encoded.end, every_days)
@@ -161,6 +158,12 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         "columns": summary.describe_columns(schema, selected.unread, checked.unread_kinds),
         "config": {"data": data, "features": inputs.features},
     }
+
+
+def _check(con: ibis.BaseBackend, tables: dict[str, ir.Table], inputs: PrepareInputs) -> checks.CheckResult:
+    names = {name: str(path) for name, path in inputs.source.table_files(inputs.data).items()}
+    bad_rows = inputs.data["bad_rows"]
+    return checks.check_tables(con, tables, names, bad_rows, event_kinds=inputs.event_kinds)
 
 
 def _encode(
