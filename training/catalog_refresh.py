@@ -30,6 +30,7 @@ from training.warm_start import (
     WarmStart,
     load_warm_start,
     trained_item_mask,
+    warm_ranker_weights,
     warm_start_weights,
 )
 
@@ -53,7 +54,7 @@ def refresh_run(earlier: Path, cfg: DictConfig, prepared: PreparedData) -> Path:
         if is_done(folder):
             return folder
         build = partial(build_ranker, run_cfg, prepared.table_sizes)
-        weights = warm_start_weights(build, warm.ranker_weights, warm.previous_rows)
+        weights = warm_ranker_weights(build, warm)
         torch.save(weights, folder / WEIGHTS_FILE)
         save_run_config(run_cfg, folder)
         references = run_references(folder, prepared, retrieval, candidates_folder)

@@ -26,7 +26,7 @@ from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_ob
 from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
 from training.trainer import BEST_CHECKPOINT, StoppingRule, fit
-from training.warm_start import WarmStart, warm_start_weights
+from training.warm_start import WarmStart, ranker_outline, warm_ranker_weights
 
 VALIDATION_BATCH_SIZE = 256  # checkouts
 
@@ -76,7 +76,7 @@ def _train_ranker(
     run_id = processes.on_rank_zero(lambda: tracking.start_run(cfg, folder, tags))
     tower, catalog = load_query_tower(cfg, prepared, retrieval)
     build = partial(build_ranker, cfg, prepared.table_sizes)
-    weights = warm_start_weights(build, warm.ranker_weights, warm.previous_rows) if warm else None
+    weights = warm_ranker_weights(build, warm) if warm else None
     label_policy = label_policy_from_meta(prepared.meta)
     stream = processes.stream_share()
     train = read_batches(
@@ -113,6 +113,7 @@ def _train_ranker(
         "metrics": metrics,
         "training_seconds": seconds,
         "mlflow_run_id": run_id,
+        "outline": ranker_outline(ranker),
         **run_references(folder, prepared, retrieval, candidates_folder),
     }
     write_stage_manifest(folder, manifest)

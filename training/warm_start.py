@@ -32,6 +32,7 @@ class WarmStart(NamedTuple):
     run_name: str
     tower_weights: dict[str, Tensor]  # by name
     ranker_weights: dict[str, Tensor]
+    ranker_outline: dict[str, list[str]]  # `ranker_outline` of the earlier ranker; empty before it was kept
     previous_rows: dict[str, Tensor]  # table → [rows today] int64, their rows in the earlier run, -1 for none
 
 
@@ -67,6 +68,7 @@ def load_warm_start(cfg: DictConfig, prepared: Path) -> WarmStart | None:
             run_name=folder.name,
             tower_weights=load_run_weights(folder / manifest["retrieval"]),
             ranker_weights=load_run_weights(folder),
+            ranker_outline=manifest.get("outline", {}),
             previous_rows=map_table_rows(folder / manifest["prepared"], prepared),
         )
     except (FileNotFoundError, KeyError) as error:
@@ -105,6 +107,28 @@ def warm_start_weights(
         if rows is not None:
             tensor[rows >= 0] = previous[rows[rows >= 0]]
     return weights
+
+
+def ranker_outline(ranker: nn.Module) -> dict[str, list[str]]:
+    """The names that the inputs and outputs of a ranker follow, which shapes do not tell."""
+    return {"features": list(ranker.interactions.feature_names), "tasks": list(ranker.task_names)}
+
+
+def warm_ranker_weights(build: Callable[[], nn.Module], warm: WarmStart) -> dict[str, Tensor]:
+    """The weights of a new ranker with those of the earlier one, as `warm_start_weights`.
+
+    Raises ConfigError also if features or tasks have other names or another order: weights of the same shape
+    would then mean something else.
+    """
+    for part, names in ranker_outline(build()).items():
+        previous = warm.ranker_outline.get(part, names)
+        if previous != names:
+            changed = sorted(set(previous) ^ set(names)) or names
+            raise ConfigError(
+                f"warm.run: the ranker's {part} differ from those of {warm.run_name} "
+                f"({', '.join(changed[:5])}); train anew, warm.run=null"
+            )
+    return warm_start_weights(build, warm.ranker_weights, warm.previous_rows)
 
 
 def trained_item_mask(warm: WarmStart) -> Tensor:

@@ -13,7 +13,12 @@ from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
 from training.errors import ConfigError
 from training.prepared_data import open_prepared
-from training.warm_start import load_warm_start, warm_start_weights, with_training_window
+from training.warm_start import (
+    load_warm_start,
+    warm_ranker_weights,
+    warm_start_weights,
+    with_training_window,
+)
 
 MODES = ("auto", "full", "incremental")
 
@@ -79,7 +84,7 @@ def _incremental_error(cfg: DictConfig) -> str:
         warm = load_warm_start(window_cfg, prepared.folder)
         assert warm is not None
         warm_start_weights(partial(build_two_tower, cfg, sizes), warm.tower_weights, warm.previous_rows)
-        warm_start_weights(partial(build_ranker, cfg, sizes), warm.ranker_weights, warm.previous_rows)
+        warm_ranker_weights(partial(build_ranker, cfg, sizes), warm)
     except (ConfigError, DataError, KeyError, RuntimeError) as error:
         return str(error)
     return ""

@@ -1,6 +1,7 @@
 """Weights of an earlier run in the rows that stand for the same now, and what is left to learn."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from training.warm_start import (
     load_warm_start,
     map_vocabulary,
     trained_item_mask,
+    warm_ranker_weights,
     warm_start_weights,
     with_training_window,
 )
@@ -167,6 +169,22 @@ def test_weights_of_other_columns_are_refused() -> None:
     vectors = [VectorColumn("embedding", 4)]
     with pytest.raises(ConfigError, match=r"the item vectors were none and are embedding \[4\]; train anew"):
         _check_same_columns(before, make_schema(context=[store], profile=[city], item_vectors=vectors))
+
+
+def test_a_ranker_of_other_features_or_tasks_is_refused(earlier: tuple[Path, Path]) -> None:
+    """Shapes alone would take a ranker whose features or tasks only changed places."""
+    folder, earlier_run = earlier
+    cfg = load_config("train", *settings(folder, f"warm.run={earlier_run}"))
+    prepared = open_prepared(earlier_run / read_stage_manifest(earlier_run)["prepared"])
+    warm = load_warm_start(cfg, prepared.folder)
+    assert warm is not None
+    build = partial(build_ranker, cfg, prepared.table_sizes)
+    torch.testing.assert_close(warm_ranker_weights(build, warm), warm.ranker_weights)
+    for part in ("features", "tasks"):
+        swapped = warm.ranker_outline | {part: warm.ranker_outline[part][::-1]}
+        with pytest.raises(ConfigError, match=f"the ranker's {part} differ from those of ranker-"):
+            warm_ranker_weights(build, warm._replace(ranker_outline=swapped))
+    assert warm_ranker_weights(build, warm._replace(ranker_outline={}))  # of a release that kept none
 
 
 def test_what_cannot_be_warmed_is_refused(earlier: tuple[Path, Path]) -> None:
