@@ -58,6 +58,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
         document = default_openapi()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update(openapi_examples.component_schemas())
+        schemas["FeedbackIn"]["properties"]["kind"]["enum"] = service.feedback_kinds()
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
-from ..checkout import EVENT_KIND, HISTORY_KINDS, MAX_NUMBER, MAX_TS, Checkout, Event, Item, Line, Slate
+from ..checkout import MAX_NUMBER, MAX_TS, Checkout, Event, Item, Line, Slate
 from ..stores.base import purchase_events
 from .problems import ProblemError
 
@@ -99,7 +99,6 @@ class FeedbackIn(BaseModel):
     )
     kind: Id = Field(
         description="click, cart, purchase or another kind of event that a task of the bundle predicts",
-        json_schema_extra={"anyOf": [{"enum": [*HISTORY_KINDS]}, {"pattern": f"^{EVENT_KIND.pattern}$"}]},
     )
     request_id: Id | None = Field(None, description="of the slate; required without user_id")
     item_id: Id

@@ -235,16 +235,18 @@ class Service:
             self._append_click(feedback.user_id, event, feedback.request_id)
         return JSONResponse({"logged": 1}, 202)
 
+    def feedback_kinds(self) -> list[str]:
+        """The kinds of feedback that count: those of histories, and those that a serving bundle predicts."""
+        serving = tuple(self.bundle_watcher.recommenders.values())
+        further = [kind for recommender in serving for kind in event_kinds(recommender.bundle.tasks)]
+        return [*dict.fromkeys((*HISTORY_KINDS, *further))]
+
     def _check_feedback_kind(self, kind: str) -> None:
         """Raises ProblemError (422) for a kind that no bundle which serves has a task for."""
         if kind in HISTORY_KINDS:
             return
         self.recommender()  # before the first bundle nobody knows the tasks
-        serving = tuple(self.bundle_watcher.recommenders.values())
-        further = dict.fromkeys(
-            kind for recommender in serving for kind in event_kinds(recommender.bundle.tasks)
-        )
-        accepted = [*dict.fromkeys((*HISTORY_KINDS, *further))]
+        accepted = self.feedback_kinds()
         if kind not in accepted:
             detail = f"expected one of {', '.join(accepted)}: the kinds that a task of the bundle predicts"
             raise ProblemError(

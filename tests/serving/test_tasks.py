@@ -165,6 +165,9 @@ def test_further_tasks_over_http(
         assert "expected one of purchase, click, cart, wishlist" in response.json()["detail"]
         assert response.json()["errors"][0]["pointer"] == "/kind"
         assert [task["name"] for task in client.get("/v1/bundle").json()["tasks"]] == [t.name for t in TASKS]
+        schemas = client.get("/openapi.json").json()["components"]["schemas"]
+        kinds = schemas["FeedbackIn"]["properties"]["kind"]["enum"]
+        assert kinds == ["purchase", "click", "cart", "wishlist"]
     rows = pq.read_table(next(tmp_path.glob("*.parquet"))).to_pylist()
     logged = dict(rows[0]["predictions"])
     assert logged == pytest.approx(
