@@ -45,8 +45,9 @@ def _names(setting: Any) -> list[str]:
 
 def read_tasks(cfg: DictConfig) -> tuple[Task, ...]:
     """The tasks of a config. Raises ConfigError for what a task cannot have."""
+    tasks: Any = OmegaConf.to_container(cfg.tasks, resolve=True)
     try:
-        return parse_tasks(OmegaConf.to_container(cfg.tasks, resolve=True))
+        return parse_tasks(tasks)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import torch
@@ -109,7 +109,7 @@ def warm_start_weights(
     return weights
 
 
-def ranker_outline(ranker: nn.Module) -> dict[str, list[str]]:
+def ranker_outline(ranker: Any) -> dict[str, list[str]]:
     """The names that the inputs and outputs of a ranker follow, which shapes do not tell."""
     return {"features": list(ranker.interactions.feature_names), "tasks": list(ranker.task_names)}
 

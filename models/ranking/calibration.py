@@ -58,7 +58,7 @@ class TaskCalibration(nn.Module):
             calibrated = self(logits)
             if position_bias is not None and position is not None:
                 calibrated = logits_at_position(calibrated, tasks, position_bias, position)
-            loss = sum(calibration_losses(calibrated, labels, tasks))
+            loss = torch.stack(calibration_losses(calibrated, labels, tasks)).sum()
             torch.autograd.backward(loss)
             for parameter, mask in masks:
                 if parameter.grad is not None:
