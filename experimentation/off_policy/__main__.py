@@ -103,11 +103,16 @@ def _about(
     tiers = ", ".join(f"{count:,} {tier}" for tier, count in replayed.tier_counts.most_common())
     excluded = "; ".join(f"{count:,} {reason}" for reason, count in logged.excluded.items())
     probabilities = ", ".join(f"{value:.3f}" for value in evaluation.examination_probability)
+    unpredicted = [name for name, values in replayed.predictions.items() if np.isnan(values).all()]
     return [
         f"{len(logged.checkouts):,} logged checkouts of {len(np.unique(logged.user)):,} users; bundle "
         f"{version} answered {tiers}.",
         f"Excluded: {excluded}.",
         f"p(examined | slot): {probabilities}.",
+        *(
+            f"The bundle does not predict {name}: its direct and doubly robust estimates use the log's mean."
+            for name in unpredicted
+        ),
     ]
 
 
