@@ -26,7 +26,7 @@ from training.distributed.sharding import to_device
 REPORT = REPORTS / "gpu_check.json"
 TOLERANCES = {"val_purchase_auc": 0.01, "val_loss": 0.1}  # largest differences of validation metrics
 MAX_GRADIENT_DIFFERENCE = 1e-3
-LOSS_WEIGHTS = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.2, "lambda": 0.0, "value_share": 0.5}
+LOSS_WEIGHTS = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.2, "lambda": 0.0}
 Metrics = dict[str, float]
 
 

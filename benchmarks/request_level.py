@@ -35,7 +35,7 @@ CATEGORIES, BRANDS, ATTRIBUTE_SIZES = 500, 300, [6, 4, 12]
 TRIALS = 5
 CPU = torch.device("cpu")
 # Losses of single pairs: a list in one row of its own has no order to learn.
-LOSS_WEIGHTS = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.0, "lambda": 0.0, "value_share": 0.0}
+LOSS_WEIGHTS = {"pointwise": 1.0, "pairwise": 0.0, "listwise": 0.0, "lambda": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +101,8 @@ class TrainStep:
         matrix = task_labels(
             self.labels, DEFAULT_TASKS, LabelPolicy(proxy_clicks=False, has_impressions=False)
         )
-        rows = (matrix, self.labels.weight, segments)
-        losses = task_losses(
-            logits, rows, DEFAULT_TASKS, pointwise_losses(DEFAULT_TASKS, entire_space=True), weights
-        )
+        pointwise = pointwise_losses(DEFAULT_TASKS, entire_space=True)
+        losses = task_losses(logits, matrix, self.labels.weight, segments, DEFAULT_TASKS, pointwise, weights)
         return sum(losses.values(), torch.zeros((), device=vector.device))
 
 

@@ -177,8 +177,9 @@ class RankerTask(pl.LightningModule):
     ) -> dict[str, Tensor]:
         """The loss of each task."""
         matrix = task_labels(labels, self.tasks, self.label_policy)
-        rows = (matrix, labels.weight, segment_ids(candidates.offsets))
-        return task_losses(logits, rows, self.tasks, self.losses, self.settings.train.loss)
+        segment = segment_ids(candidates.offsets)
+        loss_weights = self.settings.train.loss
+        return task_losses(logits, matrix, labels.weight, segment, self.tasks, self.losses, loss_weights)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Average over the processes what the sharded model's forward does not see."""

@@ -14,7 +14,7 @@ from models.ranking.losses import (
     gamma_deviance,
     poisson_loss,
 )
-from models.ranking.tasks import Task, log_probabilities, parent_indices, parent_labels
+from models.ranking.tasks import LOSSES, Task, log_probabilities, parent_indices, parent_labels
 from training.config_targets import import_object
 
 RANKING_LOSSES = {
@@ -53,13 +53,9 @@ def loss_name(task: Task, entire_space: bool) -> str:
     """
     if task.loss is not None:
         return task.loss
-    if task.kind == "amount":
-        return "gamma"
-    if task.kind == "count":
-        return "poisson"
-    if task.given is None:
-        return "cross_entropy"
-    return "entire_space" if entire_space and task.joint else "conditional"
+    if task.is_binary and task.given is not None:
+        return "entire_space" if entire_space and task.joint else "conditional"
+    return LOSSES[task.kind][0]
 
 
 def pointwise_losses(tasks: Sequence[Task], entire_space: bool) -> list[PointwiseLoss]:
@@ -73,7 +69,9 @@ def pointwise_losses(tasks: Sequence[Task], entire_space: bool) -> list[Pointwis
 
 def task_losses(
     logits: Tensor,
-    rows: tuple[Tensor, Tensor, Tensor],
+    labels: Tensor,
+    weight: Tensor,
+    segment: Tensor,
     tasks: Sequence[Task],
     losses: Sequence[PointwiseLoss],
     loss_weights: Mapping[str, float],
@@ -81,14 +79,13 @@ def task_losses(
     """The loss of each task, a scalar each.
 
     Args:
-        logits: [ΣC, T].
-        rows: labels [ΣC, T], the weight [ΣC] and the checkout [ΣC] of each candidate.
+        logits, labels: [ΣC, T].
+        weight, segment: [ΣC], number of pairs that a candidate stands for, and its checkout.
         losses: `pointwise_losses`.
         loss_weights: `ranker.train.loss`. A ranking loss counts for every task by its `ranking`: it compares
             the order by the task's expectation, p(parent) · E[amount | parent], with its labels as gains. The
             one of an amount belongs to its parent, whose probability it trains most.
     """
-    labels, weight, segment = rows
     parents = parent_indices(tasks)
     logs = log_probabilities(logits, parents, [task.is_binary for task in tasks])
     parent_label = parent_labels(labels, tasks)

@@ -35,7 +35,7 @@ def test_default_losses_are_those_of_the_papers(seed: int, entire_space: bool) -
     logits, labels = random_rows(seed)
     weight = torch.ones(12)
     losses = pointwise_losses(DEFAULT_TASKS, entire_space)
-    result = task_losses(logits, (labels, weight, SEGMENT), DEFAULT_TASKS, losses, WEIGHTS)
+    result = task_losses(logits, labels, weight, SEGMENT, DEFAULT_TASKS, losses, WEIGHTS)
     click, purchase, value = labels.unbind(1)
     log_p = torch.nn.functional.logsigmoid(logits[:, 0]) + torch.nn.functional.logsigmoid(logits[:, 1])
     torch.testing.assert_close(result["click"], cross_entropy(logits[:, 0], click))
@@ -52,13 +52,13 @@ def test_default_losses_are_those_of_the_papers(seed: int, entire_space: bool) -
 
 def test_ranking_losses_follow_the_shares_and_belong_to_the_probability() -> None:
     logits, labels = random_rows(3)
-    rows = (labels, torch.ones(12), SEGMENT)
+    weight = torch.ones(12)
     losses = pointwise_losses(DEFAULT_TASKS, True)
-    plain = task_losses(logits, rows, DEFAULT_TASKS, losses, WEIGHTS)
-    ranked = task_losses(logits, rows, DEFAULT_TASKS, losses, WEIGHTS | {"listwise": 0.4})
+    plain = task_losses(logits, labels, weight, SEGMENT, DEFAULT_TASKS, losses, WEIGHTS)
+    ranked = task_losses(logits, labels, weight, SEGMENT, DEFAULT_TASKS, losses, WEIGHTS | {"listwise": 0.4})
     log_p = torch.nn.functional.logsigmoid(logits[:, :2]).sum(1)
-    expected = 0.2 * listwise_softmax_loss(log_p, labels[:, 1], SEGMENT, rows[1])
-    expected = expected + 0.2 * listwise_softmax_loss(log_p + logits[:, 2], labels[:, 2], SEGMENT, rows[1])
+    expected = 0.2 * listwise_softmax_loss(log_p, labels[:, 1], SEGMENT, weight)
+    expected = expected + 0.2 * listwise_softmax_loss(log_p + logits[:, 2], labels[:, 2], SEGMENT, weight)
     torch.testing.assert_close(ranked["purchase"] - plain["purchase"], expected)
     assert ranked["click"] == plain["click"]
     assert ranked["value"] == plain["value"]
@@ -75,7 +75,7 @@ def test_a_loss_of_the_users_own_by_its_path() -> None:
     tasks = parse_tasks({"click": click})
     logits, labels = torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [0.0]])
     losses = pointwise_losses(tasks, True)
-    result = task_losses(logits, (labels, torch.ones(2), torch.zeros(2).long()), tasks, losses, WEIGHTS)
+    result = task_losses(logits, labels, torch.ones(2), torch.zeros(2).long(), tasks, losses, WEIGHTS)
     assert float(result["click"]) == 0.25
     assert loss_counts(labels, torch.ones(2), tasks, True).tolist() == [2.0]
 
