@@ -1,19 +1,16 @@
 """Labels of candidates, looked up in the outcomes of their checkouts."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from data.examples.labels import is_line_label
 from data.examples.splits import SPLITS
 from models.jagged import lookup, segment_ids, segment_offsets
 from models.ranking.tasks import Task, parent_indices
 from models.schema import Candidates, Outcomes
-
-# Labels of order lines; the others are of events.
-LINE_LABEL = re.compile(r"(purchase|spend|quantity|return)(_\d+[a-z]+)?")
 
 
 class Labels(NamedTuple):
@@ -35,7 +32,7 @@ class LabelPolicy(NamedTuple):
     has_impressions: the shop logs clicks and impressions. Only impressions have an outcome. A purchase is a
         logged click and then a purchase inside the horizon: an item that was bought without a click would
         have been bought without the slot.
-    further: names of the labels beyond click, purchase and spend, as preparation wrote them.
+    further: keys of the labels beyond click, purchase and spend, as preparation wrote them.
     """
 
     proxy_clicks: bool
@@ -79,9 +76,7 @@ def label_candidates(
         purchase = purchase * click
         # What follows a purchase counts where the purchase counts.
         is_line = torch.tensor(
-            [LINE_LABEL.fullmatch(name) is not None for name in label_policy.further],
-            dtype=torch.bool,
-            device=click.device,
+            [is_line_label(key) for key in label_policy.further], dtype=torch.bool, device=click.device
         )
         further = torch.where(is_line, further * click.unsqueeze(1), further)
     click = torch.maximum(click, purchase)

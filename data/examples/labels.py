@@ -14,6 +14,7 @@
 A window starts at the checkout and ends with `window`, with the horizon at the latest.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from models.schema import SECONDS_PER_DAY
 
 BASE_LABELS = ("impression", "click", "purchase", "spend")  # without a window, every example has them
 LINE_LABELS = ("purchase", "spend", "quantity", "return")  # of order lines; all others are kinds of events
+LINE_KEY = re.compile(rf"({'|'.join(LINE_LABELS)})(_\d+[dhm])?")  # label, or label_window
 RESERVED_LABELS = {"value": "spend", "item": None, "position": None}  # columns of the examples → their label
 
 
@@ -82,6 +84,11 @@ def _label_spec(task: str, settings: Mapping[str, Any]) -> LabelSpec:
     if window is None:
         return LabelSpec(label, label, None)
     return LabelSpec(f"{label}_{window}", label, window_seconds(str(window), f"tasks.{task}.window"))
+
+
+def is_line_label(key: str) -> bool:
+    """Whether the label of a key (`purchase`, `purchase_7d`) is one of order lines, not of events."""
+    return LINE_KEY.fullmatch(key) is not None
 
 
 def label_event_kinds(labels: Sequence[LabelSpec]) -> list[str]:
