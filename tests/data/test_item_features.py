@@ -187,27 +187,27 @@ def test_updates_of_attributes_and_vectors(prepared: PreparedShop, tmp_path: Pat
     assert merged.schema.names == item_update_schema(schema).names
     later = pa.Table.from_pylist([{"item_id": "new", "embedding": [1.0, 0, 0]}], schema=merged.schema)
     merged = merge_item_updates(merged, later)
-    found = {row["item_id"]: row for row in apply_item_updates(items, merged, schema, 48).to_pylist()}
+    rows = {row["item_id"]: row for row in apply_item_updates(items, merged, schema, 48).to_pylist()}
     before = {row["item_id"]: row for row in items.to_pylist()}
     source = {row["item_id"]: row for row in prepared.rows}
 
     changed = source["i003"] | {"color": "green", "warranty": 2}
-    assert found["i003"]["price"] == 9.0
-    assert found["i003"]["attribute_codes"] == expected_codes(changed, schema)
-    assert found["i003"]["content"] == pytest.approx([0.6, 0, 0.8])
-    assert found["i003"]["attribute_warranty"] == 2.0
-    assert found["i003"]["attribute_weight_kg"] == before["i003"]["attribute_weight_kg"]
+    assert rows["i003"]["price"] == 9.0
+    assert rows["i003"]["attribute_codes"] == expected_codes(changed, schema)
+    assert rows["i003"]["content"] == pytest.approx([0.6, 0, 0.8])
+    assert rows["i003"]["attribute_warranty"] == 2.0
+    assert rows["i003"]["attribute_weight_kg"] == before["i003"]["attribute_weight_kg"]
     codes = expected_codes(source["i004"] | {"color": "purple", "weight_kg": 2.5}, schema)
-    assert found["i004"]["attribute_codes"] == codes
+    assert rows["i004"]["attribute_codes"] == codes
     assert codes[0] == 0, "a value that training did not see is unknown"
-    assert found["i004"]["content"] == before["i004"]["content"]
-    assert found["new"]["attribute_codes"] == expected_codes(
+    assert rows["i004"]["content"] == before["i004"]["content"]
+    assert rows["new"]["attribute_codes"] == expected_codes(
         {"color": "red", "weight_kg": 0.1, "warranty": 1}, schema
     )
-    assert found["new"]["content"] == [1, 0, 0]
-    assert (found["bare"]["attribute_codes"], found["bare"]["content"]) == ([0, 0, 0, 0], [0, 0, 0])
+    assert rows["new"]["content"] == [1, 0, 0]
+    assert (rows["bare"]["attribute_codes"], rows["bare"]["content"]) == ([0, 0, 0, 0], [0, 0, 0])
     untouched = set(before) - {"i003", "i004"}
-    assert {i: found[i] for i in untouched} == {i: before[i] for i in untouched}
+    assert {i: rows[i] for i in untouched} == {i: before[i] for i in untouched}
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ibis.BaseBackend]:
 def join_worlds(worlds: list[tuple[list, list]], table: int) -> list[dict[str, Any]]:
     """The distinct rows of several shops that share no id: planning the queries takes most of the time."""
     rows = [
-        tuple({c: f"{k}{v}" if c.endswith("_id") and v is not None else v for c, v in row.items()}.items())
+        tuple((c, f"{k}{v}" if c.endswith("_id") and v is not None else v) for c, v in sorted(row.items()))
         for k, world in enumerate(worlds)
         for row in world[table]
     ]
@@ -188,9 +188,9 @@ def test_against_a_plain_count(con: ibis.BaseBackend, worlds: list[tuple[list, l
         {"item_id": f"{k}{i}", "title": i, "price": p} for k in range(len(worlds)) for i, p in PRICES.items()
     ]
     tables = {"orders": orders, "items": items} | ({"events": events} if events else {})
-    found = prepared_outcomes(con, tables, labels, horizon)
+    actual = prepared_outcomes(con, tables, labels, horizon)
     expected = plain_outcomes(orders, events, labels, None if horizon == "next_order" else 3)
-    assert {pair: {key: row[key] for key in expected[pair]} for pair, row in found.items()} == expected
+    assert {pair: {key: row[key] for key in expected[pair]} for pair, row in actual.items()} == expected
 
 
 def test_labels_follow_the_tasks() -> None:

@@ -75,15 +75,15 @@ def test_against_numpy(
         columns = check_vectors(path, names)
         assert columns == [VectorColumn(c, dim if c == "a" else 2) for c in given_names]
         ids = data.draw(st.permutations([str(k) for k in range(len(rows) + 2)]))  # two without a row
-        found = read_unit_vectors(path, columns, pa.array(ids))
-        lists = vector_lists(found)
+        unit = read_unit_vectors(path, columns, pa.array(ids))
+        lists = vector_lists(unit)
     by_id = {row["item_id"]: row for row in rows}
     for k, item in enumerate(ids):
         row = by_id.get(item, {})
         parts = [plain_unit(row.get(c.name), c.dim) for c in columns]
-        np.testing.assert_allclose(found[k], np.concatenate([*parts, []]), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(unit[k], np.concatenate([*parts, []]), rtol=1e-5, atol=1e-7)
     assert lists.type == pa.list_(pa.float32())
-    assert lists.to_pylist() == found.tolist()
+    assert lists.to_pylist() == unit.tolist()
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_kinds_of_lists(tmp_path: Path, kind: pa.DataType) -> None:
     )
     pq.write_table(table, path)
     assert vector_column_names(path) == ["v"]
-    found = read_unit_vectors(path, check_vectors(path, ["v"]), pa.array(["9", "7", "8"]))
-    np.testing.assert_allclose(found, [[0, 1], [0.6, 0.8], [0, 0]], rtol=1e-6)
+    unit = read_unit_vectors(path, check_vectors(path, ["v"]), pa.array(["9", "7", "8"]))
+    np.testing.assert_allclose(unit, [[0, 1], [0.6, 0.8], [0, 0]], rtol=1e-6)
 
 
 def test_the_first_row_of_an_id_counts(tmp_path: Path) -> None:
     path = tmp_path / "items.parquet"
     pq.write_table(pa.table({"item_id": ["a", "a", "b"], "v": [[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]}), path)
-    found = read_unit_vectors(path, [VectorColumn("v", 2)], pa.array(["a", "b"]))
-    assert found.tolist() == [[0, 1], [1, 0]]
+    unit = read_unit_vectors(path, [VectorColumn("v", 2)], pa.array(["a", "b"]))
+    assert unit.tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize(
