@@ -29,7 +29,7 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
     Raises ConfigError for an unknown key, group choice or a value of the wrong type, naming the nearest valid
     one, and for a class that cannot be imported.
     """
-    folders, groups = config_folders(config_name, arguments), config_groups(config_name)
+    folders, groups = config_folders(arguments), config_groups(config_name)
     overrides = parse_overrides(arguments)
     group_choices = [_check_group_choice(each, folders) for each in overrides if each.key_or_group in groups]
     reference = reference_config(config_name, group_choices, folders)
@@ -72,7 +72,7 @@ def _check_key(
     return True
 
 
-def config_folders(config_name: str, arguments: Sequence[str]) -> list[Path]:
+def config_folders(arguments: Sequence[str]) -> list[Path]:
     """The folders of `--config-dir`, whose group files stand beside the shipped ones.
 
     Raises ConfigError for one that is missing, or has a file that Hydra would not read for a shipped one.

@@ -10,10 +10,10 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     "share": (0.01, 0.99),
     "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10), "temperature": (1e-3, 100),
     "positives": (1, NO_LIMIT), "uniform_negatives": (0, NO_LIMIT), "max_checkouts": (1, NO_LIMIT),
-    "value_weight": (0, 1e6), "negative_sampling_rate": (1e-3, 1),
+    "negative_sampling_rate": (1e-3, 1),
     "pointwise": (0, 1e6), "pairwise": (0, 1e6), "listwise": (0, 1e6), "lambda": (0, 1e6),
-    "value_share": (0, 1), "health_every": (1, NO_LIMIT),
-    "checkpoint_every": (1, NO_LIMIT), "user_dropout": (0, 0.99), "seed": (0, 2**32 - 1),
+    "health_every": (1, NO_LIMIT), "checkpoint_every": (1, NO_LIMIT), "user_dropout": (0, 0.99),
+    "seed": (0, 2**32 - 1),
     # models
     "dim": (1, 4096), "id_dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
     "token_dim": (1, 4096), "attribute_dim": (1, 4096), "content_dim": (1, 4096), "leaf_dim": (1, 4096),

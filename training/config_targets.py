@@ -22,13 +22,11 @@ from training.errors import ConfigError
 
 TARGET = "_target_"
 SHIPPED_PACKAGE = "models."  # of the classes that the shipped configs name
-# Arguments that building a model gives to a class, before those of the config (training/build_models.py).
+# Arguments that a class gets before those of the config (training/build_ranker.py, build_two_tower.py).
 BUILT_ARGUMENTS = {
     "ranker.multitask": ("query_dim", "candidate_dim", "tasks"),
     "retrieval.model.query": ("dims",),
 }
-
-
 # Mappings to which a config may add a class of the user under a name of its own.
 OPEN_MAPPINGS = ("retrieval.sources",)
 

@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from training.config import CONFIG_DIR
+from training.config_targets import TARGET
 from training.earlier_names import rename_config
 from training.errors import ConfigError
 from training.run_files import CONFIG_FILE, CONFIG_VERSION, CONFIG_VERSION_KEY
@@ -25,7 +26,6 @@ PlainConfig = dict[str, Any]
 
 # Mappings whose entries are a choice: an entry of today's default is none of an earlier run.
 CHOSEN_ENTRIES = ("tasks", "retrieval.sources")
-TARGET = "_target_"
 TARGET_GROUPS = {"query": "retrieval.model.query", "ranker": "ranker.multitask"}  # group → its class
 
 

@@ -29,7 +29,7 @@ from training.rank_statistics import auc
 HEALTH_FILE = "health.json"
 LEAK_AUC = 0.95
 LEAK_BATCHES = 4  # training batches in which leaks are looked for
-MIN_RELATIVE_STD = 0.01  # of a head's predictions, as a share of their mean
+MIN_RELATIVE_STD = 0.01  # of a task's predictions, as a share of their mean
 MAX_PREDICTED_OBSERVED_RATIO = 2.0  # of predicted to observed, and of observed to predicted
 
 
