@@ -76,8 +76,9 @@ def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
             )
         lengths = output.norm(dim=1)
         if not torch.allclose(lengths, torch.ones(N_CHECKOUTS), atol=1e-3):
+            described = ", ".join(f"{length:.3g}" for length in lengths.tolist())
             raise ConfigError(
-                f"{where}: forward returns vectors of length {lengths.tolist()}: expected unit vectors "
+                f"{where}: forward returns vectors of length {described}: expected unit vectors "
                 "(torch.nn.functional.normalize), also without history and basket"
             )
         expected.append((arguments, output))
@@ -133,9 +134,9 @@ def _run(where: str, module: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return module(*arguments)
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        own = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
-        frame = own[-1] if own else frame
+        frames = traceback.extract_tb(error.__traceback__)
+        # The last line of the module's own code, not of a library that it calls.
+        frame = [each for each in frames if "site-packages" not in each.filename][-1]
         raise ConfigError(
             f"{where}: {frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
         ) from error

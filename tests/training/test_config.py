@@ -51,7 +51,7 @@ def test_an_encoder_that_cannot_be_built_says_why() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "says"),
+    ("argument", "message"),
     [
         ("query=transfomer", "Did you mean transformer"),
         ("sed=1", "Did you mean seed"),
@@ -86,8 +86,8 @@ def test_an_encoder_that_cannot_be_built_says_why() -> None:
         ("data.root=my shop (1)", "quote the value"),
     ],
 )
-def test_a_wrong_override_names_the_right_one(argument: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_a_wrong_override_names_the_right_one(argument: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         check_overrides("train", [argument])
 
 
@@ -163,7 +163,7 @@ def test_configs_of_the_user_stand_beside_the_shipped_ones(own_configs: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("argument", "says"),
+    ("argument", "message"),
     [
         ("ranker=min", "Did you mean mine"),
         ("ranker=typo", "ranker=typo sets ranker.multitask.widht: Net takes no widht. Did you mean width"),
@@ -174,8 +174,8 @@ def test_configs_of_the_user_stand_beside_the_shipped_ones(own_configs: str) -> 
         ("query=mine", "Did you mean mean"),
     ],
 )
-def test_wrong_configs_of_the_user_are_refused(own_configs: str, argument: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_wrong_configs_of_the_user_are_refused(own_configs: str, argument: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         check_overrides("train", [own_configs, argument])
 
 

@@ -125,7 +125,7 @@ def test_a_network_of_the_user_passes_and_the_random_state_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "says"),
+    ("network", "message"),
     [
         (
             Matrix,
@@ -140,8 +140,8 @@ def test_a_network_of_the_user_passes_and_the_random_state_stays() -> None:
         (WrongSharedWeight, "on which click has no gradient"),
     ],
 )
-def test_a_network_that_cannot_train_or_serve_is_refused(network: type[nn.Module], says: str) -> None:
-    with pytest.raises(ConfigError, match=f"ranker.multitask .*{says}"):
+def test_a_network_that_cannot_train_or_serve_is_refused(network: type[nn.Module], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"ranker.multitask .*{message}"):
         check_network(network)
 
 
@@ -178,14 +178,14 @@ class FloatVectors(MeanEncoder):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "says"),
+    ("encoder", "message"),
     [
-        ("LongVectors", r"vectors of length \[2.*expected unit vectors"),
+        ("LongVectors", r"vectors of length 2.*expected unit vectors"),
         ("FloatVectors", r"returns a tensor of shape \[3, 24\]: expected a tensor of shape \[3, 16\]"),
     ],
 )
-def test_an_encoder_that_cannot_serve_is_refused(encoder: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=f"retrieval.model.query .*{says}"):
+def test_an_encoder_that_cannot_serve_is_refused(encoder: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"retrieval.model.query .*{message}"):
         check_modules(config(f"retrieval.model.query._target_={__name__}.{encoder}"), SIZES)
 
 
@@ -206,7 +206,7 @@ def infinite(rows: Any) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("loss", "says"),
+    ("loss", "message"),
     [
         ("half", None),
         ("vector", r"gives a tensor of shape \[5\]: expected one finite number"),
@@ -215,10 +215,10 @@ def infinite(rows: Any) -> Tensor:
         ("missing", "missing"),
     ],
 )
-def test_a_loss_of_the_user_is_tried(loss: str, says: str | None) -> None:
+def test_a_loss_of_the_user_is_tried(loss: str, message: str | None) -> None:
     cfg = config(f"+tasks.click.loss={__name__}.{loss}")
-    if says is None:
+    if message is None:
         check_modules(cfg, SIZES)
     else:
-        with pytest.raises(ConfigError, match=f"tasks.click.loss.*{says}"):
+        with pytest.raises(ConfigError, match=f"tasks.click.loss.*{message}"):
             check_modules(cfg, SIZES)
