@@ -16,6 +16,7 @@ from serving.events.impression_log import SCHEMA as IMPRESSION_LOG_SCHEMA
 
 IGNORED = "ignored"  # by features.ignore_columns
 EMPTY = "empty"
+RESERVED = "the name begins with _: rename it"
 UnreadColumns = dict[str, dict[str, str]]  # table → column → why it is not read
 
 
@@ -35,7 +36,7 @@ def reject_unknown_columns(raw: Mapping[str, Collection[str]], ignored: Collecti
             raise DataError(
                 f"features.ignore_columns names '{name}', which no table has: correct or remove it"
             )
-        of_contract = [table for table in tables if name.split(".")[-1] in TABLES[table]]
+        of_contract = [table for table in tables if ignored_columns(table, TABLES[table], [name])]
         if of_contract:
             raise DataError(
                 f"features.ignore_columns names '{name}', a column of the contract of {of_contract[0]}: "
@@ -51,9 +52,9 @@ def select_columns(
 ) -> SelectedTables:
     """The checked canonical tables without the attributes that are not read, and all unread columns.
 
-    Not read are columns that `ignored` names, of a type that cannot be an attribute, and further columns of
-    events, but those of an impression log; of items also attributes that are null throughout, and texts of
-    which no value occurs twice.
+    Not read are columns that `ignored` names, whose name begins with _, of a type that cannot be an
+    attribute, and further columns of events, but those of an impression log; of items also attributes that
+    are null throughout, and texts of which no value occurs twice.
     """
     unread: UnreadColumns = {}
     selected = dict(tables)
@@ -76,11 +77,12 @@ def _unreadable_columns(table: ir.Table, name: str) -> dict[str, str]:
     further = {c: table[c] for c in attribute_columns(table, name)}
     if name == "events":
         further = {c: value for c, value in further.items() if c not in IMPRESSION_LOG_SCHEMA.names}
-    return {
+    unreadable = {
         c: describe_type(value.type())
         for c, value in further.items()
         if name not in TABLES_WITH_ATTRIBUTES or conform_attribute(value) is None
     }
+    return unreadable | {c: RESERVED for c in table.columns if c.startswith("_") and c != "_row"}
 
 
 def _useless_attributes(con: ibis.BaseBackend, items: ir.Table) -> dict[str, str]:

@@ -80,7 +80,10 @@ CANONICAL_TYPES = {"id": "string", "time": "int64", "number": "float64", "text":
 
 
 def attribute_columns(table: ir.Table, name: str) -> list[str]:
-    """The columns of a table that the contract lacks: attributes, where the table has some."""
+    """The columns of a table that the contract lacks: attributes, where the table has some.
+
+    A name that begins with _ is one of preparation's own, such as `_row`.
+    """
     return [c for c in table.columns if c not in TABLES[name] and not c.startswith("_")]
 
 
@@ -178,13 +181,13 @@ def unix_seconds(value: ir.Value) -> ir.Value:
 
 
 def conform_attribute(value: ir.Value) -> ir.Value | None:
-    """The attribute as string (booleans too), int64 or float64 (decimals and times too); None for lists,
-    structs and other types."""
+    """The attribute as string (booleans too), int64, uint64 or float64 (decimals and times too); None for
+    lists, structs and other types."""
     t: dt.DataType = value.type()
     if t.is_string() or t.is_boolean():
         return value.cast("string")
     if t.is_integer():
-        return value.cast("int64")
+        return value if isinstance(t, dt.UInt64) else value.cast("int64")  # half of uint64 is no int64
     if t.is_numeric():
         return value.cast("float64")
     if t.is_timestamp() or t.is_date():

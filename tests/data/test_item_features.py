@@ -23,6 +23,7 @@ from data.prepare import prepare
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
 
+TYPES = {"embedding": pa.list_(pa.float32()), "hash": pa.uint64()}  # Arrow infers others
 COLORS = ["red", "blue", None, "green", "red", "blue", "blue"]
 
 
@@ -45,6 +46,9 @@ def item_rows() -> list[dict[str, Any]]:
             "tags": ["a"],
             "supplier": "s1",
             "notes": None,
+            "_score": k / 3,
+            "hash": 2**64 - 1 - k % 2,
+            "a.title": f"t{k % 2}",
             "embedding": None if k % 6 == 0 else [0.0] * 3 if k == 1 else rng.normal(0, 1, 3).tolist(),
             "image": [] if k == 2 else [1.0, float(k % 4)],
         }
@@ -53,12 +57,7 @@ def item_rows() -> list[dict[str, Any]]:
 
 def write_items(folder: Path, rows: list[dict[str, Any]]) -> None:
     """items.parquet: CSV has no lists."""
-    table = pa.Table.from_pylist(rows)
-    table = table.set_column(
-        table.column_names.index("embedding"),
-        "embedding",
-        pa.array([row["embedding"] for row in rows], pa.list_(pa.float32())),
-    )
+    table = pa.table({c: pa.array([row[c] for row in rows], TYPES.get(c)) for c in rows[0]})
     pq.write_table(table, folder / "items.parquet")
     (folder / "items.csv").unlink(missing_ok=True)
 
@@ -72,7 +71,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedShop:
     rows = item_rows()
     write_items(folder, rows)
     cfg = config(folder)
-    cfg["features"] |= {"ignore_columns": ["supplier", "items.image"], "attribute_edges": 4}
+    cfg["features"] |= {"ignore_columns": ["supplier", "items.image", "a.title"], "attribute_edges": 4}
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
         patch.setattr("builtins.print", lambda *parts, **_: lines.append(" ".join(map(str, parts))))
@@ -103,13 +102,14 @@ def unit(vector: list[float] | None) -> list[float]:
 def test_attributes_and_vectors_are_features(prepared: PreparedShop) -> None:
     schema = FeatureSchema.load(prepared.folder)
     attributes = {a.name: a for a in schema.item_attributes}
-    assert list(attributes) == ["color", "weight_kg", "warranty", "organic"]
+    assert list(attributes) == ["color", "weight_kg", "warranty", "organic", "hash"]
     assert attributes["color"].values == ["blue", "green", "red"]
     assert attributes["warranty"].values == ["0", "1", "2"]
     assert attributes["organic"].values == ["false", "true"]
+    assert attributes["hash"].values == [str(2**64 - 2), str(2**64 - 1)]
     assert len(attributes["weight_kg"].edges or []) == 4
     assert [tuple(vector) for vector in schema.item_vectors] == [("embedding", 3)]
-    assert schema.table_sizes()["item_attributes"] == [4, 6, 4, 3]
+    assert schema.table_sizes()["item_attributes"] == [4, 6, 4, 3, 3]
     assert schema.table_sizes()["content_dim"] == 3
     assert FeatureSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
 
@@ -127,19 +127,19 @@ def test_attributes_and_vectors_are_features(prepared: PreparedShop) -> None:
         )
         assert row["attribute_warranty"] == source["warranty"]
     for row in (rows[0], rows[-1]):  # the unknown item, and one that the shop does not list
-        assert (row["attribute_codes"], row["content"]) == ([0, 0, 0, 0], [0, 0, 0])
+        assert (row["attribute_codes"], row["content"]) == ([0, 0, 0, 0, 0], [0, 0, 0])
 
 
 def test_the_summary_names_what_is_read_and_what_is_not(prepared: PreparedShop) -> None:
     line = prepared.printed.split("\n")[-1]
-    assert (
-        "item attributes: color (3 values), weight_kg (numeric), warranty (3 values), organic (2 values)"
-        in line
+    attributes = (
+        "color (3 values), weight_kg (numeric), warranty (3 values), organic (2 values), hash (2 values)"
     )
+    assert f"item attributes: {attributes}" in line
     assert "vectors: embedding (3)" in line
     for column, reason in {
         "sku": "text that never repeats", "tags": "list of text", "supplier": "ignored", "image": "ignored",
-        "notes": "empty",
+        "notes": "empty", "_score": "the name begins with _: rename it", "a.title": "ignored",
     }.items():  # fmt: skip
         assert f"items.{column} ({reason})" in line
 
@@ -205,7 +205,7 @@ def test_updates_of_attributes_and_vectors(prepared: PreparedShop, tmp_path: Pat
         {"color": "red", "weight_kg": 0.1, "warranty": 1}, schema
     )
     assert rows["new"]["content"] == [1, 0, 0]
-    assert (rows["bare"]["attribute_codes"], rows["bare"]["content"]) == ([0, 0, 0, 0], [0, 0, 0])
+    assert (rows["bare"]["attribute_codes"], rows["bare"]["content"]) == ([0, 0, 0, 0, 0], [0, 0, 0])
     untouched = set(before) - {"i003", "i004"}
     assert {i: rows[i] for i in untouched} == {i: before[i] for i in untouched}
 
