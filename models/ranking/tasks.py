@@ -1,4 +1,4 @@
-"""Tasks of the ranker, as a config declares them: what each predicts, from which label, given which other.
+"""Tasks of the ranker, as a config declares them: kind, label, window and parent of each.
 
     click:    {kind: binary, label: click}
     purchase: {kind: binary, label: purchase, given: click}      p(purchase) = p(click) · p(purchase | click)
@@ -9,7 +9,6 @@ A multi-task network has one logit per task. It is the log-odds of a binary task
 logarithm of the mean of an amount or a count given its parent.
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.suggestions import suggest
 
 KINDS = ("binary", "amount", "count")
 # The pointwise losses that a kind can have; the first is the default of a task without parent.
@@ -28,18 +29,19 @@ LOSSES = {
 }
 LABEL_KINDS = {"spend": ("amount",), "quantity": ("amount", "count")}  # other labels are true or false
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")  # also any kind of events
 # An objective gives these names another meaning (serving/pipeline/objective.py).
 RESERVED_NAMES = ("min", "max", "log", "exp", "margin", "price", "revenue_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What one logit of the ranker predicts.
+    """A prediction of the ranker: the meaning of one logit.
 
     Args:
         name: of its output, in the objective, in serving and in reports.
         kind: binary, amount (a positive number) or count.
-        label: what of the log: click, purchase, spend, quantity, return, or another kind of event.
+        label: click, purchase, spend, quantity, return, or another kind of the shop's events.
         window: after the checkout in which the label counts, as 12h or 7d; None for `data.horizon`.
         given: an earlier binary task that must have happened first.
         joint: a binary task with a parent reports p(parent) · p(task | parent), else p(task | parent).
@@ -146,18 +148,15 @@ def _parent_error(task: Task, earlier: Sequence[Task]) -> str | None:
 
 
 def _label_error(task: Task) -> str | None:
-    if not NAME.fullmatch(str(task.label)):
-        return f"label={task.label}: expected click, purchase, spend, quantity, return or a kind of event"
+    if not LABEL.fullmatch(str(task.label)) or task.label == "impression":  # every candidate has one, or none
+        return (
+            f"label={task.label}: expected click, purchase, spend, quantity, return or a kind of event other "
+            "than impression: letters, digits, - and _, a letter first"
+        )
     kinds = LABEL_KINDS.get(task.label, ("binary",))
     if task.kind not in kinds:
         return f"label={task.label} is no label of kind {task.kind}: expected kind={' or '.join(kinds)}"
     return None
-
-
-def suggest(name: str, valid_names: Sequence[str]) -> str:
-    """` Did you mean …?` with the nearest of the valid names; "" if none is near."""
-    matches = difflib.get_close_matches(name, valid_names, n=1, cutoff=0.5)
-    return f" Did you mean {matches[0]}?" if matches else ""
 
 
 def default_objective(tasks: Sequence[Task]) -> str:

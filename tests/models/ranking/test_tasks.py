@@ -49,6 +49,7 @@ def test_the_default_tasks_of_the_config_are_those_of_the_code() -> None:
         ({"click": CLICK, "value": {"kind": "binary", "label": "spend"}}, "expected kind=amount"),
         ({"click": CLICK, "value": {"kind": "amount", "label": "purchase"}}, "expected kind=binary"),
         ({"click": {**CLICK, "label": "a click"}}, "label=a click"),
+        ({"view": {**CLICK, "label": "impression"}}, "a kind of event other than impression"),
         ({"value": {"kind": "amount", "label": "spend"}}, "none is binary"),
     ],
 )
@@ -56,6 +57,12 @@ def test_what_a_task_cannot_have_is_refused(tasks: dict, message: str) -> None:
     with pytest.raises(ValueError, match="tasks") as error:
         parse_tasks(tasks)
     assert message in str(error.value)
+
+
+def test_a_label_is_any_kind_of_events() -> None:
+    for kind in ("wishlist", "AddToCart", "add-to-cart"):
+        (task,) = parse_tasks({"wish": {**CLICK, "label": kind, "window": "7d"}})
+        assert task.label_key == f"{kind}_7d"
 
 
 def test_null_takes_a_task_out() -> None:
