@@ -46,7 +46,10 @@ class TaskCalibration(nn.Module):
         the probabilities of an item that is seen instead of the mean over the positions of the log. A task
         without both outcomes in the sample, or with `calibration: false`, keeps its parameters.
         """
-        is_fitted = torch.tensor([_is_fitted(task, labels, t, tasks) for t, task in enumerate(tasks)])
+        parents = parent_labels(labels, tasks)
+        is_fitted = torch.tensor(
+            [_is_fitted(task, labels[:, t], parents[t] > 0) for t, task in enumerate(tasks)]
+        )
         scale_mask = is_fitted & torch.tensor([task.is_binary for task in tasks])
         masks = ((self.scale, scale_mask.float()), (self.shift, is_fitted.float()))
         optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
@@ -102,12 +105,11 @@ def logits_at_position(
     return torch.stack(columns, dim=1)
 
 
-def _is_fitted(task: Task, labels: Tensor, t: int, tasks: Sequence[Task]) -> bool:
-    """Whether the sample determines the parameters of a task."""
+def _is_fitted(task: Task, label: Tensor, parent: Tensor) -> bool:
+    """Whether a sample determines the parameters of a task: its labels [n], parent [n] bool."""
     if not task.calibration:
         return False
-    parent = parent_labels(labels, tasks)[t] > 0
     if not task.is_binary:
-        return bool((parent & (labels[:, t] > 0)).any())
-    label = labels[:, t] if task.joint else labels[parent, t]
-    return bool(label.any()) and not bool(label.all())
+        return bool((parent & (label > 0)).any())
+    fitted_label = label if task.joint else label[parent]
+    return bool(fitted_label.any()) and not bool(fitted_label.all())

@@ -116,8 +116,8 @@ class InteractionFeatures(nn.Module):
     def forward(self, query: Query, candidates: Candidates, catalog: Catalog) -> tuple[Tensor, Tensor]:
         """Features [ΣC, F], and the log of the expected spend of a purchase [ΣC].
 
-        The value head corrects this spend. Features are rows until the end, because rows are concatenated
-        faster than columns.
+        The ranker's spend tasks correct this spend. Features are rows until the end, because rows are
+        concatenated faster than columns.
         """
         event_checkout = segment_ids(query.history_offsets)  # [ΣH]
         event_age = seconds_to_days(

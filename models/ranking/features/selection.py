@@ -1,10 +1,11 @@
-"""Which features the ranker reads: all, or those of some blocks without some names, for ablations."""
+"""Selection of the ranker's features, for ablations: whole blocks, without dropped names."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
+
+from models.suggestions import suggest
 
 
 class FeatureColumn(NamedTuple):
@@ -37,12 +38,12 @@ def select_columns(columns: Sequence[FeatureColumn], selection: FeatureSelection
     blocks = list(dict.fromkeys(column.block for column in columns))
     for block in selection.blocks or ():
         if block not in blocks:
-            hint = _suggest(block, blocks) or f"Choose from {', '.join(blocks)}"
-            raise ValueError(f"features.blocks: there is no block {block!r}. {hint}")
+            hint = suggest(block, blocks) or f" Choose from {', '.join(blocks)}"
+            raise ValueError(f"features.blocks: there is no block {block!r}.{hint}")
     for pattern in selection.drop:
         if not any(_matches(column, pattern) for column in columns):
             raise ValueError(
-                f"features.drop: no feature fits {pattern!r}. {_suggest_patterns(pattern, columns, blocks)}"
+                f"features.drop: no feature fits {pattern!r}.{_suggest_patterns(pattern, columns, blocks)}"
             )
     return [
         i
@@ -58,13 +59,7 @@ def _matches(column: FeatureColumn, pattern: str) -> bool:
 
 
 def _suggest_patterns(pattern: str, columns: Sequence[FeatureColumn], blocks: list[str]) -> str:
-    """The nearest names or, where none is near, the blocks."""
+    """Similar names or, where none is similar, the blocks."""
     names = [f"{column.block}.{column.name}" if "." in pattern else column.name for column in columns]
     valid_names = [*names, *(f"{block}.*" for block in blocks)]
-    return _suggest(pattern, valid_names) or f"Choose a feature of {', '.join(blocks)}"
-
-
-def _suggest(name: str, valid_names: list[str]) -> str:
-    """The nearest valid names; empty where none is near."""
-    nearest = difflib.get_close_matches(name, valid_names, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(nearest)}?" if nearest else ""
+    return suggest(pattern, valid_names) or f" Choose a feature of {', '.join(blocks)}"
