@@ -1,4 +1,4 @@
-"""The slate policy of a bundle, and what the manifest and the items say of its objective."""
+"""The slate policy of a bundle, and the entries of its objective in manifest and items."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from exporting.exportable_run import ExportableRun, ExportError, item_margins
 from serving.pipeline.objective import parse_objective
-from serving.pipeline.slate_policy import SlatePolicy, impute_margins
+from serving.pipeline.slate_policy import SlatePolicy, impute_column
 from training.objective import check_objective, run_objective
 
 
@@ -35,7 +35,7 @@ def objective_columns(run: ExportableRun, policy: SlatePolicy) -> dict[str, NDAr
 
 def policy_columns(run: ExportableRun, policy: SlatePolicy) -> dict[str, NDArray[np.floating]]:
     """`objective_columns`, and the margins where the policy counts them."""
-    margins = {"margin": impute_margins(item_margins(run))} if policy.margin else {}
+    margins = {"margin": impute_column("margin", item_margins(run))} if policy.margin else {}
     return objective_columns(run, policy) | margins
 
 

@@ -14,7 +14,7 @@ from ..checkout import ITEM_TASKS
 from ..storage.bundle import Bundle, Candidates
 from ..storage.formats import TaskOutput
 from .objective import Range
-from .slate_policy import SlatePolicy, check_policy, impute_margins, score_candidates, select_slates
+from .slate_policy import SlatePolicy, check_policy, impute_column, score_candidates, select_slates
 
 
 class TaskRows(NamedTuple):
@@ -136,7 +136,7 @@ class SlateSelector:
         tasks = {task.name: task.kind for task in bundle.tasks}
         item_columns: dict[str, NDArray[np.floating]] = dict(bundle.item_columns)
         if policy.margin:
-            item_columns["margin"] = impute_margins(bundle.margin)
+            item_columns["margin"] = impute_column("margin", bundle.margin)
         ranges = {
             name: Range(float(column.min()), float(column.max())) for name, column in item_columns.items()
         }

@@ -133,25 +133,17 @@ def amount_names(tasks: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name, kind in tasks.items() if kind == "amount")
 
 
-def impute_margins(margin: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Margins [N+1], the mean where one is missing (NaN).
-
-    Raises ValueError if all are missing: an order by margin would be one by revenue under another name.
-    """
-    return impute_column("margin", margin)
-
-
 def impute_column(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Values [N+1] of an item column, the mean where one is missing (NaN).
+    """Values of an item column in any shape, the mean where one is missing (NaN).
 
-    Raises ValueError if all are missing.
+    Raises ValueError if all are missing: without any margin, an order by margin would be one by revenue.
     """
     is_known = np.isfinite(values)
     if not is_known.any():
+        setting = "slate.margin or slate.objective" if name == "margin" else "slate.objective"
         raise ValueError(
-            f"slate.{'margin is on' if name == 'margin' else f'objective reads {name}'}, but no item has a"
-            f" {name}: add `{name}` to the items table and prepare again, or change slate."
-            f"{'margin to false' if name == 'margin' else 'objective'}"
+            f"{setting} reads {name}, but no item has a {name}: add `{name}` to the items table and prepare"
+            " again, or change the setting"
         )
     return np.where(is_known, values, values[is_known].mean())
 

@@ -161,9 +161,9 @@ def read_numeric_columns(items: MappedTable, format_version: int) -> dict[str, N
         name: items.numeric_column(old_names.get(name, name), dtype) for name, dtype in NUMERIC_DTYPES.items()
     }
     for name, dtype in OPTIONAL_DTYPES.items():
-        is_there = name in items.batch.schema.names
+        is_present = name in items.batch.schema.names
         numbers[name] = (
-            items.numeric_column(name, dtype) if is_there else np.zeros((items.batch.num_rows, 0), dtype)
+            items.numeric_column(name, dtype) if is_present else np.zeros((items.batch.num_rows, 0), dtype)
         )
     return {**numbers, "available": numbers["available"].view(np.bool_)}
 

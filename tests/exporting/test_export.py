@@ -205,7 +205,7 @@ def test_a_golden_slate_that_differs_is_refused(
     [
         ("revenue_weight=2", "bundle.slate.revenue_weight is 2: expected a number from 0 to 1"),
         ("category_cap=few", "bundle.slate.category_cap is 'few'"),
-        ("margin=true", "bundle.slate.margin is on, but no item has a margin"),
+        ("margin=true", "bundle.slate.margin or slate.objective reads margin, but no item has a margin"),
     ],
 )
 def test_a_slate_policy_that_cannot_be_is_refused(

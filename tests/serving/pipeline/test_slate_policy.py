@@ -12,7 +12,6 @@ from serving.pipeline.slate_policy import (
     SlatePolicy,
     check_policy,
     impute_column,
-    impute_margins,
     score_candidates,
     select_slates,
     unit_vectors,
@@ -144,9 +143,9 @@ def test_the_objective_between_purchases_and_revenue(pairs):
 
 def test_margins():
     margin = np.array([np.nan, 0.2, 0.4, np.nan])
-    np.testing.assert_allclose(impute_margins(margin), [0.3, 0.2, 0.4, 0.3])
+    np.testing.assert_allclose(impute_column("margin", margin), [0.3, 0.2, 0.4, 0.3])
     with pytest.raises(ValueError, match="no item has a margin: add `margin`"):
-        impute_margins(np.full(3, np.nan))
+        impute_column("margin", np.full(3, np.nan))
     outputs, columns = np.array([[0.5] * 3, [10.0] * 3]), {"margin": np.array([0.5, 0.1, -0.2])}
     score = score_candidates(SlatePolicy(margin=True), TASKS, outputs, columns)
     assert score[0] > score[1] > score[2]  # items sold at a loss come last
