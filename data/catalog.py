@@ -75,8 +75,8 @@ def load_neighbours(
     if not file.is_file():
         prepared = sorted(each.stem for each in Path(folder).glob("*_neighbours.parquet"))
         raise DataError(
-            f"{file}: no such table of neighbours was prepared ({', '.join(prepared)} were). Prepare again "
-            "with python train.py, or name one that exists"
+            f"{file}: this table of neighbours is missing. Prepared are {', '.join(prepared) or 'none'}: "
+            "prepare again with python train.py, or name one of them"
         )
     table = pq.read_table(file)
     snapshots = _to_numpy(table["snapshot"], np.int64)

@@ -232,20 +232,21 @@ def _reject_bad_vectors(
     remedy = "Correct them, make them null, or name the column in features.ignore_columns"
     if len(lengths) > 1:
         described = [
-            f"{length} numbers in {count:,} rows ({_listed(first_rows[name, length], count)})"
+            f"{length} numbers in {count:,} rows ({_row_list(first_rows[name, length], count)})"
             for length, count in lengths.most_common()
         ]
         raise DataError(
             f"{path}: column '{name}' has vectors of different lengths: {'; '.join(described[:4])}. {remedy}"
         )
     if not_finite:
-        listed = _listed(not_finite, len(not_finite))
+        listed = _row_list(not_finite, len(not_finite))
         raise DataError(
             f"{path}: column '{name}' has vectors with numbers that are null or not finite: "
             f"{len(not_finite):,} rows ({listed}). {remedy}"
         )
 
 
-def _listed(rows: list[int], count: int) -> str:
-    shown = ", ".join(map(str, rows[:MAX_REPORTED_ROWS]))
-    return shown + (", …" if count > MAX_REPORTED_ROWS else "")
+def _row_list(rows: list[int], count: int) -> str:
+    """The first rows of `count`, for an error message."""
+    numbers = ", ".join(map(str, rows[:MAX_REPORTED_ROWS]))
+    return numbers + (", …" if count > MAX_REPORTED_ROWS else "")

@@ -203,17 +203,17 @@ def bundle_candidates(
     nearest_item = torch.where(nearest >= 0, maps.log_item[nearest.clamp_min(0)], 0)
     nearest_key = torch.arange(n_checkouts).unsqueeze(1) * n_items + nearest_item
     nearest_key = nearest_key[nearest_item > 0]
-    shown = (segment_ids(outcomes.offsets) * n_items + outcomes.item)[outcomes.impression]
-    kept = (mask > 0) | torch.isin(keys, nearest_key) | torch.isin(keys, shown)
+    impression_key = (segment_ids(outcomes.offsets) * n_items + outcomes.item)[outcomes.impression]
+    kept = (mask > 0) | torch.isin(keys, nearest_key) | torch.isin(keys, impression_key)
     union, position = torch.cat([keys[kept], nearest_key]).unique(return_inverse=True)
-    first, second = position[: int(kept.sum())], position[int(kept.sum()) :]
+    kept_position, nearest_position = position[: int(kept.sum())], position[int(kept.sum()) :]
     merged = (
         torch.zeros_like(union)
-        .index_add_(0, first, mask[kept])
-        .index_add_(0, second, torch.ones_like(second))
+        .index_add_(0, kept_position, mask[kept])
+        .index_add_(0, nearest_position, torch.ones_like(nearest_position))
     )
     scores = [
-        torch.zeros(union.numel()).index_copy_(0, first, column[kept])
+        torch.zeros(union.numel()).index_copy_(0, kept_position, column[kept])
         for column in (candidates.copurchase_score, candidates.ease_score)
     ]
     offsets = segment_offsets(union // n_items, n_checkouts)
