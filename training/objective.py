@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -12,6 +13,8 @@ from models.ranking.tasks import Task, default_objective
 from models.schema import SNAPSHOT_FIELDS, Catalog
 from serving.pipeline.objective import Range, objective_names, parse_objective
 from serving.pipeline.slate_policy import SlatePolicy, check_policy, impute_column
+from training.errors import ConfigError
+from training.prepared_data import PreparedData
 
 ATTRIBUTE_PREFIX = "attribute_"  # of the numeric attributes in items.parquet
 ATTRIBUTE_CODES = "attribute_codes"  # the codes of all attributes, no number
@@ -29,6 +32,18 @@ class CheckedObjective(NamedTuple):
 def run_objective(cfg: DictConfig, tasks: tuple[Task, ...]) -> str:
     """The objective of a run's config, else the default of its tasks."""
     return cfg.slate.objective or default_objective(tasks)
+
+
+def check_run_objective(cfg: DictConfig, tasks: tuple[Task, ...], prepared: PreparedData) -> CheckedObjective:
+    """The objective of a run's config over its prepared folder, with neither margin nor revenue weight.
+
+    Raises ConfigError for an objective that the tasks and items cannot give.
+    """
+    items = pq.read_table(prepared.folder / "items.parquet")
+    try:
+        return check_objective({"objective": run_objective(cfg, tasks)}, tasks, prepared.catalog, items)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def task_kinds(tasks: tuple[Task, ...]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from functools import cache
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
@@ -11,10 +10,9 @@ from data.prepare import prepare
 from training.build_ranker import feature_selection, read_tasks
 from training.candidates_stage import gather_candidates
 from training.distributed import processes
-from training.errors import ConfigError
 from training.module_checks import check_modules
-from training.objective import check_objective, run_objective
-from training.prepared_data import PreparedData, open_prepared
+from training.objective import check_run_objective
+from training.prepared_data import open_prepared
 from training.ranker_stage import train_ranker
 from training.retrieval_stage import train_retrieval
 from training.source_settings import parse_sources
@@ -22,27 +20,17 @@ from training.stage_folders import update_latest_link
 from training.warm_start import load_warm_start, with_training_window
 
 
-def check_run_objective(cfg: DictConfig, prepared: PreparedData) -> None:
-    """Raises ConfigError for a `slate.objective` that the tasks and items cannot give."""
-    tasks = read_tasks(cfg)
-    items = pq.read_table(prepared.folder / "items.parquet")
-    try:
-        check_objective({"objective": run_objective(cfg, tasks)}, tasks, prepared.catalog, items)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
 def train_models(cfg: DictConfig) -> Path:
     """Train the models of `cfg.stage` and return the folder of the run."""
     processes.init_processes(cfg)
     pl.seed_everything(cfg.seed, verbose=False)
     # Each refuses a wrong name or value before the first stage.
-    read_tasks(cfg)
+    tasks = read_tasks(cfg)
     feature_selection(cfg)
     parse_sources(cfg.retrieval.sources)
     cfg = with_training_window(cfg)
     prepared = open_prepared(processes.on_rank_zero(lambda: prepare(cfg)))
-    check_run_objective(cfg, prepared)
+    check_run_objective(cfg, tasks, prepared)
     warm = load_warm_start(cfg, prepared.folder)
     check = cache(lambda: check_modules(cfg, prepared.table_sizes))  # once, and only if a stage trains
     retrieval = train_retrieval(cfg, prepared, warm, check)
