@@ -149,8 +149,8 @@ def test_recall_is_the_share_of_purchases_found() -> None:
     )
 
 
-def test_what_was_shown_is_learned_from_too() -> None:
-    """Shown items join with source 0 and their own score, affinity and taste; the other candidates stay."""
+def test_impressions_join_the_candidates() -> None:
+    """Impressions join with source mask 0 and their own scores; the candidates of sources stay."""
     catalog, query, outcomes = random_catalog(5), random_query(5), random_outcomes(5)
     sources = source_tables(catalog, 0.25).candidate_sources(0)
     vector = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)

@@ -75,13 +75,13 @@ def test_gradient_cosines_tell_agreement_from_conflict() -> None:
     goal = torch.tensor([3.0, -1.0])
     losses = {
         "click": (shared * goal).sum(),
-        "conversion": (2 * shared * goal).sum(),
+        "purchase": (2 * shared * goal).sum(),
         "value": -(shared * goal).sum(),
         "nothing": (0 * shared).sum(),
         "elsewhere": torch.tensor(1.0, requires_grad=True) * 1,
     }
     cosines = gradient_cosines(losses, shared)
-    expected = {"click~conversion": 1.0, "click~value": -1.0, "conversion~value": -1.0}
+    expected = {"click~purchase": 1.0, "click~value": -1.0, "purchase~value": -1.0}
     assert cosines == pytest.approx(expected, abs=1e-6)
     sum(losses.values()).backward()  # the graph is still there
 

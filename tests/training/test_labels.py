@@ -136,12 +136,12 @@ def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None
     numbered = candidates._replace(source_mask=torch.arange(candidates.item.numel()))  # which pair it is
 
     def losses(sample: Candidates, sample_labels: Labels, weight: torch.Tensor) -> torch.Tensor:
-        click, conversion = logits[sample.source_mask].unbind(1)
+        click, post_click = logits[sample.source_mask].unbind(1)
         total, count = weight.sum(), labels.weight.sum()  # unnormalised, so that the sum itself is judged
         return torch.stack(
             [
                 cross_entropy(click, sample_labels.click, weight) * total / count,
-                entire_space_loss(logsigmoid(click) + logsigmoid(conversion), sample_labels.purchase, weight)
+                entire_space_loss(logsigmoid(click) + logsigmoid(post_click), sample_labels.purchase, weight)
                 * total
                 / count,
                 listwise_softmax_loss(click, sample_labels.purchase, segment_ids(sample.offsets), weight),
@@ -187,7 +187,7 @@ def test_pairs_without_an_outcome_are_not_computed() -> None:
     assert set(impression.nonzero()[:, 0].tolist()) <= set(sample.source_mask.tolist())
     assert sample_labels.weight.equal(labels.weight[sample.source_mask])
     n_unknown = (sample_labels.weight == 0).sum()
-    assert 0 < n_unknown <= 120  # of each checkout, the candidates of highest score and of highest taste
+    assert 0 < n_unknown <= 120  # of each checkout, the candidates of highest retrieval and EASE score
 
 
 def test_labels_of_tasks_come_from_facts_and_further_labels() -> None:

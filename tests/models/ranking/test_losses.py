@@ -97,8 +97,8 @@ def test_log1mexp_equals_its_definition(log_p: float) -> None:
 
 @settings(deadline=None)
 @given(st.floats(-20, 20), st.floats(-20, 20))
-def test_purchase_is_never_likelier_than_click(click: float, conversion: float) -> None:
-    logits = torch.tensor([[click, conversion, 0.0]])
+def test_purchase_is_never_likelier_than_click(click: float, post_click: float) -> None:
+    logits = torch.tensor([[click, post_click, 0.0]])
     p_click, p_purchase, _ = TaskOutputs(DEFAULT_TASKS)(logits)
     assert 0 <= p_purchase <= p_click <= 1
     log_p = log_probabilities(logits, parent_indices(DEFAULT_TASKS), [True, True, False])[1]
@@ -131,14 +131,14 @@ def test_weights_of_pointwise_losses_are_copies(seed: int) -> None:
     weight = torch.randint(0, 4, [12], generator=g)
     weight[0] = 2
     copies = torch.repeat_interleave(torch.arange(12), weight)
-    click, conversion = torch.randn(12, generator=g), torch.randn(12, generator=g)
+    click, post_click = torch.randn(12, generator=g), torch.randn(12, generator=g)
     clicked = (torch.rand(12, generator=g) < 0.6).float()
     bought = clicked * (torch.rand(12, generator=g) < 0.6).float()
     spent = torch.rand(12, generator=g) + 0.1
     for loss, arguments in (
         (cross_entropy, (click, clicked)),
         (entire_space_loss, (torch.nn.functional.logsigmoid(click), bought)),
-        (conditional_loss, (conversion, clicked, bought)),
+        (conditional_loss, (post_click, clicked, bought)),
         (gamma_deviance, (click, spent, bought)),
         (poisson_loss, (click, spent.ceil(), bought)),
     ):
@@ -148,8 +148,8 @@ def test_weights_of_pointwise_losses_are_copies(seed: int) -> None:
 
 
 def test_conditional_loss_reads_candidates_of_the_parent_only() -> None:
-    conversion, clicked = torch.tensor([0.3, -1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])
+    post_click, clicked = torch.tensor([0.3, -1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])
     bought = torch.tensor([1.0, 0.0, 0.0])
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(conversion[:2], bought[:2])
-    torch.testing.assert_close(conditional_loss(conversion, clicked, bought), expected)
-    assert conditional_loss(conversion, torch.zeros(3), bought) == 0
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(post_click[:2], bought[:2])
+    torch.testing.assert_close(conditional_loss(post_click, clicked, bought), expected)
+    assert conditional_loss(post_click, torch.zeros(3), bought) == 0

@@ -78,18 +78,18 @@ def test_mmoe_equals_the_paper() -> None:
 
 
 def test_ple_equals_the_paper() -> None:
-    """Conversion recomputed: each layer mixes its specific and the shared experts, gated by its own state."""
+    """The purchase logit by hand: a layer mixes specific and shared experts, gated by the task's state."""
     model = PLE(QUERY, CANDIDATE, TASKS, specific_experts=1, shared_experts=2, hidden=(6, 4), tower=4)
     query, candidate = inputs()
     first = model.experts(query, candidate, SEGMENT).relu().view(9, 5, 6)
     logits = model.gate_logits(query, candidate, SEGMENT).view(9, 4, 5)
-    of_conversion = torch.tensor([1, 3, 4])  # one expert of each task, then two shared ones
-    conversion = (logits[:, 1, of_conversion].softmax(1).unsqueeze(2) * first[:, of_conversion]).sum(1)
+    mixed_experts = torch.tensor([1, 3, 4])  # one expert of each task, then two shared ones
+    state = (logits[:, 1, mixed_experts].softmax(1).unsqueeze(2) * first[:, mixed_experts]).sum(1)
     shared_state = (logits[:, 3].softmax(1).unsqueeze(2) * first).sum(1)
     layer = model.layers[0]
     shared = layer.experts[3](shared_state).relu().view(9, 2, 4)
-    experts = torch.cat([layer.experts[1](conversion).relu().unsqueeze(1), shared], dim=1)
-    gate = layer.gate_logits[1](conversion)[:, of_conversion].softmax(1)
+    experts = torch.cat([layer.experts[1](state).relu().unsqueeze(1), shared], dim=1)
+    gate = layer.gate_logits[1](state)[:, mixed_experts].softmax(1)
     mixed = (gate.unsqueeze(2) * experts).sum(1)
     torch.testing.assert_close(model(query, candidate, SEGMENT)["purchase"], model.towers[1](mixed)[:, 0])
 
