@@ -96,11 +96,13 @@ class SeedLists:
     table: str | Callable[[SourceInputs], ItemLists]
 
     def read_table(self, inputs: SourceInputs) -> ItemLists:
-        """The lists. Raises ValueError for lists by another number of items than the catalog has."""
+        """The lists. Raises ValueError for lists by another number of items than the catalog has, and for
+        items that it lacks."""
         lists = inputs.neighbours[self.table] if isinstance(self.table, str) else self.table(inputs)
         rows, items = lists.offsets.numel() - 1, inputs.catalog.leaf.numel()
         if rows != items and not isinstance(self.seeds, BasketCategories):
             raise ValueError(f"lists of {rows} rows: expected {items}, a row per item and row 0")
+        _check_item_rows("seed_lists", lists.item, items)
         return lists
 
 
@@ -148,14 +150,24 @@ class Source:
     def global_list(self, inputs: SourceInputs) -> Tensor:
         """[n ≤ limit] items that the source proposes for all checkouts; none if it is off.
 
-        Raises ValueError for an item that is there twice.
+        Raises ValueError for an item that is there twice, and for one that the catalog lacks.
         """
         if self.global_items is None or self.limit == 0:
             return torch.zeros(0, dtype=torch.int64)
         items = self.global_items(inputs)[: self.limit]
         if torch.unique(items).numel() < items.numel():
             raise ValueError("global_items returns an item twice")
+        _check_item_rows("global_items", items, inputs.catalog.leaf.numel())
         return items
+
+
+def _check_item_rows(way: str, items: Tensor, rows: int) -> None:
+    """Raises ValueError for items [n] that are no rows of a catalog with `rows` rows; row 0 is unknown."""
+    if items.dtype != torch.int64:
+        raise ValueError(f"{way} returns items of type {items.dtype}: expected torch.int64")
+    absent = items[(items < 1) | (items >= rows)]
+    if absent.numel():
+        raise ValueError(f"{way} returns item {int(absent[0])}: expected item rows, 1 to {rows - 1}")
 
 
 def check_sources(sources: Mapping[str, Source]) -> None:

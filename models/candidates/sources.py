@@ -13,8 +13,8 @@ All sources of a row of this picture share their operations, because a request p
 """
 
 import copy
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ from models.candidates.source import (
 from models.embeddings import gather_rows_int8
 from models.jagged import contains, lookup, segment_ids, segment_offsets, sum_by_key
 from models.schema import Candidates, Catalog, Query, seconds_to_days
+
+T = TypeVar("T")
 
 
 class PersonalScores(NamedTuple):
@@ -85,7 +87,7 @@ class CandidateSources(nn.Module):
         self.max_candidates = max_candidates
         self.n_items = inputs.catalog.leaf.numel()
         bits = {name: 1 << position for position, name in enumerate(sources)}
-        global_lists = {name: source.global_list(inputs) for name, source in sources.items()}
+        global_lists = {name: _named(name, source.global_list, inputs) for name, source in sources.items()}
         events = own_event_rankings(sources)
         rankings = {name: position for position, name in enumerate(events)}
         seed_lists = {name: s.seed_lists for name, s in sources.items() if s.seed_lists and s.limit > 0}
@@ -125,7 +127,7 @@ class CandidateSources(nn.Module):
         self.register_buffer("global_ranks", torch.cat(ranks))
 
     def _register_lists(self, seed_lists: Mapping[str, SeedLists], inputs: SourceInputs) -> None:
-        tables = [lists.read_table(inputs) for lists in seed_lists.values()]
+        tables = [_named(name, lists.read_table, inputs) for name, lists in seed_lists.items()]
         self.list_first_rows, lists = concat_lists(tables)
         self.lists_by_item = [not isinstance(s.seeds, BasketCategories) for s in seed_lists.values()]
         self.register_buffer("list_offsets", lists.offsets)
@@ -260,6 +262,14 @@ class CandidateSources(nn.Module):
             assert isinstance(seeds, BasketItemSeeds | BasketCategorySeeds | OwnItemSeeds)
             seeds.first_row = first_row
         return extended
+
+
+def _named(name: str, read: Callable[[SourceInputs], T], inputs: SourceInputs) -> T:
+    """What the source `name` reads from `inputs`. A ValueError names the source."""
+    try:
+        return read(inputs)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def build_seeds(

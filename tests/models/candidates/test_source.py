@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models.candidates.ease import source as ease
 from models.candidates.source import (
+    BasketCategories,
     BasketItems,
     OwnEvents,
     OwnItems,
@@ -167,10 +168,17 @@ def test_sources_that_cannot_work_are_refused(make: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (Source(5, global_items=lambda inputs: torch.tensor([3, 3])), "an item twice"),
+        (Source(5, global_items=lambda inputs: torch.tensor([3, 3])), "mine: .*an item twice"),
+        (Source(5, global_items=lambda inputs: torch.tensor([3, 31])), "item 31: expected .*1 to 30"),
+        (Source(5, global_items=lambda inputs: torch.tensor([0, 3])), "item 0: expected"),
+        (Source(5, global_items=lambda inputs: torch.tensor([3.0])), "of type torch.float32"),
         (
             Source(5, seed_lists=SeedLists(BasketItems(), lambda inputs: random_lists(0, 7))),
-            "lists of 7 rows: expected 31",
+            "mine: lists of 7 rows: expected 31",
+        ),
+        (
+            Source(5, seed_lists=SeedLists(BasketCategories(), lambda inputs: random_lists(0, 70))),
+            "mine: seed_lists returns item",
         ),
     ],
 )
