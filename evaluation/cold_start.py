@@ -8,6 +8,7 @@
 | all | unchanged | every available item | every purchase inside the horizon |
 | basket_only | without history and profile | every available item | every purchase |
 | new_items | unchanged | items first sold in the 28 days before | of those items |
+| untrained_items | unchanged | every available item | of items that were never a positive in training |
 | discovery | unchanged | items that the user never bought before | of those items |
 
 Search is exact, so that the index plays no part. Every system ranks the same items for the same checkouts.
@@ -28,7 +29,7 @@ from data.catalog import ItemNeighbours, load_neighbours
 from data.errors import DataError
 from data.io.batches import read_batches
 from evaluation import protocol
-from evaluation.jagged import Array, concat_ranges, to_offsets
+from evaluation.jagged import Array, concat_ranges, mask_jagged, to_offsets
 from evaluation.metrics import Purchases, ndcg_at, recall_at
 from models.embeddings import unpack_int8
 from models.jagged import gather_segments, segment_ids
@@ -43,7 +44,9 @@ from training.config_versions import load_run_config
 from training.errors import ConfigError
 from training.prepared_data import PreparedData, open_prepared
 from training.retrieval_stage import load_query_tower
+from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
+from training.warm_start import TRAINED_MASK_KEY
 
 RETRIEVAL_DEPTH = 300
 RECALL_DEPTHS = (100, RETRIEVAL_DEPTH)
@@ -58,6 +61,7 @@ class Towers(NamedTuple):
     prepared: PreparedData
     tower: QueryTower
     catalog: Catalog  # with item vectors
+    trained_mask: Tensor  # [N+1] bool, items whose id was a positive in training
 
 
 class ColdStartSlice(NamedTuple):
@@ -99,7 +103,7 @@ def open_towers(folder: str | Path) -> Towers:
     prepared = open_prepared((folder / manifest["prepared"]).resolve())
     cfg = load_run_config(folder)
     tower, catalog = load_query_tower(cfg, prepared, retrieval)
-    return Towers(cfg, prepared, tower, catalog)
+    return Towers(cfg, prepared, tower, catalog, load_run_weights(retrieval)[TRAINED_MASK_KEY])
 
 
 @torch.no_grad()
@@ -114,13 +118,13 @@ def cold_start_rows(towers: Towers, split: str) -> list[dict[str, Any]]:
         for system in part.scorers:
             metrics = retrieval_metrics(items[system], purchases, checkouts)
             rows.append({"slice": part.name, "system": system} | metrics)
-        if part.name == "new_items":
+        if part.name in ("new_items", "untrained_items"):
             rows.append({"slice": part.name, "system": "random"} | random_recall(n_allowed[checkouts]))
     return rows
 
 
 def _cold_start_slices(towers: Towers, data: protocol.Split) -> list[ColdStartSlice]:
-    """The four slices of the table above, in that order."""
+    """The slices of the table above, in that order."""
     catalog = towers.catalog
     parts = {part.name: part for part in protocol.slices(data)}
     neighbours = load_neighbours(towers.prepared.folder, catalog.leaf.numel())
@@ -143,8 +147,18 @@ def _cold_start_slices(towers: Towers, data: protocol.Split) -> list[ColdStartSl
         ColdStartSlice("all", parts["all"], unmodified, all_items, scorers),
         ColdStartSlice("basket_only", parts["all"], without_history, all_items, basket_scorers),
         ColdStartSlice("new_items", parts["new_items"], unmodified, new_items, scorers),
+        ColdStartSlice("untrained_items", untrained_slice(data, towers), unmodified, all_items, scorers),
         ColdStartSlice("discovery", parts["discovery"], unmodified, unpurchased_items, scorers),
     ]
+
+
+def untrained_slice(data: protocol.Split, towers: Towers) -> protocol.Slice:
+    """The purchases of known items that were never a positive in training, and the checkouts with one."""
+    item = data.purchases.item
+    is_untrained = (item > 0) & ~towers.trained_mask.numpy()[item]
+    purchases = mask_jagged(data.purchases, is_untrained)
+    rows = np.flatnonzero(np.diff(purchases.offsets))
+    return protocol.Slice("untrained_items", rows, purchases, exclude_purchased=False)
 
 
 def _retrieve(part: ColdStartSlice, file: Path, n: int) -> tuple[dict[str, Array], Array]:

@@ -21,9 +21,11 @@ from models.retrieval.two_tower import TwoTower
 from models.schema import Catalog, ItemText
 from training.distributed import processes
 from training.distributed.sharding import dense_parameters, shard, to_device
+from training.errors import ConfigError
 from training.task_settings import TaskSettings
 
 RECALL_CUTOFFS = (100, 300, 500)
+NEGATIVE_ITEMS = ("auto", "trained", "all")  # `retrieval.train.negative_items`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class TrainingItems:
     price: Tensor  # [N+1] the prices that the item tower reads
     probability: Tensor  # [N+1] that a drawn positive is this item, see `positive_probability`
     trained_mask: Tensor  # [N+1] bool, items whose id was ever a positive, in this training or before
+    negatives: Tensor  # [M] int64, the items that uniform negatives are drawn from
 
     def to(self, device: torch.device) -> "TrainingItems":
         """The same on a device; `trained_mask` stays where it is."""
@@ -44,6 +47,7 @@ class TrainingItems:
             price=self.price.to(device),
             probability=self.probability.to(device),
             trained_mask=self.trained_mask,
+            negatives=self.negatives.to(device),
         )
 
 
@@ -88,14 +92,15 @@ class RetrievalTask(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
         torch.manual_seed(self.settings.step_seed(self.global_step))
         train, items, device = self.settings.train, self.items, self.device
-        n_items = items.catalog.leaf.numel() - 1
+        n_negatives = items.negatives.numel()
         owner, positive = draw_positives(batch, train.positives)
         counts = processes.all_gather_rows(
             torch.tensor([[batch.query.ts.numel(), positive.numel()]], device=device)
         )
         if positive.numel() == 0 and processes.world_size() == 1:
             return None  # Lightning cannot skip a step of several processes
-        negative = torch.randint(1, n_items + 1, [local_share(train.uniform_negatives)], device=device)
+        drawn = torch.randint(n_negatives, [local_share(train.uniform_negatives)], device=device)
+        negative = items.negatives[drawn]
         rows = torch.cat([positive, negative])
         is_user_hidden = torch.rand(batch.query.ts.shape, device=device) < train.user_dropout
         query, vectors = self.model(
@@ -108,7 +113,7 @@ class RetrievalTask(pl.LightningModule):
             loss = sampled_softmax_loss(
                 query,
                 Positives(gather(vectors[: positive.numel()]), gather(positive), gather(owner + first_query)),
-                UniformNegatives(gather(vectors[positive.numel() :]), gather(negative), n_items),
+                UniformNegatives(gather(vectors[positive.numel() :]), gather(negative), n_negatives),
                 items.probability,
                 train.temperature,
                 LocalShare(slice(first_positive, first_positive + positive.numel()), first_query),
@@ -174,6 +179,27 @@ def positive_probability(examples: Path, rows: int, items: int, limit: int) -> T
         drawn_share = count.clamp_max(limit)[owner] / count[owner].double()
         expected_draws.index_add_(0, item, drawn_share)
     return (expected_draws / expected_draws.sum().clamp_min(1e-12)).float()
+
+
+def negative_items(choice: str, trained_mask: Tensor, has_vectors: bool) -> Tensor:
+    """The items that uniform negatives are drawn from, `retrieval.train.negative_items`: [M] int64.
+
+    An item that was never a positive has no id and can only be a negative. From such negatives the towers
+    learn that an item without an id is not bought, whatever its features. Most of these items do stay unsold,
+    so this is right where features say little. Vectors say more, but only where no such negative is drawn.
+
+    Args:
+        choice: `trained` (the items of `trained_mask`), `all`, or `auto`: `trained` where items have vectors.
+        trained_mask: [N+1] bool; if it has no item, all items are drawn from.
+
+    Raises ConfigError for any other choice.
+    """
+    if choice not in NEGATIVE_ITEMS:
+        raise ConfigError(f"retrieval.train.negative_items={choice}: expected {', '.join(NEGATIVE_ITEMS)}")
+    trained = 1 + trained_mask[1:].nonzero()[:, 0]
+    if trained.numel() and (choice == "trained" or (choice == "auto" and has_vectors)):
+        return trained
+    return torch.arange(1, trained_mask.numel())
 
 
 @torch.no_grad()

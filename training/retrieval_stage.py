@@ -17,7 +17,13 @@ from training.checkout_sampling import count_epochs, count_retrieval_rows, repor
 from training.distributed import processes
 from training.distributed.sharding import build_and_load
 from training.prepared_data import PreparedData, training_prices
-from training.retrieval import RetrievalTask, TrainingItems, encode_items, positive_probability
+from training.retrieval import (
+    RetrievalTask,
+    TrainingItems,
+    encode_items,
+    negative_items,
+    positive_probability,
+)
 from training.run_files import (
     CONFIG_FILE,
     VECTORS_FILE,
@@ -107,7 +113,10 @@ def _train_retrieval(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | 
 def _training_items(
     cfg: DictConfig, prepared: PreparedData, n_rows: int, warm: WarmStart | None
 ) -> TrainingItems:
-    """The catalog as the item tower sees it, for a training on the first `n_rows` examples."""
+    """The catalog as the item tower sees it, for a training on the first `n_rows` examples.
+
+    Raises ConfigError for a wrong `retrieval.train.negative_items`.
+    """
     probability = positive_probability(
         prepared.folder / "examples" / "train.parquet",
         n_rows,
@@ -117,12 +126,14 @@ def _training_items(
     trained_mask = probability > 0
     if warm is not None:
         trained_mask = trained_mask | trained_item_mask(warm)
+    has_vectors = prepared.catalog.content.shape[1] > 0
     return TrainingItems(
         catalog=prepared.catalog,
         text=prepared.text,
         price=training_prices(prepared),
         probability=probability,
         trained_mask=trained_mask,
+        negatives=negative_items(cfg.retrieval.train.negative_items, trained_mask, has_vectors),
     )
 
 

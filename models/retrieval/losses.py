@@ -15,11 +15,11 @@ class Positives(NamedTuple):
 
 
 class UniformNegatives(NamedTuple):
-    """M items of all processes, drawn uniformly from `n_items`."""
+    """M items of all processes, drawn uniformly from N items."""
 
     vectors: Tensor  # [M, D]
     item: Tensor  # [M] int64, item rows
-    n_items: int
+    n_items: int  # N
 
 
 class LocalShare(NamedTuple):
@@ -40,7 +40,7 @@ def sampled_softmax_loss(
     temperature: float,
     local: LocalShare = SINGLE_PROCESS,
 ) -> Tensor:
-    """Softmax over the catalog, estimated from in-batch and uniform negatives.
+    """Softmax over the items that negatives are drawn from, estimated from in-batch and uniform negatives.
 
     The logQ correction (Bengio and Senécal 2008; Yi et al., "Sampling-bias-corrected neural modeling",
     RecSys 2019, section 3) divides each sampled exp(score) by the expected count of its item in the sample.

@@ -99,10 +99,26 @@ def test_popularity_is_of_the_snapshot() -> None:
     assert torch.isinf(score[~sold]).all()
 
 
+def test_the_untrained_slice_counts_items_that_were_never_a_positive(run_folder: Path) -> None:
+    towers = cold_start.open_towers(run_folder)
+    data = protocol.load_split(towers.prepared.folder, "validation")
+    trained = torch.zeros_like(towers.trained_mask)
+    assert len(cold_start.untrained_slice(data, towers._replace(trained_mask=~trained)).rows) == 0
+    part = cold_start.untrained_slice(data, towers._replace(trained_mask=trained))
+    assert part.purchases.item.tolist() == data.purchases.item[data.purchases.item > 0].tolist()
+    bought = int(data.purchases.item.max())
+    trained[:] = True
+    trained[bought] = False
+    part = cold_start.untrained_slice(data, towers._replace(trained_mask=trained))
+    assert set(part.purchases.item) == {bought}
+    assert (np.diff(part.purchases.offsets)[part.rows] > 0).all()
+
+
 def test_the_command_evaluates_a_run(run_folder: Path, tmp_path: Path, capsys) -> None:
     assert cold_start.main([str(run_folder), "--split", "validation", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "cold-validation.json").read_text())
-    assert {row["slice"] for row in rows} == {"all", "basket_only", "new_items", "discovery"}
+    names = {"all", "basket_only", "new_items", "untrained_items", "discovery"}
+    assert {row["slice"] for row in rows} == names
     assert all(0 <= row["recall100"] <= row["recall300"] <= 1 for row in rows if row["slice"] == "all")
     assert "bought together" in capsys.readouterr().out
     assert cold_start.main([str(tmp_path / "none")]) == 1

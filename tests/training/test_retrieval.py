@@ -1,0 +1,25 @@
+"""The items that uniform negatives of the two towers are drawn from."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.errors import ConfigError
+from training.retrieval import negative_items
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.booleans())
+def test_negatives_are_trained_items_where_items_have_vectors(trained: list[bool], has_vectors: bool) -> None:
+    mask = torch.tensor([True, *trained])  # row 0, the unknown item, is never drawn
+    all_items = list(range(1, len(mask)))
+    trained_items = [row for row in all_items if mask[row]] or all_items
+    assert negative_items("trained", mask, has_vectors).tolist() == trained_items
+    assert negative_items("all", mask, has_vectors).tolist() == all_items
+    expected = trained_items if has_vectors else all_items
+    assert negative_items("auto", mask, has_vectors).tolist() == expected
+
+
+def test_a_wrong_choice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="negative_items=sold: expected auto, trained, all"):
+        negative_items("sold", torch.ones(3, dtype=torch.bool), has_vectors=True)
