@@ -75,8 +75,8 @@ def load_neighbours(
     if not file.is_file():
         prepared = sorted(each.stem for each in Path(folder).glob("*_neighbours.parquet"))
         raise DataError(
-            f"{file}: this table of neighbours is missing. Prepared are {', '.join(prepared) or 'none'}: "
-            "prepare again with python train.py, or name one of them"
+            f"{file}: this table of neighbours is missing. The folder has {', '.join(prepared) or 'none'}: "
+            "prepare again with python train.py, or name one of these"
         )
     table = pq.read_table(file)
     snapshots = _to_numpy(table["snapshot"], np.int64)

@@ -1,4 +1,4 @@
-"""What preparation reads: its settings, the files of the shop, and their tables."""
+"""Inputs of preparation: its settings, the files of the shop, and their tables."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Modules and losses of a config, tried before the training that a wrong one would waste.
 
 The multi-task network, the query encoder and the losses of tasks may be the user's own. Each runs on a few
-invented rows. The modules are compiled to TorchScript, as an export does, and must then answer as before.
+invented rows. The modules are compiled to TorchScript, as an export does, and must give the same outputs.
 """
 
 import copy
@@ -130,7 +130,7 @@ def invented_query(n_context: int, n_profile: int) -> Query:
 
 
 def _run(where: str, module: Callable[..., Any], *arguments: Any) -> Any:
-    """What a module returns. Raises ConfigError, with file and line, where it raises anything."""
+    """The module's output. Raises ConfigError, with file and line, for any exception of the module."""
     try:
         return module(*arguments)
     except Exception as error:
@@ -161,8 +161,7 @@ def _check_shared_weight(where: str, network: Any, logits: dict[str, Tensor]) ->
     method = getattr(network, "last_shared_weight", None)
     if method is None:
         raise ConfigError(
-            f"{where} has no last_shared_weight(): let it return the last parameter that all tasks train, or "
-            "None"
+            f"{where} has no last_shared_weight(): return the last parameter that all tasks train, or None"
         )
     weight = method()
     if weight is None:
@@ -179,13 +178,13 @@ def _check_shared_weight(where: str, network: Any, logits: dict[str, Tensor]) ->
 
 
 def _check_script(where: str, module: nn.Module, expected: list[tuple[tuple[Any, ...], Any]]) -> None:
-    """Raises ConfigError unless TorchScript takes a module and answers as it does."""
+    """Raises ConfigError unless TorchScript takes a module and gives the same outputs."""
     scripted = _script(where, module)
     for arguments, output in expected:
         try:
             torch.testing.assert_close(_run(f"{where}, as TorchScript", scripted, *arguments), output)
         except AssertionError as error:
-            raise ConfigError(f"{where}: TorchScript of it answers otherwise: {error}") from error
+            raise ConfigError(f"{where}: its TorchScript gives other outputs: {error}") from error
 
 
 def _script(where: str, module: nn.Module) -> Any:

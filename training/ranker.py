@@ -169,7 +169,7 @@ class RankerTask(pl.LightningModule):
         return model(batch.query, vector, candidates, self.catalog)
 
     def at_position(self, logits: Tensor, labels: Labels) -> Tensor:
-        """Logits [n, T] as of the position of each candidate's impression."""
+        """Logits [n, T] at the position of each candidate's impression."""
         return logits_as_shown(self.model.module, self.tasks, logits, labels, self.label_policy)
 
     def compute_task_losses(

@@ -25,7 +25,7 @@ RANKING_LOSSES = {
 
 
 class TaskRows(NamedTuple):
-    """What the pointwise loss of one task reads of n candidates."""
+    """Inputs of the pointwise loss of a task, for n candidates."""
 
     logit: Tensor  # [n] given the parent: log-odds of a binary task, log of the mean of an amount or a count
     log_probability: Tensor  # [n] log p(task and its ancestors); of the parent for an amount or a count

@@ -1,4 +1,4 @@
-"""Further labels: what tasks ask of the log beyond impression, click, purchase, value and position.
+"""Further labels: those of tasks beyond impression, click, purchase, value and position.
 
     tasks: {wishlist: {label: wishlist}, week: {label: purchase, window: 7d}}
     ─▶ outcome_wishlist, outcome_purchase_7d      lists of float32 in the examples
@@ -87,7 +87,7 @@ def _label_spec(task: str, settings: Mapping[str, Any]) -> LabelSpec:
 
 
 def is_line_label(key: str) -> bool:
-    """Whether the label of a key (`purchase`, `purchase_7d`) is one of order lines, not of events."""
+    """True for the key of a label of order lines, `purchase` or `purchase_7d`; False for one of events."""
     return LINE_KEY.fullmatch(key) is not None
 
 

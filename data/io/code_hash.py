@@ -37,7 +37,7 @@ RESULT_LIBRARIES = {
 def code_hash(modules: Iterable[str], root: Path = ROOT) -> str:
     """A hash of `modules`, of all that they import below `root`, and of the versions of their libraries.
 
-    A module of another folder, such as a user's own network, counts with what it imports of its own package.
+    A module of another folder, such as a user's own network, counts with its imports from its own package.
     """
     files, libraries = module_closure(modules, root)
     digest = hashlib.blake2b(digest_size=16)

@@ -257,7 +257,7 @@ def _write_simulation(cfg: Mapping[str, Any], folder: Path) -> None:
 
 
 def _item_list_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that change the item list and nothing of what users do.
+    """The settings that change the item list, but not the behaviour of users.
 
     Raises DataError for those that cannot be used.
     """

@@ -1,6 +1,6 @@
-"""Which further columns of the canonical tables are read, and why the others are not.
+"""Selection of further columns: those that are read, and a reason for each that is not.
 
-Preparation names both in its summary, so that no column vanishes without a word.
+Preparation names both in its summary.
 """
 
 from collections.abc import Collection, Mapping

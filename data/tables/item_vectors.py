@@ -81,7 +81,10 @@ def check_vectors(path: Path, names: Sequence[str]) -> list[VectorColumn]:
 
 def read_unit_vectors(path: Path, columns: Sequence[VectorColumn], item_ids: pa.Array) -> np.ndarray:
     """[n, E] float32: the vectors of `item_ids` [n] (distinct), each column scaled to unit length, side by
-    side; zeros where an item has none. Of an id's rows the first counts. `columns` are of `check_vectors`."""
+    side; zeros where an item has none. The first row of a repeated id counts.
+
+    `columns` are of `check_vectors`.
+    """
     out = np.zeros((len(item_ids), sum(column.dim for column in columns)), np.float32)
     is_filled = np.zeros(len(item_ids), bool)
     if not columns:

@@ -1,4 +1,4 @@
-"""`recency`: items that are new in the shop, and items that the user clicked or put in a cart of late.
+"""`recency`: items that are new in the shop, and items that the user recently clicked or put in a cart.
 
 Table: `new_items`, from the catalog. Seeds: the user's clicks and carts.
 """

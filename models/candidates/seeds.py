@@ -14,7 +14,7 @@ from models.jagged import gather_segments, sum_by_key
 
 
 class SeedInputs(NamedTuple):
-    """What seeds are read from."""
+    """Inputs of all seeds, of B checkouts."""
 
     basket_item: Tensor  # [ΣK]
     basket_keys: Tensor  # [ΣK] int64, key of item 0 of each basket line's checkout
@@ -47,7 +47,7 @@ class BasketItemSeeds(nn.Module):
 
 
 class BasketCategorySeeds(nn.Module):
-    """The leaf categories of the basket's items; arguments as of `BasketItemSeeds`."""
+    """The leaf categories of the basket's items; arguments: see `BasketItemSeeds`."""
 
     def __init__(self, position: int, first_row: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class OwnItemSeeds(nn.Module):
 
     A discount by age would treat users with many and with few orders a year differently.
 
-    Args as of `BasketItemSeeds`, and:
+    Args (further ones: see `BasketItemSeeds`):
         ranking: position of the ranking.
         n_rankings: number of rankings.
         n: number of seeds.

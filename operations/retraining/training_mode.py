@@ -1,4 +1,4 @@
-"""Whether a retraining learns everything anew, or goes on from the champion's weights."""
+"""The mode of a retraining: full, or incremental from the champion's weights."""
 
 from functools import partial
 from typing import NamedTuple

@@ -77,7 +77,7 @@ class Selection(NamedTuple):
 
 
 class ScoredTree(NamedTuple):
-    """What a policy orders by: an objective with its revenue weight, and the names that it reads."""
+    """The order of a policy: an objective with its revenue weight, and the names that it reads."""
 
     tree: Tree
     names: frozenset[str]

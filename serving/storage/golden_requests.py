@@ -64,7 +64,7 @@ def replay_golden_requests(
 
 
 def _prediction_error(item: Item, expected: dict[str, Any], position: int) -> str:
-    """Which prediction of an item differs from the expected one; "" for none."""
+    """A sentence on the first prediction of an item that differs from the expected one; "" for none."""
     predictions = item.predictions or {}
     if "predictions" in expected:
         references = expected["predictions"][position]
@@ -76,5 +76,5 @@ def _prediction_error(item: Item, expected: dict[str, Any], position: int) -> st
         compared = {"purchase": (predictions.get("purchase", math.nan), expected["purchase"][position])}
     for name, (value, reference) in compared.items():
         if not abs(value - reference) <= TOLERANCE * max(1.0, abs(reference)):
-            return f"p({name}) of {item.item_id} is {value}, not {reference}"
+            return f"{name} of {item.item_id} is {value}, expected {reference}"
     return ""

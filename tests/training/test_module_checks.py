@@ -135,7 +135,7 @@ def test_a_network_of_the_user_passes_and_the_random_state_stays() -> None:
         (OtherNames, "forward returns clicks: expected a dict"),
         (NotScriptable, rf"NotScriptable\) cannot be exported: .*{Path(__file__).name}, line "),
         (Failing, rf"{Path(__file__).name}, line \d+: RuntimeError: mat1 and mat2"),
-        (TrainingOnly, "TorchScript of it answers otherwise"),
+        (TrainingOnly, "its TorchScript gives other outputs"),
         (NoSharedWeight, "has no last_shared_weight"),
         (WrongSharedWeight, "on which click has no gradient"),
     ],
