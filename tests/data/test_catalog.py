@@ -53,7 +53,7 @@ def test_attributes_and_vectors(monkeypatch: pytest.MonkeyPatch, packed_rows: in
 
 
 @pytest.mark.parametrize("columns", [(), ("attribute_codes", "content")])
-def test_a_shop_without_them_and_items_of_an_earlier_release(columns: tuple[str, ...]) -> None:
+def test_items_without_attributes_and_vectors(columns: tuple[str, ...]) -> None:
     types = {"attribute_codes": pa.int32(), "content": pa.float32()}
     empty = {name: pa.array([[]] * ROWS, pa.list_(types[name])) for name in columns}
     attributes, content = load(items_table(**empty))

@@ -86,7 +86,7 @@ def test_the_tasks_of_version_1_are_todays_default() -> None:
     assert declare_tasks({})["tasks"] == composed()["tasks"]
 
 
-def test_tasks_and_sources_of_a_run_get_no_entry_of_today() -> None:
+def test_tasks_and_sources_of_a_run_get_no_default_entries() -> None:
     saved = copy.deepcopy(SIMULATED) | {"config_version": CONFIG_VERSION}
     del saved["tasks"]["click"], saved["retrieval"]["sources"]["ease"]
     config = plain(saved)
@@ -115,6 +115,6 @@ def test_a_config_of_a_later_release_is_refused(tmp_path: Path) -> None:
         ("ranker.train.loss.value_share=0.3", r"is now tasks\.value\.ranking: set tasks\.value\.ranking"),
     ],
 )
-def test_a_setting_that_became_one_of_a_task_is_refused_with_it(override: str, message: str) -> None:
+def test_a_setting_that_moved_to_tasks_is_refused_with_its_new_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_overrides("train", [override])

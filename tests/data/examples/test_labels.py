@@ -179,7 +179,9 @@ def plain_label(
 
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds=WORLDS, horizon=st.sampled_from(["3d", "next_order"]))
-def test_against_a_plain_count(con: ibis.BaseBackend, worlds: list[tuple[list, list]], horizon: str) -> None:
+def test_labels_equal_a_plain_count(
+    con: ibis.BaseBackend, worlds: list[tuple[list, list]], horizon: str
+) -> None:
     orders, events = join_worlds(worlds, 0), join_worlds(worlds, 1)
     if not any(row["quantity"] > 0 for row in orders):
         return
@@ -220,13 +222,13 @@ def test_labels_follow_the_tasks() -> None:
         ({"label": "purchase_7d"}, r"tasks\.t: label and window name the column outcome_purchase_7d"),
     ],
 )
-def test_labels_that_cannot_be(settings: dict[str, Any], words: str) -> None:
+def test_unusable_labels_are_refused(settings: dict[str, Any], words: str) -> None:
     tasks = {"first": {"label": "purchase", "window": "7d"}, "t": settings}
     with pytest.raises(DataError, match=words):
         wanted_labels({"data": {"horizon": "14d"}, "tasks": tasks})
 
 
-def test_feedback_is_joined_as_long_as_a_label_counts() -> None:
+def test_feedback_windows_are_those_of_the_labels() -> None:
     tasks = {
         str(k): {"label": label, "window": window}
         for k, (label, window) in enumerate(

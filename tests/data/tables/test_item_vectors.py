@@ -58,7 +58,7 @@ def plain_unit(vector: list[float] | None, dim: int) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=ITEMS, suffix=st.sampled_from([".parquet", ".csv"]), batch=st.integers(1, 5), data=st.data())
-def test_against_numpy(
+def test_unit_vectors_equal_numpy(
     tmp_path: Path, case: tuple[int, list], suffix: str, batch: int, data: st.DataObject
 ) -> None:
     dim, vectors = case

@@ -26,7 +26,7 @@ TASKS = (
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.lists(st.floats(-8, 8), min_size=5, max_size=5), min_size=1, max_size=20))
-def test_outputs_go_back_to_their_logits(rows: list[list[float]]) -> None:
+def test_output_logits_invert_task_outputs(rows: list[list[float]]) -> None:
     logits = torch.tensor(rows, dtype=torch.float64)
     to_outputs = TaskOutputs(TASKS)
     outputs = to_outputs(logits)

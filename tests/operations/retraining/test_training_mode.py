@@ -35,7 +35,7 @@ def test_what_a_retraining_cannot_honour_is_refused(override: str, message: str,
     check_settings(config("data.since='2024-01-01'", "stage=ranker"))
 
 
-def test_without_a_champion_everything_is_learned() -> None:
+def test_no_champion_means_full_training() -> None:
     cfg = config()
     assert plan_training(cfg, None) == ("full", cfg, "")
     with pytest.raises(ConfigError, match="has no bundle to start from"):
