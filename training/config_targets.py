@@ -53,12 +53,12 @@ def import_object(key: str, path: str) -> Any:
             folders = ", ".join(getattr(sys.modules[package], "__path__", ()))
             raise ConfigError(f"{key}: {path}: there is no module {missing} in {folders}") from error
         raise ConfigError(
-            f"{key}: {path} cannot be imported, for there is no module {missing}. Run the command from the "
+            f"{key}: {path} cannot be imported: no module {missing}. Run the command from the "
             f"folder that holds {missing}, or add that folder to PYTHONPATH"
         ) from error
     except Exception as error:
         raise ConfigError(
-            f"{key}: {path} cannot be imported, for {module_name} fails: {type(error).__name__}: {error}"
+            f"{key}: {path} cannot be imported: {module_name} fails: {type(error).__name__}: {error}"
         ) from error
     if not hasattr(module, name):
         own_names = [each for each, value in vars(module).items() if _is_of(value, module_name)]
@@ -156,7 +156,7 @@ def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
 
 
 def build_target(key: str, settings: DictConfig, *arguments: Any) -> Any:
-    """What the class of a config's node makes of `arguments` and the node's settings.
+    """An instance of the class of a config's node, from `arguments` and the node's settings.
 
     Raises ConfigError, with `key`, the node's, for a class that cannot be imported or built.
     """

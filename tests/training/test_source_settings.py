@@ -84,7 +84,10 @@ def test_a_source_of_the_users_own(own_module: str) -> None:
             "my_sources has no cart. Did you mean carts?",
         ),
         ({"mine": {"_target_": "my_sources.carts"}}, "missing 1 required positional argument: 'limit'"),
-        ({"mine": {"_target_": "no_such_package.source", "limit": 5}}, "there is no module no_such_package"),
+        (
+            {"mine": {"_target_": "no_such_package.source", "limit": 5}},
+            "cannot be imported: no module no_such_package",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused(own_module: str, sources: dict[str, Any], message: str) -> None:
