@@ -11,8 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from training.config_keys import flatten_config, suggest_names
 from training.config_limits import find_range_error
-from training.config_overrides import check_targets, keys_of_values, override_values, parse_overrides
-from training.config_targets import TARGET, accepts_key, find_targets
+from training.config_overrides import (
+    accepts_key,
+    check_targets,
+    keys_of_values,
+    override_values,
+    parse_overrides,
+)
+from training.config_targets import TARGET, find_targets
 from training.earlier_names import current_key
 from training.errors import ConfigError
 

@@ -1,6 +1,7 @@
 """Overrides of a command line, `key=value`: their values, and the classes that they name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -8,7 +9,16 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from training.config_targets import OPEN_MAPPINGS, SHIPPED_PACKAGE, TARGET, check_target, find_targets
+from training.config_keys import suggest_names
+from training.config_targets import (
+    OPEN_MAPPINGS,
+    SHIPPED_PACKAGE,
+    TARGET,
+    check_target,
+    find_targets,
+    target_parameters,
+    unknown_parameter,
+)
 from training.earlier_names import RENAMED_TARGETS
 from training.errors import ConfigError
 
@@ -68,3 +78,34 @@ def check_targets(reference: DictConfig, overrides: list[Override], has_folders:
         if not is_shipped or has_folders or node in changed:
             check_target(node, path, keys[node])
     return targets
+
+
+def task_fields() -> list[str]:
+    """The keys of a task in `tasks`."""
+    from models.ranking.tasks import Task  # late: it needs torch, which takes seconds to import
+
+    return [field.name for field in fields(Task) if field.name != "name"]
+
+
+def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
+    """Whether a key that no config file has may be set: of a task, or of a class in `targets`.
+
+    Raises ConfigError, with the nearest name, for a key of a task or class that it does not take.
+    """
+    parts = key.split(".")
+    if parts[0] == "tasks" and len(parts) > 1:
+        if len(parts) == 2:
+            return True
+        if len(parts) > 3 or parts[2] not in task_fields():
+            raise ConfigError(f"{key}: a task has no {parts[2]}.{suggest_names(parts[2], task_fields())}")
+        return True
+    for node, path in targets.items():
+        if key.startswith(f"{node}."):
+            name = key[len(node) + 1 :].partition(".")[0]
+            if name == TARGET:
+                return node.rpartition(".")[0] in OPEN_MAPPINGS
+            parameters = target_parameters(node, path)
+            if parameters is not None and name not in parameters:
+                raise ConfigError(f"{key}: {unknown_parameter(path, name, parameters)}")
+            return True
+    return False

@@ -9,8 +9,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterator
 from typing import Any
 
 from hydra.utils import instantiate
@@ -122,37 +121,6 @@ def unknown_parameter(path: str, name: str, parameters: list[str]) -> str:
     if not parameters:
         return f"{class_name} takes no settings"
     return f"{class_name} takes no {name}.{suggest_names(name, parameters)}"
-
-
-def task_fields() -> list[str]:
-    """The keys of a task in `tasks`."""
-    from models.ranking.tasks import Task  # late: it needs torch, which takes seconds to import
-
-    return [field.name for field in fields(Task) if field.name != "name"]
-
-
-def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
-    """Whether a key that no config file has may be set: of a task, or of a class in `targets`.
-
-    Raises ConfigError, with the nearest name, for a key of a task or class that it does not take.
-    """
-    parts = key.split(".")
-    if parts[0] == "tasks" and len(parts) > 1:
-        if len(parts) == 2:
-            return True
-        if len(parts) > 3 or parts[2] not in task_fields():
-            raise ConfigError(f"{key}: a task has no {parts[2]}.{suggest_names(parts[2], task_fields())}")
-        return True
-    for node, path in targets.items():
-        if key.startswith(f"{node}."):
-            name = key[len(node) + 1 :].partition(".")[0]
-            if name == TARGET:
-                return node.rpartition(".")[0] in OPEN_MAPPINGS
-            parameters = target_parameters(node, path)
-            if parameters is not None and name not in parameters:
-                raise ConfigError(f"{key}: {unknown_parameter(path, name, parameters)}")
-            return True
-    return False
 
 
 def build_target(key: str, settings: DictConfig, *arguments: Any) -> Any:

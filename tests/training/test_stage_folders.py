@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from data.io.code_hash import module_closure
 from training.stage_folders import (
     STAGE_MANIFEST,
     is_done,
@@ -104,3 +105,9 @@ def test_latest_points_to_the_last_finished_run(tmp_path: Path) -> None:
         assert (tmp_path / "latest").resolve() == tmp_path / name
     assert os.readlink(tmp_path / "latest") == "ranker-2", "relative: a project can be moved"
     assert {file.name for file in tmp_path.iterdir()} == {"ranker-1", "ranker-2", "latest"}
+
+
+def test_code_of_the_ranker_is_none_of_the_retrieval_stage() -> None:
+    files, _ = module_closure(["training.retrieval_stage"])
+    assert "models.retrieval.losses" in files
+    assert not [name for name in files if name.startswith("models.ranking")]
