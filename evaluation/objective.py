@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from evaluation.jagged import Array, RankedLists, segment_ids
 from evaluation.scoring import ScoredCandidates, proposed_candidates
@@ -12,8 +11,7 @@ from evaluation.task_outputs import purchase_task, spend_task
 from models.ranking.tasks import Task
 from serving.pipeline.objective import objective_names, parse_objective
 from serving.pipeline.slate_policy import SlatePolicy, score_candidates
-from training.errors import ConfigError
-from training.objective import check_objective, run_objective, task_kinds
+from training.objective import check_run_objective, task_kinds
 from training.trained_run import Run
 
 
@@ -53,13 +51,8 @@ def open_objective(run: Run) -> Objective:
 
     Raises ConfigError for an objective that the run's tasks and items cannot give.
     """
-    items = pq.read_table(run.prepared.folder / "items.parquet")
-    slate = {"objective": run_objective(run.cfg, run.tasks)}
-    try:
-        checked = check_objective(slate, run.tasks, run.catalog, items)
-    except ValueError as error:
-        raise ConfigError(f"{run.folder.name}: {error}") from error
-    return Objective(slate["objective"], task_kinds(run.tasks), checked.columns)
+    checked = check_run_objective(run.cfg, run.tasks, run.prepared)
+    return Objective(checked.policy.objective, task_kinds(run.tasks), checked.columns)
 
 
 def objective_order(expression: str, tasks: tuple[Task, ...]) -> str:

@@ -26,8 +26,8 @@ from exporting.exportable_run import ExportableRun, ExportError
 from exporting.golden_requests import SampledCheckouts, sample_requests, select_golden_requests
 from exporting.index.build import RECALL_AT, SearchMetrics, read_shards
 from exporting.lowering import lower_modules, save_torchscript
-from exporting.slate_objective import read_policy
-from serving.pipeline.slate_policy import SLOTS, SlatePolicy
+from exporting.slate_objective import read_objective
+from serving.pipeline.slate_policy import SLOTS
 from serving.storage.vector_index import ItemIndex, SearchParams
 
 
@@ -59,7 +59,8 @@ def assemble_bundle(
         before_publish: is called with the bundle's folder after verification.
     """
     started = time.perf_counter()
-    policy = _slate_policy(run, settings)
+    objective = read_objective(run, settings)
+    _check_ranked(settings)
     run.sources.max_candidates = settings.ranked
     with staging_folder(root) as folder:
         with timed_step("modules"):
@@ -69,15 +70,15 @@ def assemble_bundle(
             built = build_index(folder)
             index = ItemIndex(read_shards(built.files), run.catalog.vectors.numpy(), built.search_params)
         with timed_step("items"):
-            write_items(run, policy, folder)
+            write_items(run, objective, folder)
             shutil.copy(run.prepared.folder / "schema.json", folder)
         with timed_step("golden requests"):
             checkouts = sample_requests(run, ("test", "validation"), settings.verify.checkouts)
             count = settings.verify.golden  # the clearest of five times as many
-            golden = select_golden_requests(run, modules, index, checkouts.head(5 * count), policy, count)
+            golden = select_golden_requests(run, modules, index, checkouts.head(5 * count), objective, count)
             write_arrow(golden, folder / "golden.arrow")
         with timed_step("verification"):
-            manifest = build_manifest(run, folder, policy, built.manifest_entry, export_record)
+            manifest = build_manifest(run, folder, objective, built.manifest_entry, export_record)
             _verify(run, folder, manifest, checkouts, built.metrics)
             manifest["export"]["seconds"] = round(time.perf_counter() - started, 1)
             write_bundle_manifest(manifest, folder)
@@ -89,12 +90,10 @@ def assemble_bundle(
     return version
 
 
-def _slate_policy(run: ExportableRun, settings: DictConfig) -> SlatePolicy:
-    """The slate policy of the settings. Raises ExportError for settings that the run cannot serve."""
-    policy = read_policy(run, settings)
+def _check_ranked(settings: DictConfig) -> None:
+    """Raises ExportError for a `ranked` that leaves slots empty."""
     if settings.ranked is not None and settings.ranked < SLOTS:
         raise ExportError(f"bundle.ranked is {settings.ranked}: expected {SLOTS} or more, or null for all")
-    return policy
 
 
 def _verify(

@@ -20,13 +20,13 @@ from omegaconf import OmegaConf
 
 from data.feature_schema import FeatureSchema
 from exporting.exportable_run import ExportableRun, ExportError, read_calibration
-from exporting.slate_objective import manifest_entries, objective_columns
-from serving.pipeline.slate_policy import SlatePolicy
+from exporting.slate_objective import manifest_entries, named_columns
 from serving.storage.bundle import CHECKSUM_PLACEHOLDER, MANIFEST, manifest_checksum, sha256
 from serving.storage.formats import FORMAT_VERSION, NUMERIC_DTYPES, OBJECTIVE_PREFIX, OPTIONAL_DTYPES
 from serving.storage.item_ids import build_slots
 from serving.storage.versions import set_current_version
 from serving.stores.arrow import STORE_SCHEMA
+from training.objective import CheckedObjective
 from training.source_settings import source_limits, source_names
 from training.tracking import git_commit
 
@@ -60,14 +60,15 @@ def write_arrow(table: pa.Table, file: Path) -> None:
         writer.write_table(table)
 
 
-def write_items(run: ExportableRun, policy: SlatePolicy, folder: Path) -> None:
+def write_items(run: ExportableRun, objective: CheckedObjective, folder: Path) -> None:
     """Write `items.arrow` and `item_rows.arrow`, the hash table item id → row (serving/storage/item_ids.py).
 
     Raises ExportError for an id that two items have.
     """
     items = items_table(run)
-    for name, values in objective_columns(run, policy).items():
-        items = items.append_column(f"{OBJECTIVE_PREFIX}{name}", _to_arrow(values.astype(np.float32)))
+    for name in named_columns(objective):
+        values = objective.columns[name][0].astype(np.float32)
+        items = items.append_column(f"{OBJECTIVE_PREFIX}{name}", _to_arrow(values))
     try:
         slots = build_slots(items["item_id"].combine_chunks())
     except ValueError as error:
@@ -152,7 +153,11 @@ def _store_batch(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
 
 
 def build_manifest(
-    run: ExportableRun, folder: Path, policy: SlatePolicy, index: dict[str, Any], export: dict[str, Any]
+    run: ExportableRun,
+    folder: Path,
+    objective: CheckedObjective,
+    index: dict[str, Any],
+    export: dict[str, Any],
 ) -> dict[str, Any]:
     """The manifest of a bundle. All other files must be in `folder` already."""
     hashes = {file.name: sha256(file) for file in sorted(folder.iterdir())}
@@ -168,7 +173,7 @@ def build_manifest(
         "bytes": {name: (folder / name).stat().st_size for name in hashes},
         "metric": "inner_product",
         "dims": {"vector": run.catalog.vectors.shape[1] - 8, "items": run.catalog.leaf.numel()},
-        **manifest_entries(run, policy),
+        **manifest_entries(run, objective),
         "candidates": source_limits(run.cfg),
         "sources": source_names(run.cfg),  # bit i of a candidate's source mask: the i-th
         "index": index,

@@ -14,13 +14,12 @@ from exporting.exportable_run import (
     to_latest_queries,
 )
 from exporting.lowering import ServingModules
-from exporting.slate_objective import policy_columns
 from models.schema import Candidates
 from serving.checkout import HISTORY_KINDS, Checkout, Event, Line
-from serving.pipeline.slate_policy import SLOTS, SlatePolicy, score_candidates, select_slates
+from serving.pipeline.slate_policy import SLOTS, score_candidates, select_slates
 from serving.storage.golden_requests import checkout_to_json
 from serving.storage.vector_index import ItemIndex
-from training.objective import task_kinds
+from training.objective import CheckedObjective, task_kinds
 from training.source_settings import source_limits
 
 GOLDEN_SCHEMA = pa.schema(
@@ -92,7 +91,7 @@ def select_golden_requests(
     modules: ServingModules,
     index: ItemIndex,
     checkouts: SampledCheckouts,
-    policy: SlatePolicy,
+    objective: CheckedObjective,
     count: int,
 ) -> pa.Table:
     """The `count` requests whose slates are furthest from a tie, with slate and predictions [6][T].
@@ -108,8 +107,8 @@ def select_golden_requests(
     candidates = Candidates(*modules.candidates(query, vector, torch.from_numpy(ann), catalog))
     outputs = modules.ranker(query, vector, candidates, catalog).numpy()  # [T, ΣC]
     bounds, items = candidates.offsets.tolist(), candidates.item.numpy()
-    item_columns = {name: values[items] for name, values in policy_columns(run, policy).items()}
-    score = score_candidates(policy, task_kinds(run.tasks), outputs, item_columns)
+    item_columns = {name: values[0, items] for name, values in objective.columns.items()}
+    score = score_candidates(objective.policy, task_kinds(run.tasks), outputs, item_columns)
     leaf, vectors = catalog.leaf.numpy(), catalog.vectors.numpy()
     rows: list[tuple[float, dict[str, Any]]] = []
     for request, start, end in zip(checkouts.requests, bounds[:-1], bounds[1:], strict=True):
@@ -117,7 +116,9 @@ def select_golden_requests(
             continue
         pairs = slice(start, end)
         eligible = np.ones((1, end - start), bool)
-        selection = select_slates(score[None, pairs], eligible, items[None, pairs], leaf, vectors, policy)
+        selection = select_slates(
+            score[None, pairs], eligible, items[None, pairs], leaf, vectors, objective.policy
+        )
         columns = selection.column[0]
         row = {
             "request": checkout_to_json(request),

@@ -36,7 +36,7 @@ from .pipeline.eligibility import EligibilityFilter
 from .pipeline.encode import FeatureEncoder, to_tensors
 from .pipeline.explore import explore_last_slot
 from .pipeline.popular_items import PopularityFallback
-from .pipeline.rank import RankedItems, Retrieved, SlateSelector, TaskRows
+from .pipeline.rank import PredictionRows, RankedItems, Retrieved, SlateSelector
 from .pipeline.request_state import RequestState
 from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
@@ -82,7 +82,7 @@ class Recommender:
         except (TypeError, ValueError) as error:
             raise BundleError(bundle.folder / MANIFEST, str(error), "export again") from error
         self.item_vectors = bundle.catalog[-1].numpy()
-        self.task_rows = TaskRows.of_tasks(bundle.tasks)
+        self.task_rows = PredictionRows.of_tasks(bundle.tasks)
         self.n_ann_candidates = int(bundle.manifest["candidates"]["ann"])
         self.exploration_rate = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)
         self.rng = np.random.default_rng()

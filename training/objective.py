@@ -26,7 +26,7 @@ class CheckedObjective(NamedTuple):
     """A policy whose objective can score every item."""
 
     policy: SlatePolicy
-    columns: Columns  # that the objective names, the mean where unknown
+    columns: Columns  # that the policy reads (margin too where it counts it), the mean where unknown
 
 
 def run_objective(cfg: DictConfig, tasks: tuple[Task, ...]) -> str:
@@ -74,18 +74,17 @@ def item_columns(catalog: Catalog, items: pa.Table) -> Columns:
 def check_objective(
     slate: Mapping[str, Any], tasks: tuple[Task, ...], catalog: Catalog, items: pa.Table
 ) -> CheckedObjective:
-    """The policy of `slate` (fields of SlatePolicy) with the item columns that its objective names.
+    """The policy of `slate` (fields of SlatePolicy) with the item columns that it reads.
 
     Raises ValueError for a name that is neither a task nor a numeric item column, for a division by what may
     be 0, and for a column without any value.
     """
     policy, kinds = SlatePolicy(**slate), task_kinds(tasks)
     readable = item_columns(catalog, items)
-    names = [name for name in objective_names(parse_objective(policy.objective)) if name not in kinds]
-    columns = {name: impute_column(name, readable[name]) for name in names if name in readable}
-    margin = {"margin": impute_column("margin", readable["margin"])} if policy.margin else {}
-    ranges = {
-        name: Range(float(values.min()), float(values.max())) for name, values in (columns | margin).items()
-    }
+    names = {name for name in objective_names(parse_objective(policy.objective)) if name not in kinds}
+    if policy.margin:
+        names.add("margin")
+    columns = {name: impute_column(name, readable[name]) for name in sorted(names) if name in readable}
+    ranges = {name: Range(float(values.min()), float(values.max())) for name, values in columns.items()}
     check_policy(policy, kinds, dict.fromkeys(readable, Range(0.0, 0.0)) | ranges)
     return CheckedObjective(policy, columns)

@@ -17,7 +17,7 @@ from .objective import Range
 from .slate_policy import SlatePolicy, check_policy, impute_column, score_candidates, select_slates
 
 
-class TaskRows(NamedTuple):
+class PredictionRows(NamedTuple):
     """Names of the tasks, and the rows of the ranker's output whose product is a field of Item."""
 
     names: tuple[str, ...]  # T
@@ -26,7 +26,7 @@ class TaskRows(NamedTuple):
     value: tuple[int, ...] | None
 
     @classmethod
-    def of_tasks(cls, tasks: Sequence[TaskOutput]) -> "TaskRows":
+    def of_tasks(cls, tasks: Sequence[TaskOutput]) -> "PredictionRows":
         row_by_name = {task.name: row for row, task in enumerate(tasks)}
 
         def factors(name: str | None) -> tuple[int, ...]:
@@ -63,7 +63,7 @@ class RankedItems(NamedTuple):
         cls,
         candidates: Candidates,
         outputs: NDArray[np.float32],
-        task_rows: TaskRows,
+        task_rows: PredictionRows,
         columns: NDArray[np.int64],
         propensity: tuple[float, ...] | None = None,
     ) -> "RankedItems":

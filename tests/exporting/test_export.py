@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -20,11 +21,12 @@ from exporting import verification
 from exporting.bundle import items_table, write_arrow, write_items, write_store
 from exporting.exportable_run import ExportError, find_run, load_exportable_run
 from exporting.index.build import SearchMetrics
+from exporting.slate_objective import read_objective
 from models.embeddings import unpack_int8
 from models.schema import SNAPSHOT_FIELDS, Catalog
 from serving.storage.bundle import REQUIRED_FILES, open_bundle
 from serving.stores.arrow import ArrowStore
-from tests.exporting.bundles import export_config, make_bundle, make_run
+from tests.exporting.bundles import export_config, load_config, make_bundle, make_run
 
 
 def contents(root: Path) -> set[str]:
@@ -39,7 +41,7 @@ def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
     assert manifest["version"] == version.name
     assert manifest["metric"] == "inner_product"
     assert manifest["index"]["recall"] >= 0.95
-    assert manifest["export"]["parity"]["purchase"] < verification.MAX_PROBABILITY_ERROR
+    assert manifest["export"]["parity"]["errors"]["purchase"] < verification.MAX_PROBABILITY_ERROR
     assert manifest["run"]["mlflow_run_id"] == "none"
     assert manifest["metrics"]["ranker"] == {"val_loss": 1.0}
     assert manifest["data"]["click_label"] == "logged"
@@ -69,8 +71,11 @@ def test_an_id_of_two_items_is_refused(run_folder: Path, tmp_path: Path) -> None
     ids = run.items["item_id"].to_pylist()
     repeated = pa.array([*ids[:7], ids[3], *ids[8:]])
     column = run.items.column_names.index("item_id")
+    objective = read_objective(run, load_config("export").bundle)
     with pytest.raises(ExportError, match=rf"rows 3 and 7 have one item id, '{ids[3]}'.*prepare again"):
-        write_items(run._replace(items=run.items.set_column(column, "item_id", repeated)), tmp_path)
+        write_items(
+            run._replace(items=run.items.set_column(column, "item_id", repeated)), objective, tmp_path
+        )
 
 
 def test_the_index_answers_with_available_item_rows(version: Path) -> None:
@@ -152,16 +157,19 @@ def test_low_recall_is_refused(run_folder: Path, root: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("field", "error"), [("click", 0.01), ("purchase", 0.003), ("value", 0.05), ("click", float("nan"))]
+    ("task", "error"), [("click", 0.01), ("purchase", 0.003), ("value", 0.05), ("click", float("nan"))]
 )
 def test_a_lack_of_parity_is_refused(
-    run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch, field: str, error: float
+    run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch, task: str, error: float
 ) -> None:
     measure_parity = verification.measure_parity
-    monkeypatch.setattr(
-        verification, "measure_parity", lambda *a: replace(measure_parity(*a), **{field: error})
-    )
-    assert_refused(run_folder, root, f"{field} differs from the training model by up to")
+
+    def measure_worse_parity(*arguments: Any) -> verification.Parity:
+        parity = measure_parity(*arguments)
+        return replace(parity, errors=parity.errors | {task: error})
+
+    monkeypatch.setattr(verification, "measure_parity", measure_worse_parity)
+    assert_refused(run_folder, root, f"{task} differs from the training model by up to")
 
 
 def test_parity_sees_a_changed_weight(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

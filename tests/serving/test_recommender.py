@@ -258,7 +258,8 @@ def test_another_type_than_a_checkout_raises(shared: Recommender) -> None:
 def test_an_order_by_margin(recommender: Recommender, golden_checkout: Checkout) -> None:
     """Slates are sorted by expected value × margin. Without any margin the bundle does not load."""
     bundle = replace(recommender.bundle, manifest=recommender.bundle.manifest | {"slate": {"margin": True}})
-    with pytest.raises(BundleError, match=r"manifest.json: slate.margin or slate.objective reads margin, but no item has a margin"):
+    message = r"manifest.json: slate.margin or slate.objective reads margin, but no item has a margin"
+    with pytest.raises(BundleError, match=message):
         Recommender(bundle)
     margin = np.where(np.arange(len(recommender.bundle.margin)) % 2, 0.9, 0.001).astype(np.float32)
     by_margin = Recommender(replace(bundle, margin=margin))

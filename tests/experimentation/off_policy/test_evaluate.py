@@ -119,7 +119,7 @@ def test_examination_probabilities_are_estimated_from_the_log(logged: LoggedChec
         EXAMINATION_PROBABILITY,
         atol=0.12,
     )
-    with pytest.raises(ValueError, match="predicts no clicks.*give them with --examination-probabilities"):
+    with pytest.raises(ValueError, match=r"predicts no clicks.*give them with --examination-probabilities"):
         estimate_examination_probability(logged._replace(p_click=np.full_like(predicted, np.nan)))
 
 
