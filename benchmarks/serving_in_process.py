@@ -93,7 +93,7 @@ def faulty_parts(recommender: Recommender) -> dict[str, tuple[Any, Any]]:
         raise RuntimeError("out of order")
 
     def return_nan(*arguments: Any) -> Any:
-        return tuple(torch.full_like(output, math.nan) for output in bundle.ranker(*arguments))
+        return torch.full_like(bundle.ranker(*arguments), math.nan)
 
     def with_store(get: Any) -> tuple[Any, Any]:
         return SimpleNamespace(get=get), bundle
