@@ -106,7 +106,8 @@ def _parse_task(name: str, settings: Any, earlier: Sequence[Task]) -> Task:
             raise ValueError(f"tasks.{name}.{key}: no such key.{suggest(str(key), known)}")
     for key in ("kind", "label"):
         if settings.get(key) is None:
-            raise ValueError(f"tasks.{name}.{key} is missing")
+            hint = suggest(name, [task.name for task in earlier])
+            raise ValueError(f"tasks.{name}.{key} is missing.{hint}")
     task = Task(name=name, **settings)
     for error in (_value_error(task), _parent_error(task, earlier), _label_error(task)):
         if error:

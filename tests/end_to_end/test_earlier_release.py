@@ -128,7 +128,8 @@ def test_its_impression_log_is_read(release: Path) -> None:
     assert meta["attribution"]["impression"]
 
 
-@pytest.mark.parametrize("mode", ["incremental", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["incremental", "full"])
 def test_retraining_continues(release: Path, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     champion = version_folder("bundle").name
     extend_log(Path("shop"))
@@ -161,6 +162,7 @@ def lose_the_run(run: Path) -> None:
     shutil.rmtree(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lose_the_class, change_a_shape, lose_the_prepared_folder, lose_the_run])
 def test_a_champion_that_cannot_be_rebuilt_is_judged_from_its_bundle(
     release: Path, damage: Callable[[Path], None]

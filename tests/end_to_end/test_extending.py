@@ -102,6 +102,7 @@ def test_the_commands_of_a_page_are_accepted(own_folder: Path, page: str) -> Non
         assert name.removesuffix(".py").replace("/", ".") in finished.stdout
 
 
+@pytest.mark.slow
 def test_all_extensions_together_train_export_and_serve(own_folder: Path) -> None:
     """One run with a task, source, network, encoder, loss and features of a shop's own, and its store."""
     experiment = own_folder / "my_configs" / "experiment" / "mine.yaml"

@@ -113,6 +113,7 @@ def returns_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_returns_change_slates_by_the_objective(returns_folder: Path) -> None:
     """Slates of the objective are sorted by it, and hold fewer items that come back."""
     assert report_tasks(returns_folder)["return"]["auc"] > 0.6
@@ -128,6 +129,7 @@ def test_returns_change_slates_by_the_objective(returns_folder: Path) -> None:
     assert expected_returns(kept) < expected_returns(plain)
 
 
+@pytest.mark.slow
 def test_an_objective_that_cannot_be_served_is_refused_at_export(returns_folder: Path) -> None:
     for objective, message in (
         ("purchase * value * (1 - retrn)", "did you mean return?"),
