@@ -228,7 +228,8 @@ def test_every_policy_passes_its_own_golden_requests(run_folder: Path, tmp_path:
     settings = ("revenue_weight=0.5", "category_cap=1", "diversity=0.2")
     version = make_bundle(run_folder, tmp_path, *(f"bundle.slate.{setting}" for setting in settings))
     assert json.loads((version / "manifest.json").read_text())["slate"] == {
-        "revenue_weight": 0.5, "margin": False, "category_cap": 1, "diversity": 0.2,
+        "objective": "purchase * value", "revenue_weight": 0.5, "margin": False, "category_cap": 1,
+        "diversity": 0.2,
     }  # fmt: skip
 
 
