@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from data.io.batches import read_batches
-from models.ranking.calibration import HeadCalibration
+from models.ranking.calibration import TaskCalibration
 from tests.data.shop import write_shop
 from tests.end_to_end.commands import HANG_SECONDS, ROOT, command, environment, finished, train_arguments
 from tests.end_to_end.test_resume import step_of
-from training.labels import label_policy_from_meta
+from training.labels import label_policy_from_meta, task_labels
 from training.ranker import predict
 from training.trained_run import open_run
 
@@ -53,11 +53,10 @@ def calibration_fits_the_weights_that_are_kept(folder: Path) -> None:
     """Wherever its predictions came from: those of the last validation, or made anew."""
     run = open_run(folder)
     batches = read_batches(run.candidates_folder / "validation.parquet", 256)
-    logits, labels = predict(
-        run.ranker, run.query_tower, run.catalog, batches, label_policy_from_meta(run.prepared.meta)
-    )
-    refitted = HeadCalibration()
-    refitted.fit(logits, labels.click, labels.purchase, labels.value)
+    policy = label_policy_from_meta(run.prepared.meta)
+    logits, labels = predict(run.ranker, run.query_tower, run.catalog, batches, policy)
+    refitted = TaskCalibration(len(run.tasks))
+    refitted.fit(run.tasks, logits, task_labels(labels, run.tasks, policy))
     with torch.no_grad():
         saved_probabilities, probabilities = (
             calibration(logits)[:, :2].sigmoid() for calibration in (run.ranker.calibration, refitted)
