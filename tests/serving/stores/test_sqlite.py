@@ -62,7 +62,9 @@ def test_a_file_that_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such event store"):
         open_store(tmp_path / "new.db", create=False)
     assert not (tmp_path / "new.db").exists()
-    with pytest.raises(ValueError, match="store ftp://: expected a path, redis, rediss, valkey, valkeys, or the dotted path"):
+    with pytest.raises(
+        ValueError, match="store ftp://: expected a path, redis, rediss, valkey, valkeys, or the dotted path"
+    ):
         open_store("ftp://somewhere")
 
 
