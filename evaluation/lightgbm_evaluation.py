@@ -40,11 +40,11 @@ def evaluate(run: Run, split: str) -> Results:
         SlateCandidates(
             pairs.offsets, pairs.item, np.stack([purchase, spend], axis=1), np.zeros((len(purchase), 0))
         ),
-        _gbdt_metrics(run, pairs, purchase, spend),
+        _task_metrics(run, pairs, purchase, spend),
     )
 
 
-def _gbdt_metrics(
+def _task_metrics(
     run: Run, pairs: lightgbm_baseline.LabeledPairs, purchase: Array, spend: Array
 ) -> list[dict[str, Any]]:
     """The rows of the run's tasks that LightGBM predicts too: of purchases, and of the spend on them."""

@@ -32,7 +32,7 @@ def joint_probability(outputs: Array, tasks: Sequence[Task], t: int) -> Array:
 
 
 def purchase_probability(outputs: Array, tasks: Sequence[Task]) -> Array:
-    """p(purchase) [P], of outputs [P, T]; `purchase_task` tells which task it is of."""
+    """p(purchase) [P], of the task `purchase_task`, from outputs [P, T]."""
     return joint_probability(outputs, tasks, purchase_task(tasks))
 
 

@@ -61,13 +61,13 @@ def item_columns(catalog: Catalog, items: pa.Table) -> Columns:
     columns: Columns = {name: getattr(catalog, name).numpy() for name in SNAPSHOT_FIELDS}
     shape = catalog.price.shape
 
-    def by_snapshot(name: str) -> NDArray[np.floating]:
-        return np.broadcast_to(items[name].to_numpy().astype(np.float64), shape)
+    def by_snapshot(name: str, dtype: type[np.floating]) -> NDArray[np.floating]:
+        return np.broadcast_to(items[name].to_numpy().astype(dtype), shape)  # no copy per snapshot
 
-    columns["margin"] = by_snapshot("margin").astype(np.float32)
+    columns["margin"] = by_snapshot("margin", np.float32)
     for name in items.column_names:
         if name.startswith(ATTRIBUTE_PREFIX) and name != ATTRIBUTE_CODES:
-            columns.setdefault(name.removeprefix(ATTRIBUTE_PREFIX), by_snapshot(name))
+            columns.setdefault(name.removeprefix(ATTRIBUTE_PREFIX), by_snapshot(name, np.float64))
     return columns
 
 

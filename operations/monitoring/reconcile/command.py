@@ -99,9 +99,9 @@ def diagnose(
         outcome_causes.traffic_mix(log, sources.orders, recommender.bundle),
     ]
     observed_rates = {
-        head.name: (float(head.label.mean()), float(head.prediction.mean()), len(head.slate_row))
-        for head in outcomes
-        if len(head.slate_row)
+        outcome.name: (float(outcome.label.mean()), float(outcome.prediction.mean()), len(outcome.slate_row))
+        for outcome in outcomes
+        if len(outcome.slate_row)
     }
     return Diagnosis(
         causes=rank_causes(causes),

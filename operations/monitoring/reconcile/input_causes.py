@@ -98,7 +98,7 @@ def input_causes(recommender: Recommender, requests: Sequence[LoggedRequest]) ->
 
 
 def describe_purchase_auc(requests: Sequence[LoggedRequest], differences: NDArray) -> str:
-    """The AUC of purchases, the last head, in the log and in the replay: a leak raises it."""
+    """The AUC of purchases, the last task, in the log and in the replay: a leak raises it."""
     purchased = np.concatenate([request.purchased for request in requests])
     logged = logit(np.concatenate([request.logged_probabilities for request in requests]))[:, -1]
     is_replayed = np.isfinite(differences[:, -1])

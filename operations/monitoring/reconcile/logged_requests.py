@@ -61,7 +61,7 @@ def sample_requests(
     slates, impressions, bundle = log.slates, log.impressions, recommender.bundle
     orders = sources.orders
     order_row = np.array([orders.order_row.get(order, -1) for order in slates.order_id.tolist()], np.int64)
-    probabilities = np.stack([impressions.p_click, impressions.p_purchase], 1)[:, head_columns(recommender)]
+    probabilities = np.stack([impressions.p_click, impressions.p_purchase], 1)[:, task_columns(recommender)]
     is_missing = np.isnan(probabilities).any(1)
     lacks_prediction = np.bincount(impressions.slate_row, is_missing, len(order_row)) > 0
     usable = (order_row >= 0) & ~lacks_prediction & (probabilities.shape[1] > 0)
@@ -98,7 +98,7 @@ def sample_requests(
     return requests
 
 
-def head_columns(recommender: Recommender) -> list[int]:
+def task_columns(recommender: Recommender) -> list[int]:
     """Which of click (0) and purchase (1) the bundle predicts."""
     rows = recommender.task_rows
     return [column for column, factors in enumerate((rows.click, rows.purchase)) if factors is not None]
@@ -146,13 +146,13 @@ def logit_differences(
     recommender: Recommender, requests: Sequence[LoggedRequest], perturbation: Perturbation | None = None
 ) -> NDArray:
     """[Σk, H] log-odds of the replay minus the logged ones, at most ±MAX_LOGIT_GAP; NaN for no candidate."""
-    heads = head_columns(recommender)
+    columns = task_columns(recommender)
     inputs = [
         (request.checkout, request.history) if perturbation is None else perturbation(request)
         for request in requests
     ]
     differences = [
-        logit(scores.lookup(request.item_rows)[:, heads]) - logit(request.logged_probabilities)
+        logit(scores.lookup(request.item_rows)[:, columns]) - logit(request.logged_probabilities)
         for request, scores in zip(requests, score_requests(recommender, inputs), strict=True)
     ]
     return np.clip(np.concatenate(differences), -MAX_LOGIT_GAP, MAX_LOGIT_GAP)

@@ -69,19 +69,19 @@ def late_labels(log: AttributedLog, outcomes: Sequence[MatureOutcomes]) -> Cause
     name = "late labels"
     remedy = "wait for the feedback before comparing, or widen data.click_window or data.horizon"
     causes = [Cause(name, 0.0, 0.0, "too little feedback", remedy)]
-    for head in outcomes:
-        counts = log.attribution_counts[head.name.rstrip("s")]
+    for outcome in outcomes:
+        counts = log.attribution_counts[outcome.name.rstrip("s")]
         late, joined = counts["late"], max(counts["joined"], 1)
-        evidence = f"{late:,} of {late + joined:,} {head.name} came after their window"
+        evidence = f"{late:,} of {late + joined:,} {outcome.name} came after their window"
         causes.append(Cause(name, float(np.log1p(late / joined)), late**0.5, evidence, remedy))
-        if head.label.sum() < MIN_OUTCOMES:
+        if outcome.label.sum() < MIN_OUTCOMES:
             continue
-        is_newest = head.slate_row >= np.quantile(head.slate_row, 1 - NEWEST_SHARE)
-        newest_ratio, older_ratio, z = _compare_calibration(head, is_newest, ~is_newest)
-        newest_share = float(head.prediction[is_newest].sum() / head.prediction.sum())
+        is_newest = outcome.slate_row >= np.quantile(outcome.slate_row, 1 - NEWEST_SHARE)
+        newest_ratio, older_ratio, z = _compare_calibration(outcome, is_newest, ~is_newest)
+        newest_share = float(outcome.prediction[is_newest].sum() / outcome.prediction.sum())
         missing = newest_share * max(1 - newest_ratio / older_ratio, 0.0)
         evidence = (
-            f"{head.name} over predicted {newest_ratio:.2f} in the newest quarter of mature slates, "
+            f"{outcome.name} over predicted {newest_ratio:.2f} in the newest quarter of mature slates, "
             f"{older_ratio:.2f} before"
         )
         causes.append(Cause(name, -float(np.log1p(-missing)), z, evidence, remedy))
@@ -179,17 +179,17 @@ def _shares(segments: NDArray, user: NDArray, names: NDArray) -> tuple[NDArray, 
     return share, np.array(se)
 
 
-def _compare_calibration(head: MatureOutcomes, a: NDArray, b: NDArray) -> tuple[float, float, float]:
+def _compare_calibration(outcome: MatureOutcomes, a: NDArray, b: NDArray) -> tuple[float, float, float]:
     """Observed over predicted in two parts of the items, and the standard errors by which `a` is below `b`.
 
     Errors are clustered by user, and at least those of independent counts of the predicted size.
     """
     log_ratios, errors = [], []
     for part in (a, b):
-        observed = head.label[part].sum() + PSEUDO_COUNT
-        predicted = head.prediction[part].sum() + PSEUDO_COUNT
-        residual = head.label[part] - observed / predicted * head.prediction[part]
-        relative_se = clustered_se(residual, head.user[part]) / observed
+        observed = outcome.label[part].sum() + PSEUDO_COUNT
+        predicted = outcome.prediction[part].sum() + PSEUDO_COUNT
+        residual = outcome.label[part] - observed / predicted * outcome.prediction[part]
+        relative_se = clustered_se(residual, outcome.user[part]) / observed
         log_ratios.append(float(np.log(observed / predicted)))
         errors.append(max(relative_se, float(predicted) ** -0.5))
     z = (log_ratios[1] - log_ratios[0]) / float(np.hypot(*errors))

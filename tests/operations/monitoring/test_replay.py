@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from operations.monitoring.reconcile.logged_requests import head_columns
+from operations.monitoring.reconcile.logged_requests import task_columns
 from operations.monitoring.replay import score_requests
 from serving import Recommender
 from serving.storage.formats import TaskOutput
@@ -24,7 +24,7 @@ def test_scores_of_a_request(
     shared: Recommender, tasks: list[TaskOutput], heads: list[int], finite: list[bool]
 ) -> None:
     recommender = Recommender(with_tasks(shared.bundle, tasks, objective=tasks[0].name))
-    assert head_columns(recommender) == heads
+    assert task_columns(recommender) == heads
     requests = [(checkout, EMPTY_HISTORY) for checkout, _ in read_golden_requests(shared.bundle)]
     for (checkout, _), scores in zip(requests, score_requests(recommender, requests), strict=True):
         slate = recommender.recommend(checkout, float("inf"))
