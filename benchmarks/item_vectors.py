@@ -27,8 +27,8 @@ from benchmarks.request_level import (
     ITEMS,
     random_batch,
 )
-from exporting.lowering import lower_ranker
 from models.embeddings import pack_int8
+from models.lowering import lower_ranker
 from models.schema import Candidates, Catalog, Query
 from models.torchscript import to_torchscript
 from reporting.tables import text_table

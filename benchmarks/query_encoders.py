@@ -18,7 +18,7 @@ import torch
 from benchmarks.commands import run_benchmark
 from data.io.batches import to_batch
 from evaluation.cold_start import Towers, open_towers
-from exporting.lowering import lower_query_tower
+from models.lowering import lower_query_tower
 from models.schema import Query
 from models.torchscript import to_torchscript
 from reporting.tables import text_table

@@ -1,21 +1,16 @@
 """Trained modules → TorchScript files that load in plain torch."""
 
-import copy
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.candidates.sources import CandidateSources
-from models.embeddings import EmbeddingTables, Int8EmbeddingTables, quantize_tables
-from models.ranking.ranker import CalibratedRanker, Ranker
+from models.lowering import lower_query_tower, lower_ranker
+from models.ranking.ranker import Ranker
 from models.retrieval.two_tower import QueryTower
 from models.schema import Catalog, Query
 from models.torchscript import to_torchscript
-
-INT8_MIN_DIM = 16  # narrower tables stay float32: row-wise int8 would save less than half of them
 
 
 class ServingModules(NamedTuple):
@@ -24,31 +19,6 @@ class ServingModules(NamedTuple):
     query_tower: nn.Module
     candidates: nn.Module
     ranker: nn.Module
-
-
-class FloatTables(nn.Module):
-    """Narrow tables in core torch, float32, with the `forward` of `EmbeddingTables`."""
-
-    def __init__(self, tables: EmbeddingTables) -> None:
-        super().__init__()
-        bags = tables.collection.embedding_bags
-        self.tables = [bags[t.name].weight.detach().clone() for t in tables.tables for _ in t.feature_names]
-
-    def forward(self, ids: list[Tensor], lengths: list[Tensor], weights: list[Tensor]) -> Tensor:
-        pooled: list[Tensor] = []
-        for i, table in enumerate(self.tables):
-            offsets = torch.cat([lengths[i].new_zeros(1), lengths[i].cumsum(0)])
-            pooled.append(
-                F.embedding_bag(
-                    ids[i],
-                    table,
-                    offsets,
-                    mode="sum",
-                    per_sample_weights=weights[i],
-                    include_last_offset=True,
-                )
-            )
-        return torch.cat(pooled, dim=1)
 
 
 class TupleCandidateSources(nn.Module):
@@ -81,35 +51,6 @@ def lower_modules(tower: QueryTower, sources: CandidateSources, ranker: Ranker) 
     return ServingModules(
         lower_query_tower(tower), TupleCandidateSources(sources).eval(), lower_ranker(ranker)
     )
-
-
-def lower_ranker(ranker: Ranker) -> CalibratedRanker:
-    """The ranker of `lower_modules`, alone."""
-    ranker = copy.deepcopy(ranker)
-    for name in ("attribute_embeddings", "item_embeddings"):
-        tables = getattr(ranker, name)
-        if isinstance(tables, EmbeddingTables):
-            setattr(ranker, name, lower_tables(tables))
-    ranker.position_bias = None  # serving predicts for an item that is seen
-    return CalibratedRanker(ranker).eval()
-
-
-def lower_query_tower(tower: QueryTower) -> QueryTower:
-    """The query tower of `lower_modules`, alone."""
-    tower = copy.deepcopy(tower)
-    if isinstance(tower.attribute_embeddings, EmbeddingTables):
-        tower.attribute_embeddings = lower_tables(tower.attribute_embeddings)
-    return tower.eval()
-
-
-def lower_tables(tables: EmbeddingTables) -> Int8EmbeddingTables | FloatTables:
-    """Row-wise int8 if all tables are INT8_MIN_DIM wide or more, else float32.
-
-    A row-wise int8 row carries 8 bytes of scale and offset, so a row of 4 takes 12 bytes instead of 16. That
-    saving is not worth the error, which is largest in narrow, sharply trained tables.
-    """
-    wide = all(table.dim >= INT8_MIN_DIM for table in tables.tables)
-    return quantize_tables(tables) if wide else FloatTables(tables)
 
 
 def save_torchscript(modules: ServingModules, folder: Path) -> None:

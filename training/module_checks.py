@@ -13,8 +13,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from models.embeddings import EmbeddingTables, pack_int8, quantize_tables
-from models.ranking.ranker import CalibratedRanker, Ranker
+from models.embeddings import pack_int8
+from models.lowering import lower_ranker
+from models.ranking.ranker import Ranker
 from models.ranking.tasks import Task
 from models.schema import Query, TableSizes
 from models.torchscript import ScriptingError, script
@@ -99,13 +100,7 @@ def check_ranker(ranker: Ranker, class_name: str) -> None:
         expected.append((arguments, output))
     _check_shared_weight(where, network, expected[0][1])
     _check_script(where, network, expected)
-    lowered = copy.deepcopy(ranker).eval()
-    for name in ("attribute_embeddings", "item_embeddings"):
-        tables = getattr(lowered, name)
-        if isinstance(tables, EmbeddingTables):
-            setattr(lowered, name, quantize_tables(tables))
-    lowered.position_bias = None  # serving has none
-    _script("ranker", CalibratedRanker(lowered))
+    _script("ranker", lower_ranker(ranker))
 
 
 def invented_query(n_context: int, n_profile: int) -> Query:

@@ -10,16 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporting.lowering import (
-    INT8_MIN_DIM,
-    FloatTables,
-    ServingModules,
-    lower_modules,
-    lower_tables,
-    save_torchscript,
-)
+from exporting.lowering import ServingModules, lower_modules, save_torchscript
 from models.candidates.sources import CandidateSources
 from models.embeddings import Int8EmbeddingTables
+from models.lowering import INT8_MIN_DIM, FloatTables, lower_tables
 from models.ranking.features.selection import FeatureSelection
 from models.ranking.ranker import Ranker, RankerWidths
 from models.ranking.tasks import DEFAULT_TASKS
