@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .exclusion import ExclusionRule, duration_seconds
 from .objective import (
     KIND_RANGES,
     TINY,
@@ -46,6 +47,9 @@ class SlatePolicy:
             Goldstein, SIGIR 1998, section 2), from 0 (off) to 1. Relevance is the score divided by the best
             one, in the units of what a slot earns. Similarity is the largest cosine of the item's vector with
             the items selected before.
+        exclude_basket: leave out what was just paid.
+        exclude_bought_within: leave out what the shopper bought in this time before the checkout, as "7d".
+        repeat_categories: category paths (a or a/b) whose items may be shown again, with all below them.
     """
 
     objective: str = "purchase * value"
@@ -53,6 +57,9 @@ class SlatePolicy:
     margin: bool = False
     category_cap: int | None = None
     diversity: float = 0.0
+    exclude_basket: bool = True
+    exclude_bought_within: str | None = None
+    repeat_categories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -62,11 +69,22 @@ class SlatePolicy:
         for name, value in (("revenue_weight", self.revenue_weight), ("diversity", self.diversity)):
             if not _is_number(value) or not 0 <= value <= 1:
                 raise ValueError(f"slate.{name} is {value!r}: expected a number from 0 to 1")
-        if not isinstance(self.margin, bool):
-            raise ValueError(f"slate.margin is {self.margin!r}: expected true or false")
+        for name, switch in (("margin", self.margin), ("exclude_basket", self.exclude_basket)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"slate.{name} is {switch!r}: expected true or false")
         cap = self.category_cap
         if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
             raise ValueError(f"slate.category_cap is {cap!r}: expected a whole number from 1, or null")
+        if self.exclude_bought_within is not None:
+            duration_seconds(self.exclude_bought_within, "slate.exclude_bought_within")
+        object.__setattr__(self, "repeat_categories", _category_paths(self.repeat_categories))
+
+    @property
+    def exclusion(self) -> ExclusionRule:
+        """Which purchases keep an item off the slate."""
+        within = self.exclude_bought_within
+        seconds = 0 if within is None else duration_seconds(within, "slate.exclude_bought_within")
+        return ExclusionRule(self.exclude_basket, seconds)
 
 
 class Selection(NamedTuple):
@@ -263,3 +281,10 @@ def unit_vectors(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _category_paths(paths: Any) -> tuple[str, ...]:
+    """The paths as a tuple: manifests hold lists, and policies are keys of caches."""
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) and path for path in paths):
+        raise ValueError(f"slate.repeat_categories is {paths!r}: expected a list of category paths")
+    return tuple(paths)

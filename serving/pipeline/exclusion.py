@@ -1,0 +1,52 @@
+"""Items that a shopper has just bought: what the slate leaves out, and what no measure counts.
+
+    basket ─────────────────────────── exclude_basket ──────────╮
+    purchases of the history, by age ─ exclude_bought_within ───┴─ without `repeat_categories` ─▶ excluded
+
+Pure numpy over keys: an item row for one request, `row · (N+1) + item` for a batch of checkouts.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+class ExclusionRule(NamedTuple):
+    """Which purchases keep an item off the slate."""
+
+    basket: bool = False  # the lines just paid
+    bought_within: int = 0  # seconds before the checkout in which earlier purchases count; 0: none
+
+
+NO_EXCLUSION = ExclusionRule()
+
+
+def duration_seconds(duration: object, name: str) -> int:
+    """Seconds of a duration such as "7d", "12h" or "30m". Raises ValueError, which names `name`."""
+    match = re.fullmatch(r"([1-9]\d{0,3})([dhm])", duration) if isinstance(duration, str) else None
+    if match is None:
+        raise ValueError(f"{name} is {duration!r}: expected days, hours or minutes such as 7d, 12h or 30m")
+    return int(match.group(1)) * UNIT_SECONDS[match.group(2)]
+
+
+def excluded_keys(
+    rule: ExclusionRule,
+    basket: NDArray[np.int64],
+    purchases: NDArray[np.int64],
+    age: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Keys of the items that the rule excludes, in any order, with repeats.
+
+    Args:
+        basket: [K] keys of the lines just paid.
+        purchases: [H] keys of the earlier purchases.
+        age: [H] seconds between each of these and the checkout.
+    """
+    parts = [basket] if rule.basket else []
+    if rule.bought_within:
+        parts.append(purchases[age <= rule.bought_within])
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
