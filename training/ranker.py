@@ -72,6 +72,8 @@ class RankerTask(pl.LightningModule):
         self.settings, self.run, self.tasks = settings, run, tasks
         self.task_names = [task.name for task in tasks]
         self.losses = pointwise_losses(tasks, settings.train.entire_space)
+        # Those with parameters of their own, which neither the ranker nor an export holds.
+        self.loss_modules = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
         self.model: Any = None  # a DistributedModelParallel, once configured
         self.task_losses: dict[str, Tensor] = {}  # of the current step
         # Logits [n, T] and labels of the last validation, as `predict` returns them.
@@ -105,20 +107,26 @@ class RankerTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups: list[dict[str, Any]] = [{"params": dense_parameters(self.model)}]
-        if weighting_parameters := list(self.loss_weighting.parameters()):
-            groups.append({"params": weighting_parameters, "weight_decay": 0.0})
+        if loss_parameters := self.loss_parameters():
+            groups.append({"params": loss_parameters, "weight_decay": 0.0})
         rate = self.settings.train.learning_rate
         optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4, fused=True)
         steps = max(self.run.total_steps, MIN_SCHEDULE_STEPS)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the losses and of their weighting."""
+        return [*self.loss_weighting.parameters(), *self.loss_modules.parameters()]
+
     # The strategy saves the model alone.
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["loss_weighting"] = self.loss_weighting.state_dict()
+        checkpoint["loss_modules"] = self.loss_modules.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.loss_weighting.load_state_dict(checkpoint["loss_weighting"])
+        self.loss_modules.load_state_dict(checkpoint["loss_modules"])
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         candidates, labels = self.label_batch(batch)
@@ -185,7 +193,7 @@ class RankerTask(pl.LightningModule):
         """Average over the processes what the sharded model's forward does not see."""
         position_bias, normalize = self.model.module.position_bias, self.model.module.normalize
         parameters = [
-            *self.loss_weighting.parameters(),
+            *self.loss_parameters(),
             *(position_bias.parameters() if position_bias is not None else ()),
         ]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from models.ranking.escm2 import DoublyRobustRisk, InversePropensityRisk
 from models.ranking.listwise_losses import lambda_loss, listwise_softmax_loss, pairwise_logistic_loss
 from models.ranking.losses import (
     conditional_loss,
@@ -34,7 +36,22 @@ class TaskRows(NamedTuple):
     weight: Tensor  # [n] number of pairs that each stands for, 0 for an unknown outcome
 
 
-PointwiseLoss = Callable[[TaskRows], Tensor]  # a scalar
+PointwiseLoss = Callable[[TaskRows], Tensor]  # a scalar; a module may have parameters of its own
+COUNTERFACTUAL_RISKS = {"escm2_ips": InversePropensityRisk, "escm2_dr": DoublyRobustRisk}
+
+
+class EntireSpaceCounterfactualLoss(nn.Module):
+    """The entire-space loss of a chained binary task and `weight` times a counterfactual risk (ESCM²)."""
+
+    def __init__(self, risk: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.risk, self.weight = risk, weight
+
+    def forward(self, rows: TaskRows) -> Tensor:
+        parent_log_probability = rows.log_probability - F.logsigmoid(rows.logit)
+        risk = self.risk(rows.logit, parent_log_probability, rows.label, rows.parent, rows.weight)
+        return entire_space_loss(rows.log_probability, rows.label, rows.weight) + self.weight * risk
+
 
 POINTWISE_LOSSES: dict[str, PointwiseLoss] = {
     "cross_entropy": lambda rows: cross_entropy(rows.logit, rows.label, rows.weight),
@@ -60,11 +77,13 @@ def loss_name(task: Task, entire_space: bool) -> str:
 
 def pointwise_losses(tasks: Sequence[Task], entire_space: bool) -> list[PointwiseLoss]:
     """The pointwise loss of each task. Raises ConfigError for a dotted path that names no function."""
-    names = [loss_name(task, entire_space) for task in tasks]
-    return [
-        POINTWISE_LOSSES.get(name) or import_object(f"tasks.{task.name}.loss", name)
-        for task, name in zip(tasks, names, strict=True)
-    ]
+    return [_pointwise_loss(task, loss_name(task, entire_space)) for task in tasks]
+
+
+def _pointwise_loss(task: Task, name: str) -> PointwiseLoss:
+    if name in COUNTERFACTUAL_RISKS:
+        return EntireSpaceCounterfactualLoss(COUNTERFACTUAL_RISKS[name](), task.counterfactual_weight)
+    return POINTWISE_LOSSES.get(name) or import_object(f"tasks.{task.name}.loss", name)
 
 
 def task_losses(
@@ -109,7 +128,7 @@ def loss_counts(labels: Tensor, weight: Tensor, tasks: Sequence[Task], entire_sp
     counts = []
     for t, (task, parent) in enumerate(zip(tasks, parent_labels(labels, tasks), strict=True)):
         name = loss_name(task, entire_space)
-        if name in ("cross_entropy", "entire_space"):
+        if name in ("cross_entropy", "entire_space", *COUNTERFACTUAL_RISKS):
             counts.append(weight.sum())
         elif name == "gamma":
             counts.append((weight * parent * (labels[:, t] > 0)).sum())

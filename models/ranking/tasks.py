@@ -4,9 +4,21 @@
     purchase: {kind: binary, label: purchase, given: click}      p(purchase) = p(click) · p(purchase | click)
     value:    {kind: amount, label: spend, given: purchase}      E[spend | purchase]
     return:   {kind: binary, label: return, given: purchase, joint: false}      p(return | purchase)
+    organic:  {kind: binary, label: organic}                     p(bought | not shown)
+    uplift:   {kind: binary, label: bought, control: organic}    p(bought | shown) - p(bought | not shown)
 
 A multi-task network has one logit per task. It is the log-odds of a binary task given its parent, and the
 logarithm of the mean of an amount or a count given its parent.
+
+A task with a control reports an uplift, what showing an item adds to the probability of its label:
+
+    p(label | shown) = p(parent) · (c + (1 - c) · σ(logit))      c: the control, p(label | not shown)
+    uplift           = p(parent) · (1 - c) · σ(logit)
+
+So the logit is that of "the slot sells it to someone who would not have bought it". This assumes that showing
+an item keeps nobody from buying it; uplifts are positive. Without a parent nothing else is assumed. With
+`given: click` two things are: the slot acts through clicks only, and those who click need the item as often
+as others with the same features. Then clicks, of which there are more, carry most of what is learned.
 """
 
 import re
@@ -23,11 +35,13 @@ from models.suggestions import suggest
 KINDS = ("binary", "amount", "count")
 # The pointwise losses that a kind can have; the first is the default of a task without parent.
 LOSSES = {
-    "binary": ("cross_entropy", "entire_space", "conditional"),
+    "binary": ("cross_entropy", "entire_space", "conditional", "escm2_ips", "escm2_dr"),
     "amount": ("gamma",),
     "count": ("poisson",),
 }
 LABEL_KINDS = {"spend": ("amount",), "quantity": ("amount", "count")}  # other labels are true or false
+# Of purchases by any way, with or without a click, where an item was shown and where it was not.
+BOUGHT, ORGANIC = "bought", "organic"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")  # also any kind of events
 # An objective gives these names another meaning (serving/pipeline/objective.py).
@@ -41,12 +55,16 @@ class Task:
     Args:
         name: of its output, in the objective, in serving and in reports.
         kind: binary, amount (a positive number) or count.
-        label: click, purchase, spend, quantity, return, or another kind of the shop's events.
+        label: click, purchase, spend, quantity, return, bought, organic, or another kind of the shop's events.
         window: after the checkout in which the label counts, as 12h or 7d; None for `data.horizon`.
         given: an earlier binary task that must have happened first.
         joint: a binary task with a parent reports p(parent) · p(task | parent), else p(task | parent).
+        control: an earlier binary task, the probability of the label without the slot. A binary task with a
+            control reports the uplift over it.
         loss: one of LOSSES, or the dotted path of a function (training/task_losses.py); None for the default.
         weight: of its loss, relative to the other tasks.
+        counterfactual_weight: of the counterfactual risk in the losses escm2_ips and escm2_dr, relative to
+            the loss over the entire space (λ_c / λ_g of models/ranking/escm2.py's paper).
         calibration: whether its output is calibrated on the validation split.
         ranking: share of the ranking losses (`ranker.train.loss`) that order candidates by its output.
     """
@@ -57,8 +75,10 @@ class Task:
     window: str | None = None
     given: str | None = None
     joint: bool = True
+    control: str | None = None
     loss: str | None = None
     weight: float = 1.0
+    counterfactual_weight: float = 1.0
     calibration: bool = True
     ranking: float = 0.0
 
@@ -109,7 +129,8 @@ def _parse_task(name: str, settings: Any, earlier: Sequence[Task]) -> Task:
             hint = suggest(name, [task.name for task in earlier])
             raise ValueError(f"tasks.{name}.{key} is missing.{hint}")
     task = Task(name=name, **settings)
-    for error in (_value_error(task), _parent_error(task, earlier), _label_error(task)):
+    errors = (_value_error(task), _parent_error(task, earlier), _control_error(task, earlier), _label_error(task))
+    for error in errors:
         if error:
             raise ValueError(f"tasks.{name}.{error}")
     return task
@@ -118,7 +139,7 @@ def _parse_task(name: str, settings: Any, earlier: Sequence[Task]) -> Task:
 def _value_error(task: Task) -> str | None:
     if task.kind not in KINDS:
         return f"kind={task.kind}: expected {', '.join(KINDS)}.{suggest(task.kind, KINDS)}"
-    for name in ("weight", "ranking"):
+    for name in ("weight", "ranking", "counterfactual_weight"):
         value = getattr(task, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:
             return f"{name}={value}: expected a number from 0 to 1e+06"
@@ -131,7 +152,7 @@ def _value_error(task: Task) -> str | None:
             f"loss={task.loss}: expected {', '.join(losses)} or the dotted path of a function."
             f"{suggest(task.loss, losses)}"
         )
-    if task.loss in ("entire_space", "conditional") and task.given is None:
+    if task.loss in LOSSES["binary"][1:] and task.given is None:
         return f"loss={task.loss} needs a parent: set given, or loss=cross_entropy"
     return None
 
@@ -148,12 +169,33 @@ def _parent_error(task: Task, earlier: Sequence[Task]) -> str | None:
     )
 
 
+def _control_error(task: Task, earlier: Sequence[Task]) -> str | None:
+    if task.control is None:
+        return None
+    if not task.is_binary:
+        return f"control={task.control}: only a binary task has a control; kind={task.kind} has none"
+    controls = [control.name for control in earlier if is_control(control)]
+    if task.control in controls:
+        return None
+    return (
+        f"control={task.control}: expected a binary task without given and control declared before it "
+        f"({', '.join(controls) or 'there is none'}).{suggest(task.control, controls)}"
+    )
+
+
+def is_control(task: Task) -> bool:
+    """Whether a task can be the control of another."""
+    return task.is_binary and task.given is None and task.control is None
+
+
 def _label_error(task: Task) -> str | None:
     if not LABEL.fullmatch(str(task.label)) or task.label == "impression":  # every candidate has one, or none
         return (
             f"label={task.label}: expected click, purchase, spend, quantity, return or a kind of event other "
             "than impression: letters, digits, - and _, a letter first"
         )
+    if task.label in (BOUGHT, ORGANIC) and task.window is not None:
+        return f"window={task.window}: the label {task.label} has the data's horizon; leave the window out"
     kinds = LABEL_KINDS.get(task.label, ("binary",))
     if task.kind not in kinds:
         return f"label={task.label} is no label of kind {task.kind}: expected kind={' or '.join(kinds)}"
@@ -161,7 +203,14 @@ def _label_error(task: Task) -> str | None:
 
 
 def default_objective(tasks: Sequence[Task]) -> str:
-    """The objective where a config names none: the expected spend, else the last joint probability."""
+    """The objective where a config names none: the expected spend, else the last joint probability.
+
+    Where a task reports an uplift, it is the expected spend that the slot adds: uplift · E[spend | purchase].
+    """
+    uplifts = [task.name for task in tasks if task.control is not None and (task.joint or task.given is None)]
+    if uplifts:
+        spend = [task.name for task in tasks if task.label == "spend" and task.window is None]
+        return " * ".join([uplifts[-1], *spend[:1]])
     for task in tasks:
         if task.label == "spend" and task.window is None:
             return task.name if task.given is None else f"{task.given} * {task.name}"
@@ -172,6 +221,12 @@ def parent_indices(tasks: Sequence[Task]) -> list[int]:
     """By task the position of its parent, -1 for none."""
     names = [task.name for task in tasks]
     return [-1 if task.given is None else names.index(task.given) for task in tasks]
+
+
+def control_indices(tasks: Sequence[Task]) -> list[int]:
+    """By task the position of its control, -1 for none."""
+    names = [task.name for task in tasks]
+    return [-1 if task.control is None else names.index(task.control) for task in tasks]
 
 
 def parent_labels(labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
@@ -194,14 +249,19 @@ def log_probabilities(logits: Tensor, parents: list[int], binary: list[bool]) ->
 
 
 class TaskOutputs(nn.Module):
-    """Logits to the outputs that tasks report: probabilities, and means given the parent.
+    """Logits to the outputs that tasks report: probabilities, uplifts, and means given the parent.
 
     The joint probability of a task never exceeds that of its parent, to the last bit.
+
+    Args:
+        of_labels: the logits are those of the labels (calibration.label_logits), and so are the outputs: a task
+            with a control gives the probability of its label, not the uplift.
     """
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task], of_labels: bool = False) -> None:
         super().__init__()
         self.parents = parent_indices(tasks)
+        self.controls = [-1 for _ in tasks] if of_labels else control_indices(tasks)
         self.binary = [task.is_binary for task in tasks]
         self.joint = [task.joint for task in tasks]
 
@@ -212,7 +272,12 @@ class TaskOutputs(nn.Module):
         outputs: list[Tensor] = []
         for task, parent in enumerate(self.parents):
             own = logits[:, task].sigmoid()
-            joint.append(own if parent < 0 else torch.minimum(logs[task].exp(), joint[parent]))
+            log_joint = logs[task]
+            if self.controls[task] >= 0:
+                control = logits[:, self.controls[task]]
+                own = own * (-control).sigmoid()
+                log_joint = log_joint + F.logsigmoid(-control)
+            joint.append(own if parent < 0 else torch.minimum(log_joint.exp(), joint[parent]))
             if not self.binary[task]:
                 outputs.append(logits[:, task].exp())
             else:

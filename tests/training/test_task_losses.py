@@ -1,10 +1,13 @@
 """The losses of declared tasks: defaults, ranking shares, functions of the user's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.ranking.escm2 import MIN_PROPENSITY
 from models.ranking.listwise_losses import listwise_softmax_loss
 from models.ranking.losses import conditional_loss, cross_entropy, entire_space_loss, gamma_deviance
 from models.ranking.tasks import DEFAULT_TASKS, Task, parse_tasks
@@ -68,6 +71,30 @@ def test_a_conditional_probability_learns_where_its_parent_happened() -> None:
     back = Task(name="return", kind="binary", label="return", given="purchase", joint=False)
     assert loss_name(back, entire_space=True) == "conditional"
     assert loss_name(Task(name="n", kind="count", label="quantity"), entire_space=True) == "poisson"
+
+
+@pytest.mark.parametrize("name", ["escm2_ips", "escm2_dr"])
+def test_escm2_adds_the_risk_of_the_conversion_by_the_predicted_propensity(name: str) -> None:
+    purchase = replace(DEFAULT_TASKS[1], loss=name, counterfactual_weight=0.3)
+    tasks = (DEFAULT_TASKS[0], purchase, DEFAULT_TASKS[2])
+    logits, labels = random_rows(5)
+    weight = torch.ones(12)
+    losses = pointwise_losses(tasks, True)
+    result = task_losses(logits, labels, weight, SEGMENT, tasks, losses, WEIGHTS)
+    plain = task_losses(
+        logits, labels, weight, SEGMENT, DEFAULT_TASKS, pointwise_losses(DEFAULT_TASKS, True), WEIGHTS
+    )
+    propensity = logits[:, 0].sigmoid().clamp_min(MIN_PROPENSITY)
+    error = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 1], labels[:, 1], reduction="none")
+    importance = labels[:, 0] / propensity
+    expected = (importance * error).mean()
+    if name == "escm2_dr":  # at first the imputed conversion is the predicted one
+        p = logits[:, 1].sigmoid()
+        imputed = -(p * p.log() + (1 - p) * (1 - p).log())
+        expected = (imputed + importance * (error - imputed) + importance * (error - imputed) ** 2).mean()
+    torch.testing.assert_close(result["purchase"], plain["purchase"] + 0.3 * expected)
+    assert (result["click"], result["value"]) == (plain["click"], plain["value"])
+    assert loss_counts(labels, weight, tasks, True).tolist() == [12, 12, labels[:, 1].sum()]
 
 
 def test_a_loss_of_the_users_own_by_its_path() -> None:

@@ -40,6 +40,12 @@ def test_the_default_tasks_of_the_config_are_those_of_the_code() -> None:
         ({"click": {"kind": "binary"}}, "tasks.click.label is missing"),
         ({"click": {**CLICK, "kind": "binry"}}, "Did you mean binary?"),
         ({"click": {**CLICK, "weight": "much"}}, "tasks.click.weight=much: expected a number"),
+        ({"click": {**CLICK, "counterfactual_weight": -1}}, "tasks.click.counterfactual_weight=-1: expected"),
+        ({"click": {**CLICK, "loss": "escm2_ips"}}, "loss=escm2_ips needs a parent"),
+        (
+            {"click": CLICK, "purchase": {**PURCHASE, "loss": "escm_dr"}},
+            "Did you mean escm2_dr or escm2_ips?",
+        ),
         ({"click": {**CLICK, "ranking": -1}}, "tasks.click.ranking=-1: expected a number"),
         ({"click": {**CLICK, "joint": False}}, "joint=false needs a parent"),
         ({"click": {**CLICK, "loss": "gama"}}, "expected cross_entropy"),
