@@ -24,7 +24,8 @@ from evaluation.objective import Objective, open_objective
 from reporting.tables import text_table
 from serving import command_line
 from serving.command_line import argument, option
-from serving.pipeline.slate_policy import SLOTS, SlatePolicy, select_slates, unit_vectors
+from serving.pipeline.selection import select_slates, unit_vectors
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy
 from training.errors import ConfigError
 from training.trained_run import open_run
 

@@ -16,7 +16,8 @@ from exporting.exportable_run import (
 from exporting.lowering import ServingModules
 from models.schema import Candidates
 from serving.checkout import HISTORY_KINDS, Checkout, Event, Line
-from serving.pipeline.slate_policy import SLOTS, score_candidates, select_slates
+from serving.pipeline.selection import select_slates
+from serving.pipeline.slate_policy import SLOTS, score_candidates
 from serving.storage.golden_requests import checkout_to_json
 from serving.storage.vector_index import ItemIndex
 from training.objective import CheckedObjective, task_kinds

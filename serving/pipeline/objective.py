@@ -28,7 +28,7 @@ __all__ = [
     "with_revenue_weight",
 ]
 Array: TypeAlias = NDArray[np.floating]
-MIN_LOG = -1e5  # stands for log(0); differences of scores stay below slate_policy.OUT_OF_POOL_PENALTY
+MIN_LOG = -1e5  # stands for log(0); differences of scores stay below selection.OUT_OF_POOL_PENALTY
 
 
 def log_objective(

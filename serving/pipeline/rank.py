@@ -14,7 +14,8 @@ from ..checkout import ITEM_TASKS
 from ..storage.bundle import Bundle, Candidates
 from ..storage.formats import TaskOutput
 from .objective import Range
-from .slate_policy import SlatePolicy, check_policy, impute_column, score_candidates, select_slates
+from .selection import select_slates
+from .slate_policy import SlatePolicy, check_policy, impute_column, score_candidates
 
 
 class PredictionRows(NamedTuple):

@@ -7,15 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.embeddings import pack_int8
-from serving.pipeline.slate_policy import (
-    SLOTS,
-    SlatePolicy,
-    check_policy,
-    impute_column,
-    score_candidates,
-    select_slates,
-    unit_vectors,
-)
+from serving.pipeline.selection import select_slates, unit_vectors
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy, check_policy, impute_column, score_candidates
 
 ITEMS, LEAVES = 40, 5
 TASKS = {"purchase": "binary", "value": "amount"}

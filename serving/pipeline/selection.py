@@ -1,0 +1,137 @@
+"""Selection of slates: six of the scored candidates of each row, under the caps and diversity of a policy.
+
+    score [n, C] ─ category cap, diversity ─▶ six columns of each row
+
+Pure numpy over rows of candidates. The same code selects one row in serving, thousands in the evaluation.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .objective import TINY
+from .slate_policy import SLOTS, SlatePolicy
+
+DIVERSITY_POOL_SIZE = 60  # best candidates, for which diversity counts; those below only fill up
+OUT_OF_POOL_PENALTY = 1e6  # exceeds every difference of utilities: log scores and cosines are far smaller
+
+
+class Selection(NamedTuple):
+    """Slates of n rows of candidates."""
+
+    column: NDArray[np.int64]  # [n, SLOTS], best first, -1 for an empty slot
+    min_gap: NDArray[np.float64]  # [n] smallest lead of a selected candidate over the next; small near a tie
+
+
+def select_slates(
+    score: NDArray[np.floating],
+    eligible: NDArray[np.bool_],
+    item: NDArray[np.int64],
+    leaf: NDArray[np.int64],
+    vectors: NDArray[np.uint8],
+    policy: SlatePolicy,
+) -> Selection:
+    """The slates of n rows of candidates, selected greedily slot by slot.
+
+    The earlier column wins a tie. Without cap and diversity the order is that of the scores.
+
+    Args:
+        score: [n, C] from `score_candidates`, finite where eligible.
+        eligible: [n, C] bool; False also for the padding of a row.
+        item: [n, C] item rows, distinct within a row.
+        leaf: [N+1] leaf category by item row, 0 for unknown.
+        vectors: [N+1, D+8] uint8, item vectors (row-wise int8); read only for diversity.
+    """
+    if policy.category_cap is None and not policy.diversity:
+        return _select_top_scores(np.where(eligible, score, -np.inf).astype(np.float64, copy=False))
+    rows = np.arange(len(score))
+    column = np.full((len(score), SLOTS), -1, np.int64)
+    min_gap = np.full(len(score), np.inf)
+    if not score.shape[1]:
+        return Selection(column, min_gap)
+    is_left = eligible.copy()
+    relevance = np.where(eligible, score, -np.inf).astype(np.float64)
+    category, category_count = leaf[item], np.zeros(score.shape, np.int64)  # selected of that category
+    pool = _DiversityPool(relevance, item, vectors, policy.diversity) if policy.diversity else None
+    for slot in range(SLOTS):
+        utility = np.where(is_left, relevance if pool is None else pool.utility(), -np.inf)
+        if policy.category_cap is not None:
+            is_capped = (category_count >= policy.category_cap) & (category > 0)
+            utility -= np.where(is_capped, 4 * OUT_OF_POOL_PENALTY, 0.0)
+        best = utility.argmax(1)
+        best_utility = utility[rows, best]
+        has_best = best_utility > -np.inf
+        column[has_best, slot] = best[has_best]
+        is_left[rows, best] = False
+        utility[rows, best] = -np.inf
+        second_utility = utility.max(1)
+        has_second = has_best & (second_utility > -np.inf)
+        gap = best_utility[has_second] - second_utility[has_second]
+        min_gap[has_second] = np.minimum(min_gap[has_second], gap)
+        category_count += category == category[rows, best][:, None]
+        if pool is not None:
+            pool.add_selected(item[rows, best])
+    return Selection(column, min_gap)
+
+
+def _select_top_scores(utility: NDArray[np.float64]) -> Selection:
+    """The slates of n rows in the order of `utility` [n, C], -inf for ineligible candidates."""
+    order = np.argsort(-utility, axis=1, kind="stable")[:, : SLOTS + 1]
+    top = utility[np.arange(len(utility))[:, None], order]
+    if order.shape[1] > SLOTS and (top > -np.inf).all():
+        return Selection(order[:, :SLOTS], (top[:, :-1] - top[:, 1:]).min(1))
+    padding = ((0, 0), (0, SLOTS + 1 - order.shape[1]))
+    top = np.pad(top, padding, constant_values=-np.inf)
+    order = np.where(top > -np.inf, np.pad(order, padding), -1)
+    with np.errstate(invalid="ignore"):  # between two empty slots
+        gaps = top[:, :-1] - top[:, 1:]
+    return Selection(order[:, :SLOTS], np.where(np.isnan(gaps), np.inf, gaps).min(1))
+
+
+class _DiversityPool:
+    """Maximal marginal relevance over the best DIVERSITY_POOL_SIZE candidates of each row."""
+
+    def __init__(
+        self,
+        score: NDArray[np.float64],
+        item: NDArray[np.int64],
+        vectors: NDArray[np.uint8],
+        diversity: float,
+    ) -> None:
+        size = min(DIVERSITY_POOL_SIZE, score.shape[1])
+        # Ascending columns, so that the earlier one wins a tie.
+        self.columns = np.sort(np.argpartition(-score, size - 1, axis=1)[:, :size], axis=1)  # [n, size]
+        self.packed_vectors, self.diversity = vectors, diversity
+        pool_score = np.take_along_axis(score, self.columns, 1)
+        best = score.max(1, initial=-np.inf, keepdims=True)
+        self.relevance = np.exp(pool_score - np.where(np.isfinite(best), best, 0.0))  # [n, size] in 0..1
+        self.vectors = unit_vectors(vectors[np.take_along_axis(item, self.columns, 1)])  # [n, size, D]
+        self.similarity = np.full(pool_score.shape, -1.0)
+        self.out_of_pool_score = score - OUT_OF_POOL_PENALTY
+
+    def utility(self) -> NDArray[np.float64]:
+        """[n, C]: marginal relevance in the pool; outside it the score, below all of the pool."""
+        marginal = (1 - self.diversity) * self.relevance - self.diversity * self.similarity
+        utility = self.out_of_pool_score.copy()
+        # The relevance breaks ties, so that d = 1 still starts with the best.
+        np.put_along_axis(utility, self.columns, marginal + 1e-9 * self.relevance, 1)
+        return utility
+
+    def add_selected(self, item: NDArray[np.int64]) -> None:
+        """Raise the similarity to the items [n] that were selected."""
+        cosine = np.einsum("npd,nd->np", self.vectors, unit_vectors(self.packed_vectors[item]))
+        self.similarity = np.maximum(self.similarity, cosine)
+
+
+def unit_vectors(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) to unit length [..., D].
+
+    A vector of zeros stays zero.
+    """
+    values, tail = packed[..., :-8].astype(np.float32), np.ascontiguousarray(packed[..., -8:])
+    scale, offset = np.moveaxis(tail.view(np.float32), -1, 0)
+    vectors: NDArray[np.float32] = values * scale[..., None] + offset[..., None]
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(length, TINY)
+    return unit
