@@ -13,24 +13,22 @@ from experimentation.ab import page
 from experimentation.ab.analyze import AnalysisResult
 from experimentation.ab.analyze import analyze as analyze_log
 from experimentation.ab.confidence_sequence import ALPHA
-from experimentation.ab.estimate import REVENUE, SECONDARY_METRICS
+from experimentation.ab.deciding_metric import METRICS, choose_deciding_metric
 from experimentation.ab.guardrails import DEFAULT_MARGINS, parse_margin
 from experimentation.ab.plan import (
     DurationPlan,
     PlanTarget,
-    log_time_span,
     plan_durations,
     shortest_sufficient_plan,
 )
 from experimentation.ab.sessions import AnalysisWindow, SessionLog, read_session_log
 from experimentation.ab.verdict import ship_decision
+from experimentation.log_tables import log_time_span
 from reporting.tables import text_table
 from serving.checkout import SECONDS_PER_DAY
 from serving.command_line import option, run
 from serving.experiments.assignment import read_experiments
 from serving.files import write_text
-
-METRICS = {metric.name.lower().replace(" ", "_"): metric for metric in (REVENUE, *SECONDARY_METRICS)}
 
 
 def _parse_float(is_valid: Callable[[float], bool], expected: str) -> Callable[[str], float]:
@@ -70,9 +68,7 @@ class LogOptions:
     """Options that both commands share."""
 
     events: Path = option(..., "folder of the impression log")
-    orders: Path | None = option(
-        None, "the shop's orders, CSV or Parquet: purchases without feedback, returns"
-    )
+    orders: Path | None = option(None, "the shop's orders, CSV or Parquet: all that users pay and return")
     alpha: float = option(ALPHA, "false positives, early looks included", parse=_parse_alpha)
     click_days: float = option(1.0, "days after a slate in which clicks count")
     purchase_days: float = option(14.0, "days after a slate in which purchases count")
@@ -91,7 +87,9 @@ class PlanOptions(LogOptions):
     example: python -m experimentation plan --events shop/events --uplift 0.05
     """
 
-    metric: str = option("revenue_per_session", "metric to plan for", choices=tuple(METRICS))
+    metric: str | None = option(
+        None, "metric to plan for (default: order revenue with --orders)", choices=tuple(METRICS)
+    )
     uplift: float = option(0.05, "relative change that the test should detect", parse=_parse_uplift)
     power: float = option(0.8, "probability of detecting it", parse=_parse_share)
     share: float = option(1.0, "of the users, that the experiment gets", parse=_parse_share)
@@ -100,7 +98,7 @@ class PlanOptions(LogOptions):
 
 def plan(options: PlanOptions) -> int:
     """Print the plan of a test and write its page."""
-    metric = METRICS[options.metric]
+    metric = choose_deciding_metric(options.metric, options.orders is not None)
 
     def read_log(start: int, end: int) -> SessionLog:
         return read_session_log(options.events, options.window(start, end), orders=options.orders)

@@ -1,6 +1,6 @@
 """Analysis of a test: sample ratio first, then metrics, guardrails, and the effect day by day."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from numpy.typing import NDArray
@@ -13,10 +13,16 @@ from experimentation.ab.confidence_sequence import (
     final_alpha,
     sequential_looks,
 )
+from experimentation.ab.deciding_metric import (
+    choose_deciding_metric,
+    disagreement_warning,
+    measured_metrics,
+    metric_notes,
+    named_metric,
+)
 from experimentation.ab.estimate import (
-    REVENUE,
-    SECONDARY_METRICS,
     Effect,
+    Metric,
     estimate_effect,
     holm_adjust,
     srm_p_value,
@@ -32,9 +38,9 @@ class TreatmentResult(NamedTuple):
     """A treatment against the control."""
 
     arm: str
-    effects: dict[str, Effect]  # by metric, REVENUE first
-    adjusted_p: dict[str, float]  # Holm: REVENUE over the arms, other metrics over arms and metrics
-    looks: list[Look]  # at REVENUE
+    effects: dict[str, Effect]  # by metric, the deciding one first
+    adjusted_p: dict[str, float]  # Holm: the deciding metric over the arms, others over arms and metrics
+    looks: list[Look]  # at the deciding metric
     guardrails: list[GuardrailResult]
 
 
@@ -42,12 +48,13 @@ class AnalysisResult(NamedTuple):
     """The result of a test; it has no treatments if the sample ratio is off."""
 
     experiment: Experiment
+    deciding: Metric
     users_by_arm: tuple[int, ...]  # the control first
     expected_users: tuple[float, ...]  # by arm
     srm_p_value: float
     treatments: tuple[TreatmentResult, ...]
     alpha: float
-    warnings: tuple[str, ...]  # arms that another bundle version answered
+    warnings: tuple[str, ...]  # arms that another version answered; slot and orders that disagree
     notes: tuple[str, ...]
 
     @property
@@ -61,8 +68,11 @@ def analyze(
 ) -> AnalysisResult:
     """Return the result of an experiment from its log. `margins` by key override those of the guardrails.
 
-    Raises ValueError if an arm has fewer than two users, or the log has arms that the experiment lacks.
+    Raises ValueError if an arm has fewer than two users, the log has arms that the experiment lacks, or it
+    cannot measure the metric that the experiment names.
     """
+    has_orders = "order_revenue" in log.sums
+    deciding = choose_deciding_metric(named_metric(experiment), has_orders)
     names = [arm.name for arm in experiment.arms]
     if unknown := sorted(set(log.arm) - set(names)):
         raise ValueError(
@@ -77,25 +87,32 @@ def analyze(
     shares = [arm.share / sum(arm.share for arm in experiment.arms) for arm in experiment.arms]
     result = AnalysisResult(
         experiment=experiment,
+        deciding=deciding,
         users_by_arm=users,
         expected_users=tuple(sum(users) * share for share in shares),
         srm_p_value=srm_p_value(users, shares),
         treatments=(),
         alpha=alpha,
         warnings=tuple(version_mismatch_warnings(log, experiment)),
-        notes=log.notes,
+        notes=(*metric_notes(experiment, deciding, has_orders), *log.notes),
     )
     if result.has_srm:
         return result
-    return result._replace(treatments=_treatment_results(log, experiment, alpha, margins or {}))
+    treatments = _treatment_results(log, result, measured_metrics(deciding, has_orders), margins or {})
+    disagreements = (disagreement_warning(treatment.arm, treatment.effects) for treatment in treatments)
+    return result._replace(
+        treatments=treatments, warnings=(*result.warnings, *(line for line in disagreements if line))
+    )
 
 
 def _treatment_results(
-    log: SessionLog, experiment: Experiment, alpha: float, margins: Mapping[str, float]
+    log: SessionLog, result: AnalysisResult, metrics: Sequence[Metric], margins: Mapping[str, float]
 ) -> tuple[TreatmentResult, ...]:
+    """Compare every treatment with the control in all metrics, the deciding one first."""
+    experiment, deciding, alpha = result.experiment, result.deciding, result.alpha
     control, *treatments = (log.arm == arm.name for arm in experiment.arms)  # [U] bool each
     arms = dict(zip((arm.name for arm in experiment.arms[1:]), treatments, strict=True))
-    metric_alphas = ((REVENUE, final_alpha(alpha)), *((metric, alpha) for metric in SECONDARY_METRICS))
+    metric_alphas = [(metric, final_alpha(alpha) if metric == deciding else alpha) for metric in metrics]
     *_, sums = cumulative_sums_by_day(log)
     effects = {
         (name, metric.name): estimate_effect(
@@ -105,8 +122,8 @@ def _treatment_results(
         for metric, metric_alpha in metric_alphas
     }
     adjusted_p = {
-        **holm_adjust({key: effect.p for key, effect in effects.items() if key[1] == REVENUE.name}),
-        **holm_adjust({key: effect.p for key, effect in effects.items() if key[1] != REVENUE.name}),
+        **holm_adjust({key: effect.p for key, effect in effects.items() if key[1] == deciding.name}),
+        **holm_adjust({key: effect.p for key, effect in effects.items() if key[1] != deciding.name}),
     }
     look_alpha = early_alpha(alpha) / len(treatments)
     return tuple(
@@ -115,7 +132,9 @@ def _treatment_results(
             effects={metric: effect for (arm, metric), effect in effects.items() if arm == name},
             adjusted_p={metric: p for (arm, metric), p in adjusted_p.items() if arm == name},
             looks=list(
-                sequential_looks(_daily_effects(log, control, treatment, experiment.users), look_alpha)
+                sequential_looks(
+                    _daily_effects(log, deciding, (control, treatment), experiment.users), look_alpha
+                )
             ),
             guardrails=check_guardrails(log, sums, control, treatment, margins),
         )
@@ -152,14 +171,21 @@ def version_mismatch_warnings(log: SessionLog, experiment: Experiment) -> Iterat
 
 
 def _daily_effects(
-    log: SessionLog, control: NDArray, treatment: NDArray, planned_users: int
+    log: SessionLog, metric: Metric, arms: tuple[NDArray, NDArray], planned_users: int
 ) -> Iterator[tuple[int, int, Effect]]:
-    """Yield (day, users so far, effect so far) from MIN_LOOK_SHARE of the planned users on."""
+    """Yield (day, users so far, effect so far) from MIN_LOOK_SHARE of the planned users on.
+
+    `arms` are the users [U] bool of the control and of the treatment.
+    """
     for day, sums in enumerate(cumulative_sums_by_day(log)):
         users = int((sums["sessions"] > 0).sum())
-        arms = _active_user_sums(sums, control), _active_user_sums(sums, treatment)
-        if users >= MIN_LOOK_SHARE * planned_users and min(len(arm["sessions"]) for arm in arms) > 1:
-            yield day, users, estimate_effect(REVENUE, *arms, ALPHA)
+        control, treatment = (_active_user_sums(sums, arm) for arm in arms)
+        if users >= MIN_LOOK_SHARE * planned_users and min(map(_n_users, (control, treatment))) > 1:
+            yield day, users, estimate_effect(metric, control, treatment, ALPHA)
+
+
+def _n_users(sums: UserSums) -> int:
+    return len(sums["users"])
 
 
 def _active_user_sums(sums: UserSums, users: NDArray) -> UserSums:

@@ -30,7 +30,8 @@ class Metric(NamedTuple):
     denominator: str
 
 
-REVENUE = Metric("revenue per session", "revenue", "sessions")
+ORDER_REVENUE = Metric("order revenue per user", "order_revenue", "users")  # all orders, slot or not
+REVENUE = Metric("revenue per session", "revenue", "sessions")  # after a click on the slot
 SECONDARY_METRICS = (
     Metric("CTR", "clicks", "impressions"),
     Metric("conversion", "converting_sessions", "sessions"),
@@ -64,7 +65,7 @@ def estimate_effect(
 ) -> Effect:
     """Return the effect on a metric with intervals of 1 - alpha, from the user sums of two arms.
 
-    CUPED is skipped if an arm has no session in the pre-period.
+    CUPED is skipped if the metric is 0 or undefined before the test in an arm.
     """
     cuped = cuped and has_pre_period(metric, control) and has_pre_period(metric, treatment)
     ratio = _ratio(metric, cuped, confidence_level=1 - alpha)
@@ -95,8 +96,8 @@ def estimate_arm(metric: Metric, sums: UserSums) -> PointEstimate:
 
 
 def has_pre_period(metric: Metric, sums: UserSums) -> bool:
-    """Whether any user had a session before the test."""
-    return bool(sums[f"{metric.denominator}_before"].any())
+    """Whether the metric is above 0 before the test."""
+    return bool(sums[f"{metric.denominator}_before"].any() and sums[f"{metric.numerator}_before"].any())
 
 
 def aggregates(metric: Metric, sums: UserSums, cuped: bool) -> Aggregates:

@@ -8,7 +8,7 @@ from typing import Any
 from experimentation.ab import verdict
 from experimentation.ab.analyze import SRM_ALPHA, AnalysisResult, TreatmentResult
 from experimentation.ab.confidence_sequence import early_alpha, final_alpha
-from experimentation.ab.estimate import REVENUE, Effect
+from experimentation.ab.estimate import ORDER_REVENUE, REVENUE, Effect
 from experimentation.ab.guardrails import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED, GuardrailResult
 from experimentation.ab.plan import DurationPlan
 from experimentation.ab.verdict import ShipDecision
@@ -43,6 +43,7 @@ def experiment_page(result: AnalysisResult, decision: ShipDecision, source: str)
         decision=decision.sentence,
         status=DECISION_STATUS[decision.kind],
         warnings=result.warnings,
+        deciding=result.deciding.name,
         split=_split_section(result),
         metrics=_metrics_section(result) if valid else None,
         looks=[_looks_section(result, treatment) for treatment in result.treatments] if valid else [],
@@ -120,6 +121,7 @@ def _split_section(result: AnalysisResult) -> dict[str, Any]:
 
 
 def _metrics_section(result: AnalysisResult) -> dict[str, Any]:
+    deciding = result.deciding.name
     rows: list[Row] = [
         {"arm": treatment.arm, "metric": name, "effect": effect, "p": treatment.adjusted_p[name]}
         for treatment in result.treatments
@@ -133,18 +135,18 @@ def _metrics_section(result: AnalysisResult) -> dict[str, Any]:
         Column("change", lambda row: f"{row['effect'].relative:+.1%}"),
         Column("interval", lambda row: _format_interval(row["effect"])),
         Column("p", lambda row: format_p_value(row["effect"].p), "two-sided, of this comparison alone"),
-        Column("adjusted p", lambda row: format_p_value(row["p"]), f"Holm's procedure: {REVENUE.name} over "
+        Column("adjusted p", lambda row: format_p_value(row["p"]), f"Holm's procedure: {deciding} over "
                "the treatments, the other metrics over treatments and metrics"),
     ]  # fmt: skip
-    revenue = [(treatment.arm, treatment.effects[REVENUE.name]) for treatment in result.treatments]
     changes = "; ".join(
-        f"{arm}: {REVENUE.name} {effect.relative:+.1%} ({_format_interval(effect)})"
-        for arm, effect in revenue
+        f"{treatment.arm}: {deciding} {effect.relative:+.1%} ({_format_interval(effect)})"
+        for treatment in result.treatments
+        for effect in [treatment.effects[deciding]]
     )
     estimable = [row for row in rows if math.isfinite(row["effect"].relative_high)]
     return {
         "finding": f"{changes}.",
-        "revenue": REVENUE.name,
+        "deciding": deciding,
         "final_level": 1 - final_alpha(result.alpha),
         "level": 1 - result.alpha,
         "users": sum(result.users_by_arm),
@@ -195,15 +197,18 @@ def _looks_section(result: AnalysisResult, treatment: TreatmentResult) -> dict[s
         else "No early look was significant: always-valid p is "
         f"{treatment.looks[-1].p:.2g}, not below {alpha:.4g}."
     )
-    return section | {"finding": finding, "figure": _looks_figure(treatment, section["title"])}
+    return section | {
+        "finding": finding,
+        "figure": _looks_figure(treatment, result.deciding.name, section["title"]),
+    }
 
 
-def _looks_figure(treatment: TreatmentResult, name: str) -> Figure:
+def _looks_figure(treatment: TreatmentResult, metric: str, name: str) -> Figure:
     band = [(look.day + 1, look.low, look.high) for look in treatment.looks]
     ends = [end for _, *interval in band for end in interval]
     chart = Chart(
         linear_axis("day of the test", [0, *(day for day, *_ in band)], from_zero=True),
-        linear_axis(f"{REVENUE.name}: difference", [0.0, *ends]),
+        linear_axis(f"{metric}: difference", [0.0, *ends]),
         width=760,
         height=320,
     )
@@ -276,7 +281,7 @@ def _state(guardrail: GuardrailResult) -> str:
 
 def _metric_value(metric: str, value: float) -> str:
     """Money with two digits, shares in percent, other metrics with four significant digits."""
-    if metric == REVENUE.name:
+    if metric in (ORDER_REVENUE.name, REVENUE.name):
         return format_money(value)
     if "share" in metric or metric in ("CTR", "conversion"):
         return format_percent(value, 2)

@@ -6,10 +6,7 @@ per week are the shop's own.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
-
-import duckdb
 
 from experimentation.ab.confidence_sequence import ALPHA, final_alpha
 from experimentation.ab.estimate import (
@@ -20,7 +17,7 @@ from experimentation.ab.estimate import (
     minimum_detectable_effect,
     users_needed,
 )
-from experimentation.ab.sessions import SessionLog, cumulative_sums_by_day, parquet_files
+from experimentation.ab.sessions import SessionLog, cumulative_sums_by_day
 from serving.checkout import SECONDS_PER_DAY
 
 MAX_WEEKS = 8
@@ -95,16 +92,6 @@ def plan_durations(
             mde=minimum_detectable_effect(metric, sums, users, power, alpha, False),
             mde_cuped=minimum_detectable_effect(metric, sums, users, power, alpha, True) if cuped else None,
         )
-
-
-def log_time_span(events: Path) -> tuple[int, int]:
-    """Unix seconds of the first and the last event of a log. Raises ValueError for an empty one."""
-    with duckdb.connect() as con:
-        con.read_parquet(parquet_files(events), union_by_name=True).create_view("log")
-        first, last = con.execute("SELECT min(ts), max(ts) FROM log").fetchone() or (None, None)
-    if first is None:
-        raise ValueError(f"{events} holds no events")
-    return int(first), int(last)
 
 
 def shortest_sufficient_plan(plans: list[DurationPlan], cuped: bool) -> DurationPlan | None:

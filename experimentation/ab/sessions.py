@@ -2,14 +2,17 @@
 
     impressions ─▶ slots ─▶ slates = sessions ────────────────╮
     clicks, purchases ─▶ feedback, joined with slots ─────────┼─▶ user_events ─▶ sums by user and day
-    orders: sold ─▶ purchased_slots; returned ────────────────╯              ╰─▶ sums by user before the test
+    orders: sold ─▶ purchased_slots; returned; all lines ─────╯              ╰─▶ sums by user before the test
 
 The attribution rules are those of training labels (docs/architecture.md, data/tables/attribution.py): a slot
 earns when it is clicked and bought. Users are randomized, so a user is a row whatever the number of sessions.
+
+`revenue` is what the slot is credited with. `order_revenue` is all that a user paid, less returns: the lines
+after the user's first slate of the test, until the test ends. A checkout whose slate was withheld (kind
+`ghost`) is a session without impressions, so that withholding removes no user from an arm.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,20 +20,18 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from experimentation.log_tables import (
+    create_events_view,
+    create_shop_table,
+    set_utc,
+    unfinished_journal_notes,
+)
 from serving.checkout import MAX_CLOCK_SKEW, SECONDS_PER_DAY
 
 SLATE_SUMS = ("sessions", "impressions", "fallbacks", "categories")
-OUTCOME_SUMS = ("clicks", "converting_sessions", "revenue", "returned")
+OUTCOME_SUMS = ("clicks", "converting_sessions", "revenue", "returned", "order_revenue")
 SUM_COLUMNS = (*SLATE_SUMS, *OUTCOME_SUMS)
-UserSums = dict[str, NDArray]  # SUM_COLUMNS → [U] float64; `<column>_before`: before the test
-REQUIRED_LOG_COLUMNS = {
-    "request_id", "user_id", "item_id", "ts", "kind", "tier", "bundle_version", "arm", "value",
-}  # fmt: skip
-SHOP_TABLE_COLUMNS = {
-    "orders": ("user_id", "item_id", "ts", "quantity", "price"),
-    "items": ("item_id", "category"),
-}
-SHOP_COLUMN_TYPES = {"ts": "BIGINT", "quantity": "DOUBLE", "price": "DOUBLE"}  # others are VARCHAR
+UserSums = dict[str, NDArray]  # SUM_COLUMNS, `users` → [U] float64; `<column>_before`: before the test
 
 
 class AnalysisWindow(NamedTuple):
@@ -74,30 +75,35 @@ def read_session_log(
     Args:
         events: folder of an impression log (serving/events/impression_log.py), or one Parquet file of it.
         items: the shop's items, Parquet or CSV; needed for `categories`.
-        orders: the shop's orders, Parquet or CSV; needed for `returned`. They also add purchases that no
-            feedback reports.
+        orders: the shop's orders, Parquet or CSV; needed for `returned` and `order_revenue`. They also add
+            purchases that no feedback reports.
 
     Raises ValueError for malformed files, or if the window has no session.
     """
     with duckdb.connect() as con:
-        with suppress(duckdb.Error):  # other zones than UTC exist only where DuckDB has its ICU extension
-            con.execute("SET TimeZone = 'UTC'")
-        _create_events_view(con, events, experiment)
+        set_utc(con)
+        create_events_view(con, events, experiment)
         for name, path in (("items", items), ("orders", orders)):
-            _create_shop_table(con, name, path)
+            create_shop_table(con, name, path)
         _create_slates(con, window)
         _create_feedback(con, window)
         _create_purchases(con, window)
-        _create_user_events(con)
-        missing = {"categories": items is None, "returned": orders is None}
+        _create_user_events(con, window)
+        missing = {
+            "categories": items is None, "returned": orders is None, "order_revenue": orders is None
+        }  # fmt: skip
         names = [name for name in SUM_COLUMNS if not missing.get(name)]
-        return _build_session_log(con, window, names, [*_unfinished_journal_notes(events)])
+        return _build_session_log(con, window, names, [*unfinished_journal_notes(events)])
 
 
 def cumulative_sums_by_day(log: SessionLog) -> Iterator[UserSums]:
-    """Yield the sums [U] up to the end of every day. Each day overwrites the arrays of the day before."""
-    sums = {name: np.zeros(len(log.arm)) for name in log.sums}
+    """Yield the sums [U] up to the end of every day. Each day overwrites the arrays of the day before.
+
+    `users` is 1, so that a metric may be per user.
+    """
+    sums = {name: np.zeros(len(log.arm)) for name in log.sums} | {"users": np.ones(len(log.arm))}
     before = {f"{name}_before": column for name, column in log.pre_period_sums.items()}
+    before["users_before"] = sums["users"]
     bounds = np.searchsorted(log.day, np.arange(log.days + 1))
     for day in range(log.days):
         rows = slice(bounds[day], bounds[day + 1])
@@ -106,75 +112,21 @@ def cumulative_sums_by_day(log: SessionLog) -> Iterator[UserSums]:
         yield sums | before
 
 
-def parquet_files(events: Path) -> list[str]:
-    """The Parquet files of a log. Raises ValueError if there are none."""
-    files = sorted(events.glob("*.parquet")) if events.is_dir() else [events]
-    if not files or not files[0].is_file():
-        raise ValueError(
-            f"{events} has no Parquet files: expected the folder that --log of the service names"
-        )
-    return [str(file) for file in files]
-
-
-def _create_events_view(con: duckdb.DuckDBPyConnection, path: Path, experiment: str | None) -> None:
-    """Create the view `events` of the log; `arm` becomes the arm of the experiment."""
-    con.read_parquet(parquet_files(path), union_by_name=True).create_view("log")
-    names = {name for name, *_ in con.execute("DESCRIBE log").fetchall()}
-    if missing := REQUIRED_LOG_COLUMNS - names:
-        raise ValueError(f"{path} is no impression log: it has no column {', '.join(sorted(missing))}")
-    latency = "latency_ms::DOUBLE" if "latency_ms" in names else "NULL::DOUBLE"
-    arm = (
-        "'all'" if experiment is None else f"nullif(regexp_extract(arm, '(^|,){experiment}:([^,]+)', 2), '')"
-    )
-    con.execute(f"CREATE VIEW events AS SELECT * REPLACE ({arm} AS arm), {latency} AS latency FROM log")
-
-
-def _unfinished_journal_notes(path: Path) -> Iterator[str]:
-    if count := len([*path.glob("*.journal")]) if path.is_dir() else 0:
-        yield f"{count} journals of the log are not finished: their rows are missing from this analysis."
-
-
-def _create_shop_table(con: duckdb.DuckDBPyConnection, name: str, path: Path | None) -> None:
-    """Create a canonical table with its columns (docs/architecture.md); without a file it is empty."""
-    columns = {column: SHOP_COLUMN_TYPES.get(column, "VARCHAR") for column in SHOP_TABLE_COLUMNS[name]}
-    if path is None:
-        nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns.items())
-        con.execute(f"CREATE VIEW {name} AS SELECT {nulls} WHERE false")
-        return
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    is_csv = path.suffix == ".csv"
-    raw = con.read_csv(str(path), all_varchar=True) if is_csv else con.read_parquet(str(path))
-    if missing := [column for column in columns if column not in raw.columns]:
-        raise ValueError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(raw.columns)}")
-    raw.create_view(f"raw_{name}")
-    seconds = "coalesce(try_cast(ts::VARCHAR AS BIGINT), epoch(try_cast(ts::VARCHAR AS TIMESTAMPTZ))::BIGINT)"
-    casts = ", ".join(
-        f"{seconds} AS ts" if column == "ts" else f"{column}::{kind} AS {column}"
-        for column, kind in columns.items()
-    )
-    con.execute(f"CREATE TEMP TABLE {name} AS SELECT {casts} FROM raw_{name}")
-    if "ts" in columns:
-        (invalid,) = con.execute(f"SELECT count(*) FROM {name} WHERE ts IS NULL").fetchone() or (0,)
-        if invalid:
-            raise ValueError(
-                f"{path}: {invalid} rows have no time: expected Unix seconds or ISO 8601 in 'ts'"
-            )
-
-
 def _create_slates(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
     """Create `slots`, a row per item of a slate, and `slates`, both from the start of the pre-period on."""
     con.execute("""
         CREATE TEMP TABLE slots AS
         SELECT request_id, item_id, any_value(user_id) AS user_id, min(ts) AS ts, any_value(arm) AS arm,
-               any_value(tier) AS tier, any_value(latency) AS latency, any_value(bundle_version) AS version
-        FROM events WHERE kind = 'impression' AND user_id IS NOT NULL AND ts >= $start
+               any_value(tier) AS tier, any_value(latency_ms) AS latency,
+               any_value(bundle_version) AS version, bool_or(kind = 'impression') AS is_shown
+        FROM events WHERE kind IN ('impression', 'ghost') AND user_id IS NOT NULL AND ts >= $start
         GROUP BY request_id, item_id""", {"start": window.start - window.pre_period})  # fmt: skip
     con.execute("""
         CREATE TEMP TABLE slates AS
         SELECT request_id, any_value(user_id) AS user_id, min(ts) AS slate_ts, any_value(arm) AS arm,
-               any_value(latency) AS latency, any_value(version) AS version, count(*) AS impressions,
-               max((tier <> 'ranked')::INT) AS fallbacks, count(DISTINCT category) AS categories
+               any_value(latency) AS latency, any_value(version) AS version,
+               count(*) FILTER (is_shown) AS impressions, max((tier <> 'ranked')::INT) AS fallbacks,
+               count(DISTINCT category) AS categories
         FROM slots LEFT JOIN (SELECT item_id, any_value(category) AS category FROM items GROUP BY item_id)
         USING (item_id) GROUP BY request_id""")
 
@@ -184,18 +136,19 @@ def _create_feedback(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> 
     con.execute(
         f"""
         CREATE TEMP TABLE feedback AS
-        WITH raw_feedback AS (
+        WITH shown_slots AS (FROM slots WHERE is_shown),
+        raw_feedback AS (
             SELECT request_id, user_id, item_id, kind, ts, value,
                    CASE kind WHEN 'click' THEN $click ELSE $purchase END AS max_delay
             FROM events WHERE kind IN ('click', 'purchase')),
         joined AS (
             SELECT s.request_id, s.item_id, s.user_id, f.kind, greatest(f.ts, s.ts) AS ts, f.value
-            FROM raw_feedback f JOIN slots s ON f.request_id = s.request_id AND f.item_id = s.item_id
+            FROM raw_feedback f JOIN shown_slots s ON f.request_id = s.request_id AND f.item_id = s.item_id
             WHERE f.ts BETWEEN s.ts - {MAX_CLOCK_SKEW} AND s.ts + f.max_delay
             UNION ALL
             SELECT s.request_id, s.item_id, s.user_id, f.kind, f.ts, f.value
             FROM (FROM raw_feedback WHERE request_id IS NULL) f
-            ASOF JOIN slots s ON f.user_id = s.user_id AND f.item_id = s.item_id AND f.ts >= s.ts
+            ASOF JOIN shown_slots s ON f.user_id = s.user_id AND f.item_id = s.item_id AND f.ts >= s.ts
             WHERE f.ts <= s.ts + f.max_delay)
         SELECT request_id, item_id, kind, any_value(user_id) AS user_id, min(ts) AS ts,
                arg_min(value, ts) AS value
@@ -225,9 +178,13 @@ def _create_purchases(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) ->
         GROUP BY c.request_id, c.item_id, c.user_id""", {"purchase": window.purchase_window})  # fmt: skip
 
 
-def _create_user_events(con: duckdb.DuckDBPyConnection) -> None:
-    """Create `user_events`: a row per slate and outcome, with its own time and that of its slate."""
-    con.execute("""
+def _create_user_events(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
+    """Create `user_events`: a row per slate and outcome, with its own time and that of its slate.
+
+    An order line of the test has the time of the user's first slate. One before the test has its own.
+    """
+    con.execute(
+        """
         CREATE TEMP TABLE user_events AS
         WITH outcomes AS (
             SELECT request_id, ts, 1 AS clicks FROM clicked_slots
@@ -243,7 +200,18 @@ def _create_user_events(con: duckdb.DuckDBPyConnection) -> None:
         FROM slates
         UNION ALL BY NAME
         SELECT s.user_id, s.arm, s.slate_ts, o.* EXCLUDE request_id
-        FROM outcomes o JOIN slates s USING (request_id)""")
+        FROM outcomes o JOIN slates s USING (request_id)
+        UNION ALL BY NAME
+        SELECT o.user_id, f.arm, f.slate_ts, o.ts, o.quantity * o.price AS order_revenue
+        FROM orders o JOIN (
+            SELECT user_id, any_value(arm) AS arm, min(slate_ts) AS slate_ts FROM slates
+            WHERE slate_ts >= $start AND slate_ts < $end AND arm IS NOT NULL GROUP BY user_id
+        ) f ON o.user_id = f.user_id AND o.ts > f.slate_ts WHERE o.ts < $end
+        UNION ALL BY NAME
+        SELECT user_id, ts AS slate_ts, ts, quantity * price AS order_revenue
+        FROM orders WHERE ts >= $first AND ts < $start""",
+        {"first": window.start - window.pre_period, "start": window.start, "end": window.end},
+    )
 
 
 def _build_session_log(
@@ -301,8 +269,8 @@ def _log_notes(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> Iterat
 
     if crossed := count("user_arms WHERE n_arms > 1"):
         yield f"{crossed:,} users were in several arms and are excluded: were shares changed?"
-    guests = count(f"(SELECT DISTINCT request_id FROM events WHERE user_id IS NULL AND kind = 'impression' "
-                   f"AND {in_window})")  # fmt: skip
+    guests = count(f"(SELECT DISTINCT request_id FROM events WHERE user_id IS NULL "
+                   f"AND kind IN ('impression', 'ghost') AND {in_window})")  # fmt: skip
     if guests:
         yield f"{guests:,} slates of guests are excluded: a guest is in no experiment."
     if unvalued := count(f"purchased_slots WHERE value IS NULL AND {in_window}"):

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 from experimentation.ab.analyze import AnalysisResult, TreatmentResult
 from experimentation.ab.confidence_sequence import early_alpha, final_alpha
-from experimentation.ab.estimate import REVENUE
 from experimentation.ab.guardrails import FAILED, INCONCLUSIVE, NOT_MEASURED, PASSED
 
 SHIP, KEEP_CONTROL, NOT_ENOUGH_DATA = "ship", "keep the control", "not enough data"
@@ -21,7 +20,7 @@ class ShipDecision(NamedTuple):
 def ship_decision(result: AnalysisResult) -> ShipDecision:
     """Return the decision: on the best treatment to ship, else to wait for, else to drop.
 
-    Among treatments with the same decision, the best has the largest effect on revenue.
+    Among treatments with the same decision, the best has the largest effect on the deciding metric.
     """
     if result.has_srm:
         names = [arm.name for arm in result.experiment.arms]
@@ -35,17 +34,18 @@ def ship_decision(result: AnalysisResult) -> ShipDecision:
     decisions = [(treatment, _treatment_decision(result, treatment)) for treatment in result.treatments]
     for kind in (SHIP, NOT_ENOUGH_DATA, KEEP_CONTROL):
         if same_kind := [pair for pair in decisions if pair[1].kind == kind]:
-            return max(same_kind, key=lambda pair: pair[0].effects[REVENUE.name].difference)[1]
+            return max(same_kind, key=lambda pair: pair[0].effects[result.deciding.name].difference)[1]
     raise AssertionError("every treatment has a decision")
 
 
 def _treatment_decision(result: AnalysisResult, treatment: TreatmentResult) -> ShipDecision:
-    arm, effect = treatment.arm, treatment.effects[REVENUE.name]
+    arm, metric = treatment.arm, result.deciding.name
+    effect = treatment.effects[metric]
     users, planned = sum(result.users_by_arm), result.experiment.users
     is_final = users >= planned
     progress = f"{users:,} of {planned:,} planned users"
     if is_final:
-        is_significant = treatment.adjusted_p[REVENUE.name] < final_alpha(result.alpha)
+        is_significant = treatment.adjusted_p[metric] < final_alpha(result.alpha)
         low, high, level = effect.relative_low, effect.relative_high, 1 - final_alpha(result.alpha)
         evidence = f"{level:.0%} interval {_percent(low)} to {_percent(high)}"
     else:
@@ -58,17 +58,17 @@ def _treatment_decision(result: AnalysisResult, treatment: TreatmentResult) -> S
         )
     if not is_significant:
         return ShipDecision(
-            KEEP_CONTROL, f"Keep the control: no significant effect of {arm} on {REVENUE.name} ({evidence})."
+            KEEP_CONTROL, f"Keep the control: no significant effect of {arm} on {metric} ({evidence})."
         )
     direction = "rises" if effect.difference > 0 else "falls"
-    change = f"{REVENUE.name} {direction} by {abs(effect.relative):.1%} ({evidence})"
+    change = f"{metric} {direction} by {abs(effect.relative):.1%} ({evidence})"
     if effect.difference < 0:
         return ShipDecision(KEEP_CONTROL, f"Keep the control: with {arm} {change}.")
     return _guardrail_decision(treatment, change)
 
 
 def _guardrail_decision(treatment: TreatmentResult, change: str) -> ShipDecision:
-    """The decision on a treatment that raises revenue, by its guardrails."""
+    """The decision on a treatment that raises the deciding metric, by its guardrails."""
     arm = treatment.arm
     if failed := _guardrail_names(treatment, FAILED):
         return ShipDecision(

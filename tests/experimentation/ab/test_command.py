@@ -27,7 +27,8 @@ def run_analyze(shop: Path, out: Path, *options: str) -> int:
 def test_a_test_is_planned(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "plan.html"
     events, orders = str(shop / "events"), str(shop / "orders.csv")
-    assert main(["plan", "--events", events, "--orders", orders, "--uplift", "0.6", "--out", str(out)]) == 0
+    slot = ["--metric", "revenue_per_session", "--out", str(out)]
+    assert main(["plan", "--events", events, "--orders", orders, "--uplift", "0.6", *slot]) == 0
     printed = capsys.readouterr().out
     table = [line.split() for line in printed.splitlines()[:9]]
     assert [line[0] for line in table] == ["weeks", *"12345678"]
@@ -47,6 +48,8 @@ def test_a_test_is_planned(shop: Path, tmp_path: Path, capsys: pytest.CaptureFix
     few_users = ["--share", "0.02", "--metric", "ctr", "--purchase-days", "65"]
     assert main(["plan", "--events", events, *few_users, "--out", str(out)]) == 0
     assert "and more than the log's 3 weeks" in capsys.readouterr().out
+    assert main(["plan", "--events", events, "--orders", orders, "--out", str(out)]) == 0
+    assert "more order revenue per user takes" in capsys.readouterr().out
 
 
 def test_a_test_is_analyzed(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,13 +58,26 @@ def test_a_test_is_analyzed(shop: Path, tmp_path: Path, capsys: pytest.CaptureFi
                     "--margin", "returns=0.5") == 0  # fmt: skip
     printed = capsys.readouterr().out
     assert re.match(r"(Ship half|Keep the control|Not enough data)", printed)
-    for name in ("revenue per session", "CTR", "conversion", "p99 latency, ms", "leaf categories per slate"):
+    assert "The deciding metric is order revenue per user." in out.read_text()
+    assert 'metric = "order_revenue_per_user"' in printed, "the file names none"
+    for name in (
+        "order revenue per user",
+        "revenue per session",
+        "CTR",
+        "conversion",
+        "p99 latency, ms",
+        "leaf categories per slate",
+    ):
         assert name in printed
         assert name in out.read_text()
     assert "not measured" not in printed
     assert "purchase window of 14 days is not over yet" in printed
     assert run_analyze(shop, out) == 0
-    assert capsys.readouterr().out.count("not measured") >= 2
+    printed = capsys.readouterr().out
+    assert printed.count("not measured") >= 2
+    assert "order revenue per user" not in printed
+    assert "It cannot distinguish purchases that the slot added from purchases that moved into it." in printed
+    assert "The deciding metric is revenue per session." in out.read_text()
 
 
 @pytest.mark.parametrize(
@@ -94,6 +110,7 @@ def test_unusable_input_of_analyze_is_refused(
     ("options", "code", "reason"),
     [
         (["--uplift", "0"], 2, "argument --uplift: 0: expected more than 0"),
+        (["--metric", "order_revenue_per_user"], 1, "there are no orders: give --orders"),
         (["--share", "2"], 2, "argument --share: 2: expected a share above 0, up to 1"),
         (["--purchase-days", "90"], 1, "a week is needed, and the 90 days in which purchases count"),
         (["--events", "nowhere"], 1, "nowhere has no Parquet files"),

@@ -70,11 +70,13 @@ def test_a_test_by_hand(tmp_path: Path) -> None:
     assert {name: first[name] for name in SUM_COLUMNS} == {
         "sessions": 2, "impressions": 4, "fallbacks": 1, "categories": 3, "clicks": 1,
         "converting_sessions": 1, "revenue": 3.0, "returned": 1.5,
+        "order_revenue": 10.5,
     }  # fmt: skip
     assert (first["sessions_before"], first["revenue_before"], first["clicks_before"]) == (1, 2.0, 1)
     assert {name: second[name] for name in SUM_COLUMNS} == {
         "sessions": 1, "impressions": 2, "fallbacks": 0, "categories": 2, "clicks": 2,
         "converting_sessions": 1, "revenue": 4.0, "returned": 0,
+        "order_revenue": 5,
     }  # fmt: skip
     assert (third["sessions"], third["sessions_before"]) == (1, 0)
     by_day = [{name: column[0] for name, column in sums.items()} for sums in cumulative_sums_by_day(log)]
@@ -87,6 +89,46 @@ def test_a_test_by_hand(tmp_path: Path) -> None:
     assert [note.split(" ")[:3] for note in log.notes] == [
         ["1", "users", "were"], ["1", "slates", "of"], ["1", "purchases", "have"], ["For", "17%", "of"]
     ]  # fmt: skip
+
+
+def test_all_order_lines_after_the_first_slate_count(tmp_path: Path) -> None:
+    """Slot or not, less returns; those of the four weeks before go to CUPED."""
+    orders = tmp_path / "orders.csv"
+    lines = [  # ts, quantity, price
+        (START - 6 * DAY, 1, 100), (START - DAY, 2, 4), (START, 1, 50), (START + 60, 1, 60),
+        (START + 61, 1, 7), (START + DAY, 3, 2), (START + 2 * DAY, -1, 2), (START + 4 * DAY, 1, 90),
+    ]  # fmt: skip
+    orders.write_text(
+        "user_id,item_id,ts,quantity,price\n"
+        + "".join(f"u,x,{ts},{quantity},{price}\nstranger,x,{ts},1,1\n" for ts, quantity, price in lines)
+    )
+    events = write_log(
+        tmp_path / "events", slate_rows("r", "u", START + 60, "y"), slate_rows("later", "u", START + DAY, "y")
+    )
+    log = read_session_log(events, TEST, "test", orders=orders)
+    by_day = [(sums["order_revenue"][0], sums["users"][0]) for sums in cumulative_sums_by_day(log)]
+    assert by_day == [(7, 1), (13, 1), (11, 1), (11, 1)]
+    *_, sums = cumulative_sums_by_day(log)
+    assert (sums["order_revenue_before"][0], sums["users_before"][0], sums["revenue"][0]) == (8, 1, 0)
+
+
+def test_a_withheld_slate_is_a_session_without_impressions(tmp_path: Path) -> None:
+    """Its user stays in the arm; an impression before it keeps its credit."""
+    events = write_log(
+        tmp_path / "events",
+        slate_rows("shown", "u", START, "x"),
+        slate_rows("withheld", "u", START + 60, "x", "y", kind="ghost"),
+        feedback_rows("click", "x", START + 90, user_id="u"),
+        feedback_rows("click", "y", START + 90, "withheld"),
+        slate_rows("only", "v", START, "x", kind="ghost", arm="test:b"),
+        slate_rows("guest", None, START, "x", kind="ghost"),
+    )
+    log = read_session_log(events, TEST, "test")
+    assert log.arm.tolist() == ["a", "b"]
+    first, second = sums_by_user(log).values()
+    assert [first[name] for name in ("sessions", "impressions", "clicks")] == [2, 1, 1]
+    assert [second[name] for name in ("sessions", "impressions", "clicks")] == [1, 0, 0]
+    assert "1 slates of guests are excluded" in log.notes[0]
 
 
 ITEMS, USERS = "xyz", ("u1", "u2", "u3")
