@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkout import HISTORY_KINDS, SECONDS_PER_DAY, Checkout, Event
+from .impressions import ShownSlate
 
 MAX_EVENTS = 4096  # as many as a training example keeps of a user (`max_history`)
 READ_TIMEOUT = 0.02  # seconds; the modules need the rest of 100 ms
@@ -26,6 +27,7 @@ class UserHistory:
     quantity: NDArray[np.float32]  # [n]
     price: NDArray[np.float32]  # [n], NaN for unknown
     profile: dict[str, str] = field(default_factory=dict)
+    impressions: tuple[ShownSlate, ...] = ()  # slates of earlier orders, in order of arrival
 
 
 EMPTY_HISTORY = UserHistory(
@@ -36,6 +38,7 @@ EMPTY_HISTORY = UserHistory(
 class Store(Protocol):
     """A store of raw events by user. Safe to share between threads.
 
+    A store with a memory of impressions is an ImpressionStore too (serving/stores/impressions.py).
     Every method raises OSError (TimeoutError and ConnectionError among them) while the store is unavailable,
     and ValueError where what is stored is no history, or what is given cannot be stored.
     """

@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ..checkout import Event
 from .base import EMPTY_HISTORY, MAX_EVENTS, READ_TIMEOUT, WRITE_TIMEOUT, UserHistory, history_from_events
 from .chunks import MAX_CHUNKS, merge, pack, pack_in_batches, unpack
+from .impressions import MAX_SLATES, ShownSlate, pack_slate, unpack_slates
 
 # In the file's header, so that no other database passes for a store.
 APPLICATION_ID, SCHEMA_VERSION = 0x53585431, 1
@@ -26,9 +28,23 @@ APPLICATION_ID, SCHEMA_VERSION = 0x53585431, 1
 CREATE_TABLE = (
     "CREATE TABLE chunks (user BLOB, place INTEGER, chunk BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID"
 )
+# Files of earlier releases lack it, and earlier releases ignore it: the layout's version stays.
+CREATE_IMPRESSIONS = (
+    "CREATE TABLE IF NOT EXISTS impressions"
+    " (user BLOB, place INTEGER, slate BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID"
+)
 SELECT_CHUNKS = "SELECT chunk FROM chunks WHERE user = ? ORDER BY place"
 SELECT_BOUNDS = "SELECT min(place), max(place) FROM chunks WHERE user = ?"
 INSERT_CHUNK = "INSERT INTO chunks VALUES (?, ?, ?)"
+SELECT_SLATES = "SELECT slate FROM impressions WHERE user = ? ORDER BY place"
+INSERT_SLATE = (
+    "INSERT INTO impressions"
+    " SELECT :user, coalesce(max(place), 0) + 1, :slate FROM impressions WHERE user = :user"
+)
+DELETE_OLD_SLATES = (
+    "DELETE FROM impressions WHERE user = :user"
+    " AND place <= (SELECT max(place) FROM impressions WHERE user = :user) - :kept"
+)
 
 
 class EmbeddedStore:
@@ -58,12 +74,13 @@ class EmbeddedStore:
 
     def get(self, user_id: str) -> UserHistory:
         """The history of a user."""
+        user = user_id.encode()
         with self._connection(self.read_timeout) as connection:
-            chunks = [chunk for (chunk,) in connection.execute(SELECT_CHUNKS, [user_id.encode()])]
-        if not chunks:
-            return EMPTY_HISTORY
+            chunks = [chunk for (chunk,) in connection.execute(SELECT_CHUNKS, [user])]
+            slates = [slate for (slate,) in connection.execute(SELECT_SLATES, [user])]
         with self._add_user_to_errors(user_id):
-            return unpack(chunks, self.max_events)
+            history = unpack(chunks, self.max_events) if chunks else EMPTY_HISTORY
+            return replace(history, impressions=unpack_slates(slates)) if slates else history
 
     def append(
         self,
@@ -83,6 +100,15 @@ class EmbeddedStore:
             with self._transaction() as connection:
                 for user_id, chunk in batch:
                     self._append_chunk(connection, user_id, chunk)
+
+    def append_impressions(self, user_id: str, slate: ShownSlate) -> None:
+        """Store what the user was shown, in a transaction of its own."""
+        if not user_id:
+            raise ValueError("user_id is empty")
+        parameters = {"user": user_id.encode(), "slate": pack_slate(slate), "kept": MAX_SLATES}
+        with self._transaction() as connection:
+            connection.execute(INSERT_SLATE, parameters)
+            connection.execute(DELETE_OLD_SLATES, parameters)
 
     def close(self) -> None:
         """Close the idle connections; one in use closes when its call ends."""
@@ -173,6 +199,7 @@ class EmbeddedStore:
             connection.execute("BEGIN IMMEDIATE")
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
                 connection.execute(CREATE_TABLE)
+                connection.execute(CREATE_IMPRESSIONS)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")
@@ -182,6 +209,8 @@ class EmbeddedStore:
         if header != [APPLICATION_ID, SCHEMA_VERSION]:
             raise ValueError(f"{self.path} is a database, but no event store of layout {SCHEMA_VERSION}")
         connection.execute(SELECT_BOUNDS, [b""]).fetchone()
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'impressions'").fetchone():
+            connection.execute(CREATE_IMPRESSIONS)
 
     @contextmanager
     def _add_user_to_errors(self, user_id: str) -> Iterator[None]:

@@ -1,9 +1,10 @@
 """User histories in Valkey or Redis, for many servers. Needs the client: `pip install sextet[valkey]`.
 
-A user is a list of chunks under `sextet:<user id>`. Reading is one LRANGE; an append is an RPUSH and an
-EXPIRE in one round trip. Whether the server keeps what it acknowledged depends on its own persistence and
-replication (`appendfsync everysec` may lose a second). Nothing is retried. An append that timed out may have
-been stored: with an idempotency key it is safe to retry.
+A user is a list of chunks under `sextet:<user id>`, and a list of the slates that the user was shown under
+`sextet-impressions:<user id>`. Reading both is one round trip; so is an append, an RPUSH and an EXPIRE.
+Whether the server keeps what it acknowledged depends on its own persistence and replication (`appendfsync
+everysec` may lose a second). Nothing is retried. An append that timed out may have been stored: with an
+idempotency key it is safe to retry.
 
 While the server is unreachable, a call costs a refused connection, or at most the timeout (once to connect,
 once to wait; the lookup of the host's name is not in it). The first call after its return connects anew. A
@@ -12,6 +13,7 @@ cluster needs another client and is not supported.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +28,7 @@ from .base import (
     history_from_events,
 )
 from .chunks import MAX_CHUNKS, merge, pack, pack_in_batches, unpack
+from .impressions import MAX_SLATES, ShownSlate, pack_slate, unpack_slates
 
 try:
     import redis
@@ -35,6 +38,7 @@ except ImportError as error:
     raise ImportError("a Valkey or Redis store needs its client: pip install 'sextet[valkey]'") from error
 
 KEY_PREFIX = b"sextet:"
+IMPRESSIONS_PREFIX = b"sextet-impressions:"  # no id of a user under KEY_PREFIX gives such a key
 
 
 class ValkeyStore:
@@ -59,10 +63,12 @@ class ValkeyStore:
 
     def get(self, user_id: str) -> UserHistory:
         """The history of a user, in one round trip."""
-        key = _key(user_id)
-        with self._translate_errors(user_id):
-            chunks: Any = self._reader.lrange(key, 0, -1)
-            return unpack(chunks, self.max_events) if chunks else EMPTY_HISTORY
+        with self._translate_errors(user_id), self._reader.pipeline(transaction=False) as pipe:
+            pipe.lrange(_key(user_id), 0, -1)
+            pipe.lrange(_key(user_id, IMPRESSIONS_PREFIX), 0, -1)
+            chunks, slates = pipe.execute()
+            history = unpack(chunks, self.max_events) if chunks else EMPTY_HISTORY
+            return replace(history, impressions=unpack_slates(slates)) if slates else history
 
     def append(
         self,
@@ -81,6 +87,16 @@ class ValkeyStore:
         for batch in pack_in_batches(users, self.max_events):
             with self._translate_errors(batch[0][0]):
                 self._push(batch)
+
+    def append_impressions(self, user_id: str, slate: ShownSlate) -> None:
+        """Store what the user was shown, in one round trip."""
+        key, record = _key(user_id, IMPRESSIONS_PREFIX), pack_slate(slate)
+        with self._translate_errors(user_id), self._writer.pipeline() as pipe:
+            pipe.rpush(key, record)
+            pipe.ltrim(key, -MAX_SLATES, -1)
+            if self.ttl is not None:
+                pipe.expire(key, self.ttl)
+            pipe.execute()
 
     def close(self) -> None:
         """Close the idle connections; one in use closes when its call ends."""
@@ -155,7 +171,7 @@ def _client(url: str, timeout: float) -> redis.Redis:
     )
 
 
-def _key(user_id: str) -> bytes:
+def _key(user_id: str, prefix: bytes = KEY_PREFIX) -> bytes:
     if not user_id:
         raise ValueError("user_id is empty")
-    return KEY_PREFIX + user_id.encode()
+    return prefix + user_id.encode()

@@ -1,0 +1,71 @@
+"""Slates that a user was shown: the memory behind the frequency cap (serving/pipeline/frequency.py).
+
+A store keeps the newest MAX_SLATES of a user apart from the history, one small record each, in order of
+arrival: a JSON list [order key, ts, [item ids]].
+"""
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
+
+from ..checkout import Checkout, Slate
+
+MAX_SLATES = 64  # of a user: a month of two orders a day
+
+
+class ShownSlate(NamedTuple):
+    """What a user was shown after one order."""
+
+    order_key: str  # the checkout's order_id, else the slate's request_id
+    ts: int  # Unix seconds (UTC) of the checkout
+    item_ids: tuple[str, ...]  # best first
+
+
+@runtime_checkable
+class ImpressionStore(Protocol):
+    """A store that keeps what its users were shown, too: `get` has it in `UserHistory.impressions`."""
+
+    def append_impressions(self, user_id: str, slate: ShownSlate) -> None:
+        """Add a slate. It is stored when this returns; the newest MAX_SLATES of the user are kept.
+
+        Raises OSError while the store is unavailable, and ValueError for what cannot be stored.
+        """
+
+
+def keeps_impressions(store: object) -> TypeGuard[ImpressionStore]:
+    """Whether the store has a memory of impressions: an exported `store.arrow` has none."""
+    return isinstance(store, ImpressionStore)
+
+
+def record_impressions(store: object, checkout: Checkout, slate: Slate, now: int) -> bool:
+    """Store what the user was shown. Returns False where there is nothing to store.
+
+    That is the case for guests, for slates without items, and for stores that keep no impressions.
+
+    Args:
+        now: Unix seconds (UTC), the time of a checkout without one.
+
+    Raises OSError and ValueError as `append_impressions` does.
+    """
+    if checkout.user_id is None or not slate.items or not keeps_impressions(store):
+        return False
+    ts = now if checkout.ts is None else checkout.ts
+    item_ids = tuple(item.item_id for item in slate.items)
+    store.append_impressions(
+        checkout.user_id, ShownSlate(checkout.order_id or slate.request_id, ts, item_ids)
+    )
+    return True
+
+
+def pack_slate(slate: ShownSlate) -> bytes:
+    """A slate as a record. Raises ValueError for text that is not Unicode."""
+    return json.dumps(slate, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def unpack_slates(records: Iterable[bytes]) -> tuple[ShownSlate, ...]:
+    """The slates of a user's records, in that order. Raises ValueError for bytes that are no record."""
+    try:
+        rows = json.loads(b"[" + b",".join(records) + b"]")
+        return tuple(ShownSlate(key, int(ts), tuple(item_ids)) for key, ts, item_ids in rows)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the user's impressions are damaged: {error}") from error
