@@ -15,7 +15,7 @@ RISKS = [InversePropensityRisk, DoublyRobustRisk]
 
 def imputing(shift: float) -> DoublyRobustRisk:
     """A risk whose imputed log-odds are those of the prediction plus `shift`."""
-    risk = DoublyRobustRisk()
+    risk = DoublyRobustRisk().double()
     torch.nn.init.constant_(risk.output.bias, shift)
     return risk
 
@@ -64,7 +64,7 @@ def test_risks_and_gradients_are_those_of_the_paper(rows: list[tuple], shift: fl
     logit.requires_grad_()
     value = InversePropensityRisk()(logit, log_propensity, label, parent, weight)
     assert float(value.detach()) == pytest.approx(ips, rel=1e-9, abs=1e-12)
-    value = imputing(shift).double()(logit, log_propensity, label, parent, weight)
+    value = imputing(shift)(logit, log_propensity, label, parent, weight)
     assert float(value.detach()) == pytest.approx(doubly_robust, rel=1e-6, abs=1e-9)
     torch.testing.assert_close(torch.autograd.grad(value, logit)[0], gradient, rtol=1e-6, atol=1e-9)
 
@@ -108,7 +108,7 @@ def test_doubly_robust_risk_is_right_by_either_model(logit: float, true: float, 
     assumed = propensity if right else 0.8
     imputed_log_odds = math.log(conversion / (1 - conversion))
     shift = 1.0 if right else imputed_log_odds - logit  # wrong imputation with right propensities
-    risk = imputing(shift).double()
+    risk = imputing(shift)
     z = torch.tensor([logit], dtype=torch.float64)
     expected = 0.0
     for o, r, probability in (
