@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .exclusion import ExclusionRule, duration_seconds
+from .frequency import FrequencyCap, read_frequency_cap
 from .objective import (
     KIND_RANGES,
     TINY,
@@ -48,6 +49,8 @@ class SlatePolicy:
         exclude_basket: leave out what was just paid.
         exclude_bought_within: leave out what the shopper bought in this time before the checkout, as "7d".
         repeat_categories: category paths (a or a/b) whose items may be shown again, with all below them.
+        frequency_cap: leave out what the shopper was shown so often without a response; None for no cap. It
+            gives way before a slot stays empty.
     """
 
     objective: str = "purchase * value"
@@ -58,6 +61,7 @@ class SlatePolicy:
     exclude_basket: bool = True
     exclude_bought_within: str | None = None
     repeat_categories: tuple[str, ...] = ()
+    frequency_cap: FrequencyCap | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -76,6 +80,7 @@ class SlatePolicy:
         if self.exclude_bought_within is not None:
             duration_seconds(self.exclude_bought_within, "slate.exclude_bought_within")
         object.__setattr__(self, "repeat_categories", _category_paths(self.repeat_categories))
+        object.__setattr__(self, "frequency_cap", read_frequency_cap(self.frequency_cap))
 
     @property
     def exclusion(self) -> ExclusionRule:
