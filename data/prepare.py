@@ -152,6 +152,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         # The label `click` is a logged click, or a purchase in the candidate's leaf category.
         "click": "logged" if encoded.clicks_logged else "leaf_category_proxy",
         "impressions": examples.with_impressions,  # checkouts with logged impressions, by split
+        "ghosts": examples.with_ghosts,  # checkouts whose slate was held back, by split
         "attribution": read.join_counts,  # rows of an impression log by kind and join state, or null
         "labels": [spec.key for spec in inputs.labels],  # further columns `outcome_<key>` of the examples
         "labels_with_positive": examples.positives,  # label → split → (checkout, item) pairs

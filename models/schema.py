@@ -89,7 +89,7 @@ class Candidates(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """Outcomes of B checkouts within the horizon, one entry per item bought, clicked or shown."""
+    """Outcomes of B checkouts within the horizon, one entry per item bought, clicked, shown or withheld."""
 
     offsets: Tensor  # [B+1] int64
     item: Tensor  # [ΣO] int64
@@ -98,6 +98,8 @@ class Outcomes(NamedTuple):
     purchase: Tensor  # [ΣO] bool
     value: Tensor  # [ΣO] float32, the user's spend on it
     position: Tensor  # [ΣO] int64, position on the slate, 1 first; 0 for not shown or unknown
+    ghost: Tensor  # [ΣO] bool, on the checkout's slate, which was held back
+    withhold: Tensor  # [ΣO] float32, chance with which that slate was to be held back; 0 for not on it
     further: Tensor  # [ΣO, F] float32, further labels that tasks name, in the order of meta.json's `labels`
 
 

@@ -30,7 +30,8 @@ from models.schema import SECONDS_PER_DAY
 BASE_LABELS = ("impression", "click", "purchase", "spend")  # without a window, every example has them
 LINE_LABELS = ("purchase", "spend", "quantity", "return")  # of order lines; all others are kinds of events
 LINE_KEY = re.compile(rf"({'|'.join(LINE_LABELS)})(_\d+[dhm])?")  # label, or label_window
-RESERVED_LABELS = {"value": "spend", "item": None, "position": None}  # columns of the examples → their label
+# Columns of the examples → the label that they hold.
+RESERVED_LABELS = {"value": "spend", "item": None, "position": None, "ghost": None, "withhold": None}
 
 
 class LabelSpec(NamedTuple):

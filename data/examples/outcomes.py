@@ -12,13 +12,14 @@ import ibis.expr.types as ir
 from data.examples import labels as label_columns
 from data.examples.labels import LabelSpec
 from data.io import lists
+from data.tables.contract import SLATE_KINDS
 from data.tables.encoded_tables import EncodedTables
 
 OUTCOME_TYPES = {
     "item": "int32", "impression": "boolean", "click": "boolean", "purchase": "boolean", "value": "float32",
-    "position": "int32",
+    "position": "int32", "ghost": "boolean", "withhold": "float32",
 }  # fmt: skip
-EVENT_FIELDS = ("item", "kind", "value", "position")
+EVENT_FIELDS = ("item", "kind", "value", "position", "withhold")
 
 
 def outcome_types(labels: Sequence[LabelSpec]) -> dict[str, str]:
@@ -29,15 +30,17 @@ def outcome_types(labels: Sequence[LabelSpec]) -> dict[str, str]:
 def attribute_to_checkouts(
     encoded: EncodedTables, checkouts: ir.Table, labels: Sequence[LabelSpec] = ()
 ) -> ir.Table:
-    """Impressions, clicks, purchase events and the events of `labels`, by the `order, item` of checkouts.
+    """Slates, clicks, purchase events and the events of `labels`, by the `order, item` of checkouts.
 
-    The position is the smallest. The i-th label has the column `event_<i>` (data/examples/labels.py).
+    A ghost is an item of a slate that was held back, unless another slate of the checkout shows it.
+    `withhold` is the chance with which the slate was to be held back. The position is the smallest. The i-th
+    label has the column `event_<i>` (data/examples/labels.py).
 
     An event with an order_id belongs to that checkout if it lies in [ts, horizon_end]. An event without one
     belongs to the user's latest checkout strictly before it, if it lies in (ts, horizon_end]. Purchase events
     without one are left out: they repeat order lines.
     """
-    kinds = ["impression", "click", "purchase", *label_columns.label_event_kinds(labels)]
+    kinds = [*SLATE_KINDS, "click", "purchase", *label_columns.label_event_kinds(labels)]
     e = encoded.events.filter(encoded.events.kind.isin(kinds))
     by_order = e.filter(e.order >= 0)
     by_order = by_order.join(
@@ -55,9 +58,12 @@ def attribute_to_checkouts(
         part.select(*columns, delay=part.ts - part.checkout_ts) for part in (by_order, by_user)
     )  # fmt: skip
     t = by_order.union(by_user)
-    has_position = (t.kind == "impression") & (t.position > 0)
+    impression = t.kind == "impression"
+    has_position = impression & (t.position > 0)
     return t.group_by("order", "item").agg(
-        impression=(t.kind == "impression").any(),
+        impression=impression.any(),
+        ghost=(t.kind == "ghost").any() & ~impression.any(),
+        withhold=ibis.ifelse(t.kind.isin(list(SLATE_KINDS)), t.withhold, 0.0).max(),
         click=(t.kind == "click").any(),
         implied_click=label_columns.implies_click(t.kind, labels).any(),
         purchase=(t.kind == "purchase").any(),
@@ -127,6 +133,8 @@ def _merge_outcomes(
         implied_click=no,
         event_purchase=no,
         position=ibis.null("int64"),
+        ghost=no,
+        withhold=null,
         **dict.fromkeys(event_labels, null),
     )
     of_events = events.select(
@@ -136,6 +144,8 @@ def _merge_outcomes(
         "click",
         "implied_click",
         "position",
+        "ghost",
+        "withhold",
         *event_labels,
         spend=null,
         event_value="value",
@@ -151,6 +161,8 @@ def _merge_outcomes(
         implied_click=ibis._.implied_click.any(),
         event_purchase=ibis._.event_purchase.any(),
         position=ibis._.position.max().fill_null(0),
+        ghost=ibis._.ghost.any(),
+        withhold=ibis._.withhold.max().fill_null(0.0),
         **{name: ibis._[name].max() for name in (*line_labels, *event_labels)},
     )
     t = t.left_join(encoded.items.select("item", "price"), "item").drop("item_right")

@@ -37,6 +37,7 @@ class ExampleCounts(NamedTuple):
 
     with_purchase: dict[str, int]  # checkouts
     with_impressions: dict[str, int]  # checkouts
+    with_ghosts: dict[str, int]  # checkouts whose slate was held back
     positives: dict[str, dict[str, int]]  # label → (checkout, item) pairs with a positive value
 
 
@@ -127,7 +128,8 @@ def write_examples(
     (folder / "examples").mkdir()
     columns = _positive_columns(encoded, labels)
     zeros = {label: dict.fromkeys(SPLITS, 0) for label in columns}
-    counts = ExampleCounts(dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0), zeros)
+    purchases, impressions, ghosts = (dict.fromkeys(SPLITS, 0) for _ in range(3))
+    counts = ExampleCounts(purchases, impressions, ghosts, zeros)
     for split in SPLITS:
         path, writer = folder / "examples" / f"{split}.parquet", None
         for chunk in _chunks(con, checkouts.filter(checkouts.split == split), schema.max_history):
@@ -136,6 +138,7 @@ def write_examples(
             table = table.take(pc.sort_indices(table["order"])).drop_columns("order").combine_chunks()
             counts.with_purchase[split] += _count_rows_with_any(table, "outcome_purchase")
             counts.with_impressions[split] += _count_rows_with_any(table, "outcome_impression")
+            counts.with_ghosts[split] += _count_rows_with_any(table, "outcome_ghost")
             for label, column in columns.items():
                 counts.positives[label][split] += _count_positives(table, column)
             writer = writer or pq.ParquetWriter(

@@ -24,8 +24,9 @@ HISTORY_DTYPES = {
 BASKET_DTYPES = {"item": np.int64, "quantity": np.float32, "price": np.float32}
 OUTCOME_DTYPES = {
     "item": np.int64, "impression": np.bool_, "click": np.bool_, "purchase": np.bool_, "value": np.float32,
-    "position": np.int64,
+    "position": np.int64, "ghost": np.bool_, "withhold": np.float32,
 }  # fmt: skip
+NEWER_OUTCOMES = ("ghost", "withhold")  # examples of earlier releases lack them: none is withheld
 CANDIDATE_DTYPES = {
     "item": np.int64, "source_mask": np.int64, "score": np.float32, "copurchase_score": np.float32,
     "ease_score": np.float32,
@@ -67,7 +68,7 @@ def _columns(names: list[str], with_candidates: bool) -> list[str]:
     groups: dict[str, dict[str, Any]] = {
         "history": HISTORY_DTYPES,
         "basket": BASKET_DTYPES,
-        "outcome": OUTCOME_DTYPES,
+        "outcome": _outcome_dtypes(names),
     }
     if with_candidates and "candidate_item" in names:
         groups["candidate"] = CANDIDATE_DTYPES
@@ -100,12 +101,20 @@ def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
 
 def _outcomes(table: pa.Table) -> Outcomes:
     """The outcomes of a table of examples, with the further labels in the order of its columns."""
-    tensors = _strip_prefix(_jagged_tensors(table, "outcome", OUTCOME_DTYPES))
+    dtypes = _outcome_dtypes(table.column_names)
+    tensors = _strip_prefix(_jagged_tensors(table, "outcome", dtypes))
+    for name in OUTCOME_DTYPES.keys() - dtypes.keys():
+        tensors[name] = torch.from_numpy(np.zeros(tensors["item"].numel(), OUTCOME_DTYPES[name]))
     names = further_label_columns(table.column_names)
     values = _jagged_tensors(table, "outcome", dict.fromkeys(names, np.float32)) if names else {}
     columns = [values[f"outcome_{name}"] for name in names]
     empty = torch.empty(tensors["item"].numel(), 0)
     return Outcomes(**tensors, further=torch.stack(columns, dim=1) if columns else empty)
+
+
+def _outcome_dtypes(names: Iterable[str]) -> dict[str, Any]:
+    """OUTCOME_DTYPES without the newer ones that the column names lack."""
+    return {c: t for c, t in OUTCOME_DTYPES.items() if c not in NEWER_OUTCOMES or f"outcome_{c}" in names}
 
 
 def further_label_columns(names: Iterable[str]) -> list[str]:

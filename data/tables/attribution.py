@@ -3,6 +3,7 @@
     click of (request, item)   ─▶ the impression of that item in that slate            ╮ within its window:
     click of (user, item)      ─▶ the latest impression of that item to that user      ├─▶ an event with the
     impression without order   ─▶ the latest checkout of its user at or before it      ╯   checkout's order_id
+    ghost                      ─▶ its checkout, as an impression's; no feedback joins it
 
 Any table of events with a column `request_id` is an impression log; `serving.ImpressionLog` writes one. The
 rules stand in docs/architecture.md; every row that they exclude is counted. `data/examples/outcomes.py` makes
@@ -18,7 +19,7 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 from data.io import engine
-from data.tables.contract import EVENT_KINDS
+from data.tables.contract import EVENT_KINDS, SLATE_KINDS
 from models.schema import SECONDS_PER_DAY
 from serving.checkout import MAX_CLOCK_SKEW
 
@@ -63,7 +64,8 @@ def attribute_feedback(
     ids = {c: log[c].nullif("") for c in ("user_id", "order_id", "request_id")}
     events = engine.materialize(con, "valid_events", log.filter(is_event).mutate(**ids))
     checkouts = engine.materialize(con, "log_checkouts", _checkouts(orders))
-    impressions = engine.materialize(con, "log_impressions", _join_impressions(events, checkouts))
+    slots = engine.materialize(con, "log_slots", _join_slots(events, checkouts))
+    impressions = slots.filter(slots.kind == "impression")
     feedback = engine.materialize(
         con,
         "log_feedback",
@@ -75,9 +77,9 @@ def attribute_feedback(
             | dict(further_windows),
         ),
     )
-    counts = _count_join_states(con, events, impressions, feedback, kinds)
+    counts = _count_join_states(con, events, slots, feedback, kinds)
     types = dict(log.schema().items())
-    parts = [*_attributed_events(impressions, feedback), log.filter(~is_event)]
+    parts = [*_attributed_events(slots, feedback), log.filter(~is_event)]
     attributed, *more_parts = [part.select(*types).cast(types) for part in parts]
     for part in more_parts:
         attributed = attributed.union(part)
@@ -95,7 +97,7 @@ def _is_event(log: ir.Table, kinds: Collection[str]) -> ir.BooleanValue:
     for c in log.columns:
         if c.startswith("_raw_"):
             is_event &= log[c].isnull()
-    return is_event & (has_owner | (log.kind == "impression").fill_null(False))
+    return is_event & (has_owner | log.kind.isin(list(SLATE_KINDS)).fill_null(False))
 
 
 def _checkouts(orders: ir.Table) -> ir.Table:
@@ -110,16 +112,16 @@ def _checkouts(orders: ir.Table) -> ir.Table:
     return t.mutate(number=by_time.cast("int64"))
 
 
-def _join_impressions(events: ir.Table, checkouts: ir.Table) -> ir.Table:
-    """The first impression of every request and item, with its request, user, checkout and time.
+def _join_slots(events: ir.Table, checkouts: ir.Table) -> ir.Table:
+    """The first impression and the first ghost of every request and item, with its checkout and user.
 
-    Adds `impression` (number by time), `request`, `buyer` (the user; of a guest, the user of the order),
+    Adds `slot` (number by time), `request`, `buyer` (the user; of a guest, the user of the order),
     `checkout`, `has_checkout` (`orders` has it, of this user) and `event_ts`: its time, not before the
     checkout's, because an earlier outcome would be part of the history.
     """
-    t = events.filter(events.kind == "impression")
+    t = events.filter(events.kind.isin(list(SLATE_KINDS)))
     t = t.mutate(request=ibis.coalesce(t.request_id, ibis.literal("row ") + t["_row"].cast("string")))
-    copies = ibis.window(group_by=["request", "item_id"], order_by=["ts", "position", "_row"])
+    copies = ibis.window(group_by=["kind", "request", "item_id"], order_by=["ts", "position", "_row"])
     t = t.mutate(copy=ibis.row_number().over(copies)).filter(ibis._.copy == 0).drop("copy")
     marks = checkouts.select(at="checkout_ts", number="number", user_id="buyer")
     by_user = _asof_join(marks, t.filter(t.order_id.isnull(), t.user_id.notnull()), ["user_id"])
@@ -128,7 +130,7 @@ def _join_impressions(events: ir.Table, checkouts: ir.Table) -> ir.Table:
     t = t.left_join(checkouts, "number").drop("number", "number_right")
     user = ibis.coalesce(t.user_id, t.buyer)
     return t.mutate(
-        impression=ibis.row_number().over(order_by=[t.ts, t["_row"]]).cast("int64"),
+        slot=ibis.row_number().over(order_by=[t.ts, t["_row"]]).cast("int64"),
         has_checkout=(t.buyer == user).fill_null(False),
         buyer=user,
         checkout=ibis.coalesce(t.order_id, t.checkout, ibis.literal(NO_CHECKOUT)),
@@ -138,37 +140,37 @@ def _join_impressions(events: ir.Table, checkouts: ir.Table) -> ir.Table:
 
 def _join_feedback(events: ir.Table, impressions: ir.Table, windows: Mapping[str, int]) -> ir.Table:
     """Feedback with the columns of its impression and a `state` of JOIN_STATES. `windows` are by kind."""
-    t = events.filter(events.kind != "impression")
+    t = events.filter(events.kind.notin(list(SLATE_KINDS)))
     by_request = t.filter(t.request_id.notnull()).join(
-        impressions.select("item_id", "impression", request_id="request"), ["request_id", "item_id"]
+        impressions.select("item_id", "slot", request_id="request"), ["request_id", "item_id"]
     )
     marks = impressions.filter(impressions.buyer.notnull()).select(
-        "item_id", at="ts", number="impression", user_id="buyer"
+        "item_id", at="ts", number="slot", user_id="buyer"
     )
     by_user = _asof_join(marks, t.filter(t.request_id.isnull()), ["user_id", "item_id"])
-    matches = by_request.select("_row", "impression").union(by_user.select("_row", impression="number"))
+    matches = by_request.select("_row", "slot").union(by_user.select("_row", slot="number"))
     t = t.left_join(matches, "_row").drop("_row_right")
     columns = impressions.select(
-        "impression", "buyer", "checkout", "event_ts", "request", impression_ts="ts"
+        "slot", "buyer", "checkout", "event_ts", "request", impression_ts="ts"
     )  # fmt: skip
-    t = t.left_join(columns, "impression").drop("impression_right")
+    t = t.left_join(columns, "slot").drop("slot_right")
     window = ibis.cases(*[(t.kind == kind, seconds) for kind, seconds in windows.items()])
     state = ibis.cases(
-        (t.impression.isnull(), "unknown"),
+        (t.slot.isnull(), "unknown"),
         (t.ts < t.impression_ts - MAX_CLOCK_SKEW, "early"),
         (t.ts > t.impression_ts + window, "late"),
         else_="joined",
     )
     t = t.mutate(state=state)
     # The first of a kind counts: feedback that is sent twice is not two clicks or payments.
-    number = ibis.row_number().over(group_by=["impression", "kind", "state"], order_by=["ts", "_row"])
+    number = ibis.row_number().over(group_by=["slot", "kind", "state"], order_by=["ts", "_row"])
     is_repeated = (t.state == "joined") & (number > 0)
     return t.mutate(state=ibis.ifelse(is_repeated, "repeated", t.state))
 
 
-def _attributed_events(impressions: ir.Table, feedback: ir.Table) -> list[ir.Table]:
-    """Impressions, joined feedback, and other feedback that is a fact of its user but no outcome."""
-    of_users = impressions.filter(impressions.buyer.notnull())
+def _attributed_events(slots: ir.Table, feedback: ir.Table) -> list[ir.Table]:
+    """Impressions and ghosts, joined feedback, and other feedback, a fact of its user but no outcome."""
+    of_users = slots.filter(slots.buyer.notnull())
     joined = feedback.filter(feedback.state == "joined", feedback.buyer.notnull())
     unattributed = feedback.filter(
         feedback.state.isin(["unknown", "early", "late"]), feedback.kind != "purchase"
@@ -208,28 +210,34 @@ def _asof_join(marks: ir.Table, events: ir.Table, keys: list[str]) -> ir.Table:
 def _count_join_states(
     con: ibis.BaseBackend,
     events: ir.Table,
-    impressions: ir.Table,
+    slots: ir.Table,
     feedback: ir.Table,
     kinds: Collection[str],
 ) -> dict[str, dict[str, int]]:
-    """Rows of each kind by join state. Impressions without an example are `guest` or `no_checkout`."""
-    n_logged = int(con.execute((events.kind == "impression").sum().fill_null(0)))
-    totals = con.to_pyarrow(
-        impressions.agg(
-            distinct=impressions.count(),
-            guest=impressions.buyer.isnull().sum().fill_null(0),
-            no_checkout=(impressions.buyer.notnull() & ~impressions.has_checkout).sum().fill_null(0),
-        )
-    ).to_pylist()[0]
-    n_distinct, n_guest, n_no_checkout = (int(totals[c]) for c in ("distinct", "guest", "no_checkout"))
-    counts = {kind: dict.fromkeys(JOIN_STATES, 0) for kind in kinds if kind != "impression"}
+    """Rows of each kind by join state. Items of slates without an example are `guest` or `no_checkout`."""
+    counts = {kind: _count_slots(con, events, slots, kind) for kind in SLATE_KINDS}
+    counts |= {kind: dict.fromkeys(JOIN_STATES, 0) for kind in kinds if kind not in SLATE_KINDS}
     by_state = feedback.group_by("kind", "state").agg(n=feedback.count())
     for row in con.to_pyarrow(by_state).to_pylist():
         counts[row["kind"]][row["state"]] = row["n"]
-    impression_counts = {
+    return counts
+
+
+def _count_slots(con: ibis.BaseBackend, events: ir.Table, slots: ir.Table, kind: str) -> dict[str, int]:
+    """Rows of `kind`, impression or ghost, by join state."""
+    n_logged = int(con.execute((events.kind == kind).sum().fill_null(0)))
+    t = slots.filter(slots.kind == kind)
+    totals = con.to_pyarrow(
+        t.agg(
+            distinct=t.count(),
+            guest=t.buyer.isnull().sum().fill_null(0),
+            no_checkout=(t.buyer.notnull() & ~t.has_checkout).sum().fill_null(0),
+        )
+    ).to_pylist()[0]
+    n_distinct, n_guest, n_no_checkout = (int(totals[c]) for c in ("distinct", "guest", "no_checkout"))
+    return {
         "joined": n_distinct - n_guest - n_no_checkout,
         "repeated": n_logged - n_distinct,
         "guest": n_guest,
         "no_checkout": n_no_checkout,
     }
-    return {"impression": impression_counts, **counts}

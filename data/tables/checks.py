@@ -190,6 +190,8 @@ def _reject_conditions(
         conditions["value is negative"] = (t.value < 0).fill_null(False)
         is_outside = ((t.propensity <= 0) | (t.propensity > 1)).fill_null(False)
         conditions["propensity is outside (0, 1]"] = is_outside
+        is_outside = ((t.withhold < 0) | (t.withhold >= 1)).fill_null(False)
+        conditions["withhold is outside [0, 1)"] = is_outside
     if "_is_duplicate" in t.columns:
         key = {"items": "item_id", "users": "user_id"}.get(name)
         conditions[f"{key} was already given" if key else "the same line was already given"] = t[

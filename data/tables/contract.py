@@ -24,7 +24,10 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 
-EVENT_KINDS = ("impression", "click", "cart", "purchase")  # of the table events, not of a history
+EVENT_KINDS = ("impression", "click", "cart", "purchase", "ghost")  # of the table events, not of a history
+# An item of a slate: shown, or of a slate that an experiment held back (a ghost ad: Johnson, Lewis and
+# Nubbemeyer 2017, Ghost Ads, Journal of Marketing Research 54).
+SLATE_KINDS = ("impression", "ghost")
 
 
 class ColumnSpec(NamedTuple):
@@ -61,6 +64,7 @@ EVENTS = {
     "order_id": ColumnSpec("id", False),
     "position": ColumnSpec("number", False),
     "propensity": ColumnSpec("number", False),
+    "withhold": ColumnSpec("number", False),
     "value": ColumnSpec("number", False),
     "ingested_at": ColumnSpec("time", False),
     "request_id": ColumnSpec("id", False),

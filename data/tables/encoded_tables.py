@@ -26,7 +26,8 @@ class EncodedTables(NamedTuple):
     # order, user, item, ts, available_at, quantity, price, spend, returned_at (null for never); one per order
     # and item
     lines: ir.Table
-    events: ir.Table  # user, item, ts, available_at, kind (string), order (-1: none given), value, position
+    # user, item, ts, available_at, kind (string), order (-1: none given), value, position, withhold
+    events: ir.Table
     context_names: list[str]
     profile_names: list[str]
     item_attribute_names: list[str]
@@ -179,7 +180,7 @@ def _events(
     if events is None:
         return lines.limit(0).select(
             "user", "item", "ts", "available_at", kind=ibis.literal(""), order=lines.order,
-            value=lines.spend, position=ibis.literal(0),
+            value=lines.spend, position=ibis.literal(0), withhold=ibis.literal(0.0),
         )  # fmt: skip
     t = events.mutate(available_at=_available_at(events))
     t = t.join(items.select("item_id", "item"), "item_id").join(users.select("user_id", "user"), "user_id")
@@ -189,5 +190,5 @@ def _events(
     position = (t.position.floor() + shift).fill_null(0)
     return t.select(
         "user", "item", "ts", "available_at", "kind", order=order.cast("int64"), value=t.value,
-        position=position.cast("int64"),
+        position=position.cast("int64"), withhold=t.withhold.fill_null(0.0),
     )  # fmt: skip

@@ -43,6 +43,8 @@ def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
         purchase,
         value,
         position,
+        torch.zeros_like(impression),
+        torch.zeros(len(item)),
         torch.empty(len(item), 0),
     )
 
@@ -216,7 +218,7 @@ def test_what_follows_a_purchase_needs_its_click_where_impressions_are_logged() 
     item = torch.tensor([1, 2])
     outcomes = Outcomes(
         torch.tensor([0, 2]), item, torch.ones(2).bool(), torch.tensor([True, False]), torch.ones(2).bool(),
-        torch.tensor([3.0, 4.0]), item, torch.ones(2, 2),
+        torch.tensor([3.0, 4.0]), item, torch.zeros(2).bool(), torch.zeros(2), torch.ones(2, 2),
     )  # fmt: skip
     candidates = Candidates(torch.tensor([0, 2]), item, item, *(torch.zeros(2) for _ in range(3)))
     policy = LabelPolicy(proxy_clicks=False, has_impressions=True, further=("return", "wishlist"))

@@ -18,7 +18,7 @@ SPLIT = {
     "validation_start": iso(START + 30 * DAY), "test_start": iso(START + 45 * DAY),
     "test_end": iso(START + 55 * DAY), "validation_share": 0.1, "test_share": 0.1,
 }  # fmt: skip
-OUTCOME = ("impression", "click", "purchase", "position", "value")
+OUTCOME = ("impression", "click", "purchase", "position", "ghost", "withhold", "value")
 KINDS = {"purchase": 0, "click": 1, "cart": 2}
 
 
@@ -104,7 +104,8 @@ class PlainExamples:
         """Item → values of OUTCOME."""
         checkout = self.checkouts[order]
         outcome: dict[int, dict[str, Any]] = {}
-        empty = {"impression": False, "click": False, "purchase": False, "position": 0, "value": 0.0}
+        empty = {"impression": False, "click": False, "purchase": False, "position": 0, "value": 0.0,
+                 "ghost": False, "withhold": 0.0}  # fmt: skip
         for c in self.checkouts.values():
             in_horizon = horizon_end is not None and checkout["ts"] < c["ts"] <= horizon_end
             if c["user"] == checkout["user"] and in_horizon:
@@ -116,12 +117,16 @@ class PlainExamples:
                 continue
             entry = outcome.setdefault(self.item[e["item_id"]], dict(empty))
             entry["impression"] |= e["kind"] == "impression"
+            entry["ghost"] |= e["kind"] == "ghost"
+            if e["kind"] in ("impression", "ghost"):
+                entry["withhold"] = max(entry["withhold"], e.get("withhold") or 0.0)
             entry["click"] |= e["kind"] == "click" or (self.impressions_logged and e["kind"] == "purchase")
             if e["kind"] == "impression" and e.get("position") not in (None, ""):  # the log counts from 0
                 entry["position"] = min(entry["position"] or 99, e["position"] + 1)
             if e["kind"] == "purchase" and not entry["purchase"]:
                 entry["purchase"], entry["value"] = True, e.get("value") or self.price[e["item_id"]]
         for entry in outcome.values():
+            entry["ghost"] &= not entry["impression"]
             implied = entry["purchase"] and not self.impressions_logged
             entry["click"] = self.clicks_logged and (entry["click"] or implied)
         return {i: tuple(entry[c] for c in OUTCOME) for i, entry in outcome.items()}
@@ -169,6 +174,8 @@ def tangled_shop(events: bool, late: bool) -> dict[str, Any]:
                 e |= {"kind": "purchase", "value": 5.5 if draw < 0.42 else ""}
             elif draw < 0.47:
                 e["position"] = ""
+            elif draw > 0.7:
+                e |= {"kind": "ghost" if draw > 0.85 else e["kind"], "withhold": 0.25}
             elif draw < 0.5:
                 e["ts"] = iso(seconds(e["ts"]) + int(rng.integers(0, 30)) * DAY)
     if late:
@@ -212,6 +219,8 @@ def test_examples_equal_the_plain_ones(tmp_path: Path, horizon: str, events: boo
     for split, n in meta["impressions"].items():
         rows = [row for row in examples.values() if row["split"] == split]
         assert n == sum(any(row["outcome_impression"]) for row in rows)
+        assert meta["ghosts"][split] == sum(any(row["outcome_ghost"]) for row in rows)
+    assert any(meta["ghosts"].values()) == events
     assert len(examples) > 40
     for order, row in examples.items():
         assert_equal_example(order, row, expected[order])

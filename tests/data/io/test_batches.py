@@ -198,3 +198,14 @@ def test_a_trainer_that_never_asks_for_the_end_gets_a_new_order_every_epoch(tmp_
     assert sorted(epochs[0]) == sorted(epochs[1])
     assert epochs[0] != epochs[1]
     assert loader.state_dict() == {"epoch": 2, "batch": 0}
+
+
+def test_examples_of_earlier_releases_withhold_nothing(tmp_path: Path) -> None:
+    rows = write_examples(tmp_path / "new.parquet", rows=20, group=8)
+    table = pq.read_table(tmp_path / "new.parquet")
+    pq.write_table(table.drop_columns(["outcome_ghost", "outcome_withhold"]), tmp_path / "old.parquet")
+    (batch,) = read_batches(tmp_path / "old.parquet", 20)
+    assert batch.outcomes.item.tolist() == [item for row in rows for item in row["outcome_item"]]
+    assert not batch.outcomes.ghost.any()
+    assert batch.outcomes.withhold.shape == batch.outcomes.item.shape
+    assert not batch.outcomes.withhold.any()

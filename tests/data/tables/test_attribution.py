@@ -19,14 +19,16 @@ from data.tables.attribution import (
     attribute_feedback,
     window_seconds,
 )
-from data.tables.contract import EVENTS
+from data.tables.contract import EVENTS, SLATE_KINDS
 
 CLICK, PURCHASE, WISHLIST = 600, 1800, 900
 KEPT = ("user_id", "item_id", "ts", "kind", "order_id", "position", "propensity", "value", "request_id")
 TIMES = st.integers(0, 3000) | st.sampled_from([0, 300, 600, 900, 1800, 2400])  # with ties and whole windows
 ROWS = st.fixed_dictionaries(
     {
-        "kind": st.sampled_from(["impression", "impression", "click", "purchase", "cart", "wishlist"]),
+        "kind": st.sampled_from(
+            ["impression", "impression", "ghost", "click", "purchase", "cart", "wishlist"]
+        ),
         "user_id": st.sampled_from(["u0", "u1", None]),
         "item_id": st.sampled_from(["i0", "i1", "i2"]),
         "request_id": st.sampled_from(["r0", "r1", "r2", "r3", None]),
@@ -82,15 +84,17 @@ def attribute_plainly(
             before = paid.get(line["order_id"], (0, ""))
             paid[line["order_id"]] = (max(line["ts"], before[0]), max(line["user_id"], before[1]))
     counts = {kind: dict.fromkeys(JOIN_STATES, 0) for kind in ("click", "cart", "purchase", "wishlist")}
-    counts["impression"] = dict.fromkeys(("joined", "repeated", "guest", "no_checkout"), 0)
+    for kind in SLATE_KINDS:
+        counts[kind] = dict.fromkeys(("joined", "repeated", "guest", "no_checkout"), 0)
     out: list[tuple] = []
     slots: dict[tuple, dict[str, Any]] = {}
     rows = [row | {"row": k} for k, row in enumerate(log)]
     for row in sorted(rows, key=lambda r: (r["ts"], r["position"], r["row"])):
-        if row["kind"] == "impression":
-            key = (row["request_id"] if row["request_id"] is not None else row["row"], row["item_id"])
+        if row["kind"] in SLATE_KINDS:
+            request = row["request_id"] if row["request_id"] is not None else row["row"]
+            key = (row["kind"], request, row["item_id"])
             if key in slots:
-                counts["impression"]["repeated"] += 1
+                counts[row["kind"]]["repeated"] += 1
             slots.setdefault(key, dict(row))
     for slot in slots.values():
         order, user = slot["order_id"], slot["user_id"]
@@ -100,13 +104,14 @@ def attribute_plainly(
         at, buyer = paid.get(order, (slot["ts"], None))
         slot["user"], slot["order"], slot["since"] = user or buyer, order or NO_CHECKOUT, max(slot["ts"], at)
         state = "guest" if not slot["user"] else "joined" if slot["user"] == buyer else "no_checkout"
-        counts["impression"][state] += 1
+        counts[slot["kind"]][state] += 1
         if slot["user"]:
-            out.append((slot["user"], slot["item_id"], slot["since"], "impression", slot["order"],
+            out.append((slot["user"], slot["item_id"], slot["since"], slot["kind"], slot["order"],
                         slot["position"], slot["request_id"]))  # fmt: skip
+    slots = {key[1:]: slot for key, slot in slots.items() if slot["kind"] == "impression"}
     joined, unattributed = set(), set()
     for row in sorted(rows, key=lambda r: (r["ts"], r["row"])):
-        if row["kind"] == "impression" or (row["user_id"] is None and row["request_id"] is None):
+        if row["kind"] in SLATE_KINDS or (row["user_id"] is None and row["request_id"] is None):
             continue
         if row["request_id"] is not None:
             slot = slots.get((row["request_id"], row["item_id"]))
@@ -165,9 +170,11 @@ def test_against_a_plain_count(
     )
     found, counts = attribute_rows(con, log, orders, purchase)
     expected, expected_counts = attribute_plainly(log, orders, purchase)
-    without_owner = [r for r in log if r["kind"] != "impression" and r["user_id"] is r["request_id"] is None]
+    without_owner = [
+        r for r in log if r["kind"] not in SLATE_KINDS and r["user_id"] is r["request_id"] is None
+    ]
     unchanged = [
-        row for row in found if row["kind"] != "impression" and row["user_id"] is row["request_id"] is None
+        row for row in found if row["kind"] not in SLATE_KINDS and row["user_id"] is row["request_id"] is None
     ]
     assert len(unchanged) == len(without_owner), "rows without an owner are left to the checks"
     names = ("user_id", "item_id", "ts", "kind", "order_id", "position", "request_id")
@@ -254,6 +261,19 @@ def test_guests(con: ibis.BaseBackend) -> None:
         ("click", "u0", "o"), ("impression", "u0", "o"),
     ]  # fmt: skip
     assert counts["impression"] == {"joined": 1, "repeated": 0, "guest": 1, "no_checkout": 0}
+
+
+def test_a_ghost_belongs_to_its_checkout_and_takes_no_feedback(con: ibis.BaseBackend) -> None:
+    """An impression of the same item by the same request keeps its own feedback."""
+    ghost = IMPRESSION | {"kind": "ghost", "withhold": 0.1}
+    click = IMPRESSION | {"kind": "click", "ts": 1010, "order_id": None}
+    found, counts = attribute_rows(con, [ghost | {"order_id": None}, click], PAID, PURCHASE)
+    assert sorted((r["kind"], r["order_id"], r["withhold"]) for r in found) == [
+        ("click", NO_CHECKOUT, None), ("ghost", "o", 0.1),
+    ]  # fmt: skip
+    assert counts["ghost"]["joined"] == counts["click"]["unknown"] == 1
+    _, counts = attribute_rows(con, [ghost, IMPRESSION, click], PAID, PURCHASE)
+    assert counts["ghost"]["joined"] == counts["impression"]["joined"] == counts["click"]["joined"] == 1
 
 
 def test_windows() -> None:

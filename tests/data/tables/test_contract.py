@@ -38,6 +38,7 @@ BAD = {
     "misspelled kind": ("events", {"kind": "Clicks"}, "kind is not one of impression, click, cart, purchase"),
     "no kind": ("events", {"kind": "a click"}, "kind is not one of impression, click, cart, purchase"),
     "propensity": ("events", {"propensity": 1.5}, "propensity is outside (0, 1]"),
+    "withhold": ("events", {"withhold": 1.0}, "withhold is outside [0, 1)"),
     "negative value": ("events", {"value": -3}, "value is negative"),
 }
 REPEATED = {

@@ -75,6 +75,8 @@ def test_candidates_are_those_that_the_bundle_would_have() -> None:
         purchase=torch.zeros(2, dtype=torch.bool),
         value=torch.zeros(2),
         position=torch.tensor([1, 0]),
+        ghost=torch.zeros(2, dtype=torch.bool),
+        withhold=torch.zeros(2),
         further=torch.zeros(2, 0),
     )
     nearest = torch.tensor([[3, 1], [1, -1]])
