@@ -85,7 +85,15 @@ def log_price_gaps(items: SimulatedItems, state: PurchaseState) -> Array:
 def response_probabilities(
     items: SimulatedItems, users: SimulatedUsers, state: PurchaseState, habits: HabitFeatures, ts: Array
 ) -> tuple[Array, Array]:
-    """p(click | examined) and p(purchase | click) of every item for n users at `ts` [n]: [n, I] each.
+    """p(click | examined) and p(purchase | click) of every item for n users at `ts` [n]: [n, I] each."""
+    click, purchase = response_logits(items, users, state, habits, ts)
+    return sigmoid(click), sigmoid(purchase)
+
+
+def response_logits(
+    items: SimulatedItems, users: SimulatedUsers, state: PurchaseState, habits: HabitFeatures, ts: Array
+) -> tuple[Array, Array]:
+    """Logits of `response_probabilities`.
 
     Both rise with the same partly hidden preference, so users who click are likelier to buy.
     """
@@ -104,35 +112,44 @@ def response_probabilities(
     click += 0.25 * preference - 0.4 * price_gap**2 - 1.0 * state.in_basket + 0.5 * is_new
     purchase = 0.8 + 0.5 * habits.log_leaf_share + 0.2 * habits.log_brand_share + 0.6 * habits.log_item_count
     purchase += 0.25 * preference - 0.5 * price_gap**2 - 0.5 * price_gap - 1.0 * state.in_basket
-    return 1 / (1 + np.exp(-click)), 1 / (1 + np.exp(-purchase))
+    return click, purchase
 
 
-def policy_scores(items: SimulatedItems, habits: HabitFeatures) -> Array:
+def sigmoid(logit: Array) -> Array:
+    """Probabilities of logits."""
+    return 1 / (1 + np.exp(-logit))
+
+
+def policy_scores(
+    items: SimulatedItems, habits: HabitFeatures, habit_weight: float = 1.2, leaf_weight: float = 0.5
+) -> Array:
     """The shop's own score of every item [n, I]: its appeal, and the user's purchases.
 
     Users respond to something else. So position and relevance are confounded: a model without positions
     overrates the items that the shop ranks high.
     """
-    return 1.4 * items.appeal + 1.2 * habits.log_item_count + 0.5 * habits.log_leaf_share
+    return 1.4 * items.appeal + habit_weight * habits.log_item_count + leaf_weight * habits.log_leaf_share
 
 
 def sample_slate(
-    items: SimulatedItems,
-    habits: HabitFeatures,
+    score: Array,
+    created_at: Array,
     ts: Array,
     rng: np.random.Generator,
     slots: int,
     exploration: float,
 ) -> tuple[Array, Array]:
-    """Draw slates of the shop's policy: items by position [n, slots] and their propensities [n, slots].
+    """Draw slates by scores [n, I] of items: columns by position [n, slots], and propensities [n, slots].
 
     Each slot is drawn from the items that are left: uniformly with probability `exploration`, else by the
-    softmax of the policy's scores. A propensity is conditional on the items above.
+    softmax of the scores. A propensity is conditional on the items above.
+
+    Args:
+        created_at: [I] Unix seconds, the items' arrivals in rising order.
     """
-    score = policy_scores(items, habits)
-    score[items.created_at > ts[:, None]] = -np.inf
+    score = np.where(created_at > ts[:, None], -np.inf, score)
     weight = np.exp(score.astype(np.float64))
-    n_available = np.searchsorted(items.created_at, ts, side="right")  # items are ordered by arrival
+    n_available = np.searchsorted(created_at, ts, side="right")
     ranked = top_k(score + gumbel_noise(rng, score.shape), 2 * slots)
     explores = rng.random((len(ts), slots)) < exploration
     row, weight_left = np.arange(len(ts)), weight.sum(1)

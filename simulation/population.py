@@ -80,7 +80,12 @@ class Population:
         habits = behaviour.habit_features(items, state)
         p_click, p_purchase = behaviour.response_probabilities(items, traits, state, habits, ts)
         rule_slate, rule_propensity = behaviour.sample_slate(
-            items, habits, ts, rng, self.n_slots, self.cfg["exploration"]
+            behaviour.policy_scores(items, habits),
+            items.created_at,
+            ts,
+            rng,
+            self.n_slots,
+            self.cfg["exploration"],
         )
         available = items.created_at <= ts[:, None]
         spend = p_click * p_purchase * items.price * behaviour.MEAN_SPEND_RATIO

@@ -3,14 +3,12 @@
     order ─▶ slate by the shop's policy ─▶ examined? ──▶ clicked? ──────▶ in the next order?
     basket     logged with propensity        by position   by preference    by preference
 
-The canonical tables lie below `data.root`, next to `truth.parquet`, which no model reads. Users are simulated
-in blocks, each with a random stream of its own, so memory does not grow with their number. In a block, all
-users make their k-th order at the same step.
+The canonical tables lie below `data.root`, next to `truth.parquet`, which no model reads.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,46 +21,31 @@ import pyarrow.parquet as pq
 from data.errors import DataError
 from data.io.folders import publish_folder
 from data.sources import tables
-from simulation import behaviour, catalog, people
-from simulation.catalog import BRANDS, LEAVES, SECONDS_PER_DAY, SIMULATION_START, Array, SimulatedItems
-from simulation.people import PurchaseState, SimulatedUsers
+from simulation import behaviour, catalog, logged_market, needs, people
+from simulation.catalog import BRANDS, LEAVES, Array, SimulatedItems
+from simulation.logged_market import Round
 
-USERS_PER_BLOCK = 256
-MAX_ORDERS_PER_USER = 10_000  # order number = user · MAX_ORDERS_PER_USER + round
 EVENT_COLUMNS = ("order_id", "user_id", "item_id", "ts", "kind", "position", "propensity", "value")
 SIMULATION_SETTINGS = ("users", "items", "days", "gap", "slots", "exploration", "position_bias", "seed")
 # `data.vector` where a config of an earlier release has none.
 DEFAULT_VECTOR = {"dim": 0, "noise": 0.5}
-SIMULATOR_MODULES = (catalog, people, behaviour)  # what is simulated depends on their code
+# What is simulated depends on the code of these modules.
+SIMULATOR_MODULES = (catalog, people, behaviour, needs, logged_market)
 TRUTH_FILE = "truth.parquet"
 
 
 class GroundTruth(NamedTuple):
-    """True probabilities of m (checkout, item) pairs, float64 [m] each."""
+    """True probabilities of m (checkout, item) pairs, float64 [m] each.
+
+    A purchase is one in the user's next order. The last three are NaN where `data.organic.share` is null.
+    """
 
     p_click_given_examined: Array  # p(click | examined), equal to p(click | first slot)
     p_purchase_given_click: Array  # p(purchase | click)
-    expected_value: Array  # of the item in the first slot: p_click · p_purchase · mean spend
-
-
-class Round(NamedTuple):
-    """One order of each of the n users of a block who still order, and their responses right after it."""
-
-    order: Array  # [n] int64
-    p_click_given_examined: Array  # [n, I] float32, p(click | examined)
-    p_purchase_given_click: Array  # [n, I] float32, p(purchase | click)
-    tables: dict[str, dict[str, Array]]  # table → column → values, of orders, events and truth
-
-
-class LoggedSlates(NamedTuple):
-    """The slates after n orders, as the shop logs them."""
-
-    order: Array  # [n] int64
-    user: Array  # [n] int64
-    ts: Array  # [n] int64, of the order
-    item: Array  # [n, slots] int64
-    propensity: Array  # [n, slots]
-    clicked: Array  # [n, slots] bool
+    expected_value: Array  # of a click and a purchase in the first slot: p_click · p_purchase · mean spend
+    p_purchase_shown: Array  # p(purchase | shown in the first slot), clicked or not
+    p_purchase_not_shown: Array  # p(purchase | not shown)
+    incremental_value: Array  # of the item in the first slot: (p_shown - p_not_shown) · mean spend
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
@@ -89,6 +72,7 @@ def simulation_folder(cfg: Mapping[str, Any]) -> Path:
             "describes what follows until the next order"
         )
     settings = [cfg[k] for k in SIMULATION_SETTINGS] + list(_item_list_settings(cfg).values())
+    settings += list(_demand_settings(cfg).values())
     digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=6)
     for file in (*(module.__file__ for module in SIMULATOR_MODULES), __file__):
         digest.update(Path(str(file)).read_bytes())
@@ -103,130 +87,102 @@ def ground_truth(cfg: Mapping[str, Any], order: Array, item: Array) -> GroundTru
     items = catalog.sample_items(cfg)
     by_order = np.argsort(order, kind="stable")
     sorted_order = order[by_order]
-    truth = np.full((2, len(order)), np.nan)
     if len(item) and not 0 <= item.min() <= item.max() < len(items.price):
         raise ValueError(f"items of this market are 0 to {len(items.price) - 1}")
-    for step in simulate_orders(cfg, items):
+    truth = np.full((4, len(order)), np.nan)
+    for step in logged_market.simulate_orders(cfg, items):
         first, last = (np.searchsorted(sorted_order, step.order, side=side) for side in ("left", "right"))
         row = np.repeat(np.arange(len(step.order)), last - first)
         group_start = np.r_[0, np.cumsum(last - first)[:-1]]
         pair = by_order[np.arange(len(row)) + np.repeat(first - group_start, last - first)]
-        truth[0, pair] = step.p_click_given_examined[row, item[pair]]
-        truth[1, pair] = step.p_purchase_given_click[row, item[pair]]
-    if np.isnan(truth).any():
+        pairs = (row, item[pair])
+        truth[0, pair] = step.responses.p_click_given_examined[pairs]
+        truth[1, pair] = step.responses.p_purchase_given_click[pairs]
+        if step.responses.organic is not None:
+            truth[2, pair] = step.responses.organic.p_not_shown[pairs]
+            truth[3, pair] = step.responses.organic.p_added[pairs]
+    if np.isnan(truth[:2]).any():
         raise ValueError(f"order {order[np.isnan(truth[0])][0]} is not of this market")
-    value = truth[0] * truth[1] * items.price[item] * behaviour.MEAN_SPEND_RATIO
-    return GroundTruth(truth[0], truth[1], value)
+    mean_spend = items.price[item] * behaviour.MEAN_SPEND_RATIO
+    click, purchase, not_shown, added = truth
+    return GroundTruth(
+        p_click_given_examined=click,
+        p_purchase_given_click=purchase,
+        expected_value=click * purchase * mean_spend,
+        p_purchase_shown=not_shown + added,
+        p_purchase_not_shown=not_shown,
+        incremental_value=added * mean_spend,
+    )
 
 
-def simulate_orders(cfg: Mapping[str, Any], items: SimulatedItems) -> Iterator[Round]:
-    """All rounds of all blocks of users."""
-    user = np.arange(int(cfg["users"]))
-    for number, start in enumerate(range(0, len(user), USERS_PER_BLOCK)):
-        rng = np.random.default_rng([cfg["seed"], 1, number])
-        users = people.sample_users(cfg, rng, user[start : start + USERS_PER_BLOCK])
-        yield from _simulate_block(cfg, items, users, rng)
-
-
-def _simulate_block(
-    cfg: Mapping[str, Any], items: SimulatedItems, users: SimulatedUsers, rng: np.random.Generator
-) -> Iterator[Round]:
-    shape, slots = (len(users.user), len(items.price)), int(cfg["slots"])
-    p_examined = behaviour.examination_probability(slots, cfg["position_bias"])
-    end = SIMULATION_START + int(cfg["days"]) * SECONDS_PER_DAY
-    state = people.initial_state(*shape)
-    clicked_items = np.zeros(shape, bool)  # in the last slate: in this order, or not
-    pending_purchases = np.zeros(shape, bool)  # of these, what is in this order
-    ts = SIMULATION_START + (
-        rng.uniform(0, 2, shape[0]) * users.order_gap_days * SECONDS_PER_DAY
-    ).astype(np.int64)  # fmt: skip
-    for number in range(MAX_ORDERS_PER_USER):
-        active = ts < end
-        if not active.all():
-            users = SimulatedUsers(*(column[active] for column in users))
-            state = PurchaseState(*(column[active] for column in state))
-            ts, clicked_items, pending_purchases = (
-                ts[active],
-                clicked_items[active],
-                pending_purchases[active],
-            )
-        if len(ts) == 0:
-            return
-        order = users.user * MAX_ORDERS_PER_USER + number
-        state.in_basket[:] = (
-            behaviour.sample_basket(items, users, state, clicked_items, ts, rng) | pending_purchases
-        )
-        row, item = np.nonzero(state.in_basket)
-        quantity, price = behaviour.sample_quantities_and_prices(items, item, rng)
-        people.add_purchases(items, state, row, item, quantity * price)
-        lines = {"order_id": order[row], "user_id": users.user[row], "item_id": item, "ts": ts[row],
-                 "quantity": quantity, "price": price}  # fmt: skip
-        habits = behaviour.habit_features(items, state)
-        p_click, p_purchase = behaviour.response_probabilities(items, users, state, habits, ts)
-        slate, propensity = behaviour.sample_slate(items, habits, ts, rng, slots, cfg["exploration"])
-        draws = rng.random((3, len(ts), slots))
-        clicked = (draws[0] < p_examined) & (draws[1] < np.take_along_axis(p_click, slate, 1))
-        purchased = clicked & (draws[2] < np.take_along_axis(p_purchase, slate, 1))
-        slates = LoggedSlates(order, users.user, ts, slate, propensity, clicked)
-        yield Round(order, p_click, p_purchase, {
-            "orders": lines,
-            "events": _events(slates, _slate_purchases(lines, pending_purchases[row, item])),
-            "truth": _truth(items, slates, p_examined, p_click, p_purchase),
-        })  # fmt: skip
-        for item_mask, slot_mask in ((clicked_items, clicked), (pending_purchases, purchased)):
-            item_mask[:] = False
-            np.put_along_axis(item_mask, slate, slot_mask, 1)
-        ts = ts + behaviour.sample_order_gaps(users.order_gap_days, rng)
-
-
-def _slate_purchases(lines: dict[str, Array], from_slate: Array) -> dict[str, Array]:
-    """Purchase events of the order lines that the user's last slate led to."""
-    lines = {name: column[from_slate] for name, column in lines.items()}
+def _tables(cfg: Mapping[str, Any], items: SimulatedItems, step: Round) -> dict[str, dict[str, Array]]:
+    """Table → column → values, of orders, events and truth."""
+    lines, row = step.lines, step.lines.row
+    orders = {"order_id": step.order[row], "user_id": step.user[row], "item_id": lines.item,
+              "ts": step.ts[row], "quantity": lines.quantity, "price": lines.price}  # fmt: skip
+    purchases = {name: column[lines.from_slate] for name, column in orders.items()}
+    purchases["value"] = purchases.pop("quantity") * purchases.pop("price")
+    purchases["order_id"] = purchases["order_id"] - 1  # the checkout before, to which the slate belongs
+    withhold = _demand_settings(cfg).get("withhold")
+    p_examined = behaviour.examination_probability(int(cfg["slots"]), cfg["position_bias"])
     return {
-        "order_id": lines["order_id"] - 1,  # the checkout before, to which the slate belongs
-        "user_id": lines["user_id"],
-        "item_id": lines["item_id"],
-        "ts": lines["ts"],
-        "value": lines["quantity"] * lines["price"],
+        "orders": orders,
+        "events": _events(step, purchases, withhold),
+        "truth": _truth(items, step, p_examined),
     }
 
 
-def _events(slates: LoggedSlates, purchases: dict[str, Array]) -> dict[str, Array]:
-    """Impressions and clicks of these slates, and the purchases that the slates before led to."""
+def _events(step: Round, purchases: dict[str, Array], withhold: float | None) -> dict[str, Array]:
+    """Impressions, ghosts and clicks of these slates, and the purchases that the slates before led to.
+
+    The column `withhold`, of impressions and ghosts, is there where slates are withheld.
+    """
+    slates = step.slates
     row, slot = np.nonzero(np.ones_like(slates.clicked))
     clicked_row, clicked_slot = np.nonzero(slates.clicked)
     impressions = {
-        "order_id": slates.order[row],
-        "user_id": slates.user[row],
+        "order_id": step.order[row],
+        "user_id": step.user[row],
         "item_id": slates.item[row, slot],
-        "ts": slates.ts[row] + 5,
+        "ts": step.ts[row] + 5,
         "position": slot + 1.0,
         "propensity": slates.propensity[row, slot],
     }
     clicks = {
-        "order_id": slates.order[clicked_row],
-        "user_id": slates.user[clicked_row],
+        "order_id": step.order[clicked_row],
+        "user_id": step.user[clicked_row],
         "item_id": slates.item[clicked_row, clicked_slot],
-        "ts": slates.ts[clicked_row] + 60 + clicked_slot,
+        "ts": step.ts[clicked_row] + 60 + clicked_slot,
         "position": clicked_slot + 1.0,
     }
-    parts = []
-    for kind, columns in (("impression", impressions), ("click", clicks), ("purchase", purchases)):
-        n = len(columns["order_id"])
-        parts.append({"kind": np.repeat(kind, n), **columns})
-        parts[-1] |= {name: np.full(n, np.nan) for name in EVENT_COLUMNS if name not in parts[-1]}
-    return {name: np.concatenate([part[name] for part in parts]) for name in EVENT_COLUMNS}
+    names = list(EVENT_COLUMNS)
+    if withhold is not None:
+        names.append("withhold")
+        impressions["withhold"] = np.full(len(row), withhold)
+    impressions["kind"] = np.where(slates.withheld[row], "ghost", "impression")
+    parts = [impressions, clicks | {"kind": np.repeat("click", len(clicked_row))},
+             purchases | {"kind": np.repeat("purchase", len(purchases["order_id"]))}]  # fmt: skip
+    for part in parts:
+        n = len(part["order_id"])
+        part |= {name: np.full(n, np.nan) for name in names if name not in part}
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
-def _truth(
-    items: SimulatedItems, slates: LoggedSlates, p_examined: Array, p_click: Array, p_purchase: Array
-) -> dict[str, Array]:
-    slate = slates.item
-    click, purchase = (
-        np.take_along_axis(p, slate, 1).astype(np.float64) for p in (p_click, p_purchase)
-    )  # fmt: skip
+def _truth(items: SimulatedItems, step: Round, p_examined: Array) -> dict[str, Array]:
+    """The truth of every item of these slates, as if each slate is shown."""
+    slate, responses = step.slates.item, step.responses
+
+    def of_slate(values: Array) -> Array:
+        return np.take_along_axis(values, slate, 1).astype(np.float64)
+
+    click, purchase = of_slate(responses.p_click_given_examined), of_slate(responses.p_purchase_given_click)
+    not_shown = added = np.full(slate.shape, np.nan)
+    if responses.organic is not None:
+        not_shown = of_slate(responses.organic.p_not_shown)
+        added = p_examined * of_slate(responses.organic.p_added)
+    mean_spend = items.price[slate] * behaviour.MEAN_SPEND_RATIO
     columns = {
-        "order_id": np.broadcast_to(slates.order[:, None], slate.shape),
+        "order_id": np.broadcast_to(step.order[:, None], slate.shape),
         "item_id": slate,
         "position": np.broadcast_to(np.arange(1, len(p_examined) + 1), slate.shape),
         "p_examined": np.broadcast_to(p_examined, slate.shape),
@@ -234,6 +190,10 @@ def _truth(
         "p_click_at_position": p_examined * click,
         "p_purchase_given_click": purchase,
         "expected_value": p_examined * click * purchase * items.price[slate] * behaviour.MEAN_SPEND_RATIO,
+        "p_purchase_shown": not_shown + added,
+        "p_purchase_not_shown": not_shown,
+        "incremental_value": added * mean_spend,
+        "withheld": np.broadcast_to(step.slates.withheld[:, None], slate.shape),
     }
     return {name: values.ravel() for name, values in columns.items()}
 
@@ -245,8 +205,8 @@ def _write_simulation(cfg: Mapping[str, Any], folder: Path) -> None:
     with publish_folder(folder, TRUTH_FILE) as temporary:
         pq.write_table(_item_list(cfg, items), temporary / "items.parquet")
         pq.write_table(pa.table({"user_id": np.arange(int(cfg["users"]))}), temporary / "users.parquet")
-        for step in simulate_orders(cfg, items):
-            for name, columns in step.tables.items():
+        for step in logged_market.simulate_orders(cfg, items):
+            for name, columns in _tables(cfg, items, step).items():
                 # NaN becomes null in float columns.
                 table = pa.table({c: pa.array(v, from_pandas=True) for c, v in columns.items()})
                 if name not in writers:
@@ -254,6 +214,23 @@ def _write_simulation(cfg: Mapping[str, Any], folder: Path) -> None:
                 writers[name].write_table(table)
         for writer in writers.values():
             writer.close()
+
+
+def _demand_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of organic demand and withholding that differ from a market of earlier releases.
+
+    Raises DataError for those that cannot be used.
+    """
+    withhold = float(cfg.get("withhold") or 0.0)
+    if not 0 <= withhold < 1:
+        raise DataError(f"data.withhold is {withhold}, expected a share of the checkouts from 0 to below 1")
+    try:
+        needs.organic_demand(cfg)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    share = (cfg.get("organic") or {}).get("share")
+    settings = {"withhold": withhold or None, "organic share": share}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _item_list_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,6 +259,9 @@ def _item_list(cfg: Mapping[str, Any], items: SimulatedItems) -> pa.Table:
         "margin": items.margin,
         "created_at": items.created_at,
     }
+    sellable = needs.sellable_items(cfg, n)
+    if not sellable.all():
+        columns["available"] = sellable
     if int(settings["vector"]["dim"]) > 0:
         vectors = catalog.item_vectors(items, {**cfg, **settings})
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])

@@ -1,0 +1,178 @@
+"""The simulated market under the shop's own policy, in blocks of users (docs/simulated.md).
+
+Users are simulated in blocks, each with random streams of its own, so memory does not grow with their number.
+In a block, all users make their k-th order at the same step.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from simulation import behaviour, needs, people
+from simulation.catalog import SECONDS_PER_DAY, SIMULATION_START, Array, SimulatedItems
+from simulation.needs import OrganicMarket, Responses, ShoppingList
+from simulation.people import PurchaseState, SimulatedUsers
+
+USERS_PER_BLOCK = 256
+MAX_ORDERS_PER_USER = 10_000  # order number = user · MAX_ORDERS_PER_USER + round
+WITHHOLD_STREAM = 6  # of the random numbers
+
+
+class OrderLines(NamedTuple):
+    """m lines of the orders of a round."""
+
+    row: Array  # [m] int64, of the order
+    item: Array  # [m] int64
+    quantity: Array  # [m] int64
+    price: Array  # [m] unit price paid
+    from_slate: Array  # [m] bool, clicked in the slate before
+
+
+class LoggedSlates(NamedTuple):
+    """The slates after n orders, as the shop logs them."""
+
+    item: Array  # [n, slots] int64
+    propensity: Array  # [n, slots]
+    clicked: Array  # [n, slots] bool
+    withheld: Array  # [n] bool, selected and not shown
+
+
+class Round(NamedTuple):
+    """One order of each of the n users of a block who still order, and their responses right after it."""
+
+    order: Array  # [n] int64
+    user: Array  # [n] int64
+    ts: Array  # [n] int64
+    lines: OrderLines
+    slates: LoggedSlates
+    responses: Responses
+
+
+@dataclass
+class _Block:
+    """Users of a block who still order. Every array is by user."""
+
+    users: SimulatedUsers
+    state: PurchaseState
+    ts: Array  # [n] int64, of the next order
+    clicked_items: Array  # [n, I] bool, in the last slate
+    pending_purchases: Array  # [n, I] bool, what is in the next order in any case
+    lists: ShoppingList | None  # with organic demand
+
+    def keep(self, active: Array) -> None:
+        """Drop the users who order no more."""
+        self.users = SimulatedUsers(*(column[active] for column in self.users))
+        self.state = PurchaseState(*(column[active] for column in self.state))
+        self.ts, self.clicked_items = self.ts[active], self.clicked_items[active]
+        self.pending_purchases = self.pending_purchases[active]
+        if self.lists is not None:
+            self.lists = ShoppingList(*(column[active] for column in self.lists))
+
+
+def simulate_orders(cfg: Mapping[str, Any], items: SimulatedItems) -> Iterator[Round]:
+    """All rounds of all blocks of users."""
+    user = np.arange(int(cfg["users"]))
+    market = needs.organic_market(cfg, items)
+    for number, start in enumerate(range(0, len(user), USERS_PER_BLOCK)):
+        rng = np.random.default_rng([cfg["seed"], 1, number])
+        users = people.sample_users(cfg, rng, user[start : start + USERS_PER_BLOCK])
+        block = _first_orders(items, market, users, rng)
+        withhold_rng = np.random.default_rng([cfg["seed"], WITHHOLD_STREAM, number])
+        yield from _simulate_block(cfg, items, market, block, (rng, withhold_rng))
+
+
+def _first_orders(
+    items: SimulatedItems, market: OrganicMarket | None, users: SimulatedUsers, rng: np.random.Generator
+) -> _Block:
+    """The block before the first orders of its users."""
+    shape = (len(users.user), len(items.price))
+    gap = rng.uniform(0, 2, shape[0]) * users.order_gap_days * SECONDS_PER_DAY
+    ts = SIMULATION_START + gap.astype(np.int64)
+    pending, lists = np.zeros(shape, bool), None
+    if market is not None:
+        lists = needs.sample_shopping_lists(market, users, rng)
+        pending = market.next_order(users, lists, 0, ts).sample(rng)
+    return _Block(users, people.initial_state(*shape), ts, np.zeros(shape, bool), pending, lists)
+
+
+def _simulate_block(
+    cfg: Mapping[str, Any],
+    items: SimulatedItems,
+    market: OrganicMarket | None,
+    block: _Block,
+    rngs: tuple[np.random.Generator, np.random.Generator],
+) -> Iterator[Round]:
+    rng, withhold_rng = rngs
+    p_examined = behaviour.examination_probability(int(cfg["slots"]), cfg["position_bias"])
+    end = SIMULATION_START + int(cfg["days"]) * SECONDS_PER_DAY
+    for number in range(MAX_ORDERS_PER_USER):
+        active = block.ts < end
+        if not active.all():
+            block.keep(active)
+        if len(block.ts) == 0:
+            return
+        lines = _order_lines(items, market, block, number, rng)
+        responses, needed = _respond(items, market, block, number, rng)
+        slate, propensity = _select_slates(cfg, items, market, block, rng)
+        withheld = withhold_rng.random(len(block.ts)) < float(cfg.get("withhold") or 0.0)
+        shown = np.where(withheld[:, None], -1, slate)
+        clicked, purchased = needs.sample_feedback(responses, needed, shown, p_examined, rng)
+        order = block.users.user * MAX_ORDERS_PER_USER + number
+        slates = LoggedSlates(slate, propensity, clicked, withheld)
+        yield Round(order, block.users.user, block.ts, lines, slates, responses)
+        for item_mask, slot_mask in ((block.clicked_items, clicked), (block.pending_purchases, purchased)):
+            item_mask[:] = False
+            np.put_along_axis(item_mask, slate, slot_mask, 1)
+        if needed is not None:
+            block.pending_purchases |= needed
+        block.ts = block.ts + behaviour.sample_order_gaps(block.users.order_gap_days, rng)
+
+
+def _order_lines(
+    items: SimulatedItems, market: OrganicMarket | None, block: _Block, number: int, rng: np.random.Generator
+) -> OrderLines:
+    """Draw the orders, and count them in the state of the block."""
+    state, in_basket = block.state, block.pending_purchases
+    if market is None:
+        in_basket = in_basket | behaviour.sample_basket(
+            items, block.users, state, block.clicked_items, block.ts, rng
+        )
+    state.in_basket[:] = in_basket
+    row, item = np.nonzero(in_basket)
+    quantity, price = behaviour.sample_quantities_and_prices(items, item, rng)
+    people.add_purchases(items, state, row, item, quantity * price)
+    if block.lists is not None:
+        block.lists.last_order[row, item] = number
+    from_slate = (block.clicked_items & block.pending_purchases)[row, item]
+    return OrderLines(row, item, quantity, price, from_slate)
+
+
+def _respond(
+    items: SimulatedItems, market: OrganicMarket | None, block: _Block, number: int, rng: np.random.Generator
+) -> tuple[Responses, Array | None]:
+    """Return the responses after the orders, and draw what the next orders hold in any case [n, I]."""
+    if market is None or block.lists is None:
+        habits = behaviour.habit_features(items, block.state)
+        return Responses(
+            *behaviour.response_probabilities(items, block.users, block.state, habits, block.ts)
+        ), None
+    next_order = market.next_order(block.users, block.lists, number + 1, block.ts)
+    responses = market.responses(block.users, block.state, block.lists, next_order, block.ts)
+    return responses, next_order.sample(rng)
+
+
+def _select_slates(
+    cfg: Mapping[str, Any],
+    items: SimulatedItems,
+    market: OrganicMarket | None,
+    block: _Block,
+    rng: np.random.Generator,
+) -> tuple[Array, Array]:
+    """Draw the slates of the shop's policy [n, slots] and their propensities."""
+    slots, exploration = int(cfg["slots"]), cfg["exploration"]
+    if market is not None:
+        return market.sample_slate(block.state, block.ts, rng, slots, exploration)
+    score = behaviour.policy_scores(items, behaviour.habit_features(items, block.state))
+    return behaviour.sample_slate(score, items.created_at, block.ts, rng, slots, exploration)

@@ -1,0 +1,277 @@
+"""Organic demand: what users of the simulated market buy with or without a slot.
+
+Every user has a shopping list of consumables, each with a cycle. An item that is due is needed in the next
+order, whatever the slot shows. Users also buy new items by preference, and items that a slot cannot sell. So
+p(bought in the next order | not shown) is known for every item, and what a slot adds is
+
+    p(bought | shown) - p(bought | not shown) = p(examined) · (1 - p(needed)) · p(click) · p(purchase | click)
+
+A needed item is bought in any case. It is also clicked more often, and then the slot takes the credit. An
+item that is bought today is due later, so a slot brings purchases forward.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from simulation import behaviour
+from simulation.catalog import DEPARTMENTS, LEAVES, SIMULATION_START, Array, SimulatedItems
+from simulation.people import PurchaseState, SimulatedUsers
+
+UNSELLABLE_SHARE = 0.15  # of the items, such as fuel or gift cards: bought, but in no slot
+UNSELLABLE_STREAM, NEED_STREAM = 4, 5  # of the random numbers; the others are the catalog's, users' and days'
+CONSUMABLES = ("pantry", "bakery", "fresh", "care", "pets")  # departments whose items are bought again
+MEAN_LIST_ITEMS = 12  # of a user's shopping list
+CYCLE_ORDERS = (1.0, 6.0)  # orders between two purchases of an item of the list: evenly drawn
+MAX_NEED = 0.95  # p(needed) of an item that is long overdue
+VARIETY_LINES = 0.6  # mean lines of an order that preference alone chooses
+CLICK_LOGIT = 0.5  # added to all clicks, in place of the attraction of items that were bought before
+NEED_CLICK_LOGIT = 1.5  # added to the click's logit if the item is needed
+STOCKED_LOGIT = -1.0  # added to the purchase's logit of an item of the list that is not needed
+POLICY_LEAF_WEIGHT = 1.2  # of the user's leaf categories in the shop's policy
+
+# Share of the purchases of shown items that happen without the slot too, and the settings that lead to it:
+# `python -m benchmarks.organic_demand` measures them.
+SHARES = (0.0, 0.1, 0.3, 0.6, 0.75, 0.9)
+NEED_SCALE = (0.0, 0.12, 0.65, 1.0, 1.0, 1.0)  # of p(needed) and of the lines by preference
+POLICY_HABIT_WEIGHT = (0.0, -0.2, -0.4, 0.45, 1.2, 2.3)  # of the user's own purchases in the shop's policy
+PURCHASE_LOGIT = (1.0, 1.0, 1.0, 1.0, 0.7, 0.0)  # added to the purchase's logit of an item that is not needed
+
+
+class OrganicDemand(NamedTuple):
+    """The settings that a share of organic purchases leads to."""
+
+    need_scale: float
+    policy_habit_weight: float
+    purchase_logit: float
+
+
+class ShoppingList(NamedTuple):
+    """The shopping lists of n users."""
+
+    cycle: Array  # [n, I] float32, orders between two purchases; inf for an item that is not on the list
+    last_order: Array  # [n, I] float32, number of the latest order with the item
+
+
+class OrganicResponses(NamedTuple):
+    """What users do with every item if they need it in the next order, and if not: [n, I] each."""
+
+    p_not_shown: Array  # p(bought in the next order | not shown), that is p(needed)
+    p_click_if_needed: Array  # p(click | examined, needed); a needed item is bought
+    p_click_if_not_needed: Array  # p(click | examined, not needed)
+    p_purchase_if_not_needed: Array  # p(purchase | click, not needed)
+
+    @property
+    def p_added(self) -> Array:
+        """p(bought | first slot) - p(bought | not shown) [n, I]; at a position p(examined) times that."""
+        return (1 - self.p_not_shown) * self.p_click_if_not_needed * self.p_purchase_if_not_needed
+
+
+class Responses(NamedTuple):
+    """What n users do with every item after an order: [n, I] each."""
+
+    p_click_given_examined: Array
+    p_purchase_given_click: Array  # needed or not
+    organic: OrganicResponses | None = None  # None: p(bought | not shown) is not known
+
+
+def organic_demand(cfg: Mapping[str, Any]) -> OrganicDemand | None:
+    """The organic demand of `cfg["organic"]["share"]`, or None where that is null.
+
+    Raises ValueError for a share outside [0, 0.9].
+    """
+    share = (cfg.get("organic") or {}).get("share")
+    if share is None:
+        return None
+    if not SHARES[0] <= share <= SHARES[-1]:
+        raise ValueError(f"data.organic.share is {share}, expected null or a number from 0 to {SHARES[-1]}")
+    settings = (NEED_SCALE, POLICY_HABIT_WEIGHT, PURCHASE_LOGIT)
+    return OrganicDemand(*(float(np.interp(share, SHARES, values)) for values in settings))
+
+
+def sellable_items(cfg: Mapping[str, Any], n_items: int) -> Array:
+    """The items that a slot can sell [I] bool: all of them without organic demand."""
+    if organic_demand(cfg) is None:
+        return np.ones(n_items, bool)
+    sellable = np.random.default_rng([cfg["seed"], UNSELLABLE_STREAM]).random(n_items) >= UNSELLABLE_SHARE
+    sellable[0] = False  # every order needs an unsellable item that has arrived
+    return sellable
+
+
+def sample_shopping_lists(
+    market: "OrganicMarket", users: SimulatedUsers, rng: np.random.Generator
+) -> ShoppingList:
+    """Draw the lists of n users from the sellable consumables of the first day, by preference."""
+    items, sellable = market.items, market.sellable
+    n, n_items = len(users.user), len(items.price)
+    leaves_per_department = len(LEAVES) // len(DEPARTMENTS)
+    consumable = np.isin(items.leaf // leaves_per_department,
+                         [list(DEPARTMENTS).index(name) for name in CONSUMABLES])  # fmt: skip
+    score = preference_logits(items, users) + behaviour.gumbel_noise(rng, (n, n_items))
+    score[:, ~(consumable & sellable & (items.created_at <= SIMULATION_START))] = -np.inf
+    ranked = behaviour.top_k(score, min(2 * MEAN_LIST_ITEMS, n_items))
+    length = rng.poisson(MEAN_LIST_ITEMS, n)
+    is_listed = (np.arange(ranked.shape[1]) < length[:, None]) & np.isfinite(
+        np.take_along_axis(score, ranked, 1)
+    )
+    cycle = np.full((n, n_items), np.inf, np.float32)
+    drawn = rng.uniform(*CYCLE_ORDERS, ranked.shape)
+    np.put_along_axis(cycle, ranked, np.where(is_listed, drawn, np.inf).astype(np.float32), 1)
+    last_order = np.full((n, n_items), -np.inf, np.float32)
+    np.put_along_axis(last_order, ranked, -np.ceil(rng.random(ranked.shape) * drawn).astype(np.float32), 1)
+    return ShoppingList(cycle, last_order)
+
+
+def preference_logits(items: SimulatedItems, users: SimulatedUsers) -> Array:
+    """Logits of every item by preference, price level and appeal [n, I], without habit."""
+    price_gap = np.log(items.price) - 2.3 - users.log_price_level[:, None]
+    preference = users.leaf_preference[:, items.leaf] + users.brand_preference[:, items.brand]
+    return preference + 0.8 * items.appeal - 0.4 * price_gap**2
+
+
+def need_probabilities(lists: ShoppingList, order_number: Array | int) -> Array:
+    """p(needed) in the order of this number (an int or [n]) by the shopping lists alone [n, I]."""
+    waited = np.reshape(order_number, (-1, 1)).astype(np.float32) - lists.last_order
+    is_listed = np.isfinite(lists.cycle)
+    periods = np.where(is_listed, waited, 0.0) / np.where(is_listed, lists.cycle, 1.0)
+    return MAX_NEED * (1 - np.exp(-(periods**2)))
+
+
+def preference_shares(items: SimulatedItems, users: SimulatedUsers, among: Array, ts: Array) -> Array:
+    """Shares of the items in the preference of n users [n, I], of those `among` that arrived by `ts` [n].
+
+    Args:
+        among: [I] bool.
+    """
+    weight = np.exp(preference_logits(items, users))
+    weight[~(among & (items.created_at <= ts[:, None]))] = 0.0
+    return weight / np.maximum(weight.sum(1, keepdims=True), 1e-9)
+
+
+class NextOrder(NamedTuple):
+    """Organic demand of n users for the order after the last one."""
+
+    necessity_share: Array  # [n, I] share of an unsellable item in the one line that every order has
+    p_further: Array  # [n, I] p(bought besides that line)
+
+    @property
+    def p_not_shown(self) -> Array:
+        """p(bought in the next order | not shown) [n, I]."""
+        return 1 - (1 - self.p_further) * (1 - self.necessity_share)
+
+    def sample(self, rng: np.random.Generator) -> Array:
+        """Draw what users buy in any case: [n, I] bool."""
+        bought = rng.random(self.p_further.shape, np.float32) < self.p_further
+        necessity = np.where(
+            self.necessity_share > 0, np.log(np.maximum(self.necessity_share, 1e-30)), -np.inf
+        )
+        necessity = necessity + behaviour.gumbel_noise(rng, necessity.shape)
+        bought[np.arange(len(bought)), necessity.argmax(1)] = True
+        return bought
+
+
+class OrganicMarket(NamedTuple):
+    """Items and demand of a market with organic demand."""
+
+    demand: OrganicDemand
+    items: SimulatedItems
+    sellable: Array  # [I] bool, the slot can sell it
+
+    def next_order(
+        self, users: SimulatedUsers, lists: ShoppingList, order_number: Array | int, ts: Array
+    ) -> NextOrder:
+        """Return the organic demand for an order, of items that have arrived at `ts` [n].
+
+        Each item is needed by the list or bought by preference, independently of all others. One line is
+        always of an unsellable item, so no order is empty.
+
+        Args:
+            order_number: of that order, an int or [n].
+        """
+        scale = self.demand.need_scale
+        variety = preference_shares(self.items, users, self.sellable, ts)
+        necessity = preference_shares(self.items, users, ~self.sellable, ts)
+        mean_lines = users.mean_basket_lines[:, None] - 1  # by preference, besides the one line
+        no_line = np.exp(-scale * VARIETY_LINES * variety - mean_lines * necessity)
+        need = scale * need_probabilities(lists, order_number)
+        return NextOrder(necessity, 1 - (1 - need) * no_line)
+
+    def responses(
+        self,
+        users: SimulatedUsers,
+        state: PurchaseState,
+        lists: ShoppingList,
+        next_order: NextOrder,
+        ts: Array,
+    ) -> Responses:
+        """Return the probabilities of every item after an order at `ts` [n]."""
+        habits = behaviour.habit_features(self.items, state)
+        # The list holds the habits; an item that was bought before attracts no more than its kind.
+        habits = habits._replace(log_item_count=np.zeros_like(habits.log_item_count))
+        click, purchase = behaviour.response_logits(self.items, users, state, habits, ts)
+        click = click + CLICK_LOGIT
+        purchase = purchase + self.demand.purchase_logit + STOCKED_LOGIT * np.isfinite(lists.cycle)
+        needed = next_order.p_not_shown
+        if_needed = behaviour.sigmoid(click + NEED_CLICK_LOGIT) * self.sellable
+        if_not, conversion = behaviour.sigmoid(click) * self.sellable, behaviour.sigmoid(purchase)
+        p_click = needed * if_needed + (1 - needed) * if_not
+        p_bought = needed * if_needed + (1 - needed) * if_not * conversion
+        p_purchase = p_bought / np.maximum(p_click, 1e-12)
+        return Responses(p_click, p_purchase, OrganicResponses(needed, if_needed, if_not, conversion))
+
+    def sample_slate(
+        self,
+        state: PurchaseState,
+        ts: Array,
+        rng: np.random.Generator,
+        slots: int,
+        exploration: float,
+    ) -> tuple[Array, Array]:
+        """Draw slates [n, slots] of sellable items by the shop's policy, and their propensities.
+
+        The policy shows nothing that was just paid, except where it explores.
+        """
+        sold = np.flatnonzero(self.sellable)
+        habits = behaviour.habit_features(self.items, state)
+        weights = (self.demand.policy_habit_weight, POLICY_LEAF_WEIGHT)
+        score = behaviour.policy_scores(self.items, habits, *weights)
+        score = np.where(state.in_basket, -np.inf, score)[:, sold]
+        arrival = self.items.created_at[sold]
+        slate, propensity = behaviour.sample_slate(score, arrival, ts, rng, slots, exploration)
+        return sold[slate], propensity
+
+
+def organic_market(cfg: Mapping[str, Any], items: SimulatedItems) -> OrganicMarket | None:
+    """The market of `cfg` with organic demand, or None without."""
+    demand = organic_demand(cfg)
+    return None if demand is None else OrganicMarket(demand, items, sellable_items(cfg, len(items.price)))
+
+
+def sample_feedback(
+    responses: Responses, needed: Array | None, slate: Array, p_examined: Array, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Draw clicks on slates [n, slots] and what is bought after a click: bool [n, slots] each.
+
+    Args:
+        needed: [n, I] bool, what the next orders hold in any case; None without organic demand.
+        slate: items by position [n, slots]; -1 is an empty slot.
+        p_examined: [slots].
+    """
+    draws = rng.random((3, *slate.shape))
+    item = np.maximum(slate, 0)
+
+    def of_slate(values: Array) -> Array:
+        return np.take_along_axis(values, item, 1)
+
+    p_click, p_purchase = (
+        of_slate(responses.p_click_given_examined),
+        of_slate(responses.p_purchase_given_click),
+    )
+    if needed is not None and responses.organic is not None:
+        organic, is_needed = responses.organic, of_slate(needed)
+        if_not = of_slate(organic.p_click_if_not_needed)
+        p_click = np.where(is_needed, of_slate(organic.p_click_if_needed), if_not)
+        p_purchase = np.where(is_needed, 1.0, of_slate(organic.p_purchase_if_not_needed))
+    clicked = (slate >= 0) & (draws[0] < p_examined) & (draws[1] < p_click)
+    return clicked, clicked & (draws[2] < p_purchase)
