@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from data.feature_schema import Attribute
 from exporting.exportable_run import (
@@ -14,10 +15,13 @@ from exporting.exportable_run import (
     to_latest_queries,
 )
 from exporting.lowering import ServingModules
-from models.schema import Candidates
+from models.schema import Candidates, Catalog, Query
 from serving.checkout import HISTORY_KINDS, Checkout, Event, Line
+from serving.pipeline.eligibility import EligibleItems
+from serving.pipeline.exclusion import excluded_keys, items_of_categories
+from serving.pipeline.search import search_eligible
 from serving.pipeline.selection import select_slates
-from serving.pipeline.slate_policy import SLOTS, score_candidates
+from serving.pipeline.slate_policy import SLOTS, SlatePolicy, score_candidates
 from serving.storage.golden_requests import checkout_to_json
 from serving.storage.vector_index import ItemIndex
 from training.objective import CheckedObjective, task_kinds
@@ -101,31 +105,53 @@ def select_golden_requests(
     files and the encoding there. Requests near a tie are left out, because another processor may round them
     the other way. Raises ValueError for an order by margin without margins.
     """
-    catalog, ids = run.catalog, item_ids(run)
-    query = to_latest_queries(checkouts.examples)
-    vector = modules.query_tower(query, catalog.vectors)
-    ann = index.search(vector.numpy(), source_limits(run.cfg)["ann"])
-    candidates = Candidates(*modules.candidates(query, vector, torch.from_numpy(ann), catalog))
-    outputs = modules.ranker(query, vector, candidates, catalog).numpy()  # [T, ΣC]
-    bounds, items = candidates.offsets.tolist(), candidates.item.numpy()
-    item_columns = {name: values[0, items] for name, values in objective.columns.items()}
-    score = score_candidates(objective.policy, task_kinds(run.tasks), outputs, item_columns)
-    leaf, vectors = catalog.leaf.numpy(), catalog.vectors.numpy()
+    ids, policy = item_ids(run), objective.policy
+    leaf, vectors = run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
+    eligible = eligible_by_example(run, policy, checkouts.examples)
     rows: list[tuple[float, dict[str, Any]]] = []
-    for request, start, end in zip(checkouts.requests, bounds[:-1], bounds[1:], strict=True):
-        if end - start < SLOTS:
+    for number, request in enumerate(checkouts.requests):
+        query = to_latest_queries(checkouts.examples.slice(number, 1))
+        candidates, outputs = _predict(run, modules, index, query, eligible[number])  # outputs [T, C]
+        item = candidates.item.numpy()
+        if len(item) < SLOTS:
             continue
-        pairs = slice(start, end)
-        eligible = np.ones((1, end - start), bool)
-        selection = select_slates(
-            score[None, pairs], eligible, items[None, pairs], leaf, vectors, objective.policy
-        )
+        item_columns = {name: values[0, item] for name, values in objective.columns.items()}
+        score = score_candidates(policy, task_kinds(run.tasks), outputs, item_columns)
+        is_eligible = np.ones((1, len(item)), bool)  # `available` of the catalog restricted the candidates
+        selection = select_slates(score[None], is_eligible, item[None], leaf, vectors, policy)
         columns = selection.column[0]
         row = {
             "request": checkout_to_json(request),
-            "slate": [ids[item] for item in items[pairs][columns]],
-            "predictions": outputs[:, pairs][:, columns].T.tolist(),
+            "slate": [ids[row] for row in item[columns]],
+            "predictions": outputs[:, columns].T.tolist(),
         }
         rows.append((float(selection.min_gap[0]), row))
     rows.sort(key=lambda pair: -pair[0])
     return pa.Table.from_pylist([row for _, row in rows[:count]], schema=GOLDEN_SCHEMA)
+
+
+def eligible_by_example(run: ExportableRun, policy: SlatePolicy, examples: pa.Table) -> list[EligibleItems]:
+    """What a slate of each example may show, by the rule of serving (serving/pipeline/eligibility.py)."""
+    available = EligibleItems(run.catalog.available.numpy())
+    category = run.items["category"].cast(pa.string()).combine_chunks()
+    repeatable = items_of_categories(category, policy.repeat_categories)
+    columns = ["ts", "basket_item", "history_item", "history_ts", "history_kind"]
+    eligible = []
+    for row in examples.select(columns).to_pylist():
+        basket, item, ts, kind = (np.array(row[name], np.int64) for name in columns[1:])
+        is_purchase = kind == HISTORY_KINDS.index("purchase")
+        age = row["ts"] - ts[is_purchase]
+        excluded = excluded_keys(policy.exclusion, basket, item[is_purchase], age)
+        eligible.append(available.without(excluded[~repeatable[excluded]]))
+    return eligible
+
+
+def _predict(
+    run: ExportableRun, modules: ServingModules, index: ItemIndex, query: Query, eligible: EligibleItems
+) -> tuple[Candidates, NDArray[np.float32]]:
+    """The candidates of one checkout, and the ranker's outputs [T, C] for them."""
+    catalog = Catalog(*eligible.restrict_catalog(run.catalog))
+    vector = modules.query_tower(query, catalog.vectors)
+    ann = search_eligible(index, vector, source_limits(run.cfg)["ann"], eligible)
+    candidates = Candidates(*modules.candidates(query, vector, torch.from_numpy(ann), catalog))
+    return candidates, modules.ranker(query, vector, candidates, catalog).numpy()

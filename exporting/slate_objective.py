@@ -9,14 +9,25 @@ from exporting.exportable_run import ExportableRun, ExportError
 from serving.pipeline.objective import objective_names, parse_objective
 from training.objective import CheckedObjective, check_objective, run_objective
 
+# Settings of `slate` that are by default the run's, with those of runs that lack them.
+RUN_SETTINGS: dict[str, Any] = {
+    "exclude_basket": False,
+    "exclude_bought_within": None,
+    "repeat_categories": [],
+}
+
 
 def read_objective(run: ExportableRun, settings: DictConfig) -> CheckedObjective:
-    """The slate policy of `settings.slate`, its objective by default that of the run.
+    """The slate policy of `settings.slate`; what that leaves open, objective and exclusion, is the run's.
 
     Raises ExportError for a policy that the run cannot serve, as `check_objective` describes it.
     """
     slate: Any = OmegaConf.to_container(settings.slate, resolve=True)
     slate["objective"] = slate.get("objective") or run_objective(run.cfg, run.tasks)
+    trained: Any = OmegaConf.to_container(run.cfg.slate, resolve=True)
+    for name, default in RUN_SETTINGS.items():
+        if slate.get(name) is None:
+            slate[name] = trained.get(name, default)
     try:
         return check_objective(slate, run.tasks, run.catalog, run.items)
     except ValueError as error:

@@ -18,7 +18,8 @@ from models.jagged import segment_ids
 from models.ranking.ranker import CalibratedRanker
 from models.ranking.tasks import Task
 from models.schema import Candidates
-from serving.pipeline.search import search_eligible
+from serving.pipeline.encode import to_tensors
+from serving.pipeline.search import propose_candidates
 from serving.recommender import Recommender
 from serving.storage.bundle import BundleError
 from serving.stores.base import EMPTY_HISTORY
@@ -65,11 +66,12 @@ def measure_parity(run: ExportableRun, recommender: Recommender, checkouts: Samp
     differences = torch.zeros(len(run.tasks))
     pairs, latencies_ms = 0, []
     for row, request in enumerate(checkouts.requests):
-        encoded = recommender.feature_encoder.encode(request, EMPTY_HISTORY, request.ts or 0)
+        columns = recommender.feature_encoder.encode_arrays(request, EMPTY_HISTORY, request.ts or 0)
+        encoded = to_tensors(columns)
         vector = bundle.query_tower(encoded, bundle.catalog[-1])
-        eligible = recommender.eligibility_filter.mask(request)
-        ann = search_eligible(bundle.index, vector, recommender.n_ann_candidates, request, eligible)
-        candidates = Candidates(*bundle.candidates(encoded, vector, torch.from_numpy(ann), bundle.catalog))
+        eligible = recommender.eligibility_filter.eligible_items(request, recommender.policy, columns)
+        proposed = propose_candidates(bundle, encoded, vector, eligible)
+        candidates = Candidates(*proposed)
         served = bundle.ranker(encoded, vector, candidates, bundle.catalog)
 
         query = to_latest_queries(checkouts.examples.slice(row, 1))

@@ -28,11 +28,10 @@ from statistics import median
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .checkout import Checkout, Slate
-from .pipeline.eligibility import EligibilityFilter
+from .pipeline.eligibility import EligibilityFilter, EligibleItems
 from .pipeline.encode import FeatureEncoder, to_tensors
 from .pipeline.explore import explore_last_slot
 from .pipeline.popular_items import PopularityFallback
@@ -55,6 +54,7 @@ from .resilience.runtime import freeze_garbage_collector, set_single_thread
 from .resilience.thread_pool import ThreadPool
 from .storage import golden_requests
 from .storage.bundle import MANIFEST, Bundle, BundleError, Candidates, open_bundle
+from .storage.formats import manifest_slate
 from .stores.base import EMPTY_HISTORY, Store, UserHistory
 from .stores.uri import open_store
 
@@ -77,7 +77,7 @@ class Recommender:
         )
         self.slate_builder = SlateBuilder(bundle, self.popularity_fallback)
         try:
-            self.policy = SlatePolicy(**bundle.manifest["slate"])
+            self.policy = SlatePolicy(**manifest_slate(bundle.manifest))
             self.slate_selector = SlateSelector.of_bundle(bundle, self.policy)
         except (TypeError, ValueError) as error:
             raise BundleError(bundle.folder / MANIFEST, str(error), "export again") from error
@@ -143,10 +143,11 @@ class Recommender:
         start_time: float | None = None,
         exploration_rate: float | None = None,
     ) -> Slate:
-        """Six distinct items that are available, in the requested categories and not excluded, best first.
+        """Six distinct eligible items, best first.
 
-        Never raises for a valid Checkout. If the catalog has fewer than six such items, the slate has those,
-        and its `reason` says so.
+        Eligible are the available items of the requested categories, but for excluded ones and those just
+        bought (serving/pipeline/exclusion.py). Never raises for a valid Checkout. If the catalog has fewer
+        than six such items, the slate has those, and its `reason` says so.
 
         Args:
             deadline_ms: from `start_time` on. Infinity measures or verifies: no cache, no exploration.
@@ -164,7 +165,7 @@ class Recommender:
         deadline = Deadline(deadline_ms, self.stage_stats, start_time)
         if deadline.is_infinite:
             exploration_rate = 0.0
-        eligible = self.eligibility_filter.mask(checkout)
+        eligible = self.eligibility_filter.eligible_items(checkout, policy)
         request = RequestState(checkout, eligible, policy, deadline, exploration_rate)
         abandon_reason = self._run_first_attempt(request)
         if abandon_reason and deadline.remaining_ms() > SLATE_RESERVE_MS:
@@ -182,7 +183,8 @@ class Recommender:
         It runs in the calling thread and takes about 0.1 ms.
         """
         deadline = Deadline(0.0, self.stage_stats, start_time)
-        return self._build_slate(checkout, self.eligibility_filter.mask(checkout), None, [reason], deadline)
+        eligible = self.eligibility_filter.eligible_items(checkout, self.policy)
+        return self._build_slate(checkout, eligible, None, [reason], deadline)
 
     def policy_for(self, revenue_weight: float | None) -> SlatePolicy:
         """The bundle's policy, with `revenue_weight` if given. Raises ValueError as `recommend` does."""
@@ -191,14 +193,14 @@ class Recommender:
     def _build_slate(
         self,
         checkout: Checkout,
-        eligible: NDArray[np.bool_],
+        eligible: EligibleItems,
         ranked: RankedItems | None,
         reasons: list[str],
         deadline: Deadline,
     ) -> Slate:
         if ranked is None and checkout.user_id is not None:
             ranked = self.last_slate_cache.get(checkout.user_id)
-        items, tier = self.slate_builder.build(checkout, eligible, ranked, reasons)
+        items, tier = self.slate_builder.build(checkout, eligible.mask, ranked, reasons)
         return Slate(
             items=tuple(items),
             tier=tier,
@@ -240,6 +242,8 @@ class Recommender:
         checkout, deadline = request.checkout, request.deadline
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         columns = deadline.run_stage("encode", self.feature_encoder.encode_arrays, checkout, history, ts)
+        filter_purchases = self.eligibility_filter.without_purchases
+        request.eligible = filter_purchases(request.eligible, request.policy, columns)
         state = b"" if deadline.is_infinite else query_fingerprint(columns)
         categories = None if checkout.categories is None else frozenset(checkout.categories)
         slate_key = state, request.policy, frozenset(checkout.exclude), categories
@@ -274,11 +278,11 @@ class Recommender:
         bundle, deadline, eligible = self.bundle, request.deadline, request.eligible
         ann_rows = deadline.run_stage_or_default(
             "index", EMPTY_ROWS, request.reasons,
-            search_eligible, bundle.index, vector, self.n_ann_candidates, request.checkout, eligible,
+            search_eligible, bundle.index, vector, self.n_ann_candidates, eligible,
         )  # fmt: skip
         if ann_rows.size and ann_rows[0, 0] >= 0:
             request.best_result = Retrieved(ann_rows[0])
-        catalog = self.eligibility_filter.restrict_catalog(bundle.catalog, eligible)
+        catalog = eligible.restrict_catalog(bundle.catalog)
         fields = deadline.run_stage(
             "candidates", finite_output,
             bundle.candidates, query, vector, torch.from_numpy(ann_rows), catalog,
@@ -300,7 +304,7 @@ class Recommender:
         catalog: tuple[Tensor, ...],
     ) -> RankedItems:
         """The slate of the ranked tier, with its exploring slot drawn."""
-        deadline, policy, eligible = request.deadline, request.policy, request.eligible
+        deadline, policy, eligible = request.deadline, request.policy, request.eligible.mask
         outputs = deadline.run_stage(
             "ranker", finite_output, self.bundle.ranker, query, vector, candidates, catalog
         )

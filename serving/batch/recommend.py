@@ -1,6 +1,10 @@
 """Batch recommendations: from a Parquet file of checkouts to a Parquet file of slates.
 
-    rows ─▶ checkouts ─ encode, collate ─▶ one query of B ─ modules ─▶ candidates [B, C] ─▶ slates
+    rows ─▶ checkouts ─ encode, collate ─▶ one query of B ─ query tower ─▶ vectors [B, D]
+    each vector ─ eligible items, index, sources ─▶ its candidates
+    candidates [B, C] ─ ranker, slate policy ─▶ slates
+
+Candidates are of one checkout at a time, because each has eligible items of its own.
 
 Each thread answers batches of its own, with one thread of torch and faiss. The modules release the GIL; the
 Python around them is about a tenth of the time.
@@ -26,8 +30,10 @@ from torch import Tensor
 
 from ..checkout import Checkout, Slate
 from ..files import write_atomically
-from ..pipeline.encode import QUERY_FIELDS
+from ..pipeline.eligibility import EligibleItems
+from ..pipeline.encode import QUERY_FIELDS, QueryArrays, to_tensors
 from ..pipeline.rank import RankedItems
+from ..pipeline.search import propose_candidates
 from ..pipeline.slate_policy import SlatePolicy
 from ..recommender import Recommender
 from ..resilience.deadline import error_message, finite_output
@@ -48,44 +54,40 @@ def recommend_batch(
 ) -> list[Slate]:
     """The slates of `recommender.recommend` without a deadline, for all checkouts at once.
 
-    If the batch fails, each checkout is answered alone, and the reason of its slate says so. Checkouts with
-    `exclude` or `categories` are always answered alone, because a filter changes their candidates. Timings
-    hold only the total, of the whole batch. Raises ValueError for a revenue weight out of range.
+    If the batch fails, each checkout is answered alone, and the reason of its slate says so. Timings hold
+    only the total, of the whole batch. Raises ValueError for a revenue weight out of range.
     """
     start_time = time.perf_counter()
     policy = recommender.policy_for(revenue_weight)
-    available = recommender.eligibility_filter.available
-    masks = [recommender.eligibility_filter.mask(checkout) for checkout in checkouts]
-    unfiltered = [position for position, mask in enumerate(masks) if mask is available]
-    ranked: list[RankedItems | None] = [None] * len(checkouts)
+    ranked: list[RankedBatchRow | None] = [None] * len(checkouts)
     batch_error = ""
     try:
-        if unfiltered:
-            batch = _rank_batch(recommender, [checkouts[position] for position in unfiltered], policy)
-            for position, items in zip(unfiltered, batch, strict=True):
-                ranked[position] = items
+        if checkouts:
+            ranked = _rank_batch(recommender, checkouts, policy)
     except Exception as error:
         batch_error = f"batch: {error_message(error)}"
     slates = []
-    for checkout, mask, items in zip(checkouts, masks, ranked, strict=True):
-        if items is None:
+    for checkout, row in zip(checkouts, ranked, strict=True):
+        if row is None:
             slate = recommender.recommend(checkout, math.inf, revenue_weight)
-            reasons = [batch_error if mask is available else "", slate.reason]
-            slates.append(replace(slate, reason="; ".join(filter(None, reasons))))
+            slates.append(replace(slate, reason="; ".join(filter(None, [batch_error, slate.reason]))))
         else:
-            slates.append(_build_slate(recommender, checkout, mask, items, start_time))
+            slates.append(_build_slate(recommender, checkout, row, start_time))
     return slates
 
 
+class RankedBatchRow(NamedTuple):
+    """A checkout's items of the ranked tier, and what it may show."""
+
+    items: RankedItems
+    eligible: EligibleItems
+
+
 def _build_slate(
-    recommender: Recommender,
-    checkout: Checkout,
-    eligible: NDArray[np.bool_],
-    ranked: RankedItems,
-    start_time: float,
+    recommender: Recommender, checkout: Checkout, row: RankedBatchRow, start_time: float
 ) -> Slate:
     reasons: list[str] = []
-    items, tier = recommender.slate_builder.build(checkout, eligible, ranked, reasons)
+    items, tier = recommender.slate_builder.build(checkout, row.eligible.mask, row.items, reasons)
     timings = {"total": 1e3 * (time.perf_counter() - start_time)}
     return Slate(tuple(items), tier, "; ".join(reasons), timings, token_hex(16), recommender.bundle.version)
 
@@ -93,13 +95,19 @@ def _build_slate(
 @torch.inference_mode()
 def _rank_batch(
     recommender: Recommender, checkouts: Sequence[Checkout], policy: SlatePolicy
-) -> list[RankedItems | None]:
-    """The ranked tier of each checkout, which has no filter; None for one without candidates."""
+) -> list[RankedBatchRow | None]:
+    """The ranked tier of each checkout; None for one without candidates."""
     bundle, catalog = recommender.bundle, recommender.bundle.catalog
-    query = collate([_encode_checkout(recommender, checkout) for checkout in checkouts])
+    encoded = [_encode_checkout(recommender, checkout) for checkout in checkouts]
+    queries = [to_tensors(columns) for columns in encoded]
+    query = collate(queries)
     vector = finite_output(bundle.query_tower, query, catalog[-1])  # [B, D]
-    ann_rows = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.n_ann_candidates))  # [B, K]
-    candidates = Candidates(*finite_output(bundle.candidates, query, vector, ann_rows, catalog))
+    eligible = [
+        recommender.eligibility_filter.eligible_items(checkout, policy, columns)
+        for checkout, columns in zip(checkouts, encoded, strict=True)
+    ]
+    proposed = zip(queries, vector.split(1), eligible, strict=True)
+    candidates = collate_candidates([propose_candidates(bundle, *of_one) for of_one in proposed])
     outputs = finite_output(bundle.ranker, query, vector, candidates, catalog).numpy()  # [T, ΣC]
     offsets = candidates.offsets.numpy()
     starts, lengths = offsets[:-1], np.diff(offsets)  # [B]
@@ -107,24 +115,21 @@ def _rank_batch(
     item = _pad_jagged(candidates.item.numpy(), is_candidate)
     padded = np.stack([_pad_jagged(output, is_candidate) for output in outputs])  # [T, B, C]
     columns = recommender.slate_selector.select_batch(policy, bundle.available, item, padded)
-    ranked: list[RankedItems | None] = []
-    for start, length, slate in zip(starts, lengths, columns, strict=True):
+    ranked: list[RankedBatchRow | None] = []
+    for start, length, slate, shown in zip(starts, lengths, columns, eligible, strict=True):
         positions = start + slate[slate >= 0]
-        ranked.append(
-            RankedItems.from_predictions(candidates, outputs, recommender.task_rows, positions)
-            if length
-            else None
-        )
+        rows = RankedItems.from_predictions(candidates, outputs, recommender.task_rows, positions)
+        ranked.append(RankedBatchRow(rows, shown) if length else None)
     return ranked
 
 
-def _encode_checkout(recommender: Recommender, checkout: Checkout) -> tuple[Tensor, ...]:
+def _encode_checkout(recommender: Recommender, checkout: Checkout) -> QueryArrays:
     """The query of one checkout, with its user's history from the store."""
     history, store = EMPTY_HISTORY, recommender.store
     if store is not None and checkout.user_id is not None:
         history = store.get(checkout.user_id)
     ts = int(time.time()) if checkout.ts is None else checkout.ts
-    return recommender.feature_encoder.encode(checkout, history, ts)
+    return recommender.feature_encoder.encode_arrays(checkout, history, ts)
 
 
 def collate(queries: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -135,6 +140,12 @@ def collate(queries: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         else torch.cat(tensors)
         for is_offsets, tensors in zip(IS_OFFSETS, zip(*queries, strict=True), strict=True)
     )
+
+
+def collate_candidates(candidates: Sequence[Candidates]) -> Candidates:
+    """The candidates of B checkouts from B candidates of one."""
+    offsets = torch.tensor([0, *accumulate(int(of_one.offsets[1]) for of_one in candidates)])
+    return Candidates(offsets, *(torch.cat(field) for field in list(zip(*candidates, strict=True))[1:]))
 
 
 def _pad_jagged(values: NDArray[Dtype], is_value: NDArray[np.bool_]) -> NDArray[Dtype]:

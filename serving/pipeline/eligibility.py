@@ -1,25 +1,61 @@
-"""Eligible items of a checkout: available, in a requested category, not excluded."""
+"""Eligible items of a request: available, in a requested category, not excluded and not just bought.
 
-from collections.abc import Collection
+available ─ categories ─▶ shared mask ─ exclude, basket ─▶ eligible ─ purchases of the history ─▶ eligible
+"""
+
+from collections.abc import Iterable
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checkout import Checkout
+from ..checkout import HISTORY_KINDS, Checkout
 from ..storage.formats import CATALOG_FIELDS
 from ..storage.item_ids import ItemRowMap
+from .encode import QueryArrays
+from .exclusion import excluded_keys, items_of_categories
+from .slate_policy import SlatePolicy
 
 CACHE_SIZE = 64  # category masks, a byte per item each
 AVAILABLE_FIELD = CATALOG_FIELDS.index("available")
+PURCHASE = HISTORY_KINDS.index("purchase")
+NO_ROWS = np.zeros(0, np.int64)
+
+
+class EligibleItems(NamedTuple):
+    """The items that a request may show."""
+
+    mask: NDArray[np.bool_]  # [N+1] bool by item row; shared between requests: read only
+    n_removed: int = 0  # items that were removed one by one
+    has_categories: bool = False  # whether the request asks for categories
+
+    def without(self, rows: NDArray[np.int64]) -> "EligibleItems":
+        """The eligible items that are not among `rows`, in any order and with repeats."""
+        rows = np.unique(rows)
+        rows = rows[self.mask[rows]]
+        if not len(rows):
+            return self
+        mask = self.mask.copy()
+        mask[rows] = False
+        return self._replace(mask=mask, n_removed=self.n_removed + len(rows))
+
+    def restrict_catalog(self, catalog: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The catalog with only the eligible items available; itself without a restriction.
+
+        Candidate sources read `available`. Without the restriction ineligible items would take places.
+        """
+        if not self.n_removed and not self.has_categories:
+            return catalog
+        mask = torch.from_numpy(self.mask)
+        return *catalog[:AVAILABLE_FIELD], mask, *catalog[AVAILABLE_FIELD + 1 :]
 
 
 class EligibilityFilter:
-    """Masks of eligible items.
+    """Eligible items by request.
 
     Args:
         available: [N+1] bool.
@@ -28,44 +64,55 @@ class EligibilityFilter:
     """
 
     def __init__(self, available: NDArray[np.bool_], category: pa.StringArray, item_rows: ItemRowMap) -> None:
-        self.available, self.category, self.item_rows = available, category, item_rows
+        self.available, self.item_rows = available, item_rows
         # A cached method would refer to this object. That cycle would keep its bundle in memory, because the
         # recommender's objects are frozen out of garbage collection.
         self._category_mask = lru_cache(CACHE_SIZE)(partial(_category_mask, available, category))
 
-    def mask(self, checkout: Checkout) -> NDArray[np.bool_]:
-        """[N+1] bool: the items that may be shown. Shared between requests: read only."""
-        mask = self.available
-        if checkout.categories is not None:
-            mask = self._category_mask(frozenset(checkout.categories))
-        if not checkout.exclude:
-            return mask
-        mask = mask.copy()
-        mask[self.excluded_rows(checkout.exclude)] = False
-        return mask
+    def eligible_items(
+        self, checkout: Checkout, policy: SlatePolicy, query: QueryArrays | None = None
+    ) -> EligibleItems:
+        """What a request may show.
 
-    def excluded_rows(self, item_ids: Collection[str]) -> list[int]:
-        """Rows of the ids that the bundle has."""
-        return [row for row in self.item_rows.lookup(item_ids) if row]
-
-    def restrict_catalog(
-        self, catalog: tuple[Tensor, ...], eligible: NDArray[np.bool_]
-    ) -> tuple[Tensor, ...]:
-        """The catalog with only the items of `eligible` [N+1] available; itself without a restriction.
-
-        Candidate sources read `available`. Without the restriction ineligible items would take places.
+        `query` is of the checkout and its user's history. Until it is known, earlier purchases do not count.
         """
-        if eligible is self.available:
-            return catalog
-        return *catalog[:AVAILABLE_FIELD], torch.from_numpy(eligible), *catalog[AVAILABLE_FIELD + 1 :]
+        if checkout.categories is None:
+            eligible = EligibleItems(self.available)
+        else:
+            mask = self._category_mask(frozenset(checkout.categories))
+            eligible = EligibleItems(mask, has_categories=True)
+        rule = policy.exclusion
+        basket_ids = [line.item_id for line in checkout.basket] if rule.basket else []
+        if basket_ids or checkout.exclude:
+            n_basket = len(basket_ids)
+            rows = np.array(self.item_rows.lookup([*basket_ids, *checkout.exclude]), np.int64)
+            bought = self._without_repeatable(excluded_keys(rule, rows[:n_basket], NO_ROWS, NO_ROWS), policy)
+            eligible = eligible.without(np.concatenate([bought, rows[n_basket:]]))
+        return eligible if query is None else self.without_purchases(eligible, policy, query)
+
+    def without_purchases(
+        self, eligible: EligibleItems, policy: SlatePolicy, query: QueryArrays
+    ) -> EligibleItems:
+        """`eligible` without what the user bought so shortly before the checkout that the policy excludes it.
+
+        `query` is of the checkout and its user's history.
+        """
+        rule = policy.exclusion._replace(basket=False)  # `eligible_items` did
+        if not rule.bought_within:
+            return eligible
+        is_purchase = query.history_kind == PURCHASE
+        age = query.ts - query.history_ts[is_purchase]
+        rows = excluded_keys(rule, NO_ROWS, query.history_item[is_purchase], age)
+        return eligible.without(self._without_repeatable(rows, policy))
+
+    def _without_repeatable(self, rows: NDArray[np.int64], policy: SlatePolicy) -> NDArray[np.int64]:
+        if not policy.repeat_categories:
+            return rows
+        return rows[~self._category_mask(frozenset(policy.repeat_categories))[rows]]
 
 
 def _category_mask(
-    available: NDArray[np.bool_], category: pa.StringArray, paths: frozenset[str]
+    available: NDArray[np.bool_], category: pa.StringArray, paths: Iterable[str]
 ) -> NDArray[np.bool_]:
     """[N+1] bool: the available items of the categories and of all below them."""
-    mask = np.zeros(len(available), np.bool_)
-    for path in paths:
-        in_path = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))
-        mask |= in_path.fill_null(False).to_numpy(zero_copy_only=False)
-    return mask & available
+    return items_of_categories(category, [*paths]) & available

@@ -7,9 +7,12 @@ Pure numpy over keys: an item row for one request, `row · (N+1) + item` for a b
 """
 
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
@@ -50,3 +53,12 @@ def excluded_keys(
     if rule.bought_within:
         parts.append(purchases[age <= rule.bought_within])
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def items_of_categories(category: pa.StringArray, paths: Collection[str]) -> NDArray[np.bool_]:
+    """[N+1] bool: the items of the category paths (a or a/b) and of all below them; `category` [N+1]."""
+    mask = np.zeros(len(category), np.bool_)
+    for path in paths:
+        in_path = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))
+        mask |= in_path.fill_null(False).to_numpy(zero_copy_only=False)
+    return mask

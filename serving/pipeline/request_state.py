@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..checkout import Checkout
 from ..resilience.deadline import Deadline
+from .eligibility import EligibleItems
 from .rank import RankedItems, Retrieved
 from .slate_policy import SlatePolicy
 
@@ -16,7 +14,7 @@ class RequestState:
     """What an attempt reads, and its result so far. Its thread may still run when the request is answered."""
 
     checkout: Checkout
-    eligible: NDArray[np.bool_]  # [N+1]
+    eligible: EligibleItems  # fewer once the history is read
     policy: SlatePolicy
     deadline: Deadline
     exploration_rate: float  # chance that the last slot explores

@@ -1,25 +1,42 @@
-"""Vector search of one request: the eligible items nearest to its query vector."""
+"""Vector search of one request, and the candidates of all sources that follow from it."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checkout import Checkout
+from ..resilience.deadline import finite_output
+from ..storage.bundle import Bundle, Candidates
 from ..storage.vector_index import ItemIndex
+from .eligibility import EligibleItems
 
-MAX_OVERFETCH = 200  # excluded items; with more, or with categories, the index filters
+MAX_OVERFETCH = 200  # removed items; with more, or with categories, the index filters
 EMPTY_ROWS = np.zeros([1, 0], np.int64)  # the result if the index fails
 
 
 def search_eligible(
-    index: ItemIndex, vector: Tensor, n_rows: int, checkout: Checkout, eligible: NDArray[np.bool_]
+    index: ItemIndex, vector: Tensor, n_rows: int, eligible: EligibleItems
 ) -> NDArray[np.int64]:
     """[1, K ≤ n_rows] rows of the eligible items nearest to `vector` [1, D], best first; -1 past the last.
 
-    A few excluded items cost less to fetch and drop than to filter inside the index.
+    A few removed items cost less to fetch and drop than to filter inside the index.
     """
-    n_excluded = len(checkout.exclude)
-    if checkout.categories is not None or n_excluded > MAX_OVERFETCH:
-        return index.search(vector.numpy(), n_rows, eligible)
-    rows = index.search(vector.numpy(), n_rows + n_excluded)
-    return rows[:, (rows[0] >= 0) & eligible[rows[0]]][:, :n_rows] if n_excluded else rows
+    n_removed = eligible.n_removed
+    if eligible.has_categories or n_removed > MAX_OVERFETCH:
+        return index.search(vector.numpy(), n_rows, eligible.mask)
+    rows = index.search(vector.numpy(), n_rows + n_removed if n_rows else 0)
+    return rows[:, (rows[0] >= 0) & eligible.mask[rows[0]]][:, :n_rows] if n_removed else rows
+
+
+def propose_candidates(
+    bundle: Bundle, query: tuple[Tensor, ...], vector: Tensor, eligible: EligibleItems
+) -> Candidates:
+    """The candidates of one checkout: `query` (encode.QUERY_FIELDS), its `vector` [1, D].
+
+    Without a deadline. Raises what the index or the module raises, and StageSkipped for output that is not
+    finite.
+    """
+    n_rows = int(bundle.manifest["candidates"]["ann"])
+    ann_rows = torch.from_numpy(search_eligible(bundle.index, vector, n_rows, eligible))
+    catalog = eligible.restrict_catalog(bundle.catalog)
+    return Candidates(*finite_output(bundle.candidates, query, vector, ann_rows, catalog))

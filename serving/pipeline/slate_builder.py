@@ -58,7 +58,9 @@ class SlateBuilder:
             counts = ", ".join(f"{tiers.count(tier)} {tier}" for tier in dict.fromkeys(tiers))
             reasons.append(f"topped up: {counts}")
         if len(slots) < SLOTS:
-            reasons.append(f"only {len(slots)} items are available, asked for and not excluded")
+            reasons.append(
+                f"only {len(slots)} items are available, asked for, not excluded and not just bought"
+            )
         return [*slots.values()], tiers[0] if tiers else "popularity"
 
     def _top_up(

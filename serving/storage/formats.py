@@ -43,6 +43,10 @@ LINE_LABELS = ("purchase", "spend", "quantity", "return")  # of order lines; all
 TASK_KINDS = ("binary", "amount", "count")
 
 
+# Fields of `slate` that a manifest of an earlier release lacks, with the values by which its bundle serves.
+SLATE_BEFORE: dict[str, Any] = {"exclude_basket": False}
+
+
 class TaskOutput(NamedTuple):
     """A task of the manifest: a row of the ranker's output."""
 
@@ -118,6 +122,11 @@ def manifest_tasks(manifest: Mapping[str, Any]) -> tuple[TaskOutput, ...]:
 def manifest_sources(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """The candidate sources, by bit of the source mask."""
     return DEFAULT_SOURCES if manifest["format"] in EARLIER_VERSIONS else tuple(manifest["sources"])
+
+
+def manifest_slate(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the slate policy."""
+    return {**SLATE_BEFORE, **manifest["slate"]}
 
 
 def event_kinds(tasks: Iterable[TaskOutput]) -> list[str]:

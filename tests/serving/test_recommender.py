@@ -36,10 +36,12 @@ CHECKOUTS = st.builds(
 
 
 def checked(recommender: Recommender, checkout: Checkout, slate: Slate, count: int = 6) -> Slate:
-    """The slate has `count` distinct items that are known, available and not excluded."""
+    """The slate has `count` distinct items that are known, available, not excluded and not just paid."""
     ids = [item.item_id for item in slate.items]
     assert len(ids) == len(set(ids)) == count
     assert not set(ids) & set(checkout.exclude)
+    if recommender.policy.exclude_basket:
+        assert not set(ids) & {line.item_id for line in checkout.basket}
     assert all(recommender.bundle.available[recommender.bundle.item_rows.row(item_id)] for item_id in ids)
     for item in slate.items:
         if item.purchase is not None:
@@ -213,10 +215,13 @@ def test_exclusions_are_topped_up(recommender: Recommender) -> None:
     item_ids = recommender.bundle.item_id.take(
         pa.array(recommender.popularity_fallback.all_items)
     ).to_pylist()
+    item_ids.remove("i001")  # it is just paid
     for count in (7, 6, 5, 1, 0):
         checkout = Checkout("u001", [Line("i001")], exclude=set(item_ids[count:]))
         slate = checked(recommender, checkout, recommender.recommend(checkout, math.inf), min(6, count))
-        assert ("items are available, asked for and not excluded" in slate.reason) == (count < 6)
+        assert ("items are available, asked for, not excluded and not just bought" in slate.reason) == (
+            count < 6
+        )
 
 
 @pytest.mark.parametrize("missing", [(), ("index",), ("query_tower",)])
@@ -232,6 +237,7 @@ def test_a_slate_keeps_to_the_requested_categories(
     requested = [*set(paths[bundle.available]), *top_level, "no such category", next(iter(top_level))[:-1]]
     for path in requested:
         inside = bundle.available & ((paths == path) | np.char.startswith(paths, f"{path}/"))
+        inside[bundle.item_rows.row("i001")] = False  # it is just paid
         checkout = Checkout("u001", [Line("i001")], categories=[path])
         items = recommender.recommend(checkout, math.inf).items
         rows = [bundle.item_rows.row(item.item_id) for item in items]
