@@ -2,10 +2,12 @@
 
     python -m benchmarks.multitask                                         every variant of configs/ranker
     python -m benchmarks.multitask mmoe ple seed=1 ranker.train.epochs=1   two, with overrides of train.py
+    python -m benchmarks.multitask cascade esmm esmm:escm2_dr experiment=simulated --seeds 0,1,2
 
-Trains every variant (finished ones are reused, and all share retrieval and candidates), writes
-`reports/multitask.json` and prints the table in Markdown. Choose by the validation columns; the test columns
-are the report.
+A variant is a network of configs/ranker, or `network:loss` with a loss of p(purchase | click). All are
+trained (finished ones are reused, and those of a seed share retrieval and candidates). Writes
+`reports/multitask.json` and prints the table in Markdown, on simulated data also the comparison with the
+truth. Choose by the validation columns; the test columns are the report.
 """
 
 import sys
@@ -14,7 +16,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -24,6 +26,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from benchmarks.commands import Row, run_benchmark
+from benchmarks.multitask_truth import truth_metrics, truth_table
 from data.errors import DataError
 from data.io.batches import to_batch
 from evaluation import protocol, scoring
@@ -33,6 +36,7 @@ from exporting.lowering import lower_modules, save_torchscript
 from models.schema import Candidates
 from serving.command_line import argument, option
 from serving.files import write_json
+from training.build_ranker import read_tasks
 from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
 from training.health import TrainingError
 from training.pipeline import train_models
@@ -41,6 +45,11 @@ from training.trained_run import Run, open_run
 PROG = "python -m benchmarks.multitask"
 N_CANDIDATES = 300  # of a request
 N_REQUESTS = 100
+LOSS_VARIANTS = ("esmm:escm2_ips", "esmm:escm2_dr")  # compared by default, with the networks
+
+
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +57,10 @@ class MultitaskOptions:
     """The multi-task variants compared: quality, calibration, training time and serving latency."""
 
     words: tuple[str, ...] = argument("variants (default: all) and overrides of train.py", default=())
+    seeds: tuple[int, ...] | None = option(
+        None, "seeds (without it the config's): 0,1,2", parse=_parse_seeds, metavar="N,N,…"
+    )
+    split: Literal["validation", "test"] = option("test", "of the comparison with the truth")
     out: Path = option(Path("reports"), "folder of multitask.json")
 
     @property
@@ -57,31 +70,45 @@ class MultitaskOptions:
     @property
     def variants(self) -> list[str]:
         named = [word for word in self.words if "=" not in word]
-        return named or sorted(file.stem for file in (CONFIG_DIR / "ranker").glob("*.yaml"))
+        networks = sorted(file.stem for file in (CONFIG_DIR / "ranker").glob("*.yaml"))
+        return named or [*networks, *LOSS_VARIANTS]
+
+    @property
+    def seed_overrides(self) -> list[list[str]]:
+        """The overrides of every seed."""
+        return [[]] if self.seeds is None else [[f"seed={seed}"] for seed in self.seeds]
 
 
 def benchmark(options: MultitaskOptions) -> int:
-    """Train and measure the variants; write the rows and print the table."""
-    runs = {
-        variant: open_run(train_models(variant_config(variant, options.overrides)))
+    """Train and measure the variants; write the rows and print the tables."""
+    runs = [
+        (variant, open_run(train_models(variant_config(variant, [*options.overrides, *seed]))))
+        for seed in options.seed_overrides
         for variant in options.variants
-    }
-    rows = [{"variant": variant, **variant_metrics(run)} for variant, run in runs.items()]
-    for row, milliseconds in zip(rows, measure_latencies(list(runs.values())), strict=True):
+    ]
+    rows = [{"variant": variant, **variant_metrics(run)} for variant, run in runs]
+    for row, milliseconds in zip(rows, measure_latencies([run for _, run in runs]), strict=True):
         row["latency_ms"] = milliseconds
+    tables = [markdown_table(rows)]
+    if all(run.prepared.meta["name"] == "simulated" for _, run in runs):
+        for row, (_, run) in zip(rows, runs, strict=True):
+            row |= truth_metrics(run, options.split)
+        tables.append(f"Against the truth, {options.split}:\n\n{truth_table(rows)}")
     report = options.out / "multitask.json"
-    write_json(report, {"overrides": options.overrides, "rows": rows})
-    print(f"\n{markdown_table(rows)}\n\nwritten: {report}")
+    write_json(report, {"overrides": options.overrides, "split": options.split, "rows": rows})
+    print("", *tables, f"written: {report}", sep="\n\n")
     return 0
 
 
 def variant_config(variant: str, overrides: list[str]) -> DictConfig:
-    """The config of train.py with this ranker. Raises ConfigError."""
-    all_overrides = [f"ranker={variant}", *overrides]
-    check_overrides("train", all_overrides)
+    """The config of train.py with this network and loss. Raises ConfigError."""
+    network, _, loss = variant.partition(":")
+    losses = [f"tasks.purchase.loss={loss}"] if loss else []
+    all_overrides = check_overrides("train", [f"ranker={network}", *losses, *overrides])
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=all_overrides)
     check_values(cfg)
+    read_tasks(cfg)  # a wrong loss is refused before the first training
     return cfg
 
 
@@ -158,7 +185,8 @@ def ranker_inputs(run: Run) -> list[tuple[Any, ...]]:
 def markdown_table(rows: list[Row]) -> str:
     """The rows in Markdown."""
     columns = {
-        "variant": "variant", "NDCG@6 validation": "validation_ndcg6", "NDCG@6 test": "test_ndcg6",
+        "variant": "variant", "seed": "seed",
+        "NDCG@6 validation": "validation_ndcg6", "NDCG@6 test": "test_ndcg6",
         "revenue@6 validation": "validation_revenue6", "revenue@6 test": "test_revenue6",
         "ECE click": "ece_click", "ECE purchase": "ece_purchase", "parameters": "parameters",
         "training s": "training_seconds", "ms per request": "latency_ms",
