@@ -13,7 +13,8 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 from data.examples import labels, splits
-from data.examples.labels import LabelSpec
+from data.examples.exclusion import read_exclusion
+from data.examples.outcomes import OutcomeSpec
 from data.io import engine
 from data.io.parquet import parquet_files
 from data.tables import attribution, column_selection, contract, item_vectors
@@ -33,7 +34,7 @@ class PrepareInputs:
     engine: dict[str, Any]  # of `cfg.prepare`
     source: Any  # module of data/sources
     files: dict[str, list[Path]]  # canonical table → its files
-    labels: list[LabelSpec]  # the further labels that the tasks name
+    outcomes: OutcomeSpec  # the further labels that the tasks name, and what slates leave out
 
     @property
     def ignored_columns(self) -> list[str]:
@@ -42,12 +43,13 @@ class PrepareInputs:
     @property
     def event_kinds(self) -> list[str]:
         """The kinds of events that are read."""
-        return list(dict.fromkeys([*contract.EVENT_KINDS, *labels.label_event_kinds(self.labels)]))
+        return list(dict.fromkeys([*contract.EVENT_KINDS, *labels.label_event_kinds(self.outcomes.labels)]))
 
     def key_settings(self) -> dict[str, Any]:
-        """The settings of `data` that change the result, and the further labels where there are some."""
-        named = {"labels": [list(spec) for spec in self.labels]} if self.labels else {}
-        return self.data | named
+        """The settings of `data` that change the result, the further labels where there are some, and what
+        slates leave out."""
+        named = {"labels": [list(spec) for spec in self.outcomes.labels]} if self.outcomes.labels else {}
+        return self.data | named | {"exclusion": self.outcomes.exclusion.settings}
 
     def hash_files(self) -> dict[str, str]:
         """Canonical table → hash of its content."""
@@ -74,8 +76,8 @@ def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
     source = import_module(f"data.sources.{data['name']}")
     files = list_files(source.table_files(data))
     features = {name: value for name, value in config["features"].items() if name not in RANKER_SETTINGS}
-    wanted = labels.wanted_labels(config)
-    return PrepareInputs(data, features, config.get("prepare", {}), source, files, wanted)
+    outcomes = OutcomeSpec(labels.wanted_labels(config), read_exclusion(config.get("slate")))
+    return PrepareInputs(data, features, config.get("prepare", {}), source, files, outcomes)
 
 
 def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
@@ -113,14 +115,14 @@ def _attribute_feedback(
 ) -> tuple[ir.Table, dict[str, dict[str, int]]]:
     """The events of an impression log, attributed, and their rows by kind and join state."""
     click_window, purchase_window = _attribution_windows(inputs.data)
-    labels.reject_late_clicks(inputs.labels, click_window, inputs.data)
+    labels.reject_late_clicks(inputs.outcomes.labels, click_window, inputs.data)
     return attribution.attribute_feedback(
         con,
         tables["events"],
         tables["orders"],
         click_window,
         purchase_window,
-        labels.feedback_windows(inputs.labels, click_window),
+        labels.feedback_windows(inputs.outcomes.labels, click_window),
     )
 
 

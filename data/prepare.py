@@ -131,7 +131,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         date_of = snapshots.neighbour_snapshots(dates, data["snapshots"], first_example)
         write_neighbour_tables(con, encoded, date_of, data["snapshots"], folder, partial(_show_step, bar))
         _show_step(bar, "examples")
-        examples = writer.write_examples(con, encoded, assigned, schema, every_days, folder, inputs.labels)
+        examples = writer.write_examples(con, encoded, assigned, schema, every_days, folder, inputs.outcomes)
         _show_step(bar, "user histories")
         user_histories.write_user_histories(con, encoded, schema, folder)
         counts = {
@@ -154,7 +154,8 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         "impressions": examples.with_impressions,  # checkouts with logged impressions, by split
         "ghosts": examples.with_ghosts,  # checkouts whose slate was held back, by split
         "attribution": read.join_counts,  # rows of an impression log by kind and join state, or null
-        "labels": [spec.key for spec in inputs.labels],  # further columns `outcome_<key>` of the examples
+        "labels": [spec.key for spec in inputs.outcomes.labels],  # further columns `outcome_<key>`
+        "exclusion": inputs.outcomes.exclusion.settings,  # items without outcome, which slates leave out
         "labels_with_positive": examples.positives,  # label → split → (checkout, item) pairs
         "columns": summary.describe_columns(schema, selected.unread, checked.unread_kinds),
         "config": {"data": data, "features": inputs.features},
@@ -171,9 +172,9 @@ def _encode(
     con: ibis.BaseBackend, inputs: PrepareInputs, tables: dict[str, ir.Table], checked: checks.CheckResult
 ) -> EncodedTables:
     """The encoded tables, with the returns where a label reads them."""
-    reads_returns = any(spec.label == "return" for spec in inputs.labels)
+    reads_returns = any(spec.label == "return" for spec in inputs.outcomes.labels)
     encoded = encoded_tables.encode_tables(con, tables, checked.return_lines if reads_returns else None)
-    labels.reject_proxy_clicks(inputs.labels, encoded.clicks_logged)
+    labels.reject_proxy_clicks(inputs.outcomes.labels, encoded.clicks_logged)
     return encoded
 
 

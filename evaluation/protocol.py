@@ -1,7 +1,8 @@
 """The evaluation protocol: the checkouts of a split, the slices, and the rows of the leaderboard.
 
 A system gives one scored list per checkout (`RankedLists`); the first six items that a slice allows are its
-slate.
+slate. What the prepared data keep off the slate (data/examples/exclusion.py: by default the basket just paid)
+is neither shown nor counted.
 
 | slice | checkouts | what counts | slate |
 |---|---|---|---|
@@ -36,6 +37,8 @@ from evaluation.jagged import (
 )
 from evaluation.metrics import Purchases, hit_at, ndcg_at, precision_at, recall_at, revenue_at
 from models.schema import SECONDS_PER_DAY
+from serving.pipeline.exclusion import excluded_keys
+from training.slate_exclusion import PURCHASE, SlateExclusion
 
 COLD_USER_CHECKOUTS = 5
 NEW_ITEM_DAYS = 28
@@ -54,7 +57,8 @@ class Split(NamedTuple):
     snapshot: Array  # [n] int64
     basket_offsets: Array  # [n+1] int64
     basket_item: Array  # [ΣK] int64, the lines just paid
-    purchases: Purchases  # inside the horizon, after the checkout
+    excluded_key: Array  # [X] int64 ascending, checkout * N + item: what no slate shows
+    purchases: Purchases  # inside the horizon, after the checkout, without the excluded items
     first_sold: Array  # [N] int64, Unix seconds by item row, 0 for never
     first_purchase_key: Array  # [F] int64 ascending, user * N + item
     first_purchase_ts: Array  # [F] int64, the user's first purchase of the item
@@ -88,6 +92,9 @@ def load_split(folder: Path, name: str) -> Split:
     """Read `examples/<name>.parquet` of a prepared folder (docs/architecture.md) and what the slices need."""
     columns = ["order_id", "user_id", "ts", "n_prior_orders", "snapshot", "basket_item"]
     columns += ["outcome_item", "outcome_purchase", "outcome_value"]
+    exclusion = SlateExclusion.of_folder(folder)
+    if exclusion.rule.bought_within:
+        columns += ["history_item", "history_ts", "history_kind"]
     examples = pq.read_table(folder / "examples" / f"{name}.parquet", columns=columns)
     basket_offsets, basket_item = list_column(examples, "basket_item")
     offsets, item = list_column(examples, "outcome_item")
@@ -113,11 +120,33 @@ def load_split(folder: Path, name: str) -> Split:
         snapshot=int64_column(examples, "snapshot"),
         basket_offsets=basket_offsets,
         basket_item=basket_item,
+        excluded_key=_excluded_keys(examples, exclusion),
         purchases=Purchases(mask_offsets(offsets, bought), item[bought], value[bought].astype(np.float64)),
         first_sold=first_sold,
         first_purchase_key=key[order],
         first_purchase_ts=int64_column(first, "ts")[order],
     )
+
+
+def _excluded_keys(examples: pa.Table, exclusion: SlateExclusion) -> Array:
+    """`Split.excluded_key` of the examples."""
+    n_items = len(exclusion.repeatable)
+    offsets, basket = list_column(examples, "basket_item")
+    purchases, age = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if exclusion.rule.bought_within:
+        history, item = list_column(examples, "history_item")
+        is_purchase = list_column(examples, "history_kind")[1] == PURCHASE
+        row = segment_ids(history)[is_purchase]
+        purchases = row * n_items + item[is_purchase]
+        age = int64_column(examples, "ts")[row] - list_column(examples, "history_ts")[1][is_purchase]
+    keys = excluded_keys(exclusion.rule, segment_ids(offsets) * n_items + basket, purchases, age)
+    return np.unique(keys[~exclusion.repeatable[keys % n_items]])
+
+
+def drop_excluded(ranked: RankedLists, split: Split) -> RankedLists:
+    """The lists without what their checkout keeps off the slate."""
+    key = segment_ids(ranked.offsets) * len(split.first_sold) + ranked.item
+    return mask_jagged(ranked, find_sorted(split.excluded_key, key) < 0)
 
 
 def purchased_before(split: Split, row: Array, item: Array) -> Array:
@@ -172,7 +201,7 @@ def metrics_per_checkout(
         raise ValueError(f"{len(ranked.offsets) - 1} lists for {len(split.ts)} checkouts")
     if len(ranked.item) and not 1 <= ranked.item.min() <= ranked.item.max() < len(split.first_sold):
         raise ValueError("a list holds the unknown item, or a row that the catalog does not have")
-    ranked = sort_descending(ranked)
+    ranked = sort_descending(drop_excluded(ranked, split))
     slates = {False: top_k(ranked)}  # by `exclude_purchased`
     if any(part.exclude_purchased for part in parts):
         is_purchased = purchased_before(split, segment_ids(ranked.offsets), ranked.item)
@@ -228,8 +257,11 @@ def recall_by_source(
 
     `source` [ΣC] int64 has bit i set if `names[i]` proposed the candidate. Candidates count in the order of
     their score, so recall at k is that of a ranker which gets the k best. `recall` is of the whole lists,
-    `candidates` their mean length.
+    `candidates` their mean length. Excluded items take no place.
     """
+    key = segment_ids(ranked.offsets) * len(split.first_sold) + ranked.item
+    source = source[find_sorted(split.excluded_key, key) < 0]
+    ranked = drop_excluded(ranked, split)
     order = np.lexsort((-ranked.score, segment_ids(ranked.offsets)))
     item, source = ranked.item[order], source[order]
     has_purchase = np.diff(split.purchases.offsets) > 0

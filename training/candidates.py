@@ -21,6 +21,7 @@ from serving.files import write_atomically
 from training.candidate_sources import SourceTables
 from training.labels import LabelPolicy, label_candidates
 from training.retrieval import exact_top_k
+from training.slate_exclusion import SlateExclusion
 
 CHECKOUTS_PER_CHUNK = 256
 PURCHASES_ARE_LABELS = LabelPolicy(proxy_clicks=False, has_impressions=False)
@@ -33,6 +34,7 @@ class TrainedRetrieval:
     tower: QueryTower
     catalog: Catalog  # with item vectors
     tables: SourceTables
+    exclusion: SlateExclusion
 
 
 @torch.no_grad()
@@ -63,7 +65,7 @@ def write_candidates(
             query, outcomes = to_batch(chunk)[:2]
             vector = retrieval.tower(query, catalog.vectors)
             ann = exact_top_k(vector, vectors, catalog.available, retrieval.tables.n_index_candidates)
-            candidates = sources(query, vector, ann, catalog)
+            candidates = retrieval.exclusion.drop_excluded(sources(query, vector, ann, catalog), query)
             recalls.append(candidate_recall(candidates, outcomes, catalog))
             candidates = add_impressions(candidates, outcomes, query, vector, sources, catalog)
             chunk = append_candidate_columns(chunk, candidates)
@@ -104,14 +106,15 @@ def add_impressions(
     sources: CandidateSources,
     catalog: Catalog,
 ) -> Candidates:
-    """The candidates and, with source mask 0, the impressions that are not among them.
+    """The candidates and, with source mask 0, the impressions and ghosts that are not among them.
 
     `vector` [B, D] are the query vectors.
     """
     count, items = candidates.offsets.numel() - 1, catalog.leaf.numel()
     candidate_keys = segment_ids(candidates.offsets) * items + candidates.item
-    impression_keys = (segment_ids(outcomes.offsets) * items + outcomes.item)[outcomes.impression]
-    added = impression_keys[~torch.isin(impression_keys, candidate_keys)]
+    on_slate = outcomes.impression | outcomes.ghost
+    slate_keys = (segment_ids(outcomes.offsets) * items + outcomes.item)[on_slate]
+    added = slate_keys[~torch.isin(slate_keys, candidate_keys)]
     if added.numel() == 0:
         return candidates
     score = (gather_rows_int8(catalog.vectors, added % items) * vector[added // items]).sum(1)

@@ -11,6 +11,7 @@ from training.candidate_sources import open_source_tables
 from training.checkout_sampling import count_retrieval_rows, first_ranker_row
 from training.prepared_data import PreparedData
 from training.retrieval_stage import load_query_tower
+from training.slate_exclusion import SlateExclusion
 from training.source_settings import source_settings
 from training.stage_folders import is_done, lock_folder, stage_folder, write_stage_manifest
 
@@ -37,7 +38,10 @@ def gather_candidates(
             return folder
         tower, catalog = load_query_tower(cfg, prepared, retrieval)
         trained = candidates.TrainedRetrieval(
-            tower=tower, catalog=catalog, tables=open_source_tables(cfg, prepared, catalog)
+            tower=tower,
+            catalog=catalog,
+            tables=open_source_tables(cfg, prepared, catalog),
+            exclusion=SlateExclusion.of_folder(prepared.folder),
         )
         recall = {}
         for split in splits:

@@ -81,8 +81,14 @@ def declare_tasks(config: PlainConfig) -> PlainConfig:
     return config
 
 
+def keep_basket(config: PlainConfig) -> PlainConfig:
+    """Version 2 → 3: slates showed and measures counted the basket that had just been paid."""
+    slate = config.get("slate") or {}
+    return {**config, "slate": {**slate, "exclude_basket": slate.get("exclude_basket", False)}}
+
+
 # Step n - 1 makes a config of version n from one of version n - 1.
-MIGRATIONS: tuple[Callable[[PlainConfig], PlainConfig], ...] = (declare_tasks,)
+MIGRATIONS: tuple[Callable[[PlainConfig], PlainConfig], ...] = (declare_tasks, keep_basket)
 
 
 def _fill_missing(config: PlainConfig, defaults: PlainConfig, path: str = "") -> PlainConfig:

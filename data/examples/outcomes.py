@@ -5,11 +5,13 @@ order lines of the same user inside the horizon ──────────�
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import ibis
 import ibis.expr.types as ir
 
 from data.examples import labels as label_columns
+from data.examples.exclusion import KEEP_ALL, Exclusion, excluded_items
 from data.examples.labels import LabelSpec
 from data.io import lists
 from data.tables.contract import SLATE_KINDS
@@ -20,6 +22,16 @@ OUTCOME_TYPES = {
     "position": "int32", "ghost": "boolean", "withhold": "float32",
 }  # fmt: skip
 EVENT_FIELDS = ("item", "kind", "value", "position", "withhold")
+
+
+class OutcomeSpec(NamedTuple):
+    """What counts as an outcome."""
+
+    labels: Sequence[LabelSpec] = ()  # beyond those that every example has
+    exclusion: Exclusion = KEEP_ALL  # items that the slate leaves out have no outcome
+
+
+ALL_OUTCOMES = OutcomeSpec()
 
 
 def outcome_types(labels: Sequence[LabelSpec]) -> dict[str, str]:
@@ -98,22 +110,26 @@ def outcome_lists(
     checkouts: ir.Table,
     events: ir.Table,
     bounds: tuple[int, int],
-    labels: Sequence[LabelSpec] = (),
+    spec: OutcomeSpec = ALL_OUTCOMES,
 ) -> ir.Table:
     """Per checkout the lists `outcome_*`, by item; checkouts without outcomes are absent.
 
-    `events` are of `attribute_to_checkouts`, with the same `labels`. `bounds` are the first ts and the last
+    `events` are of `attribute_to_checkouts`, with the same labels. `bounds` are the first ts and the last
     horizon_end. The value is the spend of the order lines, else that of the purchase events, else the item's
-    list price.
+    list price. Items that `spec.exclusion` keeps off the slate have no outcome.
     """
     lines = encoded.lines.filter(encoded.lines.ts > bounds[0], encoded.lines.ts <= bounds[1])
     lines = lines.select("user", "item", "spend", "quantity", "returned_at", line_ts="ts")
     t = checkouts.join(lines, "user")
     t = t.filter(t.line_ts > t.ts, t.line_ts <= t.horizon_end)
     t = t.mutate(delay=t.line_ts - t.ts, return_delay=t.returned_at - t.ts, horizon=t.horizon_end - t.ts)
-    further = label_columns.line_label_columns(t, labels, encoded.impressions_logged)
+    further = label_columns.line_label_columns(t, spec.labels, encoded.impressions_logged)
     purchases = t.group_by("order", "item").agg(spend=t.spend.sum(), **further)
-    return _merge_outcomes(encoded, purchases, events.semi_join(checkouts, "order"), labels)
+    events = events.semi_join(checkouts, "order")
+    excluded = excluded_items(encoded, checkouts, spec.exclusion)
+    if excluded is not None:
+        purchases, events = (part.anti_join(excluded, ["order", "item"]) for part in (purchases, events))
+    return _merge_outcomes(encoded, purchases, events, spec.labels)
 
 
 def _merge_outcomes(

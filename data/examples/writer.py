@@ -17,7 +17,13 @@ import pyarrow.parquet as pq
 from data import feature_schema
 from data.examples.histories import HISTORY_TYPES, count_prior_events, history_lists, slice_history
 from data.examples.labels import LabelSpec
-from data.examples.outcomes import attribute_to_checkouts, outcome_lists, outcome_types
+from data.examples.outcomes import (
+    ALL_OUTCOMES,
+    OutcomeSpec,
+    attribute_to_checkouts,
+    outcome_lists,
+    outcome_types,
+)
 from data.examples.splits import SPLITS
 from data.feature_schema import FeatureSchema
 from data.io import engine, lists
@@ -49,7 +55,7 @@ class ExampleInputs(NamedTuple):
     basket: ir.Table  # per order, of `basket_lists`
     events: ir.Table  # by order and item, of `attribute_to_checkouts`
     schema: FeatureSchema
-    labels: Sequence[LabelSpec]
+    outcomes: OutcomeSpec
 
 
 class Chunk(NamedTuple):
@@ -68,8 +74,8 @@ def basket_lists(encoded: EncodedTables) -> ir.Table:
 def example_rows(chunk: Chunk, inputs: ExampleInputs) -> ir.Table:
     """The example rows of a chunk, with `order` in front, unordered."""
     encoded, schema = inputs.encoded, inputs.schema
-    outcome_columns = outcome_types(inputs.labels)
-    outcome = outcome_lists(encoded, chunk.checkouts, inputs.events, chunk.bounds, inputs.labels)
+    outcome_columns = outcome_types(inputs.outcomes.labels)
+    outcome = outcome_lists(encoded, chunk.checkouts, inputs.events, chunk.bounds, inputs.outcomes)
     t = chunk.checkouts.left_join(inputs.basket, "order").drop("order_right")
     t = t.left_join(outcome, "order").drop("order_right")
     t = t.left_join(inputs.history, "user").drop("user_right")  # the widest last: no later join copies it
@@ -101,14 +107,14 @@ def write_examples(
     schema: FeatureSchema,
     every_days: int,
     folder: Path,
-    labels: Sequence[LabelSpec] = (),
+    outcomes: OutcomeSpec = ALL_OUTCOMES,
 ) -> ExampleCounts:
     """Write `examples/{train,validation,test}.parquet`.
 
     Args:
         assigned: `order, order_id, user, ts, horizon_end, split` and the context columns.
         every_days: the distance of snapshots.
-        labels: the further labels; `encoded` holds their events and returns.
+        outcomes: `encoded` holds the events and returns of its labels.
     """
     profile_codes = feature_schema.attribute_codes(encoded.users, schema.profile, "profile_")
     profiles = encoded.users.select("user", "user_id", profile_codes=profile_codes)
@@ -121,12 +127,14 @@ def write_examples(
         encoded=encoded,
         history=engine.materialize(con, "history_lists", history_lists(encoded)),
         basket=engine.materialize(con, "basket_lists", basket_lists(encoded)),
-        events=engine.materialize(con, "checkout_events", attribute_to_checkouts(encoded, assigned, labels)),
+        events=engine.materialize(
+            con, "checkout_events", attribute_to_checkouts(encoded, assigned, outcomes.labels)
+        ),
         schema=schema,
-        labels=labels,
+        outcomes=outcomes,
     )
     (folder / "examples").mkdir()
-    columns = _positive_columns(encoded, labels)
+    columns = _positive_columns(encoded, outcomes.labels)
     zeros = {label: dict.fromkeys(SPLITS, 0) for label in columns}
     purchases, impressions, ghosts = (dict.fromkeys(SPLITS, 0) for _ in range(3))
     counts = ExampleCounts(purchases, impressions, ghosts, zeros)

@@ -28,7 +28,11 @@ def write_prepared(folder, checkouts, first_sold, first_purchases, snapshots=(),
         columns[name] = pa.array(column, pa.list_(pa.type_for_alias(kind)))
     (folder / "examples").mkdir()
     pq.write_table(pa.table(columns), folder / "examples" / "test.parquet")
-    pq.write_table(pa.table({"first_sold": pa.array(first_sold, pa.int64())}), folder / "items.parquet")
+    items = {
+        "first_sold": pa.array(first_sold, pa.int64()),
+        "category": pa.nulls(len(first_sold), pa.string()),
+    }
+    pq.write_table(pa.table(items), folder / "items.parquet")
 
     def write(name, rows, fields):
         values = list(zip(*rows, strict=True)) or [[] for _ in fields]

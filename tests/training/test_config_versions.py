@@ -79,7 +79,14 @@ def test_a_run_of_version_1_has_the_tasks_that_it_trained() -> None:
     assert list(config["tasks"]) == ["click", "purchase", "value"]
     assert "value_weight" not in config["ranker"]["train"]
     assert "value_share" not in config["ranker"]["train"]["loss"]
-    assert config | {"tasks": SIMULATED["tasks"]} == SIMULATED
+    slate = SIMULATED["slate"] | {"exclude_basket": False}
+    assert config | {"tasks": SIMULATED["tasks"]} == SIMULATED | {"slate": slate}
+
+
+def test_slates_of_versions_1_and_2_showed_the_basket() -> None:
+    saved = copy.deepcopy(SIMULATED) | {"config_version": 2, "slate": {"objective": "purchase"}}
+    slate = plain(saved)["slate"]
+    assert slate == SIMULATED["slate"] | {"objective": "purchase", "exclude_basket": False}
 
 
 def test_the_tasks_of_version_1_are_todays_default() -> None:
