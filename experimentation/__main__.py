@@ -1,10 +1,9 @@
-"""`python -m experimentation`: plan an A/B test from the shop's impression log, and analyze one."""
+"""`python -m experimentation`: plan and analyze tests, and estimate what slates add, from the shop's log."""
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -24,36 +23,20 @@ from experimentation.ab.plan import (
 from experimentation.ab.sessions import AnalysisWindow, SessionLog, read_session_log
 from experimentation.ab.verdict import ship_decision
 from experimentation.log_tables import log_time_span
+from experimentation.options import (
+    format_day,
+    parse_alpha,
+    parse_day,
+    parse_open_share,
+    parse_share,
+    parse_uplift,
+)
+from experimentation.uplift.command import print_withholding_plan, uplift
 from reporting.tables import text_table
 from serving.checkout import SECONDS_PER_DAY
 from serving.command_line import option, run
-from serving.experiments.assignment import read_experiments
+from serving.experiments.declaration import read_experiments
 from serving.files import write_text
-
-
-def _parse_float(is_valid: Callable[[float], bool], expected: str) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not is_valid(value):
-            raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
-        return value
-
-    return parse
-
-
-_parse_alpha = _parse_float(lambda value: 0 < value < 0.5, "a share between 0 and 0.5")
-_parse_share = _parse_float(lambda value: 0 < value <= 1, "a share above 0, up to 1")
-_parse_uplift = _parse_float(lambda value: value > 0, "more than 0")
-
-
-def _parse_day(text: str) -> int:
-    try:
-        return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected a day such as 2026-11-02") from None
 
 
 def _parse_margin(text: str) -> tuple[str, float]:
@@ -63,13 +46,16 @@ def _parse_margin(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+LAST_TS = 2**40  # seconds, after every log
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogOptions:
     """Options that both commands share."""
 
     events: Path = option(..., "folder of the impression log")
     orders: Path | None = option(None, "the shop's orders, CSV or Parquet: all that users pay and return")
-    alpha: float = option(ALPHA, "false positives, early looks included", parse=_parse_alpha)
+    alpha: float = option(ALPHA, "false positives, early looks included", parse=parse_alpha)
     click_days: float = option(1.0, "days after a slate in which clicks count")
     purchase_days: float = option(14.0, "days after a slate in which purchases count")
 
@@ -90,14 +76,28 @@ class PlanOptions(LogOptions):
     metric: str | None = option(
         None, "metric to plan for (default: order revenue with --orders)", choices=tuple(METRICS)
     )
-    uplift: float = option(0.05, "relative change that the test should detect", parse=_parse_uplift)
-    power: float = option(0.8, "probability of detecting it", parse=_parse_share)
-    share: float = option(1.0, "of the users, that the experiment gets", parse=_parse_share)
+    uplift: float = option(0.05, "relative change that the test should detect", parse=parse_uplift)
+    power: float = option(0.8, "probability of detecting it", parse=parse_share)
+    share: float = option(1.0, "of the users, that the experiment gets", parse=parse_share)
+    withhold: float | None = option(
+        None,
+        "plan withholding slates from this share of the checkouts; prints, and writes no page",
+        parse=parse_open_share,
+    )
     out: Path = option(Path("reports/plan.html"), "page to write")
+
+    def __post_init__(self) -> None:
+        if self.withhold is not None and self.orders is None:
+            raise ValueError("--withhold needs --orders: withheld slates earn nothing that a click precedes")
 
 
 def plan(options: PlanOptions) -> int:
     """Print the plan of a test and write its page."""
+    if options.withhold is not None and options.orders is not None:
+        window = options.window(0, LAST_TS)
+        return print_withholding_plan(
+            options.events, options.orders, window, (options.withhold, options.uplift, options.power)
+        )
     metric = choose_deciding_metric(options.metric, options.orders is not None)
 
     def read_log(start: int, end: int) -> SessionLog:
@@ -158,8 +158,8 @@ class AnalyzeOptions(LogOptions):
 
     experiments: Path = option(..., "the file that the service ran with")
     experiment: str = option(..., "its name; `holdout` for the holdout")
-    start: int = option(..., "first day, as 2026-11-02 (UTC)", parse=_parse_day)
-    end: int = option(..., "last day", parse=_parse_day)
+    start: int = option(..., "first day, as 2026-11-02 (UTC)", parse=parse_day)
+    end: int = option(..., "last day", parse=parse_day)
     items: Path | None = option(None, "the shop's items, CSV or Parquet: categories per slate")
     margin: tuple[tuple[str, float], ...] = option(
         (), f"repeatable; {DEFAULT_MARGINS}", parse=_parse_margin, metavar="NAME=VALUE"
@@ -179,7 +179,7 @@ def analyze(options: AnalyzeOptions) -> int:
     result = analyze_log(log, experiment, options.alpha, dict(options.margin))
     decision = ship_decision(result)
     about = (
-        f"{options.events}, sessions from {_format_date(window.start)} to {_format_date(window.end - 1)} "
+        f"{options.events}, sessions from {format_day(window.start)} to {format_day(window.end - 1)} "
         f"(UTC). Clicks count for {window.click_window / SECONDS_PER_DAY:g} d after a slate, purchases for "
         f"{window.purchase_window / SECONDS_PER_DAY:g} d."
     )
@@ -215,17 +215,14 @@ def _result_tables(result: AnalysisResult) -> list[str]:
     return [text_table(rows) for rows in (metrics, looks, guardrails) if rows]
 
 
-def _format_date(ts: int) -> str:
-    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name. Returns the exit code."""
     return run(
         "python -m experimentation",
         plan,
         analyze,
-        description="A/B tests of the service.",
+        uplift,
+        description="A/B tests of the service, and what its slates add.",
         arguments=arguments,
         errors=(OSError, ValueError, duckdb.Error),
     )

@@ -85,9 +85,9 @@ def read_session_log(
         create_events_view(con, events, experiment)
         for name, path in (("items", items), ("orders", orders)):
             create_shop_table(con, name, path)
-        _create_slates(con, window)
-        _create_feedback(con, window)
-        _create_purchases(con, window)
+        create_slates(con, window)
+        create_feedback(con, window)
+        create_purchases(con, window)
         _create_user_events(con, window)
         missing = {
             "categories": items is None, "returned": orders is None, "order_revenue": orders is None
@@ -112,7 +112,7 @@ def cumulative_sums_by_day(log: SessionLog) -> Iterator[UserSums]:
         yield sums | before
 
 
-def _create_slates(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
+def create_slates(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
     """Create `slots`, a row per item of a slate, and `slates`, both from the start of the pre-period on."""
     con.execute("""
         CREATE TEMP TABLE slots AS
@@ -131,7 +131,7 @@ def _create_slates(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> No
         USING (item_id) GROUP BY request_id""")
 
 
-def _create_feedback(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
+def create_feedback(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
     """Create `feedback`: the first click and the first purchase of every slot inside their windows."""
     con.execute(
         f"""
@@ -157,7 +157,7 @@ def _create_feedback(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> 
     )
 
 
-def _create_purchases(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
+def create_purchases(con: duckdb.DuckDBPyConnection, window: AnalysisWindow) -> None:
     """Create `clicked_slots` and `purchased_slots`.
 
     A purchase event implies a click. A purchase that only the orders report counts after a click.

@@ -1,10 +1,11 @@
 """Evaluation of a new bundle on a log: a row for every reward and estimator."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experimentation.off_policy import importance_weights
+from experimentation.off_policy import importance_weights, incremental
 from experimentation.off_policy.estimators import (
     LOG_MEAN,
     WeightDiagnostics,
@@ -17,8 +18,9 @@ from experimentation.off_policy.estimators import (
     weight_warnings,
 )
 from experimentation.off_policy.importance_weights import PolicyProbabilities
-from experimentation.off_policy.logged_checkouts import REWARDS, LoggedCheckouts
-from experimentation.off_policy.replay import ReplayedSlates
+from experimentation.off_policy.incremental import INCREMENTAL_REVENUE
+from experimentation.off_policy.logged_checkouts import REWARDS, LoggedCheckouts, select_checkouts
+from experimentation.off_policy.replay import ReplayedSlates, select_replayed
 
 Array = np.ndarray
 Row = dict[str, Any]
@@ -81,10 +83,52 @@ def evaluate_policy(
 ) -> PolicyEvaluation:
     """Return estimates of the bundle and of its difference to the log, clustered by user.
 
+    Clicks, purchases and revenue are attributed to the slot, and those of shown slates. Incremental revenue
+    is estimated from slates that could have been held back, if there are any (incremental.py).
+
     Args:
         examination_probability: [K] p(examined | slot).
         max_weight: clips the weights; None keeps them.
     """
+    is_shown = ~logged.is_withheld
+    evaluation = _evaluate_rewards(
+        select_checkouts(logged, is_shown),
+        select_replayed(replayed, is_shown),
+        examination_probability,
+        max_weight,
+        REWARDS,
+    )
+    withholding = incremental.select_withholding(logged, replayed)
+    if withholding is None:
+        return evaluation
+    logged, replayed = with_incremental_rewards(*withholding, examination_probability)
+    rows = _evaluate_rewards(
+        logged, replayed, examination_probability, max_weight, [INCREMENTAL_REVENUE]
+    ).estimates
+    return evaluation._replace(estimates=[*evaluation.estimates, *rows])
+
+
+def with_incremental_rewards(
+    logged: LoggedCheckouts, replayed: ReplayedSlates, examination_probability: Array
+) -> tuple[LoggedCheckouts, ReplayedSlates]:
+    """The log with what each slot adds to the revenue of its item as a reward, and its predictions."""
+    mean = incremental.mean_slot_revenue(logged)
+    mean_uplift = incremental.mean_uplift_if_examined(mean, examination_probability)
+    uplift = _predictions_or_mean(replayed, INCREMENTAL_REVENUE, mean_uplift)
+    predicted = incremental.slot_predictions(logged, replayed, uplift, examination_probability)
+    rewards = {INCREMENTAL_REVENUE: incremental.uplift_terms(logged, predicted)}
+    predictions = replayed.predictions | {INCREMENTAL_REVENUE: uplift}
+    return logged._replace(rewards=rewards), replayed._replace(predictions=predictions)
+
+
+def _evaluate_rewards(
+    logged: LoggedCheckouts,
+    replayed: ReplayedSlates,
+    examination_probability: Array,
+    max_weight: float | None,
+    rewards: Sequence[str],
+) -> PolicyEvaluation:
+    """The evaluation of `evaluate_policy` by these rewards."""
     unclipped = weights_by_shopper_model(logged, replayed, examination_probability)
     weights = {
         model: importance_weights.clip_weights(weight, max_weight) for model, weight in unclipped.items()
@@ -94,13 +138,14 @@ def evaluate_policy(
         for model, weight in weights.items()
     }
     rows = []
-    for name in REWARDS:
+    for name in rewards:
         log_terms = logged.rewards[name].sum(1)
         terms_by_estimator = _terms_by_estimator(logged, replayed, examination_probability, weights, name)
         for (estimator, model), terms in terms_by_estimator.items():
             estimate = clustered_mean(terms, logged.user)
             difference = clustered_mean(terms - log_terms, logged.user)
-            verdict = policy_verdict(difference, diagnostics[model], estimator == "ips") if model else ""
+            is_lower_bound = estimator == "ips" and name != INCREMENTAL_REVENUE  # which may be negative
+            verdict = policy_verdict(difference, diagnostics[model], is_lower_bound) if model else ""
             rows.append(
                 {
                     "reward": name,
@@ -123,6 +168,13 @@ def evaluate_policy(
     )
 
 
+def _predictions_or_mean(replayed: ReplayedSlates, name: str, mean: float) -> Array:
+    """Predictions [n, K] of the replayed items if examined; `mean` where the bundle predicts nothing."""
+    predictions = replayed.predictions[name]
+    if_examined = np.where(np.isfinite(predictions), predictions, mean)
+    return if_examined * replayed.item.astype(bool)  # an empty slot earns nothing
+
+
 def _terms_by_estimator(
     logged: LoggedCheckouts,
     replayed: ReplayedSlates,
@@ -132,10 +184,8 @@ def _terms_by_estimator(
 ) -> dict[tuple[str, str], Array]:
     """(estimator, shopper model) → terms [n] of a reward."""
     reward = logged.rewards[name]
-    mean_reward = reward.sum() / (len(reward) * examination_probability.sum())  # where nothing is predicted
-    predictions = replayed.predictions[name]
-    if_examined = np.where(np.isfinite(predictions), predictions, mean_reward)  # [n, K]
-    if_examined = if_examined * replayed.item.astype(bool)  # an empty slot earns nothing
+    mean_reward = reward.sum() / (len(reward) * examination_probability.sum())
+    if_examined = _predictions_or_mean(replayed, name, mean_reward)
     direct = if_examined @ examination_probability
     same_item = logged.item[:, :, None] == replayed.item[:, None, :]
     predicted = examination_probability * (same_item * if_examined[:, None, :]).sum(2)

@@ -26,6 +26,7 @@ from data.feature_schema import FeatureSchema
 from data.io import engine
 from data.sources import tables
 from data.tables import attribution, checks, contract
+from data.tables.contract import SLATE_KINDS
 from data.tables.encoded_tables import EncodedTables, encode_tables
 from exporting.bundle import write_store
 from models.schema import SECONDS_PER_DAY
@@ -36,6 +37,13 @@ Array = np.ndarray
 REWARDS = ("click", "purchase", "revenue")
 
 
+class SlotOutcomes(NamedTuple):
+    """(order code, item code) → outcomes of an item inside the checkout's horizon."""
+
+    clicked: dict[tuple[int, int], tuple[float, float, float]]  # REWARDS of clicked impressions
+    revenue: dict[tuple[int, int], float]  # of order lines
+
+
 class LoggedCheckouts(NamedTuple):
     """n checkouts by time, with K = SLOTS slots; an empty slot has item "" and propensity 1."""
 
@@ -44,9 +52,24 @@ class LoggedCheckouts(NamedTuple):
     item: Array  # [n, K] str
     propensity: Array  # [n, K]
     p_click: Array  # [n, K] logged p(click | examined), NaN where it is missing
-    rewards: dict[str, Array]  # REWARDS → [n, K]
+    rewards: dict[str, Array]  # REWARDS → [n, K], 0 where the slate was held back
+    slot_revenue: Array  # [n, K] order lines of the item inside the horizon, shown or not, clicked or not
+    withhold: Array  # [n] probability with which an experiment holds the slate back
+    is_withheld: Array  # [n] bool
     store: Store  # user histories with later events too: a checkout reads the events before it
     excluded: dict[str, int]  # reason → checkouts
+
+
+def select_checkouts(logged: LoggedCheckouts, mask: Array) -> LoggedCheckouts:
+    """The checkouts where `mask` [n] bool holds."""
+    return logged._replace(
+        checkouts=[checkout for checkout, is_kept in zip(logged.checkouts, mask, strict=True) if is_kept],
+        rewards={name: reward[mask] for name, reward in logged.rewards.items()},
+        **{
+            name: getattr(logged, name)[mask]
+            for name in ("user", "item", "propensity", "p_click", "slot_revenue", "withhold", "is_withheld")
+        },
+    )
 
 
 def read_logged_checkouts(
@@ -87,8 +110,9 @@ def read_logged_checkouts(
         checkouts = _checkouts(con, encoded, kept)
         slots = con.to_pyarrow(slates.semi_join(kept, "order").order_by("order", "slot"))
         outcomes = _outcomes(con, encoded, kept)
+        revenue = _line_revenue(con, encoded, kept, slates)
         history_store = _history_store(con, encoded, schema, Path(folder))
-    return _build_logged_checkouts(checkouts, slots, outcomes, history_store, excluded)
+    return _build_logged_checkouts(checkouts, slots, SlotOutcomes(outcomes, revenue), history_store, excluded)
 
 
 def _bundle_data_end(manifest: Mapping[str, Any]) -> int:
@@ -130,8 +154,9 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
 
 
 def _first_slates(events: ir.Table, log: EncodedTables, logged_version: str | None) -> ir.Table:
-    """`order, item, slot (from 0), propensity, p_click` of the first slate of every checkout."""
-    t = events.filter(events.kind == "impression", events.propensity.notnull())
+    """`order, item, slot (from 0), propensity, p_click, withhold, is_withheld` of the first slate of every
+    checkout."""
+    t = events.filter(events.kind.isin(list(SLATE_KINDS)), events.propensity.notnull())
     if logged_version is not None:
         t = t.filter(t.bundle_version == logged_version)
     t = t.mutate(request=ibis.coalesce(t.request_id, t.order_id))
@@ -142,7 +167,9 @@ def _first_slates(events: ir.Table, log: EncodedTables, logged_version: str | No
     first = slates.mutate(rank=ibis.row_number().over(by_time)).filter(ibis._["rank"] == 0)
     t = t.semi_join(first, ["order", "request"])
     slot = ibis.row_number().over(group_by="order", order_by=["position", t["_row"]])
-    return t.select("order", "item", "item_id", "propensity", "p_click", slot=slot)
+    withhold, is_withheld = t.withhold.fill_null(0.0), t.kind == "ghost"
+    columns = {"slot": slot, "withhold": withhold, "is_withheld": is_withheld}
+    return t.select("order", "item", "item_id", "propensity", "p_click", **columns)
 
 
 def _checkouts(con: ibis.BaseBackend, log: EncodedTables, kept: ir.Table) -> dict[int, Checkout]:
@@ -178,6 +205,20 @@ def _outcomes(
     return outcomes
 
 
+def _line_revenue(
+    con: ibis.BaseBackend, log: EncodedTables, kept: ir.Table, slates: ir.Table
+) -> dict[tuple[int, int], float]:
+    """(order code, item code) → spend on order lines of the item inside the horizon, of items of slates.
+
+    Purchases that a shop reports as events do not count: nobody reports those of a slate that was held back.
+    """
+    lines = log.lines.select("user", "item", "spend", line_ts="ts")
+    t = kept.select("order", "user", "ts", "horizon_end").join(lines, "user")
+    t = t.filter(t.line_ts > t.ts, t.line_ts <= t.horizon_end).semi_join(slates, ["order", "item"])
+    rows = con.to_pyarrow(t.group_by("order", "item").agg(revenue=t.spend.sum()))
+    return {(row["order"], row["item"]): row["revenue"] for row in rows.to_pylist()}
+
+
 def _history_store(con: ibis.BaseBackend, log: EncodedTables, schema: FeatureSchema, folder: Path) -> Store:
     """A store of the histories in the shop's tables, by the code that an export uses."""
     schema = replace(schema, profile=[a for a in schema.profile if a.name in log.profile_names])
@@ -189,7 +230,7 @@ def _history_store(con: ibis.BaseBackend, log: EncodedTables, schema: FeatureSch
 def _build_logged_checkouts(
     checkouts: dict[int, Checkout],
     slots: pa.Table,
-    outcomes: dict[tuple[int, int], tuple[float, float, float]],
+    outcomes: SlotOutcomes,
     store: Store,
     excluded: dict[str, int],
 ) -> LoggedCheckouts:
@@ -199,11 +240,16 @@ def _build_logged_checkouts(
     shape = (len(checkouts), SLOTS)
     item, propensity, p_click = np.full(shape, "", object), np.ones(shape), np.full(shape, np.nan)
     rewards: dict[str, Array] = defaultdict(lambda: np.zeros(shape))
+    slot_revenue, withhold = np.zeros(shape), np.zeros(len(checkouts))
+    is_withheld = np.zeros(len(checkouts), bool)
     for slot in slots.to_pylist():
         cell = row_of_order[slot["order"]], slot["slot"]
         item[cell], propensity[cell] = slot["item_id"], slot["propensity"]
         p_click[cell] = np.nan if slot["p_click"] is None else slot["p_click"]
-        values = outcomes.get((slot["order"], slot["item"]), (0.0,) * len(REWARDS))
+        withhold[cell[0]], is_withheld[cell[0]] = slot["withhold"], slot["is_withheld"]
+        key = slot["order"], slot["item"]
+        slot_revenue[cell] = outcomes.revenue.get(key, 0.0)
+        values = outcomes.clicked.get(key, (0.0,) * len(REWARDS))
         for name, reward in zip(REWARDS, values, strict=True):
             rewards[name][cell] = reward
     return LoggedCheckouts(
@@ -213,6 +259,9 @@ def _build_logged_checkouts(
         propensity=propensity,
         p_click=p_click,
         rewards=dict(rewards),
+        slot_revenue=slot_revenue,
+        withhold=withhold,
+        is_withheld=is_withheld,
         store=store,
         excluded=excluded,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from experimentation.off_policy.estimators import LOG_MEAN
 from experimentation.off_policy.evaluate import PRIMARY_ESTIMATOR, PolicyEvaluation
+from experimentation.off_policy.incremental import INCREMENTAL_REVENUE
 from reporting.charts import DotRow, Interval, dot_plot, linear_axis
 from reporting.elements import Column, Figure, Table
 from reporting.formatting import MISSING
@@ -20,7 +21,7 @@ MODEL_ASSUMPTIONS = {
     "slate": "slate: the reward depends on the whole slate",
     "": "no weights",
 }
-REWARD_DIGITS = {"revenue": 2}  # after the point; other rewards have four
+REWARD_DIGITS = {"revenue": 2, INCREMENTAL_REVENUE: 2}  # after the point; other rewards have four
 
 
 def page(evaluation: PolicyEvaluation, title: str, about: Sequence[str], verdicts: Sequence[str]) -> str:
@@ -40,7 +41,7 @@ def page(evaluation: PolicyEvaluation, title: str, about: Sequence[str], verdict
 def _reward_section(evaluation: PolicyEvaluation, reward: str) -> dict[str, Any]:
     rows = [row for row in evaluation.estimates if row["reward"] == reward]
     return {
-        "id": reward,
+        "id": reward.replace(" ", "-"),
         "title": f"{reward.capitalize()} per checkout",
         "estimates": _estimates_figure(rows, reward),
         "table": _estimates_table(rows, REWARD_DIGITS.get(reward, 4)),

@@ -1,8 +1,8 @@
 """Slates of a bundle for logged checkouts, as of the checkouts' own times."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -10,23 +10,42 @@ from tqdm import tqdm
 from serving import Checkout, Recommender
 from serving.batch.recommend import BATCH_SIZE, recommend_batch
 from serving.pipeline.slate_policy import SLOTS
+from serving.storage.formats import manifest_tasks
 
 Array = np.ndarray
+# Expected numbers of an item that is examined; organic revenue is that of one which is not shown.
+PREDICTIONS = ("click", "purchase", "revenue", "organic revenue", "incremental revenue")
 
 
 class ReplayedSlates(NamedTuple):
     """Slates of n checkouts; predictions are given examination, NaN where the tier predicts nothing."""
 
     item: Array  # [n, SLOTS] str, None for an empty slot
-    predictions: dict[str, Array]  # click, purchase, revenue: [n, SLOTS]
+    predictions: dict[str, Array]  # PREDICTIONS: [n, SLOTS]
     tier_counts: Counter[str]
+
+
+def select_replayed(replayed: ReplayedSlates, mask: Array) -> ReplayedSlates:
+    """The checkouts where `mask` [n] bool holds, with the tiers of all."""
+    predictions = {name: values[mask] for name, values in replayed.predictions.items()}
+    return replayed._replace(item=replayed.item[mask], predictions=predictions)
+
+
+def incremental_tasks(manifest: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
+    """The names of the tasks of spend, of purchases without the slot, and of what the slot adds to them."""
+    tasks = manifest_tasks(manifest)
+    spend = next((task.name for task in tasks if task.label == "spend" and not task.window), None)
+    organic = next((task.name for task in tasks if task.label == "organic" and not task.window), None)
+    uplift = next((task.name for task in tasks if task.control is not None and not task.window), None)
+    return spend, organic, uplift
 
 
 def replay(recommender: Recommender, checkouts: Sequence[Checkout]) -> ReplayedSlates:
     """Return the bundle's slates without a deadline and without exploration. Shows progress."""
     shape = (len(checkouts), SLOTS)
     item = np.full(shape, None, object)
-    predictions = {name: np.full(shape, np.nan) for name in ("click", "purchase", "revenue")}
+    predictions = {name: np.full(shape, np.nan) for name in PREDICTIONS}
+    spend, organic, uplift = incremental_tasks(recommender.bundle.manifest)
     tiers: Counter[str] = Counter()
     with tqdm(total=len(checkouts), desc="replay", unit="checkout") as bar:
         for start in range(0, len(checkouts), BATCH_SIZE):
@@ -35,7 +54,15 @@ def replay(recommender: Recommender, checkouts: Sequence[Checkout]) -> ReplayedS
                 tiers[slate.tier] += 1
                 for slot, slate_item in enumerate(slate.items):
                     item[row, slot] = slate_item.item_id
-                    values = (slate_item.click, slate_item.purchase, slate_item.value)
+                    by_task = slate_item.predictions or {}
+                    amount = by_task.get(spend or "", np.nan)
+                    values = (
+                        slate_item.click,
+                        slate_item.purchase,
+                        slate_item.value,
+                        by_task.get(organic or "", np.nan) * amount,
+                        by_task.get(uplift or "", np.nan) * amount,
+                    )
                     for name, value in zip(predictions, values, strict=True):
                         predictions[name][row, slot] = np.nan if value is None else value
             bar.update(len(batch))

@@ -1,0 +1,129 @@
+"""Incremental revenue per slate: shown minus withheld checkouts, weighted by their probabilities.
+
+Each checkout's slate is withheld by a coin of known bias, and what it would have shown is logged (ghost ads,
+Johnson, Lewis and Nubbemeyer 2017). So the two groups differ in nothing else, and
+
+    Σ_shown y/(1-w) / Σ_shown 1/(1-w)  -  Σ_withheld y/w / Σ_withheld 1/w
+
+estimates what a slate adds (Hájek 1971). Facts known before the coin are subtracted by least squares, which
+keeps the estimate unbiased but for terms of 1/n and narrows its interval (Lin 2013, Agnostic notes on
+regression adjustments). The regression weights each checkout by the square of its inverse probability,
+because the few withheld ones make most of the variance. Checkouts of one user are a cluster: their terms are
+summed before they are squared.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+from scipy.stats import norm
+
+CONFIDENCE_LEVEL = 0.95
+MIN_CHECKOUTS = 30  # shown, and withheld, below which nothing is estimated
+
+
+class Assignment(NamedTuple):
+    """Which of n checkouts had their slate withheld, and by which coin."""
+
+    user_row: NDArray  # [n] int64, the cluster
+    is_shown: NDArray  # [n] bool
+    withhold: NDArray  # [n] float64, probability of being withheld, between 0 and 1
+
+    @property
+    def weight(self) -> NDArray:
+        """Inverse probability of what happened: [n]."""
+        return 1 / np.where(self.is_shown, 1 - self.withhold, self.withhold)
+
+
+class Estimate(NamedTuple):
+    """A value with its standard error and its interval of CONFIDENCE_LEVEL."""
+
+    value: float
+    se: float
+    low: float
+    high: float
+    p: float  # two-sided, of 0
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
+
+
+class Contrast(NamedTuple):
+    """Means per checkout of shown and of withheld slates, and their difference."""
+
+    shown: float
+    withheld: float
+    incremental: Estimate
+    terms: NDArray  # [n], whose mean is 0 and whose spread over users is that of the difference
+
+
+def contrast(assignment: Assignment, outcome: NDArray, covariates: NDArray | None = None) -> Contrast:
+    """Return what showing the slate adds to an outcome [n].
+
+    Args:
+        covariates: [n, k] facts known before the coin.
+    """
+    adjusted = outcome
+    if covariates is not None and covariates.shape[1]:
+        adjusted = outcome - _explained(assignment, outcome, covariates)
+    shown, shown_terms = hajek_mean(assignment, adjusted, shown=True)
+    withheld, withheld_terms = hajek_mean(assignment, adjusted, shown=False)
+    terms = shown_terms - withheld_terms
+    return Contrast(shown, withheld, clustered_estimate(assignment, shown - withheld, terms), terms)
+
+
+def hajek_mean(assignment: Assignment, outcome: NDArray, shown: bool) -> tuple[float, NDArray]:
+    """Mean of an outcome [n] if all slates were shown, or all withheld, and its linearized terms [n]."""
+    weight = assignment.weight * (assignment.is_shown == shown)
+    total = weight.sum()
+    mean = float(weight @ outcome / total)
+    return mean, weight * (outcome - mean) * (len(outcome) / total)
+
+
+def clustered_estimate(assignment: Assignment, value: float, terms: NDArray) -> Estimate:
+    """The interval of a value whose terms [n] have mean 0; degrees of freedom are the rarer group's users."""
+    sums = np.bincount(assignment.user_row, terms)
+    users = len(np.unique(assignment.user_row))
+    se = math.sqrt((sums @ sums) * users / max(1, users - 1)) / len(terms)
+    degrees = max(1, min(_n_users(assignment, shown) for shown in (True, False)) - 1)
+    half_width = float(stdtrit(degrees, 0.5 + CONFIDENCE_LEVEL / 2)) * se
+    p = 2 * float(stdtr(degrees, -abs(value) / se)) if se > 0 else math.nan
+    return Estimate(value, se, value - half_width, value + half_width, p)
+
+
+def incremental_share(assignment: Assignment, incremental: Contrast, attributed: NDArray) -> Estimate:
+    """Incremental revenue over attributed revenue [n], by the delta method; NaN if nothing is attributed.
+
+    1 - share is what would have been bought without the slot. Above 1, the slot adds purchases that no click
+    precedes.
+    """
+    credit, credit_terms = hajek_mean(assignment, attributed, shown=True)
+    if not credit > 0:
+        return Estimate(*[math.nan] * 5)
+    share = incremental.incremental.value / credit
+    return clustered_estimate(assignment, share, (incremental.terms - share * credit_terms) / credit)
+
+
+def withheld_ratio_p_value(assignment: Assignment) -> float:
+    """P-value of the number of withheld checkouts under their probabilities: sample ratio mismatch."""
+    withheld = (~assignment.is_shown).sum()
+    variance = (assignment.withhold * (1 - assignment.withhold)).sum()
+    return float(2 * norm.sf(abs(withheld - assignment.withhold.sum()) / math.sqrt(variance)))
+
+
+def _explained(assignment: Assignment, outcome: NDArray, covariates: NDArray) -> NDArray:
+    """The part of an outcome [n] that the covariates explain within both groups; its mean is 0."""
+    centred = covariates - covariates.mean(0)
+    design = np.column_stack([assignment.is_shown, ~assignment.is_shown, centred])
+    weight = assignment.weight[:, None]  # least squares squares it
+    coefficients = np.linalg.lstsq(design * weight, outcome * weight[:, 0], rcond=None)[0]
+    explained: NDArray = centred @ coefficients[2:]
+    return explained
+
+
+def _n_users(assignment: Assignment, shown: bool) -> int:
+    return len(np.unique(assignment.user_row[assignment.is_shown == shown]))

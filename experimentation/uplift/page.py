@@ -1,0 +1,170 @@
+"""The page of what a slot adds: its values for reporting's template."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from experimentation.uplift.estimate import Estimate
+from experimentation.uplift.incremental_revenue import (
+    ALL_ORDERS,
+    OTHER_ITEMS,
+    SLATE_ITEMS,
+    SRM_ALPHA,
+    GroupMeasure,
+    Measure,
+    UpliftResult,
+    uplift_sentence,
+)
+from reporting.charts import DotRow, Interval, dot_plot, linear_axis
+from reporting.elements import Column, Figure, Table
+from reporting.formatting import MISSING, format_count, format_money, format_p_value, format_percent
+from reporting.render import render
+from reporting.tables import Row
+
+LEGEND = (("blue", "more with a slate"), ("orange", "less"), ("grey", "not significant"))
+MAX_GROUPS = 20  # of a chart and its table
+GROUP_NOTES = {
+    "category": "The first part of the item's category.",
+    "source": "A slot that several sources proposed counts for each of them.",
+}
+
+
+def uplift_page(result: UpliftResult, about: str) -> str:
+    """Return the page; `about` names the log and the rules."""
+    valid = not result.has_srm
+    slate = result.measures[0].incremental if valid else None
+    return render(
+        "uplift.html",
+        title="What does a slot add?",
+        finding=uplift_sentence(result),
+        status="" if slate and not slate.is_significant else "good" if slate and slate.value > 0 else "bad",
+        warnings=result.warnings,
+        split=_split_section(result),
+        measures=_measures_section(result) if valid else None,
+        credit=_credit_section(result) if valid and not math.isnan(result.share.value) else None,
+        groups=[_group_section(kind, groups) for kind, groups in result.groups.items() if groups],
+        about=about,
+        notes=result.notes,
+    )
+
+
+def _split_section(result: UpliftResult) -> dict[str, Any]:
+    columns = [
+        Column("slate", lambda row: row["slate"], numeric=False),
+        Column("checkouts", lambda row: format_count(row["checkouts"])),
+        Column("expected", lambda row: format_count(row["expected"])),
+    ]
+    total = result.shown + result.withheld
+    rows = [
+        {"slate": "shown", "checkouts": result.shown, "expected": total - result.expected_withheld},
+        {"slate": "withheld", "checkouts": result.withheld, "expected": result.expected_withheld},
+    ]
+    finding = (
+        f"No (p = {result.srm_p_value:.1g}, below {SRM_ALPHA:g}). Rows of one group are missing, so the page "
+        "shows no estimate."
+        if result.has_srm
+        else f"Yes (p = {result.srm_p_value:.2f}; the limit is {SRM_ALPHA:g}). {result.users:,} users."
+    )
+    return {"finding": finding, "table": Table(columns, rows)}
+
+
+def _measures_section(result: UpliftResult) -> dict[str, Any]:
+    descriptions = {
+        SLATE_ITEMS: "what was bought of the items that the slate shows, or would have shown",
+        OTHER_ITEMS: "below 0 if slates replace other purchases",
+        ALL_ORDERS: "the sum of both: what the shop earns",
+    }
+    columns: list[Column] = [
+        Column("revenue", lambda row: row["measure"].name, numeric=False),
+        *_revenue_columns(lambda row: row["measure"]),
+        Column("p", lambda row: format_p_value(row["measure"].incremental.p), "two-sided"),
+    ]
+    return {
+        "descriptions": list(descriptions.items()),
+        "effects": _dots(
+            [("", [(measure.name, measure.incremental) for measure in result.measures])],
+            "incremental revenue per checkout",
+        ),
+        "table": Table(columns, [{"measure": measure} for measure in result.measures]),
+    }
+
+
+def _credit_section(result: UpliftResult) -> dict[str, str]:
+    share = result.share
+    return {
+        "finding": (
+            f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of the revenue after a click is "
+            "incremental."
+        ),
+        "attributed": format_money(result.attributed),
+        "organic": f"{1 - share.value:.0%} ({1 - share.high:.0%} to {1 - share.low:.0%})",
+    }
+
+
+def _group_section(kind: str, groups: Sequence[GroupMeasure]) -> dict[str, Any]:
+    shown = groups[:MAX_GROUPS]
+    best = max(shown, key=lambda group: group.per_slot.low)
+    columns = [
+        Column(kind, lambda row: row["group"].name, numeric=False),
+        Column("slots", lambda row: format_count(row["group"].slots), "shown and withheld"),
+        *_revenue_columns(lambda row: row["group"]),
+        Column("per 100 slots", lambda row: _interval_text(row["group"].per_slot, 100),
+               "incremental revenue of 100 slots of the group"),
+    ]  # fmt: skip
+    finding = (
+        f"A slot of {best.name} adds most for certain: at least {100 * best.per_slot.low:,.2f} per 100 slots."
+        if best.per_slot.low > 0
+        else f"No {kind} adds revenue for certain yet."
+    )
+    return {
+        "id": kind,
+        "title": f"Which {kind} adds revenue?",
+        "finding": finding,
+        "note": GROUP_NOTES[kind],
+        "effects": _dots(
+            [("", [(group.name, _scaled(group.per_slot, 100)) for group in shown])],
+            "incremental revenue per 100 slots",
+        ),
+        "table": Table(columns, [{"group": group} for group in shown]),
+    }
+
+
+def _revenue_columns(measure: Callable[[Row], Measure | GroupMeasure]) -> list[Column]:
+    return [
+        Column("shown", lambda row: format_money(measure(row).shown), "per checkout with a slate"),
+        Column("withheld", lambda row: format_money(measure(row).withheld), "per checkout without"),
+        Column("incremental", lambda row: _interval_text(measure(row).incremental),
+               "shown minus withheld, with a 95% interval"),
+        Column("change", lambda row: _relative(measure(row)), "incremental over withheld"),
+    ]  # fmt: skip
+
+
+def _dots(groups: Sequence[tuple[str, Sequence[tuple[str, Estimate]]]], name: str) -> Figure:
+    estimates = [estimate for _, rows in groups for _, estimate in rows]
+    axis = linear_axis(name, [0.0, *(end for estimate in estimates for end in (estimate.low, estimate.high))])
+    rows: list[tuple[str, list[DotRow]]] = [
+        (heading, [(label, [_interval(estimate)]) for label, estimate in group]) for heading, group in groups
+    ]
+    return Figure(dot_plot(rows, axis, 0.0, name.capitalize()), legend=LEGEND)
+
+
+def _interval(estimate: Estimate) -> Interval:
+    colour = "blue" if estimate.low > 0 else "orange" if estimate.high < 0 else "grey"
+    return Interval(estimate.value, estimate.low, estimate.high, colour, _interval_text(estimate))
+
+
+def _interval_text(estimate: Estimate, factor: float = 1.0) -> str:
+    value, low, high = (factor * part for part in (estimate.value, estimate.low, estimate.high))
+    return f"{value:+,.2f} ({low:+,.2f} to {high:+,.2f})"
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    return estimate._replace(
+        value=factor * estimate.value, low=factor * estimate.low, high=factor * estimate.high
+    )
+
+
+def _relative(measure: Measure | GroupMeasure) -> str:
+    if not measure.withheld > 0:
+        return MISSING
+    return format_percent(measure.incremental.value / measure.withheld)
