@@ -12,8 +12,9 @@ import numpy as np
 
 from simulation import behaviour, needs, people
 from simulation.catalog import SECONDS_PER_DAY, SIMULATION_START, Array, SimulatedItems
-from simulation.needs import OrganicMarket, Responses, ShoppingList
+from simulation.needs import NextOrder, OrganicMarket, ShoppingList
 from simulation.people import PurchaseState, SimulatedUsers
+from simulation.responses import Responses, sample_feedback
 
 USERS_PER_BLOCK = 256
 MAX_ORDERS_PER_USER = 10_000  # order number = user · MAX_ORDERS_PER_USER + round
@@ -114,20 +115,24 @@ def _simulate_block(
         if len(block.ts) == 0:
             return
         lines = _order_lines(items, market, block, number, rng)
-        responses, needed = _respond(items, market, block, number, rng)
-        slate, propensity = _select_slates(cfg, items, market, block, rng)
-        withheld = withhold_rng.random(len(block.ts)) < float(cfg.get("withhold") or 0.0)
+        users, state, ts = block.users, block.state, block.ts
+        responses, next_order = responses_after_orders(
+            items, market, users, state, block.lists, number + 1, ts
+        )
+        needed = None if next_order is None else next_order.sample(rng)
+        slate, propensity = select_slates(cfg, items, market, state, ts, rng)
+        withheld = withhold_rng.random(len(ts)) < float(cfg.get("withhold") or 0.0)
         shown = np.where(withheld[:, None], -1, slate)
-        clicked, purchased = needs.sample_feedback(responses, needed, shown, p_examined, rng)
-        order = block.users.user * MAX_ORDERS_PER_USER + number
+        clicked, purchased = sample_feedback(responses, needed, shown, p_examined, rng)
+        order = users.user * MAX_ORDERS_PER_USER + number
         slates = LoggedSlates(slate, propensity, clicked, withheld)
-        yield Round(order, block.users.user, block.ts, lines, slates, responses)
+        yield Round(order, users.user, ts, lines, slates, responses)
         for item_mask, slot_mask in ((block.clicked_items, clicked), (block.pending_purchases, purchased)):
             item_mask[:] = False
             np.put_along_axis(item_mask, slate, slot_mask, 1)
         if needed is not None:
             block.pending_purchases |= needed
-        block.ts = block.ts + behaviour.sample_order_gaps(block.users.order_gap_days, rng)
+        block.ts = ts + behaviour.sample_order_gaps(users.order_gap_days, rng)
 
 
 def _order_lines(
@@ -149,30 +154,38 @@ def _order_lines(
     return OrderLines(row, item, quantity, price, from_slate)
 
 
-def _respond(
-    items: SimulatedItems, market: OrganicMarket | None, block: _Block, number: int, rng: np.random.Generator
-) -> tuple[Responses, Array | None]:
-    """Return the responses after the orders, and draw what the next orders hold in any case [n, I]."""
-    if market is None or block.lists is None:
-        habits = behaviour.habit_features(items, block.state)
-        return Responses(
-            *behaviour.response_probabilities(items, block.users, block.state, habits, block.ts)
-        ), None
-    next_order = market.next_order(block.users, block.lists, number + 1, block.ts)
-    responses = market.responses(block.users, block.state, block.lists, next_order, block.ts)
-    return responses, next_order.sample(rng)
+def responses_after_orders(
+    items: SimulatedItems,
+    market: OrganicMarket | None,
+    users: SimulatedUsers,
+    state: PurchaseState,
+    lists: ShoppingList | None,
+    order_number: Array | int,
+    ts: Array,
+) -> tuple[Responses, NextOrder | None]:
+    """The responses of n users after orders at `ts` [n], and the organic demand for their next orders.
+
+    Args:
+        order_number: of the next order, an int or [n].
+    """
+    if market is None or lists is None:
+        habits = behaviour.habit_features(items, state)
+        return Responses(*behaviour.response_probabilities(items, users, state, habits, ts)), None
+    next_order = market.next_order(users, lists, order_number, ts)
+    return market.responses(users, state, lists, next_order, ts), next_order
 
 
-def _select_slates(
+def select_slates(
     cfg: Mapping[str, Any],
     items: SimulatedItems,
     market: OrganicMarket | None,
-    block: _Block,
+    state: PurchaseState,
+    ts: Array,
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
     """Draw the slates of the shop's policy [n, slots] and their propensities."""
     slots, exploration = int(cfg["slots"]), cfg["exploration"]
     if market is not None:
-        return market.sample_slate(block.state, block.ts, rng, slots, exploration)
-    score = behaviour.policy_scores(items, behaviour.habit_features(items, block.state))
-    return behaviour.sample_slate(score, items.created_at, block.ts, rng, slots, exploration)
+        return market.sample_slate(state, ts, rng, slots, exploration)
+    score = behaviour.policy_scores(items, behaviour.habit_features(items, state))
+    return behaviour.sample_slate(score, items.created_at, ts, rng, slots, exploration)

@@ -18,6 +18,7 @@ import numpy as np
 from simulation import behaviour
 from simulation.catalog import DEPARTMENTS, LEAVES, SIMULATION_START, Array, SimulatedItems
 from simulation.people import PurchaseState, SimulatedUsers
+from simulation.responses import OrganicResponses, Responses
 
 UNSELLABLE_SHARE = 0.15  # of the items, such as fuel or gift cards: bought, but in no slot
 UNSELLABLE_STREAM, NEED_STREAM = 4, 5  # of the random numbers; the others are the catalog's, users' and days'
@@ -52,28 +53,6 @@ class ShoppingList(NamedTuple):
 
     cycle: Array  # [n, I] float32, orders between two purchases; inf for an item that is not on the list
     last_order: Array  # [n, I] float32, number of the latest order with the item
-
-
-class OrganicResponses(NamedTuple):
-    """What users do with every item if they need it in the next order, and if not: [n, I] each."""
-
-    p_not_shown: Array  # p(bought in the next order | not shown), that is p(needed)
-    p_click_if_needed: Array  # p(click | examined, needed); a needed item is bought
-    p_click_if_not_needed: Array  # p(click | examined, not needed)
-    p_purchase_if_not_needed: Array  # p(purchase | click, not needed)
-
-    @property
-    def p_added(self) -> Array:
-        """p(bought | first slot) - p(bought | not shown) [n, I]; at a position p(examined) times that."""
-        return (1 - self.p_not_shown) * self.p_click_if_not_needed * self.p_purchase_if_not_needed
-
-
-class Responses(NamedTuple):
-    """What n users do with every item after an order: [n, I] each."""
-
-    p_click_given_examined: Array
-    p_purchase_given_click: Array  # needed or not
-    organic: OrganicResponses | None = None  # None: p(bought | not shown) is not known
 
 
 def organic_demand(cfg: Mapping[str, Any]) -> OrganicDemand | None:
@@ -246,32 +225,3 @@ def organic_market(cfg: Mapping[str, Any], items: SimulatedItems) -> OrganicMark
     """The market of `cfg` with organic demand, or None without."""
     demand = organic_demand(cfg)
     return None if demand is None else OrganicMarket(demand, items, sellable_items(cfg, len(items.price)))
-
-
-def sample_feedback(
-    responses: Responses, needed: Array | None, slate: Array, p_examined: Array, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Draw clicks on slates [n, slots] and what is bought after a click: bool [n, slots] each.
-
-    Args:
-        needed: [n, I] bool, what the next orders hold in any case; None without organic demand.
-        slate: items by position [n, slots]; -1 is an empty slot.
-        p_examined: [slots].
-    """
-    draws = rng.random((3, *slate.shape))
-    item = np.maximum(slate, 0)
-
-    def of_slate(values: Array) -> Array:
-        return np.take_along_axis(values, item, 1)
-
-    p_click, p_purchase = (
-        of_slate(responses.p_click_given_examined),
-        of_slate(responses.p_purchase_given_click),
-    )
-    if needed is not None and responses.organic is not None:
-        organic, is_needed = responses.organic, of_slate(needed)
-        if_not = of_slate(organic.p_click_if_not_needed)
-        p_click = np.where(is_needed, of_slate(organic.p_click_if_needed), if_not)
-        p_purchase = np.where(is_needed, 1.0, of_slate(organic.p_purchase_if_not_needed))
-    clicked = (slate >= 0) & (draws[0] < p_examined) & (draws[1] < p_click)
-    return clicked, clicked & (draws[2] < p_purchase)

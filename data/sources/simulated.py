@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from data.errors import DataError
 from data.io.folders import publish_folder
 from data.sources import tables
-from simulation import behaviour, catalog, logged_market, needs, people
+from simulation import behaviour, catalog, logged_market, needs, people, responses
 from simulation.catalog import BRANDS, LEAVES, Array, SimulatedItems
 from simulation.logged_market import Round
 
@@ -30,7 +30,7 @@ SIMULATION_SETTINGS = ("users", "items", "days", "gap", "slots", "exploration", 
 # `data.vector` where a config of an earlier release has none.
 DEFAULT_VECTOR = {"dim": 0, "noise": 0.5}
 # What is simulated depends on the code of these modules.
-SIMULATOR_MODULES = (catalog, people, behaviour, needs, logged_market)
+SIMULATOR_MODULES = (catalog, people, behaviour, responses, needs, logged_market)
 TRUTH_FILE = "truth.parquet"
 
 

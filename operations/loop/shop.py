@@ -156,6 +156,8 @@ class SimulatedShop:
             "margin": catalog.margin,
             "created_at": catalog.created_at,
         }
+        if self.population.market is not None:
+            columns["available"] = self.population.market.sellable
         pq.write_table(
             pa.table({name: column[is_available] for name, column in columns.items()}),
             self.tables_folder / "items.parquet",

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulation.behaviour import MEAN_SPEND_RATIO
 from simulation.catalog import SECONDS_PER_DAY, SIMULATION_START
 from simulation.population import Population, SimulatedOrders
 
@@ -73,3 +74,53 @@ def test_slate_value_is_what_users_spend() -> None:
             value += float(population.slate_value(orders, orders.rule_slate).sum())
         population.simulate_feedback(day, orders, orders.rule_slate)
     assert spend == pytest.approx(value, rel=0.1)
+
+
+ORGANIC = CFG | {"users": 800, "organic": {"share": 0.6}}
+
+
+def second_orders(is_shown: bool) -> tuple[float, float]:
+    """List-price spend on every user's second order, and the value that slates after the first order add."""
+    population, value, spend = Population(ORGANIC), 0.0, 0.0
+    for day in range(25):
+        orders = population.simulate_orders(day)
+        number = population.order_count[orders.user]
+        first, second = number == 1, number == 2
+        mean_spend = population.items.price[orders.item] * MEAN_SPEND_RATIO
+        spend += float(mean_spend[second[orders.line_order]].sum())
+        slate = np.where(first[:, None] & is_shown, population.incremental_oracle_slates(orders), -1)
+        value += float(population.incremental_slate_value(orders, slate).sum())
+        population.simulate_feedback(day, orders, slate)
+    assert (population.order_count >= 2).all()
+    return spend, value
+
+
+def test_incremental_slate_value_is_what_slates_add() -> None:
+    """With the same random numbers, next orders after slates are dearer by the value of the slates."""
+    (with_slates, value), (without, nothing) = second_orders(True), second_orders(False)
+    assert nothing == 0
+    assert with_slates - without == pytest.approx(value, rel=0.08)
+
+
+def test_slates_take_credit_for_organic_purchases() -> None:
+    population, credit, added = Population(ORGANIC), 0.0, 0.0
+    for day in range(12):
+        orders = population.simulate_orders(day)
+        assert orders.needed is not None
+        assert orders.needed.any(1).all(), "no order is empty"
+        slate = population.oracle_slates(orders)
+        assert np.take_along_axis(orders.available, slate, 1).all()
+        assert (~orders.available).all(0).any(), "some items are in no slot"
+        credit += float(population.slate_value(orders, slate).sum())
+        added += float(population.incremental_slate_value(orders, slate).sum())
+        best = population.incremental_slate_value(orders, population.incremental_oracle_slates(orders))
+        assert (best >= population.incremental_slate_value(orders, slate) - 1e-5).all()
+        population.simulate_feedback(day, orders, slate)
+    assert added < 0.7 * credit
+
+
+def test_increments_need_organic_demand() -> None:
+    population = Population(CFG)
+    orders = population.simulate_orders(0)
+    with pytest.raises(ValueError, match=r"set data\.organic\.share to a number from 0 to 0\.9"):
+        population.incremental_oracle_slates(orders)

@@ -66,7 +66,9 @@ def test_training_reads_the_tables(shop: SimulatedShop, tmp_path: Path) -> None:
     )  # fmt: skip
     folder = prepare(cfg)
     examples = pq.read_table(folder / "examples" / "train.parquet").to_pandas()
-    assert {int(sum(flags)) for flags in examples.outcome_impression} == {6}
+    n_impressions = [int(sum(flags)) for flags in examples.outcome_impression]
+    assert max(n_impressions) == 6
+    assert np.mean(n_impressions) > 5  # what was just paid has no outcome
     bought = [
         (np.array(impressions) & np.array(purchases)).any()
         for impressions, purchases in zip(examples.outcome_impression, examples.outcome_purchase, strict=True)
