@@ -27,7 +27,7 @@ from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR
 from training.distributed.sharding import to_device
-from training.labels import LabelPolicy, Labels, task_labels
+from training.labels import LabelPolicy, Labels, task_labels, task_weights
 from training.task_losses import pointwise_losses, task_losses
 
 CHECKOUTS, HISTORY, BASKET, CANDIDATES, ITEMS = 16, 600, 10, 112, 20_000
@@ -102,7 +102,8 @@ class TrainStep:
             self.labels, DEFAULT_TASKS, LabelPolicy(proxy_clicks=False, has_impressions=False)
         )
         pointwise = pointwise_losses(DEFAULT_TASKS, entire_space=True)
-        losses = task_losses(logits, matrix, self.labels.weight, segments, DEFAULT_TASKS, pointwise, weights)
+        pairs = task_weights(self.labels, DEFAULT_TASKS)
+        losses = task_losses(logits, matrix, pairs, segments, DEFAULT_TASKS, pointwise, weights)
         return sum(losses.values(), torch.zeros((), device=vector.device))
 
 
@@ -192,6 +193,8 @@ def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
         further=torch.empty(pairs, 0),
         position=torch.zeros(pairs, dtype=torch.int64),
         weight=torch.ones(pairs),
+        bought=purchased,
+        organic_weight=torch.ones(pairs),
     )
     return query, candidates, catalog, labels
 

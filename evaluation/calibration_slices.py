@@ -85,7 +85,7 @@ def calibration_rows(
     predicted / observed, NaN if nothing was observed. `ece` is the expected calibration error (metrics.ece),
     of probabilities only. `sources` as of `calibration_slices`.
     """
-    measured = [measured_rows(scored.labels, tasks, t) for t in range(len(tasks))]
+    measured = [measured_rows(scored.labels, tasks, t) & scored.is_known[:, t] for t in range(len(tasks))]
     rows: list[dict[str, Any]] = []
     for group, name, mask in calibration_slices(scored, data, catalog, sources):
         for t, task in enumerate(tasks):
@@ -123,7 +123,7 @@ def reliability_curves(
         if (group, name) not in CURVE_SLICES:
             continue
         for t, task in enumerate(tasks):
-            pairs = mask & measured_rows(scored.labels, tasks, t)
+            pairs = mask & measured_rows(scored.labels, tasks, t) & scored.is_known[:, t]
             label = scored.labels[pairs, t] > 0
             if not task.is_binary or not label.any():
                 continue

@@ -157,11 +157,11 @@ def build_leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -
         _add_run(board, report, run, objective, scored)
         report["recalls"] += [{"seed": run.cfg.seed, **row} for row in two_tower_recall(run, split, data)]
         if run is first:
-            observed, proposed = scoring.observed_candidates(scored), scoring.proposed_candidates(scored)
+            known, proposed = scoring.known_candidates(scored), scoring.proposed_candidates(scored)
             report["calibration"] = calibration_slices.calibration_rows(
-                observed, run.tasks, data, run.catalog, source_names(run.cfg)
+                known, run.tasks, data, run.catalog, source_names(run.cfg)
             )
-            report["curves"] = calibration_slices.reliability_curves(observed, run.tasks, data, run.catalog)
+            report["curves"] = calibration_slices.reliability_curves(known, run.tasks, data, run.catalog)
             report["examples"] = example_slates.select_examples(run, objective, proposed, data, split)
             if with_gbdt:
                 _add_gbdt(board, report, run, lightgbm_evaluation.evaluate(run, split))

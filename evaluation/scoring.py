@@ -17,7 +17,13 @@ from models.embeddings import unpack_int8
 from models.jagged import segment_ids
 from models.ranking.tasks import Task, TaskOutputs
 from models.schema import SECONDS_PER_DAY
-from training.labels import label_candidates, label_policy_from_meta, sample_negatives, task_labels
+from training.labels import (
+    label_candidates,
+    label_policy_from_meta,
+    sample_negatives,
+    task_labels,
+    task_weights,
+)
 from training.ranker import logits_as_shown
 from training.retrieval import exact_top_k
 from training.trained_run import Run
@@ -34,17 +40,18 @@ class ScoredCandidates(NamedTuple):
     item: Array  # [P] int64
     source: Array  # [P] int64, bit mask of the sources that proposed it
     outputs: Array  # [P, T] float32, calibrated, as tasks report them, if the candidate is seen
-    outputs_at_position: Array  # [P, T] float32, at the position where the candidate was shown
+    outputs_at_position: Array  # [P, T] float32, of the labels, at the position where the candidate was shown
     labels: Array  # [P, T] float32, of the tasks
     has_outcome: Array  # [P] bool; if the shop logs impressions, only shown items have an outcome
+    is_known: Array  # [P, T] bool, the task's label is known; that of an organic purchase where not shown
 
 
 @torch.no_grad()
 def score_split(run: Run, split: str) -> ScoredCandidates:
     """Score the candidates of `split` (train, validation or test) in the order of its examples."""
-    policy = label_policy_from_meta(run.prepared.meta)
+    policy = label_policy_from_meta(run.prepared.meta, run.tasks)
     batches = read_batches(run.candidates_folder / f"{split}.parquet", BATCH_SIZE)
-    to_outputs = TaskOutputs(run.tasks)
+    to_outputs, to_label_outputs = TaskOutputs(run.tasks), TaskOutputs(run.tasks, of_labels=True)
     parts: list[ScoredCandidates] = []
     for batch in tqdm(batches, desc=f"score {split}", unit=" batches", mininterval=1):
         vector = run.query_tower(batch.query, run.catalog.vectors)
@@ -57,9 +64,10 @@ def score_split(run: Run, split: str) -> ScoredCandidates:
                 item=batch.candidates.item.numpy(),
                 source=batch.candidates.source_mask.numpy(),
                 outputs=to_outputs(logits).T.numpy(),
-                outputs_at_position=to_outputs(logits_at_position).T.numpy(),
+                outputs_at_position=to_label_outputs(logits_at_position).T.numpy(),
                 labels=task_labels(labels, run.tasks, policy).numpy(),
                 has_outcome=(labels.weight > 0).numpy(),
+                is_known=(task_weights(labels, run.tasks) > 0).numpy(),
             )
         )
     return concat_jagged(parts)
@@ -73,6 +81,12 @@ def proposed_candidates(scored: ScoredCandidates) -> ScoredCandidates:
 def observed_candidates(scored: ScoredCandidates) -> ScoredCandidates:
     """The candidates with an outcome, with the outputs at the position where they were shown."""
     return mask_jagged(scored._replace(outputs=scored.outputs_at_position), scored.has_outcome)
+
+
+def known_candidates(scored: ScoredCandidates) -> ScoredCandidates:
+    """The candidates with a known label of a task, with the outputs at the position where they were shown."""
+    has_label: Array = scored.is_known.any(axis=1)
+    return mask_jagged(scored._replace(outputs=scored.outputs_at_position), has_label)
 
 
 def rankings_by_order(scored: ScoredCandidates, tasks: Sequence[Task]) -> dict[str, RankedLists]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from evaluation.jagged import Array
 from evaluation.metrics import predicted_over_observed, probability_quality
-from evaluation.scoring import ScoredCandidates, observed_candidates
+from evaluation.scoring import ScoredCandidates, known_candidates
 from evaluation.task_outputs import measured_rows
 from models.ranking.tasks import Task
 
@@ -18,11 +18,11 @@ def task_metrics(scored: ScoredCandidates, tasks: Sequence[Task]) -> list[dict[s
     A binary task has AUC, ECE, predicted / observed and log loss; an amount or a count has predicted /
     observed and the correlation. `positives` counts the labels above 0: without any, the row has no metrics.
     """
-    observed = observed_candidates(scored)
+    known = known_candidates(scored)
     rows = []
     for t, task in enumerate(tasks):
-        mask = measured_rows(observed.labels, tasks, t)
-        label, prediction = observed.labels[mask, t], observed.outputs[mask, t]
+        mask = measured_rows(known.labels, tasks, t) & known.is_known[:, t]
+        label, prediction = known.labels[mask, t], known.outputs[mask, t]
         quality = binary_quality if task.is_binary else amount_quality
         rows.append({"task": task.name, "kind": task.kind} | quality(label, prediction))
     return rows

@@ -43,7 +43,7 @@ def named_columns(objective: CheckedObjective) -> list[str]:
 
 def manifest_entries(run: ExportableRun, objective: CheckedObjective) -> dict[str, Any]:
     """The entries `tasks`, `objective` and `slate` of a manifest."""
-    fields = ("name", "kind", "label", "window", "given", "joint")
+    fields = ("name", "kind", "label", "window", "given", "joint", "control")
     expression = objective.policy.objective
     return {
         "tasks": [{name: getattr(task, name) for name in fields} for task in run.tasks],

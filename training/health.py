@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from data.io.batches import Batch
+from models.ranking.calibration import label_logits
 from models.ranking.tasks import Task, TaskOutputs, parent_labels
 from serving.files import write_atomically
 from training.distributed import processes
-from training.labels import concat_labels, task_labels
+from training.labels import concat_labels, task_labels, task_weights
 from training.rank_statistics import auc
 
 HEALTH_FILE = "health.json"
@@ -103,8 +104,8 @@ class HealthMonitor(pl.Callback):
         logits = torch.cat([logits for logits, _ in module.validation_parts])
         labels = concat_labels([labels for _, labels in module.validation_parts])
         matrix = task_labels(labels, module.tasks, module.label_policy)
-        known = labels.weight > 0
-        for alarm in output_alarms(logits[known], matrix[known], module.tasks):
+        is_known = task_weights(labels, module.tasks) > 0
+        for alarm in output_alarms(logits, matrix, module.tasks, is_known):
             self.raise_alarm(f"epoch {trainer.current_epoch}: {alarm}")
         self.write_report()
 
@@ -197,23 +198,25 @@ def check_finite(losses: dict[str, Tensor], step: int) -> None:
         )
 
 
-def output_alarms(logits: Tensor, labels: Tensor, tasks: Sequence[Task]) -> list[str]:
-    """Alarms on uncalibrated logits [n, T] and labels [n, T] of validation.
+def output_alarms(logits: Tensor, labels: Tensor, tasks: Sequence[Task], is_known: Tensor) -> list[str]:
+    """Alarms on uncalibrated logits [n, T] and labels [n, T] of validation; `is_known` [n, T] bool.
 
     They name a task whose output is the same for all candidates, one whose sum is far from the observed sum,
     and one without a positive.
     """
-    outputs, parents = TaskOutputs(tasks)(logits), parent_labels(labels, tasks)
+    outputs = TaskOutputs(tasks, of_labels=True)(label_logits(logits, tasks))
+    parents = parent_labels(labels, tasks)
     alarms = []
     for t, task in enumerate(tasks):
-        output, label = outputs[t], labels[:, t]
+        known = is_known[:, t]
+        output, label, parent = outputs[t, known], labels[known, t], parents[t][known]
         mean, observed = float(output.mean()), float(label.sum())
         if observed == 0:
             alarms.append(f"the task {task.name} has no positive label on validation: it is not calibrated")
             continue
         if output.numel() > 1 and float(output.std()) < MIN_RELATIVE_STD * mean:
             alarms.append(f"the task {task.name} has collapsed: it gives every candidate about {mean:.3g}")
-        is_observed = torch.ones_like(label) > 0 if task.is_binary and task.joint else parents[t] > 0
+        is_observed = torch.ones_like(label) > 0 if task.is_binary and task.joint else parent > 0
         ratio = float(output[is_observed].sum()) / observed
         if not 1 / MAX_PREDICTED_OBSERVED_RATIO <= ratio <= MAX_PREDICTED_OBSERVED_RATIO:
             alarms.append(f"the task {task.name} predicts {ratio:.3g} times the observed sum")

@@ -9,8 +9,11 @@ from torch import Tensor
 from data.examples.labels import is_line_label
 from data.examples.splits import SPLITS
 from models.jagged import lookup, segment_ids, segment_offsets
-from models.ranking.tasks import Task, parent_indices
+from models.ranking.tasks import BOUGHT, ORGANIC, Task, parent_indices
 from models.schema import Candidates, Outcomes
+from training.errors import ConfigError
+
+MAX_INVERSE_PROPENSITY = 100.0  # a smaller chance of being held back, or shown, counts as 1 %
 
 
 class Labels(NamedTuple):
@@ -22,6 +25,8 @@ class Labels(NamedTuple):
     further: Tensor  # [ΣC, F] float32, the labels of LabelPolicy.further
     position: Tensor  # [ΣC] int64, of its impression, 1 first; 0 for no impression or an unknown position
     weight: Tensor  # [ΣC] float32, 0 for an unknown outcome, else the number of pairs that it stands for
+    bought: Tensor  # [ΣC] float32, 0 or 1: inside the horizon, by any way, with or without a click
+    organic_weight: Tensor  # [ΣC] float32, as `weight`, of the outcome of an item that is not shown
 
 
 class LabelPolicy(NamedTuple):
@@ -33,43 +38,60 @@ class LabelPolicy(NamedTuple):
         logged click and then a purchase inside the horizon: an item that was bought without a click would
         have been bought without the slot.
     further: keys of the labels beyond click, purchase and spend, as preparation wrote them.
+    has_organic: a task learns what is bought of items that are not shown. Otherwise, where impressions are
+        logged, these have no outcome.
     """
 
     proxy_clicks: bool
     has_impressions: bool
     further: tuple[str, ...] = ()
+    has_organic: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """The labels that a task can name, in the order of `label_columns`."""
-        return ("click", "purchase", "spend", *self.further)
+        return ("click", "purchase", "spend", BOUGHT, ORGANIC, *self.further)
 
 
-def label_policy_from_meta(meta: dict[str, Any]) -> LabelPolicy:
-    """The label policy of a prepared folder, from its meta.json."""
+def label_policy_from_meta(meta: dict[str, Any], tasks: Sequence[Task] = ()) -> LabelPolicy:
+    """The label policy of a prepared folder, from its meta.json, for a ranker of these tasks."""
     proxy = meta["click"] != "logged"
     has_impressions = not proxy and all(meta["impressions"][split] for split in SPLITS)
-    return LabelPolicy(proxy, has_impressions, tuple(meta.get("labels", ())))
+    has_organic = any(task.label == ORGANIC for task in tasks)
+    return LabelPolicy(proxy, has_impressions, tuple(meta.get("labels", ())), has_organic)
 
 
 def label_candidates(
     candidates: Candidates, outcomes: Outcomes, leaf: Tensor, label_policy: LabelPolicy
 ) -> Labels:
-    """The labels of every candidate; `leaf` is Catalog.leaf [N+1]."""
+    """The labels of every candidate; `leaf` is Catalog.leaf [N+1].
+
+    Where a share w of the slates is held back, an impression counts 1 / (1 - w) and an item of a slate that
+    was held back, a ghost, counts 1 / w: weighted sums have the expectation of sums over all pairs, shown in
+    all slates or in none (Horvitz and Thompson 1952). Candidates that are on no slate count 1. Where no slate
+    is held back, nothing stands for the organic purchases of shown items: it is assumed that these depend on
+    what the ranker reads, not on being shown.
+    """
     items = leaf.numel()
     segment, owner = segment_ids(candidates.offsets), segment_ids(outcomes.offsets)
     key = owner * items + outcomes.item
     order = key.argsort()
-    columns = [outcomes.click, outcomes.purchase, outcomes.value, outcomes.position, outcomes.impression]
+    columns = [
+        outcomes.click, outcomes.purchase, outcomes.value, outcomes.position, outcomes.impression,
+        outcomes.ghost, outcomes.withhold,
+    ]  # fmt: skip
     values = torch.stack([column.to(torch.float32) for column in columns], dim=1)
     outcome_values = torch.cat([values, outcomes.further], dim=1)[order]
     candidate_values = lookup(key[order], outcome_values, segment * items + candidates.item)
-    click, purchase, value, position, impression = candidate_values[:, : len(columns)].unbind(1)
+    click, bought, value, position, impression, ghost, withhold = candidate_values[:, : len(columns)].unbind(
+        1
+    )
+    purchase = bought
     further = candidate_values[:, len(columns) :]
     if label_policy.proxy_clicks:
         leaves = int(leaf.max()) + 1
-        bought = outcomes.purchase & (leaf[outcomes.item] > 0)
-        bought_leaves = torch.unique(owner[bought] * leaves + leaf[outcomes.item[bought]])
+        has_leaf = outcomes.purchase & (leaf[outcomes.item] > 0)
+        bought_leaves = torch.unique(owner[has_leaf] * leaves + leaf[outcomes.item[has_leaf]])
         clicked = torch.ones(bought_leaves.numel(), 1)
         click = lookup(bought_leaves, clicked, segment * leaves + leaf[candidates.item])[:, 0]
     if label_policy.has_impressions:
@@ -80,8 +102,14 @@ def label_candidates(
         )
         further = torch.where(is_line, further * click.unsqueeze(1), further)
     click = torch.maximum(click, purchase)
-    weight = impression if label_policy.has_impressions else torch.ones_like(impression)
-    return Labels(click, purchase, value * purchase, further, position.to(torch.int64), weight)
+    weight = torch.ones_like(impression)
+    organic_weight = torch.ones_like(impression)
+    if label_policy.has_impressions:
+        weight = impression / (1 - withhold).clamp_min(1 / MAX_INVERSE_PROPENSITY)
+        inverse = 1 / withhold.clamp_min(1 / MAX_INVERSE_PROPENSITY)
+        organic_weight = torch.where(ghost > 0, inverse, 1 - impression) * float(label_policy.has_organic)
+    position = position.to(torch.int64)
+    return Labels(click, purchase, value * purchase, further, position, weight, bought, organic_weight)
 
 
 def task_labels(labels: Labels, tasks: Sequence[Task], label_policy: LabelPolicy) -> Tensor:
@@ -89,15 +117,34 @@ def task_labels(labels: Labels, tasks: Sequence[Task], label_policy: LabelPolicy
 
     Raises ValueError for a label that preparation did not write.
     """
+    base = [labels.click, labels.purchase, labels.value, labels.bought, labels.bought]
     facts = torch.cat(
-        [torch.stack([labels.click, labels.purchase, labels.value], dim=1), labels.further], dim=1
-    )  # [ΣC, 3 + F], in the order of LabelPolicy.names
+        [torch.stack(base, dim=1), labels.further], dim=1
+    )  # [ΣC, 5 + F], in the order of LabelPolicy.names
     columns = [facts[:, _label_position(task, label_policy)] for task in tasks]
     parents = parent_indices(tasks)
     for t in reversed(range(len(tasks))):
         if tasks[t].is_binary and parents[t] >= 0:
             columns[parents[t]] = torch.maximum(columns[parents[t]], columns[t])
     return torch.stack(columns, dim=1)
+
+
+def check_task_labels(tasks: Sequence[Task], label_policy: LabelPolicy) -> None:
+    """Raises ConfigError for a task whose label needs impressions where the shop logs none."""
+    for task in tasks:
+        if (task.label == BOUGHT or task.control is not None) and not label_policy.has_impressions:
+            raise ConfigError(
+                f"tasks.{task.name} compares what is bought where an item is shown with what is bought where "
+                "it is not, and the events of this shop lack impressions in a split: log them, or leave the "
+                "task out"
+            )
+
+
+def task_weights(labels: Labels, tasks: Sequence[Task]) -> Tensor:
+    """By task the number of pairs that a candidate stands for, 0 for an unknown outcome: [ΣC, T]."""
+    return torch.stack(
+        [labels.organic_weight if task.label == ORGANIC else labels.weight for task in tasks], dim=1
+    )
 
 
 def _label_position(task: Task, label_policy: LabelPolicy) -> int:
@@ -119,8 +166,17 @@ def concat_labels(parts: list[Labels]) -> Labels:
     return Labels(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
+def keep_probability(labels: Labels, rate: float, label_policy: LabelPolicy) -> Tensor:
+    """The chance [ΣC] with which a pair without outcome is to be kept: `rate` times the pairs that it stands
+    for. Impressions are few, and all are kept."""
+    probability = (rate * labels.organic_weight.maximum(labels.weight)).clamp_max(1.0)
+    if label_policy.has_impressions:
+        return torch.where(labels.weight > 0, 1.0, probability)
+    return probability
+
+
 def sample_negatives(
-    candidates: Candidates, labels: Labels, rate: float, generator: torch.Generator
+    candidates: Candidates, labels: Labels, rate: float | Tensor, generator: torch.Generator
 ) -> tuple[Candidates, Labels]:
     """Keep every pair with an outcome, and of the others a share of `rate`, each with weight 1 / rate.
 
@@ -128,15 +184,23 @@ def sample_negatives(
     probabilities stay calibrated. The candidates with the highest retrieval score and the highest EASE score
     of a checkout are kept too: features of the others are relative to them. Other pairs of unknown outcome
     (weight 0) are dropped.
+
+    Args:
+        rate: of all pairs, or of each [ΣC] (`keep_probability`).
     """
     segment, count = segment_ids(candidates.offsets), candidates.offsets.numel() - 1
     always_kept = (labels.click > 0) | (labels.purchase > 0) | (labels.further > 0).any(1)
+    always_kept = always_kept | ((labels.bought > 0) & (labels.organic_weight > 0))
+    is_known = (labels.weight > 0) | (labels.organic_weight > 0)
     # An EASE score of 0 means none, and no feature is relative to it.
     for score, floor in ((candidates.score, -torch.inf), (candidates.ease_score, 0.0)):
         best = score.new_full([count], floor).scatter_reduce(0, segment, score, "amax")
         always_kept = always_kept | ((score == best[segment]) & (score > floor))
     drawn = torch.rand(segment.numel(), generator=generator).to(segment.device) < rate
-    kept = always_kept | (drawn & (labels.weight > 0))
-    weight = torch.where(always_kept, labels.weight, labels.weight / rate)
+    kept = always_kept | (drawn & is_known)
+    weights = {
+        "weight": torch.where(always_kept, labels.weight, labels.weight / rate),
+        "organic_weight": torch.where(always_kept, labels.organic_weight, labels.organic_weight / rate),
+    }
     sample = Candidates(segment_offsets(segment[kept], count), *(field[kept] for field in candidates[1:]))
-    return sample, select_labels(labels._replace(weight=weight), kept)
+    return sample, select_labels(labels._replace(**weights), kept)

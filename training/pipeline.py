@@ -10,6 +10,7 @@ from data.prepare import prepare
 from training.build_ranker import feature_selection, read_tasks
 from training.candidates_stage import gather_candidates
 from training.distributed import processes
+from training.labels import check_task_labels, label_policy_from_meta
 from training.module_checks import check_modules
 from training.objective import check_run_objective
 from training.prepared_data import open_prepared
@@ -30,6 +31,7 @@ def train_models(cfg: DictConfig) -> Path:
     parse_sources(cfg.retrieval.sources)
     cfg = with_training_window(cfg)
     prepared = open_prepared(processes.on_rank_zero(lambda: prepare(cfg)))
+    check_task_labels(tasks, label_policy_from_meta(prepared.meta, tasks))
     check_run_objective(cfg, tasks, prepared)
     warm = load_warm_start(cfg, prepared.folder)
     check = cache(lambda: check_modules(cfg, prepared.table_sizes))  # once, and only if a stage trains

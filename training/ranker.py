@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from data.io.batches import Batch
 from models.jagged import segment_ids
-from models.ranking.calibration import logits_at_position
+from models.ranking.calibration import label_logits
 from models.ranking.ranker import Ranker
 from models.ranking.tasks import Task, TaskOutputs
 from models.retrieval.two_tower import QueryTower
@@ -23,10 +23,12 @@ from training.labels import (
     LabelPolicy,
     Labels,
     concat_labels,
+    keep_probability,
     label_candidates,
     sample_negatives,
     select_labels,
     task_labels,
+    task_weights,
 )
 from training.loss_balance import make_loss_weighting
 from training.task_losses import loss_counts, pointwise_losses, task_losses
@@ -130,8 +132,7 @@ class RankerTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         candidates, labels = self.label_batch(batch)
-        # Impressions are few, and all of them count.
-        rate = 1.0 if self.label_policy.has_impressions else self.settings.train.negative_sampling_rate
+        rate = keep_probability(labels, self.settings.train.negative_sampling_rate, self.label_policy)
         generator = torch.Generator().manual_seed(self.settings.step_seed(self.global_step))
         candidates, labels = sample_negatives(candidates, labels, rate, generator)
         logits = self.at_position(self.compute_logits(self.model, batch, candidates), labels)
@@ -158,7 +159,8 @@ class RankerTask(pl.LightningModule):
         if processes.world_size() == 1:
             return torch.ones(len(self.tasks))
         matrix = task_labels(labels, self.tasks, self.label_policy)
-        local = loss_counts(matrix, labels.weight, self.tasks, self.settings.train.entire_space)
+        weights = task_weights(labels, self.tasks)
+        local = loss_counts(matrix, weights, self.tasks, self.settings.train.entire_space)
         total = processes.all_gather_rows(local.unsqueeze(0)).sum(0)
         return local * processes.world_size() / total.clamp_min(1e-6)
 
@@ -177,7 +179,7 @@ class RankerTask(pl.LightningModule):
         return model(batch.query, vector, candidates, self.catalog)
 
     def at_position(self, logits: Tensor, labels: Labels) -> Tensor:
-        """Logits [n, T] at the position of each candidate's impression."""
+        """Logits [n, T] of the labels, at the position of each candidate's impression."""
         return logits_as_shown(self.model.module, self.tasks, logits, labels, self.label_policy)
 
     def compute_task_losses(
@@ -185,9 +187,9 @@ class RankerTask(pl.LightningModule):
     ) -> dict[str, Tensor]:
         """The loss of each task."""
         matrix = task_labels(labels, self.tasks, self.label_policy)
-        segment = segment_ids(candidates.offsets)
+        weights, segment = task_weights(labels, self.tasks), segment_ids(candidates.offsets)
         loss_weights = self.settings.train.loss
-        return task_losses(logits, matrix, labels.weight, segment, self.tasks, self.losses, loss_weights)
+        return task_losses(logits, matrix, weights, segment, self.tasks, self.losses, loss_weights)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Average over the processes what the sharded model's forward does not see."""
@@ -218,27 +220,26 @@ class RankerTask(pl.LightningModule):
             *map(processes.all_gather_rows, concat_labels([labels for _, labels in self.validation_parts]))
         )
         self.validation_outputs = logits.cpu(), to_device(labels, torch.device("cpu"))
-        outputs = TaskOutputs(self.tasks)(self.at_position(logits, labels))
+        outputs = TaskOutputs(self.tasks, of_labels=True)(self.at_position(logits, labels))
         matrix = task_labels(labels, self.tasks, self.label_policy)
+        is_known = task_weights(labels, self.tasks) > 0
         for t, task in enumerate(self.tasks):
             if task.is_binary:
-                auc = binary_auroc(outputs[t], matrix[:, t].long())
+                auc = binary_auroc(outputs[t, is_known[:, t]], matrix[is_known[:, t], t].long())
                 self.log(f"val_{task.name}_auc", auc, prog_bar=task.ranking > 0, sync_dist=True)
 
 
 def logits_as_shown(
     ranker: Ranker, tasks: Sequence[Task], logits: Tensor, labels: Labels, label_policy: LabelPolicy
 ) -> Tensor:
-    """Logits [n, T] of items that are seen → logits [n, T] at the position of each impression."""
-    bias = ranker.position_bias
-    if bias is None or not label_policy.has_impressions:
-        return logits
-    return logits_at_position(logits, tasks, bias, labels.position)
+    """Logits [n, T] of items that are seen → logits [n, T] of the labels at the impressions' positions."""
+    bias = ranker.position_bias if label_policy.has_impressions else None
+    return label_logits(logits, tasks, bias, labels.position)
 
 
 def select_known(logits: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
-    """The logits and labels of candidates whose outcome is known."""
-    known = labels.weight > 0
+    """The logits and labels of candidates whose outcome is known, shown or not."""
+    known = (labels.weight > 0) | (labels.organic_weight > 0)
     return logits[known], select_labels(labels, known)
 
 

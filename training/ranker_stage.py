@@ -18,7 +18,7 @@ from training.build_ranker import build_ranker, feature_selection, read_tasks
 from training.checkout_sampling import count_epochs, report_epochs
 from training.distributed import processes
 from training.distributed.sharding import build_and_load
-from training.labels import LabelPolicy, Labels, label_policy_from_meta, task_labels
+from training.labels import LabelPolicy, Labels, label_policy_from_meta, task_labels, task_weights
 from training.prepared_data import PreparedData
 from training.ranker import RankerRun, RankerTask, predict
 from training.retrieval_stage import load_query_tower
@@ -77,7 +77,7 @@ def _train_ranker(
     tower, catalog = load_query_tower(cfg, prepared, retrieval)
     build = partial(build_ranker, cfg, prepared.table_sizes)
     weights = warm_ranker_weights(build, warm) if warm else None
-    label_policy = label_policy_from_meta(prepared.meta)
+    label_policy = label_policy_from_meta(prepared.meta, read_tasks(cfg))
     stream = processes.stream_share()
     train = read_batches(
         candidates_folder / "train.parquet", train_settings.batch_size, seed=cfg.seed, shuffle=True, **stream
@@ -136,7 +136,7 @@ def _calibrate(
     logits, labels = outputs
     bias = ranker.position_bias if label_policy.has_impressions else None
     matrix = task_labels(labels, tasks, label_policy)
-    ranker.calibration.fit(tasks, logits, matrix, labels.position, bias)
+    ranker.calibration.fit(tasks, logits, matrix, labels.position, bias, task_weights(labels, tasks))
 
 
 def run_references(

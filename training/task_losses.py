@@ -99,7 +99,8 @@ def task_losses(
 
     Args:
         logits, labels: [ΣC, T].
-        weight, segment: [ΣC], number of pairs that a candidate stands for, and its checkout.
+        weight: [ΣC, T], by task the number of pairs that a candidate stands for.
+        segment: [ΣC], its checkout.
         losses: `pointwise_losses`.
         loss_weights: `ranker.train.loss`. A ranking loss counts for every task by its `ranking`: it compares
             the order by the task's expectation, p(parent) · E[amount | parent], with its labels as gains. The
@@ -110,28 +111,28 @@ def task_losses(
     parent_label = parent_labels(labels, tasks)
     totals: dict[str, Tensor] = {}
     for t, task in enumerate(tasks):
-        task_rows = TaskRows(logits[:, t], logs[t], labels[:, t], parent_label[t], weight)
+        task_rows = TaskRows(logits[:, t], logs[t], labels[:, t], parent_label[t], weight[:, t])
         pointwise = losses[t](task_rows)
         totals[task.name] = loss_weights["pointwise"] * pointwise if task.is_binary else pointwise
     for name, ranking_loss in RANKING_LOSSES.items():
         for t, task in enumerate(tasks):
             if (ranking_weight := loss_weights[name] * task.ranking) > 0:
                 score = logs[t] if task.is_binary else logs[t] + logits[:, t]
-                loss = ranking_loss(score, labels[:, t], segment, weight)
+                loss = ranking_loss(score, labels[:, t], segment, weight[:, t])
                 owner = task.name if task.is_binary or task.given is None else task.given
                 totals[owner] = totals[owner] + ranking_weight * loss
     return totals
 
 
 def loss_counts(labels: Tensor, weight: Tensor, tasks: Sequence[Task], entire_space: bool) -> Tensor:
-    """By task the number of pairs that its pointwise loss is a mean over: [T]; labels [n, T], weight [n]."""
+    """By task the number of pairs that its pointwise loss is a mean over: [T]; labels, weight [n, T]."""
     counts = []
     for t, (task, parent) in enumerate(zip(tasks, parent_labels(labels, tasks), strict=True)):
-        name = loss_name(task, entire_space)
+        name, pairs = loss_name(task, entire_space), weight[:, t]
         if name in ("cross_entropy", "entire_space", *COUNTERFACTUAL_RISKS):
-            counts.append(weight.sum())
+            counts.append(pairs.sum())
         elif name == "gamma":
-            counts.append((weight * parent * (labels[:, t] > 0)).sum())
+            counts.append((pairs * parent * (labels[:, t] > 0)).sum())
         else:
-            counts.append((weight * parent).sum())
+            counts.append((pairs * parent).sum())
     return torch.stack(counts)

@@ -9,6 +9,8 @@
 | purchase | 1 by an order line, or a purchase event that belongs to the checkout |
 | spend | money: of the order lines, else of the purchase events, else the item's list price |
 | quantity | units of the order lines, else 1 by a purchase event |
+| bought | 1 by an order line or a purchase event, with or without a click; known where the item was shown |
+| organic | the same, known where it was not shown |
 | return | 1 if an order line of the window is taken back in the window by a line of negative quantity |
 
 A window starts at the checkout and ends with `window`, with the horizon at the latest.
@@ -27,7 +29,8 @@ from data.tables.attribution import window_seconds
 from data.tables.contract import is_event_kind
 from models.schema import SECONDS_PER_DAY
 
-BASE_LABELS = ("impression", "click", "purchase", "spend")  # without a window, every example has them
+# Without a window, every example has them; bought and organic are purchases of shown and unshown items.
+BASE_LABELS = ("impression", "click", "purchase", "spend", "bought", "organic")
 LINE_LABELS = ("purchase", "spend", "quantity", "return")  # of order lines; all others are kinds of events
 LINE_KEY = re.compile(rf"({'|'.join(LINE_LABELS)})(_\d+[dhm])?")  # label, or label_window
 # Columns of the examples → the label that they hold.

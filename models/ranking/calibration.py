@@ -10,10 +10,18 @@ from models.ranking.losses import (
     cross_entropy,
     entire_space_loss,
     gamma_deviance,
+    log1mexp,
     poisson_loss,
 )
 from models.ranking.position_bias import PositionBias
-from models.ranking.tasks import Task, log_probabilities, parent_indices, parent_labels
+from models.ranking.tasks import (
+    ORGANIC,
+    Task,
+    control_indices,
+    log_probabilities,
+    parent_indices,
+    parent_labels,
+)
 
 
 class TaskCalibration(nn.Module):
@@ -39,16 +47,22 @@ class TaskCalibration(nn.Module):
         labels: Tensor,
         position: Tensor | None = None,
         position_bias: PositionBias | None = None,
+        weight: Tensor | None = None,
     ) -> None:
         """Minimise each task's own loss: logits [n, T], labels [n, T]. Amounts and counts keep their scale.
 
         With the trained `position_bias`, which is not fitted, outcomes observed at a `position` [n] calibrate
-        the probabilities of an item that is seen instead of the mean over the positions of the log. A task
-        without both outcomes in the sample, or with `calibration: false`, keeps its parameters.
+        the probabilities of an item that is seen instead of the mean over the positions of the log. `weight`
+        [n, T] is by task the number of pairs that a row stands for, 0 for an unknown outcome; 1 by default. A
+        task without both outcomes in the sample, or with `calibration: false`, keeps its parameters.
         """
-        parents = parent_labels(labels, tasks)
+        weight = torch.ones_like(labels) if weight is None else weight
+        parents, is_known = parent_labels(labels, tasks), weight > 0
         is_fitted = torch.tensor(
-            [_is_fitted(task, labels[:, t], parents[t] > 0) for t, task in enumerate(tasks)]
+            [
+                _is_fitted(task, labels[is_known[:, t], t], parents[t][is_known[:, t]] > 0)
+                for t, task in enumerate(tasks)
+            ]
         )
         scale_mask = is_fitted & torch.tensor([task.is_binary for task in tasks])
         masks = ((self.scale, scale_mask.float()), (self.shift, is_fitted.float()))
@@ -58,10 +72,8 @@ class TaskCalibration(nn.Module):
 
         def closure() -> float:
             optimizer.zero_grad()
-            calibrated = self(logits)
-            if position_bias is not None and position is not None:
-                calibrated = logits_at_position(calibrated, tasks, position_bias, position)
-            loss = torch.stack(calibration_losses(calibrated, labels, tasks)).sum()
+            at_position = label_logits(self(logits), tasks, position_bias, position)
+            loss = torch.stack(calibration_losses(at_position, labels, tasks, weight)).sum()
             torch.autograd.backward(loss)
             for parameter, mask in masks:
                 if parameter.grad is not None:
@@ -71,38 +83,64 @@ class TaskCalibration(nn.Module):
         optimizer.step(closure)
 
 
-def calibration_losses(logits: Tensor, labels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
-    """By task the loss of its own parameters; ancestors are constants. logits [n, T], labels [n, T]."""
+def calibration_losses(logits: Tensor, labels: Tensor, tasks: Sequence[Task], weight: Tensor) -> list[Tensor]:
+    """By task the loss of its own parameters; ancestors are constants. logits, labels, weight [n, T]."""
     parents, parent_label = parent_indices(tasks), parent_labels(labels, tasks)
     logs = log_probabilities(logits.detach(), parents, [task.is_binary for task in tasks])
     losses: list[Tensor] = []
     for t, task in enumerate(tasks):
-        logit, label = logits[:, t], labels[:, t]
+        logit, label, known = logits[:, t], labels[:, t], weight[:, t]
         if task.kind == "amount":
-            losses.append(gamma_deviance(logit, label, parent_label[t]))
+            losses.append(gamma_deviance(logit, label, parent_label[t], known))
         elif task.kind == "count":
-            losses.append(poisson_loss(logit, label, parent_label[t]))
+            losses.append(poisson_loss(logit, label, parent_label[t], known))
         elif parents[t] < 0:
-            losses.append(cross_entropy(logit, label))
+            losses.append(cross_entropy(logit, label, known))
         elif task.joint:
-            losses.append(entire_space_loss(logs[parents[t]] + nn.functional.logsigmoid(logit), label))
+            log_p = logs[parents[t]] + nn.functional.logsigmoid(logit)
+            losses.append(entire_space_loss(log_p, label, known))
         else:
-            losses.append(conditional_loss(logit, parent_label[t], label))
+            losses.append(conditional_loss(logit, parent_label[t], label, known))
     return losses
 
 
-def logits_at_position(
-    logits: Tensor, tasks: Sequence[Task], position_bias: PositionBias, position: Tensor
+def label_logits(
+    logits: Tensor,
+    tasks: Sequence[Task],
+    position_bias: PositionBias | None = None,
+    position: Tensor | None = None,
 ) -> Tensor:
-    """Logits [n, T] of items that are seen → logits [n, T] at positions [n].
+    """Logits [n, T] of the network, of items that are seen → logits [n, T] of the labels at positions [n].
 
-    A user examines a position or not, so the bias acts on tasks without parent; the others follow.
+    A user examines a position or not, so the bias acts on tasks without parent; the others follow. Of a task
+    with a control c it acts on what the slot adds: p(label) = c + (1 - c) · p(seen | position) · σ(logit). An
+    organic purchase has no position. The control is a constant here: its own labels train it.
     """
-    columns = [
-        position_bias(logits[:, t], position) if task.is_binary and task.given is None else logits[:, t]
-        for t, task in enumerate(tasks)
-    ]
+    controls = control_indices(tasks)
+    has_position = position_bias is not None and position is not None
+    if not has_position and max(controls) < 0:
+        return logits
+    columns: list[Tensor] = []
+    for t, task in enumerate(tasks):
+        logit, is_root = logits[:, t], task.given is None
+        log_seen = torch.zeros_like(logit)
+        if position_bias is not None and position is not None and is_root and task.label != ORGANIC:
+            if task.is_binary and controls[t] < 0:
+                logit = position_bias(logit, position)
+            elif controls[t] >= 0:
+                log_seen = position_bias.log_examination(position)
+        if controls[t] >= 0:
+            logit = _logit_with_control(logit, logits[:, controls[t]].detach(), log_seen)
+        columns.append(logit)
     return torch.stack(columns, dim=1)
+
+
+def _logit_with_control(logit: Tensor, control: Tensor, log_seen: Tensor) -> Tensor:
+    """The log-odds of c + (1 - c) · p(seen) · σ(logit), c = σ(control); all [n]."""
+    log_effect = nn.functional.logsigmoid(logit) + log_seen
+    log_organic, log_not_organic = (nn.functional.logsigmoid(sign * control) for sign in (1.0, -1.0))
+    log_p = torch.logaddexp(log_organic, log_not_organic + log_effect)
+    return log_p - (log_not_organic + log1mexp(log_effect))
 
 
 def _is_fitted(task: Task, label: Tensor, parent: Tensor) -> bool:

@@ -15,10 +15,11 @@ A task with a control reports an uplift, what showing an item adds to the probab
     p(label | shown) = p(parent) · (c + (1 - c) · σ(logit))      c: the control, p(label | not shown)
     uplift           = p(parent) · (1 - c) · σ(logit)
 
-So the logit is that of "the slot sells it to someone who would not have bought it". This assumes that showing
-an item keeps nobody from buying it; uplifts are positive. Without a parent nothing else is assumed. With
-`given: click` two things are: the slot acts through clicks only, and those who click need the item as often
-as others with the same features. Then clicks, of which there are more, carry most of what is learned.
+So the logit is that of "the slot sells it to someone who would not have bought it". It is assumed that
+showing an item keeps nobody from buying it, so uplifts are positive. The label `bought` counts purchases by
+any way, with or without a click, as the label `organic` of the control does: a click on an item that would
+be bought anyway adds nothing. p(click and purchase) - p(organic) would be too low by purchases of shown items
+without a click, and with `given: click` an uplift is too high where those who need an item click it more.
 """
 
 import re
@@ -55,7 +56,7 @@ class Task:
     Args:
         name: of its output, in the objective, in serving and in reports.
         kind: binary, amount (a positive number) or count.
-        label: click, purchase, spend, quantity, return, bought, organic, or another kind of the shop's events.
+        label: click, purchase, spend, quantity, return, bought, organic, or another kind of event.
         window: after the checkout in which the label counts, as 12h or 7d; None for `data.horizon`.
         given: an earlier binary task that must have happened first.
         joint: a binary task with a parent reports p(parent) · p(task | parent), else p(task | parent).
@@ -129,8 +130,8 @@ def _parse_task(name: str, settings: Any, earlier: Sequence[Task]) -> Task:
             hint = suggest(name, [task.name for task in earlier])
             raise ValueError(f"tasks.{name}.{key} is missing.{hint}")
     task = Task(name=name, **settings)
-    errors = (_value_error(task), _parent_error(task, earlier), _control_error(task, earlier), _label_error(task))
-    for error in errors:
+    of_others = (_parent_error(task, earlier), _control_error(task, earlier))
+    for error in (_value_error(task), *of_others, _label_error(task)):
         if error:
             raise ValueError(f"tasks.{name}.{error}")
     return task
@@ -160,7 +161,7 @@ def _value_error(task: Task) -> str | None:
 def _parent_error(task: Task, earlier: Sequence[Task]) -> str | None:
     if task.given is None:
         return None if task.joint else "joint=false needs a parent: set given"
-    parents = [parent.name for parent in earlier if parent.is_binary]
+    parents = [parent.name for parent in earlier if parent.is_binary and parent.control is None]
     if task.given in parents:
         return None
     return (
@@ -203,18 +204,24 @@ def _label_error(task: Task) -> str | None:
 
 
 def default_objective(tasks: Sequence[Task]) -> str:
-    """The objective where a config names none: the expected spend, else the last joint probability.
-
-    Where a task reports an uplift, it is the expected spend that the slot adds: uplift · E[spend | purchase].
-    """
-    uplifts = [task.name for task in tasks if task.control is not None and (task.joint or task.given is None)]
-    if uplifts:
-        spend = [task.name for task in tasks if task.label == "spend" and task.window is None]
-        return " * ".join([uplifts[-1], *spend[:1]])
+    """The objective where a config names none: what the slot adds, where a task reports an uplift; else the
+    expected spend, else the last joint probability."""
+    if (incremental := incremental_objective(tasks)) is not None:
+        return incremental
     for task in tasks:
         if task.label == "spend" and task.window is None:
             return task.name if task.given is None else f"{task.given} * {task.name}"
     return [task.name for task in tasks if task.is_binary and task.joint][-1]
+
+
+def incremental_objective(tasks: Sequence[Task]) -> str | None:
+    """The expected spend that the slot adds, uplift · E[spend | purchase]; the uplift without a spend task.
+
+    None where no task reports an uplift.
+    """
+    uplifts = [task.name for task in tasks if task.control is not None and task.joint]
+    spends = [task.name for task in tasks if task.label == "spend" and task.window is None]
+    return " * ".join([uplifts[-1], *spends[:1]]) if uplifts else None
 
 
 def parent_indices(tasks: Sequence[Task]) -> list[int]:
@@ -254,8 +261,8 @@ class TaskOutputs(nn.Module):
     The joint probability of a task never exceeds that of its parent, to the last bit.
 
     Args:
-        of_labels: the logits are those of the labels (calibration.label_logits), and so are the outputs: a task
-            with a control gives the probability of its label, not the uplift.
+        of_labels: the logits are those of the labels (calibration.label_logits), and so are the outputs: a
+            task with a control gives the probability of its label, not the uplift.
     """
 
     def __init__(self, tasks: Sequence[Task], of_labels: bool = False) -> None:

@@ -24,13 +24,13 @@ from evaluation.scoring import BATCH_SIZE, ScoredCandidates
 from models.candidates.source import INDEX_SOURCE
 from models.embeddings import gather_rows_int8, unpack_int8
 from models.jagged import segment_ids, segment_offsets
-from models.ranking.calibration import logits_at_position
+from models.ranking.calibration import label_logits
 from models.ranking.tasks import Task, TaskOutputs
 from models.schema import SNAPSHOT_FIELDS, Candidates, Catalog, Outcomes, Query
 from operations.retraining.offline_eval import EVALUATION_SPLIT, RunMetrics, scored_metrics
 from serving.storage.bundle import Bundle, open_bundle, read_arrow
 from serving.storage.formats import manifest_sources
-from training.labels import Labels, label_candidates, label_policy_from_meta, task_labels
+from training.labels import Labels, label_candidates, label_policy_from_meta, task_labels, task_weights
 from training.retrieval import exact_top_k
 from training.source_settings import source_names
 from training.trained_run import Run
@@ -86,7 +86,7 @@ def open_model(folder: Path, run: Run) -> BundleModel:
     tasks: dict[str, Task] = {}
     for output in bundle.tasks:
         task = Task(**output._asdict())
-        if task.label_key in known and (task.given is None or task.given in tasks):
+        if task.label_key in known and {task.given, task.control} <= {None, *tasks}:
             tasks[task.name] = task
     return BundleModel(
         bundle=bundle,
@@ -173,7 +173,7 @@ def _score_batch(model: BundleModel, run: Run, batch: Batch) -> ScoredCandidates
     score = (gather_rows_int8(catalog.vectors, item) * vector[owner]).sum(1)
     outputs = bundle.ranker(query, vector, candidates._replace(item=item, score=score), catalog)
     outputs = outputs[model.output_rows]
-    policy = label_policy_from_meta(run.prepared.meta)
+    policy = label_policy_from_meta(run.prepared.meta, model.tasks)
     labels = label_candidates(candidates, batch.outcomes, run.catalog.leaf, policy)
     return ScoredCandidates(
         offsets=candidates.offsets.numpy(),
@@ -183,6 +183,7 @@ def _score_batch(model: BundleModel, run: Run, batch: Batch) -> ScoredCandidates
         outputs_at_position=_outputs_at_position(outputs, model.tasks, run, labels).T.numpy(),
         labels=task_labels(labels, model.tasks, policy).numpy(),
         has_outcome=(labels.weight > 0).numpy(),
+        is_known=(task_weights(labels, model.tasks) > 0).numpy(),
     )
 
 
@@ -221,12 +222,14 @@ def bundle_candidates(
 
 
 def _outputs_at_position(outputs: Tensor, tasks: Sequence[Task], run: Run, labels: Labels) -> Tensor:
-    """Outputs [T, n] of items that are seen → outputs [T, n] at the position of each impression."""
+    """Outputs [T, n] of items that are seen → outputs [T, n] of the labels at the impressions' positions."""
     bias = run.ranker.position_bias
-    if bias is None or not label_policy_from_meta(run.prepared.meta).has_impressions:
+    if not label_policy_from_meta(run.prepared.meta).has_impressions:
+        bias = None
+    if bias is None and all(task.control is None for task in tasks):
         return outputs
-    logits = logits_at_position(output_logits(outputs, tasks), tasks, bias, labels.position)
-    return TaskOutputs(tasks)(logits)
+    logits = label_logits(output_logits(outputs, tasks), tasks, bias, labels.position)
+    return TaskOutputs(tasks, of_labels=True)(logits)
 
 
 def output_logits(outputs: Tensor, tasks: Sequence[Task]) -> Tensor:
@@ -240,5 +243,7 @@ def output_logits(outputs: Tensor, tasks: Sequence[Task]) -> Tensor:
         parent = torch.ones_like(output) if task.given is None else joint[task.given]
         joint[task.name] = output if task.joint else output * parent
         conditional = output / parent.clamp_min(MIN_PROBABILITY) if task.joint else output
+        if task.control is not None:
+            conditional = conditional / (1 - joint[task.control]).clamp_min(MIN_PROBABILITY)
         columns.append(conditional.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).logit())
     return torch.stack(columns, dim=1)

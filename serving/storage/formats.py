@@ -39,7 +39,8 @@ NUMERIC_DTYPES = {
 # Columns of items.arrow that a shop without item attributes or item vectors lacks.
 OPTIONAL_DTYPES = {"attribute_codes": np.int64, "content": np.uint8}
 OBJECTIVE_PREFIX = "objective_"  # float32 columns of items.arrow that the objective reads
-LINE_LABELS = ("purchase", "spend", "quantity", "return")  # of order lines; all others are kinds of events
+# Labels of order lines; all others are kinds of events.
+LINE_LABELS = ("purchase", "spend", "quantity", "return", "bought", "organic")
 TASK_KINDS = ("binary", "amount", "count")
 
 
@@ -57,6 +58,7 @@ class TaskOutput(NamedTuple):
     given: str | None = None  # the task that it is conditional on
     joint: bool = True  # of a binary task with `given`: reported as p(given) · p(task | given)
 
+    control: str | None = None  # the task over whose probability its own is the uplift
     def is_unconditional(self) -> bool:
         """Whether its output is conditional on no other task."""
         return self.given is None or (self.kind == "binary" and self.joint)

@@ -35,6 +35,7 @@ def scored():
         outputs=outputs, outputs_at_position=outputs,
         labels=np.stack([bought, bought, bought * 2.0], axis=1),
         has_outcome=np.ones(len(items), bool),
+        is_known=np.ones((len(items), 3), bool),
     )  # fmt: skip
 
 

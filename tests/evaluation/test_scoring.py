@@ -41,6 +41,7 @@ def scored() -> scoring.ScoredCandidates:
         outputs_at_position=np.array(at_position, np.float32),
         labels=np.array(labels, np.float32),
         has_outcome=np.array([False, True, True, True, False, True]),
+        is_known=np.array([False, True, True, True, False, True])[:, None].repeat(3, axis=1),
     )
 
 
@@ -70,6 +71,7 @@ def test_a_conditional_task_is_measured_where_its_parent_happened() -> None:
     candidates = candidates._replace(
         outputs_at_position=np.hstack([candidates.outputs_at_position, further]),
         labels=np.hstack([candidates.labels, [[0], [0], [1], [0], [0], [0]]]),
+        is_known=candidates.is_known[:, [0, 1, 2, 2]],
     )
     row = task_metrics(candidates, RETURNS)[-1]
     assert (row["task"], row["pairs"], row["positives"]) == ("return", 1, 1)

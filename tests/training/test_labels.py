@@ -54,7 +54,7 @@ def random_outcomes(seed: int, count: int = 4, items: int = 30) -> Outcomes:
 def test_labels(seed: int, kind: tuple[bool, bool]) -> None:
     proxy, impressions = kind
     candidates, outcomes, leaf = random_candidates(seed), random_outcomes(seed), random_catalog(seed).leaf
-    click, purchase, value, _, position, weight = label_candidates(
+    click, purchase, value, _, position, weight, _, _ = label_candidates(
         candidates, outcomes, leaf, LabelPolicy(*kind)
     )
     for row in range(4):
@@ -110,7 +110,9 @@ def many_pairs(seed: int, checkouts: int = 60, each: int = 200) -> tuple[Candida
         torch.arange(checkouts + 1) * each, item, torch.ones(n, dtype=torch.int64),
         *(torch.rand(n, generator=g) for _ in range(3)),
     )  # fmt: skip
-    labels = Labels(click, purchase, purchase * 3, torch.empty(n, 0), torch.zeros_like(item), torch.ones(n))
+    one = torch.ones(n)
+    none = torch.empty(n, 0)
+    labels = Labels(click, purchase, purchase * 3, none, torch.zeros_like(item), one, purchase, one)
     return candidates, labels, torch.randn(n, 2, generator=g) + click.unsqueeze(1) - 2
 
 
@@ -169,7 +171,8 @@ def test_features_of_what_is_kept_are_those_among_all() -> None:
         source_mask=torch.arange(candidates.item.numel())
     )  # which pair it is; no feature but bits
     zeros = torch.zeros(candidates.item.numel())
-    labels = Labels(zeros, zeros, zeros, torch.empty(len(zeros), 0), zeros.long(), torch.ones_like(zeros))
+    one = torch.ones_like(zeros)
+    labels = Labels(zeros, zeros, zeros, torch.empty(len(zeros), 0), zeros.long(), one, zeros, one)
     sample, _ = sample_negatives(candidates, labels, 0.01, torch.Generator().manual_seed(0))
     assert sample.item.numel() < candidates.item.numel()
     interactions = InteractionFeatures(categories=16, brands=5)
@@ -182,7 +185,10 @@ def test_pairs_without_an_outcome_are_not_computed() -> None:
     candidates, labels, _ = many_pairs(2)
     impression = torch.rand(labels.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.1
     labels = labels._replace(
-        weight=impression.float(), click=labels.click * impression, purchase=labels.purchase * impression
+        weight=impression.float(),
+        click=labels.click * impression,
+        purchase=labels.purchase * impression,
+        organic_weight=torch.zeros_like(labels.weight),
     )
     numbered = candidates._replace(source_mask=torch.arange(candidates.item.numel()))
     sample, sample_labels = sample_negatives(numbered, labels, 1.0, torch.Generator().manual_seed(0))
@@ -197,7 +203,8 @@ def test_labels_of_tasks_come_from_facts_and_further_labels() -> None:
     click = torch.tensor([1.0, 0.0, 0.0, 1.0])
     purchase = torch.tensor([0.0, 0.0, 0.0, 1.0])
     further = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
-    labels = Labels(click, purchase, purchase * 5, further, torch.zeros(4).long(), torch.ones(4))
+    one = torch.ones(4)
+    labels = Labels(click, purchase, purchase * 5, further, torch.zeros(4).long(), one, purchase, one)
     policy = LabelPolicy(proxy_clicks=False, has_impressions=False, further=("wishlist", "return"))
     tasks = parse_tasks(
         {

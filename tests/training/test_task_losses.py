@@ -36,7 +36,7 @@ def random_rows(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 @given(st.integers(0, 1000), st.booleans())
 def test_default_losses_are_those_of_the_papers(seed: int, entire_space: bool) -> None:
     logits, labels = random_rows(seed)
-    weight = torch.ones(12)
+    weight = torch.ones(12, 3)
     losses = pointwise_losses(DEFAULT_TASKS, entire_space)
     result = task_losses(logits, labels, weight, SEGMENT, DEFAULT_TASKS, losses, WEIGHTS)
     click, purchase, value = labels.unbind(1)
@@ -55,13 +55,15 @@ def test_default_losses_are_those_of_the_papers(seed: int, entire_space: bool) -
 
 def test_ranking_losses_follow_the_shares_and_belong_to_the_probability() -> None:
     logits, labels = random_rows(3)
-    weight = torch.ones(12)
+    weight = torch.ones(12, 3)
     losses = pointwise_losses(DEFAULT_TASKS, True)
     plain = task_losses(logits, labels, weight, SEGMENT, DEFAULT_TASKS, losses, WEIGHTS)
     ranked = task_losses(logits, labels, weight, SEGMENT, DEFAULT_TASKS, losses, WEIGHTS | {"listwise": 0.4})
     log_p = torch.nn.functional.logsigmoid(logits[:, :2]).sum(1)
-    expected = 0.2 * listwise_softmax_loss(log_p, labels[:, 1], SEGMENT, weight)
-    expected = expected + 0.2 * listwise_softmax_loss(log_p + logits[:, 2], labels[:, 2], SEGMENT, weight)
+    expected = 0.2 * listwise_softmax_loss(log_p, labels[:, 1], SEGMENT, weight[:, 1])
+    expected = expected + 0.2 * listwise_softmax_loss(
+        log_p + logits[:, 2], labels[:, 2], SEGMENT, weight[:, 2]
+    )
     torch.testing.assert_close(ranked["purchase"] - plain["purchase"], expected)
     assert ranked["click"] == plain["click"]
     assert ranked["value"] == plain["value"]
@@ -78,7 +80,7 @@ def test_escm2_adds_the_risk_of_the_conversion_by_the_predicted_propensity(name:
     purchase = replace(DEFAULT_TASKS[1], loss=name, counterfactual_weight=0.3)
     tasks = (DEFAULT_TASKS[0], purchase, DEFAULT_TASKS[2])
     logits, labels = random_rows(5)
-    weight = torch.ones(12)
+    weight = torch.ones(12, 3)
     losses = pointwise_losses(tasks, True)
     result = task_losses(logits, labels, weight, SEGMENT, tasks, losses, WEIGHTS)
     plain = task_losses(
@@ -102,9 +104,9 @@ def test_a_loss_of_the_users_own_by_its_path() -> None:
     tasks = parse_tasks({"click": click})
     logits, labels = torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [0.0]])
     losses = pointwise_losses(tasks, True)
-    result = task_losses(logits, labels, torch.ones(2), torch.zeros(2).long(), tasks, losses, WEIGHTS)
+    result = task_losses(logits, labels, torch.ones(2, 1), torch.zeros(2).long(), tasks, losses, WEIGHTS)
     assert float(result["click"]) == 0.25
-    assert loss_counts(labels, torch.ones(2), tasks, True).tolist() == [2.0]
+    assert loss_counts(labels, torch.ones(2, 1), tasks, True).tolist() == [2.0]
 
 
 def test_a_path_that_names_no_function_is_refused() -> None:

@@ -21,11 +21,13 @@ TASKS = (
     Task(name="value", kind="amount", label="spend", given="purchase"),
     Task(name="returned", kind="binary", label="return", given="purchase", joint=False),
     Task(name="kept", kind="binary", label="keep", given="returned"),
+    Task(name="organic", kind="binary", label="organic"),
+    Task(name="uplift", kind="binary", label="bought", control="organic"),
 )
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.lists(st.floats(-8, 8), min_size=5, max_size=5), min_size=1, max_size=20))
+@given(st.lists(st.lists(st.floats(-8, 8), min_size=7, max_size=7), min_size=1, max_size=20))
 def test_output_logits_invert_task_outputs(rows: list[list[float]]) -> None:
     logits = torch.tensor(rows, dtype=torch.float64)
     to_outputs = TaskOutputs(TASKS)
@@ -34,7 +36,7 @@ def test_output_logits_invert_task_outputs(rows: list[list[float]]) -> None:
 
 
 def test_probabilities_of_0_and_1_have_finite_logits() -> None:
-    outputs = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    outputs = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 1.0], *[[0.0, 1.0]] * 4])
     assert output_logits(outputs, TASKS).isfinite().all()
 
 
