@@ -4,10 +4,11 @@
     python -m benchmarks.multitask mmoe ple seed=1 ranker.train.epochs=1   two, with overrides of train.py
     python -m benchmarks.multitask cascade esmm esmm:escm2_dr experiment=simulated --seeds 0,1,2
 
-A variant is a network of configs/ranker, or `network:loss` with a loss of p(purchase | click). All are
-trained (finished ones are reused, and those of a seed share retrieval and candidates). Writes
-`reports/multitask.json` and prints the table in Markdown, on simulated data also the comparison with the
-truth. Choose by the validation columns; the test columns are the report.
+A variant is a network of configs/ranker, or `network:loss` with a loss of p(purchase | click), or
+`network:loss:weight` with the weight of its counterfactual risk. All are trained (finished ones are reused,
+and those of a seed share retrieval and candidates). Writes `reports/multitask.json` and prints the table in
+Markdown, on simulated data also the comparison with the truth. Choose by the validation columns; the test
+columns are the report.
 """
 
 import sys
@@ -102,8 +103,9 @@ def benchmark(options: MultitaskOptions) -> int:
 
 def variant_config(variant: str, overrides: list[str]) -> DictConfig:
     """The config of train.py with this network and loss. Raises ConfigError."""
-    network, _, loss = variant.partition(":")
-    losses = [f"tasks.purchase.loss={loss}"] if loss else []
+    network, *settings = variant.split(":")
+    keys = [f"tasks.purchase.{key}" for key in ("loss", "counterfactual_weight")]
+    losses = [f"{key}={value}" for key, value in zip(keys, settings, strict=False)]
     all_overrides = check_overrides("train", [f"ranker={network}", *losses, *overrides])
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=all_overrides)

@@ -11,6 +11,8 @@ def test_a_variant_is_a_network_and_perhaps_a_loss_of_the_conversion() -> None:
     cfg = variant_config("esmm:escm2_dr", ["experiment=simulated", "seed=3"])
     assert cfg.ranker.multitask._target_.endswith("ESMM")
     assert (cfg.tasks.purchase.loss, cfg.seed, cfg.data.name) == ("escm2_dr", 3, "simulated")
+    cfg = variant_config("mmoe:escm2_ips:0.5", [])
+    assert (cfg.tasks.purchase.loss, cfg.tasks.purchase.counterfactual_weight) == ("escm2_ips", 0.5)
     assert variant_config("cascade", []).tasks.purchase.get("loss") is None
     with pytest.raises(ConfigError, match="Did you mean escm2_dr"):
         variant_config("esmm:escm2_rd", [])
