@@ -79,7 +79,7 @@ class Task:
     control: str | None = None
     loss: str | None = None
     weight: float = 1.0
-    counterfactual_weight: float = 1.0
+    counterfactual_weight: float = 0.1
     calibration: bool = True
     ranking: float = 0.0
 
