@@ -24,7 +24,7 @@ from evaluation.jagged import Array, mask_jagged, segment_ids
 from evaluation.metrics import hit_at, precision_at
 from evaluation.objective import Objective
 from evaluation.scoring import ScoredCandidates
-from evaluation.slates import build_slates, slate_candidates
+from evaluation.slates import build_slates, slate_candidates, slate_items
 from evaluation.task_outputs import expected_value
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy
 from training.source_settings import source_names
@@ -79,13 +79,13 @@ def select_examples(
 def _example_kinds(source: ExampleData) -> list[ExampleKind]:
     """The kinds of the rule above, "typical" twice."""
     scored, data, objective = source.scored, source.data, source.objective
-    leaf, vectors = source.run.catalog.leaf.numpy(), source.run.catalog.vectors.numpy()
+    items = slate_items(source.run)
     candidates = slate_candidates(scored, objective, data.snapshot)
     is_purchased = protocol.purchased_before(data, segment_ids(scored.offsets), scored.item)
     unpurchased = mask_jagged(candidates, ~is_purchased)
     policies = [SlatePolicy(objective=objective.expression)]
-    (slates,) = build_slates(candidates, objective, policies, leaf, vectors)
-    (discovery_slates,) = build_slates(unpurchased, objective, policies, leaf, vectors)
+    (slates,) = build_slates(candidates, objective, policies, items)
+    (discovery_slates,) = build_slates(unpurchased, objective, policies, items)
     parts = {part.name: part for part in protocol.slices(data)}
     hits = np.rint(precision_at(slates, data.purchases) * SLOTS).astype(int)
     typical = ExampleKind("Typical", hits == int(np.median(hits[parts["all"].rows])), slates)

@@ -37,7 +37,7 @@ from evaluation.objective import (
 )
 from evaluation.task_outputs import purchase_task
 from reporting.evaluation.page import report_page
-from reporting.tables import aggregate_seeds, format_rows, leaderboard_table, text_table
+from reporting.tables import SLATE_KEYS, aggregate_seeds, format_rows, leaderboard_table, text_table
 from serving import command_line
 from serving.command_line import argument, option
 from serving.files import write_json, write_text
@@ -196,10 +196,10 @@ def _add_run(
     )
     report["recalls"] += [{"seed": seed, **row} for row in recalls]
     candidates = slates.slate_candidates(proposed, objective, board.data.snapshot)
-    part, catalog = board.slices[0], _slate_catalog(run)
-    frontier = slates.revenue_frontier(candidates, objective, part, *catalog)
+    part, items = board.slices[0], slates.slate_items(run)
+    frontier = slates.revenue_frontier(candidates, objective, part, items)
     report["frontier"] += _tag_rows(scoring.SYSTEM_NAME, seed, frontier)
-    costs = slates.policy_costs(candidates, objective, part, *catalog)
+    costs = slates.policy_costs(candidates, objective, part, items)
     report["slates"] += _tag_rows(scoring.SYSTEM_NAME, seed, costs)
 
 
@@ -212,14 +212,9 @@ def _add_gbdt(
         board.add(ranked, GBDT_BASELINE, order, seed)
     report["task_metrics"] += _tag_rows(GBDT_BASELINE, seed, results.task_metrics)
     frontier = slates.revenue_frontier(
-        results.candidates, lightgbm_evaluation.OBJECTIVE, board.slices[0], *_slate_catalog(run)
+        results.candidates, lightgbm_evaluation.OBJECTIVE, board.slices[0], slates.slate_items(run)
     )
     report["frontier"] += _tag_rows(GBDT_BASELINE, seed, frontier)
-
-
-def _slate_catalog(run: Run) -> tuple[Array, Array]:
-    """Leaf category [N+1] and vector [N+1, D+8] of every item."""
-    return run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
 
 
 def _tag_rows(system: str, seed: int, rows: Iterable[dict[str, Any]]) -> Rows:
@@ -271,7 +266,7 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
             report["recalls"], ("source",)
         ),
         "Purchases against revenue": aggregate_seeds(report["frontier"], ("system", "revenue_weight")),
-        "Slates": aggregate_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity")),
+        "Slates": aggregate_seeds(report["slates"], SLATE_KEYS),
     }
     for heading, rows in tables.items():
         if rows:

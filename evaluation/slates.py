@@ -5,7 +5,7 @@ See serving/pipeline/slate_policy.py.
     python -m evaluation.slates                            the latest run, on validation: to choose a policy
     python -m evaluation.slates RUN --split test           the figures of the report
 
-Prints the frontier between purchases and revenue, and the costs of category caps and diversity.
+Prints the frontier between purchases and revenue, and the costs of caps and diversity.
 """
 
 import sys
@@ -15,8 +15,11 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data.errors import DataError
+from data.product_codes import product_codes
 from evaluation import protocol, scoring
 from evaluation.jagged import Array, segment_ids
 from evaluation.metrics import ndcg_at, revenue_at
@@ -24,13 +27,14 @@ from evaluation.objective import Objective, open_objective
 from reporting.tables import text_table
 from serving import command_line
 from serving.command_line import argument, option
-from serving.pipeline.selection import select_slates, unit_vectors
+from serving.pipeline.selection import SlateItems, select_slates, unit_vectors
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy
 from training.errors import ConfigError
-from training.trained_run import open_run
+from training.trained_run import Run, open_run
 
 REVENUE_WEIGHTS = tuple(step / 10 for step in range(11))
 CATEGORY_CAPS = (3, 2, 1)
+PRODUCT_CAPS = (2, 1)
 DIVERSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
 CHECKOUTS_PER_BLOCK = 512  # bounds the memory of the padded rows
 
@@ -64,13 +68,9 @@ def build_slates(
     candidates: SlateCandidates,
     objective: Objective,
     policies: list[SlatePolicy],
-    leaf: Array,
-    vectors: Array,
+    items: SlateItems,
 ) -> list[Array]:
-    """The slates [n, 6] of each policy: item rows, best first, -1 for an empty slot.
-
-    leaf [N+1] and vectors [N+1, D+8] uint8 are the catalog's.
-    """
+    """The slates [n, 6] of each policy: item rows, best first, -1 for an empty slot."""
     n = len(candidates.offsets) - 1
     slates = [np.full((n, SLOTS), -1, np.int64) for _ in policies]
     for start in range(0, n, CHECKOUTS_PER_BLOCK):
@@ -86,77 +86,95 @@ def build_slates(
             score[row, column] = objective.scores(
                 policy, candidates.outputs[pairs], candidates.item_values[pairs]
             )
-            selected = select_slates(score, eligible, item, leaf, vectors, policy).column
+            selected = select_slates(score, eligible, item, items, policy).column
             if shape[1]:
-                items = np.take_along_axis(item, np.maximum(selected, 0), 1)
-                slate[start : start + CHECKOUTS_PER_BLOCK] = np.where(selected >= 0, items, -1)
+                shown = np.take_along_axis(item, np.maximum(selected, 0), 1)
+                slate[start : start + CHECKOUTS_PER_BLOCK] = np.where(selected >= 0, shown, -1)
     return slates
 
 
-def slate_metrics(slate: Array, part: protocol.Slice, leaf: Array, vectors: Array) -> dict[str, float]:
-    """Means over the checkouts of `part`: ndcg6, revenue6, distinct leaf categories, cosine.
+def slate_metrics(slate: Array, part: protocol.Slice, items: SlateItems) -> dict[str, float]:
+    """Means over the checkouts of `part`: ndcg6, revenue6, distinct leaf categories and products, cosine.
 
-    `categories` counts each item without a category; `cosine` is the mean over the pairs of a slate.
+    Each item without a category counts as a category, and each without another pack as a product; `cosine`
+    is the mean over the pairs of a slate.
     """
-    items = slate[part.rows]
-    item_leaf = np.where(items >= 0, leaf[items], 0)
-    ordered = np.sort(item_leaf, axis=1)
-    is_distinct = (ordered > 0) & (np.diff(ordered, axis=1, prepend=0) > 0)
-    has_no_leaf = (item_leaf == 0) & (items >= 0)
-    vector = unit_vectors(vectors[np.maximum(items, 0)])  # [m, 6, D]
+    shown = slate[part.rows]
+    vector = unit_vectors(items.vectors[np.maximum(shown, 0)])  # [m, 6, D]
     cosines = [
-        np.where((items[:, [i, j]] >= 0).all(1), (vector[:, i] * vector[:, j]).sum(1), np.nan)
+        np.where((shown[:, [i, j]] >= 0).all(1), (vector[:, i] * vector[:, j]).sum(1), np.nan)
         for i, j in combinations(range(SLOTS), 2)
     ]
     return {
         "ndcg6": float(ndcg_at(slate, part.purchases)[part.rows].mean()),
         "revenue6": float(revenue_at(slate, part.purchases)[part.rows].mean()),
-        "categories": float((is_distinct.sum(1) + has_no_leaf.sum(1)).mean()),
+        "categories": mean_distinct(shown, items.leaf),
+        "products": mean_distinct(shown, items.product),
         "cosine": float(np.nanmean(cosines)) if np.isfinite(cosines).any() else float("nan"),
     }
 
 
+def mean_distinct(shown: Array, group: Array) -> float:
+    """Mean number of groups of slates `shown` [m, 6]; `group` [N+1], items of group 0 stand alone."""
+    of_item = np.where(shown >= 0, group[shown], 0)
+    is_first = np.diff(np.sort(of_item, axis=1), axis=1, prepend=0) > 0
+    stands_alone = (of_item == 0) & (shown >= 0)
+    return float((is_first.sum(1) + stands_alone.sum(1)).mean())
+
+
 def revenue_frontier(
-    candidates: SlateCandidates, objective: Objective, part: protocol.Slice, leaf: Array, vectors: Array
+    candidates: SlateCandidates, objective: Objective, part: protocol.Slice, items: SlateItems
 ) -> list[dict[str, Any]]:
     """One row per revenue weight, most purchases first; none if the objective has no amount."""
     if not objective.reads_amount:
         return []
     policies = [
-        SlatePolicy(objective=objective.expression, revenue_weight=weight) for weight in REVENUE_WEIGHTS
+        SlatePolicy(objective=objective.expression, revenue_weight=weight, product_cap=None)
+        for weight in REVENUE_WEIGHTS
     ]
-    slates = build_slates(candidates, objective, policies, leaf, vectors)
+    slates = build_slates(candidates, objective, policies, items)
     return [
-        {"revenue_weight": policy.revenue_weight} | slate_metrics(slate, part, leaf, vectors)
+        {"revenue_weight": policy.revenue_weight} | slate_metrics(slate, part, items)
         for policy, slate in zip(policies, slates, strict=True)
     ]
 
 
 def policy_costs(
-    candidates: SlateCandidates, objective: Objective, part: protocol.Slice, leaf: Array, vectors: Array
+    candidates: SlateCandidates, objective: Objective, part: protocol.Slice, items: SlateItems
 ) -> list[dict[str, Any]]:
-    """One row per revenue weight and policy: without cap and diversity, each cap, each diversity.
+    """One row per revenue weight and policy: without caps and diversity, each cap, each diversity.
 
     The weights are 0 and 1, or 1 alone if no amount is in the objective.
     """
     variants: list[dict[str, Any]] = [
-        {}, *({"category_cap": cap} for cap in CATEGORY_CAPS), *({"diversity": d} for d in DIVERSITIES)
-    ]  # fmt: skip
+        {},
+        *({"product_cap": cap} for cap in PRODUCT_CAPS),
+        *({"category_cap": cap} for cap in CATEGORY_CAPS),
+        *({"diversity": d} for d in DIVERSITIES),
+    ]
     policies = [
-        SlatePolicy(objective=objective.expression, revenue_weight=weight, **variant)
+        SlatePolicy(objective=objective.expression, revenue_weight=weight, **{"product_cap": None, **variant})
         for weight in ((0.0, 1.0) if objective.reads_amount else (1.0,))
         for variant in variants
     ]
-    slates = build_slates(candidates, objective, policies, leaf, vectors)
+    slates = build_slates(candidates, objective, policies, items)
     return [
         {
             "revenue_weight": policy.revenue_weight,
+            "product_cap": policy.product_cap,
             "category_cap": policy.category_cap,
             "diversity": policy.diversity,
         }
-        | slate_metrics(slate, part, leaf, vectors)
+        | slate_metrics(slate, part, items)
         for policy, slate in zip(policies, slates, strict=True)
     ]
+
+
+def slate_items(run: Run) -> SlateItems:
+    """What a slate's selection reads of a run's items."""
+    title = pq.read_table(run.prepared.folder / "items.parquet", columns=["title"])["title"]
+    product = product_codes(title.cast(pa.string()).combine_chunks())
+    return SlateItems(run.catalog.leaf.numpy(), product, run.catalog.vectors.numpy())
 
 
 def compare_policies(options: SlatesOptions) -> int:
@@ -166,11 +184,11 @@ def compare_policies(options: SlatesOptions) -> int:
     part, objective = protocol.slices(data)[0], open_objective(run)
     scored = scoring.proposed_candidates(scoring.score_split(run, options.split))
     candidates = slate_candidates(scored, objective, data.snapshot)
-    leaf, vectors = run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
+    items = slate_items(run)
     print(f"objective: {objective.expression}")
-    if frontier := revenue_frontier(candidates, objective, part, leaf, vectors):
+    if frontier := revenue_frontier(candidates, objective, part, items):
         print(f"\nPurchases against revenue, {options.split}\n{text_table(frontier)}")
-    costs = policy_costs(candidates, objective, part, leaf, vectors)
+    costs = policy_costs(candidates, objective, part, items)
     print(f"\nCaps and diversity, {options.split}\n{text_table(costs)}")
     return 0
 

@@ -19,10 +19,16 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from data.feature_schema import FeatureSchema
-from exporting.exportable_run import ExportableRun, ExportError, read_calibration
+from exporting.exportable_run import ExportableRun, ExportError, read_calibration, slate_items
 from exporting.slate_objective import manifest_entries, named_columns
 from serving.storage.bundle import CHECKSUM_PLACEHOLDER, MANIFEST, manifest_checksum, sha256
-from serving.storage.formats import FORMAT_VERSION, NUMERIC_DTYPES, OBJECTIVE_PREFIX, OPTIONAL_DTYPES
+from serving.storage.formats import (
+    FORMAT_VERSION,
+    NUMERIC_DTYPES,
+    OBJECTIVE_PREFIX,
+    OPTIONAL_DTYPES,
+    PRODUCT_DTYPE,
+)
 from serving.storage.item_ids import build_slots
 from serving.storage.versions import set_current_version
 from serving.stores.arrow import STORE_SCHEMA
@@ -103,13 +109,14 @@ def items_table(run: ExportableRun) -> pa.Table:
         "vector": catalog.vectors.numpy(),
         "fallback_rank": rank,
         "popular": _pad_zeros(popular, len(rank)),
+        "product": slate_items(run).product,
         "popular_by_leaf": _pad_zeros(popular[np.argsort(leaf[popular], kind="stable")], len(rank)),
     }
     optional = {"attribute_codes": catalog.attributes.numpy(), "content": catalog.content.numpy()}
     numbers |= {name: values for name, values in optional.items() if values.shape[1] > 0}
     text_names = ("item_id", "title", "category", "brand")
     text_columns = {name: raw[name].cast(pa.string()).fill_null("") for name in text_names}
-    dtypes = NUMERIC_DTYPES | OPTIONAL_DTYPES
+    dtypes = NUMERIC_DTYPES | OPTIONAL_DTYPES | {"product": PRODUCT_DTYPE}
     number_columns = {name: _to_arrow(values.astype(dtypes[name])) for name, values in numbers.items()}
     return pa.table(text_columns | number_columns).combine_chunks()
 

@@ -15,12 +15,14 @@ from omegaconf import DictConfig
 from data.errors import DataError
 from data.feature_schema import FeatureSchema
 from data.io.batches import to_batch
+from data.product_codes import product_codes
 from models.candidates.sources import CandidateSources
 from models.ranking.ranker import Ranker
 from models.ranking.tasks import Task
 from models.retrieval.item_tower import ItemEncoder
 from models.retrieval.two_tower import QueryTower
 from models.schema import SNAPSHOT_FIELDS, Catalog, Query
+from serving.pipeline.selection import SlateItems
 from training.build_two_tower import build_two_tower
 from training.candidate_sources import open_source_tables
 from training.errors import ConfigError
@@ -159,6 +161,13 @@ def to_latest_queries(examples: pa.Table) -> Query:
 def item_margins(run: ExportableRun) -> NDArray:
     """Share of the price that the shop keeps, by item row [N+1] float32; NaN where unknown."""
     return run.items["margin"].cast(pa.float32()).to_numpy()
+
+
+def slate_items(run: ExportableRun) -> SlateItems:
+    """What a slate's selection reads of the items."""
+    title = run.items["title"].cast(pa.string()).combine_chunks()
+    catalog = run.catalog
+    return SlateItems(catalog.leaf.numpy(), product_codes(title), catalog.vectors.numpy())
 
 
 def item_ids(run: ExportableRun) -> list[str]:

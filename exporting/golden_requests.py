@@ -12,6 +12,7 @@ from exporting.exportable_run import (
     ExportableRun,
     item_ids,
     sample_checkouts,
+    slate_items,
     to_latest_queries,
 )
 from exporting.lowering import ServingModules
@@ -106,7 +107,7 @@ def select_golden_requests(
     the other way. Raises ValueError for an order by margin without margins.
     """
     ids, policy = item_ids(run), objective.policy
-    leaf, vectors = run.catalog.leaf.numpy(), run.catalog.vectors.numpy()
+    items = slate_items(run)
     eligible = eligible_by_example(run, policy, checkouts.examples)
     rows: list[tuple[float, dict[str, Any]]] = []
     for number, request in enumerate(checkouts.requests):
@@ -118,7 +119,7 @@ def select_golden_requests(
         item_columns = {name: values[0, item] for name, values in objective.columns.items()}
         score = score_candidates(policy, task_kinds(run.tasks), outputs, item_columns)
         is_eligible = np.ones((1, len(item)), bool)  # `available` of the catalog restricted the candidates
-        selection = select_slates(score[None], is_eligible, item[None], leaf, vectors, policy)
+        selection = select_slates(score[None], is_eligible, item[None], items, policy)
         columns = selection.column[0]
         row = {
             "request": checkout_to_json(request),

@@ -25,6 +25,7 @@ def read_objective(run: ExportableRun, settings: DictConfig) -> CheckedObjective
     slate: Any = OmegaConf.to_container(settings.slate, resolve=True)
     slate["objective"] = slate.get("objective") or run_objective(run.cfg, run.tasks)
     trained: Any = OmegaConf.to_container(run.cfg.slate, resolve=True)
+    slate.setdefault("product_cap", None)  # of a version that an earlier release exported
     for name, default in RUN_SETTINGS.items():
         if slate.get(name) is None:
             slate[name] = trained.get(name, default)

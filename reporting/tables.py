@@ -14,6 +14,9 @@ COUNTS = ("checkouts", "pairs", "positives", "candidates", "seeds")
 TWO_DIGITS = ("revenue6", "categories")
 
 
+SLATE_KEYS = ("revenue_weight", "product_cap", "category_cap", "diversity")  # of a row of `slates`
+
+
 def aggregate_seeds(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
     """Return one row per distinct value of `keys`, in order of appearance.
 

@@ -200,7 +200,8 @@ class Recommender:
     ) -> Slate:
         if ranked is None and checkout.user_id is not None:
             ranked = self.last_slate_cache.get(checkout.user_id)
-        items, tier = self.slate_builder.build(checkout, eligible.mask, ranked, reasons)
+        cap = self.policy.product_cap
+        items, tier = self.slate_builder.build(checkout, eligible.mask, ranked, cap, reasons)
         return Slate(
             items=tuple(items),
             tier=tier,
@@ -313,8 +314,9 @@ class Recommender:
         propensity = None
         if request.exploration_rate:
             score = self.slate_selector.score(policy, item, outputs)
+            can_explore = self.slate_selector.can_explore(policy, eligible, item, columns)
             columns, propensities = explore_last_slot(
-                columns, score, eligible[item], request.exploration_rate, self.rng
+                columns, score, can_explore, request.exploration_rate, self.rng
             )
             propensity = tuple(propensities.tolist())
         return RankedItems.from_predictions(candidates, outputs, self.task_rows, columns, propensity)

@@ -40,7 +40,8 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     # export
     "checkouts": (1, NO_LIMIT), "golden": (1, 1000), "queries": (1, NO_LIMIT),
     "recall": (0.5, 0.9999), "p99_ms": (1e-3, 1e4), "bytes_per_vector": (1, 1e5),
-    "revenue_weight": (0, 1), "category_cap": (1, NO_LIMIT), "diversity": (0, 1),
+    "revenue_weight": (0, 1), "category_cap": (1, NO_LIMIT), "product_cap": (1, NO_LIMIT),
+    "diversity": (0, 1),
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from reporting.charts import (
     stacked_bars,
 )
 from reporting.formatting import format_money
-from reporting.tables import Row, aggregate_seeds, summarize_leaderboard
+from reporting.tables import SLATE_KEYS, Row, aggregate_seeds, summarize_leaderboard
 
 RATIO_AXIS = Axis(
     "predicted / observed (1 = right on average)", 0.5, 2.0, (0.5, 0.67, 0.8, 1, 1.25, 1.5, 2), True
@@ -149,8 +149,8 @@ def diversity_chart(report: Row, weight: float) -> Markup:
     """Revenue (or NDCG) against categories on a slate, by category cap and by diversity."""
     lines = [
         line
-        for line in aggregate_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity"))
-        if line["revenue_weight"] == weight
+        for line in aggregate_seeds(report["slates"], SLATE_KEYS)
+        if line["revenue_weight"] == weight and line["product_cap"] is None
     ]
     metric, name = slate_metric(report, weight)
     chart = Chart(
@@ -159,7 +159,7 @@ def diversity_chart(report: Row, weight: float) -> Markup:
         width=HALF_WIDTH,
         height=330,
     )
-    plain = next(line for line in lines if line["category_cap"] is None and not line["diversity"])
+    plain = next(filter(has_no_rule, lines))
     for colour, policies in (
         ("blue", [plain] + [line for line in lines if line["category_cap"] is not None]),
         ("green", [plain] + [line for line in lines if line["diversity"]]),
@@ -265,8 +265,15 @@ def baseline_label(row: Row) -> str:
     return row["system"] + (" × price" if row["order"] == "price" else "")
 
 
+def has_no_rule(row: Row) -> bool:
+    """Whether a row of `slates` is of slates without caps and diversity."""
+    return row["product_cap"] is None and row["category_cap"] is None and not row["diversity"]
+
+
 def policy_label(row: Row) -> str:
-    """`no rule`, `cap 2` or `diversity 0.1`."""
+    """`no rule`, `product cap 1`, `cap 2` or `diversity 0.1`."""
+    if row["product_cap"] is not None:
+        return f"product cap {row['product_cap']:g}"
     if row["category_cap"] is not None:
         return f"cap {row['category_cap']:g}"
     return f"diversity {row['diversity']:g}" if row["diversity"] else "no rule"

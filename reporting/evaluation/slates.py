@@ -7,21 +7,20 @@ from typing import Any
 from reporting.elements import Column, Figure, Table
 from reporting.evaluation import figures
 from reporting.formatting import MISSING, format_money, format_number
-from reporting.tables import Row, aggregate_seeds, format_metric
+from reporting.tables import SLATE_KEYS, Row, aggregate_seeds, format_metric
 
 
 def diversity_section(report: Row) -> dict[str, Any]:
     """Metrics under category caps and diversity, against slates without a rule."""
-    lines = aggregate_seeds(report["slates"], ("revenue_weight", "category_cap", "diversity"))
-    plain = {
-        line["revenue_weight"]: line
-        for line in lines
-        if line["category_cap"] is None and not line["diversity"]
-    }
+    lines = aggregate_seeds(report["slates"], SLATE_KEYS)
+    plain = {line["revenue_weight"]: line for line in lines if figures.has_no_rule(line)}
     start = plain[1.0]
-    capped = next(line for line in lines if line["revenue_weight"] and line["category_cap"] == 1)
     metric, name = figures.slate_metric(report, 1.0)
-    cost = 1 - capped[metric] / (start[metric] or 1)
+
+    def cost(cap: str) -> float:
+        capped = next(line for line in lines if line["revenue_weight"] and line[cap] == 1)
+        return 1 - capped[metric] / (start[metric] or 1)
+
     charts = [
         Figure(
             figures.diversity_chart(report, weight),
@@ -31,7 +30,9 @@ def diversity_section(report: Row) -> dict[str, Any]:
     ]
     return {
         "finding": f"Without a rule, a slate by {figures.weight_label(report, 1.0)} has "
-        f"{start['categories']:.2f} leaf categories. Six different categories cost {cost:.1%} of {name}.",
+        f"{start['categories']:.2f} leaf categories and {start['products']:.2f} products. Six different"
+        f" products cost {cost('product_cap'):.1%} of {name}, six different categories"
+        f" {cost('category_cap'):.1%}.",
         "figures": charts,
         "table": _diversity_table(report, lines, plain),
     }
@@ -48,13 +49,16 @@ def _diversity_table(report: Row, lines: list[Row], plain: dict[float, Row]) -> 
     columns = [
         Column("order", lambda row: figures.weight_label(report, row["revenue_weight"]), numeric=False),
         Column("rule", figures.policy_label,
-               "cap n: at most n items of a leaf category; diversity d: maximal marginal relevance", False),
+               "product cap n: at most n items whose titles differ in the pack's size alone; cap n: at most n"
+               " items of a leaf category; diversity d: maximal marginal relevance", False),
         Column("NDCG@6", partial(format_metric, name="ndcg6")),
         Column("change", change("ndcg6")),
         Column("revenue@6", partial(format_metric, name="revenue6", digits=2)),
         Column("change", change("revenue6")),
         Column("categories", partial(format_metric, name="categories", digits=2),
                "different leaf categories among the six, mean"),
+        Column("products", partial(format_metric, name="products", digits=2),
+               "different products among the six, mean"),
         Column("similarity", partial(format_metric, name="cosine", digits=3),
                "mean cosine of two items' vectors on a slate"),
     ]  # fmt: skip

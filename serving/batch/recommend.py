@@ -87,7 +87,9 @@ def _build_slate(
     recommender: Recommender, checkout: Checkout, row: RankedBatchRow, start_time: float
 ) -> Slate:
     reasons: list[str] = []
-    items, tier = recommender.slate_builder.build(checkout, row.eligible.mask, row.items, reasons)
+    items, tier = recommender.slate_builder.build(
+        checkout, row.eligible.mask, row.items, recommender.policy.product_cap, reasons
+    )
     timings = {"total": 1e3 * (time.perf_counter() - start_time)}
     return Slate(tuple(items), tier, "; ".join(reasons), timings, token_hex(16), recommender.bundle.version)
 

@@ -14,7 +14,7 @@ from ..checkout import ITEM_TASKS
 from ..storage.bundle import Bundle, Candidates
 from ..storage.formats import TaskOutput
 from .objective import Range
-from .selection import select_slates
+from .selection import SlateItems, select_slates
 from .slate_policy import SlatePolicy, check_policy, impute_column, score_candidates
 
 
@@ -115,21 +115,18 @@ class SlateSelector:
     """Selects slates from predictions, by the item columns of a bundle.
 
     Args:
-        leaf: [N+1] leaf category by item row.
-        item_vectors: [N+1, D+8] uint8, row-wise int8.
+        items: what the selection reads of them.
         tasks: name → kind, in the order of the ranker's output.
         item_columns: by name, those that the policies' objectives read, each [N+1] without NaN.
     """
 
     def __init__(
         self,
-        leaf: NDArray[np.int64],
-        item_vectors: NDArray[np.uint8],
+        items: SlateItems,
         tasks: Mapping[str, str],
         item_columns: Mapping[str, NDArray[np.floating]],
     ) -> None:
-        self.leaf, self.item_vectors = leaf, item_vectors
-        self.tasks, self.item_columns = tasks, item_columns
+        self.items, self.tasks, self.item_columns = items, tasks, item_columns
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, policy: SlatePolicy) -> "SlateSelector":
@@ -142,7 +139,8 @@ class SlateSelector:
             name: Range(float(column.min()), float(column.max())) for name, column in item_columns.items()
         }
         check_policy(policy, tasks, ranges)
-        return cls(bundle.leaf, bundle.catalog.vectors.numpy(), tasks, item_columns)
+        items = SlateItems(bundle.leaf, bundle.product, bundle.catalog.vectors.numpy())
+        return cls(items, tasks, item_columns)
 
     def score(
         self, policy: SlatePolicy, item: NDArray[np.int64], outputs: NDArray[np.float32]
@@ -167,6 +165,25 @@ class SlateSelector:
         columns: NDArray[np.int64] = self.select_batch(policy, eligible, item[None], outputs[:, None])[0]
         return columns[columns >= 0]
 
+    def can_explore(
+        self,
+        policy: SlatePolicy,
+        eligible: NDArray[np.bool_],
+        item: NDArray[np.int64],
+        columns: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """[n] bool: the candidates that the last slot of the slate `columns` may show instead.
+
+        These are eligible, and not of a product that the earlier slots show as often as the policy allows.
+        """
+        can_show: NDArray[np.bool_] = eligible[item]
+        if policy.product_cap is None:
+            return can_show
+        code, shown = self.items.product[item], self.items.product[item[columns[:-1]]]
+        count = (code[:, None] == shown).sum(1)
+        can_show &= (code == 0) | (count < policy.product_cap)  # of a copy
+        return can_show
+
     def select_batch(
         self,
         policy: SlatePolicy,
@@ -176,4 +193,4 @@ class SlateSelector:
     ) -> NDArray[np.int64]:
         """Slates [B, 6] of candidates [B, C], padded by row 0; -1 for an empty slot. `outputs` [T, B, C]."""
         score = self.score(policy, item, outputs)
-        return select_slates(score, eligible[item], item, self.leaf, self.item_vectors, policy).column
+        return select_slates(score, eligible[item], item, self.items, policy).column

@@ -1,6 +1,6 @@
 """Selection of slates: six of the scored candidates of each row, under the caps and diversity of a policy.
 
-    score [n, C] ─ category cap, diversity ─▶ six columns of each row
+    score [n, C] ─ category cap, product cap, diversity ─▶ six columns of each row
 
 Pure numpy over rows of candidates. The same code selects one row in serving, thousands in the evaluation.
 """
@@ -15,6 +15,8 @@ from .slate_policy import SLOTS, SlatePolicy
 
 DIVERSITY_POOL_SIZE = 60  # best candidates, for which diversity counts; those below only fill up
 OUT_OF_POOL_PENALTY = 1e6  # exceeds every difference of utilities: log scores and cosines are far smaller
+# A full group's item shows before a slot stays empty: first of a full category, last of a full product.
+CATEGORY_PENALTY, PRODUCT_PENALTY = 4 * OUT_OF_POOL_PENALTY, 8 * OUT_OF_POOL_PENALTY
 
 
 class Selection(NamedTuple):
@@ -24,27 +26,62 @@ class Selection(NamedTuple):
     min_gap: NDArray[np.float64]  # [n] smallest lead of a selected candidate over the next; small near a tie
 
 
+class SlateItems(NamedTuple):
+    """Facts of all items that a selection reads, by item row."""
+
+    leaf: NDArray[np.int64]  # [N+1] leaf category, 0 for unknown
+    product: NDArray[np.integer]  # [N+1] equal for items that differ in their pack alone; 0: no other pack
+    vectors: NDArray[np.uint8]  # [N+1, D+8] row-wise int8; read only for diversity
+
+
 def select_slates(
     score: NDArray[np.floating],
     eligible: NDArray[np.bool_],
     item: NDArray[np.int64],
-    leaf: NDArray[np.int64],
-    vectors: NDArray[np.uint8],
+    items: SlateItems,
     policy: SlatePolicy,
 ) -> Selection:
     """The slates of n rows of candidates, selected greedily slot by slot.
 
-    The earlier column wins a tie. Without cap and diversity the order is that of the scores.
+    The earlier column wins a tie. Without caps and diversity the order is that of the scores.
 
     Args:
         score: [n, C] from `score_candidates`, finite where eligible.
         eligible: [n, C] bool; False also for the padding of a row.
         item: [n, C] item rows, distinct within a row.
-        leaf: [N+1] leaf category by item row, 0 for unknown.
-        vectors: [N+1, D+8] uint8, item vectors (row-wise int8); read only for diversity.
     """
-    if policy.category_cap is None and not policy.diversity:
-        return _select_top_scores(np.where(eligible, score, -np.inf).astype(np.float64, copy=False))
+    if policy.category_cap is not None or policy.diversity:
+        return _select_greedily(score, eligible, item, items, policy)
+    selection = _select_top_scores(np.where(eligible, score, -np.inf).astype(np.float64, copy=False))
+    rows = _rows_above_product_cap(selection.column, item, items.product, policy.product_cap)
+    if len(rows):
+        capped = _select_greedily(score[rows], eligible[rows], item[rows], items, policy)
+        selection.column[rows], selection.min_gap[rows] = capped
+    return selection
+
+
+def _rows_above_product_cap(
+    column: NDArray[np.int64],
+    item: NDArray[np.int64],
+    product: NDArray[np.integer],
+    cap: int | None,
+) -> NDArray[np.int64]:
+    """The rows of slates `column` [n, SLOTS] with more than `cap` items of one product."""
+    if cap is None or cap >= SLOTS or not item.shape[1]:
+        return np.zeros(0, np.int64)
+    shown = np.where(column >= 0, product[np.take_along_axis(item, np.maximum(column, 0), 1)], 0)
+    shown = np.sort(shown, axis=1)
+    return np.flatnonzero(((shown[:, cap:] == shown[:, :-cap]) & (shown[:, cap:] > 0)).any(1))
+
+
+def _select_greedily(
+    score: NDArray[np.floating],
+    eligible: NDArray[np.bool_],
+    item: NDArray[np.int64],
+    items: SlateItems,
+    policy: SlatePolicy,
+) -> Selection:
+    """As `select_slates`, under every setting of the policy."""
     rows = np.arange(len(score))
     column = np.full((len(score), SLOTS), -1, np.int64)
     min_gap = np.full(len(score), np.inf)
@@ -52,13 +89,19 @@ def select_slates(
         return Selection(column, min_gap)
     is_left = eligible.copy()
     relevance = np.where(eligible, score, -np.inf).astype(np.float64)
-    category, category_count = leaf[item], np.zeros(score.shape, np.int64)  # selected of that category
-    pool = _DiversityPool(relevance, item, vectors, policy.diversity) if policy.diversity else None
+    caps = [
+        _GroupCap(group[item], cap, penalty)
+        for group, cap, penalty in (
+            (items.leaf, policy.category_cap, CATEGORY_PENALTY),
+            (items.product, policy.product_cap, PRODUCT_PENALTY),
+        )
+        if cap is not None
+    ]
+    pool = _DiversityPool(relevance, item, items.vectors, policy.diversity) if policy.diversity else None
     for slot in range(SLOTS):
         utility = np.where(is_left, relevance if pool is None else pool.utility(), -np.inf)
-        if policy.category_cap is not None:
-            is_capped = (category_count >= policy.category_cap) & (category > 0)
-            utility -= np.where(is_capped, 4 * OUT_OF_POOL_PENALTY, 0.0)
+        for cap in caps:
+            utility -= cap.penalties()
         best = utility.argmax(1)
         best_utility = utility[rows, best]
         has_best = best_utility > -np.inf
@@ -69,10 +112,31 @@ def select_slates(
         has_second = has_best & (second_utility > -np.inf)
         gap = best_utility[has_second] - second_utility[has_second]
         min_gap[has_second] = np.minimum(min_gap[has_second], gap)
-        category_count += category == category[rows, best][:, None]
+        for cap in caps:
+            cap.add_selected(rows, best)
         if pool is not None:
             pool.add_selected(item[rows, best])
     return Selection(column, min_gap)
+
+
+class _GroupCap:
+    """A limit on the selected items of one group (a category, a product); group 0 has none.
+
+    Args:
+        group: [n, C] of each candidate.
+    """
+
+    def __init__(self, group: NDArray[np.integer], limit: int, penalty: float) -> None:
+        self.group, self.limit, self.penalty = group, limit, penalty
+        self.count = np.zeros(group.shape, np.int64)  # selected of each candidate's group
+
+    def penalties(self) -> NDArray[np.float64]:
+        """[n, C]: what is taken from the utility of candidates whose group is full."""
+        return np.where((self.count >= self.limit) & (self.group > 0), self.penalty, 0.0)
+
+    def add_selected(self, rows: NDArray[np.int64], column: NDArray[np.int64]) -> None:
+        """Count the candidates at (rows, column) [n]."""
+        self.count += self.group == self.group[rows, column][:, None]
 
 
 def _select_top_scores(utility: NDArray[np.float64]) -> Selection:

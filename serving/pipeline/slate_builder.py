@@ -1,6 +1,6 @@
 """The slate of a request: six eligible items of the best tier, topped up from the popularity lists."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
@@ -12,7 +12,9 @@ from ..storage.formats import manifest_sources
 from ..storage.string_column import StringColumn
 from .popular_items import PopularityFallback
 from .rank import RankedItems
-from .slate_policy import SLOTS
+from .slot_rows import SlotRows
+
+SELECTED_TIERS = ("ranked", "cached")  # six items that a slate policy selected
 
 
 class SlateBuilder:
@@ -23,7 +25,7 @@ class SlateBuilder:
         self.item_id, self.title, self.category = map(
             StringColumn.from_arrow, (bundle.item_id, bundle.title, bundle.category)
         )
-        self.price = bundle.price
+        self.price, self.product = bundle.price, bundle.product
         self.sources = manifest_sources(bundle.manifest)
         self.task_names = tuple(task.name for task in bundle.tasks)
 
@@ -32,51 +34,48 @@ class SlateBuilder:
         checkout: Checkout,
         eligible: NDArray[np.bool_],
         ranked: RankedItems | None,
+        product_cap: int | None,
         reasons: list[str],
     ) -> tuple[list[Item], str]:
         """Up to six items of `eligible` [N+1], and the tier of the first.
 
         Appends to `reasons` if other tiers top up the slate or fewer than six items are eligible.
+
+        Args:
+            product_cap: most items of one product, until slots would stay empty. A slate that the policy
+                selected keeps it already, or gave way.
         """
-        slots: dict[int, Item] = {}  # by row
-        tiers: list[str] = []  # of each slot
+        slots = SlotRows(eligible, self.product, product_cap)
         if ranked is not None:
-            for position, row in enumerate(ranked.item_row):
-                if row not in slots and eligible[row]:
-                    slots[row] = self._ranked_item(ranked, position, row)
-                    tiers.append(ranked.tier)
-                if len(slots) == SLOTS:
+            is_selected = ranked.tier in SELECTED_TIERS
+            for row in ranked.item_row:
+                slots.add(row, ranked.tier, is_capped=not is_selected)
+                if slots.is_full():
                     break
-        if len(slots) < SLOTS:
+        if not slots.is_full():
             basket_rows = self.item_rows.lookup(line.item_id for line in checkout.basket)
-            for tier, rows in (
-                ("category", self.popularity_fallback.iter_category_bestsellers(basket_rows)),
-                ("popularity", self.popularity_fallback.iter_popular(eligible)),
-            ):
-                self._top_up(slots, tiers, tier, rows, eligible)
+            slots.add_all(self.popularity_fallback.iter_category_bestsellers(basket_rows), "category")
+            slots.add_all(self.popularity_fallback.iter_popular(eligible), "popularity")
+            slots.add_waiting()
+        tiers = [*slots.tiers.values()]
         if len(set(tiers)) > 1:
             counts = ", ".join(f"{tiers.count(tier)} {tier}" for tier in dict.fromkeys(tiers))
             reasons.append(f"topped up: {counts}")
-        if len(slots) < SLOTS:
+        if not slots.is_full():
             reasons.append(
-                f"only {len(slots)} items are available, asked for, not excluded and not just bought"
+                f"only {len(tiers)} items are available, asked for, not excluded and not just bought"
             )
-        return [*slots.values()], tiers[0] if tiers else "popularity"
+        return self._items(slots.tiers, ranked), tiers[0] if tiers else "popularity"
 
-    def _top_up(
-        self,
-        slots: dict[int, Item],
-        tiers: list[str],
-        tier: str,
-        rows: Iterable[int],
-        eligible: NDArray[np.bool_],
-    ) -> None:
-        for row in rows:
-            if len(slots) == SLOTS:
-                return
-            if row not in slots and eligible[row]:
-                slots[row] = self._item(row, (tier,))
-                tiers.append(tier)
+    def _items(self, tiers: Mapping[int, str], ranked: RankedItems | None) -> list[Item]:
+        """The items of rows and their tiers, with the predictions and sources of `ranked`."""
+        if ranked is None:
+            return [self._item(row, (tier,)) for row, tier in tiers.items()]
+        position = {row: k for k, row in enumerate(ranked.item_row)}
+        return [
+            self._ranked_item(ranked, position[row], row) if tier == ranked.tier else self._item(row, (tier,))
+            for row, tier in tiers.items()
+        ]
 
     def _ranked_item(self, ranked: RankedItems, position: int, row: int) -> Item:
         sources = _source_names(self.sources, ranked.source_mask[position])

@@ -42,6 +42,8 @@ class SlatePolicy:
         margin: count only the shop's margin of an amount: (amount · margin)^w.
         category_cap: most items of one leaf category; None for any number. The cap does not apply to items
             without a category. It gives way before a slot stays empty.
+        product_cap: most items of one product, whose titles differ in the pack's size alone; None for any
+            number. It gives way after the category cap, and before a slot stays empty.
         diversity: d of maximal marginal relevance, (1 - d) · relevance - d · similarity (Carbonell and
             Goldstein, SIGIR 1998, section 2), from 0 (off) to 1. Relevance is the score divided by the best
             one, in the units of what a slot earns. Similarity is the largest cosine of the item's vector with
@@ -57,6 +59,7 @@ class SlatePolicy:
     revenue_weight: float = 1.0
     margin: bool = False
     category_cap: int | None = None
+    product_cap: int | None = 1
     diversity: float = 0.0
     exclude_basket: bool = True
     exclude_bought_within: str | None = None
@@ -74,9 +77,9 @@ class SlatePolicy:
         for name, switch in (("margin", self.margin), ("exclude_basket", self.exclude_basket)):
             if not isinstance(switch, bool):
                 raise ValueError(f"slate.{name} is {switch!r}: expected true or false")
-        cap = self.category_cap
-        if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
-            raise ValueError(f"slate.category_cap is {cap!r}: expected a whole number from 1, or null")
+        for name, cap in (("category_cap", self.category_cap), ("product_cap", self.product_cap)):
+            if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+                raise ValueError(f"slate.{name} is {cap!r}: expected a whole number from 1, or null")
         if self.exclude_bought_within is not None:
             duration_seconds(self.exclude_bought_within, "slate.exclude_bought_within")
         object.__setattr__(self, "repeat_categories", _category_paths(self.repeat_categories))

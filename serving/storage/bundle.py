@@ -94,6 +94,7 @@ class Bundle:
     item_columns: Mapping[str, NDArray[np.float32]]  # each [N+1], those that the objective reads
     available: NDArray[np.bool_]  # [N+1]
     leaf: NDArray[np.int64]  # [N+1]
+    product: NDArray[np.int32]  # [N+1], equal for items that differ in their pack alone; 0: no other pack
     fallback_rank: NDArray[np.int32]  # [N+1], -1 where not available
     items_by_popularity: NDArray[np.int32]  # [n], the available items by fallback rank
     items_by_leaf: NDArray[np.int32]  # [n], the same by leaf category, and within one by fallback rank
@@ -134,6 +135,7 @@ def open_bundle(path: str | Path) -> Bundle:
         item_columns=_read(items_file, lambda _: _objective_columns(items, manifest)),
         available=numbers["available"],
         leaf=numbers["leaf"],
+        product=numbers["product"],
         fallback_rank=numbers["fallback_rank"],
         items_by_popularity=numbers["popular"][:n_available],
         items_by_leaf=numbers["popular_by_leaf"][:n_available],

@@ -38,6 +38,7 @@ NUMERIC_DTYPES = {
 }
 # Columns of items.arrow that a shop without item attributes or item vectors lacks.
 OPTIONAL_DTYPES = {"attribute_codes": np.int64, "content": np.uint8}
+PRODUCT_DTYPE = np.int32  # of the column `product`, which exports of earlier releases lack
 OBJECTIVE_PREFIX = "objective_"  # float32 columns of items.arrow that the objective reads
 # Labels of order lines; all others are kinds of events.
 LINE_LABELS = ("purchase", "spend", "quantity", "return", "bought", "organic")
@@ -45,7 +46,7 @@ TASK_KINDS = ("binary", "amount", "count")
 
 
 # Fields of `slate` that a manifest of an earlier release lacks, with the values by which its bundle serves.
-SLATE_BEFORE: dict[str, Any] = {"exclude_basket": False}
+SLATE_BEFORE: dict[str, Any] = {"exclude_basket": False, "product_cap": None}
 
 
 class TaskOutput(NamedTuple):
@@ -57,8 +58,8 @@ class TaskOutput(NamedTuple):
     window: str | None = None  # in which time; None: the data's horizon
     given: str | None = None  # the task that it is conditional on
     joint: bool = True  # of a binary task with `given`: reported as p(given) · p(task | given)
-
     control: str | None = None  # the task over whose probability its own is the uplift
+
     def is_unconditional(self) -> bool:
         """Whether its output is conditional on no other task."""
         return self.given is None or (self.kind == "binary" and self.joint)
@@ -165,7 +166,7 @@ def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, 
 def read_numeric_columns(items: MappedTable, format_version: int) -> dict[str, NDArray[Any]]:
     """The columns of NUMERIC_DTYPES and OPTIONAL_DTYPES under today's names; `available` as booleans.
 
-    A missing optional column has width 0.
+    A missing optional column has width 0; without the column `product` no item is of one product with another.
     """
     old_names = OLD_COLUMN_NAMES.get(format_version, {})
     numbers = {
@@ -176,6 +177,12 @@ def read_numeric_columns(items: MappedTable, format_version: int) -> dict[str, N
         numbers[name] = (
             items.numeric_column(name, dtype) if is_present else np.zeros((items.batch.num_rows, 0), dtype)
         )
+    n_items, has_product = items.batch.num_rows, "product" in items.batch.schema.names
+    numbers["product"] = (
+        items.numeric_column("product", PRODUCT_DTYPE)
+        if has_product
+        else np.broadcast_to(PRODUCT_DTYPE(0), n_items)
+    )
     return {**numbers, "available": numbers["available"].view(np.bool_)}
 
 

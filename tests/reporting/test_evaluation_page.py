@@ -38,7 +38,7 @@ def make_report(seeds=(0,)):
 
     orders = [("sextet", "purchase"), ("sextet", "value"), ("LightGBM", "purchase")]
     orders += [("own & decayed", "purchase"), ("perfect order of these candidates", "purchase")]
-    policies = [(None, 0.0), (1, 0.0), (None, 0.2)]
+    policies = [(None, None, 0.0), (1, None, 0.0), (None, 1, 0.0), (None, None, 0.2)]
     return {
         "split": "test", "data": "tables", "click": "logged", "horizon": "14d", "from": 1.6e9, "to": 1.61e9,
         "checkouts": 100, "judged": 90, "items": 1000, "system": "sextet",
@@ -59,9 +59,10 @@ def make_report(seeds=(0,)):
         ],
         "frontier": [line for k in seeds for s in ("sextet", "LightGBM") for line in curve(s, k)],
         "slates": [
-            {"seed": k, "system": "sextet", "revenue_weight": w, "category_cap": c, "diversity": d,
-             "ndcg6": 0.4, "revenue6": 20.0 - d, "categories": 5.0 + d, "cosine": 0.4}
-            for k in seeds for w in (0.0, 1.0) for c, d in policies
+            {"seed": k, "system": "sextet", "revenue_weight": w, "product_cap": p, "category_cap": c,
+             "diversity": d, "ndcg6": 0.4, "revenue6": 20.0 - d, "categories": 5.0 + d, "products": 5.5,
+             "cosine": 0.4}
+            for k in seeds for w in (0.0, 1.0) for p, c, d in policies
         ],
         "calibration": [
             {"task": t, "group": g, "slice": "all", "pairs": 5000, "predicted": 0.1, "observed": 0.1,

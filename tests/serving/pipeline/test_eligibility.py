@@ -150,12 +150,13 @@ def test_a_cached_slate_leaves_out_what_was_bought_since(recommender: Recommende
 def test_a_bundle_of_an_earlier_release_shows_the_basket(recommender: Recommender) -> None:
     """Its manifest lacks the setting; so its golden requests replay."""
     manifest = recommender.bundle.manifest
-    slate = {name: value for name, value in manifest["slate"].items() if not name.startswith("exclude")}
+    new_fields = ("exclude_basket", "exclude_bought_within", "repeat_categories", "product_cap")
+    slate = {name: value for name, value in manifest["slate"].items() if name not in new_fields}
     earlier = Recommender(replace(recommender.bundle, manifest=manifest | {"slate": slate}))
     assert recommender.policy.exclude_basket
     assert not earlier.policy.exclude_basket
-    assert earlier.policy.exclude_bought_within is None
-    showing = with_policy(recommender, exclude_basket=False)
+    assert earlier.policy.exclude_bought_within is earlier.policy.product_cap is None
+    showing = with_policy(recommender, exclude_basket=False, product_cap=None)
     for checkout, _ in read_golden_requests(recommender.bundle):
         expected = item_ids(showing.recommend(checkout, math.inf))
         assert item_ids(earlier.recommend(checkout, math.inf)) == expected

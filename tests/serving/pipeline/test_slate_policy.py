@@ -1,4 +1,4 @@
-"""The slate policy selects six distinct, eligible items, under its cap and diversity."""
+"""The slate policy selects six distinct, eligible items, under its caps and diversity."""
 
 import numpy as np
 import pytest
@@ -7,29 +7,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.embeddings import pack_int8
-from serving.pipeline.selection import select_slates, unit_vectors
+from serving.pipeline.selection import SlateItems, select_slates, unit_vectors
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy, check_policy, impute_column, score_candidates
 
-ITEMS, LEAVES = 40, 5
+ITEMS, LEAVES, PRODUCTS = 40, 5, 8
 TASKS = {"purchase": "binary", "value": "amount"}
 EIGHTHS = st.integers(-40, 40).map(lambda n: n / 8)  # sums of them are exact
 
 
 @st.composite
 def shops(draw):
-    """(score [n, C], eligible [n, C], item [n, C], leaf [N+1], vectors [N+1, D+8])"""
+    """(score [n, C], eligible [n, C], item [n, C], facts of the items)"""
     n, width = draw(st.integers(1, 3)), draw(st.integers(0, 14))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     cells = st.lists(EIGHTHS, min_size=n * width, max_size=n * width)
     score = np.array(draw(cells), np.float64).reshape(n, width)
     item = np.stack([rng.permutation(ITEMS)[:width] + 1 for _ in range(n)])
-    leaf = rng.integers(0, LEAVES, ITEMS + 1)
+    leaf, product = rng.integers(0, LEAVES, ITEMS + 1), rng.integers(0, PRODUCTS, ITEMS + 1)
     vectors = pack_int8(torch.from_numpy(rng.normal(size=(ITEMS + 1, 6)).astype(np.float32))).numpy()
-    return score, rng.random((n, width)) < 0.8, item, leaf, vectors
+    return score, rng.random((n, width)) < 0.8, item, SlateItems(leaf, product, vectors)
 
 
 POLICIES = st.builds(
     SlatePolicy,
+    product_cap=st.none() | st.integers(1, 6),
     category_cap=st.none() | st.integers(1, 6),
     diversity=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
@@ -38,7 +39,8 @@ POLICIES = st.builds(
 @given(shops(), POLICIES)
 @settings(deadline=None, max_examples=200)
 def test_six_distinct_and_eligible(shop, policy):
-    _, eligible, item, leaf, _ = shop
+    _, eligible, item, items = shop
+    leaf = items.leaf
     slates = select_slates(*shop, policy).column
     for row, columns in enumerate(slates):
         selected = columns[columns >= 0]
@@ -46,7 +48,7 @@ def test_six_distinct_and_eligible(shop, policy):
         assert (columns[len(selected) :] == -1).all()
         assert eligible[row, selected].all()
         cap = policy.category_cap
-        if cap is not None:
+        if cap is not None and policy.product_cap is None:
             leaves = leaf[item[row]]
             count = np.bincount(leaves[selected], minlength=LEAVES)
             available = np.bincount(leaves[eligible[row]], minlength=LEAVES)
@@ -57,11 +59,27 @@ def test_six_distinct_and_eligible(shop, policy):
                 assert (count[1:] >= np.minimum(available[1:], cap)).all()
 
 
+@given(shops(), st.integers(1, 3), st.sampled_from([None, 6]))
+@settings(deadline=None, max_examples=200)
+def test_a_product_has_as_many_slots_as_its_cap(shop, cap, category_cap):
+    """In the order of the scores, those above the cap last, also beside a category cap that never binds."""
+    score, eligible, item, items = shop
+    slates = select_slates(*shop, SlatePolicy(product_cap=cap, category_cap=category_cap)).column
+    for row, columns in enumerate(slates):
+        order = [c for c in np.argsort(-score[row], kind="stable") if eligible[row, c]]
+        shown, waiting = [], []
+        for column in order:
+            code = items.product[item[row, column]]
+            is_full = code and sum(items.product[item[row, c]] == code for c in shown) >= cap
+            (waiting if is_full else shown).append(column)
+        assert columns[columns >= 0].tolist() == (shown + waiting)[:SLOTS]
+
+
 @given(shops())
 @settings(deadline=None, max_examples=100)
-def test_without_cap_and_diversity_the_order_is_that_of_the_scores(shop):
+def test_without_caps_and_diversity_the_order_is_that_of_the_scores(shop):
     score, eligible, *_ = shop
-    for row, columns in enumerate(select_slates(*shop, SlatePolicy()).column):
+    for row, columns in enumerate(select_slates(*shop, SlatePolicy(product_cap=None)).column):
         order = [c for c in np.argsort(-score[row], kind="stable") if eligible[row, c]]
         assert columns[columns >= 0].tolist() == order[:SLOTS]
 
@@ -79,11 +97,11 @@ def test_a_factor_on_all_scores_changes_nothing(shop, policy, shift):
 @given(shops(), POLICIES)
 @settings(deadline=None, max_examples=50)
 def test_rows_are_independent(shop, policy):
-    score, eligible, item, leaf, vectors = shop
+    score, eligible, item, items = shop
     batch = select_slates(*shop, policy)
     for row in range(len(score)):
         part = slice(row, row + 1)
-        alone = select_slates(score[part], eligible[part], item[part], leaf, vectors, policy)
+        alone = select_slates(score[part], eligible[part], item[part], items, policy)
         np.testing.assert_array_equal(alone.column[0], batch.column[row])
         np.testing.assert_allclose(alone.min_gap[0], batch.min_gap[row])
 
@@ -92,7 +110,8 @@ def test_marginal_relevance_by_hand():
     """Two similar items and a different one: diversity 1/2 shows the different one second."""
     vectors = pack_int8(torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])).numpy()
     score = np.log([[0.5, 0.4, 0.3]])
-    inputs = (np.ones((1, 3), bool), np.array([[1, 2, 3]]), np.zeros(4, np.int64), vectors)
+    items = SlateItems(np.zeros(4, np.int64), np.zeros(4, np.int64), vectors)
+    inputs = (np.ones((1, 3), bool), np.array([[1, 2, 3]]), items)
     assert select_slates(score, *inputs, SlatePolicy()).column[0, :3].tolist() == [0, 1, 2]
     # Second slot at d = 1/2: item 2 has .4 - .5 = -.1, item 3 has .3 - 0.
     diverse = select_slates(score, *inputs, SlatePolicy(diversity=0.5))
@@ -105,9 +124,19 @@ def test_marginal_relevance_by_hand():
 def test_the_cap_gives_way_last():
     score = np.log([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]])
     leaf = np.array([0, 1, 1, 1, 1, 1, 2, 0])
-    inputs = (np.ones((1, 7), bool), np.arange(1, 8)[None], leaf, np.zeros((8, 10), np.uint8))
+    items = SlateItems(leaf, np.zeros(8, np.int64), np.zeros((8, 10), np.uint8))
+    inputs = (np.ones((1, 7), bool), np.arange(1, 8)[None], items)
     slate = select_slates(score, *inputs, SlatePolicy(category_cap=2)).column[0]
     assert slate.tolist() == [0, 1, 5, 6, 2, 3]
+
+
+def test_a_category_cap_gives_way_before_a_product_cap():
+    score = np.log([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]])
+    leaf, product = np.array([0, 1, 1, 1, 1, 2, 3, 4]), np.array([0, 5, 5, 0, 0, 0, 0, 0])
+    items = SlateItems(leaf, product, np.zeros((8, 10), np.uint8))
+    inputs = (np.ones((1, 7), bool), np.arange(1, 8)[None], items)
+    slate = select_slates(score, *inputs, SlatePolicy(category_cap=1)).column[0]
+    assert slate.tolist() == [0, 4, 5, 6, 2, 3]  # the second pack, at column 1, not at all
 
 
 def test_far_candidates_fill_what_the_pool_cannot():
@@ -117,7 +146,8 @@ def test_far_candidates_fill_what_the_pool_cannot():
     leaf = np.array([0] + [1] * 90 + [2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
     rng = np.random.default_rng(0)
     vectors = pack_int8(torch.from_numpy(rng.normal(size=(width + 1, 4)).astype(np.float32))).numpy()
-    inputs = (np.ones((1, width), bool), np.arange(1, width + 1)[None], leaf, vectors)
+    items = SlateItems(leaf, np.zeros(width + 1, np.int64), vectors)
+    inputs = (np.ones((1, width), bool), np.arange(1, width + 1)[None], items)
     slate = select_slates(score, *inputs, SlatePolicy(category_cap=1, diversity=0.3)).column[0]
     assert slate.tolist() == [0, 90, 91, 92, 93, 94]
 
