@@ -43,6 +43,7 @@ class ServiceMetrics:
             "sextet_overload_rejections", "Recommendations refused for lack of time"
         )
         self.slates = counter("sextet_slates", "Slates by the tier that answered", ("tier",))
+        self.withheld_slates = counter("sextet_slates_withheld", "Slates that an experiment held back")
         self.slate_cache_hits = counter(
             "sextet_slate_cache_hits", "Slates answered from the cache of ranked slates"
         )
@@ -70,6 +71,8 @@ class ServiceMetrics:
     def count_slate(self, slate: Slate) -> None:
         """Count a slate and the time of its stages."""
         self.slates.labels(slate.tier).inc()
+        if slate.withheld:
+            self.withheld_slates.inc()
         if slate.tier == "ranked" and "ranker" not in slate.timings:
             self.slate_cache_hits.inc()
         for stage, milliseconds in slate.timings.items():

@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 from ..bundle_watcher import BundleWatcher
 from ..checkout import HISTORY_KINDS, Checkout, Event, Slate
 from ..events.impression_log import ImpressionLog
-from ..experiments import assignment
+from ..experiments.assignment import Assignment, assign_user, is_withheld
+from ..experiments.declaration import read_experiments
 from ..recommender import Recommender
 from ..resilience.admission import AdmissionController, Overloaded
 from ..resilience.deadline import error_message
@@ -51,7 +52,7 @@ class SlateResponse(NamedTuple):
     checkout: Checkout
     slate: Slate
     body: bytes
-    arms: str
+    assignment: Assignment
 
 
 class Service:
@@ -67,9 +68,7 @@ class Service:
         self.store = (
             open_service_store(settings.store, settings.bundle) if store is None and settings.store else store
         )
-        self.experiments = (
-            None if settings.experiments is None else assignment.read_experiments(settings.experiments)
-        )
+        self.experiments = None if settings.experiments is None else read_experiments(settings.experiments)
         self.admission = AdmissionController(settings.threads, settings.queue_limit, settings.deadline_ms)
         arm_versions = () if self.experiments is None else self.experiments.versions
         self.bundle_watcher = BundleWatcher(
@@ -138,7 +137,7 @@ class Service:
                 checkout, remaining_ms, arms.revenue_weight, exploration_rate=arms.explore
             )
             slate = replace(slate, timings={"queue": queue_ms, **slate.timings})
-            return SlateResponse(checkout, slate, slate_json(slate), arms.arms)
+            return self._slate_response(checkout, slate, arms)
 
         def fall_back(reason: str) -> SlateResponse:
             request = parse_body(RecommendationIn, body)
@@ -146,7 +145,7 @@ class Service:
             checkout = to_checkout(request)
             arms = self._assignment(checkout)
             slate = self._recommender_for(arms, recommender).fallback_slate(checkout, reason, arrival_time)
-            return SlateResponse(checkout, slate, slate_json(slate), arms.arms)
+            return self._slate_response(checkout, slate, arms)
 
         try:
             response = await self.admission.execute(rank, fall_back, arrival_time)
@@ -155,17 +154,25 @@ class Service:
             raise unavailable_error(f"overloaded: {error}") from None
         self.metrics.count_slate(response.slate)
         if self.log is not None:
-            arm = response.arms or ("exploring" if recommender.exploration_rate else "")
-            self._write_log(lambda log: log.log_slate(response.checkout, response.slate, arm))
+            checkout, slate, arms = response.checkout, response.slate, response.assignment
+            arm = arms.arms or ("exploring" if recommender.exploration_rate else "")
+            self._write_log(lambda log: log.log_slate(checkout, slate, arm, arms.withhold))
         return Response(response.body, media_type=JSON_MEDIA_TYPE)
 
-    def _assignment(self, checkout: Checkout) -> assignment.Assignment:
+    def _assignment(self, checkout: Checkout) -> Assignment:
         """The arms of the checkout's user; none without experiments."""
         if self.experiments is None:
-            return assignment.Assignment()
-        return assignment.assign_user(self.experiments, checkout.user_id)
+            return Assignment()
+        return assign_user(self.experiments, checkout.user_id)
 
-    def _recommender_for(self, arms: assignment.Assignment, current: Recommender) -> Recommender:
+    def _slate_response(self, checkout: Checkout, slate: Slate, arms: Assignment) -> SlateResponse:
+        """The answer with a slate, which an experiment may hold back."""
+        checkout_id = checkout.order_id or slate.request_id
+        if self.experiments is not None and is_withheld(self.experiments, arms, checkout_id):
+            slate = replace(slate, withheld=True)
+        return SlateResponse(checkout, slate, slate_json(slate), arms)
+
+    def _recommender_for(self, arms: Assignment, current: Recommender) -> Recommender:
         """The version that one of the arms names; `current` if none does or it cannot serve."""
         if arms.version is None:
             return current

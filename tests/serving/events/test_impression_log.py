@@ -37,6 +37,7 @@ def test_what_is_logged_is_read_back(tmp_path: Path) -> None:
     impression = {
         "tier": "ranked", "bundle_version": "v7", "sources": ["ann", "buy_again"], "propensity": 0.5,
         "expected_value": 1.5, "kind": "impression", "ts": TS, "latency_ms": 1.0,
+        "withhold": 0.0,
     }  # fmt: skip
     for k in range(6):
         assert rows[k] == nothing | impression | {
