@@ -3,8 +3,10 @@
     python -m benchmarks.experiment_log artifacts/experiment          20,000 users, twelve weeks
 
 Writes `events/`, `items.csv`, `orders.csv` (with returns) and `experiments.toml` into the folder. In the last
-four weeks half of the users are in the experiment `weight`, whose arm `half` sells a quarter more often. The
-service's own code assigns the arms and makes the rows of the log.
+four weeks half of the users are in the experiment `weight`, whose arm `half` sells half as often again, and
+one in ten of their slates is withheld. Users buy what they need with and without a slate: a click on such an
+item credits the slot with a purchase that it did not add. The service's own code assigns arms and withheld
+slates, and makes the rows of the log.
 """
 
 import csv
@@ -24,12 +26,14 @@ from models.schema import SECONDS_PER_DAY
 from serving.checkout import Feedback, Item, Slate
 from serving.command_line import argument
 from serving.events.impression_log import SCHEMA, SlateRecord, records_to_batch
-from serving.experiments.assignment import Experiments, assign_user, read_experiments
+from serving.experiments.assignment import Assignment, Experiments, assign_user, is_withheld
+from serving.experiments.declaration import read_experiments
 
 START_TS = 1_767_571_200  # Monday, 5 January 2026
 WEEKS, TEST_START_WEEK = 12, 8  # of the log, and those before the test
 ITEMS, LEAVES = 600, 60
-UPLIFT = 0.25
+UPLIFT = 0.5
+P_NEED = 0.06  # of an item of the slate, by the mean user
 USERS_PER_CHUNK = 500  # users written at once
 EXPERIMENTS_TOML = """\
 salt = "a shop"
@@ -38,6 +42,8 @@ salt = "a shop"
 layer = "ranking"
 buckets = [0, 500]
 users = {users}
+metric = "order_revenue_per_user"
+withhold = 0.1
 arms.control = {{}}
 arms.half = {{ revenue_weight = 0.5 }}
 """
@@ -79,36 +85,43 @@ def write_shop(folder: Path, users: int = 20_000, planned_users: int | None = No
 def simulate_user(user: str, experiments: Experiments, rng: np.random.Generator) -> Iterator[SimulatedSlate]:
     """The slates of a user, oldest first."""
     sessions_per_day, p_click, p_buy = rng.gamma(0.7, 0.12 / 0.7), rng.beta(1.5, 8), rng.beta(1.5, 6)
-    median_spend = float(np.exp(rng.normal(1.8, 0.7)))
+    median_spend, p_need = float(np.exp(rng.normal(1.8, 0.7))), rng.beta(1, 1 / P_NEED - 1)
     n_slates = rng.poisson(7 * WEEKS * sessions_per_day)
     times = np.sort(rng.uniform(0, 7 * WEEKS * SECONDS_PER_DAY, n_slates)).astype(int).tolist()
     for seconds in times:
         in_test = seconds >= 7 * TEST_START_WEEK * SECONDS_PER_DAY
-        arms = assign_user(experiments, user).arms if in_test else ""
-        uplift_factor = 1 + UPLIFT * arms.endswith("half")
-        item_ids = [f"i{k}" for k in rng.choice(ITEMS, 6, replace=False)]
-        items = tuple(Item(item_id, "", "", 1.0, 0.1, 0.02, 0.1, ("ann",)) for item_id in item_ids)
-        timings = {"queue": float(rng.exponential(1.0)), "total": float(rng.lognormal(2.3, 0.35))}
         ts, request_id = START_TS + seconds, f"{user}-{seconds}"
+        assignment = assign_user(experiments, user) if in_test else Assignment()
+        withheld = is_withheld(experiments, assignment, f"b-{request_id}")
+        item_ids = [f"i{k}" for k in rng.choice(ITEMS, 6, replace=False)]
+        items = tuple(_item(item_id, position) for position, item_id in enumerate(item_ids))
+        timings = {"queue": float(rng.exponential(1.0)), "total": float(rng.lognormal(2.3, 0.35))}
         tier = "ranked" if rng.random() > 0.01 else "retrieval"
-        slate = Slate(items, tier, "", timings, request_id, "20260101T000000Z")
+        slate = Slate(items, tier, "", timings, request_id, "20260101T000000Z", withheld)
         feedback: list[Feedback] = []
         order_lines: list[tuple[Any, ...]] = []
+        p_added = p_buy * (1 + UPLIFT * assignment.arms.endswith("half"))
         for item_id in item_ids:
-            if rng.random() > p_click:
+            is_clicked, is_needed = not withheld and rng.random() < p_click, rng.random() < p_need
+            if is_clicked:
+                feedback.append(Feedback("click", request_id, item_id, ts + 30))
+            if not is_needed and not (is_clicked and rng.random() < p_added):
                 continue
-            feedback.append(Feedback("click", request_id, item_id, ts + 30))
-            if rng.random() > p_buy * uplift_factor:
-                continue
-            paid_ts = ts + int(rng.exponential(2.0) * SECONDS_PER_DAY)
+            paid_ts = ts + 60 + int(rng.exponential(2.0) * SECONDS_PER_DAY)
             price = round(median_spend * float(rng.lognormal(0, 0.7)), 2)
             order_lines.append((f"o-{request_id}", user, item_id, paid_ts, 1, price))
-            if rng.random() < 0.5:  # the other purchases are in the orders alone
+            if is_clicked and rng.random() < 0.5:  # the other purchases are in the orders alone
                 feedback.append(Feedback("purchase", request_id, item_id, paid_ts, value=price))
             if rng.random() < 0.015:
                 returned_ts = paid_ts + 3 * SECONDS_PER_DAY
                 order_lines.append((f"r-{request_id}", user, item_id, returned_ts, -1, price))
-        yield SimulatedSlate(SlateRecord(user, f"b-{request_id}", ts, slate, arms), feedback, order_lines)
+        record = SlateRecord(user, f"b-{request_id}", ts, slate, assignment.arms, assignment.withhold)
+        yield SimulatedSlate(record, feedback, order_lines)
+
+
+def _item(item_id: str, position: int) -> Item:
+    """An item of a slate; two sources take turns."""
+    return Item(item_id, "", "", 1.0, 0.1, 0.02, 0.1, ("buy_again", "copurchase")[position % 2 :][:1])
 
 
 def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:

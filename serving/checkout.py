@@ -10,6 +10,7 @@ SECONDS_PER_DAY = 86_400
 MAX_CLOCK_SKEW = 300  # seconds by which the clock that dates feedback may be behind
 MAX_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
 EVENT_KIND = re.compile("[A-Za-z][A-Za-z0-9_-]*")
+SLATE_KINDS = ("impression", "ghost")  # events of a slate: its items were shown, or held back
 ITEM_TASKS = ("click", "purchase", "value")  # tasks that have a field of their own in Item
 MAX_NUMBER = 1e12  # beyond it float32 sums lose smaller terms
 
@@ -140,6 +141,7 @@ class Slate:
     timings: Mapping[str, float]  # milliseconds per stage, and `total`
     request_id: str
     bundle_version: str
+    withheld: bool = False  # by an experiment: nothing is shown, `items` are what would have been
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,8 @@ class Feedback:
     value: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kind, str) or not EVENT_KIND.fullmatch(self.kind) or self.kind == "impression":
+        is_kind = isinstance(self.kind, str) and EVENT_KIND.fullmatch(self.kind)
+        if not is_kind or self.kind in SLATE_KINDS:
             raise ValueError(
                 f"Feedback.kind is {self.kind!r}: expected {', '.join(HISTORY_KINDS)} or another kind of"
                 " event: letters, digits, - and _, a letter first"

@@ -30,6 +30,7 @@ class ShopOptions:
     bundle: Path = option(Path("bundle"), "bundle root or version folder")
     port: int = option(8000, "0 for any free port")
     data_dir: Path = option(Path("artifacts/shop"), "folder of store.db and of the impression log, events/")
+    experiments: Path | None = option(None, "TOML file of experiments, such as one that withholds slates")
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -46,7 +47,8 @@ def open_shop(options: ShopOptions) -> int:
     with lock_folder(options.data_dir):
         exported_store = exported_store_path(options.bundle)
         store = rebuild_store(options.data_dir / "store.db", exported_store)
-        settings = Settings(options.bundle, str(store), options.data_dir / "events")
+        log = options.data_dir / "events"
+        settings = Settings(options.bundle, str(store), log, experiments=options.experiments)
         app_factory = partial(create_shop_app, settings, exported_store)
         with suppress(KeyboardInterrupt):
             server.serve(app_factory, "127.0.0.1", options.port, workers=1)

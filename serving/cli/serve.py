@@ -97,7 +97,7 @@ def serve(options: ServeOptions) -> int:
 def check_settings(settings: "Settings") -> None:
     """Open and close the files of the settings: one line now is better than a worker that cannot start."""
     from ..events.impression_log import ImpressionLog
-    from ..experiments.assignment import read_experiments
+    from ..experiments.declaration import read_experiments
     from ..http.backends import open_service_store
     from ..http.middleware import read_key_hashes
 

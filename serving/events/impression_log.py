@@ -41,9 +41,12 @@ SCHEMA = pa.schema(
         "order_id": STRING,  # Checkout.order_id
         "item_id": STRING,
         "ts": pa.int64(),  # Unix seconds
-        "kind": STRING,  # impression, click, cart, purchase or another kind of the shop's events
+        # impression, ghost (of a slate that an experiment held back), click, cart, purchase or another kind
+        # of the shop's events
+        "kind": STRING,
         "position": pa.int32(),  # 1 for the first; null for feedback, as all columns below but `value`
-        "propensity": pa.float64(),  # probability that this request shows this item here
+        "propensity": pa.float64(),  # probability that this request selects this item here
+        "withhold": pa.float64(),  # probability that this checkout's slate is held back
         "p_click": FLOAT32,  # null where the tier predicts nothing, or the bundle has no such task
         "p_purchase": FLOAT32,
         "expected_value": FLOAT32,
@@ -67,6 +70,7 @@ class SlateRecord(NamedTuple):
     ts: int
     slate: Slate
     arm: str
+    withhold: float
 
 
 Record = SlateRecord | Feedback
@@ -111,14 +115,17 @@ class ImpressionLog:
         after_fork = weakref.WeakMethod(self._after_fork)
         os.register_at_fork(after_in_child=lambda: (method := after_fork()) and method())
 
-    def log_slate(self, checkout: Checkout, slate: Slate, arm: str = "") -> None:
-        """Log the slate shown after a checkout, dated `checkout.ts`, else now. An empty slate leaves no row.
+    def log_slate(self, checkout: Checkout, slate: Slate, arm: str = "", withhold: float = 0.0) -> None:
+        """Log the slate of a checkout, dated `checkout.ts`, else now. An empty slate leaves no row.
+
+        The items of a withheld slate are ghosts, those of other slates impressions.
 
         Args:
             arm: of an experiment, or of several (`serving.experiments.assignment.Assignment.arms`).
+            withhold: probability with which an experiment holds this checkout's slate back.
         """
         ts = int(time.time()) if checkout.ts is None else checkout.ts
-        self._enqueue(SlateRecord(checkout.user_id, checkout.order_id, ts, slate, arm))
+        self._enqueue(SlateRecord(checkout.user_id, checkout.order_id, ts, slate, arm, withhold))
 
     def log_feedback(
         self, kind: str, request_id: str | None, item_id: str, ts: int | None = None,
@@ -299,7 +306,8 @@ def _impression_columns(record: SlateRecord) -> dict[str, list[Any]]:
         "user_id": record.user_id,
         "order_id": record.order_id,
         "ts": record.ts,
-        "kind": "impression",
+        "kind": "ghost" if slate.withheld else "impression",
+        "withhold": record.withhold,
         "tier": slate.tier,
         "bundle_version": slate.bundle_version,
         "arm": record.arm,

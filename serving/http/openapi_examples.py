@@ -28,6 +28,7 @@ SLATE = {
     "tier": "ranked",
     "reason": "",
     "timings": {"queue": 0.1, "ranker": 4.2, "total": 8.7},
+    "withheld": False,
     "items": [
         {
             "position": 1,

@@ -126,13 +126,14 @@ class ItemOut(BaseModel):
 
 
 class SlateOut(BaseModel):
-    """Six items to show, in order; fewer only if the catalog has no more eligible ones."""
+    """Six items to show, in order: fewer if the catalog has no more eligible ones, none if withheld."""
 
     request_id: str = Field(description="send it with feedback")
     bundle_version: str
     tier: Literal["ranked", "retrieval", "cached", "category", "popularity"]
     reason: str = Field(description="why a stage was skipped or failed; empty otherwise")
     timings: dict[str, float] = Field(description="milliseconds per stage; queue: waiting for a thread")
+    withheld: bool = Field(description="an experiment holds this slate back: show no slot")
     items: list[ItemOut]
 
 
@@ -211,6 +212,7 @@ def slate_json(slate: Slate) -> bytes:
         "tier": slate.tier,
         "reason": slate.reason,
         "timings": {stage: round(milliseconds, 3) for stage, milliseconds in slate.timings.items()},
+        "withheld": slate.withheld,
         # Prices are float32: 1.29 would read 1.2899999618530273.
         "items": [
             {
@@ -218,7 +220,7 @@ def slate_json(slate: Slate) -> bytes:
                 **{name: getattr(item, name) for name in ITEM_FIELDS},
                 "price": round(item.price, 6),
             }
-            for position, item in enumerate(slate.items, 1)
+            for position, item in enumerate(() if slate.withheld else slate.items, 1)
         ],
     }
     return pydantic_core.to_json(content, inf_nan_mode="null")

@@ -22,8 +22,8 @@ class Settings:
         poll_seconds: seconds between two checks of `current`.
         explore: chance that the last slot of a slate explores, from 0 (never) to 1
             (serving/pipeline/explore.py).
-        experiments: TOML file of the running experiments (serving/experiments/assignment.py); None
-            for none. It needs `log`.
+        experiments: TOML file of the running experiments (serving/experiments/declaration.py);
+            None for none. It needs `log`.
     """
 
     bundle: Path

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..checkout import EVENT_KIND, HISTORY_KINDS, MAX_NUMBER, MAX_TS
+from ..checkout import EVENT_KIND, HISTORY_KINDS, MAX_NUMBER, MAX_TS, SLATE_KINDS
 from .arrow import ArrowStore
 from .base import Store, UserHistory
 
@@ -27,7 +27,7 @@ TABLE_COLUMNS = {
     "events": ("user_id", "item_id", "ts", "kind"),
     "orders": ("user_id", "item_id", "ts", "quantity", "price"),
 }
-EVENT_KINDS = ("impression", *HISTORY_KINDS)  # of `events`
+EVENT_KINDS = (*SLATE_KINDS, *HISTORY_KINDS)  # of `events`
 FEEDBACK_KINDS = ("click", "cart")  # of `events` that enter histories; purchases are the lines of `orders`
 
 ProgressCallback = Callable[[int, int], None]  # events so far, and of how many (0 where it is not known)

@@ -48,6 +48,7 @@ function showReceipt() {
 // Six more items
 
 async function recommend() {
+  $("more").hidden = false;
   $("slate").replaceChildren();
   $("slate-status").textContent = "Looking for six more …";
   $("how").hidden = $("again").hidden = true;
@@ -64,6 +65,8 @@ async function recommend() {
 
 function showSlate(slate) {
   requestId = slate.request_id;
+  $("more").hidden = slate.withheld; // an experiment measures what the slot adds: show no trace of it
+  if (slate.withheld) return;
   $("slate").replaceChildren(...slate.items.map((item) => cardElement(item, slate.tier)));
   const count = formatCount(slate.items.length, "item", "items");
   $("slate-status").textContent = `${count} to add to your order.`;

@@ -13,7 +13,8 @@ import pytest
 from serving import BundleError, Recommender
 from serving.bundle_watcher import BundleWatcher, load_lock
 from serving.cli import main
-from serving.experiments.assignment import Experiments, assign_user, read_experiments
+from serving.experiments.assignment import Experiments, assign_user
+from serving.experiments.declaration import read_experiments
 from serving.http.app import create_app
 from serving.http.settings import Settings
 from serving.storage.versions import CHALLENGER_FOLDER, find_version, set_current_version

@@ -17,8 +17,8 @@ from serving.experiments.assignment import (
     Experiments,
     assign_arm,
     assign_user,
-    read_experiments,
 )
+from serving.experiments.declaration import read_experiments
 from serving.http.app import create_app
 from serving.http.settings import Settings
 from tests.serving.events.logs import logged
@@ -122,7 +122,8 @@ def test_arms_have_their_shares_and_layers_are_independent(running: Experiments)
 
 def test_another_process_assigns_the_same_arms(running: Experiments, tmp_path: Path) -> None:
     path = write_file(tmp_path, FILE)
-    program = "from serving.experiments.assignment import *; from pathlib import Path\n"
+    program = "from serving.experiments.assignment import *\n"
+    program += "from serving.experiments.declaration import *; from pathlib import Path\n"
     program += f"e = read_experiments(Path({str(path)!r}))\n"
     program += "for k in range(500): print(assign_user(e, f'u{k}').arms)"
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -185,6 +186,19 @@ def test_any_user_has_an_arm(user: str) -> None:
         ),
         ('version = "v1"', 'version = "../v1"', "arm 'half': version is '../v1': expected the name"),
         ("arms.much", 'arms."much more"', "the name of an arm of experiment 'explore' is 'much more'"),
+        ('salt = "test"', 'salt = "test"\nwithhold = 1', "the file: withhold is 1: .*0 or more, below 1"),
+        ("explore = 0.05", "withhold = 1.0", "arm 'little': withhold is 1.0: .*0 or more, below 1"),
+        (
+            "[0, 500]",
+            "[0, 500]\nmetric = 'revenue'",
+            "'weight': metric is 'revenue': expected one of order_rev",
+        ),
+        (
+            "[0, 500]",
+            "[0, 500]\nmetric = 'revenue_per_user'",
+            "do you mean 'order_revenue_per_user'",
+        ),
+        ("users = 1000", "metric = 2\nusers = 1000", "holdout: metric is 2"),
         ("users = 1000", "", "holdout: users is None: .*`python -m experimentation plan` prints"),
         ("[experiments.explore]", "[experiments.holdout]", "may not be named 'holdout'"),
         ('layer = "explore"', "", "the name of the layer of experiment 'explore' is None"),
