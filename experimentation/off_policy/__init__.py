@@ -3,7 +3,8 @@
     impression log ─ logged_checkouts.py ─▶ checkouts, slates, propensities, rewards ─╮
     new bundle ───── replay.py ───────────▶ its slates for these checkouts ───────────┤
                                                                                       ▼
-    page.py ◀─ evaluate.py ◀─ estimators.py, incremental.py ◀─ importance_weights.py, plackett_luce.py
+    page.py ◀─ evaluate.py ◀─ estimators.py ◀─ importance_weights.py, plackett_luce.py
+                             ╰ incremental.py ◀─ uplift_terms.py, of slates that were held back
 
 docs/experiments.md lists the assumptions of each estimator and the measured coverage.
 """

@@ -18,6 +18,7 @@ from experimentation.off_policy.evaluate import (
     evaluate_policy,
     verdict_lines,
 )
+from experimentation.off_policy.incremental import withholding_line
 from experimentation.off_policy.logged_checkouts import LoggedCheckouts, read_logged_checkouts
 from experimentation.off_policy.open_bandit import compare_policies
 from experimentation.off_policy.page import page
@@ -35,6 +36,13 @@ def _parse_positive(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return value
+
+
+def _parse_share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 0.9:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 0.9")
     return value
 
 
@@ -103,12 +111,14 @@ def _about(
     tiers = ", ".join(f"{count:,} {tier}" for tier, count in replayed.tier_counts.most_common())
     excluded = "; ".join(f"{count:,} {reason}" for reason, count in logged.excluded.items())
     probabilities = ", ".join(f"{value:.3f}" for value in evaluation.examination_probability)
-    unpredicted = [name for name, values in replayed.predictions.items() if np.isnan(values).all()]
+    rewards = dict.fromkeys(row["reward"] for row in evaluation.estimates)
+    unpredicted = [name for name in rewards if np.isnan(replayed.predictions[name]).all()]
     return [
         f"{len(logged.checkouts):,} logged checkouts of {len(np.unique(logged.user)):,} users; bundle "
         f"{version} answered {tiers}.",
         f"Excluded: {excluded}.",
         f"p(examined | slot): {probabilities}.",
+        withholding_line(logged),
         *(
             f"The bundle does not predict {name}: its direct and doubly robust estimates use the log's mean."
             for name in unpredicted
@@ -129,6 +139,7 @@ def _report(
         "checkouts": len(logged.checkouts),
         "excluded": logged.excluded,
         "tiers": dict(replayed.tier_counts),
+        "withheld": int(logged.is_withheld.sum()),
         "examination_probability": evaluation.examination_probability.tolist(),
         "max_weight": options.max_weight,
         "weight_diagnostics": {
@@ -174,12 +185,16 @@ def coverage(options: CoverageOptions) -> int:
 class SimulateOptions:
     """The whole evaluation on the simulated market, compared with the truth."""
 
+    organic_share: float | None = option(
+        None, "share of purchases that would happen without the slot, and incremental revenue",
+        parse=_parse_share, metavar="SHARE",
+    )  # fmt: skip
     out: Path = option(OUT, "folder of the report")
 
 
 def simulate(options: SimulateOptions) -> int:
     """Train, log, estimate and compare with the truth."""
-    rehearse(options.out)
+    rehearse(options.out, options.organic_share)
     return 0
 
 

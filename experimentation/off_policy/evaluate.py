@@ -37,11 +37,11 @@ class PolicyEvaluation(NamedTuple):
 
 
 def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
-    """p(examined | slot) [K] from clicks over predicted clicks, slot by slot; the first slot has 1.
+    """p(examined | slot) [K] from clicks over predicted clicks of shown slates; the first slot has 1.
 
     Raises ValueError if predictions are missing, or a slot has fewer than MIN_SLOT_CLICKS clicks.
     """
-    predicted = np.isfinite(logged.p_click)
+    predicted = np.isfinite(logged.p_click) & ~logged.is_withheld[:, None]
     if not predicted.any():
         raise ValueError(
             "no impression has a logged p_click, for their bundle predicts no clicks: examination "
@@ -101,24 +101,11 @@ def evaluate_policy(
     withholding = incremental.select_withholding(logged, replayed)
     if withholding is None:
         return evaluation
-    logged, replayed = with_incremental_rewards(*withholding, examination_probability)
+    logged, replayed = incremental.with_incremental_rewards(*withholding, examination_probability)
     rows = _evaluate_rewards(
         logged, replayed, examination_probability, max_weight, [INCREMENTAL_REVENUE]
     ).estimates
     return evaluation._replace(estimates=[*evaluation.estimates, *rows])
-
-
-def with_incremental_rewards(
-    logged: LoggedCheckouts, replayed: ReplayedSlates, examination_probability: Array
-) -> tuple[LoggedCheckouts, ReplayedSlates]:
-    """The log with what each slot adds to the revenue of its item as a reward, and its predictions."""
-    mean = incremental.mean_slot_revenue(logged)
-    mean_uplift = incremental.mean_uplift_if_examined(mean, examination_probability)
-    uplift = _predictions_or_mean(replayed, INCREMENTAL_REVENUE, mean_uplift)
-    predicted = incremental.slot_predictions(logged, replayed, uplift, examination_probability)
-    rewards = {INCREMENTAL_REVENUE: incremental.uplift_terms(logged, predicted)}
-    predictions = replayed.predictions | {INCREMENTAL_REVENUE: uplift}
-    return logged._replace(rewards=rewards), replayed._replace(predictions=predictions)
 
 
 def _evaluate_rewards(
@@ -168,13 +155,6 @@ def _evaluate_rewards(
     )
 
 
-def _predictions_or_mean(replayed: ReplayedSlates, name: str, mean: float) -> Array:
-    """Predictions [n, K] of the replayed items if examined; `mean` where the bundle predicts nothing."""
-    predictions = replayed.predictions[name]
-    if_examined = np.where(np.isfinite(predictions), predictions, mean)
-    return if_examined * replayed.item.astype(bool)  # an empty slot earns nothing
-
-
 def _terms_by_estimator(
     logged: LoggedCheckouts,
     replayed: ReplayedSlates,
@@ -184,8 +164,10 @@ def _terms_by_estimator(
 ) -> dict[tuple[str, str], Array]:
     """(estimator, shopper model) → terms [n] of a reward."""
     reward = logged.rewards[name]
-    mean_reward = reward.sum() / (len(reward) * examination_probability.sum())
-    if_examined = _predictions_or_mean(replayed, name, mean_reward)
+    mean_reward = reward.sum() / (len(reward) * examination_probability.sum())  # where nothing is predicted
+    predictions = replayed.predictions[name]
+    if_examined = np.where(np.isfinite(predictions), predictions, mean_reward)  # [n, K]
+    if_examined = if_examined * replayed.item.astype(bool)  # an empty slot earns nothing
     direct = if_examined @ examination_probability
     same_item = logged.item[:, :, None] == replayed.item[:, None, :]
     predicted = examination_probability * (same_item * if_examined[:, None, :]).sum(2)

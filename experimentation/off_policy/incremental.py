@@ -1,101 +1,81 @@
-"""Incremental revenue of logged slots, from slates that were held back at random.
+"""Incremental revenue as a reward of logged checkouts, where slates were held back at random.
 
-A held-back slate is logged as ghosts, the items that it would have shown (ghost ads, Johnson, Lewis and
-Nubbemeyer, Journal of Marketing Research 2017). What its items earn is bought without the slot. With the
-probability w that a checkout's slate is held back, and W = 1 where it was, the term of a slot
-
-    m1 - m0 + (1 - W) / (1 - w) · (R - m1) - W / w · (R - m0)
-
-has the expectation of what showing the item adds to its revenue R, whatever the predictions m1 (shown) and m0
-(not shown) are: augmented inverse propensity weighting (Robins, Rotnitzky and Zhao, JASA 1994). Good
-predictions make it less noisy. The estimators of estimators.py read the terms as rewards, so that `doubly
-robust` has both propensities, of the item and of the slate being shown.
+uplift_terms.py defines the terms of a slot. Their predictions are the bundle's, of items on its own slate.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
 from experimentation.off_policy.logged_checkouts import LoggedCheckouts, select_checkouts
 from experimentation.off_policy.replay import ReplayedSlates, select_replayed
+from experimentation.off_policy.uplift_terms import (
+    GroupWeights,
+    SlotRevenue,
+    group_weights,
+    mean_slot_revenue,
+    uplift_terms,
+)
 
 Array = np.ndarray
 INCREMENTAL_REVENUE = "incremental revenue"
-MIN_WITHHELD = 40  # checkouts with a withheld slate, and with a shown one, that an estimate needs
-NO_WITHHOLDING = (
-    "No slate was held back at random, so incremental revenue cannot be estimated. To do: set `withhold` in "
-    "the file of experiments, and estimate from the log that follows"
-)
-
-
-class SlotRevenue(NamedTuple):
-    """Revenue of n slates of K slots: [n, K] each; not negative, 0 for an empty slot."""
-
-    shown: Array  # expected where the slate is shown
-    organic: Array  # expected where it is not
+MIN_GROUP_CHECKOUTS = 40  # with a withheld slate, and with a shown one, that an estimate needs
 
 
 def select_withholding(
     logged: LoggedCheckouts, replayed: ReplayedSlates
 ) -> tuple[LoggedCheckouts, ReplayedSlates] | None:
-    """The checkouts whose slate could have been shown or held back; None with fewer than MIN_WITHHELD of
-    either."""
+    """The checkouts whose slate could be shown or held back; None with too few of either."""
     mask = (logged.withhold > 0) & (logged.withhold < 1)
     n_withheld = int(logged.is_withheld[mask].sum())
-    if min(n_withheld, int(mask.sum()) - n_withheld) < MIN_WITHHELD:
+    if min(n_withheld, int(mask.sum()) - n_withheld) < MIN_GROUP_CHECKOUTS:
         return None
     return select_checkouts(logged, mask), select_replayed(replayed, mask)
 
 
-def group_weights(logged: LoggedCheckouts) -> tuple[Array, Array]:
-    """(1 - W) / (1 - w) and W / w: [n, 1] each."""
-    withheld, probability = logged.is_withheld[:, None], logged.withhold[:, None]
-    return (1 - withheld) / (1 - probability), withheld / probability
-
-
-def mean_slot_revenue(logged: LoggedCheckouts) -> SlotRevenue:
-    """Mean revenue of each slot in both groups, the same for all checkouts."""
-    means = [
-        (weight * logged.slot_revenue).sum(0) / weight.sum() * np.ones_like(logged.slot_revenue)
-        for weight in group_weights(logged)
-    ]
-    return SlotRevenue(*(mean * logged.item.astype(bool) for mean in means))
-
-
-def mean_uplift_if_examined(mean: SlotRevenue, examination_probability: Array) -> float:
-    """Mean incremental revenue of a slot that is examined."""
-    return float((mean.shown - mean.organic).mean(0).sum() / examination_probability.sum())
-
-
-def slot_predictions(
-    logged: LoggedCheckouts, replayed: ReplayedSlates, uplift_if_examined: Array, examination: Array
-) -> SlotRevenue:
-    """Predicted revenue of the logged slots: the bundle's of items on its slate, else the slot's mean.
-
-    Args:
-        uplift_if_examined: [n, K] of the replayed items.
-        examination: [K] p(examined | slot).
-    """
-    mean = mean_slot_revenue(logged)
-    same_item = logged.item[:, :, None] == replayed.item[:, None, :]  # [n, K, K]
-    is_replayed = same_item.any(2)
-    organic = replayed.predictions["organic revenue"]  # [n, K], NaN where the bundle predicts none
-    replayed_organic = (same_item * np.nan_to_num(organic)[:, None, :]).sum(2)
-    has_organic = (same_item & np.isfinite(organic)[:, None, :]).any(2)
-    organic = np.where(has_organic, replayed_organic, mean.organic)
-    uplift = examination * (same_item * uplift_if_examined[:, None, :]).sum(2)
-    shown = np.where(is_replayed, organic + uplift, mean.shown)
-    is_filled = logged.item.astype(bool)
-    return SlotRevenue(shown * is_filled, np.where(is_replayed, organic, mean.organic) * is_filled)
-
-
-def uplift_terms(logged: LoggedCheckouts, predicted: SlotRevenue) -> Array:
-    """Terms [n, K] whose expectation is what the slot adds to the revenue of its item."""
-    shown, withheld = group_weights(logged)
-    revenue = logged.slot_revenue
+def withholding_line(logged: LoggedCheckouts) -> str:
+    """What the log has of slates that were held back at random."""
+    could_be = (logged.withhold > 0) & (logged.withhold < 1)
+    n_withheld = int(logged.is_withheld[could_be].sum())
+    counts = f"{n_withheld:,} of {int(could_be.sum()):,} slates were held back at random"
+    if min(n_withheld, int(could_be.sum()) - n_withheld) >= MIN_GROUP_CHECKOUTS:
+        return f"{counts}: incremental revenue counts order lines of their items, clicked or not."
     return (
-        predicted.shown
-        - predicted.organic
-        + shown * (revenue - predicted.shown)
-        - withheld * (revenue - predicted.organic)
+        f"{counts}: incremental revenue needs {MIN_GROUP_CHECKOUTS} withheld and as many shown. To do: set "
+        "withhold in the file of experiments, and estimate from the log that follows."
     )
+
+
+def with_incremental_rewards(
+    logged: LoggedCheckouts, replayed: ReplayedSlates, examination_probability: Array
+) -> tuple[LoggedCheckouts, ReplayedSlates]:
+    """The checkouts of `select_withholding` with their terms as the reward, and its predictions.
+
+    Where the bundle predicts no incremental revenue, an examined item counts as the mean of the log.
+    """
+    weights = group_weights(logged.is_withheld, logged.withhold)
+    mean = mean_slot_revenue(logged.slot_revenue, weights)
+    mean_uplift = (mean.shown - mean.organic).mean(0).sum() / examination_probability.sum()
+    uplift = replayed.predictions[INCREMENTAL_REVENUE]  # [n, K]
+    uplift = np.where(np.isfinite(uplift), uplift, mean_uplift) * replayed.item.astype(bool)
+    predictions = replayed.predictions | {INCREMENTAL_REVENUE: uplift}
+    replayed = replayed._replace(predictions=predictions)
+    predicted = _slot_predictions(logged, replayed, weights, examination_probability)
+    terms = uplift_terms(logged.slot_revenue, weights, predicted) * logged.item.astype(bool)
+    return logged._replace(rewards={INCREMENTAL_REVENUE: terms}), replayed
+
+
+def _slot_predictions(
+    logged: LoggedCheckouts, replayed: ReplayedSlates, weights: GroupWeights, examination_probability: Array
+) -> SlotRevenue:
+    """Predicted revenue of the logged slots: the bundle's of items on its slate, else the slot's mean."""
+    mean = mean_slot_revenue(logged.slot_revenue, weights)
+    same_item = logged.item[:, :, None] == replayed.item[:, None, :]  # [n, K, K]
+
+    def of_logged(values: Array, mean: Array) -> Array:
+        """Values [n, K] of the replayed items at the logged slots [n, K]; `mean` where there is none."""
+        is_predicted = same_item & np.isfinite(values)[:, None, :]
+        return np.where(is_predicted.any(2), (is_predicted * np.nan_to_num(values)[:, None, :]).sum(2), mean)
+
+    organic = of_logged(replayed.predictions["organic revenue"], mean.organic)
+    uplift = replayed.predictions[INCREMENTAL_REVENUE]
+    mean_uplift = (mean.shown - mean.organic) / examination_probability
+    return SlotRevenue(organic + examination_probability * of_logged(uplift, mean_uplift), organic)

@@ -1,21 +1,27 @@
 """Off-policy evaluation of a real bundle on the simulated market, where its true value is known.
 
     python -m experimentation.off_policy simulate
+    python -m experimentation.off_policy simulate --organic-share 0.5
 
     simulated shop ─ until TRAINING_END ─▶ train.py ─▶ export.py, twice ─▶ champion and challenger
                    ╰ after it ──▶ the champion answers and explores; shoppers click ─▶ log ─▶ estimate
 
-The challenger has the champion's models and orders by p(purchase), not by expected value. Clicks are drawn
+The challenger has the champion's models. It orders by p(purchase), not by expected value. Clicks are drawn
 from the true probabilities (docs/simulated.md). Only clicks are compared: purchases in the simulator's next
 orders follow the simulator's own slates.
+
+With organic demand the challenger orders by incremental value (tasks=incremental), WITHHOLD of the champion's
+slates are held back, and purchases are drawn too: the items of the champion's slates leave the simulator's
+next orders, and those that are bought after them enter. Attributed and incremental revenue are compared.
 """
 
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -28,6 +34,8 @@ from data.io.code_hash import ROOT
 from data.sources import simulated
 from experimentation.off_policy import logged_checkouts
 from experimentation.off_policy.estimators import LOG_MEAN
+from experimentation.off_policy.incremental import INCREMENTAL_REVENUE
+from experimentation.off_policy.replaced_purchases import replace_purchases
 from experimentation.off_policy.replay import replay
 from reporting.tables import text_table
 from serving import Checkout, ImpressionLog, Line, Recommender, Slate, open_store
@@ -44,16 +52,38 @@ FOLDER = ROOT / "artifacts" / "off_policy"
 SIMULATION_SETTINGS = {"users": 500, "items": 300, "days": 180}
 TRAINING_END = SIMULATION_START + 110 * SECONDS_PER_DAY  # of champion and challenger
 EXPLORATION_RATE = 0.2
+WITHHOLD = 0.3  # of the champion's slates, with organic demand
 CHALLENGER_OVERRIDE = "bundle.slate.revenue_weight=0"
+INCREMENTAL_OVERRIDES = (
+    "bundle.slate.objective='purchase * value'", "bundle.slate.objective='uplift * value'"
+)  # fmt: skip
 
 
-def rehearse(out: Path) -> list[Row]:
-    """Return estimates of the challenger's clicks with their truth; write them and the estimate's page."""
+class SlateTruth(NamedTuple):
+    """True expectations of slots [n, K], at their positions; 0 for an empty slot."""
+
+    click: Array  # p(click)
+    bought_if_clicked: Array
+    bought_if_not_clicked: Array
+    bought_if_withheld: Array
+    attributed: Array  # revenue of what is bought after a click
+    incremental: Array  # revenue of what is bought because of the slot
+    spend: Array  # of a purchase
+
+
+def rehearse(out: Path, organic_share: float | None = None) -> list[Row]:
+    """Return estimates of the challenger's rewards with their truth; write them and the estimate's page.
+
+    `organic_share`: of the purchases of shown items, those that would have happened without the slot.
+    """
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = dict(compose("train", overrides=["data=simulated"]).data)
+        cfg: dict[str, Any] = dict(compose("train", overrides=["data=simulated"]).data)
     cfg |= SIMULATION_SETTINGS | {"root": str(FOLDER / "simulated")}
+    if organic_share is not None:
+        cfg["organic"] = {**cfg["organic"], "share": organic_share}
+        cfg["withhold"] = WITHHOLD  # of the simulator's own slates, from which the challenger learns
     files = simulated.table_files(cfg)
-    champion, challenger = _train_and_export(files)
+    champion, challenger = _train_and_export(files, organic_share is not None)
     shop = _serve_champion(cfg, files, champion)
     store = shop.parent / "store.db"
     _run("-m", "experimentation.off_policy", "estimate", "--shop", str(shop), "--bundle", str(challenger),
@@ -63,27 +93,38 @@ def rehearse(out: Path) -> list[Row]:
     logged = logged_checkouts.read_logged_checkouts(shop, bundle.manifest, FeatureSchema.load(bundle.folder))
     replayed = replay(recommender, logged.checkouts)
     order = np.array([int(str(checkout.order_id)) for checkout in logged.checkouts])
-    challenger_value, champion_value = (
-        float(_true_click_probabilities(cfg, order, slates.item).sum(1).mean())
-        for slates in (replayed, logged)
+    challenger_truth, champion_truth = (
+        _mean_rewards(_slate_truth(cfg, order, slates.item)) for slates in (replayed, logged)
     )
     report = json.loads((out / "off_policy.json").read_text())
-    columns = ("estimator", "shopper_model", "value", "low", "high", "verdict")
+    columns = ("reward", "estimator", "shopper_model", "value", "low", "high", "verdict")
+    rewards = ("click", "revenue", INCREMENTAL_REVENUE) if organic_share is not None else ("click",)
     rows = [
         {name: row[name] for name in columns}
-        | {"truth": champion_value if row["estimator"] == LOG_MEAN else challenger_value}
+        | {"truth": (champion_truth if row["estimator"] == LOG_MEAN else challenger_truth)[row["reward"]]}
         for row in report["rows"]
-        if row["reward"] == "click"
+        if row["reward"] in rewards
     ]
     for row in rows:
         row["covers_truth"] = row["low"] is not None and row["low"] <= row["truth"] <= row["high"]
-    write_json(out / "off_policy_rehearsal.json", {"explore": EXPLORATION_RATE, "rows": rows})
+    settings = {"explore": EXPLORATION_RATE, "organic_share": organic_share}
+    write_json(out / "off_policy_rehearsal.json", settings | {"rows": rows})
     print(text_table(rows))
     return rows
 
 
-def _train_and_export(files: dict[str, Path]) -> tuple[Path, Path]:
+def _mean_rewards(truth: SlateTruth) -> dict[str, float]:
+    """The true mean of each reward per checkout."""
+    rewards = {"click": truth.click, "revenue": truth.attributed, INCREMENTAL_REVENUE: truth.incremental}
+    return {name: float(values.sum(1).mean()) for name, values in rewards.items()}
+
+
+def _train_and_export(files: dict[str, Path], has_organic_demand: bool) -> tuple[Path, Path]:
     """Train on the data before TRAINING_END; return the version folders of champion and challenger."""
+    tasks = ["tasks=incremental"] if has_organic_demand else []
+    overrides = INCREMENTAL_OVERRIDES if has_organic_demand else (
+        "bundle.slate.revenue_weight=1", CHALLENGER_OVERRIDE
+    )  # fmt: skip
     shop = FOLDER / "before"
     shop.mkdir(parents=True, exist_ok=True)
     for name, file in files.items():
@@ -94,12 +135,9 @@ def _train_and_export(files: dict[str, Path]) -> tuple[Path, Path]:
     tracking = f"mlflow.tracking_uri=sqlite:///{FOLDER}/mlflow.db"
     _run("train.py", "experiment=simulated", "data=tables", f"data.root={shop}", "data.horizon=next_order",
          f"paths.prepared={FOLDER}/prepared", "trainer.progress=false", f"paths.runs={FOLDER}/runs",
-         tracking)  # fmt: skip
+         tracking, *tasks)  # fmt: skip
     bundles = []
-    for name, override in (
-        ("champion", "bundle.slate.revenue_weight=1"),
-        ("challenger", CHALLENGER_OVERRIDE),
-    ):
+    for name, override in zip(("champion", "challenger"), overrides, strict=True):
         _run("export.py", f"run={FOLDER}/runs/latest", f"bundle.dir={FOLDER / name}", tracking, override)
         bundles.append((FOLDER / name / "current").resolve())
     return bundles[0], bundles[1]
@@ -126,30 +164,75 @@ def _serve_champion(cfg: dict[str, Any], files: dict[str, Path], version: Path) 
         user, ts = str(order_rows[0]["user_id"]), order_rows[0]["ts"]
         checkouts.append(Checkout(user, basket, ts, order_id=str(order)))
         slates.append(champion.recommend(checkouts[-1], deadline_ms=10_000))
+    order = np.array(list(rows_by_order))
     item = np.array([[slate_item.item_id for slate_item in slate.items] for slate in slates], object)
-    p_click = _true_click_probabilities(cfg, np.array(list(rows_by_order)), item)
-    clicks = np.random.default_rng(1).random(p_click.shape) < p_click
-    _write_log(shop / "events", checkouts, slates, clicks)
+    truth, rng = _slate_truth(cfg, order, item), np.random.default_rng(1)
+    clicked, withhold = rng.random(item.shape) < truth.click, cfg.get("withhold") or 0.0
+    is_withheld = np.zeros(len(order), bool)
+    if withhold:
+        is_withheld = rng.random(len(order)) < withhold
+        clicked &= ~is_withheld[:, None]
+        p_bought = np.where(clicked, truth.bought_if_clicked, truth.bought_if_not_clicked)
+        p_bought = np.where(is_withheld[:, None], truth.bought_if_withheld, p_bought)
+        bought = rng.random(item.shape) < p_bought
+        orders = replace_purchases(
+            pq.read_table(files["orders"]), order, _item_numbers(item), bought, truth.spend
+        )
+        pq.write_table(orders, shop / "orders.parquet")
+    slates = [
+        replace(slate, withheld=bool(held_back)) for slate, held_back in zip(slates, is_withheld, strict=True)
+    ]
+    _write_log(shop / "events", checkouts, slates, clicked, withhold)
     return shop
 
 
-def _write_log(folder: Path, checkouts: list[Checkout], slates: list[Slate], clicks: Array) -> None:
+def _write_log(
+    folder: Path, checkouts: list[Checkout], slates: list[Slate], clicks: Array, withhold: float
+) -> None:
     log = ImpressionLog(folder, capacity=clicks.size + len(slates))  # all at once
     for checkout, slate, clicked in zip(checkouts, slates, clicks, strict=True):
-        log.log_slate(checkout, slate)
+        log.log_slate(checkout, slate, withhold=withhold)
         for slot in np.flatnonzero(clicked):
             item_id, ts = slate.items[slot].item_id, int(checkout.ts or 0)
             log.log_feedback("click", slate.request_id, item_id, ts + 60)
     log.close()
 
 
-def _true_click_probabilities(cfg: dict[str, Any], order: Array, item: Array) -> Array:
-    """True p(click) of items [n, K] at their slots after the orders [n]; 0 for an empty slot."""
-    is_filled = item.astype(bool)
-    item_code = np.where(is_filled, item, "0").astype(np.int64)
-    truth = simulated.ground_truth(cfg, np.repeat(order, item.shape[1]), item_code.ravel())
+def _item_numbers(item: Array) -> Array:
+    """Item numbers of item ids [n, K]; -1 for an empty slot."""
+    return np.where(item.astype(bool), item, "-1").astype(np.int64)
+
+
+def _slate_truth(cfg: dict[str, Any], order: Array, item: Array) -> SlateTruth:
+    """The truth of items [n, K] at their slots after the orders [n]."""
+    number = _item_numbers(item)
+    is_filled = number >= 0
+    pairs = np.repeat(order, item.shape[1]), number.clip(0).ravel()
+    truth = simulated.ground_truth(cfg, *pairs)
     examination = behaviour.examination_probability(item.shape[1], cfg["position_bias"])
-    return truth.p_click_given_examined.reshape(item.shape) * examination * is_filled
+    p_click, p_conversion, p_shown, p_not_shown, value, added_value = (
+        np.nan_to_num(column).reshape(item.shape) * is_filled
+        for column in (
+            truth.p_click_given_examined,
+            truth.p_purchase_given_click,
+            truth.p_purchase_shown,
+            truth.p_purchase_not_shown,
+            truth.expected_value,
+            truth.incremental_value,
+        )
+    )
+    at_position = examination * p_click
+    bought_and_clicked = at_position * p_conversion
+    p_bought = p_not_shown + examination * (p_shown - p_not_shown)
+    return SlateTruth(
+        click=at_position,
+        bought_if_clicked=p_conversion,
+        bought_if_not_clicked=(p_bought - bought_and_clicked) / np.maximum(1 - at_position, 1e-12),
+        bought_if_withheld=p_not_shown,
+        attributed=examination * value,
+        incremental=examination * added_value,
+        spend=value / np.maximum(p_click * p_conversion, 1e-12),
+    )
 
 
 def _run(*command: str) -> None:

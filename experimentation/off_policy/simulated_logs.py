@@ -6,6 +6,9 @@ depend on slates, so every policy meets the same checkouts. Two kinds of shopper
 
     independent   examine each slot with p(examined | slot), whatever the other slots hold: the position model
     cascade       the same, but leave after a click (Craswell et al. 2008): slots depend on those above
+
+Both also buy without the slot, what they like above all. WITHHOLD of the slates are held back, and the reward
+`incremental revenue` is of uplift_terms.py; `click` and `revenue` are those of slates that are all shown.
 """
 
 from typing import NamedTuple
@@ -13,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from experimentation.off_policy import plackett_luce
+from experimentation.off_policy.incremental import INCREMENTAL_REVENUE
+from experimentation.off_policy.uplift_terms import group_weights, mean_slot_revenue, uplift_terms
 from simulation import behaviour
 from simulation.catalog import SimulatedItems, sample_items
 from simulation.people import PurchaseState, SimulatedUsers, add_purchases, initial_state, sample_users
@@ -24,7 +29,9 @@ WARMUP_ORDERS = 3  # orders of every user before the first checkout
 EXAMINATION_PROBABILITY = behaviour.examination_probability(SLOTS, position_bias=0.7)  # [K]
 MAX_BASKET_LINES = 4
 SIMULATED_SHOPPERS = ("independent", "cascade")
-REWARDS = ("click", "revenue")
+REWARDS = ("click", "revenue", INCREMENTAL_REVENUE)
+WITHHOLD = 0.2  # probability that a slate is held back
+ORGANIC_DEMAND = 1.0  # p(bought without the slot) as a multiple of p(click and purchase | examined)
 
 
 class SimulatedCheckouts(NamedTuple):
@@ -117,7 +124,19 @@ def simulate_log(checkouts: SimulatedCheckouts, shopper: str, rng: np.random.Gen
     if shopper == "cascade":
         clicked &= np.cumsum(clicked, axis=1) == 1
     spend = price * (1 + is_double) * np.where(is_discounted, 0.8, 1.0)
-    return SimulatedLog(slate, {"click": clicked.astype(np.float64), "revenue": clicked * purchased * spend})
+    sold = clicked & purchased  # by the slot
+    needs, withheld = rng.spawn(2)  # apart, so that the other draws are as without organic demand
+    is_organic = needs.random(slate.shape) < _organic_probability(checkouts, slate)
+    is_withheld = withheld.random(len(slate)) < WITHHOLD
+    bought = is_organic | (sold & ~is_withheld[:, None])
+    weights = group_weights(is_withheld, np.full(len(slate), WITHHOLD))
+    predicted = mean_slot_revenue(bought * spend, weights)
+    rewards = {
+        "click": clicked.astype(np.float64),
+        "revenue": sold * spend,
+        INCREMENTAL_REVENUE: uplift_terms(bought * spend, weights, predicted),
+    }
+    return SimulatedLog(slate, rewards)
 
 
 def true_rewards(
@@ -129,8 +148,16 @@ def true_rewards(
     p_click = EXAMINATION_PROBABILITY * p_click
     if shopper == "cascade":
         p_click = p_click * np.cumprod(np.c_[np.ones(len(p_click)), 1 - p_click[:, :-1]], axis=1)
-    revenue = (p_click * p_purchase * price).sum(1) * behaviour.MEAN_SPEND_RATIO
-    return {"click": p_click.sum(1), "revenue": revenue}
+    revenue = p_click * p_purchase * price * behaviour.MEAN_SPEND_RATIO
+    incremental = revenue * (1 - _organic_probability(checkouts, slate))
+    rewards = {"click": p_click, "revenue": revenue, INCREMENTAL_REVENUE: incremental}
+    return {name: reward.sum(1) for name, reward in rewards.items()}
+
+
+def _organic_probability(checkouts: SimulatedCheckouts, slate: Array) -> Array:
+    """p(bought without the slot) [n, K] of the items of slates."""
+    p_click, p_purchase, _ = _slate_truth(checkouts, slate)
+    return np.minimum(ORGANIC_DEMAND * p_click * p_purchase, 0.9)
 
 
 def _slate_truth(checkouts: SimulatedCheckouts, slate: Array) -> tuple[Array, Array, Array]:

@@ -1,0 +1,55 @@
+"""What logged slots add to the revenue of their items, from slates that were held back at random.
+
+A held-back slate is logged as ghosts, the items that it would have shown (ghost ads, Johnson, Lewis and
+Nubbemeyer, Journal of Marketing Research 2017). What its items earn is bought without the slot. With the
+probability w that a checkout's slate is held back, and W = 1 where it was, the term of a slot
+
+    m1 - m0 + (1 - W) / (1 - w) · (R - m1) - W / w · (R - m0)
+
+has the expectation of what showing the item adds to its revenue R, whatever the predictions m1 (shown) and m0
+(not shown) are: augmented inverse propensity weighting (Robins, Rotnitzky and Zhao, JASA 1994). Good
+predictions make it less noisy. The estimators of estimators.py read the terms as rewards, so that their
+weights are of both choices: of the item, and of the slate being shown.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class GroupWeights(NamedTuple):
+    """Inverse probabilities of the group that a checkout fell into: [n, 1] each, 0 in the other group."""
+
+    shown: Array  # (1 - W) / (1 - w)
+    withheld: Array  # W / w
+
+
+class SlotRevenue(NamedTuple):
+    """Expected revenue of slots, in both groups: [n, K] each."""
+
+    shown: Array
+    organic: Array  # where the slate is held back
+
+
+def group_weights(is_withheld: Array, withhold: Array) -> GroupWeights:
+    """Weights from W [n] bool and w [n], above 0 and below 1."""
+    w, is_withheld = withhold[:, None], is_withheld[:, None]
+    return GroupWeights((1 - is_withheld) / (1 - w), is_withheld / w)
+
+
+def mean_slot_revenue(revenue: Array, weights: GroupWeights) -> SlotRevenue:
+    """The mean revenue of each slot in both groups, the same for all checkouts; revenue [n, K]."""
+    means = ((weight * revenue).sum(0) / weight.sum() for weight in weights)
+    return SlotRevenue(*(np.broadcast_to(mean, revenue.shape) for mean in means))
+
+
+def uplift_terms(revenue: Array, weights: GroupWeights, predicted: SlotRevenue) -> Array:
+    """Terms [n, K] of slots with this revenue [n, K] of their items."""
+    return (
+        predicted.shown
+        - predicted.organic
+        + weights.shown * (revenue - predicted.shown)
+        - weights.withheld * (revenue - predicted.organic)
+    )
