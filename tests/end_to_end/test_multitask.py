@@ -29,6 +29,16 @@ def test_variants_are_compared_on_the_same_candidates(tmp_path: Path) -> None:
     health = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("ranker-*/health.json")]
     assert len(health) == 2
     assert all(set(report) == {"gates", "gradient_cosine", "alarms"} for report in health)
+    (counterfactual,) = (
+        file.parent for file in (tmp_path / "runs").glob("ranker-*/config.yaml")
+        if "escm2_dr" in file.read_text()
+    )  # fmt: skip
+    exported = command(
+        "export.py", f"run={counterfactual}", f"bundle.dir={tmp_path}/bundle", "verify.checkouts=20",
+        "verify.golden=4", settings[-1],
+    )  # fmt: skip
+    assert exported.returncode == 0, exported.stderr[-3000:]
+    assert "purchase 0.0e+00" in exported.stdout  # parity: nothing of the loss is exported
     wrong_variant = command("-m", "benchmarks.multitask", "mmo", *settings)
     assert wrong_variant.returncode == 1
     assert "Did you mean mmoe" in wrong_variant.stderr
