@@ -23,8 +23,8 @@ class Demand(NamedTuple):
     """What people do at a slot, on average."""
 
     organic: float = 0.1  # probability of buying an item of the slate without the slot
-    click: float = 0.15  # probability of a click on an examined item
-    added: float = 0.1  # probability of buying after a click what would not have been bought
+    click: float = 0.2  # probability of a click on an examined item
+    added: float = 0.15  # probability of buying after a click what would not have been bought
     replaced: float = 0.2  # share of an added purchase's money that is saved elsewhere in the shop
 
 
@@ -37,6 +37,8 @@ class SimulatedGhostLog(NamedTuple):
     log: GhostLog
     slate_items: float
     all_orders: float
+    attributed: float  # revenue after a click, per shown slate
+    by_source: dict[str, float]
 
 
 def simulate_ghost_log(
@@ -72,8 +74,18 @@ def simulate_ghost_log(
         days=float(DAYS),
         notes=(),
     )
+    credit = price * p_click * (habit + (1 - habit) * p_added)
     truth = float(slate_added.sum(1).mean())
-    return SimulatedGhostLog(log, truth, (1 - demand.replaced) * truth)
+    return SimulatedGhostLog(
+        log=log,
+        slate_items=truth,
+        all_orders=(1 - demand.replaced) * truth,
+        attributed=float(credit.sum(1).mean()),
+        by_source={
+            name: float((slate_added * mask).sum(1).mean())
+            for name, mask in zip(SOURCES, (is_habit, ~is_habit), strict=True)
+        },
+    )
 
 
 def simulate_credit_test(

@@ -9,6 +9,7 @@ import duckdb
 REQUIRED_LOG_COLUMNS = {
     "request_id", "user_id", "item_id", "ts", "kind", "tier", "bundle_version", "arm", "value",
 }  # fmt: skip
+ID_COLUMNS = ("request_id", "user_id", "item_id")
 OPTIONAL_LOG_COLUMNS = {  # that logs of earlier releases, or of another service, may lack → type
     "order_id": "VARCHAR",
     "position": "INTEGER",
@@ -68,7 +69,10 @@ def create_events_view(con: duckdb.DuckDBPyConnection, path: Path, experiment: s
     arm = (
         "'all'" if experiment is None else f"nullif(regexp_extract(arm, '(^|,){experiment}:([^,]+)', 2), '')"
     )
-    required = ", ".join(sorted(REQUIRED_LOG_COLUMNS - {"arm"}))
+    required = ", ".join(
+        f"{name}::VARCHAR AS {name}" if name in ID_COLUMNS else name
+        for name in sorted(REQUIRED_LOG_COLUMNS - {"arm"})
+    )
     con.execute(f"CREATE VIEW events AS SELECT {required}, {arm} AS arm, {optional} FROM log")
 
 

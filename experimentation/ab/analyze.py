@@ -18,7 +18,6 @@ from experimentation.ab.deciding_metric import (
     disagreement_warning,
     measured_metrics,
     metric_notes,
-    named_metric,
 )
 from experimentation.ab.estimate import (
     Effect,
@@ -68,12 +67,17 @@ def analyze(
 ) -> AnalysisResult:
     """Return the result of an experiment from its log. `margins` by key override those of the guardrails.
 
-    Raises ValueError if an arm has fewer than two users, the log has arms that the experiment lacks, or it
-    cannot measure the metric that the experiment names.
+    Raises ValueError if there is one arm, an arm has fewer than two users, the log has arms that the
+    experiment lacks, or it cannot measure the metric that the experiment names.
     """
     has_orders = "order_revenue" in log.sums
-    deciding = choose_deciding_metric(named_metric(experiment), has_orders)
+    deciding = choose_deciding_metric(experiment.metric, has_orders)
     names = [arm.name for arm in experiment.arms]
+    if len(names) < 2:
+        raise ValueError(
+            f"experiment '{experiment.name}' has one arm: there is nothing to compare. `python -m "
+            "experimentation uplift` estimates what its slates add"
+        )
     if unknown := sorted(set(log.arm) - set(names)):
         raise ValueError(
             f"the log has arms that experiment '{experiment.name}' has not: {', '.join(unknown)}. Take the "

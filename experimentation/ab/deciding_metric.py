@@ -19,11 +19,6 @@ MOVED_OR_ADDED = (
 )
 
 
-def named_metric(experiment: Experiment) -> str | None:
-    """The metric that the file of experiments names; None if it names none."""
-    return getattr(experiment, "metric", None)
-
-
 def choose_deciding_metric(name: str | None, has_orders: bool) -> Metric:
     """The metric of this name; without a name order revenue where orders are given, else slot revenue.
 
@@ -48,7 +43,7 @@ def metric_notes(experiment: Experiment, deciding: Metric, has_orders: bool) -> 
     """Yield what a reader must know about the choice of the metric."""
     if not has_orders:
         yield MOVED_OR_ADDED
-    if named_metric(experiment) is None:
+    if experiment.metric is None:
         key = next(key for key, metric in METRICS.items() if metric == deciding)
         yield (
             f"The file of experiments names no metric, so {deciding.name} decides. Name it before the next "

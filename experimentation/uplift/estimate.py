@@ -9,7 +9,8 @@ estimates what a slate adds (Hájek 1971). Facts known before the coin are subtr
 keeps the estimate unbiased but for terms of 1/n and narrows its interval (Lin 2013, Agnostic notes on
 regression adjustments). The regression weights each checkout by the square of its inverse probability,
 because the few withheld ones make most of the variance. Checkouts of one user are a cluster: their terms are
-summed before they are squared.
+summed before they are squared. A term is divided by 1 - its leverage, because a large predicted value bends
+the regression towards its own outcome (HC3, MacKinnon and White 1985).
 """
 
 import math
@@ -22,6 +23,7 @@ from scipy.stats import norm
 
 CONFIDENCE_LEVEL = 0.95
 MIN_CHECKOUTS = 30  # shown, and withheld, below which nothing is estimated
+MIN_RESIDUAL_SHARE = 0.1  # 1 - leverage, at least: a term of leverage 1 is 0
 
 
 class Assignment(NamedTuple):
@@ -58,7 +60,7 @@ class Contrast(NamedTuple):
     shown: float
     withheld: float
     incremental: Estimate
-    terms: NDArray  # [n], whose mean is 0 and whose spread over users is that of the difference
+    terms: NDArray  # [n], whose spread over users is that of the difference
 
 
 def contrast(assignment: Assignment, outcome: NDArray, covariates: NDArray | None = None) -> Contrast:
@@ -67,12 +69,12 @@ def contrast(assignment: Assignment, outcome: NDArray, covariates: NDArray | Non
     Args:
         covariates: [n, k] facts known before the coin.
     """
-    adjusted = outcome
-    if covariates is not None and covariates.shape[1]:
-        adjusted = outcome - _explained(assignment, outcome, covariates)
-    shown, shown_terms = hajek_mean(assignment, adjusted, shown=True)
-    withheld, withheld_terms = hajek_mean(assignment, adjusted, shown=False)
-    terms = shown_terms - withheld_terms
+    if covariates is None:
+        covariates = np.zeros((len(outcome), 0))
+    explained, leverage = _regress(assignment, outcome, covariates)
+    shown, shown_terms = hajek_mean(assignment, outcome - explained, shown=True)
+    withheld, withheld_terms = hajek_mean(assignment, outcome - explained, shown=False)
+    terms = (shown_terms - withheld_terms) / np.maximum(1 - leverage, MIN_RESIDUAL_SHARE)
     return Contrast(shown, withheld, clustered_estimate(assignment, shown - withheld, terms), terms)
 
 
@@ -85,7 +87,7 @@ def hajek_mean(assignment: Assignment, outcome: NDArray, shown: bool) -> tuple[f
 
 
 def clustered_estimate(assignment: Assignment, value: float, terms: NDArray) -> Estimate:
-    """The interval of a value whose terms [n] have mean 0; degrees of freedom are the rarer group's users."""
+    """The interval of a value from its terms [n]; degrees of freedom are the rarer group's users."""
     sums = np.bincount(assignment.user_row, terms)
     users = len(np.unique(assignment.user_row))
     se = math.sqrt((sums @ sums) * users / max(1, users - 1)) / len(terms)
@@ -115,14 +117,19 @@ def withheld_ratio_p_value(assignment: Assignment) -> float:
     return float(2 * norm.sf(abs(withheld - assignment.withhold.sum()) / math.sqrt(variance)))
 
 
-def _explained(assignment: Assignment, outcome: NDArray, covariates: NDArray) -> NDArray:
-    """The part of an outcome [n] that the covariates explain within both groups; its mean is 0."""
+def _regress(assignment: Assignment, outcome: NDArray, covariates: NDArray) -> tuple[NDArray, NDArray]:
+    """Regress an outcome [n] on both groups and the covariates [n, k], by weighted least squares.
+
+    Returns the part that the covariates explain, [n] with mean 0, and the leverage of each checkout: [n].
+    """
     centred = covariates - covariates.mean(0)
-    design = np.column_stack([assignment.is_shown, ~assignment.is_shown, centred])
-    weight = assignment.weight[:, None]  # least squares squares it
-    coefficients = np.linalg.lstsq(design * weight, outcome * weight[:, 0], rcond=None)[0]
-    explained: NDArray = centred @ coefficients[2:]
-    return explained
+    scale = centred.std(0)
+    centred = centred / np.where(scale > 1e-9 * np.abs(covariates).max(0, initial=0), scale, np.inf)
+    weight = assignment.weight  # least squares squares it
+    design = np.column_stack([assignment.is_shown, ~assignment.is_shown, centred]) * weight[:, None]
+    projection = design @ np.linalg.pinv(design.T @ design, hermitian=True)  # [n, 2 + k]
+    coefficients = projection.T @ (outcome * weight)
+    return centred @ coefficients[2:], (projection * design).sum(1)
 
 
 def _n_users(assignment: Assignment, shown: bool) -> int:

@@ -112,9 +112,9 @@ def _group_section(kind: str, groups: Sequence[GroupMeasure]) -> dict[str, Any]:
                "incremental revenue of 100 slots of the group"),
     ]  # fmt: skip
     finding = (
-        f"A slot of {best.name} adds most for certain: at least {100 * best.per_slot.low:,.2f} per 100 slots."
+        f"{best.name} has the highest lower end: {100 * best.per_slot.low:,.2f} per 100 slots."
         if best.per_slot.low > 0
-        else f"No {kind} adds revenue for certain yet."
+        else f"No interval of a {kind} lies above 0 yet."
     )
     return {
         "id": kind,

@@ -184,5 +184,9 @@ def test_a_log_of_another_experiment_is_refused() -> None:
     log = simulate_experiment(5, 200)
     with pytest.raises(ValueError, match=r"experiment 'simulated' has not: treatment.*file of exp"):
         analyze(log, ab_experiment(USERS)._replace(arms=(Arm("control"), Arm("other"))))
+    with pytest.raises(
+        ValueError, match=r"experiment 'simulated' has one arm.*uplift` estimates what its slates"
+    ):
+        analyze(log, ab_experiment(USERS)._replace(arms=(Arm("control"),)))
     with pytest.raises(ValueError, match="arm third of 'simulated' has fewer than two users"):
         analyze(log, ab_experiment(USERS)._replace(arms=(Arm("control"), Arm("treatment"), Arm("third"))))

@@ -45,10 +45,10 @@ def test_a_test_is_planned(shop: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert summary.group(1) == row[5]
     assert int(row[1].replace(",", "")) >= int(row[5].replace(",", ""))
     assert summary.group(0).split(" takes")[0] in out.read_text()
-    few_users = ["--share", "0.02", "--metric", "ctr", "--purchase-days", "65"]
+    few_users = ["--metric", "ctr", "--share", "0.02", "--purchase-days", "65"]
     assert main(["plan", "--events", events, *few_users, "--out", str(out)]) == 0
     assert "and more than the log's 3 weeks" in capsys.readouterr().out
-    assert main(["plan", "--events", events, "--orders", orders, "--out", str(out)]) == 0
+    assert main(["plan", "--events", events, "--orders", orders, *few_users[2:], "--out", str(out)]) == 0
     assert "more order revenue per user takes" in capsys.readouterr().out
 
 
@@ -59,7 +59,7 @@ def test_a_test_is_analyzed(shop: Path, tmp_path: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     assert re.match(r"(Ship half|Keep the control|Not enough data)", printed)
     assert "The deciding metric is order revenue per user." in out.read_text()
-    assert 'metric = "order_revenue_per_user"' in printed, "the file names none"
+    assert "names no metric" not in printed
     for name in (
         "order revenue per user",
         "revenue per session",
@@ -72,8 +72,12 @@ def test_a_test_is_analyzed(shop: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert name in out.read_text()
     assert "not measured" not in printed
     assert "purchase window of 14 days is not over yet" in printed
-    assert run_analyze(shop, out) == 0
+    unnamed = tmp_path / "unnamed.toml"
+    text = (shop / "experiments.toml").read_text()
+    unnamed.write_text(text.replace('metric = "order_revenue_per_user"', ""))
+    assert run_analyze(shop, out, "--experiments", str(unnamed)) == 0
     printed = capsys.readouterr().out
+    assert "The file of experiments names no metric, so revenue per session decides." in printed
     assert printed.count("not measured") >= 2
     assert "order revenue per user" not in printed
     assert "It cannot distinguish purchases that the slot added from purchases that moved into it." in printed
@@ -83,6 +87,7 @@ def test_a_test_is_analyzed(shop: Path, tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [
+        ([], 1, "order revenue per user decides, and there are no orders: give --orders"),
         (["--experiment", "wait"], 1, "there is no experiment 'wait'; there are weight"),
         (["--events", "nowhere"], 1, "nowhere has no Parquet files"),
         (["--start", "2027-01-01", "--end", "2027-01-02"], 1, "no user has a session in this time"),

@@ -2,7 +2,6 @@
 
 import math
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from experimentation.ab.estimate import ORDER_REVENUE, REVENUE, Effect
 from experimentation.ab.page import experiment_page
 from experimentation.ab.sessions import SessionLog
 from experimentation.ab.verdict import KEEP_CONTROL, SHIP, ship_decision
+from serving.experiments.declaration import METRIC_NAMES
 
 USERS = 2000
 
@@ -63,8 +63,7 @@ def test_an_arm_that_adds_purchases_is_shipped_without_a_warning() -> None:
 
 def test_the_metric_that_the_file_names_decides() -> None:
     log = with_orders(simulate_experiment(1, 3000, 0.6))
-    experiment = SimpleNamespace(**ab_experiment(USERS)._asdict(), metric="revenue_per_session")
-    result = analyze(log, experiment)  # type: ignore[arg-type]
+    result = analyze(log, ab_experiment(USERS)._replace(metric="revenue_per_session"))
     assert result.deciding == REVENUE
     assert ship_decision(result).sentence.startswith("Ship treatment: revenue per session rises")
     assert "slot and orders disagree" in result.warnings[0], "whichever of the two decides"
@@ -109,3 +108,7 @@ def test_a_disagreement_is_a_warning(slot: Effect, orders: Effect, meaning: str 
     if warning is not None and meaning is not None:
         assert meaning in warning
     assert disagreement_warning("b", {REVENUE.name: slot}) is None
+
+
+def test_the_file_of_experiments_may_name_every_metric() -> None:
+    assert tuple(METRICS) == METRIC_NAMES
