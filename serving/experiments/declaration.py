@@ -63,11 +63,13 @@ def read_experiments(path: Path) -> Experiments:
         if not isinstance(salt, str) or not salt:
             raise ValueError(f"salt is {salt!r}: expected a text that is not empty")
         withhold = _parse_number(content, "withhold", "the file")
+        holdout = _parse_holdout(_table(content, HOLDOUT, "the file")) if HOLDOUT in content else None
+        if withhold or holdout is not None:
+            content.setdefault("experiments", {})  # withholding alone needs no experiment
         experiments = tuple(
             _parse_experiment(name, table)
             for name, table in _table(content, "experiments", "the file").items()
         )
-        holdout = _parse_holdout(_table(content, HOLDOUT, "the file")) if HOLDOUT in content else None
         for pair in combinations(experiments, 2):
             _check_no_conflict(*pair)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Withholding: a share of the checkouts gets no slot, and the log keeps what it would have shown."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_the_innermost_share_counts(running: Experiments) -> None:
         assert assignment.withhold_source == arm.partition(":")[0]
         seen.add(arm)
     assert seen == set(SHARES)
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "experiments.md"
+
+
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL))
+def test_the_files_of_the_documentation_are_read(tmp_path: Path, text: str) -> None:
+    experiments = read_file(tmp_path, text)
+    assert experiments.withhold or experiments.active
 
 
 def test_metric_names_are_those_that_analysis_computes() -> None:
