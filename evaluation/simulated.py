@@ -12,6 +12,8 @@ proposed items that were not shown:
     click at position   p(examined | position) · p(click | examined)
     click if seen       p(click | examined), what serving predicts
     purchase …          the same, times p(purchase | click)
+
+With organic demand (`data.organic.share`) it also prints what the slates add: simulated_increment.py.
 """
 
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import DataError
@@ -28,6 +31,7 @@ from data.sources import simulated
 from evaluation import protocol, scoring
 from evaluation.jagged import Array, RankedLists, find_sorted, segment_ids, sort_descending, top_k
 from evaluation.metrics import auc, ece, ndcg_discount, paired_bootstrap, predicted_over_observed
+from evaluation.simulated_increment import incremental_rows
 from evaluation.task_outputs import joint_probability
 from reporting.tables import text_table
 from serving import command_line
@@ -77,6 +81,7 @@ class TruthComparison(NamedTuple):
     true_value: Array  # [P] expected value in the first slot
     true_examination: Array  # [P] p(examined) at its position; NaN for an item that was not shown
     user: Array  # [n] int64, of the checkout
+    increments: list[Row]  # what the run's slates add, with organic demand
 
     @property
     def true_purchase(self) -> Array:
@@ -102,6 +107,7 @@ def evaluate_runs(runs: list[Run], split: str, out: Path) -> dict[str, list[Row]
         "Tasks": [each.keys | row for each in comparisons for row in task_agreement(each)],
         "Conversion": [each.keys | row for each in comparisons for row in conversion_bias(each)],
         "Slates": [each.keys | mean_slate_metrics(each) for each in comparisons],
+        "Increments": [each.keys | row for each in comparisons for row in each.increments],
         "Positions": [run_keys(run) | row for run in runs for row in position_bias(run)],
         "Differences to the first run": [
             each.keys | row for each in comparisons[1:] for row in paired_differences(each, first)
@@ -162,12 +168,14 @@ def compare_with_truth(run: Run, split: str) -> TruthComparison:
         true_value=truth.expected_value,
         true_examination=examination,
         user=data.user,
+        increments=incremental_rows(run, scored, data, truth),
     )
 
 
 def _logged_examination(cfg: dict[str, Any], order: Array, item: Array, n_items: int) -> Array:
     """p(examined) of each (order, item) pair at its logged position [P]; NaN without an impression."""
     log = pq.read_table(simulated.simulation_folder(cfg) / "truth.parquet")
+    log = log.filter(pc.invert(log["withheld"]))
     key = log["order_id"].to_numpy() * n_items + log["item_id"].to_numpy()
     by_key = np.argsort(key)
     position = find_sorted(key[by_key], order * n_items + item)

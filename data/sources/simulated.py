@@ -115,6 +115,28 @@ def ground_truth(cfg: Mapping[str, Any], order: Array, item: Array) -> GroundTru
     )
 
 
+def best_incremental_value(cfg: Mapping[str, Any], order: Array) -> Array:
+    """The true incremental value [n] of the best slate after each order number [n], of all items.
+
+    No slate holds what was just paid. It runs the simulation again. NaN where `data.organic.share` is null.
+    """
+    items = catalog.sample_items(cfg)
+    slots = int(cfg["slots"])
+    p_examined = behaviour.examination_probability(slots, cfg["position_bias"])
+    sellable, best = needs.sellable_items(cfg, len(items.price)), np.full(len(order), np.nan)
+    by_order = np.argsort(order)
+    for step in logged_market.simulate_orders(cfg, items):
+        row = np.flatnonzero(np.isin(step.order, order))
+        if step.responses.organic is None or len(row) == 0:
+            continue
+        value = step.responses.organic.p_added * items.price * behaviour.MEAN_SPEND_RATIO
+        value[~(sellable & (items.created_at <= step.ts[:, None]))] = 0.0
+        value[step.lines.row, step.lines.item] = 0.0
+        top = -np.sort(-value[row], axis=1)[:, :slots]
+        best[by_order[np.searchsorted(order[by_order], step.order[row])]] = top @ p_examined
+    return best
+
+
 def _tables(cfg: Mapping[str, Any], items: SimulatedItems, step: Round) -> dict[str, dict[str, Array]]:
     """Table → column → values, of orders, events and truth."""
     lines, row = step.lines, step.lines.row
