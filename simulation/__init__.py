@@ -1,5 +1,9 @@
-"""A simulated market whose probabilities are known: catalog, people and behaviour are functions of arrays.
+"""A simulated market whose probabilities are known: functions of arrays.
 
-`data/sources/simulated.py` and `simulation/population.py` let time pass. This room does no I/O and imports no
-other room.
+    catalog, people     items and users
+    behaviour, needs    what users click and buy, and what they buy with or without a slot
+    logged_market       time passes, block by block, under the shop's own policy (data/sources/simulated.py)
+    population          time passes, day by day, under any recommender
+
+This room does no I/O and imports no other room.
 """

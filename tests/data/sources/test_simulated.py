@@ -234,11 +234,12 @@ def test_truth_of_any_pair(tmp_path: Path, share: float | None) -> None:
 
 
 def test_it_prepares_like_any_shop_without_its_truth(tmp_path: Path) -> None:
-    cfg = config(tmp_path) | {"data": settings(tmp_path)}
+    cfg = config(tmp_path) | {"data": settings(tmp_path, organic={"share": 0.3}, withhold=0.1)}
     folder = prepare(cfg)
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["counts"]["rejected"] == 0
     assert meta["click"] == "logged"
+    assert 0 < meta["ghosts"]["train"] < 0.3 * meta["impressions"]["train"]
     assert set(meta["fingerprint"]) == {"orders", "items", "users", "events"}
     hidden = {
         "p_examined", "p_click_given_examined", "p_click_at_position", "p_purchase_given_click",
