@@ -149,6 +149,13 @@ def decision_rates(experiments: int) -> Iterator[Row]:
                    "ci95_half_width": ci_half_width(rates["rejected"], experiments)}  # fmt: skip
 
 
+def example_of_credit() -> str:
+    """The decision and the warning on one test whose arm moves organic purchases into the slot."""
+    log = simulate_credit_test(3, POPULATION, moved=0.1)
+    result = analyze(log, ab_experiment(2500))
+    return "\n\n".join([ship_decision(result).sentence, *result.warnings])
+
+
 def plan_rates(experiments: int) -> Iterator[Row]:
     """The share of experiments of the planned size that detect the planned effect."""
     shown = simulate_ghost_log(2**20, USERS, withhold=1e-9)  # a log before anything is withheld
@@ -203,6 +210,7 @@ def benchmark(options: WithholdingOptions) -> int:
         rows = list(measure(options.experiments))
         print(f"{text_table(rows)}\n", flush=True)
         report += rows
+    print(f"A test whose arm moves organic purchases into the slot:\n\n{example_of_credit()}\n")
     write_json(REPORT, report)
     print(f"written: {REPORT}")
     return 0
