@@ -6,9 +6,12 @@ Advertising caps impressions by user and time in the same way (Buchbinder et al.
 advertising", WADS 2011, section 1). Here an order counts once, however often its page is loaded.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,47 +62,62 @@ def read_frequency_cap(settings: object) -> FrequencyCap | None:
     return FrequencyCap(**settings)
 
 
-def capped_items(cap: FrequencyCap, checkout: Checkout, history: UserHistory, ts: int) -> list[str]:
-    """Ids of the items that a checkout's slate leaves out, those that give way first at the front.
+class ImpressionCount(NamedTuple):
+    """How often, and when last, a user was shown an item without a response since."""
 
-    These are the least shown, and of equally often shown ones those that were shown longest ago. Slates since
-    this order's own first one do not count: an order asked for again has the same slate.
+    n_orders: int
+    last_ts: int  # Unix seconds (UTC)
+
+
+def count_impressions(
+    cap: FrequencyCap | None, checkout: Checkout, history: UserHistory, ts: int
+) -> dict[str, ImpressionCount]:
+    """The impressions of a user within the cap's window, by item; none without a cap.
+
+    Slates since this order's own first one do not count: an order asked for again has the same slate.
 
     Args:
         history: of the user, with the impressions.
         ts: Unix seconds (UTC) of the checkout.
     """
+    if cap is None or not history.impressions:
+        return {}
     start = ts - cap.window_seconds
-    slates = [
-        slate
-        for slate in takewhile(lambda slate: slate.order_key != checkout.order_id, history.impressions)
-        if slate.ts > start
-    ]
-    if len(slates) < cap.times:
-        return []
-    return items_at_cap(cap, slates, _responses(checkout, history, start, ts))
+    earlier = takewhile(lambda slate: slate.order_key != checkout.order_id, history.impressions)
+    slates = [slate for slate in earlier if slate.ts > start]
+    if not slates:
+        return {}
+    return count_by_item(slates, _last_responses(checkout, history, start, ts))
 
 
-def items_at_cap(
-    cap: FrequencyCap, slates: Sequence[ShownSlate], responses: Iterable[tuple[str, int]]
-) -> list[str]:
-    """Items that `cap.times` of the slates show since their last response, in the order of `capped_items`.
+def count_by_item(
+    slates: Sequence[ShownSlate], last_responses: Mapping[str, int]
+) -> dict[str, ImpressionCount]:
+    """Impressions of one user's slates, in order of arrival, after the item's last response (item → ts)."""
+    n_slates = Counter(slate.order_key for slate in slates)
+    n_orders: dict[str, int] = {}
+    last_ts: dict[str, int] = {}
+    counted: set[tuple[str, str]] = set()  # order and item, of orders with several slates
+    for order_key, ts, item_ids in slates:
+        for item in item_ids:
+            if last_responses and ts <= last_responses.get(item, -1):
+                continue
+            if n_slates[order_key] > 1:
+                if (order_key, item) in counted:
+                    continue
+                counted.add((order_key, item))
+            n_orders[item] = n_orders.get(item, 0) + 1
+            last_ts[item] = ts
+    return {item: ImpressionCount(n, last_ts[item]) for item, n in n_orders.items()}
 
-    Args:
-        slates: of one user, within the window, in order of arrival.
-        responses: item and Unix seconds of the user's clicks, carts and purchases; read only if needed.
+
+def capped_items(cap: FrequencyCap, counts: Mapping[str, ImpressionCount]) -> list[str]:
+    """The items that a slate leaves out, those that give way first at the front.
+
+    These are the least shown, and of equally often shown ones those that were shown longest ago.
     """
-    shown_at: dict[str, dict[str, int]] = {}  # item → order key → ts
-    for slate in slates:
-        for item in slate.item_ids:
-            shown_at.setdefault(item, {}).setdefault(slate.order_key, slate.ts)
-    at_cap = {item: [*times.values()] for item, times in shown_at.items() if len(times) >= cap.times}
-    if at_cap:
-        for item, response_ts in responses:
-            if item in at_cap:
-                at_cap[item] = [ts for ts in at_cap[item] if ts > response_ts]
-    remaining = {item: times for item, times in at_cap.items() if len(times) >= cap.times}
-    return sorted(remaining, key=lambda item: (len(remaining[item]), remaining[item][-1]))
+    capped = [item for item, count in counts.items() if count.n_orders >= cap.times]
+    return sorted(capped, key=counts.__getitem__)
 
 
 def lift_cap(rows: Sequence[int], eligible: NDArray[np.bool_], n_slots: int) -> list[int]:
@@ -116,12 +134,12 @@ def lift_cap(rows: Sequence[int], eligible: NDArray[np.bool_], n_slots: int) -> 
     return capped[max(0, n_missing) :]
 
 
-def _responses(checkout: Checkout, history: UserHistory, start: int, ts: int) -> Iterable[tuple[str, int]]:
-    """Item and time of the user's events after `start`, and of the lines just paid."""
-    for line in checkout.basket:
-        yield line.item_id, ts
-    if checkout.history is not None:
-        yield from ((event.item_id, event.ts) for event in checkout.history if event.ts > start)
-        return
-    for k in np.flatnonzero(history.ts > start).tolist():
-        yield history.item_id[k], int(history.ts[k])
+def _last_responses(checkout: Checkout, history: UserHistory, start: int, ts: int) -> dict[str, int]:
+    """Item → time of the user's last event after `start`, the lines just paid among them."""
+    if checkout.history is None:
+        recent = np.flatnonzero(history.ts > start).tolist()
+        responses = [(history.item_id[k], int(history.ts[k])) for k in recent]
+    else:
+        responses = [(event.item_id, event.ts) for event in checkout.history if event.ts > start]
+    last_responses = dict(sorted(responses, key=itemgetter(1)))
+    return last_responses | {line.item_id: ts for line in checkout.basket}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serving import Checkout, Event, Line
 from serving.checkout import SECONDS_PER_DAY
-from serving.pipeline.frequency import FrequencyCap, capped_items, lift_cap
+from serving.pipeline.frequency import FrequencyCap, capped_items, count_impressions, lift_cap
 from serving.pipeline.slate_policy import SlatePolicy
 from serving.stores.base import EMPTY_HISTORY, UserHistory, history_from_events
 from serving.stores.impressions import ShownSlate
@@ -37,6 +37,10 @@ def checkout(order_id: str | None = None, basket: str = "z", **fields: Any) -> C
     return Checkout("u", [Line(item) for item in basket], NOW, order_id=order_id, **fields)
 
 
+def capped(cap: FrequencyCap, request: Checkout, history: UserHistory) -> list[str]:
+    return capped_items(cap, count_impressions(cap, request, history, NOW))
+
+
 @given(slates=SLATES, responses=RESPONSES, times=st.integers(1, 3), order=st.sampled_from(["o3", "new"]))
 def test_the_cap_is_a_count_of_orders(
     slates: list, responses: list[tuple[str, int]], times: int, order: str
@@ -45,28 +49,24 @@ def test_the_cap_is_a_count_of_orders(
     slates = sorted(slates, key=lambda slate: -slate[1])
     events = [Event(item, NOW - age * SECONDS_PER_DAY, "click") for item, age in responses]
     history = memory(*slates, events=events)
-    capped = capped_items(FrequencyCap(times, "14d"), checkout(order), history, NOW)
+    found = capped(FrequencyCap(times, "14d"), checkout(order), history)
     keys = [key for key, _, _ in slates]
     before = slates[: keys.index(order)] if order in keys else slates
     counts = {}
     for item in "abcde":
         last = min((age for responded, age in responses if responded == item), default=99)
-        first_age: dict[str, int] = {}
-        for key, age, items in before:
-            if item in items and age < 14:
-                first_age.setdefault(key, age)
-        counts[item] = sum(age < last for age in first_age.values())
-    assert set(capped) == {item for item, count in counts.items() if count >= times}
-    assert [counts[item] for item in capped] == sorted(counts[item] for item in capped)
+        counts[item] = len({key for key, age, items in before if item in items and age < min(14, last)})
+    assert set(found) == {item for item, count in counts.items() if count >= times}
+    assert [counts[item] for item in found] == sorted(counts[item] for item in found)
 
 
 def test_an_order_asked_for_again_has_the_same_cap() -> None:
     """Also if its page was loaded many times, or another order came in between."""
     earlier = [("o1", 3, "ab"), ("o2", 2, "ac")]
-    assert capped_items(TWICE, checkout("o3"), memory(*earlier), NOW) == ["a"]
+    assert capped(TWICE, checkout("o3"), memory(*earlier)) == ["a"]
     loaded = [*earlier, ("o3", 1, "bcd"), ("o3", 1, "bcd"), ("o4", 1, "bcd")]
-    assert capped_items(TWICE, checkout("o3"), memory(*loaded), NOW) == ["a"]
-    assert set(capped_items(TWICE, checkout("o5"), memory(*loaded), NOW)) == set("abcd")
+    assert capped(TWICE, checkout("o3"), memory(*loaded)) == ["a"]
+    assert set(capped(TWICE, checkout("o5"), memory(*loaded))) == set("abcd")
 
 
 @pytest.mark.parametrize("kind", ["click", "cart", "purchase"])
@@ -74,18 +74,18 @@ def test_a_response_resets_the_count(kind: str) -> None:
     """From the store or the request's own history; a line just paid is one."""
     slates = [("o1", 3, "ab"), ("o2", 2, "ab")]
     click = Event("a", NOW - int(1.5 * SECONDS_PER_DAY), kind)
-    assert capped_items(TWICE, checkout(), memory(*slates, events=[click]), NOW) == ["b"]
-    assert capped_items(TWICE, checkout(history=[click]), memory(*slates), NOW) == ["b"]
-    assert capped_items(TWICE, checkout(basket="a"), memory(*slates), NOW) == ["b"]
+    assert capped(TWICE, checkout(), memory(*slates, events=[click])) == ["b"]
+    assert capped(TWICE, checkout(history=[click]), memory(*slates)) == ["b"]
+    assert capped(TWICE, checkout(basket="a"), memory(*slates)) == ["b"]
     early = replace(click, ts=NOW - int(2.5 * SECONDS_PER_DAY))
-    assert capped_items(TWICE, checkout(), memory(*slates, events=[early]), NOW) == ["b"]
+    assert capped(TWICE, checkout(), memory(*slates, events=[early])) == ["b"]
     again = [*slates, ("o5", 1, "a"), ("o6", 1, "a")]
-    assert capped_items(TWICE, checkout(), memory(*again, events=[click]), NOW) == ["b", "a"]
+    assert capped(TWICE, checkout(), memory(*again, events=[click])) == ["b", "a"]
 
 
 def test_the_least_shown_give_way_first() -> None:
     slates = [("o1", 5, "abc"), ("o2", 4, "abc"), ("o3", 3, "ab"), ("o4", 2, "d"), ("o5", 1, "d")]
-    assert capped_items(TWICE, checkout(), memory(*slates), NOW) == ["c", "d", "a", "b"]
+    assert capped(TWICE, checkout(), memory(*slates)) == ["c", "d", "a", "b"]
     eligible = np.array([False, True, True, True, True, True, True, True])
     assert lift_cap([1, 2, 3], eligible, 6) == [3]
     assert lift_cap([1, 2, 3], eligible, 4) == [1, 2, 3]
@@ -94,9 +94,9 @@ def test_the_least_shown_give_way_first() -> None:
 
 
 def test_nothing_shown_is_nothing_capped() -> None:
-    assert capped_items(FrequencyCap(1), checkout(), EMPTY_HISTORY, NOW) == []
-    assert capped_items(FrequencyCap(1), checkout(), memory(("o1", 14, "a")), NOW) == []
-    assert capped_items(FrequencyCap(1), checkout(), memory(("o1", 13.9, "a")), NOW) == ["a"]
+    assert capped(FrequencyCap(1), checkout(), EMPTY_HISTORY) == []
+    assert capped(FrequencyCap(1), checkout(), memory(("o1", 14, "a"))) == []
+    assert capped(FrequencyCap(1), checkout(), memory(("o1", 13.9, "a"))) == ["a"]
 
 
 def test_a_policy_reads_its_cap_as_a_manifest_holds_it() -> None:
