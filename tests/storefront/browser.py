@@ -94,9 +94,9 @@ class Browser:
 
 
 @contextmanager
-def shop(browser: Browser, bundle: Path, folder: Path) -> Iterator[Command]:
+def shop(browser: Browser, bundle: Path, folder: Path, *arguments: str) -> Iterator[Command]:
     """A shop at whose door the browser stands; store and log are in `folder`."""
-    with command(bundle, "--data-dir", str(folder), module=["storefront"]) as opened:
+    with command(bundle, "--data-dir", str(folder), *arguments, module=["storefront"]) as opened:
         browser.driver.get(opened.url)
         browser.until(lambda: browser.texts("#popular li"))
         yield opened

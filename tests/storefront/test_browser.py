@@ -156,6 +156,21 @@ def test_a_guest_on_a_phone_and_titles_that_are_markup(
     assert {row["user_id"] for row in rows} == {None}
 
 
+def test_a_withheld_slot_leaves_no_trace(version: Path, tmp_path: Path, browser: Browser) -> None:
+    experiments = tmp_path / "experiments.toml"
+    experiments.write_text('salt = "test"\nwithhold = 0.999999')
+    with shop(browser, version.parent, tmp_path / "shop", "--experiments", str(experiments)) as opened:
+        browser.choose("#item", "milk 8", "Milk No 8")
+        browser.click("#pay")
+        browser.reads("#thanks-title", "Thank you")
+        browser.until(lambda: browser.run("return document.querySelector('#more').hidden"))
+        assert browser.texts("#more *") == browser.texts("#how *") == []
+        browser.reads("#receipt .title", "Milk No 8")
+        opened.stop()
+    rows = logged(tmp_path / "shop" / "events")
+    assert [(row["kind"], row["withhold"]) for row in rows] == [("ghost", 0.999999)] * 6
+
+
 def test_what_the_service_refuses_is_told(version: Path, tmp_path: Path, browser: Browser) -> None:
     store = tmp_path / "store.db"
     with shop(browser, version.parent, tmp_path) as opened:
