@@ -85,7 +85,7 @@ def observed_candidates(scored: ScoredCandidates) -> ScoredCandidates:
 
 def known_candidates(scored: ScoredCandidates) -> ScoredCandidates:
     """The candidates with a known label of a task, with the outputs at the position where they were shown."""
-    has_label: Array = scored.is_known.any(axis=1)
+    has_label: Array = np.asarray(scored.is_known.any(axis=1))
     return mask_jagged(scored._replace(outputs=scored.outputs_at_position), has_label)
 
 
