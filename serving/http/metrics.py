@@ -64,6 +64,9 @@ class ServiceMetrics:
         self.store_appends = counter(
             "sextet_store_appends", "Checkouts and clicks written to the store", ("outcome",)
         )
+        self.store_impressions = counter(
+            "sextet_store_impressions", "Slates written to the store's memory of impressions", ("outcome",)
+        )
         self.log_records = counter("sextet_log_records", "Slates and feedback logged", ("outcome",))
         self.log_write_failures = counter("sextet_log_write_failures", "Failed attempts to write the log")
         self._last_failed = self._last_dropped = 0  # the log's counts at the last record

@@ -24,6 +24,7 @@ from ..storage.formats import event_kinds
 from ..stores.base import Store
 from .backends import is_writable, open_service_store
 from .body import JSON_MEDIA_TYPE
+from .impression_writer import ImpressionWriter
 from .metrics import ServiceMetrics
 from .middleware import logger
 from .problems import ProblemError, not_configured_error, unavailable_error
@@ -77,6 +78,7 @@ class Service:
         for version in arm_versions:
             self.metrics.unserved_arm_versions.labels(version).set(1)
         self.pending_writes = 0
+        self.impression_writer = ImpressionWriter(self.store, self.metrics, settings.queue_limit)
         self._store_executor = ThreadPoolExecutor(2, "records")
         self._current_version: str | None = None
 
@@ -157,7 +159,14 @@ class Service:
             checkout, slate, arms = response.checkout, response.slate, response.assignment
             arm = arms.arms or ("exploring" if recommender.exploration_rate else "")
             self._write_log(lambda log: log.log_slate(checkout, slate, arm, arms.withhold))
+        if self._has_frequency_cap():
+            self.impression_writer.write(response.checkout, response.slate)
         return Response(response.body, media_type=JSON_MEDIA_TYPE)
+
+    def _has_frequency_cap(self) -> bool:
+        """Whether a bundle that serves reads what its users were shown."""
+        serving = tuple(self.bundle_watcher.recommenders.values())
+        return any(recommender.policy.frequency_cap is not None for recommender in serving)
 
     def _assignment(self, checkout: Checkout) -> Assignment:
         """The arms of the checkout's user; none without experiments."""
@@ -313,5 +322,6 @@ class Service:
 
     def _close_store(self) -> None:
         self._store_executor.shutdown(wait=True)  # accepted writes are stored
+        self.impression_writer.close()
         if self.store is not None:
             self.store.close()

@@ -40,14 +40,15 @@ def keeps_impressions(store: object) -> TypeGuard[ImpressionStore]:
 def record_impressions(store: object, checkout: Checkout, slate: Slate, now: int) -> bool:
     """Store what the user was shown. Returns False where there is nothing to store.
 
-    That is the case for guests, for slates without items, and for stores that keep no impressions.
+    That is the case for guests, for slates that are empty or withheld, and for stores that keep no
+    impressions.
 
     Args:
         now: Unix seconds (UTC), the time of a checkout without one.
 
     Raises OSError and ValueError as `append_impressions` does.
     """
-    if checkout.user_id is None or not slate.items or not keeps_impressions(store):
+    if checkout.user_id is None or not slate.items or slate.withheld or not keeps_impressions(store):
         return False
     ts = now if checkout.ts is None else checkout.ts
     item_ids = tuple(item.item_id for item in slate.items)

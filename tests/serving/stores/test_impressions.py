@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,14 @@ def test_users_are_kept_apart(store: Any) -> None:
 
 
 def test_a_slate_is_recorded_under_its_order(store: Any) -> None:
-    """The order's id, else the request's; guests and empty slates leave no trace."""
+    """The order's id, else the request's; guests, empty and withheld slates leave no trace."""
     lines = [Line("i009")]
     assert record_impressions(store, Checkout("u", lines, 7, order_id="o7"), slate_of("i001", "i002"), 99)
     assert record_impressions(store, Checkout("u", lines), slate_of("i003", request_id="r2"), 99)
     assert not record_impressions(store, Checkout(None, lines), slate_of("i001"), 99)
     assert not record_impressions(store, Checkout("u", lines), slate_of(), 99)
+    withheld = replace(slate_of("i004"), withheld=True)
+    assert not record_impressions(store, Checkout("u", lines), withheld, 99)
     assert store.get("u").impressions == (
         ShownSlate("o7", 7, ("i001", "i002")),
         ShownSlate("r2", 99, ("i003",)),

@@ -1,0 +1,70 @@
+"""Writes what users were shown to the store, after the answer: no slate waits for it."""
+
+import queue
+import threading
+import time
+
+from ..checkout import Checkout, Slate
+from ..resilience.deadline import error_message
+from ..stores.impressions import keeps_impressions, record_impressions
+from .metrics import ServiceMetrics
+from .middleware import logger
+
+ERROR_LOG_SECONDS = 60.0  # between two lines about a store that fails
+
+
+class ImpressionWriter:
+    """A queue of slates to record, and the thread that empties it.
+
+    A store that is behind or fails loses impressions: an item may then be shown more often than the cap.
+    Orders are written elsewhere, so impressions take no place from them.
+
+    Args:
+        store: any store; nothing is written to one without a memory of impressions.
+        queue_limit: most slates that wait; further ones are dropped.
+    """
+
+    def __init__(self, store: object, metrics: ServiceMetrics, queue_limit: int) -> None:
+        self._store, self._metrics = store, metrics
+        self._queue: queue.Queue[tuple[Checkout, Slate, int] | None] = queue.Queue(queue_limit)
+        self._thread = threading.Thread(target=self._write_queue, name="impressions", daemon=True)
+        self._last_error_time = -ERROR_LOG_SECONDS
+        self.is_enabled = keeps_impressions(store)
+        if self.is_enabled:
+            self._thread.start()
+
+    def write(self, checkout: Checkout, slate: Slate) -> None:
+        """Record a slate soon. Never waits and never raises."""
+        if not self.is_enabled or checkout.user_id is None or slate.withheld or not slate.items:
+            return
+        try:
+            self._queue.put_nowait((checkout, slate, int(time.time())))
+        except queue.Full:
+            self._metrics.store_impressions.labels("dropped").inc()
+
+    def flush(self) -> None:
+        """Wait until all slates of the queue are written or have failed."""
+        self._queue.join()
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _write_queue(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            try:
+                record_impressions(self._store, *entry)
+                self._metrics.store_impressions.labels("recorded").inc()
+            except Exception as error:
+                self._on_failure(error)
+            finally:
+                self._queue.task_done()
+        self._queue.task_done()
+
+    def _on_failure(self, error: Exception) -> None:
+        self._metrics.store_impressions.labels("failed").inc()
+        if time.monotonic() - self._last_error_time >= ERROR_LOG_SECONDS:
+            self._last_error_time = time.monotonic()
+            logger.error("the store did not take what a user was shown: %s", error_message(error))
