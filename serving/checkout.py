@@ -77,7 +77,8 @@ class Checkout:
         profile: attributes of the user; they override those of the store.
         exclude: item ids that must not be shown.
         categories: category paths (a or a/b) that limit the slate, with all below them; None: all.
-        order_id: the shop's id of the order. It changes no slate; the impression log keeps it.
+        order_id: the shop's id of the order. The impression log keeps it. Where the store has the order's
+            lines under this id, they are the basket and no history.
     """
 
     user_id: str | None

@@ -35,6 +35,7 @@ from ..pipeline.encode import QUERY_FIELDS, QueryArrays, to_tensors
 from ..pipeline.rank import RankedItems
 from ..pipeline.search import propose_candidates
 from ..pipeline.slate_policy import SlatePolicy
+from ..pipeline.store_read import fetch_history
 from ..recommender import Recommender
 from ..resilience.deadline import error_message, finite_output
 from ..resilience.runtime import set_single_thread
@@ -129,7 +130,7 @@ def _encode_checkout(recommender: Recommender, checkout: Checkout) -> QueryArray
     """The query of one checkout, with its user's history from the store."""
     history, store = EMPTY_HISTORY, recommender.store
     if store is not None and checkout.user_id is not None:
-        history = store.get(checkout.user_id)
+        history = fetch_history(store, checkout.user_id, checkout.order_id)
     ts = int(time.time()) if checkout.ts is None else checkout.ts
     return recommender.feature_encoder.encode_arrays(checkout, history, ts)
 

@@ -53,14 +53,14 @@ def _read_then_continue(
     store: Store, user_id: str, request: RequestState, continuation: Continuation
 ) -> None:
     history = request.deadline.run_stage_or_default(
-        "store", EMPTY_HISTORY, request.reasons, fetch_history, store, user_id
+        "store", EMPTY_HISTORY, request.reasons, fetch_history, store, user_id, request.checkout.order_id
     )
     continuation.run(history)
 
 
-def fetch_history(store: Store, user_id: str) -> UserHistory:
-    """The user's history. Raises StageSkipped if the store returns something else."""
+def fetch_history(store: Store, user_id: str, order_id: str | None) -> UserHistory:
+    """The user's history before the order. Raises StageSkipped if the store returns something else."""
     history = store.get(user_id)
     if not isinstance(history, UserHistory):
         raise StageSkipped(f"it returned a {type(history).__name__}, not a UserHistory")
-    return history
+    return history.without_order(order_id)

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from .impressions import ShownSlate
 MAX_EVENTS = 4096  # as many as a training example keeps of a user (`max_history`)
 READ_TIMEOUT = 0.02  # seconds; the modules need the rest of 100 ms
 WRITE_TIMEOUT = 1.0  # seconds; no slate waits for a write
+KEY_BYTES = 8  # of an idempotency key's hash
 TTL = 400 * SECONDS_PER_DAY  # longer than a year, so that yearly purchases are still known
 
 
@@ -28,6 +30,34 @@ class UserHistory:
     price: NDArray[np.float32]  # [n], NaN for unknown
     profile: dict[str, str] = field(default_factory=dict)
     impressions: tuple[ShownSlate, ...] = ()  # slates of earlier orders, in order of arrival
+    # [n] uint64: `idempotency_hash` of the key that each event was appended under, 0 for none; None: unknown
+    key_hash: NDArray[np.uint64] | None = None
+
+    def without_order(self, order_id: str | None) -> "UserHistory":
+        """The history without the events that were appended under the key `order_id`.
+
+        The lines of a checkout may be recorded before its slate is asked for. They are its basket, and would
+        count twice.
+        """
+        if order_id is None or self.key_hash is None:
+            return self
+        kept = np.flatnonzero(self.key_hash != idempotency_hash(order_id))
+        return self if len(kept) == len(self.ts) else self.take(kept)
+
+    def take(self, events: NDArray[np.intp]) -> "UserHistory":
+        """The history with the events at these positions, in that order."""
+        return replace(
+            self,
+            item_id=[self.item_id[k] for k in events.tolist()],
+            key_hash=None if self.key_hash is None else self.key_hash[events],
+            **{name: getattr(self, name)[events] for name in ("ts", "kind", "quantity", "price")},
+        )
+
+
+def idempotency_hash(key: str) -> int:
+    """A number of 8 bytes that stands for an idempotency key, never 0."""
+    text = key.encode(errors="surrogatepass")  # a key that is not Unicode is that of no stored event
+    return int.from_bytes(blake2b(text, digest_size=KEY_BYTES).digest(), "little") or 1
 
 
 EMPTY_HISTORY = UserHistory(
@@ -58,6 +88,8 @@ class Store(Protocol):
         The newest `max_events` events by `ts` are kept, of equal ones those that arrived last. An attribute
         replaces the one of the same name. With `idempotency_key`, an order's id, a retry is safe: an append
         whose key is among the user's last 256 (serving.stores.chunks.MAX_IDEMPOTENCY_KEYS) changes nothing.
+        `get` has the keys in `UserHistory.key_hash`, so that the slate of an order leaves its own lines out
+        of the history. A store that returns None there counts them twice.
         """
 
     def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:

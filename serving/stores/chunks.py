@@ -5,10 +5,11 @@ than MAX_CHUNKS chunks, the store merges them into one. A chunk is
 
     magic, CRC-32 of all that follows, n events, k keys    4 × 4 bytes
     keys       [k] 8 bytes, hashes of idempotency keys; a merged chunk has the last MAX_IDEMPOTENCY_KEYS
-    events     [n] ts, quantity, price, kind
+    events     [n] ts, quantity, price, kind and, of a chunk `sxt2`, the key's number from 1 on, 0 for none
     words      JSON in UTF-8: [[n item ids], profile]
 
-Reading drops duplicates, so no store has to look before it writes.
+Reading drops duplicates, so no store has to look before it writes. Appends under a key and merged chunks are
+`sxt2`, all others `sxt1`. Earlier releases wrote `sxt1` alone: of their events the keys are unknown.
 """
 
 import json
@@ -16,34 +17,39 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from struct import Struct
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkout import HISTORY_KINDS
-from .base import UserHistory
+from .base import KEY_BYTES, UserHistory, idempotency_hash
 
 MAX_CHUNKS = 16  # of a user: reading slows with their number, and a merge copies all events
 MAX_IDEMPOTENCY_KEYS = 256  # of a user
 BULK_BATCH_USERS = 500  # of a batch of `append_many`: a transaction, or a round trip
-KEY_BYTES = 8
-MAGIC = b"sxt1"  # the number counts up when the layout or HISTORY_KINDS changes
 HEAD = Struct("<4sIII")
-EVENT_DTYPE = np.dtype([("ts", "<i8"), ("quantity", "<f4"), ("price", "<f4"), ("kind", "u1")])
+EVENT_FIELDS = [("ts", "<i8"), ("quantity", "<f4"), ("price", "<f4"), ("kind", "u1")]
+# By magic; the number counts up when the layout or HISTORY_KINDS changes.
+EVENT_DTYPES = {b"sxt1": np.dtype(EVENT_FIELDS), b"sxt2": np.dtype([*EVENT_FIELDS, ("key", "<u2")])}
 
 
 def pack(history: UserHistory, max_events: int, idempotency_key: str | None = None) -> bytes:
     """One append as a chunk, without the events that can never be among the newest `max_events`."""
-    events, words = _encode_body(_newest_events(history, max_events))
-    key = b"" if idempotency_key is None else _hash(idempotency_key.encode())
-    return _assemble_chunk(key, events, words)
+    history = _newest_events(history, max_events)
+    if idempotency_key is None:
+        return _assemble_chunk(b"sxt1", b"", *_encode_body(b"sxt1", history))
+    key = idempotency_hash(idempotency_key).to_bytes(KEY_BYTES, "little")
+    key_number = np.ones(len(history.ts), np.int64)
+    return _assemble_chunk(b"sxt2", key, *_encode_body(b"sxt2", history, key_number))
 
 
 def pack_with_content_key(history: UserHistory, max_events: int) -> bytes:
     """One append as a chunk, under a key made of its content."""
-    events, words = _encode_body(_newest_events(history, max_events))
-    return _assemble_chunk(_hash(events + words), events, words)
+    events, words = _encode_body(b"sxt1", _newest_events(history, max_events))
+    key = blake2b(events + words, digest_size=KEY_BYTES).digest()
+    return _assemble_chunk(b"sxt1", key, events, words)
 
 
 def pack_in_batches(
@@ -63,35 +69,45 @@ def unpack(chunks: Sequence[bytes], max_events: int) -> UserHistory:
 def merge(chunks: Sequence[bytes], max_events: int) -> bytes:
     """One chunk with the same history. Raises ValueError as `unpack` does."""
     history, keys = _decode_chunks(chunks, max_events)
-    return _assemble_chunk(b"".join(keys[-MAX_IDEMPOTENCY_KEYS:]), *_encode_body(history))
+    kept_keys = keys[-MAX_IDEMPOTENCY_KEYS:]
+    number = {int.from_bytes(key, "little"): k for k, key in enumerate(kept_keys, start=1)}
+    assert history.key_hash is not None
+    key_number = np.array([number.get(key, 0) for key in history.key_hash.tolist()], np.int64)
+    return _assemble_chunk(b"sxt2", b"".join(kept_keys), *_encode_body(b"sxt2", history, key_number))
 
 
 def _decode_chunks(chunks: Sequence[bytes], max_events: int) -> tuple[UserHistory, list[bytes]]:
     """The history, and the keys in order of arrival."""
     seen_keys: dict[bytes, None] = {}
-    event_buffers: list[memoryview] = []
+    event_blocks: list[NDArray[np.void]] = []
+    key_hashes: list[NDArray[np.uint64]] = []
     item_id: list[str] = []
     profile: dict[str, str] = {}
     for chunk in chunks:
-        keys, event_buffer, words = _split_chunk(chunk)
+        keys, events, words = _split_chunk(chunk)
         # Only the first chunk can be a merged one, with more keys.
         if len(keys) == 1 and keys[0] in seen_keys:
             continue
         seen_keys.update(dict.fromkeys(keys))
         ids, attributes = json.loads(words)
-        event_buffers.append(event_buffer)
+        event_blocks.append(events)
+        key_hashes.append(_event_keys(keys, events))
         item_id += ids
         profile.update(attributes)
-    events = np.frombuffer(b"".join(event_buffers), EVENT_DTYPE)
-    if len(item_id) != len(events):
-        raise ValueError(f"{len(events)} events with {len(item_id)} items")
+    columns: dict[str, NDArray[Any]] = {
+        name: np.concatenate([events[name] for events in event_blocks])
+        for name in ("ts", "kind", "quantity", "price")
+    }
+    if len(item_id) != len(columns["ts"]):
+        raise ValueError(f"{len(columns['ts'])} events with {len(item_id)} items")
     history = UserHistory(
         item_id=item_id,
-        ts=events["ts"].astype(np.int64),
-        kind=events["kind"].astype(np.int64),
-        quantity=events["quantity"].astype(np.float32),
-        price=events["price"].astype(np.float32),
+        ts=columns["ts"].astype(np.int64, copy=False),
+        kind=columns["kind"].astype(np.int64),
+        quantity=columns["quantity"].astype(np.float32, copy=False),
+        price=columns["price"].astype(np.float32, copy=False),
         profile=profile,
+        key_hash=np.concatenate(key_hashes),
     )
     return _newest_events(history, max_events), list(seen_keys)
 
@@ -101,37 +117,49 @@ def _newest_events(history: UserHistory, max_events: int) -> UserHistory:
     is_sorted = bool((history.ts[1:] >= history.ts[:-1]).all())
     if is_sorted and len(history.ts) <= max_events:
         return history
-    order: NDArray[np.intp] = np.argsort(history.ts, kind="stable")[-max_events:]
-    return UserHistory(
-        [history.item_id[k] for k in order.tolist()],
-        history.ts[order],
-        history.kind[order],
-        history.quantity[order],
-        history.price[order],
-        history.profile,
-    )
+    return history.take(np.argsort(history.ts, kind="stable")[-max_events:])
 
 
-def _split_chunk(chunk: bytes) -> tuple[list[bytes], memoryview, bytes]:
+def _event_keys(keys: list[bytes], events: NDArray[np.void]) -> NDArray[np.uint64]:
+    """The hash of each event's key, 0 for none. Raises ValueError for a key that the chunk lacks."""
+    assert events.dtype.names is not None
+    if "key" not in events.dtype.names:
+        return np.zeros(len(events), np.uint64)
+    if len(events) and events["key"].max() > len(keys):
+        raise ValueError(f"an event has key {events['key'].max()} of {len(keys)}")
+    hashes = np.frombuffer(bytes(KEY_BYTES) + b"".join(keys), "<u8")
+    of_events: NDArray[np.uint64] = hashes[events["key"]]
+    return of_events
+
+
+def _split_chunk(chunk: bytes) -> tuple[list[bytes], NDArray[np.void], bytes]:
     """Keys, events and words. Raises ValueError unless the chunk is whole."""
     if len(chunk) < HEAD.size:
         raise ValueError(f"{len(chunk)} bytes are no chunk of events")
     magic, checksum, n_events, n_keys = HEAD.unpack_from(chunk)
-    if magic != MAGIC:
-        raise ValueError(f"no chunk of events: it begins with {magic!r}, not {MAGIC!r}")
-    body = memoryview(chunk)[HEAD.size :]
+    if magic not in EVENT_DTYPES:
+        known = " or ".join(map(repr, EVENT_DTYPES))
+        raise ValueError(f"no chunk of events: it begins with {magic!r}, not {known}")
+    body, dtype = memoryview(chunk)[HEAD.size :], EVENT_DTYPES[magic]
     events_start = n_keys * KEY_BYTES
-    words_start = events_start + n_events * EVENT_DTYPE.itemsize
+    words_start = events_start + n_events * dtype.itemsize
     if crc32(body) != checksum or words_start >= len(body):
         raise ValueError("a chunk of events is damaged: its checksum differs")
     keys = [bytes(body[start : start + KEY_BYTES]) for start in range(0, events_start, KEY_BYTES)]
-    return keys, body[events_start:words_start], bytes(body[words_start:])
+    return keys, np.frombuffer(body[events_start:words_start], dtype), bytes(body[words_start:])
 
 
-def _encode_body(history: UserHistory) -> tuple[bytes, bytes]:
-    """Events and words. Raises ValueError for text that is not Unicode."""
+def _encode_body(
+    magic: bytes, history: UserHistory, key_number: NDArray[np.int64] | None = None
+) -> tuple[bytes, bytes]:
+    """Events and words of a chunk, with each event's `key_number` [n] where the layout has it.
+
+    Raises ValueError for text that is not Unicode.
+    """
     n_events = len(history.item_id)
-    events = np.empty(n_events, EVENT_DTYPE)
+    events = np.empty(n_events, EVENT_DTYPES[magic])
+    if key_number is not None:
+        events["key"] = key_number
     for name in ("ts", "quantity", "price", "kind"):
         events[name] = getattr(history, name)
     if n_events and history.kind.max() >= len(HISTORY_KINDS):
@@ -140,10 +168,7 @@ def _encode_body(history: UserHistory) -> tuple[bytes, bytes]:
     return events.tobytes(), words.encode()
 
 
-def _assemble_chunk(keys: bytes, events: bytes, words: bytes) -> bytes:
+def _assemble_chunk(magic: bytes, keys: bytes, events: bytes, words: bytes) -> bytes:
     body = keys + events + words
-    return HEAD.pack(MAGIC, crc32(body), len(events) // EVENT_DTYPE.itemsize, len(keys) // KEY_BYTES) + body
-
-
-def _hash(content: bytes) -> bytes:
-    return blake2b(content, digest_size=KEY_BYTES).digest()
+    n_events = len(events) // EVENT_DTYPES[magic].itemsize
+    return HEAD.pack(magic, crc32(body), n_events, len(keys) // KEY_BYTES) + body
