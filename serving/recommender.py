@@ -34,6 +34,8 @@ from .checkout import Checkout, Slate
 from .pipeline.eligibility import EligibilityFilter, EligibleItems
 from .pipeline.encode import FeatureEncoder, to_tensors
 from .pipeline.explore import explore_last_slot
+from .pipeline.frequency import count_impressions
+from .pipeline.last_slates import LastSlateCache
 from .pipeline.popular_items import PopularityFallback
 from .pipeline.rank import PredictionRows, RankedItems, Retrieved, SlateSelector
 from .pipeline.request_state import RequestState
@@ -91,7 +93,7 @@ class Recommender:
         self.store_pool = ThreadPool(MAX_THREADS, "store", set_single_thread)  # store, then pipeline
         self.slate_cache: LRUCache[RankedItems] = LRUCache(CACHE_SIZE)  # by state, policy and filters
         self.query_vector_cache: LRUCache[bytes] = LRUCache(CACHE_SIZE)  # by state
-        self.last_slate_cache: LRUCache[RankedItems] = LRUCache(CACHE_SIZE)  # by user
+        self.last_slates = LastSlateCache(CACHE_SIZE)
 
     @classmethod
     def load(cls, path: str | Path, store: Store | str | Path | None = None) -> "Recommender":
@@ -198,8 +200,9 @@ class Recommender:
         reasons: list[str],
         deadline: Deadline,
     ) -> Slate:
-        if ranked is None and checkout.user_id is not None:
-            ranked = self.last_slate_cache.get(checkout.user_id)
+        if ranked is None:
+            ranked, capped = self.last_slates.show(checkout)
+            eligible = eligible.without_capped(capped)
         cap = self.policy.product_cap
         items, tier = self.slate_builder.build(checkout, eligible.mask, ranked, cap, reasons)
         return Slate(
@@ -245,9 +248,12 @@ class Recommender:
         columns = deadline.run_stage("encode", self.feature_encoder.encode_arrays, checkout, history, ts)
         filter_purchases = self.eligibility_filter.without_purchases
         request.eligible = filter_purchases(request.eligible, request.policy, columns)
+        shown = count_impressions(request.policy.frequency_cap, checkout, history, ts)
+        capped = self.eligibility_filter.capped_rows(request.policy, shown)
+        request.eligible = request.eligible.without_capped(capped)
         state = b"" if deadline.is_infinite else query_fingerprint(columns)
         categories = None if checkout.categories is None else frozenset(checkout.categories)
-        slate_key = state, request.policy, frozenset(checkout.exclude), categories
+        slate_key = state, request.policy, frozenset(checkout.exclude), categories, capped
         # An exploring slot is drawn anew for every answer.
         if state and not request.exploration_rate and (cached := self.slate_cache.get(slate_key)) is not None:
             request.best_result = cached
@@ -260,8 +266,8 @@ class Recommender:
             if not request.exploration_rate:
                 self.slate_cache.put(slate_key, ranked)
             self.query_vector_cache.put(state, vector.numpy().tobytes())
-            if checkout.user_id is not None:
-                self.last_slate_cache.put(checkout.user_id, ranked._replace(tier="cached"))
+            item_ids = [self.slate_builder.item_id[row] for row in ranked.item_row]
+            self.last_slates.put(checkout, ranked, item_ids, request.policy.frequency_cap, shown)
 
     def _query_vector(self, deadline: Deadline, state: bytes, query: tuple[Tensor, ...]) -> Tensor:
         """The query vector [1, D], from the cache or the query tower."""

@@ -32,6 +32,7 @@ from ..checkout import Checkout, Slate
 from ..files import write_atomically
 from ..pipeline.eligibility import EligibleItems
 from ..pipeline.encode import QUERY_FIELDS, QueryArrays, to_tensors
+from ..pipeline.frequency import count_impressions
 from ..pipeline.rank import RankedItems
 from ..pipeline.search import propose_candidates
 from ..pipeline.slate_policy import SlatePolicy
@@ -101,14 +102,10 @@ def _rank_batch(
 ) -> list[RankedBatchRow | None]:
     """The ranked tier of each checkout; None for one without candidates."""
     bundle, catalog = recommender.bundle, recommender.bundle.catalog
-    encoded = [_encode_checkout(recommender, checkout) for checkout in checkouts]
-    queries = [to_tensors(columns) for columns in encoded]
+    encoded = [_encode_checkout(recommender, checkout, policy) for checkout in checkouts]
+    queries, eligible = [to_tensors(columns) for columns, _ in encoded], [shown for _, shown in encoded]
     query = collate(queries)
     vector = finite_output(bundle.query_tower, query, catalog[-1])  # [B, D]
-    eligible = [
-        recommender.eligibility_filter.eligible_items(checkout, policy, columns)
-        for checkout, columns in zip(checkouts, encoded, strict=True)
-    ]
     proposed = zip(queries, vector.split(1), eligible, strict=True)
     candidates = collate_candidates([propose_candidates(bundle, *of_one) for of_one in proposed])
     outputs = finite_output(bundle.ranker, query, vector, candidates, catalog).numpy()  # [T, ΣC]
@@ -126,13 +123,18 @@ def _rank_batch(
     return ranked
 
 
-def _encode_checkout(recommender: Recommender, checkout: Checkout) -> QueryArrays:
-    """The query of one checkout, with its user's history from the store."""
+def _encode_checkout(
+    recommender: Recommender, checkout: Checkout, policy: SlatePolicy
+) -> tuple[QueryArrays, EligibleItems]:
+    """The query of one checkout, with its user's history from the store, and what it may show."""
     history, store = EMPTY_HISTORY, recommender.store
     if store is not None and checkout.user_id is not None:
         history = fetch_history(store, checkout.user_id, checkout.order_id)
     ts = int(time.time()) if checkout.ts is None else checkout.ts
-    return recommender.feature_encoder.encode_arrays(checkout, history, ts)
+    columns = recommender.feature_encoder.encode_arrays(checkout, history, ts)
+    eligible = recommender.eligibility_filter.eligible_items(checkout, policy, columns)
+    impressions = count_impressions(policy.frequency_cap, checkout, history, ts)
+    return columns, eligible.without_capped(recommender.eligibility_filter.capped_rows(policy, impressions))
 
 
 def collate(queries: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

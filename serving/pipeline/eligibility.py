@@ -3,7 +3,7 @@
 available ─ categories ─▶ shared mask ─ exclude, basket ─▶ eligible ─ purchases of the history ─▶ eligible
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from ..storage.formats import CATALOG_FIELDS
 from ..storage.item_ids import ItemRowMap
 from .encode import QueryArrays
 from .exclusion import excluded_keys, items_of_categories
-from .slate_policy import SlatePolicy
+from .frequency import ImpressionCount, capped_items, lift_cap
+from .slate_policy import SLOTS, SlatePolicy
 
 CACHE_SIZE = 64  # category masks, a byte per item each
 AVAILABLE_FIELD = CATALOG_FIELDS.index("available")
@@ -42,6 +43,13 @@ class EligibleItems(NamedTuple):
         mask = self.mask.copy()
         mask[rows] = False
         return self._replace(mask=mask, n_removed=self.n_removed + len(rows))
+
+    def without_capped(self, rows: Sequence[int]) -> "EligibleItems":
+        """The eligible items without those shown too often, as long as six remain.
+
+        `rows` are in the order of `EligibilityFilter.capped_rows`.
+        """
+        return self.without(np.array(lift_cap(rows, self.mask, SLOTS), np.int64)) if rows else self
 
     def restrict_catalog(self, catalog: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The catalog with only the eligible items available; itself without a restriction.
@@ -104,6 +112,15 @@ class EligibilityFilter:
         age = query.ts - query.history_ts[is_purchase]
         rows = excluded_keys(rule, NO_ROWS, query.history_item[is_purchase], age)
         return eligible.without(self._without_repeatable(rows, policy))
+
+    def capped_rows(self, policy: SlatePolicy, shown: Mapping[str, ImpressionCount]) -> tuple[int, ...]:
+        """Rows of the items that the frequency cap leaves out, those that give way first at the front.
+
+        `shown` are the user's impressions by item id.
+        """
+        if policy.frequency_cap is None or not shown:
+            return ()
+        return tuple(self.item_rows.lookup(capped_items(policy.frequency_cap, shown)))
 
     def _without_repeatable(self, rows: NDArray[np.int64], policy: SlatePolicy) -> NDArray[np.int64]:
         if not policy.repeat_categories:

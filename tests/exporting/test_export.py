@@ -232,13 +232,13 @@ def test_every_policy_passes_its_own_golden_requests(run_folder: Path, tmp_path:
         "product_cap=2",
         "exclude_basket=false",
     )
-    settings += ("exclude_bought_within=30d", "repeat_categories=[food]")
+    settings += ("exclude_bought_within=30d", "repeat_categories=[food]", "frequency_cap=null")
     version = make_bundle(run_folder, tmp_path, *(f"bundle.slate.{setting}" for setting in settings))
     slate = json.loads((version / "manifest.json").read_text())["slate"]
     assert slate | {
         "objective": "purchase * value", "revenue_weight": 0.5, "margin": False, "category_cap": 1,
         "diversity": 0.2, "product_cap": 2, "exclude_basket": False, "exclude_bought_within": "30d",
-        "repeat_categories": ["food"],
+        "repeat_categories": ["food"], "frequency_cap": None,
     } == slate  # fmt: skip
 
 
@@ -247,6 +247,7 @@ def test_a_slate_leaves_out_what_the_run_was_trained_to_leave_out(version: Path)
     assert slate["exclude_basket"] is True
     assert (slate["exclude_bought_within"], slate["repeat_categories"]) == (None, [])
     assert slate["product_cap"] == 1
+    assert slate["frequency_cap"] == {"times": 2, "window": "14d"}
 
 
 def test_runs_that_cannot_be_exported(run_folder: Path, tmp_path: Path) -> None:

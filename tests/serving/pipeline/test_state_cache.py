@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 from serving import Checkout, Event, Recommender
+from serving.pipeline.frequency import FrequencyCap
 from serving.pipeline.state_cache import LRUCache
 
 LONG_MS = 60_000.0  # nothing is late
@@ -44,6 +45,7 @@ def test_another_state_is_another_slate(recommender: Recommender, user_checkout:
 def test_a_failing_pipeline_shows_the_users_last_slate(
     recommender: Recommender, user_checkout: Checkout
 ) -> None:
+    user_checkout = replace(user_checkout, order_id="o1")
     first = recommender.recommend(user_checkout, LONG_MS)
     recommender.feature_encoder.encode_arrays = broken  # type: ignore[method-assign]
     cached = recommender.recommend(user_checkout, LONG_MS)
@@ -55,14 +57,33 @@ def test_a_failing_pipeline_shows_the_users_last_slate(
     assert recommender.recommend(replace(user_checkout, user_id="u002"), LONG_MS).tier == "category"
 
 
+def test_a_users_last_slate_obeys_the_frequency_cap(
+    recommender: Recommender, user_checkout: Checkout
+) -> None:
+    """Two orders see it, each as often as its page is loaded; the third sees other items."""
+    recommender.policy = replace(recommender.policy, frequency_cap=FrequencyCap(2))
+
+    def items(order_id: str) -> tuple[str, set[str]]:
+        slate = recommender.recommend(replace(user_checkout, order_id=order_id), LONG_MS)
+        return slate.tier, {item.item_id for item in slate.items}
+
+    _, first = items("o1")
+    recommender.feature_encoder.encode_arrays = broken  # type: ignore[method-assign]
+    assert items("o1") == items("o2") == items("o2") == ("cached", first)
+    tier, third = items("o3")
+    assert (tier, len(third)) == ("category", 6)
+    assert not third & first
+    assert items("o3")[1] == third
+
+
 def test_verified_and_degraded_slates_are_not_cached(
     recommender: Recommender, user_checkout: Checkout
 ) -> None:
     recommender.recommend(user_checkout, math.inf)
-    assert len(recommender.slate_cache) == len(recommender.last_slate_cache) == 0
+    assert len(recommender.slate_cache) == len(recommender.last_slates) == 0
     recommender.store.get = broken  # type: ignore[union-attr, method-assign, assignment]
     recommender.recommend(user_checkout, LONG_MS)
-    assert len(recommender.slate_cache) == len(recommender.last_slate_cache) == 0
+    assert len(recommender.slate_cache) == len(recommender.last_slates) == 0
 
 
 def test_the_oldest_goes_first() -> None:
