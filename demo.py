@@ -1,5 +1,6 @@
 """Show slates for real checkouts: `python demo.py`, the last step of `make demo`."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ import pyarrow.parquet as pq
 from data.errors import DataError
 from data.feature_schema import FeatureSchema
 from exporting import golden_requests
-from serving import BundleError, Recommender, Slate
+from serving import BundleError, Checkout, Recommender, Slate
 from serving.command_line import option, run
+from serving.storage.bundle import Bundle
 from serving.storage.formats import TaskOutput
 from training.stage_folders import read_stage_manifest
 
@@ -31,10 +33,14 @@ class DemoOptions:
     run: Path = option(Path("artifacts/runs/latest"), "the run folder whose prepared data are used")
     bundle: Path = option(Path("bundle"), "bundle root or version folder")
     checkouts: int = option(3, "number of checkouts")
+    check: bool = option(
+        False,
+        "print no slate, but how many hold an item of their basket, or two packs of one product; 1 if any",
+    )
 
 
 def demo(options: DemoOptions) -> int:
-    """Print the slates."""
+    """Print the slates, or check them. Returns the exit code."""
     prepared = options.run / read_stage_manifest(options.run)["prepared"]
     recommender = Recommender.load(options.bundle)
     items = pq.read_table(prepared / "items.parquet", columns=["item_id", "title"])
@@ -42,6 +48,8 @@ def demo(options: DemoOptions) -> int:
     examples = sample_examples(pq.read_table(prepared / "examples" / "test.parquet"), options.checkouts)
     schema = FeatureSchema.load(prepared)
     checkouts = golden_requests.to_checkouts(examples, item_ids, schema.context, schema.profile)
+    if options.check:
+        return check_slates(recommender.bundle, [(c, recommender.recommend(c, math.inf)) for c in checkouts])
     asof = np.datetime64(recommender.bundle.manifest["data"]["snapshot"], "s").astype("datetime64[D]")
     print(
         f"The bundle's popularity, prices and neighbours are as of {asof}: an illustration, no measurement."
@@ -52,6 +60,33 @@ def demo(options: DemoOptions) -> int:
         bought = {item_ids[row] for row, is_bought in outcomes if is_bought}
         print_slate(recommender.recommend(checkout), recommender.bundle.tasks, bought)
     return 0
+
+
+def check_slates(bundle: Bundle, slates: Sequence[tuple[Checkout, Slate]]) -> int:
+    """Print how many slates show what was just paid, or a product twice; returns 1 if one does.
+
+    A bundle that was exported to show either fails the check.
+    """
+    repeats = [{line.item_id for line in c.basket} & {item.item_id for item in s.items} for c, s in slates]
+    duplicates = [duplicate_titles(bundle, slate) for _, slate in slates]
+    print(
+        f"{len(slates)} slates: {sum(map(bool, repeats))} hold an item of their basket, "
+        f"{sum(map(bool, duplicates))} two packs of one product"
+    )
+    for titles in filter(None, duplicates):
+        print(f"  two packs: {', '.join(titles)}")
+    return int(any(repeats) or any(duplicates))
+
+
+def duplicate_titles(bundle: Bundle, slate: Slate) -> list[str]:
+    """Titles of the items of a slate that are packs of one product (data/product_codes.py)."""
+    row = np.array(bundle.item_rows.lookup(item.item_id for item in slate.items), np.int64)
+    code = bundle.product[row]
+    return [
+        item.title
+        for item, product in zip(slate.items, code, strict=True)
+        if product and (code == product).sum() > 1
+    ]
 
 
 def sample_examples(examples: pa.Table, count: int) -> pa.Table:
