@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from evaluation import leaderboard, protocol, scoring
+from evaluation import frequency, leaderboard, protocol, scoring
 from evaluation.evaluate import evaluate
 from exporting.export import up_to_date_version
 from serving.storage.bundle import read_manifest
@@ -143,6 +143,14 @@ def test_a_bundle_holds_the_calibration_of_its_run(folder: Path, tmp_path: Path)
     assert 0 <= tasks["purchase"]["ece"] <= 1
     assert tasks["purchase"]["pairs"] == tasks["click"]["pairs"] > tasks["value"]["pairs"] > 0
     assert {row["group"] for row in calibration["slices"]} >= {"source", "price", "popularity"}
+
+
+def test_the_cost_of_frequency_caps(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert frequency.main([str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "objective: purchase * value"
+    caps = ("none", "1 in 7d", "2 in 7d", "3 in 7d", "1 in 14d", "2 in 14d", "3 in 14d", "1 in 28d")
+    assert all(any(line.lstrip().startswith(cap) for line in lines) for cap in caps)
 
 
 def test_only_seeds_of_one_config_are_averaged(folder: Path) -> None:
