@@ -39,3 +39,25 @@ def test_models_come_near_the_truth(tmp_path: Path) -> None:
     assert value["high"] >= 0, "slates of the naive model are certainly worth more"  # debiased minus naive
     selected = {row["pairs in"]: row["true"] for row in report["Conversion"]}
     assert selected["clicked"] > 1.3 * selected["entire space"]
+
+
+@pytest.mark.slow
+def test_increments_of_a_market_with_organic_demand(tmp_path: Path) -> None:
+    """An order by expected value takes credit for needs; the truth says what its slates add."""
+    trained = command(
+        "train.py", "experiment=simulated", "data.users=400", "data.items=300", "data.days=100",
+        "data.organic.share=0.6", "data.withhold=0.1", f"data.root={tmp_path}/simulated",
+        f"paths.prepared={tmp_path}/prepared", f"paths.runs={tmp_path}/runs",
+        f"mlflow.tracking_uri=sqlite:///{tmp_path}/mlflow.db", "trainer.progress=false", timeout=1800,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    run = str((tmp_path / "runs" / "latest").resolve())
+    evaluated = command("-m", "evaluation.simulated", run, "--out", str(tmp_path))
+    assert evaluated.returncode == 0, evaluated.stderr[-3000:]
+    report = json.loads((tmp_path / "simulated.json").read_text())
+    rows = {row["order"]: row for row in report["Increments"]}
+    assert rows["true increment"]["of_candidates"] == 1
+    assert rows["value"]["of_candidates"] < 0.8
+    assert rows["value"]["p_not_shown"] > 3 * rows["true increment"]["p_not_shown"]
+    assert 0.5 < rows["true increment"]["of_catalog"] <= 1
+    assert rows["true increment"]["low"] > 0
