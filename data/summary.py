@@ -24,7 +24,9 @@ def summary(meta: dict[str, Any]) -> str:
     """The counts of meta.json as one line."""
     counts = meta["counts"]
     n = counts["checkouts"]
-    excluded = [f"{counts[k]:,} {k}" for k in ("returns", "rejected", "unlisted_items") if counts[k]]
+    further_counts = [f"{counts[k]:,} {k}" for k in ("returns", "rejected", "unlisted_items") if counts[k]]
+    if n_withheld := sum(meta.get("ghosts", {}).values()):
+        further_counts.append(f"{n_withheld:,} checkouts with a withheld slate")
     positives = [
         f"{label}: "
         + " / ".join(f"{n:,}" for n in meta["labels_with_positive"][label].values())
@@ -37,7 +39,7 @@ def summary(meta: dict[str, Any]) -> str:
             f"{n['train']:,} train / {n['validation']:,} validation / {n['test']:,} test checkouts",
             f"{n['immature']:,} immature",
             f"{n['earlier'] + n['gap'] + n['later']:,} before, between or after the splits",
-            *excluded,
+            *further_counts,
             f"click: {meta['click']}",
             *positives,
         ]

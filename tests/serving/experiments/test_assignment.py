@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 
@@ -130,6 +130,7 @@ def test_another_process_assigns_the_same_arms(running: Experiments, tmp_path: P
     assert process.stdout.splitlines() == [assign_user(running, user).arms for user in USERS[:500]]
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=5), SHARES)
 def test_arms_have_users_by_their_shares(salt: str, shares: list[float]) -> None:
     counts = Counter(assigned_arms(salt, shares).values())
@@ -137,6 +138,7 @@ def test_arms_have_users_by_their_shares(salt: str, shares: list[float]) -> None
     assert chisquare([counts[str(index)] for index in range(len(shares))], expected).pvalue > 1e-7
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=5), SHARES, st.integers(0, 4), st.floats(1.0, 20.0))
 def test_an_arm_that_grows_takes_users_and_moves_no_others(
     salt: str, shares: list[float], index: int, factor: float
@@ -147,6 +149,7 @@ def test_an_arm_that_grows_takes_users_and_moves_no_others(
     assert {after[user] for user in after if after[user] != before[user]} <= {str(index)}
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=5), SHARES, st.tuples(*[st.integers(1, 333)] * 3))
 def test_added_buckets_move_nobody(salt: str, shares: list[float], sizes: tuple[int, int, int]) -> None:
     first, n_buckets, n_added = sizes
@@ -216,8 +219,8 @@ def test_a_service_shows_and_logs_the_arms(version: Path, tmp_path: Path) -> Non
     text = FILE.replace("revenue_weight = 0.5", "revenue_weight = 0").replace("explore = 0.5", "explore = 1")
     path, log = write_file(tmp_path, text), tmp_path / "log"
     running = read_experiments(path)
-    settings = Settings(version.parent, log=log, deadline_ms=60_000.0, experiments=path)
-    with serving(create_app(settings)) as client:
+    service_settings = Settings(version.parent, log=log, deadline_ms=60_000.0, experiments=path)
+    with serving(create_app(service_settings)) as client:
         slates = {
             user: six(client.post("/v1/recommendations", BASKET | {"user_id": user})) for user in USERS[:40]
         }

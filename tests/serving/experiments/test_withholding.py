@@ -11,12 +11,13 @@ import ibis
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from data.io import engine
 from data.prepare import prepare
+from data.summary import summary
 from experimentation.ab.deciding_metric import METRICS
 from operations.monitoring.logged_slates import AttributionWindows, read_attributed_log
 from serving import Checkout, ImpressionLog, Slate
@@ -52,7 +53,7 @@ buckets = [500, 600]
 users = 500
 arms.all = { withhold = 0.5 }
 """
-CHECKOUTS = [f"o{number}" for number in range(4000)]
+CHECKOUTS = [f"o{number}" for number in range(1000)]
 SHARES = {"": 0.3, "holdout:held": 0.0, "weight:control": 0.4, "weight:half": 0.05, "slot:all": 0.5}
 
 
@@ -119,6 +120,7 @@ def test_one_arm_that_withholds_nothing_is_refused(tmp_path: Path) -> None:
         read_file(tmp_path, FILE.replace("withhold = 0.5", "withhold = 0"))
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(max_size=5), st.text(max_size=5), st.floats(0, 0.99), st.floats(0, 0.99))
 def test_a_larger_share_withholds_more_checkouts_and_the_same(
     salt: str, source: str, first: float, second: float
@@ -184,11 +186,11 @@ def served(version: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedSho
     shop = write_shop(folder / "shop", users=12, items=80, days=90)
     orders = pd.read_csv(shop / "orders.csv", dtype=str)
     running = read_file(folder, FILE)
-    settings = Settings(
+    service_settings = Settings(
         version.parent, log=shop / "events", deadline_ms=60_000.0, experiments=folder / "experiments.toml"
     )
     answers, guests = {}, set()
-    with serving(create_app(settings)) as client:
+    with serving(create_app(service_settings)) as client:
         for number, (order, lines) in enumerate(orders.groupby("order_id")):
             ts = int(datetime.fromisoformat(lines["ts"].iloc[0]).timestamp())
             request = {
@@ -272,6 +274,7 @@ def test_preparation_reads_the_ghosts_of_a_service(served: ServedShop) -> None:
                 assert withhold == pytest.approx(share if is_ghost or impression else 0.0)
                 assert not (is_ghost and (impression or click or position))
     assert n_ghosts > 10
+    assert f", {n_ghosts:,} checkouts with a withheld slate, click: logged" in summary(meta)
 
 
 def test_monitoring_counts_only_what_was_shown(served: ServedShop, tmp_path: Path) -> None:
