@@ -154,20 +154,10 @@ def _merge_outcomes(
         **dict.fromkeys(event_labels, null),
     )
     of_events = events.select(
-        "order",
-        "item",
-        "impression",
-        "click",
-        "implied_click",
-        "position",
-        "ghost",
-        "withhold",
-        *event_labels,
-        spend=null,
-        event_value="value",
-        event_purchase="purchase",
+        "order", "item", "impression", "click", "implied_click", "position", "ghost", "withhold",
+        *event_labels, spend=null, event_value="value", event_purchase="purchase",
         **dict.fromkeys(line_labels, null),
-    )
+    )  # fmt: skip
     t = of_lines.union(of_events.select(*of_lines.columns)).group_by("order", "item")
     t = t.agg(
         spend=ibis._.spend.max(),
