@@ -27,8 +27,11 @@ def client(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """With an empty store and a log; the bundle caps at 2 times in 14 days."""
     folder = tmp_path_factory.mktemp("frequency")
     settings = Settings(version.parent, str(folder / "store"), folder / "log", deadline_ms=LONG)
-    with serving(create_app(settings)) as started:
-        yield started
+    store = open_store(folder / "store", read_timeout=60.0, write_timeout=60.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serving.pipeline.store_read.STORE_TIMEOUT_MS", LONG)
+        with serving(create_app(settings, store)) as started:
+            yield started
 
 
 def visit(client: Client, user: str | None, order: int, **fields: Any) -> list[str]:
