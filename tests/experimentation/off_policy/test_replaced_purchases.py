@@ -32,7 +32,7 @@ def test_the_next_order_holds_what_was_bought_of_the_slate_and_all_else_it_held(
     bought = rng.random(item.shape) < 0.5
     replaced = replace_purchases(orders, order, item, bought, np.full(item.shape, 4.0))
     assert replaced.schema == orders.schema
-    expected = dict.fromkeys(lines.tolist(), 9.0)
+    expected = dict.fromkeys(map(tuple, lines.tolist()), 9.0)
     present = set(lines[:, 0].tolist())
     for number, items, flags in zip(order.tolist(), item.tolist(), bought.tolist(), strict=True):
         follows = number + 1
