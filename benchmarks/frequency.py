@@ -2,9 +2,9 @@
 
     python -m benchmarks.frequency BUNDLE
 
-Shoppers without a history pay eight baskets, a day apart, and click nothing. Every slate is recorded in a
-store, as the service does. Rows: the cap; distinct items over the eight slates, mean and smallest; slots with
-an item of the slate before. Baskets are those of the bundle's golden requests.
+Shoppers without a history pay eight different baskets, or the same one, a day apart, and click nothing. Every
+slate is recorded in a store, as the service does. Rows: the cap; distinct items over the eight slates, mean
+and smallest; slots with an item of the slate before. Baskets are those of the bundle's golden requests.
 
 A last row times the store (SQLite, users with 200 events): `get` without and with 64 slates in memory, the
 count of the cap, and the write, which no slate waits for. Medians, in microseconds.
@@ -47,14 +47,24 @@ def benchmark(options: FrequencyOptions) -> int:
     """Print a row of JSON per cap, and the times."""
     with tempfile.TemporaryDirectory() as folder:
         recommender = Recommender.load(options.bundle)
-        print_rows(variety(recommender, cap, Path(folder), options.shoppers) for cap in CAPS)
+        print_rows(
+            variety(recommender, cap, Path(folder), options.shoppers, same_basket)
+            for same_basket in (False, True)
+            for cap in CAPS
+        )
         return print_rows([memory_times(Path(folder) / "times.db")])
 
 
-def variety(recommender: Recommender, cap: FrequencyCap | None, folder: Path, n_shoppers: int) -> Row:
-    """Slates of shoppers without a history, under one cap."""
+def variety(
+    recommender: Recommender,
+    cap: FrequencyCap | None,
+    folder: Path,
+    n_shoppers: int,
+    same_basket: bool = False,
+) -> Row:
+    """Slates of shoppers without a history, under one cap; with `same_basket` each pays one basket again."""
     name = "none" if cap is None else f"{cap.times} in {cap.window}"
-    store = open_store(folder / f"{name}.db", read_timeout=60.0)
+    store = open_store(folder / f"{name}, {same_basket}.db", read_timeout=60.0)
     capped = Recommender(recommender.bundle, store)
     capped.policy = replace(recommender.policy, frequency_cap=cap)
     golden = [checkout for checkout, _ in read_golden_requests(recommender.bundle)]
@@ -62,7 +72,7 @@ def variety(recommender: Recommender, cap: FrequencyCap | None, folder: Path, n_
     for shopper in range(n_shoppers):
         slates: list[set[str]] = []
         for visit in range(VISITS):
-            request = golden[(shopper * VISITS + visit) % len(golden)]
+            request = golden[(shopper * VISITS + (0 if same_basket else visit)) % len(golden)]
             ts = (golden[0].ts or 0) + visit * SECONDS_PER_DAY
             checkout = Checkout(
                 f"shopper {shopper}", request.basket, ts, context=request.context, order_id=f"{visit}"
@@ -74,6 +84,7 @@ def variety(recommender: Recommender, cap: FrequencyCap | None, folder: Path, n_
         distinct.append(len(set().union(*slates)))
     return {
         "cap": name,
+        "baskets": "same" if same_basket else "different",
         "shoppers": n_shoppers,
         "distinct_items": round(sum(distinct) / n_shoppers, 1),
         "fewest": min(distinct),
