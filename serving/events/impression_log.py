@@ -69,8 +69,8 @@ class SlateRecord(NamedTuple):
     order_id: str | None
     ts: int
     slate: Slate
-    arm: str
-    withhold: float
+    arm: str = ""
+    withhold: float = 0.0
 
 
 Record = SlateRecord | Feedback

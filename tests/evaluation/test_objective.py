@@ -48,7 +48,9 @@ def random_scored(rng: np.random.Generator, n_tasks: int) -> ScoredCandidates:
     outputs = rng.uniform(0.01, 0.99, (n, n_tasks)).astype(np.float32)
     item = np.concatenate([rng.permutation(9)[:k] + 1 for k in lengths])
     labels, seen = np.zeros_like(outputs), np.ones(n, bool)
-    return ScoredCandidates(to_offsets(lengths), item, rng.integers(0, 3, n), outputs, outputs, labels, seen)
+    is_known = np.ones(labels.shape, bool)
+    source = rng.integers(0, 3, n)
+    return ScoredCandidates(to_offsets(lengths), item, source, outputs, outputs, labels, seen, is_known)
 
 
 @given(st.integers(0, 999), st.sampled_from(["purchase * value", "purchase"]))

@@ -111,9 +111,9 @@ def test_a_log_of_format_8_is_read(tmp_path: Path) -> None:
 
 
 def write_log_of_format_8(file: Path, request: str, ts: int) -> None:
-    """A slate as the log of that release has it: without the column of further predictions."""
+    """A slate as the log of that release has it: without further predictions and withholding."""
     row = records_to_batch([SlateRecord("u1", "o1", ts, slate(request), "")])
-    pq.write_table(pa.Table.from_batches([row]).drop_columns("predictions"), file)
+    pq.write_table(pa.Table.from_batches([row]).drop_columns(["predictions", "withhold"]), file)
 
 
 @pytest.mark.parametrize(
