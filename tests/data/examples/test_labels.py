@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data.errors import DataError
 from data.examples import labels as module
 from data.examples.labels import LabelSpec, feedback_windows, wanted_labels
-from data.examples.outcomes import attribute_to_checkouts, outcome_lists
+from data.examples.outcomes import OutcomeSpec, attribute_to_checkouts, outcome_lists
 from data.examples.splits import add_horizon_end
 from data.io import engine
 from data.tables.checks import check_tables
@@ -95,7 +95,7 @@ def prepared_outcomes(
     checkouts = add_horizon_end(encoded, horizon)
     checkouts = engine.materialize(con, "checkouts_", checkouts.filter(checkouts.horizon_end.notnull()))
     events = engine.materialize(con, "events_", attribute_to_checkouts(encoded, checkouts, labels))
-    t = outcome_lists(encoded, checkouts, events, (START - 1, START + 10**9), labels)
+    t = outcome_lists(encoded, checkouts, events, (START - 1, START + 10**9), OutcomeSpec(labels))
     t = t.join(checkouts.select("order", "order_id"), "order")
     item_of = dict(
         zip(*(con.to_pyarrow(encoded.items)[c].to_pylist() for c in ("item", "item_id")), strict=True)
