@@ -1,4 +1,4 @@
-# make demo    the whole path on real data, about 12 minutes on 2 cores after the downloads
+# make demo    the whole path on real data, about 15 minutes on 2 cores after the downloads
 # make test    the checks, about 12 minutes
 # make help    the rest
 SHELL := /bin/bash
