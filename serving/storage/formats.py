@@ -166,7 +166,7 @@ def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, 
 def read_numeric_columns(items: MappedTable, format_version: int) -> dict[str, NDArray[Any]]:
     """The columns of NUMERIC_DTYPES and OPTIONAL_DTYPES under today's names; `available` as booleans.
 
-    A missing optional column has width 0; without the column `product` no item is of one product with another.
+    A missing optional column has width 0. Without the column `product` no two items are of one product.
     """
     old_names = OLD_COLUMN_NAMES.get(format_version, {})
     numbers = {
