@@ -52,5 +52,5 @@ def product_codes(titles: pa.StringArray) -> NDArray[np.int32]:
 def product_name(title: str) -> str:
     """The title without its pack size, in lower case; the whole title if it is nothing but a size."""
     name = " ".join(title.casefold().split())
-    rest = EMPTY_BRACKETS.sub(" ", SIZE.sub(" ", name))
-    return " ".join(rest.split()).strip(EDGES) or name
+    without_size = EMPTY_BRACKETS.sub(" ", SIZE.sub(" ", name))
+    return " ".join(without_size.split()).strip(EDGES) or name

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from data.tables.encoded_tables import PURCHASE
 from evaluation.jagged import (
     Array,
     RankedLists,
@@ -37,8 +38,7 @@ from evaluation.jagged import (
 )
 from evaluation.metrics import Purchases, hit_at, ndcg_at, precision_at, recall_at, revenue_at
 from models.schema import SECONDS_PER_DAY
-from serving.pipeline.exclusion import excluded_keys
-from training.slate_exclusion import PURCHASE, SlateExclusion
+from training.slate_exclusion import SlateExclusion
 
 COLD_USER_CHECKOUTS = 5
 NEW_ITEM_DAYS = 28
@@ -139,14 +139,18 @@ def _excluded_keys(examples: pa.Table, exclusion: SlateExclusion) -> Array:
         row = segment_ids(history)[is_purchase]
         purchases = row * n_items + item[is_purchase]
         age = int64_column(examples, "ts")[row] - list_column(examples, "history_ts")[1][is_purchase]
-    keys = excluded_keys(exclusion.rule, segment_ids(offsets) * n_items + basket, purchases, age)
-    return np.unique(keys[~exclusion.repeatable[keys % n_items]])
+    return exclusion.keys(segment_ids(offsets) * n_items + basket, purchases, age)
+
+
+def may_be_shown(ranked: RankedLists, split: Split) -> Array:
+    """[ΣC] bool: the items that their checkout does not keep off the slate."""
+    key = segment_ids(ranked.offsets) * len(split.first_sold) + ranked.item
+    return find_sorted(split.excluded_key, key) < 0
 
 
 def drop_excluded(ranked: RankedLists, split: Split) -> RankedLists:
     """The lists without what their checkout keeps off the slate."""
-    key = segment_ids(ranked.offsets) * len(split.first_sold) + ranked.item
-    return mask_jagged(ranked, find_sorted(split.excluded_key, key) < 0)
+    return mask_jagged(ranked, may_be_shown(ranked, split))
 
 
 def purchased_before(split: Split, row: Array, item: Array) -> Array:
@@ -259,9 +263,8 @@ def recall_by_source(
     their score, so recall at k is that of a ranker which gets the k best. `recall` is of the whole lists,
     `candidates` their mean length. Excluded items take no place.
     """
-    key = segment_ids(ranked.offsets) * len(split.first_sold) + ranked.item
-    source = source[find_sorted(split.excluded_key, key) < 0]
-    ranked = drop_excluded(ranked, split)
+    is_allowed = may_be_shown(ranked, split)
+    ranked, source = mask_jagged(ranked, is_allowed), source[is_allowed]
     order = np.lexsort((-ranked.score, segment_ids(ranked.offsets)))
     item, source = ranked.item[order], source[order]
     has_purchase = np.diff(split.purchases.offsets) > 0

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.examples.exclusion import exclusion_from_meta
+from data.tables.encoded_tables import PURCHASE
 from models.jagged import segment_ids, segment_offsets
-from models.schema import HISTORY_KINDS, Candidates, Query
+from models.schema import Candidates, Query
 from serving.pipeline.exclusion import ExclusionRule, excluded_keys, items_of_categories
-
-PURCHASE = HISTORY_KINDS.index("purchase")
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,24 @@ class SlateExclusion:
         category = pq.read_table(folder / "items.parquet", columns=["category"])["category"]
         return cls(rule, items_of_categories(category.combine_chunks(), categories))
 
+    def keys(
+        self, basket: NDArray[np.int64], purchases: NDArray[np.int64], age: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Ascending keys `checkout · (N+1) + item` that the rule excludes, of those of `excluded_keys`."""
+        keys = np.unique(excluded_keys(self.rule, basket, purchases, age))
+        return keys[~self.repeatable[keys % len(self.repeatable)]]
+
     def is_excluded(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
         """[m] bool: whether checkout `row` [m] of the batch keeps `item` [m] off its slate."""
-        items, history = len(self.repeatable), segment_ids(query.history_offsets)
-        bought = query.history_kind == PURCHASE
-        basket_key = segment_ids(query.basket_offsets) * items + query.basket_item
-        keys = excluded_keys(
-            self.rule,
-            basket_key.numpy(),
-            (history * items + query.history_item)[bought].numpy(),
-            (query.ts[history] - query.history_ts)[bought].numpy(),
-        )
-        excluded = np.isin((row * items + item).numpy(), keys) & ~self.repeatable[item.numpy()]
-        return torch.from_numpy(excluded)
+        n_items = len(self.repeatable)
+        basket = segment_ids(query.basket_offsets) * n_items + query.basket_item
+        purchases = age = basket[:0]
+        if self.rule.bought_within:  # histories are long
+            history, bought = segment_ids(query.history_offsets), query.history_kind == PURCHASE
+            purchases = (history * n_items + query.history_item)[bought]
+            age = (query.ts[history] - query.history_ts)[bought]
+        keys = self.keys(basket.numpy(), purchases.numpy(), age.numpy())
+        return torch.from_numpy(np.isin((row * n_items + item).numpy(), keys))
 
     def drop_excluded(self, candidates: Candidates, query: Query) -> Candidates:
         """The candidates that may be on the slate of their checkout."""

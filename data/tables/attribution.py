@@ -10,7 +10,6 @@ rules stand in docs/architecture.md; every row that they exclude is counted. `da
 outcomes of the result.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
@@ -20,11 +19,10 @@ import ibis.expr.types as ir
 from data.errors import DataError
 from data.io import engine
 from data.tables.contract import EVENT_KINDS, SLATE_KINDS
-from models.schema import SECONDS_PER_DAY
 from serving.checkout import MAX_CLOCK_SKEW
+from serving.pipeline.exclusion import parse_duration
 
 NO_CHECKOUT = "none"  # order_id of events without a checkout: they enter the user's history, and no outcome
-UNIT_SECONDS = {"d": SECONDS_PER_DAY, "h": 3600, "m": 60}
 JOIN_STATES = ("joined", "repeated", "unknown", "early", "late")
 UNBOUNDED_WINDOW = 2**40  # seconds
 NO_WINDOWS: Mapping[str, int] = MappingProxyType({})
@@ -32,10 +30,10 @@ NO_WINDOWS: Mapping[str, int] = MappingProxyType({})
 
 def window_seconds(window: str, setting: str = "data.click_window") -> int:
     """Seconds of a window such as "1d", "12h" or "30m". Raises DataError for anything else."""
-    match = re.fullmatch(r"([1-9]\d{0,3})([dhm])", str(window))
-    if not match:
+    seconds = parse_duration(str(window))
+    if seconds is None:
         raise DataError(f"{setting} is '{window}', expected a number of days, hours or minutes: 1d")
-    return int(match.group(1)) * UNIT_SECONDS[match.group(2)]
+    return seconds
 
 
 def attribute_feedback(

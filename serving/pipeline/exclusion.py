@@ -28,12 +28,18 @@ class ExclusionRule(NamedTuple):
 NO_EXCLUSION = ExclusionRule()
 
 
+def parse_duration(text: str) -> int | None:
+    """Seconds of a duration such as "7d", "12h" or "30m"; None for any other text."""
+    match = re.fullmatch(r"([1-9]\d{0,3})([dhm])", text)
+    return int(match.group(1)) * UNIT_SECONDS[match.group(2)] if match else None
+
+
 def duration_seconds(duration: object, name: str) -> int:
-    """Seconds of a duration such as "7d", "12h" or "30m". Raises ValueError, which names `name`."""
-    match = re.fullmatch(r"([1-9]\d{0,3})([dhm])", duration) if isinstance(duration, str) else None
-    if match is None:
+    """Seconds of a setting `name`. Raises ValueError, which names it, for anything but a duration."""
+    seconds = parse_duration(duration) if isinstance(duration, str) else None
+    if seconds is None:
         raise ValueError(f"{name} is {duration!r}: expected days, hours or minutes such as 7d, 12h or 30m")
-    return int(match.group(1)) * UNIT_SECONDS[match.group(2)]
+    return seconds
 
 
 def excluded_keys(

@@ -48,8 +48,8 @@ class LastSlateCache:
             return
         times_left = None
         if cap is not None:
-            shown = (counts[item].n_orders if item in counts else 0 for item in item_ids)
-            times_left = tuple(max(0, cap.times - n_orders - 1) for n_orders in shown)
+            n_earlier = (counts[item].n_orders if item in counts else 0 for item in item_ids)
+            times_left = tuple(max(0, cap.times - n_orders - 1) for n_orders in n_earlier)
         self._slates.put(
             checkout.user_id, LastSlate(items._replace(tier="cached"), checkout.order_id, times_left)
         )

@@ -69,9 +69,10 @@ def _rows_above_product_cap(
     """The rows of slates `column` [n, SLOTS] with more than `cap` items of one product."""
     if cap is None or cap >= SLOTS or not item.shape[1]:
         return np.zeros(0, np.int64)
-    shown = np.where(column >= 0, product[np.take_along_axis(item, np.maximum(column, 0), 1)], 0)
-    shown = np.sort(shown, axis=1)
-    return np.flatnonzero(((shown[:, cap:] == shown[:, :-cap]) & (shown[:, cap:] > 0)).any(1))
+    products = np.where(column >= 0, product[np.take_along_axis(item, np.maximum(column, 0), 1)], 0)
+    products = np.sort(products, axis=1)
+    is_above = (products[:, cap:] == products[:, :-cap]) & (products[:, cap:] > 0)
+    return np.flatnonzero(is_above.any(1))
 
 
 def _select_greedily(
