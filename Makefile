@@ -1,5 +1,5 @@
-# make demo    the whole path on real data, about 15 minutes on 2 cores after the downloads
-# make test    the checks, about 12 minutes
+# make demo    the whole path on real data
+# make test    the checks, about 13 minutes
 # make help    the rest
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
