@@ -103,11 +103,11 @@ def _rank_batch(
     """The ranked tier of each checkout; None for one without candidates."""
     bundle, catalog = recommender.bundle, recommender.bundle.catalog
     encoded = [_encode_checkout(recommender, checkout, policy) for checkout in checkouts]
-    queries, eligible = [to_tensors(columns) for columns, _ in encoded], [shown for _, shown in encoded]
+    queries, eligible = [to_tensors(columns) for columns, _ in encoded], [items for _, items in encoded]
     query = collate(queries)
     vector = finite_output(bundle.query_tower, query, catalog[-1])  # [B, D]
     proposed = zip(queries, vector.split(1), eligible, strict=True)
-    candidates = collate_candidates([propose_candidates(bundle, *of_one) for of_one in proposed])
+    candidates = collate_candidates([propose_candidates(bundle, *inputs) for inputs in proposed])
     outputs = finite_output(bundle.ranker, query, vector, candidates, catalog).numpy()  # [T, ΣC]
     offsets = candidates.offsets.numpy()
     starts, lengths = offsets[:-1], np.diff(offsets)  # [B]
@@ -116,10 +116,10 @@ def _rank_batch(
     padded = np.stack([_pad_jagged(output, is_candidate) for output in outputs])  # [T, B, C]
     columns = recommender.slate_selector.select_batch(policy, bundle.available, item, padded)
     ranked: list[RankedBatchRow | None] = []
-    for start, length, slate, shown in zip(starts, lengths, columns, eligible, strict=True):
+    for start, length, slate, items in zip(starts, lengths, columns, eligible, strict=True):
         positions = start + slate[slate >= 0]
         rows = RankedItems.from_predictions(candidates, outputs, recommender.task_rows, positions)
-        ranked.append(RankedBatchRow(rows, shown) if length else None)
+        ranked.append(RankedBatchRow(rows, items) if length else None)
     return ranked
 
 
@@ -149,7 +149,7 @@ def collate(queries: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 def collate_candidates(candidates: Sequence[Candidates]) -> Candidates:
     """The candidates of B checkouts from B candidates of one."""
-    offsets = torch.tensor([0, *accumulate(int(of_one.offsets[1]) for of_one in candidates)])
+    offsets = torch.tensor([0, *accumulate(int(row.offsets[1]) for row in candidates)])
     return Candidates(offsets, *(torch.cat(field) for field in list(zip(*candidates, strict=True))[1:]))
 
 

@@ -179,8 +179,8 @@ class SlateSelector:
         can_show: NDArray[np.bool_] = eligible[item]
         if policy.product_cap is None:
             return can_show
-        code, shown = self.items.product[item], self.items.product[item[columns[:-1]]]
-        count = (code[:, None] == shown).sum(1)
+        code, earlier = self.items.product[item], self.items.product[item[columns[:-1]]]
+        count = (code[:, None] == earlier).sum(1)
         can_show &= (code == 0) | (count < policy.product_cap)  # of a copy
         return can_show
 
