@@ -115,8 +115,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         selected.unread["items"] |= read.unread_vectors
         _show_step(bar, "encode")
         encoded = _encode(con, inputs, selected.tables, checked)
-        assigned, bounds = _assign_splits(con, encoded, data)
-        split_counts = splits.count_splits(con, assigned, bounds, encoded, horizon)
+        assigned, bounds, split_counts = _assign_splits(con, encoded, data)
         _show_step(bar, "features")
         schema, items = feature_schema.build_schema_and_items(
             con, encoded, bounds.validation_start, inputs.features, read.vectors
@@ -188,14 +187,17 @@ def _append_content(items: pa.Table, file: Path, vectors: list[VectorColumn]) ->
 
 def _assign_splits(
     con: ibis.BaseBackend, encoded: EncodedTables, data: dict[str, Any]
-) -> tuple[ir.Table, splits.SplitBounds]:
-    """The checkouts with `horizon_end` and `split`, and the bounds of the splits."""
+) -> tuple[ir.Table, splits.SplitBounds, dict[str, int]]:
+    """The checkouts with `horizon_end` and `split`, the bounds of the splits, and their counts."""
     horizon = str(data["horizon"])
     checkouts = splits.add_horizon_end(encoded, horizon)
     since = splits.parse_timestamp(data.get("since"), "since") or 0
     bounds = splits.split_bounds(con, encoded, checkouts, horizon, data["split"])
     assigned = splits.assign_splits(checkouts, bounds, encoded.end, since)
-    return engine.materialize(con, "assigned", assigned), bounds
+    assigned = engine.materialize(con, "split_checkouts", assigned)
+    counts = splits.count_splits(con, assigned, bounds, encoded, horizon)
+    assigned = splits.censor(con, assigned, bounds.test_start, encoded.end, horizon)
+    return engine.materialize(con, "assigned", assigned), bounds, counts
 
 
 def _count_rows(con: ibis.BaseBackend, encoded: EncodedTables) -> dict[str, int]:

@@ -79,6 +79,7 @@ def attribute_to_checkouts(
         click=(t.kind == "click").any(),
         implied_click=label_columns.implies_click(t.kind, labels).any(),
         purchase=(t.kind == "purchase").any(),
+        purchase_delay=ibis.ifelse(t.kind == "purchase", t.delay, ibis.null("int64")).min(),
         value=ibis.ifelse(t.kind == "purchase", t.value, ibis.null("float64")).sum(),
         position=ibis.ifelse(has_position, t.position, ibis.null("int64")).min(),
         **label_columns.event_label_columns(t, labels),
@@ -112,7 +113,9 @@ def outcome_lists(
     bounds: tuple[int, int],
     spec: OutcomeSpec = ALL_OUTCOMES,
 ) -> ir.Table:
-    """Per checkout the lists `outcome_*`, by item; checkouts without outcomes are absent.
+    """Per checkout the lists `outcome_*` and `purchase_delay`, by item; without outcomes it is absent.
+
+    The delay is the seconds from the checkout to the first purchase of the item, 0 without a purchase.
 
     `events` are of `attribute_to_checkouts`, with the same labels. `bounds` are the first ts and the last
     horizon_end. The value is the spend of the order lines, else that of the purchase events, else the item's
@@ -124,7 +127,7 @@ def outcome_lists(
     t = t.filter(t.line_ts > t.ts, t.line_ts <= t.horizon_end)
     t = t.mutate(delay=t.line_ts - t.ts, return_delay=t.returned_at - t.ts, horizon=t.horizon_end - t.ts)
     further = label_columns.line_label_columns(t, spec.labels, encoded.impressions_logged)
-    purchases = t.group_by("order", "item").agg(spend=t.spend.sum(), **further)
+    purchases = t.group_by("order", "item").agg(spend=t.spend.sum(), purchase_delay=t.delay.min(), **further)
     events = events.semi_join(checkouts, "order")
     excluded = excluded_items(encoded, checkouts, spec.exclusion)
     if excluded is not None:
@@ -139,10 +142,7 @@ def _merge_outcomes(
     no, null = ibis.literal(False), ibis.null("float64")
     line_labels, event_labels = ([f"{side}_{i}" for i in range(len(labels))] for side in ("line", "event"))
     of_lines = purchases.select(
-        "order",
-        "item",
-        "spend",
-        *line_labels,
+        "order", "item", "spend", "purchase_delay", *line_labels,
         event_value=null,
         impression=no,
         click=no,
@@ -152,10 +152,10 @@ def _merge_outcomes(
         ghost=no,
         withhold=null,
         **dict.fromkeys(event_labels, null),
-    )
+    )  # fmt: skip
     of_events = events.select(
         "order", "item", "impression", "click", "implied_click", "position", "ghost", "withhold",
-        *event_labels, spend=null, event_value="value", event_purchase="purchase",
+        "purchase_delay", *event_labels, spend=null, event_value="value", event_purchase="purchase",
         **dict.fromkeys(line_labels, null),
     )  # fmt: skip
     t = of_lines.union(of_events.select(*of_lines.columns)).group_by("order", "item")
@@ -167,6 +167,7 @@ def _merge_outcomes(
         implied_click=ibis._.implied_click.any(),
         event_purchase=ibis._.event_purchase.any(),
         position=ibis._.position.max().fill_null(0),
+        purchase_delay=ibis._.purchase_delay.min().fill_null(0).cast("int32"),
         ghost=ibis._.ghost.any(),
         withhold=ibis._.withhold.max().fill_null(0.0),
         **{name: ibis._[name].max() for name in (*line_labels, *event_labels)},
@@ -182,4 +183,7 @@ def _merge_outcomes(
     t = t.mutate(purchase=purchase, value=value, click=click, **{f"label_{k}": v for k, v in further.items()})
     columns = {c: f"label_{c}" if c in further else c for c in outcome_types(labels)}
     t = t.mutate(**{columns[c]: t[columns[c]].cast(k) for c, k in outcome_types(labels).items()})
-    return lists.collect_lists(t, "order", {f"outcome_{c}": name for c, name in columns.items()}, ["item"])
+    list_columns = {f"outcome_{c}": name for c, name in columns.items()} | {
+        "purchase_delay": "purchase_delay"
+    }
+    return lists.collect_lists(t, "order", list_columns, ["item"])

@@ -10,6 +10,11 @@ Left out and counted are:
     gap          the horizon passes the start of the next split
     earlier      outcomes complete by `data.since`: the model that a warm start continues learned from them
     later        ts ≥ test_end
+
+Of what is left out, calibration reads the outcomes that are known already (training/recalibration.py):
+
+    censored_at_test   ts < test_start, the horizon passes it: outcomes up to test_start
+    censored_at_end    ts ≤ the last checkout, the horizon passes it: outcomes up to the last checkout
 """
 
 import re
@@ -25,6 +30,8 @@ from models.schema import SECONDS_PER_DAY
 
 SPLITS = ("train", "validation", "test")
 EXCLUDED = ("earlier", "gap", "immature", "later")
+CENSORED = ("censored_at_test", "censored_at_end")
+MAX_CENSORED = 20_000  # checkouts of each that are examples, evenly by time
 
 
 class SplitBounds(NamedTuple):
@@ -99,6 +106,25 @@ def assign_splits(checkouts: ir.Table, bounds: SplitBounds, end: int, since: int
         else_="later",
     )
     return t.mutate(split=split)
+
+
+def censor(con: ibis.BaseBackend, assigned: ir.Table, test_start: int, end: int, horizon: str) -> ir.Table:
+    """The checkouts of `assign_splits`; of those of CENSORED, this is the `split`, and `horizon_end` the cut.
+
+    At most MAX_CENSORED of each. None of a next order: before it comes, nothing is known of it.
+    """
+    if horizon_days(horizon) is None:
+        return assigned
+    t = assigned
+    for name, cut in zip(CENSORED, (test_start, end), strict=True):
+        is_censored = (t.ts < cut) & (t.horizon_end > cut) & ~t.split.isin(SPLITS)
+        step = -(-int(con.execute(is_censored.sum().fill_null(0))) // MAX_CENSORED) or 1
+        is_censored = is_censored & (t.order % step == 0)
+        t = t.mutate(
+            split=ibis.ifelse(is_censored, name, t.split),
+            horizon_end=ibis.ifelse(is_censored, cut, t.horizon_end),
+        )
+    return t
 
 
 def count_splits(

@@ -3,7 +3,7 @@
 Checkouts are joined in chunks of bounded history, because every list is copied on the way.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from data.examples.outcomes import (
     outcome_lists,
     outcome_types,
 )
-from data.examples.splits import SPLITS
+from data.examples.splits import CENSORED, SPLITS
 from data.feature_schema import FeatureSchema
 from data.io import engine, lists
 from data.tables.encoded_tables import EncodedTables
@@ -87,8 +87,9 @@ def example_rows(chunk: Chunk, inputs: ExampleInputs) -> ir.Table:
         "context": feature_schema.attribute_codes(t, schema.context, "context_"),
         "profile": t.profile_codes,
         **{f"outcome_{c}": t[f"outcome_{c}"] for c in outcome_columns},
+        "purchase_delay": t.purchase_delay,
     }
-    types = dict(CODE_TYPES)
+    types = CODE_TYPES | {"purchase_delay": "int32"}
     for group, group_types in (
         ("history", HISTORY_TYPES), ("basket", BASKET_TYPES), ("outcome", outcome_columns)
     ):  # fmt: skip
@@ -97,7 +98,8 @@ def example_rows(chunk: Chunk, inputs: ExampleInputs) -> ir.Table:
         name: value.fill_null(ibis.literal([], type=f"array<{types[name]}>"))
         for name, value in columns.items()
     }
-    return t.select("order", "order_id", "user_id", "ts", "snapshot", "n_prior_orders", **filled)
+    facts = ("order", "order_id", "user_id", "ts", "horizon_end", "snapshot", "n_prior_orders")
+    return t.select(*facts, **filled)
 
 
 def write_examples(
@@ -109,7 +111,7 @@ def write_examples(
     folder: Path,
     outcomes: OutcomeSpec = ALL_OUTCOMES,
 ) -> ExampleCounts:
-    """Write `examples/{train,validation,test}.parquet`.
+    """Write `examples/{train,validation,test}.parquet`, and those of CENSORED that have checkouts.
 
     Args:
         assigned: `order, order_id, user, ts, horizon_end, split` and the context columns.
@@ -119,7 +121,7 @@ def write_examples(
     profile_codes = feature_schema.attribute_codes(encoded.users, schema.profile, "profile_")
     profiles = encoded.users.select("user", "user_id", profile_codes=profile_codes)
     profiles = engine.materialize(con, "user_profiles", profiles)
-    t = assigned.filter(assigned.split.isin(SPLITS))
+    t = assigned.filter(assigned.split.isin([*SPLITS, *CENSORED]))
     t = t.join(count_prior_events(encoded), "order").join(profiles, "user")
     t = t.mutate(snapshot=(t.ts - encoded.start) // (every_days * SECONDS_PER_DAY))
     checkouts = engine.materialize(con, "example_checkouts", t)
@@ -138,24 +140,33 @@ def write_examples(
     zeros = {label: dict.fromkeys(SPLITS, 0) for label in columns}
     purchases, impressions, ghosts = (dict.fromkeys(SPLITS, 0) for _ in range(3))
     counts = ExampleCounts(purchases, impressions, ghosts, zeros)
-    for split in SPLITS:
-        path, writer = folder / "examples" / f"{split}.parquet", None
-        for chunk in _chunks(con, checkouts.filter(checkouts.split == split), schema.max_history):
-            table = con.to_pyarrow(example_rows(chunk, inputs))
-            # Arrow sorts wide rows several times faster than the engine.
-            table = table.take(pc.sort_indices(table["order"])).drop_columns("order").combine_chunks()
+    for split in (*SPLITS, *CENSORED):
+        tables = (
+            con.to_pyarrow(example_rows(chunk, inputs))
+            for chunk in _chunks(con, checkouts.filter(checkouts.split == split), schema.max_history)
+        )
+        for table in _write_tables(folder / "examples" / f"{split}.parquet", tables):
+            if split in CENSORED:
+                continue
             counts.with_purchase[split] += _count_rows_with_any(table, "outcome_purchase")
             counts.with_impressions[split] += _count_rows_with_any(table, "outcome_impression")
             counts.with_ghosts[split] += _count_rows_with_any(table, "outcome_ghost")
             for label, column in columns.items():
                 counts.positives[label][split] += _count_positives(table, column)
-            writer = writer or pq.ParquetWriter(
-                path, table.schema, compression="zstd", write_page_checksum=True
-            )  # fmt: skip
-            writer.write_table(table, row_group_size=ROW_GROUP)
-        if writer is not None:
-            writer.close()
     return counts
+
+
+def _write_tables(path: Path, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Write example rows to a file, each table by `order`, and yield it. Without tables there is no file."""
+    writer: pq.ParquetWriter | None = None
+    for rows in tables:
+        # Arrow sorts wide rows several times faster than the engine.
+        table = rows.take(pc.sort_indices(rows["order"])).drop_columns("order").combine_chunks()
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", write_page_checksum=True)
+        writer.write_table(table, row_group_size=ROW_GROUP)
+        yield table
+    if writer is not None:
+        writer.close()
 
 
 def _positive_columns(encoded: EncodedTables, labels: Sequence[LabelSpec]) -> dict[str, str]:
@@ -175,7 +186,8 @@ def _chunks(con: ibis.BaseBackend, checkouts: ir.Table, max_history: int) -> Ite
     chunk_cost = max(CHUNK_HISTORY_EVENTS, int(cost.sum()) // MAX_CHUNKS)
     chunk_of = (np.cumsum(cost) - cost) // chunk_cost
     starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
-    for start, stop in zip(starts, np.append(starts[1:], len(chunk_of)), strict=True):
+    stops = np.append(starts[1:], len(chunk_of))[: len(starts)]  # no checkouts have no chunk
+    for start, stop in zip(starts, stops, strict=True):
         rows = t.slice(start, stop - start)
         first, last = rows["order"][0].as_py(), rows["order"][-1].as_py()
         bounds = (rows["ts"][0].as_py(), pc.max(rows["horizon_end"]).as_py())

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import DataError
+
+SAMPLED_ROWS = 128  # of a table of `sample_rows`
 
 
 class RowGroup(NamedTuple):
@@ -42,6 +45,18 @@ def iter_slices(
                     for offset in range(low, high, rows):
                         yield table.slice(offset, min(rows, high - offset))
                 start, stop = start - count, stop - count
+
+
+def sample_rows(path: Path, max_rows: int) -> Iterator[pa.Table]:
+    """At most `max_rows` rows of a file, evenly by position, in tables of some hundred rows."""
+    n_rows = count_rows(path)
+    step = max(1, -(-n_rows // max_rows))
+    start = 0
+    for table in iter_slices(path, None, 0, n_rows, SAMPLED_ROWS * step):
+        rows = np.arange(-start % step, len(table), step)
+        start += len(table)
+        if len(rows):
+            yield table.take(pa.array(rows)).combine_chunks()
 
 
 def count_rows(path: Path) -> int:

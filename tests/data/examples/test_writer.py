@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.errors import DataError
+from data.examples import splits
 from data.prepare import prepare
 from tests.data.conftest import config, save
 from tests.data.shop import DAY, START, iso, make_shop
@@ -222,6 +223,9 @@ def test_examples_equal_the_plain_ones(tmp_path: Path, horizon: str, events: boo
         assert meta["ghosts"][split] == sum(any(row["outcome_ghost"]) for row in rows)
     assert any(meta["ghosts"].values()) == events
     assert len(examples) > 40
+    censored = [folder / "examples" / f"{split}.parquet" for split in splits.CENSORED]
+    # Before the next order comes, nothing is known of it.
+    assert [file.is_file() for file in censored] == [horizon != "next_order"] * 2
     for order, row in examples.items():
         assert_equal_example(order, row, expected[order])
         assert row["snapshot"] == (row["ts"] - meta["window"]["start"]) // (7 * DAY)
@@ -307,3 +311,37 @@ def test_splits_that_cannot_be(tmp_path: Path) -> None:
         prepare(config(tmp_path, horizon="soon"))
     with pytest.raises(DataError, match=r"data\.split\.test_start is 'x'"):
         prepare(config(tmp_path, split={**SPLIT, "test_start": "x"}))
+
+
+def test_censored_checkouts_hold_what_is_known_at_the_cut(tmp_path: Path) -> None:
+    tables = make_shop(users=20, items=30, days=90)
+    save(tmp_path, tables)
+    folder = prepare(config(tmp_path, horizon="14d", split=SPLIT))
+    checkouts, meta = plain_checkouts(tables["orders"]), json.loads((folder / "meta.json").read_text())
+    item_ids = pq.read_table(folder / "items.parquet")["item_id"].to_pylist()
+    cuts = {"censored_at_test": meta["split"]["test_start"], "censored_at_end": meta["window"]["end"]}
+    for split, cut in cuts.items():
+        rows = pq.read_table(folder / "examples" / f"{split}.parquet").to_pylist()
+        expected = {order for order, c in checkouts.items() if c["ts"] < cut < c["ts"] + 14 * DAY}
+        assert {row["order_id"] for row in rows} == expected
+        for row in rows:
+            paid = checkouts[row["order_id"]]
+            delays: dict[str, int] = {}
+            for c in sorted(checkouts.values(), key=lambda c: c["ts"]):
+                if c["user"] == paid["user"] and paid["ts"] < c["ts"] <= cut:
+                    for item in c["lines"]:
+                        delays.setdefault(item, c["ts"] - paid["ts"])
+            bought = [item_ids[item] for item in row["outcome_item"]]
+            assert dict(zip(bought, row["purchase_delay"], strict=True)) == delays
+            assert row["horizon_end"] == cut
+
+
+def test_censored_checkouts_are_few_and_spread_over_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "MAX_CENSORED", 10)
+    save(tmp_path, make_shop(users=20, items=30, days=90))
+    folder = prepare(config(tmp_path, horizon="14d", split=SPLIT))
+    ts = pq.read_table(folder / "examples" / "censored_at_test.parquet")["ts"].to_numpy()
+    assert 5 <= len(ts) <= 10
+    assert np.diff(ts).max() < 6 * DAY
