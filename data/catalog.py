@@ -29,8 +29,8 @@ def load_catalog(folder: str | Path) -> tuple[Catalog, ItemText]:
     """Catalog (without vectors: [N+1, 0]) and title tokens of a prepared folder.
 
     The snapshot fields (`models.schema.SNAPSHOT_FIELDS`) are dense, [S, N+1]: 4 bytes × S × (N+1) each. An
-    item without a sale in the 28 days before a snapshot keeps its last price, mean_line_spend and buyers.
-    Before its first sale, price and mean_line_spend are the list price, or 0 where the shop gives none.
+    item without a sale in the window of a snapshot keeps its last price, mean_line_spend and buyers. Before
+    its first sale, price and mean_line_spend are the list price, or 0 where the shop gives none.
     """
     items = pq.read_table(Path(folder) / "items.parquet")
     fields = _snapshot_fields(Path(folder), items.num_rows, _to_numpy(items["price"], np.float32))
@@ -40,7 +40,8 @@ def load_catalog(folder: str | Path) -> tuple[Catalog, ItemText]:
 def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tuple[Catalog, ItemText]:
     """Catalog (without vectors) and title tokens of a table with the columns of `items.parquet`.
 
-    `snapshot_fields` are those of `models.schema.SNAPSHOT_FIELDS`, [S, N+1] each.
+    `snapshot_fields` are those of `models.schema.SNAPSHOT_FIELDS`, [S, N+1] each. Their row 0 is overwritten
+    with the shop's usual item (`usual_item_first`).
     """
     rows = items.num_rows
     category_codes = _to_numpy(items["category_codes"].combine_chunks().flatten(), np.int64)
@@ -52,7 +53,7 @@ def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tup
         available=torch.from_numpy(_to_numpy(items["available"], np.bool_)),
         attributes=_item_attributes(items),
         content=_item_content(items),
-        **snapshot_fields,
+        **usual_item_first(snapshot_fields),
         vectors=torch.empty(rows, 0, dtype=torch.uint8),
     )
     tokens, weights = (items[c].combine_chunks() for c in ("tokens", "token_weights"))
@@ -62,6 +63,27 @@ def build_catalog(items: pa.Table, snapshot_fields: Mapping[str, Tensor]) -> tup
         weight=torch.from_numpy(_to_numpy(weights.flatten(), np.float32)),
     )
     return catalog, text
+
+
+def usual_item_first(snapshot_fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The snapshot fields, [S, N+1] each, with the shop's usual item in row 0, which stands for no item.
+
+    Counts are the means over the items that were ever sold, which no snapshot changes: an item's count over
+    the usual one is its share of the shop's volume. Price and mean_line_spend are geometric means over order
+    lines, which a few extreme lines do not move, or over items where nothing was sold; 0 where none is known.
+    """
+    fields = {name: values.clone() for name, values in snapshot_fields.items()}
+    n_sold = max(int((fields["buyers"][-1, 1:] > 0).sum()), 1)
+    for snapshot, orders in enumerate(fields["orders_28d"][:, 1:]):  # one at a time saves memory
+        for name in ("price", "mean_line_spend"):
+            money = fields[name][snapshot]
+            known = money[1:] > 0
+            weight = (orders.double() + 1e-9)[known]
+            mean = (weight * money[1:][known].double().log()).sum() / weight.sum()
+            money[0] = mean.exp().nan_to_num(0.0)
+    for name in ("orders_28d", "sales_7d", "buyers"):
+        fields[name][:, 0] = fields[name][:, 1:].sum(1, dtype=torch.float64) / n_sold
+    return fields
 
 
 def load_neighbours(

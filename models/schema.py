@@ -48,7 +48,13 @@ class Query(NamedTuple):
 
 
 class Catalog(NamedTuple):
-    """Attributes of N items and their sales at S snapshot dates (1 in serving); row 0 is the unknown item."""
+    """Attributes of N items and their sales at S snapshot dates (1 in serving); row 0 is the unknown item.
+
+    Sales are those of a window before the snapshot: 28 or 7 days, or longer where the shop sold little
+    (data/examples/snapshots.py). Row 0 of the fields with a row per snapshot is the shop's usual item
+    (data/catalog.py), to which models relate the others: their ratios depend neither on the volume of the
+    shop nor on its currency.
+    """
 
     category: Tensor  # [N+1, L] int64, codes of the category path, top level first
     leaf: Tensor  # [N+1] int64, code of the whole path
@@ -59,8 +65,8 @@ class Catalog(NamedTuple):
     content: Tensor  # [N+1, E+8] uint8, the items' own vectors, row-wise int8; [N+1, 0] for none
     price: Tensor  # [S, N+1] float32, usual unit price at the snapshot, 0 for unknown
     mean_line_spend: Tensor  # [S, N+1] float32, mean spend on an order line of the item, 0 for unknown
-    orders_28d: Tensor  # [S, N+1] float32, orders with the item in the 28 days before the snapshot
-    sales_7d: Tensor  # [S, N+1] float32, orders with the item in the last 7 of these days
+    orders_28d: Tensor  # [S, N+1] float32, orders with the item in the window of 28 days
+    sales_7d: Tensor  # [S, N+1] float32, orders with the item in the window of 7 days
     buyers: Tensor  # [S, N+1] float32, users who had bought the item by the snapshot
     vectors: Tensor  # [N+1, D+8] uint8, item vectors, row-wise int8 (D values, then scale and offset)
 

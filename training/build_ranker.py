@@ -20,7 +20,7 @@ DEFAULT_HORIZON_DAYS = 14  # for features, where the horizon has no fixed length
 
 
 def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelection:
-    """The features of the ranker that `features.drop` and `features.blocks` leave.
+    """The features of the ranker that `features.drop` and `features.blocks` leave, as `features.relative`.
 
     Raises ConfigError for a name that no feature or block has, with the nearest that exist, and where no
     feature is left. `has_content`: the shop's items have vectors of their own.
@@ -30,6 +30,7 @@ def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelec
         drop=_names(drop or []),
         blocks=None if blocks is None else _names(blocks),
         sources=source_names(cfg),
+        relative=bool(cfg.features.get("relative", True)),
     )
     try:
         InteractionFeatures(categories=1, brands=1, has_content=has_content, selection=selection)

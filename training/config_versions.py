@@ -87,8 +87,17 @@ def keep_basket(config: PlainConfig) -> PlainConfig:
     return {**config, "slate": {**slate, "exclude_basket": slate.get("exclude_basket", False)}}
 
 
+def keep_absolute_features(config: PlainConfig) -> PlainConfig:
+    """Version 3 → 4: counts and money entered the ranker as they are."""
+    return {**config, "features": {**(config.get("features") or {}), "relative": False}}
+
+
 # Step n - 1 makes a config of version n from one of version n - 1.
-MIGRATIONS: tuple[Callable[[PlainConfig], PlainConfig], ...] = (declare_tasks, keep_basket)
+MIGRATIONS: tuple[Callable[[PlainConfig], PlainConfig], ...] = (
+    declare_tasks,
+    keep_basket,
+    keep_absolute_features,
+)
 
 
 def _fill_missing(config: PlainConfig, defaults: PlainConfig, path: str = "") -> PlainConfig:

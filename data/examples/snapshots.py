@@ -5,20 +5,40 @@
 
 A snapshot holds only what was available strictly before its date. The last one is later than every
 checkout: serving reads it, and no example does.
+
+The windows of a snapshot end at its date. A window that holds few of the shop's usual order lines reaches
+further back until it holds enough, so that closed days and gaps of the log do not empty it:
+
+    usual week      |||||||   |||||||   |||||||   closed
+    7-day window                   └──────────────────▶ date
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from data.tables.encoded_tables import EncodedTables
 from models.schema import SECONDS_PER_DAY
 
-WEEK = 7 * SECONDS_PER_DAY  # window of sales_7d
-SALES_WINDOW = 28 * SECONDS_PER_DAY  # window of orders_28d, price and mean_line_spend
+WEEK_DAYS = 7  # window of sales_7d
+SALES_WINDOW_DAYS = 28  # window of orders_28d, price and mean_line_spend
+MIN_WINDOW_SHARE = 0.5  # of the usual order lines of its days, else the window reaches further back
+USUAL_DAYS = 112  # days before a snapshot whose mean volume is the usual one
+
+
+Counts = NDArray[np.int64]
+
+
+class SalesWindows(NamedTuple):
+    """The first instants (Unix seconds) of the windows of S snapshots."""
+
+    week: list[int]  # of sales_7d
+    month: list[int]  # of orders_28d, price and mean_line_spend; never after that of the week
 
 
 def snapshot_dates(start: int, end: int, every_days: int) -> list[int]:
@@ -26,35 +46,74 @@ def snapshot_dates(start: int, end: int, every_days: int) -> list[int]:
     return [*range(start, end + 1, every_days * SECONDS_PER_DAY), end + 1]
 
 
-def item_snapshots(encoded: EncodedTables, dates: list[int], every_days: int) -> ir.Table:
-    """`snapshot, item, price, mean_line_spend, orders_28d, sales_7d, buyers` of items sold in the 28 days
-    before a snapshot.
+def sales_windows(con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int]) -> SalesWindows:
+    """The windows of the snapshots of `dates`: 7 and 28 days, or longer where these hold few order lines.
 
-    - `orders_28d`, `sales_7d`: orders with the item in the last 28 and 7 days.
+    A window is too short if it holds less than MIN_WINDOW_SHARE of the lines of as many usual days, the mean
+    of the USUAL_DAYS before the snapshot. It then grows by whole days, to the start of the log at most.
+    """
+    day, known_day = ((encoded.lines[c] - dates[0]) // SECONDS_PER_DAY for c in ("ts", "available_at"))
+    counts = encoded.lines.group_by(day=day, known_day=known_day).agg(lines=ibis._.count())
+    columns = con.to_pyarrow(counts).to_pydict()
+    table = tuple(np.array(columns[name], np.int64) for name in ("day", "known_day", "lines"))
+    week, month = [], []
+    for date in dates:
+        week.append(date - _window_days(date - dates[0], WEEK_DAYS, *table) * SECONDS_PER_DAY)
+        month.append(date - _window_days(date - dates[0], SALES_WINDOW_DAYS, *table) * SECONDS_PER_DAY)
+    return SalesWindows(week, month)
+
+
+def _window_days(age: int, days: int, day: Counts, known_day: Counts, lines: Counts) -> int:
+    """Days of a window of `days` or more, `age` seconds after the start of the log.
+
+    `lines` [n] order lines of a `day` [n] were known on a `known_day` [n], both counted from that start.
+    """
+    n_days = -(-age // SECONDS_PER_DAY)  # the last one begun
+    is_known = known_day < n_days
+    by_day = np.bincount(day[is_known], lines[is_known], minlength=n_days)[::-1]  # the latest day first
+    usual = by_day[:USUAL_DAYS].sum() / max(min(n_days, USUAL_DAYS), 1)
+    enough = by_day.cumsum() >= MIN_WINDOW_SHARE * days * usual
+    return max(days, int(enough.argmax()) + 1 if enough.any() else n_days)
+
+
+def item_snapshots(
+    encoded: EncodedTables, dates: list[int], every_days: int, windows: SalesWindows
+) -> ir.Table:
+    """`snapshot, item, price, mean_line_spend, orders_28d, sales_7d, buyers` of items sold in the window of a
+    snapshot.
+
+    - `orders_28d`, `sales_7d`: orders with the item in the windows of 28 and 7 days.
     - `price`: mean unit price; `mean_line_spend`: mean of price times quantity. Both are null without a sale
-      in 28 days: `data/catalog.py` carries the last values on.
+      in the window: `data/catalog.py` carries the last values on.
     - `buyers`: users who ever bought the item by then, or 0 where none is new since the last snapshot:
       `data/catalog.py` takes the running maximum.
 
-    `dates` are the `snapshot_dates`, `every_days` apart.
+    `dates` are the `snapshot_dates`, `every_days` apart, `windows` their `sales_windows`.
     """
     step, last = every_days * SECONDS_PER_DAY, len(dates) - 1
     lines = encoded.lines.select("item", "ts", "available_at", "price", "quantity")
-    # A line counts in consecutive windows, so they are enumerated, which is cheaper than a range join.
-    windows = [
-        lines.mutate(snapshot=(lines.ts - dates[0]) // step + 1 + k) for k in range(-(-SALES_WINDOW // step))
+    week, month = WEEK_DAYS * SECONDS_PER_DAY, SALES_WINDOW_DAYS * SECONDS_PER_DAY
+    apart = [
+        s
+        for s in range(last)
+        if (date := dates[s]) - windows.month[s] > month or date - windows.week[s] > week
     ]
-    regular = ibis.union(*windows) if len(windows) > 1 else windows[0]
-    regular = regular.mutate(date=dates[0] + regular.snapshot * step).filter(regular.snapshot < last)
-    final = lines.mutate(snapshot=ibis.literal(last, "int64"), date=ibis.literal(dates[last], "int64"))
-    t = regular.union(final)
-    t = t.filter(t.ts >= t.date - SALES_WINDOW, t.available_at < t.date)
+    # A line counts in consecutive windows, so they are enumerated, which is cheaper than a range join.
+    parts = [lines.mutate(snapshot=(lines.ts - dates[0]) // step + 1 + k) for k in range(-(-month // step))]
+    regular = ibis.union(*parts) if len(parts) > 1 else parts[0]
+    regular = regular.mutate(date=dates[0] + regular.snapshot * step).filter(
+        regular.snapshot < last, regular.snapshot.notin(apart) if apart else ibis.literal(True)
+    )
+    regular = regular.filter(regular.ts >= regular.date - month, regular.available_at < regular.date)
+    regular = regular.mutate(is_latest=regular.ts >= regular.date - week).drop("date")
+    # The longer windows, and the last, are few: a scan each.
+    t = ibis.union(regular, *(_window_lines(lines, dates, windows, s) for s in [*apart, last]))
     t = t.mutate(snapshot=t.snapshot.cast("int32")).group_by("snapshot", "item")
     t = t.agg(
         price=ibis._.price.mean().cast("float32"),
         mean_line_spend=(ibis._.price * ibis._.quantity).mean().cast("float32"),
         orders_28d=ibis._.count().cast("int32"),
-        sales_7d=(ibis._.ts >= ibis._.date - WEEK).sum().cast("int32"),
+        sales_7d=ibis._.is_latest.sum().cast("int32"),
     )
     buyers = _buyer_counts(encoded, dates, step)
     t = t.outer_join(buyers, ["snapshot", "item"])
@@ -62,6 +121,12 @@ def item_snapshots(encoded: EncodedTables, dates: list[int], every_days: int) ->
     counts = {name: t[name].fill_null(0) for name in ("orders_28d", "sales_7d", "buyers")}
     columns = {**keys, "price": t.price, "mean_line_spend": t.mean_line_spend, **counts}
     return t.select(**columns).order_by("snapshot", "item")
+
+
+def _window_lines(lines: ir.Table, dates: list[int], windows: SalesWindows, snapshot: int) -> ir.Table:
+    """The lines in the windows of one snapshot; `is_latest` marks those of the shorter window."""
+    t = lines.filter(lines.ts >= windows.month[snapshot], lines.available_at < dates[snapshot])
+    return t.mutate(snapshot=ibis.literal(snapshot, "int64"), is_latest=t.ts >= windows.week[snapshot])
 
 
 def _buyer_counts(encoded: EncodedTables, dates: list[int], step: int) -> ir.Table:
@@ -98,5 +163,6 @@ def write_snapshots(
     con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], every_days: int, folder: Path
 ) -> None:
     """Write `snapshots.parquet`; arguments as of `item_snapshots`."""
-    table = con.to_pyarrow(item_snapshots(encoded, dates, every_days))
+    windows = sales_windows(con, encoded, dates)
+    table = con.to_pyarrow(item_snapshots(encoded, dates, every_days, windows))
     pq.write_table(table, folder / "snapshots.parquet", compression="zstd")

@@ -81,7 +81,9 @@ def open_model(folder: Path, run: Run) -> BundleModel:
     """The bundle's version in a folder, with the prices and sales of a run's log."""
     bundle = open_bundle(folder)
     maps = map_rows(bundle, run)
-    snapshots = {name: getattr(run.catalog, name)[:, maps.log_item] for name in SNAPSHOT_FIELDS}
+    is_listed = maps.log_item > 0  # row 0 of the log is its usual item, which no other item is
+    is_listed[0] = True
+    snapshots = {name: getattr(run.catalog, name)[:, maps.log_item] * is_listed for name in SNAPSHOT_FIELDS}
     known = set(label_policy_from_meta(run.prepared.meta).names)
     tasks: dict[str, Task] = {}
     for output in bundle.tasks:

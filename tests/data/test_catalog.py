@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data import catalog
-from data.catalog import build_catalog
+from data.catalog import build_catalog, usual_item_first
 from models.embeddings import unpack_int8
 from models.schema import SNAPSHOT_FIELDS
 
@@ -59,3 +59,21 @@ def test_items_without_attributes_and_vectors(columns: tuple[str, ...]) -> None:
     attributes, content = load(items_table(**empty))
     assert (attributes.dtype, attributes.shape) == (torch.int64, (ROWS, 0))
     assert (content.dtype, content.shape) == (torch.uint8, (ROWS, 0))
+
+
+def test_the_usual_item_is_the_first_row() -> None:
+    """Counts per item that was ever sold; prices as geometric means over order lines, else over items."""
+    fields = {name: torch.zeros(2, ROWS) for name in SNAPSHOT_FIELDS}
+    fields["orders_28d"][1] = torch.tensor([9.0, 3.0, 1.0, 0.0, 0.0])
+    fields["sales_7d"][1, 1] = 2
+    fields["buyers"][:, 1:] = torch.tensor([[0.0, 0.0, 0.0, 0.0], [3.0, 1.0, 2.0, 0.0]])
+    fields["price"][:, 1:] = torch.tensor([2.0, 32.0, 8.0, 0.0])
+    usual = usual_item_first(fields)
+    assert usual["orders_28d"][:, 0].tolist() == pytest.approx([0, 4 / 3])
+    assert usual["sales_7d"][:, 0].tolist() == pytest.approx([0, 2 / 3])
+    assert usual["buyers"][:, 0].tolist() == pytest.approx([0, 2])
+    assert usual["price"][:, 0].tolist() == pytest.approx([8, (2 * 2 * 2 * 32) ** (1 / 4)])
+    assert usual["mean_line_spend"][:, 0].tolist() == [0, 0]
+    for name, values in fields.items():
+        assert torch.equal(usual[name][:, 1:], values[:, 1:])
+    assert fields["orders_28d"][1, 0] == 9  # the argument is unchanged

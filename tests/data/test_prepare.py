@@ -211,16 +211,16 @@ def test_snapshots_and_catalog(shop: tuple[Path, dict[str, Any]]) -> None:
     for s, date in enumerate(dates):
         month = [line for line in lines if date - 28 * DAY <= line.ts < date]
         orders_28d = np.bincount([line.item for line in month], minlength=n)
-        assert (catalog.orders_28d[s].numpy() == orders_28d).all()
+        assert (catalog.orders_28d[s, 1:].numpy() == orders_28d[1:]).all()
         week = [line.item for line in lines if date - 7 * DAY <= line.ts < date]
-        assert (catalog.sales_7d[s].numpy() == np.bincount(week, minlength=n)).all()
+        assert (catalog.sales_7d[s, 1:].numpy() == np.bincount(week, minlength=n)[1:]).all()
         buyers = {(line.user, line.item) for line in lines if line.ts < date}
-        assert (catalog.buyers[s].numpy() == np.bincount([i for _, i in buyers], minlength=n)).all()
+        assert (catalog.buyers[s, 1:].numpy() == np.bincount([i for _, i in buyers], minlength=n)[1:]).all()
         for i in np.flatnonzero(orders_28d):
             price[i] = np.mean([line.price for line in month if line.item == i])
             spend[i] = np.mean([line.price * line.quantity for line in month if line.item == i])
-        np.testing.assert_allclose(catalog.price[s].numpy(), price, rtol=1e-5)
-        np.testing.assert_allclose(catalog.mean_line_spend[s].numpy(), spend, rtol=1e-5)
+        np.testing.assert_allclose(catalog.price[s, 1:].numpy(), price[1:], rtol=1e-5)
+        np.testing.assert_allclose(catalog.mean_line_spend[s, 1:].numpy(), spend[1:], rtol=1e-5)
     first = {i: min(line.ts for line in lines if line.item == i) for i in {line.item for line in lines}}
     assert catalog.first_sold.tolist() == [first.get(i, 0) for i in range(n)]
     assert len(text.offsets) == n + 1

@@ -4,6 +4,7 @@ import itertools
 
 import torch
 
+from data.catalog import usual_item_first
 from models.embeddings import pack_int8
 from models.schema import Candidates, Catalog, ItemText, Query, TableSizes
 
@@ -52,6 +53,13 @@ def random_catalog(
     vectors = torch.nn.functional.normalize(torch.randn(items + 1, dim, generator=g), dim=1)
     for table in (category, price.T):
         table[0] = 0
+    snapshot_fields = {
+        "price": price,
+        "mean_line_spend": price * torch.randint(1, 4, price.shape, generator=g),
+        "orders_28d": orders_28d,
+        "sales_7d": (orders_28d * torch.rand(orders_28d.shape, generator=g)).floor(),
+        "buyers": orders_28d + torch.randint(0, 20, orders_28d.shape, generator=g),
+    }
     return Catalog(
         category=category,
         leaf=category[:, -1].clone(),
@@ -60,11 +68,7 @@ def random_catalog(
         available=available,
         attributes=random_attributes(seed, items) if content_dim > 0 else torch.empty(items + 1, 0).long(),
         content=random_content(seed, items, content_dim),
-        price=price,
-        mean_line_spend=price * torch.randint(1, 4, price.shape, generator=g),
-        orders_28d=orders_28d,
-        sales_7d=(orders_28d * torch.rand(orders_28d.shape, generator=g)).floor(),
-        buyers=orders_28d + torch.randint(0, 20, orders_28d.shape, generator=g),
+        **usual_item_first(snapshot_fields),
         vectors=pack_int8(vectors),
     )
 

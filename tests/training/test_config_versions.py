@@ -79,14 +79,23 @@ def test_a_run_of_version_1_has_the_tasks_that_it_trained() -> None:
     assert list(config["tasks"]) == ["click", "purchase", "value"]
     assert "value_weight" not in config["ranker"]["train"]
     assert "value_share" not in config["ranker"]["train"]["loss"]
-    slate = SIMULATED["slate"] | {"exclude_basket": False}
-    assert config | {"tasks": SIMULATED["tasks"]} == SIMULATED | {"slate": slate}
+    earlier = {
+        "slate": SIMULATED["slate"] | {"exclude_basket": False},
+        "features": SIMULATED["features"] | {"relative": False},
+    }
+    assert config | {"tasks": SIMULATED["tasks"]} == SIMULATED | earlier
 
 
 def test_slates_of_versions_1_and_2_showed_the_basket() -> None:
     saved = copy.deepcopy(SIMULATED) | {"config_version": 2, "slate": {"objective": "purchase"}}
     slate = plain(saved)["slate"]
     assert slate == SIMULATED["slate"] | {"objective": "purchase", "exclude_basket": False}
+
+
+def test_features_of_versions_before_4_were_absolute() -> None:
+    saved = copy.deepcopy(SIMULATED) | {"config_version": 3}
+    del saved["features"]["relative"]
+    assert plain(saved)["features"] == SIMULATED["features"] | {"relative": False}
 
 
 def test_the_tasks_of_version_1_are_todays_default() -> None:

@@ -3,6 +3,7 @@
 The same code runs in training and inside the exported ranker.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,14 +29,23 @@ from models.ranking.features.market import (
     expected_spend,
     item_market,
     market_features,
+    usual_price,
 )
 from models.ranking.features.purchase_levels import PurchaseLevels
 from models.ranking.features.purchases import collect_purchases
 from models.ranking.features.scores import ScoreCounts, ScoreRatios, score_features
 from models.ranking.features.selection import FeatureColumn, FeatureSelection, select_columns
-from models.ranking.features.user import UserFeatures, user_features, user_totals
+from models.ranking.features.user import (
+    GROWING_USER_FEATURES,
+    RELATIVE_USER_FEATURES,
+    UserFeatures,
+    user_features,
+    user_totals,
+)
 from models.schema import Candidates, Catalog, Query, seconds_to_days
 
+# Tenure and age of items that differ by more are alike: a log that begins later would cut them.
+MAX_LOG_DAYS = 60.0
 MAX_CONTENT_EVENTS = 64  # latest events, and basket lines, whose vectors the block `content` reads
 
 
@@ -92,12 +102,16 @@ class InteractionFeatures(nn.Module):
         self.register_buffer("source_bits", torch.arange(len(selection.sources)), persistent=False)
         columns = self.all_columns(selection.sources)
         selected = select_columns(columns, selection)
+        outdated = GROWING_USER_FEATURES if selection.relative else RELATIVE_USER_FEATURES
+        selected = [i for i in selected if columns[i].name not in outdated]
         if not has_content:
             selected = [i for i in selected if columns[i].block != "content"]
         if not selected:
             raise ValueError("features.drop and features.blocks leave no feature: keep at least one block")
         self.has_content = any(columns[i].block == "content" for i in selected)
         n_rows = len(columns) - (0 if self.has_content else len(ContentFeatures._fields))
+        self.relative = selection.relative
+        self.max_log_days = MAX_LOG_DAYS if selection.relative else math.inf
         self.selects_rows = len(selected) < n_rows
         self.register_buffer("selected_rows", torch.tensor(selected), persistent=False)
         self.feature_names = [columns[i].name for i in selected]
@@ -126,19 +140,22 @@ class InteractionFeatures(nn.Module):
         pairs = PairInputs(
             query, candidates, catalog, segment_ids(candidates.offsets), event_checkout, event_age
         )
-        purchases = collect_purchases(query, event_checkout, event_age)
+        unit = usual_price(query, catalog)  # [B]; all money of the blocks is in this unit
+        if not self.relative:
+            unit = torch.ones_like(unit)
+        purchases = collect_purchases(query, event_checkout, event_age, unit)
         totals = user_totals(purchases, query.ts.numel())
         user_mean_spend = totals.spend / totals.lines.clamp_min(1)  # [B] per line
         mean_spend = user_mean_spend.index_select(0, pairs.checkout)  # [ΣC]
         level_rows, sums = self.levels(pairs, purchases, totals.trips)
-        own, market = own_purchases(sums), item_market(pairs)
+        own, market = own_purchases(sums), item_market(pairs, unit, self.relative)
 
         purchase_counts, purchase_ratios = purchase_features(sums, own)
         views = view_features(pairs, self.missing_log_age)
-        market_counts, market_ratios = market_features(market, own, mean_spend)
-        age = age_features(pairs, self.missing_log_age)
+        market_counts, market_ratios = market_features(market, own, mean_spend, self.relative)
+        age = age_features(pairs, self.missing_log_age, self.max_log_days)
         score_counts, score_ratios = score_features(pairs)
-        user = user_features(pairs, purchases, totals, user_mean_spend)
+        user = user_features(pairs, purchases, totals, user_mean_spend, self.max_log_days)
         counts: list[Tensor] = []
         for count_block in CountBlocks(purchase_counts, market_counts, score_counts):
             counts.extend(count_block)
@@ -157,4 +174,5 @@ class InteractionFeatures(nn.Module):
         table = torch.cat(rows)
         if self.selects_rows:
             table = table.index_select(0, self.selected_rows)
-        return table.t().contiguous(), expected_spend(market, own, mean_spend).log()
+        spend = expected_spend(market, own, mean_spend) * unit.index_select(0, pairs.checkout)
+        return table.t().contiguous(), spend.clamp_min(0.01).log()

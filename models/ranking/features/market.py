@@ -1,4 +1,9 @@
-"""Price, sales and age of the candidate, and the spend to expect of a purchase."""
+"""Price, sales and age of the candidate, and the spend to expect of a purchase.
+
+Sales are relative to those of the shop's usual item, and money to its price: a shop that grows, closes for a
+week or changes its prices gives the network the inputs that it was trained on. With `relative` False they
+are absolute (FeatureSelection.relative).
+"""
 
 from typing import NamedTuple
 
@@ -7,30 +12,46 @@ from torch import Tensor
 
 from models.ranking.features.blocks import PairInputs
 from models.ranking.features.item_history import OwnPurchases
-from models.schema import seconds_to_days
+from models.schema import Catalog, Query, seconds_to_days
 
 
 class ItemMarket(NamedTuple):
-    """Snapshot fields of the candidates (models.schema.Catalog) at their checkouts, [ΣC] each."""
+    """Snapshot fields of the candidates (models.schema.Catalog) at their checkouts, [ΣC] each: ratios to
+    those of the shop's usual item, where the features are relative."""
 
     price: Tensor
-    mean_line_spend: Tensor
+    mean_line_spend: Tensor  # in the unit of `price`
     orders_28d: Tensor
     sales_7d: Tensor
     buyers: Tensor
 
 
-def item_market(pairs: PairInputs) -> ItemMarket:
-    """The candidates' values of the snapshot fields."""
+def item_market(pairs: PairInputs, money_unit: Tensor, relative: bool) -> ItemMarket:
+    """The candidates' values of the snapshot fields; `money_unit` [B] is that of the checkouts."""
     catalog = pairs.catalog
-    row = pairs.query.snapshot.index_select(0, pairs.checkout) * catalog.leaf.numel() + pairs.candidates.item
+    usual = pairs.query.snapshot.index_select(0, pairs.checkout) * catalog.leaf.numel()
+    row = usual + pairs.candidates.item
+    unit = money_unit.index_select(0, pairs.checkout)
+    counts: list[Tensor] = []
+    for snapshot_field in [catalog.orders_28d, catalog.sales_7d, catalog.buyers]:
+        count = gather_snapshot_values(snapshot_field, row)
+        if relative:
+            usual_count = gather_snapshot_values(snapshot_field, usual)
+            count = count / torch.where(usual_count > 0, usual_count, 1.0)
+        counts.append(count)
     return ItemMarket(
-        price=gather_snapshot_values(catalog.price, row),
-        mean_line_spend=gather_snapshot_values(catalog.mean_line_spend, row),
-        orders_28d=gather_snapshot_values(catalog.orders_28d, row),
-        sales_7d=gather_snapshot_values(catalog.sales_7d, row),
-        buyers=gather_snapshot_values(catalog.buyers, row),
+        price=gather_snapshot_values(catalog.price, row) / unit,
+        mean_line_spend=gather_snapshot_values(catalog.mean_line_spend, row) / unit,
+        orders_28d=counts[0],
+        sales_7d=counts[1],
+        buyers=counts[2],
     )
+
+
+def usual_price(query: Query, catalog: Catalog) -> Tensor:
+    """The price of the shop's usual item at each checkout [B]: the unit of money; 1 where it is unknown."""
+    price = gather_snapshot_values(catalog.price, query.snapshot * catalog.leaf.numel())
+    return torch.where(price > 0, price, 1.0)
 
 
 def gather_snapshot_values(snapshot_field: Tensor, row: Tensor) -> Tensor:
@@ -56,16 +77,21 @@ class MarketRatios(NamedTuple):
     price_known: Tensor  # 1 or 0
     price_to_user_item_price: Tensor  # to the unit price that the user usually pays for the item
     price_to_user_mean_spend: Tensor  # to the user's spend per line
-    sales_trend: Tensor  # of the last week to that of four weeks
-    orders_per_buyer: Tensor
+    sales_trend: Tensor  # of sales in 7 days to those in 28 days
+    orders_per_buyer: Tensor  # of sales in 28 days to buyers at any time
     spend_to_user_mean: Tensor  # everyone's spend per line of the item to the user's per line
     price_to_leaf: Tensor  # to the user's spend per line of the leaf category
 
 
 def market_features(
-    market: ItemMarket, own: OwnPurchases, user_mean_spend: Tensor
+    market: ItemMarket, own: OwnPurchases, user_mean_spend: Tensor, relative: bool
 ) -> tuple[MarketCounts, MarketRatios]:
     """Price and sales, and the price relative to the user's spend; `user_mean_spend` [ΣC] per line."""
+    orders, recent = market.orders_28d, market.sales_7d
+    if relative:  # an item that is sold as the usual one has a trend of 0
+        trend, per_buyer = (recent + 1) / (orders + 1), (orders + 0.3) / (market.buyers + 0.3)
+    else:
+        trend, per_buyer = (4 * recent + 2) / (orders + 2), (orders + 0.5) / (market.buyers + 5)
     price, mean_line_spend = market.price, market.mean_line_spend
     user_item_price = torch.where(
         own.mean_quantity > 0, own.mean_spend / own.mean_quantity.clamp_min(1e-6), price
@@ -88,8 +114,8 @@ def market_features(
         price_known=(price > 0).to(torch.float32),
         price_to_user_item_price=to_user_item_price,
         price_to_user_mean_spend=to_user_mean_spend,
-        sales_trend=torch.log((4 * market.sales_7d + 2) / (market.orders_28d + 2)),
-        orders_per_buyer=torch.log((market.orders_28d + 0.5) / (market.buyers + 5)),
+        sales_trend=trend.log(),
+        orders_per_buyer=per_buyer.log(),
         spend_to_user_mean=spend_to_user_mean,
         price_to_leaf=to_leaf,
     )
@@ -102,24 +128,24 @@ class AgeFeatures(NamedTuple):
     is_new_item: Tensor  # 1 in the first 28 days
 
 
-def age_features(pairs: PairInputs, missing_log_age: float) -> AgeFeatures:
-    """Days since the item's first sale. A first sale after the checkout is unknown."""
+def age_features(pairs: PairInputs, missing_log_age: float, max_age: float) -> AgeFeatures:
+    """Days since the item's first sale, `max_age` at most. A first sale after the checkout is unknown."""
     first_sold = pairs.catalog.first_sold.index_select(0, pairs.candidates.item)
     age = seconds_to_days(pairs.query.ts.index_select(0, pairs.checkout) - first_sold)
     is_sold = (first_sold > 0) & (age >= 0)
     return AgeFeatures(
-        age=torch.where(is_sold, torch.log1p(age.clamp_min(0)), missing_log_age),
+        age=torch.where(is_sold, torch.log1p(age.clamp(0, max_age)), missing_log_age),
         is_new_item=(is_sold & (age < 28)).to(torch.float32),
     )
 
 
 def expected_spend(market: ItemMarket, own: OwnPurchases, user_mean_spend: Tensor) -> Tensor:
-    """Spend to expect of a purchase [ΣC]: the first known of the user's mean spend on a line of the item,
-    everyone's, the item's price, and the user's mean spend on any line [ΣC]."""
+    """Spend to expect of a purchase [ΣC], in usual prices: the first known of the user's mean spend on a line
+    of the item, everyone's, the item's price, and the user's mean spend on any line [ΣC]."""
     price, mean_line_spend = market.price, market.mean_line_spend
     spend = torch.where(price > 0, price, user_mean_spend)
     spend = torch.where(mean_line_spend > 0, mean_line_spend, spend)
-    return torch.where(own.mean_spend > 0, own.mean_spend, spend).clamp_min(0.01)
+    return torch.where(own.mean_spend > 0, own.mean_spend, spend)
 
 
 def log_ratio(a: Tensor, b: Tensor) -> Tensor:

@@ -27,15 +27,18 @@ class Purchases(NamedTuple):
     trips_ago: Tensor  # [P] float32, visits between the line and the checkout; 0 for the latest visit
     in_basket: Tensor  # [P] float32, 1 for a basket line
     quantity: Tensor  # [P] float32
-    spend: Tensor  # [P] float32
+    spend: Tensor  # [P] float32, in units of money
     new_trip: Tensor  # [P] bool, the first line of its visit
     tenure_days: Tensor  # [B] float32, days since the user's first known purchase
 
 
-def collect_purchases(query: Query, event_checkout: Tensor, event_age: Tensor) -> Purchases:
+def collect_purchases(
+    query: Query, event_checkout: Tensor, event_age: Tensor, money_unit: Tensor
+) -> Purchases:
     """The purchases of the users of B checkouts, their baskets last.
 
-    `event_checkout` [ΣH] is the checkout of each event, `event_age` [ΣH] its days before that.
+    `event_checkout` [ΣH] is the checkout of each event, `event_age` [ΣH] its days before that, `money_unit`
+    [B] the price that is 1 at each checkout.
     """
     bought = (query.history_kind == 0).nonzero()[:, 0]
     basket_checkout = segment_ids(query.basket_offsets)
@@ -57,7 +60,7 @@ def collect_purchases(query: Query, event_checkout: Tensor, event_age: Tensor) -
         trips_ago=(latest_trip.index_select(0, checkout) - trip).to(torch.float32),
         in_basket=(order >= bought.numel()).to(torch.float32),
         quantity=quantity,
-        spend=quantity * price,
+        spend=quantity * price / money_unit.index_select(0, checkout),
         new_trip=new_trip,
         tenure_days=torch.zeros([n_checkouts], device=age.device).scatter_reduce(0, checkout, age, "amax"),
     )

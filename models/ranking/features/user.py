@@ -55,12 +55,18 @@ class UserFeatures(NamedTuple):
     user_span: Tensor  # days since the first purchase
     basket_lines: Tensor
     basket_spend: Tensor
+    user_basket_lines: Tensor  # per visit
+
+
+# Features that grow with the log, and the one that takes their place (FeatureSelection.relative).
+GROWING_USER_FEATURES = ("user_lines", "user_lines_before", "user_trips")
+RELATIVE_USER_FEATURES = ("user_basket_lines",)
 
 
 def user_features(
-    pairs: PairInputs, purchases: Purchases, totals: UserTotals, mean_spend: Tensor
+    pairs: PairInputs, purchases: Purchases, totals: UserTotals, mean_spend: Tensor, max_span: float
 ) -> UserFeatures:
-    """Counts, before the log; `mean_spend` [B] is the spend per line."""
+    """Counts, before the log; `mean_spend` [B] is the spend per line, `max_span` bounds the days."""
     return UserFeatures(
         user_lines=totals.lines,
         user_last_age=days_since_last_event(pairs),
@@ -70,9 +76,10 @@ def user_features(
         user_trips_14d=totals.trips_14d,
         user_trips_28d=totals.trips_28d,
         user_trips_90d=totals.trips_90d,
-        user_span=purchases.tenure_days,
+        user_span=purchases.tenure_days.clamp_max(max_span),
         basket_lines=totals.basket_lines,
         basket_spend=totals.basket_spend,
+        user_basket_lines=totals.lines / totals.trips.clamp_min(1),
     )
 
 

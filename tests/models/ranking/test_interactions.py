@@ -29,20 +29,20 @@ class Line(NamedTuple):
         return self.quantity * self.price
 
 
-def read_lines(query: Query, row: int) -> tuple[list[Line], list[Line]]:
-    """The purchases of one checkout's user, the basket included; and the user's views."""
+def read_lines(query: Query, row: int, unit: float) -> tuple[list[Line], list[Line]]:
+    """The purchases of one user, the basket included, with prices in `unit`; and the views."""
     purchases, views = [], []
     for i in range(*query.history_offsets[row : row + 2].tolist()):
         line = Line(
             int(query.history_item[i]),
             max(int(query.ts[row] - query.history_ts[i]), 0) / DAY,
             float(query.history_quantity[i]),
-            float(query.history_price[i]),
+            float(query.history_price[i]) / unit,
             in_basket=False,
         )
         (purchases if query.history_kind[i] == 0 else views).append(line)
     for i in range(*query.basket_offsets[row : row + 2].tolist()):
-        quantity, price = float(query.basket_quantity[i]), float(query.basket_price[i])
+        quantity, price = float(query.basket_quantity[i]), float(query.basket_price[i]) / unit
         purchases.append(Line(int(query.basket_item[i]), 0.0, quantity, price, in_basket=True))
     return purchases, views
 
@@ -61,7 +61,8 @@ def naive_features(
     query: Query, candidates: Candidates, catalog: Catalog, row: int
 ) -> list[dict[str, float]]:
     """Some features of one checkout's candidates."""
-    lines, views = read_lines(query, row)
+    unit = float(catalog.price[query.snapshot[row], 0]) or 1.0  # the price of the shop's usual item
+    lines, views = read_lines(query, row, unit)
     first, last = candidates.offsets[row : row + 2].tolist()
     features = []
     for c in range(first, last):
@@ -69,7 +70,8 @@ def naive_features(
         leaf = int(catalog.leaf[item])
         own = [line for line in lines if line.item == item]
         of_leaf = [line for line in lines if leaf > 0 and int(catalog.leaf[line.item]) == leaf]
-        price, leaf_spend = float(catalog.price[query.snapshot[row], item]), mean_spend(of_leaf)
+        price, leaf_spend = float(catalog.price[query.snapshot[row], item]) / unit, mean_spend(of_leaf)
+        spend = expected_spend(query, catalog, row, item, own, lines, unit)
         mask = int(candidates.source_mask[c])
         features.append(
             {
@@ -82,9 +84,8 @@ def naive_features(
                 "clicks": math.log1p(sum(2 ** (-line.age / 10) for line in views if line.item == item)),
                 "price": math.log1p(price),
                 "price_to_leaf": log_ratio(price, leaf_spend),
-                "user_lines": math.log1p(len(lines)),
-                "user_trips": math.log1p(len({line.age for line in lines})),
-                "user_span": math.log1p(max((line.age for line in lines), default=0)),
+                "user_basket_lines": math.log1p(len(lines) / max(len({line.age for line in lines}), 1)),
+                "user_span": math.log1p(min(max((line.age for line in lines), default=0), 60)),
                 "basket_lines": math.log1p(sum(line.in_basket for line in lines)),
                 "copurchase_score": math.log1p(float(candidates.copurchase_score[c])),
                 "ease_score": math.log1p(50 * float(candidates.ease_score[c])),
@@ -92,7 +93,7 @@ def naive_features(
                 "source_ann": float(mask & 1),
                 "source_recency": float(mask >> 5 & 1),
                 "source_ease": float(mask >> 6 & 1),
-                "log_spend": math.log(max(expected_spend(query, catalog, row, item, own, lines), 0.01)),
+                "log_spend": math.log(max(spend * unit, 0.01)),
             }
         )
     return features
@@ -115,25 +116,27 @@ def purchase_features(own: list[Line]) -> dict[str, float]:
 
 
 def expected_spend(
-    query: Query, catalog: Catalog, row: int, item: int, own: list[Line], lines: list[Line]
+    query: Query, catalog: Catalog, row: int, item: int, own: list[Line], lines: list[Line], unit: float
 ) -> float:
     """The first known of own spend per line of the item, everyone's, the price, own spend per line."""
-    snapshot = query.snapshot[row]
-    everyone, price = float(catalog.mean_line_spend[snapshot, item]), float(catalog.price[snapshot, item])
+    fields = (catalog.mean_line_spend, catalog.price)
+    everyone, price = (float(field[query.snapshot[row], item]) / unit for field in fields)
     return mean_spend(own) or everyone or price or mean_spend(lines)
 
 
 def market_features(query: Query, catalog: Catalog, row: int, item: int) -> dict[str, float]:
     """Features of the item's sales at the snapshot."""
-    fields = (catalog.mean_line_spend, catalog.orders_28d, catalog.sales_7d, catalog.buyers)
-    spend, month, week, buyers = (float(field[query.snapshot[row], item]) for field in fields)
+    snapshot = query.snapshot[row]
+    fields = (catalog.orders_28d, catalog.sales_7d, catalog.buyers)
+    month, week, buyers = (float(field[snapshot, item] / (field[snapshot, 0] or 1)) for field in fields)
+    spend = float(catalog.mean_line_spend[snapshot, item]) / (float(catalog.price[snapshot, 0]) or 1)
     return {
         "orders_28d": math.log1p(month),
         "sales_7d": math.log1p(week),
         "mean_line_spend": math.log1p(spend),
-        "sales_trend": math.log((4 * week + 2) / (month + 2)),
+        "sales_trend": math.log((week + 1) / (month + 1)),
         "buyers": math.log1p(buyers),
-        "orders_per_buyer": math.log((month + 0.5) / (buyers + 5)),
+        "orders_per_buyer": math.log((month + 0.3) / (buyers + 0.3)),
     }
 
 
