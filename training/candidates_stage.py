@@ -4,11 +4,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from data.examples.splits import SPLITS
-from data.io.parquet import count_rows, iter_slices
+from data.examples.splits import CENSORED, SPLITS
+from data.io.parquet import count_rows, iter_slices, sample_rows
 from training import candidates
 from training.candidate_sources import open_source_tables
-from training.checkout_sampling import count_retrieval_rows, first_ranker_row
+from training.checkout_sampling import MAX_RECENT_CHECKOUTS, count_retrieval_rows, first_ranker_row
 from training.prepared_data import PreparedData
 from training.retrieval_stage import load_query_tower
 from training.slate_exclusion import SlateExclusion
@@ -20,9 +20,12 @@ def gather_candidates(
     cfg: DictConfig,
     prepared: PreparedData,
     retrieval: Path,
-    splits: tuple[str, ...] = SPLITS,
+    splits: tuple[str, ...] = (*SPLITS, *CENSORED),
 ) -> Path:
-    """Write the candidates of the ranker's training checkouts, validation and test; return their folder."""
+    """Write the candidates of the ranker's training checkouts and of the other splits; return their folder.
+
+    Of censored checkouts, where there are any, a sample is enough: it tells the level of the tasks.
+    """
     folder = stage_folder(
         cfg.paths.runs,
         "candidates",
@@ -46,6 +49,13 @@ def gather_candidates(
         recall = {}
         for split in splits:
             examples = prepared.folder / "examples" / f"{split}.parquet"
+            if split in CENSORED:
+                if examples.is_file():
+                    sample = list(sample_rows(examples, MAX_RECENT_CHECKOUTS))
+                    candidates.write_candidates(
+                        trained, sample, sum(map(len, sample)), folder / f"{split}.parquet"
+                    )
+                continue
             stop, start = count_rows(examples), 0
             if split == "train":
                 n_retrieval_rows = count_retrieval_rows(stop, cfg.retrieval.train.share)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from data.examples.splits import horizon_days
 from models.schema import SECONDS_PER_DAY
 
+MAX_RECENT_CHECKOUTS = 2000  # of a split, that recalibration reads
 MAX_EPOCHS = 20  # however few checkouts a shop has
 
 

@@ -21,6 +21,7 @@ from training.distributed.sharding import build_and_load
 from training.labels import LabelPolicy, Labels, label_policy_from_meta, task_labels, task_weights
 from training.prepared_data import PreparedData
 from training.ranker import RankerRun, RankerTask, predict
+from training.recalibration import recalibrate_at
 from training.retrieval_stage import load_query_tower
 from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_objective, save_run_config
 from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
@@ -102,11 +103,14 @@ def _train_ranker(
     if processes.rank() > 0:
         return
     outputs = _kept_validation_outputs(cfg, task, metrics)
+    tower, catalog = load_query_tower(cfg, prepared, retrieval)  # the trainer may have moved the others
     if outputs is None:
-        tower, catalog = load_query_tower(cfg, prepared, retrieval)  # the trainer may have moved the others
         batches = read_batches(validation_file, VALIDATION_BATCH_SIZE)
         outputs = predict(ranker, tower, catalog, batches, label_policy)
     _calibrate(ranker, read_tasks(cfg), outputs, label_policy)
+    recalibration = recalibrate_at(
+        "test_start", ranker.eval(), tower, catalog, candidates_folder, read_tasks(cfg), prepared.meta
+    )
     torch.save(ranker.state_dict(), folder / WEIGHTS_FILE)
     save_run_config(cfg, folder)
     manifest = {
@@ -114,6 +118,7 @@ def _train_ranker(
         "training_seconds": seconds,
         "mlflow_run_id": run_id,
         "outline": ranker_outline(ranker),
+        "recalibration": recalibration,
         **run_references(folder, prepared, retrieval, candidates_folder),
     }
     write_stage_manifest(folder, manifest)

@@ -1,6 +1,7 @@
 """Calibration of the tasks' logits: fitted on validation after training, exported with the ranker."""
 
 from collections.abc import Sequence
+from math import log
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,15 @@ from models.ranking.position_bias import PositionBias
 from models.ranking.tasks import (
     ORGANIC,
     Task,
+    TaskOutputs,
     control_indices,
     log_probabilities,
     parent_indices,
     parent_labels,
 )
+
+MAX_LEVEL_SHIFT = 3.0  # of a logit, either way, by `level_shifts`
+LEVEL_TOLERANCE = 1e-4  # of the logarithm of a sum of outputs
 
 
 class TaskCalibration(nn.Module):
@@ -81,6 +86,44 @@ class TaskCalibration(nn.Module):
             return float(loss.detach())
 
         optimizer.step(closure)
+
+
+def level_shifts(
+    tasks: Sequence[Task],
+    logits: Tensor,
+    weight: Tensor,
+    levels: Sequence[float | None],
+    position: Tensor | None = None,
+    position_bias: PositionBias | None = None,
+) -> Tensor:
+    """Shifts [T] of calibrated logits [n, T] that multiply each task's weighted sum of outputs by its level.
+
+    The outputs are those of the labels: joint probabilities, conditional ones, and means given the parent.
+    A parent is shifted before its children, and a child's shift counts what its parent's does. A task whose
+    level is None, or whose weight [n, T] is 0 throughout, is not shifted. A shift is bounded by
+    MAX_LEVEL_SHIFT.
+    """
+    to_outputs = TaskOutputs(tasks, of_labels=True)
+    shifts = logits.new_zeros(len(tasks))
+
+    def log_sum(t: int) -> float:
+        outputs = to_outputs(label_logits(logits + shifts, tasks, position_bias, position))
+        return float((outputs[t].double() * weight[:, t]).sum().log())
+
+    is_shifted = [level is not None and bool((weight[:, t] > 0).any()) for t, level in enumerate(levels)]
+    targets = [log_sum(t) + log(levels[t] or 1.0) if is_shifted[t] else 0.0 for t in range(len(tasks))]
+    for t in range(len(tasks)):
+        if not is_shifted[t]:
+            continue
+        previous, error = 0.0, log_sum(t) - targets[t]
+        step = -error  # the logarithm of rare events rises as the logit does
+        while abs(error) > LEVEL_TOLERANCE and abs(step) > LEVEL_TOLERANCE:
+            shifts[t] = min(max(previous + step, -MAX_LEVEL_SHIFT), MAX_LEVEL_SHIFT)
+            change, last_error = float(shifts[t]) - previous, error
+            previous, error = float(shifts[t]), log_sum(t) - targets[t]
+            slope = (error - last_error) / change if change else 0.0
+            step = -error / slope if slope > 0 else 0.0  # the secant
+    return shifts
 
 
 def calibration_losses(logits: Tensor, labels: Tensor, tasks: Sequence[Task], weight: Tensor) -> list[Tensor]:
