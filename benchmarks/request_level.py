@@ -28,6 +28,7 @@ from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR
 from training.distributed.sharding import to_device
 from training.labels import LabelPolicy, Labels, task_labels, task_weights
+from training.source_settings import scored_source_names
 from training.task_losses import pointwise_losses, task_losses
 
 CHECKOUTS, HISTORY, BASKET, CANDIDATES, ITEMS = 16, 600, 10, 112, 20_000
@@ -164,10 +165,12 @@ def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
         context=random_codes(ATTRIBUTE_SIZES[0], CHECKOUTS, 1),
         profile=torch.stack([random_codes(n, CHECKOUTS) for n in ATTRIBUTE_SIZES[1:]], dim=1),
     )  # fmt: skip
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        n_scored = len(scored_source_names(compose("train")))
     candidates = Candidates(
         offsets=torch.arange(CHECKOUTS + 1) * CANDIDATES, item=random_codes(ITEMS + 1, pairs),
         source_mask=random_codes(128, pairs), score=torch.full([pairs], 0.5),
-        copurchase_score=torch.rand(pairs, generator=g), ease_score=torch.full([pairs], 0.5),
+        list_scores=torch.full([pairs, n_scored], 0.5),
     )  # fmt: skip
     leaf = random_codes(CATEGORIES, ITEMS + 1)
     snapshot = {

@@ -22,7 +22,7 @@ from data.tables.item_vectors import VectorColumn
 from models.schema import SECONDS_PER_DAY
 
 READERS = ("completejourney", "simulated", "tables")  # modules of data/sources
-RANKER_SETTINGS = ("drop", "blocks", "relative")  # of `features`: preparation does not read them
+RANKER_SETTINGS = ("drop", "blocks", "relative", "scores")  # of `features`: preparation does not read them
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from serving.storage.item_ids import build_slots
 from serving.storage.versions import set_current_version
 from serving.stores.arrow import STORE_SCHEMA
 from training.objective import CheckedObjective
-from training.source_settings import source_limits, source_names
+from training.source_settings import scored_source_names, source_limits, source_names
 from training.tracking import git_commit
 
 RECORDED_LIBRARIES = (
@@ -183,6 +183,7 @@ def build_manifest(
         **manifest_entries(run, objective),
         "candidates": source_limits(run.cfg),
         "sources": source_names(run.cfg),  # bit i of a candidate's source mask: the i-th
+        "scored": scored_source_names(run.cfg),  # column of a candidate's list scores: the k-th
         "index": index,
         # The part of the schema that serving reads; the manifest is small, because serving parses it live.
         "features": {name: schema[name] for name in ("version", "max_history", "context", "profile")},

@@ -30,7 +30,7 @@ class TupleCandidateSources(nn.Module):
 
     def forward(
         self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The fields of models.schema.Candidates, in their order."""
         candidates = self.sources(query, query_vector, ann, catalog)
         return (
@@ -38,8 +38,7 @@ class TupleCandidateSources(nn.Module):
             candidates.item,
             candidates.source_mask,
             candidates.score,
-            candidates.copurchase_score,
-            candidates.ease_score,
+            candidates.list_scores,
         )
 
 

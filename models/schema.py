@@ -90,8 +90,7 @@ class Candidates(NamedTuple):
     item: Tensor  # [ΣC] int64, distinct within a checkout
     source_mask: Tensor  # [ΣC] int64, bit i set: proposed by the i-th configured source
     score: Tensor  # [ΣC] float32, inner product of query and item vector
-    copurchase_score: Tensor  # [ΣC] float32, co-purchase score with the basket, 0 for none
-    ease_score: Tensor  # [ΣC] float32, EASE score with the 100 items that the user buys most, 0 for none
+    list_scores: Tensor  # [ΣC, K] float32, scores by the K sources with lists, 0 for none
 
 
 class Outcomes(NamedTuple):

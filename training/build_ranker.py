@@ -14,7 +14,7 @@ from models.ranking.tasks import Task, parse_tasks
 from models.schema import TableSizes
 from training.config_targets import build_target
 from training.errors import ConfigError
-from training.source_settings import source_names
+from training.source_settings import scored_source_names, source_names
 
 DEFAULT_HORIZON_DAYS = 14  # for features, where the horizon has no fixed length (next_order)
 
@@ -31,6 +31,7 @@ def feature_selection(cfg: DictConfig, has_content: bool = True) -> FeatureSelec
         blocks=None if blocks is None else _names(blocks),
         sources=source_names(cfg),
         relative=bool(cfg.features.get("relative", True)),
+        scored=scored_source_names(cfg),
     )
     try:
         InteractionFeatures(categories=1, brands=1, has_content=has_content, selection=selection)

@@ -1,6 +1,6 @@
 """The configured candidate sources with their tables as of a snapshot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from models.candidates.sources import CandidateSources
 from models.schema import Catalog
 from training.errors import ConfigError
 from training.prepared_data import PreparedData
-from training.source_settings import CONFIG_KEY, parse_sources
+from training.source_settings import CONFIG_KEY, parse_sources, scored_source_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class SourceTables:
     neighbours: Mapping[str, Mapping[int, ItemNeighbours]]  # prepared file → snapshot → neighbours
     snapshot_dates: list[int]  # Unix seconds
     folder: Path  # prepared
+    scored: Sequence[str] | None = None  # sources by column of Candidates.list_scores; None: all with lists
 
     @property
     def n_index_candidates(self) -> int:
@@ -49,7 +50,7 @@ class SourceTables:
             prepared_folder=self.folder,
         )
         try:
-            return CandidateSources(self.sources, inputs)
+            return CandidateSources(self.sources, inputs, scored=self.scored)
         except ValueError as error:
             raise ConfigError(f"{CONFIG_KEY}: {error}") from error
 
@@ -71,6 +72,7 @@ def open_source_tables(cfg: DictConfig, prepared: PreparedData, catalog: Catalog
         },
         snapshot_dates=prepared.meta["snapshot_dates"],
         folder=prepared.folder,
+        scored=scored_source_names(cfg),
     )
 
 

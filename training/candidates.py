@@ -1,6 +1,6 @@
 """Candidates of past checkouts, by the module that serves, one snapshot at a time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.io.batches import to_batch
+from data.io.batches import LIST_SCORE_PREFIX, to_batch
+from models.candidates.source import scored_sources
 from models.candidates.sources import CandidateSources
 from models.embeddings import gather_rows_int8, unpack_int8
 from models.jagged import segment_ids, segment_offsets
@@ -41,7 +42,7 @@ class TrainedRetrieval:
 def write_candidates(
     retrieval: TrainedRetrieval, examples: Iterable[pa.Table], n_checkouts: int, target: Path
 ) -> float:
-    """Write examples with the columns candidate_{item,source_mask,score,copurchase_score,ease_score}.
+    """Write examples with the columns candidate_{item,source_mask,score} and candidate_list_score_<source>.
 
     Logged impressions join a checkout's candidates with source mask 0 where no source proposes them: their
     outcome is known, so the ranker can learn from them.
@@ -53,6 +54,8 @@ def write_candidates(
     """
     catalog = retrieval.catalog
     vectors = unpack_int8(catalog.vectors)
+    tables = retrieval.tables
+    scored = scored_sources(tables.sources) if tables.scored is None else tables.scored
     writer: pq.ParquetWriter | None = None
     recalls: list[Tensor] = []
     snapshot, sources = -1, None
@@ -61,14 +64,14 @@ def write_candidates(
         for chunk in split_by_snapshot(examples):
             if sources is None or chunk["snapshot"][0].as_py() != snapshot:
                 snapshot = chunk["snapshot"][0].as_py()
-                sources = retrieval.tables.candidate_sources(snapshot)
+                sources = tables.candidate_sources(snapshot)
             query, outcomes = to_batch(chunk)[:2]
             vector = retrieval.tower(query, catalog.vectors)
-            ann = exact_top_k(vector, vectors, catalog.available, retrieval.tables.n_index_candidates)
+            ann = exact_top_k(vector, vectors, catalog.available, tables.n_index_candidates)
             candidates = retrieval.exclusion.drop_excluded(sources(query, vector, ann, catalog), query)
             recalls.append(candidate_recall(candidates, outcomes, catalog))
             candidates = add_impressions(candidates, outcomes, query, vector, sources, catalog)
-            chunk = append_candidate_columns(chunk, candidates)
+            chunk = append_candidate_columns(chunk, candidates, scored)
             writer = writer or pq.ParquetWriter(
                 partial, chunk.schema, compression="zstd", write_page_checksum=True
             )
@@ -119,30 +122,27 @@ def add_impressions(
         return candidates
     score = (gather_rows_int8(catalog.vectors, added % items) * vector[added // items]).sum(1)
     personal = sources.personal_scores(query, catalog.leaf)
-    copurchase_score, ease_score = sources.copurchase_and_ease_scores(personal, added, count * items)
+    list_scores = sources.score_by_source(personal, added, count * items)
     keys, order = torch.cat([candidate_keys, added]).sort()
     return Candidates(
         offsets=segment_offsets(keys // items, count),
         item=keys % items,
         source_mask=torch.cat([candidates.source_mask, torch.zeros_like(added)])[order],
         score=torch.cat([candidates.score, score])[order],
-        copurchase_score=torch.cat([candidates.copurchase_score, copurchase_score])[order],
-        ease_score=torch.cat([candidates.ease_score, ease_score])[order],
+        list_scores=torch.cat([candidates.list_scores, list_scores])[order],
     )
 
 
-def append_candidate_columns(examples: pa.Table, candidates: Candidates) -> pa.Table:
-    """The examples with their candidates as list columns."""
+def append_candidate_columns(examples: pa.Table, candidates: Candidates, scored: Sequence[str]) -> pa.Table:
+    """The examples with their candidates as list columns; `scored` are the sources of `list_scores`."""
     offsets = pa.array(candidates.offsets.numpy().astype(np.int32))
     columns = {
-        "item": candidates.item.numpy().astype(np.int32),
-        "source_mask": candidates.source_mask.numpy().astype(np.int32),
-        "score": candidates.score.numpy(),
-        "copurchase_score": candidates.copurchase_score.numpy(),
-        "ease_score": candidates.ease_score.numpy(),
+        "candidate_item": candidates.item.numpy().astype(np.int32),
+        "candidate_source_mask": candidates.source_mask.numpy().astype(np.int32),
+        "candidate_score": candidates.score.numpy(),
     }
+    for k, source in enumerate(scored):
+        columns[f"{LIST_SCORE_PREFIX}{source}"] = candidates.list_scores[:, k].contiguous().numpy()
     for name, values in columns.items():
-        examples = examples.append_column(
-            f"candidate_{name}", pa.ListArray.from_arrays(offsets, pa.array(values))
-        )
+        examples = examples.append_column(name, pa.ListArray.from_arrays(offsets, pa.array(values)))
     return examples

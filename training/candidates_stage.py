@@ -12,7 +12,7 @@ from training.checkout_sampling import MAX_RECENT_CHECKOUTS, count_retrieval_row
 from training.prepared_data import PreparedData
 from training.retrieval_stage import load_query_tower
 from training.slate_exclusion import SlateExclusion
-from training.source_settings import source_settings
+from training.source_settings import scored_source_names, source_settings
 from training.stage_folders import is_done, lock_folder, stage_folder, write_stage_manifest
 
 
@@ -31,6 +31,7 @@ def gather_candidates(
         "candidates",
         __name__,
         OmegaConf.create(source_settings(cfg.retrieval.sources)),  # their order gives the bits
+        scored_source_names(cfg),
         cfg.retrieval.train.share,
         cfg.ranker.train.max_checkouts,
         retrieval.name,

@@ -25,6 +25,7 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     # candidates
     "ann": (0, 10_000), "buy_again": (0, 10_000), "co_purchase": (0, 10_000), "category": (0, 10_000),
     "popularity": (0, 10_000), "recency": (0, 10_000), "ease": (0, 10_000), "ease_neighbours": (0, 10_000),
+    "transitions": (0, 10_000), "transitions_decay": (1e-3, 1), "transition_neighbours": (1, 10_000),
     # data and features
     "validation_share": (0.01, 0.9), "test_share": (0.01, 0.9), "every": (1, 3660),
     "neighbours_every": (1, NO_LIMIT), "neighbours_from_share": (0, 1), "neighbours": (1, 10_000),

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from training.config import CONFIG_DIR
 from training.config_targets import TARGET
-from training.earlier_names import rename_config
+from training.earlier_names import RENAMED_FEATURES, rename_config
 from training.errors import ConfigError
 from training.run_files import CONFIG_FILE, CONFIG_VERSION, CONFIG_VERSION_KEY
 
@@ -88,8 +88,13 @@ def keep_basket(config: PlainConfig) -> PlainConfig:
 
 
 def keep_absolute_features(config: PlainConfig) -> PlainConfig:
-    """Version 3 → 4: counts and money entered the ranker as they are."""
-    return {**config, "features": {**(config.get("features") or {}), "relative": False}}
+    """Version 3 → 4: counts and money entered the ranker as they are, and three scores of two sources."""
+    features = config.get("features") or {}
+    dropped = features.get("drop") or []
+    dropped = [dropped] if isinstance(dropped, str) else dropped
+    drop = [*(RENAMED_FEATURES.get(name, name) for name in dropped), "co_purchase_score_ratio"]
+    features = {**features, "relative": False, "scores": ["co_purchase", "ease"], "drop": drop}
+    return {**config, "features": features}
 
 
 # Step n - 1 makes a config of version n from one of version n - 1.

@@ -42,6 +42,9 @@ RENAMED_TARGETS = {
     "models.query_transformer.TransformerEncoder": "models.retrieval.transformer_encoder.TransformerEncoder",
 }
 
+# Features of the ranker.
+RENAMED_FEATURES = {"copurchase_score": "co_purchase_score"}
+
 # Names in the state dicts of TwoTower and Ranker: pattern → replacement, one after the other.
 RENAMED_PARAMETERS = {
     r"^item\.trained$": "item_encoder.trained_mask",

@@ -181,9 +181,9 @@ def sample_negatives(
     """Keep every pair with an outcome, and of the others a share of `rate`, each with weight 1 / rate.
 
     Weighted sums over the sample have the expectation of sums over all pairs (Horvitz and Thompson 1952), so
-    probabilities stay calibrated. The candidates with the highest retrieval score and the highest EASE score
-    of a checkout are kept too: features of the others are relative to them. Other pairs of unknown outcome
-    (weight 0) are dropped.
+    probabilities stay calibrated. The candidates with the highest retrieval score and the highest score of
+    each source with lists are kept too: features of the others are relative to them. Other pairs of unknown
+    outcome (weight 0) are dropped.
 
     Args:
         rate: of all pairs, or of each [ΣC] (`keep_probability`).
@@ -192,8 +192,9 @@ def sample_negatives(
     always_kept = (labels.click > 0) | (labels.purchase > 0) | (labels.further > 0).any(1)
     always_kept = always_kept | ((labels.bought > 0) & (labels.organic_weight > 0))
     is_known = (labels.weight > 0) | (labels.organic_weight > 0)
-    # An EASE score of 0 means none, and no feature is relative to it.
-    for score, floor in ((candidates.score, -torch.inf), (candidates.ease_score, 0.0)):
+    # A list score of 0 means none, and no feature is relative to it.
+    list_scores = [(score, 0.0) for score in candidates.list_scores.unbind(1)]
+    for score, floor in [(candidates.score, -torch.inf), *list_scores]:
         best = score.new_full([count], floor).scatter_reduce(0, segment, score, "amax")
         always_kept = always_kept | ((score == best[segment]) & (score > floor))
     drawn = torch.rand(segment.numel(), generator=generator).to(segment.device) < rate

@@ -17,12 +17,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import models.candidates
-from models.candidates.source import INDEX_SOURCE, Source, check_sources
+from models.candidates.source import INDEX_SOURCE, Source, check_sources, scored_sources
 from training.config_keys import suggest_names
 from training.config_targets import TARGET, import_object
 from training.errors import ConfigError
 
 CONFIG_KEY = "retrieval.sources"
+# Rankers of earlier releases read the scores of these, and 0 where a shop had dropped one.
+EARLIER_SCORES = ("co_purchase", "ease")
 
 
 def parse_sources(settings: Mapping[str, Any] | DictConfig) -> dict[str, Source]:
@@ -56,6 +58,23 @@ def parse_sources(settings: Mapping[str, Any] | DictConfig) -> dict[str, Source]
 def source_names(cfg: DictConfig) -> list[str]:
     """Names of the configured sources: bit i of `Candidates.source_mask` is the i-th."""
     return [entry["name"] for entry in source_settings(cfg.retrieval.sources)]
+
+
+def scored_source_names(cfg: DictConfig) -> list[str]:
+    """Names of the sources whose scores the ranker reads: column k of `Candidates.list_scores` is the k-th.
+
+    They are those of `features.scores` or, where it is null, all with lists. Raises ConfigError for a name
+    that is no such source.
+    """
+    with_lists = scored_sources(parse_sources(cfg.retrieval.sources))
+    chosen = cfg.features.get("scores")
+    for name in chosen or ():
+        if name not in (*with_lists, *EARLIER_SCORES):
+            raise ConfigError(
+                f"features.scores: {name} is no source with lists.{suggest_names(name, with_lists)} "
+                f"Choose from {', '.join(with_lists) or 'none'}"
+            )
+    return with_lists if chosen is None else list(chosen)
 
 
 def source_limits(cfg: DictConfig) -> dict[str, int]:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from data.feature_schema import Attribute, FeatureSchema
+from training.earlier_names import RENAMED_FEATURES
 from training.errors import ConfigError
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
@@ -121,7 +122,7 @@ def warm_ranker_weights(build: Callable[[], nn.Module], warm: WarmStart) -> dict
     would then mean something else.
     """
     for part, names in ranker_outline(build()).items():
-        previous = warm.ranker_outline.get(part, names)
+        previous = [RENAMED_FEATURES.get(n, n) for n in warm.ranker_outline.get(part, names)]
         if previous != names:
             changed = sorted(set(previous) ^ set(names)) or names
             raise ConfigError(

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from data.examples.copurchase_neighbours import copurchase_neighbours_by_date
 from data.examples.ease_neighbours import ease_neighbours_by_date
+from data.examples.transition_neighbours import transition_neighbours_by_date
 from data.tables.encoded_tables import EncodedTables
 
 # `item, neighbour, score` at each of `dates` (Unix seconds, rising), by item and best first; of the encoded
@@ -25,6 +26,7 @@ NeighbourTable = Callable[
 NEIGHBOUR_TABLES: dict[str, NeighbourTable] = {
     "copurchase_neighbours": copurchase_neighbours_by_date,
     "ease_neighbours": ease_neighbours_by_date,
+    "transition_neighbours": transition_neighbours_by_date,
 }
 NEIGHBOUR_SCHEMA = pa.schema(
     {"snapshot": pa.int32(), "item": pa.int32(), "neighbour": pa.int32(), "score": pa.float32()}

@@ -27,10 +27,10 @@ OUTCOME_DTYPES = {
     "position": np.int64, "ghost": np.bool_, "withhold": np.float32,
 }  # fmt: skip
 NEWER_OUTCOMES = ("ghost", "withhold")  # examples of earlier releases lack them: none is withheld
-CANDIDATE_DTYPES = {
-    "item": np.int64, "source_mask": np.int64, "score": np.float32, "copurchase_score": np.float32,
-    "ease_score": np.float32,
-}  # fmt: skip
+CANDIDATE_DTYPES = {"item": np.int64, "source_mask": np.int64, "score": np.float32}
+LIST_SCORE_PREFIX = "candidate_list_score_"  # a column per source with lists
+# Columns of earlier releases → what scales them to today's scores.
+EARLIER_LIST_SCORES = {"candidate_copurchase_score": 1.0, "candidate_ease_score": 50.0}
 
 
 class Batch(NamedTuple):
@@ -72,6 +72,7 @@ def _columns(names: list[str], with_candidates: bool) -> list[str]:
     }
     if with_candidates and "candidate_item" in names:
         groups["candidate"] = CANDIDATE_DTYPES
+        columns += list_score_columns(names)
     columns += [f"{group}_{field}" for group, dtypes in groups.items() for field in dtypes]
     return columns + [f"outcome_{label}" for label in further_label_columns(names)]
 
@@ -88,7 +89,7 @@ def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
     )
     candidates = None
     if "candidate_item" in table.column_names:
-        candidates = Candidates(**_strip_prefix(_jagged_tensors(table, "candidate", CANDIDATE_DTYPES)))
+        candidates = _candidates(table)
     return Batch(
         query=query,
         outcomes=_outcomes(table),
@@ -97,6 +98,22 @@ def to_batch(table: pa.Table, max_history: int | None = None) -> Batch:
         user_id=_array(table["user_id"]),
         n_prior_orders=_to_tensor(table["n_prior_orders"], np.int64),
     )
+
+
+def _candidates(table: pa.Table) -> Candidates:
+    """The candidates of a table, with the list scores in the order of its columns."""
+    tensors = _strip_prefix(_jagged_tensors(table, "candidate", CANDIDATE_DTYPES))
+    names = list_score_columns(table.column_names)
+    dtypes: dict[str, Any] = {name.removeprefix("candidate_"): np.float32 for name in names}
+    values = _jagged_tensors(table, "candidate", dtypes) if names else {}
+    columns = [values[name] * EARLIER_LIST_SCORES.get(name, 1.0) for name in names]
+    empty = torch.empty(tensors["item"].numel(), 0)
+    return Candidates(**tensors, list_scores=torch.stack(columns, dim=1) if columns else empty)
+
+
+def list_score_columns(names: Iterable[str]) -> list[str]:
+    """The columns of the sources' list scores, in order."""
+    return [n for n in names if n.startswith(LIST_SCORE_PREFIX) or n in EARLIER_LIST_SCORES]
 
 
 def _outcomes(table: pa.Table) -> Outcomes:

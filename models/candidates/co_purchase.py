@@ -8,4 +8,4 @@ from models.candidates.source import BasketItems, SeedLists, Source
 
 def source(limit: int) -> Source:
     """The source."""
-    return Source(limit, seed_lists=SeedLists(BasketItems(), "copurchase_neighbours"))
+    return Source(limit, seed_lists=SeedLists(BasketItems(), "copurchase_neighbours", scale=1.0))

@@ -6,8 +6,10 @@ Table: ease_neighbours.parquet (data/examples/ease_neighbours.py). Seeds: the us
 from models.candidates.source import OwnItems, SeedLists, Source
 
 MAX_SEED_ITEMS = 100  # the most frequent and recent
+SCALE = 50.0  # weights are some hundredths
 
 
 def source(limit: int) -> Source:
     """The source. It needs `buy_again` among the sources, whose limit may be 0."""
-    return Source(limit, seed_lists=SeedLists(OwnItems("buy_again", MAX_SEED_ITEMS), "ease_neighbours"))
+    seeds = OwnItems("buy_again", MAX_SEED_ITEMS)
+    return Source(limit, seed_lists=SeedLists(seeds, "ease_neighbours", SCALE))

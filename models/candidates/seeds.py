@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.candidates.keys import SourceRanking
-from models.jagged import gather_segments, sum_by_key
+from models.jagged import gather_segments, segment_ids, sum_by_key
 
 
 class SeedInputs(NamedTuple):
@@ -20,6 +20,10 @@ class SeedInputs(NamedTuple):
     basket_keys: Tensor  # [ΣK] int64, key of item 0 of each basket line's checkout
     basket_weight: Tensor  # [ΣK] float32
     leaf: Tensor  # [N+1] int64, leaf category by item
+    history_offsets: Tensor  # [B+1] int64
+    history_item: Tensor  # [ΣH] int64, oldest first
+    history_ts: Tensor  # [ΣH] int64
+    history_kind: Tensor  # [ΣH] int64
     own_items: SourceRanking
     n_items: int
     source_stride: int  # number of keys of a source
@@ -88,6 +92,44 @@ class OwnItemSeeds(nn.Module):
         item = own_key % inputs.n_items
         weight = self.rank_discount.index_select(0, own.rank.index_select(0, top))
         return ListSeeds(self.first_row + item, own_key - item + self.shift * inputs.source_stride, weight)
+
+
+class RecentItemSeeds(nn.Module):
+    """The basket's items, weight 1, and the user's latest `n` purchases, weight `decay` ^ orders after them.
+
+    Args (further ones: see `BasketItemSeeds`):
+        n: number of purchases.
+        decay: above 0, up to 1.
+    """
+
+    def __init__(self, position: int, first_row: int, n: int, decay: float) -> None:
+        super().__init__()
+        self.position, self.first_row, self.n, self.decay = position, first_row, n, decay
+
+    def forward(self, inputs: SeedInputs) -> ListSeeds:
+        """A seed per basket line and up to `n` further ones per checkout."""
+        checkout = segment_ids(inputs.history_offsets)  # [ΣH]
+        bought = (inputs.history_kind == 0).nonzero().squeeze(1)
+        checkout = checkout.index_select(0, bought)  # [P], rising
+        ts = inputs.history_ts.index_select(0, bought)
+        # Purchases from the latest of the checkout, and orders: a change of time begins an order.
+        position = torch.arange(checkout.numel(), device=checkout.device)
+        end = torch.searchsorted(checkout, checkout, right=True)  # [P] of the checkout's purchases
+        begins = torch.ones_like(checkout)
+        begins[1:] = ((ts[1:] != ts[:-1]) | (checkout[1:] != checkout[:-1])).to(checkout.dtype)
+        order = begins.cumsum(0)
+        orders_after = order.index_select(0, end - 1) - order + 1  # the basket is an order, too
+        latest = (end - position <= self.n).nonzero().squeeze(1)
+        item = inputs.history_item.index_select(0, bought).index_select(0, latest)
+        stride = self.position * inputs.source_stride
+        base_key = checkout.index_select(0, latest) * inputs.n_items
+        decays = torch.full([latest.numel()], self.decay, device=item.device)
+        weight = decays.pow(orders_after.index_select(0, latest))
+        return ListSeeds(
+            self.first_row + torch.cat([inputs.basket_item, item]),
+            torch.cat([inputs.basket_keys, base_key]) + stride,
+            torch.cat([inputs.basket_weight, weight]),
+        )
 
 
 def sum_lists(

@@ -11,7 +11,7 @@ There are four ways to propose; the sources of a way share its operations (model
     index           the items nearest to the query vector
     global_items    a list, the same for all checkouts
     own_events      the user's own items, by decayed counts of events
-    seed_lists      sums of item lists over seeds: basket items, their categories, or own items
+    seed_lists      sums of item lists over seeds: basket items, their categories, own or recent items
 """
 
 from collections.abc import Callable, Mapping
@@ -85,25 +85,48 @@ class OwnItems:
 
 
 @dataclass(frozen=True)
+class RecentItems:
+    """The basket's items and the user's latest `n` purchases are the seeds.
+
+    The weight of a seed is `decay` to the power of the number of the user's orders after it, the basket
+    included. The lists' source may propose items that the user has bought.
+    """
+
+    n: int
+    decay: float
+
+
+@dataclass(frozen=True)
 class SeedLists:
     """Lists of items by seed; the score of an item is its sum of weight · list score over the seeds.
 
-    `table` is the name of a prepared file of neighbours (data/examples/neighbour_tables.py), or the function
-    that makes the lists.
+    The scores of every such source are features of the ranker.
+
+    Args:
+        table: the name of a prepared file of neighbours (data/examples/neighbour_tables.py), or the function
+            that makes the lists.
+        scale: multiplies the list scores; None divides them by their mean. The ranker reads log(1 + score),
+            so scores about 1 tell it most.
     """
 
-    seeds: BasketItems | BasketCategories | OwnItems
+    seeds: BasketItems | BasketCategories | OwnItems | RecentItems
     table: str | Callable[[SourceInputs], ItemLists]
+    scale: float | None = None
 
     def read_table(self, inputs: SourceInputs) -> ItemLists:
-        """The lists. Raises ValueError for lists by another number of items than the catalog has, and for
-        items that it lacks."""
+        """The lists, with scaled scores.
+
+        Raises ValueError for lists by another number of items than the catalog has, and for items that it
+        lacks.
+        """
         lists = inputs.neighbours[self.table] if isinstance(self.table, str) else self.table(inputs)
         rows, items = lists.offsets.numel() - 1, inputs.catalog.leaf.numel()
         if rows != items and not isinstance(self.seeds, BasketCategories):
             raise ValueError(f"lists of {rows} rows: expected {items}, a row per item and row 0")
         _check_item_rows("seed_lists", lists.item, items)
-        return lists
+        mean = lists.score.mean().clamp_min(1e-12) if lists.score.numel() else 1.0
+        score = lists.score / mean if self.scale is None else lists.score * self.scale
+        return lists._replace(score=score)
 
 
 @dataclass(frozen=True)
@@ -186,6 +209,11 @@ def check_sources(sources: Mapping[str, Source]) -> None:
                 f"{name} reads the own items of {events}, which is no source with own events here: add "
                 f"{events}, with limit 0 if it shall propose nothing itself"
             )
+
+
+def scored_sources(sources: Mapping[str, Source]) -> list[str]:
+    """The sources whose scores are features of the ranker, in order: those with lists, also with limit 0."""
+    return [name for name, source in sources.items() if source.seed_lists]
 
 
 def own_event_rankings(sources: Mapping[str, Source]) -> dict[str, OwnEvents]:

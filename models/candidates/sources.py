@@ -13,7 +13,7 @@ All sources of a row of this picture share their operations, because a request p
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -27,6 +27,7 @@ from models.candidates.seeds import (
     BasketCategorySeeds,
     BasketItemSeeds,
     OwnItemSeeds,
+    RecentItemSeeds,
     SeedInputs,
     sum_lists,
 )
@@ -35,11 +36,13 @@ from models.candidates.source import (
     BasketCategories,
     BasketItems,
     OwnItems,
+    RecentItems,
     SeedLists,
     Source,
     SourceInputs,
     check_sources,
     own_event_rankings,
+    scored_sources,
 )
 from models.embeddings import gather_rows_int8
 from models.jagged import contains, lookup, segment_ids, segment_offsets, sum_by_key
@@ -65,6 +68,8 @@ class CandidateSources(nn.Module):
             does not run.
         inputs: of one snapshot date.
         max_candidates: candidates per checkout after fusion; None for all.
+        scored: sources by column of `Candidates.list_scores`; None for all with lists. The column of a source
+            that does not run is 0.
     """
 
     global_items: Tensor
@@ -76,11 +81,16 @@ class CandidateSources(nn.Module):
     source_limits: Tensor
     rank_offset: Tensor
     source_bits: Tensor
+    score_positions: Tensor
     basket_rankings: list[int]
     excluded_shifts: list[int]
 
     def __init__(
-        self, sources: Mapping[str, Source], inputs: SourceInputs, max_candidates: int | None = None
+        self,
+        sources: Mapping[str, Source],
+        inputs: SourceInputs,
+        max_candidates: int | None = None,
+        scored: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         check_sources(sources)
@@ -107,8 +117,8 @@ class CandidateSources(nn.Module):
             for name in seed_lists
             if (ranking := sources[name].seed_events) is not None
         ]
-        self.copurchase_position = positions.get("co_purchase", -1)
-        self.ease_position = positions.get("ease", -1)
+        scored = scored_sources(sources) if scored is None else scored
+        self._register_by_position("score_positions", [positions.get(name, -1) for name in scored])
         # By position in keys. A source's global list precedes its own events.
         by_position = {position: name for name, position in (rankings | positions).items()}
         in_keys = [by_position.get(position) for position in range(max(by_position, default=-1) + 1)]
@@ -165,9 +175,8 @@ class CandidateSources(nn.Module):
         item_vector = gather_rows_int8(catalog.vectors, item)  # [ΣC, D]
         vector = query_vector if n_checkouts == 1 else query_vector.index_select(0, checkout)
         score = (item_vector * vector).sum(1)
-        copurchase_score, ease_score = self.copurchase_and_ease_scores(personal, keys, source_stride)
-        offsets = segment_offsets(checkout, n_checkouts)
-        return Candidates(offsets, item, source_mask, score, copurchase_score, ease_score)
+        list_scores = self.score_by_source(personal, keys, source_stride)
+        return Candidates(segment_offsets(checkout, n_checkouts), item, source_mask, score, list_scores)
 
     def personal_scores(self, query: Query, leaf: Tensor) -> PersonalScores:
         """Scores of the personalised sources for B checkouts; `leaf` [N+1] is Catalog.leaf."""
@@ -178,7 +187,17 @@ class CandidateSources(nn.Module):
         own_keys, counts = self.own_event_counts(query, basket_keys, unit_weight, n_items)
         own_items = rank_by_source(own_keys, counts, n_items, n_checkouts)
         inputs = SeedInputs(
-            query.basket_item, basket_keys, unit_weight, leaf, own_items, n_items, source_stride
+            query.basket_item,
+            basket_keys,
+            unit_weight,
+            leaf,
+            query.history_offsets,
+            query.history_item,
+            query.history_ts,
+            query.history_kind,
+            own_items,
+            n_items,
+            source_stride,
         )
         rows: list[Tensor] = []
         base_keys: list[Tensor] = []
@@ -225,26 +244,12 @@ class CandidateSources(nn.Module):
             return basket_keys[:0], unit_weight[:0]
         return sum_by_key(torch.cat(keys), torch.cat(weights))
 
-    def copurchase_and_ease_scores(
-        self, personal: PersonalScores, candidate_keys: Tensor, source_stride: int
-    ) -> tuple[Tensor, Tensor]:
-        """Co-purchase and EASE scores [n] of keys [n] `checkout * n_items + item`.
-
-        0 for none, and where the source `co_purchase` or `ease` does not run.
-        """
-        keys: list[Tensor] = []
-        if self.copurchase_position >= 0:
-            keys.append(candidate_keys + self.copurchase_position * source_stride)
-        if self.ease_position >= 0:
-            keys.append(candidate_keys + self.ease_position * source_stride)
-        if len(keys) == 2:
-            scores = lookup(personal.neighbour_keys, personal.neighbour_scores, torch.cat(keys))
-            return scores[: candidate_keys.numel()], scores[candidate_keys.numel() :]
-        zeros = torch.zeros_like(candidate_keys, dtype=torch.float32)
-        if len(keys) == 0:
-            return zeros, zeros
-        scores = lookup(personal.neighbour_keys, personal.neighbour_scores, keys[0])
-        return (scores, zeros) if self.copurchase_position >= 0 else (zeros, scores)
+    def score_by_source(self, personal: PersonalScores, candidate_keys: Tensor, source_stride: int) -> Tensor:
+        """Scores [n, K] of keys [n] `checkout * n_items + item`, 0 for none, by the K scored sources."""
+        shifts = self.score_positions.unsqueeze(1) * source_stride  # negative keys match nothing
+        keys = shifts + candidate_keys  # [K, n]
+        scores = lookup(personal.neighbour_keys, personal.neighbour_scores, keys.flatten())
+        return scores.view(keys.shape).t().contiguous()
 
     def with_item_rows(self, count: int) -> "CandidateSources":
         """A copy with tables of `count` item rows (N+1): new rows have empty lists."""
@@ -259,7 +264,7 @@ class CandidateSources(nn.Module):
             self.list_first_rows, self.list_offsets, added_rows
         )
         for seeds, first_row in zip(extended.list_seeds, extended.list_first_rows, strict=True):
-            assert isinstance(seeds, BasketItemSeeds | BasketCategorySeeds | OwnItemSeeds)
+            assert isinstance(seeds, BasketItemSeeds | BasketCategorySeeds | OwnItemSeeds | RecentItemSeeds)
             seeds.first_row = first_row
         return extended
 
@@ -273,7 +278,7 @@ def _named(name: str, read: Callable[[SourceInputs], T], inputs: SourceInputs) -
 
 
 def build_seeds(
-    seeds: BasketItems | BasketCategories | OwnItems,
+    seeds: BasketItems | BasketCategories | OwnItems | RecentItems,
     position: int,
     first_row: int,
     rankings: Mapping[str, int],
@@ -287,4 +292,6 @@ def build_seeds(
     """
     if isinstance(seeds, OwnItems):
         return OwnItemSeeds(position, first_row, rankings[seeds.events], len(rankings), seeds.n)
+    if isinstance(seeds, RecentItems):
+        return RecentItemSeeds(position, first_row, seeds.n, seeds.decay)
     return (BasketItemSeeds if isinstance(seeds, BasketItems) else BasketCategorySeeds)(position, first_row)

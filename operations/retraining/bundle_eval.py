@@ -29,10 +29,10 @@ from models.ranking.tasks import Task, TaskOutputs
 from models.schema import SNAPSHOT_FIELDS, Candidates, Catalog, Outcomes, Query
 from operations.retraining.offline_eval import EVALUATION_SPLIT, RunMetrics, scored_metrics
 from serving.storage.bundle import Bundle, open_bundle, read_arrow
-from serving.storage.formats import manifest_sources
+from serving.storage.formats import manifest_scored, manifest_sources
 from training.labels import Labels, label_candidates, label_policy_from_meta, task_labels, task_weights
 from training.retrieval import exact_top_k
-from training.source_settings import source_names
+from training.source_settings import scored_source_names, source_names
 from training.trained_run import Run
 from training.warm_start import map_attribute_values, map_vocabulary
 
@@ -54,6 +54,7 @@ class RowMaps(NamedTuple):
     context: list[AttributeMap]  # by context attribute of the bundle
     profile: list[AttributeMap]
     source_bits: list[tuple[int, int]]  # of each source that both have: its bit in the run, in the bundle
+    score_columns: list[int | None]  # by list score of the bundle: its column in the run, None for none
 
 
 class BundleModel(NamedTuple):
@@ -119,6 +120,7 @@ def map_rows(bundle: Bundle, run: Run) -> RowMaps:
     log_ids = pq.read_table(prepared / "items.parquet", columns=["item_id"])["item_id"].to_pylist()[1:]
     old, new = FeatureSchema.load(bundle.folder), FeatureSchema.load(prepared)
     names, bundle_names = source_names(run.cfg), list(manifest_sources(bundle.manifest))
+    scored = scored_source_names(run.cfg)
     return RowMaps(
         bundle_item=map_vocabulary(bundle_ids, log_ids).clamp_min(0),
         log_item=map_vocabulary(log_ids, bundle_ids).clamp_min(0),
@@ -128,6 +130,9 @@ def map_rows(bundle: Bundle, run: Run) -> RowMaps:
             (1 << bit, 1 << bundle_names.index(name))
             for bit, name in enumerate(names)
             if name in bundle_names and name != INDEX_SOURCE
+        ],
+        score_columns=[
+            scored.index(name) if name in scored else None for name in manifest_scored(bundle.manifest)
         ],
     )
 
@@ -215,12 +220,12 @@ def bundle_candidates(
         .index_add_(0, kept_position, mask[kept])
         .index_add_(0, nearest_position, torch.ones_like(nearest_position))
     )
-    scores = [
-        torch.zeros(union.numel()).index_copy_(0, kept_position, column[kept])
-        for column in (candidates.copurchase_score, candidates.ease_score)
-    ]
+    scores = torch.zeros(union.numel(), len(maps.score_columns))
+    for column, run_column in enumerate(maps.score_columns):
+        if run_column is not None:
+            scores[kept_position, column] = candidates.list_scores[kept, run_column]
     offsets = segment_offsets(union // n_items, n_checkouts)
-    return Candidates(offsets, union % n_items, merged, torch.zeros(union.numel()), *scores)
+    return Candidates(offsets, union % n_items, merged, torch.zeros(union.numel()), scores)
 
 
 def _outputs_at_position(outputs: Tensor, tasks: Sequence[Task], run: Run, labels: Labels) -> Tensor:

@@ -19,6 +19,7 @@ SOURCE_REASONS = {
     "popularity": "popular",
     "recency": "new",
     "ease": "bought by similar users",
+    "transitions": "bought after the latest items",
 }
 
 

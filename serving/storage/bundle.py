@@ -62,8 +62,7 @@ class Candidates(NamedTuple):
     item: Tensor  # [ΣC] int64, rows
     source_mask: Tensor  # [ΣC] int64, bit i: the manifest's i-th source
     score: Tensor  # [ΣC] float32, inner product of query and item vector
-    copurchase_score: Tensor  # [ΣC] float32
-    ease_score: Tensor  # [ΣC] float32
+    list_scores: Tensor  # [ΣC, K] float32, by the manifest's K `scored` sources
 
 
 @dataclass(frozen=True)

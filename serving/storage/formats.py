@@ -1,13 +1,15 @@
 """Bundle formats: the one that this release writes, and how it reads those before.
 
     format  ranker.ts              Catalog    items.arrow                         manifest
+    10      as 9; of the candidates, 5 fields                                     scored
     9       one tensor [T, ΣC]     13 fields  attribute_codes, content and        tasks, objective, sources
                                               objective_<column> where needed
     8       click, purchase, E[spend | purchase]
                                    11 fields
     7       as 8                   11 fields  other names (OLD_COLUMN_NAMES)
 
-A bundle of format 7 or 8 has the tasks DEFAULT_TASKS, and its slate policy the default objective.
+A bundle of format 7 or 8 has the tasks DEFAULT_TASKS, and its slate policy the default objective. Candidates
+of formats 7 to 9 have 6 fields: instead of list_scores, a score each of the sources SCORED_BEFORE_10.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,8 +22,9 @@ from torch import Tensor
 
 from .mapped_table import MappedTable
 
-FORMAT_VERSION = 9
-EARLIER_VERSIONS = (7, 8)
+FORMAT_VERSION = 10
+EARLIER_VERSIONS = (7, 8, 9)
+VERSIONS_BEFORE_9 = (7, 8)
 # Column of items.arrow → its name in an earlier format.
 OLD_COLUMN_NAMES: dict[int, dict[str, str]] = {
     7: {"mean_line_spend": "spend", "orders_28d": "popularity", "sales_7d": "lately"}
@@ -72,6 +75,8 @@ DEFAULT_TASKS = (
 )
 # Candidate sources of formats 7 and 8, by bit of the source mask.
 DEFAULT_SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "ease")
+# The sources of the two scores of candidates before format 10 → what scales them to today's.
+SCORED_BEFORE_10 = {"co_purchase": 1.0, "ease": 50.0}
 
 
 class Catalog(NamedTuple):
@@ -106,7 +111,7 @@ FIELDS_BEFORE_9 = tuple(k for k, name in enumerate(CATALOG_FIELDS) if name not i
 
 def manifest_tasks(manifest: Mapping[str, Any]) -> tuple[TaskOutput, ...]:
     """The tasks in the order of the ranker's output. Raises ValueError for a manifest without valid ones."""
-    if manifest["format"] in EARLIER_VERSIONS:
+    if manifest["format"] in VERSIONS_BEFORE_9:
         return DEFAULT_TASKS
     try:
         tasks = tuple(
@@ -124,7 +129,13 @@ def manifest_tasks(manifest: Mapping[str, Any]) -> tuple[TaskOutput, ...]:
 
 def manifest_sources(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """The candidate sources, by bit of the source mask."""
-    return DEFAULT_SOURCES if manifest["format"] in EARLIER_VERSIONS else tuple(manifest["sources"])
+    return DEFAULT_SOURCES if manifest["format"] in VERSIONS_BEFORE_9 else tuple(manifest["sources"])
+
+
+def manifest_scored(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The sources by column of `Candidates.list_scores`."""
+    is_earlier = manifest["format"] in EARLIER_VERSIONS
+    return tuple(SCORED_BEFORE_10) if is_earlier else tuple(manifest["scored"])
 
 
 def manifest_slate(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +151,7 @@ def event_kinds(tasks: Iterable[TaskOutput]) -> list[str]:
 
 def objective_columns(manifest: Mapping[str, Any]) -> list[str]:
     """The item columns that the objective reads."""
-    return [] if manifest["format"] in EARLIER_VERSIONS else list(manifest["objective"]["item_columns"])
+    return [] if manifest["format"] in VERSIONS_BEFORE_9 else list(manifest["objective"]["item_columns"])
 
 
 def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, Callable[..., Any]]:
@@ -148,19 +159,27 @@ def adapt_modules(modules: Mapping[str, Any], format_version: int) -> dict[str, 
     if format_version not in EARLIER_VERSIONS:
         return dict(modules)
     candidates, ranker = modules["candidates"], modules["ranker"]
+    is_before_9 = format_version in VERSIONS_BEFORE_9
+    scales = tuple(SCORED_BEFORE_10.values())
 
-    def candidates_before_9(
+    def earlier_candidates(
         query: Any, vector: Tensor, rows: Tensor, catalog: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        proposed: tuple[Tensor, ...] = candidates(query, vector, rows, _catalog_before_9(catalog))
-        return proposed
+        proposed = candidates(query, vector, rows, _catalog_before_9(catalog) if is_before_9 else catalog)
+        scores = [score * scale for score, scale in zip(proposed[-len(scales) :], scales, strict=True)]
+        return (*proposed[: -len(scales)], torch.stack(scores, dim=1))
 
-    def ranker_before_9(
+    def earlier_ranker(
         query: Any, vector: Tensor, proposed: tuple[Tensor, ...], catalog: tuple[Tensor, ...]
     ) -> Tensor:
-        return torch.stack(tuple(ranker(query, vector, proposed, _catalog_before_9(catalog))))
+        scores = [score / scale for score, scale in zip(proposed[-1].unbind(1), scales, strict=True)]
+        fields = (*proposed[:-1], *scores)
+        if is_before_9:
+            return torch.stack(tuple(ranker(query, vector, fields, _catalog_before_9(catalog))))
+        outputs: Tensor = ranker(query, vector, fields, catalog)
+        return outputs
 
-    return {**modules, "candidates": candidates_before_9, "ranker": ranker_before_9}
+    return {**modules, "candidates": earlier_candidates, "ranker": earlier_ranker}
 
 
 def read_numeric_columns(items: MappedTable, format_version: int) -> dict[str, NDArray[Any]]:

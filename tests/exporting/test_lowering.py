@@ -14,17 +14,15 @@ from exporting.lowering import ServingModules, lower_modules, save_torchscript
 from models.candidates.sources import CandidateSources
 from models.embeddings import Int8EmbeddingTables
 from models.lowering import INT8_MIN_DIM, FloatTables, lower_tables
-from models.ranking.features.selection import FeatureSelection
 from models.ranking.ranker import Ranker, RankerWidths
 from models.ranking.tasks import DEFAULT_TASKS
-from models.retrieval.attention_encoder import AttentionEncoder
 from models.retrieval.mean_encoder import MeanEncoder
 from models.retrieval.query_encoder import EncoderDims
-from models.retrieval.transformer_encoder import TransformerEncoder
+from models.retrieval.sequence_encoder import SequenceEncoder
 from models.retrieval.two_tower import QueryEncoder, QueryTower, make_attribute_embeddings
 from models.schema import Candidates, Catalog
 from tests.models.shops import random_catalog, random_query, table_sizes
-from tests.models.source_tables import SHIPPED_SOURCES, random_inputs, shipped_sources
+from tests.models.source_tables import SELECTION, random_inputs, shipped_sources
 from tests.models.variants import VARIANTS
 
 ITEMS = 30
@@ -58,10 +56,9 @@ def make_modules(
         encoder(EncoderDims(8, width * len(attributes)), hidden=16, max_events=20),
         make_attribute_embeddings(list(attributes), width),
     )
-    selection = FeatureSelection(sources=SHIPPED_SOURCES)
     ranker = Ranker(
         table_sizes(attributes, content_dim=content_dim), 8, 14.0, VARIANTS[variant], RankerWidths(),
-        DEFAULT_TASKS, selection,
+        DEFAULT_TASKS, SELECTION,
     )  # fmt: skip
     return lower_modules(tower, sources, ranker)
 
@@ -71,8 +68,7 @@ CONTENT_DIM = 6
 MODULE_VARIANTS = [(2, name, MeanEncoder, CONTENT_DIM) for name in VARIANTS]
 MODULE_VARIANTS += [
     (16, "mmoe", MeanEncoder, 0),
-    (2, "mmoe", AttentionEncoder, 0),
-    (2, "mmoe", TransformerEncoder, 0),
+    (2, "mmoe", SequenceEncoder, 0),
 ]
 
 

@@ -130,8 +130,8 @@ def random_query(seed: int, count: int = 4, items: int = 30, snapshots: int = 2,
     )
 
 
-def random_candidates(seed: int, count: int = 4, items: int = 30) -> Candidates:
-    """Distinct candidates per checkout; some checkouts have none."""
+def random_candidates(seed: int, count: int = 4, items: int = 30, scored: int = 0) -> Candidates:
+    """Distinct candidates per checkout, with scores by `scored` sources; some checkouts have none."""
     g = torch.Generator().manual_seed(seed)
     items_per_checkout = [
         torch.randperm(items, generator=g)[: int(torch.randint(0, 9, [1], generator=g))] + 1
@@ -143,6 +143,5 @@ def random_candidates(seed: int, count: int = 4, items: int = 30) -> Candidates:
         item=item,
         source_mask=torch.randint(1, 128, item.shape, generator=g),
         score=torch.rand(item.shape, generator=g) * 2 - 1,
-        copurchase_score=torch.rand(item.shape, generator=g),
-        ease_score=torch.rand(item.shape, generator=g),
+        list_scores=torch.rand(item.numel(), scored, generator=g),
     )

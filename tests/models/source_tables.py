@@ -6,10 +6,15 @@ import torch
 
 from models.candidates.item_lists import ItemLists
 from models.candidates.source import Source, SourceInputs
+from models.ranking.features.selection import FeatureSelection
 from models.schema import Catalog
 from tests.models.shops import NOW, offsets
 
-SHIPPED_SOURCES = ("ann", "buy_again", "co_purchase", "category", "popularity", "recency", "ease")
+SHIPPED_SOURCES = (
+    "ann", "buy_again", "co_purchase", "category", "popularity", "recency", "ease", "transitions",
+)  # fmt: skip
+SHIPPED_SCORED = ("co_purchase", "category", "ease", "transitions")  # those with lists
+SELECTION = FeatureSelection(sources=SHIPPED_SOURCES, scored=SHIPPED_SCORED)
 
 
 def shipped_sources(**limits: int) -> dict[str, Source]:
@@ -42,5 +47,6 @@ def random_inputs(seed: int, catalog: Catalog) -> SourceInputs:
         neighbours={
             "copurchase_neighbours": random_lists(seed, n_items),
             "ease_neighbours": random_lists(seed + 1, n_items),
+            "transition_neighbours": random_lists(seed + 2, n_items),
         },
     )

@@ -8,8 +8,9 @@ import pyarrow as pa
 import torch
 
 from data.catalog import ItemNeighbours
-from data.io.batches import CANDIDATE_DTYPES
+from data.io.batches import CANDIDATE_DTYPES, LIST_SCORE_PREFIX, list_score_columns
 from models.candidates.category import bestsellers_by_leaf
+from models.candidates.ease import SCALE
 from models.candidates.item_lists import ItemLists
 from models.candidates.sources import CandidateSources
 from models.embeddings import unpack_int8
@@ -29,6 +30,7 @@ LIMITS = {
     "popularity": 5,
     "recency": 3,
     "ease": 3,
+    "transitions": 3,
     "buy_again_half_life": 60.0,
 }
 
@@ -47,6 +49,7 @@ def source_tables(
         or {
             "copurchase_neighbours": {snapshot: one_pair(score)},
             "ease_neighbours": {snapshot: one_pair(2 * score)},
+            "transition_neighbours": {snapshot: one_pair(score)},
         },
         snapshot_dates=[NOW, NOW + 7 * DAY],
         folder=Path(),
@@ -66,7 +69,7 @@ def global_items(sources: CandidateSources, name: str) -> list[int]:
 
 
 def lists(sources: CandidateSources, table: int) -> ItemLists:
-    """The lists of co_purchase (0), category (1) or ease (2)."""
+    """The lists of co_purchase (0), category (1), ease (2) or transitions (3)."""
     rows = [*sources.list_first_rows, sources.list_offsets.numel()]
     offsets = sources.list_offsets[rows[table] : rows[table + 1]]
     part = slice(int(offsets[0]), int(offsets[-1]))
@@ -86,6 +89,7 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
     both_weeks = {
         "copurchase_neighbours": {0: one_pair(0.25), 1: one_pair(0.75)},
         "ease_neighbours": {0: one_pair(0.5), 1: one_pair(1.5)},
+        "transition_neighbours": {0: one_pair(0.5), 1: one_pair(1.5)},
     }
     tables = source_tables(catalog, 0.0, neighbours=both_weeks)
     first_week = tables.candidate_sources(0)
@@ -99,7 +103,8 @@ def test_tables_hold_only_what_the_snapshot_knew() -> None:
         ([], source_tables(catalog, 0.25, snapshot=1).candidate_sources(0)),
     ):
         assert lists(sources, 0).score.tolist() == expected
-        assert lists(sources, 2).score.tolist() == [2 * score for score in expected]
+        assert lists(sources, 2).score.tolist() == [2 * SCALE * score for score in expected]
+        assert lists(sources, 3).score.tolist() == [1.0 for _ in expected], "means of the table"
 
 
 def test_unavailable_items_are_in_no_table() -> None:
@@ -121,11 +126,18 @@ def test_by_leaf_keeps_the_best_of_each() -> None:
 
 
 def test_candidates_survive_the_way_through_parquet() -> None:
-    candidates = random_candidates(3)
-    table = append_candidate_columns(pa.table({"order_id": list("abcd")}), candidates)
-    for name in CANDIDATE_DTYPES:
-        flat = np.concatenate([np.asarray(row) for row in table[f"candidate_{name}"].to_pylist()])
-        np.testing.assert_allclose(flat, getattr(candidates, name).numpy(), rtol=1e-6)
+    candidates = random_candidates(3, scored=2)
+    table = append_candidate_columns(pa.table({"order_id": list("abcd")}), candidates, ["ease", "mine"])
+    assert list_score_columns(table.column_names) == [
+        f"{LIST_SCORE_PREFIX}{name}" for name in ("ease", "mine")
+    ]
+    expected = {f"candidate_{name}": getattr(candidates, name) for name in CANDIDATE_DTYPES}
+    expected |= {
+        name: candidates.list_scores[:, k] for k, name in enumerate(list_score_columns(table.column_names))
+    }
+    for name, values in expected.items():
+        flat = np.concatenate([np.asarray(row) for row in table[name].to_pylist()])
+        np.testing.assert_allclose(flat, values.numpy(), rtol=1e-6)
     lengths = [len(row) for row in table["candidate_item"].to_pylist()]
     assert lengths == candidates.offsets.diff().tolist()
 
@@ -169,8 +181,7 @@ def test_impressions_join_the_candidates() -> None:
                 int(c.item[k]): (
                     int(c.source_mask[k]),
                     float(c.score[k]),
-                    float(c.copurchase_score[k]),
-                    float(c.ease_score[k]),
+                    *c.list_scores[k].tolist(),
                 )
                 for k in range(c.offsets[row], c.offsets[row + 1])
             }
@@ -182,12 +193,13 @@ def test_impressions_join_the_candidates() -> None:
         assert {item: new[item] for item in old} == old
         basket = query.basket_item[query.basket_offsets[row] : query.basket_offsets[row + 1]].tolist()
         for item in impressions - set(old):
-            source, score, copurchase_score, ease_score = new[item]
+            source, score, copurchase_score, category_score, ease_score, transition_score = new[item]
             assert source == 0
             assert abs(score - float(table[item] @ vector[row])) < 1e-5
             assert copurchase_score == (
                 0.25 * basket.count(1) if item == 5 else 0
             )  # item 1 is bought with item 5
-            assert (ease_score > 0) == (item == 5 and 1 in basket + bought[row])
+            assert (ease_score > 0) == (transition_score > 0) == (item == 5 and 1 in basket + bought[row])
+            assert category_score == 0
             n_added += 1
     assert n_added > 5

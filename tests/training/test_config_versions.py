@@ -23,6 +23,8 @@ from training.config_versions import (
 from training.errors import ConfigError
 from training.run_files import CONFIG_FILE, CONFIG_VERSION, save_run_config
 
+BEFORE_4 = {"relative": False, "scores": ["co_purchase", "ease"], "drop": ["co_purchase_score_ratio"]}
+
 
 def composed(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -34,7 +36,7 @@ def plain(saved: dict[str, Any]) -> Any:
     return OmegaConf.to_container(current_config(copy.deepcopy(saved)))
 
 
-SIMULATED = composed("data=simulated", "ranker=ple", "query=transformer", "seed=7")
+SIMULATED = composed("data=simulated", "ranker=ple", "query=ligr", "seed=7")
 LEAVES = [
     key for key in flatten_config(OmegaConf.create(SIMULATED))
     if not key.startswith(CHOSEN_ENTRIES) and not key.endswith(("_target_", "data.name", "seed"))
@@ -81,7 +83,7 @@ def test_a_run_of_version_1_has_the_tasks_that_it_trained() -> None:
     assert "value_share" not in config["ranker"]["train"]["loss"]
     earlier = {
         "slate": SIMULATED["slate"] | {"exclude_basket": False},
-        "features": SIMULATED["features"] | {"relative": False},
+        "features": SIMULATED["features"] | BEFORE_4,
     }
     assert config | {"tasks": SIMULATED["tasks"]} == SIMULATED | earlier
 
@@ -92,10 +94,13 @@ def test_slates_of_versions_1_and_2_showed_the_basket() -> None:
     assert slate == SIMULATED["slate"] | {"objective": "purchase", "exclude_basket": False}
 
 
-def test_features_of_versions_before_4_were_absolute() -> None:
+def test_features_of_versions_before_4() -> None:
+    """They were absolute, and the scores were three of two sources."""
     saved = copy.deepcopy(SIMULATED) | {"config_version": 3}
-    del saved["features"]["relative"]
-    assert plain(saved)["features"] == SIMULATED["features"] | {"relative": False}
+    del saved["features"]["relative"], saved["features"]["scores"]
+    assert plain(saved)["features"] == SIMULATED["features"] | BEFORE_4
+    saved["features"]["drop"] = "copurchase_score"
+    assert plain(saved)["features"]["drop"] == ["co_purchase_score", *BEFORE_4["drop"]]
 
 
 def test_the_tasks_of_version_1_are_todays_default() -> None:

@@ -8,6 +8,7 @@ from torch.nn.functional import logsigmoid
 
 from models.jagged import segment_ids
 from models.ranking.features.interactions import InteractionFeatures
+from models.ranking.features.selection import FeatureSelection
 from models.ranking.listwise_losses import listwise_softmax_loss
 from models.ranking.losses import cross_entropy, entire_space_loss
 from models.ranking.tasks import parse_tasks
@@ -108,7 +109,7 @@ def many_pairs(seed: int, checkouts: int = 60, each: int = 200) -> tuple[Candida
     item = torch.arange(1, each + 1).repeat(checkouts)
     candidates = Candidates(
         torch.arange(checkouts + 1) * each, item, torch.ones(n, dtype=torch.int64),
-        *(torch.rand(n, generator=g) for _ in range(3)),
+        torch.rand(n, generator=g), torch.rand(n, 2, generator=g),
     )  # fmt: skip
     one = torch.ones(n)
     none = torch.empty(n, 0)
@@ -131,7 +132,10 @@ def test_sampled_negatives_keep_what_counts(seed: int, rate: float) -> None:
     segment, segment_before = segment_ids(sample.offsets), segment_ids(candidates.offsets)
     for b in range(60):
         assert sample.score[segment == b].max() == candidates.score[segment_before == b].max()
-        assert sample.ease_score[segment == b].max() == candidates.ease_score[segment_before == b].max()
+        best, best_before = (
+            c.list_scores[s == b].amax(0) for c, s in ((sample, segment), (candidates, segment_before))
+        )
+        assert torch.equal(best, best_before)
 
 
 def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None:
@@ -166,7 +170,7 @@ def test_losses_of_sampled_negatives_have_the_expectation_of_the_whole() -> None
 
 def test_features_of_what_is_kept_are_those_among_all() -> None:
     """Some features are relative to the other candidates: sampling must leave what they are relative to."""
-    query, catalog, candidates = random_query(5), random_catalog(5), random_candidates(5)
+    query, catalog, candidates = random_query(5), random_catalog(5), random_candidates(5, scored=2)
     candidates = candidates._replace(
         source_mask=torch.arange(candidates.item.numel())
     )  # which pair it is; no feature but bits
@@ -175,7 +179,8 @@ def test_features_of_what_is_kept_are_those_among_all() -> None:
     labels = Labels(zeros, zeros, zeros, torch.empty(len(zeros), 0), zeros.long(), one, zeros, one)
     sample, _ = sample_negatives(candidates, labels, 0.01, torch.Generator().manual_seed(0))
     assert sample.item.numel() < candidates.item.numel()
-    interactions = InteractionFeatures(categories=16, brands=5)
+    selection = FeatureSelection(scored=["first", "second"])
+    interactions = InteractionFeatures(categories=16, brands=5, selection=selection)
     all_features, _ = interactions(query, candidates, catalog)
     sample_features, _ = interactions(query, sample, catalog)
     torch.testing.assert_close(sample_features, all_features[sample.source_mask])
@@ -195,7 +200,7 @@ def test_pairs_without_an_outcome_are_not_computed() -> None:
     assert set(impression.nonzero()[:, 0].tolist()) <= set(sample.source_mask.tolist())
     assert sample_labels.weight.equal(labels.weight[sample.source_mask])
     n_unknown = (sample_labels.weight == 0).sum()
-    assert 0 < n_unknown <= 120  # of each checkout, the candidates of highest retrieval and EASE score
+    assert 0 < n_unknown <= 180  # of each checkout, the candidates of the highest retrieval and list scores
 
 
 def test_labels_of_tasks_come_from_facts_and_further_labels() -> None:
@@ -227,7 +232,7 @@ def test_what_follows_a_purchase_needs_its_click_where_impressions_are_logged() 
         torch.tensor([0, 2]), item, torch.ones(2).bool(), torch.tensor([True, False]), torch.ones(2).bool(),
         torch.tensor([3.0, 4.0]), item, torch.zeros(2).bool(), torch.zeros(2), torch.ones(2, 2),
     )  # fmt: skip
-    candidates = Candidates(torch.tensor([0, 2]), item, item, *(torch.zeros(2) for _ in range(3)))
+    candidates = Candidates(torch.tensor([0, 2]), item, item, torch.zeros(2), torch.zeros(2, 0))
     policy = LabelPolicy(proxy_clicks=False, has_impressions=True, further=("return", "wishlist"))
     labels = label_candidates(candidates, outcomes, torch.zeros(3).long(), policy)
     assert labels.purchase.tolist() == [1, 0]

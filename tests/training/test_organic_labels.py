@@ -97,7 +97,7 @@ def many_pairs(seed: int) -> tuple[Candidates, Labels]:
     bought = (torch.rand(n, generator=g) < 0.05).float()
     candidates = Candidates(
         torch.arange(61) * 100, item, torch.ones(n, dtype=torch.int64), torch.rand(n, generator=g),
-        torch.zeros(n), torch.zeros(n),
+        torch.zeros(n, 2),
     )  # fmt: skip
     shown = (on_slate & ~held).float()
     click = shown * (torch.rand(n, generator=g) < 0.3)

@@ -11,7 +11,13 @@ from omegaconf import OmegaConf
 from models.candidates.source import Source
 from training.config import CONFIG_DIR
 from training.errors import ConfigError
-from training.source_settings import parse_sources, source_limits, source_names, source_settings
+from training.source_settings import (
+    parse_sources,
+    scored_source_names,
+    source_limits,
+    source_names,
+    source_settings,
+)
 
 OWN_MODULE = """
 from models.candidates.source import OwnEvents, Source
@@ -93,3 +99,14 @@ def test_a_source_of_the_users_own(own_module: str) -> None:
 def test_what_cannot_run_is_refused(own_module: str, sources: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         parse_sources(sources)
+
+
+def test_the_ranker_reads_the_scores_of_all_sources_with_lists_or_of_those_it_names() -> None:
+    sources = {"ann": 3, "transitions": 4, "buy_again": 2, "ease": 0}
+    cfg = OmegaConf.merge(config(sources), {"features": {"scores": None}})
+    assert scored_source_names(cfg) == ["transitions", "ease"]
+    cfg.features.scores = ["co_purchase", "ease"]  # as runs of earlier releases
+    assert scored_source_names(cfg) == ["co_purchase", "ease"]
+    cfg.features.scores = ["transition"]
+    with pytest.raises(ConfigError, match=r"transition is no source with lists\. Did you mean transitions\?"):
+        scored_source_names(cfg)

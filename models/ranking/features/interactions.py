@@ -33,7 +33,14 @@ from models.ranking.features.market import (
 )
 from models.ranking.features.purchase_levels import PurchaseLevels
 from models.ranking.features.purchases import collect_purchases
-from models.ranking.features.scores import ScoreCounts, ScoreRatios, score_features
+from models.ranking.features.scores import (
+    TowerScores,
+    list_ratio_columns,
+    list_ratio_features,
+    list_score_columns,
+    list_score_features,
+    tower_score_features,
+)
 from models.ranking.features.selection import FeatureColumn, FeatureSelection, select_columns
 from models.ranking.features.user import (
     GROWING_USER_FEATURES,
@@ -54,7 +61,6 @@ class CountBlocks(NamedTuple):
 
     purchases: PurchaseCounts
     market: MarketCounts
-    scores: ScoreCounts
 
 
 class ValueBlocks(NamedTuple):
@@ -64,7 +70,6 @@ class ValueBlocks(NamedTuple):
     views: ViewFeatures
     market: MarketRatios
     age: AgeFeatures
-    scores: ScoreRatios
 
 
 class InteractionFeatures(nn.Module):
@@ -100,7 +105,7 @@ class InteractionFeatures(nn.Module):
         self.levels = PurchaseLevels(categories, brands, horizon_days, half_lives, missing_log_age)
         selection = selection or FeatureSelection()
         self.register_buffer("source_bits", torch.arange(len(selection.sources)), persistent=False)
-        columns = self.all_columns(selection.sources)
+        columns = self.all_columns(selection.sources, selection.scored)
         selected = select_columns(columns, selection)
         outdated = GROWING_USER_FEATURES if selection.relative else RELATIVE_USER_FEATURES
         selected = [i for i in selected if columns[i].name not in outdated]
@@ -116,12 +121,20 @@ class InteractionFeatures(nn.Module):
         self.register_buffer("selected_rows", torch.tensor(selected), persistent=False)
         self.feature_names = [columns[i].name for i in selected]
 
-    def all_columns(self, sources: Sequence[str]) -> list[FeatureColumn]:
-        """The features of all blocks, in the order in which `forward` computes them."""
+    def all_columns(self, sources: Sequence[str], scored: Sequence[str]) -> list[FeatureColumn]:
+        """The features of all blocks, in the order in which `forward` computes them.
+
+        Args:
+            sources: by bit of `Candidates.source_mask`.
+            scored: by column of `Candidates.list_scores`.
+        """
         return [
             *self.levels.columns(),
             *block_columns(CountBlocks),
+            *list_score_columns(scored),
             *block_columns(ValueBlocks),
+            *list_ratio_columns(scored),
+            *(FeatureColumn("scores", name) for name in TowerScores._fields),
             *(FeatureColumn("user", name) for name in UserFeatures._fields),
             *(FeatureColumn("sources", f"source_{source}") for source in sources),
             *(FeatureColumn("content", name) for name in ContentFeatures._fields),
@@ -154,18 +167,20 @@ class InteractionFeatures(nn.Module):
         views = view_features(pairs, self.missing_log_age)
         market_counts, market_ratios = market_features(market, own, mean_spend, self.relative)
         age = age_features(pairs, self.missing_log_age, self.max_log_days)
-        score_counts, score_ratios = score_features(pairs)
         user = user_features(pairs, purchases, totals, user_mean_spend, self.max_log_days)
         counts: list[Tensor] = []
-        for count_block in CountBlocks(purchase_counts, market_counts, score_counts):
+        for count_block in CountBlocks(purchase_counts, market_counts):
             counts.extend(count_block)
         values: list[Tensor] = []
-        for value_block in ValueBlocks(purchase_ratios, views, market_ratios, age, score_ratios):
+        for value_block in ValueBlocks(purchase_ratios, views, market_ratios, age):
             values.extend(value_block)
         is_proposed = (candidates.source_mask >> self.source_bits.unsqueeze(1)) & 1  # [sources, ΣC]
         rows = level_rows + [
             torch.log1p(torch.stack(counts)),
+            list_score_features(pairs),
             torch.stack(values),
+            list_ratio_features(pairs),
+            torch.stack(tower_score_features(pairs)),
             torch.log1p(torch.stack(user)).index_select(1, pairs.checkout),
             is_proposed.to(torch.float32),
         ]

@@ -1,39 +1,53 @@
 """Scores of the candidate sources."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from models.ranking.features.blocks import PairInputs
+from models.ranking.features.selection import FeatureColumn
+
+BLOCK = "scores"
 
 
-class ScoreCounts(NamedTuple):
-    """Block: scores that are sums, before the log."""
+class TowerScores(NamedTuple):
+    """Block: the two-tower score."""
 
-    copurchase_score: Tensor
-    ease_score: Tensor  # times 50
-
-
-class ScoreRatios(NamedTuple):
-    """Block: scores, relative to the best of the checkout."""
-
-    ease_score_ratio: Tensor
     two_tower_score: Tensor
-    two_tower_score_gap: Tensor
+    two_tower_score_gap: Tensor  # to the best of the checkout
 
 
-def score_features(pairs: PairInputs) -> tuple[ScoreCounts, ScoreRatios]:
-    """Scores of the candidates."""
-    candidates, n_checkouts = pairs.candidates, pairs.query.ts.numel()
-    score, ease_score = candidates.score, candidates.ease_score
-    best_score = torch.full([n_checkouts], -2.0, device=score.device)
-    best_score = best_score.scatter_reduce(0, pairs.checkout, score, "amax")
-    best_ease = torch.full([n_checkouts], 1e-6, device=score.device)
-    best_ease = best_ease.scatter_reduce(0, pairs.checkout, ease_score, "amax")
-    counts = ScoreCounts(copurchase_score=candidates.copurchase_score, ease_score=50.0 * ease_score)
-    return counts, ScoreRatios(
-        ease_score_ratio=ease_score / best_ease.index_select(0, pairs.checkout),
-        two_tower_score=score,
-        two_tower_score_gap=score - best_score.index_select(0, pairs.checkout),
+def list_score_columns(sources: Sequence[str]) -> list[FeatureColumn]:
+    """The features of `list_score_features`: the log of a source's score."""
+    return [FeatureColumn(BLOCK, f"{source}_score") for source in sources]
+
+
+def list_ratio_columns(sources: Sequence[str]) -> list[FeatureColumn]:
+    """The features of `list_ratio_features`: a source's score over its best of the checkout."""
+    return [FeatureColumn(BLOCK, f"{source}_score_ratio") for source in sources]
+
+
+def list_score_features(pairs: PairInputs) -> Tensor:
+    """[K, ΣC] log(1 + score) of the K sources with lists."""
+    return torch.log1p(pairs.candidates.list_scores.t())
+
+
+def list_ratio_features(pairs: PairInputs) -> Tensor:
+    """[K, ΣC] scores of the K sources with lists, relative to the best of the checkout, which has 1."""
+    scores = pairs.candidates.list_scores  # [ΣC, K]
+    best = torch.full([pairs.query.ts.numel(), scores.shape[1]], 1e-6, device=scores.device)
+    checkout = pairs.checkout.unsqueeze(1).expand_as(scores)
+    best = best.scatter_reduce(0, checkout, scores, "amax")
+    return (scores / best.index_select(0, pairs.checkout)).t()
+
+
+def tower_score_features(pairs: PairInputs) -> TowerScores:
+    """The two-tower score of the candidates."""
+    score = pairs.candidates.score
+    best = torch.full([pairs.query.ts.numel()], -2.0, device=score.device)
+    best = best.scatter_reduce(0, pairs.checkout, score, "amax")
+    return TowerScores(
+        two_tower_score=score, two_tower_score_gap=score - best.index_select(0, pairs.checkout)
     )

@@ -23,6 +23,7 @@ class FeatureSelection:
         drop: features to leave out: names, or patterns of names (`price_*`, `views.*` for a whole block).
         blocks: the blocks to keep; None for all.
         sources: names of the candidate sources, by bit of `Candidates.source_mask`: a feature each.
+        scored: names of the sources by column of `Candidates.list_scores`: two features each.
         relative: counts and money relative to those of the shop's usual item, and no feature of the user or
             of an item's age that grows with the log. False: absolute, as of runs before config version 4.
     """
@@ -31,6 +32,7 @@ class FeatureSelection:
     blocks: Sequence[str] | None = None
     sources: Sequence[str] = ()
     relative: bool = True
+    scored: Sequence[str] = ()
 
 
 def select_columns(columns: Sequence[FeatureColumn], selection: FeatureSelection) -> list[int]:

@@ -18,13 +18,18 @@ ORDERS, USERS, ITEMS, TOP = 60, 7, 90, 5
 Line = tuple[int, int, int]  # order, user, item
 
 
-def random_lines(con: ibis.BaseBackend, seed: int) -> tuple[Any, list[Line]]:
-    """Encoded tables with lines alone, in many orders more than form pairs; and the same lines as a list."""
+def random_lines(
+    con: ibis.BaseBackend, seed: int, longest: int = 70, lines: list[Line] | None = None
+) -> tuple[Any, list[Line]]:
+    """Encoded tables with lines alone, random ones by default; and the same lines as a list.
+
+    An order has less than `longest` lines: in many orders more than form pairs.
+    """
     rng = np.random.default_rng(seed)
-    lines = [
+    lines = lines or [
         (order, int(rng.integers(USERS)), int(item))
         for order in range(ORDERS)
-        for item in rng.choice(ITEMS, rng.integers(1, 70), replace=False)
+        for item in rng.choice(ITEMS, rng.integers(1, longest), replace=False)
     ]
     owner = {order: user for order, user, _ in lines}  # one user per order
     lines = [(order, owner[order], item) for order, _, item in lines]

@@ -9,20 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.candidates.ease import source as ease
+from models.candidates.item_lists import ItemLists
 from models.candidates.source import (
     BasketCategories,
     BasketItems,
     OwnEvents,
     OwnItems,
+    RecentItems,
     SeedLists,
     Source,
     SourceInputs,
     check_sources,
+    scored_sources,
 )
 from models.candidates.sources import CandidateSources
 from models.schema import Candidates, Catalog, Query
-from tests.models.shops import random_catalog, random_query
-from tests.models.source_tables import random_inputs, random_lists, shipped_sources
+from tests.models.shops import NOW, random_catalog, random_query
+from tests.models.source_tables import SHIPPED_SCORED, random_inputs, random_lists, shipped_sources
 
 ITEMS, CHECKOUTS = 30, 4
 # Own events that share history kinds with shipped sources, and lists over the items of these events.
@@ -35,6 +38,7 @@ OWN_SOURCES = {
     "reverse": Source(
         5, seed_lists=SeedLists(BasketItems(), lambda inputs: random_lists(9, inputs.catalog.leaf.numel()))
     ),
+    "recently_bought": Source(5, seed_lists=SeedLists(RecentItems(4, 0.5), "copurchase_neighbours")),
     "oldest": Source(3, global_items=lambda inputs: inputs.catalog.first_sold[1:].argsort() + 1),
 }
 ALL_SOURCES = shipped_sources(ann=5, buy_again=4, ease=6) | OWN_SOURCES
@@ -109,20 +113,47 @@ def test_any_list_of_sources_scripts(sources: dict[str, Source]) -> None:
 
 
 def test_the_scores_of_a_source_that_is_off_are_zero() -> None:
+    """Column k belongs to the k-th source with lists, also where a source of the user's own is one."""
     inputs, arguments = random_case(5)
-    both = CandidateSources(shipped_sources(ann=5), inputs)(*arguments)
-    assert both.copurchase_score.any()
-    assert both.ease_score.any()
-    for name, score, kept in (
-        ("ease", "ease_score", "copurchase_score"),
-        ("co_purchase", "copurchase_score", "ease_score"),
-    ):
-        candidates = CandidateSources(shipped_sources(ann=5, **{name: 0}), inputs)(*arguments)
-        assert not getattr(candidates, score).any()
-        assert getattr(candidates, kept).any()
-    neither = CandidateSources({"popularity": ALL_SOURCES["popularity"]}, inputs)(*arguments)
-    assert not neither.copurchase_score.any()
-    assert not neither.ease_score.any()
+    sources = shipped_sources(ann=5) | {"reverse": OWN_SOURCES["reverse"]}
+    scored = scored_sources(sources)
+    assert scored == [*SHIPPED_SCORED, "reverse"]
+    everything = CandidateSources(sources, inputs)(*arguments).list_scores
+    assert everything.any(0).all()
+    for name in scored:
+        candidates = CandidateSources(sources | {name: off(sources[name])}, inputs)(*arguments)
+        assert candidates.list_scores.any(0).tolist() == [other != name for other in scored]
+    without_lists = CandidateSources({"popularity": ALL_SOURCES["popularity"]}, inputs)(*arguments)
+    assert without_lists.list_scores.shape == (without_lists.item.numel(), 0)
+
+
+def test_recent_items_are_the_latest_purchases() -> None:
+    """The n latest count, those of one order alike, and clicks neither count nor begin an order."""
+    catalog = random_catalog(1, ITEMS)._replace(available=torch.tensor([False] + [True] * ITEMS))
+    lists = ItemLists(torch.arange(ITEMS + 2).clamp_max(ITEMS), torch.arange(1, ITEMS + 1), torch.ones(ITEMS))
+    source = Source(9, seed_lists=SeedLists(RecentItems(n=3, decay=0.5), lambda inputs: lists, scale=1.0))
+    inputs, _ = random_case(1)
+    history = {
+        "item": torch.tensor([9, 4, 5, 6, 7]),
+        "ts": NOW - torch.tensor([9, 8, 8, 7, 6]) * 86_400,
+        "kind": torch.tensor([0, 0, 0, 1, 0]),
+        "quantity": torch.ones(5),
+        "price": torch.ones(5),
+    }
+    query = random_query(1, 1, ITEMS)._replace(
+        **{f"history_{name}": values for name, values in history.items()},
+        history_offsets=torch.tensor([0, 5]),
+        basket_item=torch.tensor([2]),
+        basket_price=torch.ones(1),
+        basket_quantity=torch.ones(1),
+        basket_offsets=torch.tensor([0, 1]),
+    )
+    candidates = CandidateSources({"mine": source}, inputs)(
+        query, torch.zeros(1, 8), torch.full([1, 1], -1), catalog
+    )
+    # The list of item i has item i + 1.
+    assert candidates.item.tolist() == [3, 5, 6, 8]
+    assert candidates.list_scores[:, 0].tolist() == [1.0, 0.25, 0.25, 0.5]
 
 
 @pytest.mark.parametrize("names", [[*ALL_SOURCES], ["popularity"], ["carts", "like_carts"]])

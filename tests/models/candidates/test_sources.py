@@ -27,6 +27,7 @@ def make_sources(inputs: SourceInputs, buy_again: int = 3) -> CandidateSources:
         "popularity": 5,
         "recency": 2,
         "ease": 3,
+        "transitions": 4,
     }
     return CandidateSources(shipped_sources(**limits), inputs)
 
@@ -75,9 +76,14 @@ def test_candidates_are_distinct_and_available_and_match_their_sources(seed: int
         ease = naive_ease_scores(inputs.neighbours["ease_neighbours"], query, row)
         assert proposed["ease"] <= set(ease) - set(bought)
         assert len(proposed["ease"]) <= 3
+        transitions = naive_transition_scores(inputs.neighbours["transition_neighbours"], query, row)
+        best = {i for i in transitions if catalog.available[i]}
+        assert proposed["transitions"] <= best
+        assert len(proposed["transitions"]) == min(4, len(transitions)) or not best >= set(transitions)
         for c, item in zip(range(c0, c1), items, strict=True):
-            assert abs(float(candidates.ease_score[c]) - ease.get(item, 0.0)) < 1e-4
-            assert abs(float(candidates.copurchase_score[c]) - copurchase.get(item, 0.0)) < 1e-5
+            for k, scores in enumerate((copurchase, None, ease, transitions)):
+                if scores is not None:
+                    assert abs(float(candidates.list_scores[c, k]) - scores.get(item, 0.0)) < 1e-3
             assert abs(float(candidates.score[c]) - float(table[item] @ vector[row])) < 1e-4
 
 
@@ -133,8 +139,25 @@ def naive_ease_scores(neighbours: ItemLists, query: Query, row: int) -> dict[int
     ease: dict[int, float] = {}
     for rank, item in enumerate(sorted(count, key=lambda i: (-count[i], i))):
         for neighbour, score in list_of(neighbours, item):
-            ease[neighbour] = ease.get(neighbour, 0.0) + score / math.sqrt(1 + rank)
+            ease[neighbour] = ease.get(neighbour, 0.0) + 50 * score / math.sqrt(1 + rank)
     return ease
+
+
+def naive_transition_scores(neighbours: ItemLists, query: Query, row: int) -> dict[int, float]:
+    """Sums over basket and purchases of their neighbours' scores, over the mean, · 0.7 ^ later orders."""
+    bought = [
+        (int(query.history_ts[i]), int(query.history_item[i]))
+        for i in range(*query.history_offsets[row : row + 2].tolist())
+        if query.history_kind[i] == 0
+    ]
+    seeds = [(0, int(query.basket_item[i])) for i in range(*query.basket_offsets[row : row + 2].tolist())]
+    seeds += [(1 + len({later for later, _ in bought if later > ts}), item) for ts, item in bought]
+    mean = float(neighbours.score.mean())
+    scores: dict[int, float] = {}
+    for orders_after, seed in seeds:
+        for neighbour, score in list_of(neighbours, seed):
+            scores[neighbour] = scores.get(neighbour, 0.0) + score / mean * 0.7**orders_after
+    return scores
 
 
 def test_buy_again_proposes_the_most_frequent_and_recent() -> None:

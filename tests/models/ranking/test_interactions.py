@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.ranking.features.interactions import InteractionFeatures
-from models.ranking.features.selection import FeatureSelection
 from models.schema import Candidates, Catalog, Query
 from tests.models.shops import DAY, random_candidates, random_catalog, random_query
-from tests.models.source_tables import SHIPPED_SOURCES
+from tests.models.source_tables import SELECTION, SHIPPED_SCORED
 
-MODEL = InteractionFeatures(categories=16, brands=5, selection=FeatureSelection(sources=SHIPPED_SOURCES))
+MODEL = InteractionFeatures(categories=16, brands=5, selection=SELECTION)
 
 
 class Line(NamedTuple):
@@ -87,15 +86,23 @@ def naive_features(
                 "user_basket_lines": math.log1p(len(lines) / max(len({line.age for line in lines}), 1)),
                 "user_span": math.log1p(min(max((line.age for line in lines), default=0), 60)),
                 "basket_lines": math.log1p(sum(line.in_basket for line in lines)),
-                "copurchase_score": math.log1p(float(candidates.copurchase_score[c])),
-                "ease_score": math.log1p(50 * float(candidates.ease_score[c])),
-                "ease_score_ratio": float(candidates.ease_score[c] / candidates.ease_score[first:last].max()),
+                **score_features(candidates, first, last, c),
                 "source_ann": float(mask & 1),
                 "source_recency": float(mask >> 5 & 1),
                 "source_ease": float(mask >> 6 & 1),
                 "log_spend": math.log(max(spend * unit, 0.01)),
             }
         )
+    return features
+
+
+def score_features(candidates: Candidates, first: int, last: int, c: int) -> dict[str, float]:
+    """Features of the scores by sources with lists."""
+    features = {}
+    for k, source in enumerate(SHIPPED_SCORED):
+        score = float(candidates.list_scores[c, k])
+        best = float(candidates.list_scores[first:last, k].max())
+        features |= {f"{source}_score": math.log1p(score), f"{source}_score_ratio": score / best}
     return features
 
 
@@ -169,7 +176,11 @@ def test_names_are_distinct() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000))
 def test_features_equal_loops_over_the_history(seed: int) -> None:
-    query, candidates, catalog = random_query(seed), random_candidates(seed), random_catalog(seed)
+    query, candidates, catalog = (
+        random_query(seed),
+        random_candidates(seed, scored=len(SHIPPED_SCORED)),
+        random_catalog(seed),
+    )
     features, log_spend = MODEL(query, candidates, catalog)
     assert features.shape == (candidates.item.numel(), len(MODEL.feature_names))
     assert torch.isfinite(features).all()
@@ -185,7 +196,11 @@ def test_features_equal_loops_over_the_history(seed: int) -> None:
 @given(st.integers(0, 10_000))
 def test_a_checkout_does_not_depend_on_its_batch(seed: int) -> None:
     """A checkout alone and inside a batch has the same features."""
-    query, candidates, catalog = random_query(seed), random_candidates(seed), random_catalog(seed)
+    query, candidates, catalog = (
+        random_query(seed),
+        random_candidates(seed, scored=len(SHIPPED_SCORED)),
+        random_catalog(seed),
+    )
     batch, _ = MODEL(query, candidates, catalog)
     for row in range(4):
         alone, _ = MODEL(query_row(query, row), candidates_row(candidates, row), catalog)

@@ -1,19 +1,18 @@
 """`features.drop` and `features.blocks`: which columns stay, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.ranking.features.interactions import InteractionFeatures
-from models.ranking.features.selection import FeatureSelection
 from tests.models.shops import random_candidates, random_catalog, random_query
-from tests.models.source_tables import SHIPPED_SOURCES
+from tests.models.source_tables import SELECTION, SHIPPED_SCORED, SHIPPED_SOURCES
 
-ALL = InteractionFeatures(
-    categories=16, brands=5, has_content=True, selection=FeatureSelection(sources=SHIPPED_SOURCES)
-)
-COLUMNS = ALL.all_columns(SHIPPED_SOURCES)
+ALL = InteractionFeatures(categories=16, brands=5, has_content=True, selection=SELECTION)
+COLUMNS = ALL.all_columns(SHIPPED_SOURCES, SHIPPED_SCORED)
 BLOCKS = sorted({column.block for column in COLUMNS})
 
 
@@ -22,7 +21,7 @@ def select(has_content: bool = True, **selection: list[str]) -> InteractionFeatu
         categories=16,
         brands=5,
         has_content=has_content,
-        selection=FeatureSelection(sources=SHIPPED_SOURCES, **selection),
+        selection=replace(SELECTION, **selection),
     )
 
 
@@ -42,7 +41,7 @@ def test_selected_columns_are_those_of_all_features(
     assert model.feature_names == kept
     query, candidates, catalog = (
         random_query(seed),
-        random_candidates(seed),
+        random_candidates(seed, scored=len(SHIPPED_SCORED)),
         random_catalog(seed, content_dim=6),
     )
     features, log_spend = model(query, candidates, catalog)

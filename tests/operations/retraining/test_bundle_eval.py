@@ -60,14 +60,14 @@ def test_candidates_are_those_that_the_bundle_would_have() -> None:
         context=[],
         profile=[],
         source_bits=[(4, 2)],  # popular, which is the bundle's second source
+        score_columns=[1, None],  # the run's second source with lists, and one that it lacks
     )
     candidates = Candidates(
         offsets=torch.tensor([0, 4, 5]),
         item=torch.tensor([1, 2, 4, 5, 3]),
         source_mask=torch.tensor([4, 1, 4, 2, 5]),
         score=torch.ones(5),
-        copurchase_score=torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
-        ease_score=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]),
+        list_scores=torch.tensor([[0.1, 1.0], [0.2, 2.0], [0.3, 3.0], [0.4, 4.0], [0.5, 5.0]]),
     )
     outcomes = Outcomes(
         offsets=torch.tensor([0, 2, 2]),
@@ -87,4 +87,4 @@ def test_candidates_are_those_that_the_bundle_would_have() -> None:
     assert own.offsets.tolist() == [0, 4, 5]
     assert own.item.tolist() == [1, 2, 3, 4, 3]
     assert own.source_mask.tolist() == [2, 1, 1, 0, 3]
-    assert own.ease_score.tolist() == [1, 2, 0, 3, 5]
+    assert own.list_scores.tolist() == [[1, 0], [2, 0], [0, 0], [3, 0], [5, 0]]

@@ -1,0 +1,136 @@
+"""Transition neighbours: items that users bought soon after an item.
+
+    w_ij  = Σ over users and pairs of their orders a and b, at most MAX_STEPS apart, i in a and j in b:
+            1 / max(1, steps between a and b), times BACKWARD_WEIGHT where b is the earlier one
+    score = w_ij / √(n_j + SHRINKAGE), divided by the mean score of all pairs
+
+n_j is the number of orders with j. A pair counts from its first occurrence on: the shrinkage replaces a
+minimum of support, so that shops of many items and few orders have neighbours, too. Steps are orders, not
+days: they mean the same to users who buy daily and yearly.
+"""
+
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+
+from data.io import engine
+from data.tables.encoded_tables import EncodedTables
+
+LINES_PER_PART = 1_000_000  # lines whose pairs are counted at once: some GB
+MAX_BASKET_LINES = 40  # lines of an order that form pairs; their number is the square
+MAX_STEPS = 5  # from an order to a later one
+MAX_LINES_BETWEEN = 10  # lines of the orders between the two of a pair: large orders have enough pairs
+BACKWARD_WEIGHT = 0.5  # of an item that was bought before
+SHRINKAGE = 3.0  # orders
+
+
+def transition_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
+    """`order, user, item, date_index`: the lines that form pairs.
+
+    `date_index` is the position of the first of `dates` (Unix seconds, rising) at which a line is known.
+    Lines known at none of them are absent.
+    """
+    t = encoded.lines.select("order", "user", "item", "available_at")
+    t = t.mutate(rank=ibis.row_number().over(group_by="order", order_by="item"))
+    t = t.filter(t["rank"] < MAX_BASKET_LINES, t.available_at < dates[-1])
+    n_dates_before = sum((t.available_at >= date).cast("int32") for date in dates[:-1])
+    return t.select("order", "user", "item", date_index=ibis.literal(0, "int32") + n_dates_before)
+
+
+def order_pairs(lines: ir.Table) -> ir.Table:
+    """`order, neighbour_order, weight`: pairs of orders of a user, an order with itself among them."""
+    orders = lines.group_by("user", "order").agg(n_lines=ibis._.count())
+    by_time = ibis.window(
+        group_by="user", order_by="order", preceding=(None, 0)
+    )  # orders are numbered by time
+    orders = orders.mutate(
+        step=ibis.row_number().over(group_by="user", order_by="order"),
+        n_lines_until=orders.n_lines.sum().over(by_time),
+    )
+    pairs = []
+    for steps in range(MAX_STEPS + 1):
+        later = orders.select(
+            "user",
+            later_order="order",
+            step=orders.step - steps,
+            n_lines_before=orders.n_lines_until - orders.n_lines,
+        )
+        t = orders.join(later, ["user", "step"])
+        if steps > 1:
+            t = t.filter(t.n_lines_before - t.n_lines_until < MAX_LINES_BETWEEN)
+        weight = 1.0 / max(1, steps)
+        pairs.append(t.select("order", neighbour_order="later_order", weight=ibis.literal(weight, "float64")))
+        if steps > 0:
+            weight = ibis.literal(weight * BACKWARD_WEIGHT, "float64")
+            pairs.append(t.select(order="later_order", neighbour_order="order", weight=weight))
+    return ibis.union(*pairs)
+
+
+def transition_weights(lines: ir.Table, pairs: ir.Table, part: int = 0, parts: int = 1) -> ir.Table:
+    """`item, neighbour, date_index, weight`: the summed weights of pairs that became known at each date.
+
+    `lines` are the `transition_lines`, `pairs` the `order_pairs`. Only items of `part` of `parts` are
+    counted: the pairs of items must fit into memory.
+    """
+    left = lines.filter(lines["item"] % parts == part).select("order", "item", "date_index")
+    right = lines.select(neighbour_order="order", neighbour="item", neighbour_date_index="date_index")
+    t = left.join(pairs, "order").join(right, "neighbour_order")
+    t = t.filter(t["item"] != t.neighbour)
+    t = t.mutate(date_index=ibis.greatest(t.date_index, t.neighbour_date_index))
+    return t.group_by("item", "neighbour", "date_index").agg(weight=ibis._.weight.sum())
+
+
+def transition_neighbours(weights: ir.Table, sales: ir.Table, date_index: int, top: int) -> ir.Table:
+    """`item, neighbour, score` at a date: the `top` neighbours of every item, best first.
+
+    `weights` are the `transition_weights`, `sales` has `item, date_index, n_orders`. Scores are not yet
+    divided by their mean.
+    """
+    pairs = weights.filter(weights.date_index <= date_index)
+    pairs = pairs.group_by("item", "neighbour").agg(weight=ibis._.weight.sum())
+    n_orders = sales.filter(sales.date_index <= date_index)
+    n_orders = n_orders.group_by(neighbour="item").agg(n_orders=ibis._.n_orders.sum())
+    scored = pairs.join(n_orders, "neighbour")
+    scored = scored.select(
+        "item", "neighbour", score=scored.weight / (scored.n_orders + SHRINKAGE).cast("float64").sqrt()
+    )
+    rank = ibis.row_number().over(group_by="item", order_by=[scored.score.desc(), scored.neighbour])
+    scored = scored.mutate(rank=rank)
+    scored = scored.filter(scored["rank"] < top).order_by("item", "rank")
+    return scored.select("item", "neighbour", "score")
+
+
+def transition_neighbours_by_date(
+    con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int], cfg: dict[str, Any]
+) -> list[pa.Table]:
+    """`item, neighbour, score` at each of `dates` (Unix seconds, rising), by item and best first.
+
+    An item keeps the best `transition_neighbours` of `cfg`, which is `data.snapshots`. The mean score of a
+    date is 1, so that scores do not grow with the log.
+
+    Pairs are counted once for all dates, in parts of as many items as LINES_PER_PART lines have.
+    """
+    top = int(cfg["transition_neighbours"])
+    lines = engine.materialize(con, "transition_lines", transition_lines(encoded, dates))
+    sales = lines.group_by("item", "date_index").agg(n_orders=ibis._.count())
+    sales = engine.materialize(con, "transition_sales", sales)
+    pairs = engine.materialize(con, "order_pairs", order_pairs(lines))
+    parts = -(-int(con.execute(lines.count())) // LINES_PER_PART) or 1
+    tables_of: list[list[pa.Table]] = [[] for _ in dates]
+    for part in range(parts):
+        weights = engine.materialize(con, "transition_weights", transition_weights(lines, pairs, part, parts))
+        for date_index, tables in enumerate(tables_of):
+            tables.append(con.to_pyarrow(transition_neighbours(weights, sales, date_index, top)))
+    engine.drop_tables(con, "transition_lines", "transition_sales", "order_pairs", "transition_weights")
+    # Each part is in order, best first: a stable sort by item keeps that.
+    return [_with_mean_one(pa.concat_tables(tables).sort_by("item")) for tables in tables_of]
+
+
+def _with_mean_one(table: pa.Table) -> pa.Table:
+    """The table with `score` divided by its mean, as float32."""
+    score = table["score"].to_numpy()
+    mean = score.mean() if len(score) else 1.0
+    return table.set_column(2, "score", pa.array((score / mean).astype(np.float32)))
