@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from data.errors import DataError
+from tests.training.test_config_versions import BEFORE_4
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR, ConfigError, check_overrides, flatten_config
@@ -88,6 +89,7 @@ def test_an_old_config_is_read_with_todays_names(ranker: str, tmp_path: Path) ->
     assert old["retrieval"]["model"]["query"]["_target_"] == "models.query_transformer.TransformerEncoder"
     (tmp_path / CONFIG_FILE).write_text(yaml.safe_dump(old))
     config["slate"]["exclude_basket"] = False  # what was just paid counted then
+    config["features"] |= BEFORE_4
     assert load_run_config(tmp_path) == config
 
 
