@@ -4,8 +4,7 @@ from pathlib import Path
 
 from benchmarks.commands import run_script
 
-SHORT_TRAINING = ("retrieval.train.epochs=1", "retrieval.train.min_steps=1", "ranker.train.epochs=1",
-    "ranker.train.min_steps=1", "ranker.train.max_checkouts=3000")  # fmt: skip
+SHORT_TRAINING = ("retrieval.train.epochs=1", "ranker.train.epochs=1", "ranker.train.max_checkouts=3000")
 
 
 def train_and_export(shop: Path, folder: Path) -> Path:

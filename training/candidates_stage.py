@@ -10,7 +10,7 @@ from training import candidates
 from training.candidate_sources import open_source_tables
 from training.checkout_sampling import MAX_RECENT_CHECKOUTS, count_retrieval_rows, first_ranker_row
 from training.prepared_data import PreparedData
-from training.retrieval_stage import load_query_tower
+from training.retrieval_stage import load_query_tower, selected_towers
 from training.slate_exclusion import SlateExclusion
 from training.source_settings import scored_source_names, source_settings
 from training.stage_folders import is_done, lock_folder, stage_folder, write_stage_manifest
@@ -24,7 +24,8 @@ def gather_candidates(
 ) -> Path:
     """Write the candidates of the ranker's training checkouts and of the other splits; return their folder.
 
-    Of censored checkouts, where there are any, a sample is enough: it tells the level of the tasks.
+    Those of training checkouts are of `selected_towers`. Of censored checkouts, where there are any, a sample
+    is enough: it tells the level of the tasks.
     """
     folder = stage_folder(
         cfg.paths.runs,
@@ -40,15 +41,14 @@ def gather_candidates(
     with lock_folder(folder):
         if is_done(folder):
             return folder
-        tower, catalog = load_query_tower(cfg, prepared, retrieval)
-        trained = candidates.TrainedRetrieval(
-            tower=tower,
-            catalog=catalog,
-            tables=open_source_tables(cfg, prepared, catalog),
-            exclusion=SlateExclusion.of_folder(prepared.folder),
-        )
         recall = {}
+        opened: dict[Path, candidates.TrainedRetrieval] = {}
         for split in splits:
+            # Out of sample: the final towers learned from the training checkouts.
+            towers = selected_towers(retrieval) if split == "train" else retrieval
+            if towers not in opened:
+                opened = {towers: _open_retrieval(cfg, prepared, towers)}  # one at a time: tables are large
+            trained = opened[towers]
             examples = prepared.folder / "examples" / f"{split}.parquet"
             if split in CENSORED:
                 if examples.is_file():
@@ -68,3 +68,13 @@ def gather_candidates(
             )
         write_stage_manifest(folder, {"recall": recall})
     return folder
+
+
+def _open_retrieval(cfg: DictConfig, prepared: PreparedData, towers: Path) -> candidates.TrainedRetrieval:
+    tower, catalog = load_query_tower(cfg, prepared, towers)
+    return candidates.TrainedRetrieval(
+        tower=tower,
+        catalog=catalog,
+        tables=open_source_tables(cfg, prepared, catalog),
+        exclusion=SlateExclusion.of_folder(prepared.folder),
+    )

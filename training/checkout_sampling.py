@@ -1,16 +1,15 @@
-"""Which checkouts each stage trains on, and for how many epochs."""
+"""Which checkouts each stage trains on."""
 
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from omegaconf import DictConfig
 
 from data.examples.splits import horizon_days
+from data.io.parquet import count_rows
 from models.schema import SECONDS_PER_DAY
 
 MAX_RECENT_CHECKOUTS = 2000  # of a split, that recalibration reads
-MAX_EPOCHS = 20  # however few checkouts a shop has
 
 
 def count_retrieval_rows(rows: int, share: float) -> int:
@@ -29,16 +28,15 @@ def first_ranker_row(examples: Path, n_retrieval_rows: int, horizon: str) -> int
     return row if 2 * (len(ts) - row) >= len(ts) - n_retrieval_rows else n_retrieval_rows
 
 
-def count_epochs(settings: DictConfig, steps: int) -> int:
-    """`settings.epochs` of `steps` each, or more of them until they make `settings.min_steps`."""
-    return max(settings.epochs, min(MAX_EPOCHS, -(-settings.min_steps // steps)))
+def latest_rows_start(examples: Path, count: int) -> int:
+    """The first of the latest `count` rows of a file of examples, which are by time."""
+    return max(count_rows(examples) - count, 0)
 
 
-def report_epochs(stage: str, settings: DictConfig, epochs: int) -> None:
-    """Print that a stage trains for more epochs than `<stage>.train.epochs`, and which setting wants it."""
-    if epochs > settings.epochs:
-        print(
-            f"{stage}: {epochs} epochs, more than {stage}.train.epochs={settings.epochs}, for "
-            f"{stage}.train.min_steps={settings.min_steps} (min_steps=1 keeps to epochs)",
-            flush=True,
-        )
+def count_further_epochs(epochs: float, rows: int, all_rows: int) -> int:
+    """Passes over `all_rows` that go on with a training of `epochs` passes over the first `rows` of them.
+
+    Steps grow with the rows: of `epochs` passes over all in total, the further ones are the share of the new
+    rows. At least one.
+    """
+    return max(round(epochs * (all_rows - rows) / all_rows), 1)

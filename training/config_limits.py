@@ -6,7 +6,9 @@ from typing import Any
 NO_LIMIT = 10**9
 VALUE_RANGES: dict[str, tuple[float, float]] = {
     # training
-    "epochs": (1, 10_000), "min_steps": (1, NO_LIMIT), "patience": (1, NO_LIMIT), "batch_size": (1, NO_LIMIT),
+    "epochs": (1, 10_000), "max_steps": (1, NO_LIMIT),
+    "validate_every": (1, NO_LIMIT), "validation_checkouts": (1, NO_LIMIT),
+    "patience": (1, NO_LIMIT), "batch_size": (1, NO_LIMIT),
     "share": (0.01, 0.99), "data.organic.share": (0, 0.9),
     "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10), "temperature": (1e-3, 100),
     "positives": (1, NO_LIMIT), "uniform_negatives": (0, NO_LIMIT), "max_checkouts": (1, NO_LIMIT),

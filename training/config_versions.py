@@ -7,6 +7,7 @@ CONFIG_VERSION (training/run_files.py) and adds a step. A new key whose default 
 were needs neither.
 """
 
+import copy
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -97,11 +98,29 @@ def keep_absolute_features(config: PlainConfig) -> PlainConfig:
     return {**config, "features": features}
 
 
+def drop_min_steps(config: PlainConfig) -> PlainConfig:
+    """Version 3 → 4: `epochs` is a limit, and validation ends a training before it; it was a number.
+
+    The least number of steps, `min_steps` or `least_steps`, is no setting any more.
+    """
+    config = copy.deepcopy(config)
+    for stage in ("retrieval", "ranker"):
+        train = config.get(stage, {}).get("train", {})
+        for name in ("min_steps", "least_steps"):
+            train.pop(name, None)
+    return config
+
+
+def update_features_and_training(config: PlainConfig) -> PlainConfig:
+    """Version 3 → 4, both of the above."""
+    return drop_min_steps(keep_absolute_features(config))
+
+
 # Step n - 1 makes a config of version n from one of version n - 1.
 MIGRATIONS: tuple[Callable[[PlainConfig], PlainConfig], ...] = (
     declare_tasks,
     keep_basket,
-    keep_absolute_features,
+    update_features_and_training,
 )
 
 

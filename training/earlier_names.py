@@ -13,13 +13,11 @@ RENAMED_KEYS = {
     "data.snapshots.collaborative_items": "data.snapshots.ease_items",
     "retrieval.sources.collaborative": "retrieval.sources.ease",
     "retrieval.sources.half_life": "retrieval.sources.buy_again_half_life",
-    "retrieval.train.least_steps": "retrieval.train.min_steps",
     "retrieval.train.uniform": "retrieval.train.uniform_negatives",
     "ranker.mixture": "ranker.multitask",
     "ranker.mixture.own": "ranker.multitask.specific_experts",
     "ranker.mixture.shared": "ranker.multitask.shared_experts",
     "ranker.train.balance": "ranker.train.loss_balancing",
-    "ranker.train.least_steps": "ranker.train.min_steps",
     "ranker.train.negatives": "ranker.train.negative_sampling_rate",
     "retrain.gates.log": "retrain.gates.calibration_slope",
 }

@@ -30,19 +30,27 @@ from training.labels import (
     task_labels,
     task_weights,
 )
+from training.learning_rate import WarmupStableDecay
 from training.loss_balance import make_loss_weighting
 from training.task_losses import loss_counts, pointwise_losses, task_losses
 from training.task_settings import TaskSettings
 
-MIN_SCHEDULE_STEPS = (
-    20  # of the learning rate: with fewer its rise has no step, and the schedule divides by 0
-)
+
+class QuerySource(NamedTuple):
+    """What makes the query vectors that the ranker reads."""
+
+    tower: QueryTower  # frozen
+    item_vectors: Tensor  # [N+1, D+8] uint8
+
+    def to(self, device: torch.device) -> "QuerySource":
+        """The same on a device."""
+        return QuerySource(self.tower.to(device), self.item_vectors.to(device))
 
 
 class RankerRun(NamedTuple):
     """Facts of a training run of the ranker."""
 
-    total_steps: int  # after which the learning rate has fallen to zero
+    max_steps: int  # of the longest training; validation may end it before
     folder: Path  # of the run, for health.json
 
 
@@ -51,16 +59,16 @@ class RankerTask(pl.LightningModule):
 
     Args:
         build: creates the Ranker.
-        tower: the frozen query tower.
-        catalog: with item vectors.
+        query_sources: of training, which learned from none of its checkouts, and of validation.
+        catalog: of the items.
         tasks: of the ranker.
-        run: its length and folder.
+        run: its longest training and its folder.
     """
 
     def __init__(
         self,
         build: Callable[[], Ranker],
-        tower: QueryTower,
+        query_sources: tuple[QuerySource, QuerySource],
         catalog: Catalog,
         tasks: Sequence[Task],
         label_policy: LabelPolicy,
@@ -69,7 +77,8 @@ class RankerTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.build = build
-        self._frozen_modules = (tower,)  # a tuple, so that Lightning does not register the tower
+        # Tuples, so that Lightning does not register the towers.
+        self.training_source, self.validation_source = query_sources
         self.catalog, self.label_policy = catalog, label_policy
         self.settings, self.run, self.tasks = settings, run, tasks
         self.task_names = [task.name for task in tasks]
@@ -78,6 +87,7 @@ class RankerTask(pl.LightningModule):
         self.loss_modules = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
         self.model: Any = None  # a DistributedModelParallel, once configured
         self.task_losses: dict[str, Tensor] = {}  # of the current step
+        self.learning_rate = WarmupStableDecay(run.max_steps, settings.train.patience)
         # Logits [n, T] and labels of the last validation, as `predict` returns them.
         self.validation_outputs: tuple[Tensor, Labels] | None = None
 
@@ -87,7 +97,8 @@ class RankerTask(pl.LightningModule):
     def configure_model(self) -> None:
         if self.model is None:
             settings, device = self.settings, self.trainer.strategy.root_device
-            self._frozen_modules[0].to(device)
+            self.training_source = self.training_source.to(device)
+            self.validation_source = self.validation_source.to(device)
             self.catalog = to_device(self.catalog, device)
             ranker = self.build()
             external = [name for name, _ in ranker.named_parameters() if name.startswith("position_bias.")]
@@ -113,9 +124,16 @@ class RankerTask(pl.LightningModule):
             groups.append({"params": loss_parameters, "weight_decay": 0.0})
         rate = self.settings.train.learning_rate
         optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4, fused=True)
-        steps = max(self.run.total_steps, MIN_SCHEDULE_STEPS)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        if self.learning_rate.is_over(self.global_step):
+            self.trainer.should_stop = True  # after a last validation
+
+    def on_validation_end(self) -> None:
+        loss = float(self.trainer.callback_metrics["val_loss"])  # the mean over all processes
+        self.learning_rate.record_validation(self.global_step, loss)
 
     def loss_parameters(self) -> list[nn.Parameter]:
         """Parameters of the losses and of their weighting."""
@@ -125,17 +143,21 @@ class RankerTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["loss_weighting"] = self.loss_weighting.state_dict()
         checkpoint["loss_modules"] = self.loss_modules.state_dict()
+        checkpoint["learning_rate"] = self.learning_rate.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.loss_weighting.load_state_dict(checkpoint["loss_weighting"])
         self.loss_modules.load_state_dict(checkpoint["loss_modules"])
+        self.learning_rate.load_state_dict(checkpoint["learning_rate"])
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         candidates, labels = self.label_batch(batch)
         rate = keep_probability(labels, self.settings.train.negative_sampling_rate, self.label_policy)
         generator = torch.Generator().manual_seed(self.settings.step_seed(self.global_step))
         candidates, labels = sample_negatives(candidates, labels, rate, generator)
-        logits = self.at_position(self.compute_logits(self.model, batch, candidates), labels)
+        logits = self.at_position(
+            self.compute_logits(self.model, batch, candidates, self.training_source), labels
+        )
         losses = self.compute_task_losses(logits, labels, candidates)
         shares = self.process_loss_shares(labels)
         self.task_losses = {
@@ -171,11 +193,12 @@ class RankerTask(pl.LightningModule):
             batch.candidates, batch.outcomes, self.catalog.leaf, self.label_policy
         )
 
-    def compute_logits(self, model: nn.Module, batch: Batch, candidates: Candidates) -> Tensor:
+    def compute_logits(
+        self, model: nn.Module, batch: Batch, candidates: Candidates, source: QuerySource
+    ) -> Tensor:
         """Logits [ΣC, T], of an item that is seen."""
-        (tower,) = self._frozen_modules
         with torch.no_grad():
-            vector = tower(batch.query, self.catalog.vectors)
+            vector = source.tower(batch.query, source.item_vectors)
         return model(batch.query, vector, candidates, self.catalog)
 
     def at_position(self, logits: Tensor, labels: Labels) -> Tensor:
@@ -206,7 +229,7 @@ class RankerTask(pl.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         candidates, labels = self.label_batch(batch)
-        logits = self.compute_logits(self.model.module, batch, candidates)
+        logits = self.compute_logits(self.model.module, batch, candidates, self.validation_source)
         losses = self.compute_task_losses(self.at_position(logits, labels), labels, candidates)
         loss = sum(task.weight * losses[task.name] for task in self.tasks)
         size = batch.query.ts.numel()

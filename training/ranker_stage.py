@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from models.ranking.ranker import Ranker
 from models.ranking.tasks import Task
 from training import tracking
 from training.build_ranker import build_ranker, feature_selection, read_tasks
-from training.checkout_sampling import count_epochs, report_epochs
+from training.checkout_sampling import latest_rows_start
+from training.config_limits import NO_LIMIT
 from training.distributed import processes
 from training.distributed.sharding import build_and_load
 from training.labels import LabelPolicy, Labels, label_policy_from_meta, task_labels, task_weights
 from training.prepared_data import PreparedData
-from training.ranker import RankerRun, RankerTask, predict
+from training.ranker import QuerySource, RankerRun, RankerTask, predict
 from training.recalibration import recalibrate_at
-from training.retrieval_stage import load_query_tower
+from training.retrieval_stage import load_query_tower, selected_towers
 from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_objective, save_run_config
 from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
@@ -75,7 +77,6 @@ def _train_ranker(
     train_settings = cfg.ranker.train
     tags = {"stage": cfg.stage, "data": prepared.folder.name}
     run_id = processes.on_rank_zero(lambda: tracking.start_run(cfg, folder, tags))
-    tower, catalog = load_query_tower(cfg, prepared, retrieval)
     build = partial(build_ranker, cfg, prepared.table_sizes)
     weights = warm_ranker_weights(build, warm) if warm else None
     label_policy = label_policy_from_meta(prepared.meta, read_tasks(cfg))
@@ -84,17 +85,14 @@ def _train_ranker(
         candidates_folder / "train.parquet", train_settings.batch_size, seed=cfg.seed, shuffle=True, **stream
     )
     validation_file = candidates_folder / "validation.parquet"
-    validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, **stream)
-    epochs = count_epochs(train_settings, len(train))
-    if processes.rank() == 0:
-        report_epochs("ranker", train_settings, epochs)
+    first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
+    validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)
+    stopping = replace(StoppingRule.of(train_settings, "val_loss", "min"), patience=NO_LIMIT)
+    longest = len(train) * stopping.count_epochs(len(train))  # the learning rate's decay ends it before
     task = RankerTask(
-        build, tower, catalog, read_tasks(cfg), label_policy, TaskSettings.of(cfg, train_settings, weights),
-        RankerRun(len(train) * epochs, folder),
+        build, _query_sources(cfg, prepared, retrieval), prepared.catalog, read_tasks(cfg), label_policy,
+        TaskSettings.of(cfg, train_settings, weights), RankerRun(longest, folder),
     )  # fmt: skip
-    stopping = StoppingRule(
-        monitor="val_loss", mode="min", max_epochs=epochs, patience=train_settings.patience
-    )
     start = time.monotonic()
     logger = tracking.make_logger(cfg, run_id, "ranker")
     metrics = fit(cfg, task, train, validation, folder, logger, stopping)
@@ -102,7 +100,7 @@ def _train_ranker(
     ranker = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
     if processes.rank() > 0:
         return
-    outputs = _kept_validation_outputs(cfg, task, metrics)
+    outputs = _kept_validation_outputs(cfg, task, metrics) if first_row == 0 else None
     tower, catalog = load_query_tower(cfg, prepared, retrieval)  # the trainer may have moved the others
     if outputs is None:
         batches = read_batches(validation_file, VALIDATION_BATCH_SIZE)
@@ -124,6 +122,16 @@ def _train_ranker(
     write_stage_manifest(folder, manifest)
     retrieval_metrics = tracking.prefix_metrics(read_stage_manifest(retrieval)["metrics"], "retrieval")
     tracking.finish_run(cfg, run_id, retrieval_metrics, [folder / CONFIG_FILE])
+
+
+def _query_sources(
+    cfg: DictConfig, prepared: PreparedData, retrieval: Path
+) -> tuple[QuerySource, QuerySource]:
+    """Of training, by the towers that learned from none of its checkouts, and of validation."""
+    training, validation = (
+        load_query_tower(cfg, prepared, towers) for towers in (selected_towers(retrieval), retrieval)
+    )
+    return QuerySource(training[0], training[1].vectors), QuerySource(validation[0], validation[1].vectors)
 
 
 def _kept_validation_outputs(

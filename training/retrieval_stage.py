@@ -13,7 +13,8 @@ from models.retrieval.two_tower import QueryTower, TwoTower
 from models.schema import Catalog
 from training import tracking
 from training.build_two_tower import build_two_tower
-from training.checkout_sampling import count_epochs, count_retrieval_rows, report_epochs
+from training.checkout_sampling import count_further_epochs, count_retrieval_rows, latest_rows_start
+from training.config_limits import NO_LIMIT
 from training.distributed import processes
 from training.distributed.sharding import build_and_load
 from training.prepared_data import PreparedData, training_prices
@@ -32,12 +33,13 @@ from training.run_files import (
     relative_path,
     save_run_config,
 )
-from training.stage_folders import is_done, stage_folder, write_stage_manifest
+from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
 from training.trainer import BEST_CHECKPOINT, StoppingRule, fit
 from training.warm_start import WarmStart, trained_item_mask, warm_start_weights
 
 VALIDATION_BATCH_SIZE = 512  # checkouts
+MONITOR = "recall_300"  # the metric of validation that selects the weights
 
 
 def train_retrieval(
@@ -48,9 +50,12 @@ def train_retrieval(
 ) -> Path:
     """Train the two towers and return their folder, with their weights and the int8 item vectors.
 
-    `before_training` is called unless they are trained already.
+    The towers learn from the earliest `retrieval.train.share` of the training checkouts until validation
+    stops them, so that their scores of the later ones are out of sample for the ranker. Then the same towers
+    continue on all training checkouts: `selected_towers` is the folder of the former. `before_training` is
+    called unless they are trained already.
     """
-    folder = stage_folder(
+    selected = stage_folder(
         cfg.paths.runs,
         "retrieval",
         __name__,
@@ -61,19 +66,82 @@ def train_retrieval(
         prepared.folder.name,
         *([warm.run_name] if warm else []),
     )
+    with processes.lock_on_rank_zero(selected):
+        if not processes.on_rank_zero(lambda: is_done(selected)):
+            before_training()
+            _select_towers(cfg, prepared, warm, selected)
+    folder = stage_folder(cfg.paths.runs, "towers", __name__, selected.name)
     with processes.lock_on_rank_zero(folder):
         if not processes.on_rank_zero(lambda: is_done(folder)):
-            before_training()
-            _train_retrieval(cfg, prepared, warm, folder)
+            _continue_towers(cfg, prepared, warm, selected, folder)
     return folder
 
 
-def _train_retrieval(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, folder: Path) -> None:
+def selected_towers(retrieval: Path) -> Path:
+    """The folder of the towers that learned from the earliest training checkouts alone.
+
+    The folder itself for towers that continued none.
+    """
+    manifest = read_stage_manifest(retrieval)
+    return (retrieval / manifest["selected"]).resolve() if "selected" in manifest else retrieval
+
+
+def _select_towers(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, folder: Path) -> None:
+    """Train on the earliest share of the training checkouts until validation is no better."""
     train_settings = cfg.retrieval.train
     tags = {"stage": "retrieval", "data": prepared.folder.name}
     run_id = processes.on_rank_zero(lambda: tracking.start_run(cfg, folder, tags))
+    n_rows = count_retrieval_rows(_count_train_rows(prepared), train_settings.share)
+    stopping = StoppingRule.of(train_settings, MONITOR, "max")
+    metrics = _fit_towers(cfg, prepared, warm, folder, n_rows, stopping)
+    if processes.rank() > 0:
+        return
+    home = relative_path(prepared.folder, folder)
+    manifest = {"metrics": metrics, "prepared": home, "mlflow_run_id": run_id, "rows": n_rows}
+    write_stage_manifest(folder, manifest)
+    if cfg.stage == "retrieval":
+        tracking.finish_run(cfg, run_id, {}, [folder / CONFIG_FILE])
+
+
+def _continue_towers(
+    cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, selected: Path, folder: Path
+) -> None:
+    """Continue on all training checkouts, in proportion to those that are new: as many passes over all."""
+    manifest = processes.on_rank_zero(lambda: read_stage_manifest(selected))
+    n_rows = _count_train_rows(prepared)
+    n_epochs = count_further_epochs(manifest["metrics"]["best_epochs"], manifest["rows"], n_rows)
+    stopping = StoppingRule(
+        monitor=MONITOR,
+        mode="max",
+        max_epochs=n_epochs,
+        validate_every=NO_LIMIT,
+        patience=1,
+        continued=selected / BEST_CHECKPOINT,
+    )
+    metrics = _fit_towers(cfg, prepared, warm, folder, n_rows, stopping)
+    if processes.rank() == 0:
+        references = {name: relative_path(path, folder) for name, path in (
+            ("prepared", prepared.folder), ("selected", selected)
+        )}  # fmt: skip
+        write_stage_manifest(
+            folder, {"metrics": metrics, "mlflow_run_id": manifest["mlflow_run_id"], **references}
+        )
+
+
+def _fit_towers(
+    cfg: DictConfig,
+    prepared: PreparedData,
+    warm: WarmStart | None,
+    folder: Path,
+    n_rows: int,
+    stopping: StoppingRule,
+) -> dict[str, float]:
+    """Train on the first `n_rows` training checkouts; write weights, vectors and config. Returns metrics.
+
+    Those of a folder with an MLflow run are logged to it.
+    """
+    train_settings = cfg.retrieval.train
     examples = prepared.folder / "examples"
-    n_rows = count_retrieval_rows(count_rows(examples / "train.parquet"), train_settings.share)
     build = partial(build_two_tower, cfg, prepared.table_sizes)
     weights = warm_start_weights(build, warm.tower_weights, warm.previous_rows) if warm else None
     items = _training_items(cfg, prepared, n_rows, warm)
@@ -87,27 +155,21 @@ def _train_retrieval(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | 
         stop=n_rows,
         **stream,
     )
-    validation = read_batches(examples / "validation.parquet", VALIDATION_BATCH_SIZE, **stream)
-    epochs = count_epochs(train_settings, len(train))
-    if processes.rank() == 0:
-        report_epochs("retrieval", train_settings, epochs)
-    stopping = StoppingRule(
-        monitor="recall_300",
-        mode="max",
-        max_epochs=epochs,
-        patience=train_settings.patience,
-    )
-    logger = tracking.make_logger(cfg, run_id, "retrieval")
+    validation_file = examples / "validation.parquet"
+    first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
+    validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)
+    run_id = tracking.read_run_id(folder)
+    logger = tracking.make_logger(cfg, run_id, "retrieval") if run_id else False
     metrics = fit(cfg, task, train, validation, folder, logger, stopping)
     towers = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
-    if processes.rank() > 0:
-        return
-    save_towers(towers, prepared, folder)
-    save_run_config(cfg, folder)
-    home = relative_path(prepared.folder, folder)
-    write_stage_manifest(folder, {"metrics": metrics, "prepared": home, "mlflow_run_id": run_id})
-    if cfg.stage == "retrieval":
-        tracking.finish_run(cfg, run_id, {}, [folder / CONFIG_FILE])
+    if processes.rank() == 0:
+        save_towers(towers, prepared, folder)
+        save_run_config(cfg, folder)
+    return metrics
+
+
+def _count_train_rows(prepared: PreparedData) -> int:
+    return count_rows(prepared.folder / "examples" / "train.parquet")
 
 
 def _training_items(

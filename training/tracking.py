@@ -20,9 +20,8 @@ RUN_ID_FILE = "mlflow_run_id"
 def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
     """The id of the folder's MLflow run: the existing one, or a new one with parameters and tags."""
     client = make_client(cfg)
-    id_file = folder / RUN_ID_FILE
-    if id_file.is_file():
-        return id_file.read_text()
+    if run_id := read_run_id(folder):
+        return run_id
     experiment = client.get_experiment_by_name(cfg.mlflow.experiment)
     experiment_id = (
         experiment.experiment_id if experiment else client.create_experiment(cfg.mlflow.experiment)
@@ -31,8 +30,14 @@ def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
     run = client.create_run(experiment_id, tags=tags, run_name=folder.name)
     for key, value in flatten_config(cfg).items():
         client.log_param(run.info.run_id, key, value)
-    id_file.write_text(run.info.run_id)
+    (folder / RUN_ID_FILE).write_text(run.info.run_id)
     return run.info.run_id
+
+
+def read_run_id(folder: Path) -> str | None:
+    """The id of a folder's MLflow run; None before `start_run`."""
+    file = folder / RUN_ID_FILE
+    return file.read_text() if file.is_file() else None
 
 
 def make_client(cfg: DictConfig) -> MlflowClient:

@@ -1,15 +1,18 @@
 """The Lightning trainer of a stage: early stopping, checkpoints, resuming."""
 
 import os
+from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from training.config_limits import NO_LIMIT
+from training.continued_training import ContinueTraining
 from training.distributed import processes
 from training.distributed.sharding import STEP_FILE, ShardedStrategy
 from training.throughput import ProgressLine, Throughput
@@ -18,10 +21,15 @@ BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
 
 
 class MidEpochCheckpoint(ModelCheckpoint):
-    """Saves between steps, but not after an epoch's last: Lightning would resume after its validation."""
+    """Saves between steps, but not after an epoch's last nor before a validation.
+
+    Lightning would resume after that validation.
+    """
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        if not trainer.is_last_batch:
+        interval = int(trainer.val_check_batch or 1)
+        is_validation_due = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % interval == 0
+        if not trainer.is_last_batch and not is_validation_due:
             super().on_train_batch_end(trainer, *arguments)
 
 
@@ -32,13 +40,43 @@ class StoppingRule:
     monitor: str  # a metric of the validation
     mode: Literal["min", "max"]  # which values of it are better
     max_epochs: int
-    patience: int  # epochs without a better value
+    validate_every: int  # steps, across epochs; an epoch where it is shorter
+    patience: int  # validations without a better value
+    max_steps: int = NO_LIMIT  # about, in whole epochs
+    continued: Path | None = None  # a checkpoint of another training that this one continues
+
+    @classmethod
+    def of(cls, train: DictConfig, monitor: str, mode: Literal["min", "max"]) -> Self:
+        """The rule of `retrieval.train` or `ranker.train`."""
+        return cls(
+            monitor=monitor,
+            mode=mode,
+            max_epochs=train.epochs,
+            max_steps=train.max_steps,
+            validate_every=train.validate_every,
+            patience=train.patience,
+        )
+
+    def count_epochs(self, n_steps: int) -> int:
+        """Epochs of `n_steps` in the longest training: `max_epochs`, or nearest `max_steps`, at least one."""
+        return min(self.max_epochs, max(round(self.max_steps / n_steps), 1))
+
+
+def validation_interval(validate_every: int, epoch_steps: int, n_epochs: int) -> int:
+    """Steps between two validations: `validate_every`, or an epoch where it is shorter.
+
+    Of tiny epochs several pass: at least an eighth of `validate_every`. It is adapted so that the last
+    validation ends the training, but for at most one step per validation. A short training has that one only.
+    """
+    n_steps = epoch_steps * n_epochs
+    interval = min(validate_every, max(epoch_steps, validate_every // 8))
+    return max(n_steps // max(round(n_steps / interval), 1), 1)
 
 
 def fit(
     cfg: DictConfig,
     task: pl.LightningModule,
-    train: object,
+    train: Sized,
     validation: object,
     folder: Path,
     logger: Logger | bool,
@@ -46,10 +84,10 @@ def fit(
 ) -> dict[str, float]:
     """Train until the stopping rule holds; resume from the folder's checkpoint if it has one.
 
-    The best weights end up in `<folder>/best.ckpt`. Returns the metrics of the last epoch and, as
-    `best_<monitor>`, that of the weights kept.
+    The best weights end up in `<folder>/best.ckpt`. Returns the metrics of the last validation, the number of
+    `steps`, those of the weights kept as `best_epochs` (passes over the data), and `best_<monitor>`.
     """
-    monitor, mode = stopping.monitor, stopping.mode
+    monitor, mode, n_epochs = stopping.monitor, stopping.mode, stopping.count_epochs(len(train))
     best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
     last = MidEpochCheckpoint(
         folder,
@@ -68,13 +106,17 @@ def fit(
         use_distributed_sampler=False,  # a stream reads its own share
         precision=cfg.trainer.precision,
         strategy=ShardedStrategy(process_group_backend=processes.backend(cfg)),
-        max_epochs=stopping.max_epochs,
+        max_epochs=n_epochs,
+        # Steps count across epochs: on few checkouts several epochs pass between two validations.
+        check_val_every_n_epoch=None,
+        val_check_interval=validation_interval(stopping.validate_every, len(train), n_epochs),
         logger=logger,
         callbacks=[
             best,
             last,
             EarlyStopping(monitor, mode=mode, patience=stopping.patience),
             throughput,
+            *([ContinueTraining(stopping.continued)] if stopping.continued else []),
             *([ProgressLine(throughput)] if cfg.trainer.progress else []),
         ],
         enable_progress_bar=cfg.trainer.progress,
@@ -87,7 +129,10 @@ def fit(
         print(f"resuming {folder.name} at step {(checkpoint / STEP_FILE).read_text()}", flush=True)
     trainer.fit(task, train, validation, ckpt_path=checkpoint)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return metrics | {f"best_{monitor}": float(best.best_model_score or "nan")}
+    best_step = int((folder / BEST_CHECKPOINT / STEP_FILE).read_text())
+    best_score = float("nan") if best.best_model_score is None else float(best.best_model_score)
+    n_steps = {"steps": trainer.global_step, "best_epochs": best_step / len(train)}
+    return metrics | n_steps | {f"best_{monitor}": best_score}
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -4,10 +4,38 @@ import json
 import sqlite3
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 
+from data.io.batches import read_batches
+from models.embeddings import unpack_int8
+from models.jagged import segment_ids
 from tests.data.shop import write_shop
 from tests.end_to_end.commands import command, finished, train_arguments
+from training.retrieval_stage import load_query_tower, selected_towers
+from training.run_files import load_run_weights
+from training.trained_run import open_run
+
+
+def check_towers_continue(folder: Path) -> None:
+    """The towers that serve learned from all training checkouts, those that scored the ranker's from some."""
+    run = open_run(folder / "runs" / "latest")
+    selected = selected_towers(run.retrieval_folder)
+    assert selected.name.startswith("retrieval-")
+    assert run.retrieval_folder.name.startswith("towers-")
+    rows = finished(folder, "retrieval")["rows"]
+    assert rows < pq.read_metadata(run.prepared.folder / "examples" / "train.parquet").num_rows
+    before, after = load_run_weights(selected), load_run_weights(run.retrieval_folder)
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+    mask = "item_encoder.trained_mask"
+    assert (before[mask] <= after[mask]).all()
+    for split, towers in (("train", selected), ("test", run.retrieval_folder)):
+        (batch, *_) = read_batches(run.candidates_folder / f"{split}.parquet", 16)
+        tower, catalog = load_query_tower(run.cfg, run.prepared, towers)
+        query = tower(batch.query, catalog.vectors)[segment_ids(batch.candidates.offsets)]
+        score = (query * unpack_int8(catalog.vectors)[batch.candidates.item]).sum(1)
+        torch.testing.assert_close(score, batch.candidates.score, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +54,7 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
 
     trained = command(*train_arguments(tmp_path, shop))
     assert trained.returncode == 0, trained.stderr[-3000:]
+    check_towers_continue(tmp_path)
     assert f"click label: {'logged' if events else 'leaf_category_proxy'}" in trained.stdout
     manifest = finished(tmp_path, "ranker")
     run = tmp_path / "runs" / "latest"

@@ -139,3 +139,12 @@ def test_a_config_of_a_later_release_is_refused(tmp_path: Path) -> None:
 def test_a_setting_that_moved_to_tasks_is_refused_with_its_new_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_overrides("train", [override])
+
+
+def test_least_steps_of_an_earlier_release_are_dropped() -> None:
+    saved = copy.deepcopy(SIMULATED) | {"config_version": 3}
+    saved["retrieval"]["train"] |= {"min_steps": 400, "epochs": 2}
+    saved["ranker"]["train"] |= {"least_steps": 800}
+    config = plain(saved)
+    assert config["retrieval"]["train"] == SIMULATED["retrieval"]["train"] | {"epochs": 2}
+    assert config["ranker"]["train"] == SIMULATED["ranker"]["train"]

@@ -21,7 +21,7 @@ def ranker_task(*overrides: str) -> RankerTask:
     tasks = read_tasks(cfg)
     task: Any = RankerTask(
         build=lambda: nn.Identity(),
-        tower=nn.Identity(),
+        query_sources=(None, None),
         catalog=None,
         tasks=tasks,
         label_policy=LabelPolicy(proxy_clicks=False, has_impressions=True),

@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from data.errors import DataError
 from data.prepare import prepare
@@ -15,13 +14,12 @@ from models.schema import SECONDS_PER_DAY as DAY
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
 from training.checkout_sampling import (
-    MAX_EPOCHS,
-    count_epochs,
+    count_further_epochs,
     count_retrieval_rows,
     first_ranker_row,
-    report_epochs,
 )
 from training.prepared_data import open_prepared
+from training.trainer import StoppingRule, validation_interval
 
 
 @given(st.integers(2, 1000), st.floats(0.01, 0.99))
@@ -36,21 +34,45 @@ def test_the_ranker_starts_after_the_last_label_of_retrieval(tmp_path: Path) -> 
     assert first_ranker_row(file, 50, "40d") == 50  # the gap would cost more than half
 
 
-@given(st.integers(1, 30), st.integers(1, 5000), st.integers(1, 5000))
-def test_few_checkouts_are_seen_more_often(epochs: int, min_steps: int, steps: int) -> None:
-    n_epochs = count_epochs(OmegaConf.create({"epochs": epochs, "min_steps": min_steps}), steps)
-    assert n_epochs >= epochs
-    assert n_epochs * steps >= min_steps or n_epochs == max(epochs, MAX_EPOCHS)
-    assert n_epochs == epochs or (n_epochs - 1) * steps < min_steps
+@given(st.floats(0, 100), st.integers(1, 1000), st.integers(0, 1000))
+def test_continued_towers_see_all_checkouts_as_often_as_selection_found(
+    epochs: float, rows: int, new_rows: int
+) -> None:
+    all_rows = rows + new_rows
+    further = count_further_epochs(epochs, rows, all_rows)
+    assert further >= 1
+    steps = epochs * rows + further * all_rows  # in checkouts
+    assert steps >= epochs * all_rows - all_rows / 2
+    assert further == 1 or steps <= epochs * all_rows + all_rows / 2
 
 
-def test_more_epochs_than_asked_for_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    train = OmegaConf.create({"epochs": 2, "min_steps": 100})
-    report_epochs("ranker", train, 2)
-    assert capsys.readouterr().out == ""
-    report_epochs("ranker", train, 5)
-    expected = "ranker: 5 epochs, more than ranker.train.epochs=2, for ranker.train.min_steps=100"
-    assert capsys.readouterr().out.startswith(expected)
+@given(st.integers(1, 1000), st.integers(1, 10_000), st.integers(1, 100))
+def test_the_last_validation_ends_the_longest_training(
+    validate_every: int, epoch_steps: int, n_epochs: int
+) -> None:
+    interval, n_steps = validation_interval(validate_every, epoch_steps, n_epochs), epoch_steps * n_epochs
+    n_validations = n_steps // interval
+    assert n_validations >= 1
+    assert n_steps - n_validations * interval < n_validations
+    assert interval <= 2 * validate_every
+
+
+@given(st.integers(1, 50), st.integers(1, 10_000), st.integers(1, 10_000))
+def test_the_longest_training_is_of_whole_epochs(max_epochs: int, max_steps: int, epoch_steps: int) -> None:
+    rule = StoppingRule(
+        monitor="loss", mode="min", max_epochs=max_epochs, max_steps=max_steps, validate_every=1, patience=1
+    )
+    n_epochs = rule.count_epochs(epoch_steps)
+    assert 1 <= n_epochs <= max_epochs
+    assert n_epochs == 1 or n_epochs * epoch_steps <= max_steps + epoch_steps / 2
+    assert n_epochs == max_epochs or (n_epochs + 1) * epoch_steps >= max_steps
+
+
+def test_validations_follow_epochs_up_to_validate_every() -> None:
+    assert validation_interval(400, 10_000, 30) == 400  # parts of an epoch
+    assert validation_interval(400, 100, 100) == 100
+    assert validation_interval(400, 3, 1000) == 50  # many epochs
+    assert validation_interval(400, 12, 2) == 24
 
 
 def test_too_few_items_are_refused_before_training(tmp_path) -> None:

@@ -1,0 +1,38 @@
+"""A training that continues another one, with its weights and the state of its optimizers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from training.distributed.sharding import TRAINER_STATE
+
+
+class ContinueTraining(pl.Callback):
+    """Loads a checkpoint of another training of the same model before the first step.
+
+    Fresh optimizers would take their largest steps first, away from what the weights have learned. The other
+    training's epochs, steps and place in its data are not loaded.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if trainer.global_step > 0:
+            return  # this training was killed and resumes
+        masks = _trained_masks(module)
+        own = {name: mask.clone() for name, mask in masks.items()}
+        strategy: Any = trainer.strategy
+        strategy.load_model_state_dict({"state_dict": {"path": self.checkpoint}})
+        strategy.load_optimizer_state_dict(torch.load(self.checkpoint / TRAINER_STATE, weights_only=False))
+        for name, mask in masks.items():
+            mask |= own[name]  # the checkpoint has the mask of its own training
+
+
+def _trained_masks(module: Any) -> dict[str, Tensor]:
+    """The masks of the rows that a training learns from, by name."""
+    buffers = module.model.module.named_buffers()
+    return {name: buffer for name, buffer in buffers if name.endswith("trained_mask")}
