@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def flatten_config(config: DictConfig) -> dict[str, Any]:
-    """Values by dotted key; lists are values."""
+    """Values by dotted key, of references too; lists are values."""
     leaves: dict[str, Any] = {}
 
     def collect(node: Any, path: str) -> None:
@@ -18,7 +18,7 @@ def flatten_config(config: DictConfig) -> dict[str, Any]:
         else:
             leaves[path] = node
 
-    collect(OmegaConf.to_container(config, resolve=False), "")
+    collect(OmegaConf.to_container(config, resolve=True), "")
     return leaves
 
 

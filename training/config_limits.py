@@ -22,6 +22,7 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     "id_dropout": (0, 0.99),
     "id_rows": (2, NO_LIMIT), "token_rows": (2, NO_LIMIT), "hashes": (1, 16),
     "width": (1, 4096), "layers": (1, 64), "heads": (1, 256),
+    "item_hidden": (1, 4096), "query_hidden": (1, 4096), "query_layers": (1, 64),
     "experts": (1, 256), "specific_experts": (1, 256), "shared_experts": (1, 256), "tower": (1, 4096),
     "max_events": (1, NO_LIMIT), "buy_again_half_life": (1e-3, 1e5),
     # candidates

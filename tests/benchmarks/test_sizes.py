@@ -1,0 +1,57 @@
+"""The dial of the models' size."""
+
+from itertools import pairwise
+
+import pytest
+
+from benchmarks.sizes import COLUMNS, SIZES, SizesOptions, markdown_table, size_config
+from training.config import CONFIG_DIR
+from training.errors import ConfigError
+
+WIDTHS = (
+    "retrieval.model.dim", "retrieval.model.item.hidden", "retrieval.model.query.hidden",
+    "retrieval.sources.ann", "ranker.multitask.experts", "ranker.multitask.tower",
+)  # fmt: skip
+
+
+def select(cfg: object, key: str) -> float:
+    for name in key.split("."):
+        cfg = cfg[name]  # type: ignore[index]
+    assert isinstance(cfg, int)
+    return cfg
+
+
+def test_every_size_is_larger_than_the_one_before_and_m_is_the_default() -> None:
+    assert set(SIZES) == {file.stem for file in (CONFIG_DIR / "size").glob("*.yaml")}
+    configs = [size_config(size, []) for size in SIZES]
+    for small, large in pairwise(configs):
+        for key in WIDTHS:
+            assert select(small, key) < select(large, key), key
+        assert len(small.ranker.multitask.hidden) == len(large.ranker.multitask.hidden)
+    default = size_config("m", [])
+    assert [select(default, key) for key in WIDTHS] == [64, 128, 256, 200, 4, 32]
+
+
+@pytest.mark.parametrize("ranker", ["shared_bottom", "esmm", "cascade", "ple"])
+def test_every_network_follows_the_dial(ranker: str) -> None:
+    small, large = (size_config(size, [f"ranker={ranker}"]) for size in ("xs", "l"))
+    assert small.ranker.multitask.hidden[0] < large.ranker.multitask.hidden[0]
+
+
+def test_a_width_that_is_set_alone_wins() -> None:
+    assert size_config("l", ["retrieval.model.dim=32"]).retrieval.model.dim == 32
+    assert size_config("m", ["size.dim=32"]).retrieval.model.dim == 32
+    with pytest.raises(ConfigError, match="expected a int"):
+        size_config("m", ["retrieval.model.dim=wide"])
+    with pytest.raises(ConfigError, match="expected 1 to 4096"):
+        size_config("m", ["size.dim=0"])
+    with pytest.raises(ConfigError, match="size=xxl: there is no such size"):
+        size_config("xxl", [])
+
+
+def test_overrides_are_no_sizes() -> None:
+    options = SizesOptions(words=("s", "seed=1"))
+    assert (options.sizes, options.overrides) == (["s"], ["seed=1"])
+    assert SizesOptions().sizes == [*SIZES]
+    heading, rule, line = markdown_table([dict.fromkeys(COLUMNS, 0.5)]).split("\n")
+    assert heading.count("|") == rule.count("|") == line.count("|")
