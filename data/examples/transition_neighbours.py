@@ -4,9 +4,10 @@
             1 / max(1, steps between a and b), times BACKWARD_WEIGHT where b is the earlier one
     score = w_ij / √(n_j + SHRINKAGE), divided by the mean score of all pairs
 
-n_j is the number of orders with j. A pair counts from its first occurrence on: the shrinkage replaces a
-minimum of support, so that shops of many items and few orders have neighbours, too. Steps are orders, not
-days: they mean the same to users who buy daily and yearly.
+n_j is the number of orders with j. Of an item with few orders a pair counts from its first occurrence on, so
+that shops of many items and few orders have neighbours, too; where an item has RICH_ORDERS, a pair needs
+MIN_WEIGHT, and in proportion between. Steps are orders, not days: they mean the same to users who buy daily
+and yearly.
 """
 
 from typing import Any
@@ -25,6 +26,9 @@ MAX_STEPS = 5  # from an order to a later one
 MAX_LINES_BETWEEN = 10  # lines of the orders between the two of a pair: large orders have enough pairs
 BACKWARD_WEIGHT = 0.5  # of an item that was bought before
 SHRINKAGE = 3.0  # orders
+MIN_WEIGHT = 2.0  # of a pair
+RICH_ORDERS = 50  # of an item
+ROUNDING = 1e-9  # of sums of weights
 
 
 def transition_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
@@ -83,6 +87,23 @@ def transition_weights(lines: ir.Table, pairs: ir.Table, part: int = 0, parts: i
     return t.group_by("item", "neighbour", "date_index").agg(weight=ibis._.weight.sum())
 
 
+def required_weight(n_orders: ir.Value) -> ir.Value:
+    """The weight that a pair needs, by the orders with its item."""
+    return ibis.least(MIN_WEIGHT, n_orders * (MIN_WEIGHT / RICH_ORDERS)) - ROUNDING
+
+
+def filter_min_weight(weights: ir.Table, sales: ir.Table) -> ir.Table:
+    """The `transition_weights` of pairs with the required weight at some date: a small part of a rich log.
+
+    Both sides grow, so a pair needs at the last date what its item required at the first.
+    """
+    totals = weights.group_by("item", "neighbour").agg(weight=ibis._.weight.sum())
+    first = sales.filter(sales.date_index == 0).select("item", n_orders="n_orders")
+    totals = totals.left_join(first, "item", rname="{name}_first")
+    kept = totals.filter(totals.weight >= required_weight(totals.n_orders.fill_null(0)))
+    return weights.semi_join(kept, ["item", "neighbour"])
+
+
 def transition_neighbours(weights: ir.Table, sales: ir.Table, date_index: int, top: int) -> ir.Table:
     """`item, neighbour, score` at a date: the `top` neighbours of every item, best first.
 
@@ -92,8 +113,10 @@ def transition_neighbours(weights: ir.Table, sales: ir.Table, date_index: int, t
     pairs = weights.filter(weights.date_index <= date_index)
     pairs = pairs.group_by("item", "neighbour").agg(weight=ibis._.weight.sum())
     n_orders = sales.filter(sales.date_index <= date_index)
-    n_orders = n_orders.group_by(neighbour="item").agg(n_orders=ibis._.n_orders.sum())
-    scored = pairs.join(n_orders, "neighbour")
+    n_orders = n_orders.group_by("item").agg(n_orders=ibis._.n_orders.sum())
+    scored = pairs.join(n_orders.select("item", n_item="n_orders"), "item")
+    scored = scored.filter(scored.weight >= required_weight(scored.n_item))
+    scored = scored.join(n_orders.select(neighbour="item", n_orders="n_orders"), "neighbour")
     scored = scored.select(
         "item", "neighbour", score=scored.weight / (scored.n_orders + SHRINKAGE).cast("float64").sqrt()
     )
@@ -122,9 +145,11 @@ def transition_neighbours_by_date(
     tables_of: list[list[pa.Table]] = [[] for _ in dates]
     for part in range(parts):
         weights = engine.materialize(con, "transition_weights", transition_weights(lines, pairs, part, parts))
+        weights = engine.materialize(con, "kept_transitions", filter_min_weight(weights, sales))
         for date_index, tables in enumerate(tables_of):
             tables.append(con.to_pyarrow(transition_neighbours(weights, sales, date_index, top)))
-    engine.drop_tables(con, "transition_lines", "transition_sales", "order_pairs", "transition_weights")
+    engine.drop_tables(con, "transition_lines", "transition_sales", "order_pairs")
+    engine.drop_tables(con, "transition_weights", "kept_transitions")
     # Each part is in order, best first: a stable sort by item keeps that.
     return [_with_mean_one(pa.concat_tables(tables).sort_by("item")) for tables in tables_of]
 

@@ -61,11 +61,16 @@ def plain_count(lines: list[Line], date: int) -> list[tuple[int, int, float]]:
         scores = [
             (-w / math.sqrt(n_orders[j] + transition_neighbours.SHRINKAGE), j)
             for (item, j), w in weights.items()
-            if item == i
+            if item == i and w >= required_weight(n_orders[i])
         ]
         expected += [(i, j, -score) for score, j in sorted(scores)[:TOP]]
     mean = np.mean([score for _, _, score in expected])
     return [(i, j, score / mean) for i, j, score in expected]
+
+
+def required_weight(n_orders: int) -> float:
+    share = min(n_orders / transition_neighbours.RICH_ORDERS, 1)
+    return share * transition_neighbours.MIN_WEIGHT - 1e-9
 
 
 def test_one_order_after_another_is_a_pair(tmp_path: Path) -> None:
