@@ -123,6 +123,7 @@ def manifest_summary(manifest: dict[str, Any]) -> str:
         f"parity over {parity['candidates']:,} candidates: {errors}; "
         f"a request takes p50 {parity['p50_ms']:.1f} ms, p99 {parity['p99_ms']:.1f} ms\n"
         f"{_calibration_summary(manifest['calibration'])}"
+        f"{_recalibration_summary(manifest['recalibration'])}"
     )
 
 
@@ -132,6 +133,18 @@ def _calibration_summary(calibration: dict[str, Any] | None) -> str:
     errors = {r["task"]: r["ece"] for r in calibration["slices"] if r["group"] == "all" and "ece" in r}
     error_list = ", ".join(f"p({task}) {error:.4f}" for task, error in errors.items())
     return f"calibration error on the {calibration['split']} split, over the candidates: {error_list}"
+
+
+def _recalibration_summary(recalibration: dict[str, Any] | None) -> str:
+    """Predicted / observed of the newest outcomes by task, before and after; empty without any."""
+    if not recalibration or not recalibration["levels"]:
+        return ""
+    changes = ", ".join(
+        f"p({task}) {1 / level['level']:.2f} → {level['applied'] / level['level']:.2f} "
+        f"({level['events']:,.0f} events of {level['window_days']} days)"
+        for task, level in recalibration["levels"].items()
+    )
+    return f"\npredicted / observed of the newest outcomes: {changes}"
 
 
 @contextmanager

@@ -201,6 +201,7 @@ def build_manifest(
             "candidate_recall": run.run_manifest["recall"],
         },
         "calibration": read_calibration(run.folder),
+        "recalibration": run.recalibration,
         "run": {
             "folder": run.folder.name,
             "mlflow_run_id": run.run_manifest["mlflow_run_id"],

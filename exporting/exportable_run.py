@@ -27,6 +27,7 @@ from training.build_two_tower import build_two_tower
 from training.candidate_sources import open_source_tables
 from training.errors import ConfigError
 from training.prepared_data import PreparedData
+from training.recalibration import recalibrate_at
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
 from training.tracking import find_run_folder
@@ -53,6 +54,7 @@ class ExportableRun(NamedTuple):
     ranker: Ranker  # float tables
     sources: CandidateSources  # tables of the latest snapshot
     tasks: tuple[Task, ...]  # of the ranker, in the order of its outputs
+    recalibration: dict[str, Any] | None  # at the end of the log (training/recalibration.py)
 
 
 def find_run(run: str, tracking_uri: str) -> Path:
@@ -71,7 +73,10 @@ def find_run(run: str, tracking_uri: str) -> Path:
 
 
 def load_exportable_run(folder: Path) -> ExportableRun:
-    """Load what `train.py` wrote to `folder`. Raises ExportError for a run that cannot be exported."""
+    """Load what `train.py` wrote to `folder`, recalibrated on the newest outcomes of its log.
+
+    Raises ExportError for a run that cannot be exported.
+    """
     try:
         run = open_run(folder)
     except (FileNotFoundError, DataError, ConfigError) as error:
@@ -80,6 +85,16 @@ def load_exportable_run(folder: Path) -> ExportableRun:
         raise ExportError(
             f"{folder}: the weights do not fit this code ({error}). Train again, or check out its commit"
         ) from error
+    # Serving knows all outcomes of the log; the run itself, those before the test split alone.
+    recalibration = recalibrate_at(
+        "log_end",
+        run.ranker,
+        run.query_tower,
+        run.catalog,
+        run.candidates_folder,
+        run.tasks,
+        run.prepared.meta,
+    )
     return ExportableRun(
         folder=run.folder,
         retrieval_folder=run.retrieval_folder,
@@ -94,6 +109,7 @@ def load_exportable_run(folder: Path) -> ExportableRun:
         ranker=run.ranker,
         sources=latest_sources(run),
         tasks=run.tasks,
+        recalibration=recalibration,
     )
 
 

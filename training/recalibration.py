@@ -174,8 +174,13 @@ class ExpectedEvents:
         return task.label_key == "click" and not self.proxy_clicks
 
     def _is_dated(self, task: Task) -> bool:
-        """Whether the events of a task have a time, and its output is the probability of one."""
-        return task.is_binary and task.joint and task.label_key in ("click", *PURCHASE_LABELS)
+        """Whether a task is to be calibrated, its events have a time, and its output is p(event)."""
+        return (
+            task.calibration
+            and task.is_binary
+            and task.joint
+            and task.label_key in ("click", *PURCHASE_LABELS)
+        )
 
 
 def window_level(observed: NDArray, expected: NDArray, user: NDArray, days: int) -> Level:

@@ -29,6 +29,7 @@ from operations.retraining.comparison import compare
 from operations.retraining.gates import gate_summary
 from operations.retraining.training_mode import check_settings, plan_training
 from serving.files import write_atomically
+from serving.storage.bundle import read_manifest
 from serving.storage.versions import CHALLENGER_FOLDER, set_current_version
 from training.pipeline import train_models
 
@@ -86,6 +87,7 @@ def _retrain(cfg: DictConfig, root: Path) -> Decision:
         "champion": champion and champion.version,
         "champion_evaluation": comparison.champion_evaluation,
         "gates": [gate._asdict() for gate in comparison.gates],
+        "recalibration": read_manifest(challenger)["recalibration"],
     }
     append_decision(root, record)
     if is_passed:

@@ -1,5 +1,7 @@
 """The level of the newest events: found after a change of the base rate, unchanged without events."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,16 @@ def test_no_event_changes_nothing() -> None:
     ranker, levels = recalibrated(pairs)
     assert levels == {}
     assert ranker.calibration.shift.tolist() == [0, 0, 0]
+
+
+def test_a_task_without_calibration_keeps_its_shift() -> None:
+    pairs, _ = known_pairs(14, thinned_from=10, kept=0.5, checkouts=500)
+    click, purchase, value = DEFAULT_TASKS
+    tasks = (click, replace(purchase, calibration=False), value)
+    ranker = FakeRanker(3)
+    levels = recalibrate(ranker, tasks, ExpectedEvents(pairs, tasks, CUT, True, proxy_clicks=True))
+    assert set(levels) == {"click"}
+    assert float(ranker.calibration.shift[1]) == 0
 
 
 def test_few_events_move_little() -> None:
