@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from benchmarks.sizes import COLUMNS, SIZES, SizesOptions, markdown_table, size_config
 from training.config import CONFIG_DIR
@@ -23,24 +24,25 @@ def select(cfg: object, key: str) -> float:
 
 def test_every_size_is_larger_than_the_one_before_and_m_is_the_default() -> None:
     assert set(SIZES) == {file.stem for file in (CONFIG_DIR / "size").glob("*.yaml")}
-    configs = [size_config(size, []) for size in SIZES]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        configs, default = [compose("train", [f"size={size}"]) for size in SIZES], compose("train")
     for small, large in pairwise(configs):
         for key in WIDTHS:
             assert select(small, key) < select(large, key), key
         assert len(small.ranker.multitask.hidden) == len(large.ranker.multitask.hidden)
-    default = size_config("m", [])
-    assert [select(default, key) for key in WIDTHS] == [64, 128, 256, 200, 4, 32]
+    assert [select(default, key) for key in WIDTHS] == [select(configs[2], key) for key in WIDTHS]
 
 
 @pytest.mark.parametrize("ranker", ["shared_bottom", "esmm", "cascade", "ple"])
 def test_every_network_follows_the_dial(ranker: str) -> None:
-    small, large = (size_config(size, [f"ranker={ranker}"]) for size in ("xs", "l"))
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        small, large = (compose("train", [f"size={size}", f"ranker={ranker}"]) for size in ("xs", "l"))
     assert small.ranker.multitask.hidden[0] < large.ranker.multitask.hidden[0]
+    assert small.ranker.multitask.tower < large.ranker.multitask.tower
 
 
 def test_a_width_that_is_set_alone_wins() -> None:
     assert size_config("l", ["retrieval.model.dim=32"]).retrieval.model.dim == 32
-    assert size_config("m", ["size.dim=32"]).retrieval.model.dim == 32
     with pytest.raises(ConfigError, match="expected a int"):
         size_config("m", ["retrieval.model.dim=wide"])
     with pytest.raises(ConfigError, match="expected 1 to 4096"):

@@ -25,6 +25,8 @@ def test_killed_run_resumes_and_ends_like_an_unbroken_one(tmp_path: Path, stage:
     write_shop(shop)
     overrides = ["trainer.checkpoint_every=1", "retrieval.train.epochs=4", "ranker.train.epochs=4"]
     overrides += [f"stage={stage}", "retrieval.train.patience=9", "ranker.train.patience=9"]
+    # Validations amid epochs: no checkpoint lies between a step and its validation.
+    overrides += ["retrieval.train.validate_every=7", "ranker.train.validate_every=7"]
     overrides += [
         "ranker.train.negative_sampling_rate=0.5",
         "ranker.train.loss_balancing=gradnorm",
