@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import public, public_counting, public_libraries
 from benchmarks.public_data import PublicSet, known_lines, read_public_set
+from benchmarks.public_metrics import DEPTH
+from benchmarks.public_sextet import RunRows
 from data.errors import DataError
 
 CHAIN, N_USERS = 40, 200
@@ -104,14 +109,6 @@ def test_libraries_train_on_the_known_orders(
         assert bool(known["is_leave_one_out"])
 
 
-def test_a_run_on_other_data_is_refused(files: Path, run_folder: Path) -> None:
-    options = public.PublicOptions(
-        data=files, sets="Toys_and_Games", systems="Sextet", run=run_folder, out=files / "reports"
-    )
-    with pytest.raises(DataError, match="Train with the settings"):
-        public.benchmark(options)
-
-
 @pytest.mark.slow
 def test_a_training_beats_popularity(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(public, "FOLDER", files / "work")
@@ -124,3 +121,34 @@ def test_a_training_beats_popularity(files: Path, monkeypatch: pytest.MonkeyPatc
     by_run = [rows["Toys_and_Games", f"Sextet, {part}"] for part in ("two towers", "whole system")]
     assert all(row["seed"] == 3 and row["users"] == N_USERS for row in by_run)
     assert by_run[1]["hit10"] > rows["Toys_and_Games", "popularity"]["hit10"]
+
+
+def write_test_split(public_set: PublicSet, folder: Path, n_prior: list[int]) -> SimpleNamespace:
+    """A prepared folder whose rows lie in another order than those of the set."""
+    (folder / "examples").mkdir(parents=True)
+    users = public_set.user_ids[::-1]
+    examples = {"user_id": users, "n_prior_orders": n_prior[::-1], "snapshot": [0] * len(users)}
+    pq.write_table(pa.table(examples), folder / "examples" / "test.parquet")
+    pq.write_table(pa.table({"item_id": ["", *public_set.item_ids[::-1]]}), folder / "items.parquet")
+    return SimpleNamespace(folder=folder)
+
+
+def test_rows_of_a_run_are_those_of_the_set(chain: PublicSet, tmp_path: Path) -> None:
+    rows = RunRows(chain, write_test_split(chain, tmp_path / "p", (chain.n_orders - 2).tolist()))
+    n_users, n_items = len(chain.user_ids), len(chain.item_ids)
+    catalog_rows = np.full((n_users, DEPTH), -1)
+    catalog_rows[:, 0] = np.arange(n_users) % n_items + 1
+    lists = rows.lists(catalog_rows)
+    assert lists[:, 0].tolist() == [n_items - 1 - (n_users - 1 - user) % n_items for user in range(n_users)]
+    assert (lists[:, 1:] == -1).all()
+    known, (row, item) = known_lines(chain), rows.excluded_items()
+    bought = known.item[known.user == n_users - 1]  # of the first test row
+    assert sorted(item[row == 0]) == sorted(n_items - bought)
+    assert len(row) == len(known.item)
+    assert (np.diff(row) >= 0).all()
+
+
+def test_checkouts_other_than_the_last_but_one_are_refused(chain: PublicSet, tmp_path: Path) -> None:
+    prepared = write_test_split(chain, tmp_path / "p", (chain.n_orders - 3).tolist())
+    with pytest.raises(DataError, match="Train with the settings"):
+        RunRows(chain, prepared)
