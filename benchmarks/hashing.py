@@ -61,8 +61,8 @@ def measure(overrides: tuple[str, ...], items_per_row: int, hashes: int) -> dict
         "items_per_row": items_per_row,
         "hashes": hashes if items_per_row > 1 else 0,
         "rows": rows,
-        "float32_mb": table_bytes(rows, cfg.retrieval.model.item.id_dim, int8=False) / 1e6,
-        "int8_mb": table_bytes(rows, cfg.retrieval.model.item.id_dim, int8=True) / 1e6,
+        "float32_mb": table_bytes(rows, cfg.retrieval.model.dim, int8=False) / 1e6,
+        "int8_mb": table_bytes(rows, cfg.retrieval.model.dim, int8=True) / 1e6,
         "recall100": metrics["recall_100"],
         "recall300": metrics["recall_300"],
     }

@@ -27,6 +27,7 @@ class EmbeddingTable(NamedTuple):
     num_embeddings: int
     dim: int
     feature_names: list[str]
+    std: float | None = None  # of the initial rows; None: dim^-½, rows of a length of about 1
 
 
 class EmbeddingTables(nn.Module):
@@ -45,7 +46,7 @@ class EmbeddingTables(nn.Module):
                     embedding_dim=table.dim,
                     feature_names=table.feature_names,
                     pooling=PoolingType.SUM,
-                    init_fn=_normal_init(table.dim),
+                    init_fn=_normal_init(table.std or table.dim**-0.5),
                 )
                 for table in tables
             ],
@@ -137,8 +138,8 @@ def gather_rows(vectors: Tensor, rows: Tensor) -> Tensor:
     return F.embedding(rows, vectors)
 
 
-def _normal_init(dim: int) -> Callable[[Tensor], Tensor | None]:
+def _normal_init(std: float) -> Callable[[Tensor], Tensor | None]:
     def init(weight: Tensor) -> Tensor:
-        return nn.init.normal_(weight, std=dim**-0.5)
+        return nn.init.normal_(weight, std=std)
 
     return init

@@ -35,9 +35,7 @@ RENAMED_TARGETS = {
     "models.multitask.mmoe.MMoE": "models.ranking.multitask.mmoe.MMoE",
     "models.multitask.ple.PLE": "models.ranking.multitask.ple.PLE",
     "models.multitask.shared_bottom.SharedBottom": "models.ranking.multitask.shared_bottom.SharedBottom",
-    "models.query_attention.AttentionEncoder": "models.retrieval.attention_encoder.AttentionEncoder",
     "models.query_encoder.MeanEncoder": "models.retrieval.mean_encoder.MeanEncoder",
-    "models.query_transformer.TransformerEncoder": "models.retrieval.transformer_encoder.TransformerEncoder",
 }
 
 # Features of the ranker.

@@ -1,9 +1,9 @@
-"""Training of the two towers: sampled softmax over the outcomes of each checkout."""
+"""Training of the two towers: sampled softmax over what followed each checkout, or each order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 import pytorch_lightning as pl
@@ -13,15 +13,18 @@ from torch import Tensor
 from data.io.batches import Batch
 from data.io.parquet import iter_slices
 from models.embeddings import pack_int8, unpack_int8
-from models.jagged import rank_in_segment, segment_ids
+from models.jagged import segment_ids
 from models.retrieval.item_tower import item_encoder_inputs
-from models.retrieval.losses import LocalShare, Positives, UniformNegatives, sampled_softmax_loss
-from models.retrieval.recent_events import mask_users
+from models.retrieval.losses import Positives, SampledItems, sampled_softmax_loss
+from models.retrieval.order_sequence import order_rows
+from models.retrieval.recent_events import hide_profiles, mask_users
+from models.retrieval.sequence_encoder import SequenceEncoder
 from models.retrieval.two_tower import TwoTower
 from models.schema import Catalog, ItemText
 from training.distributed import processes
 from training.distributed.sharding import dense_parameters, shard, to_device
 from training.errors import ConfigError
+from training.order_targets import TargetRule, draw_order_targets, draw_outcomes
 from training.task_settings import TaskSettings
 
 RECALL_CUTOFFS = (100, 300, 500)
@@ -51,18 +54,35 @@ class TrainingItems:
         )
 
 
+class DrawnItems(NamedTuple):
+    """K items that a process drew to compare with."""
+
+    item: Tensor  # [K] int64
+    query: Tensor  # [K] int64, the query whose positive it is, numbered across processes; -1 if uniform
+
+
 class RetrievalTask(pl.LightningModule):
     """One step: B checkouts, up to `positives` outcomes of each, `uniform_negatives` random items.
+
+    A SequenceEncoder learns from every order of the checkouts' histories, by what followed it.
 
     A share `user_dropout` of the checkouts hides its user in training, so that the model understands a basket
     alone (DropoutNet, Volkovs et al. 2017, section 3).
 
     Args:
         build: creates the TwoTower.
+        targets: what follows an order.
     """
 
-    def __init__(self, build: Callable[[], TwoTower], items: TrainingItems, settings: TaskSettings) -> None:
+    def __init__(
+        self,
+        build: Callable[[], TwoTower],
+        items: TrainingItems,
+        settings: TaskSettings,
+        targets: TargetRule,
+    ) -> None:
         super().__init__()
+        self.targets = targets
         self.build = build
         self.items = items
         self.settings = settings
@@ -91,36 +111,74 @@ class RetrievalTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
         torch.manual_seed(self.settings.step_seed(self.global_step))
-        train, items, device = self.settings.train, self.items, self.device
-        n_negatives = items.negatives.numel()
-        owner, positive = draw_positives(batch, train.positives)
-        counts = processes.all_gather_rows(
-            torch.tensor([[batch.query.ts.numel(), positive.numel()]], device=device)
-        )
-        if positive.numel() == 0 and processes.world_size() == 1:
+        train, device = self.settings.train, self.device
+        alone = torch.rand(batch.query.ts.shape, device=device) < train.user_dropout
+        limits = order_limits(self.model.module)
+        cell: Tensor | None = None
+        if limits is None:  # the encoder gives one query vector per checkout
+            query, positive = mask_users(batch.query, alone), draw_outcomes(batch, train.positives)
+        else:
+            query = hide_profiles(batch.query, alone)
+            cell, positive = draw_order_targets(batch, order_rows(query, *limits), self.targets)
+        known = positive > 0
+        counts = processes.all_gather_rows(torch.tensor([[len(positive), int(known.sum())]], device=device))
+        if not known.any() and processes.world_size() == 1:
             return None  # Lightning cannot skip a step of several processes
-        drawn = torch.randint(n_negatives, [local_share(train.uniform_negatives)], device=device)
-        negative = items.negatives[drawn]
-        rows = torch.cat([positive, negative])
-        is_user_hidden = torch.rand(batch.query.ts.shape, device=device) < train.user_dropout
-        query, vectors = self.model(
-            mask_users(batch.query, is_user_hidden), rows, items.catalog, items.text, items.price
-        )
-        # Draws of other processes are negatives too: a batch is one, however many processes share it.
-        first_query, first_positive = counts[: processes.rank()].sum(0).tolist()
-        gather, query, vectors = processes.all_gather_rows, query.float(), vectors.float()
-        with torch.autocast(device.type, enabled=False):  # inner products over a temperature need all bits
-            loss = sampled_softmax_loss(
-                query,
-                Positives(gather(vectors[: positive.numel()]), gather(positive), gather(owner + first_query)),
-                UniformNegatives(gather(vectors[positive.numel() :]), gather(negative), n_negatives),
-                items.probability,
-                train.temperature,
-                LocalShare(slice(first_positive, first_positive + positive.numel()), first_query),
-            )
-        loss = loss * processes.world_size()  # gradients are averaged over the processes
-        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=query.shape[0])
+        sampled, first_query = self.draw_sample(positive, counts), int(counts[: processes.rank(), 0].sum())
+        items = self.items
+        arguments = query, torch.cat([positive[known], sampled.item]), items.catalog, items.text, items.price
+        if cell is None:
+            vector, vectors = self.model(*arguments)
+        else:
+            vector, vectors = self.model(*arguments, alone)
+            vector = vector.flatten(0, 1)[cell]
+        loss = self.loss(vector.float(), vectors.float(), positive, sampled, first_query)
+        # Gradients are averaged over the processes.
+        loss = loss * processes.world_size() / counts[:, 1].sum().clamp_min(1)
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=batch.query.ts.numel())
         return loss
+
+    def draw_sample(self, positive: Tensor, counts: Tensor) -> "DrawnItems":
+        """This process's share of the items to compare with: random positives [Q, k], and uniform draws.
+
+        `counts` [processes, 2] are the queries and positives of every process.
+        """
+        train, negatives = self.settings.train, self.items.negatives
+        row, column = positive.nonzero(as_tuple=True)
+        share = min(1.0, train.in_batch_negatives / max(int(counts[:, 1].sum()), 1))
+        kept = torch.rand(row.shape, device=row.device) < share
+        drawn = torch.randint(negatives.numel(), [local_share(train.uniform_negatives)], device=row.device)
+        uniform = negatives[drawn]
+        first_query = counts[: processes.rank(), 0].sum()
+        return DrawnItems(
+            item=torch.cat([positive[row[kept], column[kept]], uniform]),
+            query=torch.cat([row[kept] + first_query, torch.full_like(uniform, -1)]),
+        )
+
+    def loss(
+        self, query: Tensor, vectors: Tensor, positive: Tensor, drawn: "DrawnItems", first_query: int
+    ) -> Tensor:
+        """The summed loss of queries [Q, D] with positives [Q, k], and the vectors of positives and `drawn`.
+
+        Draws of other processes are negatives too: a batch is one, however many processes share it.
+        """
+        gather, known = processes.all_gather_rows, positive > 0
+        n_positives = int(known.sum())
+        padded = vectors.new_zeros([*positive.shape, vectors.shape[1]])
+        padded = padded.index_put(known.nonzero(as_tuple=True), vectors[:n_positives])
+        with torch.autocast(self.device.type, enabled=False):  # inner products need all bits
+            return sampled_softmax_loss(
+                query,
+                Positives(padded, positive),
+                SampledItems(
+                    gather(vectors[n_positives:]),
+                    gather(drawn.item),
+                    gather(drawn.query),
+                    self.items.negatives.numel(),
+                ),
+                self.items.probability,
+                first_query,
+            )
 
     def on_validation_epoch_start(self) -> None:
         items = self.items
@@ -157,16 +215,14 @@ def local_share(count: int) -> int:
     )
 
 
-def draw_positives(batch: Batch, limit: int) -> tuple[Tensor, Tensor]:
-    """Up to `limit` random purchases of each checkout: their checkouts [P] and items [P]."""
-    bought = batch.outcomes.purchase
-    owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
-    kept = rank_in_segment(owner, torch.rand(owner.shape, device=owner.device)) < limit
-    return owner[kept], item[kept]
+def order_limits(towers: TwoTower) -> tuple[int, int] | None:
+    """Events and orders that a SequenceEncoder reads; None for an encoder of checkouts."""
+    encoder = towers.query_encoder
+    return (encoder.max_events, encoder.max_orders) if isinstance(encoder, SequenceEncoder) else None
 
 
 def positive_probability(examples: Path, rows: int, items: int, limit: int) -> Tensor:
-    """Probability that a positive of `draw_positives`, from the first `rows`, is each item: [items]."""
+    """Probability that a positive of `draw_outcomes`, from the first `rows`, is each item: [items]."""
     expected_draws = torch.zeros(items, dtype=torch.float64)
     for table in iter_slices(examples, ["outcome_item", "outcome_purchase"], 0, rows, 65_536):
         lengths = torch.from_numpy(pc.list_value_length(table["outcome_item"]).to_numpy().astype("int64"))

@@ -25,6 +25,7 @@ from training.retrieval import (
     negative_items,
     positive_probability,
 )
+from training.retrieval_batches import target_rule, training_batches
 from training.run_files import (
     CONFIG_FILE,
     VECTORS_FILE,
@@ -145,16 +146,10 @@ def _fit_towers(
     build = partial(build_two_tower, cfg, prepared.table_sizes)
     weights = warm_start_weights(build, warm.tower_weights, warm.previous_rows) if warm else None
     items = _training_items(cfg, prepared, n_rows, warm)
-    task = RetrievalTask(build, items, TaskSettings.of(cfg, train_settings, weights))
+    targets = target_rule(prepared.meta, train_settings.positives)
+    task = RetrievalTask(build, items, TaskSettings.of(cfg, train_settings, weights), targets)
     stream = {"max_history": cfg.retrieval.model.query.get("max_events"), **processes.stream_share()}
-    train = read_batches(
-        examples / "train.parquet",
-        train_settings.batch_size,
-        seed=cfg.seed,
-        shuffle=True,
-        stop=n_rows,
-        **stream,
-    )
+    train = training_batches(cfg, examples / "train.parquet", n_rows, folder, stream)
     validation_file = examples / "validation.parquet"
     first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)

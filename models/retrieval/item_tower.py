@@ -15,13 +15,15 @@ from models.embeddings import EmbeddingTable, EmbeddingTables, gather_rows_int8
 from models.jagged import gather_segments
 from models.schema import Catalog, ItemText, TableSizes
 
+ID_STD = 0.1  # of the initial ids: small, so that few steps turn them
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemTowerSettings:
     """Configuration of the item tower.
 
     Args:
-        id_dim, category_dim, brand_dim, token_dim: widths of the tables.
+        category_dim, brand_dim, token_dim: widths of the tables.
         attribute_dim: width of the table of each item attribute.
         content_dim: width of the projection of the items' own vectors.
         hidden: width of the hidden layer.
@@ -34,7 +36,6 @@ class ItemTowerSettings:
             compositional embeddings, Shi et al., KDD 2020, section 4).
     """
 
-    id_dim: int = 32
     category_dim: int = 16
     brand_dim: int = 16
     token_dim: int = 32
@@ -54,12 +55,14 @@ class ItemFeatures(NamedTuple):
     brand: Tensor  # [U] int64
     attributes: Tensor  # [U, A] int64
     content: Tensor  # [U, E] float32, zeros where missing
-    price: Tensor  # [U] float32, 0 for unknown
+    price: Tensor  # [U] float32, relative to the shop's usual price, 0 for unknown
     tokens: tuple[Tensor, Tensor, Tensor]  # ids [ΣT], lengths [U], weights [ΣT]
 
 
 class ItemEncoder(nn.Module):
-    """U item rows to unit vectors [U, dim].
+    """U item rows to unit vectors [U, dim]: an id's own vector plus what a perceptron makes of all features.
+
+    The id goes past the perceptron too, so that a shop whose items have ids alone loses nothing.
 
     Args:
         sizes: rows of the tables.
@@ -77,9 +80,10 @@ class ItemEncoder(nn.Module):
         self.register_buffer("trained_mask", torch.ones(sizes.items, dtype=torch.bool))
         levels = [f"category_{level}" for level in range(sizes.category_levels)]
         attributes = [f"item_attribute_{i}" for i in range(len(sizes.item_attributes))]
+        self.dim = dim
         self.embeddings = EmbeddingTables(
             [
-                EmbeddingTable("item", settings.id_rows or sizes.items, settings.id_dim, ["item"]),
+                EmbeddingTable("item", settings.id_rows or sizes.items, dim, ["item"], std=ID_STD),
                 EmbeddingTable("category", sizes.categories, settings.category_dim, levels),
                 EmbeddingTable("brand", sizes.brands, settings.brand_dim, ["brand"]),
                 EmbeddingTable("token", settings.token_rows or sizes.tokens, settings.token_dim, ["token"]),
@@ -126,11 +130,13 @@ class ItemEncoder(nn.Module):
             [item_lengths] + [one_id] * len(codes) + [token_lengths] + [one_id] * len(attributes),
             [item_weights] + [unit_weight] * len(codes) + [token_weights] + [unit_weight] * len(attributes),
         )  # [U, Σdim]
-        price_known = (price > 0).to(price.dtype)
-        inputs = [pooled, torch.stack([torch.log1p(price), price_known], dim=1)]  # [U, 2]
+        own = pooled[:, : self.dim]  # the first table
+        is_priced = price > 0
+        log_price = torch.where(is_priced, torch.log(price.clamp_min(1e-6)), 0.0)
+        inputs = [pooled, torch.stack([log_price, is_priced.to(price.dtype)], dim=1)]  # [U, 2]
         if self.content is not None:
             inputs.append(self.content(features.content))
-        return F.normalize(self.mlp(torch.cat(inputs, dim=1)).float(), dim=1)  # [U, dim]
+        return F.normalize((own + self.mlp(torch.cat(inputs, dim=1))).float(), dim=1)  # [U, dim]
 
 
 class ContentProjection(nn.Module):
@@ -178,6 +184,6 @@ def item_encoder_inputs(
         brand=catalog.brand[rows],
         attributes=catalog.attributes[rows],
         content=gather_rows_int8(catalog.content, rows) if has_content else price.new_zeros(len(rows), 0),
-        price=price[rows],
+        price=price[rows] / torch.where(price[0] > 0, price[0], 1.0),  # row 0 is the shop's usual item
         tokens=(text.token[position], lengths, text.weight[position]),
     )

@@ -7,38 +7,27 @@ from torch import Tensor
 
 
 class Positives(NamedTuple):
-    """P items that followed the checkouts of all processes."""
+    """Up to k items that followed each of Q queries."""
 
-    vectors: Tensor  # [P, D]
-    item: Tensor  # [P] int64, item rows
-    query: Tensor  # [P] int64, the query of each positive, numbered across processes, rising
+    vectors: Tensor  # [Q, k, D]
+    item: Tensor  # [Q, k] int64, item rows; 0 for none
 
 
-class UniformNegatives(NamedTuple):
-    """M items of all processes, drawn uniformly from N items."""
+class SampledItems(NamedTuple):
+    """K items to compare with: positives of all processes' queries (in-batch), and uniform draws from N."""
 
-    vectors: Tensor  # [M, D]
-    item: Tensor  # [M] int64, item rows
+    vectors: Tensor  # [K, D]
+    item: Tensor  # [K] int64, item rows
+    query: Tensor  # [K] int64, the query whose positive it is, numbered across processes; -1 if uniform
     n_items: int  # N
-
-
-class LocalShare(NamedTuple):
-    """The part of a batch that belongs to this process."""
-
-    positives: slice = slice(None)  # its rows of Positives
-    first_query: int = 0  # number of its first query
-
-
-SINGLE_PROCESS = LocalShare()
 
 
 def sampled_softmax_loss(
     query: Tensor,
     positives: Positives,
-    negatives: UniformNegatives,
+    sampled: SampledItems,
     probability: Tensor,
-    temperature: float,
-    local: LocalShare = SINGLE_PROCESS,
+    first_query: int = 0,
 ) -> Tensor:
     """Softmax over the items that negatives are drawn from, estimated from in-batch and uniform negatives.
 
@@ -47,33 +36,31 @@ def sampled_softmax_loss(
     Both samplers can draw an item, so the expected count is the sum over both (the balance heuristic; mixed
     negatives as in Yang et al., WWW 2020 Companion, section 3.2):
 
-        E[count of j] = (P - own) · p_j + M / N
+        E[count of j] = (in-batch draws of other queries) · p_j + (uniform draws) / N
 
-    This makes the sampled sum an unbiased estimate of the full one. The query's own positives are no
-    negatives for it, and copies of the positive among the negatives (accidental hits) are masked: the
-    positive itself represents them.
+    This makes the sampled sum an unbiased estimate of the full one. A query's own positives are no negatives
+    for it, whoever drew them.
 
     Args:
-        query: [B, D] query vectors of this process.
-        probability: [N+1] probability that a drawn positive is this item.
-        temperature: divides the inner products.
+        query: [Q, D] query vectors of this process.
+        probability: [N+1] probability that an in-batch draw is this item.
+        first_query: number of this process's first query.
 
-    Returns: the sum of this process's losses over P, a scalar. Summed over processes, it is the mean over
-    all positives.
+    Returns: the sum over this process's positives, a scalar.
     """
-    sampled_item = torch.cat([positives.item, negatives.item])  # [P+M]
-    local_query = positives.query[local.positives]  # [R], R = P in one process
-    sampled_vectors = torch.cat([positives.vectors, negatives.vectors])
-    scores = query[local_query - local.first_query] @ sampled_vectors.T / temperature  # [R, P+M]
-    own_count = torch.bincount(positives.query)[local_query]  # [R]
-    in_batch_count = (positives.item.numel() - own_count).to(scores.dtype).unsqueeze(1)  # [R, 1]
-    uniform_count = negatives.item.numel() / negatives.n_items
-    expected_count = in_batch_count * probability[sampled_item].to(scores.dtype) + uniform_count  # [R, P+M]
+    number = first_query + torch.arange(query.shape[0], device=query.device)
+    is_own = sampled.query.unsqueeze(0) == number.unsqueeze(1)  # [Q, K]
+    in_batch = sampled.query >= 0
+    in_batch_count = in_batch.sum() - is_own.sum(1, keepdim=True)  # [Q, 1]
+    uniform_count = (~in_batch).sum() / sampled.n_items
+    scores = query @ sampled.vectors.T  # [Q, K]
+    expected_count = in_batch_count * probability[sampled.item].to(scores.dtype) + uniform_count
+    is_positive = is_own
+    for column in positives.item.unbind(1):
+        is_positive = is_positive | (sampled.item.unsqueeze(0) == column.unsqueeze(1))
     corrected = scores - expected_count.clamp_min(1e-20).log()
-    is_own = torch.zeros_like(scores, dtype=torch.bool)
-    is_own[:, : positives.query.numel()] = local_query.unsqueeze(1) == positives.query.unsqueeze(0)
-    is_hit = sampled_item.unsqueeze(0) == positives.item[local.positives].unsqueeze(1)
-    corrected = corrected.masked_fill(is_own | is_hit, -torch.inf)
-    target = scores.diagonal(local.positives.start or 0)  # the positive, uncorrected: always in the sum
-    losses = torch.logsumexp(torch.cat([target.unsqueeze(1), corrected], dim=1), dim=1) - target
-    return losses.sum() / max(positives.query.numel(), 1)
+    rest = torch.logsumexp(corrected.masked_fill(is_positive, -torch.inf), dim=1, keepdim=True)  # [Q, 1]
+    target = (positives.vectors * query.unsqueeze(1)).sum(2)  # [Q, k]
+    is_known = positives.item > 0
+    loss = torch.logaddexp(rest.expand_as(target)[is_known], target[is_known]) - target[is_known]
+    return loss.sum()

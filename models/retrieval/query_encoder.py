@@ -1,7 +1,7 @@
 """The parts that all query encoders share. A query encoder maps history, basket, context, profile and time to
-a unit vector in item space.
+a vector in item space. The score of an item is the inner product with its vector, a log-odds.
 
-`MeanEncoder`, `AttentionEncoder` and `TransformerEncoder` have a file each. All have the same call:
+`MeanEncoder` and `SequenceEncoder` have a file each, and the same call:
 
     encoder(query, vectors, history, basket, attributes) → [B, D]
 
@@ -22,6 +22,8 @@ from models.jagged import segment_offsets
 from models.retrieval.recent_events import known_basket_lines
 from models.schema import Query, seconds_to_days
 
+INITIAL_LENGTH = 14.0  # of query vectors
+
 
 @dataclass(frozen=True)
 class EncoderDims:
@@ -34,12 +36,14 @@ class EncoderDims:
 class Readout(nn.Module):
     """Bags of item vectors [B, D] to the query vector: their learned weighted sum plus an MLP's correction.
 
-    The weighted sum makes an untrained encoder point at the items in its bags.
+    The weighted sum makes an untrained encoder point at the items in its bags. The length of the query vector
+    is the same for all checkouts, and learned: it is the inverse temperature of the softmax over items.
     """
 
     def __init__(self, num_bags: int, dims: EncoderDims, hidden: int) -> None:
         super().__init__()
         self.bag_weights = nn.Parameter(torch.full([num_bags], 1.0 / num_bags))
+        self.log_length = nn.Parameter(torch.tensor(INITIAL_LENGTH).log())
         self.mlp = nn.Sequential(
             nn.Linear(num_bags * dims.item + dims.attributes + 6, hidden),
             nn.ReLU(),
@@ -47,14 +51,14 @@ class Readout(nn.Module):
         )
 
     def forward(self, bags: list[Tensor], query: Query, attributes: Tensor, event_count: Tensor) -> Tensor:
-        """Unit vectors [B, D]; `event_count` [B] is the number of events in the bags."""
+        """Query vectors [B, D]; `event_count` [B] is the number of events in the bags."""
         lines = query.basket_offsets[1:] - query.basket_offsets[:-1]
         counts = torch.log1p(torch.stack([event_count, lines], dim=1).to(attributes.dtype))
         checkout = [counts, time_of_week(query.ts).to(attributes.dtype), attributes]
         out: Tensor = self.mlp(torch.cat(bags + checkout, dim=1))  # [B, D]
         for i, bag in enumerate(bags):
             out = out + self.bag_weights[i] * bag
-        return F.normalize(out, dim=1)
+        return F.normalize(out, dim=1) * self.log_length.exp()
 
 
 def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:

@@ -1,24 +1,10 @@
-"""A query's latest events and basket lines as one jagged sequence, which sequence encoders read."""
-
-from typing import NamedTuple
+"""A query's latest events and basket lines, which query encoders read."""
 
 import torch
 from torch import Tensor
 
 from models.jagged import segment_ids, segment_offsets
-from models.schema import HISTORY_KINDS, Query, seconds_to_days
-
-BASKET_KIND = len(HISTORY_KINDS)  # kind of a basket line; it follows the kinds of the history
-N_EVENT_FEATURES = 3 + BASKET_KIND + 1  # columns of EventSequence.features
-
-
-class EventSequence(NamedTuple):
-    """n events of B checkouts: by checkout, oldest first, the basket last."""
-
-    checkout: Tensor  # [n] int64, ascending
-    vector_row: Tensor  # [n] int64, row of the event's item vector
-    age: Tensor  # [n] float32, days
-    features: Tensor  # [n, N_EVENT_FEATURES] float32: log age, log quantity, log price, one-hot kind
+from models.schema import Query
 
 
 def mask_users(query: Query, user_mask: Tensor) -> Query:
@@ -37,6 +23,11 @@ def mask_users(query: Query, user_mask: Tensor) -> Query:
         history_price=query.history_price[kept],
         profile=query.profile.masked_fill(user_mask.unsqueeze(1), 0),
     )
+
+
+def hide_profiles(query: Query, user_mask: Tensor) -> Query:
+    """The same checkouts with unknown profile codes where `user_mask` [B] is True."""
+    return query._replace(profile=query.profile.masked_fill(user_mask.unsqueeze(1), 0))
 
 
 def latest_events(query: Query, limit: int) -> tuple[Tensor, Tensor]:
@@ -58,32 +49,3 @@ def known_basket_lines(query: Query) -> tuple[Tensor, Tensor]:
     """Basket lines whose item is known: positions in the flat basket [n] and their checkouts [n]."""
     position = (query.basket_item > 0).nonzero()[:, 0]
     return position, segment_ids(query.basket_offsets).index_select(0, position)
-
-
-def event_sequence(
-    query: Query, history: Tensor, basket: Tensor, limit: int, basket_kind: int
-) -> EventSequence:
-    """The latest `limit` events, then the basket.
-
-    `history` [ΣH] and `basket` [ΣK] are the rows of the item vectors. `basket_kind` is BASKET_KIND
-    (TorchScript reads no module constants).
-    """
-    event, event_checkout = latest_events(query, limit)
-    line, line_checkout = known_basket_lines(query)
-    checkout = torch.cat([event_checkout, line_checkout])
-    order = torch.argsort(checkout, stable=True)
-    age = seconds_to_days(query.ts[event_checkout] - query.history_ts[event])
-    age = torch.cat([age, torch.zeros_like(query.basket_price[line])])
-    kind = torch.cat([query.history_kind[event], torch.full_like(line, basket_kind)])
-    quantity = torch.cat([query.history_quantity[event], query.basket_quantity[line]])
-    price = torch.cat([query.history_price[event], query.basket_price[line]])
-    kinds = torch.arange(basket_kind + 1, device=kind.device)
-    features = torch.cat(
-        [
-            torch.stack([torch.log1p(age), torch.log1p(quantity), torch.log1p(price)], dim=1),
-            (kind.unsqueeze(1) == kinds).to(age.dtype),
-        ],
-        dim=1,
-    )
-    row = torch.cat([history[event], basket[line]])
-    return EventSequence(checkout[order], row[order], age[order], features[order])

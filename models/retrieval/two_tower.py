@@ -8,13 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from models.embeddings import EmbeddingTable, EmbeddingTables
-from models.retrieval.attention_encoder import AttentionEncoder
 from models.retrieval.item_tower import ItemEncoder, item_encoder_inputs
 from models.retrieval.mean_encoder import MeanEncoder
-from models.retrieval.transformer_encoder import TransformerEncoder
+from models.retrieval.order_sequence import (
+    OrderSequence,
+    groups_by_length,
+    order_sequence,
+    select_checkouts,
+)
+from models.retrieval.sequence_encoder import SequenceEncoder
 from models.schema import Catalog, ItemText, Query
 
-QueryEncoder = MeanEncoder | AttentionEncoder | TransformerEncoder
+QueryEncoder = MeanEncoder | SequenceEncoder
 
 
 class TwoTower(nn.Module):
@@ -38,9 +43,19 @@ class TwoTower(nn.Module):
         self.attribute_embeddings = make_attribute_embeddings(attribute_sizes, attribute_dim)
 
     def forward(
-        self, query: Query, rows: Tensor, catalog: Catalog, text: ItemText, price: Tensor
+        self,
+        query: Query,
+        rows: Tensor,
+        catalog: Catalog,
+        text: ItemText,
+        price: Tensor,
+        alone: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Query vectors [B, D] and the vectors of item `rows` [R, D]."""
+        """Query vectors [B, D] and the vectors of item `rows` [R, D].
+
+        With `alone` [B] bool, a SequenceEncoder gives a query vector after every order instead, [B, T, D];
+        it reads the orders of a checkout in `alone` each without those before it.
+        """
         unique_rows, inverse = torch.unique(
             torch.cat([query.history_item, query.basket_item, rows]), return_inverse=True
         )
@@ -51,7 +66,26 @@ class TwoTower(nn.Module):
         attributes = empty_attributes(query)
         if self.attribute_embeddings is not None:
             attributes = self.attribute_embeddings(*attribute_bags(query))
-        return self.query_encoder(query, vectors, history, basket, attributes), vectors[requested]
+        encoder = self.query_encoder
+        if alone is not None and isinstance(encoder, SequenceEncoder):
+            limits = encoder.max_events, encoder.max_orders
+            sequence = order_sequence(query, vectors, history, basket, *limits)
+            return encode_by_length(encoder, sequence, attributes, alone), vectors[requested]
+        return encoder(query, vectors, history, basket, attributes), vectors[requested]
+
+
+def encode_by_length(
+    encoder: SequenceEncoder, sequence: OrderSequence, attributes: Tensor, alone: Tensor
+) -> Tensor:
+    """`encoder.encode_orders` in groups of similar length: [B, T, D], zeros for padding."""
+    vectors = torch.zeros_like(sequence.items)
+    for group in groups_by_length(sequence.last):
+        part = select_checkouts(sequence, group)
+        encoded = encoder.encode_orders(part, attributes[group], alone[group])
+        vectors = vectors.index_put(
+            (group.unsqueeze(1), torch.arange(encoded.shape[1], device=group.device)), encoded
+        )
+    return vectors
 
 
 class QueryTower(nn.Module):

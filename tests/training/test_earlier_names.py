@@ -81,12 +81,12 @@ def old_parameter(name: str) -> str:
 
 @pytest.mark.parametrize("ranker", RANKERS)
 def test_an_old_config_is_read_with_todays_names(ranker: str, tmp_path: Path) -> None:
-    config = current_config(f"ranker={ranker}", "query=transformer")
+    config = current_config(f"ranker={ranker}", "query=mean")
     old = old_config(config)
     assert set(old["ranker"]) == {"train", "model", "mixture"}
     assert {"negatives", "balance"} <= set(old["ranker"]["train"])
     assert old["retrieval"]["sources"]["collaborative"] == config["retrieval"]["sources"]["ease"]
-    assert old["retrieval"]["model"]["query"]["_target_"] == "models.query_transformer.TransformerEncoder"
+    assert old["retrieval"]["model"]["query"]["_target_"] == "models.query_encoder.MeanEncoder"
     (tmp_path / CONFIG_FILE).write_text(yaml.safe_dump(old))
     config["slate"]["exclude_basket"] = False  # what was just paid counted then
     config["features"] |= BEFORE_4

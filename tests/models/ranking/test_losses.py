@@ -14,7 +14,7 @@ from models.ranking.losses import (
     poisson_loss,
 )
 from models.ranking.tasks import DEFAULT_TASKS, TaskOutputs, log_probabilities, parent_indices
-from models.retrieval.losses import Positives, UniformNegatives, sampled_softmax_loss
+from models.retrieval.losses import Positives, SampledItems, sampled_softmax_loss
 
 ITEMS, DIM = 40, 6
 
@@ -43,47 +43,68 @@ def draws(seed: int, checkouts: int, uniform: int, skew: float):
     return positive, negative, torch.cat([torch.zeros(1), probability])
 
 
+def sampled_loss(query, vectors, positive, negative, probability) -> float:
+    """The mean loss of one positive per query, all of them in-batch negatives, beside uniform ones."""
+    sampled = SampledItems(
+        vectors[torch.cat([positive, negative])],
+        torch.cat([positive, negative]),
+        torch.cat([torch.arange(len(positive)), torch.full_like(negative, -1)]),
+        ITEMS,
+    )
+    positives = Positives(vectors[positive].unsqueeze(1), positive.unsqueeze(1))
+    return float(sampled_softmax_loss(query / 0.3, positives, sampled, probability) / len(positive))
+
+
 @pytest.mark.parametrize(("checkouts", "uniform"), [(2500, 2500), (3000, 0), (200, 20000)])
 def test_sampled_softmax_converges_to_full_softmax(checkouts: int, uniform: int) -> None:
     """With many samples the loss is the full one, for in-batch and uniform negatives in several mixes."""
     query, vectors = towers(checkouts)
     positive, negative, probability = draws(2, checkouts, uniform, skew=1.0)
-    owner = torch.arange(checkouts)
-    sampled = sampled_softmax_loss(
-        query,
-        Positives(vectors[positive], positive, owner),
-        UniformNegatives(vectors[negative], negative, ITEMS),
-        probability,
-        0.3,
-    )
-    exact = full_softmax(query, vectors, positive, owner, 0.3)
-    assert float(sampled) == pytest.approx(float(exact), rel=0.015)
+    exact = full_softmax(query, vectors, positive, torch.arange(checkouts), 0.3)
+    sampled = sampled_loss(query, vectors, positive, negative, probability)
+    assert sampled == pytest.approx(float(exact), rel=0.015)
 
 
 def test_without_the_correction_the_loss_is_biased() -> None:
     """Guards the test above: the uncorrected in-batch loss is far from the full one."""
     query, vectors = towers(2000)
     positive, negative, probability = draws(2, 2000, 0, 1.0)
-    owner = torch.arange(2000)
-    exact = full_softmax(query, vectors, positive, owner, 0.3)
-    positives = Positives(vectors[positive], positive, owner)
-    negatives = UniformNegatives(vectors[negative], negative, ITEMS)
-    corrected = sampled_softmax_loss(query, positives, negatives, probability, 0.3)
-    uncorrected = sampled_softmax_loss(
-        query, positives, negatives, torch.full_like(probability, 1 / ITEMS), 0.3
-    )
+    exact = float(full_softmax(query, vectors, positive, torch.arange(2000), 0.3))
+    corrected = sampled_loss(query, vectors, positive, negative, probability)
+    uncorrected = sampled_loss(query, vectors, positive, negative, torch.full_like(probability, 1 / ITEMS))
     assert abs(corrected - exact) < 0.015 * exact
     assert abs(uncorrected - exact) > 0.05 * exact
 
 
-def test_own_positives_are_no_negatives() -> None:
-    """Two purchases of one checkout do not push each other away."""
-    query = torch.tensor([[1.0, 0.0]])
+@pytest.mark.parametrize("query_of_draw", [0, -1])
+def test_own_positives_are_no_negatives(query_of_draw: int) -> None:
+    """Two purchases of one checkout do not push each other away, also where another draw finds them."""
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    probability = torch.tensor([0.0, 0.5, 0.5])
-    positives = Positives(vectors, torch.tensor([1, 2]), torch.tensor([0, 0]))
-    negatives = UniformNegatives(vectors[:0], torch.empty(0).long(), 2)
-    assert sampled_softmax_loss(query, positives, negatives, probability, 1.0) == 0
+    items = torch.tensor([1, 2])
+    sampled = SampledItems(vectors, items, torch.full([2], query_of_draw), 2)
+    loss = sampled_softmax_loss(
+        torch.tensor([[1.0, 0.0]]),
+        Positives(vectors.unsqueeze(0), items.unsqueeze(0)),
+        sampled,
+        torch.tensor([0.0, 0.5, 0.5]),
+    )
+    assert loss == 0
+
+
+def test_absent_positives_do_not_count() -> None:
+    """Padding adds no loss, and no gradient."""
+    query, vectors = towers(3)
+    sampled = SampledItems(vectors[5:9], torch.arange(5, 9), torch.full([4], -1), ITEMS)
+    probability = torch.full([ITEMS + 1], 1 / ITEMS)
+    losses = []
+    for width in (1, 3):
+        item = torch.zeros([3, width], dtype=torch.int64)
+        item[:, 0] = torch.tensor([1, 2, 0])
+        positives = Positives(vectors[item], item)
+        losses.append(float(sampled_softmax_loss(query / 0.3, positives, sampled, probability)))
+    alone = Positives(vectors[torch.tensor([[1], [2]])], torch.tensor([[1], [2]]))
+    losses.append(float(sampled_softmax_loss(query[:2] / 0.3, alone, sampled, probability)))
+    assert losses[0] == pytest.approx(losses[1]) == pytest.approx(losses[2])
 
 
 @settings(deadline=None)

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from models.retrieval.losses import LocalShare, Positives, UniformNegatives, sampled_softmax_loss
+from models.retrieval.losses import Positives, SampledItems, sampled_softmax_loss
 from training.config import ConfigError
 from training.distributed import processes
 
@@ -22,30 +22,28 @@ def loss_of(weight: torch.Tensor, rank: int, world: int) -> torch.Tensor:
     g = torch.Generator().manual_seed(0)
     probability = torch.rand(ITEMS + 1, generator=g)
     query, table = torch.randn(CHECKOUTS, 4, generator=g), torch.randn(ITEMS + 1, 4, generator=g)
-    owner = torch.arange(CHECKOUTS).repeat_interleave(torch.randint(0, 4, [CHECKOUTS], generator=g))
-    positive = torch.randint(1, ITEMS + 1, owner.shape, generator=g)
+    positive = torch.randint(0, ITEMS + 1, [CHECKOUTS, 3], generator=g)
     negative = torch.randint(1, ITEMS + 1, [10], generator=g)
     low, high = CHECKOUTS * rank // world, CHECKOUTS * (rank + 1) // world
-    local = (owner >= low) & (owner < high)
-    start = int((owner < low).sum())
     drawn = negative[10 * rank // world : 10 * (rank + 1) // world]
-    vectors = F.normalize(table[torch.cat([positive[local], drawn])] @ weight, dim=1)
-    positives, negatives = vectors[: int(local.sum())], vectors[int(local.sum()) :]
+    own = positive[low:high]
+    is_known = own > 0
+    query_number = torch.arange(low, high).unsqueeze(1).expand_as(own)[is_known]
+    item = torch.cat([own[is_known], drawn])
+    gather = processes.all_gather_rows
     share = sampled_softmax_loss(
-        F.normalize(query[low:high] @ weight, dim=1),
-        Positives(
-            processes.all_gather_rows(positives),
-            processes.all_gather_rows(positive[local]),
-            processes.all_gather_rows(owner[local]),
-        ),
-        UniformNegatives(
-            processes.all_gather_rows(negatives), processes.all_gather_rows(drawn), n_items=ITEMS
+        F.normalize(query[low:high] @ weight, dim=1) / 0.3,
+        Positives(F.normalize(table[own] @ weight, dim=2), own),
+        SampledItems(
+            gather(F.normalize(table[item] @ weight, dim=1)),
+            gather(item),
+            gather(torch.cat([query_number, torch.full_like(drawn, -1)])),
+            n_items=ITEMS,
         ),
         probability / probability.sum(),
-        0.3,
-        LocalShare(slice(start, start + int(local.sum())), first_query=low),
+        first_query=low,
     )
-    return share * world
+    return share / int((positive > 0).sum()) * world
 
 
 def work(rank: int, folder: str) -> None:

@@ -1,0 +1,198 @@
+"""A query encoder that reads orders as a sequence, trained at every order: causal self-attention with time.
+
+SASRec (Kang and McAuley, ICDM 2018, section III) over orders instead of single items, with the time and the
+number of orders between two of them in place of positions, and decayed means of the history beside it.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.retrieval.order_sequence import OrderSequence, order_sequence
+from models.retrieval.query_encoder import INITIAL_LENGTH, EncoderDims, time_of_week
+from models.schema import Query, seconds_to_days
+
+N_GAP_BUCKETS = 16  # log2 buckets of hours: 2^15 hours are nearly four years
+N_DISTANCE_BUCKETS = 32  # orders back; the last bucket holds all that are further
+N_ORDER_FEATURES = 7  # of `order_features`
+
+
+class Relation(NamedTuple):
+    """How R rows of each checkout's orders see all T: the later order first."""
+
+    days: Tensor  # [B, R, T] float32, days from a row back to a column; 0 for a later column
+    distance: Tensor  # [B, R, T] int64, orders between them, at most N_DISTANCE_BUCKETS - 1
+    hidden: Tensor  # [B, R, T] bool, columns that a row must not see
+
+
+class SequenceBlock(nn.Module):
+    """Pre-norm self-attention and MLP; each head adds a bias by time and by orders between two orders.
+
+    The biases replace position embeddings (Li et al., "TiSASRec", WSDM 2020, section 3.2; Zhai et al.,
+    "HSTU", ICML 2024, section 3.3). `gated` multiplies what attention and MLP add by a sigmoid of their
+    input (LiGR: Borisyuk et al., "From features to transformers", 2025, section 3.2).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, gated: bool) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.max_gap_bucket = heads, dropout, N_GAP_BUCKETS - 1
+        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.gap = nn.Embedding(N_GAP_BUCKETS, heads)
+        self.distance = nn.Embedding(N_DISTANCE_BUCKETS, heads)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.attention_gate = nn.Linear(width, width) if gated else None
+        self.mlp_gate = nn.Linear(width, width) if gated else None
+        nn.init.zeros_(self.gap.weight)
+        nn.init.zeros_(self.distance.weight)
+
+    def forward(self, x: Tensor, rows: Tensor, relation: Relation) -> Tensor:
+        """New states of `rows` [B, R, W], which are some of all states x [B, T, W]."""
+        batch, n_rows, width = rows.shape
+        size = width // self.heads
+        q = self.query(self.before_attention(rows)).view(batch, n_rows, self.heads, size).transpose(1, 2)
+        key_value = self.key_value(self.before_attention(x)).view(batch, x.shape[1], 2, self.heads, size)
+        k, v = key_value.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, T, size]
+        gap_bucket = torch.log2(1 + relation.days * 24).to(torch.int64).clamp_max(self.max_gap_bucket)
+        bias = (self.gap(gap_bucket) + self.distance(relation.distance)).permute(0, 3, 1, 2)
+        score = q @ k.transpose(2, 3) / math.sqrt(size) + bias  # [B, heads, R, T]
+        weight = score.masked_fill(relation.hidden.unsqueeze(1), -math.inf).softmax(3)  # a row sees itself
+        weight = F.dropout(weight, self.dropout, self.training)
+        attended = self.out((weight @ v).transpose(1, 2).reshape(batch, n_rows, width))
+        attended = F.dropout(attended, self.dropout, self.training)
+        if self.attention_gate is not None:
+            attended = attended * torch.sigmoid(self.attention_gate(rows))
+        states = rows + attended
+        added = F.dropout(self.mlp(self.before_mlp(states)), self.dropout, self.training)
+        if self.mlp_gate is not None:
+            added = added * torch.sigmoid(self.mlp_gate(states))
+        out: Tensor = states + added
+        return out
+
+
+class SequenceEncoder(nn.Module):
+    """Blocks over the orders; the query vector adds decayed means of the items to the state of an order.
+
+    Args:
+        dims: widths of item vectors and attribute embeddings.
+        hidden: width of the layer that corrects the means.
+        max_events: latest events that are read.
+        max_orders: latest orders, the basket included; training time grows with its square.
+        half_lives: days in which an order loses half its weight, one mean each.
+        layers: number of blocks; 0 for the means alone.
+        heads: of each block; must divide `dims.item`.
+        dropout: in the blocks, in training.
+        gated: LiGR blocks instead of plain ones.
+    """
+
+    def __init__(
+        self,
+        dims: EncoderDims,
+        hidden: int = 256,
+        max_events: int = 512,
+        max_orders: int = 64,
+        half_lives: tuple[float, ...] = (3.0, 21.0, 120.0),
+        layers: int = 1,
+        heads: int = 2,
+        dropout: float = 0.3,
+        gated: bool = False,
+    ) -> None:
+        super().__init__()
+        if dims.item % heads:
+            raise ValueError(f"heads={heads} must divide the width of the item vectors, {dims.item}")
+        self.max_events, self.max_orders, self.dropout = max_events, max_orders, dropout
+        self.half_lives, self.max_distance = list(half_lives), N_DISTANCE_BUCKETS - 1
+        self.scale = math.sqrt(dims.item)
+        self.project_features = nn.Linear(N_ORDER_FEATURES, dims.item)
+        self.blocks = nn.ModuleList(SequenceBlock(dims.item, heads, dropout, gated) for _ in range(layers))
+        self.norm = nn.LayerNorm(dims.item)
+        n_bags = len(half_lives) + 1
+        self.bag_weights = nn.Parameter(torch.full([n_bags], 1.0 / n_bags))
+        self.log_length = nn.Parameter(torch.tensor(INITIAL_LENGTH).log())
+        self.mlp = nn.Sequential(
+            nn.Linear(n_bags * dims.item + dims.attributes + N_ORDER_FEATURES, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, dims.item),
+        )
+
+    def forward(
+        self, query: Query, vectors: Tensor, history: Tensor, basket: Tensor, attributes: Tensor
+    ) -> Tensor:
+        """Query vectors [B, D]; see models/retrieval/query_encoder.py."""
+        sequence = order_sequence(query, vectors, history, basket, self.max_events, self.max_orders)
+        alone = torch.zeros_like(query.ts, dtype=torch.bool)
+        return self.encode_rows(sequence, sequence.last.unsqueeze(1), attributes, alone)[:, 0]
+
+    def encode_orders(self, sequence: OrderSequence, attributes: Tensor, alone: Tensor) -> Tensor:
+        """The query vector after each order, of what was known by then: [B, T, D]; see `encode_rows`."""
+        n_checkouts, length = sequence.ts.shape
+        row = torch.arange(length, device=alone.device).expand(n_checkouts, length)
+        return self.encode_rows(sequence, row, attributes, alone)
+
+    def encode_rows(self, sequence: OrderSequence, row: Tensor, attributes: Tensor, alone: Tensor) -> Tensor:
+        """The query vectors after the orders `row` [B, R] of each checkout: [B, R, D].
+
+        Args:
+            attributes: [B, A], of the checkout: rows before the basket do not read them.
+            alone: [B] bool, checkouts whose orders are read each without those before it.
+        """
+        relation = self.relate(sequence, row, alone)
+        features = order_features(sequence)  # [B, T, F]
+        own_features = _select_rows(features, row)  # [B, R, F]
+        is_last = (row == sequence.last.unsqueeze(1)).to(features.dtype)  # [B, R]
+        known = attributes.unsqueeze(1) * is_last.unsqueeze(2)  # [B, R, A]
+        order_mean = sequence.items / sequence.lines.unsqueeze(2).clamp_min(1.0)  # [B, T, D]
+        bags = self.decayed_means(sequence, relation)
+        bags.append(_select_rows(order_mean, row))
+        out: Tensor = self.mlp(torch.cat(bags + [known, own_features], dim=2))
+        for i, bag in enumerate(bags):
+            out = out + self.bag_weights[i] * bag
+        out = F.normalize(out, dim=2) * self.log_length.exp()  # a mean of many items is short
+        if len(self.blocks) > 0:
+            x = order_mean * self.scale + self.project_features(features)
+            x = F.dropout(x, self.dropout, self.training)
+            all_rows = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], x.shape[1])
+            last_block = len(self.blocks) - 1
+            for i, block in enumerate(self.blocks):
+                if i < last_block:
+                    x = block(x, x, self.relate(sequence, all_rows, alone))
+                else:
+                    out = out + self.norm(block(x, _select_rows(x, row), relation))
+        return out
+
+    def relate(self, sequence: OrderSequence, row: Tensor, alone: Tensor) -> Relation:
+        """How the orders `row` [B, R] see all."""
+        column = torch.arange(sequence.ts.shape[1], device=row.device).view(1, 1, -1)
+        distance = row.unsqueeze(2) - column  # [B, R, T]
+        row_ts = sequence.ts.gather(1, row)
+        days = seconds_to_days((row_ts.unsqueeze(2) - sequence.ts.unsqueeze(1)).clamp_min(0))
+        hidden = (distance < 0) | (alone.view(-1, 1, 1) & (distance > 0))
+        return Relation(days, distance.clamp(0, self.max_distance), hidden)
+
+    def decayed_means(self, sequence: OrderSequence, relation: Relation) -> list[Tensor]:
+        """Means [B, R, D] of the items until each row's order, one per half-life."""
+        means: list[Tensor] = []
+        for half_life in self.half_lives:
+            weight = torch.exp2(-relation.days / half_life).masked_fill(relation.hidden, 0.0)  # [B, R, T]
+            total = (weight @ sequence.lines.unsqueeze(2)).clamp_min(1e-6)  # fades if all orders are old
+            means.append((weight @ sequence.items) / total)
+        return means
+
+
+def _select_rows(values: Tensor, row: Tensor) -> Tensor:
+    """Rows [B, R] of values [B, T, W] → [B, R, W]."""
+    return values.gather(1, row.unsqueeze(2).expand(-1, -1, values.shape[2]))
+
+
+def order_features(sequence: OrderSequence) -> Tensor:
+    """Size, kind and time of the orders: [B, T, N_ORDER_FEATURES]."""
+    lines = sequence.lines.clamp_min(1.0)
+    time = time_of_week(sequence.ts.flatten()).view(sequence.ts.shape[0], sequence.ts.shape[1], 4)
+    size = torch.stack(
+        [torch.log1p(sequence.lines), sequence.purchases / lines, (sequence.lines > 0).to(lines.dtype)], dim=2
+    )
+    return torch.cat([size, time], dim=2)

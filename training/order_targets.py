@@ -1,0 +1,109 @@
+"""What followed each order of a batch: the positives of retrieval, trained at every order.
+
+    orders of a checkout    o0      o1         o2 (basket)
+    targets                 of o1…  of o2…     of the outcomes
+
+"Followed" means within the horizon of the outcomes: in the next order, or in so many days.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data.io.batches import Batch
+from models.jagged import rank_in_segment, segment_ids
+from models.retrieval.order_sequence import OrderRows
+from models.schema import HISTORY_KINDS
+
+PURCHASE_KIND = HISTORY_KINDS.index("purchase")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRule:
+    """Which purchases count as what followed an order."""
+
+    horizon: int | None  # seconds; None: the next order
+    keep_basket: bool  # what the order itself holds counts too
+    limit: int  # targets drawn per order
+
+
+class OrderTargets(NamedTuple):
+    """Q orders with a target."""
+
+    cell: Tensor  # [Q] int64, checkout * T + row (models/retrieval/order_sequence.py)
+    item: Tensor  # [Q, limit] int64, 0 for none
+
+
+class OrderLines(NamedTuple):
+    """Purchased lines of the orders of a batch, by cell."""
+
+    cell: Tensor  # [n] int64, rising
+    item: Tensor  # [n] int64
+    ts: Tensor  # [n] int64
+
+
+def draw_outcomes(batch: Batch, limit: int) -> Tensor:
+    """Up to `limit` random purchases among the outcomes of each checkout: [B, limit] items, 0 for none."""
+    bought = batch.outcomes.purchase
+    owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
+    rank = rank_in_segment(owner, torch.rand(owner.shape, device=owner.device))
+    kept = rank < limit
+    drawn = torch.zeros([batch.query.ts.numel(), limit], dtype=torch.int64, device=item.device)
+    drawn[owner[kept], rank[kept]] = item[kept]
+    return drawn
+
+
+def draw_order_targets(batch: Batch, rows: OrderRows, rule: TargetRule) -> OrderTargets:
+    """Random targets of every order of a batch that has any; those of the basket are outcomes."""
+    n_checkouts, width = rows.ts.shape
+    lines = _purchased_lines(batch, rows)
+    cell = torch.unique(rows.cell)  # orders with a known item; baskets without one follow below
+    is_last = rows.last[cell // width] == cell % width
+    drawn = _draw_following(cell[~is_last], lines, rows.ts, rule)
+    outcomes = draw_outcomes(batch, rule.limit)
+    last_cell = torch.arange(n_checkouts, device=cell.device) * width + rows.last
+    cells, items = torch.cat([cell[~is_last], last_cell]), torch.cat([drawn, outcomes])
+    kept = (items > 0).any(1)
+    return OrderTargets(cells[kept], items[kept])
+
+
+def _purchased_lines(batch: Batch, rows: OrderRows) -> OrderLines:
+    """The lines of the rows' orders that were purchases, by cell."""
+    query, in_history = batch.query, rows.event >= 0
+    event, line = rows.event[in_history], -1 - rows.event[~in_history]
+    bought = query.history_kind[event] == PURCHASE_KIND
+    cell = torch.cat([rows.cell[in_history][bought], rows.cell[~in_history]])
+    item = torch.cat([query.history_item[event[bought]], query.basket_item[line]])
+    cell, order = cell.sort(stable=True)
+    return OrderLines(cell, item[order], rows.ts.flatten()[cell])
+
+
+def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRule) -> Tensor:
+    """For orders `cell` [Q], up to `limit` random lines that follow inside the horizon: [Q, limit] items."""
+    if lines.cell.numel() == 0:
+        return torch.zeros([cell.numel(), rule.limit], dtype=torch.int64, device=cell.device)
+    width, last_line = ts.shape[1], lines.cell.numel() - 1
+    start = torch.searchsorted(lines.cell, cell, right=True)
+    if rule.horizon is None:
+        next_cell = lines.cell[start.clamp_max(last_line)]
+        end = torch.searchsorted(lines.cell, next_cell, right=True)
+        end = torch.where((start <= last_line) & (next_cell // width == cell // width), end, start)
+    else:
+        # A time stands for itself in its checkout; checkouts lie further apart than the horizon.
+        span = int(ts.max() - ts.min()) + rule.horizon + 1
+        time_of = lines.cell // width * span + (lines.ts - ts.min())
+        until = cell // width * span + (ts.flatten()[cell] - ts.min()) + rule.horizon
+        end = torch.searchsorted(time_of, until, right=True)
+    count = (end - start).clamp_min(0).unsqueeze(1)  # [Q, 1]
+    draws = torch.minimum(count, torch.full_like(count, rule.limit))
+    stratum = torch.arange(rule.limit, device=cell.device)
+    share = (stratum + torch.rand([cell.numel(), rule.limit], device=cell.device)) / draws.clamp_min(1)
+    position = start.unsqueeze(1) + torch.minimum((share * count).long(), (count - 1).clamp_min(0))
+    drawn = lines.item[position.clamp_max(last_line)].masked_fill(stratum >= draws, 0)
+    if rule.keep_basket:
+        return drawn
+    n_items = int(lines.item.max()) + 1
+    own = torch.isin(cell.unsqueeze(1) * n_items + drawn, lines.cell * n_items + lines.item)
+    return drawn.masked_fill(own, 0)

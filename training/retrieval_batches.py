@@ -1,0 +1,45 @@
+"""The batches that retrieval trains on, and what counts as a positive in them."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from data.examples.exclusion import exclusion_from_meta
+from data.examples.splits import horizon_days
+from data.io.batches import Batch, read_batches
+from data.io.stream import BatchStream
+from models.schema import SECONDS_PER_DAY
+from training.distributed import processes
+from training.order_targets import TargetRule
+from training.sequence_rows import write_sequence_rows
+
+SEQUENCES_FILE = "sequences.parquet"
+
+
+def training_batches(
+    cfg: DictConfig, examples: Path, n_rows: int, folder: Path, stream: dict[str, Any]
+) -> BatchStream[Batch]:
+    """Shuffled batches of the first `n_rows` examples.
+
+    For an encoder of orders (`max_orders` in its settings) they are the rows whose sequences hold every order
+    once, written to the stage's `folder`, some `orders_per_step` orders each.
+    """
+    train, max_orders = cfg.retrieval.train, cfg.retrieval.model.query.get("max_orders")
+    if max_orders is None:
+        options = {"seed": cfg.seed, "shuffle": True, "stop": n_rows}
+        return read_batches(examples, train.batch_size, **options, **stream)
+    sequences = folder / SEQUENCES_FILE
+    mean_orders = processes.on_rank_zero(lambda: write_sequence_rows(examples, n_rows, max_orders, sequences))
+    batch_size = max(round(train.orders_per_step / mean_orders), processes.world_size())
+    return read_batches(sequences, batch_size, seed=cfg.seed, shuffle=True, **stream)
+
+
+def target_rule(meta: dict[str, Any], limit: int) -> TargetRule:
+    """What follows an order counts as in the outcomes of a prepared folder with this meta.json."""
+    days = horizon_days(meta["horizon"])
+    return TargetRule(
+        horizon=None if days is None else round(days * SECONDS_PER_DAY),
+        keep_basket=not exclusion_from_meta(meta).rule.basket,
+        limit=limit,
+    )

@@ -1,0 +1,55 @@
+"""The checkouts whose sequences hold every training order once: each user's latest, and some before it."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from data.io.parquet import iter_slices
+from serving.files import write_atomically
+
+CHUNK = 16_384  # rows
+
+
+def write_sequence_rows(examples: Path, stop: int, max_orders: int, target: Path) -> float:
+    """Write the rows of `examples` before `stop` whose orders hold each order of a user once.
+
+    A sequence ends with the checkout of its row and has up to `max_orders` orders: the rows are a user's
+    latest, the one `max_orders` before it, and so on.
+
+    Returns the mean number of orders in a sequence.
+    """
+    users = [
+        table["user_id"].combine_chunks() for table in iter_slices(examples, ["user_id"], 0, stop, CHUNK)
+    ]
+    user = pa.concat_arrays([part.cast(pa.string()) for part in map(_flat, users)]).dictionary_encode()
+    kept = latest_rows(user.indices.to_numpy(), max_orders)
+    orders = []
+    with write_atomically(target) as partial:
+        writer: pq.ParquetWriter | None = None
+        start = 0
+        for table in iter_slices(examples, None, 0, stop, CHUNK):
+            rows = kept[np.searchsorted(kept, start) : np.searchsorted(kept, start + len(table))] - start
+            start += len(table)
+            part = table.take(rows)
+            orders.append(np.minimum(part["n_prior_orders"].to_numpy() + 1, max_orders))
+            writer = writer or pq.ParquetWriter(partial, table.schema, compression="zstd")
+            writer.write_table(part, row_group_size=1024)
+        if writer is not None:
+            writer.close()
+    return float(np.concatenate(orders).mean()) if orders else 1.0
+
+
+def latest_rows(user: NDArray, every: int) -> NDArray:
+    """Rising positions [m] of each user's last row in `user` [n], and of every `every`-th before it."""
+    order = np.argsort(user, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(user[order])), len(user) - 1)  # of each user's run in `order`
+    run = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=-1))
+    from_end = ends[run] - np.arange(len(user))
+    return np.sort(order[from_end % every == 0])
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
