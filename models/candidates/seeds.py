@@ -4,12 +4,14 @@ A seed is a row of the concatenated lists, read for one checkout with a weight. 
 sum of weight · list score over the seeds of its source and checkout.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.candidates.keys import SourceRanking
+from models.candidates.source import BasketCategories, BasketItems, OwnItems, RecentItems
 from models.jagged import gather_segments, segment_ids, sum_by_key
 
 
@@ -144,3 +146,23 @@ def sum_lists(
         base_key.index_select(0, seed) + items.index_select(0, position),
         scores.index_select(0, position) * weight.index_select(0, seed),
     )
+
+
+def build_seeds(
+    seeds: BasketItems | BasketCategories | OwnItems | RecentItems,
+    position: int,
+    first_row: int,
+    rankings: Mapping[str, int],
+) -> nn.Module:
+    """The module of a source's seeds.
+
+    Args:
+        position: of the source in keys.
+        first_row: of the source's lists.
+        rankings: source with own events → its position in keys.
+    """
+    if isinstance(seeds, OwnItems):
+        return OwnItemSeeds(position, first_row, rankings[seeds.events], len(rankings), seeds.n)
+    if isinstance(seeds, RecentItems):
+        return RecentItemSeeds(position, first_row, seeds.n, seeds.decay)
+    return (BasketItemSeeds if isinstance(seeds, BasketItems) else BasketCategorySeeds)(position, first_row)

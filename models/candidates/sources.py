@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from models.candidates.events import EventCounter, build_event_counters
-from models.candidates.fusion import fuse, global_proposals, top_proposals
+from models.candidates.fusion import Proposals, fuse, global_proposals, top_proposals
 from models.candidates.item_lists import concat_lists, pad_lists
 from models.candidates.keys import SourceRanking, key_positions, rank_by_source, split_keys
 from models.candidates.seeds import (
@@ -29,14 +29,12 @@ from models.candidates.seeds import (
     OwnItemSeeds,
     RecentItemSeeds,
     SeedInputs,
+    build_seeds,
     sum_lists,
 )
 from models.candidates.source import (
     INDEX_SOURCE,
     BasketCategories,
-    BasketItems,
-    OwnItems,
-    RecentItems,
     SeedLists,
     Source,
     SourceInputs,
@@ -147,8 +145,25 @@ class CandidateSources(nn.Module):
     def forward(self, query: Query, query_vector: Tensor, ann: Tensor, catalog: Catalog) -> Candidates:
         """Candidates of B checkouts: query_vector [B, D]; ann [B, K] item rows of the index, -1 for none."""
         n_checkouts, n_items = query.ts.numel(), catalog.leaf.numel()
-        source_stride = n_checkouts * n_items
         personal = self.personal_scores(query, catalog.leaf)
+        everyone, personalised = self.proposals(personal, ann, n_checkouts, n_items)
+        keys, source_mask = fuse(everyone, personalised, catalog.available, self.max_candidates, n_checkouts)
+        checkout, item = split_keys(keys, n_items, n_checkouts)
+        item_vector = gather_rows_int8(catalog.vectors, item)  # [ΣC, D]
+        vector = query_vector if n_checkouts == 1 else query_vector.index_select(0, checkout)
+        score = (item_vector * vector).sum(1)
+        list_scores = self.score_by_source(personal, keys, n_checkouts * n_items)
+        return Candidates(segment_offsets(checkout, n_checkouts), item, source_mask, score, list_scores)
+
+    def proposals(
+        self, personal: PersonalScores, ann: Tensor, n_checkouts: int, n_items: int
+    ) -> tuple[Proposals, Proposals]:
+        """The proposals of the index and the global lists, and those of the personalised sources.
+
+        Args:
+            ann: [B, K] item rows of the index, -1 for none.
+        """
+        source_stride = n_checkouts * n_items
         neighbour_keys, neighbour_scores = personal.neighbour_keys, personal.neighbour_scores
         if len(self.excluded_shifts) > 0:
             excluded: list[Tensor] = []
@@ -170,13 +185,7 @@ class CandidateSources(nn.Module):
         everyone = global_proposals(
             ann, self.ann_bit, self.global_items, self.global_source_bits, self.global_ranks, n_items
         )
-        keys, source_mask = fuse(everyone, personalised, catalog.available, self.max_candidates, n_checkouts)
-        checkout, item = split_keys(keys, n_items, n_checkouts)
-        item_vector = gather_rows_int8(catalog.vectors, item)  # [ΣC, D]
-        vector = query_vector if n_checkouts == 1 else query_vector.index_select(0, checkout)
-        score = (item_vector * vector).sum(1)
-        list_scores = self.score_by_source(personal, keys, source_stride)
-        return Candidates(segment_offsets(checkout, n_checkouts), item, source_mask, score, list_scores)
+        return everyone, personalised
 
     def personal_scores(self, query: Query, leaf: Tensor) -> PersonalScores:
         """Scores of the personalised sources for B checkouts; `leaf` [N+1] is Catalog.leaf."""
@@ -275,23 +284,3 @@ def _named(name: str, read: Callable[[SourceInputs], T], inputs: SourceInputs) -
         return read(inputs)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def build_seeds(
-    seeds: BasketItems | BasketCategories | OwnItems | RecentItems,
-    position: int,
-    first_row: int,
-    rankings: Mapping[str, int],
-) -> nn.Module:
-    """The module of a source's seeds.
-
-    Args:
-        position: of the source in keys.
-        first_row: of the source's lists.
-        rankings: source with own events → its position in keys.
-    """
-    if isinstance(seeds, OwnItems):
-        return OwnItemSeeds(position, first_row, rankings[seeds.events], len(rankings), seeds.n)
-    if isinstance(seeds, RecentItems):
-        return RecentItemSeeds(position, first_row, seeds.n, seeds.decay)
-    return (BasketItemSeeds if isinstance(seeds, BasketItems) else BasketCategorySeeds)(position, first_row)

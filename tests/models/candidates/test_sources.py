@@ -120,6 +120,30 @@ def test_a_limit_keeps_the_best_of_every_source(seed: int) -> None:
             assert all(item in kept for item in ann_items[: max(only_ann, default=0)])
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_proposals_are_what_the_candidates_are_fused_of(seed: int) -> None:
+    catalog, query = random_catalog(seed), random_query(seed)
+    sources = make_sources(random_inputs(seed, catalog))
+    ann = torch.stack([torch.randperm(ITEMS)[:4] + 1 for _ in range(4)])
+    candidates = sources(query, torch.zeros(4, 8), ann, catalog)
+    n_items = catalog.leaf.numel()
+    parts = sources.proposals(sources.personal_scores(query, catalog.leaf), ann, 4, n_items)
+    key, bit, rank = (torch.cat(fields).tolist() for fields in zip(*parts, strict=True))
+    masks: dict[int, int] = {}
+    ranks: dict[tuple[int, int], list[int]] = {}
+    for k, b, r in zip(key, bit, rank, strict=True):
+        ranks.setdefault((b, k // n_items), []).append(r)
+        if catalog.available[k % n_items]:
+            masks[k] = masks.get(k, 0) | b
+    rows = torch.repeat_interleave(torch.arange(4), candidates.offsets.diff())
+    expected = dict(
+        zip((rows * n_items + candidates.item).tolist(), candidates.source_mask.tolist(), strict=True)
+    )
+    assert masks == expected
+    assert all(sorted(of_list) == list(range(len(of_list))) for of_list in ranks.values())
+
+
 def list_of(lists: ItemLists, row: int) -> list[tuple[int, float]]:
     """Items and scores of one row."""
     first, last = lists.offsets[row : row + 2].tolist()
