@@ -58,7 +58,7 @@ class DrawnItems(NamedTuple):
     """K items that a process drew to compare with."""
 
     item: Tensor  # [K] int64
-    query: Tensor  # [K] int64, the query whose positive it is, numbered across processes; -1 if uniform
+    group: Tensor  # [K] int64, the checkout whose positive it is, numbered across processes; -1 if uniform
 
 
 class RetrievalTask(pl.LightningModule):
@@ -111,52 +111,48 @@ class RetrievalTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
         torch.manual_seed(self.settings.step_seed(self.global_step))
-        train, device = self.settings.train, self.device
-        alone = torch.rand(batch.query.ts.shape, device=device) < train.user_dropout
+        train, device, n_checkouts = self.settings.train, self.device, batch.query.ts.numel()
+        alone = torch.rand([n_checkouts], device=device) < train.user_dropout
         limits = order_limits(self.model.module)
-        cell: Tensor | None = None
         if limits is None:  # the encoder gives one query vector per checkout
             query, positive = mask_users(batch.query, alone), draw_outcomes(batch, train.positives)
+            cell = group = torch.arange(n_checkouts, device=device)
         else:
-            query = hide_profiles(batch.query, alone)
-            cell, positive = draw_order_targets(batch, order_rows(query, *limits), self.targets)
+            query, rows = hide_profiles(batch.query, alone), order_rows(batch.query, *limits)
+            cell, positive = draw_order_targets(batch, rows, self.targets)
+            group = cell // rows.ts.shape[1]
         known = positive > 0
-        counts = processes.all_gather_rows(torch.tensor([[len(positive), int(known.sum())]], device=device))
+        counts = processes.all_gather_rows(torch.tensor([[n_checkouts, int(known.sum())]], device=device))
         if not known.any() and processes.world_size() == 1:
             return None  # Lightning cannot skip a step of several processes
-        sampled, first_query = self.draw_sample(positive, counts), int(counts[: processes.rank(), 0].sum())
-        items = self.items
-        arguments = query, torch.cat([positive[known], sampled.item]), items.catalog, items.text, items.price
-        if cell is None:
-            vector, vectors = self.model(*arguments)
-        else:
-            vector, vectors = self.model(*arguments, alone)
-            vector = vector.flatten(0, 1)[cell]
-        loss = self.loss(vector.float(), vectors.float(), positive, sampled, first_query)
+        group = group + counts[: processes.rank(), 0].sum()
+        drawn, items = self.draw_sample(positive, group, int(counts[:, 1].sum())), self.items
+        arguments = query, torch.cat([positive[known], drawn.item]), items.catalog, items.text, items.price
+        vector, vectors = self.model(*arguments, None if limits is None else alone)
+        vector = vector.flatten(0, -2)[cell]
+        loss = self.loss(vector.float(), vectors.float(), positive, group, drawn)
         # Gradients are averaged over the processes.
         loss = loss * processes.world_size() / counts[:, 1].sum().clamp_min(1)
-        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=batch.query.ts.numel())
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=n_checkouts)
         return loss
 
-    def draw_sample(self, positive: Tensor, counts: Tensor) -> "DrawnItems":
+    def draw_sample(self, positive: Tensor, group: Tensor, n_positives: int) -> "DrawnItems":
         """This process's share of the items to compare with: random positives [Q, k], and uniform draws.
 
-        `counts` [processes, 2] are the queries and positives of every process.
+        `group` [Q] are the checkouts of the queries, `n_positives` the positives of all processes.
         """
         train, negatives = self.settings.train, self.items.negatives
         row, column = positive.nonzero(as_tuple=True)
-        share = min(1.0, train.in_batch_negatives / max(int(counts[:, 1].sum()), 1))
+        share = train.in_batch_negatives / max(n_positives, 1)
         kept = torch.rand(row.shape, device=row.device) < share
         drawn = torch.randint(negatives.numel(), [local_share(train.uniform_negatives)], device=row.device)
-        uniform = negatives[drawn]
-        first_query = counts[: processes.rank(), 0].sum()
         return DrawnItems(
-            item=torch.cat([positive[row[kept], column[kept]], uniform]),
-            query=torch.cat([row[kept] + first_query, torch.full_like(uniform, -1)]),
+            item=torch.cat([positive[row[kept], column[kept]], negatives[drawn]]),
+            group=torch.cat([group[row[kept]], torch.full_like(drawn, -1)]),
         )
 
     def loss(
-        self, query: Tensor, vectors: Tensor, positive: Tensor, drawn: "DrawnItems", first_query: int
+        self, query: Tensor, vectors: Tensor, positive: Tensor, group: Tensor, drawn: "DrawnItems"
     ) -> Tensor:
         """The summed loss of queries [Q, D] with positives [Q, k], and the vectors of positives and `drawn`.
 
@@ -173,11 +169,11 @@ class RetrievalTask(pl.LightningModule):
                 SampledItems(
                     gather(vectors[n_positives:]),
                     gather(drawn.item),
-                    gather(drawn.query),
+                    gather(drawn.group),
                     self.items.negatives.numel(),
                 ),
                 self.items.probability,
-                first_query,
+                group,
             )
 
     def on_validation_epoch_start(self) -> None:

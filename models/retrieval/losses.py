@@ -18,7 +18,7 @@ class SampledItems(NamedTuple):
 
     vectors: Tensor  # [K, D]
     item: Tensor  # [K] int64, item rows
-    query: Tensor  # [K] int64, the query whose positive it is, numbered across processes; -1 if uniform
+    group: Tensor  # [K] int64, the group of the query whose positive it is; -1 if uniform
     n_items: int  # N
 
 
@@ -27,7 +27,7 @@ def sampled_softmax_loss(
     positives: Positives,
     sampled: SampledItems,
     probability: Tensor,
-    first_query: int = 0,
+    group: Tensor,
 ) -> Tensor:
     """Softmax over the items that negatives are drawn from, estimated from in-batch and uniform negatives.
 
@@ -36,21 +36,21 @@ def sampled_softmax_loss(
     Both samplers can draw an item, so the expected count is the sum over both (the balance heuristic; mixed
     negatives as in Yang et al., WWW 2020 Companion, section 3.2):
 
-        E[count of j] = (in-batch draws of other queries) · p_j + (uniform draws) / N
+        E[count of j] = (in-batch draws of other groups) · p_j + (uniform draws) / N
 
     This makes the sampled sum an unbiased estimate of the full one. A query's own positives are no negatives
-    for it, whoever drew them.
+    for it, whoever drew them. Nor are in-batch draws of its group, the orders of one history: they are what
+    this user buys, far more often than p_j says.
 
     Args:
         query: [Q, D] query vectors of this process.
         probability: [N+1] probability that an in-batch draw is this item.
-        first_query: number of this process's first query.
+        group: [Q] int64, the group of each query, numbered across processes.
 
     Returns: the sum over this process's positives, a scalar.
     """
-    number = first_query + torch.arange(query.shape[0], device=query.device)
-    is_own = sampled.query.unsqueeze(0) == number.unsqueeze(1)  # [Q, K]
-    in_batch = sampled.query >= 0
+    is_own = sampled.group.unsqueeze(0) == group.unsqueeze(1)  # [Q, K]
+    in_batch = sampled.group >= 0
     in_batch_count = in_batch.sum() - is_own.sum(1, keepdim=True)  # [Q, 1]
     uniform_count = (~in_batch).sum() / sampled.n_items
     scores = query @ sampled.vectors.T  # [Q, K]

@@ -52,7 +52,10 @@ def sampled_loss(query, vectors, positive, negative, probability) -> float:
         ITEMS,
     )
     positives = Positives(vectors[positive].unsqueeze(1), positive.unsqueeze(1))
-    return float(sampled_softmax_loss(query / 0.3, positives, sampled, probability) / len(positive))
+    return float(
+        sampled_softmax_loss(query / 0.3, positives, sampled, probability, torch.arange(len(query)))
+        / len(positive)
+    )
 
 
 @pytest.mark.parametrize(("checkouts", "uniform"), [(2500, 2500), (3000, 0), (200, 20000)])
@@ -87,8 +90,31 @@ def test_own_positives_are_no_negatives(query_of_draw: int) -> None:
         Positives(vectors.unsqueeze(0), items.unsqueeze(0)),
         sampled,
         torch.tensor([0.0, 0.5, 0.5]),
+        torch.tensor([0]),
     )
     assert loss == 0
+
+
+def test_draws_of_the_own_group_are_no_negatives() -> None:
+    """The orders of one user are a group: what one drew changes nothing for the others."""
+    query, vectors = towers(3)
+    item = torch.tensor([[1], [2], [3]])
+    probability, group = torch.full([ITEMS + 1], 1 / ITEMS), torch.tensor([0, 0, 1])
+    positives = Positives(vectors[item], item)
+    losses = []
+    for kept in ([0, 1, 2, 3], [2, 3]):  # a uniform draw keeps the sum from being empty
+        sampled = SampledItems(
+            vectors[[1, 2, 3, 9]][kept], torch.tensor([1, 2, 3, 9])[kept], torch.tensor([0, 0, 1, -1])[kept],
+            ITEMS,
+        )  # fmt: skip
+        losses.append(
+            float(
+                sampled_softmax_loss(
+                    query[:2], Positives(*(part[:2] for part in positives)), sampled, probability, group[:2]
+                )
+            )
+        )
+    assert losses[0] == pytest.approx(losses[1])
 
 
 def test_absent_positives_do_not_count() -> None:
@@ -101,9 +127,11 @@ def test_absent_positives_do_not_count() -> None:
         item = torch.zeros([3, width], dtype=torch.int64)
         item[:, 0] = torch.tensor([1, 2, 0])
         positives = Positives(vectors[item], item)
-        losses.append(float(sampled_softmax_loss(query / 0.3, positives, sampled, probability)))
+        losses.append(
+            float(sampled_softmax_loss(query / 0.3, positives, sampled, probability, torch.arange(3)))
+        )
     alone = Positives(vectors[torch.tensor([[1], [2]])], torch.tensor([[1], [2]]))
-    losses.append(float(sampled_softmax_loss(query[:2] / 0.3, alone, sampled, probability)))
+    losses.append(float(sampled_softmax_loss(query[:2] / 0.3, alone, sampled, probability, torch.arange(2))))
     assert losses[0] == pytest.approx(losses[1]) == pytest.approx(losses[2])
 
 

@@ -41,7 +41,7 @@ def loss_of(weight: torch.Tensor, rank: int, world: int) -> torch.Tensor:
             n_items=ITEMS,
         ),
         probability / probability.sum(),
-        first_query=low,
+        torch.arange(low, high),
     )
     return share / int((positive > 0).sum()) * world
 
