@@ -38,9 +38,9 @@ def sasrec(user, item, order, drop_bought, folder, seed):
     pl.seed_everything(seed)
     interactions = pd.DataFrame({Columns.User: user, Columns.Item: item, Columns.Weight: 1.0})
     interactions[Columns.Datetime] = pd.Timestamp("2014-01-01") + pd.to_timedelta(order, unit="D")
-    best = ModelCheckpoint(folder / f"SASRec-{seed}", "best", SASRecModel.val_loss_name, mode="min")
 
     def trainer():
+        best = ModelCheckpoint(folder / f"SASRec-{seed}", "best", SASRecModel.val_loss_name, mode="min")
         stopping = EarlyStopping(SASRecModel.val_loss_name, patience=PATIENCE, verbose=True)
         return pl.Trainer(
             max_epochs=MAX_EPOCHS, callbacks=[stopping, best, TQDMProgressBar(50)], logger=False,
@@ -54,7 +54,8 @@ def sasrec(user, item, order, drop_bought, folder, seed):
     )  # fmt: skip
     dataset = Dataset.construct(interactions)
     model.fit(dataset)
-    model.load_weights_from_checkpoint(best.best_model_path)
+    best_model = model.fit_trainer.checkpoint_callback.best_model_path  # RecTools trains with a copy
+    model.load_weights_from_checkpoint(best_model)
     users = np.arange(user.max() + 1)
     rows = model.recommend(users, dataset, DEPTH, filter_viewed=drop_bought)
     lists = np.full((len(users), DEPTH), -1, np.int64)
