@@ -17,11 +17,13 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data.io import engine, lists
+from data.tables import title_vectors
 from data.tables.encoded_tables import EncodedTables
 from data.tables.item_vectors import VectorColumn
 
 WORD_SEPARATOR = r"[^\p{L}\p{N}]+"  # between the words of a title
 
+TITLE_VECTOR = "_title"  # in `item_vectors`; no column of a shop may have this name
 ATTRIBUTE_GROUPS = ("context", "profile", "item_attributes")  # fields of FeatureSchema
 
 
@@ -60,6 +62,16 @@ class FeatureSchema:
     def content_dim(self) -> int:
         """E: numbers of all vectors of an item."""
         return sum(vector.dim for vector in self.item_vectors)
+
+    @property
+    def listed_vectors(self) -> list[VectorColumn]:
+        """The vectors that are columns of the item list."""
+        return [vector for vector in self.item_vectors if vector.name != TITLE_VECTOR]
+
+    @property
+    def title_dim(self) -> int:
+        """Numbers of the vector of the title, the last of `item_vectors`; 0 for none."""
+        return sum(vector.dim for vector in self.item_vectors if vector.name == TITLE_VECTOR)
 
     def table_sizes(self) -> dict[str, Any]:
         """Sizes of embedding tables, the unknown included; and `category_levels`."""
@@ -105,8 +117,11 @@ def build_schema_and_items(
     """The schema, and `items.parquet` as a table without `content`, the column of the vectors.
 
     Without a checkout before `validation_start` (Unix seconds), context and profile vocabularies are empty.
-    `cfg` is the features config, `vectors` are those of the item list.
+    `cfg` is the features config, `vectors` are those of the item list. Raises DataError for a
+    `cfg.title_encoder` that cannot be used.
     """
+    title_dim = title_vectors.title_dim(cfg)
+    titles = [VectorColumn(TITLE_VECTOR, title_dim)] if title_dim else []
     levels = int(cfg["category_levels"])
     items = engine.materialize(con, "item_paths", _add_category_paths(encoded.items, levels))
     prefixes = [items.select(path=items[f"path_{k}"]) for k in range(levels)]
@@ -134,7 +149,7 @@ def build_schema_and_items(
         item_attributes=[
             _fit_attribute(con, listed, f"attribute_{c}", c, cfg) for c in encoded.item_attribute_names
         ],
-        item_vectors=list(vectors),
+        item_vectors=[*vectors, *titles],
     )
     codes = encode_items(con, encoded.items, schema, int(cfg["tokens_per_item"]))
     return schema, _item_table(con, encoded, codes, schema)

@@ -17,7 +17,7 @@ from data.examples.exclusion import read_exclusion
 from data.examples.outcomes import OutcomeSpec
 from data.io import engine
 from data.io.parquet import parquet_files
-from data.tables import attribution, column_selection, contract, item_vectors
+from data.tables import attribution, column_selection, contract, item_vectors, title_vectors
 from data.tables.item_vectors import VectorColumn
 from models.schema import SECONDS_PER_DAY
 
@@ -76,6 +76,7 @@ def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
     source = import_module(f"data.sources.{data['name']}")
     files = list_files(source.table_files(data))
     features = {name: value for name, value in config["features"].items() if name not in RANKER_SETTINGS}
+    title_vectors.title_dim(features)  # raises at once where the model of titles is missing
     outcomes = OutcomeSpec(labels.wanted_labels(config), read_exclusion(config.get("slate")))
     return PrepareInputs(data, features, config.get("prepare", {}), source, files, outcomes)
 

@@ -28,6 +28,7 @@ from data.io import engine
 from data.sources.tables import read_table
 from data.tables import checks, contract, item_vectors
 from data.tables.contract import CANONICAL_TYPES, ITEMS
+from data.tables.title_vectors import encode_titles
 
 # All columns but item_id may be null.
 ITEM_UPDATE_SCHEMA = pa.schema(
@@ -41,7 +42,7 @@ def item_update_schema(schema: FeatureSchema | None) -> pa.Schema:
     fields = list(ITEM_UPDATE_SCHEMA)
     if schema is not None:
         types = {a.name: pa.float64() if a.values is None else pa.string() for a in schema.item_attributes}
-        types |= {vector.name: item_vectors.VECTOR_TYPE for vector in schema.item_vectors}
+        types |= {vector.name: item_vectors.VECTOR_TYPE for vector in schema.listed_vectors}
         fields += [pa.field(name, kind) for name, kind in types.items()]
     return pa.schema(fields)
 
@@ -84,7 +85,7 @@ def read_item_updates(path: str | Path, schema: FeatureSchema | None = None) -> 
 def _read_vectors(path: Path, schema: FeatureSchema | None) -> pa.Table:
     """The vector columns of the file, in file order. Raises DataError for another length than in `schema`."""
     names = item_vectors.vector_column_names(path)
-    dims = {vector.name: vector.dim for vector in schema.item_vectors} if schema is not None else {}
+    dims = {vector.name: vector.dim for vector in schema.listed_vectors} if schema is not None else {}
     for column in item_vectors.check_vectors(path, names):
         trained_dim = dims.get(column.name, column.dim)
         if column.dim != trained_dim:
@@ -118,7 +119,9 @@ def _update_attributes(
             )
         else:
             out[attribute.name] = value.cast("string")
-    unread = [v.name for v in (schema.item_vectors if schema is not None else ()) if v.name in items.columns]
+    unread = [
+        v.name for v in (schema.listed_vectors if schema is not None else ()) if v.name in items.columns
+    ]
     for name in unread:
         if con.execute(items[name].count()):
             raise DataError(f"{path}: column '{name}' is {items[name].type()}, expected a list of numbers")
@@ -212,14 +215,15 @@ def apply_item_updates(
         "available": pc.coalesce(updated("available"), True),
         "first_sold": pc.fill_null(old["first_sold"], 0),
     }
-    columns |= _further_columns(updates, old, schema)
+    columns |= _attribute_columns(updates, old, schema)
+    columns["content"] = item_vectors.vector_lists(_content(updates, old, schema, pa.table(columns)))
     patch = pa.table({f.name: columns[f.name].cast(f.type) for f in items.schema}, schema=items.schema)
     return _upsert_rows(items, patch, row)
 
 
-def _further_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) -> dict[str, pa.Array]:
-    """The columns of the attributes and vectors of items after the updates; `old` are the items before them,
-    nulls where an item is new."""
+def _attribute_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) -> dict[str, pa.Array]:
+    """The columns of the attributes of items after the updates; `old` are the items before them, nulls where
+    an item is new."""
     n, attributes = updates.num_rows, schema.item_attributes
     codes = _list_matrix(old, "attribute_codes", len(attributes), np.int32)
     columns: dict[str, pa.Array] = {}
@@ -233,17 +237,27 @@ def _further_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) ->
         codes[is_given, k] = _attribute_code(value, attribute)[is_given]
         if raw in columns:
             columns[raw] = pc.coalesce(value.cast(pa.float64()), old[raw])
+    offsets = pa.array(np.arange(n + 1) * len(attributes), pa.int32())
+    columns["attribute_codes"] = pa.ListArray.from_arrays(offsets, pa.array(codes.reshape(-1), pa.int32()))
+    return columns
+
+
+def _content(updates: pa.Table, old: pa.Table, schema: FeatureSchema, items: pa.Table) -> np.ndarray:
+    """[n, E] the vectors of `items` after the updates; `old` are the items before them, nulls where an item
+    is new. Raises DataError where titles have vectors, and the packages of their model are missing."""
     content, start = _list_matrix(old, "content", schema.content_dim, np.float32), 0
-    for vector in schema.item_vectors:
+    for vector in schema.listed_vectors:
         if vector.name in updates.column_names:
             is_given = pc.fill_null(pc.greater(pc.list_value_length(updates[vector.name]), 0), False)
             is_given = is_given.to_numpy()
             unit = item_vectors.unit_vectors(updates.select([vector.name]), [vector])
             content[is_given, start : start + vector.dim] = unit[is_given]
         start += vector.dim
-    offsets = pa.array(np.arange(n + 1) * len(attributes), pa.int32())
-    columns["attribute_codes"] = pa.ListArray.from_arrays(offsets, pa.array(codes.reshape(-1), pa.int32()))
-    return columns | {"content": item_vectors.vector_lists(content)}
+    text_given = [pc.is_valid(updates[name]).to_numpy() for name in ("title", "category", "brand")]
+    is_stale = np.any(text_given, axis=0)
+    if schema.title_dim and is_stale.any():
+        content[is_stale, start:] = encode_titles(items.filter(pa.array(is_stale)), schema.title_dim)
+    return content
 
 
 def _attribute_code(values: pa.Array, attribute: Attribute) -> np.ndarray:

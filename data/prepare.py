@@ -19,6 +19,7 @@ from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -32,13 +33,14 @@ from data.examples import (
     writer,
 )
 from data.examples.neighbour_tables import table_steps, write_neighbour_tables
+from data.feature_schema import FeatureSchema
 from data.inputs import PrepareInputs, filter_known_before, read_tables, resolve_inputs, to_plain
 from data.io import engine
 from data.io.code_hash import code_hash
 from data.io.folders import publish_folder
 from data.tables import checks, column_selection, contract, encoded_tables, item_vectors
 from data.tables.encoded_tables import EncodedTables
-from data.tables.item_vectors import VectorColumn
+from data.tables.title_vectors import encode_titles
 
 STEPS = (
     "hash", "read", "check", "encode", "features", "snapshots", *table_steps(),
@@ -121,7 +123,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
             con, encoded, bounds.validation_start, inputs.features, read.vectors
         )  # fmt: skip
         (folder / "schema.json").write_text(json.dumps(schema.to_json(), ensure_ascii=False))
-        items = _append_content(items, files["items"], read.vectors)
+        items = _append_content(items, files["items"], schema, folder.parent)
         pq.write_table(items, folder / "items.parquet", compression="zstd")
         _show_step(bar, "snapshots")
         dates = snapshots.snapshot_dates(encoded.start, encoded.end, every_days)
@@ -177,11 +179,12 @@ def _encode(
     return encoded
 
 
-def _append_content(items: pa.Table, file: Path, vectors: list[VectorColumn]) -> pa.Table:
+def _append_content(items: pa.Table, file: Path, schema: FeatureSchema, cache_folder: Path) -> pa.Table:
     """`items.parquet` with `content`: the vectors of each item side by side, lists [E] float32."""
     item_ids = items["item_id"].combine_chunks()
-    # Items that the shop does not list have no row in the file, and so no vector.
-    content = item_vectors.read_unit_vectors(file, vectors, item_ids)
+    # Items that the shop does not list have no row in the file, and so no vector of it.
+    listed = item_vectors.read_unit_vectors(file, schema.listed_vectors, item_ids)
+    content = np.concatenate([listed, encode_titles(items, schema.title_dim, cache_folder)], axis=1)
     return items.append_column("content", item_vectors.vector_lists(content))
 
 

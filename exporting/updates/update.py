@@ -124,7 +124,10 @@ def update_bundle(
     settings = _export_settings(current)
     with timed_step("run"):
         trained = load_exportable_run(find_training_run(current.manifest, run, tracking_uri))
-        updated = update_run(trained, load_item_tower(trained), updates)
+        try:
+            updated = update_run(trained, load_item_tower(trained), updates)
+        except DataError as error:
+            raise ExportError(str(error)) from error
         delta = index_delta(current.folder, updated, updated_item_rows(updated.items, updates))
     build_index = _index_builder(current, updated, delta, settings.index, rebuild)
     version = _publish_update(root, current, updated, updates, settings, build_index)
