@@ -27,7 +27,7 @@ from reporting.tables import text_table
 from serving.command_line import argument, option
 from serving.files import write_json, write_text
 from training.catalog_refresh import refresh_run
-from training.retrieval_stage import selected_towers
+from training.retrieval_stage import TOWER_SPLITS, towers_of_split
 from training.stage_folders import STAGE_MANIFEST
 from training.trained_run import Run, open_run
 
@@ -78,7 +78,7 @@ def training_seconds(run: Run) -> float:
 
     A stage counts from its start to its end; if it was killed and resumed, the pause counts too.
     """
-    towers = {selected_towers(run.retrieval_folder), run.retrieval_folder}
+    towers = {towers_of_split(run.retrieval_folder, split) for split in TOWER_SPLITS}
     stages = sum(
         (stage / STAGE_MANIFEST).stat().st_mtime - (stage / ".lock").stat().st_mtime
         for stage in (*towers, run.candidates_folder, run.folder)

@@ -5,6 +5,8 @@ from typing import Any
 from data.feature_schema import Attribute, FeatureSchema
 from data.tables.column_selection import UnreadColumns
 
+OUTSIDE = ("earlier", "between", "gap", "later")  # splits
+
 
 def describe_columns(
     schema: FeatureSchema, unread: UnreadColumns, unread_kinds: dict[str, int]
@@ -38,7 +40,7 @@ def summary(meta: dict[str, Any]) -> str:
             f"{counts['orders']:,} orders of {counts['users']:,} users, {counts['items']:,} items",
             f"{n['train']:,} train / {n['validation']:,} validation / {n['test']:,} test checkouts",
             f"{n['immature']:,} immature",
-            f"{n['earlier'] + n['gap'] + n['later']:,} before, between or after the splits",
+            f"{sum(n.get(name, 0) for name in OUTSIDE):,} before, between or after the splits",
             *further_counts,
             f"click: {meta['click']}",
             *positives,

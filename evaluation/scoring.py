@@ -53,9 +53,10 @@ def score_split(run: Run, split: str) -> ScoredCandidates:
     batches = read_batches(run.candidates_folder / f"{split}.parquet", BATCH_SIZE)
     to_outputs, to_label_outputs = TaskOutputs(run.tasks), TaskOutputs(run.tasks, of_labels=True)
     parts: list[ScoredCandidates] = []
+    tower, catalog = run.towers_of(split)
     for batch in tqdm(batches, desc=f"score {split}", unit=" batches", mininterval=1):
-        vector = run.query_tower(batch.query, run.catalog.vectors)
-        logits = run.ranker.calibration(run.ranker(batch.query, vector, batch.candidates, run.catalog))
+        vector = tower(batch.query, catalog.vectors)
+        logits = run.ranker.calibration(run.ranker(batch.query, vector, batch.candidates, catalog))
         labels = label_candidates(batch.candidates, batch.outcomes, run.catalog.leaf, policy)
         logits_at_position = logits_as_shown(run.ranker, run.tasks, logits, labels, policy)
         parts.append(
@@ -106,11 +107,12 @@ def rankings_by_order(scored: ScoredCandidates, tasks: Sequence[Task]) -> dict[s
 @torch.no_grad()
 def nearest_items(run: Run, split: str, k: int = 500) -> RankedLists:
     """The k available items nearest to each query vector, by exact search."""
-    vectors = unpack_int8(run.catalog.vectors)
+    tower, catalog = run.towers_of(split)
+    vectors = unpack_int8(catalog.vectors)
     batches = read_batches(run.candidates_folder / f"{split}.parquet", BATCH_SIZE, with_candidates=False)
     items = torch.cat(
         [
-            exact_top_k(run.query_tower(batch.query, run.catalog.vectors), vectors, run.catalog.available, k)
+            exact_top_k(tower(batch.query, catalog.vectors), vectors, catalog.available, k)
             for batch in tqdm(batches, desc=f"nearest {split}", unit=" batches", mininterval=1)
         ]
     ).numpy()

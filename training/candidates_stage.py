@@ -10,7 +10,7 @@ from training import candidates
 from training.candidate_sources import open_source_tables
 from training.checkout_sampling import MAX_RECENT_CHECKOUTS, count_retrieval_rows, first_ranker_row
 from training.prepared_data import PreparedData
-from training.retrieval_stage import load_query_tower, selected_towers
+from training.retrieval_stage import load_query_tower, towers_of_split
 from training.slate_exclusion import SlateExclusion
 from training.source_settings import scored_source_names, source_settings
 from training.stage_folders import is_done, lock_folder, stage_folder, write_stage_manifest
@@ -24,7 +24,7 @@ def gather_candidates(
 ) -> Path:
     """Write the candidates of the ranker's training checkouts and of the other splits; return their folder.
 
-    Those of training checkouts are of `selected_towers`. Of censored checkouts, where there are any, a sample
+    Those of a split are of its `towers_of_split`. Of censored checkouts, where there are any, a sample
     is enough: it tells the level of the tasks.
     """
     folder = stage_folder(
@@ -44,8 +44,7 @@ def gather_candidates(
         recall = {}
         opened: dict[Path, candidates.TrainedRetrieval] = {}
         for split in splits:
-            # Out of sample: the final towers learned from the training checkouts.
-            towers = selected_towers(retrieval) if split == "train" else retrieval
+            towers = towers_of_split(retrieval, split)
             if towers not in opened:
                 opened = {towers: _open_retrieval(cfg, prepared, towers)}  # one at a time: tables are large
             trained = opened[towers]

@@ -24,7 +24,7 @@ from training.labels import LabelPolicy, Labels, label_policy_from_meta, task_la
 from training.prepared_data import PreparedData
 from training.ranker import QuerySource, RankerRun, RankerTask, predict
 from training.recalibration import recalibrate_at
-from training.retrieval_stage import load_query_tower, selected_towers
+from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_objective, save_run_config
 from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
@@ -101,7 +101,8 @@ def _train_ranker(
     if processes.rank() > 0:
         return
     outputs = _kept_validation_outputs(cfg, task, metrics) if first_row == 0 else None
-    tower, catalog = load_query_tower(cfg, prepared, retrieval)  # the trainer may have moved the others
+    # Anew, because the trainer may have moved the others.
+    tower, catalog = load_query_tower(cfg, prepared, towers_of_split(retrieval, "validation"))
     if outputs is None:
         batches = read_batches(validation_file, VALIDATION_BATCH_SIZE)
         outputs = predict(ranker, tower, catalog, batches, label_policy)
@@ -129,7 +130,8 @@ def _query_sources(
 ) -> tuple[QuerySource, QuerySource]:
     """Of training, by the towers that learned from none of its checkouts, and of validation."""
     training, validation = (
-        load_query_tower(cfg, prepared, towers) for towers in (selected_towers(retrieval), retrieval)
+        load_query_tower(cfg, prepared, towers_of_split(retrieval, split))
+        for split in ("train", "validation")
     )
     return QuerySource(training[0], training[1].vectors), QuerySource(validation[0], validation[1].vectors)
 

@@ -1,13 +1,15 @@
 """The batches that retrieval trains on, and what counts as a positive in them."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from data.examples.exclusion import exclusion_from_meta
-from data.examples.splits import horizon_days
+from data.examples.splits import BETWEEN, horizon_days
 from data.io.batches import Batch, read_batches
+from data.io.parquet import count_rows
 from data.io.stream import BatchStream
 from models.schema import SECONDS_PER_DAY
 from training.distributed import processes
@@ -15,22 +17,41 @@ from training.order_targets import TargetRule
 from training.sequence_rows import write_sequence_rows
 
 SEQUENCES_FILE = "sequences.parquet"
+REFIT_ROWS = "rows"  # folder of a stage
+
+
+class TrainingRows(NamedTuple):
+    """The first `stop` rows of a file of examples, or of a folder of them in the order of names."""
+
+    path: Path
+    stop: int
+
+
+def refit_rows(examples: Path, folder: Path) -> TrainingRows:
+    """The checkouts whose outcomes were known before the test split, by links in a stage's `folder`."""
+    links = folder / REFIT_ROWS
+    links.mkdir(exist_ok=True)
+    for position, split in enumerate(("train", BETWEEN, "validation")):
+        file, link = examples / f"{split}.parquet", links / f"{position}-{split}.parquet"
+        if file.is_file() and not link.is_symlink():
+            link.symlink_to(os.path.relpath(file.resolve(), links.resolve()))
+    return TrainingRows(links, count_rows(links))
 
 
 def training_batches(
-    cfg: DictConfig, examples: Path, n_rows: int, folder: Path, stream: dict[str, Any]
+    cfg: DictConfig, rows: TrainingRows, folder: Path, stream: dict[str, Any]
 ) -> BatchStream[Batch]:
-    """Shuffled batches of the first `n_rows` examples.
+    """Shuffled batches of examples.
 
     For an encoder of orders (`max_orders` in its settings) they are the rows whose sequences hold every order
     once, written to the stage's `folder`, some `orders_per_step` orders each.
     """
     train, max_orders = cfg.retrieval.train, cfg.retrieval.model.query.get("max_orders")
     if max_orders is None:
-        options = {"seed": cfg.seed, "shuffle": True, "stop": n_rows}
-        return read_batches(examples, train.batch_size, **options, **stream)
+        options = {"seed": cfg.seed, "shuffle": True, "stop": rows.stop}
+        return read_batches(rows.path, train.batch_size, **options, **stream)
     sequences = folder / SEQUENCES_FILE
-    mean_orders = processes.on_rank_zero(lambda: write_sequence_rows(examples, n_rows, max_orders, sequences))
+    mean_orders = processes.on_rank_zero(lambda: write_sequence_rows(*rows, max_orders, sequences))
     batch_size = max(round(train.orders_per_step / mean_orders), processes.world_size())
     return read_batches(sequences, batch_size, seed=cfg.seed, shuffle=True, **stream)
 

@@ -25,7 +25,7 @@ from training.retrieval import (
     negative_items,
     positive_probability,
 )
-from training.retrieval_batches import target_rule, training_batches
+from training.retrieval_batches import TrainingRows, refit_rows, target_rule, training_batches
 from training.run_files import (
     CONFIG_FILE,
     VECTORS_FILE,
@@ -40,6 +40,9 @@ from training.trainer import BEST_CHECKPOINT, StoppingRule, fit
 from training.warm_start import WarmStart, trained_item_mask, warm_start_weights
 
 VALIDATION_BATCH_SIZE = 512  # checkouts
+# Split → how many trainings before the last its towers are from.
+TOWER_SPLITS = {"train": 2, "validation": 1, "censored_at_test": 1, "test": 0, "censored_at_end": 0}
+CONTINUED = "continued"  # key of a manifest: the folder of the towers that these continue
 MONITOR = "recall_300"  # the metric of validation that selects the weights
 
 
@@ -52,9 +55,10 @@ def train_retrieval(
     """Train the two towers and return their folder, with their weights and the int8 item vectors.
 
     The towers learn from the earliest `retrieval.train.share` of the training checkouts until validation
-    stops them, so that their scores of the later ones are out of sample for the ranker. Then the same towers
-    continue on all training checkouts: `selected_towers` is the folder of the former. `before_training` is
-    called unless they are trained already.
+    stops them, so that their scores of the later ones are out of sample for the ranker. The same towers then
+    continue on all training checkouts, for validation, and then on all whose outcomes were known before the
+    test split, for test and serving: `towers_of_split` tells which score what. `before_training` is called
+    unless they are trained already.
     """
     selected = stage_folder(
         cfg.paths.runs,
@@ -71,20 +75,16 @@ def train_retrieval(
         if not processes.on_rank_zero(lambda: is_done(selected)):
             before_training()
             _select_towers(cfg, prepared, warm, selected)
-    folder = stage_folder(cfg.paths.runs, "towers", __name__, selected.name)
-    with processes.lock_on_rank_zero(folder):
-        if not processes.on_rank_zero(lambda: is_done(folder)):
-            _continue_towers(cfg, prepared, warm, selected, folder)
-    return folder
+    towers = _continue_once(cfg, prepared, warm, selected, "towers")
+    return _continue_once(cfg, prepared, warm, towers, "refit")
 
 
-def selected_towers(retrieval: Path) -> Path:
-    """The folder of the towers that learned from the earliest training checkouts alone.
-
-    The folder itself for towers that continued none.
-    """
-    manifest = read_stage_manifest(retrieval)
-    return (retrieval / manifest["selected"]).resolve() if "selected" in manifest else retrieval
+def towers_of_split(retrieval: Path, split: str) -> Path:
+    """The folder of the newest towers that learned from no checkout of a split: `retrieval` or one before."""
+    chain = [retrieval]
+    while (manifest := read_stage_manifest(chain[-1])).get(CONTINUED):
+        chain.append((chain[-1] / manifest[CONTINUED]).resolve())
+    return chain[min(TOWER_SPLITS.get(split, 0), len(chain) - 1)]
 
 
 def _select_towers(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, folder: Path) -> None:
@@ -94,39 +94,57 @@ def _select_towers(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | No
     run_id = processes.on_rank_zero(lambda: tracking.start_run(cfg, folder, tags))
     n_rows = count_retrieval_rows(_count_train_rows(prepared), train_settings.share)
     stopping = StoppingRule.of(train_settings, MONITOR, "max")
-    metrics = _fit_towers(cfg, prepared, warm, folder, n_rows, stopping)
+    rows = TrainingRows(prepared.folder / "examples" / "train.parquet", n_rows)
+    metrics = _fit_towers(cfg, prepared, warm, folder, rows, stopping)
     if processes.rank() > 0:
         return
     home = relative_path(prepared.folder, folder)
     manifest = {"metrics": metrics, "prepared": home, "mlflow_run_id": run_id, "rows": n_rows}
+    manifest["best_epochs"] = metrics["best_epochs"]
     write_stage_manifest(folder, manifest)
     if cfg.stage == "retrieval":
         tracking.finish_run(cfg, run_id, {}, [folder / CONFIG_FILE])
 
 
+def _continue_once(
+    cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, previous: Path, name: str
+) -> Path:
+    """The folder `<name>-…` of the towers that continue those of `previous`."""
+    folder = stage_folder(cfg.paths.runs, name, __name__, previous.name)
+    with processes.lock_on_rank_zero(folder):
+        if not processes.on_rank_zero(lambda: is_done(folder)):
+            _continue_towers(cfg, prepared, warm, previous, folder)
+    return folder
+
+
 def _continue_towers(
-    cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, selected: Path, folder: Path
+    cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, previous: Path, folder: Path
 ) -> None:
-    """Continue on all training checkouts, in proportion to those that are new: as many passes over all."""
-    manifest = processes.on_rank_zero(lambda: read_stage_manifest(selected))
-    n_rows = _count_train_rows(prepared)
-    n_epochs = count_further_epochs(manifest["metrics"]["best_epochs"], manifest["rows"], n_rows)
+    """Continue on more checkouts, in proportion to those that are new: as many passes over all.
+
+    On all training checkouts after `_select_towers`, then on all that were known before the test split.
+    """
+    manifest = processes.on_rank_zero(lambda: read_stage_manifest(previous))
+    examples = prepared.folder / "examples"
+    if CONTINUED in manifest:
+        rows = processes.on_rank_zero(lambda: refit_rows(examples, folder))
+    else:
+        rows = TrainingRows(examples / "train.parquet", _count_train_rows(prepared))
+    n_epochs = count_further_epochs(manifest["best_epochs"], manifest["rows"], rows.stop)
     stopping = StoppingRule(
         monitor=MONITOR,
         mode="max",
         max_epochs=n_epochs,
         validate_every=NO_LIMIT,
         patience=1,
-        continued=selected / BEST_CHECKPOINT,
+        continued=previous / BEST_CHECKPOINT,
     )
-    metrics = _fit_towers(cfg, prepared, warm, folder, n_rows, stopping)
+    metrics = _fit_towers(cfg, prepared, warm, folder, rows, stopping)
     if processes.rank() == 0:
-        references = {name: relative_path(path, folder) for name, path in (
-            ("prepared", prepared.folder), ("selected", selected)
-        )}  # fmt: skip
-        write_stage_manifest(
-            folder, {"metrics": metrics, "mlflow_run_id": manifest["mlflow_run_id"], **references}
-        )
+        references = {"prepared": prepared.folder, CONTINUED: previous}
+        shared = {name: manifest[name] for name in ("mlflow_run_id", "best_epochs")}
+        paths = {name: relative_path(path, folder) for name, path in references.items()}
+        write_stage_manifest(folder, {"metrics": metrics, "rows": rows.stop, **shared, **paths})
 
 
 def _fit_towers(
@@ -134,10 +152,10 @@ def _fit_towers(
     prepared: PreparedData,
     warm: WarmStart | None,
     folder: Path,
-    n_rows: int,
+    rows: TrainingRows,
     stopping: StoppingRule,
 ) -> dict[str, float]:
-    """Train on the first `n_rows` training checkouts; write weights, vectors and config. Returns metrics.
+    """Train on some checkouts; write weights, vectors and config. Returns metrics.
 
     Those of a folder with an MLflow run are logged to it.
     """
@@ -145,11 +163,11 @@ def _fit_towers(
     examples = prepared.folder / "examples"
     build = partial(build_two_tower, cfg, prepared.table_sizes)
     weights = warm_start_weights(build, warm.tower_weights, warm.previous_rows) if warm else None
-    items = _training_items(cfg, prepared, n_rows, warm)
+    items = _training_items(cfg, prepared, rows, warm)
     targets = target_rule(prepared.meta, train_settings.positives)
     task = RetrievalTask(build, items, TaskSettings.of(cfg, train_settings, weights), targets)
     stream = {"max_history": cfg.retrieval.model.query.get("max_events"), **processes.stream_share()}
-    train = training_batches(cfg, examples / "train.parquet", n_rows, folder, stream)
+    train = training_batches(cfg, rows, folder, stream)
     validation_file = examples / "validation.parquet"
     first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)
@@ -168,18 +186,13 @@ def _count_train_rows(prepared: PreparedData) -> int:
 
 
 def _training_items(
-    cfg: DictConfig, prepared: PreparedData, n_rows: int, warm: WarmStart | None
+    cfg: DictConfig, prepared: PreparedData, rows: TrainingRows, warm: WarmStart | None
 ) -> TrainingItems:
-    """The catalog as the item tower sees it, for a training on the first `n_rows` examples.
+    """The catalog as the item tower sees it, for a training on some checkouts.
 
     Raises ConfigError for a wrong `retrieval.train.negative_items`.
     """
-    probability = positive_probability(
-        prepared.folder / "examples" / "train.parquet",
-        n_rows,
-        prepared.table_sizes["items"],
-        cfg.retrieval.train.positives,
-    )
+    probability = positive_probability(*rows, prepared.table_sizes["items"], cfg.retrieval.train.positives)
     trained_mask = probability > 0
     if warm is not None:
         trained_mask = trained_mask | trained_item_mask(warm)

@@ -12,7 +12,7 @@ from models.schema import Catalog
 from training.build_ranker import build_ranker, read_tasks
 from training.config_versions import load_run_config
 from training.prepared_data import PreparedData, open_prepared
-from training.retrieval_stage import load_query_tower
+from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
 
@@ -30,6 +30,16 @@ class Run(NamedTuple):
     tasks: tuple[Task, ...]  # of the ranker, in the order of its outputs
     retrieval_folder: Path  # of the two towers
     candidates_folder: Path  # with {train,validation,test}.parquet
+
+    def towers_of(self, split: str) -> tuple[QueryTower, Catalog]:
+        """The query tower, and the catalog with item vectors, that scored the candidates of a split.
+
+        Those of test serve. Earlier ones score checkouts that the run's own towers learned from.
+        """
+        towers = towers_of_split(self.retrieval_folder, split)
+        if towers == self.retrieval_folder:
+            return self.query_tower, self.catalog
+        return load_query_tower(self.cfg, self.prepared, towers)
 
 
 def open_run(folder: str | Path) -> Run:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,24 +14,26 @@ from models.embeddings import unpack_int8
 from models.jagged import segment_ids
 from tests.data.shop import write_shop
 from tests.end_to_end.commands import command, finished, train_arguments
-from training.retrieval_stage import load_query_tower, selected_towers
+from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import load_run_weights
+from training.stage_folders import read_stage_manifest
 from training.trained_run import open_run
 
 
 def check_towers_continue(folder: Path) -> None:
-    """The towers that serve learned from all training checkouts, those that scored the ranker's from some."""
+    """The towers that serve learned from all that was known before the test split, those before from less."""
     run = open_run(folder / "runs" / "latest")
-    selected = selected_towers(run.retrieval_folder)
-    assert selected.name.startswith("retrieval-")
-    assert run.retrieval_folder.name.startswith("towers-")
-    rows = finished(folder, "retrieval")["rows"]
-    assert rows < pq.read_metadata(run.prepared.folder / "examples" / "train.parquet").num_rows
-    before, after = load_run_weights(selected), load_run_weights(run.retrieval_folder)
-    assert any(not torch.equal(before[name], after[name]) for name in after)
+    splits = ("train", "validation", "test")
+    folders = [towers_of_split(run.retrieval_folder, split) for split in splits]
+    assert [towers.name.split("-")[0] for towers in folders] == ["retrieval", "towers", "refit"]
+    rows = [read_stage_manifest(towers)["rows"] for towers in folders]
+    n_train = pq.read_metadata(run.prepared.folder / "examples" / "train.parquet").num_rows
+    assert rows[0] < n_train == rows[1] < rows[2]
     mask = "item_encoder.trained_mask"
-    assert (before[mask] <= after[mask]).all()
-    for split, towers in (("train", selected), ("test", run.retrieval_folder)):
+    for before, after in pairwise(load_run_weights(towers) for towers in folders):
+        assert any(not torch.equal(before[name], after[name]) for name in after)
+        assert (before[mask] <= after[mask]).all()
+    for split, towers in zip(splits, folders, strict=True):
         (batch, *_) = read_batches(run.candidates_folder / f"{split}.parquet", 16)
         tower, catalog = load_query_tower(run.cfg, run.prepared, towers)
         query = tower(batch.query, catalog.vectors)[segment_ids(batch.candidates.offsets)]
