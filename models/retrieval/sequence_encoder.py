@@ -5,6 +5,7 @@ number of orders between two of them in place of positions, and decayed means of
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,26 @@ from models.schema import Query, seconds_to_days
 N_GAP_BUCKETS = 16  # log2 buckets of hours: 2^15 hours are nearly four years
 N_DISTANCE_BUCKETS = 32  # orders back; the last bucket holds all that are further
 N_ORDER_FEATURES = 7  # of `order_features`
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """The blocks of a SequenceEncoder.
+
+    Args:
+        layers: number of blocks; 0 for decayed means alone.
+        heads: of each block; must divide the width of the item vectors.
+        dropout: in training.
+        gated: LiGR blocks instead of plain ones.
+    """
+
+    layers: int = 1
+    heads: int = 2
+    dropout: float = 0.3
+    gated: bool = False
+
+
+DEFAULT_BLOCKS = BlockSettings()
 
 
 class Relation(NamedTuple):
@@ -36,9 +57,10 @@ class SequenceBlock(nn.Module):
     input (LiGR: Borisyuk et al., "From features to transformers", 2025, section 3.2).
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, gated: bool) -> None:
+    def __init__(self, width: int, settings: BlockSettings) -> None:
         super().__init__()
-        self.heads, self.dropout, self.max_gap_bucket = heads, dropout, N_GAP_BUCKETS - 1
+        heads, gated = settings.heads, settings.gated
+        self.heads, self.dropout, self.max_gap_bucket = heads, settings.dropout, N_GAP_BUCKETS - 1
         self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.gap = nn.Embedding(N_GAP_BUCKETS, heads)
@@ -83,10 +105,7 @@ class SequenceEncoder(nn.Module):
         max_events: latest events that are read.
         max_orders: latest orders, the basket included; training time grows with its square.
         half_lives: days in which an order loses half its weight, one mean each.
-        layers: number of blocks; 0 for the means alone.
-        heads: of each block; must divide `dims.item`.
-        dropout: in the blocks, in training.
-        gated: LiGR blocks instead of plain ones.
+        blocks: number, heads and kind of the blocks.
     """
 
     def __init__(
@@ -96,19 +115,16 @@ class SequenceEncoder(nn.Module):
         max_events: int = 512,
         max_orders: int = 64,
         half_lives: tuple[float, ...] = (3.0, 21.0, 120.0),
-        layers: int = 1,
-        heads: int = 2,
-        dropout: float = 0.3,
-        gated: bool = False,
+        blocks: BlockSettings = DEFAULT_BLOCKS,
     ) -> None:
         super().__init__()
-        if dims.item % heads:
-            raise ValueError(f"heads={heads} must divide the width of the item vectors, {dims.item}")
-        self.max_events, self.max_orders, self.dropout = max_events, max_orders, dropout
+        if dims.item % blocks.heads:
+            raise ValueError(f"heads={blocks.heads} must divide the width of the item vectors, {dims.item}")
+        self.max_events, self.max_orders, self.dropout = max_events, max_orders, blocks.dropout
         self.half_lives, self.max_distance = list(half_lives), N_DISTANCE_BUCKETS - 1
         self.scale = math.sqrt(dims.item)
         self.project_features = nn.Linear(N_ORDER_FEATURES, dims.item)
-        self.blocks = nn.ModuleList(SequenceBlock(dims.item, heads, dropout, gated) for _ in range(layers))
+        self.blocks = nn.ModuleList(SequenceBlock(dims.item, blocks) for _ in range(blocks.layers))
         self.norm = nn.LayerNorm(dims.item)
         n_bags = len(half_lives) + 1
         self.bag_weights = nn.Parameter(torch.full([n_bags], 1.0 / n_bags))

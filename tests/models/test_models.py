@@ -11,7 +11,7 @@ from models.ranking.ranker import CalibratedRanker, Ranker, RankerWidths
 from models.ranking.tasks import DEFAULT_TASKS, TaskOutputs
 from models.retrieval.item_tower import ItemEncoder, ItemTowerSettings
 from models.retrieval.mean_encoder import MeanEncoder
-from models.retrieval.query_encoder import EncoderDims
+from models.retrieval.query_encoder import INITIAL_LENGTH, EncoderDims
 from models.retrieval.two_tower import QueryTower, TwoTower
 from tests.models.shops import random_candidates, random_catalog, random_query, random_text, table_sizes
 from tests.models.variants import VARIANTS
@@ -62,7 +62,7 @@ def test_every_parameter_of_the_towers_gets_a_gradient() -> None:
     q, v = towers(query, rows, random_catalog(1), random_text(1), random_catalog(1).price[0])
     assert q.shape == (8, 8)
     assert v.shape == (19, 8)
-    torch.testing.assert_close(q.norm(dim=1), torch.ones(8))
+    torch.testing.assert_close(q.norm(dim=1), torch.full([8], INITIAL_LENGTH))
     (q @ v.T)[torch.arange(8), torch.arange(8)].sum().backward()
     for name, parameter in towers.named_parameters():
         assert parameter.grad is not None, name
@@ -88,7 +88,7 @@ def test_query_tower_from_frozen_vectors_matches_the_training_model() -> None:
         q, vectors = towers(query, rows, catalog, text, catalog.price[0])
         packed = torch.ops.quantized.embedding_bag_byte_prepack(vectors)
         frozen = QueryTower(towers.query_encoder, quantize_tables(towers.attribute_embeddings))(query, packed)
-    torch.testing.assert_close(frozen, q, rtol=0, atol=0.02)
+    torch.testing.assert_close(frozen / INITIAL_LENGTH, q / INITIAL_LENGTH, rtol=0, atol=0.02)
 
 
 def test_ranker_gives_ordered_probabilities_and_positive_spend() -> None:

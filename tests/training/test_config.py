@@ -47,7 +47,7 @@ def test_every_query_encoder_is_built_by_its_name(name: str) -> None:
 
 def test_an_encoder_that_cannot_be_built_says_why() -> None:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=["query=sasrec", "retrieval.model.query.heads=3"])
+        cfg = compose("train", overrides=["query=sasrec", "retrieval.model.query.blocks.heads=3"])
     with pytest.raises(ConfigError, match="heads=3 must divide the width of the item vectors, 64"):
         build_two_tower(cfg, SIZES)
 

@@ -36,7 +36,7 @@ def naive_content(query: Query, candidates: Candidates, catalog: Catalog, row: i
     events = [i for i in events if query.history_item[i] > 0]
     ages = [int(query.ts[row] - query.history_ts[i]) / DAY for i in events]
     history = [vectors[query.history_item[i]] for i in events]
-    purchases, _ = read_lines(query, row)
+    purchases, _ = read_lines(query, row, 1.0)
     basket = [vectors[line.item] for line in purchases if line.in_basket and line.item > 0]
     history_mean = mean(history, [max(2 ** (-age / 30), 1e-6) for age in ages])
     basket_mean = mean(basket, [1.0] * len(basket))

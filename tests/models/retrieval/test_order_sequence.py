@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models.retrieval.order_sequence import order_rows, order_sequence
 from models.retrieval.query_encoder import EncoderDims
-from models.retrieval.sequence_encoder import SequenceEncoder
+from models.retrieval.sequence_encoder import BlockSettings, SequenceEncoder
 from models.schema import Query
 from tests.models.retrieval.test_query_encoders import in_order, query_row, vectors
 from tests.models.shops import DAY, random_query
@@ -60,7 +60,8 @@ def test_the_latest_orders_are_kept_and_the_basket_always_has_a_row() -> None:
 def test_a_row_sees_what_was_known_after_its_order(seed: int, layers: int, gated: bool) -> None:
     """The vector after an order of the history is that of a checkout with that order as its basket."""
     torch.manual_seed(seed)
-    encoder = SequenceEncoder(EncoderDims(DIM, 0), hidden=8, layers=layers, gated=gated).eval()
+    blocks = BlockSettings(layers=layers, gated=gated)
+    encoder = SequenceEncoder(EncoderDims(DIM, 0), hidden=8, blocks=blocks).eval()
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     orders = [(30 - 3 * k, torch.randint(1, ITEMS, [1 + k % 3]).tolist()) for k in range(5)]

@@ -13,14 +13,14 @@ from models.embeddings import unpack_int8
 from models.retrieval.mean_encoder import MeanEncoder
 from models.retrieval.query_encoder import INITIAL_LENGTH, EncoderDims
 from models.retrieval.recent_events import latest_events
-from models.retrieval.sequence_encoder import SequenceEncoder
+from models.retrieval.sequence_encoder import BlockSettings, SequenceEncoder
 from models.retrieval.two_tower import QueryEncoder
 from models.schema import Query
 from tests.models.shops import DAY, random_catalog, random_query
 
 ITEMS, DIM, LATEST = 30, 8, 6
 Encoder = Callable[..., QueryEncoder]
-LIGR = partial(SequenceEncoder, gated=True, layers=2)
+LIGR = partial(SequenceEncoder, blocks=BlockSettings(gated=True, layers=2))
 KINDS = pytest.mark.parametrize("kind", [MeanEncoder, SequenceEncoder, LIGR])
 
 
@@ -182,4 +182,4 @@ def test_lines_of_one_order_have_no_order(kind: Encoder) -> None:
 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="heads=3 must divide"):
-        SequenceEncoder(EncoderDims(8, 0), heads=3)
+        SequenceEncoder(EncoderDims(8, 0), blocks=BlockSettings(heads=3))
