@@ -36,7 +36,7 @@ def library_lists(public: PublicSet, system: str, seed: int) -> Array | None:
     folder = write_known_lines(public)
     lists = folder / f"{system}-{seed}.npy"
     if not lists.is_file():
-        command = [python, SCRIPT, system, folder, str(seed)]
+        command = [str(python), str(SCRIPT), system, str(folder), str(seed)]
         subprocess.run(command, check=True, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
     loaded: Array = np.load(lists)
     return loaded
