@@ -165,7 +165,7 @@ def _group_choices(config: PlainConfig) -> tuple[str, ...]:
 
 @lru_cache
 def _choices_by_class(group: str) -> dict[str, str]:
-    """The class of each shipped choice of a group of TARGET_GROUPS → the choice."""
+    """The class of each shipped choice of a group of TARGET_GROUPS → the choice, the last by name."""
     choices = {}
     for file in sorted((CONFIG_DIR / group).glob("*.yaml")):
         config = OmegaConf.load(file)

@@ -36,7 +36,7 @@ def plain(saved: dict[str, Any]) -> Any:
     return OmegaConf.to_container(current_config(copy.deepcopy(saved)))
 
 
-SIMULATED = composed("data=simulated", "ranker=ple", "query=ligr", "seed=7")
+SIMULATED = composed("data=simulated", "ranker=ple", "query=sasrec", "seed=7")
 LEAVES = [
     key for key in flatten_config(OmegaConf.create(SIMULATED))
     if not key.startswith(CHOSEN_ENTRIES) and not key.endswith(("_target_", "data.name", "seed"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from models.candidates.source import Source
@@ -44,7 +45,8 @@ def config(sources: dict[str, Any]) -> Any:
 
 
 def test_the_default_config_has_all_shipped_sources() -> None:
-    sources = parse_sources(OmegaConf.load(CONFIG_DIR / "retrieval/two_tower.yaml").sources)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        sources = parse_sources(compose("train").retrieval.sources)
     shipped = {
         file.stem
         for file in (CONFIG_DIR.parent / "models/candidates").glob("*.py")
