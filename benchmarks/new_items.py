@@ -90,7 +90,7 @@ def train_towers(overrides: tuple[str, ...], seed: int, dim: int) -> Towers:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=[*shop, *overrides])
     check_values(cfg)
-    return open_towers(train_retrieval(cfg, open_prepared(prepare(cfg))))
+    return open_towers(train_retrieval(cfg, open_prepared(prepare(cfg))), "validation")
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ from serving.files import write_json
 from training.config_versions import load_run_config
 from training.errors import ConfigError
 from training.prepared_data import PreparedData, open_prepared
-from training.retrieval_stage import load_query_tower
+from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
 from training.warm_start import TRAINED_MASK_KEY
@@ -87,19 +87,23 @@ class ColdStartOptions:
 
 def evaluate_cold_start(options: ColdStartOptions) -> int:
     """Print the rows and write them to `cold-<split>.json`."""
-    rows = cold_start_rows(open_towers(options.run), options.split)
+    rows = cold_start_rows(open_towers(options.run, options.split), options.split)
     print(text_table(rows))
     write_json(options.out / f"cold-{options.split}.json", rows)
     return 0
 
 
-def open_towers(folder: str | Path) -> Towers:
-    """Load the towers of a run. Raises FileNotFoundError if there is no finished run."""
+def open_towers(folder: str | Path, split: str = "test") -> Towers:
+    """Load the towers of a run that learned from no checkout of a split.
+
+    Raises FileNotFoundError if there is no finished run.
+    """
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such run. Train first: python train.py")
     manifest = read_stage_manifest(folder)
     retrieval = (folder / manifest["retrieval"]).resolve() if "retrieval" in manifest else folder
+    retrieval = towers_of_split(retrieval, split)
     prepared = open_prepared((folder / manifest["prepared"]).resolve())
     cfg = load_run_config(folder)
     tower, catalog = load_query_tower(cfg, prepared, retrieval)

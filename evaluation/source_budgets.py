@@ -182,7 +182,7 @@ def _merge(parts: Sequence[Array], n_checkouts: int) -> RankedProposals:
 
 def print_budgets(options: BudgetOptions) -> int:
     """Print the limits and write them to `source-budgets.json`."""
-    towers = open_towers(options.run)
+    towers = open_towers(options.run, "validation")
     names = source_names(towers.cfg)
     proposals, n = ranked_proposals(towers, options.depth, options.checkouts)
     budgets = allocate(proposals, len(names), n, options.step, options.candidates)
