@@ -63,7 +63,7 @@ def test_a_folder_is_the_same_twice(shop: tuple[Path, dict[str, Any]]) -> None:
     cfg["paths"] = {"prepared": str(folder / "again")}
     second = prepare(cfg)
     names = sorted(str(p.relative_to(first)) for p in first.rglob("*") if p.is_file())
-    assert len(names) == 12
+    assert len(names) == 16
     for name in names:
         if name != "meta.json":  # it holds the seconds
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
