@@ -21,7 +21,7 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     "dim": (1, 4096), "category_dim": (1, 4096), "brand_dim": (1, 4096),
     "token_dim": (1, 4096), "attribute_dim": (1, 4096), "content_dim": (1, 4096), "leaf_dim": (1, 4096),
     "id_dropout": (0, 0.99),
-    "id_rows": (2, NO_LIMIT), "token_rows": (2, NO_LIMIT), "hashes": (1, 16),
+    "id_rows": (2, NO_LIMIT), "token_rows": (2, NO_LIMIT), "hashes": (1, 16), "id_dim": (1, 4096),
     "width": (1, 4096), "layers": (0, 64), "heads": (1, 256),
     "max_orders": (1, NO_LIMIT), "dropout": (0, 0.99),
     "item_hidden": (1, 4096), "query_hidden": (1, 4096), "query_layers": (1, 64),

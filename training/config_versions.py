@@ -111,18 +111,19 @@ def drop_min_steps(config: PlainConfig) -> PlainConfig:
     return config
 
 
-def drop_tower_settings(config: PlainConfig) -> PlainConfig:
-    """Version 3 → 4: an id is as wide as the item vector, and query vectors learn their temperature."""
+def keep_tower(config: PlainConfig) -> PlainConfig:
+    """Version 3 → 4: an id had a width of its own, and query vectors did not learn their temperature."""
     config = copy.deepcopy(config)
     retrieval = config.get("retrieval", {})
-    retrieval.get("model", {}).get("item", {}).pop("id_dim", None)
+    if "model" in retrieval:
+        retrieval["model"].setdefault("item", {}).setdefault("id_dim", 32)
     retrieval.get("train", {}).pop("temperature", None)
     return config
 
 
 def update_features_and_training(config: PlainConfig) -> PlainConfig:
     """Version 3 → 4, all of the above."""
-    return drop_tower_settings(drop_min_steps(keep_absolute_features(config)))
+    return keep_tower(drop_min_steps(keep_absolute_features(config)))
 
 
 # Step n - 1 makes a config of version n from one of version n - 1.

@@ -14,6 +14,8 @@ CONFIG_FILE, WEIGHTS_FILE, VECTORS_FILE = "config.yaml", "weights.pt", "vectors.
 CONFIG_VERSION_KEY = "config_version"
 CONFIG_VERSION = 4  # of the configs that this release saves; training/config_versions.py reads earlier ones
 
+READOUT_WEIGHTS, LOG_LENGTH = "query_encoder.readout.bag_weights", "query_encoder.readout.log_length"
+
 
 def save_run_config(cfg: DictConfig, folder: Path) -> None:
     """Write the resolved config and its version next to the weights that it made."""
@@ -33,7 +35,10 @@ def save_objective(cfg: DictConfig, folder: Path) -> None:
 def load_run_weights(folder: Path) -> dict[str, Tensor]:
     """The state dict of a run, whatever release wrote it, with today's names. Raises FileNotFoundError."""
     weights: dict[str, Tensor] = torch.load(folder / WEIGHTS_FILE)
-    return {current_parameter(name): tensor for name, tensor in weights.items()}
+    weights = {current_parameter(name): tensor for name, tensor in weights.items()}
+    if READOUT_WEIGHTS in weights:
+        weights.setdefault(LOG_LENGTH, torch.tensor(0.0))  # query vectors were unit vectors
+    return weights
 
 
 def relative_path(path: Path, folder: Path) -> str:

@@ -34,6 +34,9 @@ class ItemTowerSettings:
         hashes: rows of a hashed table that an id or token sums. Two ids that collide in one hash seldom
             collide in the others (hash embeddings, Svenstrup et al., NeurIPS 2017, section 3;
             compositional embeddings, Shi et al., KDD 2020, section 4).
+        id_dim: None: ids are as wide as the item vector and pass the perceptron by too, and prices are
+            relative. A number, of runs before config version 4: ids of that width enter the perceptron alone,
+            and prices as they are.
     """
 
     category_dim: int = 16
@@ -46,6 +49,7 @@ class ItemTowerSettings:
     id_rows: int | None = None
     token_rows: int | None = None
     hashes: int = 2
+    id_dim: int | None = None
 
 
 class ItemFeatures(NamedTuple):
@@ -55,7 +59,8 @@ class ItemFeatures(NamedTuple):
     brand: Tensor  # [U] int64
     attributes: Tensor  # [U, A] int64
     content: Tensor  # [U, E] float32, zeros where missing
-    price: Tensor  # [U] float32, relative to the shop's usual price, 0 for unknown
+    price: Tensor  # [U] float32, 0 for unknown
+    usual_price: Tensor  # [] float32, of the shop, 0 for unknown
     tokens: tuple[Tensor, Tensor, Tensor]  # ids [ΣT], lengths [U], weights [ΣT]
 
 
@@ -81,9 +86,11 @@ class ItemEncoder(nn.Module):
         levels = [f"category_{level}" for level in range(sizes.category_levels)]
         attributes = [f"item_attribute_{i}" for i in range(len(sizes.item_attributes))]
         self.dim = dim
+        self.id_passes = settings.id_dim is None
+        id_dim = settings.id_dim or dim
         self.embeddings = EmbeddingTables(
             [
-                EmbeddingTable("item", settings.id_rows or sizes.items, dim, ["item"], std=ID_STD),
+                EmbeddingTable("item", settings.id_rows or sizes.items, id_dim, ["item"], std=ID_STD),
                 EmbeddingTable("category", sizes.categories, settings.category_dim, levels),
                 EmbeddingTable("brand", sizes.brands, settings.brand_dim, ["brand"]),
                 EmbeddingTable("token", settings.token_rows or sizes.tokens, settings.token_dim, ["token"]),
@@ -130,13 +137,23 @@ class ItemEncoder(nn.Module):
             [item_lengths] + [one_id] * len(codes) + [token_lengths] + [one_id] * len(attributes),
             [item_weights] + [unit_weight] * len(codes) + [token_weights] + [unit_weight] * len(attributes),
         )  # [U, Σdim]
-        own = pooled[:, : self.dim]  # the first table
-        is_priced = price > 0
-        log_price = torch.where(is_priced, torch.log(price.clamp_min(1e-6)), 0.0)
-        inputs = [pooled, torch.stack([log_price, is_priced.to(price.dtype)], dim=1)]  # [U, 2]
+        inputs = [pooled, self._price_inputs(features)]
         if self.content is not None:
             inputs.append(self.content(features.content))
-        return F.normalize((own + self.mlp(torch.cat(inputs, dim=1))).float(), dim=1)  # [U, dim]
+        vectors = self.mlp(torch.cat(inputs, dim=1))
+        if self.id_passes:
+            vectors = vectors + pooled[:, : self.dim]  # the first table
+        return F.normalize(vectors.float(), dim=1)  # [U, dim]
+
+    def _price_inputs(self, features: ItemFeatures) -> Tensor:
+        """The logarithm of the price, 0 for unknown, and whether it is known: [U, 2]."""
+        price, is_priced = features.price, features.price > 0
+        if self.id_passes:
+            unit = torch.where(features.usual_price > 0, features.usual_price, 1.0)
+            log_price = torch.where(is_priced, torch.log((price / unit).clamp_min(1e-6)), 0.0)
+        else:
+            log_price = torch.log1p(price)
+        return torch.stack([log_price, is_priced.to(price.dtype)], dim=1)
 
 
 class ContentProjection(nn.Module):
@@ -184,6 +201,7 @@ def item_encoder_inputs(
         brand=catalog.brand[rows],
         attributes=catalog.attributes[rows],
         content=gather_rows_int8(catalog.content, rows) if has_content else price.new_zeros(len(rows), 0),
-        price=price[rows] / torch.where(price[0] > 0, price[0], 1.0),  # row 0 is the shop's usual item
+        price=price[rows],
+        usual_price=price[0],  # row 0 is the shop's usual item
         tokens=(text.token[position], lengths, text.weight[position]),
     )
