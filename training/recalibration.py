@@ -33,8 +33,9 @@ from training.known_outcomes import PURCHASE_LABELS, KnownPairs, score_known
 from training.labels import label_policy_from_meta
 
 WINDOWS_DAYS = (7, 14, 28, 56)  # whole weeks
-DRIFT = 0.3  # standard deviation of the logarithm of a level before any event is seen
-LIMIT = 2.0  # standard errors by which a longer window may differ from a shorter one
+DRIFT = 0.4  # standard deviation of the logarithm of a level before any event is seen
+WEEKLY_DEVIATION = 0.12  # of the logarithm of a week's level in an ordinary shop: holidays, weather, promotions
+LIMIT = 1.5  # standard errors by which a longer window may differ from a shorter one
 EVEN_DELAYS = 10  # events of evenly spread delays that F starts with
 # Cut → mature checkouts and censored ones. What the test split judges knows no more than its start.
 CUTS = {"test_start": ("validation", "censored_at_test"), "log_end": ("test", "censored_at_end")}
@@ -187,13 +188,15 @@ def window_level(observed: NDArray, expected: NDArray, user: NDArray, days: int)
     """The level of a window, of the observed and the expected events of each pair [P] of users [P].
 
     Its error is that of a ratio of sums over users: outcomes of one user are dependent, and one purchase is
-    an event of every checkout before it.
+    an event of every checkout before it. The ups and downs of ordinary weeks add to it: one quiet week before
+    the cut says little about the horizon after it.
     """
     by_user_observed, by_user_expected = (np.bincount(user, values) for values in (observed, expected))
     events = float(observed.sum())
     level = events / float(expected.sum())
     residual = float(((by_user_observed - level * by_user_expected) ** 2).sum()) ** 0.5
-    stderr = max(residual / events, events**-0.5)
+    sampling = max(residual / events, events**-0.5)
+    stderr = (sampling**2 + WEEKLY_DEVIATION**2 * 7 / days) ** 0.5
     applied = float(np.exp(np.log(level) * DRIFT**2 / (DRIFT**2 + stderr**2)))
     return Level(level, stderr, applied, events, days)
 

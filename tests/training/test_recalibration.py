@@ -108,7 +108,7 @@ def test_few_events_move_little() -> None:
     )
     assert few.level == pytest.approx(2)
     assert 1 < few.applied < 1.2
-    assert many.applied == pytest.approx(2, abs=0.1)
+    assert many.applied == pytest.approx(2, abs=0.15), "an ordinary week moves, too"
 
 
 def test_purchases_of_one_user_count_as_one_observation() -> None:
