@@ -97,10 +97,10 @@ class OwnItemSeeds(nn.Module):
 
 
 class RecentItemSeeds(nn.Module):
-    """The basket's items, weight 1, and the user's latest `n` purchases, weight `decay` ^ orders after them.
+    """The basket's items, weight 1, and the user's latest purchases, weight `decay` ^ orders after them.
 
     Args (further ones: see `BasketItemSeeds`):
-        n: number of purchases.
+        n: number of purchases; the others of an order with one of them are seeds, too.
         decay: above 0, up to 1.
     """
 
@@ -109,19 +109,19 @@ class RecentItemSeeds(nn.Module):
         self.position, self.first_row, self.n, self.decay = position, first_row, n, decay
 
     def forward(self, inputs: SeedInputs) -> ListSeeds:
-        """A seed per basket line and up to `n` further ones per checkout."""
+        """A seed per basket line, and `n` or some more further ones per checkout."""
         checkout = segment_ids(inputs.history_offsets)  # [ΣH]
         bought = (inputs.history_kind == 0).nonzero().squeeze(1)
         checkout = checkout.index_select(0, bought)  # [P], rising
         ts = inputs.history_ts.index_select(0, bought)
-        # Purchases from the latest of the checkout, and orders: a change of time begins an order.
-        position = torch.arange(checkout.numel(), device=checkout.device)
+        # Orders, of which a change of time begins one.
         end = torch.searchsorted(checkout, checkout, right=True)  # [P] of the checkout's purchases
         begins = torch.ones_like(checkout)
         begins[1:] = ((ts[1:] != ts[:-1]) | (checkout[1:] != checkout[:-1])).to(checkout.dtype)
         order = begins.cumsum(0)
         orders_after = order.index_select(0, end - 1) - order + 1  # the basket is an order, too
-        latest = (end - position <= self.n).nonzero().squeeze(1)
+        order_end = torch.searchsorted(order, order, right=True)  # [P], `order` rises
+        latest = (end - order_end < self.n).nonzero().squeeze(1)  # whole orders: their lines have no order
         item = inputs.history_item.index_select(0, bought).index_select(0, latest)
         stride = self.position * inputs.source_stride
         base_key = checkout.index_select(0, latest) * inputs.n_items

@@ -86,7 +86,7 @@ class OwnItems:
 
 @dataclass(frozen=True)
 class RecentItems:
-    """The basket's items and the user's latest `n` purchases are the seeds.
+    """The basket's items and the user's latest `n` purchases, with the rest of their orders, are the seeds.
 
     The weight of a seed is `decay` to the power of the number of the user's orders after it, the basket
     included. The lists' source may propose items that the user has bought.

@@ -128,10 +128,10 @@ def test_the_scores_of_a_source_that_is_off_are_zero() -> None:
 
 
 def test_recent_items_are_the_latest_purchases() -> None:
-    """The n latest count, those of one order alike, and clicks neither count nor begin an order."""
+    """The orders of the n latest count, their lines alike, and clicks neither count nor begin an order."""
     catalog = random_catalog(1, ITEMS)._replace(available=torch.tensor([False] + [True] * ITEMS))
     lists = ItemLists(torch.arange(ITEMS + 2).clamp_max(ITEMS), torch.arange(1, ITEMS + 1), torch.ones(ITEMS))
-    source = Source(9, seed_lists=SeedLists(RecentItems(n=3, decay=0.5), lambda inputs: lists, scale=1.0))
+    source = Source(9, seed_lists=SeedLists(RecentItems(n=2, decay=0.5), lambda inputs: lists, scale=1.0))
     inputs, _ = random_case(1)
     history = {
         "item": torch.tensor([9, 4, 5, 6, 7]),
