@@ -34,7 +34,7 @@ from training.labels import label_policy_from_meta
 
 WINDOWS_DAYS = (7, 14, 28, 56)  # whole weeks
 DRIFT = 0.4  # standard deviation of the logarithm of a level before any event is seen
-WEEKLY_DEVIATION = 0.12  # of the logarithm of a week's level in an ordinary shop: holidays, weather, promotions
+WEEKLY_DEVIATION = 0.12  # of the logarithm of an ordinary week's level: holidays, weather, promotions
 LIMIT = 1.5  # standard errors by which a longer window may differ from a shorter one
 EVEN_DELAYS = 10  # events of evenly spread delays that F starts with
 # Cut → mature checkouts and censored ones. What the test split judges knows no more than its start.
