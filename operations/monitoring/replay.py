@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from serving import Checkout, Recommender
-from serving.batch.recommend import BATCH_SIZE, collate
+from serving.batch.recommend import BATCH_SIZE, collate, predict_batch
+from serving.pipeline.eligibility import EligibleItems
+from serving.pipeline.encode import to_tensors
 from serving.resilience.deadline import finite_output
-from serving.storage.bundle import Candidates
 from serving.stores.base import UserHistory
 
 ReplayRequest = tuple[Checkout, UserHistory]  # a checkout with its time, and the user's history by then
@@ -36,12 +37,11 @@ class CandidateScores(NamedTuple):
 @torch.inference_mode()
 def score_requests(recommender: Recommender, requests: Sequence[ReplayRequest]) -> list[CandidateScores]:
     """Return the candidates of requests with their predictions. Every request must have candidates."""
-    bundle, catalog = recommender.bundle, recommender.bundle.catalog
     results = []
-    for query, vector in _query_batches(recommender, requests):
-        ann_rows = torch.from_numpy(bundle.index.search(vector.numpy(), recommender.n_ann_candidates))
-        candidates = Candidates(*finite_output(bundle.candidates, query, vector, ann_rows, catalog))
-        outputs = finite_output(bundle.ranker, query, vector, candidates, catalog).numpy()  # [T, ΣC]
+    for start in range(0, len(requests), BATCH_SIZE):
+        batch = [_encode_eligible(recommender, *request) for request in requests[start : start + BATCH_SIZE]]
+        queries, eligible = zip(*batch, strict=True)
+        candidates, outputs = predict_batch(recommender.bundle, queries, eligible)
         item = candidates.item.numpy()
         columns = (item, *(task_product(outputs, rows) for rows in recommender.task_rows[1:]))
         for start, stop in pairwise(candidates.offsets.tolist()):
@@ -64,6 +64,15 @@ def index_recall(recommender: Recommender, requests: Sequence[ReplayRequest], k:
         retrieved = bundle.index.search(queries, k)
         recalls += [len(np.intersect1d(a, b)) / k for a, b in zip(retrieved, exact, strict=True)]
     return np.array(recalls)
+
+
+def _encode_eligible(
+    recommender: Recommender, checkout: Checkout, history: UserHistory
+) -> tuple[tuple[torch.Tensor, ...], EligibleItems]:
+    """The query of a request and what it could show; a log does not tell what was shown before."""
+    columns = recommender.feature_encoder.encode_arrays(checkout, history, checkout.ts or 0)
+    eligible = recommender.eligibility_filter.eligible_items(checkout, recommender.policy, columns)
+    return to_tensors(columns), eligible
 
 
 def task_product(outputs: NDArray, rows: Sequence[int] | None) -> NDArray:

@@ -40,7 +40,7 @@ from ..pipeline.store_read import fetch_history
 from ..recommender import Recommender
 from ..resilience.deadline import error_message, finite_output
 from ..resilience.runtime import set_single_thread
-from ..storage.bundle import Candidates
+from ..storage.bundle import Bundle, Candidates
 from ..stores.base import EMPTY_HISTORY
 from .rows import CHECKOUT_ID, check_columns, output_schema, parse_checkouts, slates_to_batch
 
@@ -101,14 +101,10 @@ def _rank_batch(
     recommender: Recommender, checkouts: Sequence[Checkout], policy: SlatePolicy
 ) -> list[RankedBatchRow | None]:
     """The ranked tier of each checkout; None for one without candidates."""
-    bundle, catalog = recommender.bundle, recommender.bundle.catalog
+    bundle = recommender.bundle
     encoded = [_encode_checkout(recommender, checkout, policy) for checkout in checkouts]
-    queries, eligible = [to_tensors(columns) for columns, _ in encoded], [items for _, items in encoded]
-    query = collate(queries)
-    vector = finite_output(bundle.query_tower, query, catalog[-1])  # [B, D]
-    proposed = zip(queries, vector.split(1), eligible, strict=True)
-    candidates = collate_candidates([propose_candidates(bundle, *inputs) for inputs in proposed])
-    outputs = finite_output(bundle.ranker, query, vector, candidates, catalog).numpy()  # [T, ΣC]
+    eligible = [items for _, items in encoded]
+    candidates, outputs = predict_batch(bundle, [to_tensors(columns) for columns, _ in encoded], eligible)
     offsets = candidates.offsets.numpy()
     starts, lengths = offsets[:-1], np.diff(offsets)  # [B]
     is_candidate = np.arange(lengths.max(initial=0)) < lengths[:, None]  # [B, C]
@@ -121,6 +117,20 @@ def _rank_batch(
         rows = RankedItems.from_predictions(candidates, outputs, recommender.task_rows, positions)
         ranked.append(RankedBatchRow(rows, items) if length else None)
     return ranked
+
+
+def predict_batch(
+    bundle: Bundle, queries: Sequence[tuple[Tensor, ...]], eligible: Sequence[EligibleItems]
+) -> tuple[Candidates, NDArray[np.float32]]:
+    """The eligible candidates of B queries of one checkout each, and the ranker's outputs [T, ΣC].
+
+    Features relate a candidate to the best of its checkout, so what cannot be shown must not be among them.
+    """
+    query = collate(queries)
+    vector = finite_output(bundle.query_tower, query, bundle.catalog[-1])  # [B, D]
+    proposed = zip(queries, vector.split(1), eligible, strict=True)
+    candidates = collate_candidates([propose_candidates(bundle, *inputs) for inputs in proposed])
+    return candidates, finite_output(bundle.ranker, query, vector, candidates, bundle.catalog).numpy()
 
 
 def _encode_checkout(
