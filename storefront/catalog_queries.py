@@ -66,5 +66,6 @@ def _item_json(bundle: Bundle, row: int) -> dict[str, Any]:
         "item_id": bundle.item_id[row].as_py(),
         "title": bundle.title[row].as_py() or "",
         "category": bundle.category[row].as_py() or "",
-        "price": round(float(bundle.price[row]), 6),  # float32: 1.29 would read 1.2899999618530273
+        # float32: 1.29 would read 1.2899999618530273. Row 0, no item, has the price of the usual one.
+        "price": round(float(bundle.price[row]), 6) if row else 0.0,
     }
