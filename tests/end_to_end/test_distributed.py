@@ -68,6 +68,7 @@ def calibration_fits_the_weights_that_are_kept(folder: Path) -> None:
     torch.testing.assert_close(saved_probabilities, probabilities, atol=0.01, rtol=0)
 
 
+@pytest.mark.slow  # a minute; tests/end_to_end/test_resume.py resumes one process
 def test_killed_on_two_resumed_on_one(tmp_path: Path, shop: Path) -> None:
     """One of two processes is killed: the command ends at once, and one process finishes the run."""
     overrides = ["trainer.checkpoint_every=1", "ranker.train.epochs=4", "trainer.sharding=column_wise"]
