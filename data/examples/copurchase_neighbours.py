@@ -12,25 +12,16 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from data.examples.item_pairs import best_neighbours, neighbours_in_parts, pair_lines
 from data.io import engine
 from data.tables.encoded_tables import EncodedTables
 
-LINES_PER_PART = 1_000_000  # lines whose pairs are counted at once: some GB
-MAX_BASKET_LINES = 40  # lines of an order that form pairs; their number is the square
 MIN_COPURCHASES = 2
 
 
 def copurchase_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
-    """`order, item, date_index, next_order`: the lines that form pairs, and the user's next order (-1: none).
-
-    `date_index` is the position of the first of `dates` (Unix seconds, rising) at which a line is known.
-    Lines known at none of them are absent.
-    """
-    t = encoded.lines.select("order", "user", "item", "available_at")
-    t = t.mutate(rank=ibis.row_number().over(group_by="order", order_by="item"))
-    t = t.filter(t["rank"] < MAX_BASKET_LINES, t.available_at < dates[-1])
-    n_dates_before = sum((t.available_at >= date).cast("int32") for date in dates[:-1])
-    t = t.select("order", "user", "item", date_index=ibis.literal(0, "int32") + n_dates_before)
+    """`order, item, date_index, next_order`: the `pair_lines`, and the user's next order (-1: none)."""
+    t = pair_lines(encoded, dates)
     orders = t.select("user", "order").distinct()  # orders are numbered by time
     next_order = orders.order.lead().over(group_by="user", order_by="order")
     orders = orders.mutate(next_order=next_order.fill_null(-1))
@@ -76,10 +67,8 @@ def copurchase_neighbours(counts: ir.Table, sales: ir.Table, date_index: int, to
     scored = scored.select(
         item=pairs["item"], neighbour=pairs.neighbour, score=pairs.n_copurchases / norm
     )  # fmt: skip
-    rank = ibis.row_number().over(group_by="item", order_by=[scored.score.desc(), scored.neighbour])
-    scored = scored.mutate(rank=rank)
-    scored = scored.filter(scored["rank"] < top).order_by("item", "rank")
-    return scored.select("item", "neighbour", score=scored.score.cast("float32"))
+    best = best_neighbours(scored, top)
+    return best.mutate(score=best.score.cast("float32"))
 
 
 def copurchase_neighbours_by_date(
@@ -88,20 +77,19 @@ def copurchase_neighbours_by_date(
     """`item, neighbour, score` at each of `dates` (Unix seconds, rising), by item and best first.
 
     An item keeps the best `neighbours` of `cfg`, which is `data.snapshots`.
-
-    Pairs are counted once for all dates, in parts of as many items as LINES_PER_PART lines have.
     """
     top = int(cfg["neighbours"])
     lines = engine.materialize(con, "copurchase_lines", copurchase_lines(encoded, dates))
     sales = lines.group_by("item", "date_index").agg(n_orders=ibis._.count())
     sales = engine.materialize(con, "item_sales", sales)
-    parts = -(-int(con.execute(lines.count())) // LINES_PER_PART) or 1
-    tables_of: list[list[pa.Table]] = [[] for _ in dates]
-    for part in range(parts):
+
+    def count_pairs(part: int, parts: int) -> ir.Table:
         counts = engine.materialize(con, "copurchase_counts", copurchase_counts(lines, part, parts))
-        counts = engine.materialize(con, "supported_counts", filter_min_support(counts))
-        for date_index, tables in enumerate(tables_of):
-            tables.append(con.to_pyarrow(copurchase_neighbours(counts, sales, date_index, top)))
+        return engine.materialize(con, "supported_counts", filter_min_support(counts))
+
+    def neighbours_at(counts: ir.Table, date_index: int) -> ir.Table:
+        return copurchase_neighbours(counts, sales, date_index, top)
+
+    tables = neighbours_in_parts(con, lines, len(dates), count_pairs, neighbours_at)
     engine.drop_tables(con, "copurchase_lines", "item_sales", "copurchase_counts", "supported_counts")
-    # Each part is in order, best first: a stable sort by item keeps that.
-    return [pa.concat_tables(tables).sort_by("item") for tables in tables_of]
+    return tables

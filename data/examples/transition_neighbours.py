@@ -17,35 +17,25 @@ import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 
+from data.examples.item_pairs import best_neighbours, neighbours_in_parts, pair_lines
 from data.io import engine
 from data.tables.encoded_tables import EncodedTables
 
-LINES_PER_PART = 1_000_000  # lines whose pairs are counted at once: some GB
-MAX_BASKET_LINES = 40  # lines of an order that form pairs; their number is the square
 MAX_STEPS = 5  # from an order to a later one
 MAX_LINES_BETWEEN = 10  # lines of the orders between the two of a pair: large orders have enough pairs
 BACKWARD_WEIGHT = 0.5  # of an item that was bought before
+UNIT = 1 / 120  # weights are whole numbers of it: sums of fractions depend on the order of their terms
 SHRINKAGE = 3.0  # orders
 MIN_WEIGHT = 2.0  # of a pair
 RICH_ORDERS = 50  # of an item
 ROUNDING = 1e-9  # of sums of weights
 
 
-def transition_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
-    """`order, user, item, date_index`: the lines that form pairs.
-
-    `date_index` is the position of the first of `dates` (Unix seconds, rising) at which a line is known.
-    Lines known at none of them are absent.
-    """
-    t = encoded.lines.select("order", "user", "item", "available_at")
-    t = t.mutate(rank=ibis.row_number().over(group_by="order", order_by="item"))
-    t = t.filter(t["rank"] < MAX_BASKET_LINES, t.available_at < dates[-1])
-    n_dates_before = sum((t.available_at >= date).cast("int32") for date in dates[:-1])
-    return t.select("order", "user", "item", date_index=ibis.literal(0, "int32") + n_dates_before)
-
-
 def order_pairs(lines: ir.Table) -> ir.Table:
-    """`order, neighbour_order, weight`: pairs of orders of a user, an order with itself among them."""
+    """`order, neighbour_order, units`: pairs of orders of a user, an order with itself among them.
+
+    `units` is the weight in UNIT.
+    """
     orders = lines.group_by("user", "order").agg(n_lines=ibis._.count())
     by_time = ibis.window(
         group_by="user", order_by="order", preceding=(None, 0)
@@ -66,17 +56,18 @@ def order_pairs(lines: ir.Table) -> ir.Table:
         if steps > 1:
             t = t.filter(t.n_lines_before - t.n_lines_until < MAX_LINES_BETWEEN)
         weight = 1.0 / max(1, steps)
-        pairs.append(t.select("order", neighbour_order="later_order", weight=ibis.literal(weight, "float64")))
+        units = ibis.literal(round(weight / UNIT), "int64")
+        pairs.append(t.select("order", neighbour_order="later_order", units=units))
         if steps > 0:
-            weight = ibis.literal(weight * BACKWARD_WEIGHT, "float64")
-            pairs.append(t.select(order="later_order", neighbour_order="order", weight=weight))
+            units = ibis.literal(round(weight * BACKWARD_WEIGHT / UNIT), "int64")
+            pairs.append(t.select(order="later_order", neighbour_order="order", units=units))
     return ibis.union(*pairs)
 
 
 def transition_weights(lines: ir.Table, pairs: ir.Table, part: int = 0, parts: int = 1) -> ir.Table:
-    """`item, neighbour, date_index, weight`: the summed weights of pairs that became known at each date.
+    """`item, neighbour, date_index, units`: the summed weights of pairs that became known at each date.
 
-    `lines` are the `transition_lines`, `pairs` the `order_pairs`. Only items of `part` of `parts` are
+    `lines` are the `pair_lines`, `pairs` the `order_pairs`. Only items of `part` of `parts` are
     counted: the pairs of items must fit into memory.
     """
     left = lines.filter(lines["item"] % parts == part).select("order", "item", "date_index")
@@ -84,7 +75,7 @@ def transition_weights(lines: ir.Table, pairs: ir.Table, part: int = 0, parts: i
     t = left.join(pairs, "order").join(right, "neighbour_order")
     t = t.filter(t["item"] != t.neighbour)
     t = t.mutate(date_index=ibis.greatest(t.date_index, t.neighbour_date_index))
-    return t.group_by("item", "neighbour", "date_index").agg(weight=ibis._.weight.sum())
+    return t.group_by("item", "neighbour", "date_index").agg(units=ibis._.units.sum())
 
 
 def required_weight(n_orders: ir.Value) -> ir.Value:
@@ -97,7 +88,7 @@ def filter_min_weight(weights: ir.Table, sales: ir.Table) -> ir.Table:
 
     Both sides grow, so a pair needs at the last date what its item required at the first.
     """
-    totals = weights.group_by("item", "neighbour").agg(weight=ibis._.weight.sum())
+    totals = weights.group_by("item", "neighbour").agg(weight=ibis._.units.sum() * UNIT)
     first = sales.filter(sales.date_index == 0).select("item", n_orders="n_orders")
     totals = totals.left_join(first, "item", rname="{name}_first")
     kept = totals.filter(totals.weight >= required_weight(totals.n_orders.fill_null(0)))
@@ -111,7 +102,7 @@ def transition_neighbours(weights: ir.Table, sales: ir.Table, date_index: int, t
     divided by their mean.
     """
     pairs = weights.filter(weights.date_index <= date_index)
-    pairs = pairs.group_by("item", "neighbour").agg(weight=ibis._.weight.sum())
+    pairs = pairs.group_by("item", "neighbour").agg(weight=ibis._.units.sum() * UNIT)
     n_orders = sales.filter(sales.date_index <= date_index)
     n_orders = n_orders.group_by("item").agg(n_orders=ibis._.n_orders.sum())
     scored = pairs.join(n_orders.select("item", n_item="n_orders"), "item")
@@ -120,10 +111,7 @@ def transition_neighbours(weights: ir.Table, sales: ir.Table, date_index: int, t
     scored = scored.select(
         "item", "neighbour", score=scored.weight / (scored.n_orders + SHRINKAGE).cast("float64").sqrt()
     )
-    rank = ibis.row_number().over(group_by="item", order_by=[scored.score.desc(), scored.neighbour])
-    scored = scored.mutate(rank=rank)
-    scored = scored.filter(scored["rank"] < top).order_by("item", "rank")
-    return scored.select("item", "neighbour", "score")
+    return best_neighbours(scored, top)
 
 
 def transition_neighbours_by_date(
@@ -133,25 +121,24 @@ def transition_neighbours_by_date(
 
     An item keeps the best `transition_neighbours` of `cfg`, which is `data.snapshots`. The mean score of a
     date is 1, so that scores do not grow with the log.
-
-    Pairs are counted once for all dates, in parts of as many items as LINES_PER_PART lines have.
     """
     top = int(cfg["transition_neighbours"])
-    lines = engine.materialize(con, "transition_lines", transition_lines(encoded, dates))
+    lines = engine.materialize(con, "transition_lines", pair_lines(encoded, dates))
     sales = lines.group_by("item", "date_index").agg(n_orders=ibis._.count())
     sales = engine.materialize(con, "transition_sales", sales)
     pairs = engine.materialize(con, "order_pairs", order_pairs(lines))
-    parts = -(-int(con.execute(lines.count())) // LINES_PER_PART) or 1
-    tables_of: list[list[pa.Table]] = [[] for _ in dates]
-    for part in range(parts):
+
+    def count_pairs(part: int, parts: int) -> ir.Table:
         weights = engine.materialize(con, "transition_weights", transition_weights(lines, pairs, part, parts))
-        weights = engine.materialize(con, "kept_transitions", filter_min_weight(weights, sales))
-        for date_index, tables in enumerate(tables_of):
-            tables.append(con.to_pyarrow(transition_neighbours(weights, sales, date_index, top)))
+        return engine.materialize(con, "kept_transitions", filter_min_weight(weights, sales))
+
+    def neighbours_at(weights: ir.Table, date_index: int) -> ir.Table:
+        return transition_neighbours(weights, sales, date_index, top)
+
+    tables = neighbours_in_parts(con, lines, len(dates), count_pairs, neighbours_at)
     engine.drop_tables(con, "transition_lines", "transition_sales", "order_pairs")
     engine.drop_tables(con, "transition_weights", "kept_transitions")
-    # Each part is in order, best first: a stable sort by item keeps that.
-    return [_with_mean_one(pa.concat_tables(tables).sort_by("item")) for tables in tables_of]
+    return list(map(_with_mean_one, tables))
 
 
 def _with_mean_one(table: pa.Table) -> pa.Table:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.examples import copurchase_neighbours
+from data.examples import copurchase_neighbours, item_pairs
 from data.io import engine
 
 ORDERS, USERS, ITEMS, TOP = 60, 7, 90, 5
@@ -46,7 +46,7 @@ def test_neighbours_are_counted_exactly(
     dates = [200, 450, 600]  # after orders 0 to 19, 0 to 44, and all
     with engine.connect({"threads": 2}, tmp_path) as con:
         encoded, lines = random_lines(con, seed)
-        monkeypatch.setattr(copurchase_neighbours, "LINES_PER_PART", -(-len(lines) // parts))
+        monkeypatch.setattr(item_pairs, "LINES_PER_PART", -(-len(lines) // parts))
         tables = copurchase_neighbours.copurchase_neighbours_by_date(con, encoded, dates, {"neighbours": TOP})
     for date, table in zip(dates, tables, strict=True):
         expected = plain_count(lines, date)
@@ -62,7 +62,7 @@ def plain_count(lines: list[Line], date: int) -> list[tuple[int, int, float]]:
         if order * 10 < date:
             items_of[order].append(item)
             owner[order] = user
-    limit = copurchase_neighbours.MAX_BASKET_LINES
+    limit = item_pairs.MAX_BASKET_LINES
     baskets = {order: set(sorted(items)[:limit]) for order, items in items_of.items()}
     n_orders = Counter(item for items in baskets.values() for item in items)
     n_copurchases: Counter[tuple[int, int]] = Counter()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.examples import transition_neighbours
+from data.examples import item_pairs, transition_neighbours
 from data.io import engine
 from tests.data.examples.test_copurchase_neighbours import TOP, Line, random_lines
 
@@ -21,7 +21,7 @@ def test_neighbours_are_counted_exactly(
     dates = [200, 450, 600]  # after orders 0 to 19, 0 to 44, and all
     with engine.connect({"threads": 2}, tmp_path) as con:
         encoded, lines = random_lines(con, seed, longest)
-        monkeypatch.setattr(transition_neighbours, "LINES_PER_PART", -(-len(lines) // parts))
+        monkeypatch.setattr(item_pairs, "LINES_PER_PART", -(-len(lines) // parts))
         tables = transition_neighbours.transition_neighbours_by_date(
             con, encoded, dates, {"transition_neighbours": TOP}
         )
@@ -42,7 +42,7 @@ def plain_count(lines: list[Line], date: int) -> list[tuple[int, int, float]]:
             items_of[order].append(item)
             if order not in orders_of[user]:
                 orders_of[user].append(order)
-    limit = transition_neighbours.MAX_BASKET_LINES
+    limit = item_pairs.MAX_BASKET_LINES
     baskets = {order: set(sorted(items)[:limit]) for order, items in items_of.items()}
     n_orders = Counter(item for items in baskets.values() for item in items)
     weights: dict[tuple[int, int], float] = defaultdict(float)
