@@ -2,10 +2,9 @@
 
 from typing import Any
 
+from data.examples.splits import EXCLUDED
 from data.feature_schema import Attribute, FeatureSchema
 from data.tables.column_selection import UnreadColumns
-
-OUTSIDE = ("earlier", "between", "gap", "later")  # splits
 
 
 def describe_columns(
@@ -26,6 +25,7 @@ def summary(meta: dict[str, Any]) -> str:
     """The counts of meta.json as one line."""
     counts = meta["counts"]
     n = counts["checkouts"]
+    n_outside = sum(n[name] for name in EXCLUDED if name != "immature")
     further_counts = [f"{counts[k]:,} {k}" for k in ("returns", "rejected", "unlisted_items") if counts[k]]
     if n_withheld := sum(meta.get("ghosts", {}).values()):
         further_counts.append(f"{n_withheld:,} checkouts with a withheld slate")
@@ -40,7 +40,7 @@ def summary(meta: dict[str, Any]) -> str:
             f"{counts['orders']:,} orders of {counts['users']:,} users, {counts['items']:,} items",
             f"{n['train']:,} train / {n['validation']:,} validation / {n['test']:,} test checkouts",
             f"{n['immature']:,} immature",
-            f"{sum(n.get(name, 0) for name in OUTSIDE):,} before, between or after the splits",
+            f"{n_outside:,} before, between or after the splits",
             *further_counts,
             f"click: {meta['click']}",
             *positives,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from data.examples.exclusion import exclusion_from_meta
-from data.examples.splits import BETWEEN, horizon_days
+from data.examples.splits import PURGED, horizon_days
 from data.io.batches import Batch, read_batches
 from data.io.parquet import count_rows
 from data.io.stream import BatchStream
@@ -31,7 +31,7 @@ def refit_rows(examples: Path, folder: Path) -> TrainingRows:
     """The checkouts whose outcomes were known before the test split, by links in a stage's `folder`."""
     links = folder / REFIT_ROWS
     links.mkdir(exist_ok=True)
-    for position, split in enumerate(("train", BETWEEN, "validation")):
+    for position, split in enumerate(("train", PURGED, "validation")):
         file, link = examples / f"{split}.parquet", links / f"{position}-{split}.parquet"
         if file.is_file() and not link.is_symlink():
             link.symlink_to(os.path.relpath(file.resolve(), links.resolve()))

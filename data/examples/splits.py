@@ -7,7 +7,7 @@
 Left out and counted are:
 
     immature     the horizon passes the last checkout
-    between      ts < validation_start, outcomes complete by test_start only: towers continue on them
+    purged       ts < validation_start, outcomes complete by test_start only: the refit reads them
     gap          the horizon passes the start of the test split
     earlier      outcomes complete by `data.since`: the model that a warm start continues learned from them
     later        ts ≥ test_end
@@ -30,8 +30,8 @@ from data.tables.encoded_tables import EncodedTables
 from models.schema import SECONDS_PER_DAY
 
 SPLITS = ("train", "validation", "test")
-BETWEEN = "between"
-EXCLUDED = ("earlier", BETWEEN, "gap", "immature", "later")
+PURGED = "purged"
+EXCLUDED = ("earlier", PURGED, "gap", "immature", "later")
 CENSORED = ("censored_at_test", "censored_at_end")
 MAX_CENSORED = 20_000  # checkouts of each that are examples, evenly by time
 
@@ -101,7 +101,7 @@ def assign_splits(checkouts: ir.Table, bounds: SplitBounds, end: int, since: int
         (t.horizon_end.isnull() | (t.horizon_end > end), "immature"),
         ((t.ts < bounds.validation_start) & (t.horizon_end <= since), "earlier"),
         ((t.ts < bounds.validation_start) & (t.horizon_end <= bounds.validation_start), "train"),
-        ((t.ts < bounds.validation_start) & (t.horizon_end <= bounds.test_start), BETWEEN),
+        ((t.ts < bounds.validation_start) & (t.horizon_end <= bounds.test_start), PURGED),
         (t.ts < bounds.validation_start, "gap"),
         ((t.ts < bounds.test_start) & (t.horizon_end <= bounds.test_start), "validation"),
         (t.ts < bounds.test_start, "gap"),

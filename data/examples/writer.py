@@ -24,7 +24,7 @@ from data.examples.outcomes import (
     outcome_lists,
     outcome_types,
 )
-from data.examples.splits import BETWEEN, CENSORED, SPLITS
+from data.examples.splits import CENSORED, PURGED, SPLITS
 from data.feature_schema import FeatureSchema
 from data.io import engine, lists
 from data.tables.encoded_tables import EncodedTables
@@ -111,7 +111,7 @@ def write_examples(
     folder: Path,
     outcomes: OutcomeSpec = ALL_OUTCOMES,
 ) -> ExampleCounts:
-    """Write `examples/{train,validation,test}.parquet`, and those of BETWEEN and CENSORED with checkouts.
+    """Write `examples/{train,validation,test}.parquet`, and those of PURGED and CENSORED with checkouts.
 
     Args:
         assigned: `order, order_id, user, ts, horizon_end, split` and the context columns.
@@ -121,7 +121,7 @@ def write_examples(
     profile_codes = feature_schema.attribute_codes(encoded.users, schema.profile, "profile_")
     profiles = encoded.users.select("user", "user_id", profile_codes=profile_codes)
     profiles = engine.materialize(con, "user_profiles", profiles)
-    t = assigned.filter(assigned.split.isin([*SPLITS, BETWEEN, *CENSORED]))
+    t = assigned.filter(assigned.split.isin([*SPLITS, PURGED, *CENSORED]))
     t = t.join(count_prior_events(encoded), "order").join(profiles, "user")
     t = t.mutate(snapshot=(t.ts - encoded.start) // (every_days * SECONDS_PER_DAY))
     checkouts = engine.materialize(con, "example_checkouts", t)
@@ -140,7 +140,7 @@ def write_examples(
     zeros = {label: dict.fromkeys(SPLITS, 0) for label in columns}
     purchases, impressions, ghosts = (dict.fromkeys(SPLITS, 0) for _ in range(3))
     counts = ExampleCounts(purchases, impressions, ghosts, zeros)
-    for split in (*SPLITS, BETWEEN, *CENSORED):
+    for split in (*SPLITS, PURGED, *CENSORED):
         tables = (
             con.to_pyarrow(example_rows(chunk, inputs))
             for chunk in _chunks(con, checkouts.filter(checkouts.split == split), schema.max_history)
