@@ -112,13 +112,13 @@ class RetrievalTask(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
         torch.manual_seed(self.settings.step_seed(self.global_step))
         train, device, n_checkouts = self.settings.train, self.device, batch.query.ts.numel()
-        alone = torch.rand([n_checkouts], device=device) < train.user_dropout
+        is_user_hidden = torch.rand([n_checkouts], device=device) < train.user_dropout
         limits = order_limits(self.model.module)
         if limits is None:  # the encoder gives one query vector per checkout
-            query, positive = mask_users(batch.query, alone), draw_outcomes(batch, train.positives)
+            query, positive = mask_users(batch.query, is_user_hidden), draw_outcomes(batch, train.positives)
             cell = group = torch.arange(n_checkouts, device=device)
         else:
-            query, rows = hide_profiles(batch.query, alone), order_rows(batch.query, *limits)
+            query, rows = hide_profiles(batch.query, is_user_hidden), order_rows(batch.query, *limits)
             cell, positive = draw_order_targets(batch, rows, self.targets)
             group = cell // rows.ts.shape[1]
         known = positive > 0
@@ -128,7 +128,7 @@ class RetrievalTask(pl.LightningModule):
         group = group + counts[: processes.rank(), 0].sum()
         drawn, items = self.draw_sample(positive, group, int(counts[:, 1].sum())), self.items
         arguments = query, torch.cat([positive[known], drawn.item]), items.catalog, items.text, items.price
-        vector, vectors = self.model(*arguments, None if limits is None else alone)
+        vector, vectors = self.model(*arguments, None if limits is None else is_user_hidden)
         vector = vector.flatten(0, -2)[cell]
         loss = self.loss(vector.float(), vectors.float(), positive, group, drawn)
         # Gradients are averaged over the processes.

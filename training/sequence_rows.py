@@ -21,10 +21,8 @@ def write_sequence_rows(examples: Path, stop: int, max_orders: int, target: Path
 
     Returns the mean number of orders in a sequence.
     """
-    users = [
-        table["user_id"].combine_chunks() for table in iter_slices(examples, ["user_id"], 0, stop, CHUNK)
-    ]
-    user = pa.concat_arrays([part.cast(pa.string()) for part in map(_flat, users)]).dictionary_encode()
+    users = pa.concat_tables(iter_slices(examples, ["user_id"], 0, stop, CHUNK))["user_id"]
+    user = users.cast(pa.large_string()).combine_chunks().dictionary_encode()
     kept = latest_rows(user.indices.to_numpy(), max_orders)
     orders = []
     with write_atomically(target) as partial:
@@ -49,7 +47,3 @@ def latest_rows(user: NDArray, every: int) -> NDArray:
     run = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=-1))
     from_end = ends[run] - np.arange(len(user))
     return np.sort(order[from_end % every == 0])
-
-
-def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if isinstance(column, pa.ChunkedArray) else column

@@ -1,8 +1,10 @@
 """A user's orders as a padded sequence, which sequence encoders read: one row per order, the basket last.
 
-history   [a b] [c]   [d e f]            events of one time are one order (clicks and carts too)
-basket                        [g]
-rows       0     1     2       3         of the checkout; shorter sequences are padded at the end
+    history   [a b] [c]   [d e f]
+    basket                          [g]
+    rows      0     1     2         3
+
+Events of one time are one order (clicks and carts too). Shorter sequences are padded at the end.
 """
 
 from typing import NamedTuple

@@ -140,23 +140,25 @@ class SequenceEncoder(nn.Module):
     ) -> Tensor:
         """Query vectors [B, D]; see models/retrieval/query_encoder.py."""
         sequence = order_sequence(query, vectors, history, basket, self.max_events, self.max_orders)
-        alone = torch.zeros_like(query.ts, dtype=torch.bool)
-        return self.encode_rows(sequence, sequence.last.unsqueeze(1), attributes, alone)[:, 0]
+        is_user_hidden = torch.zeros_like(query.ts, dtype=torch.bool)
+        return self.encode_rows(sequence, sequence.last.unsqueeze(1), attributes, is_user_hidden)[:, 0]
 
-    def encode_orders(self, sequence: OrderSequence, attributes: Tensor, alone: Tensor) -> Tensor:
+    def encode_orders(self, sequence: OrderSequence, attributes: Tensor, is_user_hidden: Tensor) -> Tensor:
         """The query vector after each order, of what was known by then: [B, T, D]; see `encode_rows`."""
         n_checkouts, length = sequence.ts.shape
-        row = torch.arange(length, device=alone.device).expand(n_checkouts, length)
-        return self.encode_rows(sequence, row, attributes, alone)
+        row = torch.arange(length, device=is_user_hidden.device).expand(n_checkouts, length)
+        return self.encode_rows(sequence, row, attributes, is_user_hidden)
 
-    def encode_rows(self, sequence: OrderSequence, row: Tensor, attributes: Tensor, alone: Tensor) -> Tensor:
+    def encode_rows(
+        self, sequence: OrderSequence, row: Tensor, attributes: Tensor, is_user_hidden: Tensor
+    ) -> Tensor:
         """The query vectors after the orders `row` [B, R] of each checkout: [B, R, D].
 
         Args:
             attributes: [B, A], of the checkout: rows before the basket do not read them.
-            alone: [B] bool, checkouts whose orders are read each without those before it.
+            is_user_hidden: [B] bool, users whose orders are read each without those before it.
         """
-        relation = self.relate(sequence, row, alone)
+        relation = self.relate(sequence, row, is_user_hidden)
         features = order_features(sequence)  # [B, T, F]
         own_features = _select_rows(features, row)  # [B, R, F]
         is_last = (row == sequence.last.unsqueeze(1)).to(features.dtype)  # [B, R]
@@ -175,18 +177,18 @@ class SequenceEncoder(nn.Module):
             last_block = len(self.blocks) - 1
             for i, block in enumerate(self.blocks):
                 if i < last_block:
-                    x = block(x, x, self.relate(sequence, all_rows, alone))
+                    x = block(x, x, self.relate(sequence, all_rows, is_user_hidden))
                 else:
                     out = out + self.norm(block(x, _select_rows(x, row), relation))
         return out
 
-    def relate(self, sequence: OrderSequence, row: Tensor, alone: Tensor) -> Relation:
+    def relate(self, sequence: OrderSequence, row: Tensor, is_user_hidden: Tensor) -> Relation:
         """How the orders `row` [B, R] see all."""
         column = torch.arange(sequence.ts.shape[1], device=row.device).view(1, 1, -1)
         distance = row.unsqueeze(2) - column  # [B, R, T]
         row_ts = sequence.ts.gather(1, row)
         days = seconds_to_days((row_ts.unsqueeze(2) - sequence.ts.unsqueeze(1)).clamp_min(0))
-        hidden = (distance < 0) | (alone.view(-1, 1, 1) & (distance > 0))
+        hidden = (distance < 0) | (is_user_hidden.view(-1, 1, 1) & (distance > 0))
         return Relation(days, distance.clamp(0, self.max_distance), hidden)
 
     def decayed_means(self, sequence: OrderSequence, relation: Relation) -> list[Tensor]:

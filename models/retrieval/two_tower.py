@@ -49,12 +49,12 @@ class TwoTower(nn.Module):
         catalog: Catalog,
         text: ItemText,
         price: Tensor,
-        alone: Tensor | None = None,
+        is_user_hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Query vectors [B, D] and the vectors of item `rows` [R, D].
 
-        With `alone` [B] bool, a SequenceEncoder gives a query vector after every order instead, [B, T, D];
-        it reads the orders of a checkout in `alone` each without those before it.
+        With `is_user_hidden` [B] bool, a SequenceEncoder gives a query vector after every order instead,
+        [B, T, D]; it reads the orders of a hidden user each without those before it.
         """
         unique_rows, inverse = torch.unique(
             torch.cat([query.history_item, query.basket_item, rows]), return_inverse=True
@@ -67,21 +67,21 @@ class TwoTower(nn.Module):
         if self.attribute_embeddings is not None:
             attributes = self.attribute_embeddings(*attribute_bags(query))
         encoder = self.query_encoder
-        if alone is not None and isinstance(encoder, SequenceEncoder):
+        if is_user_hidden is not None and isinstance(encoder, SequenceEncoder):
             limits = encoder.max_events, encoder.max_orders
             sequence = order_sequence(query, vectors, history, basket, *limits)
-            return encode_by_length(encoder, sequence, attributes, alone), vectors[requested]
+            return encode_by_length(encoder, sequence, attributes, is_user_hidden), vectors[requested]
         return encoder(query, vectors, history, basket, attributes), vectors[requested]
 
 
 def encode_by_length(
-    encoder: SequenceEncoder, sequence: OrderSequence, attributes: Tensor, alone: Tensor
+    encoder: SequenceEncoder, sequence: OrderSequence, attributes: Tensor, is_user_hidden: Tensor
 ) -> Tensor:
     """`encoder.encode_orders` in groups of similar length: [B, T, D], zeros for padding."""
     vectors = torch.zeros_like(sequence.items)
     for group in groups_by_length(sequence.last):
         part = select_checkouts(sequence, group)
-        encoded = encoder.encode_orders(part, attributes[group], alone[group])
+        encoded = encoder.encode_orders(part, attributes[group], is_user_hidden[group])
         vectors = vectors.index_put(
             (group.unsqueeze(1), torch.arange(encoded.shape[1], device=group.device)), encoded
         )
