@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
 from benchmarks.commands import run_benchmark
+from benchmarks.train_config import train_config
 from data.prepare import prepare
 from reporting.tables import text_table
 from serving.command_line import argument
 from serving.files import write_json
-from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
+from training.config import ConfigError, check_overrides
 from training.prepared_data import open_prepared
 from training.retrieval_stage import train_retrieval
 from training.stage_folders import read_stage_manifest
@@ -49,9 +48,7 @@ def benchmark(options: HashingOptions) -> int:
 
 def measure(overrides: tuple[str, ...], items_per_row: int, hashes: int) -> dict[str, Any]:
     """Train with one table row per `items_per_row` items, each id the sum of `hashes` rows."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=[*overrides, "stage=retrieval"])
-    check_values(cfg)
+    cfg = train_config([*overrides, "stage=retrieval"])
     prepared = open_prepared(prepare(cfg))
     rows = max(prepared.table_sizes["items"] // items_per_row, 2)
     if items_per_row > 1:

@@ -23,11 +23,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from benchmarks.commands import Row, run_benchmark
 from benchmarks.multitask_truth import truth_metrics, truth_table
+from benchmarks.train_config import train_config
 from data.errors import DataError
 from data.io.batches import to_batch
 from evaluation import protocol, scoring
@@ -35,10 +35,11 @@ from evaluation.task_quality import task_metrics
 from exporting.exportable_run import latest_snapshot, latest_sources
 from exporting.lowering import lower_modules, save_torchscript
 from models.schema import Candidates
+from reporting.tables import markdown_table
 from serving.command_line import argument, option
 from serving.files import write_json
 from training.build_ranker import read_tasks
-from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
+from training.config import CONFIG_DIR, ConfigError
 from training.health import TrainingError
 from training.pipeline import train_models
 from training.trained_run import Run, open_run
@@ -90,7 +91,7 @@ def benchmark(options: MultitaskOptions) -> int:
     rows = [{"variant": variant, **variant_metrics(run)} for variant, run in runs]
     for row, milliseconds in zip(rows, measure_latencies([run for _, run in runs]), strict=True):
         row["latency_ms"] = milliseconds
-    tables = [markdown_table(rows)]
+    tables = [variants_table(rows)]
     if all(run.prepared.meta["name"] == "simulated" for _, run in runs):
         for row, (_, run) in zip(rows, runs, strict=True):
             row |= truth_metrics(run, options.split)
@@ -106,10 +107,7 @@ def variant_config(variant: str, overrides: list[str]) -> DictConfig:
     network, *settings = variant.split(":")
     keys = [f"tasks.purchase.{key}" for key in ("loss", "counterfactual_weight")]
     losses = [f"{key}={value}" for key, value in zip(keys, settings, strict=False)]
-    all_overrides = check_overrides("train", [f"ranker={network}", *losses, *overrides])
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=all_overrides)
-    check_values(cfg)
+    cfg = train_config([f"ranker={network}", *losses, *overrides])
     read_tasks(cfg)  # a wrong loss is refused before the first training
     return cfg
 
@@ -184,7 +182,7 @@ def ranker_inputs(run: Run) -> list[tuple[Any, ...]]:
     return inputs
 
 
-def markdown_table(rows: list[Row]) -> str:
+def variants_table(rows: list[Row]) -> str:
     """The rows in Markdown."""
     columns = {
         "variant": "variant", "seed": "seed",
@@ -200,9 +198,8 @@ def markdown_table(rows: list[Row]) -> str:
             return f"{value:,}" if isinstance(value, int) else str(value)
         return f"{value:.{next((n for part, n in digits.items() if part in key), 4)}f}"
 
-    lines = [list(columns), ["---"] + ["---:"] * (len(columns) - 1)]
-    lines += [[cell(key, row[key]) for key in columns.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[cell(key, row[key]) for key in columns.values()] for row in rows]
+    return markdown_table([*columns], lines)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from benchmarks.commands import run_benchmark
+from benchmarks.train_config import train_config
 from data.errors import DataError
 from data.io.batches import to_batch
 from data.io.parquet import count_rows, iter_slices
@@ -41,7 +41,7 @@ from serving.command_line import argument, option
 from serving.files import write_json
 from training.candidate_sources import open_source_tables
 from training.candidates import CHECKOUTS_PER_CHUNK, split_by_snapshot
-from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
+from training.config import ConfigError, check_overrides
 from training.prepared_data import open_prepared
 from training.retrieval import exact_top_k
 from training.retrieval_stage import train_retrieval
@@ -87,9 +87,7 @@ def benchmark(options: NewItemOptions) -> int:
 def train_towers(overrides: tuple[str, ...], seed: int, dim: int) -> Towers:
     """The towers of a simulated shop whose items have vectors of `dim` numbers."""
     shop = [*SHOP, f"data.seed={seed}", f"data.vector.dim={dim}"]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=[*shop, *overrides])
-    check_values(cfg)
+    cfg = train_config([*shop, *overrides])
     return open_towers(train_retrieval(cfg, open_prepared(prepare(cfg))), "validation")
 
 

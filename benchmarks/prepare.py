@@ -19,15 +19,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hydra import compose, initialize_config_dir
 
 from benchmarks.commands import ARTIFACTS, REPORTS, Row, measure_in_subprocess, print_rows, run_benchmark
+from benchmarks.train_config import train_config
 from data.prepare import prepare as prepare_data
 from models.schema import SECONDS_PER_DAY
 from reporting.tables import text_table
 from serving.command_line import argument
 from serving.files import write_json
-from training.config import CONFIG_DIR
 
 PROG = "python -m benchmarks.prepare"
 FOLDER = ARTIFACTS / "bench_prepare"
@@ -96,8 +95,7 @@ def measure_prepare(lines: int) -> Row:
     """Prepare the shop in FOLDER: seconds, lines per second and this process's peak memory."""
     overrides = ["data=tables", f"data.root={FOLDER}", f"paths.prepared={FOLDER}/prepared"]
     overrides.append(f"features.max_history={MAX_HISTORY}")
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=overrides)
+    cfg = train_config(overrides)
     started = time.monotonic()
     folder = prepare_data(cfg)
     seconds = time.monotonic() - started

@@ -19,8 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-
 from benchmarks.commands import REPORTS, Row, run_benchmark, run_script
 from benchmarks.public_counting import COUNTING
 from benchmarks.public_data import (
@@ -34,11 +32,12 @@ from benchmarks.public_data import (
 from benchmarks.public_libraries import FOLDER, LIBRARIES, WITHOUT_SEED, library_lists
 from benchmarks.public_metrics import METRICS, result_row
 from benchmarks.public_sextet import run_lists
+from benchmarks.train_config import train_config
 from data.errors import DataError
-from reporting.tables import aggregate_seeds, format_metric
+from reporting.tables import aggregate_seeds, format_metric, markdown_table
 from serving.command_line import argument, option
 from serving.files import write_json
-from training.config import CONFIG_DIR, check_overrides
+from training.config import check_overrides
 from training.config_versions import load_run_config
 from training.errors import ConfigError
 from training.pipeline import train_models
@@ -95,7 +94,7 @@ def benchmark(options: PublicOptions) -> int:
             print(json.dumps(rows[-1]), flush=True)
             write_json(options.out / REPORT, rows)
             started = time.perf_counter()
-    print(markdown_table(rows))
+    print(public_table(rows))
     return 0
 
 
@@ -142,18 +141,18 @@ def train(public: PublicSet, seed: int, overrides: Sequence[str]) -> Path:
         *overrides,
     ]
     run_script("train.py", *overrides)
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=overrides)
-    return train_models(cfg)  # every stage is done: it returns the run, also of stage=retrieval
+    return train_models(
+        train_config(overrides)
+    )  # every stage is done: it returns the run, also of stage=retrieval
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
+def public_table(rows: Sequence[Row]) -> str:
     """The table of docs/public.md: a line per set and system, mean ± sd over seeds."""
-    lines = ["| data | system | recall@10 | NDCG@10 | hit@10 |", "|---|---|---|---|---|"]
-    for row in aggregate_seeds(rows, ("data", "system")):
-        cells = [str(row["data"]), str(row["system"]), *(format_metric(row, name) for name in METRICS)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = [
+        [str(row["data"]), str(row["system"]), *(format_metric(row, name) for name in METRICS)]
+        for row in aggregate_seeds(rows, ("data", "system"))
+    ]
+    return markdown_table(["data", "system", "recall@10", "NDCG@10", "hit@10"], lines, n_text=2)
 
 
 if __name__ == "__main__":

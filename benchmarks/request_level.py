@@ -13,10 +13,10 @@ import time
 from dataclasses import dataclass
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from benchmarks.commands import run_benchmark
+from benchmarks.train_config import train_config
 from models.embeddings import pack_int8
 from models.jagged import gather_segments, segment_ids
 from models.ranking.ranker import Ranker
@@ -25,7 +25,6 @@ from models.retrieval.two_tower import QueryTower
 from models.schema import SECONDS_PER_DAY, Candidates, Catalog, Query
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
-from training.config import CONFIG_DIR
 from training.distributed.sharding import to_device
 from training.labels import LabelPolicy, Labels, task_labels, task_weights
 from training.source_settings import scored_source_names
@@ -110,8 +109,7 @@ class TrainStep:
 
 def build_train_step(catalog: Catalog, labels: Labels, device: torch.device = CPU) -> TrainStep:
     """A step of the default ranker; its weights are the same at every call."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train")
+    cfg = train_config([])
     sizes = {
         "items": ITEMS + 1, "categories": CATEGORIES, "category_levels": 3, "brands": BRANDS, "tokens": 100,
         "context": ATTRIBUTE_SIZES[:1], "profile": ATTRIBUTE_SIZES[1:],
@@ -165,8 +163,7 @@ def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
         context=random_codes(ATTRIBUTE_SIZES[0], CHECKOUTS, 1),
         profile=torch.stack([random_codes(n, CHECKOUTS) for n in ATTRIBUTE_SIZES[1:]], dim=1),
     )  # fmt: skip
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        n_scored = len(scored_source_names(compose("train")))
+    n_scored = len(scored_source_names(train_config([])))
     candidates = Candidates(
         offsets=torch.arange(CHECKOUTS + 1) * CANDIDATES, item=random_codes(ITEMS + 1, pairs),
         source_mask=random_codes(128, pairs), score=torch.full([pairs], 0.5),

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from benchmarks.commands import Row, run_benchmark
 from benchmarks.multitask import measure_latencies, variant_metrics
+from benchmarks.train_config import train_config
 from data.errors import DataError
+from reporting.tables import markdown_table
 from serving.command_line import argument, option
 from serving.files import write_json
-from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
+from training.config import ConfigError
 from training.health import TrainingError
 from training.pipeline import train_models
 from training.stage_folders import read_stage_manifest
@@ -68,20 +69,16 @@ def benchmark(options: SizesOptions) -> int:
         row["latency_ms"] = milliseconds
     report = options.out / "sizes.json"
     write_json(report, {"overrides": options.overrides, "rows": rows})
-    print("", markdown_table(rows), f"written: {report}", sep="\n\n")
+    print("", sizes_table(rows), f"written: {report}", sep="\n\n")
     return 0
 
 
 def size_config(size: str, overrides: list[str]) -> DictConfig:
     """The config of train.py of this size. Raises ConfigError."""
-    all_overrides = check_overrides("train", [f"size={size}", *overrides])
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=all_overrides)
-    check_values(cfg)
-    return cfg
+    return train_config([f"size={size}", *overrides])
 
 
-def markdown_table(rows: list[Row]) -> str:
+def sizes_table(rows: list[Row]) -> str:
     """The rows in Markdown."""
 
     def cell(value: Any) -> str:
@@ -89,9 +86,7 @@ def markdown_table(rows: list[Row]) -> str:
             return f"{value:.4f}" if value < 1 else f"{value:.2f}"
         return f"{value:,}" if isinstance(value, int) else str(value)
 
-    lines = [[*COLUMNS.values()], ["---"] + ["---:"] * (len(COLUMNS) - 1)]
-    lines += [[cell(row[key]) for key in COLUMNS] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table([*COLUMNS.values()], [[cell(row[key]) for key in COLUMNS] for row in rows])
 
 
 if __name__ == "__main__":

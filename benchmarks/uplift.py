@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from benchmarks.commands import Row, run_benchmark
+from benchmarks.train_config import train_config
 from data.errors import DataError
 from evaluation.uplift import uplift_tables
+from reporting.tables import markdown_table
 from serving.command_line import argument, option
 from serving.files import write_json
-from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
+from training.config import ConfigError
 from training.health import TrainingError
 from training.pipeline import train_models
 from training.trained_run import open_run
@@ -60,7 +61,8 @@ def benchmark(options: UpliftBenchmarkOptions) -> int:
     rows = [summary(tables) for tables in report]
     target = options.out / "uplift_benchmark.json"
     write_json(target, {"overrides": options.overrides, "split": options.split, "runs": report, "rows": rows})
-    print(f"\n{markdown_table(rows)}\n\nwritten: {target}")
+    lines = [[f"{value:.3f}" for value in row.values()] for row in rows]
+    print(f"\n{markdown_table([*rows[0]], lines, n_text=0)}\n\nwritten: {target}")
     return 0
 
 
@@ -70,11 +72,7 @@ def market_config(share: float, overrides: list[str]) -> DictConfig:
         "experiment=simulated", "tasks=incremental", f"data.organic.share={share}", "data.withhold=0.1",
         *overrides,
     ]  # fmt: skip
-    check_overrides("train", all_overrides)
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=all_overrides)
-    check_values(cfg)
-    return cfg
+    return train_config(all_overrides)
 
 
 def summary(tables: dict[str, Any]) -> Row:
@@ -95,13 +93,6 @@ def summary(tables: dict[str, Any]) -> Row:
         "qini": qinis["increment"],
         "qini of value": qinis["expected value"],
     }
-
-
-def markdown_table(rows: list[Row]) -> str:
-    """The rows in Markdown."""
-    lines = [list(rows[0]), ["---:"] * len(rows[0])]
-    lines += [[f"{value:.3f}" for value in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,12 @@ def format_rows(rows: Iterable[Row]) -> list[Row]:
     ]
 
 
+def markdown_table(heading: Sequence[str], lines: Iterable[Sequence[str]], n_text: int = 1) -> str:
+    """Return lines of cells as Markdown; all but the first `n_text` columns are numbers, aligned right."""
+    rule = ["---"] * n_text + ["---:"] * (len(heading) - n_text)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heading, rule, *lines])
+
+
 def text_table(rows: Sequence[Row]) -> str:
     """Return rows as aligned text: all keys in order of appearance; a missing value is blank."""
     if not rows:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from hydra import compose, initialize_config_dir
 
-from benchmarks.sizes import COLUMNS, SIZES, SizesOptions, markdown_table, size_config
+from benchmarks.sizes import COLUMNS, SIZES, SizesOptions, size_config, sizes_table
 from training.config import CONFIG_DIR
 from training.errors import ConfigError
 
@@ -55,5 +55,5 @@ def test_overrides_are_no_sizes() -> None:
     options = SizesOptions(words=("s", "seed=1"))
     assert (options.sizes, options.overrides) == (["s"], ["seed=1"])
     assert SizesOptions().sizes == [*SIZES]
-    heading, rule, line = markdown_table([dict.fromkeys(COLUMNS, 0.5)]).split("\n")
+    heading, rule, line = sizes_table([dict.fromkeys(COLUMNS, 0.5)]).split("\n")
     assert heading.count("|") == rule.count("|") == line.count("|")
