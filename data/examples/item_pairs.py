@@ -1,15 +1,51 @@
-"""What the tables of item pairs share: their lines, counts in parts, and the best neighbours of an item."""
+"""What the tables of item pairs share: their lines, counts of pairs, and the best neighbours of an item.
+
+    weights of pairs of items = X' W X
+
+X [O, N] holds the items of orders, W [O, O] the weights of pairs of orders. Sparse products add up the pairs
+of an item at once; a join writes down every pair first.
+"""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
+import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from data.tables.encoded_tables import EncodedTables
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 LINES_PER_PART = 1_000_000  # lines whose pairs are counted at once: some GB
 MAX_BASKET_LINES = 40  # lines of an order that form pairs; their number is the square
+
+
+class OrderLines(NamedTuple):
+    """The n lines that form pairs, of O orders that are numbered by user and time."""
+
+    order: Ints  # [n]
+    item: Ints  # [n]
+    date_index: Ints  # [n] position of the first date at which the line is known
+    user: Ints  # [O]
+
+
+class Pairs(NamedTuple):
+    """Pairs of items and their weight."""
+
+    item: Ints  # [p] rising
+    neighbour: Ints  # [p]
+    weight: Ints  # [p]
+
+
+class PairRule(NamedTuple):
+    """Which pairs count and how much, by the number of orders [N] with each item."""
+
+    required_weight: Callable[[Ints], Floats]  # [N] of the pairs of an item
+    score: Callable[[Pairs, Ints], Floats]  # [p]
 
 
 def pair_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
@@ -25,35 +61,70 @@ def pair_lines(encoded: EncodedTables, dates: list[int]) -> ir.Table:
     return t.select("order", "user", "item", date_index=ibis.literal(0, "int32") + n_dates_before)
 
 
-def best_neighbours(scored: ir.Table, top: int) -> ir.Table:
-    """`item, neighbour, score`: the `top` neighbours of highest score of every item, best first."""
-    rank = ibis.row_number().over(group_by="item", order_by=[scored.score.desc(), scored.neighbour])
-    ranked = scored.mutate(rank=rank)
-    ranked = ranked.filter(ranked["rank"] < top).order_by("item", "rank")
-    return ranked.select("item", "neighbour", "score")
+def read_order_lines(con: ibis.BaseBackend, encoded: EncodedTables, dates: list[int]) -> OrderLines:
+    """The `pair_lines`, in memory."""
+    table = con.to_pyarrow(pair_lines(encoded, dates))
+    order, user, item, date_index = (table[name].to_numpy().astype(np.int64) for name in table.schema.names)
+    by_time, row = np.unique(order, return_inverse=True)  # orders are numbered by time
+    user_of = np.zeros(len(by_time), np.int64)
+    user_of[row] = user
+    by_user = np.argsort(user_of, kind="stable")
+    number = np.empty_like(by_user)
+    number[by_user] = np.arange(len(by_user))
+    return OrderLines(number[row], item, date_index, user_of[by_user])
 
 
-def neighbours_in_parts(
-    con: ibis.BaseBackend,
-    lines: ir.Table,
-    n_dates: int,
-    count_pairs: Callable[[int, int], ir.Table],
-    neighbours_at: Callable[[ir.Table, int], ir.Table],
+def neighbours_by_date(
+    lines: OrderLines, order_weights: sp.csr_array, n_dates: int, rule: PairRule, top: int
 ) -> list[pa.Table]:
-    """`item, neighbour, score` at each of `n_dates` dates, by item and best first.
-
-    Pairs are counted once for all dates, in parts of as many items as LINES_PER_PART lines have.
+    """`item, neighbour, score` at each date: the `top` neighbours of highest score of every item, best first.
 
     Args:
-        lines: materialized `pair_lines`.
-        count_pairs: materialized counts of the pairs of a part, of its number and the number of parts.
-        neighbours_at: the `best_neighbours` by such counts at the date of an index.
+        order_weights: [O, O] int64, the weight of a line of the row's order and one of the column's.
     """
-    parts = -(-int(con.execute(lines.count())) // LINES_PER_PART) or 1
-    tables_of: list[list[pa.Table]] = [[] for _ in range(n_dates)]
-    for part in range(parts):
-        counts = count_pairs(part, parts)
-        for date_index, tables in enumerate(tables_of):
-            tables.append(con.to_pyarrow(neighbours_at(counts, date_index)))
-    # Each part is in order, best first: a stable sort by item keeps that.
-    return [pa.concat_tables(tables).sort_by("item") for tables in tables_of]
+    tables = []
+    for date in range(n_dates):
+        is_known = lines.date_index <= date
+        known = lines._replace(order=lines.order[is_known], item=lines.item[is_known])
+        n_orders = np.bincount(known.item)
+        parts = -(-len(known.item) // LINES_PER_PART) or 1
+        of_date = []
+        for part in range(parts):
+            pairs = _count_pairs(known, order_weights, rule.required_weight(n_orders), part, parts)
+            of_date.append(_best_neighbours(pairs, rule.score(pairs, n_orders), top))
+        # Each part is in order, best first: a stable sort by item keeps that.
+        tables.append(pa.concat_tables(of_date).sort_by("item"))
+    return tables
+
+
+def _count_pairs(
+    lines: OrderLines, order_weights: sp.csr_array, required: Floats, part: int, parts: int
+) -> Pairs:
+    """The pairs of the items of a part with all others that have the weight [N] which their item requires."""
+    shape = len(lines.user), len(required)
+    ones, of_part = np.ones(len(lines.item), np.int64), lines.item % parts == part
+    all_items = sp.csr_array((ones, (lines.order, lines.item)), shape=shape)
+    by_item = lines.item[of_part], lines.order[of_part]
+    orders_of_item = sp.csr_array((ones[of_part], by_item), shape=shape[::-1])
+    weights = orders_of_item @ order_weights @ all_items  # [N, N]
+    kept = np.flatnonzero(weights.data >= np.repeat(required, np.diff(weights.indptr)))
+    item = np.searchsorted(weights.indptr, kept, side="right") - 1
+    neighbour, weight = weights.indices[kept].astype(np.int64), weights.data[kept]
+    is_other = item != neighbour
+    return Pairs(item[is_other], neighbour[is_other], weight[is_other])
+
+
+def _best_neighbours(pairs: Pairs, score: Floats, top: int) -> pa.Table:
+    """`item, neighbour, score`: the `top` pairs of highest score of every item, best first."""
+    starts = np.flatnonzero(np.diff(pairs.item, prepend=-1))
+    stops = np.append(starts[1:], len(score))
+    lowest = np.zeros(len(starts))  # of the `top` scores of an item
+    for row in np.flatnonzero(stops - starts > top):
+        scores = score[starts[row] : stops[row]]
+        lowest[row] = np.partition(scores, len(scores) - top)[-top]
+    kept = np.flatnonzero(score >= np.repeat(lowest, stops - starts))  # a small part: sorting takes long
+    item, neighbour, score = pairs.item[kept], pairs.neighbour[kept], score[kept]
+    order = np.lexsort((neighbour, -score, item))
+    is_best = np.arange(len(item)) - np.searchsorted(item, item) < top  # items rise already
+    order = order[is_best]
+    return pa.table([item[order], neighbour[order], score[order]], names=["item", "neighbour", "score"])
