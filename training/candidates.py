@@ -73,7 +73,7 @@ def write_candidates(
             candidates = add_impressions(candidates, outcomes, query, vector, sources, catalog)
             chunk = append_candidate_columns(chunk, candidates, scored)
             writer = writer or pq.ParquetWriter(
-                partial, chunk.schema, compression="zstd", write_page_checksum=True
+                partial, chunk.schema, compression="lz4", write_page_checksum=True
             )
             writer.write_table(chunk)
             bar.update(len(chunk))

@@ -42,12 +42,13 @@ def gather_candidates(
         if is_done(folder):
             return folder
         recall = {}
-        opened: dict[Path, candidates.TrainedRetrieval] = {}
+        tables = open_source_tables(cfg, prepared, prepared.catalog)
+        exclusion = SlateExclusion.of_folder(prepared.folder)
         for split in splits:
-            towers = towers_of_split(retrieval, split)
-            if towers not in opened:
-                opened = {towers: _open_retrieval(cfg, prepared, towers)}  # one at a time: tables are large
-            trained = opened[towers]
+            tower, catalog = load_query_tower(cfg, prepared, towers_of_split(retrieval, split))
+            trained = candidates.TrainedRetrieval(
+                tower=tower, catalog=catalog, tables=tables, exclusion=exclusion
+            )
             examples = prepared.folder / "examples" / f"{split}.parquet"
             if split in CENSORED:
                 if examples.is_file():
@@ -67,13 +68,3 @@ def gather_candidates(
             )
         write_stage_manifest(folder, {"recall": recall})
     return folder
-
-
-def _open_retrieval(cfg: DictConfig, prepared: PreparedData, towers: Path) -> candidates.TrainedRetrieval:
-    tower, catalog = load_query_tower(cfg, prepared, towers)
-    return candidates.TrainedRetrieval(
-        tower=tower,
-        catalog=catalog,
-        tables=open_source_tables(cfg, prepared, catalog),
-        exclusion=SlateExclusion.of_folder(prepared.folder),
-    )
