@@ -9,7 +9,7 @@ from data.examples.splits import horizon_days
 from data.io.parquet import count_rows
 from models.schema import SECONDS_PER_DAY
 
-MAX_RECENT_CHECKOUTS = 2000  # of a split, that recalibration reads
+MAX_RECENT_CHECKOUTS = 1000  # of a split, that recalibration reads
 
 
 def count_retrieval_rows(rows: int, share: float) -> int:

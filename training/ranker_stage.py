@@ -100,11 +100,11 @@ def _train_ranker(
     ranker = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
     if processes.rank() > 0:
         return
-    outputs = _kept_validation_outputs(cfg, task, metrics) if first_row == 0 else None
+    outputs = _kept_validation_outputs(cfg, task, metrics)
     # Anew, because the trainer may have moved the others.
     tower, catalog = load_query_tower(cfg, prepared, towers_of_split(retrieval, "validation"))
     if outputs is None:
-        batches = read_batches(validation_file, VALIDATION_BATCH_SIZE)
+        batches = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row)
         outputs = predict(ranker, tower, catalog, batches, label_policy)
     _calibrate(ranker, read_tasks(cfg), outputs, label_policy)
     recalibration = recalibrate_at(
@@ -147,7 +147,7 @@ def _kept_validation_outputs(
 def _calibrate(
     ranker: Ranker, tasks: Sequence[Task], outputs: tuple[Tensor, Labels], label_policy: LabelPolicy
 ) -> None:
-    """Fit the ranker's calibration to logits and labels of the validation split."""
+    """Fit the ranker's calibration to logits and labels of validation."""
     logits, labels = outputs
     bias = ranker.position_bias if label_policy.has_impressions else None
     matrix = task_labels(labels, tasks, label_policy)
