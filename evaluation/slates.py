@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from data.errors import DataError
 from data.product_codes import product_codes
 from evaluation import protocol, scoring
-from evaluation.jagged import Array, segment_ids
+from evaluation.jagged import Array, concat_ranges, segment_ids, to_offsets
 from evaluation.metrics import ndcg_at, revenue_at
 from evaluation.objective import Objective, open_objective
 from reporting.tables import text_table
@@ -36,6 +36,7 @@ REVENUE_WEIGHTS = tuple(step / 10 for step in range(11))
 CATEGORY_CAPS = (3, 2, 1)
 PRODUCT_CAPS = (2, 1)
 DIVERSITIES = (0.02, 0.05, 0.1, 0.2, 0.3)
+MAX_CHECKOUTS = 2000  # that policies are compared on: each policy makes every slate anew
 CHECKOUTS_PER_BLOCK = 512  # bounds the memory of the padded rows
 
 
@@ -69,16 +70,23 @@ def build_slates(
     objective: Objective,
     policies: list[SlatePolicy],
     items: SlateItems,
+    checkouts: Array | None = None,
 ) -> list[Array]:
-    """The slates [n, 6] of each policy: item rows, best first, -1 for an empty slot."""
+    """The slates [n, 6] of each policy: item rows, best first, -1 for an empty slot.
+
+    With `checkouts` [m] those of others are empty.
+    """
     n = len(candidates.offsets) - 1
+    checkouts = np.arange(n) if checkouts is None else checkouts
     slates = [np.full((n, SLOTS), -1, np.int64) for _ in policies]
-    for start in range(0, n, CHECKOUTS_PER_BLOCK):
-        bounds = candidates.offsets[start : start + CHECKOUTS_PER_BLOCK + 1]
-        pairs = slice(bounds[0], bounds[-1])
-        row = segment_ids(bounds - bounds[0])
-        column = np.arange(len(row)) - (bounds - bounds[0])[row]
-        shape = len(bounds) - 1, int(np.diff(bounds).max(initial=0))
+    for start in range(0, len(checkouts), CHECKOUTS_PER_BLOCK):
+        block = checkouts[start : start + CHECKOUTS_PER_BLOCK]
+        lengths = np.diff(candidates.offsets)[block]
+        pairs = concat_ranges(candidates.offsets[block], lengths)
+        bounds = to_offsets(lengths)
+        row = segment_ids(bounds)
+        column = np.arange(len(row)) - bounds[row]
+        shape = len(block), int(lengths.max(initial=0))
         item, eligible = np.zeros(shape, np.int64), np.zeros(shape, bool)
         item[row, column], eligible[row, column] = candidates.item[pairs], True
         for policy, slate in zip(policies, slates, strict=True):
@@ -89,8 +97,14 @@ def build_slates(
             selected = select_slates(score, eligible, item, items, policy).column
             if shape[1]:
                 shown = np.take_along_axis(item, np.maximum(selected, 0), 1)
-                slate[start : start + CHECKOUTS_PER_BLOCK] = np.where(selected >= 0, shown, -1)
+                slate[block] = np.where(selected >= 0, shown, -1)
     return slates
+
+
+def sample_checkouts(part: protocol.Slice) -> protocol.Slice:
+    """A slice with MAX_CHECKOUTS of its checkouts, evenly by time."""
+    position = np.linspace(0, len(part.rows), min(len(part.rows), MAX_CHECKOUTS), endpoint=False)
+    return part._replace(rows=part.rows[position.astype(np.int64)])
 
 
 def slate_metrics(slate: Array, part: protocol.Slice, items: SlateItems) -> dict[str, float]:
@@ -132,7 +146,8 @@ def revenue_frontier(
         SlatePolicy(objective=objective.expression, revenue_weight=weight, product_cap=None)
         for weight in REVENUE_WEIGHTS
     ]
-    slates = build_slates(candidates, objective, policies, items)
+    part = sample_checkouts(part)
+    slates = build_slates(candidates, objective, policies, items, part.rows)
     return [
         {"revenue_weight": policy.revenue_weight} | slate_metrics(slate, part, items)
         for policy, slate in zip(policies, slates, strict=True)
@@ -157,7 +172,8 @@ def policy_costs(
         for weight in ((0.0, 1.0) if objective.reads_amount else (1.0,))
         for variant in variants
     ]
-    slates = build_slates(candidates, objective, policies, items)
+    part = sample_checkouts(part)
+    slates = build_slates(candidates, objective, policies, items, part.rows)
     return [
         {
             "revenue_weight": policy.revenue_weight,

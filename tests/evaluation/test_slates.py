@@ -63,6 +63,22 @@ def test_two_packs_take_one_slot():
     assert second[0, 0] == first[0, 0]
 
 
+def test_slates_of_some_checkouts():
+    """They are those of all checkouts, and the other checkouts have none."""
+    candidates, policies = make_candidates([8, 0, 20, 3, 9]), [SlatePolicy()]
+    (every,) = slates.build_slates(candidates, OBJECTIVE, policies, CATALOG)
+    (some,) = slates.build_slates(candidates, OBJECTIVE, policies, CATALOG, np.array([1, 2, 4]))
+    np.testing.assert_array_equal(some[[1, 2, 4]], every[[1, 2, 4]])
+    assert (some[[0, 3]] == -1).all()
+
+
+def test_policies_are_compared_on_an_even_sample(monkeypatch):
+    part = part_of((np.arange(6), np.ones(5, np.int64), np.ones(5)), 5)
+    assert slates.sample_checkouts(part).rows.tolist() == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(slates, "MAX_CHECKOUTS", 2)
+    assert slates.sample_checkouts(part).rows.tolist() == [0, 2]
+
+
 def part_of(purchases, n):
     return protocol.Slice("all", np.arange(n), Purchases(*purchases), False)
 
