@@ -1,6 +1,6 @@
 """Training of the two towers: sampled softmax over what followed each checkout, or each order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from training.order_targets import TargetRule, draw_order_targets, draw_outcomes
 from training.task_settings import TaskSettings
 
 RECALL_CUTOFFS = (100, 300, 500)
+MAX_SELECTION_CUTOFF = 300
 NEGATIVE_ITEMS = ("auto", "trained", "all")  # `retrieval.train.negative_items`
 
 
@@ -87,6 +88,9 @@ class RetrievalTask(pl.LightningModule):
         self.items = items
         self.settings = settings
         self.model: Any = None  # a DistributedModelParallel, once configured
+        # By metric of validation; `recall` selects the weights.
+        self.recall_cutoffs = {f"recall_{k}": k for k in RECALL_CUTOFFS}
+        self.recall_cutoffs["recall"] = selection_cutoff(items.price.numel() - 1)
 
     def configure_model(self) -> None:
         if self.model is None:
@@ -186,21 +190,28 @@ class RetrievalTask(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         items, no_rows = self.items, batch.query.history_item[:0]
         query, _ = self.model.module(batch.query, no_rows, items.catalog, items.text, items.price)
-        top_items = exact_top_k(query, self.vectors, items.catalog.available, max(RECALL_CUTOFFS))
-        self.hits.append(count_hits(top_items, batch))
+        top_items = exact_top_k(
+            query, self.vectors, items.catalog.available, max(self.recall_cutoffs.values())
+        )
+        self.hits.append(count_hits(top_items, batch, [*self.recall_cutoffs.values()]))
         for part, rows in (("history", batch.query.history_item), ("basket", batch.query.basket_item)):
             self.unknown_counts[part] += torch.tensor([(rows == 0).sum(), rows.numel()], device=self.device)
 
     def on_validation_epoch_end(self) -> None:
-        # [n, 1 + len(RECALL_CUTOFFS)] purchases, and those among the first k
+        # [n, 1 + cutoffs] purchases, and those among the first k
         hits = processes.all_gather_rows(torch.cat(self.hits))
         hits = hits[hits[:, 0] > 0]
-        for i, k in enumerate(RECALL_CUTOFFS):
+        for i, name in enumerate(self.recall_cutoffs):
             recall = (hits[:, i + 1] / hits[:, 0]).mean() if len(hits) else torch.tensor(0.0)
-            self.log(f"recall_{k}", recall, prog_bar=k == 300, sync_dist=True)  # equal in all processes
+            self.log(name, recall, prog_bar=name == "recall_300", sync_dist=True)  # equal in all processes
         for part, counts in self.unknown_counts.items():
             unknown, total = processes.all_gather_rows(counts.unsqueeze(0)).sum(0)
             self.log(f"unknown_{part}", unknown / total.clamp_min(1), sync_dist=True)
+
+
+def selection_cutoff(n_items: int) -> int:
+    """The number of items whose recall selects the weights; of a few hundred the first 300 tell nothing."""
+    return min(MAX_SELECTION_CUTOFF, max(n_items // 10, 6))
 
 
 def local_share(count: int) -> int:
@@ -276,12 +287,10 @@ def exact_top_k(query: Tensor, vectors: Tensor, available: Tensor, k: int) -> Te
     return top.indices.masked_fill(top.values == -torch.inf, -1)
 
 
-def count_hits(top_items: Tensor, batch: Batch) -> Tensor:
-    """By checkout: purchases, and those among the first k of `top_items` [B, K] for k in RECALL_CUTOFFS."""
+def count_hits(top_items: Tensor, batch: Batch, cutoffs: Sequence[int]) -> Tensor:
+    """By checkout: purchases, and those among the first k of `top_items` [B, K] for each of `cutoffs`."""
     bought = batch.outcomes.purchase
     owner, item = segment_ids(batch.outcomes.offsets)[bought], batch.outcomes.item[bought]
     equal = top_items[owner] == item.unsqueeze(1)  # [purchases, k]
-    counts = torch.stack(
-        [torch.ones_like(item)] + [equal[:, :k].any(1).long() for k in RECALL_CUTOFFS], dim=1
-    )
+    counts = torch.stack([torch.ones_like(item)] + [equal[:, :k].any(1).long() for k in cutoffs], dim=1)
     return counts.new_zeros(top_items.shape[0], counts.shape[1]).index_add_(0, owner, counts).float()

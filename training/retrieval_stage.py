@@ -43,7 +43,7 @@ VALIDATION_BATCH_SIZE = 512  # checkouts
 # Split → how many trainings before the last its towers are from.
 TOWER_SPLITS = {"train": 2, "validation": 1, "censored_at_test": 1, "test": 0, "censored_at_end": 0}
 CONTINUED = "continued"  # key of a manifest: the folder of the towers that these continue
-MONITOR = "recall_300"  # the metric of validation that selects the weights
+MONITOR = "recall"  # the metric of validation that selects the weights
 
 
 def train_retrieval(

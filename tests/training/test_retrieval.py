@@ -1,4 +1,4 @@
-"""The items that uniform negatives of the two towers are drawn from."""
+"""The items that uniform negatives of the two towers are drawn from, and what selects their weights."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.errors import ConfigError
-from training.retrieval import negative_items
+from training.retrieval import negative_items, selection_cutoff
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.booleans())
@@ -23,3 +23,8 @@ def test_negatives_are_trained_items_where_items_have_vectors(trained: list[bool
 def test_a_wrong_choice_is_refused() -> None:
     with pytest.raises(ConfigError, match="negative_items=sold: expected auto, trained, all"):
         negative_items("sold", torch.ones(3, dtype=torch.bool), has_vectors=True)
+
+
+@pytest.mark.parametrize(("n_items", "cutoff"), [(1, 6), (30, 6), (300, 30), (3000, 300), (10**6, 300)])
+def test_recall_of_a_part_of_a_small_catalog_selects(n_items: int, cutoff: int) -> None:
+    assert selection_cutoff(n_items) == cutoff
