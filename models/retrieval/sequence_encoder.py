@@ -159,6 +159,9 @@ class SequenceEncoder(nn.Module):
             is_user_hidden: [B] bool, users whose orders are read each without those before it.
         """
         relation = self.relate(sequence, row, is_user_hidden)
+        # Means and blocks read the same dropout: what one hides, the other would give away.
+        items = F.dropout(sequence.items, self.dropout, self.training)
+        sequence = OrderSequence(items, sequence.lines, sequence.purchases, sequence.ts, sequence.last)
         features = order_features(sequence)  # [B, T, F]
         own_features = _select_rows(features, row)  # [B, R, F]
         is_last = (row == sequence.last.unsqueeze(1)).to(features.dtype)  # [B, R]
@@ -172,7 +175,6 @@ class SequenceEncoder(nn.Module):
         out = F.normalize(out, dim=2) * self.log_length.exp()  # a mean of many items is short
         if len(self.blocks) > 0:
             x = order_mean * self.scale + self.project_features(features)
-            x = F.dropout(x, self.dropout, self.training)
             all_rows = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], x.shape[1])
             last_block = len(self.blocks) - 1
             for i, block in enumerate(self.blocks):
