@@ -12,7 +12,7 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     "share": (0.01, 0.99), "data.organic.share": (0, 0.9),
     "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10),
     "positives": (1, NO_LIMIT), "uniform_negatives": (0, NO_LIMIT), "in_batch_negatives": (0, NO_LIMIT),
-    "max_checkouts": (1, NO_LIMIT),
+    "skip_share": (0, 0.99), "max_checkouts": (1, NO_LIMIT),
     "negative_sampling_rate": (1e-3, 1),
     "pointwise": (0, 1e6), "pairwise": (0, 1e6), "listwise": (0, 1e6), "lambda": (0, 1e6),
     "health_every": (1, NO_LIMIT), "checkpoint_every": (1, NO_LIMIT), "user_dropout": (0, 0.99),

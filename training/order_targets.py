@@ -3,7 +3,8 @@
     orders of a checkout    o0      o1         o2 (basket)
     targets                 of o1…  of o2…     of the outcomes
 
-"Followed" means within the horizon of the outcomes: in the next order, or in so many days.
+"Followed" means within the horizon of the outcomes: in the next order, or in so many days. In place of the
+next order, some may learn from one soon after it: sparse sequences hold few pairs otherwise.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from models.retrieval.order_sequence import OrderRows
 from models.schema import HISTORY_KINDS
 
 PURCHASE_KIND = HISTORY_KINDS.index("purchase")
+MAX_SKIPPED_ORDERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class TargetRule:
     horizon: int | None  # seconds; None: the next order
     keep_basket: bool  # what the order itself holds counts too
     limit: int  # targets drawn per order
+    skip_share: float = 0.0  # of the orders that skip the next order, see `_draw_following`
 
 
 class OrderTargets(NamedTuple):
@@ -81,15 +84,21 @@ def _purchased_lines(batch: Batch, rows: OrderRows) -> OrderLines:
 
 
 def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRule) -> Tensor:
-    """For orders `cell` [Q], up to `limit` random lines that follow inside the horizon: [Q, limit] items."""
+    """For orders `cell` [Q], up to `limit` random lines that follow inside the horizon: [Q, limit] items.
+
+    Where that is the next order, a share `skip_share` of the orders skips it, and again of these.
+    """
     if lines.cell.numel() == 0:
         return torch.zeros([cell.numel(), rule.limit], dtype=torch.int64, device=cell.device)
     width, last_line = ts.shape[1], lines.cell.numel() - 1
     start = torch.searchsorted(lines.cell, cell, right=True)
     if rule.horizon is None:
-        next_cell = lines.cell[start.clamp_max(last_line)]
-        end = torch.searchsorted(lines.cell, next_cell, right=True)
-        end = torch.where((start <= last_line) & (next_cell // width == cell // width), end, start)
+        start, end = _bounds_of_next_order(start, lines)
+        for _ in range(MAX_SKIPPED_ORDERS if rule.skip_share > 0 else 0):
+            is_skipped = torch.rand(cell.shape, device=cell.device) < rule.skip_share
+            start, end = _bounds_of_next_order(torch.where(is_skipped, end, start), lines)
+        checkout = lines.cell[start.clamp_max(last_line)] // width
+        end = torch.where(checkout == cell // width, end, start)
     else:
         # A time stands for itself in its checkout; checkouts lie further apart than the horizon.
         span = int(ts.max() - ts.min()) + rule.horizon + 1
@@ -107,3 +116,9 @@ def _draw_following(cell: Tensor, lines: OrderLines, ts: Tensor, rule: TargetRul
     n_items = int(lines.item.max()) + 1
     own = torch.isin(cell.unsqueeze(1) * n_items + drawn, lines.cell * n_items + lines.item)
     return drawn.masked_fill(own, 0)
+
+
+def _bounds_of_next_order(start: Tensor, lines: OrderLines) -> tuple[Tensor, Tensor]:
+    """Where the order of the line `start` [Q] starts and ends among the lines; empty past the last line."""
+    end = torch.searchsorted(lines.cell, lines.cell[start.clamp_max(lines.cell.numel() - 1)], right=True)
+    return start, end

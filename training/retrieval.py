@@ -125,6 +125,7 @@ class RetrievalTask(pl.LightningModule):
             query, rows = hide_profiles(batch.query, is_user_hidden), order_rows(batch.query, *limits)
             cell, positive = draw_order_targets(batch, rows, self.targets)
             group = cell // rows.ts.shape[1]
+        positive = positive[:, (positive > 0).any(0)]  # single-item orders fill one column of several
         known = positive > 0
         counts = processes.all_gather_rows(torch.tensor([[n_checkouts, int(known.sum())]], device=device))
         if not known.any() and processes.world_size() == 1:

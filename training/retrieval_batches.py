@@ -56,11 +56,15 @@ def training_batches(
     return read_batches(sequences, batch_size, seed=cfg.seed, shuffle=True, **stream)
 
 
-def target_rule(meta: dict[str, Any], limit: int) -> TargetRule:
-    """What follows an order counts as in the outcomes of a prepared folder with this meta.json."""
+def target_rule(meta: dict[str, Any], train: DictConfig) -> TargetRule:
+    """What follows an order counts as in the outcomes of a prepared folder with this meta.json.
+
+    `train` is `retrieval.train`.
+    """
     days = horizon_days(meta["horizon"])
     return TargetRule(
         horizon=None if days is None else round(days * SECONDS_PER_DAY),
         keep_basket=not exclusion_from_meta(meta).rule.basket,
-        limit=limit,
+        limit=train.positives,
+        skip_share=train.skip_share,
     )

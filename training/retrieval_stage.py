@@ -164,7 +164,7 @@ def _fit_towers(
     build = partial(build_two_tower, cfg, prepared.table_sizes)
     weights = warm_start_weights(build, warm.tower_weights, warm.previous_rows) if warm else None
     items = _training_items(cfg, prepared, rows, warm)
-    targets = target_rule(prepared.meta, train_settings.positives)
+    targets = target_rule(prepared.meta, train_settings)
     task = RetrievalTask(build, items, TaskSettings.of(cfg, train_settings, weights), targets)
     stream = {"max_history": cfg.retrieval.model.query.get("max_events"), **processes.stream_share()}
     train = training_batches(cfg, rows, folder, stream)

@@ -28,11 +28,13 @@ def batch_of(query: Query, bought: list[int]) -> Batch:
     return Batch(query, outcomes, None, None, None, torch.zeros(1, dtype=torch.int64))
 
 
-def targets(orders, basket, bought, horizon=None, keep=True, limit=8, kind=0) -> dict[int, set[int]]:
+def targets(
+    orders, basket, bought, horizon=None, keep=True, limit=8, kind=0, skip=0.0
+) -> dict[int, set[int]]:
     """Row of an order → its targets."""
     batch = batch_of(shopper(orders, basket, kind), bought)
     rows = order_rows(batch.query, 100, 10)
-    rule = TargetRule(horizon=horizon, keep_basket=keep, limit=limit)
+    rule = TargetRule(horizon=horizon, keep_basket=keep, limit=limit, skip_share=skip)
     found = draw_order_targets(batch, rows, rule)
     return {int(c): set(i[i > 0].tolist()) for c, i in zip(found.cell, found.item, strict=True)}
 
@@ -40,6 +42,14 @@ def targets(orders, basket, bought, horizon=None, keep=True, limit=8, kind=0) ->
 def test_the_next_order_follows_and_outcomes_follow_the_basket() -> None:
     found = targets([(9, [1, 2]), (5, [3, 4])], [5], bought=[6, 7])
     assert found == {0: {3, 4}, 1: {5}, 2: {6, 7}}
+
+
+def test_orders_that_skip_learn_from_a_later_order_of_the_checkout() -> None:
+    orders = [(9, [1]), (8, [2]), (7, [3]), (6, [4])]
+    assert targets(orders, [5], [6], skip=1.0) == {0: {4}, 1: {5}, 4: {6}}, "two are skipped at most"
+    torch.manual_seed(0)
+    drawn = [targets(orders, [5], [6], skip=0.5)[0] for _ in range(50)]
+    assert all(target in drawn for target in ({2}, {3}, {4}))
 
 
 def test_orders_inside_a_horizon_of_days_follow() -> None:
