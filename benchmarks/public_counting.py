@@ -63,25 +63,26 @@ def tifu_knn(public: PublicSet) -> Array:
 def co_occurrence(public: PublicSet) -> Array:
     """Lists [U, 10] by co-occurrence: pairs up to three orders apart count 1 / distance.
 
-    A user's score of an item sums the pairs with the known orders, with a factor .7 for each order back, over
-    the root of the item's count plus 3.
+    Pairs are counted in all orders but the last two. A user's score of an item sums the pairs with the known
+    orders, with a factor .7 for each order back, over the root of the item's count plus 3.
     """
-    known = known_lines(public)
-    pairs = co_occurrence_counts(public, known)
-    counts = np.bincount(known.item, minlength=len(public.item_ids))
+    train = known_lines(public, n_held_out=2)
+    pairs = co_occurrence_counts(public, train)
+    counts = np.bincount(train.item, minlength=len(public.item_ids))
     pairs = pairs @ sparse.diags(1 / np.sqrt(counts + COUNT_SMOOTHING))
+    known = known_lines(public)
     back = public.n_orders[known.user] - 2 - known.order
     profile = user_item_matrix(public, known, RANK_DECAY**back)
     return best_items_of(public, lambda start, stop: profile[start:stop] @ pairs)
 
 
-def co_occurrence_counts(public: PublicSet, known: Lines) -> sparse.csr_matrix:
+def co_occurrence_counts(public: PublicSet, train: Lines) -> sparse.csr_matrix:
     """Σ 1 / distance of the item pairs of different orders up to CO_OCCURRENCE_STEPS apart: [I, I]."""
     n_items = len(public.item_ids)
     first = to_offsets(public.n_orders)[:-1]
-    orders = first[known.user] + known.order  # row among all orders of all users
+    orders = first[train.user] + train.order  # row among all orders of all users
     owner = segment_ids(to_offsets(public.n_orders))
-    of_order = sparse.csr_matrix((np.ones(len(orders)), (orders, known.item)), (len(owner), n_items))
+    of_order = sparse.csr_matrix((np.ones(len(orders)), (orders, train.item)), (len(owner), n_items))
     counts = sparse.csr_matrix((n_items, n_items))
     for distance in range(1, CO_OCCURRENCE_STEPS + 1):
         is_same_user = sparse.diags((owner[distance:] == owner[:-distance]).astype(float))

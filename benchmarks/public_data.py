@@ -110,9 +110,9 @@ def _id_order(item: str) -> tuple[int, str]:
     return (int(item), "") if item.isdigit() else (2**62, item)
 
 
-def known_lines(public: PublicSet) -> Lines:
-    """The lines of all but the last order of each user."""
-    mask = public.order < (public.n_orders - 1)[public.user]
+def known_lines(public: PublicSet, n_held_out: int = 1) -> Lines:
+    """The lines of all but the last `n_held_out` orders of each user."""
+    mask = public.order < (public.n_orders - n_held_out)[public.user]
     return Lines(public.user[mask], public.order[mask], public.item[mask])
 
 
@@ -126,15 +126,14 @@ def targets(public: PublicSet) -> Purchases:
 def order_times(n_orders: Array, seed: int = 0) -> list[Array]:
     """Unix seconds of the orders of each user, ascending.
 
-    The target lies in the last week. The checkout before it is paid when the test split starts: training then
-    knows every order but the targets, as in published protocols. A tenth of the users have one more order in
-    the validation week. All others lie anywhere before, so that the shop's volume is even.
+    The target lies in the last week, the checkout before it in the test week. A tenth of the users have one
+    more order in the validation week. All others lie anywhere before, so that the shop's volume is even.
     """
     rng = np.random.default_rng(seed)
     times = []
     for n in n_orders:
         validates = rng.random() < VALIDATION_USERS and n > MIN_ORDERS
-        last = [TEST, TARGETS + rng.integers(WEEK)]
+        last = [TEST + rng.integers(WEEK), TARGETS + rng.integers(WEEK)]
         if validates:
             last.insert(0, VALIDATION + rng.integers(WEEK))
         end = VALIDATION if validates else TEST
