@@ -18,6 +18,7 @@ from training.distributed.sharding import STEP_FILE, ShardedStrategy
 from training.throughput import ProgressLine, Throughput
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
+MAX_PATIENCE = 12  # validations
 
 
 class MidEpochCheckpoint(ModelCheckpoint):
@@ -41,7 +42,7 @@ class StoppingRule:
     mode: Literal["min", "max"]  # which values of it are better
     max_epochs: int
     validate_every: int  # steps, across epochs; an epoch where it is shorter
-    patience: int  # validations without a better value
+    patience: int  # validations without a better value; more where epochs are short, see `patience_between`
     max_steps: int = NO_LIMIT  # about, in whole epochs
     continued: Path | None = None  # a checkpoint of another training that this one continues
 
@@ -73,6 +74,16 @@ def validation_interval(validate_every: int, epoch_steps: int, n_epochs: int) ->
     return max(n_steps // max(round(n_steps / interval), 1), 1)
 
 
+def patience_between(stopping: StoppingRule, interval: int) -> int:
+    """The patience in validations that lie `interval` steps apart.
+
+    Short epochs bring validations close together, and few checkouts make them noisy: without more of them a
+    small shop's training would end by chance after a hundred steps.
+    """
+    as_many_steps = -(-stopping.patience * stopping.validate_every // interval)
+    return max(stopping.patience, min(as_many_steps, MAX_PATIENCE))
+
+
 def fit(
     cfg: DictConfig,
     task: pl.LightningModule,
@@ -97,6 +108,7 @@ def fit(
         save_top_k=1,
         enable_version_counter=False,
     )
+    interval = validation_interval(stopping.validate_every, len(train), n_epochs)
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
     throughput = Throughput()
     trainer = pl.Trainer(
@@ -109,12 +121,12 @@ def fit(
         max_epochs=n_epochs,
         # Steps count across epochs: on few checkouts several epochs pass between two validations.
         check_val_every_n_epoch=None,
-        val_check_interval=validation_interval(stopping.validate_every, len(train), n_epochs),
+        val_check_interval=interval,
         logger=logger,
         callbacks=[
             best,
             last,
-            EarlyStopping(monitor, mode=mode, patience=stopping.patience),
+            EarlyStopping(monitor, mode=mode, patience=patience_between(stopping, interval)),
             throughput,
             *([ContinueTraining(stopping.continued)] if stopping.continued else []),
             *([ProgressLine(throughput)] if cfg.trainer.progress else []),

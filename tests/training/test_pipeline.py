@@ -19,7 +19,7 @@ from training.checkout_sampling import (
     first_ranker_row,
 )
 from training.prepared_data import open_prepared
-from training.trainer import StoppingRule, validation_interval
+from training.trainer import MAX_PATIENCE, StoppingRule, patience_between, validation_interval
 
 
 @given(st.integers(2, 1000), st.floats(0.01, 0.99))
@@ -73,6 +73,14 @@ def test_validations_follow_epochs_up_to_validate_every() -> None:
     assert validation_interval(400, 100, 100) == 100
     assert validation_interval(400, 3, 1000) == 50  # many epochs
     assert validation_interval(400, 12, 2) == 24
+
+
+@pytest.mark.parametrize(
+    ("interval", "patience"), [(200, 3), (100, 6), (60, 10), (10, MAX_PATIENCE), (10**6, 3)]
+)
+def test_short_epochs_have_more_patience(interval: int, patience: int) -> None:
+    rule = StoppingRule(monitor="recall", mode="max", max_epochs=100, validate_every=200, patience=3)
+    assert patience_between(rule, interval) == patience
 
 
 def test_too_few_items_are_refused_before_training(tmp_path) -> None:
