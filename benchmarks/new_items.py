@@ -33,7 +33,6 @@ from data.io.batches import to_batch
 from data.io.parquet import count_rows, iter_slices
 from data.prepare import prepare
 from evaluation.cold_start import Towers, open_towers, popularity_scorer, top_items
-from models.embeddings import unpack_int8
 from models.jagged import segment_ids
 from models.schema import Outcomes, Query
 from reporting.tables import text_table
@@ -42,8 +41,8 @@ from serving.files import write_json
 from training.candidate_sources import open_source_tables
 from training.candidates import CHECKOUTS_PER_CHUNK, split_by_snapshot
 from training.config import ConfigError, check_overrides
+from training.item_scores import ItemScores
 from training.prepared_data import open_prepared
-from training.retrieval import exact_top_k
 from training.retrieval_stage import train_retrieval
 
 PROG = "python -m benchmarks.new_items"
@@ -133,17 +132,17 @@ def propose(towers: Towers, split: str) -> Iterator[Proposals]:
     """The proposals for the checkouts of a split; `all sources` are fused as in serving."""
     catalog = towers.catalog
     file = towers.prepared.folder / "examples" / f"{split}.parquet"
-    vectors, n_items = unpack_int8(catalog.vectors), catalog.leaf.numel()
+    scores, n_items = ItemScores(catalog, towers.tower.n_sales), catalog.leaf.numel()
     tables = open_source_tables(towers.cfg, towers.prepared, catalog)
     popularity = popularity_scorer(catalog)
     for chunk in split_by_snapshot(iter_slices(file, None, 0, count_rows(file), CHECKOUTS_PER_CHUNK)):
         query, outcomes = to_batch(chunk)[:2]
         vector = towers.tower(query, catalog.vectors)
-        nearest = exact_top_k(vector, vectors, catalog.available, max(DEPTH, tables.n_index_candidates))
+        nearest = scores.nearest(vector, query.snapshot, max(DEPTH, tables.n_index_candidates))
         popular = torch.from_numpy(top_items(popularity(query), catalog.available.expand(len(vector), -1)))
         sources = tables.candidate_sources(chunk["snapshot"][0].as_py())
         sources.max_candidates = DEPTH
-        fused = sources(query, vector, nearest[:, : tables.n_index_candidates], catalog)
+        fused = sources(query, vector, nearest[:, : tables.n_index_candidates], scores.catalog)
         keys = {
             "two towers": item_keys(nearest[:, :DEPTH], n_items),
             "all sources": segment_ids(fused.offsets) * n_items + fused.item,

@@ -31,7 +31,6 @@ from data.io.batches import read_batches
 from evaluation import protocol
 from evaluation.jagged import Array, concat_ranges, mask_jagged, to_offsets
 from evaluation.metrics import Purchases, ndcg_at, recall_at
-from models.embeddings import unpack_int8
 from models.jagged import gather_segments, segment_ids
 from models.retrieval.recent_events import mask_users
 from models.retrieval.two_tower import QueryTower
@@ -42,6 +41,7 @@ from serving.command_line import argument, option
 from serving.files import write_json
 from training.config_versions import load_run_config
 from training.errors import ConfigError
+from training.item_scores import ItemScores
 from training.prepared_data import PreparedData, open_prepared
 from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import load_run_weights
@@ -198,9 +198,9 @@ def without_history(query: Query) -> Query:
 
 
 def two_tower_scorer(tower: QueryTower, catalog: Catalog) -> ItemScorer:
-    """Inner products with every item vector."""
-    vectors = unpack_int8(catalog.vectors)
-    return lambda query: tower(query, catalog.vectors) @ vectors.T
+    """Inner products with every item vector, with the sales of each checkout's snapshot."""
+    scores = ItemScores(catalog, tower.n_sales)
+    return lambda query: scores(tower(query, catalog.vectors), query.snapshot)
 
 
 def popularity_scorer(catalog: Catalog) -> ItemScorer:

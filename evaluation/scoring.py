@@ -13,10 +13,10 @@ from data.io.batches import read_batches
 from evaluation.jagged import Array, RankedLists, concat_jagged, mask_jagged, to_offsets
 from evaluation.lightgbm_baseline import LabeledPairs
 from evaluation.task_outputs import expected_value, purchase_probability
-from models.embeddings import unpack_int8
 from models.jagged import segment_ids
 from models.ranking.tasks import Task, TaskOutputs
 from models.schema import SECONDS_PER_DAY
+from training.item_scores import ItemScores
 from training.labels import (
     label_candidates,
     label_policy_from_meta,
@@ -25,7 +25,6 @@ from training.labels import (
     task_weights,
 )
 from training.ranker import logits_as_shown
-from training.retrieval import exact_top_k
 from training.trained_run import Run
 
 SYSTEM_NAME = "sextet"
@@ -108,11 +107,11 @@ def rankings_by_order(scored: ScoredCandidates, tasks: Sequence[Task]) -> dict[s
 def nearest_items(run: Run, split: str, k: int = 500) -> RankedLists:
     """The k available items nearest to each query vector, by exact search."""
     tower, catalog = run.towers_of(split)
-    vectors = unpack_int8(catalog.vectors)
+    scores = ItemScores(catalog, tower.n_sales)
     batches = read_batches(run.candidates_folder / f"{split}.parquet", BATCH_SIZE, with_candidates=False)
     items = torch.cat(
         [
-            exact_top_k(tower(batch.query, catalog.vectors), vectors, catalog.available, k)
+            scores.nearest(tower(batch.query, catalog.vectors), batch.query.snapshot, k)
             for batch in tqdm(batches, desc=f"nearest {split}", unit=" batches", mininterval=1)
         ]
     ).numpy()

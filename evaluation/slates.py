@@ -27,7 +27,7 @@ from evaluation.objective import Objective, open_objective
 from reporting.tables import text_table
 from serving import command_line
 from serving.command_line import argument, option
-from serving.pipeline.selection import SlateItems, select_slates, unit_vectors
+from serving.pipeline.selection import SlateItems, select_slates
 from serving.pipeline.slate_policy import SLOTS, SlatePolicy
 from training.errors import ConfigError
 from training.trained_run import Run, open_run
@@ -114,7 +114,7 @@ def slate_metrics(slate: Array, part: protocol.Slice, items: SlateItems) -> dict
     is the mean over the pairs of a slate.
     """
     shown = slate[part.rows]
-    vector = unit_vectors(items.vectors[np.maximum(shown, 0)])  # [m, 6, D]
+    vector = items.unit_vectors(np.maximum(shown, 0))  # [m, 6, D]
     cosines = [
         np.where((shown[:, [i, j]] >= 0).all(1), (vector[:, i] * vector[:, j]).sum(1), np.nan)
         for i, j in combinations(range(SLOTS), 2)
@@ -190,7 +190,8 @@ def slate_items(run: Run) -> SlateItems:
     """What a slate's selection reads of a run's items."""
     title = pq.read_table(run.prepared.folder / "items.parquet", columns=["title"])["title"]
     product = product_codes(title.cast(pa.string()).combine_chunks())
-    return SlateItems(run.catalog.leaf.numpy(), product, run.catalog.vectors.numpy())
+    catalog = run.catalog
+    return SlateItems(catalog.leaf.numpy(), product, catalog.vectors.numpy(), run.query_tower.n_sales)
 
 
 def compare_policies(options: SlatesOptions) -> int:

@@ -22,7 +22,6 @@ from data.io.batches import to_batch
 from data.io.parquet import sample_rows
 from evaluation.cold_start import Towers, open_towers
 from evaluation.jagged import Array
-from models.embeddings import unpack_int8
 from models.jagged import segment_ids
 from reporting.tables import text_table
 from serving import command_line
@@ -31,7 +30,7 @@ from serving.files import write_json
 from training.candidate_sources import open_source_tables
 from training.candidates import split_by_snapshot
 from training.errors import ConfigError
-from training.retrieval import exact_top_k
+from training.item_scores import ItemScores
 from training.slate_exclusion import SlateExclusion
 from training.source_settings import source_limits, source_names
 
@@ -145,14 +144,14 @@ def ranked_proposals(towers: Towers, depth: int, n_checkouts: int) -> tuple[Rank
     deeper = {n: replace(s, limit=max(s.limit, depth) if s.limit else 0) for n, s in tables.sources.items()}
     tables = replace(tables, sources=deeper)
     exclusion = SlateExclusion.of_folder(towers.prepared.folder)
-    vectors = unpack_int8(catalog.vectors)
+    scores = ItemScores(catalog, towers.tower.n_sales)
     n_items, n_rows, n_counted = catalog.leaf.numel(), 0, 0
     parts: list[Array] = []  # each [4, n]: source, rank, key of the pair, share of the purchases
     file = towers.prepared.folder / "examples" / "validation.parquet"
     for chunk in split_by_snapshot(sample_rows(file, n_checkouts)):
         query, outcomes = to_batch(chunk)[:2]
         vector = towers.tower(query, catalog.vectors)
-        ann = exact_top_k(vector, vectors, catalog.available, tables.n_index_candidates)
+        ann = scores.nearest(vector, query.snapshot, tables.n_index_candidates)
         sources = tables.candidate_sources(chunk["snapshot"][0].as_py())
         personal = sources.personal_scores(query, catalog.leaf)
         everyone, personalised = sources.proposals(personal, ann, len(vector), n_items)

@@ -179,7 +179,11 @@ def build_manifest(
         "files": hashes,
         "bytes": {name: (folder / name).stat().st_size for name in hashes},
         "metric": "inner_product",
-        "dims": {"vector": run.catalog.vectors.shape[1] - 8, "items": run.catalog.leaf.numel()},
+        "dims": {
+            "vector": run.catalog.vectors.shape[1] - 8,
+            "sales": run.tower.n_sales,  # of the last columns of the vectors
+            "items": run.catalog.leaf.numel(),
+        },
         **manifest_entries(run, objective),
         "candidates": source_limits(run.cfg),
         "sources": source_names(run.cfg),  # bit i of a candidate's source mask: the i-th

@@ -19,6 +19,7 @@ from data.product_codes import product_codes
 from models.candidates.sources import CandidateSources
 from models.ranking.ranker import Ranker
 from models.ranking.tasks import Task
+from models.retrieval.item_sales import catalog_at_snapshot
 from models.retrieval.item_tower import ItemEncoder
 from models.retrieval.two_tower import QueryTower
 from models.schema import SNAPSHOT_FIELDS, Catalog, Query
@@ -104,7 +105,7 @@ def load_exportable_run(folder: Path) -> ExportableRun:
         prepared=run.prepared,
         schema=FeatureSchema.load(run.prepared.folder),
         items=pq.read_table(run.prepared.folder / "items.parquet"),
-        catalog=latest_snapshot(run.catalog),
+        catalog=catalog_at_snapshot(latest_snapshot(run.catalog), 0, run.query_tower.n_sales),
         tower=run.query_tower,
         ranker=run.ranker,
         sources=latest_sources(run),
@@ -183,7 +184,7 @@ def slate_items(run: ExportableRun) -> SlateItems:
     """What a slate's selection reads of the items."""
     title = run.items["title"].cast(pa.string()).combine_chunks()
     catalog = run.catalog
-    return SlateItems(catalog.leaf.numpy(), product_codes(title), catalog.vectors.numpy())
+    return SlateItems(catalog.leaf.numpy(), product_codes(title), catalog.vectors.numpy(), run.tower.n_sales)
 
 
 def item_ids(run: ExportableRun) -> list[str]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from models.retrieval.item_sales import N_SALES
 from models.retrieval.item_tower import ItemEncoder, ItemTowerSettings
 from models.retrieval.query_encoder import EncoderDims
 from models.retrieval.two_tower import QueryEncoder, TwoTower
@@ -17,14 +18,20 @@ def build_two_tower(cfg: DictConfig, sizes: dict[str, Any]) -> TwoTower:
     Raises ConfigError for a query encoder that cannot be built.
     """
     model, tables = cfg.retrieval.model, TableSizes(**sizes)
-    item = ItemEncoder(tables, model.dim, ItemTowerSettings(**model.item))
+    item = ItemEncoder(tables, model.dim, ItemTowerSettings(**model.item, n_sales=count_sales(cfg)))
     return TwoTower(item, build_query_encoder(cfg, tables), tables.attributes, model.attribute_dim)
+
+
+def count_sales(cfg: DictConfig) -> int:
+    """The columns of the vectors of `retrieval.model` that hold sales."""
+    return N_SALES if cfg.retrieval.model.sales else 0
 
 
 def query_encoder_dims(cfg: DictConfig, tables: TableSizes) -> EncoderDims:
     """Input widths of the query encoder."""
     model = cfg.retrieval.model
-    return EncoderDims(item=model.dim, attributes=model.attribute_dim * len(tables.attributes))
+    attributes = model.attribute_dim * len(tables.attributes)
+    return EncoderDims(item=model.dim, attributes=attributes, sales=count_sales(cfg))
 
 
 def build_query_encoder(cfg: DictConfig, tables: TableSizes) -> QueryEncoder:

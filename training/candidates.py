@@ -14,14 +14,14 @@ from tqdm import tqdm
 from data.io.batches import LIST_SCORE_PREFIX, to_batch
 from models.candidates.source import scored_sources
 from models.candidates.sources import CandidateSources
-from models.embeddings import gather_rows_int8, unpack_int8
+from models.embeddings import gather_rows_int8
 from models.jagged import segment_ids, segment_offsets
 from models.retrieval.two_tower import QueryTower
 from models.schema import Candidates, Catalog, Outcomes, Query
 from serving.files import write_atomically
 from training.candidate_sources import SourceTables
+from training.item_scores import ItemScores
 from training.labels import LabelPolicy, label_candidates
-from training.retrieval import exact_top_k
 from training.slate_exclusion import SlateExclusion
 
 CHECKOUTS_PER_CHUNK = 256
@@ -33,7 +33,7 @@ class TrainedRetrieval:
     """A finished retrieval stage and the candidate sources: all that proposes candidates."""
 
     tower: QueryTower
-    catalog: Catalog  # with item vectors
+    catalog: Catalog  # with item vectors, without sales
     tables: SourceTables
     exclusion: SlateExclusion
 
@@ -52,8 +52,7 @@ def write_candidates(
 
     Returns the recall: the mean share of a checkout's purchases that are among its candidates.
     """
-    catalog = retrieval.catalog
-    vectors = unpack_int8(catalog.vectors)
+    scores = ItemScores(retrieval.catalog, retrieval.tower.n_sales)
     tables = retrieval.tables
     scored = scored_sources(tables.sources) if tables.scored is None else tables.scored
     writer: pq.ParquetWriter | None = None
@@ -64,10 +63,10 @@ def write_candidates(
         for chunk in split_by_snapshot(examples):
             if sources is None or chunk["snapshot"][0].as_py() != snapshot:
                 snapshot = chunk["snapshot"][0].as_py()
-                sources = tables.candidate_sources(snapshot)
+                sources, catalog = tables.candidate_sources(snapshot), scores.catalog_at(snapshot)
             query, outcomes = to_batch(chunk)[:2]
             vector = retrieval.tower(query, catalog.vectors)
-            ann = exact_top_k(vector, vectors, catalog.available, tables.n_index_candidates)
+            ann = scores.nearest(vector, query.snapshot, tables.n_index_candidates)
             candidates = retrieval.exclusion.drop_excluded(sources(query, vector, ann, catalog), query)
             recalls.append(candidate_recall(candidates, outcomes, catalog))
             candidates = add_impressions(candidates, outcomes, query, vector, sources, catalog)

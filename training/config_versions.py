@@ -126,11 +126,19 @@ def update_features_and_training(config: PlainConfig) -> PlainConfig:
     return keep_tower(drop_min_steps(keep_absolute_features(config)))
 
 
+def keep_vectors_without_sales(config: PlainConfig) -> PlainConfig:
+    """Version 4 → 5: vectors of items and queries had no sales."""
+    config = copy.deepcopy(config)
+    config.setdefault("retrieval", {}).setdefault("model", {}).setdefault("sales", False)
+    return config
+
+
 # Step n - 1 makes a config of version n from one of version n - 1.
 MIGRATIONS: tuple[Callable[[PlainConfig], PlainConfig], ...] = (
     declare_tasks,
     keep_basket,
     update_features_and_training,
+    keep_vectors_without_sales,
 )
 
 

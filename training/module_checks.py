@@ -17,6 +17,7 @@ from models.embeddings import pack_int8
 from models.lowering import lower_ranker
 from models.ranking.ranker import Ranker
 from models.ranking.tasks import Task
+from models.retrieval.item_sales import without_sales
 from models.schema import Query, TableSizes
 from models.torchscript import ScriptingError, script
 from training.build_ranker import build_ranker, read_tasks
@@ -81,6 +82,8 @@ def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
                 "every checkout, also without history and basket"
             )
         expected.append((arguments, output))
+    if dims.sales > 0:
+        _check_sales_unread(where, encoder, *expected[0], dims.sales)
     _check_script(where, encoder, expected)
 
 
@@ -133,6 +136,19 @@ def _run(where: str, module: Callable[..., Any], *arguments: Any) -> Any:
         raise ConfigError(
             f"{where}: {frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _check_sales_unread(
+    where: str, encoder: nn.Module, arguments: tuple[Any, ...], output: Tensor, n_sales: int
+) -> None:
+    """Raises ConfigError if an encoder reads the sales in item vectors, which training does not have."""
+    query, table, *others = arguments
+    if not torch.allclose(_run(where, encoder, query, without_sales(table, n_sales), *others), output):
+        raise ConfigError(
+            f"{where}: forward reads the last {n_sales} columns of item vectors, which are sales and are 0 "
+            "in training: call without_sales on what it pools, as Readout does "
+            "(models/retrieval/item_sales.py), or set retrieval.model.sales=false"
+        )
 
 
 def _check_logits(where: str, output: Any, tasks: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.io.batches import Batch
 from data.io.parquet import iter_slices
-from models.embeddings import pack_int8, unpack_int8
+from models.embeddings import pack_int8
 from models.jagged import segment_ids
 from models.retrieval.item_tower import item_encoder_inputs
 from models.retrieval.losses import Positives, SampledItems, sampled_softmax_loss
@@ -24,6 +24,7 @@ from models.schema import Catalog, ItemText
 from training.distributed import processes
 from training.distributed.sharding import dense_parameters, shard, to_device
 from training.errors import ConfigError
+from training.item_scores import ItemScores, Queries, add_sales, positive_vectors_at, snapshot_at
 from training.order_targets import TargetRule, draw_order_targets, draw_outcomes
 from training.task_settings import TaskSettings
 
@@ -39,6 +40,7 @@ class TrainingItems:
     catalog: Catalog
     text: ItemText
     price: Tensor  # [N+1] the prices that the item tower reads
+    snapshot_dates: Tensor  # [S] int64, Unix seconds, of the catalog's snapshots
     probability: Tensor  # [N+1] that a drawn positive is this item, see `positive_probability`
     trained_mask: Tensor  # [N+1] bool, items whose id was ever a positive, in this training or before
     negatives: Tensor  # [M] int64, the items that uniform negatives are drawn from
@@ -49,6 +51,7 @@ class TrainingItems:
             catalog=to_device(self.catalog, device),
             text=to_device(self.text, device),
             price=self.price.to(device),
+            snapshot_dates=self.snapshot_dates.to(device),
             probability=self.probability.to(device),
             trained_mask=self.trained_mask,
             negatives=self.negatives.to(device),
@@ -121,10 +124,11 @@ class RetrievalTask(pl.LightningModule):
         if limits is None:  # the encoder gives one query vector per checkout
             query, positive = mask_users(batch.query, is_user_hidden), draw_outcomes(batch, train.positives)
             cell = group = torch.arange(n_checkouts, device=device)
+            ts = query.ts
         else:
             query, rows = hide_profiles(batch.query, is_user_hidden), order_rows(batch.query, *limits)
             cell, positive = draw_order_targets(batch, rows, self.targets)
-            group = cell // rows.ts.shape[1]
+            group, ts = cell // rows.ts.shape[1], rows.ts.flatten()[cell]
         positive = positive[:, (positive > 0).any(0)]  # single-item orders fill one column of several
         known = positive > 0
         counts = processes.all_gather_rows(torch.tensor([[n_checkouts, int(known.sum())]], device=device))
@@ -134,8 +138,9 @@ class RetrievalTask(pl.LightningModule):
         drawn, items = self.draw_sample(positive, group, int(counts[:, 1].sum())), self.items
         arguments = query, torch.cat([positive[known], drawn.item]), items.catalog, items.text, items.price
         vector, vectors = self.model(*arguments, None if limits is None else is_user_hidden)
-        vector = vector.flatten(0, -2)[cell]
-        loss = self.loss(vector.float(), vectors.float(), positive, group, drawn)
+        snapshot = snapshot_at(items.snapshot_dates, ts)
+        queries = Queries(vector.flatten(0, -2)[cell].float(), snapshot, group)
+        loss = self.loss(queries, vectors.float(), positive, drawn)
         # Gradients are averaged over the processes.
         loss = loss * processes.world_size() / counts[:, 1].sum().clamp_min(1)
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=n_checkouts)
@@ -156,10 +161,8 @@ class RetrievalTask(pl.LightningModule):
             group=torch.cat([group[row[kept]], torch.full_like(drawn, -1)]),
         )
 
-    def loss(
-        self, query: Tensor, vectors: Tensor, positive: Tensor, group: Tensor, drawn: "DrawnItems"
-    ) -> Tensor:
-        """The summed loss of queries [Q, D] with positives [Q, k], and the vectors of positives and `drawn`.
+    def loss(self, queries: Queries, vectors: Tensor, positive: Tensor, drawn: "DrawnItems") -> Tensor:
+        """The summed loss of Q queries with positives [Q, k], and the vectors of positives and `drawn`.
 
         Draws of other processes are negatives too: a batch is one, however many processes share it.
         """
@@ -167,23 +170,25 @@ class RetrievalTask(pl.LightningModule):
         n_positives = int(known.sum())
         padded = vectors.new_zeros([*positive.shape, vectors.shape[1]])
         padded = padded.index_put(known.nonzero(as_tuple=True), vectors[:n_positives])
+        sampled = SampledItems(
+            gather(vectors[n_positives:]),
+            gather(drawn.item),
+            gather(drawn.group),
+            self.items.negatives.numel(),
+        )
         with torch.autocast(self.device.type, enabled=False):  # inner products need all bits
+            if self.model.module.item_encoder.n_sales > 0:
+                padded = positive_vectors_at(self.items.catalog, queries, padded, positive)
+                sampled = add_sales(self.items.catalog, queries, sampled)
             return sampled_softmax_loss(
-                query,
-                Positives(padded, positive),
-                SampledItems(
-                    gather(vectors[n_positives:]),
-                    gather(drawn.item),
-                    gather(drawn.group),
-                    self.items.negatives.numel(),
-                ),
-                self.items.probability,
-                group,
+                queries.vector, Positives(padded, positive), sampled, self.items.probability, queries.group
             )
 
     def on_validation_epoch_start(self) -> None:
-        items = self.items
-        self.vectors = unpack_int8(encode_items(self.model.module, items.catalog, items.text, items.price))
+        items, towers = self.items, self.model.module
+        vectors = encode_items(towers, items.catalog, items.text, items.price)
+        catalog = items.catalog._replace(vectors=vectors)
+        self.scores = ItemScores(catalog, towers.item_encoder.n_sales)
         self.hits: list[Tensor] = []
         # Of histories and baskets: the number of unknown items, and of all.
         self.unknown_counts = {part: torch.zeros(2, device=self.device) for part in ("history", "basket")}
@@ -191,9 +196,7 @@ class RetrievalTask(pl.LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         items, no_rows = self.items, batch.query.history_item[:0]
         query, _ = self.model.module(batch.query, no_rows, items.catalog, items.text, items.price)
-        top_items = exact_top_k(
-            query, self.vectors, items.catalog.available, max(self.recall_cutoffs.values())
-        )
+        top_items = self.scores.nearest(query, batch.query.snapshot, max(self.recall_cutoffs.values()))
         self.hits.append(count_hits(top_items, batch, [*self.recall_cutoffs.values()]))
         for part, rows in (("history", batch.query.history_item), ("basket", batch.query.basket_item)):
             self.unknown_counts[part] += torch.tensor([(rows == 0).sum(), rows.numel()], device=self.device)
@@ -245,23 +248,25 @@ def positive_probability(examples: Path, rows: int, items: int, limit: int) -> T
     return (expected_draws / expected_draws.sum().clamp_min(1e-12)).float()
 
 
-def negative_items(choice: str, trained_mask: Tensor, has_vectors: bool) -> Tensor:
+def negative_items(choice: str, trained_mask: Tensor, has_facts: bool) -> Tensor:
     """The items that uniform negatives are drawn from, `retrieval.train.negative_items`: [M] int64.
 
     An item that was never a positive has no id and can only be a negative. From such negatives the towers
     learn that an item without an id is not bought, whatever its features. Most of these items do stay unsold,
-    so this is right where features say little. Vectors say more, but only where no such negative is drawn.
+    so this is right where features say little. Vectors and sales say more, but only where no such negative is
+    drawn: an item that does not sell has the sales of one.
 
     Args:
-        choice: `trained` (the items of `trained_mask`), `all`, or `auto`: `trained` where items have vectors.
+        choice: `trained` (the items of `trained_mask`), `all`, or `auto`: `trained` with `has_facts`.
         trained_mask: [N+1] bool; if it has no item, all items are drawn from.
+        has_facts: whether item vectors hold sales, or items have vectors of their own.
 
     Raises ConfigError for any other choice.
     """
     if choice not in NEGATIVE_ITEMS:
         raise ConfigError(f"retrieval.train.negative_items={choice}: expected {', '.join(NEGATIVE_ITEMS)}")
     trained = 1 + trained_mask[1:].nonzero()[:, 0]
-    if trained.numel() and (choice == "trained" or (choice == "auto" and has_vectors)):
+    if trained.numel() and (choice == "trained" or (choice == "auto" and has_facts)):
         return trained
     return torch.arange(1, trained_mask.numel())
 
@@ -278,14 +283,6 @@ def encode_items(
             pack_int8(vectors.masked_fill((rows == 0).unsqueeze(1), 0.0))
         )  # the unknown item is the zero vector
     return torch.cat(parts)
-
-
-def exact_top_k(query: Tensor, vectors: Tensor, available: Tensor, k: int) -> Tensor:
-    """Exact search: the k available items of largest inner product [B, min(k, N)], -1 where too few."""
-    with torch.autocast(query.device.type, enabled=False):
-        scores = (query.float() @ vectors.T).masked_fill(~available, -torch.inf)
-    top = scores.topk(min(k, scores.shape[1] - 1), dim=1)
-    return top.indices.masked_fill(top.values == -torch.inf, -1)
 
 
 def count_hits(top_items: Tensor, batch: Batch, cutoffs: Sequence[int]) -> Tensor:

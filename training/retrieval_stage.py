@@ -12,7 +12,7 @@ from data.io.parquet import count_rows
 from models.retrieval.two_tower import QueryTower, TwoTower
 from models.schema import Catalog
 from training import tracking
-from training.build_two_tower import build_two_tower
+from training.build_two_tower import build_two_tower, count_sales
 from training.checkout_sampling import count_further_epochs, count_retrieval_rows, latest_rows_start
 from training.config_limits import NO_LIMIT
 from training.distributed import processes
@@ -196,14 +196,15 @@ def _training_items(
     trained_mask = probability > 0
     if warm is not None:
         trained_mask = trained_mask | trained_item_mask(warm)
-    has_vectors = prepared.catalog.content.shape[1] > 0
+    has_facts = count_sales(cfg) > 0 or prepared.catalog.content.shape[1] > 0
     return TrainingItems(
         catalog=prepared.catalog,
         text=prepared.text,
         price=training_prices(prepared),
+        snapshot_dates=torch.tensor(prepared.meta["snapshot_dates"]),
         probability=probability,
         trained_mask=trained_mask,
-        negatives=negative_items(cfg.retrieval.train.negative_items, trained_mask, has_vectors),
+        negatives=negative_items(cfg.retrieval.train.negative_items, trained_mask, has_facts),
     )
 
 
@@ -218,5 +219,5 @@ def load_query_tower(cfg: DictConfig, prepared: PreparedData, retrieval: Path) -
     """The trained query tower over int8 item vectors, as it serves, and the catalog with those vectors."""
     towers = build_two_tower(cfg, prepared.table_sizes)
     towers.load_state_dict(load_run_weights(retrieval))
-    tower = QueryTower(towers.query_encoder, towers.attribute_embeddings).eval()
+    tower = QueryTower(towers.query_encoder, towers.attribute_embeddings, count_sales(cfg)).eval()
     return tower, prepared.catalog._replace(vectors=torch.load(retrieval / VECTORS_FILE))

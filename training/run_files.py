@@ -12,7 +12,7 @@ from training.earlier_names import current_parameter
 
 CONFIG_FILE, WEIGHTS_FILE, VECTORS_FILE = "config.yaml", "weights.pt", "vectors.pt"
 CONFIG_VERSION_KEY = "config_version"
-CONFIG_VERSION = 4  # of the configs that this release saves; training/config_versions.py reads earlier ones
+CONFIG_VERSION = 5  # of the configs that this release saves; training/config_versions.py reads earlier ones
 
 READOUT_WEIGHTS, LOG_LENGTH = "query_encoder.readout.bag_weights", "query_encoder.readout.log_length"
 

@@ -18,6 +18,7 @@ from data.catalog import build_catalog
 from data.item_changes import apply_item_updates
 from exporting.exportable_run import ExportableRun
 from models.embeddings import pack_int8
+from models.retrieval.item_sales import item_sales, with_sales
 from models.retrieval.item_tower import ItemEncoder, item_encoder_inputs
 from models.schema import SNAPSHOT_FIELDS, Catalog, ItemText
 from training.prepared_data import training_prices
@@ -49,7 +50,10 @@ def update_run(run: ExportableRun, tower: ItemEncoder, updates: pa.Table) -> Exp
     vectors = torch.cat([run.catalog.vectors, run.catalog.vectors[:1].expand(len(items) - old_count, -1)])
     stale = rows[reencode_mask(updates) | (rows >= old_count)]
     if len(stale):
-        vectors[stale] = encode_items(tower, stale, old_count, catalog, text, tower_price)
+        encoded = encode_items(tower, stale, old_count, catalog, text, tower_price)
+        if tower.n_sales > 0:
+            encoded = with_sales(encoded, item_sales(catalog, torch.zeros_like(stale), stale))
+        vectors[stale] = encoded
     return run._replace(
         items=items,
         catalog=catalog._replace(vectors=vectors),

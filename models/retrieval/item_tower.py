@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from models.embeddings import EmbeddingTable, EmbeddingTables, gather_rows_int8
 from models.jagged import gather_segments
+from models.retrieval.item_sales import without_sales
 from models.schema import Catalog, ItemText, TableSizes
 
 ID_STD = 0.1  # of the initial ids: small, so that few steps turn them
@@ -37,6 +38,7 @@ class ItemTowerSettings:
         id_dim: None: ids are as wide as the item vector and pass the perceptron by too, and prices are
             relative. A number, of runs before config version 4: ids of that width enter the perceptron alone,
             and prices as they are.
+        n_sales: columns at the end of item vectors that hold sales (models/retrieval/item_sales.py); here 0.
     """
 
     category_dim: int = 16
@@ -50,6 +52,7 @@ class ItemTowerSettings:
     token_rows: int | None = None
     hashes: int = 2
     id_dim: int | None = None
+    n_sales: int = 0
 
 
 class ItemFeatures(NamedTuple):
@@ -85,6 +88,7 @@ class ItemEncoder(nn.Module):
         self.register_buffer("trained_mask", torch.ones(sizes.items, dtype=torch.bool))
         levels = [f"category_{level}" for level in range(sizes.category_levels)]
         attributes = [f"item_attribute_{i}" for i in range(len(sizes.item_attributes))]
+        self.n_sales = settings.n_sales
         self.dim = dim
         self.id_passes = settings.id_dim is None
         id_dim = settings.id_dim or dim
@@ -143,7 +147,7 @@ class ItemEncoder(nn.Module):
         vectors = self.mlp(torch.cat(inputs, dim=1))
         if self.id_passes:
             vectors = vectors + pooled[:, : self.dim]  # the first table
-        return F.normalize(vectors.float(), dim=1)  # [U, dim]
+        return F.normalize(without_sales(vectors.float(), self.n_sales), dim=1)  # [U, dim]
 
     def _price_inputs(self, features: ItemFeatures) -> Tensor:
         """The logarithm of the price, 0 for unknown, and whether it is known: [U, 2]."""

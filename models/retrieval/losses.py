@@ -20,6 +20,7 @@ class SampledItems(NamedTuple):
     item: Tensor  # [K] int64, item rows
     group: Tensor  # [K] int64, the group of the query whose positive it is; -1 if uniform
     n_items: int  # N
+    sales_score: Tensor | None = None  # [Q, K] what sales add to the queries' scores
 
 
 def sampled_softmax_loss(
@@ -54,6 +55,8 @@ def sampled_softmax_loss(
     in_batch_count = in_batch.sum() - is_own.sum(1, keepdim=True)  # [Q, 1]
     uniform_count = (~in_batch).sum() / sampled.n_items
     scores = query @ sampled.vectors.T  # [Q, K]
+    if sampled.sales_score is not None:
+        scores = scores + sampled.sales_score
     expected_count = in_batch_count * probability[sampled.item].to(scores.dtype) + uniform_count
     is_positive = is_own
     for column in positives.item.unbind(1):

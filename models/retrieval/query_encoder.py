@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.embeddings import pool_rows
 from models.jagged import segment_offsets
+from models.retrieval.item_sales import scaled_query, without_sales
 from models.retrieval.recent_events import known_basket_lines
 from models.schema import Query, seconds_to_days
 
@@ -31,6 +31,7 @@ class EncoderDims:
 
     item: int  # D, of the item vectors
     attributes: int  # A, of the context and profile embeddings
+    sales: int = 0  # K, of the last columns of the item vectors (models/retrieval/item_sales.py)
 
 
 class Readout(nn.Module):
@@ -44,6 +45,7 @@ class Readout(nn.Module):
         super().__init__()
         self.bag_weights = nn.Parameter(torch.full([num_bags], 1.0 / num_bags))
         self.log_length = nn.Parameter(torch.tensor(INITIAL_LENGTH).log())
+        self.n_sales, self.sales_weights = dims.sales, initial_sales_weights(dims.sales)
         self.mlp = nn.Sequential(
             nn.Linear(num_bags * dims.item + dims.attributes + 6, hidden),
             nn.ReLU(),
@@ -52,13 +54,19 @@ class Readout(nn.Module):
 
     def forward(self, bags: list[Tensor], query: Query, attributes: Tensor, event_count: Tensor) -> Tensor:
         """Query vectors [B, D]; `event_count` [B] is the number of events in the bags."""
+        bags = [without_sales(bag, self.n_sales) for bag in bags]
         lines = query.basket_offsets[1:] - query.basket_offsets[:-1]
         counts = torch.log1p(torch.stack([event_count, lines], dim=1).to(attributes.dtype))
         checkout = [counts, time_of_week(query.ts).to(attributes.dtype), attributes]
         out: Tensor = self.mlp(torch.cat(bags + checkout, dim=1))  # [B, D]
         for i, bag in enumerate(bags):
             out = out + self.bag_weights[i] * bag
-        return F.normalize(out, dim=1) * self.log_length.exp()
+        return scaled_query(out, self.log_length, self.sales_weights)
+
+
+def initial_sales_weights(n_sales: int) -> nn.Parameter | None:
+    """The mean weights of the sales in a score, which sum to 1; None without sales."""
+    return nn.Parameter(torch.full([n_sales], 1.0 / n_sales)) if n_sales > 0 else None
 
 
 def basket_mean(query: Query, vectors: Tensor, basket: Tensor) -> Tensor:

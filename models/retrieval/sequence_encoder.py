@@ -12,8 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.retrieval.item_sales import scaled_query, without_sales
 from models.retrieval.order_sequence import OrderSequence, order_sequence
-from models.retrieval.query_encoder import INITIAL_LENGTH, EncoderDims, time_of_week
+from models.retrieval.query_encoder import (
+    INITIAL_LENGTH,
+    EncoderDims,
+    initial_sales_weights,
+    time_of_week,
+)
 from models.schema import Query, seconds_to_days
 
 N_GAP_BUCKETS = 16  # log2 buckets of hours: 2^15 hours are nearly four years
@@ -129,6 +135,7 @@ class SequenceEncoder(nn.Module):
         n_bags = len(half_lives) + 1
         self.bag_weights = nn.Parameter(torch.full([n_bags], 1.0 / n_bags))
         self.log_length = nn.Parameter(torch.tensor(INITIAL_LENGTH).log())
+        self.n_sales, self.sales_weights = dims.sales, initial_sales_weights(dims.sales)
         self.mlp = nn.Sequential(
             nn.Linear(n_bags * dims.item + dims.attributes + N_ORDER_FEATURES, hidden),
             nn.ReLU(),
@@ -160,19 +167,20 @@ class SequenceEncoder(nn.Module):
         """
         relation = self.relate(sequence, row, is_user_hidden)
         # Means and blocks read the same dropout: what one hides, the other would give away.
-        items = F.dropout(sequence.items, self.dropout, self.training)
+        items = without_sales(sequence.items, self.n_sales)
+        items = F.dropout(items, self.dropout, self.training)
         sequence = OrderSequence(items, sequence.lines, sequence.purchases, sequence.ts, sequence.last)
         features = order_features(sequence)  # [B, T, F]
         own_features = _select_rows(features, row)  # [B, R, F]
         is_last = (row == sequence.last.unsqueeze(1)).to(features.dtype)  # [B, R]
         known = attributes.unsqueeze(1) * is_last.unsqueeze(2)  # [B, R, A]
-        order_mean = sequence.items / sequence.lines.unsqueeze(2).clamp_min(1.0)  # [B, T, D]
+        order_mean = items / sequence.lines.unsqueeze(2).clamp_min(1.0)  # [B, T, D]
         bags = self.decayed_means(sequence, relation)
         bags.append(_select_rows(order_mean, row))
         out: Tensor = self.mlp(torch.cat(bags + [known, own_features], dim=2))
         for i, bag in enumerate(bags):
             out = out + self.bag_weights[i] * bag
-        out = F.normalize(out, dim=2) * self.log_length.exp()  # a mean of many items is short
+        out = scaled_query(out, self.log_length, self.sales_weights)  # a mean of many items is short
         if len(self.blocks) > 0:
             x = order_mean * self.scale + self.project_features(features)
             all_rows = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], x.shape[1])

@@ -89,10 +89,16 @@ def encode_by_length(
 
 
 class QueryTower(nn.Module):
-    """The query tower for serving, which reads item vectors from the catalog's int8 table."""
+    """The query tower for serving, which reads item vectors from the catalog's int8 table.
 
-    def __init__(self, query_encoder: QueryEncoder, attribute_embeddings: nn.Module | None) -> None:
+    `n_sales` columns of the vectors are sales, which it does not read (models/retrieval/item_sales.py).
+    """
+
+    def __init__(
+        self, query_encoder: QueryEncoder, attribute_embeddings: nn.Module | None, n_sales: int = 0
+    ) -> None:
         super().__init__()
+        self.n_sales = n_sales
         self.query_encoder = query_encoder
         self.attribute_embeddings = attribute_embeddings
 

@@ -22,7 +22,6 @@ from data.io.batches import Batch, read_batches
 from evaluation.jagged import concat_jagged
 from evaluation.scoring import BATCH_SIZE, ScoredCandidates
 from models.candidates.source import INDEX_SOURCE
-from models.embeddings import gather_rows_int8, unpack_int8
 from models.jagged import segment_ids, segment_offsets
 from models.ranking.calibration import label_logits
 from models.ranking.tasks import Task, TaskOutputs
@@ -30,8 +29,8 @@ from models.schema import SNAPSHOT_FIELDS, Candidates, Catalog, Outcomes, Query
 from operations.retraining.offline_eval import EVALUATION_SPLIT, RunMetrics, scored_metrics
 from serving.storage.bundle import Bundle, open_bundle, read_arrow
 from serving.storage.formats import manifest_scored, manifest_sources
+from training.item_scores import ItemScores, top_available
 from training.labels import Labels, label_candidates, label_policy_from_meta, task_labels, task_weights
-from training.retrieval import exact_top_k
 from training.source_settings import scored_source_names, source_names
 from training.trained_run import Run
 from training.warm_start import map_attribute_values, map_vocabulary
@@ -63,7 +62,7 @@ class BundleModel(NamedTuple):
     bundle: Bundle
     maps: RowMaps
     catalog: Catalog  # of the bundle's rows, with the snapshots of the log
-    vectors: Tensor  # [M+1, D]
+    scores: ItemScores  # of all items, with the sales of the log
     tasks: tuple[Task, ...]  # those whose label the log has
     output_rows: list[int]  # of these tasks in the ranker's output
 
@@ -91,11 +90,12 @@ def open_model(folder: Path, run: Run) -> BundleModel:
         task = Task(**output._asdict())
         if task.label_key in known and {task.given, task.control} <= {None, *tasks}:
             tasks[task.name] = task
+    catalog = Catalog(*bundle.catalog)._replace(**snapshots)
     return BundleModel(
         bundle=bundle,
         maps=maps,
-        catalog=Catalog(*bundle.catalog)._replace(**snapshots),
-        vectors=unpack_int8(bundle.catalog.vectors),
+        catalog=catalog,
+        scores=ItemScores(catalog, bundle.manifest["dims"].get("sales", 0)),
         tasks=tuple(tasks.values()),
         output_rows=[row for row, output in enumerate(bundle.tasks) if output.name in tasks],
     )
@@ -172,13 +172,13 @@ def _score_batch(model: BundleModel, run: Run, batch: Batch) -> ScoredCandidates
     query = bundle_query(batch.query, model.maps)
     vector = bundle.query_tower(query, catalog.vectors)
     n_nearest = int(bundle.manifest["candidates"]["ann"])
-    nearest = exact_top_k(vector, model.vectors, catalog.available, n_nearest)
+    item_score = model.scores(vector, query.snapshot)  # [B, M+1]
+    nearest = top_available(item_score, catalog.available, n_nearest)
     assert batch.candidates is not None
     candidates = bundle_candidates(model.maps, batch.candidates, batch.outcomes, nearest)
     item = model.maps.bundle_item[candidates.item]
-    owner = segment_ids(candidates.offsets)
-    score = (gather_rows_int8(catalog.vectors, item) * vector[owner]).sum(1)
-    outputs = bundle.ranker(query, vector, candidates._replace(item=item, score=score), catalog)
+    scored = candidates._replace(item=item, score=item_score[segment_ids(candidates.offsets), item])
+    outputs = bundle.ranker(query, vector, scored, catalog)
     outputs = outputs[model.output_rows]
     policy = label_policy_from_meta(run.prepared.meta, model.tasks)
     labels = label_candidates(candidates, batch.outcomes, run.catalog.leaf, policy)

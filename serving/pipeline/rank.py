@@ -139,7 +139,8 @@ class SlateSelector:
             name: Range(float(column.min()), float(column.max())) for name, column in item_columns.items()
         }
         check_policy(policy, tasks, ranges)
-        items = SlateItems(bundle.leaf, bundle.product, bundle.catalog.vectors.numpy())
+        n_sales = bundle.manifest["dims"].get("sales", 0)  # bundles of earlier releases have none
+        items = SlateItems(bundle.leaf, bundle.product, bundle.catalog.vectors.numpy(), n_sales)
         return cls(items, tasks, item_columns)
 
     def score(

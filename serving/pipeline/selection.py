@@ -32,6 +32,11 @@ class SlateItems(NamedTuple):
     leaf: NDArray[np.int64]  # [N+1] leaf category, 0 for unknown
     product: NDArray[np.integer]  # [N+1] equal for items that differ in their pack alone; 0: no other pack
     vectors: NDArray[np.uint8]  # [N+1, D+8] row-wise int8; read only for diversity
+    n_sales: int = 0  # last columns of the vectors that hold sales, in which items need not differ
+
+    def unit_vectors(self, item: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of unit length [..., D - n_sales] of items [...]."""
+        return unit_vectors(self.vectors[item], self.n_sales)
 
 
 def select_slates(
@@ -98,7 +103,7 @@ def _select_greedily(
         )
         if cap is not None
     ]
-    pool = _DiversityPool(relevance, item, items.vectors, policy.diversity) if policy.diversity else None
+    pool = _DiversityPool(relevance, item, items, policy.diversity) if policy.diversity else None
     for slot in range(SLOTS):
         utility = np.where(is_left, relevance if pool is None else pool.utility(), -np.inf)
         for cap in caps:
@@ -161,17 +166,17 @@ class _DiversityPool:
         self,
         score: NDArray[np.float64],
         item: NDArray[np.int64],
-        vectors: NDArray[np.uint8],
+        items: SlateItems,
         diversity: float,
     ) -> None:
         size = min(DIVERSITY_POOL_SIZE, score.shape[1])
         # Ascending columns, so that the earlier one wins a tie.
         self.columns = np.sort(np.argpartition(-score, size - 1, axis=1)[:, :size], axis=1)  # [n, size]
-        self.packed_vectors, self.diversity = vectors, diversity
+        self.items, self.diversity = items, diversity
         pool_score = np.take_along_axis(score, self.columns, 1)
         best = score.max(1, initial=-np.inf, keepdims=True)
         self.relevance = np.exp(pool_score - np.where(np.isfinite(best), best, 0.0))  # [n, size] in 0..1
-        self.vectors = unit_vectors(vectors[np.take_along_axis(item, self.columns, 1)])  # [n, size, D]
+        self.vectors = items.unit_vectors(np.take_along_axis(item, self.columns, 1))  # [n, size, D]
         self.similarity = np.full(pool_score.shape, -1.0)
         self.out_of_pool_score = score - OUT_OF_POOL_PENALTY
 
@@ -185,16 +190,16 @@ class _DiversityPool:
 
     def add_selected(self, item: NDArray[np.int64]) -> None:
         """Raise the similarity to the items [n] that were selected."""
-        cosine = np.einsum("npd,nd->np", self.vectors, unit_vectors(self.packed_vectors[item]))
+        cosine = np.einsum("npd,nd->np", self.vectors, self.items.unit_vectors(item))
         self.similarity = np.maximum(self.similarity, cosine)
 
 
-def unit_vectors(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+def unit_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.float32]:
     """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) to unit length [..., D].
 
-    A vector of zeros stays zero.
+    The last `n_dropped` columns are left out. A vector of zeros stays zero.
     """
-    values, tail = packed[..., :-8].astype(np.float32), np.ascontiguousarray(packed[..., -8:])
+    values, tail = packed[..., : -8 - n_dropped].astype(np.float32), np.ascontiguousarray(packed[..., -8:])
     scale, offset = np.moveaxis(tail.view(np.float32), -1, 0)
     vectors: NDArray[np.float32] = values * scale[..., None] + offset[..., None]
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)

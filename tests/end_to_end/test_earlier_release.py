@@ -69,7 +69,8 @@ def extend_log(shop: Path) -> None:
 def retrain_config(*overrides: str) -> DictConfig:
     return load_config(
         "retrain", "experiment=debug", "data=tables", "data.root=shop", "prepare.memory_limit=1GB",
-        "features.relative=false", "retrieval.model.item.id_dim=8",  # as the fixture was trained
+        "features.relative=false", "retrieval.model.item.id_dim=8",
+        "retrieval.model.sales=false",  # as the fixture was trained
         f"mlflow.tracking_uri=sqlite:///{Path.cwd()}/mlflow.db", *CHEAP, *LENIENT, *overrides,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from tests.models.shops import DAY, NOW, random_candidates, random_catalog, rand
 from tests.training.test_labels import random_outcomes
 from training.candidate_sources import SourceTables
 from training.candidates import add_impressions, append_candidate_columns, candidate_recall
-from training.retrieval import exact_top_k
+from training.item_scores import top_available
 from training.source_settings import parse_sources
 
 LIMITS = {
@@ -143,8 +143,8 @@ def test_candidates_survive_the_way_through_parquet() -> None:
 
 
 def test_exact_search_leaves_out_the_unavailable_and_pads() -> None:
-    vectors, available = torch.eye(4), torch.tensor([False, True, False, True])
-    top_items = exact_top_k(torch.tensor([[9.0, 0.1, 5.0, 0.2]]), vectors, available, 3)
+    available = torch.tensor([False, True, False, True])
+    top_items = top_available(torch.tensor([[9.0, 0.1, 5.0, 0.2]]), available, 3)
     assert top_items.tolist() == [[3, 1, -1]]
 
 

@@ -103,6 +103,12 @@ def test_features_of_versions_before_4() -> None:
     assert plain(saved)["features"]["drop"] == ["co_purchase_score", *BEFORE_4["drop"]]
 
 
+def test_vectors_of_versions_before_5_had_no_sales() -> None:
+    saved = copy.deepcopy(SIMULATED) | {"config_version": 4}
+    del saved["retrieval"]["model"]["sales"]
+    assert plain(saved)["retrieval"]["model"]["sales"] is False
+
+
 def test_the_tasks_of_version_1_are_todays_default() -> None:
     assert declare_tasks({})["tasks"] == composed()["tasks"]
 

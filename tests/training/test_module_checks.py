@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from models.retrieval.mean_encoder import MeanEncoder
+from models.retrieval.query_encoder import basket_mean
 from training.config import CONFIG_DIR, ConfigError
 from training.module_checks import check_modules
 
@@ -177,9 +178,20 @@ class FloatVectors(MeanEncoder):
         return nn.functional.normalize(vectors[:3] + 1.0, dim=1)
 
 
+class SalesReader(MeanEncoder):
+    """Pools whole item vectors, with the sales that serving has."""
+
+    def forward(
+        self, query: Any, vectors: Tensor, history: Tensor, basket: Tensor, attributes: Tensor
+    ) -> Tensor:
+        bag = basket_mean(query, vectors, basket)
+        return bag + super().forward(query, vectors, history, basket, attributes)
+
+
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
+        ("SalesReader", r"forward reads the last 2 columns of item vectors, which are sales"),
         ("ZeroVectors", r"a vector that is zero or not finite"),
         ("FloatVectors", r"returns a tensor of shape \[3, 24\]: expected a tensor of shape \[3, 16\]"),
     ],

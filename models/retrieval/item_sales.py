@@ -1,0 +1,73 @@
+"""What an item sells now, in the score of the two towers.
+
+    score = q·v + w(q)·s
+
+    query vector  [ q  D-K | w  K ]     w: weights that the query encoder learns
+    item vector   [ v  D-K | s  K ]     s: logarithms of the item's sales at the checkout's snapshot
+
+`v` says what an item is, and stays; `s` is renewed with every snapshot, in training, evaluation and export.
+An item that was never a positive has no trained id: its sales tell it from others of its features. Query
+encoders pool histories and baskets from v alone.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.embeddings import pack_int8, unpack_int8
+from models.schema import Catalog
+
+N_SALES = 2  # K: sales in 28 days, and in 7 days
+SALES_SCALE = 0.05  # of logarithms in item vectors: with v they share the 8 bits of a row
+MAX_LOG_SALES = 8.0
+SMOOTHING = 0.1  # sales of the shop's usual item that are added to every item
+
+
+def item_sales(catalog: Catalog, snapshot: Tensor, item: Tensor) -> Tensor:
+    """The columns s of items at snapshots (int64 tensors that broadcast to a shape [...]): [..., K].
+
+    They are relative to those of the shop's usual item, row 0, so that they do not depend on the volume of
+    the shop. The unknown item, which is the zero vector, has zeros.
+    """
+    logs = []
+    for counts in (catalog.orders_28d, catalog.sales_7d):
+        usual = counts[snapshot, 0]
+        ratio = counts[snapshot, item] / torch.where(usual > 0, usual, 1.0)
+        logs.append(torch.log((ratio + SMOOTHING) / (1 + SMOOTHING)))
+    sales = torch.stack(logs, dim=-1).clamp(-MAX_LOG_SALES, MAX_LOG_SALES) * SALES_SCALE
+    return sales.masked_fill((item == 0).unsqueeze(-1), 0.0)
+
+
+def with_sales(packed: Tensor, sales: Tensor) -> Tensor:
+    """Packed item vectors [n, D+8] with `sales` [n, K] for any that they hold."""
+    return pack_int8(torch.cat([unpack_int8(packed)[:, :-N_SALES], sales], dim=1))
+
+
+def catalog_at_snapshot(catalog: Catalog, snapshot: int, n_sales: int) -> Catalog:
+    """The catalog with vectors that hold the sales of a snapshot; unchanged where `n_sales` is 0."""
+    if n_sales == 0:
+        return catalog
+    items = torch.arange(catalog.leaf.numel(), device=catalog.leaf.device)
+    sales = item_sales(catalog, torch.full_like(items, snapshot), items)
+    return catalog._replace(vectors=with_sales(catalog.vectors, sales))
+
+
+def without_sales(values: Tensor, n_sales: int) -> Tensor:
+    """Item vectors, or sums of some, [..., D] with zeros in the columns of sales."""
+    if n_sales == 0:
+        return values
+    return F.pad(values.narrow(-1, 0, values.shape[-1] - n_sales), [0, n_sales])
+
+
+def scaled_query(out: Tensor, log_length: Tensor, sales_weights: Tensor | None) -> Tensor:
+    """An encoder's output [..., D] as query vectors: a direction times a learned length, and sales' weights.
+
+    `sales_weights` [K] are the mean exponents of sales: with 1, an item that sells twice as much is twice as
+    likely. None for towers without sales.
+    """
+    if sales_weights is None:
+        return F.normalize(out, dim=-1) * log_length.exp()
+    width = out.shape[-1] - sales_weights.numel()
+    direction = F.normalize(out.narrow(-1, 0, width), dim=-1) * log_length.exp()
+    weights = (out.narrow(-1, width, sales_weights.numel()) + sales_weights) / 0.05  # SALES_SCALE
+    return torch.cat([direction, weights], dim=-1)
