@@ -37,6 +37,12 @@ from training.trained_run import open_run
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 RUN = Path("artifacts/runs/latest")
+# What the fixture was trained with: incremental retraining needs it (CHANGELOG.md, Upgrading).
+AS_TRAINED = [
+    "features.relative=false", "features.scores=[co_purchase,ease]", "features.drop=co_purchase_score_ratio",
+    "~retrieval.sources.transitions", "~retrieval.sources.transitions_decay",
+    "retrieval.model.item.id_dim=8", "retrieval.model.sales=false",
+]  # fmt: skip
 LENIENT = ["retrain.gates.quality=0.9", "retrain.gates.calibration=20", "retrain.gates.drift=99"]
 CHEAP = ["verify.golden=5", "verify.checkouts=30"]
 LONGER = timedelta(days=25)
@@ -69,8 +75,7 @@ def extend_log(shop: Path) -> None:
 def retrain_config(*overrides: str) -> DictConfig:
     return load_config(
         "retrain", "experiment=debug", "data=tables", "data.root=shop", "prepare.memory_limit=1GB",
-        "features.relative=false", "retrieval.model.item.id_dim=8",
-        "retrieval.model.sales=false",  # as the fixture was trained
+        *AS_TRAINED,
         f"mlflow.tracking_uri=sqlite:///{Path.cwd()}/mlflow.db", *CHEAP, *LENIENT, *overrides,
     )  # fmt: skip
 
