@@ -140,11 +140,17 @@ def fit(
     if checkpoint and processes.rank() == 0:
         print(f"resuming {folder.name} at step {(checkpoint / STEP_FILE).read_text()}", flush=True)
     trainer.fit(task, train, validation, ckpt_path=checkpoint)
+    return _final_metrics(trainer, best, folder, len(train))
+
+
+def _final_metrics(
+    trainer: pl.Trainer, best: ModelCheckpoint, folder: Path, epoch_steps: int
+) -> dict[str, float]:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     best_step = int((folder / BEST_CHECKPOINT / STEP_FILE).read_text())
     best_score = float("nan") if best.best_model_score is None else float(best.best_model_score)
-    n_steps = {"steps": trainer.global_step, "best_epochs": best_step / len(train)}
-    return metrics | n_steps | {f"best_{monitor}": best_score}
+    n_steps = {"steps": trainer.global_step, "best_epochs": best_step / epoch_steps}
+    return metrics | n_steps | {f"best_{best.monitor}": best_score}
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
