@@ -77,7 +77,9 @@ def _signed_log(tree: Tree, values: Mapping[str, Array]) -> tuple[Any, Any]:
         base, negative = _signed_log(tree[1], values)
         exponent = _value(tree[2], values)
         # A base that may be negative has a whole number as exponent.
-        log_size = np.maximum(exponent * base, MIN_LOG)
+        # A small power of MIN_LOG is not small: that of 0 is 0.
+        is_zero = (base <= MIN_LOG) & (exponent > 0)
+        log_size = np.where(is_zero, MIN_LOG, np.maximum(exponent * base, MIN_LOG))
         return log_size, negative if negative is not None and exponent % 2 else None
     if operator == "exp" and isinstance(tree, list):
         return np.maximum(_value(tree[1], values), MIN_LOG), None

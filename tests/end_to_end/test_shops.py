@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from data.io.batches import read_batches
-from models.embeddings import unpack_int8
 from models.jagged import segment_ids
 from tests.data.shop import write_shop
 from tests.end_to_end.commands import command, finished, train_arguments
+from training.item_scores import ItemScores
 from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
@@ -36,8 +36,8 @@ def check_towers_continue(folder: Path) -> None:
     for split, towers in zip(splits, folders, strict=True):
         (batch, *_) = read_batches(run.candidates_folder / f"{split}.parquet", 16)
         tower, catalog = load_query_tower(run.cfg, run.prepared, towers)
-        query = tower(batch.query, catalog.vectors)[segment_ids(batch.candidates.offsets)]
-        score = (query * unpack_int8(catalog.vectors)[batch.candidates.item]).sum(1)
+        scores = ItemScores(catalog, tower.n_sales)(tower(batch.query, catalog.vectors), batch.query.snapshot)
+        score = scores[segment_ids(batch.candidates.offsets), batch.candidates.item]
         torch.testing.assert_close(score, batch.candidates.score, rtol=1e-3, atol=1e-4)
 
 

@@ -223,6 +223,7 @@ def test_what_is_accepted_is_finite(tree, seed):
 
 
 @given(TREES, st.integers(0, 9))
+@example(["max", 0.5, ["**", 0.0, "click"]], 0)  # a small power of 0
 @settings(deadline=None, max_examples=300)
 def test_scores_are_logarithms(tree, seed):
     try:
