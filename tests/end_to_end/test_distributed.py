@@ -42,7 +42,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, shop: Path) -> None:
         ("retrieval", "recall_100", 0.01),
         ("retrieval", "loss_epoch", 0.2),
         ("ranker", "val_purchase_auc", 0.01),
-        ("ranker", "val_loss", 0.1),
+        ("ranker", "val_loss", 0.2),  # 24 steps, with other draws
     ):
         values = [finished(tmp_path / run, stage)["metrics"][metric] for run in ("one", "two")]
         assert values[0] == pytest.approx(values[1], abs=tolerance), (stage, metric)
