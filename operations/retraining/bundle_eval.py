@@ -28,7 +28,7 @@ from models.ranking.tasks import Task, TaskOutputs
 from models.schema import SNAPSHOT_FIELDS, Candidates, Catalog, Outcomes, Query
 from operations.retraining.offline_eval import EVALUATION_SPLIT, RunMetrics, scored_metrics
 from serving.storage.bundle import Bundle, open_bundle, read_arrow
-from serving.storage.formats import manifest_scored, manifest_sources
+from serving.storage.formats import manifest_sales, manifest_scored, manifest_sources
 from training.item_scores import ItemScores, top_available
 from training.labels import Labels, label_candidates, label_policy_from_meta, task_labels, task_weights
 from training.source_settings import scored_source_names, source_names
@@ -95,7 +95,7 @@ def open_model(folder: Path, run: Run) -> BundleModel:
         bundle=bundle,
         maps=maps,
         catalog=catalog,
-        scores=ItemScores(catalog, bundle.manifest["dims"].get("sales", 0)),
+        scores=ItemScores(catalog, manifest_sales(bundle.manifest)),
         tasks=tuple(tasks.values()),
         output_rows=[row for row, output in enumerate(bundle.tasks) if output.name in tasks],
     )

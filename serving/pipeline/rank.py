@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..checkout import ITEM_TASKS
 from ..storage.bundle import Bundle, Candidates
-from ..storage.formats import TaskOutput
+from ..storage.formats import TaskOutput, manifest_sales
 from .objective import Range
 from .selection import SlateItems, select_slates
 from .slate_policy import SlatePolicy, check_policy, impute_column, score_candidates
@@ -139,7 +139,7 @@ class SlateSelector:
             name: Range(float(column.min()), float(column.max())) for name, column in item_columns.items()
         }
         check_policy(policy, tasks, ranges)
-        n_sales = bundle.manifest["dims"].get("sales", 0)  # bundles of earlier releases have none
+        n_sales = manifest_sales(bundle.manifest)
         items = SlateItems(bundle.leaf, bundle.product, bundle.catalog.vectors.numpy(), n_sales)
         return cls(items, tasks, item_columns)
 

@@ -138,6 +138,11 @@ def manifest_scored(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(SCORED_BEFORE_10) if is_earlier else tuple(manifest["scored"])
 
 
+def manifest_sales(manifest: Mapping[str, Any]) -> int:
+    """The last columns of the item vectors that hold sales; bundles of earlier releases have none."""
+    return int(manifest["dims"].get("sales", 0))
+
+
 def manifest_slate(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the slate policy."""
     return {**SLATE_BEFORE, **manifest["slate"]}
