@@ -1,5 +1,6 @@
 """Which checkouts each stage trains on."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def latest_rows_start(examples: Path, count: int) -> int:
 def count_further_epochs(epochs: float, rows: int, all_rows: int) -> int:
     """Passes over `all_rows` that go on with a training of `epochs` passes over the first `rows` of them.
 
-    Steps grow with the rows: of `epochs` passes over all in total, the further ones are the share of the new
-    rows. At least one.
+    The further passes are the root of the new rows' share of `epochs`, at least one. The share itself is
+    as many steps as one training on all rows takes, but shows few new rows too seldom.
     """
-    return max(round(epochs * (all_rows - rows) / all_rows), 1)
+    return max(round(epochs * math.sqrt((all_rows - rows) / all_rows)), 1)

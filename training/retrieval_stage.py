@@ -120,7 +120,7 @@ def _continue_once(
 def _continue_towers(
     cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, previous: Path, folder: Path
 ) -> None:
-    """Continue on more checkouts, in proportion to those that are new: as many passes over all.
+    """Continue on more checkouts, with more passes the more of them are new.
 
     On all training checkouts after `_select_towers`, then on all that were known before the test split.
     """

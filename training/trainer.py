@@ -1,5 +1,6 @@
 """The Lightning trainer of a stage: early stopping, checkpoints, resuming."""
 
+import math
 import os
 from collections.abc import Sized
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from training.config_limits import NO_LIMIT
 from training.continued_training import ContinueTraining
@@ -34,6 +36,24 @@ class MidEpochCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, *arguments)
 
 
+class GainStopping(EarlyStopping):
+    """Stops after `patience` validations without a gain of at least a share of the best value.
+
+    The last percents take most of the steps: towers climb for thousands of them, and what the ranker makes of
+    their candidates stays the same (docs/retrieval.md).
+    """
+
+    def __init__(self, monitor: str, mode: str, patience: int, min_gain: float) -> None:
+        super().__init__(monitor, mode=mode, patience=patience)
+        self.min_gain = min_gain
+
+    def _evaluate_stopping_criteria(self, current: Tensor) -> tuple[bool, str | None]:
+        best = float(self.best_score)
+        sign = 1 if self.mode == "max" else -1
+        self.min_delta = sign * self.min_gain * abs(best) if math.isfinite(best) else 0.0
+        return super()._evaluate_stopping_criteria(current)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoppingRule:
     """When training ends, and which weights it keeps: those of the best `monitor`."""
@@ -44,6 +64,7 @@ class StoppingRule:
     validate_every: int  # steps, across epochs; an epoch where it is shorter
     patience: int  # validations without a better value; more where epochs are short, see `patience_between`
     max_steps: int = NO_LIMIT  # about, in whole epochs
+    min_gain: float = 0.0  # the share of the best value by which a better one exceeds it
     continued: Path | None = None  # a checkpoint of another training that this one continues
 
     @classmethod
@@ -56,6 +77,7 @@ class StoppingRule:
             max_steps=train.max_steps,
             validate_every=train.validate_every,
             patience=train.patience,
+            min_gain=train.get("min_gain", 0.0),
         )
 
     def count_epochs(self, n_steps: int) -> int:
@@ -126,7 +148,7 @@ def fit(
         callbacks=[
             best,
             last,
-            EarlyStopping(monitor, mode=mode, patience=patience_between(stopping, interval)),
+            GainStopping(monitor, mode, patience_between(stopping, interval), stopping.min_gain),
             throughput,
             *([ContinueTraining(stopping.continued)] if stopping.continued else []),
             *([ProgressLine(throughput)] if cfg.trainer.progress else []),
