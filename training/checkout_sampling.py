@@ -10,6 +10,7 @@ from data.examples.splits import horizon_days
 from data.io.parquet import count_rows
 from models.schema import SECONDS_PER_DAY
 
+MAX_ROOT = 0.5  # of `count_further_epochs`
 MAX_RECENT_CHECKOUTS = 1000  # of a split, that recalibration reads
 
 
@@ -37,7 +38,8 @@ def latest_rows_start(examples: Path, count: int) -> int:
 def count_further_epochs(epochs: float, rows: int, all_rows: int) -> int:
     """Passes over `all_rows` that go on with a training of `epochs` passes over the first `rows` of them.
 
-    The further passes are the root of the new rows' share of `epochs`, at least one. The share itself is
-    as many steps as one training on all rows takes, but shows few new rows too seldom.
+    The new rows' share of `epochs` is as many steps as one training on all rows takes, but shows few new rows
+    too seldom: up to a half, its root counts. At least one.
     """
-    return max(round(epochs * math.sqrt((all_rows - rows) / all_rows)), 1)
+    share = (all_rows - rows) / all_rows
+    return max(round(epochs * max(share, min(math.sqrt(share), MAX_ROOT))), 1)
