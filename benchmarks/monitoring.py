@@ -26,6 +26,7 @@ from benchmarks import large_shop
 from benchmarks.commands import ARTIFACTS, REPORTS, Row, run_benchmark
 from benchmarks.short_training import train_and_export
 from benchmarks.simulated_live_log import DayConfig, LiveShop, LogDays, write_log
+from data.tables.reader import open_file
 from models.schema import SECONDS_PER_DAY
 from operations.monitoring import daily, logged_slates, past_checkouts
 from reporting.tables import text_table
@@ -202,7 +203,7 @@ def read_live_log(recommender: Recommender, folder: Path, end_day: int) -> LiveL
     end = end_day * SECONDS_PER_DAY
     windows = logged_slates.attribution_windows(recommender.bundle.manifest)
     with logged_slates.open_duckdb() as con:
-        orders = logged_slates.read_orders(con, folder / "orders.parquet", end)
+        orders = logged_slates.read_orders(con, open_file(folder / "orders.parquet"), end)
         slates = logged_slates.read_attributed_log(con, folder / "events", orders, windows, 0, end)
         return LiveLog(slates, past_checkouts.read_order_history(con, orders), windows)
 

@@ -27,7 +27,8 @@ def estimate_market(seed: int) -> Row:
     with TemporaryDirectory() as folder:
         settings: dict[str, Any] = {**MARKET, "root": folder, "seed": 100 + seed, "organic": {"share": share}}
         cfg = OmegaConf.merge(OmegaConf.load(CONFIG_DIR / "data" / "simulated.yaml"), settings)
-        files = simulated.table_files(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+        config: Any = OmegaConf.to_container(cfg)
+        files = {name: file.path for name, file in simulated.table_files(config).items()}
         events = Path(folder) / "events.parquet"
         with duckdb.connect() as con:
             con.execute(f"""

@@ -1,7 +1,7 @@
 """Inputs of preparation: its settings, the files of the shop, and their tables."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib import import_module
@@ -16,10 +16,10 @@ from data.examples import labels, splits
 from data.examples.exclusion import read_exclusion
 from data.examples.outcomes import OutcomeSpec
 from data.io import engine
-from data.io.parquet import parquet_files
 from data.tables import attribution, column_selection, contract, item_vectors, title_vectors
 from data.tables.item_vectors import VectorColumn
 from models.schema import SECONDS_PER_DAY
+from serving.table_files import TableFile
 
 READERS = ("completejourney", "simulated", "tables")  # modules of data/sources
 RANKER_SETTINGS = ("drop", "blocks", "relative", "scores")  # of `features`: preparation does not read them
@@ -33,7 +33,7 @@ class PrepareInputs:
     features: dict[str, Any]
     engine: dict[str, Any]  # of `cfg.prepare`
     source: Any  # module of data/sources
-    files: dict[str, list[Path]]  # canonical table → its files
+    files: dict[str, TableFile]  # canonical table → where it lies
     outcomes: OutcomeSpec  # the further labels that the tasks name, and what slates leave out
 
     @property
@@ -53,7 +53,7 @@ class PrepareInputs:
 
     def hash_files(self) -> dict[str, str]:
         """Canonical table → hash of its content."""
-        return {name: _hash_files(paths) for name, paths in self.files.items()}
+        return {name: _hash_files(table_file.files) for name, table_file in self.files.items()}
 
 
 class ReadTables(NamedTuple):
@@ -74,7 +74,7 @@ def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
         raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(READERS)}")
     _attribution_windows(data)
     source = import_module(f"data.sources.{data['name']}")
-    files = list_files(source.table_files(data))
+    files = source.table_files(data)
     features = {name: value for name, value in config["features"].items() if name not in RANKER_SETTINGS}
     title_vectors.title_dim(features)  # raises at once where the model of titles is missing
     outcomes = OutcomeSpec(labels.wanted_labels(config), read_exclusion(config.get("slate")))
@@ -84,15 +84,15 @@ def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
 def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
     """The tables of the files, checked for their columns. Raises DataError for files that cannot be used."""
     data, source = inputs.data, inputs.source
-    files = source.table_files(data)
+    files = inputs.files
     raw = source.read_tables(con, data)
     vector_names = item_vectors.vector_column_names(files["items"])
     all_columns = {name: list(table.columns) for name, table in raw.items()}
     all_columns["items"] += vector_names
     column_selection.reject_unknown_columns(all_columns, inputs.ignored_columns)
     tables = {
-        name: engine.materialize(con, f"canonical_{name}", contract.conform(t, name, str(files[name])))
-        for name, t in raw.items()
+        name: engine.materialize(con, f"canonical_{name}", table)
+        for name, table in _conform_all(raw, files).items()
     }
     ignored = column_selection.ignored_columns("items", vector_names, inputs.ignored_columns)
     read_names = [name for name in vector_names if name not in ignored]
@@ -101,7 +101,7 @@ def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
     for name in ("orders", "events"):
         if log_end is not None and name in tables:
             tables[name] = filter_known_before(tables[name], log_end)
-    if list_files(files) != inputs.files:
+    if source.table_files(data) != files:
         raise DataError("input files changed while they were read; prepare again")
     join_counts = None
     if "events" in raw and "request_id" in raw["events"].columns:
@@ -109,6 +109,20 @@ def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
     unread = dict.fromkeys(ignored, column_selection.IGNORED)
     unread |= dict.fromkeys(set(read_names) - {v.name for v in vectors}, column_selection.EMPTY)
     return ReadTables(raw, tables, join_counts, vectors, unread)
+
+
+def _conform_all(raw: dict[str, ir.Table], files: dict[str, TableFile]) -> dict[str, ir.Table]:
+    """The tables with canonical types. Raises DataError that names what is wrong with each of them."""
+    tables: dict[str, ir.Table] = {}
+    errors: list[str] = []
+    for name, table in raw.items():
+        try:
+            tables[name] = contract.conform(table, name, files[name])
+        except DataError as error:
+            errors.append(str(error))
+    if errors:
+        raise DataError("\n".join(errors))
+    return tables
 
 
 def _attribute_feedback(
@@ -139,11 +153,6 @@ def _attribution_windows(data: dict[str, Any]) -> tuple[int, int | None]:
     return click_window, None if days is None else days * SECONDS_PER_DAY
 
 
-def list_files(paths: dict[str, Path]) -> dict[str, list[Path]]:
-    """Canonical table → its file, or the files of its folder."""
-    return {name: parquet_files(path) if path.is_dir() else [path] for name, path in paths.items()}
-
-
 def to_plain(value: Any) -> Any:
     """A configuration as plain dicts and lists, whatever library it comes from."""
     if isinstance(value, Mapping):
@@ -153,7 +162,7 @@ def to_plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else value  # some YAML readers make dates
 
 
-def _hash_files(paths: list[Path]) -> str:
+def _hash_files(paths: Sequence[Path]) -> str:
     if len(paths) == 1:
         return _hash_file(paths[0])
     return hashlib.blake2b("".join(map(_hash_file, paths)).encode(), digest_size=16).hexdigest()

@@ -25,10 +25,11 @@ from data import feature_schema
 from data.errors import DataError
 from data.feature_schema import Attribute, FeatureSchema
 from data.io import engine
-from data.sources.tables import read_table
 from data.tables import checks, contract, item_vectors
 from data.tables.contract import CANONICAL_TYPES, ITEMS
+from data.tables.reader import open_file, read_table
 from data.tables.title_vectors import encode_titles
+from serving.table_files import TableFile
 
 # All columns but item_id may be null.
 ITEM_UPDATE_SCHEMA = pa.schema(
@@ -58,21 +59,19 @@ def read_item_updates(path: str | Path, schema: FeatureSchema | None = None) -> 
     repeated, a number that does not parse, is not finite or is out of range, a time that does not parse or is
     out of range.
     """
-    path, update_schema = Path(path), item_update_schema(schema)
-    if path.suffix not in (".parquet", ".csv"):
-        raise DataError(f"{path}: neither .parquet nor .csv; write the changed items as one of the two")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give the file that holds the changed items")
+    file, update_schema = open_file(Path(path)), item_update_schema(schema)
     with tempfile.TemporaryDirectory() as scratch, engine.connect({}, Path(scratch)) as con:
-        raw = read_table(con, "items", path)
-        vectors = _read_vectors(path, schema)
-        _reject_unknown_columns([*raw.columns, *vectors.column_names], path, update_schema.names)
-        raw = raw.drop(*_null_columns(path))
-        conformed = contract.conform(raw, "items", str(path), required=["item_id"])
+        raw = read_table(con, "items", file)
+        vectors = _read_vectors(file, schema)
+        _reject_unknown_columns([*raw.columns, *vectors.column_names], file, update_schema.names)
+        raw = raw.drop(*[c for c in _null_columns(file) if c in raw.columns])
+        conformed = contract.conform(raw, "items", file, required=["item_id"])
         conformed = engine.materialize(con, "item_updates", conformed)
-        checked = checks.check_tables(con, {"items": conformed}, {"items": str(path)}, "fail", REMEDY)
+        checked = checks.check_tables(
+            con, {"items": conformed}, {"items": str(file)}, "fail", REMEDY, drop_repeated=False
+        )
         items = checked.tables["items"].order_by("_row")
-        further = _update_attributes(con, items, schema, path)
+        further = _update_attributes(con, items, schema, file)
         columns = con.to_pyarrow(items.select(*ITEM_UPDATE_SCHEMA.names, **further))
     for name in vectors.column_names:
         columns = columns.append_column(name, vectors[name])
@@ -82,22 +81,22 @@ def read_item_updates(path: str | Path, schema: FeatureSchema | None = None) -> 
     return columns.select(update_schema.names).cast(update_schema)
 
 
-def _read_vectors(path: Path, schema: FeatureSchema | None) -> pa.Table:
+def _read_vectors(file: TableFile, schema: FeatureSchema | None) -> pa.Table:
     """The vector columns of the file, in file order. Raises DataError for another length than in `schema`."""
-    names = item_vectors.vector_column_names(path)
+    names = item_vectors.vector_column_names(file)
     dims = {vector.name: vector.dim for vector in schema.listed_vectors} if schema is not None else {}
-    for column in item_vectors.check_vectors(path, names):
+    for column in item_vectors.check_vectors(file, names):
         trained_dim = dims.get(column.name, column.dim)
         if column.dim != trained_dim:
             raise DataError(
-                f"{path}: column '{column.name}' has vectors of {column.dim} numbers, in the last training "
+                f"{file}: column '{column.name}' has vectors of {column.dim} numbers, in the last training "
                 f"{trained_dim}: give vectors of the same model, or train again"
             )
-    return item_vectors.read_vector_columns(path, names)
+    return item_vectors.read_vector_columns(file, names)
 
 
 def _update_attributes(
-    con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema | None, path: Path
+    con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema | None, file: TableFile
 ) -> dict[str, ir.Value]:
     """Name → the attributes of `schema` that the conformed updates have, in the types of
     `item_update_schema`. Raises DataError for one of another type."""
@@ -108,7 +107,7 @@ def _update_attributes(
         value = items[attribute.name]
         if attribute.values is None and value.type().is_string():
             if con.execute(value.count()):
-                raise DataError(f"{path}: column '{attribute.name}' is text, expected number")
+                raise DataError(f"{file}: column '{attribute.name}' is text, expected number")
             continue  # an empty column of CSV has no type
         if attribute.values is None:
             out[attribute.name] = feature_schema.finite_number(value)
@@ -124,11 +123,11 @@ def _update_attributes(
     ]
     for name in unread:
         if con.execute(items[name].count()):
-            raise DataError(f"{path}: column '{name}' is {items[name].type()}, expected a list of numbers")
+            raise DataError(f"{file}: column '{name}' is {items[name].type()}, expected a list of numbers")
     return out
 
 
-def _reject_unknown_columns(columns: Collection[str], path: Path, expected: Collection[str]) -> None:
+def _reject_unknown_columns(columns: Collection[str], file: TableFile, expected: Collection[str]) -> None:
     """Raise DataError for unknown columns: most are optional, so a misspelled one would be ignored."""
     present = [c for c in columns if c != "_row"]
     absent = [c for c in expected if c not in present]
@@ -137,16 +136,16 @@ def _reject_unknown_columns(columns: Collection[str], path: Path, expected: Coll
         if c not in expected:
             similar = difflib.get_close_matches(c.strip().lower(), absent, n=1)
             remedy = f"rename it to '{similar[0]}'?" if similar else "remove it"
-            lines.append(f"{path}: column '{c}' is unknown, expected some of {', '.join(expected)}; {remedy}")
+            lines.append(f"{file}: column '{c}' is unknown, expected some of {', '.join(expected)}; {remedy}")
     if lines:
         raise DataError("\n".join(lines))
 
 
-def _null_columns(path: Path) -> list[str]:
-    """Columns of a Parquet file that hold only nulls: they have no type, and mean the same as absent ones."""
-    if path.suffix != ".parquet":
+def _null_columns(file: TableFile) -> list[str]:
+    """Columns of Parquet files that hold only nulls: they have no type, and mean the same as absent ones."""
+    if file.csv:
         return []
-    return [f.name for f in pq.read_schema(path) if pa.types.is_null(f.type) and f.name != "item_id"]
+    return [f.name for f in pq.read_schema(file.files[0]) if pa.types.is_null(f.type) and f.name != "item_id"]
 
 
 def merge_item_updates(before: pa.Table | None, after: pa.Table) -> pa.Table:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data import feature_schema, summary
+from data.clean_tables import CleanTables, read_clean_tables
 from data.examples import (
     labels,
     snapshots,
@@ -33,20 +34,22 @@ from data.examples import (
     writer,
 )
 from data.examples.neighbour_tables import table_steps, write_neighbour_tables
+from data.examples.outcome_counts import reject_too_few_outcomes
 from data.feature_schema import FeatureSchema
-from data.inputs import PrepareInputs, filter_known_before, read_tables, resolve_inputs, to_plain
+from data.inputs import PrepareInputs, filter_known_before, resolve_inputs, to_plain
 from data.io import engine
 from data.io.code_hash import code_hash
 from data.io.folders import publish_folder
-from data.tables import checks, column_selection, contract, encoded_tables, item_vectors
+from data.tables import contract, encoded_tables, item_vectors
 from data.tables.encoded_tables import EncodedTables
 from data.tables.title_vectors import encode_titles
+from serving.table_files import TableFile
 
 STEPS = (
     "hash", "read", "check", "encode", "features", "snapshots", *table_steps(),
     "examples", "user histories",
 )  # fmt: skip
-UNHASHED_SETTINGS = ("root",)  # of `data`: where the files are does not change the result
+UNHASHED_SETTINGS = ("root", "files")  # of `data`: where the files are does not change the result
 META_FILE = "meta.json"  # marks a complete folder
 
 
@@ -94,8 +97,8 @@ def last_order_time(cfg: Mapping[str, Any]) -> int:
     inputs = resolve_inputs(cfg)
     data, source = inputs.data, inputs.source
     with tempfile.TemporaryDirectory() as scratch, engine.connect(inputs.engine, Path(scratch)) as con:
-        raw, file = source.read_tables(con, data)["orders"], str(source.table_files(data)["orders"])
-        orders = contract.conform(raw, "orders", file)
+        raw = source.read_tables(con, data)["orders"]
+        orders = contract.conform(raw, "orders", inputs.files["orders"])
         log_end = splits.parse_timestamp(data.get("until"), "until")
         if log_end is not None:
             orders = filter_known_before(orders, log_end)
@@ -107,23 +110,17 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
     data, horizon = inputs.data, str(inputs.data["horizon"])
     every_days = int(data["snapshots"]["every"])
     with engine.connect(inputs.engine, folder / "spill") as con:
-        _show_step(bar, "read")
-        read = read_tables(con, inputs)
-        _show_step(bar, "check")
-        files = inputs.source.table_files(data)
-        checked = _check(con, read.conformed, inputs)
-        pq.write_table(checked.rejected, folder / "rejected.parquet", compression="zstd")
-        selected = column_selection.select_columns(con, read.raw, checked.tables, inputs.ignored_columns)
-        selected.unread["items"] |= read.unread_vectors
+        clean = read_clean_tables(con, inputs, partial(_show_step, bar))
+        pq.write_table(clean.checked.rejected, folder / "rejected.parquet", compression="zstd")
         _show_step(bar, "encode")
-        encoded = _encode(con, inputs, selected.tables, checked)
+        encoded = _encode(con, inputs, clean)
         assigned, bounds, split_counts = _assign_splits(con, encoded, data)
         _show_step(bar, "features")
         schema, items = feature_schema.build_schema_and_items(
-            con, encoded, bounds.validation_start, inputs.features, read.vectors
+            con, encoded, bounds.validation_start, inputs.features, clean.read.vectors
         )  # fmt: skip
         (folder / "schema.json").write_text(json.dumps(schema.to_json(), ensure_ascii=False))
-        items = _append_content(items, files["items"], schema, folder.parent)
+        items = _append_content(items, inputs.files["items"], schema, folder.parent)
         pq.write_table(items, folder / "items.parquet", compression="zstd")
         _show_step(bar, "snapshots")
         dates = snapshots.snapshot_dates(encoded.start, encoded.end, every_days)
@@ -133,12 +130,12 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         write_neighbour_tables(con, encoded, date_of, data["snapshots"], folder, partial(_show_step, bar))
         _show_step(bar, "examples")
         examples = writer.write_examples(con, encoded, assigned, schema, every_days, folder, inputs.outcomes)
+        reject_too_few_outcomes(con, encoded, examples.with_purchase, split_counts, horizon)
         _show_step(bar, "user histories")
         user_histories.write_user_histories(con, encoded, schema, folder)
         counts = {
             **_count_rows(con, encoded),
-            "returns": checked.returns,
-            "rejected": checked.rejected.num_rows,
+            **clean.counts(),
             "checkouts": split_counts,
             "checkouts_with_purchase": examples.with_purchase,
         }
@@ -154,32 +151,27 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         "click": "logged" if encoded.clicks_logged else "leaf_category_proxy",
         "impressions": examples.with_impressions,  # checkouts with logged impressions, by split
         "ghosts": examples.with_ghosts,  # checkouts whose slate was held back, by split
-        "attribution": read.join_counts,  # rows of an impression log by kind and join state, or null
+        "attribution": clean.read.join_counts,  # rows of an impression log by kind and join state, or null
         "labels": [spec.key for spec in inputs.outcomes.labels],  # further columns `outcome_<key>`
         "exclusion": inputs.outcomes.exclusion.settings,  # items without outcome, which slates leave out
         "labels_with_positive": examples.positives,  # label → split → (checkout, item) pairs
-        "columns": summary.describe_columns(schema, selected.unread, checked.unread_kinds),
+        "columns": summary.describe_columns(schema, clean.unread, clean.checked.unread_kinds),
+        "warnings": clean.warnings,
         "config": {"data": data, "features": inputs.features},
     }
 
 
-def _check(con: ibis.BaseBackend, tables: dict[str, ir.Table], inputs: PrepareInputs) -> checks.CheckResult:
-    names = {name: str(path) for name, path in inputs.source.table_files(inputs.data).items()}
-    bad_rows = inputs.data["bad_rows"]
-    return checks.check_tables(con, tables, names, bad_rows, event_kinds=inputs.event_kinds)
-
-
-def _encode(
-    con: ibis.BaseBackend, inputs: PrepareInputs, tables: dict[str, ir.Table], checked: checks.CheckResult
-) -> EncodedTables:
+def _encode(con: ibis.BaseBackend, inputs: PrepareInputs, clean: CleanTables) -> EncodedTables:
     """The encoded tables, with the returns where a label reads them."""
     reads_returns = any(spec.label == "return" for spec in inputs.outcomes.labels)
-    encoded = encoded_tables.encode_tables(con, tables, checked.return_lines if reads_returns else None)
+    encoded = encoded_tables.encode_tables(
+        con, clean.tables, clean.checked.return_lines if reads_returns else None
+    )
     labels.reject_proxy_clicks(inputs.outcomes.labels, encoded.clicks_logged)
     return encoded
 
 
-def _append_content(items: pa.Table, file: Path, schema: FeatureSchema, cache_folder: Path) -> pa.Table:
+def _append_content(items: pa.Table, file: TableFile, schema: FeatureSchema, cache_folder: Path) -> pa.Table:
     """`items.parquet` with `content`: the vectors of each item side by side, lists [E] float32."""
     item_ids = items["item_id"].combine_chunks()
     # Items that the shop does not list have no row in the file, and so no vector of it.
@@ -206,6 +198,7 @@ def _assign_splits(
 def _count_rows(con: ibis.BaseBackend, encoded: EncodedTables) -> dict[str, int]:
     tables = {
         "orders": encoded.checkouts,
+        "guest_orders": encoded.checkouts.filter(encoded.checkouts.is_guest),
         "lines": encoded.lines,
         "users": encoded.users,
         "items": encoded.items,
@@ -217,8 +210,9 @@ def _count_rows(con: ibis.BaseBackend, encoded: EncodedTables) -> dict[str, int]
 
 def _print_summary(title: str, meta: dict[str, Any]) -> None:
     print(f"{title}: {summary.summary(meta)}", flush=True)
-    if columns := summary.column_summary(meta):
-        print(columns, flush=True)
+    for line in (summary.column_summary(meta), *meta.get("warnings", [])):
+        if line:
+            print(line, flush=True)
 
 
 def _show_step(bar: tqdm, name: str) -> None:

@@ -6,6 +6,15 @@ from data.examples.splits import EXCLUDED
 from data.feature_schema import Attribute, FeatureSchema
 from data.tables.column_selection import UnreadColumns
 
+FURTHER_COUNTS = {  # key of `counts` → its words, where there are any
+    "guest_orders": "orders of guests",
+    "returns": "returns",
+    "rejected": "rejected",
+    "repeated": "repeated rows, counted once",
+    "winsorized": "lines of absurd size, winsorised",
+    "unlisted_items": "unlisted_items",
+}
+
 
 def describe_columns(
     schema: FeatureSchema, unread: UnreadColumns, unread_kinds: dict[str, int]
@@ -26,7 +35,7 @@ def summary(meta: dict[str, Any]) -> str:
     counts = meta["counts"]
     n = counts["checkouts"]
     n_outside = sum(n[name] for name in EXCLUDED if name != "immature")
-    further_counts = [f"{counts[k]:,} {k}" for k in ("returns", "rejected", "unlisted_items") if counts[k]]
+    further_counts = [f"{counts[k]:,} {title}" for k, title in FURTHER_COUNTS.items() if counts.get(k)]
     if n_withheld := sum(meta.get("ghosts", {}).values()):
         further_counts.append(f"{n_withheld:,} checkouts with a withheld slate")
     positives = [

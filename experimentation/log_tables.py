@@ -6,6 +6,8 @@ from pathlib import Path
 
 import duckdb
 
+from serving.table_files import open_table
+
 REQUIRED_LOG_COLUMNS = {
     "request_id", "user_id", "item_id", "ts", "kind", "tier", "bundle_version", "arm", "value",
 }  # fmt: skip
@@ -85,22 +87,26 @@ def unfinished_journal_notes(path: Path) -> Iterator[str]:
 def create_shop_table(con: duckdb.DuckDBPyConnection, name: str, path: Path | None) -> None:
     """Create `orders` or `items` with their columns (docs/architecture.md); without a file it is empty.
 
-    Raises ValueError for a missing file, a missing column, or a row without a time.
+    Raises ValueError for a missing file (serving/table_files.py), a missing column, or a row without a time.
     """
     columns = {column: SHOP_COLUMN_TYPES.get(column, "VARCHAR") for column in SHOP_TABLE_COLUMNS[name]}
     if path is None:
         nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns.items())
         con.execute(f"CREATE VIEW {name} AS SELECT {nulls} WHERE false")
         return
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    is_csv = path.suffix == ".csv"
-    raw = con.read_csv(str(path), all_varchar=True) if is_csv else con.read_parquet(str(path))
+    table = open_table(path)
+    files = [str(file) for file in table.files]
+    raw = (
+        con.read_csv(files, all_varchar=True, hive_partitioning=False, union_by_name=True)
+        if table.csv
+        else con.read_parquet(files, hive_partitioning=False, union_by_name=True)
+    )
     missing = [column for column in columns if column not in raw.columns]
     if required := [column for column in missing if column not in OPTIONAL_SHOP_COLUMNS]:
         raise ValueError(f"{path}: column {', '.join(required)} is missing; found {', '.join(raw.columns)}")
     raw.create_view(f"raw_{name}")
-    seconds = "coalesce(try_cast(ts::VARCHAR AS BIGINT), epoch(try_cast(ts::VARCHAR AS TIMESTAMPTZ))::BIGINT)"
+    iso = r"regexp_replace(ts::VARCHAR, '(:\d{2}(?:\.\d+)?)\s*([+-]\d{2}):?(\d{2})$', '\1\2:\3')"
+    seconds = f"coalesce(try_cast(ts::VARCHAR AS BIGINT), epoch(try_cast({iso} AS TIMESTAMPTZ))::BIGINT)"
     casts = ", ".join(
         f"{seconds} AS ts"
         if column == "ts"

@@ -55,11 +55,11 @@ def horizon_days(horizon: str) -> int | None:
 
 
 def add_horizon_end(encoded: EncodedTables, horizon: str) -> ir.Table:
-    """The checkouts with `horizon_end`: outcomes count in (ts, horizon_end].
+    """The checkouts of users with `horizon_end`: outcomes count in (ts, horizon_end].
 
-    `horizon_end` is null where the next order has not come.
+    `horizon_end` is null where the next order has not come. What a guest buys next is never known.
     """
-    t, days = encoded.checkouts, horizon_days(horizon)
+    t, days = encoded.checkouts.filter(~encoded.checkouts.is_guest), horizon_days(horizon)
     if days is not None:
         return t.mutate(horizon_end=t.ts + days * SECONDS_PER_DAY)
     order_times = t.select("user", "ts").distinct()

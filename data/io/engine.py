@@ -6,7 +6,8 @@ This module holds what differs between the two; all others of this room write Ib
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import DataError
-from data.io.parquet import parquet_files
+from serving.table_files import TableFile
 
 ENGINES = ("duckdb", "spark")
+FILE_COLUMN = "_file"  # of the rows of several files: the path
 DEFAULTS = {"engine": "duckdb", "memory_limit": "4GB", "threads": None, "master": "local[*]"}
 
 
@@ -101,21 +103,26 @@ def drop_tables(con: ibis.BaseBackend, *names: str) -> None:
             con.raw_sql(f'DROP TABLE IF EXISTS "{name}"')
 
 
-def read_parquet(con: ibis.BaseBackend, path: Path) -> ir.Table:
-    """The rows of a file with `_row`, which rises in file order; on DuckDB from 1 and without gaps.
+def read_parquet(con: ibis.BaseBackend, table_file: TableFile, keys: Sequence[str] = ()) -> ir.Table:
+    """The rows of a table with `_row`, which rises in file order; on DuckDB from 1 and without gaps.
 
-    Of a folder, the rows of its Parquet files by name; a column that a file lacks is null in its rows. Raises
-    DataError for a folder without Parquet files.
+    Of a folder, the rows of its files by name; a column that a file lacks is null in its rows.
+
+    Args:
+        keys: the keys of partitions that become columns, as text.
     """
-    files = parquet_files(path)
+    files, view = table_file.files, f"{table_file.path.name.split('.')[0]}_file"
     if con.name == "pyspark":
         from pyspark.sql import functions
 
         reader = con._session.read.option("mergeSchema", len(files) > 1)
         rows = reader.parquet(*(str(file.resolve()) for file in files))
         rows = rows.withColumn("_row", functions.monotonically_increasing_id() + 1)
-        rows.createOrReplaceTempView(f"{path.stem}_file")
-        return con.table(f"{path.stem}_file")
+        if keys:
+            # Spark gives a URI, in which the % of a folder's name is escaped once more.
+            rows = rows.withColumn(FILE_COLUMN, functions.url_decode(functions.input_file_name()))
+        rows.createOrReplaceTempView(view)
+        return add_partitions(con.table(view), table_file, keys)
     # Ibis does not know DuckDB's types for nanoseconds with a zone (pandas writes them) and for columns of
     # nulls. Reading the schema first also gives a better error for a broken file.
     casts = []
@@ -127,13 +134,35 @@ def read_parquet(con: ibis.BaseBackend, path: Path) -> ir.Table:
             casts.append(f'"{name}"::TIMESTAMPTZ AS "{name}"')
     replaced = f"REPLACE ({', '.join(casts)})" if casts else ""
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-    if path.is_dir():
-        row_number = "row_number() OVER (ORDER BY _file, file_row_number)"
-        options = "filename = '_file', union_by_name = true"
+    if len(files) > 1 or keys:
+        row_number = f"row_number() OVER (ORDER BY {FILE_COLUMN}, file_row_number)"
+        options = f"filename = '{FILE_COLUMN}', union_by_name = true"
     else:
         row_number, options = "file_row_number + 1", "filename = false"
-    source = f"read_parquet([{names}], file_row_number = true, {options})"
+    source = f"read_parquet([{names}], file_row_number = true, hive_partitioning = false, {options})"
     rows = f"SELECT * {replaced}, {row_number} AS _row FROM {source}"
-    con.raw_sql(f'CREATE OR REPLACE TEMP VIEW "{path.stem}_file" AS {rows}')
-    table = con.table(f"{path.stem}_file")
-    return table.drop("file_row_number", *(["_file"] if path.is_dir() else []))
+    con.raw_sql(f'CREATE OR REPLACE TEMP VIEW "{view}" AS {rows}')
+    return add_partitions(con.table(view).drop("file_row_number"), table_file, keys)
+
+
+def add_partitions(table: ir.Table, table_file: TableFile, keys: Sequence[str]) -> ir.Table:
+    """The table with a text column for each of these keys of partitions that it lacks.
+
+    FILE_COLUMN, which holds the file of each row, goes.
+    """
+    values: dict[str, ir.Value] = {}
+    for key in keys:
+        if key not in table.columns:  # some programs write the key into the files too
+            text = table[FILE_COLUMN].re_extract(f"/{re.escape(key)}=([^/]*)/", 1)
+            values[key] = _decoded_values(text, table_file.partition_values(key))
+    table = table.mutate(**values)
+    return table.drop(FILE_COLUMN) if FILE_COLUMN in table.columns else table
+
+
+def _decoded_values(text: ir.StringValue, values: Mapping[str, str | None]) -> ir.StringValue:
+    """The values of a partition: text in the names of folders → its meaning, where these differ."""
+    differing = {raw: value for raw, value in values.items() if raw != value}
+    cases = [
+        (text == raw, ibis.null("string") if v is None else ibis.literal(v)) for raw, v in differing.items()
+    ]
+    return ibis.cases(*cases, else_=text) if cases else text

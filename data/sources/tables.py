@@ -1,105 +1,112 @@
-"""Any shop's own files: `{orders,items,users,events}.{parquet,csv}` in one folder (docs/architecture.md).
+"""Any shop's own files: the canonical tables in one folder (docs/architecture.md, canonical tables)."""
 
-`events` may also be a folder of Parquet files, as `serving.ImpressionLog` writes them.
-"""
-
-import csv
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import duckdb
 import ibis
 import ibis.expr.types as ir
 
 from data.errors import DataError
-from data.io import engine
+from data.io.remote_copies import local_copy
 from data.tables.contract import TABLES
-from data.tables.item_vectors import vector_column_names
+from data.tables.reader import read_table
+from data.tables.shared_files import separate_tables
+from serving.files import is_uri
+from serving.table_files import CsvFormat, TableFile, TableFileError, find_table, open_table
 
 REQUIRED = ("orders", "items")
-FOLDER_TABLE = "events"  # may be a folder
-# By default DuckDB guesses and silently skips lines: uneven ones at the start, and those that start with `#`.
-CSV_OPTIONS: dict[str, Any] = {"header": True, "sample_size": -1, "delim": ",", "skip": 0, "comment": ""}
 
 
-def table_files(cfg: Mapping[str, Any]) -> dict[str, Path]:
-    """Canonical table → its file in `root` of the data config, or the folder of its files.
+def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
+    """Canonical table → where it lies: in `root` of the data config, or where `files` says.
 
-    Raises DataError for a table that is missing or given twice.
+    Raises DataError for tables that are missing, given twice or in no known format; it names all of them.
     """
-    root = cfg.get("root")
-    if not root:
-        raise DataError("data.root is not set: give the folder that holds orders and items, data.root=DIR")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; set data.root to the folder that holds your tables")
-    paths: dict[str, Path] = {}
+    folder, csv = _root_folder(cfg), CsvFormat(**(cfg.get("csv") or {}))
+    files, columns = cfg.get("files") or {}, cfg.get("columns") or {}
+    _reject_unknown_tables(files, "files")
+    _reject_unknown_tables(columns, "columns")
+    tables: dict[str, TableFile] = {}
+    errors: list[str] = []
     for name in TABLES:
-        candidates = [p for p in (folder / f"{name}.parquet", folder / f"{name}.csv") if p.is_file()]
-        if name == FOLDER_TABLE and (folder / name).is_dir():
-            candidates.append(folder / name)
-        if len(candidates) > 1:
-            first, second = (path.name for path in candidates[:2])
-            raise DataError(f"{folder}: both {first} and {second} exist; remove one of them")
-        if candidates:
-            paths[name] = candidates[0]
+        try:
+            path = _given_path(folder, name, files.get(name))
+            table = find_table(folder, name, csv) if path is None else open_table(path, csv)
+            mapping = _column_mapping(name, columns.get(name) or {})
+        except (TableFileError, DataError) as error:
+            errors.append(str(error))
+            continue
+        if table is not None:
+            tables[name] = replace(table, columns=mapping.columns, integers=mapping.integers)
         elif name in REQUIRED:
-            raise DataError(f"{folder}: {name}.parquet or {name}.csv is missing; it is required")
-    return paths
+            found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+            errors.append(
+                f"{folder}: {name} is missing: expected {name}.parquet, {name}.csv, {name}.csv.gz, a folder "
+                f"{name}/, or data.files.{name}=FILE. Found: {found}"
+            )
+    if errors:
+        raise DataError("\n".join(errors))
+    return tables
 
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
-    """The canonical tables that exist, raw, with `_row`. Raises DataError for an unreadable file."""
-    return {name: read_table(con, name, path) for name, path in table_files(cfg).items()}
+    """The canonical tables that exist, raw, with `_row`. Raises DataError for unreadable files."""
+    files = table_files(cfg)
+    raw: dict[str, ir.Table] = {}
+    errors: list[str] = []
+    for name, file in files.items():
+        try:
+            raw[name] = read_table(con, name, file)
+        except DataError as error:
+            errors.append(str(error))
+    if errors:
+        raise DataError("\n".join(errors))
+    return separate_tables(raw, files)
 
 
-def read_table(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
-    """The file (.parquet, .csv or a folder) of a canonical table, raw, with `_row`, kept as `raw_<name>`.
-
-    It lacks the vectors of items, which do not pass through the engine (data/tables/item_vectors.py). Raises
-    DataError for an unreadable file.
-    """
-    try:
-        is_parquet = path.suffix == ".parquet" or path.is_dir()
-        table = engine.read_parquet(con, path) if is_parquet else _read_csv(con, name, path)
-        if name == "items":
-            table = table.drop(*vector_column_names(path))
-        # Read once: CSV is slow to parse, and row numbers are valid for a single pass in file order.
-        return engine.materialize(con, f"raw_{name}", table)
-    except (duckdb.Error, OSError, ValueError) as error:
-        reason = _find_uneven_record(path) if path.suffix == ".csv" else ""
-        reason = reason or " ".join(line.strip() for line in str(error).strip().split("\n")[:4])
-        raise DataError(f"{path}: cannot be read: {reason}") from error
+class _ColumnMapping(NamedTuple):
+    columns: dict[str, str]  # canonical column → its name in the files
+    integers: tuple[str, ...]  # canonical columns of ids that are whole numbers
 
 
-def _read_csv(con: ibis.BaseBackend, name: str, path: Path) -> ir.Table:
-    if con.name != "duckdb":
-        raise ValueError("Spark reads Parquet only; write the table as Parquet, or prepare.engine=duckdb")
-    with path.open(encoding="utf-8-sig") as file:
-        header = file.readline().strip()
-    if not header:
-        raise ValueError("the file is empty, expected a header line")
-    if "," not in header and (";" in header or "\t" in header):
-        raise ValueError("its columns are not separated by commas")
-    # The contract's columns are read as text: an id of digits keeps its zeros, and a value that does not
-    # parse makes its row bad instead of changing the type of the whole column.
-    table = con.read_csv(path, **CSV_OPTIONS)
-    types = {c: "VARCHAR" for c in table.columns if c in TABLES[name]}
-    if types:
-        table = con.read_csv(path, **CSV_OPTIONS, types=types)
-    return table.mutate(_row=ibis.row_number() + 1)
+def _column_mapping(table: str, mapping: Mapping[str, Any]) -> _ColumnMapping:
+    """`data.columns` of a table: a name for each column, or `{column: NAME, type: integer}`."""
+    columns, integers = {}, []
+    for name, given in mapping.items():
+        described = given if isinstance(given, Mapping) else {"column": given}
+        unknown = set(described) - {"column", "type"}
+        if unknown or not described.get("column") or described.get("type", "integer") != "integer":
+            raise DataError(
+                f"data.columns.{table}.{name} is {given}: expected the name of a column, or "
+                "{column: NAME, type: integer} for ids that are whole numbers"
+            )
+        columns[name] = str(described["column"])
+        integers += [name] if "type" in described else []
+    return _ColumnMapping(columns, tuple(integers))
 
 
-def _find_uneven_record(path: Path) -> str:
-    """The record of a CSV file whose number of fields is not the header's, or ""; DuckDB often names none."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            columns = len(next(reader))
-            for fields in reader:
-                if fields and len(fields) != columns:
-                    return f"line {reader.line_num} has {len(fields)} fields, the header has {columns}"
-    except (OSError, ValueError, StopIteration, csv.Error):
-        pass  # the caller reports the first error
-    return ""
+def _root_folder(cfg: Mapping[str, Any]) -> Path:
+    root = cfg.get("root")
+    if not root:
+        raise DataError("data.root is not set: give the folder that holds orders and items, data.root=DIR")
+    folder = local_copy(str(root))
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; set data.root to the folder that holds your tables")
+    return folder
+
+
+def _given_path(folder: Path, name: str, file: str | None) -> Path | None:
+    """The file of `data.files`: below the root unless it is absolute or behind a URI."""
+    if file is None:
+        return None
+    path = local_copy(file) if is_uri(file) else folder / Path(file).expanduser()
+    if not path.exists():
+        raise TableFileError(f"{path}: there is no such file; correct data.files.{name}")
+    return path
+
+
+def _reject_unknown_tables(setting: Mapping[str, Any], name: str) -> None:
+    if unknown := sorted(set(setting) - set(TABLES)):
+        raise DataError(f"data.{name}.{unknown[0]}: no such table, expected {', '.join(TABLES)}")

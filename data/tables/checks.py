@@ -4,7 +4,7 @@ Bad rows of all tables and reasons are collected first. `bad_rows=fail` then rai
 `bad_rows=quarantine` sets the rows aside. A line with a negative quantity is a return or cancellation: it is
 valid, but no purchase, so it is set apart and counted. The line that it takes back stays, because the shopper
 chose that item at that checkout. An event of a kind that no task names is left out and counted by its kind; a
-kind that misspells a known one is bad.
+kind that misspells a known one is bad. A row that repeats another one in every column counts once.
 """
 
 import time
@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data.errors import DataError
+from data.io import engine
 from data.tables.contract import (
     ACCEPTED_TYPES,
     EVENT_KINDS,
@@ -26,6 +27,7 @@ from data.tables.contract import (
 )
 from models.schema import SECONDS_PER_DAY
 
+UNIQUE_IDS = {"items": "item_id", "users": "user_id"}  # table → the column that names its rows
 MIN_TIMESTAMP = 631_152_000  # 1990-01-01
 MAX_REPORTED_ROWS = 5  # row numbers per reason in an error
 MAX_REPORTED_REASONS = 8  # per table
@@ -41,6 +43,7 @@ class CheckResult(NamedTuple):
     returns: int
     return_lines: ir.Table | None  # the clean lines of `orders` with a negative quantity
     unread_kinds: dict[str, int]  # kind of the events that are left out → rows
+    repeated: dict[str, int]  # table → rows that repeat another one, and were left out
 
 
 def check_tables(
@@ -50,6 +53,7 @@ def check_tables(
     bad_rows: str,
     remedy: str = QUARANTINE_REMEDY,
     event_kinds: Collection[str] = EVENT_KINDS,
+    drop_repeated: bool = True,
 ) -> CheckResult:
     """Split conformed tables into clean and rejected rows.
 
@@ -59,48 +63,62 @@ def check_tables(
         bad_rows: "fail" or "quarantine".
         remedy: the last sentence of the error for bad rows.
         event_kinds: the kinds of events that are read.
+        drop_repeated: whether a row that repeats another one counts once; else it stays.
     """
     if bad_rows not in ("fail", "quarantine"):
         raise DataError(f"data.bad_rows is '{bad_rows}', expected 'fail' or 'quarantine'")
-    now = int(time.time())
     clean: dict[str, ir.Table] = {}
     rejected: dict[str, pa.Table] = {}
-    returns, return_lines = 0, None
+    return_lines = None
     unread_kinds: dict[str, int] = {}
+    repeated: dict[str, int] = {}
     for name, table in tables.items():
         if name == "events":
             unread_kinds = _count_unread_kinds(con, table, event_kinds)
             table = table.filter(~table.kind.isin(list(unread_kinds)).fill_null(False))
-        total = con.execute(table.count())
-        if total == 0:
+        if not con.execute(table.count()):
             if name in ("orders", "items"):
                 raise DataError(f"{files[name]}: the table is empty; {name} needs at least one row")
             continue
         _reject_unparsed_columns(con, table, name, files[name])
-        flagged = table.mutate(**_flag_duplicates(con, table, name))
-        conditions = _reject_conditions(flagged, name, now, event_kinds)
-        is_bad = ibis.or_(*conditions.values())
-        rejected[name] = con.to_pyarrow(_rejected_rows(flagged.filter(is_bad), table, conditions, name))
-        if rejected[name].num_rows == total:
-            raise DataError(
-                f"{files[name]}: every one of the {total} rows is bad; correct the file.\n"
-                f"{_describe(rejected[name], name, files[name])}"
-            )
-        good = flagged.filter(~is_bad)
+        if drop_repeated:
+            table, repeated[name] = _drop_repeated(con, table, name)
+        good, rejected[name] = _split_rows(con, table, name, files[name], event_kinds)
         if name == "orders":
-            return_lines = good.filter(good.quantity < 0)
-            returns = int(con.execute(return_lines.count()))
-            good = good.filter(good.quantity > 0)
-            if con.execute(good.count()) == 0:
-                raise DataError(
-                    f"{files[name]}: no purchase is left; {returns} lines are returns (quantity < 0)"
-                )
+            good, return_lines = _split_returns(con, good, files[name])
         clean[name] = good.drop(*[c for c in good.columns if c.startswith("_") and c != "_row"])
     all_rejected = pa.concat_tables([*rejected.values()])
     if bad_rows == "fail" and all_rejected.num_rows:
         lines = [_describe(rows, name, files[name]) for name, rows in rejected.items() if rows.num_rows]
         raise DataError("\n".join([*lines, remedy]))
-    return CheckResult(clean, all_rejected, returns, return_lines, unread_kinds)
+    returns = 0 if return_lines is None else int(con.execute(return_lines.count()))
+    return CheckResult(clean, all_rejected, returns, return_lines, unread_kinds, repeated)
+
+
+def _split_rows(
+    con: ibis.BaseBackend, table: ir.Table, name: str, file: str, event_kinds: Collection[str]
+) -> tuple[ir.Table, pa.Table]:
+    """The good rows and the rejected ones. Raises DataError where no row is good."""
+    flagged = table.mutate(**_flag_duplicates(con, table, name))
+    conditions = _reject_conditions(flagged, name, int(time.time()), event_kinds)
+    is_bad = ibis.or_(*conditions.values())
+    rejected = con.to_pyarrow(_rejected_rows(flagged.filter(is_bad), table, conditions, name))
+    total = con.execute(table.count())
+    if rejected.num_rows == total:
+        raise DataError(
+            f"{file}: every one of the {total} rows is bad; correct the file.\n"
+            f"{_describe(rejected, name, file)}"
+        )
+    return flagged.filter(~is_bad), rejected
+
+
+def _split_returns(con: ibis.BaseBackend, lines: ir.Table, file: str) -> tuple[ir.Table, ir.Table]:
+    """The purchases and the returns of order lines. Raises DataError where nothing was bought."""
+    returns, purchases = lines.filter(lines.quantity < 0), lines.filter(lines.quantity > 0)
+    if not con.execute(purchases.count()):
+        count = con.execute(returns.count())
+        raise DataError(f"{file}: no purchase is left; {count} lines are returns (quantity < 0)")
+    return purchases, returns
 
 
 def _count_unread_kinds(
@@ -137,17 +155,29 @@ def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, 
             )  # fmt: skip
 
 
-def _flag_duplicates(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[str, ir.Value]:
-    """Flag columns that depend on other rows: duplicate rows and keys, orders of several users."""
-    flags: dict[str, ir.Value] = {}
-    content = [c for c in TABLES[name] if c in table.columns]
-    content += [c for c in attribute_columns(table, name) if c not in content]
-    keys = {"orders": content, "events": content, "items": ["item_id"], "users": ["user_id"]}[name]
+def _drop_repeated(con: ibis.BaseBackend, table: ir.Table, name: str) -> tuple[ir.Table, int]:
+    """The table without rows that repeat an earlier one in every column, and their number."""
+    content = [c for c in (*TABLES[name], *attribute_columns(table, name)) if c in table.columns]
+    content += [c for c in table.columns if c.startswith("_raw_")]
     # Counting groups is cheap; the window over all columns runs only where something repeats.
-    groups = table.group_by(keys).agg(n=ibis._.count()).filter(ibis._.n > 1)
-    if con.execute(groups.count()):
-        copies = ibis.window(group_by=keys, order_by="_row")
-        flags["_is_duplicate"] = ibis.row_number().over(copies) > 0
+    groups = table.group_by(content).agg(n=ibis._.count()).filter(ibis._.n > 1)
+    repeated = int(con.execute((groups.n - 1).sum().fill_null(0)))
+    if repeated:
+        copies = ibis.window(group_by=content, order_by="_row")
+        table = table.mutate(_copy=ibis.row_number().over(copies)).filter(ibis._["_copy"] == 0).drop("_copy")
+        table = engine.materialize(con, f"distinct_{name}", table)
+    return table, repeated
+
+
+def _flag_duplicates(con: ibis.BaseBackend, table: ir.Table, name: str) -> dict[str, ir.Value]:
+    """Flag columns that depend on other rows: items and users given twice, orders of several users."""
+    flags: dict[str, ir.Value] = {}
+    if name in UNIQUE_IDS:
+        key = UNIQUE_IDS[name]
+        groups = table.group_by(key).agg(n=ibis._.count()).filter(ibis._.n > 1)
+        if con.execute(groups.count()):
+            copies = ibis.window(group_by=key, order_by="_row")
+            flags["_is_duplicate"] = ibis.row_number().over(copies) > 0
     if name == "orders":
         owners = table.group_by("order_id").agg(n=table.user_id.nunique()).filter(ibis._.n > 1)
         if con.execute(owners.count()):
@@ -165,9 +195,9 @@ def _reject_conditions(
         unparsed = t[f"_raw_{c}"].notnull() if f"_raw_{c}" in t.columns else ibis.literal(False)
         if f"_raw_{c}" in t.columns:
             conditions[f"{c} cannot be read as {ACCEPTED_TYPES[spec.logical_type]}"] = unparsed
-        if spec.logical_type == "id" and spec.required:
+        if spec.logical_type == "id" and spec.required and not spec.nullable:
             conditions[f"{c} is null"] = value.isnull() | (value == "").fill_null(False)
-        elif spec.required and c != "title":
+        elif spec.required and not spec.nullable:
             conditions[f"{c} is null"] = value.isnull() & ~unparsed
         if spec.logical_type == "number":
             conditions[f"{c} is not finite"] = (value.isnan() | value.isinf()).fill_null(False)
@@ -193,10 +223,7 @@ def _reject_conditions(
         is_outside = ((t.withhold < 0) | (t.withhold >= 1)).fill_null(False)
         conditions["withhold is outside [0, 1)"] = is_outside
     if "_is_duplicate" in t.columns:
-        key = {"items": "item_id", "users": "user_id"}.get(name)
-        conditions[f"{key} was already given" if key else "the same line was already given"] = t[
-            "_is_duplicate"
-        ]
+        conditions[f"{UNIQUE_IDS[name]} was already given"] = t["_is_duplicate"]
     if "_has_several_users" in t.columns:
         conditions["order_id belongs to several users"] = t["_has_several_users"].fill_null(False)
     return conditions

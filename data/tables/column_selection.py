@@ -3,6 +3,7 @@
 Preparation names both in its summary.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from serving.events.impression_log import SCHEMA as IMPRESSION_LOG_SCHEMA
 IGNORED = "ignored"  # by features.ignore_columns
 EMPTY = "empty"
 RESERVED = "the name begins with _: rename it"
+INDEX = "an index of pandas"
+PANDAS_INDEX = r"__index_level_\d+__|Unnamed: \d+"
+PARTITION = "how its files are kept"
 UnreadColumns = dict[str, dict[str, str]]  # table → column → why it is not read
 
 
@@ -82,7 +86,8 @@ def _unreadable_columns(table: ir.Table, name: str) -> dict[str, str]:
         for c, value in further.items()
         if name not in TABLES_WITH_ATTRIBUTES or conform_attribute(value) is None
     }
-    return unreadable | {c: RESERVED for c in table.columns if c.startswith("_") and c != "_row"}
+    unreadable |= {c: RESERVED for c in table.columns if c.startswith("_") and c != "_row"}
+    return unreadable | {c: INDEX for c in table.columns if re.fullmatch(PANDAS_INDEX, c)}
 
 
 def _useless_attributes(con: ibis.BaseBackend, items: ir.Table) -> dict[str, str]:

@@ -23,6 +23,8 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from data.errors import DataError
+from data.tables.column_names import suggest_columns
+from serving.table_files import NO_USER, TableFile
 
 EVENT_KINDS = ("impression", "click", "cart", "purchase", "ghost")  # of the table events, not of a history
 # An item of a slate: shown, or of a slate that an experiment held back (a ghost ad: Johnson, Lewis and
@@ -32,12 +34,13 @@ SLATE_KINDS = ("impression", "ghost")
 
 class ColumnSpec(NamedTuple):
     logical_type: str  # id, time, number, text or flag
-    required: bool = True
+    required: bool = True  # the column must exist
+    nullable: bool = False  # a required column whose values may be null
 
 
 ORDERS = {
     "order_id": ColumnSpec("id"),
-    "user_id": ColumnSpec("id"),
+    "user_id": ColumnSpec("id", nullable=True),  # null: a guest's order
     "item_id": ColumnSpec("id"),
     "ts": ColumnSpec("time"),
     "quantity": ColumnSpec("number"),
@@ -46,7 +49,7 @@ ORDERS = {
 }
 ITEMS = {
     "item_id": ColumnSpec("id"),
-    "title": ColumnSpec("text"),
+    "title": ColumnSpec("text", nullable=True),
     "description": ColumnSpec("text", False),
     "category": ColumnSpec("text", False),
     "brand": ColumnSpec("id", False),
@@ -72,6 +75,7 @@ EVENTS = {
 TABLES = {"orders": ORDERS, "items": ITEMS, "users": USERS, "events": EVENTS}
 # Further columns are attributes: context of orders, attributes of items, the profile of users.
 TABLES_WITH_ATTRIBUTES = ("orders", "items", "users")
+ATTRIBUTES_BY_PARTITION = ("items", "users")  # tables whose keys of partitions are attributes
 
 ACCEPTED_TYPES = {
     "id": "string or integer",
@@ -83,12 +87,32 @@ ACCEPTED_TYPES = {
 CANONICAL_TYPES = {"id": "string", "time": "int64", "number": "float64", "text": "string", "flag": "boolean"}
 
 
+def category_path(value: ir.StringValue) -> ir.StringValue:
+    """`/ food / dairy /` as `food/dairy`; null where nothing is left."""
+    parts = value.cast("string").split("/").map(lambda part: part.strip()).filter(lambda part: part != "")
+    return parts.join("/").nullif("")
+
+
+def known_user(value: ir.StringValue) -> ir.StringValue:
+    """The user's id; null for a guest: for no text, and for what programs write where none is."""
+    text = value.cast("string")
+    return ibis.ifelse(text.strip().lower().isin(NO_USER), ibis.null("string"), text)
+
+
 def attribute_columns(table: ir.Table, name: str) -> list[str]:
     """The columns of a table that the contract lacks: attributes, where the table has some.
 
     A name that begins with _ is one of preparation's own, such as `_row`.
     """
     return [c for c in table.columns if c not in TABLES[name] and not c.startswith("_")]
+
+
+# What one value may be written as → one spelling.
+NORMALIZED = {
+    ("items", "category"): category_path,
+    ("orders", "user_id"): known_user,
+    ("events", "user_id"): known_user,
+}
 
 
 def is_event_kind(kind: str) -> bool:
@@ -102,7 +126,7 @@ def similar_event_kind(kind: str, kinds: Collection[str]) -> str | None:
     return similar[0] if similar else None
 
 
-def conform(table: ir.Table, name: str, file: str, required: Collection[str] | None = None) -> ir.Table:
+def conform(table: ir.Table, name: str, file: TableFile, required: Collection[str] | None = None) -> ir.Table:
     """The table with canonical types, in the contract's column order, followed by its attributes.
 
     Columns of a type that cannot be an attribute are left out (data/tables/column_selection.py).
@@ -113,24 +137,32 @@ def conform(table: ir.Table, name: str, file: str, required: Collection[str] | N
     Args:
         required: the columns that must exist; by default those that the contract requires.
     """
-    is_text = file.endswith(".csv")
+    is_text = file.csv is not None
     specs = TABLES[name]
     present = [c for c in table.columns if not c.startswith("_")]
     if required is None:
         required = [c for c, spec in specs.items() if spec.required]
     missing = [c for c in required if c not in present]
     if missing:
-        raise DataError("\n".join(_describe_missing(c, name, present, file) for c in missing))
+        raise DataError(_describe_missing(missing, name, present, file))
     out: dict[str, ir.Value] = {}
     for c, spec in specs.items():
         if c not in present:
             continue
         value = _convert(table[c], spec.logical_type, is_text)
+        if value is None and spec.logical_type == "id" and table[c].type().is_floating():
+            raise DataError(
+                f"{file}: column '{c}' is {table[c].type()}: ids such as 17.0 are whole numbers as a program "
+                "writes them that met a gap. Write the column as text, or say that these are whole numbers: "
+                f"'data.columns.{name}={{{c}: {{column: {file.name_in_file(c)}, type: integer}}}}'"
+            )
         if value is None:
             raise DataError(
                 f"{file}: column '{c}' is {table[c].type()}, expected {ACCEPTED_TYPES[spec.logical_type]}. "
                 "Convert it, or write the file as CSV."
             )
+        if value is not None and (name, c) in NORMALIZED:
+            value = NORMALIZED[name, c](value)
         out[c] = value.cast(CANONICAL_TYPES[spec.logical_type])
         if is_text and spec.logical_type in ("time", "number", "flag") and table[c].type().is_string():
             out[f"_raw_{c}"] = ibis.ifelse(value.isnull(), table[c], ibis.null("string"))
@@ -144,13 +176,15 @@ def conform(table: ir.Table, name: str, file: str, required: Collection[str] | N
     return table.select(_row=table["_row"].cast("int64"), **out)
 
 
-def _describe_missing(column: str, name: str, present: list[str], file: str) -> str:
-    """The error for a missing column, with a column of a similar name that the contract does not have."""
-    renamable = {c.lower(): c for c in present if c not in TABLES[name]}
-    similar = difflib.get_close_matches(column, list(renamable), n=1, cutoff=0.5)
-    hint = f"; rename '{renamable[similar[0]]}'?" if similar else ""
-    expected = ACCEPTED_TYPES[TABLES[name][column].logical_type]
-    return f"{file}: column '{column}' ({expected}) is missing. Found: {', '.join(present) or 'none'}{hint}"
+def _describe_missing(missing: Collection[str], name: str, present: list[str], file: TableFile) -> str:
+    """The error for missing columns, with the columns of the file that they may be."""
+    expected = ", ".join(f"'{c}' ({ACCEPTED_TYPES[TABLES[name][c].logical_type]})" for c in missing)
+    text = f"{file}: table '{name}' lacks {expected}. Found: {', '.join(present) or 'none'}"
+    mapping = suggest_columns(missing, [c for c in present if c not in TABLES[name]])
+    if not mapping:
+        return text
+    pairs = ", ".join(f"{column}: {found}" for column, found in mapping.items())
+    return f"{text}. By another name? 'data.columns.{name}={{{pairs}}}'"
 
 
 def _convert(value: ir.Value, logical_type: str, is_text: bool) -> ir.Value | None:
@@ -173,7 +207,9 @@ def _convert(value: ir.Value, logical_type: str, is_text: bool) -> ir.Value | No
     if t.is_string():
         is_number = value.re_search(r"^\s*-?\d+(\.\d+)?\s*$")
         # The zoned type reads an offset, and takes UTC where there is none; the plain type drops the offset.
-        timestamp = unix_seconds(value.try_cast("timestamp('UTC')"))
+        # An offset must follow the time at once, with a colon: "10:00:00 -0500" is 10:00:00-05:00.
+        text = value.strip().re_replace(r"(:\d{2}(?:\.\d+)?)\s*([+-]\d{2}):?(\d{2})$", "\\1\\2:\\3")
+        timestamp = unix_seconds(text.try_cast("timestamp('UTC')"))
         return ibis.ifelse(is_number, value.try_cast("float64").floor().cast("int64"), timestamp)
     return None
 

@@ -22,7 +22,9 @@ class EncodedTables(NamedTuple):
     # item (1..N), item_id, listed, the columns of the canonical table, attribute_<name>
     items: ir.Table
     users: ir.Table  # user (0..), user_id, profile_<name>
-    checkouts: ir.Table  # order (0.. by time), order_id, user, ts, available_at, context_<name>
+    # order (0.. by time), order_id, user, ts, available_at, is_guest, context_<name>. A guest's order has a
+    # user of its own, which `users` lacks.
+    checkouts: ir.Table
     # order, user, item, ts, available_at, quantity, price, spend, returned_at (null for never); one per order
     # and item
     lines: ir.Table
@@ -56,13 +58,7 @@ def encode_tables(
     headers = engine.materialize(con, "order_headers", _order_headers(orders, context))
     item_codes = engine.materialize(con, "item_codes", _items(orders, tables["items"], events))
     user_codes = engine.materialize(con, "user_codes", _users(orders, users, events))
-    checkouts = engine.materialize(
-        con,
-        "checkouts",
-        headers.join(user_codes.select("user_id", "user"), "user_id").select(
-            "order", "order_id", "user", "ts", "available_at", *[f"context_{c}" for c in context]
-        ),
-    )
+    checkouts = engine.materialize(con, "checkouts", _checkouts(con, headers, user_codes, context))
     lines = _lines(orders, checkouts, item_codes)
     if return_lines is not None:
         lines = engine.materialize(con, "lines_without_returns", lines)
@@ -113,6 +109,21 @@ def _order_headers(orders: ir.Table, context: list[str]) -> ir.Table:
     )
 
 
+def _checkouts(con: ibis.BaseBackend, headers: ir.Table, users: ir.Table, context: list[str]) -> ir.Table:
+    """The checkouts of `EncodedTables`. Orders of one guest each: two of them are nobody's habit."""
+    n_users = int(con.execute(users.count()))
+    t = headers.left_join(users.select("user_id", "user"), "user_id")
+    return t.select(
+        "order",
+        "order_id",
+        "ts",
+        "available_at",
+        user=ibis.coalesce(t.user, (t.order + n_users).cast("int32")),
+        is_guest=t.user.isnull(),
+        **{f"context_{c}": t[f"context_{c}"] for c in context},
+    )
+
+
 def _items(orders: ir.Table, items: ir.Table, events: ir.Table | None) -> ir.Table:
     """Listed items in file order, then unlisted ones by first use: later rows never move earlier codes."""
     used = orders.select("item_id", "ts")
@@ -131,12 +142,12 @@ def _items(orders: ir.Table, items: ir.Table, events: ir.Table | None) -> ir.Tab
 
 
 def _users(orders: ir.Table, users: ir.Table | None, events: ir.Table | None) -> ir.Table:
-    """All users of the three tables, coded by user_id, with the profile columns."""
+    """All users of the three tables, coded by user_id, with the profile columns. No guests."""
     all_users = orders.select("user_id")
     for table in (users, events):
         if table is not None:
             all_users = all_users.union(table.select("user_id"))
-    all_users = all_users.distinct()
+    all_users = all_users.filter(all_users.user_id.notnull()).distinct()
     all_users = all_users.mutate(user=ibis.row_number().over(order_by=all_users.user_id).cast("int32"))
     if users is None:
         return all_users

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from data.errors import DataError
 from data.tables.contract import ITEMS
+from serving.table_files import TableFile, open_csv
 
 BATCH_ROWS = 16_384
 MAX_REPORTED_ROWS = 5
@@ -37,22 +38,22 @@ class VectorColumn(NamedTuple):
     dim: int
 
 
-def vector_column_names(path: Path) -> list[str]:
-    """The further columns of an items file that hold lists of numbers, in file order.
+def vector_column_names(table_file: TableFile) -> list[str]:
+    """The further columns of the items that hold lists of numbers, in the order of the first file.
 
     In CSV they are those whose first value starts with `[` and ends with `]`. A file that cannot be read has
     none: its reader reports it.
     """
     try:
-        if path.suffix == ".parquet":
-            fields = [field for field in pq.read_schema(path) if field.name not in ITEMS]
-            return [field.name for field in fields if _is_number_list(field.type)]
-        return _csv_vector_names(path) if path.suffix == ".csv" else []
-    except (pa.ArrowException, OSError, ValueError, csv.Error):
+        if table_file.csv:
+            return _csv_vector_names(table_file)
+        fields = [field for field in pq.read_schema(table_file.files[0]) if field.name not in ITEMS]
+        return [field.name for field in fields if _is_number_list(field.type)]
+    except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error):
         return []
 
 
-def check_vectors(path: Path, names: Sequence[str]) -> list[VectorColumn]:
+def check_vectors(table_file: TableFile, names: Sequence[str]) -> list[VectorColumn]:
     """The vector columns `names` of an items file with their dimensions; without those that are empty.
 
     Raises DataError, which names the rows, for vectors of different lengths and for numbers that are not
@@ -62,7 +63,7 @@ def check_vectors(path: Path, names: Sequence[str]) -> list[VectorColumn]:
     first_rows: dict[tuple[str, int], list[int]] = {}
     bad_rows: dict[str, list[int]] = {name: [] for name in names}
     start = 0
-    for batch in _read_batches(path, names) if names else ():
+    for batch in _read_batches(table_file, names) if names else ():
         for name in names:
             column = batch[name]
             length = _lengths(column)
@@ -75,11 +76,13 @@ def check_vectors(path: Path, names: Sequence[str]) -> list[VectorColumn]:
             bad_rows[name] += (start + 1 + np.unique(parents[is_bad])).tolist()
         start += batch.num_rows
     for name in names:
-        _reject_bad_vectors(path, name, lengths[name], first_rows, bad_rows[name])
+        _reject_bad_vectors(table_file, name, lengths[name], first_rows, bad_rows[name])
     return [VectorColumn(name, next(iter(lengths[name]))) for name in names if lengths[name]]
 
 
-def read_unit_vectors(path: Path, columns: Sequence[VectorColumn], item_ids: pa.Array) -> np.ndarray:
+def read_unit_vectors(
+    table_file: TableFile, columns: Sequence[VectorColumn], item_ids: pa.Array
+) -> np.ndarray:
     """[n, E] float32: the vectors of `item_ids` [n] (distinct), each column scaled to unit length, side by
     side; zeros where an item has none. The first row of a repeated id counts.
 
@@ -89,8 +92,9 @@ def read_unit_vectors(path: Path, columns: Sequence[VectorColumn], item_ids: pa.
     is_filled = np.zeros(len(item_ids), bool)
     if not columns:
         return out
-    for batch in _read_batches(path, ["item_id", *(column.name for column in columns)]):
-        ids = batch["item_id"].cast(pa.string())
+    item_id = table_file.name_in_file("item_id")
+    for batch in _read_batches(table_file, [item_id, *(column.name for column in columns)]):
+        ids = batch[item_id].cast(pa.string())
         row = pc.fill_null(pc.index_in(ids, value_set=item_ids), -1).to_numpy(zero_copy_only=False)
         _, first = np.unique(row, return_index=True)
         first = np.sort(first[(row[first] >= 0) & ~is_filled[row[first]]])
@@ -126,9 +130,9 @@ def vector_lists(vectors: np.ndarray) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, VECTOR_TYPE)
 
 
-def read_vector_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """The columns `names` of an items file as they are, lists of float32, in file order."""
-    batches = list(_read_batches(path, names))
+def read_vector_columns(table_file: TableFile, names: Sequence[str]) -> pa.Table:
+    """The vector columns `names` of the items as they are, lists of float32, in file order."""
+    batches = list(_read_batches(table_file, names))
     types = pa.schema([(name, VECTOR_TYPE) for name in names])
     return pa.Table.from_batches([batch.cast(types) for batch in batches], types)
 
@@ -140,11 +144,16 @@ def _is_number_list(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
 
 
-def _read_batches(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Batches of these columns: vectors as lists, `item_id` as it is."""
-    if path.suffix == ".csv":
-        yield from _read_csv_batches(path, names)
-        return
+def _read_batches(table_file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Batches of these columns of the files: vectors as lists, ids as they are."""
+    read = _read_csv_batches if table_file.csv else _read_parquet_batches
+    for path in table_file.files:
+        yield from read(table_file, path, names)
+
+
+def _read_parquet_batches(
+    table_file: TableFile, path: Path, names: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
     with ExitStack() as stack:
         if any(pa.types.is_fixed_size_list(field.type) for field in pq.read_schema(path)):
             # Arrow cannot read lists of a fixed size where some are null.
@@ -163,9 +172,9 @@ def _read_batches(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_arrays(columns, list(names))
 
 
-def _csv_vector_names(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
+def _csv_vector_names(table_file: TableFile) -> list[str]:
+    with open_csv(table_file.files[0]) as file:
+        reader = csv.reader(file, delimiter=_delimiter(table_file))
         header = next(reader, [])
         undecided = {c: name for c, name in enumerate(header) if name not in ITEMS}
         names = []
@@ -178,13 +187,24 @@ def _csv_vector_names(path: Path) -> list[str]:
     return [name for name in header if name in names]
 
 
-def _read_csv_batches(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    types = [pa.string() if name == "item_id" else pa.list_(pa.float64()) for name in names]
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _delimiter(table_file: TableFile) -> str:
+    return table_file.csv.delimiter if table_file.csv else ","
+
+
+def _read_csv_batches(table_file: TableFile, path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    item_id = table_file.name_in_file("item_id")
+    types = [pa.string() if name == item_id else pa.list_(pa.float64()) for name in names]
+    with open_csv(path) as file:
         rows: list[list[object]] = []
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, delimiter=_delimiter(table_file))
         for number, fields in enumerate(reader, start=1):
-            rows.append([_csv_value(path, name, fields[name], number) for name in names])
+            texts = {name: fields[name] for name in names}
+            rows.append(
+                [
+                    t or None if n == item_id else _numbers_of_text(path, n, t, number)
+                    for n, t in texts.items()
+                ]
+            )
             if len(rows) == BATCH_ROWS:
                 yield _record_batch(rows, names, types)
                 rows = []
@@ -198,10 +218,10 @@ def _record_batch(
     return pa.RecordBatch.from_arrays(arrays, list(names))
 
 
-def _csv_value(path: Path, name: str, text: str | None, row: int) -> object:
-    """An id, or the numbers of a vector; None for an empty cell."""
-    if name == "item_id" or not (text or "").strip():
-        return text or None
+def _numbers_of_text(path: Path, name: str, text: str | None, row: int) -> list[float] | None:
+    """The numbers of a vector; None for an empty cell."""
+    if not (text or "").strip():
+        return None
     try:
         numbers = json.loads(text or "")
         return [math.nan if number is None else float(number) for number in numbers]
@@ -225,7 +245,7 @@ def _numbers(lists: pa.Array) -> np.ndarray:
 
 
 def _reject_bad_vectors(
-    path: Path,
+    table_file: TableFile,
     name: str,
     lengths: Counter[int],
     first_rows: dict[tuple[str, int], list[int]],
@@ -239,12 +259,13 @@ def _reject_bad_vectors(
             for length, count in lengths.most_common()
         ]
         raise DataError(
-            f"{path}: column '{name}' has vectors of different lengths: {'; '.join(described[:4])}. {remedy}"
+            f"{table_file}: column '{name}' has vectors of different lengths: "
+            f"{'; '.join(described[:4])}. {remedy}"
         )
     if not_finite:
         listed = _row_list(not_finite, len(not_finite))
         raise DataError(
-            f"{path}: column '{name}' has vectors with numbers that are null or not finite: "
+            f"{table_file}: column '{name}' has vectors with numbers that are null or not finite: "
             f"{len(not_finite):,} rows ({listed}). {remedy}"
         )
 

@@ -6,6 +6,7 @@
 A checkout counts once, with the first slate that was logged for it.
 """
 
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from data.examples.writer import basket_lists
 from data.feature_schema import FeatureSchema
 from data.io import engine
 from data.sources import tables
-from data.tables import attribution, checks, contract
+from data.tables import attribution, checks, contract, id_checks
 from data.tables.contract import SLATE_KINDS
 from data.tables.encoded_tables import EncodedTables, encode_tables
 from exporting.bundle import write_store
@@ -127,7 +128,7 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
     names = {name: str(path) for name, path in files.items()}
     raw = tables.read_tables(con, {"root": str(shop)})
     conformed = {
-        name: engine.materialize(con, f"canonical_{name}", contract.conform(t, name, names[name]))
+        name: engine.materialize(con, f"canonical_{name}", contract.conform(t, name, files[name]))
         for name, t in raw.items()
     }
     if "propensity" not in raw["events"].columns:
@@ -144,6 +145,8 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
             None if days is None else days * SECONDS_PER_DAY,
         )
     clean = checks.check_tables(con, conformed, names, "fail", "Correct the files.").tables
+    for warning in id_checks.check_ids(con, clean, names):
+        print(warning, file=sys.stderr)
     log_columns = {"p_click": "float64", "bundle_version": "string"}
     logged = raw["events"].select("_row", **{
         name: raw["events"][name].cast(kind) if name in raw["events"].columns else ibis.null(kind)

@@ -82,7 +82,7 @@ def rehearse(out: Path, organic_share: float | None = None) -> list[Row]:
     if organic_share is not None:
         cfg["organic"] = {**cfg["organic"], "share": organic_share}
         cfg["withhold"] = WITHHOLD  # of the simulator's own slates, from which the challenger learns
-    files = simulated.table_files(cfg)
+    files = {name: file.path for name, file in simulated.table_files(cfg).items()}
     champion, challenger = _train_and_export(files, organic_share is not None)
     shop = _serve_champion(cfg, files, champion)
     store = shop.parent / "store.db"

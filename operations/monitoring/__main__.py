@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from data.errors import DataError
+from data.tables.reader import open_file
 from operations.monitoring import formatting, logged_slates, prometheus_file
 from operations.monitoring.daily import (
     DEFAULT_CONFIG,
@@ -89,7 +90,7 @@ def daily(options: DailyOptions) -> int:
     with logged_slates.open_duckdb() as con:
         order_lines = orders = None
         if options.orders is not None:
-            order_lines = logged_slates.read_orders(con, options.orders, end)
+            order_lines = logged_slates.read_orders(con, open_file(options.orders), end)
             orders = read_order_history(con, order_lines)
         log = logged_slates.read_attributed_log(con, options.events, order_lines, windows, start, end)
     print_step("comparing days")

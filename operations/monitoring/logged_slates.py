@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from data.errors import DataError
 from data.examples.splits import horizon_days
 from data.io import engine
-from data.sources.tables import read_table
 from data.tables.attribution import UNBOUNDED_WINDOW, attribute_feedback, window_seconds
 from data.tables.contract import conform
+from data.tables.reader import open_file, read_table
 from serving.checkout import MAX_CLOCK_SKEW, SECONDS_PER_DAY
 from serving.storage.formats import event_kinds, manifest_tasks
+from serving.table_files import TableFile
 
 PREDICTION_COLUMNS = {  # of impressions, besides the canonical columns of events
     "p_click": "float64", "p_purchase": "float64", "expected_value": "float64", "tier": "string",
@@ -131,11 +132,9 @@ def attribution_windows(manifest: Mapping[str, Any]) -> AttributionWindows:
     return AttributionWindows(window_seconds(click), horizon, further)
 
 
-def read_orders(con: ibis.BaseBackend, path: Path, end: int) -> ir.Table:
-    """Read the canonical table `orders` of a .parquet or .csv file, before `end`. Raises DataError."""
-    if path.suffix not in (".parquet", ".csv") or not path.is_file():
-        raise DataError(f"{path}: no such .parquet or .csv file of orders")
-    orders = conform(read_table(con, "orders", path), "orders", str(path))
+def read_orders(con: ibis.BaseBackend, file: TableFile, end: int) -> ir.Table:
+    """Read the canonical table `orders` before `end`. Raises DataError for files that cannot be used."""
+    orders = conform(read_table(con, "orders", file), "orders", file)
     return engine.materialize(con, "orders", orders.filter(orders.ts < end))
 
 
@@ -162,7 +161,7 @@ def read_attributed_log(
     predictions = raw.select(
         "_row", **{name: raw[name].cast(kind) for name, kind in PREDICTION_COLUMNS.items()}, **further
     )
-    log = conform(raw, "events", str(folder)).join(predictions, "_row")
+    log = conform(raw, "events", open_file(folder)).join(predictions, "_row")
     log = log.filter(log.ts >= start, log.ts < end, log.request_id.notnull() | (log.kind != "impression"))
     if orders is None:
         empty = pa.table({name: pa.array([], pa.string()) for name in ORDER_LINE_SCHEMA})
@@ -184,7 +183,7 @@ def read_attributed_log(
 def _read_raw_log(con: ibis.BaseBackend, folder: Path) -> ir.Table:
     if not folder.is_dir() or not any(folder.rglob("*.parquet")):
         raise DataError(f"{folder}: it has no Parquet files; --events is the folder of the impression log")
-    raw = engine.read_parquet(con, folder)
+    raw = engine.read_parquet(con, open_file(folder))
     if missing := [name for name in (*PREDICTION_COLUMNS, "request_id") if name not in raw.columns]:
         raise DataError(f"{folder}: no column {', '.join(missing)}: this is no log of serving.ImpressionLog")
     return raw

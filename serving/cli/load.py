@@ -10,6 +10,7 @@ from ..progress import ProgressReporter
 from ..stores.base import MAX_EVENTS, TTL
 from ..stores.loading import bulk_load
 from ..stores.uri import open_store
+from ..table_files import CsvFormat
 
 LOAD_WRITE_TIMEOUT = 30.0  # seconds; no request waits, so a busy server gets its time
 
@@ -26,10 +27,11 @@ class LoadOptions:
     store: str = option(..., "path of an embedded store, or redis://, valkey://")
     source: Path = option(
         ...,
-        "an exported store.arrow, or a folder with orders.parquet, events.parquet or both",
+        "an exported store.arrow, or a folder with the tables orders, events or both, Parquet or CSV",
         flag="--from",
         metavar="PATH",
     )
+    delimiter: str = option(",", "between the columns of CSV files")
     max_events: int = option(MAX_EVENTS, "newest events kept of a user")
     ttl_days: int = option(
         TTL // SECONDS_PER_DAY, "days after the last append when a server forgets a user; 0: never"
@@ -47,7 +49,7 @@ def load(options: LoadOptions) -> int:
     store = open_store(
         options.store, max_events=options.max_events, write_timeout=LOAD_WRITE_TIMEOUT, ttl=ttl
     )
-    n_events = bulk_load(store, options.source, progress.update)
+    n_events = bulk_load(store, options.source, progress.update, CsvFormat(options.delimiter))
     store.close()
     print(f"loaded: {progress.format_line(n_events)}", file=sys.stderr)
     return 0

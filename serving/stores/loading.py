@@ -9,18 +9,18 @@ from dataclasses import replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ..checkout import EVENT_KIND, HISTORY_KINDS, MAX_NUMBER, MAX_TS, SLATE_KINDS
+from ..table_files import NO_USER, CsvFormat, find_table
 from .arrow import ArrowStore
 from .base import Store, UserHistory
+from .table_batches import count_rows, table_batches
 
-BATCH_ROWS = 262_144  # of a table; larger batches make fewer chunks by user
 BATCH_USERS = 2_000  # of a store.arrow
 # Clicks first: at the same instant they come before the purchase.
 TABLE_COLUMNS = {
@@ -34,26 +34,20 @@ ProgressCallback = Callable[[int, int], None]  # events so far, and of how many 
 UserHistories = Iterator[tuple[str, UserHistory]]
 
 
-class TableFile(NamedTuple):
-    """A Parquet file of a canonical table."""
-
-    path: Path
-    columns: tuple[str, ...]
-
-
-def bulk_load(store: Store, path: Path, progress: ProgressCallback) -> int:
+def bulk_load(store: Store, path: Path, progress: ProgressCallback, csv: CsvFormat | None = None) -> int:
     """Append the events of `path` to the store. Returns the number of events.
 
     Args:
-        path: an exported `store.arrow`, or a folder with `orders.parquet` (its lines are the purchases),
-            `events.parquet` (its clicks and cart events) or both; each a file or a folder of files. Returns
-            (lines of negative quantity) and further kinds of events enter no history.
+        path: an exported `store.arrow`, or a folder with the canonical tables `orders` (its lines are the
+            purchases), `events` (its clicks and cart events) or both (serving/table_files.py). Returns (lines
+            of negative quantity), orders of guests and further kinds of events enter no history.
         progress: called after every batch.
+        csv: how CSV files are written.
 
     Raises FileNotFoundError, ValueError naming the file and the row for a row that is no event, and what
     `store.append_many` raises.
     """
-    batches = _read_arrow_store(path) if path.suffix == ".arrow" else _read_tables(path)
+    batches = _read_arrow_store(path) if path.suffix == ".arrow" else _read_tables(path, csv or CsvFormat())
     n_events = 0
     for histories, n_rows in batches:
         users = list(histories)
@@ -73,29 +67,17 @@ def _drop_null_attributes(history: UserHistory) -> UserHistory:
     return replace(history, profile={k: value for k, value in history.profile.items() if value is not None})
 
 
-def _read_tables(folder: Path) -> Iterator[tuple[UserHistories, int]]:
+def _read_tables(folder: Path, csv: CsvFormat) -> Iterator[tuple[UserHistories, int]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a store.arrow, or a folder with orders.parquet")
-    files = [file for name in TABLE_COLUMNS for file in _table_files(folder, name)]
-    if not files:
-        raise FileNotFoundError(f"{folder}: neither orders.parquet nor events.parquet is there")
-    n_rows = sum(pq.read_metadata(file.path).num_rows for file in files)
-    for path, columns in files:
-        source = pq.ParquetFile(path)
-        if missing := [name for name in columns if name not in source.schema_arrow.names]:
-            raise ValueError(
-                f"{path}: no column {', '.join(missing)} (docs/architecture.md, canonical tables)"
-            )
-        first_row = 1
-        for batch in source.iter_batches(BATCH_ROWS, columns=list(columns)):
-            yield _group_by_user(_event_columns(batch, path, first_row)), n_rows
-            first_row += batch.num_rows
-
-
-def _table_files(folder: Path, name: str) -> list[TableFile]:
-    path = folder / f"{name}.parquet"
-    paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.exists() else []
-    return [TableFile(file, TABLE_COLUMNS[name]) for file in paths]
+    found = {name: find_table(folder, name, csv) for name in TABLE_COLUMNS}
+    tables = {name: table for name, table in found.items() if table is not None}
+    if not tables:
+        raise FileNotFoundError(f"{folder}: neither orders nor events are there, as .parquet or .csv")
+    n_rows = sum(count_rows(table) for table in tables.values())
+    for name, table in tables.items():
+        for file, first_row, batch in table_batches(table, TABLE_COLUMNS[name]):
+            yield _group_by_user(_event_columns(batch, file, first_row)), n_rows
 
 
 def _event_columns(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Table:
@@ -104,6 +86,9 @@ def _event_columns(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Tabl
         name: _cast(batch[name], name, expected, file)
         for name, expected in (("user_id", pa.string()), ("item_id", pa.string()), ("ts", pa.int64()))
     }
+    is_guest = pc.is_in(
+        pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(columns["user_id"], ""))), pa.array(NO_USER)
+    )
     if "kind" in batch.schema.names:
         kind = _cast(batch["kind"], "kind", pa.string(), file)
         columns["kind"] = pc.index_in(kind, pa.array(HISTORY_KINDS))  # null for impressions
@@ -116,13 +101,13 @@ def _event_columns(batch: pa.RecordBatch, file: Path, first_row: int) -> pa.Tabl
         columns["price"] = _cast(batch["price"], "price", pa.float64(), file)
         is_valid_kind = pa.array(np.ones(batch.num_rows, bool))
         is_history = pc.fill_null(pc.greater(columns["quantity"], 0), True)  # a line below 0 is a return
-    for name, is_valid in {"kind": is_valid_kind, **_validity(columns)}.items():
+    for name, is_valid in {"kind": is_valid_kind, **_validity(columns, is_guest)}.items():
         invalid = np.flatnonzero(~pc.fill_null(is_valid, False).to_numpy(zero_copy_only=False))
         if len(invalid):
             row = int(invalid[0])
             value = batch[name][row].as_py()
             raise ValueError(f"{file}: row {first_row + row}: {name} is {value!r}, which cannot be loaded")
-    return pa.table(columns).filter(is_history)
+    return pa.table(columns).filter(pc.and_(is_history, pc.invert(is_guest)))
 
 
 def _valid_kinds(kinds: pa.Array) -> list[str]:
@@ -136,11 +121,11 @@ def _valid_kinds(kinds: pa.Array) -> list[str]:
     ]
 
 
-def _validity(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-    """By column, whether each row's value is valid; null for null."""
+def _validity(columns: Mapping[str, pa.Array], is_guest: pa.Array) -> dict[str, pa.Array]:
+    """By column, whether each row's value is valid; null for null. A row without a user is a guest's."""
     ts, quantity, price = columns["ts"], columns["quantity"], columns["price"]
     return {
-        "user_id": pc.greater(pc.utf8_length(columns["user_id"]), 0),
+        "user_id": pc.or_(is_guest, pc.is_valid(columns["user_id"])),
         "item_id": pc.greater(pc.utf8_length(columns["item_id"]), 0),
         "ts": pc.and_(pc.greater_equal(ts, 0), pc.less(ts, MAX_TS)),
         "quantity": pc.and_(pc.not_equal(quantity, 0), pc.less_equal(pc.abs(quantity), MAX_NUMBER)),

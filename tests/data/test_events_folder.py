@@ -108,7 +108,7 @@ def test_folders_that_cannot_be_used(log_shop: tuple[Path, list[dict[str, Any]]]
         prepare(config(folder))
     (events / "a.parquet").unlink()
     (events / "b.parquet").unlink()
-    with pytest.raises(DataError, match=r"events: no Parquet file found"):
+    with pytest.raises(DataError, match=r"events: no Parquet file and no CSV file in this folder"):
         prepare(config(folder))
 
 

@@ -121,15 +121,15 @@ def test_bad_rows_are_named(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "the file is empty"),
+        ("", "changes.csv is empty, expected a header line"),
         ("item_id,price\n", "the table is empty"),
-        ("item_id;price\na;1\n", "not separated by commas"),
+        ("item_id;price\na;1\n", "separated by ';'"),
         ("item_id,price\na,1\nb,2,3\n", "line 3 has 3 fields, the header has 2"),
         ("item_id,pric\na,1\n", "column 'pric' is unknown.*rename it to 'price'"),
         ("item_id,Price\na,1\n", "column 'Price' is unknown.*rename it to 'price'"),
         ("item_id,price,colour\na,1,red\n", "column 'colour' is unknown.*remove it"),
         ("item_id,_price\na,1\n", "column '_price' is unknown"),
-        ("price\n1\n", r"column 'item_id' \(string or integer\) is missing"),
+        ("price\n1\n", r"table 'items' lacks 'item_id' \(string or integer\)"),
         ("item_id,price\na,\nb,dear\n", r"column 'price' is text such as 'dear', expected number \(row 2\)"),
         ("item_id,price\na,-1\n", "every one of the 1 rows is bad; correct the file"),
     ],
@@ -142,9 +142,9 @@ def test_files_that_cannot_be_used(tmp_path: Path, text: str, words: str) -> Non
 
 def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "changes.parquet"
-    with pytest.raises(DataError, match=r"changes\.parquet: no such file"):
+    with pytest.raises(DataError, match=r"changes\.parquet: there is no such file"):
         read_item_updates(path)
-    with pytest.raises(DataError, match=r"changes\.json: neither \.parquet nor \.csv"):
+    with pytest.raises(DataError, match=r"changes\.json: expected a file of \.parquet, \.csv"):
         read_item_updates(tmp_path / "changes.json")
     path.write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"changes\.parquet: cannot be read"):

@@ -131,7 +131,7 @@ def test_attributes_and_vectors_are_features(prepared: PreparedShop) -> None:
 
 
 def test_the_summary_names_what_is_read_and_what_is_not(prepared: PreparedShop) -> None:
-    line = prepared.printed.split("\n")[-1]
+    line = next(line for line in prepared.printed.split("\n") if "item attributes" in line)
     attributes = (
         "color (3 values), weight_kg (numeric), warranty (3 values), organic (2 values), hash (2 values)"
     )

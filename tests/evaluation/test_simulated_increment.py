@@ -27,7 +27,7 @@ def test_a_slate_adds_increments_at_its_positions() -> None:
 def test_the_best_slate_of_the_catalog(tmp_path: Path) -> None:
     """It is the best by the truth of every pair, without what was just paid or cannot be sold."""
     cfg = settings(tmp_path, organic={"share": 0.6})
-    tables = simulated.table_files(cfg)
+    tables = {name: file.path for name, file in simulated.table_files(cfg).items()}
     orders, items = (pq.read_table(tables[name]).to_pandas() for name in ("orders", "items"))
     checkouts = orders.drop_duplicates("order_id").sample(8, random_state=0)
     best = simulated.best_incremental_value(cfg, checkouts.order_id.to_numpy())

@@ -9,6 +9,7 @@ import numpy as np
 
 from data.sources import tables
 from data.tables.contract import attribute_columns, conform
+from data.tables.reader import read_table
 from operations.monitoring import logged_slates
 from operations.monitoring.logged_slates import AttributedLog, AttributionWindows, print_step
 from operations.monitoring.past_checkouts import OrderHistory, read_order_history
@@ -115,11 +116,11 @@ def read_shop(
     con: ibis.BaseBackend, folder: Path, end: int
 ) -> tuple[ibis.expr.types.Table, OrderHistory, dict[str, dict[str, Any]]]:
     """Return the orders before `end`, as a table and as checkouts, and the profile of every user."""
-    paths = tables.table_files({"root": str(folder)})
-    orders = logged_slates.read_orders(con, paths["orders"], end)
+    files = tables.table_files({"root": str(folder)})
+    orders = logged_slates.read_orders(con, files["orders"], end)
     profiles: dict[str, dict[str, Any]] = {}
-    if "users" in paths:
-        users = conform(tables.read_table(con, "users", paths["users"]), "users", str(paths["users"]))
+    if "users" in files:
+        users = conform(read_table(con, "users", files["users"]), "users", files["users"])
         names = attribute_columns(users, "users")
         for row in con.to_pyarrow(users.select("user_id", *names)).to_pylist():
             profiles[row["user_id"]] = {name: row[name] for name in names if row[name] is not None}

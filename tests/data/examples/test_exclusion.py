@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.errors import DataError
+from data.examples import outcome_counts
 from data.examples.exclusion import KEEP_ALL, exclusion_from_meta, read_exclusion
+from data.examples.splits import SPLITS
 from data.prepare import prepare
 from serving.pipeline.exclusion import ExclusionRule
 from tests.data.conftest import config, save
@@ -62,8 +64,9 @@ def outcomes(folder: Path, slate: dict[str, Any] | None, horizon: str = "10d") -
     ],
 )
 def test_what_the_slate_leaves_out_is_no_outcome(
-    tmp_path: Path, slate: dict[str, Any] | None, expected: set[str]
+    tmp_path: Path, slate: dict[str, Any] | None, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(outcome_counts, "MIN_WITH_OUTCOME", dict.fromkeys(SPLITS, 0))
     write_orders(tmp_path)
     assert outcomes(tmp_path, slate)["a3-3"] == expected
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import ibis
@@ -19,6 +20,7 @@ from data.io import engine
 from data.tables.checks import check_tables
 from data.tables.contract import EVENT_KINDS, conform
 from data.tables.encoded_tables import encode_tables
+from serving.table_files import TableFile
 
 HOUR = 3600
 START = 1_704_067_200
@@ -88,7 +90,9 @@ def prepared_outcomes(
     for name, rows in tables.items():
         table = pa.Table.from_pylist(rows, schemas[name])
         table = ibis.memtable(table.append_column("_row", pa.array(range(1, len(rows) + 1))))
-        conformed[name] = engine.materialize(con, f"c_{name}", conform(table, name, f"{name}.parquet"))
+        conformed[name] = engine.materialize(
+            con, f"c_{name}", conform(table, name, TableFile(path=Path(name), files=()))
+        )
     kinds = [*EVENT_KINDS, *module.label_event_kinds(labels)]
     checked = check_tables(con, conformed, dict.fromkeys(tables, ""), "fail", event_kinds=kinds)
     encoded = encode_tables(con, checked.tables, checked.return_lines)

@@ -22,6 +22,7 @@ from data.tables.item_vectors import (
     vector_column_names,
     vector_lists,
 )
+from serving.table_files import open_table
 
 NUMBERS = st.floats(-1e30, 1e30) | st.sampled_from([0.0, 1.0, -0.0, 1e-30])
 
@@ -67,16 +68,16 @@ def test_unit_vectors_equal_numpy(
     ]  # fmt: skip
     path = tmp_path / f"items{suffix}"
     write_items(path, rows)
-    names = vector_column_names(path)
+    names = vector_column_names(open_table(path))
     given_names = [c for c in "ab" if any(row[c] for row in rows)]
     written_names = [c for c in "ab" if any(row[c] is not None for row in rows)]  # an empty list is []
     assert names == (["a", "b"] if suffix == ".parquet" else written_names)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(item_vectors, "BATCH_ROWS", batch)
-        columns = check_vectors(path, names)
+        columns = check_vectors(open_table(path), names)
         assert columns == [VectorColumn(c, dim if c == "a" else 2) for c in given_names]
         ids = data.draw(st.permutations([str(k) for k in range(len(rows) + 2)]))  # two without a row
-        unit = read_unit_vectors(path, columns, pa.array(ids))
+        unit = read_unit_vectors(open_table(path), columns, pa.array(ids))
         lists = vector_lists(unit)
     by_id = {row["item_id"]: row for row in rows}
     for k, item in enumerate(ids):
@@ -108,15 +109,17 @@ def test_kinds_of_lists(tmp_path: Path, kind: pa.DataType) -> None:
         {"item_id": [7, 8, 9], "v": values.cast(kind), "tags": [["a"], [], None], "flags": [[True]] * 3}
     )
     pq.write_table(table, path)
-    assert vector_column_names(path) == ["v"]
-    unit = read_unit_vectors(path, check_vectors(path, ["v"]), pa.array(["9", "7", "8"]))
+    assert vector_column_names(open_table(path)) == ["v"]
+    unit = read_unit_vectors(
+        open_table(path), check_vectors(open_table(path), ["v"]), pa.array(["9", "7", "8"])
+    )
     np.testing.assert_allclose(unit, [[0, 1], [0.6, 0.8], [0, 0]], rtol=1e-6)
 
 
 def test_the_first_row_of_an_id_counts(tmp_path: Path) -> None:
     path = tmp_path / "items.parquet"
     pq.write_table(pa.table({"item_id": ["a", "a", "b"], "v": [[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]}), path)
-    unit = read_unit_vectors(path, [VectorColumn("v", 2)], pa.array(["a", "b"]))
+    unit = read_unit_vectors(open_table(path), [VectorColumn("v", 2)], pa.array(["a", "b"]))
     assert unit.tolist() == [[0, 1], [1, 0]]
 
 
@@ -135,12 +138,12 @@ def test_bad_vectors_are_named(tmp_path: Path, vectors: list, words: str) -> Non
     path = tmp_path / "items.parquet"
     pq.write_table(pa.table({"item_id": [str(k) for k in range(len(vectors))], "v": vectors}), path)
     with pytest.raises(DataError, match=rf"items\.parquet: column {words}.*features\.ignore_columns"):
-        check_vectors(path, ["v"])
+        check_vectors(open_table(path), ["v"])
 
 
 def test_text_that_is_no_vector_is_named(tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     path.write_text('item_id,title,v\na,[x],"[1, 2]"\nb,,\nc,,"[1, two]"\n')
-    assert vector_column_names(path) == ["v"]
+    assert vector_column_names(open_table(path)) == ["v"]
     with pytest.raises(DataError, match=r"column 'v' is '\[1, two\]', expected a list of numbers.*row 3"):
-        check_vectors(path, ["v"])
+        check_vectors(open_table(path), ["v"])

@@ -194,7 +194,7 @@ def test_an_unusable_log_is_refused(
     shop: Shop, version: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["estimate", "--shop", str(tmp_path), "--bundle", str(version)]) == 1
-    assert "orders.parquet or orders.csv is missing" in capsys.readouterr().err
+    assert "orders is missing: expected orders.parquet" in capsys.readouterr().err
     command = ["estimate", "--shop", str(shop.folder), "--bundle", str(version)]
     with pytest.raises(DataError, match="no logged checkout is left"):
         logged_checkouts.read_logged_checkouts(

@@ -10,6 +10,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.simulated_live_log import DayConfig, LiveShop, LogDays, write_log
+from data.tables.reader import open_file
 from operations.monitoring import daily_metrics, logged_slates, past_checkouts, prometheus_file
 from operations.monitoring.__main__ import main
 from operations.monitoring.daily import DailyReportConfig, ThresholdCheck, daily_report
@@ -40,7 +41,7 @@ class LiveLog(NamedTuple):
     ) -> tuple[logged_slates.AttributedLog, past_checkouts.OrderHistory, logged_slates.AttributionWindows]:
         windows, end = logged_slates.attribution_windows(recommender.bundle.manifest), (day + 1) * DAY
         with logged_slates.open_duckdb() as con:
-            order_lines = logged_slates.read_orders(con, self.folder / "orders.parquet", end)
+            order_lines = logged_slates.read_orders(con, open_file(self.folder / "orders.parquet"), end)
             log = logged_slates.read_attributed_log(con, self.folder / "events", order_lines, windows, 0, end)
             return log, past_checkouts.read_order_history(con, order_lines), windows
 

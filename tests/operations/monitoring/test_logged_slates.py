@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.errors import DataError
+from data.tables.reader import open_file
 from operations.monitoring.logged_slates import (
     AttributedLog,
     AttributionWindows,
@@ -38,7 +39,7 @@ def read(
 ) -> tuple[AttributedLog, OrderHistory]:
     write_csv(folder / "orders.csv", orders)
     with open_duckdb() as con:
-        order_lines = read_orders(con, folder / "orders.csv", end)
+        order_lines = read_orders(con, open_file(folder / "orders.csv"), end)
         attributed_log = read_attributed_log(con, folder / "events", order_lines, WINDOWS, 0, end)
         return attributed_log, read_order_history(con, order_lines)
 

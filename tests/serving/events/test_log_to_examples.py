@@ -140,7 +140,7 @@ def canonical(shop: Path) -> list[dict]:
     con = ibis.duckdb.connect(threads=1)
     files, raw = tables.table_files({"root": str(shop)}), tables.read_tables(con, {"root": str(shop)})
     log, orders = (
-        engine.materialize(con, f"canonical_{name}", conform(raw[name], name, str(files[name])))
+        engine.materialize(con, f"canonical_{name}", conform(raw[name], name, files[name]))
         for name in ("events", "orders")
     )
     found = con.to_pyarrow(attribute_feedback(con, log, orders, DAY, 7 * DAY)[0]).to_pylist()

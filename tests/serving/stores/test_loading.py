@@ -1,5 +1,8 @@
 """Filling a store from what an export wrote, and from the canonical tables of a shop."""
 
+import csv
+import gzip
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import serving.stores.loading
+import serving.stores.table_batches
 from serving import open_store
 from serving.cli import main
 from serving.stores.loading import bulk_load
+from serving.table_files import CsvFormat
 from tests.serving.stores.test_stores import assert_same
 
 ORDERS: dict[str, Any] = {
@@ -70,7 +74,7 @@ def test_an_exported_store(version: Path, tmp_path: Path, capsys: pytest.Capture
 def test_canonical_tables(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines are purchases, clicks and cart events come along, in batches of any size, once."""
     for rows in (100, 2, 1):
-        monkeypatch.setattr(serving.stores.loading, "BATCH_ROWS", rows)
+        monkeypatch.setattr(serving.stores.table_batches, "BATCH_ROWS", rows)
         store = open_store(shop / f"{rows}.db")
         for _ in range(2):
             assert bulk_load(store, shop, ignore) == 6
@@ -95,7 +99,7 @@ class CountingStore:
 
 
 def test_memory_holds_a_batch(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving.stores.loading, "BATCH_ROWS", 2)
+    monkeypatch.setattr(serving.stores.table_batches, "BATCH_ROWS", 2)
     counting = CountingStore()
     seen: list[tuple[int, int]] = []
     bulk_load(counting, shop, lambda done, total: seen.append((done, total)))  # type: ignore[arg-type]
@@ -129,11 +133,39 @@ def test_times_and_ids_as_shops_have_them(shop: Path, ts: pa.Array) -> None:
     assert store.get("u2").ts.tolist() == [20, 100, 100]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_csv_files_are_loaded_as_parquet_files(shop: Path, tmp_path: Path, suffix: str) -> None:
+    """Also with another separator, times as text, and the orders of guests, who have no history."""
+    plain = open_store(tmp_path / "plain.db")
+    n_events = bulk_load(plain, shop, ignore)
+    other = tmp_path / "csv"
+    other.mkdir()
+    for name, table in {"orders": ORDERS, "events": EVENTS}.items():
+        rows = pa.table(table).to_pylist()
+        guest = {"user_id": "nan" if name == "orders" else ""}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), delimiter=";")
+        writer.writeheader()
+        for row in [*rows, rows[0] | guest]:
+            when = datetime.fromtimestamp(row["ts"] - 5 * 3600, UTC)
+            writer.writerow(row | {"ts": f"{when:%Y-%m-%d %H:%M:%S} -0500"})
+        opened = gzip.open if suffix.endswith(".gz") else open
+        with opened(other / f"{name}{suffix}", "wt") as file:
+            file.write(text.getvalue())
+    store = open_store(tmp_path / "csv.db")
+    assert bulk_load(store, other, ignore, CsvFormat(";")) == n_events
+    for user in ("u1", "u2", "u3"):
+        assert_same(store.get(user), plain.get(user))
+    (other / f"orders{suffix}").unlink()
+    (other / "orders.csv").write_text("user_id;item_id;ts;quantity;price\nu;i;5;1;1\nu;i;soon;1;1\n")
+    with pytest.raises(ValueError, match=r"orders\.csv: row 2: ts is 'soon', which cannot be read"):
+        bulk_load(store, other, ignore, CsvFormat(";"))
+
+
 def bad() -> Iterator[tuple[str, Any, str]]:
     yield "ts", pa.array([100, 10**12, 50, 20]), "row 2: ts is 1000000000000, which cannot be loaded"
     yield "ts", pa.array([1, 1, 1, None]), "row 4: ts is None"
     yield "ts", ["2024-01-01"] * 4, "column ts is string, expected int64. To do: cast it"
-    yield "user_id", ["", "u", "u", "u"], "row 1: user_id is ''"
     yield "item_id", ["i", None, "i", "i"], "row 2: item_id is None"
     yield "item_id", [1.0, 2.0, 3.0, 4.0], "column item_id is double, expected string"
     yield "quantity", [1.0, 1.0, 0.0, 1.0], "row 3: quantity is 0.0"
@@ -182,7 +214,7 @@ def test_what_cannot_be_loaded(shop: Path, tmp_path: Path, capsys: pytest.Captur
         bulk_load(store, shop, ignore)
     for name in ("orders", "events"):
         (shop / f"{name}.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"neither orders\.parquet nor events\.parquet"):
+    with pytest.raises(FileNotFoundError, match=r"neither orders nor events"):
         bulk_load(store, shop, ignore)
     (shop / "orders.parquet").write_text("text")
     assert main(["load", "--store", str(tmp_path / "events.db"), "--from", str(shop)]) == 1

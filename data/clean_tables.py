@@ -1,0 +1,57 @@
+"""The files of a shop → clean canonical tables, and all that was noticed on the way.
+
+read ─▶ conform ─▶ attribute feedback ─▶ check rows ─▶ select columns ─▶ check ids ─▶ winsorise
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import ibis
+import ibis.expr.types as ir
+
+from data.inputs import PrepareInputs, ReadTables, read_tables
+from data.tables import checks, column_selection, id_checks, outliers, reader
+from data.tables.checks import CheckResult
+from data.tables.column_selection import UnreadColumns
+
+
+class CleanTables(NamedTuple):
+    """Tables that can be encoded."""
+
+    tables: dict[str, ir.Table]  # canonical
+    read: ReadTables
+    checked: CheckResult
+    unread: UnreadColumns
+    warnings: list[str]  # of ids that look wrong
+    n_winsorized: int  # order lines
+
+    def counts(self) -> dict[str, int]:
+        """The rows that were set apart, by what they are."""
+        return {
+            "returns": self.checked.returns,
+            "rejected": self.checked.rejected.num_rows,
+            "repeated": sum(self.checked.repeated.values()),
+            "winsorized": self.n_winsorized,
+        }
+
+
+def read_clean_tables(
+    con: ibis.BaseBackend, inputs: PrepareInputs, show_step: Callable[[str], None]
+) -> CleanTables:
+    """Read and check the tables. Raises DataError for input that cannot be used.
+
+    `show_step` is called with "read" and "check".
+    """
+    show_step("read")
+    read = read_tables(con, inputs)
+    show_step("check")
+    names = {name: str(file) for name, file in inputs.files.items()}
+    bad_rows = inputs.data["bad_rows"]
+    checked = checks.check_tables(con, read.conformed, names, bad_rows, event_kinds=inputs.event_kinds)
+    tables, unread = column_selection.select_columns(con, read.raw, checked.tables, inputs.ignored_columns)
+    unread["items"] |= read.unread_vectors
+    for name, file in inputs.files.items():
+        unread[name] |= dict.fromkeys(reader.unread_partitions(name, file), column_selection.PARTITION)
+    warnings = id_checks.check_ids(con, checked.tables, names)
+    orders, n_winsorized = outliers.winsorize_lines(con, tables["orders"])
+    return CleanTables(tables | {"orders": orders}, read, checked, unread, warnings, n_winsorized)

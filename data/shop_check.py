@@ -1,0 +1,134 @@
+"""What a shop's folder holds, in seconds: `python train.py stage=check data=tables data.root=DIR`.
+
+The tables are read and checked as preparation does. What preparation would refuse is an error here too.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import ibis.expr.types as ir
+
+from data.clean_tables import CleanTables, read_clean_tables
+from data.examples.outcome_counts import COVERED_SHARE, HORIZONS, suggest_horizon
+from data.inputs import PrepareInputs, resolve_inputs
+from data.io import engine
+from data.summary import FURTHER_COUNTS
+from data.tables.contract import TABLES, attribute_columns
+from models.schema import SECONDS_PER_DAY
+
+Row = dict[str, Any]
+
+
+class ShopReport(NamedTuple):
+    """What a shop's tables hold."""
+
+    tables: list[Row]  # table, files, rows, columns, attributes, unread
+    facts: list[Row]  # fact, value
+    horizons: list[Row]  # horizon, checkouts whose horizon is over, of these followed by an order, share
+    median_gap: float | None  # days between two orders of a user; None where nobody returned
+    suggested: str | None  # data.horizon
+    horizon: str  # data.horizon of the config
+    warnings: list[str]
+
+    def finding(self) -> str:
+        """The conclusion: whether the horizon of the config fits."""
+        if self.suggested is None:
+            return (
+                "Nobody ordered twice: only a log of impressions (events) could tell what follows a checkout."
+            )
+        row = next((row for row in self.horizons if row["horizon"] == self.horizon), None)
+        share = "" if row is None else f" An order follows {row['share']:.0%} of the checkouts within it."
+        fit = "fits" if self.suggested == self.horizon else f"could be {self.suggested}"
+        gap = f"Users order again after {self.median_gap:.0f} days (median)."
+        return f"{gap} The horizon {self.horizon} {fit}.{share}"
+
+
+def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
+    """Read and describe the tables of `cfg.data`. Raises DataError for what preparation refuses."""
+    inputs = resolve_inputs(cfg)
+    with TemporaryDirectory() as scratch, engine.connect(inputs.engine, Path(scratch)) as con:
+        clean = read_clean_tables(con, inputs, lambda step: None)
+        checkouts = engine.materialize(con, "check_checkouts", _checkouts(clean.tables["orders"]))
+        span = con.to_pyarrow(
+            checkouts.agg(
+                n=checkouts.count(),
+                guests=checkouts.user_id.isnull().sum().fill_null(0),
+                users=checkouts.user_id.nunique(),
+                start=checkouts.ts.min(),
+                end=checkouts.ts.max(),
+            )
+        ).to_pylist()[0]
+        gaps = con.to_pyarrow(_gaps(checkouts)).to_pylist()[0]
+        return ShopReport(
+            tables=[_describe_table(con, name, clean, inputs) for name in inputs.files],
+            facts=_facts(con, span, clean),
+            horizons=_count_horizons(con, checkouts, span["end"]),
+            median_gap=gaps["median"],
+            suggested=None if gaps["covered"] is None else suggest_horizon(gaps["covered"]),
+            horizon=str(inputs.data["horizon"]),
+            warnings=clean.warnings,
+        )
+
+
+def _checkouts(orders: ir.Table) -> ir.Table:
+    """A row per order: `user_id`, `ts`, and the `next_ts` of the user's next order."""
+    t = orders.group_by("order_id").agg(user_id=orders.user_id.max(), ts=orders.ts.max())
+    return t.mutate(next_ts=t.ts.lead().over(group_by="user_id", order_by=["ts", "order_id"]))
+
+
+def _gaps(checkouts: ir.Table) -> ir.Table:
+    """Days between two orders of a user: `median` and `covered`; null where nobody returned."""
+    t = checkouts.filter(checkouts.user_id.notnull(), checkouts.next_ts > checkouts.ts)
+    days = (t.next_ts - t.ts) / SECONDS_PER_DAY
+    return t.agg(median=days.median(), covered=days.quantile(COVERED_SHARE))
+
+
+def _count_horizons(con: Any, checkouts: ir.Table, end: int) -> list[Row]:
+    """By horizon: the checkouts whose horizon is over by `end`, and how many of them an order follows."""
+    t = checkouts.filter(checkouts.user_id.notnull())
+    rows = []
+    for days in (*HORIZONS, None):
+        if days is None:
+            is_over, is_followed = t.next_ts.notnull(), t.next_ts.notnull()
+        else:
+            is_over = t.ts + days * SECONDS_PER_DAY <= end
+            is_followed = is_over & (t.next_ts <= t.ts + days * SECONDS_PER_DAY).fill_null(False)
+        sums = t.agg(over=is_over.sum().fill_null(0), followed=is_followed.sum().fill_null(0))
+        found = con.to_pyarrow(sums).to_pylist()[0]
+        if found["over"]:
+            share = found["followed"] / found["over"]
+            rows.append({"horizon": f"{days}d" if days else "next_order", **found, "share": share})
+    return rows
+
+
+def _describe_table(con: Any, name: str, clean: CleanTables, inputs: PrepareInputs) -> Row:
+    table, file = clean.tables.get(name), inputs.files[name]
+    return {
+        "table": name,
+        "files": str(file) + (f" ({len(file.files)} files)" if len(file.files) > 1 else ""),
+        "rows": 0 if table is None else int(con.execute(table.count())),
+        "attributes": ", ".join(attribute_columns(table, name) if table is not None else ()),
+        "absent": ", ".join(c for c in TABLES[name] if c not in clean.read.raw[name].columns),
+        "unread": ", ".join(f"{column} ({why})" for column, why in clean.unread[name].items()),
+    }
+
+
+def _facts(con: Any, span: Row, clean: CleanTables) -> list[Row]:
+    orders, items = clean.tables["orders"], clean.tables["items"]
+    ordered = orders.select("item_id").distinct()
+    counts = {
+        "orders": span["n"],
+        "users": span["users"],
+        "items in the list": int(con.execute(items.count())),
+        "items that were bought": int(con.execute(ordered.count())),
+        "of these, not in the list": int(con.execute(ordered.anti_join(items, "item_id").count())),
+        FURTHER_COUNTS["guest_orders"]: int(span["guests"]),
+        **{FURTHER_COUNTS[key]: count for key, count in clean.counts().items()},
+    }
+    return [
+        {"fact": "first order", "value": span["start"]},
+        {"fact": "last order", "value": span["end"]},
+        *({"fact": fact, "value": count} for fact, count in counts.items()),
+    ]

@@ -1,0 +1,27 @@
+"""Order lines of absurd size: a shop's entry error or a wholesale order must not decide what all others see.
+
+    quantity counts at most 20 times the 90th percentile of the shop's lines
+    price    counts at most 100 times the 90th percentile
+
+Half of the lines may be of ordinary size and a tenth of any size: the limits hold. Lines beyond one are
+winsorised: they stay, with the limit in place of their number.
+"""
+
+import ibis
+import ibis.expr.types as ir
+
+QUANTILE = 0.9
+LIMITS = {"quantity": 20.0, "price": 100.0}  # column → times the quantile
+
+
+def winsorize_lines(con: ibis.BaseBackend, orders: ir.Table) -> tuple[ir.Table, int]:
+    """The order lines within the limits above, and the number of lines that were beyond one."""
+    quantiles = orders.agg(**{column: orders[column].quantile(QUANTILE) for column in LIMITS})
+    usual = con.to_pyarrow(quantiles).to_pylist()[0]
+    limits = {column: times * usual[column] for column, times in LIMITS.items() if usual[column]}
+    is_beyond = ibis.or_(*(orders[column] > limit for column, limit in limits.items()))
+    count = int(con.execute(is_beyond.sum().fill_null(0))) if limits else 0
+    if not count:
+        return orders, 0
+    values = {column: ibis.least(orders[column], limit) for column, limit in limits.items()}
+    return orders.mutate(**values), count

@@ -1,0 +1,192 @@
+"""The one reader of the canonical tables, whoever asks: preparation, experiments, monitoring, item updates.
+
+TableFile ─ read_table ─▶ raw table with canonical names and `_row` ─ contract.conform ─▶ canonical table
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
+
+from data.errors import DataError
+from data.io import engine
+from data.tables.contract import ATTRIBUTES_BY_PARTITION, TABLES
+from data.tables.item_vectors import vector_column_names
+from serving.table_files import CsvFormat, TableFile, TableFileError, open_csv, open_table
+
+# By default DuckDB guesses and silently skips lines: uneven ones at the start, and those that start with `#`.
+CSV_OPTIONS: dict[str, Any] = {"header": True, "sample_size": -1, "skip": 0, "comment": ""}
+OTHER_DELIMITERS = (";", "\t", "|", ",")
+
+
+def read_table(con: ibis.BaseBackend, name: str, file: TableFile) -> ir.Table:
+    """A canonical table as its files hold it, with canonical names and `_row`, kept as `raw_<name>`.
+
+    It lacks the vectors of items, which do not pass through the engine (data/tables/item_vectors.py). `_row`
+    counts the rows of all files, by the files' names. Raises DataError for an unreadable file.
+    """
+    unread = unread_partitions(name, file)
+    keys = [key for key in file.partitions if key not in unread]
+    try:
+        table = _read_csv(con, name, file, keys) if file.csv else engine.read_parquet(con, file, keys)
+        if name == "items":
+            table = table.drop(*vector_column_names(file))
+        table = rename_columns(table, name, file)
+        table = _whole_ids(table, file.integers)
+        if file.csv:
+            table = _standard_text(table, name, file.csv)
+        # Read once: CSV is slow to parse, and row numbers are valid for a single pass in file order.
+        return _without_empty_columns(con, engine.materialize(con, f"raw_{name}", table), name)
+    except (duckdb.Error, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = _find_uneven_record(file) if file.csv and isinstance(error, duckdb.Error) else ""
+        reason = reason or " ".join(line.strip() for line in str(error).strip().split("\n")[:4])
+        raise DataError(f"{file}: cannot be read: {reason}") from error
+
+
+def open_file(path: Path) -> TableFile:
+    """The table of a file or folder that a command names. Raises DataError where there is none."""
+    try:
+        return open_table(path)
+    except TableFileError as error:
+        raise DataError(str(error)) from error
+
+
+def unread_partitions(name: str, file: TableFile) -> list[str]:
+    """The keys of partitions that are no columns: those of orders and events that the contract lacks.
+
+    They are how the files are kept, such as month=2026-01, and tell a model nothing.
+    """
+    canonical = {in_file: column for column, in_file in file.columns.items()}
+    is_attribute = name in ATTRIBUTES_BY_PARTITION
+    return [k for k in file.partitions if not is_attribute and canonical.get(k, k) not in TABLES[name]]
+
+
+def rename_columns(table: ir.Table, name: str, file: TableFile) -> ir.Table:
+    """The table with canonical names, by `data.columns`. A column of the file of such a name goes.
+
+    Raises DataError for a column that the file lacks.
+    """
+    if not file.columns:
+        return table
+    present = [c for c in table.columns if not c.startswith("_")]
+    missing = {new: old for new, old in file.columns.items() if old not in present}
+    if missing:
+        lines = [f"data.columns.{name}.{new} is '{old}'" for new, old in missing.items()]
+        raise DataError(f"{file}: {'; '.join(lines)}: no such column. Found: {', '.join(present)}")
+    replaced = [new for new, old in file.columns.items() if new in present and new != old]
+    kept = [c for c in table.columns if c not in replaced and c not in file.columns.values()]
+    return table.select(*kept, **{new: table[old] for new, old in file.columns.items()})
+
+
+def _read_csv(con: ibis.BaseBackend, name: str, file: TableFile, keys: list[str]) -> ir.Table:
+    assert file.csv is not None
+    if con.name != "duckdb":
+        raise ValueError("Spark reads Parquet only; write the table as Parquet, or prepare.engine=duckdb")
+    for path in file.files:
+        _check_header(path, file.csv)
+    paths = [str(path) for path in file.files]
+    options = CSV_OPTIONS | {"delim": file.csv.delimiter, "decimal_separator": file.csv.decimal}
+    if len(paths) > 1:
+        options |= {"union_by_name": True}
+    options |= {"filename": engine.FILE_COLUMN} if keys else {}
+    options |= {"hive_partitioning": False}
+    # The contract's columns are read as text: an id of digits keeps its zeros, and a value that does not
+    # parse makes its row bad instead of changing the type of the whole column.
+    of_contract = {file.name_in_file(c) for c in TABLES[name]}
+    table = con.read_csv(paths, **options)
+    types = {c: "VARCHAR" for c in table.columns if c in of_contract}
+    if types:
+        table = con.read_csv(paths, **options, types=types)
+    table = table.mutate(_row=ibis.row_number() + 1)
+    return engine.add_partitions(table, file, keys)
+
+
+def _check_header(path: Path, expected: CsvFormat) -> None:
+    """Raise ValueError for a file without a header, or whose columns are separated by something else."""
+    with open_csv(path) as text:
+        header = text.readline().strip()
+    if not header:
+        raise ValueError(f"{path.name} is empty, expected a header line")
+    if expected.delimiter in header:
+        return
+    counts = {delimiter: header.count(delimiter) for delimiter in OTHER_DELIMITERS}
+    found = max(counts, key=lambda delimiter: counts[delimiter])
+    if counts[found] and not re.fullmatch(r'"[^"]*"', header):
+        shown = {"\t": "\\t"}.get(found, found)
+        raise ValueError(
+            f"its columns are separated by '{shown}', expected '{expected.delimiter}'; set "
+            f"\"data.csv.delimiter='{shown}'\" (and \"data.csv.decimal=','\" where decimals have a comma)"
+        )
+
+
+@ibis.udf.scalar.builtin
+def try_strptime(text: str, time_format: str) -> dt.timestamp:
+    """DuckDB's function: the time of a text, null where it has another format."""
+
+
+def _standard_text(table: ir.Table, name: str, csv_format: CsvFormat) -> ir.Table:
+    """The contract's numbers with a decimal point and its times by ISO 8601; both are text here."""
+    values: dict[str, ir.Value] = {}
+    for c, spec in TABLES[name].items():
+        if c not in table.columns or not table[c].type().is_string():
+            continue
+        if spec.logical_type == "number" and csv_format.decimal != ".":
+            values[c] = table[c].replace(csv_format.decimal, ".")
+        if spec.logical_type == "time" and csv_format.time_format is not None:
+            time = try_strptime(table[c], csv_format.time_format)
+            values[c] = ibis.coalesce(time.cast("string"), table[c])
+    return table.mutate(**values)
+
+
+def _whole_ids(table: ir.Table, columns: Sequence[str]) -> ir.Table:
+    """Ids that are whole numbers as their digits: 17.0 is 17."""
+    values: dict[str, ir.Value] = {}
+    for c in columns:
+        kind = table[c].type()
+        if kind.is_floating():
+            is_whole = (table[c] == table[c].floor()) & ~table[c].isnan()
+            digits = ibis.ifelse(is_whole, table[c], None).cast("int64").cast("string")
+            values[c] = ibis.ifelse(is_whole, digits, table[c].nullif(float("nan")).cast("string"))
+        elif kind.is_string():
+            values[c] = table[c].strip().re_replace(r"\.0+$", "")
+    return table.mutate(**values)
+
+
+def _without_empty_columns(con: ibis.BaseBackend, table: ir.Table, name: str) -> ir.Table:
+    """The table without optional columns that hold nothing: they mean the same as absent ones.
+
+    A program that knows no type for them gives one: pandas makes them numbers.
+    """
+    optional = [c for c in table.columns if c in TABLES[name] and not TABLES[name][c].required]
+    if not optional:
+        return table
+    values = {
+        c: table[c].nullif(float("nan")) if table[c].type().is_floating() else table[c] for c in optional
+    }
+    counts = con.to_pyarrow(table.agg(**{c: value.count() for c, value in values.items()})).to_pylist()[0]
+    return table.drop(*[c for c in optional if counts[c] == 0])
+
+
+def _find_uneven_record(file: TableFile) -> str:
+    """The record of a CSV file whose number of fields is not the header's, or ""; DuckDB often names none."""
+    assert file.csv is not None
+    for path in file.files:
+        try:
+            with open_csv(path) as text:
+                reader = csv.reader(text, delimiter=file.csv.delimiter)
+                columns = len(next(reader))
+                for fields in reader:
+                    if fields and len(fields) != columns:
+                        line = "line" if path == file.path else f"{path.name}: line"
+                        return f"{line} {reader.line_num} has {len(fields)} fields, the header has {columns}"
+        except (OSError, EOFError, ValueError, StopIteration, csv.Error):
+            pass  # the caller reports the first error
+    return ""

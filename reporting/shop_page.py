@@ -1,0 +1,54 @@
+"""What a shop's tables hold, as text for the terminal and as a page."""
+
+from reporting.elements import Column, Table
+from reporting.formatting import format_count, format_percent, format_time
+from reporting.render import render
+from reporting.tables import Row, text_table
+
+TIMES = ("first order", "last order")  # facts that are instants
+
+
+def shop_text(report: Row) -> str:
+    """The report of `data.shop_check`, as a dict with its `finding`, for the terminal."""
+    horizons = [row | {"share": format_percent(row["share"])} for row in report["horizons"]]
+    facts = [{"fact": row["fact"], "value": _fact(row)} for row in report["facts"]]
+    warnings = [f"warning: {warning}" for warning in report["warnings"]]
+    tables = [text_table(rows) for rows in (report["tables"], facts, horizons)]
+    return "\n\n".join([*tables, *warnings, report["finding"]])
+
+
+def shop_page(report: Row) -> str:
+    """A page of the report of `data.shop_check`, as a dict with its `finding`."""
+    tables = [
+        Column("table", lambda row: row["table"], numeric=False),
+        Column("files", lambda row: row["files"], numeric=False),
+        Column("rows", lambda row: format_count(row["rows"])),
+        Column("attributes", lambda row: row["attributes"], numeric=False),
+        Column("not there", lambda row: row["absent"], numeric=False),
+        Column("not read", lambda row: row["unread"], numeric=False),
+    ]
+    facts = [Column("", lambda row: row["fact"], numeric=False), Column("", _fact)]
+    horizons = [
+        Column("horizon", lambda row: row["horizon"], numeric=False),
+        Column("checkouts whose horizon is over", lambda row: format_count(row["over"])),
+        Column("followed by an order", lambda row: format_count(row["followed"])),
+        Column("share", lambda row: format_percent(row["share"]), bar_share=lambda row: row["share"]),
+    ]
+    return render(
+        "shop_check.html",
+        title="What the shop's tables hold",
+        finding=report["finding"],
+        status="bad" if report["suggested"] is None or report["warnings"] else "good",
+        warnings=report["warnings"],
+        tables=Table(tables, report["tables"]),
+        facts=Table(facts, report["facts"]),
+        horizons=Table(horizons, report["horizons"], lambda row: _row_class(row, report)),
+    )
+
+
+def _row_class(row: Row, report: Row) -> str:
+    return "highlight" if row["horizon"] == report["horizon"] else ""
+
+
+def _fact(row: Row) -> str:
+    return format_time(row["value"]) if row["fact"] in TIMES else format_count(row["value"])

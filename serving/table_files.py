@@ -1,0 +1,141 @@
+"""Where the canonical tables of a shop lie: each is a file or a folder of files, Parquet or CSV.
+
+shop/
+  orders/month=2026-01/part-0.parquet     a folder of files, at any depth; keys of partitions are columns
+  items.csv.gz                            CSV, also compressed; its separators are `CsvFormat`
+  users.parquet
+"""
+
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import unquote
+
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv"}  # suffix → format
+NO_USER = ("", "nan", "null", "none", "n/a", "<na>")  # in lower case: what programs write for a guest
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # what Hive and Spark write for null
+
+
+class TableFileError(ValueError):
+    """A table that is given twice, holds no file, or mixes formats. Names the files and the remedy."""
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """How CSV files are written."""
+
+    delimiter: str = ","
+    decimal: str = "."
+    time_format: str | None = None  # of times, as in strptime; None: ISO 8601 or Unix seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFile:
+    """A canonical table on disk. As text, the path.
+
+    Args:
+        path: a file, or a folder of files.
+        files: the files, by name; those of a folder at any depth.
+        csv: how CSV files are written; None for Parquet.
+        partitions: keys of folders `key=value` between `path` and its files.
+        columns: canonical column → its name in the files, where that differs.
+        integers: canonical columns of ids that are whole numbers, however the files write them.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    csv: CsvFormat | None = None
+    partitions: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    integers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def name_in_file(self, column: str) -> str:
+        """The name of a canonical column in the files."""
+        return self.columns.get(column, column)
+
+    def partition_values(self, key: str) -> dict[str, str | None]:
+        """The values of a partition's key: as folders are named → decoded; None for Hive's null."""
+        texts = {_partition_values(self.path, file)[key] for file in self.files}
+        return {text: None if text == HIVE_NULL else unquote(text) for text in sorted(texts)}
+
+
+def find_table(folder: Path, name: str, csv: CsvFormat | None = None) -> TableFile | None:
+    """The table `name` of a folder: `<name>.parquet`, `.csv`, `.csv.gz`, or a folder of such files.
+
+    None where there is none. Raises TableFileError for a table that is given twice, and as `open_table`.
+    """
+    paths = [folder / f"{name}{suffix}" for suffix in FORMATS]
+    paths = [path for path in (*paths, folder / name) if path.exists()]
+    if len(paths) > 1:
+        first, second = (path.name for path in paths[:2])
+        raise TableFileError(f"{folder}: both {first} and {second} exist; remove one of them")
+    return open_table(paths[0], csv) if paths else None
+
+
+def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
+    """The table of a file, or of the files of a folder at any depth.
+
+    Names that begin with _ or . are no tables: programs mark their own files so. Raises TableFileError for a
+    path that does not exist or has another format, a folder without tables, one of both formats, and
+    partitions that not all files have.
+    """
+    if not path.is_dir():
+        file_format(path)
+    if not path.exists():
+        raise TableFileError(f"{path}: there is no such file")
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if _is_table(file, path))
+        if not files:
+            raise TableFileError(f"{path}: no Parquet file and no CSV file in this folder")
+    formats = {file_format(file) for file in files}
+    if len(formats) > 1:
+        examples = (next(str(f) for f in files if file_format(f) == kind) for kind in sorted(formats))
+        raise TableFileError(f"{path}: the files have two formats ({', '.join(examples)}); write all as one")
+    partitions = {tuple(_partition_values(path, file)) for file in files}
+    if len(partitions) > 1:
+        raise TableFileError(
+            f"{path}: files lie under different partitions ({', '.join(map('/'.join, sorted(partitions)))}); "
+            "write all with the same keys"
+        )
+    is_csv = formats == {"csv"}
+    return TableFile(
+        path=path,
+        files=tuple(files),
+        csv=(csv or CsvFormat()) if is_csv else None,
+        partitions=partitions.pop(),
+    )
+
+
+def file_format(path: Path) -> str:
+    """`parquet` or `csv`. Raises TableFileError for a file of another kind."""
+    for suffix, name in FORMATS.items():
+        if path.name.endswith(suffix):
+            return name
+    raise TableFileError(f"{path}: expected a file of {', '.join(FORMATS)}")
+
+
+def open_csv(path: Path) -> TextIO:
+    """The text of a CSV file, compressed or not, for the module csv."""
+    if path.name.endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _is_table(file: Path, folder: Path) -> bool:
+    parts = file.relative_to(folder).parts
+    is_hidden = any(part[0] in "_." for part in parts)
+    return not is_hidden and file.name.endswith(tuple(FORMATS)) and file.is_file()
+
+
+def _partition_values(path: Path, file: Path) -> dict[str, str]:
+    """Key → value of the folders `key=value` between a table's folder and one of its files."""
+    if file == path:
+        return {}
+    pairs = [part.partition("=") for part in file.relative_to(path).parts[:-1] if "=" in part]
+    return {key: value for key, _, value in pairs}
