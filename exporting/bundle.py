@@ -22,6 +22,7 @@ from data.feature_schema import FeatureSchema
 from exporting.exportable_run import ExportableRun, ExportError, read_calibration, slate_items
 from exporting.slate_objective import manifest_entries, named_columns
 from serving.storage.bundle import CHECKSUM_PLACEHOLDER, MANIFEST, manifest_checksum, sha256
+from serving.storage.bundle_mirror import is_mirror, push_version
 from serving.storage.formats import (
     FORMAT_VERSION,
     NUMERIC_DTYPES,
@@ -236,8 +237,13 @@ def write_bundle_manifest(content: dict[str, Any], folder: Path) -> None:
 
 
 def publish(folder: Path, root: Path, version: str) -> Path:
-    """Rename a finished folder to its version and point `current` at it; returns the new folder."""
+    """Rename a finished folder to its version and point `current` at it; returns the new folder.
+
+    Of a bundle root behind a URI, both happen there first.
+    """
     target = root / version
     folder.rename(target)
+    if is_mirror(root):
+        push_version(root, version)
     set_current_version(root, version)
     return target

@@ -25,8 +25,9 @@ from exporting.index import tuning
 from exporting.index.build import exact_search, int8_vector_reader
 from reporting.index_page import index_page, pareto_front
 from reporting.tables import text_table
-from serving.files import write_atomically
+from serving.files import is_uri, write_atomically
 from serving.storage.bundle import BundleError, read_manifest, version_folder
+from serving.storage.bundle_mirror import has_version, local_root, pull_current
 from training.config_versions import load_run_config
 from training.source_settings import source_settings
 
@@ -38,7 +39,7 @@ def export(cfg: DictConfig) -> Path:
 
     Raises ExportError if there is no run or the bundle fails a check; `current` then does not move.
     """
-    run_folder, root = find_run(cfg.run, cfg.mlflow.tracking_uri), Path(cfg.bundle.dir)
+    run_folder, root = find_run(cfg.run, cfg.mlflow.tracking_uri), open_root(cfg.bundle.dir)
     published = up_to_date_version(root, run_folder, cfg)
     if published:
         print(f"bundle: {published} is up to date with {run_folder.name} (bundle.force=true redoes it)")
@@ -59,6 +60,22 @@ def export(cfg: DictConfig) -> Path:
     return assemble_bundle(
         run, settings, root, lambda folder: build_tuned_index(run, cfg.index, folder), record, publish_store
     )
+
+
+def open_root(bundle: str) -> Path:
+    """The bundle root of this machine; of a URI its local copy, with what is published there.
+
+    Raises ExportError for a storage that does not answer.
+    """
+    if not is_uri(bundle):
+        return Path(bundle)
+    try:
+        root = local_root(bundle)
+        if has_version(root):
+            pull_current(root)
+        return root
+    except OSError as error:
+        raise ExportError(str(error)) from error
 
 
 def up_to_date_version(root: Path, run: Path, cfg: DictConfig) -> Path | None:

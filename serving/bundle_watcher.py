@@ -21,6 +21,7 @@ from .files import lock_descriptor
 from .recommender import Recommender
 from .resilience.deadline import error_message
 from .storage.bundle import MANIFEST, version_folder
+from .storage.bundle_mirror import is_mirror, refresh
 from .storage.versions import CURRENT, find_version
 
 RETRY_INTERVAL_S = 60.0  # until a failed version is tried again: its copy may be complete by then
@@ -80,6 +81,11 @@ class BundleWatcher:
 
     def poll(self) -> None:
         """Load the named versions that do not answer yet. Never raises."""
+        if is_mirror(self.root):
+            try:
+                refresh(self.root)
+            except (OSError, ValueError) as error:
+                logger.warning("the bundle's storage does not answer: %s", error_message(error))
         for name in self.reasons:  # `current` is last: a ready process answers every arm from its version
             self._poll_version(name)
 

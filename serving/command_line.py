@@ -23,7 +23,10 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .files import is_uri
 
 Command = Callable[[Any], int]
 
@@ -135,6 +138,7 @@ def _add_option(parser: argparse.ArgumentParser, spec: Field[Any], hint: Any) ->
     settings = spec.metadata
     required = spec.default is MISSING
     value_type, repeated, choices = _value_type(hint)
+    value_type = _local_path if value_type is Path else value_type
     named: dict[str, Any] = {"help": _help(settings["help"], spec.default), "metavar": settings["metavar"]}
     if choices or settings["choices"]:
         named["choices"] = choices or settings["choices"]
@@ -151,6 +155,12 @@ def _add_option(parser: argparse.ArgumentParser, spec: Field[Any], hint: Any) ->
         parser.add_argument(flag, type=settings["parse"] or value_type, action="extend", nargs="+", **named)
     else:
         parser.add_argument(flag, type=settings["parse"] or value_type, **named)
+
+
+def _local_path(text: str) -> Path:
+    if is_uri(text):  # it would become a folder of that name
+        raise argparse.ArgumentTypeError(f"{text}: expected a path of this machine")
+    return Path(text)
 
 
 def _value_type(hint: Any) -> tuple[Any, bool, Sequence[Any] | None]:

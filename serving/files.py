@@ -3,10 +3,18 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+def is_uri(path: str | Path) -> bool:
+    """Whether a path has a scheme: s3://bucket/shop."""
+    return URI.match(str(path)) is not None
 
 
 @contextmanager

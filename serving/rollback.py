@@ -5,7 +5,10 @@ from pathlib import Path
 
 from .recommender import Recommender
 from .storage.bundle import BundleError
+from .storage.bundle_mirror import is_mirror, pull_versions, set_remote_version
 from .storage.versions import CURRENT, list_versions, set_current_version
+
+N_REMOTE_VERSIONS = 5  # the latest ones, that are copied from a bundle root behind a URI
 
 
 def roll_back(root: Path, to: str | None = None) -> tuple[str, list[str]]:
@@ -14,6 +17,8 @@ def roll_back(root: Path, to: str | None = None) -> tuple[str, list[str]]:
     A version is good if it loads and replays its golden requests here, as in a service. Returns the version,
     and why newer ones were passed over. Raises BundleError, and changes nothing, if there is no such version.
     """
+    if is_mirror(root):
+        pull_versions(root, N_REMOTE_VERSIONS)
     if not (root / CURRENT).is_symlink():
         raise BundleError(root, "no bundle root (a `current` link is missing)", "name the folder of versions")
     versions = list_versions(root)
@@ -22,7 +27,7 @@ def roll_back(root: Path, to: str | None = None) -> tuple[str, list[str]]:
         if to not in versions:
             raise BundleError(root, f"there is no version {to}", f"choose one of {', '.join(versions)}")
         Recommender.load(root / to)
-        set_current_version(root, to)
+        _set_current(root, to)
         return to, []
     skipped = []
     for version in reversed([version for version in versions if version < current]):
@@ -31,9 +36,15 @@ def roll_back(root: Path, to: str | None = None) -> tuple[str, list[str]]:
         except (BundleError, OSError, ValueError) as error:
             skipped.append(f"{version} was passed over: {error}")
             continue
-        set_current_version(root, version)
+        _set_current(root, version)
         return version, skipped
     reasons = "".join(f"; {reason}" for reason in skipped)
     raise BundleError(
         root, f"no good version older than {current}{reasons}", "export again, or choose with --to"
     )
+
+
+def _set_current(root: Path, version: str) -> None:
+    if is_mirror(root):
+        set_remote_version(root, version)
+    set_current_version(root, version)

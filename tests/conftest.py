@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,3 +47,27 @@ def version(run_folder: Path, build_once: BuildOnce) -> Path:
     from tests.exporting.bundles import make_bundle
 
     return build_once("shared-bundle", lambda folder: make_bundle(run_folder, folder))
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """A bucket of an S3 server on loopback: name in it → URI."""
+    import urllib.request
+
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    for name, value in (credentials | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()  # what is in the server is in this process
+        boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="shop")
+        options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+        yield lambda name: f"s3://shop/{name}?{options}"
+    finally:
+        server.stop()

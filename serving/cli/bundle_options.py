@@ -7,6 +7,7 @@ from ..checkout import Checkout
 from ..command_line import option
 from ..pipeline.slate_policy import SlatePolicy
 from ..recommender import Recommender
+from ..storage.bundle_mirror import bundle_path
 from ..stores.base import Store
 from ..stores.uri import exported_store_path, open_store
 
@@ -15,7 +16,9 @@ from ..stores.uri import exported_store_path, open_store
 class BundleOptions:
     """Which bundle and store answer, and how. Raises ValueError for a value out of range."""
 
-    bundle: Path = option(Path("bundle"), "bundle root or version folder")
+    bundle: Path = option(
+        Path("bundle"), "bundle root or version folder; or s3://, gs://, abfs://", parse=bundle_path
+    )
     store: str | None = option(
         None, "event store: a path, redis:// or valkey:// (default: store.arrow of the bundle root, if any)"
     )

@@ -87,6 +87,8 @@ def input_warnings(recommender: Recommender, checkout: Checkout) -> list[str]:
         for line in checkout.basket
         if not recommender.bundle.item_rows.row(line.item_id)
     ]
+    for path, near in recommender.eligibility_filter.unknown_categories(checkout).items():
+        warnings.append(f"category {path} is unknown" + (f"; near: {', '.join(near)}" if near else ""))
     user, store = checkout.user_id, recommender.store
     if user is not None and store is None:
         warnings.append("there is no event store: answered without the user's history")

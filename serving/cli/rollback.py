@@ -7,6 +7,7 @@ from pathlib import Path
 from ..command_line import option
 from ..rollback import roll_back
 from ..storage.bundle import version_folder
+from ..storage.bundle_mirror import bundle_path
 from ..storage.paths import CURRENT
 
 
@@ -18,7 +19,7 @@ class RollbackOptions:
     exit codes: 0 rolled back, 1 there is no such version, 2 wrong arguments
     """
 
-    bundle: Path = option(Path("bundle"), "bundle root")
+    bundle: Path = option(Path("bundle"), "bundle root; or s3://, gs://, abfs://", parse=bundle_path)
     to: str | None = option(
         None, "version (default: the newest good one older than `current`)", metavar="VERSION"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..command_line import option
+from ..storage.bundle_mirror import bundle_path
 
 if TYPE_CHECKING:
     from ..http.settings import Settings
@@ -28,7 +29,9 @@ class ServeOptions:
     exit codes: 1 it cannot start, 2 wrong arguments
     """
 
-    bundle: Path = option(Path("bundle"), "bundle root or version folder")
+    bundle: Path = option(
+        Path("bundle"), "bundle root or version folder; or s3://, gs://, abfs://", parse=bundle_path
+    )
     store: str | None = option(
         None, "event store (default: store.arrow of the bundle root, read-only)", metavar="URI"
     )

@@ -17,7 +17,6 @@ RECOMMENDATION = {
 GUEST_RECOMMENDATION = {
     "basket": [{"item_id": "1095275"}],
     "history": [{"item_id": "1082185", "ts": 1512000000, "kind": "click"}],
-    "categories": ["GROCERY"],
 }
 CHECKOUT = {"user_id": "900", "order_id": "A-1001", "basket": [{"item_id": "1095275", "quantity": 2}]}
 CLICK = {"kind": "click", "request_id": "5f0c0e6c0b4b4f1f9a3b8d2f6f0e7a11", "item_id": "1082185"}

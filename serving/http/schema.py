@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.config import JsonDict
 
 from ..checkout import MAX_NUMBER, MAX_TS, Checkout, Event, Item, Line, Slate
+from ..recommender import Recommender
 from ..stores.base import purchase_events
 from .problems import ProblemError
 
@@ -189,6 +190,22 @@ def to_checkout(request: RecommendationIn) -> Checkout:
         )
     except ValueError as error:
         raise ProblemError(422, str(error)) from None
+
+
+def reject_unknown_categories(recommender: Recommender, checkout: Checkout) -> None:
+    """Raise ProblemError (422), with the nearest names, for a category that no item of the bundle has."""
+    unknown = recommender.eligibility_filter.unknown_categories(checkout)
+    errors = [
+        {
+            "field": f"categories[{index}]",
+            "pointer": f"/categories/{index}",
+            "detail": f"no item has the category '{path}'; near: {', '.join(unknown[path]) or 'none'}",
+        }
+        for index, path in enumerate(checkout.categories or ())
+        if path in unknown
+    ]
+    if errors:
+        raise ProblemError(422, f"{errors[0]['field']}: {errors[0]['detail']}", errors)
 
 
 def to_events(request: CheckoutIn) -> list[Event]:

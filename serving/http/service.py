@@ -34,6 +34,7 @@ from .schema import (
     RecommendationIn,
     parse_body,
     profile_strings,
+    reject_unknown_categories,
     slate_json,
     to_checkout,
     to_events,
@@ -133,6 +134,7 @@ class Service:
         def rank(deadline: float) -> SlateResponse:
             queue_ms = 1e3 * (time.perf_counter() - arrival_time)
             checkout = to_checkout(parse_body(RecommendationIn, body))
+            reject_unknown_categories(recommender, checkout)
             remaining_ms = 1e3 * (deadline - time.perf_counter()) - RESPONSE_MARGIN_MS
             arms = self._assignment(checkout)
             slate = self._recommender_for(arms, recommender).recommend(
@@ -145,6 +147,7 @@ class Service:
             request = parse_body(RecommendationIn, body)
             request.history = None  # a fallback does not read it, and parsing it costs most
             checkout = to_checkout(request)
+            reject_unknown_categories(recommender, checkout)
             arms = self._assignment(checkout)
             slate = self._recommender_for(arms, recommender).fallback_slate(checkout, reason, arrival_time)
             return self._slate_response(checkout, slate, arms)

@@ -4,11 +4,13 @@ available ─ categories ─▶ shared mask ─ exclude, basket ─▶ eligible 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,7 +19,7 @@ from ..checkout import HISTORY_KINDS, Checkout
 from ..storage.formats import CATALOG_FIELDS
 from ..storage.item_ids import ItemRowMap
 from .encode import QueryArrays
-from .exclusion import excluded_keys, items_of_categories
+from .exclusion import category_path, excluded_keys, items_of_categories
 from .frequency import ImpressionCount, capped_items, lift_cap
 from .slate_policy import SLOTS, SlatePolicy
 
@@ -76,6 +78,19 @@ class EligibilityFilter:
         # A cached method would refer to this object. That cycle would keep its bundle in memory, because the
         # recommender's objects are frozen out of garbage collection.
         self._category_mask = lru_cache(CACHE_SIZE)(partial(_category_mask, available, category))
+        # Every path with an item, and those above it.
+        paths = (path.split("/") for path in pc.unique(category).to_pylist() if path)
+        self._known_paths = {"/".join(parts[:n]) for parts in paths for n in range(1, len(parts) + 1)}
+
+    def unknown_categories(self, checkout: Checkout) -> dict[str, list[str]]:
+        """The categories of a request that no item has → known ones of a similar name, most similar first."""
+        unknown: dict[str, list[str]] = {}
+        for path in checkout.categories or ():
+            if category_path(path) not in self._known_paths:
+                by_folded_name = {known.casefold(): known for known in sorted(self._known_paths)}
+                names = get_close_matches(category_path(path).casefold(), by_folded_name, n=3, cutoff=0.4)
+                unknown[path] = [by_folded_name[name] for name in names]
+        return unknown
 
     def eligible_items(
         self, checkout: Checkout, policy: SlatePolicy, query: QueryArrays | None = None

@@ -61,10 +61,15 @@ def excluded_keys(
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
+def category_path(text: str) -> str:
+    """A category path in its one spelling: `/ food / dairy /` is `food/dairy`."""
+    return "/".join(part.strip() for part in text.split("/") if part.strip())
+
+
 def items_of_categories(category: pa.StringArray, paths: Collection[str]) -> NDArray[np.bool_]:
     """[N+1] bool: the items of the category paths (a or a/b) and of all below them; `category` [N+1]."""
     mask = np.zeros(len(category), np.bool_)
-    for path in paths:
+    for path in map(category_path, paths):
         in_path = pc.or_(pc.equal(category, path), pc.starts_with(category, f"{path}/"))
         mask |= in_path.fill_null(False).to_numpy(zero_copy_only=False)
     return mask

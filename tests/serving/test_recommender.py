@@ -245,6 +245,21 @@ def test_a_slate_keeps_to_the_requested_categories(
         assert len(set(rows)) == len(rows) == min(6, inside.sum())
 
 
+def test_a_category_has_many_spellings(shared: Recommender) -> None:
+    path = next(path for path in shared.bundle.category.to_pylist() if path.count("/") >= 1)
+    spellings = [path, f"/{path}/", path.replace("/", " / "), f"/ {path.replace('/', '/ /')} /"]
+    slates = [
+        shared.recommend(Checkout("u001", [Line("i001")], categories=[spelling]), math.inf)
+        for spelling in spellings
+    ]
+    assert slates[0].items
+    assert all(slate.items == slates[0].items for slate in slates)
+    unknown = shared.eligibility_filter.unknown_categories(
+        Checkout(None, [], categories=[*spellings, "toys"])
+    )
+    assert list(unknown) == ["toys"]
+
+
 def test_threads_share_a_recommender(shared: Recommender) -> None:
     requests = [checkout for checkout, _ in read_golden_requests(shared.bundle)] * 8
 

@@ -150,6 +150,8 @@ def test_what_is_let_in_makes_a_checkout(asked: dict[str, Any]) -> None:
         ({"context": {"": "a"}}, "context.", "a name that is not empty"),
         ({"exclude": "abc"}, "exclude", "array"),
         ({"categories": [""]}, "categories[0]", "at least 1 character"),
+        ({"categories": ["food", "Food/Diary"]}, "categories[1]", "near: food/dairy"),
+        ({"categories": [" / "]}, "categories[0]", "no item has the category ' / '"),
     ],
 )
 def test_a_wrong_field_is_named(client: Client, change: dict[str, Any], field: str, detail: str) -> None:

@@ -1,0 +1,116 @@
+"""Folders behind s3://, gs:// and abfs://, by Arrow's file systems (pyarrow.fs).
+
+Access is that of the cloud's own tools: the usual environment variables, profiles and machine roles. The URI
+may hold options of the file system: s3://bucket/shop?region=eu-central-1&endpoint_override=host:9000&scheme=http.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+CHUNK_BYTES = 8 * 2**20
+
+
+class RemoteError(OSError):
+    """A remote folder that cannot be read or written, or a scheme that is not supported."""
+
+
+class RemoteFile(NamedTuple):
+    """What a remote file is known by."""
+
+    size: int
+    modified: float  # Unix seconds
+
+
+class RemoteFolder:
+    """A folder, or a single file, behind a URI. Raises RemoteError for a scheme that is not supported."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        scheme = uri.partition("://")[0].lower()
+        if scheme not in SCHEMES:
+            supported = ", ".join(f"{name}://" for name in SCHEMES)
+            raise RemoteError(f"{uri}: {scheme}:// is not supported; use {supported} or a local path")
+        try:
+            self._fs, self._path = pa_fs.FileSystem.from_uri(uri)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise RemoteError(f"{uri}: {_reason(error)}") from error
+
+    def list_files(self) -> dict[str, RemoteFile]:
+        """Name below the folder → the file, at any depth; of a single file its own name."""
+        try:
+            info = self._fs.get_file_info(self._path)
+            if info.type == pa_fs.FileType.File:
+                return {Path(self._path).name: _remote_file(info)}
+            selector = pa_fs.FileSelector(self._path, recursive=True, allow_not_found=True)
+            infos = [info for info in self._fs.get_file_info(selector) if info.type == pa_fs.FileType.File]
+        except (pa.ArrowException, OSError) as error:
+            raise RemoteError(f"{self.uri}: {_reason(error)}") from error
+        return {info.path[len(self._path) :].lstrip("/"): _remote_file(info) for info in infos}
+
+    def is_file(self) -> bool:
+        """Whether the URI names a single file."""
+        return bool(self._fs.get_file_info(self._path).type == pa_fs.FileType.File)
+
+    def read_text(self, name: str) -> str | None:
+        """The text of a small file; None where it does not exist."""
+        try:
+            with self._fs.open_input_stream(self._join(name)) as stream:
+                return bytes(stream.read()).decode()
+        except FileNotFoundError:
+            return None
+        except (pa.ArrowException, OSError) as error:
+            raise RemoteError(f"{self.uri}/{name}: {_reason(error)}") from error
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file in one step: readers see the old text or the new one."""
+        try:
+            with self._fs.open_output_stream(self._join(name)) as stream:
+                stream.write(text.encode())
+        except (pa.ArrowException, OSError) as error:
+            raise RemoteError(f"{self.uri}/{name}: {_reason(error)}") from error
+
+    def upload(self, folder: Path, names: Iterable[str], below: str = "") -> None:
+        """Copy files of a local folder, in this order, to the same names below `below`."""
+        try:
+            for name in names:
+                target = self._join(f"{below}/{name}" if below else name)
+                with (folder / name).open("rb") as source, self._fs.open_output_stream(target) as stream:
+                    while chunk := source.read(CHUNK_BYTES):
+                        stream.write(chunk)
+        except (pa.ArrowException, OSError) as error:
+            raise RemoteError(f"{self.uri}: cannot be written: {_reason(error)}") from error
+
+    def download(self, name: str, target: Path, modified: float | None = None) -> None:
+        """Copy a file to a local path in one step, with a time of modification."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = self._path if self.is_file() else self._join(name)
+        handle, partial = tempfile.mkstemp(prefix=".", suffix=".partial", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file, self._fs.open_input_stream(source) as stream:
+                shutil.copyfileobj(stream, file, CHUNK_BYTES)
+            if modified is not None:
+                os.utime(partial, (modified, modified))
+            os.replace(partial, target)
+        except (pa.ArrowException, OSError) as error:
+            raise RemoteError(f"{self.uri}/{name}: {_reason(error)}") from error
+        finally:
+            Path(partial).unlink(missing_ok=True)
+
+    def _join(self, name: str) -> str:
+        return f"{self._path.rstrip('/')}/{name}"
+
+
+def _remote_file(info: pa_fs.FileInfo) -> RemoteFile:
+    return RemoteFile(int(info.size or 0), info.mtime.timestamp() if info.mtime is not None else 0.0)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

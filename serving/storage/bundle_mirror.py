@@ -1,0 +1,162 @@
+"""A bundle root behind a URI (s3://bucket/shop), and its copy on this machine, which is served.
+
+    export ─ push_version ─▶ s3://bucket/shop/<version>/…, then s3://bucket/shop/current
+    serve  ─ pull_current ─▶ ~/.cache/sextet/bundles/<hash>/<version>/…, then its link `current`
+
+`current` is written last on both sides, so it always names a whole version. A process that is killed in
+between leaves files that nothing names. What serves checks the hashes of every file, as of any bundle.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..files import is_uri, write_text
+from ..remote import RemoteError, RemoteFolder
+from .bundle import MANIFEST
+from .paths import CURRENT
+from .versions import set_current_version
+
+CACHE = Path("~/.cache/sextet/bundles")
+URI_FILE, CHECKED_FILE, LOCK_FILE = ".uri", ".checked", ".lock"  # in a copy
+STORE_FILE = "store.arrow"
+POLL_INTERVAL_S = 10.0  # between two looks at `current`, by all processes of a machine
+VERSION = re.compile(r"\w[\w.-]*")
+
+
+def bundle_path(text: str) -> Path:
+    """A bundle of this machine as it is; of a URI the local copy, with the version that `current` names.
+
+    For command lines: raises ArgumentTypeError.
+    """
+    if not is_uri(text):
+        return Path(text)
+    try:
+        root = local_root(text)
+        pull_current(root)
+        return root
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def local_root(uri: str, cache: Path = CACHE) -> Path:
+    """The folder of the local copy of a bundle root. Raises RemoteError for a wrong scheme."""
+    RemoteFolder(uri)
+    root = cache.expanduser() / hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
+    write_text(root / URI_FILE, uri)
+    return root
+
+
+def is_mirror(root: Path) -> bool:
+    """Whether a bundle root is the copy of a remote one."""
+    return (root / URI_FILE).is_file()
+
+
+def has_version(root: Path) -> bool:
+    """Whether the remote root names a version. Raises RemoteError."""
+    return _remote(root).read_text(CURRENT) is not None
+
+
+def refresh(root: Path) -> None:
+    """Pull `current` if no process of this machine has looked for POLL_INTERVAL_S. Raises RemoteError."""
+    checked = root / CHECKED_FILE
+    if checked.is_file() and time.time() < checked.stat().st_mtime + POLL_INTERVAL_S:
+        return
+    pull_current(root)
+
+
+def pull_current(root: Path) -> str:
+    """Copy the version that the remote `current` names, and let the local one name it; returns its name.
+
+    Raises RemoteError if there is none or it cannot be copied; the local `current` then stays.
+    """
+    remote = _remote(root)
+    with _locked(root):
+        (root / CHECKED_FILE).touch()
+        version = (remote.read_text(CURRENT) or "").strip()
+        if not VERSION.fullmatch(version):
+            raise RemoteError(f"{remote.uri}: no version is published (no `{CURRENT}`); export to it first")
+        if not (root / version / MANIFEST).is_file():
+            _download_version(remote, root, version)
+        _download_store(remote, root)
+        if not (root / CURRENT).is_symlink() or os.readlink(root / CURRENT) != version:
+            set_current_version(root, version)
+    return version
+
+
+def pull_versions(root: Path, n_latest: int) -> None:
+    """Copy the latest versions that are there, published or not, to go back to one. Raises RemoteError."""
+    remote = _remote(root)
+    manifests = [name for name in remote.list_files() if name.endswith(f"/{MANIFEST}")]
+    versions = sorted(name.partition("/")[0] for name in manifests if name.count("/") == 1)
+    with _locked(root):
+        for version in versions[-n_latest:]:
+            if not (root / version / MANIFEST).is_file():
+                _download_version(remote, root, version)
+
+
+def push_version(root: Path, version: str) -> None:
+    """Copy a version of the local root to the remote one, then let `current` name it. Raises RemoteError."""
+    remote, folder = _remote(root), root / version
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    names.sort(key=lambda name: name == MANIFEST)  # the manifest last
+    remote.upload(folder, names, version)
+    copied = remote.list_files()
+    wrong = [n for n in names if copied.get(f"{version}/{n}", (0,))[0] != (folder / n).stat().st_size]
+    if wrong:
+        raise RemoteError(
+            f"{remote.uri}/{version}: {', '.join(wrong[:5])} did not arrive whole; export again"
+        )
+    if (root / STORE_FILE).is_file():
+        remote.upload(root, [STORE_FILE])
+    set_remote_version(root, version)
+
+
+def set_remote_version(root: Path, version: str) -> None:
+    """Let the remote `current` name a version that is there. Raises RemoteError."""
+    _remote(root).write_text(CURRENT, version)
+
+
+def _remote(root: Path) -> RemoteFolder:
+    return RemoteFolder((root / URI_FILE).read_text().strip())
+
+
+def _download_version(remote: RemoteFolder, root: Path, version: str) -> None:
+    names = [name for name in remote.list_files() if name.startswith(f"{version}/")]
+    if f"{version}/{MANIFEST}" not in names:
+        raise RemoteError(f"{remote.uri}: `{CURRENT}` names {version}, which is not there; export again")
+    partial = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=root))
+    try:
+        for name in names:
+            remote.download(name, partial / name.removeprefix(f"{version}/"))
+        partial.chmod(0o755)
+        partial.rename(root / version)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _download_store(remote: RemoteFolder, root: Path) -> None:
+    source, copy = remote.list_files().get(STORE_FILE), root / STORE_FILE
+    if source is None:
+        return
+    is_same = (
+        copy.is_file() and copy.stat().st_size == source.size and copy.stat().st_mtime == source.modified
+    )
+    if not is_same:
+        remote.download(STORE_FILE, copy, source.modified)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One process of a machine copies at a time, the others wait for it."""
+    with (root / LOCK_FILE).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
