@@ -1,23 +1,34 @@
 """Train the two towers and the ranker: `python train.py`, settings in configs/train.yaml."""
 
 import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from data.errors import DataError
+from serving.files import write_text
 from training import runtime
 from training.config import ConfigError, check_values
 
+SHOP_PAGE = Path("reports/shop.html")
+
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
+    """Train, evaluate, and return `objective_metric`, which a sweep maximizes."""
+    if cfg.stage == "check":
+        check_shop_tables(cfg)
+        return None
     # Late: torch and TorchRec take seconds to import, a wrong config is an error before.
-    from evaluation.evaluate import evaluate, is_evaluated
+    from evaluation.evaluate import evaluate, is_evaluated, read_metrics
+    from evaluation.validation import validate
     from training.distributed import processes
     from training.health import TrainingError
     from training.pipeline import train_models
-    from training.stage_folders import disk_is_full
+    from training.retrieval_stage import towers_of_split
+    from training.stage_folders import disk_is_full, read_stage_manifest
+    from training.sweep import RunResult
 
     try:
         check_values(cfg)
@@ -33,8 +44,33 @@ def main(cfg: DictConfig) -> None:
         )
     is_rank_zero = processes.rank() == 0
     processes.shutdown()
-    if is_rank_zero and cfg.stage != "retrieval" and not is_evaluated(folder):
+    if not is_rank_zero:
+        return None
+    if cfg.stage == "retrieval":
+        # Of the towers that learned from no validation checkout.
+        recall = read_stage_manifest(towers_of_split(folder, "train"))["metrics"]["best_recall"]
+        return RunResult(recall, folder, {"validation/recall": recall})
+    metrics = validate(folder)
+    if not is_evaluated(folder):
         evaluate(folder)
+    print(" ".join(f"{name}={figure:.4f}" for name, figure in metrics.items()))
+    return RunResult(metrics[cfg.objective_metric], folder, metrics | read_metrics(folder))
+
+
+def check_shop_tables(cfg: DictConfig) -> None:
+    """Print what the shop's tables hold, and write it as a page."""
+    from data.shop_check import check_shop
+    from reporting.shop_page import shop_page, shop_text
+
+    try:
+        check_values(cfg)
+        report = check_shop(cfg)
+    except (ConfigError, DataError) as error:
+        sys.exit(f"error: {error}")
+    described = report._asdict() | {"finding": report.finding()}
+    print(shop_text(described))
+    write_text(SHOP_PAGE, shop_page(described))
+    print(f"page: {SHOP_PAGE}")
 
 
 if __name__ == "__main__":

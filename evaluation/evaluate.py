@@ -12,6 +12,7 @@ from typing import Any
 from data.errors import DataError
 from evaluation import scoring
 from evaluation.leaderboard import build_leaderboard
+from evaluation.objective import objective_order
 from serving import command_line
 from serving.command_line import argument
 from training import tracking
@@ -36,9 +37,20 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
         if row["system"] == scoring.SYSTEM_NAME:
             metrics |= tracking.prefix_metrics(row, f"{split}/{row['slice']}/{row['order']}")
     artifacts = [target / name for name in ("index.html", "report.json", "leaderboard.json")]
-    tracking.finish_run(run.cfg, run.manifest["mlflow_run_id"], metrics, artifacts)
-    write_stage_manifest(target, {"metrics": metrics, "objective": run_objective(run.cfg, run.tasks)})
+    tracking.finish_run(run.cfg, run.folder, metrics, artifacts, run.manifest["mlflow_run_id"])
+    objective = run_objective(run.cfg, run.tasks)
+    manifest = {"metrics": metrics, "objective": objective, "order": objective_order(objective, run.tasks)}
+    write_stage_manifest(target, manifest)
     return rows
+
+
+def read_metrics(folder: Path, split: str = "test") -> dict[str, float]:
+    """The metrics of `evaluate` over all checkouts, of slates by the objective: `test/ndcg6` and so on."""
+    manifest = read_stage_manifest(folder / f"evaluation-{split}")
+    prefix = f"{split}/all/{manifest.get('order', 'purchase')}/"
+    found = {name: value for name, value in manifest["metrics"].items() if name.startswith(prefix)}
+    names = ("ndcg6", "hit6", "revenue6")
+    return {f"{split}/{name}": found[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in found}
 
 
 def is_evaluated(folder: Path, split: str = "test") -> bool:

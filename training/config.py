@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from serving.files import is_uri
 from training.config_keys import flatten_config, suggest_names
 from training.config_limits import find_range_error
 from training.config_overrides import (
@@ -23,7 +24,9 @@ from training.earlier_names import current_key
 from training.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
-STAGES = ("retrieval", "ranker", "all")
+METRICS = ("ndcg6", "hit6", "precision6", "revenue6", "discovery_ndcg6", "recall300")
+OBJECTIVE_METRICS = tuple(f"validation/{name}" for name in METRICS)  # of evaluation/validation.py
+STAGES = ("check", "retrieval", "ranker", "all")
 
 
 def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
@@ -228,10 +231,22 @@ def _check_added_keys(file: str, config: DictConfig, references: list[DictConfig
 
 
 def check_values(config: DictConfig) -> None:
-    """Raises ConfigError for a number outside its limits (training/config_limits.py), wherever it was set."""
-    error = find_range_error(flatten_config(config))
+    """Raises ConfigError for values that cannot be used, wherever they were set.
+
+    These are numbers outside their limits (training/config_limits.py), and URIs of `paths`: they would become
+    local folders of that name.
+    """
+    leaves = flatten_config(config)
+    error = find_range_error(leaves)
     if error:
         raise ConfigError(error)
+    metric = leaves.get("objective_metric", OBJECTIVE_METRICS[0])
+    if metric not in OBJECTIVE_METRICS:
+        hint = suggest_names(str(metric), list(OBJECTIVE_METRICS))
+        raise ConfigError(f"objective_metric={metric}: expected {', '.join(OBJECTIVE_METRICS)}.{hint}")
+    for key, value in leaves.items():
+        if key.startswith("paths.") and is_uri(str(value)):
+            raise ConfigError(f"{key}={value}: expected a path of this machine; copy the folder later")
 
 
 def _check_type(key: str, default: Any, value: Any) -> None:

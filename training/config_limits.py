@@ -41,7 +41,7 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     "token_min_items": (1, NO_LIMIT), "tokens_per_item": (1, NO_LIMIT), "attribute_values": (1, NO_LIMIT),
     "attribute_edges": (1, 10_000), "title_dim": (1, 384),
     # simulated data
-    "users": (1, 10_000_000), "items": (20, 10_000_000), "days": (7, 3660), "gap": (0.5, 365),
+    "data.users": (1, 10_000_000), "data.items": (20, 10_000_000), "days": (7, 3660), "gap": (0.5, 365),
     "slots": (1, 100), "exploration": (0, 1), "position_bias": (0, 10),
     "data.vector.dim": (0, 4096), "noise": (0, 1000),
     # export

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
@@ -39,8 +39,11 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
 
 
 def override_values(override: Override) -> list[Any]:
-    """The value of an override, or all values of a sweep."""
-    return [*override.sweep_iterator()] if override.is_sweep_override() else [override.value()]
+    """The value of an override, all values of a sweep, or the ends of an interval."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):  # of a sweeper that searches
+        return [value.start, value.end]
+    return [*override.sweep_iterator()] if override.is_sweep_override() else [value]
 
 
 def keys_of_values(key: str, values: list[Any]) -> list[str]:

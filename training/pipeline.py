@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from data.prepare import prepare
+from training import tracking
 from training.build_ranker import feature_selection, read_tasks
 from training.candidates_stage import gather_candidates
 from training.distributed import processes
@@ -17,15 +18,19 @@ from training.prepared_data import open_prepared
 from training.ranker_stage import train_ranker
 from training.retrieval_stage import train_retrieval
 from training.source_settings import parse_sources
-from training.stage_folders import update_latest_link
+from training.stage_folders import link_run
+from training.trainer import extra_arguments
 from training.warm_start import load_warm_start, with_training_window
 
 
 def train_models(cfg: DictConfig) -> Path:
     """Train the models of `cfg.stage` and return the folder of the run."""
     processes.init_processes(cfg)
+    processes.on_rank_zero(lambda: tracking.check_server(cfg))
+    processes.on_rank_zero(lambda: tracking.send_kept(cfg))
     pl.seed_everything(cfg.seed, verbose=False)
     # Each refuses a wrong name or value before the first stage.
+    extra_arguments(cfg)
     tasks = read_tasks(cfg)
     feature_selection(cfg)
     parse_sources(cfg.retrieval.sources)
@@ -41,6 +46,6 @@ def train_models(cfg: DictConfig) -> Path:
     candidates_folder = processes.on_rank_zero(lambda: gather_candidates(cfg, prepared, retrieval))
     folder = train_ranker(cfg, prepared, retrieval, candidates_folder, warm, check)
     if processes.rank() == 0:
-        update_latest_link(cfg.paths.runs, folder)
+        link_run(cfg.paths.runs, folder)
         print(f"run: {folder}")
     return folder

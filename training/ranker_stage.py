@@ -54,6 +54,7 @@ def train_ranker(
         cfg.tasks,
         feature_selection(cfg),
         cfg.trainer.precision,
+        cfg.trainer.extra,
         cfg.seed,
         candidates_folder.name,
     )
@@ -94,7 +95,7 @@ def _train_ranker(
         TaskSettings.of(cfg, train_settings, weights), RankerRun(longest, folder),
     )  # fmt: skip
     start = time.monotonic()
-    logger = tracking.make_logger(cfg, run_id, "ranker")
+    logger = tracking.make_logger(cfg, folder, "ranker")
     metrics = fit(cfg, task, train, validation, folder, logger, stopping)
     seconds = time.monotonic() - start  # of this process: not of the whole training if it was resumed
     ranker = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
@@ -122,7 +123,7 @@ def _train_ranker(
     }
     write_stage_manifest(folder, manifest)
     retrieval_metrics = tracking.prefix_metrics(read_stage_manifest(retrieval)["metrics"], "retrieval")
-    tracking.finish_run(cfg, run_id, retrieval_metrics, [folder / CONFIG_FILE])
+    tracking.finish_run(cfg, folder, retrieval_metrics, [folder / CONFIG_FILE])
 
 
 def _query_sources(

@@ -67,6 +67,7 @@ def train_retrieval(
         cfg.retrieval.model,
         cfg.retrieval.train,
         cfg.trainer.precision,
+        cfg.trainer.extra,
         cfg.seed,
         prepared.folder.name,
         *([warm.run_name] if warm else []),
@@ -103,7 +104,7 @@ def _select_towers(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | No
     manifest["best_epochs"] = metrics["best_epochs"]
     write_stage_manifest(folder, manifest)
     if cfg.stage == "retrieval":
-        tracking.finish_run(cfg, run_id, {}, [folder / CONFIG_FILE])
+        tracking.finish_run(cfg, folder, {}, [folder / CONFIG_FILE])
 
 
 def _continue_once(
@@ -171,8 +172,7 @@ def _fit_towers(
     validation_file = examples / "validation.parquet"
     first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)
-    run_id = tracking.read_run_id(folder)
-    logger = tracking.make_logger(cfg, run_id, "retrieval") if run_id else False
+    logger = tracking.make_logger(cfg, folder, "retrieval") if tracking.is_tracked(folder) else False
     metrics = fit(cfg, task, train, validation, folder, logger, stopping)
     towers = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
     if processes.rank() == 0:

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training.config import check_overrides
@@ -15,10 +15,17 @@ def run_command(config_name: str, main: Callable[[], None]) -> None:
     """Run a Hydra command after its overrides passed the checks; a wrong one ends it with one line."""
     set_up_process()
     try:
-        sys.argv[1:] = check_overrides(config_name, sys.argv[1:])
+        sys.argv[1:] = with_direction(check_overrides(config_name, sys.argv[1:]))
     except ConfigError as error:
         sys.exit(f"error: {error}")
     main()
+
+
+def with_direction(arguments: Sequence[str]) -> list[str]:
+    """The arguments for a sweep by Optuna, which maximizes: `objective_metric` is the better the higher."""
+    is_given = any(argument.lstrip("+").startswith("hydra.sweeper.direction=") for argument in arguments)
+    is_optuna = "hydra/sweeper=optuna" in arguments
+    return [*arguments, *(["hydra.sweeper.direction=maximize"] if is_optuna and not is_given else [])]
 
 
 def set_up_process() -> None:

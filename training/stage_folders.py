@@ -83,8 +83,8 @@ def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
     return any(shutil.disk_usage(folder).free < 2**20 for folder in existing)
 
 
-def update_latest_link(root: str | Path, folder: Path) -> None:
-    """Let `<root>/latest` point to a finished run."""
-    with write_atomically(Path(root) / "latest") as partial:
+def link_run(root: str | Path, folder: Path, name: str = "latest") -> None:
+    """Let `<root>/<name>` point to a finished run."""
+    with write_atomically(Path(root) / name) as partial:
         partial.unlink(missing_ok=True)  # a killed process with the same id may have left it
         partial.symlink_to(folder.name)

@@ -3,41 +3,97 @@
 import contextlib
 import os
 import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from hydra.core.hydra_config import HydraConfig
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import MLFlowLogger
 
 from data.io.code_hash import ROOT
 from training.config_keys import flatten_config
+from training.errors import ConfigError
+from training.mlflow_outbox import OUTBOX_FILE, RUN_ID_FILE, Outbox, OutboxLogger, metric_entries
 
-RUN_ID_FILE = "mlflow_run_id"
+# Overrides that say where things lie, and are in no run's name.
+UNTOLD_OVERRIDES = (
+    "paths.", "mlflow.", "prepare.", "trainer.", "data.root", "data.files", "data.columns", "data.csv",
+)  # fmt: skip
+MAX_NAME = 200  # characters of a run's overrides in its name
+SERVER_TIMEOUT_S = 3.0
+
+
+def check_server(cfg: DictConfig) -> None:
+    """Raises ConfigError where a tracking server must take the runs and does not answer within seconds."""
+    uri = str(cfg.mlflow.tracking_uri)
+    if not cfg.mlflow.required or not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"mlflow.tracking_uri={uri} does not answer ({error}). Start the server, or set "
+            "mlflow.required=false: what it should get is then kept in the runs' folders and sent later"
+        ) from error
 
 
 def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
-    """The id of the folder's MLflow run: the existing one, or a new one with parameters and tags."""
-    client = make_client(cfg)
-    if run_id := read_run_id(folder):
-        return run_id
-    experiment = client.get_experiment_by_name(cfg.mlflow.experiment)
-    experiment_id = (
-        experiment.experiment_id if experiment else client.create_experiment(cfg.mlflow.experiment)
-    )
-    tags = tags | {"git_commit": git_commit(), "folder": str(folder.resolve())}
-    run = client.create_run(experiment_id, tags=tags, run_name=folder.name)
-    for key, value in flatten_config(cfg).items():
-        client.log_param(run.info.run_id, key, value)
-    (folder / RUN_ID_FILE).write_text(run.info.run_id)
-    return run.info.run_id
+    """The id of the folder's MLflow run: the existing one, or a new one with parameters and tags.
+
+    "" where the server is away; the run is then created later.
+    """
+    outbox = open_outbox(cfg, folder)
+    if outbox.run_id is None:
+        tags = tags | {"git_commit": git_commit(), "folder": str(folder.resolve()), "seed": str(cfg.seed)}
+        entry = {"kind": "create", "experiment": cfg.mlflow.experiment, "name": run_name(folder)}
+        params = {key: str(value) for key, value in flatten_config(cfg).items()}
+        outbox.add([entry | {"tags": tags, "params": params}])
+    _send(outbox)
+    return outbox.run_id or ""
+
+
+def open_outbox(cfg: DictConfig, folder: Path, run_id: str | None = None) -> Outbox:
+    """The outbox of a run's folder."""
+    return Outbox(folder, make_client(cfg), run_id)
+
+
+def send_kept(cfg: DictConfig) -> None:
+    """Send what earlier runs kept while the server was away."""
+    for file in sorted(Path(cfg.paths.runs).glob(f"*/{OUTBOX_FILE}")):
+        if not open_outbox(cfg, file.parent).send():
+            return  # the others would wait for the same server
+
+
+def _send(outbox: Outbox) -> None:
+    if not outbox.send():
+        print(
+            f"MLflow took nothing ({outbox.error}): {outbox.folder / OUTBOX_FILE} keeps it, to send it later",
+            file=sys.stderr,
+        )
+
+
+def run_name(folder: Path) -> str:
+    """What tells a run from the others: the overrides of its command, and the end of its folder's name."""
+    overrides: list[str] = []
+    if HydraConfig.initialized():
+        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(UNTOLD_OVERRIDES)]
+    told = " ".join(overrides) or "defaults"
+    stage, _, key = folder.name.partition("-")
+    return f"{stage}: {told[:MAX_NAME]} ({key[:6]})"
 
 
 def read_run_id(folder: Path) -> str | None:
     """The id of a folder's MLflow run; None before `start_run`."""
     file = folder / RUN_ID_FILE
     return file.read_text() if file.is_file() else None
+
+
+def is_tracked(folder: Path) -> bool:
+    """Whether `start_run` was called for a folder."""
+    return (folder / RUN_ID_FILE).is_file() or (folder / OUTBOX_FILE).is_file()
 
 
 def make_client(cfg: DictConfig) -> MlflowClient:
@@ -64,23 +120,19 @@ def _make_database(file: Path) -> None:
     partial.unlink()
 
 
-def make_logger(cfg: DictConfig, run_id: str, stage: str) -> MLFlowLogger:
+def make_logger(cfg: DictConfig, folder: Path, stage: str) -> OutboxLogger:
     """Lightning's logger for one stage; its metrics are named `<stage>/<metric>`."""
-    logger = MLFlowLogger(
-        cfg.mlflow.experiment, tracking_uri=cfg.mlflow.tracking_uri, run_id=run_id, prefix=stage
-    )
-    logger.LOGGER_JOIN_CHAR = "/"
-    return logger
+    return OutboxLogger(open_outbox(cfg, folder), stage)
 
 
-def finish_run(cfg: DictConfig, run_id: str, metrics: dict[str, float], artifacts: list[Path]) -> None:
-    """Log final metrics and files, and end the run."""
-    client = make_client(cfg)
-    for name, value in metrics.items():
-        client.log_metric(run_id, name, value)
-    for file in artifacts:
-        client.log_artifact(run_id, str(file))
-    client.set_terminated(run_id)
+def finish_run(
+    cfg: DictConfig, folder: Path, metrics: dict[str, float], artifacts: list[Path], run_id: str | None = None
+) -> None:
+    """Log final metrics and files, and end the run. `run_id`: of a folder that has none of its own."""
+    outbox = open_outbox(cfg, folder, run_id)
+    files = [{"kind": "artifact", "path": str(file.resolve())} for file in artifacts]
+    outbox.add([*metric_entries(metrics), *files, {"kind": "end"}])
+    _send(outbox)
 
 
 def find_run_folder(tracking_uri: str, run_id: str) -> Path:

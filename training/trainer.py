@@ -1,5 +1,6 @@
 """The Lightning trainer of a stage: early stopping, checkpoints, resuming."""
 
+import inspect
 import math
 import os
 from collections.abc import Sized
@@ -8,19 +9,40 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from training.config_keys import suggest_names
 from training.config_limits import NO_LIMIT
 from training.continued_training import ContinueTraining
 from training.distributed import processes
 from training.distributed.sharding import STEP_FILE, ShardedStrategy
+from training.errors import ConfigError
 from training.throughput import ProgressLine, Throughput
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
 MAX_PATIENCE = 12  # validations
+SET_BY_STAGES = {  # argument of Lightning's Trainer → where it is set instead
+    "max_epochs": "set retrieval.train.epochs or ranker.train.epochs",
+    "max_steps": "set retrieval.train.max_steps or ranker.train.max_steps",
+    "val_check_interval": "set retrieval.train.validate_every or ranker.train.validate_every",
+    "check_val_every_n_epoch": "validations count steps: retrieval.train.validate_every",
+    "accumulate_grad_batches": "the tables' optimizer steps with every batch; set batch_size",
+    "precision": "set trainer.precision",
+    "accelerator": "set trainer.accelerator",
+    "enable_progress_bar": "set trainer.progress",
+    "devices": "start the processes by torchrun",
+    "num_nodes": "start the processes by torchrun",
+    "strategy": "TorchRec shards the tables: trainer.sharding",
+    "use_distributed_sampler": "every process reads its own share",
+    "callbacks": "training must end by validation and keep the best weights",
+    "logger": "metrics go to MLflow",
+    "enable_model_summary": "the run's config tells the model",
+    "fast_dev_run": "experiment=debug is the whole path in seconds",
+    "num_sanity_val_steps": "the first validation comes early enough",
+}
 
 
 class MidEpochCheckpoint(ModelCheckpoint):
@@ -133,6 +155,7 @@ def fit(
     interval = validation_interval(stopping.validate_every, len(train), n_epochs)
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
     throughput = Throughput()
+    extra = extra_arguments(cfg)
     trainer = pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=local_world_size,
@@ -156,13 +179,36 @@ def fit(
         enable_progress_bar=cfg.trainer.progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=20,
+        **{"log_every_n_steps": 20, **extra},
     )  # fmt: skip
     checkpoint = latest_checkpoint(folder)
     if checkpoint and processes.rank() == 0:
         print(f"resuming {folder.name} at step {(checkpoint / STEP_FILE).read_text()}", flush=True)
     trainer.fit(task, train, validation, ckpt_path=checkpoint)
     return _final_metrics(trainer, best, folder, len(train))
+
+
+def extra_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """Further arguments of Lightning's Trainer, `trainer.extra`.
+
+    Raises ConfigError for one that Trainer does not have, that a stage sets itself, or that fused tables make
+    wrong.
+    """
+    extra: Any = {} if cfg.trainer.extra is None else OmegaConf.to_container(cfg.trainer.extra)
+    known = inspect.signature(pl.Trainer.__init__).parameters
+    for name in extra:
+        if name.startswith("gradient_clip"):
+            raise ConfigError(
+                f"trainer.extra.{name}: the tables' optimizer steps inside the backward pass, so their "
+                "gradients cannot be clipped with the others; lower retrieval.train.table_learning_rate or "
+                "ranker.train.table_learning_rate"
+            )
+        if name in SET_BY_STAGES:
+            raise ConfigError(f"trainer.extra.{name}: the stage sets it; {SET_BY_STAGES[name]}")
+        if name not in known:
+            hint = suggest_names(name, [*known])
+            raise ConfigError(f"trainer.extra.{name}: Lightning's Trainer has no such argument.{hint}")
+    return dict(extra)
 
 
 def _final_metrics(

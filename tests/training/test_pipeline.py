@@ -1,14 +1,17 @@
 """How the stages share the training checkouts, and what is too little to train on."""
 
+import inspect
 import math
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import pytorch_lightning as pl
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from data.errors import DataError
 from data.prepare import prepare
@@ -20,11 +23,14 @@ from training.checkout_sampling import (
     count_retrieval_rows,
     first_ranker_row,
 )
+from training.errors import ConfigError
 from training.prepared_data import open_prepared
 from training.trainer import (
     MAX_PATIENCE,
+    SET_BY_STAGES,
     GainStopping,
     StoppingRule,
+    extra_arguments,
     patience_between,
     validation_interval,
 )
@@ -117,3 +123,27 @@ def test_small_gains_do_not_prolong_a_training(values: list[float], mode: str) -
         assert should_stop == (n_no_better >= 3)
         if should_stop:
             return
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"gradient_clip_val": 1.0}, "gradients cannot be clipped"),
+        ({"max_epochs": 3}, "set retrieval.train.epochs"),
+        ({"logger": True}, "metrics go to MLflow"),
+        ({"profilr": "simple"}, "Did you mean profiler"),
+    ],
+)
+def test_arguments_of_the_trainer_that_mean_nothing_here_are_refused(
+    extra: dict[str, object], words: str
+) -> None:
+    cfg = OmegaConf.create({"trainer": {"extra": extra}})
+    with pytest.raises(ConfigError, match=words):
+        extra_arguments(cfg)
+
+
+def test_other_arguments_of_the_trainer_pass() -> None:
+    extra = {"profiler": "simple", "max_time": "00:01:00:00", "detect_anomaly": True}
+    assert extra_arguments(OmegaConf.create({"trainer": {"extra": extra}})) == extra
+    assert extra_arguments(OmegaConf.create({"trainer": {"extra": None}})) == {}
+    assert not set(SET_BY_STAGES) - set(inspect.signature(pl.Trainer.__init__).parameters)

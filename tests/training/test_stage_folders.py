@@ -13,10 +13,10 @@ from data.io.code_hash import module_closure
 from training.stage_folders import (
     STAGE_MANIFEST,
     is_done,
+    link_run,
     lock_folder,
     read_stage_manifest,
     stage_folder,
-    update_latest_link,
     write_stage_manifest,
 )
 
@@ -101,7 +101,7 @@ def test_a_manifest_appears_as_a_whole(tmp_path: Path) -> None:
 def test_latest_points_to_the_last_finished_run(tmp_path: Path) -> None:
     for name in ("ranker-1", "ranker-2"):
         (tmp_path / name).mkdir()
-        update_latest_link(tmp_path, tmp_path / name)
+        link_run(tmp_path, tmp_path / name)
         assert (tmp_path / "latest").resolve() == tmp_path / name
     assert os.readlink(tmp_path / "latest") == "ranker-2", "relative: a project can be moved"
     assert {file.name for file in tmp_path.iterdir()} == {"ranker-1", "ranker-2", "latest"}

@@ -1,0 +1,89 @@
+"""A sweep by Optuna: the real command on a small shop, and what it leaves."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+
+from tests.data.shop import write_shop
+from tests.end_to_end.commands import command
+from training.config import METRICS
+from training.sweep import RunResult, sweep_rows
+
+
+def test_a_search_ends_with_the_best_run_and_a_second_one_reuses_all(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    write_shop(shop)
+    arguments = [
+        "train.py", "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.sampler.seed=1", "experiment=debug", "data=tables", f"data.root={shop}",
+        f"paths.prepared={tmp_path / 'prepared'}", f"paths.runs={tmp_path / 'runs'}",
+        f"mlflow.tracking_uri=sqlite:///{tmp_path / 'mlflow.db'}",
+        "ranker.train.learning_rate=interval(1e-4,1e-2)",
+    ]  # fmt: skip
+    trained = command(*arguments)
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    rows = json.loads((tmp_path / "runs" / "sweep.json").read_text())
+    assert len(rows) == 2
+    assert rows[0]["objective"] >= rows[1]["objective"], "the best first"
+    assert rows[0]["objective"] == rows[0]["validation/revenue6"]
+    assert {f"validation/{name}" for name in METRICS} < set(rows[0])
+    assert {"test/ndcg6", "test/revenue6"} < set(rows[0])
+    best = (tmp_path / "runs" / "best").resolve()
+    assert best == Path(rows[0]["run"]).resolve()
+    assert f"best: {tmp_path / 'runs' / 'best'} -> {best.name}" in trained.stdout
+    folders = sorted(folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir())
+    assert sum(name.startswith("retrieval-") for name in folders) == 1, "the jobs share retrieval"
+
+    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
+    names = [run.info.run_name for run in runs if run.info.run_name.startswith("ranker:")]
+    assert len(names) == 2
+    assert all("ranker.train.learning_rate=" in name and "experiment=debug" in name for name in names)
+    assert all("validation/revenue6" in run.data.metrics for run in runs if "ranker:" in run.info.run_name)
+
+    again = command(*arguments)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads((tmp_path / "runs" / "sweep.json").read_text()) == rows
+    assert sorted(f.name for f in (tmp_path / "runs").iterdir() if f.is_dir()) == folders
+
+    exported = command("export.py", f"run={tmp_path / 'runs' / 'best'}", f"bundle.dir={tmp_path / 'bundle'}",
+                       "verify.checkouts=20")  # fmt: skip
+    assert exported.returncode == 0, exported.stderr[-3000:]
+
+
+def test_failed_jobs_stand_last_and_common_overrides_are_not_repeated(tmp_path: Path) -> None:
+    def job(value: float | None, *overrides: str) -> tuple[list[str], JobReturn]:
+        result = (
+            None
+            if value is None
+            else RunResult(value, tmp_path / f"run-{value}", {"validation/ndcg6": value})
+        )
+        status = JobStatus.FAILED if value is None else JobStatus.COMPLETED
+        given = JobReturn(overrides=list(overrides), status=status)
+        if value is None:
+            given.return_value = ValueError("stopped")
+        else:
+            given.return_value = result
+        return list(overrides), given
+
+    rows = sweep_rows([job(0.1, "a=1", "seed=0"), job(None, "a=1", "seed=1"), job(0.3, "a=1", "seed=2")])
+    assert [row["overrides"] for row in rows] == ["seed=2", "seed=0", "seed=1"]
+    assert [row["objective"] for row in rows] == [0.3, 0.1, None]
+    (only,) = sweep_rows([job(0.1, "a=1")])
+    assert only["overrides"] == "a=1"
+
+
+def test_another_metric_is_refused_before_anything_is_read() -> None:
+    wrong = command("train.py", "objective_metric=validation/revenue")
+    assert wrong.returncode == 1
+    assert "Did you mean validation/revenue6" in wrong.stderr
+
+
+@pytest.mark.parametrize("key", ["paths.runs", "paths.prepared"])
+def test_a_uri_where_a_folder_is_expected_is_refused(key: str) -> None:
+    wrong = command("train.py", f"{key}=s3://bucket/{key}")
+    assert wrong.returncode == 1
+    assert f"{key}=s3://bucket/{key}: expected a path of this machine" in wrong.stderr

@@ -1,0 +1,185 @@
+"""What a run tells MLflow, kept in the run's folder until the server has it.
+
+    run ─ add ─▶ <folder>/mlflow_outbox.jsonl ─ send ─▶ MLflow
+
+A server that goes away stops no training: the outbox grows, and is sent when the server answers again, by the
+same training, by the next command over the same runs, or by `python -m training.mlflow_outbox [RUNS]`.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from serving import command_line
+from serving.command_line import argument, option
+from serving.files import write_text
+
+RUN_ID_FILE = "mlflow_run_id"
+OUTBOX_FILE = "mlflow_outbox.jsonl"
+MAX_METRICS, MAX_PARAMS = 1000, 100  # of a request to MLflow
+SEND_INTERVAL_S = 10.0  # between two sendings of a training
+RETRY_INTERVAL_S = 30.0  # after a failed one
+# Without these MLflow tries for minutes, and the training waits.
+HTTP_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+Entry = dict[str, Any]
+
+
+class Outbox:
+    """The entries of a run's folder that MLflow does not have yet. One process at a time.
+
+    Args:
+        folder: of the run; `mlflow_run_id` in it names the run of MLflow once that is created.
+        client: of the tracking server.
+        run_id: of a run whose folder has no `mlflow_run_id`.
+    """
+
+    def __init__(self, folder: Path, client: MlflowClient, run_id: str | None = None) -> None:
+        for name, value in HTTP_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        self.folder, self.client, self._run_id = folder, client, run_id
+        self.error = ""  # why the last sending failed
+        self._next_sending = 0.0  # time.monotonic
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run of MLflow; None before it is created."""
+        file = self.folder / RUN_ID_FILE
+        return file.read_text() if file.is_file() else self._run_id
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Keep entries: `create`, `metrics`, `artifact` or `end` by their `kind`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / OUTBOX_FILE).open("a") as file:
+            file.writelines(f"{json.dumps(entry)}\n" for entry in entries)
+
+    def send_if_due(self) -> None:
+        """Send if some time has passed since the last sending, and more if that failed."""
+        if time.monotonic() >= self._next_sending:
+            self.send()
+
+    def send(self) -> bool:
+        """Send all entries. False, with the reason in `error`, where the server does not take one."""
+        file = self.folder / OUTBOX_FILE
+        lines = file.read_text().splitlines() if file.is_file() else []
+        entries = [json.loads(line) for line in lines]
+        n_sent = 0
+        try:
+            for kind, group in groupby(entries, key=lambda entry: entry["kind"]):
+                same_kind = list(group)
+                for start in range(0, len(same_kind), MAX_METRICS if kind == "metrics" else 1):
+                    batch = same_kind[start : start + (MAX_METRICS if kind == "metrics" else 1)]
+                    self._send(kind, batch)
+                    n_sent += len(batch)
+        except (MlflowException, OSError) as error:
+            self.error = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._next_sending = time.monotonic() + RETRY_INTERVAL_S
+            if n_sent:
+                write_text(file, "".join(f"{line}\n" for line in lines[n_sent:]))
+            return False
+        file.unlink(missing_ok=True)
+        self.error, self._next_sending = "", time.monotonic() + SEND_INTERVAL_S
+        return True
+
+    def _send(self, kind: str, entries: Sequence[Entry]) -> None:
+        """Send entries of one kind; of all but metrics there is one."""
+        if kind == "create":
+            self._create(entries[0])
+            return
+        if self.run_id is None:
+            raise MlflowException("the run was never created")
+        if kind == "metrics":
+            self.client.log_batch(self.run_id, metrics=[Metric(*entry["metric"]) for entry in entries])
+        elif kind == "artifact" and Path(entries[0]["path"]).is_file():
+            self.client.log_artifact(self.run_id, entries[0]["path"])
+        elif kind == "end":
+            self.client.set_terminated(self.run_id)
+
+    def _create(self, entry: Entry) -> None:
+        """Create the run with its parameters and tags; of a run that is there, complete them."""
+        if self.run_id is None:
+            experiment = self.client.get_experiment_by_name(entry["experiment"])
+            experiment_id = (
+                experiment.experiment_id if experiment else self.client.create_experiment(entry["experiment"])
+            )
+            run = self.client.create_run(experiment_id, run_name=entry["name"])
+            (self.folder / RUN_ID_FILE).write_text(run.info.run_id)
+        assert self.run_id is not None
+        params = [Param(key, str(value)) for key, value in entry["params"].items()]
+        tags = [RunTag(key, value) for key, value in entry["tags"].items()]
+        self.client.log_batch(self.run_id, tags=tags)
+        for start in range(0, len(params), MAX_PARAMS):
+            self.client.log_batch(self.run_id, params=params[start : start + MAX_PARAMS])
+
+
+def metric_entries(metrics: Mapping[str, float], step: int = 0) -> list[Entry]:
+    """Entries of metrics, as of now."""
+    now = int(1000 * time.time())
+    return [{"kind": "metrics", "metric": [name, float(value), now, step]} for name, value in metrics.items()]
+
+
+class OutboxLogger(Logger):
+    """Lightning's logger of one stage; its metrics are named `<stage>/<metric>`."""
+
+    def __init__(self, outbox: Outbox, stage: str) -> None:
+        super().__init__()
+        self.outbox, self.stage = outbox, stage
+
+    @property
+    def name(self) -> str:
+        return self.stage
+
+    @property
+    def version(self) -> str:
+        return self.outbox.run_id or "not sent"
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *arguments: Any, **named: Any) -> None:
+        """Nothing: the run has the parameters of the config."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.outbox.add(metric_entries({f"{self.stage}/{k}": v for k, v in metrics.items()}, step or 0))
+        self.outbox.send_if_due()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.outbox.send_if_due()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendOptions:
+    """Send MLflow what runs kept while its server was away."""
+
+    runs: Path = argument("folder of the runs", default=Path("artifacts/runs"))
+    tracking_uri: str = option("sqlite:///artifacts/mlflow.db", "of MLflow")
+
+
+def send(options: SendOptions) -> int:
+    """Send all outboxes. Returns 1 where the server does not take one."""
+    failed = 0
+    for file in sorted(options.runs.glob(f"*/{OUTBOX_FILE}")):
+        outbox = Outbox(file.parent, MlflowClient(options.tracking_uri))
+        is_sent = outbox.send()
+        failed += not is_sent
+        print(f"{file.parent.name}: {'sent' if is_sent else outbox.error}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run("python -m training.mlflow_outbox", send))

@@ -1,0 +1,77 @@
+"""What a training run returns to a sweep, and what a sweep tells at its end: its jobs, the best first.
+
+python train.py -m seed=0,1,2
+python train.py -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 'ranker=choice(mmoe, ple)'
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from reporting.tables import text_table
+from serving.files import write_json
+from training.stage_folders import link_run
+
+BEST_LINK = "best"  # in `paths.runs`: the best run of the last sweep
+SWEEP_FILE = "sweep.json"  # beside it: the jobs
+
+
+class RunResult(float):
+    """The metric that a run is judged by, with the run's folder and its metrics: more is better."""
+
+    folder: str
+    metrics: dict[str, float]
+
+    def __new__(cls, value: float, folder: Path, metrics: Mapping[str, float]) -> "RunResult":
+        result = super().__new__(cls, value)
+        result.folder, result.metrics = str(folder), dict(metrics)
+        return result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunResult, (float(self), Path(self.folder), self.metrics)
+
+
+class SweepSummary(Callback):
+    """Prints a table of the jobs of a sweep, and lets `best` name the best one."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[list[str], JobReturn]] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        self.jobs.append((list(job_return.overrides or []), job_return))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        rows = sweep_rows(self.jobs)
+        if not rows:
+            return
+        runs = Path(config.paths.runs)
+        write_json(runs / SWEEP_FILE, rows)
+        best = next((row for row in rows if row["run"]), None)
+        names = [name for name in rows[0] if name != "objective"]
+        print(f"\nThe sweep, the best by {config.objective_metric} first:")
+        print(text_table([{name: _cell(row.get(name, "")) for name in names} for row in rows]))
+        if best is not None:
+            link_run(runs, Path(best["run"]), BEST_LINK)
+            print(f"best: {runs / BEST_LINK} -> {Path(best['run']).name}")
+
+
+def sweep_rows(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[dict[str, Any]]:
+    """A row per job: what it overrode beside the others, the run's name and its metrics; the best first."""
+    common = set.intersection(*(set(overrides) for overrides, _ in jobs)) if len(jobs) > 1 else set()
+    rows = []
+    for overrides, job in jobs:
+        own = " ".join(each for each in overrides if each not in common) or "defaults"
+        result = job.return_value if job.status == JobStatus.COMPLETED else None
+        row: dict[str, Any] = {"overrides": own, "run": "", "objective": None}
+        if isinstance(result, RunResult):
+            row |= {"run": result.folder, "objective": float(result)} | dict(sorted(result.metrics.items()))
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row["objective"] is None, -(row["objective"] or 0.0)))
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.4f}" if isinstance(value, float) else Path(value).name if "/" in str(value) else value
