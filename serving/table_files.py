@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import unquote
 
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv"}  # suffix → format
+# Suffix → format, in lower case.
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
 NO_USER = ("", "nan", "null", "none", "n/a", "<na>")  # in lower case: what programs write for a guest
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # what Hive and Spark write for null
 
@@ -24,11 +25,19 @@ class TableFileError(ValueError):
 
 @dataclass(frozen=True)
 class CsvFormat:
-    """How CSV files are written."""
+    """How CSV files are written. Raises ValueError for a delimiter that is no single character."""
 
-    delimiter: str = ","
+    delimiter: str = ","  # \\t for tabs
     decimal: str = "."
     time_format: str | None = None  # of times, as in strptime; None: ISO 8601 or Unix seconds
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "delimiter", self.delimiter.replace("\\t", "\t"))
+        if len(self.delimiter) != 1 or len(self.decimal) != 1 or self.delimiter == self.decimal:
+            raise ValueError(
+                f"CSV with delimiter '{self.delimiter}' and decimal mark '{self.decimal}': expected two "
+                "different characters"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +74,12 @@ class TableFile:
 
 
 def find_table(folder: Path, name: str, csv: CsvFormat | None = None) -> TableFile | None:
-    """The table `name` of a folder: `<name>.parquet`, `.csv`, `.csv.gz`, or a folder of such files.
+    """The table `name` of a folder: `<name>` with a suffix of FORMATS, or a folder of such files.
 
     None where there is none. Raises TableFileError for a table that is given twice, and as `open_table`.
     """
-    paths = [folder / f"{name}{suffix}" for suffix in FORMATS]
-    paths = [path for path in (*paths, folder / name) if path.exists()]
+    names = [name, *(f"{name}{suffix}" for suffix in FORMATS)]
+    paths = sorted(path for path in folder.iterdir() if path.name.lower() in names)
     if len(paths) > 1:
         first, second = (path.name for path in paths[:2])
         raise TableFileError(f"{folder}: both {first} and {second} exist; remove one of them")
@@ -115,14 +124,14 @@ def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
 def file_format(path: Path) -> str:
     """`parquet` or `csv`. Raises TableFileError for a file of another kind."""
     for suffix, name in FORMATS.items():
-        if path.name.endswith(suffix):
+        if path.name.lower().endswith(suffix):
             return name
     raise TableFileError(f"{path}: expected a file of {', '.join(FORMATS)}")
 
 
 def open_csv(path: Path) -> TextIO:
     """The text of a CSV file, compressed or not, for the module csv."""
-    if path.name.endswith(".gz"):
+    if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
@@ -130,7 +139,7 @@ def open_csv(path: Path) -> TextIO:
 def _is_table(file: Path, folder: Path) -> bool:
     parts = file.relative_to(folder).parts
     is_hidden = any(part[0] in "_." for part in parts)
-    return not is_hidden and file.name.endswith(tuple(FORMATS)) and file.is_file()
+    return not is_hidden and file.name.lower().endswith(tuple(FORMATS)) and file.is_file()
 
 
 def _partition_values(path: Path, file: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
 
     Raises DataError for tables that are missing, given twice or in no known format; it names all of them.
     """
-    folder, csv = _root_folder(cfg), CsvFormat(**(cfg.get("csv") or {}))
+    folder, csv = _root_folder(cfg), _csv_format(cfg.get("csv") or {})
     files, columns = cfg.get("files") or {}, cfg.get("columns") or {}
     _reject_unknown_tables(files, "files")
     _reject_unknown_tables(columns, "columns")
@@ -95,6 +95,14 @@ def _root_folder(cfg: Mapping[str, Any]) -> Path:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set data.root to the folder that holds your tables")
     return folder
+
+
+def _csv_format(settings: Mapping[str, Any]) -> CsvFormat:
+    try:
+        texts: dict[str, Any] = {k: v if v is None else str(v) for k, v in settings.items()}
+        return CsvFormat(**texts)
+    except ValueError as error:
+        raise DataError(f"data.csv: {error}") from error
 
 
 def _given_path(folder: Path, name: str, file: str | None) -> Path | None:

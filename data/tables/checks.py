@@ -29,6 +29,10 @@ from models.schema import SECONDS_PER_DAY
 
 UNIQUE_IDS = {"items": "item_id", "users": "user_id"}  # table → the column that names its rows
 MIN_TIMESTAMP = 631_152_000  # 1990-01-01
+CSV_REMEDIES = {  # logical type → how its texts may be read
+    "time": "; give its format: data.csv.time_format='%d.%m.%Y %H:%M'",
+    "number": "; decimal commas: \"data.csv.decimal=','\"",
+}
 MAX_REPORTED_ROWS = 5  # row numbers per reason in an error
 MAX_REPORTED_REASONS = 8  # per table
 QUARANTINE_REMEDY = (
@@ -152,7 +156,8 @@ def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, 
             row, text = con.to_pyarrow(unparsed.select("_row", f"_raw_{c}")).to_pylist()[0].values()
             raise DataError(
                 f"{file}: column '{c}' is text such as '{text}', expected {expected} (row {row})"
-            )  # fmt: skip
+                + CSV_REMEDIES.get(TABLES[name][c].logical_type, "")
+            )
 
 
 def _drop_repeated(con: ibis.BaseBackend, table: ir.Table, name: str) -> tuple[ir.Table, int]:

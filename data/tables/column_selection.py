@@ -20,6 +20,7 @@ EMPTY = "empty"
 RESERVED = "the name begins with _: rename it"
 INDEX = "an index of pandas"
 PANDAS_INDEX = r"__index_level_\d+__|Unnamed: \d+"
+UNNAMED, NO_NAME = "no name in the header", r"column\d+"  # DuckDB's name for it
 PARTITION = "how its files are kept"
 UnreadColumns = dict[str, dict[str, str]]  # table → column → why it is not read
 
@@ -87,6 +88,7 @@ def _unreadable_columns(table: ir.Table, name: str) -> dict[str, str]:
         if name not in TABLES_WITH_ATTRIBUTES or conform_attribute(value) is None
     }
     unreadable |= {c: RESERVED for c in table.columns if c.startswith("_") and c != "_row"}
+    unreadable |= {c: UNNAMED for c in table.columns if re.fullmatch(NO_NAME, c)}
     return unreadable | {c: INDEX for c in table.columns if re.fullmatch(PANDAS_INDEX, c)}
 
 

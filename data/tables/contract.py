@@ -202,6 +202,9 @@ def _convert(value: ir.Value, logical_type: str, is_text: bool) -> ir.Value | No
         return value.try_cast("boolean") if is_text and t.is_string() else None
     if t.is_integer():
         return value.cast("int64")
+    if t.is_floating():  # of whole seconds with gaps
+        is_time = ~(value.isnan() | value.isinf())
+        return ibis.ifelse(is_time, value, None).floor().cast("int64")
     if t.is_timestamp() or t.is_date():
         return unix_seconds(value)
     if t.is_string():

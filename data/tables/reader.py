@@ -47,6 +47,8 @@ def read_table(con: ibis.BaseBackend, name: str, file: TableFile) -> ir.Table:
         if isinstance(error, DataError):
             raise
         reason = _find_uneven_record(file) if file.csv and isinstance(error, duckdb.Error) else ""
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"it is not UTF-8 ({error}); write it again as UTF-8"
         reason = reason or " ".join(line.strip() for line in str(error).strip().split("\n")[:4])
         raise DataError(f"{file}: cannot be read: {reason}") from error
 

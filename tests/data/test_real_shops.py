@@ -2,9 +2,11 @@
 
 import csv
 import gzip
+import io
 import json
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 
 from data.errors import DataError
 from data.prepare import prepare
+from data.shop_check import check_shop
 from tests.data.conftest import config, save
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -296,3 +299,70 @@ def test_too_few_outcomes_stop_with_a_fitting_horizon(
         prepare(config(folder, horizon=horizon))
     assert advice in str(error.value)
     assert "at least 10" in str(error.value)
+
+
+def unnamed_index(folder: Path, tables: Tables) -> None:
+    for name, rows in tables.items():
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["", *rows[0]])
+        writer.writerows([number, *row.values()] for number, row in enumerate(rows))
+        (folder / f"{name}.csv").write_text(text.getvalue())
+
+
+def tabs(folder: Path, tables: Tables) -> None:
+    for name, rows in tables.items():
+        lines = ["\t".join(map(str, values)) for values in (rows[0], *(row.values() for row in rows))]
+        (folder / f"{name}.csv").unlink()
+        (folder / f"{name.title()}.TSV").write_text("\n".join(lines))
+
+
+def other_times(folder: Path, tables: Tables) -> None:
+    for row in tables["orders"]:
+        row["ts"] = f"{datetime.fromisoformat(row['ts']):%d.%m.%Y %H:%M}"
+    save(folder, tables)
+
+
+def seconds_with_gaps(folder: Path, tables: Tables) -> None:
+    orders = as_parquet(folder, "orders")
+    seconds = pa.array([ts.timestamp() for ts in orders["ts"].to_pylist()], pa.float64())
+    at = orders.column_names.index("ts")
+    pq.write_table(orders.set_column(at, "ts", seconds), folder / "orders.parquet")
+
+
+def other_encoding(folder: Path, tables: Tables) -> None:
+    tables["items"][0]["title"] = "Käse"
+    save(folder, tables)
+    file = folder / "items.csv"
+    file.write_bytes(file.read_text().encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("write", "settings", "told"),
+    [
+        (unnamed_index, {}, {"orders": "column0 (no name in the header)"}),
+        (tabs, {"csv": {"delimiter": "\\t"}}, {}),
+        (other_times, {"csv": {"time_format": "%d.%m.%Y %H:%M"}}, {}),
+        (seconds_with_gaps, {}, {}),
+        (tabs, {}, r"separated by '\\t', expected ','; set \"data.csv.delimiter='\\t'\""),
+        (other_times, {}, "give its format: data.csv.time_format="),
+        (other_encoding, {}, r"items\.csv: cannot be read: it is not UTF-8"),
+    ],
+)
+def test_other_ways_to_write_a_table(
+    shop: tuple[Path, dict[str, Any]],
+    write: Callable[[Path, Tables], None],
+    settings: dict[str, Any],
+    told: str | dict[str, str],
+) -> None:
+    """Read, with what is not read named, or refused with the setting that reads it."""
+    folder, tables = shop
+    n_lines = len(tables["orders"])
+    write(folder, tables)
+    if isinstance(told, str):
+        with pytest.raises(DataError, match=told):
+            check_shop(config(folder, **settings))
+        return
+    report = {row["table"]: row for row in check_shop(config(folder, **settings)).tables}
+    assert report["orders"]["rows"] == n_lines
+    assert report["orders"]["unread"] == told.get("orders", "")
