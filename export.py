@@ -21,12 +21,15 @@ from training.config import ConfigError, check_values
 
 @hydra.main(config_path="configs", config_name="export", version_base="1.3")
 def main(cfg: DictConfig) -> None:
+    try:
+        check_values(cfg)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     # Late: torch and TorchRec take seconds to import, a wrong config is an error before.
     from exporting.export import export
     from exporting.exportable_run import ExportError
 
     try:
-        check_values(cfg)
         export(cfg)
     except (ConfigError, ExportError) as error:
         sys.exit(f"error: {error}")

@@ -12,6 +12,10 @@ from training.config import ConfigError, check_values
 
 @hydra.main(config_path="configs", config_name="retrain", version_base="1.3")
 def main(cfg: DictConfig) -> None:
+    try:
+        check_values(cfg)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     # Late: torch takes seconds to import, a wrong config is an error before.
     from exporting.exportable_run import ExportError
     from operations.retraining.retrain import retrain
@@ -19,7 +23,6 @@ def main(cfg: DictConfig) -> None:
     from training.health import TrainingError
 
     try:
-        check_values(cfg)
         decision = retrain(cfg)
     except (BundleError, ConfigError, DataError, ExportError, TrainingError) as error:
         sys.exit(f"error: {error}")

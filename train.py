@@ -17,6 +17,10 @@ SHOP_PAGE = Path("reports/shop.html")
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     """Train, evaluate, and return `objective_metric`, which a sweep maximizes."""
+    try:
+        check_values(cfg)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     if cfg.stage == "check":
         check_shop_tables(cfg)
         return None
@@ -31,7 +35,6 @@ def main(cfg: DictConfig) -> float | None:
     from training.sweep import RunResult
 
     try:
-        check_values(cfg)
         folder = train_models(cfg)
     except (ConfigError, DataError, TrainingError) as error:
         sys.exit(f"error: {error}")
@@ -63,9 +66,8 @@ def check_shop_tables(cfg: DictConfig) -> None:
     from reporting.shop_page import shop_page, shop_text
 
     try:
-        check_values(cfg)
         report = check_shop(cfg)
-    except (ConfigError, DataError) as error:
+    except DataError as error:
         sys.exit(f"error: {error}")
     described = report._asdict() | {"finding": report.finding()}
     print(shop_text(described))

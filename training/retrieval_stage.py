@@ -103,8 +103,7 @@ def _select_towers(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | No
     manifest = {"metrics": metrics, "prepared": home, "mlflow_run_id": run_id, "rows": n_rows}
     manifest["best_epochs"] = metrics["best_epochs"]
     write_stage_manifest(folder, manifest)
-    if cfg.stage == "retrieval":
-        tracking.finish_run(cfg, folder, {}, [folder / CONFIG_FILE])
+    tracking.finish_run(cfg, folder, {}, [folder / CONFIG_FILE])
 
 
 def _continue_once(

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from data.io.code_hash import ROOT
 from training.config_keys import flatten_config
+from training.config_overrides import parse_overrides
 from training.errors import ConfigError
 from training.mlflow_outbox import OUTBOX_FILE, RUN_ID_FILE, Outbox, OutboxLogger, metric_entries
 
@@ -76,13 +77,28 @@ def _send(outbox: Outbox) -> None:
 
 
 def run_name(folder: Path) -> str:
-    """What tells a run from the others: the overrides of its command, and the end of its folder's name."""
+    """What tells a run from the others: the overrides of its command, those of a sweep first, and its stage.
+
+    Pages cut long names: of a key its first and last parts stand here, of a number four digits.
+    """
     overrides: list[str] = []
     if HydraConfig.initialized():
-        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(UNTOLD_OVERRIDES)]
+        swept = {each.key_or_group for each in parse_overrides(sys.argv[1:]) if each.is_sweep_override()}
+        told_overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(UNTOLD_OVERRIDES)]
+        told_overrides.sort(key=lambda override: override.partition("=")[0].lstrip("+") not in swept)
+        overrides = [_short(each) for each in told_overrides]
     told = " ".join(overrides) or "defaults"
     stage, _, key = folder.name.partition("-")
-    return f"{stage}: {told[:MAX_NAME]} ({key[:6]})"
+    return f"{told[:MAX_NAME]} · {stage} {key[:6]}"
+
+
+def _short(override: str) -> str:
+    """ranker.train.learning_rate=0.0042285178 → ranker.learning_rate=0.004229."""
+    key, separator, value = override.partition("=")
+    parts = key.lstrip("+~").split(".")
+    with contextlib.suppress(ValueError):
+        value = f"{float(value):.4g}"
+    return f"{'.'.join(dict.fromkeys((parts[0], parts[-1])))}{separator}{value}"
 
 
 def read_run_id(folder: Path) -> str | None:
