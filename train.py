@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> float | None:
         check_shop_tables(cfg)
         return None
     # Late: torch and TorchRec take seconds to import, a wrong config is an error before.
+    from evaluation.alarms import read_alarms
     from evaluation.evaluate import evaluate, is_evaluated, read_metrics
     from evaluation.validation import validate
     from training.distributed import processes
@@ -56,6 +57,8 @@ def main(cfg: DictConfig) -> float | None:
     metrics = validate(folder)
     if not is_evaluated(folder):
         evaluate(folder)
+    for alarm in read_alarms(folder):
+        print(f"alarm: {alarm['text']}")
     print(" ".join(f"{name}={figure:.4f}" for name, figure in metrics.items()))
     return RunResult(metrics[cfg.objective_metric], folder, metrics | read_metrics(folder))
 

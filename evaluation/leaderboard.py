@@ -27,6 +27,7 @@ from evaluation import (
     slates,
     task_quality,
 )
+from evaluation.alarms import POPULARITY, slate_alarms
 from evaluation.jagged import Array, RankedLists
 from evaluation.metrics import paired_bootstrap
 from evaluation.objective import (
@@ -170,6 +171,14 @@ def build_leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -
     for order in (order for order in METRIC_BY_ORDER if order in orders):
         for baseline in [board.best_baseline(untrained, order)] + [(GBDT_BASELINE, order)] * with_gbdt:
             report["differences"] += board.paired_differences(baseline, order)
+    # That of this system against the best baseline, and against popularity, which must never be better.
+    by_popularity = [system for system in untrained if system[0].startswith(POPULARITY)]
+    compared = [
+        row
+        for order in (order for order in METRIC_BY_ORDER if order in orders)
+        for row in board.paired_differences(board.best_baseline(by_popularity, order), order)
+    ]
+    report["alarms"] = slate_alarms([*compared, *report["differences"]])
     write_report(out, report_metadata(runs, split, board) | report | {"leaderboard": board.rows})
     return board.rows
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from data.io.code_hash import code_hash, named_modules
+from evaluation.alarms import read_alarms
 from exporting.assemble import BuiltIndex, assemble_bundle, timed_step
 from exporting.bundle import write_store
 from exporting.exportable_run import (
@@ -44,6 +45,8 @@ def export(cfg: DictConfig) -> Path:
     if published:
         print(f"bundle: {published} is up to date with {run_folder.name} (bundle.force=true redoes it)")
         return published
+    if not cfg.verify.force:
+        reject_useless(run_folder)
     with timed_step("run"):
         run = load_exportable_run(run_folder)
     _warn_dropped_item_updates(root, run_folder)
@@ -60,6 +63,16 @@ def export(cfg: DictConfig) -> Path:
     return assemble_bundle(
         run, settings, root, lambda folder: build_tuned_index(run, cfg.index, folder), record, publish_store
     )
+
+
+def reject_useless(run_folder: Path) -> None:
+    """Raise ExportError for a run whose report says that popularity would serve better."""
+    useless = [alarm["text"] for alarm in read_alarms(run_folder) if alarm["is_useless"]]
+    if useless:
+        raise ExportError(
+            f"not exported: {useless[0]} (test split). Train longer or on more data; verify.force=true "
+            "exports it all the same"
+        )
 
 
 def open_root(bundle: str) -> Path:

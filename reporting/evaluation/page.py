@@ -1,5 +1,6 @@
 """The evaluation report as one HTML page: sections, each under the question that it answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from reporting.elements import Figure
@@ -19,6 +20,7 @@ from reporting.tables import Row, aggregate_seeds, format_metric, summarize_lead
 def report_page(report: Row) -> str:
     """Return the page of `report.json` (evaluation/leaderboard.py); a part that is missing has no section."""
     days = report["horizon"].removesuffix("d")
+    alarms = [alarm["text"] for alarm in report.get("alarms", [])]
     return render(
         "evaluation.html",
         title=f"{report['system'].capitalize()} on the {report['split']} checkouts",
@@ -32,7 +34,7 @@ def report_page(report: Row) -> str:
         diversity=diversity_section(report),
         calibration=calibration_section(report),
         recall=recall_section(report),
-        training=training_section(report["health"]) if report["health"] else None,
+        training=training_section(report["health"], alarms) if report["health"] or alarms else None,
         slates=examples_section(report) if report["examples"] else None,
         runs=", ".join(f"{run['run']} (seed {run['seed']})" for run in report["runs"]),
     )
@@ -75,9 +77,10 @@ def _metric_cards(report: Row) -> list[tuple[str, str]]:
     ]
 
 
-def training_section(health: Row) -> dict[str, Any]:
-    """Alarms, expert weights and gradient cosines of training."""
-    alarms = health.get("alarms") or []
+def training_section(health: Row | None, slate_alarms: Sequence[str] = ()) -> dict[str, Any]:
+    """Alarms, also those of the slates, expert weights and gradient cosines of training."""
+    health = health or {}
+    alarms = [*slate_alarms, *(health.get("alarms") or [])]
     charts = []
     if health.get("gates"):
         caption = "Mean weight over the validation candidates. Bars of one shade are one expert."
@@ -86,5 +89,5 @@ def training_section(health: Row) -> dict[str, Any]:
         caption = "Above 0 the gradients of two tasks agree, below 0 they conflict."
         chart = figures.gradient_cosine_chart(health["gradient_cosine"])
         charts.append(Figure(chart, caption, heading="Agreement of the tasks' gradients"))
-    finding = f"Training raised {len(alarms)} alarm{'s' * (len(alarms) > 1)}." if alarms else "No alarm."
+    finding = f"{len(alarms)} alarm{'s' * (len(alarms) > 1)}." if alarms else "No alarm."
     return {"finding": finding, "alarms": alarms, "figures": charts}

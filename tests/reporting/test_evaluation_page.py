@@ -142,7 +142,7 @@ def test_the_page_shows_what_training_noted():
     }
     text = report_page(make_report() | {"health": health})
     assert "Was training healthy?" in Outline(text).titles
-    assert "Training raised 1 alarm." in text
+    assert "1 alarm." in text
     assert "a head collapsed" in text
     assert "click: expert 1 75.0%" in text
     assert "click – value" in text

@@ -1,0 +1,37 @@
+"""What a report must not keep for itself: slates that a count of sales would beat.
+
+An alarm stands at the end of a training's output and on the page of the report. One that makes the model
+useless keeps it from being exported (`verify.force=true` exports it all the same).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+POPULARITY = "popularity"  # how the names of baselines begin that know no user
+REPORT_FILE = "report.json"
+
+
+def slate_alarms(differences: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The baselines that are better than this system over all checkouts, beyond chance.
+
+    `differences` are this system minus a baseline, with a 95 % interval (`Leaderboard.paired_differences`).
+    """
+    alarms = []
+    for row in differences:
+        if row["slice"] == "all" and row["high"] < 0:
+            text = (
+                f"slates by {row['order']} are worse than '{row['to']}': {row['metric']} differs by "
+                f"{row['difference']:.4f} ({row['low']:.4f} to {row['high']:.4f})"
+            )
+            alarms.append({"text": text, "is_useless": row["to"].startswith(POPULARITY)})
+    return alarms
+
+
+def read_alarms(folder: Path, split: str = "test") -> list[dict[str, Any]]:
+    """The alarms of a run's report, those of its training included; none before it has a report."""
+    file = folder / f"evaluation-{split}" / REPORT_FILE
+    report = json.loads(file.read_text()) if file.is_file() else {}
+    training = (report.get("health") or {}).get("alarms") or []
+    return [*report.get("alarms", []), *({"text": text, "is_useless": False} for text in training)]
