@@ -1,4 +1,5 @@
-"""The command `sextet`: print a slate, write the slates of a file, fill a store, serve over HTTP, roll back.
+"""The command `sextet`: a slate, the slates of a file, the vectors of items and users, filling a store, the
+HTTP service, going back.
 
 `python -m sextet` is the same command; in the repository it is `python -m serving`.
 """
@@ -11,12 +12,13 @@ import pyarrow as pa
 from ..command_line import run
 from ..storage.bundle import BundleError
 from .batch import batch
+from .embeddings import embeddings
 from .load import load
 from .recommend import recommend
 from .rollback import rollback
 from .serve import serve
 
-COMMANDS = (recommend, batch, load, serve, rollback)
+COMMANDS = (recommend, batch, embeddings, load, serve, rollback)
 ERRORS = (BundleError, OSError, ValueError, ImportError, pa.ArrowException)
 RENAMED_COMMANDS = {"http": "serve"}
 

@@ -194,14 +194,23 @@ class _DiversityPool:
         self.similarity = np.maximum(self.similarity, cosine)
 
 
+def unpack_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.float32]:
+    """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) as float32 [..., D].
+
+    The last `n_dropped` columns are left out.
+    """
+    values, tail = packed[..., : -8 - n_dropped].astype(np.float32), np.ascontiguousarray(packed[..., -8:])
+    scale, offset = np.moveaxis(tail.view(np.float32), -1, 0)
+    vectors: NDArray[np.float32] = values * scale[..., None] + offset[..., None]
+    return vectors
+
+
 def unit_vectors(packed: NDArray[np.uint8], n_dropped: int = 0) -> NDArray[np.float32]:
     """Row-wise int8 vectors uint8 [..., D+8] (D values, then scale and offset) to unit length [..., D].
 
     The last `n_dropped` columns are left out. A vector of zeros stays zero.
     """
-    values, tail = packed[..., : -8 - n_dropped].astype(np.float32), np.ascontiguousarray(packed[..., -8:])
-    scale, offset = np.moveaxis(tail.view(np.float32), -1, 0)
-    vectors: NDArray[np.float32] = values * scale[..., None] + offset[..., None]
+    vectors = unpack_vectors(packed, n_dropped)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: NDArray[np.float32] = vectors / np.maximum(length, TINY)
     return unit
