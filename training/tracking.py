@@ -5,17 +5,19 @@ import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 
 from data.io.code_hash import ROOT
 from training.config_keys import flatten_config
-from training.config_overrides import parse_overrides
 from training.errors import ConfigError
 from training.mlflow_outbox import OUTBOX_FILE, RUN_ID_FILE, Outbox, OutboxLogger, metric_entries
 
@@ -83,13 +85,22 @@ def run_name(folder: Path) -> str:
     """
     overrides: list[str] = []
     if HydraConfig.initialized():
-        swept = {each.key_or_group for each in parse_overrides(sys.argv[1:]) if each.is_sweep_override()}
+        swept = _swept_keys(sys.argv[1:])
         told_overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(UNTOLD_OVERRIDES)]
         told_overrides.sort(key=lambda override: override.partition("=")[0].lstrip("+") not in swept)
         overrides = [_short(each) for each in told_overrides]
     told = " ".join(overrides) or "defaults"
     stage, _, key = folder.name.partition("-")
     return f"{told[:MAX_NAME]} · {stage} {key[:6]}"
+
+
+def _swept_keys(arguments: Sequence[str]) -> set[str]:
+    """The keys to which a command gives several values."""
+    lines = [each for each in arguments if "=" in each and not each.startswith("-")]
+    with contextlib.suppress(OverrideParseException):  # not a command of Hydra
+        overrides = OverridesParser.create().parse_overrides(lines)
+        return {each.key_or_group for each in overrides if each.is_sweep_override()}
+    return set()
 
 
 def _short(override: str) -> str:

@@ -96,7 +96,7 @@ def test_folders_that_cannot_be_used(log_shop: tuple[Path, list[dict[str, Any]]]
     folder, rows = log_shop
     events = folder / "events"
     (folder / "events.parquet").write_bytes((events / "a.parquet").read_bytes())
-    with pytest.raises(DataError, match=r"both events\.parquet and events exist"):
+    with pytest.raises(DataError, match=r"both events and events\.parquet exist"):
         prepare(config(folder))
     (folder / "events.parquet").unlink()
     (events / "b.parquet").write_bytes((events / "b.parquet").read_bytes()[:-20])

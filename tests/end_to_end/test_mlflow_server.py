@@ -68,6 +68,7 @@ def arguments(folder: Path, uri: str) -> list[str]:
             f"mlflow.tracking_uri={uri}"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_stops_no_training_and_gets_all_later(tmp_path: Path, server: Server) -> None:
     (tmp_path / "shop").mkdir()
     write_shop(tmp_path / "shop")

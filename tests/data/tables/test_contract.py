@@ -192,7 +192,7 @@ def test_missing_and_empty_tables(shop: tuple[Path, dict[str, Any]], name: str) 
 def test_files_that_cannot_be_used(shop: tuple[Path, dict[str, Any]]) -> None:
     folder, tables = shop
     (folder / "orders.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"both orders\.parquet and orders\.csv"):
+    with pytest.raises(DataError, match=r"both orders\.csv and orders\.parquet exist"):
         prepare(config(folder))
     (folder / "orders.csv").unlink()
     with pytest.raises(DataError, match=r"orders\.parquet: cannot be read"):

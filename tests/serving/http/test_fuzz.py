@@ -57,6 +57,8 @@ def test_every_answer_is_what_the_document_says(operations: dict[str, Any], name
     @FUZZ
     @given(operations[name].as_strategy(generation_mode=mode))
     def check(case: Any) -> None:
+        if valid and isinstance(case.body, dict):
+            case.body.pop("categories", None)  # which there are depends on the bundle, not on the document
         response = case.call()
         statuses[response.status_code] += 1
         case.validate_response(response)
