@@ -22,7 +22,7 @@ from data.tables.contract import TABLES
 
 DECIMAL_ID = r"^-?\d+\.0+$"  # 17.0
 MAX_EXAMPLES = 3
-MAX_COMPARED = 200_000  # unknown ids that are compared with the known ones
+MAX_COMPARED, MAX_KNOWN = 200_000, 5_000_000  # unknown ids, and known ones, whose spellings are compared
 # Spellings that hide an id: what is wrong → the rewriting that mends it.
 SPELLINGS = ("blanks around the id", "upper and lower case", "leading zeros", "a decimal .0", "Unicode form")
 
@@ -114,7 +114,8 @@ def _compare(
     if not missing:
         return None
     by_count = con.to_pyarrow(unknown.order_by(ibis.desc("n"), "id").limit(MAX_COMPARED))["id"]
-    spelling = _rewritten(by_count, con.to_pyarrow(known.filter(known.id.notnull()))["id"])
+    known_ids = con.to_pyarrow(known.filter(known.id.notnull()).limit(MAX_KNOWN))["id"]
+    spelling = _rewritten(by_count, known_ids)
     is_error = 2 * missing > total and (reference.is_refused or bool(spelling) or missing == total)
     if target == "orders" and not spelling:
         return None  # events of people who have not bought, and of other times than the orders

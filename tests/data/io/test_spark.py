@@ -11,6 +11,7 @@ from data.prepare import prepare
 from data.sources import tables
 from data.tables.contract import conform
 from data.tables.item_vectors import read_vector_columns
+from serving.table_files import open_table
 from tests.data.conftest import config, save
 from tests.data.shop import make_shop
 
@@ -25,6 +26,10 @@ def test_the_same_rows_as_duckdb(tmp_path: Path) -> None:
         item |= {"color": f"c{k % 3}", "weight": k / 8, "embedding": f"[{k % 5}, {k % 3}, 1]"}
     for line in rows["orders"][::7]:
         rows["orders"].append({**line, "order_id": f"back {line['order_id']}", "quantity": -1})
+    guest = rows["orders"][20]["order_id"]
+    for line in rows["orders"]:
+        line["user_id"] = None if line["order_id"] == guest else line["user_id"]
+    rows["orders"] += [dict(rows["orders"][40]), {**rows["orders"][50], "quantity": 10**9}]
     for event in rows["events"][::4]:
         event["kind"] = "wishlist"
     save(shop, rows)
@@ -51,12 +56,12 @@ def as_parquet(file: Path) -> None:
     """Replace a CSV file by a Parquet file with the canonical types."""
     with engine.connect({}, file.parent / "scratch") as con:
         raw = tables.read_tables(con, {"root": str(file.parent)})[file.stem]
-        table = conform(raw, file.stem, str(file))
+        table = conform(raw, file.stem, open_table(file))
         columns = [c for c in table.columns if not c.startswith("_")]
         canonical = con.to_pyarrow(table.order_by("_row").select(*columns))
         if file.stem == "items":
             canonical = canonical.append_column(
-                "embedding", read_vector_columns(file, ["embedding"])["embedding"]
+                "embedding", read_vector_columns(open_table(file), ["embedding"])["embedding"]
             )
         pq.write_table(canonical, file.with_suffix(".parquet"))
     file.unlink()
