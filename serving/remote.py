@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class RemoteFolder:
             raise RemoteError(f"{self.uri}: {_reason(error)}") from error
         return {info.path[len(self._path) :].lstrip("/"): _remote_file(info) for info in infos}
 
+    @cached_property
     def is_file(self) -> bool:
         """Whether the URI names a single file."""
         return bool(self._fs.get_file_info(self._path).type == pa_fs.FileType.File)
@@ -91,7 +93,7 @@ class RemoteFolder:
     def download(self, name: str, target: Path, modified: float | None = None) -> None:
         """Copy a file to a local path in one step, with a time of modification."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        source = self._path if self.is_file() else self._join(name)
+        source = self._path if self.is_file else self._join(name)
         handle, partial = tempfile.mkstemp(prefix=".", suffix=".partial", dir=target.parent)
         try:
             with os.fdopen(handle, "wb") as file, self._fs.open_input_stream(source) as stream:

@@ -43,7 +43,7 @@ def local_copy(path: str, cache: Path = CACHE) -> Path:
         changed = {name: file for name, file in files.items() if not _is_copied(folder / name, file)}
         for name, file in tqdm(changed.items(), desc=f"copy {path.partition('?')[0]}", file=sys.stderr):
             remote.download(name, folder / name, file.modified)
-        return folder / next(iter(files)) if remote.is_file() else folder
+        return folder / next(iter(files)) if remote.is_file else folder
     except RemoteError as error:
         raise DataError(str(error)) from error
 
