@@ -100,7 +100,7 @@ def test_a_shop_that_grows(shop: Shop) -> None:
     output = shop.retrain(100, *LENIENT)
     assert "retraining: incremental" in output
     second = shop.current()
-    assert second != first
+    assert second != first, output
     assert [line["mode"] for line in shop.decisions()] == ["full", "incremental"]
     assert shop.champion() == second
     output = shop.retrain(105, "retrain.full_every=10", *LENIENT)  # the full one is 15 days old
