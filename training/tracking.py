@@ -81,7 +81,7 @@ def _send(outbox: Outbox) -> None:
 def run_name(folder: Path) -> str:
     """What tells a run from the others: the overrides of its command, those of a sweep first, and its stage.
 
-    Pages cut long names: of a key its first and last parts stand here, of a number four digits.
+    Pages cut names after some 25 letters: of a key its last part stands here, of a number three digits.
     """
     overrides: list[str] = []
     if HydraConfig.initialized():
@@ -104,12 +104,11 @@ def _swept_keys(arguments: Sequence[str]) -> set[str]:
 
 
 def _short(override: str) -> str:
-    """ranker.train.learning_rate=0.0042285178 → ranker.learning_rate=0.004229."""
+    """ranker.train.learning_rate=0.0042285178 → learning_rate=0.00423."""
     key, separator, value = override.partition("=")
-    parts = key.lstrip("+~").split(".")
     with contextlib.suppress(ValueError):
-        value = f"{float(value):.4g}"
-    return f"{'.'.join(dict.fromkeys((parts[0], parts[-1])))}{separator}{value}"
+        value = f"{float(value):.3g}"
+    return f"{key.rpartition('.')[2].lstrip('+~')}{separator}{value}"
 
 
 def read_run_id(folder: Path) -> str | None:
