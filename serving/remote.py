@@ -29,6 +29,13 @@ class RemoteFile(NamedTuple):
     size: int
     modified: float  # Unix seconds
 
+    def is_copied(self, copy: Path) -> bool:
+        """Whether a local file has its size and its time of modification."""
+        if not copy.is_file():
+            return False
+        stat = copy.stat()
+        return stat.st_size == self.size and abs(stat.st_mtime - self.modified) < 1
+
 
 class RemoteFolder:
     """A folder, or a single file, behind a URI. Raises RemoteError for a scheme that is not supported."""

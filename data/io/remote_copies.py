@@ -40,19 +40,12 @@ def local_copy(path: str, cache: Path = CACHE) -> Path:
         if not files:
             raise DataError(f"{path}: there is no file below it")
         _remove_others(folder, files)
-        changed = {name: file for name, file in files.items() if not _is_copied(folder / name, file)}
+        changed = {name: file for name, file in files.items() if not file.is_copied(folder / name)}
         for name, file in tqdm(changed.items(), desc=f"copy {path.partition('?')[0]}", file=sys.stderr):
             remote.download(name, folder / name, file.modified)
         return folder / next(iter(files)) if remote.is_file else folder
     except RemoteError as error:
         raise DataError(str(error)) from error
-
-
-def _is_copied(copy: Path, source: RemoteFile) -> bool:
-    if not copy.is_file():
-        return False
-    stat = copy.stat()
-    return stat.st_size == source.size and abs(stat.st_mtime - source.modified) < 1
 
 
 def _remove_others(folder: Path, files: dict[str, RemoteFile]) -> None:
@@ -72,7 +65,7 @@ def _copy_http(url: str, folder: Path) -> Path:
             modified = answer.headers.get("Last-Modified")
             time = parsedate_to_datetime(modified).timestamp() if modified else 0.0
             size = int(answer.headers.get("Content-Length") or -1)
-            if modified and _is_copied(target, RemoteFile(size, time)):
+            if modified and RemoteFile(size, time).is_copied(target):
                 return target
             with write_atomically(target) as partial:
                 with partial.open("wb") as file:

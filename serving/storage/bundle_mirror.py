@@ -84,11 +84,12 @@ def pull_current(root: Path) -> str:
         version = (remote.read_text(CURRENT) or "").strip()
         if not VERSION.fullmatch(version):
             raise RemoteError(f"{remote.uri}: no version is published (no `{CURRENT}`); export to it first")
+        if (root / CURRENT).is_symlink() and os.readlink(root / CURRENT) == version:
+            return version  # a poll reads one small file
         if not (root / version / MANIFEST).is_file():
             _download_version(remote, root, version)
         _download_store(remote, root)
-        if not (root / CURRENT).is_symlink() or os.readlink(root / CURRENT) != version:
-            set_current_version(root, version)
+        set_current_version(root, version)
     return version
 
 
@@ -145,12 +146,7 @@ def _download_version(remote: RemoteFolder, root: Path, version: str) -> None:
 
 def _download_store(remote: RemoteFolder, root: Path) -> None:
     source, copy = remote.list_files().get(STORE_FILE), root / STORE_FILE
-    if source is None:
-        return
-    is_same = (
-        copy.is_file() and copy.stat().st_size == source.size and copy.stat().st_mtime == source.modified
-    )
-    if not is_same:
+    if source is not None and not source.is_copied(copy):
         remote.download(STORE_FILE, copy, source.modified)
 
 
