@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import ibis.expr.types as ir
 
 from data.clean_tables import CleanTables, read_clean_tables
-from data.examples.outcome_counts import COVERED_SHARE, HORIZONS, suggest_horizon
+from data.examples.outcome_counts import HORIZONS, add_next_order, reorder_gaps, suggest_horizon
 from data.inputs import PrepareInputs, resolve_inputs
 from data.io import engine
 from data.summary import FURTHER_COUNTS
@@ -54,40 +54,33 @@ def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
         span = con.to_pyarrow(
             checkouts.agg(
                 n=checkouts.count(),
-                guests=checkouts.user_id.isnull().sum().fill_null(0),
-                users=checkouts.user_id.nunique(),
+                guests=checkouts.user.isnull().sum().fill_null(0),
+                users=checkouts.user.nunique(),
                 start=checkouts.ts.min(),
                 end=checkouts.ts.max(),
             )
         ).to_pylist()[0]
-        gaps = con.to_pyarrow(_gaps(checkouts)).to_pylist()[0]
+        of_users = checkouts.filter(checkouts.user.notnull())
+        gaps = reorder_gaps(con, of_users)
         return ShopReport(
             tables=[_describe_table(con, name, clean, inputs) for name in inputs.files],
             facts=_facts(con, span, clean),
-            horizons=_count_horizons(con, checkouts, span["end"]),
-            median_gap=gaps["median"],
-            suggested=None if gaps["covered"] is None else suggest_horizon(gaps["covered"]),
+            horizons=_count_horizons(con, of_users, span["end"]),
+            median_gap=gaps.median,
+            suggested=None if gaps.covered is None else suggest_horizon(gaps.covered),
             horizon=str(inputs.data["horizon"]),
             warnings=clean.warnings,
         )
 
 
 def _checkouts(orders: ir.Table) -> ir.Table:
-    """A row per order: `user_id`, `ts`, and the `next_ts` of the user's next order."""
-    t = orders.group_by("order_id").agg(user_id=orders.user_id.max(), ts=orders.ts.max())
-    return t.mutate(next_ts=t.ts.lead().over(group_by="user_id", order_by=["ts", "order_id"]))
+    """A row per order: `order`, `user` (null for a guest), `ts`, and `next_ts`."""
+    t = orders.group_by("order_id").agg(user=orders.user_id.max(), ts=orders.ts.max())
+    return add_next_order(t.rename(order="order_id"))
 
 
-def _gaps(checkouts: ir.Table) -> ir.Table:
-    """Days between two orders of a user: `median` and `covered`; null where nobody returned."""
-    t = checkouts.filter(checkouts.user_id.notnull(), checkouts.next_ts > checkouts.ts)
-    days = (t.next_ts - t.ts) / SECONDS_PER_DAY
-    return t.agg(median=days.median(), covered=days.quantile(COVERED_SHARE))
-
-
-def _count_horizons(con: Any, checkouts: ir.Table, end: int) -> list[Row]:
+def _count_horizons(con: Any, t: ir.Table, end: int) -> list[Row]:
     """By horizon: the checkouts whose horizon is over by `end`, and how many of them an order follows."""
-    t = checkouts.filter(checkouts.user_id.notnull())
     rows = []
     for days in (*HORIZONS, None):
         if days is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from serving.table_files import open_table
+from serving.table_files import OFFSET, STANDARD_OFFSET, open_table
 
 REQUIRED_LOG_COLUMNS = {
     "request_id", "user_id", "item_id", "ts", "kind", "tier", "bundle_version", "arm", "value",
@@ -106,7 +106,7 @@ def create_shop_table(con: duckdb.DuckDBPyConnection, name: str, path: Path | No
     if required := [column for column in missing if column not in OPTIONAL_SHOP_COLUMNS]:
         raise ValueError(f"{path}: column {', '.join(required)} is missing; found {', '.join(raw.columns)}")
     raw.create_view(f"raw_{name}")
-    iso = r"regexp_replace(ts::VARCHAR, '(:\d{2}(?:\.\d+)?)\s*([+-]\d{2}):?(\d{2})$', '\1\2:\3')"
+    iso = f"regexp_replace(ts::VARCHAR, '{OFFSET}', '{STANDARD_OFFSET}')"
     seconds = f"coalesce(try_cast(ts::VARCHAR AS BIGINT), epoch(try_cast({iso} AS TIMESTAMPTZ))::BIGINT)"
     casts = ", ".join(
         f"{seconds} AS ts"

@@ -16,6 +16,9 @@ from urllib.parse import unquote
 # Suffix → format, in lower case.
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
 NO_USER = ("", "nan", "null", "none", "n/a", "<na>")  # in lower case: what programs write for a guest
+# The zone of a time, after a blank or without a colon (10:00:00 -0500), and how parsers take it.
+OFFSET = r"(:\d{2}(?:\.\d+)?)\s*([+-]\d{2}):?(\d{2})$"
+STANDARD_OFFSET = r"\1\2:\3"
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # what Hive and Spark write for null
 
 
@@ -27,7 +30,7 @@ class TableFileError(ValueError):
 class CsvFormat:
     """How CSV files are written. Raises ValueError for a delimiter that is no single character."""
 
-    delimiter: str = ","  # \\t for tabs
+    delimiter: str = ","  # the two characters \t for a tab
     decimal: str = "."
     time_format: str | None = None  # of times, as in strptime; None: ISO 8601 or Unix seconds
 

@@ -1,8 +1,10 @@
 """Whether enough checkouts have an outcome to learn from and to judge by, and what to do where not."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import ibis
+import ibis.expr.types as ir
 
 from data.errors import DataError
 from data.examples.splits import SPLITS, horizon_days
@@ -42,29 +44,39 @@ def reject_too_few_outcomes(
     )
 
 
+class ReorderGaps(NamedTuple):
+    """Days between two orders of a user; None where nobody ordered twice."""
+
+    median: float | None
+    covered: float | None  # COVERED_SHARE of the gaps are no longer
+
+
+def add_next_order(checkouts: ir.Table) -> ir.Table:
+    """Checkouts of `user, ts, order`, with the `next_ts` of the user's next order."""
+    return checkouts.mutate(next_ts=checkouts.ts.lead().over(group_by="user", order_by=["ts", "order"]))
+
+
+def reorder_gaps(con: ibis.BaseBackend, checkouts: ir.Table) -> ReorderGaps:
+    """The gaps between the orders of users; `checkouts` are of `add_next_order`, without guests."""
+    t = checkouts.filter(checkouts.next_ts > checkouts.ts)
+    days = (t.next_ts - t.ts) / SECONDS_PER_DAY
+    found = con.to_pyarrow(t.agg(median=days.median(), covered=days.quantile(COVERED_SHARE)))
+    return ReorderGaps(**found.to_pylist()[0])
+
+
 def _describe_gaps(con: ibis.BaseBackend, encoded: EncodedTables, horizon: str) -> str:
     """How soon users order again, and the horizon that this suggests."""
     t = encoded.checkouts.filter(~encoded.checkouts.is_guest)
-    t = t.mutate(next_ts=t.ts.lead().over(group_by="user", order_by=["ts", "order"]))
-    gaps = t.filter(t.next_ts > t.ts).mutate(
-        days=ibis._.next_ts / SECONDS_PER_DAY - ibis._.ts / SECONDS_PER_DAY
-    )
-    quantiles = {
-        "n": gaps.count(),
-        "median": gaps.days.median(),
-        "covered": gaps.days.quantile(COVERED_SHARE),
-    }
-    found = con.to_pyarrow(gaps.agg(**quantiles)).to_pylist()[0]
-    n_users = int(con.execute(t.user.nunique()))
-    if not found["n"]:
-        return f"None of the {n_users:,} users ordered twice: no horizon helps."
-    suggested = suggest_horizon(found["covered"])
+    gaps = reorder_gaps(con, add_next_order(t))
+    if gaps.covered is None:
+        return f"None of the {int(con.execute(t.user.nunique())):,} users ordered twice: no horizon helps."
+    suggested = suggest_horizon(gaps.covered)
     advice = f"set data.horizon={suggested} or next_order"
     if (horizon_days(horizon) or 0) >= (horizon_days(suggested) or 0):
         advice = "the horizon fits these gaps, the log has too few orders"
     return (
-        f"Users order again after {found['median']:.0f} days (median), three in four times within "
-        f"{found['covered']:.0f}: {advice}."
+        f"Users order again after {gaps.median:.0f} days (median), three in four times within "
+        f"{gaps.covered:.0f}: {advice}."
     )
 
 

@@ -24,7 +24,7 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 from data.tables.column_names import suggest_columns
-from serving.table_files import NO_USER, TableFile
+from serving.table_files import NO_USER, OFFSET, STANDARD_OFFSET, TableFile
 
 EVENT_KINDS = ("impression", "click", "cart", "purchase", "ghost")  # of the table events, not of a history
 # An item of a slate: shown, or of a slate that an experiment held back (a ghost ad: Johnson, Lewis and
@@ -210,8 +210,7 @@ def _convert(value: ir.Value, logical_type: str, is_text: bool) -> ir.Value | No
     if t.is_string():
         is_number = value.re_search(r"^\s*-?\d+(\.\d+)?\s*$")
         # The zoned type reads an offset, and takes UTC where there is none; the plain type drops the offset.
-        # An offset must follow the time at once, with a colon: "10:00:00 -0500" is 10:00:00-05:00.
-        text = value.strip().re_replace(r"(:\d{2}(?:\.\d+)?)\s*([+-]\d{2}):?(\d{2})$", "\\1\\2:\\3")
+        text = value.strip().re_replace(OFFSET, STANDARD_OFFSET)
         timestamp = unix_seconds(text.try_cast("timestamp('UTC')"))
         return ibis.ifelse(is_number, value.try_cast("float64").floor().cast("int64"), timestamp)
     return None

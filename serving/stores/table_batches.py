@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ..table_files import TableFile
+from ..table_files import OFFSET, STANDARD_OFFSET, TableFile
 
 BATCH_ROWS = 262_144  # of a table; larger batches make fewer chunks by user
 CSV_BLOCK_BYTES = 16 * 2**20
@@ -101,7 +101,7 @@ def parse_times(text: pa.Array) -> pa.Array:
     iso = pc.if_else(is_number, None, text)
     iso = pc.replace_substring_regex(iso, r"\s*(?:UTC|GMT)$", "Z")
     iso = pc.replace_substring_regex(iso, r"^(\d{4}-\d{2}-\d{2})$", r"\1T00:00:00")
-    iso = pc.replace_substring_regex(iso, r"(:\d{2}(?:\.\d+)?)\s*([+-]\d{2}):?(\d{2})$", r"\1\2:\3")
+    iso = pc.replace_substring_regex(iso, OFFSET, STANDARD_OFFSET)
     has_zone = pc.match_substring_regex(iso, r"(Z|[+-]\d{2}(:\d{2})?)$")
     has_zone = pc.and_(has_zone, pc.match_substring_regex(iso, r":"))  # 2026-02 ends like a zone
     iso = pc.if_else(has_zone, iso, pc.binary_join_element_wise(iso, "Z", ""))
