@@ -167,18 +167,17 @@ def build_leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -
             if with_gbdt:
                 _add_gbdt(board, report, run, lightgbm_evaluation.evaluate(run, split))
     report["differences"] = []
+    by_popularity = [system for system in untrained if system[0].startswith(POPULARITY)]
+    further: Rows = []  # against popularity, where another baseline is better
     orders = {order for system, order in board.metrics_by_seed if system == scoring.SYSTEM_NAME}
     for order in (order for order in METRIC_BY_ORDER if order in orders):
-        for baseline in [board.best_baseline(untrained, order)] + [(GBDT_BASELINE, order)] * with_gbdt:
+        compared = [board.best_baseline(untrained, order)] + [(GBDT_BASELINE, order)] * with_gbdt
+        for baseline in compared:
             report["differences"] += board.paired_differences(baseline, order)
-    # That of this system against the best baseline, and against popularity, which must never be better.
-    by_popularity = [system for system in untrained if system[0].startswith(POPULARITY)]
-    compared = [
-        row
-        for order in (order for order in METRIC_BY_ORDER if order in orders)
-        for row in board.paired_differences(board.best_baseline(by_popularity, order), order)
-    ]
-    report["alarms"] = slate_alarms([*compared, *report["differences"]])
+        popularity = board.best_baseline(by_popularity, order)
+        if popularity not in compared:
+            further += board.paired_differences(popularity, order)
+    report["alarms"] = slate_alarms([*further, *report["differences"]])
     write_report(out, report_metadata(runs, split, board) | report | {"leaderboard": board.rows})
     return board.rows
 
