@@ -10,14 +10,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from serving.files import is_uri
-from training.config_keys import flatten_config, suggest_names
+from training.config_keys import flatten_config, parse_overrides, suggest_names
 from training.config_limits import find_range_error
 from training.config_overrides import (
     accepts_key,
     check_targets,
     keys_of_values,
     override_values,
-    parse_overrides,
 )
 from training.config_targets import TARGET, find_targets
 from training.earlier_names import current_key

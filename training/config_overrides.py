@@ -1,12 +1,10 @@
 """Overrides of a command line, `key=value`: their values, and the classes that they name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from training.config_keys import suggest_names
@@ -21,21 +19,6 @@ from training.config_targets import (
 )
 from training.earlier_names import RENAMED_TARGETS
 from training.errors import ConfigError
-
-
-def parse_overrides(arguments: Sequence[str]) -> list[Override]:
-    """The overrides among the arguments, without those of Hydra itself."""
-    flags = {n + 1 for n, argument in enumerate(arguments) if argument in ("--config-dir", "-cd")}
-    lines = [
-        argument
-        for n, argument in enumerate(arguments)
-        if "=" in argument and not argument.startswith("-") and n not in flags
-    ]
-    try:
-        overrides = OverridesParser.create().parse_overrides(lines)
-    except OverrideParseException as error:
-        raise ConfigError(f"{error.override}: cannot be read; quote the value: 'key=\"value\"'") from error
-    return [override for override in overrides if not override.key_or_group.startswith("hydra")]
 
 
 def override_values(override: Override) -> list[Any]:

@@ -52,7 +52,8 @@ class Outbox:
     def __init__(self, folder: Path, client: MlflowClient, run_id: str | None = None) -> None:
         for name, value in HTTP_SETTINGS.items():
             os.environ.setdefault(name, value)
-        self.folder, self.client, self._run_id = folder, client, run_id
+        self.folder, self.client = folder, client
+        self._run_id = run_id or None  # "": the server was away, and the run is still to be created
         self.error = ""  # why the last sending failed
         self._next_sending = 0.0  # time.monotonic
 

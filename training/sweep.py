@@ -53,7 +53,7 @@ class SweepSummary(Callback):
         best = next((row for row in rows if row["run"]), None)
         names = [name for name in rows[0] if name != "objective"]
         print(f"\nThe sweep, the best by {config.objective_metric} first:")
-        print(text_table([{name: _cell(row.get(name, "")) for name in names} for row in rows]))
+        print(text_table([_shown(row, names) for row in rows]))
         if best is not None:
             link_run(runs, Path(best["run"]), BEST_LINK)
             print(f"best: {runs / BEST_LINK} -> {Path(best['run']).name}")
@@ -73,5 +73,8 @@ def sweep_rows(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[dict[str, An
     return sorted(rows, key=lambda row: (row["objective"] is None, -(row["objective"] or 0.0)))
 
 
-def _cell(value: Any) -> Any:
-    return f"{value:.4f}" if isinstance(value, float) else Path(value).name if "/" in str(value) else value
+def _shown(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """These columns of a row, as a person reads them."""
+    told = row | {"run": Path(row["run"]).name}
+    cells = {name: told.get(name, "") for name in names}
+    return {name: f"{cell:.4f}" if isinstance(cell, float) else cell for name, cell in cells.items()}

@@ -11,13 +11,11 @@ from typing import Any
 
 import mlflow
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 
 from data.io.code_hash import ROOT
-from training.config_keys import flatten_config
+from training.config_keys import flatten_config, parse_overrides
 from training.errors import ConfigError
 from training.mlflow_outbox import OUTBOX_FILE, RUN_ID_FILE, Outbox, OutboxLogger, metric_entries
 
@@ -96,10 +94,8 @@ def run_name(folder: Path) -> str:
 
 def _swept_keys(arguments: Sequence[str]) -> set[str]:
     """The keys to which a command gives several values."""
-    lines = [each for each in arguments if "=" in each and not each.startswith("-")]
-    with contextlib.suppress(OverrideParseException):  # not a command of Hydra
-        overrides = OverridesParser.create().parse_overrides(lines)
-        return {each.key_or_group for each in overrides if each.is_sweep_override()}
+    with contextlib.suppress(ConfigError):  # not a command of Hydra
+        return {each.key_or_group for each in parse_overrides(arguments) if each.is_sweep_override()}
     return set()
 
 
@@ -109,12 +105,6 @@ def _short(override: str) -> str:
     with contextlib.suppress(ValueError):
         value = f"{float(value):.3g}"
     return f"{key.rpartition('.')[2].lstrip('+~')}{separator}{value}"
-
-
-def read_run_id(folder: Path) -> str | None:
-    """The id of a folder's MLflow run; None before `start_run`."""
-    file = folder / RUN_ID_FILE
-    return file.read_text() if file.is_file() else None
 
 
 def is_tracked(folder: Path) -> bool:
