@@ -37,7 +37,7 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
         if row["system"] == scoring.SYSTEM_NAME:
             metrics |= tracking.prefix_metrics(row, f"{split}/{row['slice']}/{row['order']}")
     artifacts = [target / name for name in ("index.html", "report.json", "leaderboard.json")]
-    tracking.finish_run(run.cfg, run.folder, metrics, artifacts, run.manifest["mlflow_run_id"])
+    tracking.finish_run(run.cfg, run.folder, metrics, artifacts)
     objective = run_objective(run.cfg, run.tasks)
     manifest = {"metrics": metrics, "objective": objective, "order": objective_order(objective, run.tasks)}
     write_stage_manifest(target, manifest)

@@ -29,7 +29,7 @@ def validate(folder: str | Path) -> dict[str, float]:
         if manifest["objective"] == objective:
             return dict(manifest["metrics"])
     metrics = measure_slates(run, "validation")
-    tracking.finish_run(run.cfg, run.folder, metrics, [], run.manifest["mlflow_run_id"])
+    tracking.finish_run(run.cfg, run.folder, metrics, [])
     target.mkdir(exist_ok=True)
     write_stage_manifest(target, {"metrics": metrics, "objective": objective})
     return metrics

@@ -35,7 +35,7 @@ from serving.storage.versions import set_current_version
 from serving.stores.arrow import STORE_SCHEMA
 from training.objective import CheckedObjective
 from training.source_settings import scored_source_names, source_limits, source_names
-from training.tracking import git_commit
+from training.tracking import git_commit, read_run_id
 
 RECORDED_LIBRARIES = (
     "torch",
@@ -209,7 +209,7 @@ def build_manifest(
         "recalibration": run.recalibration,
         "run": {
             "folder": run.folder.name,
-            "mlflow_run_id": run.run_manifest["mlflow_run_id"],
+            "mlflow_run_id": read_run_id(run.folder) or "",
             "config": OmegaConf.to_container(run.cfg, resolve=True),
         },
         "export": {**export, "git_commit": git_commit()},

@@ -27,11 +27,11 @@ from serving.pipeline.selection import SlateItems
 from training.build_two_tower import build_two_tower
 from training.candidate_sources import open_source_tables
 from training.errors import ConfigError
+from training.mlflow_stages import find_run_folder
 from training.prepared_data import PreparedData
 from training.recalibration import recalibrate_at
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
-from training.tracking import find_run_folder
 from training.trained_run import Run, open_run
 
 
@@ -68,8 +68,6 @@ def find_run(run: str, tracking_uri: str) -> Path:
         folder = find_run_folder(tracking_uri, run)
     except (ValueError, KeyError) as error:
         raise ExportError(f"run={run}: {error}. Give a run folder or the id of an MLflow run") from error
-    if not folder.is_dir():
-        raise ExportError(f"run={run}: its folder {folder} is gone. Train again: python train.py")
     return folder.resolve()
 
 

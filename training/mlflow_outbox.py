@@ -10,15 +10,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -37,7 +39,20 @@ HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
+UPLOAD_TIMEOUT_S = "300"  # until a server has stored a file
 Entry = dict[str, Any]
+
+
+@contextmanager
+def upload_timeout() -> Iterator[None]:
+    """Let MLflow wait for a server that stores a large file."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name, "")
+    os.environ[name] = UPLOAD_TIMEOUT_S
+    try:
+        yield
+    finally:
+        os.environ[name] = before
 
 
 class Outbox:
@@ -64,7 +79,7 @@ class Outbox:
         return file.read_text() if file.is_file() else self._run_id
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Keep entries: `create`, `metrics`, `artifact` or `end` by their `kind`."""
+        """Keep entries by `kind`: `create`, `tags`, `metrics`, `dataset`, `artifact`, `parent` or `end`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / OUTBOX_FILE).open("a") as file:
             file.writelines(f"{json.dumps(entry)}\n" for entry in entries)
@@ -106,17 +121,34 @@ class Outbox:
             raise MlflowException("the run was never created")
         if kind == "metrics":
             self.client.log_batch(self.run_id, metrics=[Metric(*entry["metric"]) for entry in entries])
-        elif kind == "artifact" and Path(entries[0]["path"]).is_file():
-            self.client.log_artifact(self.run_id, entries[0]["path"])
+        else:
+            self._send_one(kind, entries[0], self.run_id)
+
+    def _send_one(self, kind: str, entry: Entry, run_id: str) -> None:
+        if kind == "tags":
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in entry["tags"].items()])
+        elif kind == "dataset":
+            dataset = DatasetInput(Dataset(**entry["dataset"]), [InputTag("mlflow.data.context", "training")])
+            self.client.log_inputs(run_id, datasets=[dataset])
+        elif kind == "artifact" and Path(entry["path"]).is_file():
+            with upload_timeout():
+                self.client.log_artifact(run_id, entry["path"], entry.get("to"))
+        elif kind == "parent":
+            parent = Path(entry["folder"]) / RUN_ID_FILE
+            if not parent.is_file():
+                raise MlflowException(f"the run of {parent.parent.name} is still to be sent")
+            self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent.read_text())
         elif kind == "end":
-            self.client.set_terminated(self.run_id)
+            self.client.set_terminated(run_id)
 
     def _create(self, entry: Entry) -> None:
         """Create the run with its parameters and tags; of a run that is there, complete them."""
         if self.run_id is None:
             experiment = self.client.get_experiment_by_name(entry["experiment"])
             experiment_id = (
-                experiment.experiment_id if experiment else self.client.create_experiment(entry["experiment"])
+                experiment.experiment_id
+                if experiment
+                else self.client.create_experiment(entry["experiment"], entry.get("artifacts"))
             )
             run = self.client.create_run(experiment_id, run_name=entry["name"])
             (self.folder / RUN_ID_FILE).write_text(run.info.run_id)
@@ -126,6 +158,12 @@ class Outbox:
         self.client.log_batch(self.run_id, tags=tags)
         for start in range(0, len(params), MAX_PARAMS):
             self.client.log_batch(self.run_id, params=params[start : start + MAX_PARAMS])
+
+
+def kept_outboxes(runs: Path) -> list[Path]:
+    """The folders with an outbox; rankers first, for the runs of other stages are nested below theirs."""
+    folders = [file.parent for file in runs.glob(f"*/{OUTBOX_FILE}")]
+    return sorted(folders, key=lambda folder: (not folder.name.startswith("ranker-"), folder.name))
 
 
 def metric_entries(metrics: Mapping[str, float], step: int = 0) -> list[Entry]:
@@ -174,11 +212,11 @@ class SendOptions:
 def send(options: SendOptions) -> int:
     """Send all outboxes. Returns 1 where the server does not take one."""
     failed = 0
-    for file in sorted(options.runs.glob(f"*/{OUTBOX_FILE}")):
-        outbox = Outbox(file.parent, MlflowClient(options.tracking_uri))
+    for folder in kept_outboxes(options.runs):
+        outbox = Outbox(folder, MlflowClient(options.tracking_uri))
         is_sent = outbox.send()
         failed += not is_sent
-        print(f"{file.parent.name}: {'sent' if is_sent else outbox.error}")
+        print(f"{folder.name}: {'sent' if is_sent else outbox.error}")
     return int(failed > 0)
 
 

@@ -12,6 +12,7 @@ from training.build_ranker import feature_selection, read_tasks
 from training.candidates_stage import gather_candidates
 from training.distributed import processes
 from training.labels import check_task_labels, label_policy_from_meta
+from training.mlflow_stages import RunStages, log_stages
 from training.module_checks import check_modules
 from training.objective import check_run_objective
 from training.prepared_data import open_prepared
@@ -46,6 +47,7 @@ def train_models(cfg: DictConfig) -> Path:
     candidates_folder = processes.on_rank_zero(lambda: gather_candidates(cfg, prepared, retrieval))
     folder = train_ranker(cfg, prepared, retrieval, candidates_folder, warm, check)
     if processes.rank() == 0:
+        log_stages(cfg, RunStages(prepared.folder, retrieval, candidates_folder, folder))
         link_run(cfg.paths.runs, folder)
         print(f"run: {folder}")
     return folder

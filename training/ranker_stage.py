@@ -96,7 +96,8 @@ def _train_ranker(
     )  # fmt: skip
     start = time.monotonic()
     logger = tracking.make_logger(cfg, folder, "ranker")
-    metrics = fit(cfg, task, train, validation, folder, logger, stopping)
+    with tracking.system_metrics(cfg, folder):
+        metrics = fit(cfg, task, train, validation, folder, logger, stopping)
     seconds = time.monotonic() - start  # of this process: not of the whole training if it was resumed
     ranker = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
     if processes.rank() > 0:
@@ -123,6 +124,7 @@ def _train_ranker(
     }
     write_stage_manifest(folder, manifest)
     retrieval_metrics = tracking.prefix_metrics(read_stage_manifest(retrieval)["metrics"], "retrieval")
+    tracking.add_entries(cfg, folder, [tracking.dataset_entry(cfg, prepared.folder.name)])
     tracking.finish_run(cfg, folder, retrieval_metrics, [folder / CONFIG_FILE])
 
 

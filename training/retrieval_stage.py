@@ -82,10 +82,16 @@ def train_retrieval(
 
 def towers_of_split(retrieval: Path, split: str) -> Path:
     """The folder of the newest towers that learned from no checkout of a split: `retrieval` or one before."""
+    chain = towers_chain(retrieval)
+    return chain[min(TOWER_SPLITS.get(split, 0), len(chain) - 1)]
+
+
+def towers_chain(retrieval: Path) -> list[Path]:
+    """The folders of the towers `retrieval`, of those that they continue, and so on to the first."""
     chain = [retrieval]
     while (manifest := read_stage_manifest(chain[-1])).get(CONTINUED):
         chain.append((chain[-1] / manifest[CONTINUED]).resolve())
-    return chain[min(TOWER_SPLITS.get(split, 0), len(chain) - 1)]
+    return chain
 
 
 def _select_towers(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | None, folder: Path) -> None:
@@ -103,6 +109,7 @@ def _select_towers(cfg: DictConfig, prepared: PreparedData, warm: WarmStart | No
     manifest = {"metrics": metrics, "prepared": home, "mlflow_run_id": run_id, "rows": n_rows}
     manifest["best_epochs"] = metrics["best_epochs"]
     write_stage_manifest(folder, manifest)
+    tracking.add_entries(cfg, folder, [tracking.dataset_entry(cfg, prepared.folder.name)])
     tracking.finish_run(cfg, folder, {}, [folder / CONFIG_FILE])
 
 
@@ -172,7 +179,8 @@ def _fit_towers(
     first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)
     logger = tracking.make_logger(cfg, folder, "retrieval") if tracking.is_tracked(folder) else False
-    metrics = fit(cfg, task, train, validation, folder, logger, stopping)
+    with tracking.system_metrics(cfg, folder):
+        metrics = fit(cfg, task, train, validation, folder, logger, stopping)
     towers = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
     if processes.rank() == 0:
         save_towers(towers, prepared, folder)

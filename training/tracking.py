@@ -1,23 +1,34 @@
 """MLflow: one run per stage folder; a command that runs again continues it."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 
 from data.io.code_hash import ROOT
 from training.config_keys import flatten_config, parse_overrides
 from training.errors import ConfigError
-from training.mlflow_outbox import OUTBOX_FILE, RUN_ID_FILE, Outbox, OutboxLogger, metric_entries
+from training.mlflow_outbox import (
+    OUTBOX_FILE,
+    RUN_ID_FILE,
+    Entry,
+    Outbox,
+    OutboxLogger,
+    kept_outboxes,
+    metric_entries,
+)
+from training.stage_folders import is_done, read_stage_manifest
 
 # Overrides that say where things lie, and are in no run's name.
 UNTOLD_OVERRIDES = (
@@ -25,6 +36,7 @@ UNTOLD_OVERRIDES = (
 )  # fmt: skip
 MAX_NAME = 200  # characters of a run's overrides in its name
 SERVER_TIMEOUT_S = 3.0
+SQLITE = "sqlite:///"
 
 
 def check_server(cfg: DictConfig) -> None:
@@ -49,22 +61,84 @@ def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
     outbox = open_outbox(cfg, folder)
     if outbox.run_id is None:
         tags = tags | {"git_commit": git_commit(), "folder": str(folder.resolve()), "seed": str(cfg.seed)}
+        tags |= _sweep_tags() | _parent_tags(cfg)
         entry = {"kind": "create", "experiment": cfg.mlflow.experiment, "name": run_name(folder)}
+        entry["artifacts"] = _artifact_location(cfg)
         params = {key: str(value) for key, value in flatten_config(cfg).items()}
         outbox.add([entry | {"tags": tags, "params": params}])
     _send(outbox)
     return outbox.run_id or ""
 
 
-def open_outbox(cfg: DictConfig, folder: Path, run_id: str | None = None) -> Outbox:
+def _sweep_tags() -> dict[str, str]:
+    """The sweep that a run belongs to: the name of its folder."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return {"sweep": Path(HydraConfig.get().sweep.dir).name}
+    return {}
+
+
+def _parent_tags(cfg: DictConfig) -> dict[str, str]:
+    """The run whose weights a warm training starts from: its id in MLflow, or its folder."""
+    warm = cfg.warm.run
+    return {"parent": read_run_id(Path(warm)) or Path(warm).resolve().name} if warm else {}
+
+
+def _artifact_location(cfg: DictConfig) -> str | None:
+    """Where the experiment keeps files: beside a local database; a server decides it itself."""
+    uri = str(cfg.mlflow.tracking_uri)
+    if not uri.startswith(SQLITE):
+        return None
+    return (Path(uri.removeprefix(SQLITE)).resolve().parent / "mlflow").as_uri()
+
+
+def read_run_id(folder: Path) -> str | None:
+    """The id in MLflow of the run of a folder; None before it has one."""
+    file = folder / RUN_ID_FILE
+    if file.is_file():
+        return file.read_text()
+    return read_stage_manifest(folder).get("mlflow_run_id") or None if is_done(folder) else None
+
+
+@contextlib.contextmanager
+def system_metrics(cfg: DictConfig, folder: Path) -> Iterator[None]:
+    """Log `system/…`, the use of CPU, memory, disk, network and GPUs, while the block runs, if asked for."""
+    run_id = read_run_id(folder)
+    if not cfg.mlflow.system_metrics or run_id is None:
+        yield
+        return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # needs psutil
+
+    monitor = SystemMetricsMonitor(run_id, tracking_uri=str(cfg.mlflow.tracking_uri))
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+
+
+def dataset_entry(cfg: DictConfig, key: str) -> Entry:
+    """The data that a stage was trained on, as MLflow shows it: `key` is that of the prepared data."""
+    source = json.dumps({"name": str(cfg.data.name), "root": str(cfg.data.get("root"))})
+    dataset = {"name": str(cfg.data.name), "digest": key, "source_type": "local", "source": source}
+    return {"kind": "dataset", "dataset": dataset}
+
+
+def add_entries(cfg: DictConfig, folder: Path, entries: Sequence[Entry]) -> None:
+    """Send MLflow entries for the run of a folder."""
+    outbox = open_outbox(cfg, folder)
+    outbox.add(entries)
+    _send(outbox)
+
+
+def open_outbox(cfg: DictConfig, folder: Path) -> Outbox:
     """The outbox of a run's folder."""
-    return Outbox(folder, make_client(cfg), run_id)
+    return Outbox(folder, make_client(cfg), read_run_id(folder))
 
 
 def send_kept(cfg: DictConfig) -> None:
     """Send what earlier runs kept while the server was away."""
-    for file in sorted(Path(cfg.paths.runs).glob(f"*/{OUTBOX_FILE}")):
-        if not open_outbox(cfg, file.parent).send():
+    for folder in kept_outboxes(Path(cfg.paths.runs)):
+        if not open_outbox(cfg, folder).send():
             return  # the others would wait for the same server
 
 
@@ -115,8 +189,8 @@ def is_tracked(folder: Path) -> bool:
 def make_client(cfg: DictConfig) -> MlflowClient:
     """A client of the configured tracking server; creates a local SQLite file that is missing."""
     uri = cfg.mlflow.tracking_uri
-    if uri.startswith("sqlite:///"):
-        _make_database(Path(uri.removeprefix("sqlite:///")))
+    if uri.startswith(SQLITE):
+        _make_database(Path(uri.removeprefix(SQLITE)))
     mlflow.set_tracking_uri(uri)
     return MlflowClient(uri)
 
@@ -130,7 +204,7 @@ def _make_database(file: Path) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}")
-    MlflowClient(f"sqlite:///{partial}").search_experiments()
+    MlflowClient(f"{SQLITE}{partial}").search_experiments()
     with contextlib.suppress(FileExistsError):  # another process was faster
         os.link(partial, file)
     partial.unlink()
@@ -141,23 +215,10 @@ def make_logger(cfg: DictConfig, folder: Path, stage: str) -> OutboxLogger:
     return OutboxLogger(open_outbox(cfg, folder), stage)
 
 
-def finish_run(
-    cfg: DictConfig, folder: Path, metrics: dict[str, float], artifacts: list[Path], run_id: str | None = None
-) -> None:
-    """Log final metrics and files, and end the run. `run_id`: of a folder that has none of its own."""
-    outbox = open_outbox(cfg, folder, run_id)
+def finish_run(cfg: DictConfig, folder: Path, metrics: dict[str, float], artifacts: list[Path]) -> None:
+    """Log final metrics and files, and end the run."""
     files = [{"kind": "artifact", "path": str(file.resolve())} for file in artifacts]
-    outbox.add([*metric_entries(metrics), *files, {"kind": "end"}])
-    _send(outbox)
-
-
-def find_run_folder(tracking_uri: str, run_id: str) -> Path:
-    """The folder of an MLflow run. Raises ValueError for an unknown id."""
-    try:
-        run = MlflowClient(tracking_uri).get_run(run_id)
-    except mlflow.exceptions.MlflowException as error:
-        raise ValueError(f"{run_id} is neither a run folder nor a run in {tracking_uri}: {error}") from error
-    return Path(run.data.tags["folder"])
+    add_entries(cfg, folder, [*metric_entries(metrics), *files, {"kind": "end"}])
 
 
 def git_commit() -> str:

@@ -7,8 +7,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 
-from training.stage_folders import read_stage_manifest
-from training.tracking import make_client
+from training.tracking import make_client, read_run_id
 
 
 def register_challenger(cfg: DictConfig, folder: Path, bundle: str, reason: str) -> None:
@@ -21,7 +20,7 @@ def register_challenger(cfg: DictConfig, folder: Path, bundle: str, reason: str)
             raise
     version = _find_version(client, name, bundle)
     if version is None:
-        run_id = read_stage_manifest(folder)["mlflow_run_id"]
+        run_id = read_run_id(folder)
         version = client.create_model_version(
             name, str(folder.resolve()), run_id, tags={"bundle": bundle}, description=reason
         )

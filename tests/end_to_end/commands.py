@@ -12,11 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 HANG_SECONDS = 900  # no command takes so long, however busy the machine is
 
 
-def command(*arguments: str, timeout: float = HANG_SECONDS) -> subprocess.CompletedProcess[str]:
-    """The finished `python <arguments>` in the project's root; the caller checks the exit code."""
+def command(
+    *arguments: str, timeout: float = HANG_SECONDS, folder: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """The finished `python <arguments>` in a folder, the project's root; the caller checks the exit code."""
     return subprocess.run(
         [sys.executable, *arguments],
-        cwd=ROOT,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=timeout,

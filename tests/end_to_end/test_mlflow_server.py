@@ -99,6 +99,23 @@ def test_a_server_that_dies_stops_no_training_and_gets_all_later(tmp_path: Path,
     assert found.data.params["seed"] == "0"
     assert {file.path for file in client.list_artifacts(found.info.run_id)} >= {"config.yaml", "index.html"}
 
+    check_export_on_another_machine(tmp_path, server.uri, found.info.run_id)
+
+
+def check_export_on_another_machine(folder: Path, uri: str, run_id: str) -> None:
+    """The folders of the training are gone; MLflow has what export needs."""
+    (folder / "runs").rename(folder / "runs-elsewhere")
+    (folder / "prepared").rename(folder / "prepared-elsewhere")
+    other_machine = folder / "other"
+    other_machine.mkdir()
+    exported = command(
+        str(ROOT / "export.py"), f"run={run_id}", f"mlflow.tracking_uri={uri}", "verify.force=true",
+        "bundle.dir=bundle", folder=other_machine,
+    )  # fmt: skip
+    assert exported.returncode == 0, exported.stdout[-2000:] + exported.stderr[-3000:]
+    manifest = json.loads((other_machine / "bundle" / "current" / "manifest.json").read_text())
+    assert manifest["run"]["mlflow_run_id"] == run_id
+
 
 def test_a_server_that_is_away_is_told_at_once(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{free_port()}"

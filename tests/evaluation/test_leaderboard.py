@@ -32,7 +32,7 @@ def folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     save_run_config(cfg, copy)
     candidates = gather_candidates(cfg, run.prepared, run.retrieval_folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)  # MLflow puts artifacts below the working folder
+        patch.chdir(root)  # a mistake that writes to the working folder stays here
         run_id = tracking.start_run(cfg, copy, {})
         manifest = {"candidates": str(candidates), "mlflow_run_id": run_id}
         write_stage_manifest(copy, read_stage_manifest(copy) | manifest)

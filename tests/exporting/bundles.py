@@ -63,14 +63,12 @@ def make_run_of_shop(folder: Path, shop: Path, *overrides: str, seed: int = 0) -
     )
     torch.save(ranker.state_dict(), run / "weights.pt")
     save_run_config(cfg, run)
-    write_stage_manifest(
-        retrieval, {"metrics": {}, "prepared": str(prepared.folder), "mlflow_run_id": "none"}
-    )
+    write_stage_manifest(retrieval, {"metrics": {}, "prepared": str(prepared.folder), "mlflow_run_id": ""})
     manifest = {
         "prepared": str(prepared.folder),
         "retrieval": str(retrieval),
         "candidates": "",
-        "mlflow_run_id": "none",
+        "mlflow_run_id": "",
     }
     write_stage_manifest(run, {**manifest, "metrics": {"val_loss": 1.0}, "recall": {"test": 0.5}})
     return run

@@ -42,7 +42,7 @@ def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
     assert manifest["metric"] == "inner_product"
     assert manifest["index"]["recall"] >= 0.95
     assert manifest["export"]["parity"]["errors"]["purchase"] < verification.MAX_PROBABILITY_ERROR
-    assert manifest["run"]["mlflow_run_id"] == "none"
+    assert manifest["run"]["mlflow_run_id"] == ""
     assert manifest["metrics"]["ranker"] == {"val_loss": 1.0}
     assert manifest["data"]["click_label"] == "logged"
     assert {"torch", "torchrec", "numpy"} <= manifest["versions"].keys()

@@ -1,0 +1,176 @@
+"""The stages of a run in MLflow: runs nested below the ranker's, with the files that another machine needs.
+
+    ranker ┬ prepared     what the log holds, without its training examples
+           ├ retrieval    weights, vectors and configs of the towers
+           └ candidates   of validation and test
+
+`fetch_run` brings the files to a machine that never trained; evaluation and export work there.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from omegaconf import DictConfig
+
+from data.io.folders import publish_folder
+from serving.files import write_text
+from training import tracking
+from training.mlflow_outbox import RUN_ID_FILE, Entry
+from training.retrieval_stage import CONTINUED, towers_chain
+from training.run_files import CONFIG_FILE, VECTORS_FILE, WEIGHTS_FILE
+from training.stage_folders import STAGE_MANIFEST, is_done, read_stage_manifest
+
+FETCHED = Path("artifacts/fetched")
+LOGGED_FILE = "mlflow_logged"  # in the folder of a stage: whether its `files` were uploaded
+FOLDER_TAG = "stage_folder"  # the name of the folder whose files a run of MLflow holds
+REPORT_FILE, REPORT_FOLDER = "report.json", "evaluation-test"
+RUN_FILES = (STAGE_MANIFEST, CONFIG_FILE, WEIGHTS_FILE, VECTORS_FILE, "health.json")
+REFERENCES = ("prepared", "retrieval", "candidates", CONTINUED)  # of a manifest, to other folders
+TRAINING_EXAMPLES = "train.parquet"  # of the prepared folder and of the candidates; only training reads them
+
+
+class RunStages(NamedTuple):
+    """The folders of a run."""
+
+    prepared: Path
+    retrieval: Path  # the newest towers
+    candidates: Path
+    ranker: Path
+
+
+def log_stages(cfg: DictConfig, stages: RunStages) -> None:
+    """Nest the runs of the stages below the ranker's, and upload their files if `mlflow.upload` says so.
+
+    A stage that several runs share stays with the first one.
+    """
+    runs, is_uploaded = Path(cfg.paths.runs), uploads_files(cfg)
+    towers, key = towers_chain(stages.retrieval), stages.prepared.name
+    tower_files = [file for folder in towers for file in _run_files(folder)]
+    _log_stage(cfg, stages.ranker, stages.ranker.name, _run_files(stages.ranker) if is_uploaded else [])
+    for stage, folder, name, files in (
+        ("prepared", runs / f"prepared-{key}", key, _files_below(stages.prepared)),
+        ("retrieval", towers[-1], stages.retrieval.name, tower_files),
+        ("candidates", stages.candidates, stages.candidates.name, _files_below(stages.candidates)),
+    ):
+        if not tracking.is_tracked(folder):
+            tracking.start_run(cfg, folder, {"stage": stage, "data": key})
+            tracking.add_entries(cfg, folder, [{"kind": "end"}])
+        _log_stage(cfg, folder, name, list(files) if is_uploaded else [], stages.ranker)
+
+
+def uploads_files(cfg: DictConfig) -> bool:
+    """Whether MLflow gets the files of runs: by default where its server is another process."""
+    if cfg.mlflow.upload == "auto":
+        return not str(cfg.mlflow.tracking_uri).startswith(("sqlite:", "file:"))
+    return bool(cfg.mlflow.upload)
+
+
+def _log_stage(
+    cfg: DictConfig, folder: Path, name: str, files: list[tuple[Path, str]], parent: Path | None = None
+) -> None:
+    """Log a stage once: its files as (file, folder among the artifacts), its name, and the run above it."""
+    mark, logged = folder / LOGGED_FILE, "files" if files else "name"
+    if mark.is_file() and mark.read_text() in ("files", logged):
+        return
+    entries: list[Entry] = [{"kind": "tags", "tags": {FOLDER_TAG: name}}]
+    entries += [{"kind": "artifact", "path": str(file.resolve()), "to": to} for file, to in files]
+    if parent is not None:
+        entries.append({"kind": "parent", "folder": str(parent.resolve())})
+    tracking.add_entries(cfg, folder, entries)
+    write_text(mark, logged)
+
+
+def _run_files(folder: Path) -> list[tuple[Path, str]]:
+    return [(folder / name, folder.name) for name in RUN_FILES if (folder / name).is_file()]
+
+
+def _files_below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Files of a finished folder, without training examples."""
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder)
+        is_own = not any(part.startswith((".", "mlflow_", "spill")) for part in name.parts)
+        if file.is_file() and is_own and file.name != TRAINING_EXAMPLES:
+            yield file, (Path(folder.name) / name.parent).as_posix()
+
+
+def find_run_folder(tracking_uri: str, run_id: str) -> Path:
+    """The folder of an MLflow run: where it was trained, or else a copy of its files in MLflow.
+
+    Raises ValueError for an unknown id, for a run that is no ranker's, and for one without its files.
+    """
+    client = MlflowClient(tracking_uri)
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise ValueError(f"{run_id} is neither a run folder nor a run in {tracking_uri}: {error}") from error
+    folder = Path(run.data.tags.get("folder", ""))
+    if tracking.read_run_id(folder) == run_id and is_done(folder):
+        return folder
+    if run.data.tags.get(FOLDER_TAG, folder.name).partition("-")[0] != "ranker":
+        parent = run.data.tags.get("mlflow.parentRunId")
+        hint = f" Give that of its ranker: {parent}" if parent else ""
+        raise ValueError(f"{run_id} is the run of another stage, {folder.name}.{hint}")
+    return fetch_run(client, run)
+
+
+def fetch_run(client: MlflowClient, run: Run, cache: Path = FETCHED) -> Path:
+    """A copy of a run's folder and of the folders that it builds on, side by side in `cache`.
+
+    Raises ValueError where MLflow has not all files.
+    """
+    trained_in = Path(run.data.tags.get("folder", "unknown"))
+    name = run.data.tags.get(FOLDER_TAG, trained_in.name)
+    try:
+        _download(client, run, name, cache)
+        for reference in ("prepared", "retrieval", "candidates"):
+            needed = Path(read_stage_manifest(cache / name)[reference]).name
+            filter_string = f"tags.{FOLDER_TAG} = '{needed}'"
+            found = client.search_runs([run.info.experiment_id], filter_string, max_results=1)
+            if not found:
+                raise FileNotFoundError(f"no run has the files of {needed}")
+            _download(client, found[0], needed, cache)
+    except (MlflowException, OSError) as error:
+        raise ValueError(
+            f"{run.info.run_id}: its folder {trained_in} is not on this machine, and MLflow has not all of "
+            f"its files ({error}). Export where it was trained, or train with mlflow.upload=true"
+        ) from error
+    return cache / name
+
+
+def _download(client: MlflowClient, run: Run, name: str, cache: Path) -> None:
+    """Copy the folders among a run's artifacts to `cache`, unless `name`, the last one, is there."""
+    if (cache / name).is_dir():
+        return
+    artifacts = client.list_artifacts(run.info.run_id)
+    folders = [entry.path for entry in artifacts if entry.is_dir]
+    if name not in folders:
+        raise FileNotFoundError(f"the run {run.info.run_id} holds no {name}")
+    for path in sorted(folders, key=lambda path: path == name):
+        with publish_folder(cache / path, STAGE_MANIFEST) as temporary:
+            print(f"download {path}", flush=True)
+            copy = Path(client.download_artifacts(run.info.run_id, path, str(temporary)))
+            for file in copy.iterdir():
+                shutil.move(file, temporary / file.name)
+            copy.rmdir()
+            _link_siblings(temporary)
+            write_text(temporary / RUN_ID_FILE, run.info.run_id)
+            if path == name and any(entry.path == REPORT_FILE for entry in artifacts):
+                (temporary / REPORT_FOLDER).mkdir(exist_ok=True)
+                client.download_artifacts(run.info.run_id, REPORT_FILE, str(temporary / REPORT_FOLDER))
+
+
+def _link_siblings(folder: Path) -> None:
+    """Let a manifest refer to the folders beside it: where they were trained they may lie elsewhere."""
+    file = folder / STAGE_MANIFEST
+    if not file.is_file():  # of prepared data
+        return
+    manifest: dict[str, Any] = json.loads(file.read_text())
+    names = {key: os.path.join("..", Path(manifest[key]).name) for key in REFERENCES if manifest.get(key)}
+    file.write_text(json.dumps(manifest | names, indent=2, sort_keys=True))
