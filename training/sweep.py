@@ -57,6 +57,31 @@ class SweepSummary(Callback):
         if best is not None:
             link_run(runs, Path(best["run"]), BEST_LINK)
             print(f"best: {runs / BEST_LINK} -> {Path(best['run']).name}")
+            _print_view(config, [Path(row["run"]) for row in rows if row["run"]], varied_keys(self.jobs))
+
+
+def varied_keys(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[str]:
+    """The keys whose values differ between the jobs."""
+    common = set.intersection(*(set(overrides) for overrides, _ in jobs))
+    varied = [
+        each.partition("=")[0].lstrip("+")
+        for overrides, _ in jobs
+        for each in overrides
+        if each not in common
+    ]
+    return list(dict.fromkeys(varied))
+
+
+def _print_view(config: DictConfig, folders: Sequence[Path], keys: Sequence[str]) -> None:
+    """Print the address of the sweep's page in MLflow."""
+    from training.mlflow_views import sweep_view  # late: MLflow takes seconds to import
+
+    page = sweep_view(config, Path(config.hydra.sweep.dir).name, folders, keys)
+    if page is None:
+        return
+    uri = str(config.mlflow.tracking_uri)
+    server = "" if uri.startswith("http") else f"  (once `mlflow ui --backend-store-uri {uri}` runs)"
+    print(f"compare: {page}{server}")
 
 
 def sweep_rows(jobs: Sequence[tuple[list[str], JobReturn]]) -> list[dict[str, Any]]:

@@ -64,10 +64,18 @@ def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
         tags |= _sweep_tags() | _parent_tags(cfg)
         entry = {"kind": "create", "experiment": cfg.mlflow.experiment, "name": run_name(folder)}
         entry["artifacts"] = _artifact_location(cfg)
-        params = {key: str(value) for key, value in flatten_config(cfg).items()}
+        params = _group_choices() | {key: str(value) for key, value in flatten_config(cfg).items()}
         outbox.add([entry | {"tags": tags, "params": params}])
     _send(outbox)
     return outbox.run_id or ""
+
+
+def _group_choices() -> dict[str, str]:
+    """The chosen file of each config group: ranker → mmoe."""
+    if not HydraConfig.initialized():
+        return {}
+    choices = HydraConfig.get().runtime.choices
+    return {group: str(choice) for group, choice in choices.items() if not group.startswith("hydra/")}
 
 
 def _sweep_tags() -> dict[str, str]:

@@ -38,13 +38,22 @@ def test_a_search_ends_with_the_best_run_and_a_second_one_reuses_all(tmp_path: P
     folders = sorted(folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir())
     assert sum(name.startswith("retrieval-") for name in folders) == 1, "the jobs share retrieval"
 
-    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs(["1"])
     names = [run.info.run_name for run in runs if " · ranker " in run.info.run_name]
     assert len(names) == 2
     assert all(name.startswith("learning_rate=0.00") for name in names), "what differs comes first"
     assert all("experiment=debug" in name and str(tmp_path) not in name for name in names)
     assert all(run.info.status == "FINISHED" for run in runs)
     assert all("validation/revenue6" in run.data.metrics for run in runs if " · ranker " in run.info.run_name)
+
+    (sweep,) = {run.data.tags["sweep"] for run in runs}
+    assert f"/#/experiments/1/runs?viewStateShareKey={sweep}" in trained.stdout
+    view = json.loads(client.get_experiment("1").tags[f"mlflow.sharedViewState.{sweep}"])
+    assert {"metrics.`validation/revenue6`", "params.`ranker.train.learning_rate`"} < set(
+        view["selectedColumns"]
+    )
+    assert len(client.search_runs(["1"], view["searchFilter"])) == 2, "the rankers alone"
 
     again = command(*arguments)
     assert again.returncode == 0, again.stderr[-3000:]
