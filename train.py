@@ -28,6 +28,7 @@ def main(cfg: DictConfig) -> float | None:
     from evaluation.alarms import read_alarms
     from evaluation.evaluate import evaluate, is_evaluated, read_metrics
     from evaluation.validation import validate
+    from serving.remote import RemoteError
     from training.distributed import processes
     from training.health import TrainingError
     from training.pipeline import train_models
@@ -37,7 +38,7 @@ def main(cfg: DictConfig) -> float | None:
 
     try:
         folder = train_models(cfg)
-    except (ConfigError, DataError, TrainingError) as error:
+    except (ConfigError, DataError, RemoteError, TrainingError) as error:
         sys.exit(f"error: {error}")
     except Exception as error:
         if not disk_is_full(error, cfg.paths.runs, cfg.paths.prepared):

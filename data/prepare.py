@@ -40,6 +40,7 @@ from data.inputs import PrepareInputs, filter_known_before, resolve_inputs, to_p
 from data.io import engine
 from data.io.code_hash import code_hash
 from data.io.folders import publish_folder
+from data.io.remote_roots import is_complete, local_root, publish
 from data.tables import contract, encoded_tables, item_vectors
 from data.tables.encoded_tables import EncodedTables
 from data.tables.title_vectors import encode_titles
@@ -61,14 +62,14 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
     leaves nothing behind.
     """
     inputs = resolve_inputs(cfg)
-    root = Path(to_plain(cfg).get("paths", {}).get("prepared") or "artifacts/prepared")
+    root = local_root(to_plain(cfg).get("paths", {}).get("prepared") or "artifacts/prepared")
     start = time.monotonic()
     with tqdm(total=len(STEPS), desc="prepare", unit="step", file=sys.stderr) as bar:
         _show_step(bar, "hash")
         fingerprint = inputs.hash_files()
         key = _key(inputs.key_settings(), inputs.features, fingerprint)
         folder = root / key
-        if (folder / META_FILE).is_file():
+        if is_complete(folder, META_FILE):
             bar.set_postfix_str("reused")
             bar.update(len(STEPS) - bar.n)
             meta = json.loads((folder / META_FILE).read_text())
@@ -78,6 +79,7 @@ def prepare(cfg: Mapping[str, Any]) -> Path:
             meta = _build(bar, inputs, temporary)
             meta |= {"key": key, "fingerprint": fingerprint, "seconds": round(time.monotonic() - start, 1)}
             (temporary / META_FILE).write_text(json.dumps(meta, indent=1))
+        publish(folder, META_FILE)
         bar.update(len(STEPS) - bar.n)
     _print_summary(f"prepared {folder} in {meta['seconds']} s", meta)
     return folder

@@ -23,6 +23,7 @@ from models.retrieval.item_sales import catalog_at_snapshot
 from models.retrieval.item_tower import ItemEncoder
 from models.retrieval.two_tower import QueryTower
 from models.schema import SNAPSHOT_FIELDS, Catalog, Query
+from serving.files import is_uri
 from serving.pipeline.selection import SlateItems
 from training.build_two_tower import build_two_tower
 from training.candidate_sources import open_source_tables
@@ -30,6 +31,7 @@ from training.errors import ConfigError
 from training.mlflow_stages import find_run_folder
 from training.prepared_data import PreparedData
 from training.recalibration import recalibrate_at
+from training.remote_runs import fetch_remote_run
 from training.run_files import load_run_weights
 from training.stage_folders import read_stage_manifest
 from training.trained_run import Run, open_run
@@ -59,7 +61,12 @@ class ExportableRun(NamedTuple):
 
 
 def find_run(run: str, tracking_uri: str) -> Path:
-    """The folder of a run, which is a folder or an MLflow run id. Raises ExportError if there is none."""
+    """The folder of a run: a folder, its URI or an MLflow run id. Raises ExportError if there is none."""
+    if is_uri(run):
+        try:
+            return fetch_remote_run(run).resolve()
+        except OSError as error:
+            raise ExportError(f"run={run}: {error}") from error
     if Path(run).is_dir():
         return Path(run).resolve()
     if "/" in run or Path(run).is_symlink():

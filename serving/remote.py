@@ -42,10 +42,7 @@ class RemoteFolder:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        scheme = uri.partition("://")[0].lower()
-        if scheme not in SCHEMES:
-            supported = ", ".join(f"{name}://" for name in SCHEMES)
-            raise RemoteError(f"{uri}: {scheme}:// is not supported; use {supported} or a local path")
+        check_scheme(uri)
         try:
             self._fs, self._path = pa_fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -115,6 +112,27 @@ class RemoteFolder:
 
     def _join(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}"
+
+
+def join_uri(uri: str, name: str) -> str:
+    """The URI of what is called `name` below `uri`; its options stay at the end."""
+    path, question_mark, options = uri.partition("?")
+    return f"{path.rstrip('/')}/{name}{question_mark}{options}"
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """The URI of the folder above, and the name below it."""
+    path, question_mark, options = uri.partition("?")
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return f"{parent}{question_mark}{options}", name
+
+
+def check_scheme(uri: str) -> None:
+    """Raises RemoteError for a scheme that is not supported."""
+    scheme = uri.partition("://")[0].lower()
+    if scheme not in SCHEMES:
+        supported = ", ".join(f"{name}://" for name in SCHEMES)
+        raise RemoteError(f"{uri}: {scheme}:// is not supported; use {supported} or a local path")
 
 
 def _remote_file(info: pa_fs.FileInfo) -> RemoteFile:

@@ -13,7 +13,7 @@ from training.prepared_data import PreparedData
 from training.retrieval_stage import load_query_tower, towers_of_split
 from training.slate_exclusion import SlateExclusion
 from training.source_settings import scored_source_names, source_settings
-from training.stage_folders import is_done, lock_folder, stage_folder, write_stage_manifest
+from training.stage_folders import fetch_stage, lock_folder, stage_folder, write_stage_manifest
 
 
 def gather_candidates(
@@ -39,7 +39,7 @@ def gather_candidates(
         splits,
     )
     with lock_folder(folder):
-        if is_done(folder):
+        if fetch_stage(folder):
             return folder
         recall = {}
         tables = open_source_tables(cfg, prepared, prepared.catalog)

@@ -19,7 +19,7 @@ from training.ranker_stage import run_references
 from training.retrieval_stage import save_towers
 from training.run_files import WEIGHTS_FILE, relative_path, save_run_config
 from training.stage_folders import (
-    is_done,
+    fetch_stage,
     lock_folder,
     read_stage_manifest,
     stage_folder,
@@ -51,7 +51,7 @@ def refresh_run(earlier: Path, cfg: DictConfig, prepared: PreparedData) -> Path:
         run_cfg.paths.runs, "ranker", __name__, "refreshed", warm.run_name, candidates_folder.name
     )
     with lock_folder(folder):
-        if is_done(folder):
+        if fetch_stage(folder):
             return folder
         build = partial(build_ranker, run_cfg, prepared.table_sizes)
         weights = warm_ranker_weights(build, warm)
@@ -68,7 +68,7 @@ def _refresh_towers(run_cfg: DictConfig, prepared: PreparedData, warm: WarmStart
         run_cfg.paths.runs, "retrieval", __name__, "refreshed", warm.run_name, prepared.folder.name
     )
     with lock_folder(folder):
-        if is_done(folder):
+        if fetch_stage(folder):
             return folder
         build = partial(build_two_tower, run_cfg, prepared.table_sizes)
         towers = build()

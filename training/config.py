@@ -232,8 +232,8 @@ def _check_added_keys(file: str, config: DictConfig, references: list[DictConfig
 def check_values(config: DictConfig) -> None:
     """Raises ConfigError for values that cannot be used, wherever they were set.
 
-    These are numbers outside their limits (training/config_limits.py), and URIs of `paths`: they would become
-    local folders of that name.
+    These are numbers outside their limits (training/config_limits.py), and URIs of `paths` with a scheme that
+    is not supported: they would become local folders of that name.
     """
     leaves = flatten_config(config)
     error = find_range_error(leaves)
@@ -245,7 +245,16 @@ def check_values(config: DictConfig) -> None:
         raise ConfigError(f"objective_metric={metric}: expected {', '.join(OBJECTIVE_METRICS)}.{hint}")
     for key, value in leaves.items():
         if key.startswith("paths.") and is_uri(str(value)):
-            raise ConfigError(f"{key}={value}: expected a path of this machine; copy the folder later")
+            _check_remote_root(key, str(value))
+
+
+def _check_remote_root(key: str, uri: str) -> None:
+    from serving.remote import RemoteError, check_scheme  # late: few commands need Arrow's file systems
+
+    try:
+        check_scheme(uri)
+    except RemoteError as error:
+        raise ConfigError(f"{key}={error}") from error
 
 
 def _check_type(key: str, default: Any, value: Any) -> None:

@@ -103,6 +103,10 @@ class Outbox:
                     self._send(kind, batch)
                     n_sent += len(batch)
         except (MlflowException, OSError) as error:
+            if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                # The run is of another server, from which the folder was copied: nobody waits for entries.
+                file.unlink()
+                return True
             self.error = str(error).splitlines()[0] if str(error) else type(error).__name__
             self._next_sending = time.monotonic() + RETRY_INTERVAL_S
             if n_sent:

@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 
 from data.io.folders import publish_folder
+from data.io.remote_roots import local_root
 from serving.files import write_text
 from training import tracking
 from training.mlflow_outbox import RUN_ID_FILE, Entry
@@ -50,7 +51,7 @@ def log_stages(cfg: DictConfig, stages: RunStages) -> None:
 
     A stage that several runs share stays with the first one.
     """
-    runs, is_uploaded = Path(cfg.paths.runs), uploads_files(cfg)
+    runs, is_uploaded = local_root(cfg.paths.runs), uploads_files(cfg)
     towers, key = towers_chain(stages.retrieval), stages.prepared.name
     tower_files = [file for folder in towers for file in _run_files(folder)]
     _log_stage(cfg, stages.ranker, stages.ranker.name, _run_files(stages.ranker) if is_uploaded else [])

@@ -26,7 +26,7 @@ from training.ranker import QuerySource, RankerRun, RankerTask, predict
 from training.recalibration import recalibrate_at
 from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_objective, save_run_config
-from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
+from training.stage_folders import fetch_stage, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
 from training.trainer import BEST_CHECKPOINT, StoppingRule, fit
 from training.warm_start import WarmStart, ranker_outline, warm_ranker_weights
@@ -59,7 +59,7 @@ def train_ranker(
         candidates_folder.name,
     )
     with processes.lock_on_rank_zero(folder):
-        if not processes.on_rank_zero(lambda: is_done(folder)):
+        if not processes.on_rank_zero(lambda: fetch_stage(folder)):
             before_training()
             _train_ranker(cfg, prepared, retrieval, candidates_folder, warm, folder)
         else:

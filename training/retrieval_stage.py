@@ -34,7 +34,7 @@ from training.run_files import (
     relative_path,
     save_run_config,
 )
-from training.stage_folders import is_done, read_stage_manifest, stage_folder, write_stage_manifest
+from training.stage_folders import fetch_stage, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
 from training.trainer import BEST_CHECKPOINT, StoppingRule, fit
 from training.warm_start import WarmStart, trained_item_mask, warm_start_weights
@@ -73,7 +73,7 @@ def train_retrieval(
         *([warm.run_name] if warm else []),
     )
     with processes.lock_on_rank_zero(selected):
-        if not processes.on_rank_zero(lambda: is_done(selected)):
+        if not processes.on_rank_zero(lambda: fetch_stage(selected)):
             before_training()
             _select_towers(cfg, prepared, warm, selected)
     towers = _continue_once(cfg, prepared, warm, selected, "towers")
@@ -119,7 +119,7 @@ def _continue_once(
     """The folder `<name>-…` of the towers that continue those of `previous`."""
     folder = stage_folder(cfg.paths.runs, name, __name__, previous.name)
     with processes.lock_on_rank_zero(folder):
-        if not processes.on_rank_zero(lambda: is_done(folder)):
+        if not processes.on_rank_zero(lambda: fetch_stage(folder)):
             _continue_towers(cfg, prepared, warm, previous, folder)
     return folder
 

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from data.io.code_hash import code_hash, named_modules
+from data.io.remote_roots import is_complete, local_root, publish, set_remote_link
 from serving.files import write_atomically
 
 STAGE_MANIFEST = "done.json"
@@ -28,7 +29,7 @@ def stage_folder(root: str | Path, name: str, module: str, *parts: Any) -> Path:
     plain = [OmegaConf.to_container(p, resolve=True) if OmegaConf.is_config(p) else str(p) for p in parts]
     code = code_hash([module, *named_modules(*plain)])
     digest = hashlib.blake2b(json.dumps([plain, code], sort_keys=True).encode(), digest_size=6)
-    folder = Path(root) / f"{name}-{digest.hexdigest()}"
+    folder = local_root(root) / f"{name}-{digest.hexdigest()}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -54,6 +55,14 @@ def is_done(folder: Path) -> bool:
     return (folder / STAGE_MANIFEST).is_file()
 
 
+def fetch_stage(folder: Path) -> bool:
+    """Whether the stage of this folder finished, here or, with `paths.runs` behind a URI, on any machine.
+
+    Raises RemoteError.
+    """
+    return is_complete(folder, STAGE_MANIFEST)
+
+
 def read_stage_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished stage. Raises FileNotFoundError if it did not finish."""
     if not is_done(folder):
@@ -65,9 +74,10 @@ def read_stage_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_stage_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest in one step, as the last act of a stage."""
+    """Write the manifest in one step, as the last act of a stage; below a remote root, publish the folder."""
     with write_atomically(folder / STAGE_MANIFEST) as partial:
         partial.write_text(json.dumps(manifest, indent=2, sort_keys=True))
+    publish(folder, STAGE_MANIFEST)
 
 
 def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
@@ -85,6 +95,8 @@ def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
 
 def link_run(root: str | Path, folder: Path, name: str = "latest") -> None:
     """Let `<root>/<name>` point to a finished run."""
-    with write_atomically(Path(root) / name) as partial:
+    runs = local_root(root)
+    with write_atomically(runs / name) as partial:
         partial.unlink(missing_ok=True)  # a killed process with the same id may have left it
         partial.symlink_to(folder.name)
+    set_remote_link(runs, name, folder.name)

@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from data.io.remote_roots import local_root
 from reporting.tables import text_table
 from serving.files import write_json
 from training.stage_folders import link_run
@@ -48,7 +49,7 @@ class SweepSummary(Callback):
         rows = sweep_rows(self.jobs)
         if not rows:
             return
-        runs = Path(config.paths.runs)
+        runs = local_root(config.paths.runs)
         write_json(runs / SWEEP_FILE, rows)
         best = next((row for row in rows if row["run"]), None)
         names = [name for name in rows[0] if name != "objective"]

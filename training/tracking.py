@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 
 from data.io.code_hash import ROOT
+from data.io.remote_roots import local_root
 from training.config_keys import flatten_config, parse_overrides
 from training.errors import ConfigError
 from training.mlflow_outbox import (
@@ -145,7 +146,7 @@ def open_outbox(cfg: DictConfig, folder: Path) -> Outbox:
 
 def send_kept(cfg: DictConfig) -> None:
     """Send what earlier runs kept while the server was away."""
-    for folder in kept_outboxes(Path(cfg.paths.runs)):
+    for folder in kept_outboxes(local_root(cfg.paths.runs)):
         if not open_outbox(cfg, folder).send():
             return  # the others would wait for the same server
 

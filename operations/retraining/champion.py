@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
+from data.io.remote_roots import local_root
 from data.prepare import prepared_key
 from serving.storage.bundle import BundleError, read_manifest, version_folder
 from serving.storage.paths import CURRENT
@@ -40,7 +41,7 @@ def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
         if (root / CURRENT).is_symlink():
             print(f"the bundle that serves is no champion: {error}", flush=True)
         return None
-    run = Path(cfg.paths.runs) / manifest["run"]["folder"]
+    run = local_root(cfg.paths.runs) / manifest["run"]["folder"]
     try:
         training = _read_training(run)
     except (FileNotFoundError, KeyError, ConfigError) as error:

@@ -90,7 +90,7 @@ def test_another_metric_is_refused_before_anything_is_read() -> None:
 
 
 @pytest.mark.parametrize("key", ["paths.runs", "paths.prepared"])
-def test_a_uri_where_a_folder_is_expected_is_refused(key: str) -> None:
-    wrong = command("train.py", f"{key}=s3://bucket/{key}")
+def test_a_scheme_that_is_not_supported_is_refused(key: str) -> None:
+    wrong = command("train.py", f"{key}=ftp://server/{key}")
     assert wrong.returncode == 1
-    assert f"{key}=s3://bucket/{key}: expected a path of this machine" in wrong.stderr
+    assert f"{key}=ftp://server/{key}: ftp:// is not supported; use s3://" in wrong.stderr

@@ -1,0 +1,45 @@
+"""Runs below `paths.runs=s3://…`, opened on any machine."""
+
+from pathlib import Path
+
+from data.io.remote_roots import is_complete, local_root
+from data.prepare import META_FILE
+from serving.files import is_uri
+from serving.remote import RemoteFolder, split_uri
+from training.config_versions import load_run_config
+from training.retrieval_stage import CONTINUED
+from training.stage_folders import fetch_stage, read_stage_manifest
+
+
+def fetch_remote_run(uri: str) -> Path:
+    """The local copy of a run behind a URI, with all folders that it builds on; `latest` and `best` too.
+
+    Raises FileNotFoundError where one of them is missing, RemoteError where the store cannot be read.
+    """
+    root_uri, name = split_uri(uri)
+    root = local_root(root_uri)
+    name = RemoteFolder(root_uri).read_text(name) or name
+    _fetch(root / name, uri)
+    manifest = read_stage_manifest(root / name)
+    for part in ("retrieval", "candidates"):
+        if part in manifest:
+            _fetch(root / Path(manifest[part]).name, uri)
+    towers = root / Path(manifest.get("retrieval", name)).name
+    while (continued := read_stage_manifest(towers).get(CONTINUED)) is not None:
+        towers = root / Path(continued).name
+        _fetch(towers, uri)
+    prepared = str(load_run_config(root / name).paths.prepared)
+    if not is_uri(prepared):
+        raise FileNotFoundError(
+            f"{uri}: its data were prepared at {prepared} of the machine that trained it; train with "
+            "paths.prepared behind a URI too"
+        )
+    folder = local_root(prepared) / Path(manifest["prepared"]).name
+    if not is_complete(folder, META_FILE):
+        raise FileNotFoundError(f"{uri}: its prepared data, {folder.name}, are not in {prepared}")
+    return root / name
+
+
+def _fetch(folder: Path, uri: str) -> None:
+    if not fetch_stage(folder):
+        raise FileNotFoundError(f"{uri}: {folder.name} is not there, or not finished")
