@@ -89,4 +89,4 @@ lock:  ## resolve requirements/direct.in into requirements/lock.txt
 	rm -rf $(ENV)-lock
 
 clean:  ## remove artifacts, bundle, reports and dist (not .venv)
-	rm -rf artifacts bundle reports dist
+	rm -rf artifacts bundle reports dist mlruns outputs multirun

@@ -36,14 +36,19 @@ def set_up_process() -> None:
     sys.path.append(str(Path.cwd()))  # last, so that it hides no module of the repository
     # Threads that spin at barriers starve each other when anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # DDP warns of a setting that other models than today's need (training/distributed/sharding.py).
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name in (
         "torchrec",
         "pytorch_lightning.utilities.rank_zero",
         "lightning_fabric.utilities.distributed",
+        "torch.fx._symbolic_trace",  # of TorchScript's successors
+        "mlflow.store.db.utils",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torchrec|fbgemm_gpu|torch\.distributed)(\..*)?")
     warnings.filterwarnings("ignore", message=".*TypedStorage.*")
+    warnings.filterwarnings("ignore", message=".*deprecating ShardedTensor.*")
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
