@@ -30,8 +30,8 @@ def shop_page(report: Row) -> str:
     facts = [Column("", lambda row: row["fact"], numeric=False), Column("", _fact)]
     horizons = [
         Column("horizon", lambda row: row["horizon"], numeric=False),
-        Column("checkouts whose horizon is over", lambda row: format_count(row["over"])),
-        Column("followed by an order", lambda row: format_count(row["followed"])),
+        Column("checkouts", lambda row: format_count(row["over"])),
+        Column("with an order", lambda row: format_count(row["followed"])),
         Column("share", lambda row: format_percent(row["share"]), bar_share=lambda row: row["share"]),
     ]
     return render(
