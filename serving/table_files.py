@@ -45,7 +45,7 @@ class CsvFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFile:
-    """A canonical table on disk. As text, the path.
+    """A canonical table on disk. As text, its label, or the path.
 
     Args:
         path: a file, or a folder of files.
@@ -54,6 +54,7 @@ class TableFile:
         partitions: keys of folders `key=value` between `path` and its files.
         columns: canonical column → its name in the files, where that differs.
         integers: canonical columns of ids that are whole numbers, however the files write them.
+        label: how messages name the table, where the files are copies of it.
     """
 
     path: Path
@@ -62,9 +63,10 @@ class TableFile:
     partitions: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     integers: tuple[str, ...] = ()
+    label: str = ""
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.label or str(self.path)
 
     def name_in_file(self, column: str) -> str:
         """The name of a canonical column in the files."""

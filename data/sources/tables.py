@@ -26,15 +26,15 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
     """
     folder, csv = _root_folder(cfg), _csv_format(cfg.get("csv") or {})
     files, columns = cfg.get("files") or {}, cfg.get("columns") or {}
-    _reject_unknown_tables(files, "files")
-    _reject_unknown_tables(columns, "columns")
+    reject_unknown_tables(files, "files")
+    reject_unknown_tables(columns, "columns")
     tables: dict[str, TableFile] = {}
     errors: list[str] = []
     for name in TABLES:
         try:
             path = _given_path(folder, name, files.get(name))
             table = find_table(folder, name, csv) if path is None else open_table(path, csv)
-            mapping = _column_mapping(name, columns.get(name) or {})
+            mapping = map_columns(name, columns.get(name) or {})
         except (TableFileError, DataError) as error:
             errors.append(str(error))
             continue
@@ -53,7 +53,11 @@ def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
 
 def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.Table]:
     """The canonical tables that exist, raw, with `_row`. Raises DataError for unreadable files."""
-    files = table_files(cfg)
+    return read_files(con, table_files(cfg))
+
+
+def read_files(con: ibis.BaseBackend, files: Mapping[str, TableFile]) -> dict[str, ir.Table]:
+    """The canonical tables of these files, raw, with `_row`. Raises DataError for unreadable files."""
     raw: dict[str, ir.Table] = {}
     errors: list[str] = []
     for name, file in files.items():
@@ -66,13 +70,18 @@ def read_tables(con: ibis.BaseBackend, cfg: Mapping[str, Any]) -> dict[str, ir.T
     return separate_tables(raw, files)
 
 
-class _ColumnMapping(NamedTuple):
+class ColumnMapping(NamedTuple):
+    """How the columns of a table are named and typed in the files."""
+
     columns: dict[str, str]  # canonical column → its name in the files
     integers: tuple[str, ...]  # canonical columns of ids that are whole numbers
 
 
-def _column_mapping(table: str, mapping: Mapping[str, Any]) -> _ColumnMapping:
-    """`data.columns` of a table: a name for each column, or `{column: NAME, type: integer}`."""
+def map_columns(table: str, mapping: Mapping[str, Any]) -> ColumnMapping:
+    """`data.columns` of a table: a name for each column, or `{column: NAME, type: integer}`.
+
+    Raises DataError for another setting.
+    """
     columns, integers = {}, []
     for name, given in mapping.items():
         described = given if isinstance(given, Mapping) else {"column": given}
@@ -84,7 +93,7 @@ def _column_mapping(table: str, mapping: Mapping[str, Any]) -> _ColumnMapping:
             )
         columns[name] = str(described["column"])
         integers += [name] if "type" in described else []
-    return _ColumnMapping(columns, tuple(integers))
+    return ColumnMapping(columns, tuple(integers))
 
 
 def _root_folder(cfg: Mapping[str, Any]) -> Path:
@@ -115,6 +124,7 @@ def _given_path(folder: Path, name: str, file: str | None) -> Path | None:
     return path
 
 
-def _reject_unknown_tables(setting: Mapping[str, Any], name: str) -> None:
+def reject_unknown_tables(setting: Mapping[str, Any], name: str) -> None:
+    """Raise DataError for a key of `data.<name>` that is no canonical table."""
     if unknown := sorted(set(setting) - set(TABLES)):
         raise DataError(f"data.{name}.{unknown[0]}: no such table, expected {', '.join(TABLES)}")
