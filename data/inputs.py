@@ -21,7 +21,7 @@ from data.tables.item_vectors import VectorColumn
 from models.schema import SECONDS_PER_DAY
 from serving.table_files import TableFile
 
-READERS = ("completejourney", "simulated", "tables")  # modules of data/sources
+READERS = ("completejourney", "simulated", "tables", "warehouse")  # modules of data/sources
 RANKER_SETTINGS = ("drop", "blocks", "relative", "scores")  # of `features`: preparation does not read them
 
 

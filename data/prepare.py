@@ -41,6 +41,7 @@ from data.io import engine
 from data.io.code_hash import code_hash
 from data.io.folders import publish_folder
 from data.io.remote_roots import is_complete, local_root, publish
+from data.io.url_secrets import mask_secrets
 from data.tables import contract, encoded_tables, item_vectors
 from data.tables.encoded_tables import EncodedTables
 from data.tables.title_vectors import encode_titles
@@ -50,7 +51,7 @@ STEPS = (
     "hash", "read", "check", "encode", "features", "snapshots", *table_steps(),
     "examples", "user histories",
 )  # fmt: skip
-UNHASHED_SETTINGS = ("root", "files")  # of `data`: where the files are does not change the result
+UNHASHED_SETTINGS = ("root", "files", "url", "tables", "refresh")  # of `data`: where rows come from
 META_FILE = "meta.json"  # marks a complete folder
 
 
@@ -159,7 +160,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         "labels_with_positive": examples.positives,  # label → split → (checkout, item) pairs
         "columns": summary.describe_columns(schema, clean.unread, clean.checked.unread_kinds),
         "warnings": clean.warnings,
-        "config": {"data": data, "features": inputs.features},
+        "config": {"data": mask_secrets(data), "features": inputs.features},
     }
 
 
