@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from serving.files import is_uri
 from training.config_keys import flatten_config, parse_overrides, suggest_names
@@ -232,10 +233,14 @@ def _check_added_keys(file: str, config: DictConfig, references: list[DictConfig
 def check_values(config: DictConfig) -> None:
     """Raises ConfigError for values that cannot be used, wherever they were set.
 
-    These are numbers outside their limits (training/config_limits.py), and URIs of `paths` with a scheme that
-    is not supported: they would become local folders of that name.
+    These are references to what does not exist, numbers outside their limits (training/config_limits.py), and
+    URIs of `paths` with a scheme that is not supported: they would become local folders of that name.
     """
-    leaves = flatten_config(config)
+    try:
+        leaves = flatten_config(config)
+    except OmegaConfBaseException as unresolved:  # such as ${oc.env:NAME} without that variable
+        reason = str(unresolved).splitlines()[0]
+        raise ConfigError(f"{unresolved.full_key}: {reason}; set it, or give another value") from unresolved
     error = find_range_error(leaves)
     if error:
         raise ConfigError(error)

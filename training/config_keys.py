@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from data.io.url_secrets import has_secret, mask_secrets
 from training.errors import ConfigError
 
 
@@ -25,6 +26,27 @@ def flatten_config(config: DictConfig) -> dict[str, Any]:
 
     collect(OmegaConf.to_container(config, resolve=True), "")
     return leaves
+
+
+def without_secrets(config: DictConfig) -> DictConfig:
+    """The config with *** for the passwords of URLs in `data`, its references resolved: what may be kept."""
+    kept = config.copy()
+    if "data" in config:
+        kept.data = mask_secrets(OmegaConf.to_container(config.data, resolve=True))
+    return kept
+
+
+def reject_swept_secrets(arguments: Sequence[str]) -> None:
+    """Raises ConfigError for a URL with a password in the command of a sweep: Hydra keeps that command."""
+    if not {"-m", "--multirun"} & set(arguments):
+        return
+    for argument in arguments:
+        if argument.startswith("data.") and has_secret(argument):
+            key = argument.partition("=")[0]
+            raise ConfigError(
+                f"{key} has a password, which a sweep would write to multirun.yaml: put the URL into an "
+                f"environment variable, and set '{key}=${{oc.env:SHOP_DB_URL}}'"
+            )
 
 
 def suggest_names(name: str, valid_names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from serving.files import write_atomically
+from training.config_keys import without_secrets
 from training.earlier_names import current_parameter
 
 CONFIG_FILE, WEIGHTS_FILE, VECTORS_FILE = "config.yaml", "weights.pt", "vectors.pt"
@@ -18,8 +19,8 @@ READOUT_WEIGHTS, LOG_LENGTH = "query_encoder.readout.bag_weights", "query_encode
 
 
 def save_run_config(cfg: DictConfig, folder: Path) -> None:
-    """Write the resolved config and its version next to the weights that it made."""
-    versioned = OmegaConf.merge({CONFIG_VERSION_KEY: CONFIG_VERSION}, cfg)
+    """Write the resolved config, without secrets, and its version next to the weights that it made."""
+    versioned = OmegaConf.merge({CONFIG_VERSION_KEY: CONFIG_VERSION}, without_secrets(cfg))
     OmegaConf.save(versioned, folder / CONFIG_FILE, resolve=True)
 
 

@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data.io.url_secrets import mask_message
 from training.config import check_overrides
+from training.config_keys import reject_swept_secrets
 from training.errors import ConfigError
 
 
@@ -15,9 +17,10 @@ def run_command(config_name: str, main: Callable[[], None]) -> None:
     """Run a Hydra command after its overrides passed the checks; a wrong one ends it with one line."""
     set_up_process()
     try:
+        reject_swept_secrets(sys.argv[1:])
         sys.argv[1:] = with_direction(check_overrides(config_name, sys.argv[1:]))
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {mask_message(str(error))}")  # it may name an override as it was given
     main()
 
 

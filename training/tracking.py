@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from data.io.code_hash import ROOT
 from data.io.remote_roots import local_root
-from training.config_keys import flatten_config, parse_overrides
+from training.config_keys import flatten_config, parse_overrides, without_secrets
 from training.errors import ConfigError
 from training.mlflow_outbox import (
     OUTBOX_FILE,
@@ -33,7 +33,8 @@ from training.stage_folders import is_done, read_stage_manifest
 
 # Overrides that say where things lie, and are in no run's name.
 UNTOLD_OVERRIDES = (
-    "paths.", "mlflow.", "prepare.", "trainer.", "data.root", "data.files", "data.columns", "data.csv",
+    "paths.", "mlflow.", "prepare.", "trainer.", "data.root", "data.files", "data.url",
+    "data.tables", "data.refresh", "data.columns", "data.csv",
 )  # fmt: skip
 MAX_NAME = 200  # characters of a run's overrides in its name
 SERVER_TIMEOUT_S = 3.0
@@ -65,7 +66,8 @@ def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
         tags |= _sweep_tags() | _parent_tags(cfg)
         entry = {"kind": "create", "experiment": cfg.mlflow.experiment, "name": run_name(folder)}
         entry["artifacts"] = _artifact_location(cfg)
-        params = _group_choices() | {key: str(value) for key, value in flatten_config(cfg).items()}
+        leaves = flatten_config(without_secrets(cfg))
+        params = _group_choices() | {key: str(value) for key, value in leaves.items()}
         outbox.add([entry | {"tags": tags, "params": params}])
     _send(outbox)
     return outbox.run_id or ""
