@@ -39,7 +39,7 @@ from data.feature_schema import FeatureSchema
 from data.inputs import PrepareInputs, filter_known_before, resolve_inputs, to_plain
 from data.io import engine
 from data.io.code_hash import code_hash
-from data.io.folders import publish_folder
+from data.io.folders import META_FILE, publish_folder
 from data.io.remote_roots import is_complete, local_root, publish
 from data.io.url_secrets import mask_secrets
 from data.tables import contract, encoded_tables, item_vectors
@@ -52,7 +52,6 @@ STEPS = (
     "examples", "user histories",
 )  # fmt: skip
 UNHASHED_SETTINGS = ("root", "files", "url", "tables", "refresh")  # of `data`: where rows come from
-META_FILE = "meta.json"  # marks a complete folder
 
 
 def prepare(cfg: Mapping[str, Any]) -> Path:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from data.io.folders import META_FILE
 from data.io.remote_roots import is_complete, local_root
-from data.prepare import META_FILE
 from serving.files import is_uri
 from serving.remote import RemoteFolder, split_uri
 from training.config_versions import load_run_config

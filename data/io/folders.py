@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+META_FILE = "meta.json"  # marks a complete prepared folder
+
 
 @contextmanager
 def publish_folder(folder: Path, marker: str) -> Iterator[Path]:
