@@ -90,36 +90,6 @@ def test_a_service_follows(
     assert watcher.recommender.bundle.folder.name == "20240201T000000Z-b"
 
 
-@pytest.mark.parametrize("n_written", range(4))
-def test_what_was_uploaded_in_part_is_never_current(
-    version: Path,
-    bucket: Callable[[str], str],
-    machine: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-    n_written: int,
-) -> None:
-    """The process that exports dies after some files."""
-    uri = bucket("bundle")
-    machine("training")
-    first = publish_copy(version, uri, "20240101T000000Z-a")
-    join, count = RemoteFolder._join, iter(range(100))
-
-    def fail_late(folder: RemoteFolder, name: str) -> str:
-        if next(count) >= n_written:
-            raise RemoteError("killed")
-        return join(folder, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RemoteFolder, "_join", fail_late)
-        with pytest.raises(RemoteError):
-            publish_copy(version, uri, "20240201T000000Z-b")
-    assert (local_root(uri) / CURRENT).resolve().name == first, "it is not published here either"
-    machine("serving")
-    root = bundle_path(uri)
-    assert pull_current(root) == first
-    Recommender.load(root)
-
-
 def test_what_was_downloaded_in_part_is_not_there(
     version: Path,
     bucket: Callable[[str], str],
