@@ -18,6 +18,7 @@ from exporting import golden_requests
 from serving import BundleError, Checkout, Recommender, Slate
 from serving.command_line import option, run
 from serving.storage.bundle import Bundle
+from serving.storage.bundle_mirror import bundle_path
 from serving.storage.formats import TaskOutput
 from training.stage_folders import read_stage_manifest
 
@@ -31,7 +32,7 @@ class DemoOptions:
     """
 
     run: Path = option(Path("artifacts/runs/latest"), "the run folder whose prepared data are used")
-    bundle: Path = option(Path("bundle"), "bundle root or version folder")
+    bundle: Path = option(Path("bundle"), "bundle root or version folder", parse=bundle_path)
     checkouts: int = option(3, "number of checkouts")
     check: bool = option(
         False,

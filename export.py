@@ -14,6 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from serving.command_line import option, run
+from serving.remote_copies import input_option
 from serving.storage.bundle_mirror import bundle_path
 from training import runtime
 from training.config import ConfigError, check_values
@@ -40,7 +41,7 @@ class UpdateOptions:
     """Publish a bundle with new, changed and removed items."""
 
     bundle: Path = option(..., "the folder that holds `current`", parse=bundle_path)
-    items: Path | None = option(
+    items: Path | None = input_option(
         None,
         ".parquet or .csv with item_id and, of the columns of the items table, those that changed; "
         "available=false takes an item out, an unknown item_id is a new item",

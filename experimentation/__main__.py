@@ -37,6 +37,7 @@ from serving.checkout import SECONDS_PER_DAY
 from serving.command_line import option, run
 from serving.experiments.declaration import read_experiments
 from serving.files import write_text
+from serving.remote_copies import input_option
 
 
 def _parse_margin(text: str) -> tuple[str, float]:
@@ -53,8 +54,10 @@ LAST_TS = 2**40  # seconds, after every log
 class LogOptions:
     """Options that both commands share."""
 
-    events: Path = option(..., "folder of the impression log")
-    orders: Path | None = option(None, "the shop's orders, CSV or Parquet: all that users pay and return")
+    events: Path = input_option(..., "folder of the impression log")
+    orders: Path | None = input_option(
+        None, "the shop's orders, CSV or Parquet: all that users pay and return"
+    )
     alpha: float = option(ALPHA, "false positives, early looks included", parse=parse_alpha)
     click_days: float = option(1.0, "days after a slate in which clicks count")
     purchase_days: float = option(14.0, "days after a slate in which purchases count")
@@ -156,11 +159,11 @@ class AnalyzeOptions(LogOptions):
     exit codes: 0 analyzed, 1 the files cannot be used, 2 wrong arguments
     """
 
-    experiments: Path = option(..., "the file that the service ran with")
+    experiments: Path = input_option(..., "the file that the service ran with")
     experiment: str = option(..., "its name; `holdout` for the holdout")
     start: int = option(..., "first day, as 2026-11-02 (UTC)", parse=parse_day)
     end: int = option(..., "last day", parse=parse_day)
-    items: Path | None = option(None, "the shop's items, CSV or Parquet: categories per slate")
+    items: Path | None = input_option(None, "the shop's items, CSV or Parquet: categories per slate")
     margin: tuple[tuple[str, float], ...] = option(
         (), f"repeatable; {DEFAULT_MARGINS}", parse=_parse_margin, metavar="NAME=VALUE"
     )

@@ -53,6 +53,17 @@ def lock_descriptor(fd: int) -> bool:
     return True
 
 
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """One process at a time, by the lock of a file that is created; the others wait. The lock of a process
+    that dies ends with it."""
+    import fcntl  # here, because Windows has none
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def flush_to_disk(path: Path) -> None:
     """Flush a file, or the entries of a folder."""
     fd = os.open(path, os.O_RDONLY)

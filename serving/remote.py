@@ -5,6 +5,7 @@ may hold options of the file system: s3://bucket/shop?region=eu-central-1&endpoi
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -17,6 +18,11 @@ import pyarrow.fs as pa_fs
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 CHUNK_BYTES = 8 * 2**20
+
+
+def without_secrets(uri: str) -> str:
+    """A URI for messages: without a key, and without the options, which may sign an address."""
+    return re.sub(r"://[^/@]*@", "://***@", uri).partition("?")[0]
 
 
 class RemoteError(OSError):
@@ -46,7 +52,10 @@ class RemoteFolder:
         try:
             self._fs, self._path = pa_fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise RemoteError(f"{uri}: {_reason(error)}") from error
+            raise RemoteError(f"{self}: {_reason(error)}") from error
+
+    def __str__(self) -> str:
+        return without_secrets(self.uri)
 
     def list_files(self) -> dict[str, RemoteFile]:
         """Name below the folder → the file, at any depth; of a single file its own name."""
@@ -57,7 +66,7 @@ class RemoteFolder:
             selector = pa_fs.FileSelector(self._path, recursive=True, allow_not_found=True)
             infos = [info for info in self._fs.get_file_info(selector) if info.type == pa_fs.FileType.File]
         except (pa.ArrowException, OSError) as error:
-            raise RemoteError(f"{self.uri}: {_reason(error)}") from error
+            raise RemoteError(f"{self}: {_reason(error)}") from error
         return {info.path[len(self._path) :].lstrip("/"): _remote_file(info) for info in infos}
 
     @cached_property
@@ -73,7 +82,7 @@ class RemoteFolder:
         except FileNotFoundError:
             return None
         except (pa.ArrowException, OSError) as error:
-            raise RemoteError(f"{self.uri}/{name}: {_reason(error)}") from error
+            raise RemoteError(f"{self}/{name}: {_reason(error)}") from error
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file in one step: readers see the old text or the new one."""
@@ -81,7 +90,7 @@ class RemoteFolder:
             with self._fs.open_output_stream(self._join(name)) as stream:
                 stream.write(text.encode())
         except (pa.ArrowException, OSError) as error:
-            raise RemoteError(f"{self.uri}/{name}: {_reason(error)}") from error
+            raise RemoteError(f"{self}/{name}: {_reason(error)}") from error
 
     def upload(self, folder: Path, names: Iterable[str], below: str = "") -> None:
         """Copy files of a local folder, in this order, to the same names below `below`."""
@@ -92,7 +101,7 @@ class RemoteFolder:
                     while chunk := source.read(CHUNK_BYTES):
                         stream.write(chunk)
         except (pa.ArrowException, OSError) as error:
-            raise RemoteError(f"{self.uri}: cannot be written: {_reason(error)}") from error
+            raise RemoteError(f"{self}: cannot be written: {_reason(error)}") from error
 
     def download(self, name: str, target: Path, modified: float | None = None) -> None:
         """Copy a file to a local path in one step, with a time of modification."""
@@ -106,7 +115,7 @@ class RemoteFolder:
                 os.utime(partial, (modified, modified))
             os.replace(partial, target)
         except (pa.ArrowException, OSError) as error:
-            raise RemoteError(f"{self.uri}/{name}: {_reason(error)}") from error
+            raise RemoteError(f"{self}/{name}: {_reason(error)}") from error
         finally:
             Path(partial).unlink(missing_ok=True)
 
@@ -132,7 +141,9 @@ def check_scheme(uri: str) -> None:
     scheme = uri.partition("://")[0].lower()
     if scheme not in SCHEMES:
         supported = ", ".join(f"{name}://" for name in SCHEMES)
-        raise RemoteError(f"{uri}: {scheme}:// is not supported; use {supported} or a local path")
+        raise RemoteError(
+            f"{without_secrets(uri)}: {scheme}:// is not supported; use {supported} or a local path"
+        )
 
 
 def _remote_file(info: pa_fs.FileInfo) -> RemoteFile:

@@ -14,6 +14,7 @@ from serving import BundleError, open_store
 from serving.command_line import option, run
 from serving.progress import ProgressReporter
 from serving.storage.bundle import version_folder
+from serving.storage.bundle_mirror import bundle_path
 from serving.stores.loading import bulk_load
 from serving.stores.uri import exported_store_path
 
@@ -27,7 +28,7 @@ class ShopOptions:
     exit codes: 0 closed, 1 it cannot start, 2 wrong arguments
     """
 
-    bundle: Path = option(Path("bundle"), "bundle root or version folder")
+    bundle: Path = option(Path("bundle"), "bundle root or version folder", parse=bundle_path)
     port: int = option(8000, "0 for any free port")
     data_dir: Path = option(Path("artifacts/shop"), "folder of store.db and of the impression log, events/")
     experiments: Path | None = option(None, "TOML file of experiments, such as one that withholds slates")

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data.io.remote_copies import CACHE
 from serving.files import is_uri, write_text
 from serving.remote import RemoteFolder, join_uri
 
+CACHE = Path("artifacts/remote")
 URI_FILE = ".remote"  # in the copy of a root: the URI
 UNSHARED = ("last.ckpt", ".", "mlflow_outbox")  # how names begin that only this machine needs
 

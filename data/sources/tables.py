@@ -9,11 +9,12 @@ import ibis
 import ibis.expr.types as ir
 
 from data.errors import DataError
-from data.io.remote_copies import local_copy
 from data.tables.contract import TABLES
 from data.tables.reader import read_table
 from data.tables.shared_files import separate_tables
 from serving.files import is_uri
+from serving.remote import RemoteError
+from serving.remote_copies import local_copy
 from serving.table_files import CsvFormat, TableFile, TableFileError, find_table, open_table
 
 REQUIRED = ("orders", "items")
@@ -100,10 +101,18 @@ def _root_folder(cfg: Mapping[str, Any]) -> Path:
     root = cfg.get("root")
     if not root:
         raise DataError("data.root is not set: give the folder that holds orders and items, data.root=DIR")
-    folder = local_copy(str(root))
+    folder = _local_path(str(root))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; set data.root to the folder that holds your tables")
     return folder
+
+
+def _local_path(path: str) -> Path:
+    """A path of this machine, of a URI its copy. Raises DataError for what cannot be read."""
+    try:
+        return local_copy(path)
+    except RemoteError as error:
+        raise DataError(str(error)) from error
 
 
 def _csv_format(settings: Mapping[str, Any]) -> CsvFormat:
@@ -118,7 +127,7 @@ def _given_path(folder: Path, name: str, file: str | None) -> Path | None:
     """The file of `data.files`: below the root unless it is absolute or behind a URI."""
     if file is None:
         return None
-    path = local_copy(file) if is_uri(file) else folder / Path(file).expanduser()
+    path = _local_path(file) if is_uri(file) else folder / Path(file).expanduser()
     if not path.exists():
         raise TableFileError(f"{path}: there is no such file; correct data.files.{name}")
     return path

@@ -28,6 +28,8 @@ from reporting.tables import Row, text_table
 from serving import BundleError, Recommender, open_store
 from serving.command_line import option, run
 from serving.files import write_json, write_text
+from serving.remote_copies import input_option
+from serving.storage.bundle_mirror import bundle_path
 
 OUT = Path("reports")
 
@@ -59,8 +61,8 @@ class EstimateOptions:
     exit codes: 0 estimated, 1 the bundle or the tables cannot be used, 2 wrong arguments
     """
 
-    shop: Path = option(..., "folder of the shop's tables")
-    bundle: Path = option(..., "bundle root or version folder to evaluate")
+    shop: Path = input_option(..., "folder of the shop's tables")
+    bundle: Path = option(..., "bundle root or version folder to evaluate", parse=bundle_path)
     store: str | None = option(None, "event store that served, if its histories differ from the tables'")
     logged_version: str | None = option(
         None, "use only slates that this bundle version answered", metavar="VERSION"

@@ -15,6 +15,7 @@ from reporting.tables import Row, text_table
 from serving.checkout import SECONDS_PER_DAY
 from serving.command_line import option
 from serving.files import write_text
+from serving.remote_copies import input_option
 
 
 def parse_horizon(text: str) -> Horizon:
@@ -36,11 +37,11 @@ class UpliftOptions:
     exit codes: 0 estimated, 1 the files cannot be used, 2 wrong arguments
     """
 
-    events: Path = option(..., "folder of the impression log, with ghost rows")
-    orders: Path = option(..., "the shop's orders, CSV or Parquet: all that users pay and return")
+    events: Path = input_option(..., "folder of the impression log, with ghost rows")
+    orders: Path = input_option(..., "the shop's orders, CSV or Parquet: all that users pay and return")
     start: int = option(..., "first day of the checkouts, as 2026-11-02 (UTC)", parse=parse_day)
     end: int = option(..., "last day", parse=parse_day)
-    items: Path | None = option(None, "the shop's items, CSV or Parquet: estimates by category")
+    items: Path | None = input_option(None, "the shop's items, CSV or Parquet: estimates by category")
     experiment: str | None = option(None, "checkouts of this experiment only (default: all)")
     horizon: Horizon = option(
         Horizon(14 * SECONDS_PER_DAY),

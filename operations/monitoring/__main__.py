@@ -31,6 +31,8 @@ from serving import BundleError, Recommender, open_store
 from serving.checkout import SECONDS_PER_DAY
 from serving.command_line import option, run
 from serving.files import write_text
+from serving.remote_copies import input_option
+from serving.storage.bundle_mirror import bundle_path
 
 
 def _parse_day(text: str) -> int:
@@ -51,9 +53,11 @@ class DailyOptions:
     exit codes: 0 no alarm, 1 an alarm (it is named), 2 the day cannot be tested, or wrong arguments
     """
 
-    bundle: Path = option(Path("bundle"), "bundle root or version folder")
-    events: Path = option(..., "folder of the impression log", metavar="DIR")
-    orders: Path | None = option(
+    bundle: Path = option(
+        Path("bundle"), "bundle root or version folder, or the URI of a root", parse=bundle_path
+    )
+    events: Path = input_option(..., "folder of the impression log", metavar="DIR")
+    orders: Path | None = input_option(
         None, "orders.parquet or .csv; without it inputs are not tested", metavar="FILE"
     )
     store: str | None = option(

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from exporting.export import export
+from exporting.export import export, open_root
 from operations.retraining import registry
 from operations.retraining.champion import load_champion, trained_on_current_log
 from operations.retraining.comparison import compare
@@ -30,6 +30,7 @@ from operations.retraining.gates import gate_summary
 from operations.retraining.training_mode import check_settings, plan_training
 from serving.files import write_atomically
 from serving.storage.bundle import read_manifest
+from serving.storage.bundle_mirror import is_mirror, push_version
 from serving.storage.versions import CHALLENGER_FOLDER, set_current_version
 from training.pipeline import train_models
 
@@ -49,7 +50,7 @@ def retrain(cfg: DictConfig) -> Decision:
     Raises DataError, ConfigError and ExportError as training and export do.
     """
     check_settings(cfg)
-    root = Path(cfg.bundle.dir)
+    root = open_root(cfg.bundle.dir)
     root.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(root / ".retrain.lock").acquire(blocking=False)
@@ -107,7 +108,8 @@ def challenger_export_config(cfg: DictConfig, folder: Path, root: Path) -> DictC
 def promote_challenger(challenger: Path, root: Path) -> None:
     """Add a challenger to the versions in `root` and let `current` name it, each in one step.
 
-    Its files are linked, not moved, so after a kill the next retraining still finds the challenger.
+    Of a bundle root behind a URI, both happen there first. Files are linked, not moved: after a kill the next
+    retraining still finds the challenger.
     """
     version = root / challenger.name
     if not version.exists():
@@ -120,6 +122,8 @@ def promote_challenger(challenger: Path, root: Path) -> None:
         with write_atomically(root / store.name) as partial_store:
             partial_store.unlink(missing_ok=True)
             os.link(store, partial_store)
+    if is_mirror(root):
+        push_version(root, challenger.name)
     set_current_version(root, challenger.name)
 
 

@@ -11,6 +11,7 @@ from ..batch.recommend import BATCH_SIZE, BatchJob, run_batch_job
 from ..batch.rows import CHECKOUT_ID, INPUT_SCHEMA
 from ..command_line import option
 from ..progress import ProgressReporter
+from ..remote_copies import input_option
 from .bundle_options import BundleOptions
 
 
@@ -24,7 +25,7 @@ class BatchOptions(BundleOptions):
     exit codes: 0 written, 1 the bundle, store or file cannot serve or a row is bad, 2 wrong arguments
     """
 
-    checkouts: Path = option(..., "Parquet file with a row per checkout")
+    checkouts: Path = input_option(..., "Parquet file with a row per checkout")
     out: Path = option(..., "Parquet file to write, a row per checkout")
     batch_size: int = option(BATCH_SIZE, "checkouts answered at once")
     threads: int | None = option(None, "batches answered at the same time (default: one per core)")

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..checkout import SECONDS_PER_DAY
 from ..command_line import option
 from ..progress import ProgressReporter
+from ..remote_copies import input_option
 from ..stores.base import MAX_EVENTS, TTL
 from ..stores.loading import bulk_load
 from ..stores.uri import open_store
@@ -25,7 +26,7 @@ class LoadOptions:
     """
 
     store: str = option(..., "path of an embedded store, or redis://, valkey://")
-    source: Path = option(
+    source: Path = input_option(
         ...,
         "an exported store.arrow, or a folder with the tables orders, events or both, Parquet or CSV",
         flag="--from",

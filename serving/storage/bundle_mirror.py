@@ -8,18 +8,15 @@ between leaves files that nothing names. What serves checks the hashes of every 
 """
 
 import argparse
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from ..files import is_uri, write_text
+from ..files import is_uri, lock_file, write_text
 from ..remote import RemoteError, RemoteFolder
 from .bundle import MANIFEST
 from .paths import CURRENT
@@ -79,11 +76,11 @@ def pull_current(root: Path) -> str:
     Raises RemoteError if there is none or it cannot be copied; the local `current` then stays.
     """
     remote = _remote(root)
-    with _locked(root):
+    with lock_file(root / LOCK_FILE):
         (root / CHECKED_FILE).touch()
         version = (remote.read_text(CURRENT) or "").strip()
         if not VERSION.fullmatch(version):
-            raise RemoteError(f"{remote.uri}: no version is published (no `{CURRENT}`); export to it first")
+            raise RemoteError(f"{remote}: no version is published (no `{CURRENT}`); export to it first")
         if (root / CURRENT).is_symlink() and os.readlink(root / CURRENT) == version:
             return version  # a poll reads one small file
         if not (root / version / MANIFEST).is_file():
@@ -98,7 +95,7 @@ def pull_versions(root: Path, n_latest: int) -> None:
     remote = _remote(root)
     manifests = [name for name in remote.list_files() if name.endswith(f"/{MANIFEST}")]
     versions = sorted(name.partition("/")[0] for name in manifests if name.count("/") == 1)
-    with _locked(root):
+    with lock_file(root / LOCK_FILE):
         for version in versions[-n_latest:]:
             if not (root / version / MANIFEST).is_file():
                 _download_version(remote, root, version)
@@ -113,9 +110,7 @@ def push_version(root: Path, version: str) -> None:
     copied = remote.list_files()
     wrong = [n for n in names if copied.get(f"{version}/{n}", (0,))[0] != (folder / n).stat().st_size]
     if wrong:
-        raise RemoteError(
-            f"{remote.uri}/{version}: {', '.join(wrong[:5])} did not arrive whole; export again"
-        )
+        raise RemoteError(f"{remote}/{version}: {', '.join(wrong[:5])} did not arrive whole; export again")
     if (root / STORE_FILE).is_file():
         remote.upload(root, [STORE_FILE])
     set_remote_version(root, version)
@@ -133,7 +128,7 @@ def _remote(root: Path) -> RemoteFolder:
 def _download_version(remote: RemoteFolder, root: Path, version: str) -> None:
     names = [name for name in remote.list_files() if name.startswith(f"{version}/")]
     if f"{version}/{MANIFEST}" not in names:
-        raise RemoteError(f"{remote.uri}: `{CURRENT}` names {version}, which is not there; export again")
+        raise RemoteError(f"{remote}: `{CURRENT}` names {version}, which is not there; export again")
     partial = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=root))
     try:
         for name in names:
@@ -148,11 +143,3 @@ def _download_store(remote: RemoteFolder, root: Path) -> None:
     source, copy = remote.list_files().get(STORE_FILE), root / STORE_FILE
     if source is not None and not source.is_copied(copy):
         remote.download(STORE_FILE, copy, source.modified)
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One process of a machine copies at a time, the others wait for it."""
-    with (root / LOCK_FILE).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

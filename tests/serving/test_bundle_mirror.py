@@ -126,6 +126,3 @@ def test_nothing_published_and_other_schemes(
         with pytest.raises(SystemExit):
             main(["recommend", "--bundle", uri, "--user", "u001"])
         assert words in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["load", "--store", "x.db", "--from", "s3://bucket/shop"])
-    assert "expected a path of this machine" in capsys.readouterr().err

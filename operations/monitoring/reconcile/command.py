@@ -22,6 +22,8 @@ from serving import Recommender, open_store
 from serving.checkout import SECONDS_PER_DAY
 from serving.command_line import option
 from serving.files import write_json, write_text
+from serving.remote_copies import input_option
+from serving.storage.bundle_mirror import bundle_path
 
 MIN_REQUESTS = 30  # requests that a diagnosis needs
 
@@ -35,9 +37,11 @@ class ReconcileOptions:
     exit codes: 0 offline and online agree, 1 a cause is significant, 2 no diagnosis, or wrong arguments
     """
 
-    bundle: Path = option(Path("bundle"), "the version that answered")
-    events: Path = option(..., "folder of the impression log", metavar="DIR")
-    shop: Path = option(..., "canonical tables: orders, and users if any", metavar="DIR")
+    bundle: Path = option(
+        Path("bundle"), "the version that answered, or the URI of its root", parse=bundle_path
+    )
+    events: Path = input_option(..., "folder of the impression log", metavar="DIR")
+    shop: Path = input_option(..., "canonical tables: orders, and users if any", metavar="DIR")
     store: str | None = option(
         None, "event store with the histories; without it they come from the orders", metavar="URI"
     )

@@ -5,14 +5,18 @@ import fcntl
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from operations.retraining.retrain import DECISIONS_FILE
+from exporting.export import open_root
+from operations.retraining.retrain import DECISIONS_FILE, promote_challenger
 from serving import Checkout, Recommender
+from serving.remote import RemoteFolder
+from serving.storage.bundle_mirror import local_root, pull_current
 from serving.storage.versions import CHALLENGER_FOLDER
 from tests.data.shop import DAY, START, iso, write_shop
 from tests.end_to_end.commands import command
@@ -156,6 +160,20 @@ def test_one_at_a_time_and_unknown_modes(shop: Shop) -> None:
     wrong = command(*shop.arguments(135, "retrain.mode=sometimes"))
     assert wrong.returncode == 1
     assert "retrain.mode=sometimes: expected auto, full, incremental" in wrong.stderr
+
+
+def test_a_bundle_root_behind_a_uri_is_published_there(
+    bucket: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_root, "__defaults__", (tmp_path / "bundles",))
+    root = open_root(bucket("bundle"))
+    challenger = root / CHALLENGER_FOLDER / "20240101T000000Z-a"
+    challenger.mkdir(parents=True)
+    (challenger / "manifest.json").write_text("{}")
+    promote_challenger(challenger, root)
+    assert RemoteFolder(bucket("bundle")).read_text("current") == challenger.name
+    assert pull_current(local_root(bucket("bundle"), tmp_path / "serving")) == challenger.name
+    assert os.readlink(root / "current") == challenger.name
 
 
 def _guest() -> Checkout:

@@ -1,46 +1,20 @@
-"""Tables behind a URI are those of a folder; only what changed is copied again."""
+"""Files behind a URI are copied; only what changed is copied again."""
 
 import threading
 from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from data.errors import DataError
-from data.io import remote_copies
-from data.io.remote_copies import local_copy
-from data.prepare import prepare
-from serving.remote import RemoteFolder
-from tests.data.conftest import config
+from serving.remote import RemoteError, RemoteFolder, without_secrets
+from serving.remote_copies import local_copy
 
 
 def upload(folder: Path, uri: str) -> None:
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*.csv")]
     RemoteFolder(uri).upload(folder, names)
-
-
-def test_a_shop_in_a_bucket_is_prepared_as_one_in_a_folder(
-    shop: tuple[Path, dict[str, Any]],
-    bucket: Callable[[str], str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder, _ = shop
-    expected = prepare(config(folder))
-    upload(folder, bucket("log"))
-    monkeypatch.setattr(remote_copies, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(local_copy, "__defaults__", (tmp_path / "cache",))
-    settings = config(folder)
-    settings["data"]["root"] = bucket("log")
-    settings["paths"]["prepared"] = str(tmp_path / "remote")
-    out = prepare(settings)
-    assert out.name == expected.name, "the same bytes are the same data"
-    for file in ("items.parquet", "examples/train.parquet"):
-        assert pq.read_table(out / file).equals(pq.read_table(expected / file))
 
 
 def test_only_changed_files_are_copied(bucket: Callable[[str], str], tmp_path: Path) -> None:
@@ -75,7 +49,7 @@ def test_a_file_of_a_web_server(tmp_path: Path) -> None:
         assert copy.read_text() == "item_id,title\n"
         inode = copy.stat().st_ino
         assert local_copy(url, tmp_path / "cache").stat().st_ino == inode
-        with pytest.raises(DataError, match=r"nothing\.csv: cannot be read: .*404"):
+        with pytest.raises(RemoteError, match=r"nothing\.csv: cannot be read: .*404"):
             local_copy(url.replace("items", "nothing"), tmp_path / "cache")
     finally:
         server.shutdown()
@@ -84,15 +58,18 @@ def test_a_file_of_a_web_server(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["ftp://host/shop", "hdfs://host/shop", "s4://bucket/shop"])
 def test_other_schemes_are_refused(tmp_path: Path, uri: str) -> None:
-    with pytest.raises(DataError, match="is not supported; use s3://"):
+    with pytest.raises(RemoteError, match="is not supported; use s3://"):
         local_copy(uri, tmp_path)
-    settings = config(tmp_path)
-    settings["data"]["root"] = uri
-    with pytest.raises(DataError, match="is not supported"):
-        prepare(settings)
-    assert not list(Path().glob(f"{uri.partition('://')[0]}:*"))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_messages_name_no_key() -> None:
+    assert without_secrets("s3://key:secret@shop/a?region=x") == "s3://***@shop/a"
+    assert without_secrets("https://host/a@b.csv?signature=x") == "https://host/a@b.csv"
+    with pytest.raises(RemoteError, match=r"^ftp://\*\*\*@host/shop: ftp:// is not supported"):
+        RemoteFolder("ftp://user:secret@host/shop")
 
 
 def test_an_empty_bucket_is_named(bucket: Callable[[str], str], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no file below it"):
+    with pytest.raises(RemoteError, match="there is no file below it"):
         local_copy(bucket("nothing"), tmp_path)

@@ -1,0 +1,103 @@
+"""Local copies of tables and logs that lie behind s3://, gs://, abfs:// (remote.py) or http(s)://.
+
+Only files that are new or changed are copied: a copy has the size and the time of modification of its source.
+Preparation hashes the bytes, so an unchanged source is not prepared again.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+import urllib.request
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import unquote, urlsplit
+
+from .command_line import option
+from .files import is_uri, lock_file, write_atomically
+from .remote import RemoteError, RemoteFile, RemoteFolder, without_secrets
+
+CACHE = Path("~/.cache/sextet/files")
+HTTP_TIMEOUT = 30.0  # seconds without an answer
+
+
+def input_option(default: Any, help: str, **settings: Any) -> Any:
+    """An option of a file or folder that a command reads, here or behind a URI."""
+    return option(default, f"{help}; or its URI", parse=input_path, **settings)
+
+
+def input_path(text: str) -> Path:
+    """What a command reads: a path of this machine as it is; of a URI, the local copy of the file or folder.
+
+    For command lines: raises ArgumentTypeError.
+    """
+    try:
+        return local_copy(text)
+    except RemoteError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def local_copy(path: str, cache: Path = CACHE) -> Path:
+    """A path of this machine as it is; of a URI, the local copy of the file or folder.
+
+    Prints where the copy lies, for errors name its files. Raises RemoteError for a scheme that is not
+    supported, and for what cannot be read.
+    """
+    if not is_uri(path):
+        return Path(path).expanduser()
+    folder = cache.expanduser() / hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
+    is_web = urlsplit(path).scheme in ("http", "https")
+    remote = None if is_web else RemoteFolder(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{without_secrets(path)}: copy in {folder}", file=sys.stderr, flush=True)
+    with lock_file(folder.with_suffix(".lock")):
+        return _copy_http(path, folder) if remote is None else _copy_files(remote, folder)
+
+
+def _copy_files(remote: RemoteFolder, folder: Path) -> Path:
+    """The copy of the folder or file behind a URI."""
+    files = remote.list_files()
+    if not files:
+        raise RemoteError(f"{remote}: there is no file below it")
+    _remove_others(folder, files)
+    for name, file in files.items():
+        if not file.is_copied(folder / name):
+            remote.download(name, folder / name, file.modified)
+    return folder / next(iter(files)) if remote.is_file else folder
+
+
+def _remove_others(folder: Path, files: dict[str, RemoteFile]) -> None:
+    """Remove copies whose sources are gone."""
+    for copy in folder.rglob("*") if folder.is_dir() else ():
+        if copy.is_file() and copy.relative_to(folder).as_posix() not in files:
+            copy.unlink()
+
+
+def _copy_http(url: str, folder: Path) -> Path:
+    """The copy of a single file behind http(s)://."""
+    name = unquote(Path(urlsplit(url).path).name) or "table"
+    target = folder / name
+    try:
+        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT) as answer:
+            modified = answer.headers.get("Last-Modified")
+            time = parsedate_to_datetime(modified).timestamp() if modified else 0.0
+            size = int(answer.headers.get("Content-Length") or -1)
+            if modified and RemoteFile(size, time).is_copied(target):
+                return target
+            with write_atomically(target) as partial:
+                with partial.open("wb") as file:
+                    shutil.copyfileobj(answer, file)
+                if size >= 0 and partial.stat().st_size != size:
+                    raise RemoteError(
+                        f"{without_secrets(url)}: {partial.stat().st_size:,} of {size:,} bytes; try again"
+                    )
+                if modified:
+                    os.utime(partial, (time, time))
+    except (URLError, OSError, ValueError) as error:
+        if isinstance(error, RemoteError):
+            raise
+        raise RemoteError(f"{without_secrets(url)}: cannot be read: {error}") from error
+    return target
