@@ -47,7 +47,7 @@ def read_clean_tables(
     show_step("check")
     names = {name: str(file) for name, file in inputs.files.items()}
     bad_rows = inputs.data["bad_rows"]
-    checked = checks.check_tables(con, read.conformed, names, bad_rows, event_kinds=inputs.event_kinds)
+    checked = checks.check_tables(con, read.conformed, inputs.files, bad_rows, event_kinds=inputs.event_kinds)
     tables, unread = column_selection.select_columns(con, read.raw, checked.tables, inputs.ignored_columns)
     unread["items"] |= read.unread_vectors
     for name, file in inputs.files.items():

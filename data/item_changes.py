@@ -68,7 +68,7 @@ def read_item_updates(path: str | Path, schema: FeatureSchema | None = None) -> 
         conformed = contract.conform(raw, "items", file, required=["item_id"])
         conformed = engine.materialize(con, "item_updates", conformed)
         checked = checks.check_tables(
-            con, {"items": conformed}, {"items": str(file)}, "fail", REMEDY, drop_repeated=False
+            con, {"items": conformed}, {"items": file}, "fail", REMEDY, drop_repeated=False
         )
         items = checked.tables["items"].order_by("_row")
         further = _update_attributes(con, items, schema, file)

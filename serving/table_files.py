@@ -6,12 +6,16 @@ shop/
   users.parquet
 """
 
+import csv as csv_module
 import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 # Suffix → format, in lower case.
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
@@ -49,7 +53,7 @@ class TableFile:
 
     Args:
         path: a file, or a folder of files.
-        files: the files, by name; those of a folder at any depth.
+        files: the files, in the order of their paths as text; those of a folder at any depth.
         csv: how CSV files are written; None for Parquet.
         partitions: keys of folders `key=value` between `path` and its files.
         columns: canonical column → its name in the files, where that differs.
@@ -104,7 +108,7 @@ def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
         raise TableFileError(f"{path}: there is no such file")
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if _is_table(file, path))
+        files = sorted((file for file in path.rglob("*") if _is_table(file, path)), key=str)
         if not files:
             raise TableFileError(f"{path}: no Parquet file and no CSV file in this folder")
     formats = {file_format(file) for file in files}
@@ -124,6 +128,46 @@ def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
         csv=(csv or CsvFormat()) if is_csv else None,
         partitions=partitions.pop(),
     )
+
+
+def check_files(table: TableFile) -> None:
+    """Raise TableFileError that names the file for Parquet that is cut off, or CSV without a header.
+
+    It reads the ends of Parquet files and the first lines of CSV files.
+    """
+    for file in table.files:
+        try:
+            if table.csv is None:
+                pq.read_metadata(file)
+            else:
+                with open_csv(file) as text:
+                    if not text.readline().strip():
+                        raise TableFileError(
+                            f"{file}: cannot be read: {file.name} is empty, expected a header line"
+                        )
+        except UnicodeDecodeError as error:
+            reason = f"it is not UTF-8 ({error}); write it again as UTF-8"
+            raise TableFileError(f"{file}: cannot be read: {reason}") from error
+        except (pa.ArrowException, OSError, EOFError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TableFileError(f"{file}: cannot be read: {reason} Write it again.") from error
+
+
+def find_uneven_record(table: TableFile) -> str:
+    """The first CSV record whose number of fields is not the header's, as where a file is cut off; or ""."""
+    assert table.csv is not None
+    for path in table.files:
+        try:
+            with open_csv(path) as text:
+                reader = csv_module.reader(text, delimiter=table.csv.delimiter)
+                columns = len(next(reader))
+                for fields in reader:
+                    if fields and len(fields) != columns:
+                        line = "line" if path == table.path else f"{path.relative_to(table.path)}: line"
+                        return f"{line} {reader.line_num} has {len(fields)} fields, the header has {columns}"
+        except (OSError, EOFError, ValueError, StopIteration, csv_module.Error):
+            pass  # the caller reports the first error
+    return ""
 
 
 def file_format(path: Path) -> str:

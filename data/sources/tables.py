@@ -1,5 +1,6 @@
 """Any shop's own files: the canonical tables in one folder (docs/architecture.md, canonical tables)."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import ibis
 import ibis.expr.types as ir
 
 from data.errors import DataError
-from data.tables.contract import TABLES
+from data.tables.contract import TABLES, TABLES_WITH_ATTRIBUTES
 from data.tables.reader import read_table
 from data.tables.shared_files import separate_tables
 from serving.files import is_uri
@@ -18,6 +19,7 @@ from serving.remote_copies import local_copy
 from serving.table_files import CsvFormat, TableFile, TableFileError, find_table, open_table
 
 REQUIRED = ("orders", "items")
+SIMILARITY = 0.75  # of two names, from 0 to 1: from here on one misspells the other
 
 
 def table_files(cfg: Mapping[str, Any]) -> dict[str, TableFile]:
@@ -78,6 +80,18 @@ class ColumnMapping(NamedTuple):
     integers: tuple[str, ...]  # canonical columns of ids that are whole numbers
 
 
+def column_error(table: str, name: str) -> str:
+    """Why `data.columns` cannot give a column of this name to a table; "" where it can.
+
+    Names that the contract lacks are attributes, unless they look like one of its own.
+    """
+    similar = difflib.get_close_matches(name.lower(), list(TABLES[table]), n=1, cutoff=SIMILARITY)
+    if name in TABLES[table] or (table in TABLES_WITH_ATTRIBUTES and not similar):
+        return ""
+    expected = f"Did you mean {similar[0]}?" if similar else f"Expected {', '.join(TABLES[table])}"
+    return f"{table} has no column {name}. {expected}"
+
+
 def map_columns(table: str, mapping: Mapping[str, Any]) -> ColumnMapping:
     """`data.columns` of a table: a name for each column, or `{column: NAME, type: integer}`.
 
@@ -85,6 +99,8 @@ def map_columns(table: str, mapping: Mapping[str, Any]) -> ColumnMapping:
     """
     columns, integers = {}, []
     for name, given in mapping.items():
+        if error := column_error(table, name):
+            raise DataError(f"data.columns.{table}.{name}: {error}")
         described = given if isinstance(given, Mapping) else {"column": given}
         unknown = set(described) - {"column", "type"}
         if unknown or not described.get("column") or described.get("type", "integer") != "integer":

@@ -8,7 +8,7 @@ kind that misspells a known one is bad. A row that repeats another one in every 
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import ibis
@@ -25,7 +25,9 @@ from data.tables.contract import (
     is_event_kind,
     similar_event_kind,
 )
+from data.tables.row_locations import describe_rows
 from models.schema import SECONDS_PER_DAY
+from serving.table_files import TableFile
 
 UNIQUE_IDS = {"items": "item_id", "users": "user_id"}  # table → the column that names its rows
 MIN_TIMESTAMP = 631_152_000  # 1990-01-01
@@ -33,7 +35,7 @@ CSV_REMEDIES = {  # logical type → how its texts may be read
     "time": "; give its format: data.csv.time_format='%d.%m.%Y %H:%M'",
     "number": "; decimal commas: \"data.csv.decimal=','\"",
 }
-MAX_REPORTED_ROWS = 5  # row numbers per reason in an error
+SPARK = "pyspark"  # name of the backend
 MAX_REPORTED_REASONS = 8  # per table
 QUARANTINE_REMEDY = (
     "Correct the files, or set data.bad_rows=quarantine to go on without these rows (they are then written "
@@ -53,7 +55,7 @@ class CheckResult(NamedTuple):
 def check_tables(
     con: ibis.BaseBackend,
     tables: dict[str, ir.Table],
-    files: dict[str, str],
+    files: Mapping[str, TableFile],
     bad_rows: str,
     remedy: str = QUARANTINE_REMEDY,
     event_kinds: Collection[str] = EVENT_KINDS,
@@ -93,14 +95,29 @@ def check_tables(
         clean[name] = good.drop(*[c for c in good.columns if c.startswith("_") and c != "_row"])
     all_rejected = pa.concat_tables([*rejected.values()])
     if bad_rows == "fail" and all_rejected.num_rows:
-        lines = [_describe(rows, name, files[name]) for name, rows in rejected.items() if rows.num_rows]
+        lines = [_describe(con, rows, name, files[name]) for name, rows in rejected.items() if rows.num_rows]
         raise DataError("\n".join([*lines, remedy]))
     returns = 0 if return_lines is None else int(con.execute(return_lines.count()))
     return CheckResult(clean, all_rejected, returns, return_lines, unread_kinds, repeated)
 
 
+def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile) -> None:
+    """Raise DataError for rows of a conformed table with a number that is not finite, a value that does not
+    parse, or no time. For commands that read a log as it is, where preparation checks all of it."""
+    conditions = {
+        reason: condition
+        for reason, condition in _reject_conditions(table, name, int(time.time()), EVENT_KINDS).items()
+        if reason.endswith(" is not finite") or " cannot be read as " in reason or reason == "ts is null"
+    }
+    rejected = con.to_pyarrow(
+        _rejected_rows(table.filter(ibis.or_(*conditions.values())), table, conditions, name)
+    )
+    if rejected.num_rows:
+        raise DataError(f"{_describe(con, rejected, name, file)}\nCorrect the files.")
+
+
 def _split_rows(
-    con: ibis.BaseBackend, table: ir.Table, name: str, file: str, event_kinds: Collection[str]
+    con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile, event_kinds: Collection[str]
 ) -> tuple[ir.Table, pa.Table]:
     """The good rows and the rejected ones. Raises DataError where no row is good."""
     flagged = table.mutate(**_flag_duplicates(con, table, name))
@@ -111,12 +128,12 @@ def _split_rows(
     if rejected.num_rows == total:
         raise DataError(
             f"{file}: every one of the {total} rows is bad; correct the file.\n"
-            f"{_describe(rejected, name, file)}"
+            f"{_describe(con, rejected, name, file)}"
         )
     return flagged.filter(~is_bad), rejected
 
 
-def _split_returns(con: ibis.BaseBackend, lines: ir.Table, file: str) -> tuple[ir.Table, ir.Table]:
+def _split_returns(con: ibis.BaseBackend, lines: ir.Table, file: TableFile) -> tuple[ir.Table, ir.Table]:
     """The purchases and the returns of order lines. Raises DataError where nothing was bought."""
     returns, purchases = lines.filter(lines.quantity < 0), lines.filter(lines.quantity > 0)
     if not con.execute(purchases.count()):
@@ -138,7 +155,7 @@ def _count_unread_kinds(
     }
 
 
-def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, file: str) -> None:
+def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile) -> None:
     """Raise DataError for a CSV column of which no value parses: its type is wrong."""
     columns = [c.removeprefix("_raw_") for c in table.columns if c.startswith("_raw_")]
     if not columns:
@@ -154,8 +171,9 @@ def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, 
             expected = ACCEPTED_TYPES[TABLES[name][c].logical_type]
             unparsed = table.filter(table[f"_raw_{c}"].notnull()).order_by("_row").limit(1)
             row, text = con.to_pyarrow(unparsed.select("_row", f"_raw_{c}")).to_pylist()[0].values()
+            where = describe_rows(file, [row], con.name == SPARK)
             raise DataError(
-                f"{file}: column '{c}' is text such as '{text}', expected {expected} (row {row})"
+                f"{file}: column '{c}' is text such as '{text}', expected {expected} ({where})"
                 + CSV_REMEDIES.get(TABLES[name][c].logical_type, "")
             )
 
@@ -253,7 +271,7 @@ def _rejected_rows(
     )
 
 
-def _describe(rejected: pa.Table, name: str, file: str) -> str:
+def _describe(con: ibis.BaseBackend, rejected: pa.Table, name: str, file: TableFile) -> str:
     """Lines of an error: each reason with its count and first rows."""
     rows_of: dict[str, list[int]] = {}
     for row, reasons in zip(rejected["row"].to_pylist(), rejected["reason"].to_pylist(), strict=True):
@@ -261,10 +279,7 @@ def _describe(rejected: pa.Table, name: str, file: str) -> str:
             rows_of.setdefault(reason, []).append(row)
     lines = [f"{file}: {rejected.num_rows} bad rows in table '{name}' (row 1 follows the header)"]
     for reason, rows in sorted(rows_of.items(), key=lambda kv: -len(kv[1]))[:MAX_REPORTED_REASONS]:
-        listed = ", ".join(map(str, rows[:MAX_REPORTED_ROWS])) + (
-            ", …" if len(rows) > MAX_REPORTED_ROWS else ""
-        )
-        lines.append(f"  {reason}: {len(rows)} (rows {listed})")
+        lines.append(f"  {reason}: {len(rows)} ({describe_rows(file, rows, con.name == SPARK)})")
     if len(rows_of) > MAX_REPORTED_REASONS:
         lines.append(f"  and {len(rows_of) - MAX_REPORTED_REASONS} more reasons")
     return "\n".join(lines)

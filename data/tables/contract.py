@@ -23,7 +23,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from data.errors import DataError
-from data.tables.column_names import suggest_columns
+from serving.column_names import suggest_columns
 from serving.table_files import NO_USER, OFFSET, STANDARD_OFFSET, TableFile
 
 EVENT_KINDS = ("impression", "click", "cart", "purchase", "ghost")  # of the table events, not of a history

@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 
 from data.errors import DataError
 from data.tables.contract import ITEMS
+from data.tables.row_locations import MAX_REPORTED_ROWS, describe_rows
 from serving.table_files import TableFile, open_csv
 
 BATCH_ROWS = 16_384
-MAX_REPORTED_ROWS = 5
 VECTOR_TYPE = pa.list_(pa.float32())
 
 
@@ -255,22 +255,17 @@ def _reject_bad_vectors(
     remedy = "Correct them, make them null, or name the column in features.ignore_columns"
     if len(lengths) > 1:
         described = [
-            f"{length} numbers in {count:,} rows ({_row_list(first_rows[name, length], count)})"
+            f"{length} numbers in {count:,} rows ({describe_rows(table_file, rows, count=count)})"
             for length, count in lengths.most_common()
+            if (rows := first_rows[name, length])
         ]
         raise DataError(
             f"{table_file}: column '{name}' has vectors of different lengths: "
             f"{'; '.join(described[:4])}. {remedy}"
         )
     if not_finite:
-        listed = _row_list(not_finite, len(not_finite))
+        listed = describe_rows(table_file, not_finite)
         raise DataError(
             f"{table_file}: column '{name}' has vectors with numbers that are null or not finite: "
             f"{len(not_finite):,} rows ({listed}). {remedy}"
         )
-
-
-def _row_list(rows: list[int], count: int) -> str:
-    """The first rows of `count`, for an error message."""
-    numbers = ", ".join(map(str, rows[:MAX_REPORTED_ROWS]))
-    return numbers + (", …" if count > MAX_REPORTED_ROWS else "")

@@ -3,11 +3,9 @@
 TableFile ─ read_table ─▶ raw table with canonical names and `_row` ─ contract.conform ─▶ canonical table
 """
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import ibis
@@ -18,10 +16,17 @@ from data.errors import DataError
 from data.io import engine
 from data.tables.contract import ATTRIBUTES_BY_PARTITION, TABLES
 from data.tables.item_vectors import vector_column_names
-from serving.table_files import CsvFormat, TableFile, TableFileError, open_csv, open_table
+from data.tables.row_locations import CSV_OPTIONS
+from serving.table_files import (
+    CsvFormat,
+    TableFile,
+    TableFileError,
+    check_files,
+    find_uneven_record,
+    open_csv,
+    open_table,
+)
 
-# By default DuckDB guesses and silently skips lines: uneven ones at the start, and those that start with `#`.
-CSV_OPTIONS: dict[str, Any] = {"header": True, "sample_size": -1, "skip": 0, "comment": ""}
 OTHER_DELIMITERS = (";", "\t", "|", ",")
 
 
@@ -31,6 +36,10 @@ def read_table(con: ibis.BaseBackend, name: str, file: TableFile) -> ir.Table:
     It lacks the vectors of items, which do not pass through the engine (data/tables/item_vectors.py). `_row`
     counts the rows of all files, by the files' names. Raises DataError for an unreadable file.
     """
+    try:
+        check_files(file)
+    except TableFileError as error:
+        raise DataError(str(error)) from error
     unread = unread_partitions(name, file)
     keys = [key for key in file.partitions if key not in unread]
     try:
@@ -46,17 +55,17 @@ def read_table(con: ibis.BaseBackend, name: str, file: TableFile) -> ir.Table:
     except (duckdb.Error, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        reason = _find_uneven_record(file) if file.csv and isinstance(error, duckdb.Error) else ""
-        if isinstance(error, UnicodeDecodeError):
-            reason = f"it is not UTF-8 ({error}); write it again as UTF-8"
+        reason = find_uneven_record(file) if file.csv and isinstance(error, duckdb.Error) else ""
         reason = reason or " ".join(line.strip() for line in str(error).strip().split("\n")[:4])
         raise DataError(f"{file}: cannot be read: {reason}") from error
 
 
 def open_file(path: Path) -> TableFile:
-    """The table of a file or folder that a command names. Raises DataError where there is none."""
+    """The table of a file or folder that a command names. Raises DataError where it cannot be read."""
     try:
-        return open_table(path)
+        table = open_table(path)
+        check_files(table)
+        return table
     except TableFileError as error:
         raise DataError(str(error)) from error
 
@@ -112,11 +121,9 @@ def _read_csv(con: ibis.BaseBackend, name: str, file: TableFile, keys: list[str]
 
 
 def _check_header(path: Path, expected: CsvFormat) -> None:
-    """Raise ValueError for a file without a header, or whose columns are separated by something else."""
+    """Raise ValueError for a file whose columns are separated by something else."""
     with open_csv(path) as text:
         header = text.readline().strip()
-    if not header:
-        raise ValueError(f"{path.name} is empty, expected a header line")
     if expected.delimiter in header:
         return
     counts = {delimiter: header.count(delimiter) for delimiter in OTHER_DELIMITERS}
@@ -175,20 +182,3 @@ def _without_empty_columns(con: ibis.BaseBackend, table: ir.Table, name: str) ->
     }
     counts = con.to_pyarrow(table.agg(**{c: value.count() for c, value in values.items()})).to_pylist()[0]
     return table.drop(*[c for c in optional if counts[c] == 0])
-
-
-def _find_uneven_record(file: TableFile) -> str:
-    """The record of a CSV file whose number of fields is not the header's, or ""; DuckDB often names none."""
-    assert file.csv is not None
-    for path in file.files:
-        try:
-            with open_csv(path) as text:
-                reader = csv.reader(text, delimiter=file.csv.delimiter)
-                columns = len(next(reader))
-                for fields in reader:
-                    if fields and len(fields) != columns:
-                        line = "line" if path == file.path else f"{path.name}: line"
-                        return f"{line} {reader.line_num} has {len(fields)} fields, the header has {columns}"
-        except (OSError, EOFError, ValueError, StopIteration, csv.Error):
-            pass  # the caller reports the first error
-    return ""

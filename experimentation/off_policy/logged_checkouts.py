@@ -144,7 +144,7 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
             clicks,
             None if days is None else days * SECONDS_PER_DAY,
         )
-    clean = checks.check_tables(con, conformed, names, "fail", "Correct the files.").tables
+    clean = checks.check_tables(con, conformed, files, "fail", "Correct the files.").tables
     for warning in id_checks.check_ids(con, clean, names):
         print(warning, file=sys.stderr)
     log_columns = {"p_click": "float64", "bundle_version": "string"}

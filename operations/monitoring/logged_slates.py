@@ -21,6 +21,7 @@ from data.errors import DataError
 from data.examples.splits import horizon_days
 from data.io import engine
 from data.tables.attribution import UNBOUNDED_WINDOW, attribute_feedback, window_seconds
+from data.tables.checks import reject_unreadable_values
 from data.tables.contract import conform
 from data.tables.reader import open_file, read_table
 from serving.checkout import MAX_CLOCK_SKEW, SECONDS_PER_DAY
@@ -135,12 +136,13 @@ def attribution_windows(manifest: Mapping[str, Any]) -> AttributionWindows:
 def read_orders(con: ibis.BaseBackend, file: TableFile, end: int) -> ir.Table:
     """Read the canonical table `orders` before `end`. Raises DataError for files that cannot be used."""
     orders = conform(read_table(con, "orders", file), "orders", file)
+    reject_unreadable_values(con, orders, "orders", file)
     return engine.materialize(con, "orders", orders.filter(orders.ts < end))
 
 
 def log_end(con: ibis.BaseBackend, folder: Path) -> int:
     """The instant after the newest row of a log. Raises DataError as `read_attributed_log` does."""
-    raw = _read_raw_log(con, folder)
+    raw, _ = _read_raw_log(con, folder)
     return int(con.execute(raw.ts.max())) + 1
 
 
@@ -156,12 +158,14 @@ def read_attributed_log(
 
     Raises DataError for a folder that is no impression log, or has no slate of that time.
     """
-    raw = _read_raw_log(con, folder)
+    raw, file = _read_raw_log(con, folder)
     further = _further_predictions(con, raw)
     predictions = raw.select(
         "_row", **{name: raw[name].cast(kind) for name, kind in PREDICTION_COLUMNS.items()}, **further
     )
-    log = conform(raw, "events", open_file(folder)).join(predictions, "_row")
+    events = conform(raw, "events", file)
+    reject_unreadable_values(con, events, "events", file)
+    log = events.join(predictions, "_row")
     log = log.filter(log.ts >= start, log.ts < end, log.request_id.notnull() | (log.kind != "impression"))
     if orders is None:
         empty = pa.table({name: pa.array([], pa.string()) for name in ORDER_LINE_SCHEMA})
@@ -180,13 +184,14 @@ def read_attributed_log(
     return AttributedLog(*_split_columns(table, windows), newest_ts, counts)
 
 
-def _read_raw_log(con: ibis.BaseBackend, folder: Path) -> ir.Table:
+def _read_raw_log(con: ibis.BaseBackend, folder: Path) -> tuple[ir.Table, TableFile]:
     if not folder.is_dir() or not any(folder.rglob("*.parquet")):
         raise DataError(f"{folder}: it has no Parquet files; --events is the folder of the impression log")
-    raw = engine.read_parquet(con, open_file(folder))
+    file = open_file(folder)
+    raw = engine.read_parquet(con, file)
     if missing := [name for name in (*PREDICTION_COLUMNS, "request_id") if name not in raw.columns]:
         raise DataError(f"{folder}: no column {', '.join(missing)}: this is no log of serving.ImpressionLog")
-    return raw
+    return raw, file
 
 
 def _further_predictions(con: ibis.BaseBackend, raw: ir.Table) -> dict[str, ir.Value]:

@@ -9,7 +9,7 @@ from ..command_line import option
 from ..progress import ProgressReporter
 from ..remote_copies import input_option
 from ..stores.base import MAX_EVENTS, TTL
-from ..stores.loading import bulk_load
+from ..stores.loading import TableFormat, bulk_load
 from ..stores.uri import open_store
 from ..table_files import CsvFormat
 
@@ -21,6 +21,7 @@ class LoadOptions:
     """Fill an event store.
 
     example: %(prog)s --store valkey://localhost:6379/0 --from bundle/store.arrow
+    Columns and CSV files of your own: --column user_id=CustomerID orders.ts=InvoiceDate --delimiter ';'
     Loading adds to what the store has: fill an empty one. Repeating a load changes nothing.
     exit codes: 0 loaded, 1 the store or the files cannot be used, 2 wrong arguments
     """
@@ -32,7 +33,19 @@ class LoadOptions:
         flag="--from",
         metavar="PATH",
     )
+    column: tuple[str, ...] = option(
+        (),
+        "another name of a column, user_id=CustomerID, or of one table, orders.ts=InvoiceDate; repeatable",
+        metavar="NAME=NAME",
+    )
+    integer: tuple[str, ...] = option(
+        (), "ids that are whole numbers, such as user_id: 17.0 is 17; repeatable", metavar="NAME"
+    )
     delimiter: str = option(",", "between the columns of CSV files")
+    decimal: str = option(".", "decimal mark of CSV files")
+    time_format: str | None = option(
+        None, "of times in CSV files, as in strptime (default: ISO 8601 or Unix seconds)"
+    )
     max_events: int = option(MAX_EVENTS, "newest events kept of a user")
     ttl_days: int = option(
         TTL // SECONDS_PER_DAY, "days after the last append when a server forgets a user; 0: never"
@@ -41,6 +54,16 @@ class LoadOptions:
     def __post_init__(self) -> None:
         if self.max_events < 1 or self.ttl_days < 0:
             raise ValueError("--max-events must be 1 or more, --ttl-days 0 or more")
+        self.table_format()
+
+    def table_format(self) -> TableFormat:
+        """How the tables are written. Raises ValueError for names that no table has."""
+        pairs = [pair.partition("=") for pair in self.column]
+        if wrong := [name for name, _, column in pairs if not column]:
+            raise ValueError(f"--column {wrong[0]}: expected NAME=NAME, as user_id=CustomerID")
+        columns = {name: column for name, _, column in pairs}
+        csv = CsvFormat(self.delimiter, self.decimal, self.time_format)
+        return TableFormat(csv, columns, self.integer)
 
 
 def load(options: LoadOptions) -> int:
@@ -50,7 +73,7 @@ def load(options: LoadOptions) -> int:
     store = open_store(
         options.store, max_events=options.max_events, write_timeout=LOAD_WRITE_TIMEOUT, ttl=ttl
     )
-    n_events = bulk_load(store, options.source, progress.update, CsvFormat(options.delimiter))
+    n_events = bulk_load(store, options.source, progress.update, options.table_format())
     store.close()
     print(f"loaded: {progress.format_line(n_events)}", file=sys.stderr)
     return 0

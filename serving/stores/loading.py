@@ -4,8 +4,8 @@ Rows are streamed: memory holds one batch. Loading adds to what the store has. A
 to repeat, because the same batch of the same file counts once; a file with other rows counts as new.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..checkout import EVENT_KIND, HISTORY_KINDS, MAX_NUMBER, MAX_TS, SLATE_KINDS
-from ..table_files import NO_USER, CsvFormat, find_table
+from ..table_files import NO_USER, CsvFormat, TableFile, check_files, find_table
 from .arrow import ArrowStore
 from .base import Store, UserHistory
 from .table_batches import count_rows, table_batches
@@ -30,11 +30,51 @@ TABLE_COLUMNS = {
 EVENT_KINDS = (*SLATE_KINDS, *HISTORY_KINDS)  # of `events`
 FEEDBACK_KINDS = ("click", "cart")  # of `events` that enter histories; purchases are the lines of `orders`
 
+IDS = ("user_id", "item_id")
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How tables are written, where that is not as docs/architecture.md says.
+
+    Args:
+        columns: `user_id`, or `orders.user_id` of one table → its name in the files.
+        integers: ids that are whole numbers, however the files write them: `user_id`, `orders.user_id`.
+
+    Raises ValueError for a column that no table has.
+    """
+
+    csv: CsvFormat = field(default_factory=CsvFormat)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    integers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for given, names in ((self.columns, _column_names()), (self.integers, _column_names(IDS))):
+            for name in given:
+                if name not in names:
+                    nearest = get_close_matches(name, names, n=1, cutoff=0.5) or sorted(names)
+                    raise ValueError(f"{name}: no column that is loaded. Did you mean {', '.join(nearest)}?")
+
+    def apply(self, table: TableFile, name: str) -> TableFile:
+        """A table with the names of its columns."""
+        columns = {c: self.columns.get(f"{name}.{c}", self.columns.get(c, c)) for c in TABLE_COLUMNS[name]}
+        integers = [c for c in IDS if {c, f"{name}.{c}"} & {*self.integers}]
+        return replace(table, columns=columns, integers=tuple(integers))
+
+
+def _column_names(columns: Collection[str] | None = None) -> list[str]:
+    """The names of columns, and with their tables, that are loaded."""
+    names = [(table, c) for table, own in TABLE_COLUMNS.items() for c in own if not columns or c in columns]
+    return list(dict.fromkeys([c for _, c in names] + [f"{table}.{c}" for table, c in names]))
+
+
 ProgressCallback = Callable[[int, int], None]  # events so far, and of how many (0 where it is not known)
 UserHistories = Iterator[tuple[str, UserHistory]]
 
 
-def bulk_load(store: Store, path: Path, progress: ProgressCallback, csv: CsvFormat | None = None) -> int:
+def bulk_load(
+    store: Store, path: Path, progress: ProgressCallback, table_format: TableFormat | None = None
+) -> int:
     """Append the events of `path` to the store. Returns the number of events.
 
     Args:
@@ -42,12 +82,13 @@ def bulk_load(store: Store, path: Path, progress: ProgressCallback, csv: CsvForm
             purchases), `events` (its clicks and cart events) or both (serving/table_files.py). Returns (lines
             of negative quantity), orders of guests and further kinds of events enter no history.
         progress: called after every batch.
-        csv: how CSV files are written.
+        table_format: how the tables are written.
 
     Raises FileNotFoundError, ValueError naming the file and the row for a row that is no event, and what
     `store.append_many` raises.
     """
-    batches = _read_arrow_store(path) if path.suffix == ".arrow" else _read_tables(path, csv or CsvFormat())
+    is_arrow = path.suffix == ".arrow"
+    batches = _read_arrow_store(path) if is_arrow else _read_tables(path, table_format or TableFormat())
     n_events = 0
     for histories, n_rows in batches:
         users = list(histories)
@@ -67,13 +108,15 @@ def _drop_null_attributes(history: UserHistory) -> UserHistory:
     return replace(history, profile={k: value for k, value in history.profile.items() if value is not None})
 
 
-def _read_tables(folder: Path, csv: CsvFormat) -> Iterator[tuple[UserHistories, int]]:
+def _read_tables(folder: Path, table_format: TableFormat) -> Iterator[tuple[UserHistories, int]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a store.arrow, or a folder with orders.parquet")
-    found = {name: find_table(folder, name, csv) for name in TABLE_COLUMNS}
-    tables = {name: table for name, table in found.items() if table is not None}
+    found = {name: find_table(folder, name, table_format.csv) for name in TABLE_COLUMNS}
+    tables = {name: table_format.apply(table, name) for name, table in found.items() if table is not None}
     if not tables:
         raise FileNotFoundError(f"{folder}: neither orders nor events are there, as .parquet or .csv")
+    for table in tables.values():
+        check_files(table)
     n_rows = sum(count_rows(table) for table in tables.values())
     for name, table in tables.items():
         for file, first_row, batch in table_batches(table, TABLE_COLUMNS[name]):

@@ -130,7 +130,7 @@ def test_bad_rows_are_named(tmp_path: Path, case: str) -> None:
         ("item_id,price,colour\na,1,red\n", "column 'colour' is unknown.*remove it"),
         ("item_id,_price\na,1\n", "column '_price' is unknown"),
         ("price\n1\n", r"table 'items' lacks 'item_id' \(string or integer\)"),
-        ("item_id,price\na,\nb,dear\n", r"column 'price' is text such as 'dear', expected number \(row 2\)"),
+        ("item_id,price\na,\nb,dear\n", r"column 'price' is text such as 'dear', expected number \(rows 2\)"),
         ("item_id,price\na,-1\n", "every one of the 1 rows is bad; correct the file"),
     ],
 )

@@ -94,7 +94,8 @@ def prepared_outcomes(
             con, f"c_{name}", conform(table, name, TableFile(path=Path(name), files=()))
         )
     kinds = [*EVENT_KINDS, *module.label_event_kinds(labels)]
-    checked = check_tables(con, conformed, dict.fromkeys(tables, ""), "fail", event_kinds=kinds)
+    files = {name: TableFile(path=Path(name), files=()) for name in tables}
+    checked = check_tables(con, conformed, files, "fail", event_kinds=kinds)
     encoded = encode_tables(con, checked.tables, checked.return_lines)
     checkouts = add_horizon_end(encoded, horizon)
     checkouts = engine.materialize(con, "checkouts_", checkouts.filter(checkouts.horizon_end.notnull()))

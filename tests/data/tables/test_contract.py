@@ -78,10 +78,9 @@ def rejected_rows(folder: Path, bad_rows: str) -> list[dict[str, Any]]:
     """The rejected rows, without the other steps of `prepare`."""
     con = ibis.duckdb.connect(threads=2)
     files = source.table_files({"root": str(folder)})
-    names = {name: str(file) for name, file in files.items()}
     raw = source.read_tables(con, {"root": str(folder)})
     conformed = {n: con.create_table(f"c_{n}", conform(t, n, files[n])) for n, t in raw.items()}
-    return check_tables(con, conformed, names, bad_rows).rejected.to_pylist()
+    return check_tables(con, conformed, files, bad_rows).rejected.to_pylist()
 
 
 def test_events_of_a_kind_that_no_task_names_are_left_out_and_counted(
@@ -247,7 +246,7 @@ def test_missing_and_mistyped_columns(shop: tuple[Path, dict[str, Any]]) -> None
         folder / "orders.csv", [{**r, "price": p} for r, p in zip(tables["orders"], prices, strict=True)]
     )
     with pytest.raises(
-        DataError, match=r"orders\.csv: column 'price' is text such as 'dear', expected number \(row 3\)"
+        DataError, match=r"orders\.csv: column 'price' is text such as 'dear', expected number \(rows 3\)"
     ):
         prepare(config(folder))
 

@@ -128,10 +128,13 @@ def test_the_first_row_of_an_id_counts(tmp_path: Path) -> None:
     [
         (
             [[1.0, 2.0], None, [1.0], [1.0]],
-            r"'v' has vectors of different lengths: 1 numbers in 2 rows \(3, 4\); 2",
+            r"'v' has vectors of different lengths: 1 numbers in 2 rows \(rows 3, 4\); 2",
         ),
-        ([[1.0, 2.0], [math.nan, 1.0], [1.0, math.inf]], r"'v' has .* null or not finite: 2 rows \(2, 3\)"),
-        ([[1.0, 2.0], [None, 1.0]], r"'v' has .* null or not finite: 1 rows \(2\)"),
+        (
+            [[1.0, 2.0], [math.nan, 1.0], [1.0, math.inf]],
+            r"'v' has .* null or not finite: 2 rows \(rows 2, 3\)",
+        ),
+        ([[1.0, 2.0], [None, 1.0]], r"'v' has .* null or not finite: 1 rows \(rows 2\)"),
     ],
 )
 def test_bad_vectors_are_named(tmp_path: Path, vectors: list, words: str) -> None:

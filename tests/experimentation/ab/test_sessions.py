@@ -239,7 +239,11 @@ def test_a_malformed_log_is_refused(tmp_path: Path) -> None:
         read_session_log(log, TEST, orders=tmp_path / "nowhere.csv")
     for name, text, reason in (
         ("items.csv", "item_id,title\nx,X\n", "column category is missing; found item_id, title"),
-        ("orders.csv", "user_id,item_id,ts,quantity,price\nu,x,soon,1,1\n", "1 rows have no time"),
+        (
+            "orders.csv",
+            "user_id,item_id,ts,quantity,price\nu,x,soon,1,1\n",
+            "orders.csv: row 1: ts is no time",
+        ),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=reason):

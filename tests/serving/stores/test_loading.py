@@ -17,7 +17,7 @@ import pytest
 import serving.stores.table_batches
 from serving import open_store
 from serving.cli import main
-from serving.stores.loading import bulk_load
+from serving.stores.loading import TableFormat, bulk_load
 from serving.table_files import CsvFormat
 from tests.serving.stores.test_stores import assert_same
 
@@ -153,13 +153,13 @@ def test_csv_files_are_loaded_as_parquet_files(shop: Path, tmp_path: Path, suffi
         with opened(other / f"{name}{suffix}", "wt") as file:
             file.write(text.getvalue())
     store = open_store(tmp_path / "csv.db")
-    assert bulk_load(store, other, ignore, CsvFormat(";")) == n_events
+    assert bulk_load(store, other, ignore, TableFormat(CsvFormat(";"))) == n_events
     for user in ("u1", "u2", "u3"):
         assert_same(store.get(user), plain.get(user))
     (other / f"orders{suffix}").unlink()
     (other / "orders.csv").write_text("user_id;item_id;ts;quantity;price\nu;i;5;1;1\nu;i;soon;1;1\n")
     with pytest.raises(ValueError, match=r"orders\.csv: row 2: ts is 'soon', which cannot be read"):
-        bulk_load(store, other, ignore, CsvFormat(";"))
+        bulk_load(store, other, ignore, TableFormat(CsvFormat(";")))
 
 
 def bad() -> Iterator[tuple[str, Any, str]]:
@@ -229,3 +229,38 @@ def test_no_rows_at_all(shop: Path) -> None:
     for name in ("orders", "events"):
         pq.write_table(pq.read_table(shop / f"{name}.parquet").slice(0, 0), shop / f"{name}.parquet")
     assert bulk_load(open_store(shop / "events.db"), shop, ignore) == 0
+
+
+def test_tables_with_names_and_numbers_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = "Invoice;CustomerID;StockCode;InvoiceDate;Quantity;UnitPrice\n"
+    (tmp_path / "orders.csv").write_text(
+        header + "1;17.0;007;01.02.2026 10:00;2;1,5\n2;;008;01.02.2026 11:00;1;2\n"
+    )
+    rows = {"CustomerID": [17.0, None], "item_id": ["007", "008"], "ts": [5, 6], "kind": ["click", "click"]}
+    pq.write_table(pa.table(rows), tmp_path / "events.parquet")
+    names = ["user_id=CustomerID", "orders.item_id=StockCode", "orders.ts=InvoiceDate", "quantity=Quantity"]
+    arguments = ["load", "--store", str(tmp_path / "store.db"), "--from", str(tmp_path), "--delimiter", ";"]
+    arguments += [
+        "--decimal",
+        ",",
+        "--time-format",
+        "%d.%m.%Y %H:%M",
+        "--integer",
+        "user_id",
+        "--column",
+        *names,
+    ]
+    assert main([*arguments, "price=UnitPrice"]) == 0
+    history = open_store(tmp_path / "store.db").get("17")
+    assert history.item_id == ["007", "007"]
+    assert history.ts.tolist() == [5, int(datetime(2026, 2, 1, 10, tzinfo=UTC).timestamp())]
+    assert (history.quantity.tolist(), history.price.tolist()) == ([1, 2], [0, 1.5])
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "By another name? --column 'price=UnitPrice'" in capsys.readouterr().err
+    for wrong, words in (("usr_id=CustomerID", "Did you mean user_id"), ("price", "expected NAME=NAME")):
+        with pytest.raises(SystemExit):
+            main([*arguments, wrong])
+        assert words in capsys.readouterr().err
