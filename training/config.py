@@ -14,6 +14,7 @@ from serving.files import is_uri
 from training.config_keys import flatten_config, parse_overrides, suggest_names
 from training.config_limits import find_range_error
 from training.config_overrides import (
+    accepts_column,
     accepts_key,
     check_targets,
     keys_of_values,
@@ -52,7 +53,7 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
 def _check_key(
     override: Override, reference: DictConfig, targets: dict[str, str], valid_names: list[str]
 ) -> bool:
-    """Whether a config file sets the key of an override; else a task or a class of `targets` has it.
+    """Whether a config file sets the key of an override; else a task, a class of `targets` or a table has it.
 
     Raises ConfigError for any other key, and for a value of the wrong type.
     """
@@ -63,7 +64,8 @@ def _check_key(
             _check_stage(str(value))
     exists = key in leaves or OmegaConf.select(reference, key) is not None
     may_be_added = not (exists or override.is_delete() or _current_name(key, reference))
-    if may_be_added and all(accepts_key(name, targets) for name in keys_of_values(key, values)):
+    names = keys_of_values(key, values)
+    if may_be_added and all(accepts_key(name, targets) or accepts_column(name, reference) for name in names):
         return False
     if override.is_add() or override.is_delete():
         raise ConfigError(
@@ -223,7 +225,7 @@ def _check_added_keys(file: str, config: DictConfig, references: list[DictConfig
         if name == TARGET and node in find_targets(references[0]):
             continue
         try:
-            is_valid = accepts_key(key, targets)
+            is_valid = accepts_key(key, targets) or accepts_column(key, config)
         except ConfigError as error:
             raise ConfigError(f"{file} sets {error}") from error
         if not is_valid:

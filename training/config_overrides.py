@@ -73,6 +73,22 @@ def task_fields() -> list[str]:
     return [field.name for field in fields(Task) if field.name != "name"]
 
 
+def accepts_column(key: str, config: DictConfig) -> bool:
+    """Whether a key gives a column of a shop's table another name: data.columns.orders.order_id.
+
+    Raises ConfigError, with the nearest name, for a column that the table does not take.
+    """
+    parts = key.split(".")
+    tables = OmegaConf.select(config, "data.columns") or {}
+    if parts[:2] != ["data", "columns"] or len(parts) < 4 or parts[2] not in tables:
+        return False
+    from data.sources.tables import column_error  # late: it needs Ibis, which takes seconds to import
+
+    if error := column_error(parts[2], parts[3]):
+        raise ConfigError(f"{key}: {error}")
+    return parts[4:] in ([], ["column"], ["type"])
+
+
 def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
     """Whether a key that no config file has may be set: of a task, or of a class in `targets`.
 

@@ -170,6 +170,8 @@ def test_missing_columns_of_all_tables_are_named_with_their_likely_names(
         prepare(config(folder, columns=columns | {"orders": names | {"ts": "Datum"}}))
     with pytest.raises(DataError, match=r"data.columns.baskets: no such table"):
         prepare(config(folder, columns={"baskets": {}}))
+    with pytest.raises(DataError, match=r"orders has no column oder_id. Did you mean order_id"):
+        prepare(config(folder, columns={"orders": {"oder_id": "InvoiceNo"}}))
 
 
 def test_one_list_of_order_lines_is_orders_and_items(shop: tuple[Path, dict[str, Any]]) -> None:

@@ -86,6 +86,7 @@ def test_an_encoder_that_cannot_be_built_says_why() -> None:
         ("index=ivf_sq8", "no such key"),
         ("stage=retrievel", "Did you mean retrieval"),
         ("data.root=my shop (1)", "quote the value"),
+        ("data.columns.orders.oder_id=X", "no such key"),  # of another source of data
     ],
 )
 def test_a_wrong_override_names_the_right_one(argument: str, message: str) -> None:
@@ -101,6 +102,39 @@ def test_a_wrong_override_names_the_right_one(argument: str, message: str) -> No
 )  # fmt: skip
 def test_right_overrides_pass(arguments: list[str]) -> None:
     assert check_overrides("train", arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (
+            "columns.orders.oder_id=X",
+            "orders has no column oder_id. Did you mean order_id",
+        ),
+        ("columns.events.shelf=X", "events has no column shelf. Expected user_id, item_id, ts, kind"),
+        ("columns.orders.ts.format=X", "no such key"),
+        ("columns.order.ts=X", "no such key. Did you mean data.columns.orders"),
+        ("files.order=X", "Did you mean data.files.orders"),
+    ],
+)
+def test_a_wrong_name_of_a_column_or_table_names_the_right_one(key: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_overrides("train", ["data=tables", f"data.{key}"])
+
+
+def test_columns_of_a_shop_are_mapped_one_by_one() -> None:
+    """A name that is no column of the contract is an attribute."""
+    arguments = [
+        "data.columns.orders.order_id=Invoice",
+        "data.columns.users.user_id={column: U, type: integer}",
+        "data.columns.items.color=Farbe",
+    ]
+    passed = check_overrides("train", ["data=tables", *arguments])
+    assert passed == ["data=tables", *(f"++{argument}" for argument in arguments)]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        columns = compose("train", overrides=passed).data.columns
+    assert columns.orders == {"order_id": "Invoice"}
+    assert columns.users == {"user_id": {"column": "U", "type": "integer"}}
 
 
 def test_keys_of_tasks_and_classes_may_be_added() -> None:
