@@ -68,12 +68,17 @@ def test_from_tables_in_a_bucket_to_a_slate(
     assert len(files) > 3
     log, bundle = bucket("log"), bucket("bundle")
     RemoteFolder(log).upload(shop, files)
-    for machine in ("training", "serving"):
+    for machine in ("training", "exporting", "serving"):
         (tmp_path / machine).mkdir()
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("HOME", str(tmp_path / "training"))
-    run(tmp_path / "training", "train.py", "experiment=debug", "data=tables", f'data.root="{log}"')
-    run(tmp_path / "training", "export.py", f'bundle.dir="{bundle}"', "verify.force=true")
+    roots = [f'paths.{name}="{bucket(name)}"' for name in ("runs", "prepared")]
+    train = ["train.py", "experiment=debug", "data=tables", f'data.root="{log}"', *roots]
+    run(tmp_path / "training", *train)
+    monkeypatch.setenv("HOME", str(tmp_path / "exporting"))
+    arguments = ("export.py", f'run="{bucket("runs/latest")}"', f'bundle.dir="{bundle}"', "verify.force=true")
+    run(tmp_path / "exporting", *arguments)
+    assert "(reused)" in run(tmp_path / "exporting", *train), "finished stages serve another machine"
     monkeypatch.setenv("HOME", str(tmp_path / "serving"))
-    arguments = ("-m", "serving", "recommend", "--bundle", bundle, *REQUEST)
-    check_slate(run(tmp_path / "serving", *arguments), bundle)
+    request = ("-m", "serving", "recommend", "--bundle", bundle, *REQUEST)
+    check_slate(run(tmp_path / "serving", *request), bundle)
