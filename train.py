@@ -32,6 +32,7 @@ def main(cfg: DictConfig) -> float | None:
     from training.distributed import processes
     from training.health import TrainingError
     from training.pipeline import train_models
+    from training.report_columns import column_list
     from training.retrieval_stage import towers_of_split
     from training.stage_folders import disk_is_full, read_stage_manifest
     from training.sweep import RunResult
@@ -56,8 +57,9 @@ def main(cfg: DictConfig) -> float | None:
         recall = read_stage_manifest(towers_of_split(folder, "train"))["metrics"]["best_recall"]
         return RunResult(recall, folder, {"validation/recall": recall})
     metrics = validate(folder)
-    if not is_evaluated(folder):
-        evaluate(folder)
+    by = column_list(cfg.evaluation.by)
+    if not is_evaluated(folder, by=by):
+        evaluate(folder, by=by)
     for alarm in read_alarms(folder):
         print(f"alarm: {alarm['text']}")
     print(" ".join(f"{name}={figure:.4f}" for name, figure in metrics.items()))

@@ -14,24 +14,27 @@ from evaluation import scoring
 from evaluation.leaderboard import build_leaderboard
 from evaluation.objective import objective_order
 from serving import command_line
-from serving.command_line import argument
+from serving.command_line import argument, option
 from training import tracking
 from training.build_ranker import read_tasks
 from training.config_versions import load_run_config
 from training.errors import ConfigError
 from training.objective import run_objective
+from training.report_columns import check_report_columns
 from training.stage_folders import is_done, read_stage_manifest, write_stage_manifest
 from training.trained_run import open_run
 
 
-def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
+def evaluate(folder: str | Path, split: str = "test", by: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Evaluate a run on `split`; returns the leaderboard rows.
 
-    The report is written to the run's folder and attached to the run in MLflow.
+    The report is written to the run's folder and attached to the run in MLflow. It has the metrics by the
+    values of the columns `by`, such as users.city. Raises ConfigError for a column that the data lack.
     """
     run = open_run(folder)
+    check_report_columns(by, run.prepared)
     target = run.folder / f"evaluation-{split}"
-    rows = build_leaderboard([run], split, with_gbdt=False, out=target)
+    rows = build_leaderboard([run], split, with_gbdt=False, out=target, by=by)
     metrics: dict[str, float] = {}
     for row in rows:
         if row["system"] == scoring.SYSTEM_NAME:
@@ -39,7 +42,8 @@ def evaluate(folder: str | Path, split: str = "test") -> list[dict[str, Any]]:
     artifacts = [target / name for name in ("index.html", "report.json", "leaderboard.json")]
     tracking.finish_run(run.cfg, run.folder, metrics, artifacts)
     objective = run_objective(run.cfg, run.tasks)
-    manifest = {"metrics": metrics, "objective": objective, "order": objective_order(objective, run.tasks)}
+    order = objective_order(objective, run.tasks)
+    manifest = {"metrics": metrics, "objective": objective, "order": order, "by": list(by)}
     write_stage_manifest(target, manifest)
     return rows
 
@@ -53,13 +57,15 @@ def read_metrics(folder: Path, split: str = "test") -> dict[str, float]:
     return {f"{split}/{name}": found[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in found}
 
 
-def is_evaluated(folder: Path, split: str = "test") -> bool:
-    """Whether this run has a report on `split`, of slates by its objective."""
+def is_evaluated(folder: Path, split: str = "test", by: Sequence[str] = ()) -> bool:
+    """Whether this run has a report on `split`, of slates by its objective, with the columns `by`."""
     target = folder / f"evaluation-{split}"
     if not is_done(target):
         return False
     cfg = load_run_config(folder)
-    return read_stage_manifest(target).get("objective") == run_objective(cfg, read_tasks(cfg))
+    manifest = read_stage_manifest(target)
+    is_same = manifest.get("objective") == run_objective(cfg, read_tasks(cfg))
+    return is_same and set(by) <= set(manifest.get("by", []))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +73,13 @@ class EvaluateOptions:
     """The report of one run on the test split, in its folder."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
+    by: tuple[str, ...] = option(
+        (), "columns whose values get metrics, such as users.city orders.device items.brand"
+    )
 
 
 def evaluate_folder(options: EvaluateOptions) -> int:
-    evaluate(options.run)
+    evaluate(options.run, by=options.by)
     return 0
 
 

@@ -28,6 +28,7 @@ from evaluation import (
     task_quality,
 )
 from evaluation.alarms import POPULARITY, slate_alarms
+from evaluation.column_slices import ColumnMetrics
 from evaluation.jagged import Array, RankedLists
 from evaluation.metrics import paired_bootstrap
 from evaluation.objective import (
@@ -36,15 +37,14 @@ from evaluation.objective import (
     objective_ranking,
     open_objective,
 )
+from evaluation.report_files import write_report
 from evaluation.task_outputs import purchase_task
-from reporting.evaluation.page import report_page
-from reporting.tables import SLATE_KEYS, aggregate_seeds, format_rows, leaderboard_table, text_table
 from serving import command_line
 from serving.command_line import argument, option
-from serving.files import write_json, write_text
 from training.config import flatten_config
 from training.errors import ConfigError
 from training.objective import run_objective
+from training.report_columns import check_report_columns
 from training.source_settings import source_names
 from training.trained_run import Run, open_run
 
@@ -56,7 +56,9 @@ GBDT_BASELINE = "LightGBM"
 IDEAL_RANKING = "perfect order of these candidates"
 HEALTH_FILE = "health.json"  # in a run folder: training's own checks
 # Settings in which the seeds of one system may differ.
-SEED_INDEPENDENT_SETTINGS = ("seed", "stage", "paths.", "mlflow.", "trainer.", "data.root", "prepare.")
+SEED_INDEPENDENT_SETTINGS = (
+    "seed", "stage", "paths.", "mlflow.", "trainer.", "data.root", "prepare.", "evaluation.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,9 @@ class LeaderboardOptions:
     split: Literal["validation", "test"] = option("test", "of the runs' data")
     without_gbdt: bool = option(False, "leave LightGBM out (it takes minutes)")
     out: Path = option(Path("reports"), "folder of the report")
+    by: tuple[str, ...] = option(
+        (), "columns whose values get metrics, such as users.city orders.device items.brand"
+    )
 
 
 def compare_runs(options: LeaderboardOptions) -> int:
@@ -74,7 +79,8 @@ def compare_runs(options: LeaderboardOptions) -> int:
     runs = [open_run(folder) for folder in options.runs]
     if reason := seed_mismatch(runs):
         sys.exit(f"error: {reason}")
-    build_leaderboard(runs, options.split, not options.without_gbdt, options.out)
+    check_report_columns(options.by, runs[0].prepared)
+    build_leaderboard(runs, options.split, not options.without_gbdt, options.out, options.by)
     return 0
 
 
@@ -101,8 +107,8 @@ def seed_mismatch(runs: list[Run]) -> str | None:
 class Leaderboard:
     """The metrics of every system on one split, system by system."""
 
-    def __init__(self, data: protocol.Split) -> None:
-        self.data, self.slices = data, protocol.slices(data)
+    def __init__(self, data: protocol.Split, by_column: ColumnMetrics) -> None:
+        self.data, self.slices, self.by_column = data, protocol.slices(data), by_column
         self.rows: Rows = []
         self.metrics_by_seed: dict[System, list[SliceMetrics]] = {}
 
@@ -140,14 +146,17 @@ class Leaderboard:
         return rows
 
 
-def build_leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -> Rows:
+def build_leaderboard(
+    runs: list[Run], split: str, with_gbdt: bool, out: Path, by: Sequence[str] = ()
+) -> Rows:
     """Evaluate all systems on `split` and write the report; returns the leaderboard's rows.
 
     Every run brings its candidates. LightGBM takes minutes and is fitted once, on those of the first run.
+    The report also has this system's metrics by the values of the columns `by`.
     """
     first = runs[0]
     data = protocol.load_split(first.prepared.folder, split)
-    board = Leaderboard(data)
+    board = Leaderboard(data, ColumnMetrics(first.prepared.folder, split, data, by))
     for system, order, ranked in baselines.baseline_rankings(first.prepared.folder, split, data):
         board.add(ranked, system, order, first.cfg.seed)
     untrained = list(board.metrics_by_seed)
@@ -166,7 +175,7 @@ def build_leaderboard(runs: list[Run], split: str, with_gbdt: bool, out: Path) -
             report["examples"] = example_slates.select_examples(run, objective, proposed, data, split)
             if with_gbdt:
                 _add_gbdt(board, report, run, lightgbm_evaluation.evaluate(run, split))
-    report["differences"] = []
+    report |= {"by_column": board.by_column.rows(), "differences": []}
     by_popularity = [system for system in untrained if system[0].startswith(POPULARITY)]
     further: Rows = []  # against popularity, where another baseline is better
     orders = {order for system, order in board.metrics_by_seed if system == scoring.SYSTEM_NAME}
@@ -194,8 +203,9 @@ def _add_run(
     rankings = scoring.rankings_by_order(scored, run.tasks)
     if (order := objective_order(objective.expression, run.tasks)) not in rankings:
         rankings[order] = objective_ranking(scored, objective, board.data.snapshot)
-    for order, ranked in rankings.items():
-        board.add(ranked, scoring.SYSTEM_NAME, order, seed)
+    for each, ranked in rankings.items():
+        board.add(ranked, scoring.SYSTEM_NAME, each, seed)
+    board.by_column.add(rankings[order])
     board.add(baselines.ideal_ranking(rankings["purchase"], board.data), IDEAL_RANKING, "purchase", seed)
     quality = task_quality.task_metrics(scored, run.tasks)
     report["task_metrics"] += _tag_rows(scoring.SYSTEM_NAME, seed, quality)
@@ -258,28 +268,6 @@ def report_metadata(runs: list[Run], split: str, board: Leaderboard) -> dict[str
         "runs": [{"run": run.folder.name, "seed": run.cfg.seed} for run in runs],
         "health": json.loads(health.read_text()) if health.is_file() else None,
     }
-
-
-def write_report(out: Path, report: dict[str, Any]) -> None:
-    """Write the three files and print the tables."""
-    write_json(out / "leaderboard.json", report["leaderboard"])
-    write_json(out / "report.json", report)
-    # From the file, so that the page has nothing that the JSON lacks.
-    write_text(out / "index.html", report_page(json.loads((out / "report.json").read_text())))
-    print(leaderboard_table(report["leaderboard"]))
-    tables = {
-        "Differences, this system minus the other": report["differences"],
-        "Tasks": aggregate_seeds(report["task_metrics"], ("system", "task")),
-        "Recall by source, in the ranker's order; two towers alone in their own": aggregate_seeds(
-            report["recalls"], ("source",)
-        ),
-        "Purchases against revenue": aggregate_seeds(report["frontier"], ("system", "revenue_weight")),
-        "Slates": aggregate_seeds(report["slates"], SLATE_KEYS),
-    }
-    for heading, rows in tables.items():
-        if rows:
-            print(f"\n{heading}\n{text_table(format_rows(rows))}")
-    print(f"\nclick label: {report['click']}; written: {out / 'index.html'}, report.json, leaderboard.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

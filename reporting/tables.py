@@ -67,6 +67,19 @@ def format_rows(rows: Iterable[Row]) -> list[Row]:
     ]
 
 
+def by_column(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the metrics by the values of columns as text cells, by column; intervals follow their metric."""
+    tables: dict[str, list[Row]] = {}
+    for row in rows:
+        cells = {"value": row["value"], "checkouts": f"{row['checkouts']:,}"}
+        for metric in METRICS:
+            low, high = (format_metric(row, f"{metric}_{end}", _digits(metric)) for end in ("low", "high"))
+            interval = f" ({low} to {high})" if f"{metric}_low" in row else ""
+            cells[metric] = format_metric(row, metric, _digits(metric)) + interval
+        tables.setdefault(row["column"], []).append(cells)
+    return tables
+
+
 def markdown_table(heading: Sequence[str], lines: Iterable[Sequence[str]], n_text: int = 1) -> str:
     """Return lines of cells as Markdown; all but the first `n_text` columns are numbers, aligned right."""
     rule = ["---"] * n_text + ["---:"] * (len(heading) - n_text)

@@ -17,6 +17,7 @@ from training.module_checks import check_modules
 from training.objective import check_run_objective
 from training.prepared_data import open_prepared
 from training.ranker_stage import train_ranker
+from training.report_columns import check_report_columns, column_list
 from training.retrieval_stage import train_retrieval
 from training.source_settings import parse_sources
 from training.stage_folders import link_run
@@ -39,6 +40,7 @@ def train_models(cfg: DictConfig) -> Path:
     prepared = open_prepared(processes.on_rank_zero(lambda: prepare(cfg)))
     check_task_labels(tasks, label_policy_from_meta(prepared.meta, tasks))
     check_run_objective(cfg, tasks, prepared)
+    check_report_columns(column_list(cfg.evaluation.by), prepared)
     warm = load_warm_start(cfg, prepared.folder)
     check = cache(lambda: check_modules(cfg, prepared.table_sizes))  # once, and only if a stage trains
     retrieval = train_retrieval(cfg, prepared, warm, check)

@@ -7,6 +7,7 @@ from reporting.elements import Figure
 from reporting.evaluation import figures
 from reporting.evaluation.slates import diversity_section, examples_section
 from reporting.evaluation.systems import (
+    column_section,
     differences_section,
     frontier_section,
     leaderboard_section,
@@ -30,6 +31,7 @@ def report_page(report: Row) -> str:
         cards=_metric_cards(report),
         leaderboard=leaderboard_section(report),
         differences=differences_section(report),
+        by_column=column_section(report) if report.get("by_column") else None,
         frontier=frontier_section(report),
         diversity=diversity_section(report),
         calibration=calibration_section(report),

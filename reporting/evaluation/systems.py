@@ -8,7 +8,7 @@ from typing import Any
 from reporting.elements import Column, Figure, Table
 from reporting.evaluation import figures
 from reporting.formatting import format_money
-from reporting.tables import Row, aggregate_seeds, format_metric, summarize_leaderboard
+from reporting.tables import Row, aggregate_seeds, by_column, format_metric, summarize_leaderboard
 
 SLICE_TEXTS = {
     "all": ("All checkouts", "Every checkout with a later purchase; every purchased item counts."),
@@ -108,6 +108,25 @@ def differences_section(report: Row) -> dict[str, Any]:
         if any(row["order"] == order for row in rows)
     ]
     return {"finding": "; ".join(findings) + ".", "figures": charts}
+
+
+def column_section(report: Row) -> dict[str, Any]:
+    """A table per column of `evaluation.by`, and its values of lowest and highest NDCG@6."""
+    findings, tables = [], []
+    names = {"ndcg6": "NDCG@6", "hit6": "hit@6", "precision6": "precision@6", "revenue6": "revenue@6"}
+    for column, cells in by_column(report["by_column"]).items():
+        rows = [row for row in report["by_column"] if row["column"] == column]
+        low, high = (choose(rows, key=itemgetter("ndcg6")) for choose in (min, max))
+        if len(rows) > 1:
+            findings.append(
+                f"By {column}, NDCG@6 runs from {low['ndcg6']:.4f} ({low['value']}) to {high['ndcg6']:.4f} "
+                f"({high['value']})."
+            )
+        columns = [Column(column, itemgetter("value"), numeric=False)]
+        columns += [Column(names.get(name, name), itemgetter(name)) for name in cells[0] if name != "value"]
+        about = "The purchases of items that have the value count." if column.startswith("items.") else ""
+        tables.append({"heading": column, "about": about, "table": Table(columns, cells)})
+    return {"finding": " ".join(findings), "tables": tables}
 
 
 def frontier_section(report: Row) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from evaluation import frequency, leaderboard, protocol, scoring
-from evaluation.evaluate import evaluate
+from evaluation.evaluate import evaluate, is_evaluated
 from exporting.export import up_to_date_version
 from serving.storage.bundle import read_manifest
 from tests.exporting.bundles import export_config, make_bundle
@@ -127,9 +127,16 @@ def test_examples_follow_their_rule(folder: Path, tmp_path: Path) -> None:
     assert json.loads((again / "report.json").read_text())["examples"] == examples
 
 
-def test_a_bundle_holds_the_calibration_of_its_run(folder: Path, tmp_path: Path) -> None:
+def test_a_bundle_holds_the_calibration_of_its_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert read_manifest(make_bundle(folder, tmp_path / "bundle"))["calibration"] is None
-    evaluate(folder)
+    evaluate(folder, by=["users.city", "items.brand"])
+    assert is_evaluated(folder, by=["users.city"])
+    assert not is_evaluated(folder, by=["users.age"])
+    page = (folder / "evaluation-test" / "index.html").read_text()
+    assert "By users.city, NDCG@6 runs from" in page
+    assert "By items.brand, slates by purchase * value" in capsys.readouterr().out
     client = tracking.make_client(open_run(folder).cfg)
     attached = {file.path for file in client.list_artifacts(read_stage_manifest(folder)["mlflow_run_id"])}
     assert attached == {"index.html", "report.json", "leaderboard.json"}
