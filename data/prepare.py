@@ -35,6 +35,7 @@ from data.examples import (
 )
 from data.examples.neighbour_tables import table_steps, write_neighbour_tables
 from data.examples.outcome_counts import reject_too_few_outcomes
+from data.examples.setting_warnings import split_warnings, table_warnings
 from data.feature_schema import FeatureSchema
 from data.inputs import PrepareInputs, filter_known_before, resolve_inputs, to_plain
 from data.io import engine
@@ -132,7 +133,11 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         write_neighbour_tables(con, encoded, date_of, data["snapshots"], folder, partial(_show_step, bar))
         _show_step(bar, "examples")
         examples = writer.write_examples(con, encoded, assigned, schema, every_days, folder, inputs.outcomes)
-        reject_too_few_outcomes(con, encoded, examples.with_purchase, split_counts, horizon)
+        reject_too_few_outcomes(con, encoded, examples.with_purchase, split_counts, data)
+        warnings = [
+            *table_warnings(con, clean.tables, horizon),
+            *split_warnings(examples.with_purchase, data["split"]),
+        ]
         _show_step(bar, "user histories")
         user_histories.write_user_histories(con, encoded, schema, folder)
         counts = {
@@ -158,7 +163,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         "exclusion": inputs.outcomes.exclusion.settings,  # items without outcome, which slates leave out
         "labels_with_positive": examples.positives,  # label → split → (checkout, item) pairs
         "columns": summary.describe_columns(schema, clean.unread, clean.checked.unread_kinds),
-        "warnings": clean.warnings,
+        "warnings": [*clean.warnings, *warnings],
         "config": {"data": mask_secrets(data), "features": inputs.features},
     }
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import ibis.expr.types as ir
 
 from data.clean_tables import CleanTables, read_clean_tables
-from data.examples.outcome_counts import HORIZONS, add_next_order, reorder_gaps, suggest_horizon
+from data.examples.outcome_counts import HORIZONS, order_times, reorder_gaps, suggest_horizon
+from data.examples.setting_warnings import table_warnings
 from data.inputs import PrepareInputs, resolve_inputs
 from data.io import engine
 from data.summary import FURTHER_COUNTS
@@ -50,7 +51,7 @@ def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
     inputs = resolve_inputs(cfg)
     with TemporaryDirectory() as scratch, engine.connect(inputs.engine, Path(scratch)) as con:
         clean = read_clean_tables(con, inputs, lambda step: None)
-        checkouts = engine.materialize(con, "check_checkouts", _checkouts(clean.tables["orders"]))
+        checkouts = engine.materialize(con, "check_checkouts", order_times(clean.tables["orders"]))
         span = con.to_pyarrow(
             checkouts.agg(
                 n=checkouts.count(),
@@ -69,14 +70,8 @@ def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
             median_gap=gaps.median,
             suggested=None if gaps.covered is None else suggest_horizon(gaps.covered),
             horizon=str(inputs.data["horizon"]),
-            warnings=clean.warnings,
+            warnings=[*clean.warnings, *table_warnings(con, clean.tables, str(inputs.data["horizon"]))],
         )
-
-
-def _checkouts(orders: ir.Table) -> ir.Table:
-    """A row per order: `order`, `user` (null for a guest), `ts`, and `next_ts`."""
-    t = orders.group_by("order_id").agg(user=orders.user_id.max(), ts=orders.ts.max())
-    return add_next_order(t.rename(order="order_id"))
 
 
 def _count_horizons(con: Any, t: ir.Table, end: int) -> list[Row]:

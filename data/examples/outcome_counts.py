@@ -1,7 +1,7 @@
 """Whether enough checkouts have an outcome to learn from and to judge by, and what to do where not."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ibis
 import ibis.expr.types as ir
@@ -21,13 +21,15 @@ def reject_too_few_outcomes(
     encoded: EncodedTables,
     with_purchase: Mapping[str, int],
     checkouts: Mapping[str, int],
-    horizon: str,
+    data: Mapping[str, Any],
 ) -> None:
     """Raise DataError where a split has fewer checkouts with a purchase after them than MIN_WITH_OUTCOME.
 
-    The error gives the counts, the reorder gaps of the shop's users, and a horizon that fits them.
+    The error gives the counts, the reorder gaps of the shop's users, and a horizon that fits them; the split
+    to widen where training has enough.
 
     Args:
+        data: settings, of which `horizon` and `split` are read.
         with_purchase, checkouts: by split.
     """
     short = [name for name in SPLITS if with_purchase[name] < MIN_WITH_OUTCOME[name]]
@@ -37,10 +39,12 @@ def reject_too_few_outcomes(
         f"{with_purchase[name]:,} of {checkouts[name]:,} {name} checkouts (at least {MIN_WITH_OUTCOME[name]})"
         for name in SPLITS
     )
+    horizon = str(data["horizon"])
+    wider = [] if "train" in short else [f"{widen_split(name, data['split'])}. " for name in short]
     raise DataError(
         f"too few checkouts are followed by a purchase within the horizon {horizon}: {counts}. "
-        f"{_describe_gaps(con, encoded, horizon)} Or bring a longer log, or a log of impressions (events), "
-        "whose clicks and purchases are outcomes too."
+        f"{''.join(wider)}{_describe_gaps(con, encoded, horizon)} Or bring a longer log, or a log of "
+        "impressions (events), whose clicks and purchases are outcomes too."
     )
 
 
@@ -49,6 +53,12 @@ class ReorderGaps(NamedTuple):
 
     median: float | None
     covered: float | None  # COVERED_SHARE of the gaps are no longer
+
+
+def order_times(orders: ir.Table) -> ir.Table:
+    """A row per order of the canonical table: `order`, `user` (null for a guest), `ts`, and `next_ts`."""
+    t = orders.group_by("order_id").agg(user=orders.user_id.max(), ts=orders.ts.max())
+    return add_next_order(t.rename(order="order_id"))
 
 
 def add_next_order(checkouts: ir.Table) -> ir.Table:
@@ -69,7 +79,10 @@ def _describe_gaps(con: ibis.BaseBackend, encoded: EncodedTables, horizon: str) 
     t = encoded.checkouts.filter(~encoded.checkouts.is_guest)
     gaps = reorder_gaps(con, add_next_order(t))
     if gaps.covered is None:
-        return f"None of the {int(con.execute(t.user.nunique())):,} users ordered twice: no horizon helps."
+        return (
+            f"None of the {int(con.execute(t.user.nunique())):,} users ordered twice: no horizon helps. "
+            "Check that user_id is the customer's id and not a visit's or an order's."
+        )
     suggested = suggest_horizon(gaps.covered)
     advice = f"set data.horizon={suggested} or next_order"
     if (horizon_days(horizon) or 0) >= (horizon_days(suggested) or 0):
@@ -83,3 +96,12 @@ def _describe_gaps(con: ibis.BaseBackend, encoded: EncodedTables, horizon: str) 
 def suggest_horizon(covered_gap: float) -> str:
     """The shortest of HORIZONS that is no shorter than a gap, in days, of COVERED_SHARE of the reorders."""
     return f"{next((days for days in HORIZONS if days >= covered_gap), HORIZONS[-1])}d"
+
+
+def widen_split(name: str, split: Mapping[str, Any]) -> str:
+    """`Set data.split.test_share=0.2 (now 0.1)`, or the date to move where one is set."""
+    start = f"{name}_start"
+    if split.get(start) is not None:
+        return f"Move data.split.{start} ({split[start]}) back"
+    share = float(split[f"{name}_share"])
+    return f"Set data.split.{name}_share={min(2 * share, 0.4):g} (now {share:g})"

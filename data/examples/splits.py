@@ -54,6 +54,11 @@ def horizon_days(horizon: str) -> int | None:
     return int(match.group(1))
 
 
+def fitting_horizon(start: int, end: int) -> str:
+    """A quarter of a log of these times (Unix seconds): it leaves room for train, validation and test."""
+    return f"{max(1, (end - start) // (4 * SECONDS_PER_DAY))}d"
+
+
 def add_horizon_end(encoded: EncodedTables, horizon: str) -> ir.Table:
     """The checkouts of users with `horizon_end`: outcomes count in (ts, horizon_end].
 
@@ -89,7 +94,7 @@ def split_bounds(
             "data.split needs validation_start < test_start < test_end; they are "
             + ", ".join(_iso(ts) for ts in (validation_start, test_start, test_end))
             + f". Orders run from {_iso(encoded.start)} to {_iso(encoded.end)}, horizon {horizon}: "
-            "shorten data.horizon, set the dates, or bring a longer log."
+            f"{_shorter_horizon(encoded, horizon)}, set the dates, or bring a longer log."
         )
     return SplitBounds(validation_start, test_start, test_end)
 
@@ -145,9 +150,18 @@ def count_splits(
             + f". Validation starts {_iso(bounds.validation_start)}, test runs from "
             f"{_iso(bounds.test_start)} to {_iso(bounds.test_end)}, orders from {_iso(encoded.start)} to "
             f"{_iso(encoded.end)}, horizon {horizon}. "
-            "Shorten data.horizon, move the dates of data.split or data.since, or bring a longer log."
+            f"To mend it, {_shorter_horizon(encoded, horizon)}, move the dates of data.split or data.since, "
+            "or bring a longer log."
         )
     return counts
+
+
+def _shorter_horizon(encoded: EncodedTables, horizon: str) -> str:
+    """`set data.horizon=5d`, the horizon that fits the log; no number where it is no shorter."""
+    fitting = fitting_horizon(encoded.start, encoded.end)
+    days, fitting_days = horizon_days(horizon), horizon_days(fitting)
+    assert fitting_days is not None
+    return f"set data.horizon={fitting}" if days is None or fitting_days < days else "shorten data.horizon"
 
 
 def _share_start(con: ibis.BaseBackend, t: ir.Table, share: float, default: int) -> int:

@@ -305,7 +305,7 @@ def test_users_of_one_order(tmp_path: Path) -> None:
 def test_splits_that_cannot_be(tmp_path: Path) -> None:
     tables = make_shop(users=6, items=24, days=20)
     save(tmp_path, tables)
-    with pytest.raises(DataError, match=r"Shorten data\.horizon|shorten data\.horizon"):
+    with pytest.raises(DataError, match=r"set data\.horizon=\dd"):
         prepare(config(tmp_path, horizon="30d"))
     with pytest.raises(DataError, match=r"data\.horizon is 'soon'"):
         prepare(config(tmp_path, horizon="soon"))

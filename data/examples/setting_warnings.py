@@ -1,0 +1,114 @@
+"""Settings and columns that make little sense for a shop's tables: a line for each, with the remedy.
+
+`train.py stage=check` and preparation print them before anything trains.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+
+from data.examples.outcome_counts import order_times, reorder_gaps, suggest_horizon, widen_split
+from data.examples.splits import SPLITS, fitting_horizon, horizon_days
+from data.io import engine
+from models.schema import SECONDS_PER_DAY
+
+MIN_FOLLOWED_SHARE = 0.05  # of the checkouts, by an order within the horizon
+MAX_GUEST_SHARE = 0.5  # of the orders
+MAX_NEVER_SOLD_SHARE = 0.5  # of the listed items
+MAX_SINGLE_ORDER_SHARE = 0.95  # of the users
+MIN_COUNTED = 50  # of what a share is of
+MIN_STABLE_OUTCOMES = 10  # checkouts with a purchase after them, of validation and of test
+
+
+def table_warnings(con: ibis.BaseBackend, tables: Mapping[str, ir.Table], horizon: str) -> list[str]:
+    """Warnings of the checked canonical tables."""
+    checkouts = engine.materialize(con, "warned_checkouts", order_times(tables["orders"]))
+    days = horizon_days(horizon)
+    counts = con.to_pyarrow(
+        checkouts.agg(
+            n=checkouts.count(),
+            guests=checkouts.user.isnull().sum().fill_null(0),
+            start=checkouts.ts.min(),
+            end=checkouts.ts.max(),
+        )
+    ).to_pylist()[0]
+    warnings = []
+    if counts["n"] >= MIN_COUNTED and counts["guests"] > MAX_GUEST_SHARE * counts["n"]:
+        warnings.append(
+            f"{counts['guests'] / counts['n']:.0%} of the orders are of guests: they are no examples and "
+            "have no history. If the shop knows these customers, map their id: "
+            "data.columns.orders.user_id=COLUMN"
+        )
+    if days is not None and counts["n"]:
+        warnings += _log_warning(counts["start"], counts["end"], days)
+    of_users = checkouts.filter(checkouts.user.notnull())
+    warnings += _user_warning(con, of_users)
+    if days is not None and counts["n"]:
+        warnings += _horizon_warning(con, of_users, counts["end"], days)
+    return warnings + _item_warning(con, tables)
+
+
+def split_warnings(with_purchase: Mapping[str, int], split: Mapping[str, Any]) -> list[str]:
+    """Warnings of the counts of checkouts with a purchase after them, by split; `split` is `data.split`."""
+    return [
+        f"{with_purchase[name]} {name} checkouts are followed by a purchase: metrics on so few go by chance. "
+        f"{widen_split(name, split)}, or bring a longer log"
+        for name in SPLITS
+        if name != "train" and with_purchase[name] < MIN_STABLE_OUTCOMES
+    ]
+
+
+def _log_warning(start: int, end: int, days: int) -> list[str]:
+    span = (end - start) / SECONDS_PER_DAY
+    if span >= len(SPLITS) * days:
+        return []
+    return [
+        f"the log covers {span:.0f} days, data.horizon={days}d: train, validation and test need a horizon "
+        f"each. Bring a log of more than {len(SPLITS) * days} days, or set "
+        f"data.horizon={fitting_horizon(start, end)}"
+    ]
+
+
+def _user_warning(con: ibis.BaseBackend, of_users: ir.Table) -> list[str]:
+    orders_per_user = of_users.group_by("user").agg(n=of_users.count())
+    counts = con.to_pyarrow(
+        orders_per_user.agg(users=ibis._.count(), single=(ibis._.n == 1).sum().fill_null(0))
+    ).to_pylist()[0]
+    if counts["users"] < MIN_COUNTED or counts["single"] <= MAX_SINGLE_ORDER_SHARE * counts["users"]:
+        return []
+    return [
+        f"{counts['single'] / counts['users']:.0%} of the {counts['users']:,} users ordered once: check that "
+        "user_id is the customer's id and not a visit's or an order's (data.columns.orders.user_id=COLUMN)"
+    ]
+
+
+def _horizon_warning(con: ibis.BaseBackend, of_users: ir.Table, end: int, days: int) -> list[str]:
+    horizon = days * SECONDS_PER_DAY
+    t = of_users.filter(of_users.ts + horizon <= end)
+    is_followed = (t.next_ts <= t.ts + horizon).fill_null(False)
+    counts = con.to_pyarrow(t.agg(n=t.count(), followed=is_followed.sum().fill_null(0))).to_pylist()[0]
+    if counts["n"] < MIN_COUNTED or counts["followed"] >= MIN_FOLLOWED_SHARE * counts["n"]:
+        return []
+    covered = reorder_gaps(con, of_users).covered
+    if covered is None or (horizon_days(suggest_horizon(covered)) or 0) <= days:
+        return []
+    return [
+        f"data.horizon={days}d: an order follows {counts['followed'] / counts['n']:.1%} of the checkouts "
+        f"within it, the others teach nothing. Three in four reorders come within {covered:.0f} days: set "
+        f"data.horizon={suggest_horizon(covered)} or next_order"
+    ]
+
+
+def _item_warning(con: ibis.BaseBackend, tables: Mapping[str, ir.Table]) -> list[str]:
+    listed = tables["items"].filter(tables["items"].available.fill_null(True)).select("item_id").distinct()
+    n_listed = int(con.execute(listed.count()))
+    n_unsold = int(con.execute(listed.anti_join(tables["orders"], "item_id").count()))
+    if n_listed < MIN_COUNTED or n_unsold <= MAX_NEVER_SOLD_SHARE * n_listed:
+        return []
+    return [
+        f"{n_unsold:,} of {n_listed:,} available items ({n_unsold / n_listed:.0%}) were never sold: only "
+        "their title, category, brand, price and vectors place them. Set available=false for what the shop "
+        "no longer sells, or bring a longer log"
+    ]
