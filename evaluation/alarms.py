@@ -1,4 +1,4 @@
-"""What a report must not keep for itself: slates that a count of sales would beat.
+"""What a report must not keep for itself: slates that sales counts would beat, heads that learned nothing.
 
 An alarm stands at the end of a training's output and on the page of the report. One that makes the model
 useless keeps it from being exported (`verify.force=true` exports it all the same).

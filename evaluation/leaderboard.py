@@ -38,6 +38,7 @@ from evaluation.objective import (
     open_objective,
 )
 from evaluation.report_files import write_report
+from evaluation.task_alarms import task_alarms
 from evaluation.task_outputs import purchase_task
 from serving import command_line
 from serving.command_line import argument, option
@@ -160,7 +161,9 @@ def build_leaderboard(
     for system, order, ranked in baselines.baseline_rankings(first.prepared.folder, split, data):
         board.add(ranked, system, order, first.cfg.seed)
     untrained = list(board.metrics_by_seed)
-    report: dict[str, Any] = {"task_metrics": [], "recalls": [], "frontier": [], "slates": []}
+    report: dict[str, Any] = {
+        name: [] for name in ("task_metrics", "recalls", "frontier", "slates", "alarms")
+    }
     for run in runs:
         objective = open_objective(run)
         scored = scoring.score_split(run, split)
@@ -186,7 +189,7 @@ def build_leaderboard(
         popularity = board.best_baseline(by_popularity, order)
         if popularity not in compared:
             further += board.paired_differences(popularity, order)
-    report["alarms"] = slate_alarms([*further, *report["differences"]])
+    report["alarms"] += slate_alarms([*further, *report["differences"]])
     write_report(out, report_metadata(runs, split, board) | report | {"leaderboard": board.rows})
     return board.rows
 
@@ -209,6 +212,7 @@ def _add_run(
     board.add(baselines.ideal_ranking(rankings["purchase"], board.data), IDEAL_RANKING, "purchase", seed)
     quality = task_quality.task_metrics(scored, run.tasks)
     report["task_metrics"] += _tag_rows(scoring.SYSTEM_NAME, seed, quality)
+    report["alarms"] += task_alarms(scored, run.tasks, board.data.user, objective.expression)
     recalls = protocol.recall_by_source(
         rankings["purchase"], proposed.source, source_names(run.cfg), board.data
     )

@@ -5,6 +5,7 @@ is binary: the item was bought inside the horizon. A checkout without a purchase
 and recall are NaN, so a mean that forgets to leave it out is NaN too.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -202,6 +203,56 @@ def probability_quality(label: Array, probability: Array) -> dict[str, float]:
         "predicted_over_observed": predicted_over_observed(label, probability),
         "log_loss": log_loss(label, probability),
     }
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def auc_interval(label: Array, score: Array, users: Array) -> Interval:
+    """AUC with an interval over users, of labels, scores and users [m] (Obuchowski 1997, clustered DeLong).
+
+    Pairs of one user are far from independent. NaN with one class, and limits NaN with one user.
+    """
+    is_positive = np.asarray(label, bool)
+    n, n_positive = len(is_positive), int(is_positive.sum())
+    if n_positive in (0, n):
+        return Interval(*[float("nan")] * 3)
+    ranks = midranks(score)
+    # For a positive the share of negatives below it, for a negative that of positives above it.
+    concordant = np.empty(n)
+    n_negative = n - n_positive
+    concordant[is_positive] = (ranks[is_positive] - midranks(score[is_positive])) / n_negative
+    concordant[~is_positive] = 1 - (ranks[~is_positive] - midranks(score[~is_positive])) / n_positive
+    value = float(concordant[is_positive].mean())
+    influence = (concordant - value) / np.where(is_positive, n_positive, n_negative)
+    margin = 1.96 * clustered_stderr(influence, users)
+    return Interval(value, value - margin, value + margin)
+
+
+def rank_correlation(label: Array, prediction: Array, users: Array) -> Interval:
+    """Spearman's rank correlation [m] with an interval over users [m]; NaN where one of both is constant."""
+    x, y = (midranks(values) - (len(values) + 1) / 2 for values in (label, prediction))
+    scale = math.sqrt((x @ x) * (y @ y))
+    if scale == 0:
+        return Interval(*[float("nan")] * 3)
+    value = float(x @ y) / scale
+    # The influence function of a correlation: the product less the share of both variances.
+    influence = (x * y) / scale - value * (x * x / (x @ x) + y * y / (y @ y)) / 2
+    margin = 1.96 * clustered_stderr(influence, users)
+    return Interval(value, value - margin, value + margin)
+
+
+def clustered_stderr(influence: Array, users: Array) -> float:
+    """Standard error of a sum of influences [m] that are dependent within users [m]; NaN with one user."""
+    _, code = np.unique(users, return_inverse=True)
+    sums = np.bincount(code, influence)
+    n = len(sums)
+    return float(np.sqrt((sums**2).sum() * n / (n - 1))) if n > 1 else float("nan")
 
 
 def paired_bootstrap(

@@ -66,7 +66,7 @@ def export(cfg: DictConfig) -> Path:
 
 
 def reject_useless(run_folder: Path) -> None:
-    """Raise ExportError for a run whose report says that popularity would serve better."""
+    """Raise ExportError for a run whose report has an alarm that makes it useless (evaluation/alarms.py)."""
     useless = [alarm["text"] for alarm in read_alarms(run_folder) if alarm["is_useless"]]
     if useless:
         raise ExportError(

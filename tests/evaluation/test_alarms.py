@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evaluation.alarms import read_alarms, slate_alarms
+from evaluation.scoring import ScoredCandidates
+from evaluation.task_alarms import MIN_POSITIVES, task_alarms
 from exporting.export import reject_useless
 from exporting.exportable_run import ExportError
+from models.ranking.tasks import DEFAULT_TASKS
 from serving.files import write_json
 
 
@@ -46,3 +50,42 @@ def test_what_popularity_beats_is_not_exported(tmp_path: Path) -> None:
     write_json(tmp_path / "evaluation-test" / "report.json", report)
     with pytest.raises(ExportError, match=r"not exported: .*popularity, all time.*verify.force=true"):
         reject_useless(tmp_path)
+
+
+def scored_candidates(learned: bool, n_checkouts: int = 200, seed: int = 0) -> ScoredCandidates:
+    """Ten candidates a checkout; labels are drawn from the outputs, or have nothing to do with them."""
+    rng = np.random.default_rng(seed)
+    n = 10 * n_checkouts
+    click, value = rng.beta(1, 4, n), rng.gamma(2.0, 5.0, n)
+    truth = click if learned else rng.permutation(click)
+    clicked = rng.random(n) < truth
+    bought = clicked & (rng.random(n) < 0.6)
+    spent = bought * (value if learned else rng.permutation(value)) * rng.gamma(9.0, 1 / 9, n)
+    outputs = np.stack([click, 0.6 * click, value], axis=1)
+    return ScoredCandidates(
+        offsets=np.arange(0, n + 1, 10),
+        item=np.tile(np.arange(10), n_checkouts),
+        source=np.ones(n, np.int64),
+        outputs=outputs,
+        outputs_at_position=outputs,
+        labels=np.stack([clicked, bought, spent], axis=1).astype(np.float32),
+        has_outcome=np.ones(n, bool),
+        is_known=np.ones((n, 3), bool),
+    )
+
+
+def test_a_task_that_learned_nothing_is_an_alarm() -> None:
+    users = np.arange(200) // 4
+    assert task_alarms(scored_candidates(learned=True), DEFAULT_TASKS, users, "purchase * value") == []
+    alarms = task_alarms(scored_candidates(learned=False), DEFAULT_TASKS, users, "purchase * value")
+    assert [alarm["text"].split(":")[0] for alarm in alarms] == [
+        f"the task {name} learned nothing" for name in ("click", "purchase", "value")
+    ]
+    # No slate is ordered by p(click), and an order by p(purchase) is useful without amounts.
+    assert [alarm["is_useless"] for alarm in alarms] == [False, True, False]
+
+
+def test_too_few_positives_raise_no_alarm() -> None:
+    few = scored_candidates(learned=False)
+    few.labels[np.flatnonzero(few.labels[:, 0])[MIN_POSITIVES - 1 :]] = 0
+    assert task_alarms(few, DEFAULT_TASKS, np.arange(200), "purchase * value") == []

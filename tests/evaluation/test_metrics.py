@@ -187,3 +187,23 @@ def test_the_slope_does_not_depend_on_the_selection_of_cases(seed: int, slope: f
     assert abs(shuffled.slope) < 5 * shuffled.stderr < 0.2
     assert np.isnan(calibration_slope(np.ones(5, bool), np.full(5, 0.5)).slope)
     assert np.isnan(calibration_slope(np.arange(5) > 2, np.full(5, 0.5)).slope)
+
+
+def test_intervals_over_users_cover_chance_as_often_as_they_claim():
+    missed = {"auc": 0, "correlation": 0}
+    users = np.repeat(np.arange(60), 8)
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        # Labels and scores have a part that is the user's own: pairs of a user are dependent.
+        score = rng.normal(size=480) + rng.normal(size=60)[users]
+        level = rng.normal(size=480) + rng.normal(size=60)[users]
+        auc = metrics.auc_interval(level > 1, score, users)
+        correlation = metrics.rank_correlation(level, score, users)
+        assert auc.value == pytest.approx(metrics.auc(level > 1, score))
+        missed["auc"] += not auc.low <= 0.5 <= auc.high
+        missed["correlation"] += not correlation.low <= 0 <= correlation.high
+    assert all(3 <= count <= 22 for count in missed.values()), missed
+    assert math.isnan(metrics.auc_interval(np.ones(5), np.arange(5), np.arange(5)).low)
+    assert math.isnan(metrics.rank_correlation(np.ones(5), np.arange(5), np.arange(5)).value)
+    x = np.random.default_rng(0).normal(size=50)
+    assert metrics.rank_correlation(x, x**3, np.arange(50)).low == pytest.approx(1.0)

@@ -1,0 +1,52 @@
+"""Alarms of a report on tasks that learned nothing.
+
+They stand apart from `alarms.py`, which an export reads: the code that scores candidates is not an export's.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from evaluation.jagged import Array, segment_ids
+from evaluation.metrics import auc_interval, rank_correlation
+from evaluation.scoring import ScoredCandidates, known_candidates
+from evaluation.task_outputs import measured_rows
+from models.ranking.tasks import Task
+from serving.pipeline.objective import objective_names, parse_objective
+
+MIN_POSITIVES = 30  # of a task, to say whether it learned
+
+
+def task_alarms(
+    scored: ScoredCandidates, tasks: Sequence[Task], users: Array, objective: str
+) -> list[dict[str, Any]]:
+    """The tasks whose predictions tell no candidate from another beyond chance.
+
+    A binary task is measured by its AUC, an amount or a count by the correlation of ranks; both with
+    intervals over users. Fewer than MIN_POSITIVES positives tell nothing. Without a binary task that the
+    objective reads, the model is useless.
+
+    Args:
+        users: [n] of the checkouts.
+    """
+    known = known_candidates(scored)
+    user = users[segment_ids(known.offsets)]
+    names = objective_names(parse_objective(objective))
+    alarms = []
+    for t, task in enumerate(tasks):
+        rows = measured_rows(known.labels, tasks, t) & known.is_known[:, t]
+        label, prediction = known.labels[rows, t], known.outputs[rows, t]
+        n_positive = int((label > 0).sum())
+        if n_positive < MIN_POSITIVES:
+            continue
+        if task.is_binary:
+            measure, found, chance = "AUC", auc_interval(label > 0, prediction, user[rows]), 0.5
+        else:
+            measure, found, chance = "rank correlation", rank_correlation(label, prediction, user[rows]), 0.0
+        if found.low <= chance:  # False for NaN: one class, one amount or one user
+            text = (
+                f"the task {task.name} learned nothing: {measure} {found.value:.3f} ({found.low:.3f} to "
+                f"{found.high:.3f}) over {len(label):,} candidates, {n_positive:,} of them positive; chance "
+                f"is {chance:g}"
+            )
+            alarms.append({"text": text, "is_useless": task.is_binary and task.name in names})
+    return alarms
