@@ -1,5 +1,6 @@
 """Train the two towers and the ranker: `python train.py`, settings in configs/train.yaml."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 from data.errors import DataError
 from serving.files import write_text
 from training import runtime
-from training.config import ConfigError, check_values
+from training.config import OBJECTIVE_METRICS, ConfigError, check_values
 
 SHOP_PAGE = Path("reports/shop.html")
 
@@ -19,14 +20,15 @@ def main(cfg: DictConfig) -> float | None:
     """Train, evaluate, and return `objective_metric`, which a sweep maximizes."""
     try:
         check_values(cfg)
-    except ConfigError as error:
+        check_columns(cfg)
+    except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     if cfg.stage == "check":
         check_shop_tables(cfg)
         return None
     # Late: torch and TorchRec take seconds to import, a wrong config is an error before.
     from evaluation.alarms import read_alarms
-    from evaluation.evaluate import evaluate, is_evaluated, read_metrics
+    from evaluation.evaluate import evaluate, is_evaluated, read_metrics, report_page_path
     from evaluation.validation import validate
     from serving.remote import RemoteError
     from training.distributed import processes
@@ -62,8 +64,23 @@ def main(cfg: DictConfig) -> float | None:
         evaluate(folder, by=by)
     for alarm in read_alarms(folder):
         print(f"alarm: {alarm['text']}")
-    print(" ".join(f"{name}={figure:.4f}" for name, figure in metrics.items()))
-    return RunResult(metrics[cfg.objective_metric], folder, metrics | read_metrics(folder))
+    test_metrics = read_metrics(folder)
+    print(" ".join(f"{name}={metrics[name]:.4f}" for name in OBJECTIVE_METRICS))
+    print(" ".join(f"{name}={figure:.4f}" for name, figure in test_metrics.items()))
+    print(f"page: {report_page_path(folder)}")
+    return RunResult(metrics[cfg.objective_metric], folder, metrics | test_metrics)
+
+
+def check_columns(cfg: DictConfig) -> None:
+    """Raise an error for columns that the headers of a shop's files lack, before torch is imported."""
+    from data.inputs import read_headers
+    from training.report_columns import check_header_columns, column_list
+
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun the first process copies remote tables, for all
+    headers = read_headers(cfg)
+    if headers is not None:
+        check_header_columns(column_list(cfg.evaluation.by), headers)
 
 
 def check_shop_tables(cfg: DictConfig) -> None:

@@ -17,8 +17,9 @@ from data.examples.exclusion import read_exclusion
 from data.examples.outcomes import OutcomeSpec
 from data.io import engine
 from data.tables import attribution, column_selection, contract, item_vectors, title_vectors
+from data.tables.headers import check_headers
 from data.tables.item_vectors import VectorColumn
-from models.schema import SECONDS_PER_DAY
+from models.constants import SECONDS_PER_DAY
 from serving.table_files import TableFile
 
 READERS = ("completejourney", "simulated", "tables", "warehouse")  # modules of data/sources
@@ -79,6 +80,17 @@ def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
     title_vectors.title_dim(features)  # raises at once where the model of titles is missing
     outcomes = OutcomeSpec(labels.wanted_labels(config), read_exclusion(config.get("slate")))
     return PrepareInputs(data, features, config.get("prepare", {}), source, files, outcomes)
+
+
+def read_headers(cfg: Mapping[str, Any]) -> dict[str, list[str]] | None:
+    """Canonical table → its columns by the headers of a shop's files; None for another source.
+
+    Raises DataError for files and columns that are missing.
+    """
+    data = to_plain(cfg)["data"]
+    if data["name"] != "tables":
+        return None
+    return check_headers(import_module("data.sources.tables").table_files(data))
 
 
 def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:

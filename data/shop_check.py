@@ -17,7 +17,7 @@ from data.inputs import PrepareInputs, resolve_inputs
 from data.io import engine
 from data.summary import FURTHER_COUNTS
 from data.tables.contract import TABLES, attribute_columns
-from models.schema import SECONDS_PER_DAY
+from models.constants import SECONDS_PER_DAY
 
 Row = dict[str, Any]
 

@@ -32,7 +32,7 @@ def evaluate(folder: str | Path, split: str = "test", by: Sequence[str] = ()) ->
     values of the columns `by`, such as users.city. Raises ConfigError for a column that the data lack.
     """
     run = open_run(folder)
-    check_report_columns(by, run.prepared)
+    check_report_columns(by, run.prepared.folder)
     target = run.folder / f"evaluation-{split}"
     rows = build_leaderboard([run], split, with_gbdt=False, out=target, by=by)
     metrics: dict[str, float] = {}
@@ -55,6 +55,11 @@ def read_metrics(folder: Path, split: str = "test") -> dict[str, float]:
     found = {name: value for name, value in manifest["metrics"].items() if name.startswith(prefix)}
     names = ("ndcg6", "hit6", "revenue6")
     return {f"{split}/{name}": found[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in found}
+
+
+def report_page_path(folder: Path, split: str = "test") -> Path:
+    """The page of a run's report."""
+    return folder / f"evaluation-{split}" / "index.html"
 
 
 def is_evaluated(folder: Path, split: str = "test", by: Sequence[str] = ()) -> bool:

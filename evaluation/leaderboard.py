@@ -80,7 +80,7 @@ def compare_runs(options: LeaderboardOptions) -> int:
     runs = [open_run(folder) for folder in options.runs]
     if reason := seed_mismatch(runs):
         sys.exit(f"error: {reason}")
-    check_report_columns(options.by, runs[0].prepared)
+    check_report_columns(options.by, runs[0].prepared.folder)
     build_leaderboard(runs, options.split, not options.without_gbdt, options.out, options.by)
     return 0
 

@@ -1,4 +1,4 @@
-"""The tensors that every model reads, and the only module that `data` and `models` share.
+"""The tensors that every model reads, and with constants.py all that `data` and `models` share.
 
 A batch is jagged: `offsets` [B+1] delimit each checkout's values in a flat tensor.
 
@@ -18,9 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Codes of `history_kind`, by position.
-HISTORY_KINDS = ("purchase", "click", "cart")
-SECONDS_PER_DAY = 86_400
+from models.constants import HISTORY_KINDS as HISTORY_KINDS
+from models.constants import SECONDS_PER_DAY as SECONDS_PER_DAY
 
 
 def seconds_to_days(seconds: Tensor) -> Tensor:

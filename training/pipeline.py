@@ -40,7 +40,7 @@ def train_models(cfg: DictConfig) -> Path:
     prepared = open_prepared(processes.on_rank_zero(lambda: prepare(cfg)))
     check_task_labels(tasks, label_policy_from_meta(prepared.meta, tasks))
     check_run_objective(cfg, tasks, prepared)
-    check_report_columns(column_list(cfg.evaluation.by), prepared)
+    check_report_columns(column_list(cfg.evaluation.by), prepared.folder)
     warm = load_warm_start(cfg, prepared.folder)
     check = cache(lambda: check_modules(cfg, prepared.table_sizes))  # once, and only if a stage trains
     retrieval = train_retrieval(cfg, prepared, warm, check)

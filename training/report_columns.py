@@ -1,11 +1,13 @@
 """The columns of users, orders and items whose values a report may have metrics by (`evaluation.by`)."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from data.feature_schema import FeatureSchema
+from data.tables.contract import TABLES, TABLES_WITH_ATTRIBUTES
 from training.config_keys import suggest_names
 from training.errors import ConfigError
-from training.prepared_data import PreparedData
 
 ITEM_COLUMNS = ("brand", "category", "price")  # of items.parquet, beside the attributes
 
@@ -20,20 +22,37 @@ def report_columns(schema: FeatureSchema) -> list[str]:
     ]
 
 
-def check_report_columns(columns: Sequence[str], prepared: PreparedData) -> None:
-    """Raise ConfigError for a column that the prepared data lack, with the nearest and with all there are."""
-    valid_names = report_columns(FeatureSchema.load(prepared.folder))
-    unread = (prepared.meta.get("columns") or {}).get("unread", {})
+def check_report_columns(columns: Sequence[str], prepared: Path) -> None:
+    """Raise ConfigError for a column that a prepared folder lacks, with the nearest and all there are."""
+    if not columns:
+        return
+    meta = json.loads((prepared / "meta.json").read_text())
+    unread = (meta.get("columns") or {}).get("unread", {})
+    reasons = {f"{table}.{name}": reason for table in unread for name, reason in unread[table].items()}
+    _reject_unknown(columns, report_columns(FeatureSchema.load(prepared)), reasons)
+
+
+def check_header_columns(columns: Sequence[str], headers: Mapping[str, Sequence[str]]) -> None:
+    """The same by the headers of a shop's files, before they are read: canonical table → its columns."""
+    if not columns:
+        return
+    attributes = [
+        f"{table}.{name}"
+        for table in TABLES_WITH_ATTRIBUTES
+        for name in headers.get(table, ())
+        if name not in TABLES[table]
+    ]
+    _reject_unknown(columns, [*attributes, *(f"items.{name}" for name in ITEM_COLUMNS)], {})
+
+
+def _reject_unknown(columns: Sequence[str], valid_names: Sequence[str], unread: Mapping[str, str]) -> None:
     for column in columns:
-        if column in valid_names:
-            continue
-        table, _, name = column.partition(".")
-        reason = unread.get(table, {}).get(name)
-        problem = f"the column is not read ({reason})" if reason else "no such column"
-        raise ConfigError(
-            f"evaluation.by: {column}: {problem}.{suggest_names(column, valid_names)} There are "
-            f"{', '.join(valid_names)}"
-        )
+        if column not in valid_names:
+            problem = f"the column is not read ({unread[column]})" if column in unread else "no such column"
+            raise ConfigError(
+                f"evaluation.by: {column}: {problem}.{suggest_names(column, valid_names)} There are "
+                f"{', '.join(valid_names)}"
+            )
 
 
 def column_list(setting: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from data.errors import DataError
 from data.examples.splits import horizon_days
 from data.tables.attribution import window_seconds
 from data.tables.contract import is_event_kind
-from models.schema import SECONDS_PER_DAY
+from models.constants import SECONDS_PER_DAY
 
 # Without a window, every example has them; bought and organic are purchases of shown and unshown items.
 BASE_LABELS = ("impression", "click", "purchase", "spend", "bought", "organic")

@@ -9,7 +9,7 @@ import ibis.expr.types as ir
 from data.errors import DataError
 from data.examples.splits import SPLITS, horizon_days
 from data.tables.encoded_tables import EncodedTables
-from models.schema import SECONDS_PER_DAY
+from models.constants import SECONDS_PER_DAY
 
 MIN_WITH_OUTCOME = {"train": 10, "validation": 1, "test": 1}  # checkouts that a purchase follows
 HORIZONS = (7, 14, 28, 60, 90, 180, 365)  # days that are suggested

@@ -12,7 +12,7 @@ import ibis.expr.types as ir
 from data.examples.outcome_counts import order_times, reorder_gaps, suggest_horizon, widen_split
 from data.examples.splits import SPLITS, fitting_horizon, horizon_days
 from data.io import engine
-from models.schema import SECONDS_PER_DAY
+from models.constants import SECONDS_PER_DAY
 
 MIN_FOLLOWED_SHARE = 0.05  # of the checkouts, by an order within the horizon
 MAX_GUEST_SHARE = 0.5  # of the orders

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data.tables.encoded_tables import EncodedTables
-from models.schema import SECONDS_PER_DAY
+from models.constants import SECONDS_PER_DAY
 
 WEEK_DAYS = 7  # window of sales_7d
 SALES_WINDOW_DAYS = 28  # window of orders_28d, price and mean_line_spend

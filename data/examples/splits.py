@@ -27,7 +27,7 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 from data.tables.encoded_tables import EncodedTables
-from models.schema import SECONDS_PER_DAY
+from models.constants import SECONDS_PER_DAY
 
 SPLITS = ("train", "validation", "test")
 PURGED = "purged"

@@ -11,7 +11,7 @@ from data.examples.histories import history_events
 from data.feature_schema import FeatureSchema
 from data.io import lists
 from data.tables.encoded_tables import EncodedTables
-from models.schema import HISTORY_KINDS
+from models.constants import HISTORY_KINDS
 
 HISTORY_LIST_TYPES = {
     "item_id": "string",

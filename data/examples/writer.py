@@ -28,7 +28,7 @@ from data.examples.splits import CENSORED, PURGED, SPLITS
 from data.feature_schema import FeatureSchema
 from data.io import engine, lists
 from data.tables.encoded_tables import EncodedTables
-from models.schema import SECONDS_PER_DAY
+from models.constants import SECONDS_PER_DAY
 
 CHUNK_HISTORY_EVENTS = 2_000_000  # of histories per query: some 50 MB of lists, and their copies
 MAX_CHUNKS = 150  # queries for a split: each reads the lists of all users again

@@ -26,7 +26,7 @@ from data.tables.contract import (
     similar_event_kind,
 )
 from data.tables.row_locations import describe_rows
-from models.schema import SECONDS_PER_DAY
+from models.constants import SECONDS_PER_DAY
 from serving.table_files import TableFile
 
 UNIQUE_IDS = {"items": "item_id", "users": "user_id"}  # table → the column that names its rows

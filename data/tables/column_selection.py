@@ -13,7 +13,6 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 from data.tables.contract import TABLES, TABLES_WITH_ATTRIBUTES, attribute_columns, conform_attribute
-from serving.events.impression_log import SCHEMA as IMPRESSION_LOG_SCHEMA
 
 IGNORED = "ignored"  # by features.ignore_columns
 EMPTY = "empty"
@@ -81,7 +80,9 @@ def ignored_columns(name: str, columns: Collection[str], ignored: Collection[str
 def _unreadable_columns(table: ir.Table, name: str) -> dict[str, str]:
     further = {c: table[c] for c in attribute_columns(table, name)}
     if name == "events":
-        further = {c: value for c, value in further.items() if c not in IMPRESSION_LOG_SCHEMA.names}
+        from serving.events.impression_log import SCHEMA  # late: it needs torch, which takes seconds
+
+        further = {c: value for c, value in further.items() if c not in SCHEMA.names}
     unreadable = {
         c: describe_type(value.type())
         for c, value in further.items()

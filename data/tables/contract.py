@@ -141,10 +141,8 @@ def conform(table: ir.Table, name: str, file: TableFile, required: Collection[st
     specs = TABLES[name]
     present = [c for c in table.columns if not c.startswith("_")]
     if required is None:
-        required = [c for c, spec in specs.items() if spec.required]
-    missing = [c for c in required if c not in present]
-    if missing:
-        raise DataError(_describe_missing(missing, name, present, file))
+        required = required_columns(name)
+    reject_missing(present, name, file, required)
     out: dict[str, ir.Value] = {}
     for c, spec in specs.items():
         if c not in present:
@@ -174,6 +172,18 @@ def conform(table: ir.Table, name: str, file: TableFile, required: Collection[st
         if c not in out:
             out[c] = ibis.null(CANONICAL_TYPES[spec.logical_type])
     return table.select(_row=table["_row"].cast("int64"), **out)
+
+
+def reject_missing(present: list[str], name: str, file: TableFile, required: Collection[str]) -> None:
+    """Raise DataError for required columns that are not there, with those of the file that they may be."""
+    missing = [c for c in required if c not in present]
+    if missing:
+        raise DataError(_describe_missing(missing, name, present, file))
+
+
+def required_columns(name: str) -> list[str]:
+    """The columns that a table must have."""
+    return [c for c, spec in TABLES[name].items() if spec.required]
 
 
 def _describe_missing(missing: Collection[str], name: str, present: list[str], file: TableFile) -> str:

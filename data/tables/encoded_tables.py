@@ -11,7 +11,7 @@ import ibis.expr.types as ir
 
 from data.io import engine
 from data.tables.contract import ITEMS, attribute_columns
-from models.schema import HISTORY_KINDS
+from models.constants import HISTORY_KINDS
 
 PURCHASE, CLICK, CART = (HISTORY_KINDS.index(k) for k in ("purchase", "click", "cart"))
 

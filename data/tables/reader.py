@@ -3,6 +3,7 @@
 TableFile ─ read_table ─▶ raw table with canonical names and `_row` ─ contract.conform ─▶ canonical table
 """
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from data.io import engine
 from data.tables.contract import ATTRIBUTES_BY_PARTITION, TABLES
 from data.tables.item_vectors import vector_column_names
 from data.tables.row_locations import CSV_OPTIONS
+from serving.column_names import SIMILARITY
 from serving.table_files import (
     CsvFormat,
     TableFile,
@@ -88,13 +90,26 @@ def rename_columns(table: ir.Table, name: str, file: TableFile) -> ir.Table:
     if not file.columns:
         return table
     present = [c for c in table.columns if not c.startswith("_")]
-    missing = {new: old for new, old in file.columns.items() if old not in present}
-    if missing:
-        lines = [f"data.columns.{name}.{new} is '{old}'" for new, old in missing.items()]
-        raise DataError(f"{file}: {'; '.join(lines)}: no such column. Found: {', '.join(present)}")
+    reject_missing_mapped(present, name, file)
     replaced = [new for new, old in file.columns.items() if new in present and new != old]
     kept = [c for c in table.columns if c not in replaced and c not in file.columns.values()]
     return table.select(*kept, **{new: table[old] for new, old in file.columns.items()})
+
+
+def reject_missing_mapped(present: Sequence[str], name: str, file: TableFile) -> None:
+    """Raise DataError for columns of `data.columns` that the file lacks, with the one that each may be."""
+    missing = {new: old for new, old in file.columns.items() if old not in present}
+    if missing:
+        lines = [f"data.columns.{name}.{new} is '{old}'" for new, old in missing.items()]
+        similar = {
+            old: difflib.get_close_matches(old, present, n=1, cutoff=SIMILARITY) for old in missing.values()
+        }
+        hint = ", ".join(f"'{found[0]}' for '{old}'" for old, found in similar.items() if found)
+        raise DataError(
+            f"{file}: {'; '.join(lines)}: no such column."
+            + (f" Did you mean {hint}?" if hint else "")
+            + f" Found: {', '.join(present)}"
+        )
 
 
 def _read_csv(con: ibis.BaseBackend, name: str, file: TableFile, keys: list[str]) -> ir.Table:
@@ -102,7 +117,7 @@ def _read_csv(con: ibis.BaseBackend, name: str, file: TableFile, keys: list[str]
     if con.name != "duckdb":
         raise ValueError("Spark reads Parquet only; write the table as Parquet, or prepare.engine=duckdb")
     for path in file.files:
-        _check_header(path, file.csv)
+        check_header(path, file.csv)
     paths = [str(path) for path in file.files]
     options = CSV_OPTIONS | {"delim": file.csv.delimiter, "decimal_separator": file.csv.decimal}
     if len(paths) > 1:
@@ -120,7 +135,7 @@ def _read_csv(con: ibis.BaseBackend, name: str, file: TableFile, keys: list[str]
     return engine.add_partitions(table, file, keys)
 
 
-def _check_header(path: Path, expected: CsvFormat) -> None:
+def check_header(path: Path, expected: CsvFormat) -> None:
     """Raise ValueError for a file whose columns are separated by something else."""
     with open_csv(path) as text:
         header = text.readline().strip()

@@ -9,14 +9,17 @@ two preparations agree: a warm start keeps its weights, and an item update needs
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import DataError
-from data.tables.text_encoder import TextEncoder, load_text_encoder, require_text_encoder
 from serving.files import write_atomically
+
+if TYPE_CHECKING:  # the module needs torch, which takes seconds to import
+    from data.tables.text_encoder import TextEncoder
 
 TITLE_ENCODERS = ("minilm",)
 CACHE_FILE = "titles_minilm.parquet"
@@ -33,6 +36,8 @@ def title_dim(features: dict[str, object]) -> int:
         return 0
     if encoder not in TITLE_ENCODERS:
         raise DataError(f"features.title_encoder={encoder}: expected null or {', '.join(TITLE_ENCODERS)}")
+    from data.tables.text_encoder import require_text_encoder
+
     require_text_encoder()
     return int(str(features["title_dim"]))
 
@@ -69,6 +74,8 @@ def encode_titles(items: pa.Table, dim: int, cache_folder: Path | None = None) -
     distinct, row = texts.dictionary.to_pylist(), texts.indices.to_numpy()
     if not any(distinct):
         return out
+    from data.tables.text_encoder import load_text_encoder
+
     encoder = load_text_encoder()
     mean, axes = projection(encoder, dim)
     vectors = (_encode_with_cache(encoder, distinct, cache_folder) - mean) @ axes
@@ -79,7 +86,7 @@ def encode_titles(items: pa.Table, dim: int, cache_folder: Path | None = None) -
     return out
 
 
-def projection(encoder: TextEncoder, dim: int) -> tuple[np.ndarray, np.ndarray]:
+def projection(encoder: "TextEncoder", dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean [W] and principal axes [W, dim], the largest variance first, of N_BASIS_PHRASES phrases.
 
     A phrase is three words of the tokenizer's vocabulary: the same for every shop. Raises DataError for more
@@ -98,7 +105,7 @@ def projection(encoder: TextEncoder, dim: int) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), (axes * np.sign(largest)).astype(np.float32)  # a sign that is no chance
 
 
-def _encode_with_cache(encoder: TextEncoder, texts: Sequence[str], folder: Path | None) -> np.ndarray:
+def _encode_with_cache(encoder: "TextEncoder", texts: Sequence[str], folder: Path | None) -> np.ndarray:
     """[n, W] vectors of distinct texts, rounded to float16 whether they are kept or new."""
     file = folder / CACHE_FILE if folder is not None else None
     kept = _read_cache(file) if file is not None else {}

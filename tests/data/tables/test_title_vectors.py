@@ -48,8 +48,8 @@ class LetterCounts:
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> LetterCounts:
     fake = LetterCounts()
-    monkeypatch.setattr(title_vectors, "load_text_encoder", lambda: fake)
-    monkeypatch.setattr(title_vectors, "require_text_encoder", lambda: None)
+    monkeypatch.setattr(text_encoder, "load_text_encoder", lambda: fake)
+    monkeypatch.setattr(text_encoder, "require_text_encoder", lambda: None)
     monkeypatch.setattr(title_vectors, "N_BASIS_PHRASES", 64)
     return fake
 
