@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import run_benchmark
-from benchmarks.train_config import train_config
 from data.prepare import prepare
 from reporting.tables import text_table
 from serving.command_line import argument
 from serving.files import write_json
-from training.config import ConfigError, check_overrides
+from training.config import ConfigError, check_overrides, compose_config
 from training.prepared_data import open_prepared
 from training.retrieval_stage import train_retrieval
 from training.stage_folders import read_stage_manifest
@@ -48,7 +47,7 @@ def benchmark(options: HashingOptions) -> int:
 
 def measure(overrides: tuple[str, ...], items_per_row: int, hashes: int) -> dict[str, Any]:
     """Train with one table row per `items_per_row` items, each id the sum of `hashes` rows."""
-    cfg = train_config([*overrides, "stage=retrieval"])
+    cfg = compose_config("train", [*overrides, "stage=retrieval"])
     prepared = open_prepared(prepare(cfg))
     rows = max(prepared.table_sizes["items"] // items_per_row, 2)
     if items_per_row > 1:

@@ -26,13 +26,13 @@ from benchmarks.request_level import (
     ITEMS,
     random_batch,
 )
-from benchmarks.train_config import train_config
 from models.embeddings import pack_int8
 from models.lowering import lower_ranker
 from models.schema import Candidates, Catalog, Query
 from models.torchscript import to_torchscript
 from reporting.tables import text_table
 from training.build_ranker import build_ranker
+from training.config import compose_config
 
 WIDTHS = (0, 64, 384, 1024)  # of the vectors; 0: the items have none
 CANDIDATES, REQUESTS, WARM_UP = 300, 300, 30
@@ -100,7 +100,7 @@ def with_vectors(catalog: Catalog, width: int) -> Catalog:
 
 def exported_ranker(width: int) -> torch.jit.ScriptModule:
     """The default ranker over items with vectors of this width, with random weights, as it serves."""
-    cfg = train_config([])
+    cfg = compose_config()
     sizes = {
         "items": ITEMS + 1, "categories": CATEGORIES, "category_levels": 3, "brands": BRANDS, "tokens": 100,
         "context": ATTRIBUTE_SIZES[:1], "profile": ATTRIBUTE_SIZES[1:], "content_dim": width,

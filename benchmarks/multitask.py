@@ -27,7 +27,6 @@ from omegaconf import DictConfig
 
 from benchmarks.commands import Row, run_benchmark
 from benchmarks.multitask_truth import truth_metrics, truth_table
-from benchmarks.train_config import train_config
 from data.errors import DataError
 from data.io.batches import to_batch
 from evaluation import protocol, scoring
@@ -39,7 +38,7 @@ from reporting.tables import markdown_table
 from serving.command_line import argument, option
 from serving.files import write_json
 from training.build_ranker import read_tasks
-from training.config import CONFIG_DIR, ConfigError
+from training.config import CONFIG_DIR, ConfigError, compose_config
 from training.health import TrainingError
 from training.pipeline import train_models
 from training.trained_run import Run, open_run
@@ -107,7 +106,7 @@ def variant_config(variant: str, overrides: list[str]) -> DictConfig:
     network, *settings = variant.split(":")
     keys = [f"tasks.purchase.{key}" for key in ("loss", "counterfactual_weight")]
     losses = [f"{key}={value}" for key, value in zip(keys, settings, strict=False)]
-    cfg = train_config([f"ranker={network}", *losses, *overrides])
+    cfg = compose_config("train", [f"ranker={network}", *losses, *overrides])
     read_tasks(cfg)  # a wrong loss is refused before the first training
     return cfg
 

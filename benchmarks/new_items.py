@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.commands import run_benchmark
-from benchmarks.train_config import train_config
 from data.errors import DataError
 from data.io.batches import to_batch
 from data.io.parquet import count_rows, iter_slices
@@ -40,7 +39,7 @@ from serving.command_line import argument, option
 from serving.files import write_json
 from training.candidate_sources import open_source_tables
 from training.candidates import CHECKOUTS_PER_CHUNK, split_by_snapshot
-from training.config import ConfigError, check_overrides
+from training.config import ConfigError, check_overrides, compose_config
 from training.item_scores import ItemScores
 from training.prepared_data import open_prepared
 from training.retrieval_stage import train_retrieval
@@ -86,7 +85,7 @@ def benchmark(options: NewItemOptions) -> int:
 def train_towers(overrides: tuple[str, ...], seed: int, dim: int) -> Towers:
     """The towers of a simulated shop whose items have vectors of `dim` numbers."""
     shop = [*SHOP, f"data.seed={seed}", f"data.vector.dim={dim}"]
-    cfg = train_config([*shop, *overrides])
+    cfg = compose_config("train", [*shop, *overrides])
     return open_towers(train_retrieval(cfg, open_prepared(prepare(cfg))), "validation")
 
 

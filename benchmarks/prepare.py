@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.commands import ARTIFACTS, REPORTS, Row, measure_in_subprocess, print_rows, run_benchmark
-from benchmarks.train_config import train_config
 from data.prepare import prepare as prepare_data
 from models.schema import SECONDS_PER_DAY
 from reporting.tables import text_table
 from serving.command_line import argument
 from serving.files import write_json
+from training.config import compose_config
 
 PROG = "python -m benchmarks.prepare"
 FOLDER = ARTIFACTS / "bench_prepare"
@@ -95,7 +95,7 @@ def measure_prepare(lines: int) -> Row:
     """Prepare the shop in FOLDER: seconds, lines per second and this process's peak memory."""
     overrides = ["data=tables", f"data.root={FOLDER}", f"paths.prepared={FOLDER}/prepared"]
     overrides.append(f"features.max_history={MAX_HISTORY}")
-    cfg = train_config(overrides)
+    cfg = compose_config("train", overrides)
     started = time.monotonic()
     folder = prepare_data(cfg)
     seconds = time.monotonic() - started

@@ -32,12 +32,11 @@ from benchmarks.public_data import (
 from benchmarks.public_libraries import FOLDER, LIBRARIES, WITHOUT_SEED, library_lists
 from benchmarks.public_metrics import METRICS, result_row
 from benchmarks.public_sextet import run_lists
-from benchmarks.train_config import train_config
 from data.errors import DataError
 from reporting.tables import aggregate_seeds, format_metric, markdown_table
 from serving.command_line import argument, option
 from serving.files import write_json
-from training.config import check_overrides
+from training.config import check_overrides, compose_config
 from training.config_versions import load_run_config
 from training.errors import ConfigError
 from training.pipeline import train_models
@@ -142,7 +141,7 @@ def train(public: PublicSet, seed: int, overrides: Sequence[str]) -> Path:
     ]
     run_script("train.py", *overrides)
     return train_models(
-        train_config(overrides)
+        compose_config("train", overrides)
     )  # every stage is done: it returns the run, also of stage=retrieval
 
 

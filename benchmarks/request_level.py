@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.commands import run_benchmark
-from benchmarks.train_config import train_config
 from models.embeddings import pack_int8
 from models.jagged import gather_segments, segment_ids
 from models.ranking.ranker import Ranker
@@ -25,6 +24,7 @@ from models.retrieval.two_tower import QueryTower
 from models.schema import SECONDS_PER_DAY, Candidates, Catalog, Query
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
+from training.config import compose_config
 from training.distributed.sharding import to_device
 from training.labels import LabelPolicy, Labels, task_labels, task_weights
 from training.source_settings import scored_source_names
@@ -109,7 +109,7 @@ class TrainStep:
 
 def build_train_step(catalog: Catalog, labels: Labels, device: torch.device = CPU) -> TrainStep:
     """A step of the default ranker; its weights are the same at every call."""
-    cfg = train_config([])
+    cfg = compose_config()
     sizes = {
         "items": ITEMS + 1, "categories": CATEGORIES, "category_levels": 3, "brands": BRANDS, "tokens": 100,
         "context": ATTRIBUTE_SIZES[:1], "profile": ATTRIBUTE_SIZES[1:],
@@ -163,7 +163,7 @@ def random_batch() -> tuple[Query, Candidates, Catalog, Labels]:
         context=random_codes(ATTRIBUTE_SIZES[0], CHECKOUTS, 1),
         profile=torch.stack([random_codes(n, CHECKOUTS) for n in ATTRIBUTE_SIZES[1:]], dim=1),
     )  # fmt: skip
-    n_scored = len(scored_source_names(train_config([])))
+    n_scored = len(scored_source_names(compose_config()))
     candidates = Candidates(
         offsets=torch.arange(CHECKOUTS + 1) * CANDIDATES, item=random_codes(ITEMS + 1, pairs),
         source_mask=random_codes(128, pairs), score=torch.full([pairs], 0.5),

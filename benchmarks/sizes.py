@@ -17,12 +17,11 @@ from omegaconf import DictConfig
 
 from benchmarks.commands import Row, run_benchmark
 from benchmarks.multitask import measure_latencies, variant_metrics
-from benchmarks.train_config import train_config
 from data.errors import DataError
 from reporting.tables import markdown_table
 from serving.command_line import argument, option
 from serving.files import write_json
-from training.config import ConfigError
+from training.config import ConfigError, compose_config
 from training.health import TrainingError
 from training.pipeline import train_models
 from training.stage_folders import read_stage_manifest
@@ -75,7 +74,7 @@ def benchmark(options: SizesOptions) -> int:
 
 def size_config(size: str, overrides: list[str]) -> DictConfig:
     """The config of train.py of this size. Raises ConfigError."""
-    return train_config([f"size={size}", *overrides])
+    return compose_config("train", [f"size={size}", *overrides])
 
 
 def sizes_table(rows: list[Row]) -> str:

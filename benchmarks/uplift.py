@@ -17,13 +17,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from benchmarks.commands import Row, run_benchmark
-from benchmarks.train_config import train_config
 from data.errors import DataError
 from evaluation.uplift import uplift_tables
 from reporting.tables import markdown_table
 from serving.command_line import argument, option
 from serving.files import write_json
-from training.config import ConfigError
+from training.config import ConfigError, compose_config
 from training.health import TrainingError
 from training.pipeline import train_models
 from training.trained_run import open_run
@@ -72,7 +71,7 @@ def market_config(share: float, overrides: list[str]) -> DictConfig:
         "experiment=simulated", "tasks=incremental", f"data.organic.share={share}", "data.withhold=0.1",
         *overrides,
     ]  # fmt: skip
-    return train_config(all_overrides)
+    return compose_config("train", all_overrides)
 
 
 def summary(tables: dict[str, Any]) -> Row:

@@ -30,6 +30,25 @@ OBJECTIVE_METRICS = tuple(f"validation/{name}" for name in METRICS)  # of evalua
 STAGES = ("check", "retrieval", "ranker", "all")
 
 
+def compose_config(
+    config_name: str = "train", overrides: Sequence[str] = (), config_dir: str | Path | None = None
+) -> DictConfig:
+    """The config of train.py, export.py or retrain.py with overrides, checked as the command line's are.
+
+    Args:
+        config_name: train, export or retrain.
+        overrides: as on the command line, such as `experiment=debug` and `seed=1`.
+        config_dir: a folder of further config files, as --config-dir.
+
+    Raises ConfigError for an unknown key, choice or class and for a wrong value, with the nearest right one.
+    """
+    arguments = [*overrides, *(["--config-dir", str(config_dir)] if config_dir is not None else [])]
+    checked = check_overrides(config_name, arguments)[: len(overrides)]
+    config = _compose(config_name, checked, config_folders(arguments))
+    check_values(config)
+    return config
+
+
 def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
     """The arguments for Hydra, once their overrides are checked against the configs.
 

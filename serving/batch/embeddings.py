@@ -49,7 +49,7 @@ def write_user_vectors(
     users: Iterable[tuple[str, UserHistory]],
     file: Path,
     ts: int,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Write users.parquet, in the order of `users`, as of `ts`, Unix seconds. Returns their number."""
     bundle, count = recommender.bundle, 0
