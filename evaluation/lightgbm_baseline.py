@@ -11,12 +11,15 @@ stays calibrated.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import lightgbm as lgb
 import numpy as np
 
 from evaluation.jagged import Array, RankedLists
+from evaluation.labeled_pairs import LabeledPairs
+
+if TYPE_CHECKING:  # it takes two seconds to import, and few evaluations need it
+    import lightgbm as lgb
 
 # Moderately deep trees with row and column sampling and large leaves: of millions of pairs a few percent are
 # bought, and the pairs of one checkout resemble each other. Early stopping decides the number of rounds.
@@ -36,20 +39,9 @@ PARAMETERS: dict[str, Any] = {
 SPEND_PARAMETERS: dict[str, Any] = PARAMETERS | {"num_leaves": 31, "min_data_in_leaf": 50}
 
 
-class LabeledPairs(NamedTuple):
-    """The candidates of n checkouts with their features and outcomes, P pairs."""
-
-    offsets: Array  # [n+1] int64
-    item: Array  # [P] int64, item rows
-    features: Array  # [P, F] float32, NaN for missing
-    purchase: Array  # [P] bool
-    value: Array  # [P] float, spent on the item inside the horizon
-    weight: Array  # [P] float32, the number of pairs that each represents
-
-
 class GbdtModels(NamedTuple):
-    purchase: lgb.Booster
-    spend: lgb.Booster
+    purchase: "lgb.Booster"
+    spend: "lgb.Booster"
 
 
 class TrainingSet(NamedTuple):
@@ -107,7 +99,9 @@ def fit(train: LabeledPairs, validation: LabeledPairs, options: FitOptions = DEF
 
 def _train_booster(
     parameters: dict[str, Any], train: TrainingSet, validation: TrainingSet, options: FitOptions
-) -> lgb.Booster:
+) -> "lgb.Booster":
+    import lightgbm as lgb
+
     dataset = lgb.Dataset(
         train.features,
         train.target,

@@ -6,6 +6,7 @@ import numpy as np
 
 from evaluation import lightgbm_baseline, scoring
 from evaluation.jagged import Array, RankedLists
+from evaluation.labeled_pairs import LabeledPairs
 from evaluation.objective import Objective
 from evaluation.slates import SlateCandidates
 from evaluation.task_outputs import purchase_task, spend_task
@@ -44,9 +45,7 @@ def evaluate(run: Run, split: str) -> Results:
     )
 
 
-def _task_metrics(
-    run: Run, pairs: lightgbm_baseline.LabeledPairs, purchase: Array, spend: Array
-) -> list[dict[str, Any]]:
+def _task_metrics(run: Run, pairs: LabeledPairs, purchase: Array, spend: Array) -> list[dict[str, Any]]:
     """The rows of the run's tasks that LightGBM predicts too: of purchases, and of the spend on them."""
     bought, rows = np.asarray(pairs.purchase, bool), []
     task, value = run.tasks[purchase_task(run.tasks)], spend_task(run.tasks)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data.io.batches import read_batches
 from evaluation.jagged import Array, RankedLists, concat_jagged, mask_jagged, to_offsets
-from evaluation.lightgbm_baseline import LabeledPairs
+from evaluation.labeled_pairs import LabeledPairs
 from evaluation.task_outputs import expected_value, purchase_probability
 from models.jagged import segment_ids
 from models.ranking.tasks import Task, TaskOutputs

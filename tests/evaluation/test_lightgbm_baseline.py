@@ -3,6 +3,7 @@ import pytest
 
 from evaluation import lightgbm_baseline
 from evaluation.jagged import mask_jagged, to_offsets
+from evaluation.labeled_pairs import LabeledPairs
 from evaluation.metrics import auc, probability_quality
 
 OPTIONS = lightgbm_baseline.FitOptions(
@@ -18,9 +19,7 @@ def pairs(seed, n=400, per=20):
     value = purchase * np.exp(1 + features[:, 1]) * rng.gamma(8, 1 / 8, n * per)
     item = np.tile(np.arange(1, per + 1), n)
     weight = np.ones(n * per, np.float32)
-    return lightgbm_baseline.LabeledPairs(
-        to_offsets(np.full(n, per)), item, features, purchase, value, weight
-    )
+    return LabeledPairs(to_offsets(np.full(n, per)), item, features, purchase, value, weight)
 
 
 @pytest.fixture(scope="module")
