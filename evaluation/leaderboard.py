@@ -58,7 +58,8 @@ IDEAL_RANKING = "perfect order of these candidates"
 HEALTH_FILE = "health.json"  # in a run folder: training's own checks
 # Settings in which the seeds of one system may differ.
 SEED_INDEPENDENT_SETTINGS = (
-    "seed", "stage", "paths.", "mlflow.", "trainer.", "data.root", "prepare.", "evaluation.",
+    "seed", "stage", "paths.", "mlflow.", "logger", "trainer.", "data.root", "prepare.",
+    "evaluation.",
 )  # fmt: skip
 
 

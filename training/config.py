@@ -20,13 +20,14 @@ from training.config_overrides import (
     keys_of_values,
     override_values,
 )
-from training.config_targets import TARGET, find_targets
+from training.config_targets import OPEN_MAPPINGS, TARGET, find_targets
 from training.earlier_names import current_key
 from training.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 METRICS = ("ndcg6", "hit6", "precision6", "revenue6", "discovery_ndcg6", "recall300")
 OBJECTIVE_METRICS = tuple(f"validation/{name}" for name in METRICS)  # of evaluation/validation.py
+REMOVABLE_ENTRIES = ("tasks", "logger", "callbacks")  # mappings, of which null takes an entry out
 STAGES = ("check", "retrieval", "ranker", "all")
 
 
@@ -93,8 +94,8 @@ def _check_key(
     if not exists:
         raise ConfigError(_unknown_key_message(override, reference, valid_names))
     if key not in leaves:
-        if key.startswith("tasks.") and all(value is None for value in values):
-            return True  # takes the task out
+        if key.rpartition(".")[0] in REMOVABLE_ENTRIES and all(value is None for value in values):
+            return True  # takes the entry out
         keys_below = [name for name in leaves if name.startswith(f"{key}.")]
         raise ConfigError(f"{key} is a group of keys: set one of {', '.join(keys_below)}")
     for value in values:
@@ -124,16 +125,29 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
 
 
 def _check_group_choice(override: Override, folders: Sequence[Path]) -> str:
-    """The override of a group as `group=choice`, the first choice of a sweep. Raises ConfigError."""
+    """The override of a group as `group=choice` or `group=[choice,…]`, the first one of a sweep.
+
+    Raises ConfigError.
+    """
     group = override.key_or_group
-    valid_choices = _group_choices(group, folders)
-    choices = [None if value is None else str(value) for value in override_values(override)]
-    for choice in choices:
-        if choice is not None and choice not in valid_choices:
+    valid_choices, values = _group_choices(group, folders), override_values(override)
+    for choice in (str(choice) for value in values for choice in _as_list(value)):
+        if choice not in valid_choices:
             raise ConfigError(
                 f"{group}={choice}: there is no such {group}.{suggest_names(choice, valid_choices)}"
             )
-    return f"{group}={'null' if choices[0] is None else choices[0]}"
+    return _choice_text(group, values[0])
+
+
+def _as_list(choice: Any) -> list[Any]:
+    """The choices of a group: several, one, or none."""
+    return choice if isinstance(choice, list) else [] if choice is None else [choice]
+
+
+def _choice_text(group: str, choice: Any) -> str:
+    if isinstance(choice, list):
+        return f"{group}=[{','.join(map(str, choice))}]"
+    return f"{group}={'null' if choice is None else choice}"
 
 
 def _group_choices(group: str, folders: Sequence[Path]) -> list[str]:
@@ -152,6 +166,8 @@ def _unknown_key_message(override: Override, reference: DictConfig, valid_names:
     if current is not None:
         value = str(override.input_line).partition("=")[2]
         return f"{_renamed_part(key, current)}: set {current}={value}"
+    if key.rpartition(".")[0] in OPEN_MAPPINGS:
+        return f"{key}: expected a class or function: '{key}={{{TARGET}: my_package.my_module.name}}'"
     return f"{key}: no such key.{suggest_names(key, valid_names)}"
 
 
@@ -191,25 +207,28 @@ def reference_config(config_name: str, group_choices: list[str], folders: Sequen
     no class of the config defines.
     """
     full = _compose(config_name, group_choices, folders, with_hydra=True)
-    runtime_choices = {
+    choices = {
         group: choice
         for group, choice in full.hydra.runtime.choices.items()
         if "/" not in group and choice is not None
     }
+    # Hydra's runtime choices lack lists.
+    lists = parse_overrides([choice for choice in group_choices if "[" in choice])
+    choices |= {each.key_or_group: each.value() for each in lists}
     config = OmegaConf.create({key: value for key, value in full.items() if key != "hydra"})
-    experiment = runtime_choices.pop("experiment", None)
-    plain = _compose(config_name, [f"{group}={choice}" for group, choice in runtime_choices.items()], folders)
-    _check_added_keys(f"experiment={experiment}", config, [plain])
-    for group, choice in runtime_choices.items():
-        if (CONFIG_DIR / group / f"{choice}.yaml").is_file():
-            continue
-        shipped = [
-            _compose(
-                config_name, [f"{name}={c}" for name, c in {**runtime_choices, group: each}.items()], folders
-            )
-            for each in _group_choices(group, ())
-        ]
-        _check_added_keys(f"{group}={choice}", plain, shipped)
+    experiment = choices.pop("experiment", None)
+
+    def compose_plain(changed: dict[str, Any]) -> DictConfig:
+        texts = [_choice_text(group, choice) for group, choice in {**choices, **changed}.items()]
+        return _compose(config_name, texts, folders)
+
+    plain = compose_plain({})
+    _check_added_keys(_choice_text("experiment", experiment), config, [plain])
+    for group, choice in choices.items():
+        shipped_choices = _group_choices(group, ())
+        if not set(_as_list(choice)) <= set(shipped_choices):
+            shipped = [compose_plain({group: each}) for each in shipped_choices]
+            _check_added_keys(_choice_text(group, choice), plain, shipped)
     return config
 
 
@@ -223,7 +242,7 @@ def _compose(
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
             return compose(config_name, overrides=overrides, return_hydra_config=with_hydra)
-        except HydraException as error:
+        except (HydraException, ValueError) as error:
             raise ConfigError(f"{config_name}: {' '.join(str(error).split())}") from error
 
 

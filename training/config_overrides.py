@@ -1,6 +1,6 @@
 """Overrides of a command line, `key=value`: their values, and the classes that they name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from training.config_keys import suggest_names
 from training.config_targets import (
     OPEN_MAPPINGS,
-    SHIPPED_PACKAGE,
     TARGET,
     check_target,
     find_targets,
@@ -42,17 +41,17 @@ def keys_of_values(key: str, values: list[Any]) -> list[str]:
 def check_targets(reference: DictConfig, overrides: list[Override], has_folders: bool) -> dict[str, str]:
     """The classes of the config with these overrides, by the key of their node.
 
-    Raises ConfigError for a class that cannot be imported or takes another key than it is given. Shipped
-    configs pass without an import, which takes seconds.
+    Raises ConfigError for a class that cannot be imported or takes another key than it is given. Without
+    folders of the user, only what overrides change is imported, which takes seconds.
     """
     targets = find_targets(reference)
     keys = {node: [*OmegaConf.select(reference, node)] for node in targets}
     changed = set()
     for override in overrides:
-        node, _, name = override.key_or_group.rpartition(".")
-        for value in override_values(override):
+        for key, value in _entries_of_mappings(override):
+            node, _, name = key.rpartition(".")
             if isinstance(value, dict) and TARGET in value:
-                node, name, settings = override.key_or_group, TARGET, [*value]
+                node, name, settings = key, TARGET, [*value]
                 value = value[TARGET]
             else:
                 settings = keys.get(node, [])
@@ -60,10 +59,18 @@ def check_targets(reference: DictConfig, overrides: list[Override], has_folders:
                 targets[node], keys[node] = str(value), settings
                 changed.add(node)
     for node, path in targets.items():
-        is_shipped = path.startswith(SHIPPED_PACKAGE) and path not in RENAMED_TARGETS
-        if not is_shipped or has_folders or node in changed:
+        if has_folders or node in changed or path in RENAMED_TARGETS:
             check_target(node, path, keys[node])
     return targets
+
+
+def _entries_of_mappings(override: Override) -> Iterator[tuple[str, Any]]:
+    """Keys and values of an override; of one that sets a whole open mapping, those of its entries."""
+    for value in override_values(override):
+        if override.key_or_group in OPEN_MAPPINGS and isinstance(value, dict):
+            yield from ((f"{override.key_or_group}.{name}", entry) for name, entry in value.items())
+        else:
+            yield override.key_or_group, value
 
 
 def task_fields() -> list[str]:

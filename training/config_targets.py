@@ -20,14 +20,14 @@ from training.earlier_names import RENAMED_TARGETS
 from training.errors import ConfigError
 
 TARGET = "_target_"
-SHIPPED_PACKAGE = "models."  # of the classes that the shipped configs name
-# Arguments that a class gets before those of the config (training/build_ranker.py, build_two_tower.py).
+# Arguments that a class gets from the code, before those of the config.
 BUILT_ARGUMENTS = {
     "ranker.multitask": ("query_dim", "candidate_dim", "tasks"),
     "retrieval.model.query": ("dims",),
+    "logger.mlflow": ("outbox", "stage"),
 }
 # Mappings to which a config may add a class of the user under a name of its own.
-OPEN_MAPPINGS = ("retrieval.sources",)
+OPEN_MAPPINGS = ("retrieval.sources", "logger", "callbacks")
 
 
 def import_object(key: str, path: str) -> Any:
@@ -60,8 +60,9 @@ def import_object(key: str, path: str) -> Any:
             f"{key}: {path} cannot be imported: {module_name} fails: {type(error).__name__}: {error}"
         ) from error
     if not hasattr(module, name):
-        own_names = [each for each, value in vars(module).items() if _is_of(value, module_name)]
-        raise ConfigError(f"{key}: {module_name} has no {name}.{suggest_names(name, own_names)}")
+        names = [each for each, value in vars(module).items() if _is_of(value, module_name)]
+        names += getattr(module, "__all__", ())
+        raise ConfigError(f"{key}: {module_name} has no {name}.{suggest_names(name, names)}")
     return getattr(module, name)
 
 

@@ -26,7 +26,7 @@ from training.run_files import CONFIG_FILE, CONFIG_VERSION, CONFIG_VERSION_KEY
 PlainConfig = dict[str, Any]
 
 # Mappings whose entries are a choice: an entry of today's default is none of an earlier run.
-CHOSEN_ENTRIES = ("tasks", "retrieval.sources")
+CHOSEN_ENTRIES = ("tasks", "retrieval.sources", "logger", "callbacks")
 TARGET_GROUPS = {"query": "retrieval.model.query", "ranker": "ranker.multitask"}  # group → its class
 
 

@@ -2,7 +2,7 @@
 
 In a run of several processes, of the first process's share of the data.
 
-Logged to MLflow with the other metrics, and written to `health.json` in the run's folder:
+Logged with the other metrics, and written to `health.json` in the run's folder:
 
     {"gates": {"click": [.2, .5, .3], …},                           mean gate weight of each expert, by task
      "gradient_cosine": [{"step": 50, "click~purchase": .3, …}],  on the last layer that all tasks share
@@ -117,8 +117,8 @@ class HealthMonitor(pl.Callback):
                 print(f"\nALARM: {text}", flush=True)
 
     def log_metrics(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
-        if trainer.logger is not None and metrics:
-            trainer.logger.log_metrics(metrics, step=trainer.global_step)
+        for logger in trainer.loggers if metrics else ():
+            logger.log_metrics(metrics, step=trainer.global_step)
 
     def write_report(self) -> None:
         if processes.rank() > 0:

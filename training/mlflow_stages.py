@@ -23,6 +23,7 @@ from data.io.folders import publish_folder
 from data.io.remote_roots import local_root
 from serving.files import write_text
 from training import tracking
+from training.loggers import logs_to_mlflow
 from training.mlflow_outbox import RUN_ID_FILE, Entry
 from training.retrieval_stage import CONTINUED, towers_chain
 from training.run_files import CONFIG_FILE, VECTORS_FILE, WEIGHTS_FILE
@@ -49,8 +50,10 @@ class RunStages(NamedTuple):
 def log_stages(cfg: DictConfig, stages: RunStages) -> None:
     """Nest the runs of the stages below the ranker's, and upload their files if `mlflow.upload` says so.
 
-    A stage that several runs share stays with the first one.
+    A stage that several runs share stays with the first one. Nothing happens without `logger=mlflow`.
     """
+    if not logs_to_mlflow(cfg):
+        return
     runs, is_uploaded = local_root(cfg.paths.runs), uploads_files(cfg)
     towers, key = towers_chain(stages.retrieval), stages.prepared.name
     tower_files = [file for folder in towers for file in _run_files(folder)]

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 
+from training.loggers import logs_to_mlflow
 from training.tracking import make_client, read_run_id
 
 VIEW_TAG = "mlflow.sharedViewState."
@@ -23,6 +24,8 @@ def sweep_view(cfg: DictConfig, name: str, folders: Sequence[Path], parameters: 
 
     None where MLflow does not have them. `name` is that of the view: a later one replaces it.
     """
+    if not logs_to_mlflow(cfg):
+        return None
     run_ids = [run_id for folder in folders if (run_id := read_run_id(folder))]
     try:
         client = make_client(cfg)

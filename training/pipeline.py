@@ -12,6 +12,7 @@ from training.build_ranker import feature_selection, read_tasks
 from training.candidates_stage import gather_candidates
 from training.distributed import processes
 from training.labels import check_task_labels, label_policy_from_meta
+from training.loggers import check_loggers
 from training.mlflow_stages import RunStages, log_stages
 from training.module_checks import check_modules
 from training.objective import check_run_objective
@@ -33,6 +34,7 @@ def train_models(cfg: DictConfig) -> Path:
     pl.seed_everything(cfg.seed, verbose=False)
     # Each refuses a wrong name or value before the first stage.
     extra_arguments(cfg)
+    check_loggers(cfg)
     tasks = read_tasks(cfg)
     feature_selection(cfg)
     parse_sources(cfg.retrieval.sources)

@@ -95,9 +95,9 @@ def _train_ranker(
         TaskSettings.of(cfg, train_settings, weights), RankerRun(longest, folder),
     )  # fmt: skip
     start = time.monotonic()
-    logger = tracking.make_logger(cfg, folder, "ranker")
+    loggers = tracking.stage_loggers(cfg, folder, "ranker")
     with tracking.system_metrics(cfg, folder):
-        metrics = fit(cfg, task, train, validation, folder, logger, stopping)
+        metrics = fit(cfg, task, train, validation, folder, loggers, stopping)
     seconds = time.monotonic() - start  # of this process: not of the whole training if it was resumed
     ranker = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
     if processes.rank() > 0:

@@ -164,7 +164,7 @@ def _fit_towers(
 ) -> dict[str, float]:
     """Train on some checkouts; write weights, vectors and config. Returns metrics.
 
-    Those of a folder with an MLflow run are logged to it.
+    Those of towers that continue others are not logged.
     """
     train_settings = cfg.retrieval.train
     examples = prepared.folder / "examples"
@@ -178,9 +178,9 @@ def _fit_towers(
     validation_file = examples / "validation.parquet"
     first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)
-    logger = tracking.make_logger(cfg, folder, "retrieval") if tracking.is_tracked(folder) else False
+    loggers = [] if stopping.continued else tracking.stage_loggers(cfg, folder, "retrieval")
     with tracking.system_metrics(cfg, folder):
-        metrics = fit(cfg, task, train, validation, folder, logger, stopping)
+        metrics = fit(cfg, task, train, validation, folder, loggers, stopping)
     towers = build_and_load(build, folder / BEST_CHECKPOINT)  # every process takes part
     if processes.rank() == 0:
         save_towers(towers, prepared, folder)

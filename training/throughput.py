@@ -1,4 +1,4 @@
-"""Training throughput and the share of time that waits for data: in the progress bar and in MLflow."""
+"""Training throughput and the share of time that waits for data: in the progress bar and in the loggers."""
 
 import time
 from typing import Any
@@ -29,8 +29,9 @@ class Throughput(pl.Callback):
         self.last_batch_end = time.monotonic()  # validation follows inside the epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        if trainer.logger is not None and (rates := self.rates(trainer)):
-            trainer.logger.log_metrics(rates, step=trainer.global_step)
+        rates = self.rates(trainer)
+        for logger in trainer.loggers if rates else ():
+            logger.log_metrics(rates, step=trainer.global_step)
         self.epoch_start = 0.0
 
     def rates(self, trainer: pl.Trainer) -> dict[str, float]:

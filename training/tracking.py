@@ -15,11 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 
 from data.io.code_hash import ROOT
 from data.io.remote_roots import local_root
 from training.config_keys import flatten_config, parse_overrides, without_secrets
 from training.errors import ConfigError
+from training.loggers import log_final_metrics, logs_to_mlflow, make_other_loggers
 from training.mlflow_outbox import (
     OUTBOX_FILE,
     RUN_ID_FILE,
@@ -33,7 +35,7 @@ from training.stage_folders import is_done, read_stage_manifest
 
 # Overrides that say where things lie, and are in no run's name.
 UNTOLD_OVERRIDES = (
-    "paths.", "mlflow.", "prepare.", "trainer.", "data.root", "data.files", "data.url",
+    "paths.", "mlflow.", "logger", "prepare.", "trainer.", "data.root", "data.files", "data.url",
     "data.tables", "data.refresh", "data.columns", "data.csv",
 )  # fmt: skip
 MAX_NAME = 200  # characters of a run's overrides in its name
@@ -44,7 +46,7 @@ SQLITE = "sqlite:///"
 def check_server(cfg: DictConfig) -> None:
     """Raises ConfigError where a tracking server must take the runs and does not answer within seconds."""
     uri = str(cfg.mlflow.tracking_uri)
-    if not cfg.mlflow.required or not uri.startswith(("http://", "https://")):
+    if not logs_to_mlflow(cfg) or not cfg.mlflow.required or not uri.startswith(("http://", "https://")):
         return
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S).close()
@@ -58,8 +60,10 @@ def check_server(cfg: DictConfig) -> None:
 def start_run(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> str:
     """The id of the folder's MLflow run: the existing one, or a new one with parameters and tags.
 
-    "" where the server is away; the run is then created later.
+    "" where the server is away, and the run is created later; also where no run is logged to MLflow.
     """
+    if not logs_to_mlflow(cfg):
+        return ""
     outbox = open_outbox(cfg, folder)
     if outbox.run_id is None:
         tags = tags | {"git_commit": git_commit(), "folder": str(folder.resolve()), "seed": str(cfg.seed)}
@@ -114,7 +118,7 @@ def read_run_id(folder: Path) -> str | None:
 def system_metrics(cfg: DictConfig, folder: Path) -> Iterator[None]:
     """Log `system/…`, the use of CPU, memory, disk, network and GPUs, while the block runs, if asked for."""
     run_id = read_run_id(folder)
-    if not cfg.mlflow.system_metrics or run_id is None:
+    if not (logs_to_mlflow(cfg) and cfg.mlflow.system_metrics) or run_id is None:
         yield
         return
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # needs psutil
@@ -135,7 +139,9 @@ def dataset_entry(cfg: DictConfig, key: str) -> Entry:
 
 
 def add_entries(cfg: DictConfig, folder: Path, entries: Sequence[Entry]) -> None:
-    """Send MLflow entries for the run of a folder."""
+    """Send MLflow entries for the run of a folder, if runs are logged there."""
+    if not logs_to_mlflow(cfg):
+        return
     outbox = open_outbox(cfg, folder)
     outbox.add(entries)
     _send(outbox)
@@ -148,6 +154,8 @@ def open_outbox(cfg: DictConfig, folder: Path) -> Outbox:
 
 def send_kept(cfg: DictConfig) -> None:
     """Send what earlier runs kept while the server was away."""
+    if not logs_to_mlflow(cfg):
+        return
     for folder in kept_outboxes(local_root(cfg.paths.runs)):
         if not open_outbox(cfg, folder).send():
             return  # the others would wait for the same server
@@ -226,8 +234,15 @@ def make_logger(cfg: DictConfig, folder: Path, stage: str) -> OutboxLogger:
     return OutboxLogger(open_outbox(cfg, folder), stage)
 
 
+def stage_loggers(cfg: DictConfig, folder: Path, stage: str) -> list[Logger]:
+    """All loggers of a stage, as `logger` of the config names them."""
+    mlflow_logger = [make_logger(cfg, folder, stage)] if logs_to_mlflow(cfg) else []
+    return [*mlflow_logger, *make_other_loggers(cfg, folder)]
+
+
 def finish_run(cfg: DictConfig, folder: Path, metrics: dict[str, float], artifacts: list[Path]) -> None:
-    """Log final metrics and files, and end the run."""
+    """Log final metrics, and to MLflow files too, and end the run."""
+    log_final_metrics(cfg, folder, metrics)
     files = [{"kind": "artifact", "path": str(file.resolve())} for file in artifacts]
     add_entries(cfg, folder, [*metric_entries(metrics), *files, {"kind": "end"}])
 

@@ -20,6 +20,7 @@ from training.continued_training import ContinueTraining
 from training.distributed import processes
 from training.distributed.sharding import STEP_FILE, ShardedStrategy
 from training.errors import ConfigError
+from training.loggers import close_loggers, log_config
 from training.throughput import ProgressLine, Throughput
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = "best.ckpt", "last.ckpt"
@@ -38,7 +39,7 @@ SET_BY_STAGES = {  # argument of Lightning's Trainer → where it is set instead
     "strategy": "TorchRec shards the tables: trainer.sharding",
     "use_distributed_sampler": "every process reads its own share",
     "callbacks": "training must end by validation and keep the best weights",
-    "logger": "metrics go to MLflow",
+    "logger": "choose the loggers: logger=[mlflow,csv]",
     "enable_model_summary": "the run's config tells the model",
     "fast_dev_run": "experiment=debug is the whole path in seconds",
     "num_sanity_val_steps": "the first validation comes early enough",
@@ -134,7 +135,7 @@ def fit(
     train: Sized,
     validation: object,
     folder: Path,
-    logger: Logger | bool,
+    loggers: list[Logger],
     stopping: StoppingRule,
 ) -> dict[str, float]:
     """Train until the stopping rule holds; resume from the folder's checkpoint if it has one.
@@ -167,7 +168,7 @@ def fit(
         # Steps count across epochs: on few checkouts several epochs pass between two validations.
         check_val_every_n_epoch=None,
         val_check_interval=interval,
-        logger=logger,
+        logger=loggers,
         callbacks=[
             best,
             last,
@@ -184,7 +185,9 @@ def fit(
     checkpoint = latest_checkpoint(folder)
     if checkpoint and processes.rank() == 0:
         print(f"resuming {folder.name} at step {(checkpoint / STEP_FILE).read_text()}", flush=True)
+    log_config(cfg, loggers)
     trainer.fit(task, train, validation, ckpt_path=checkpoint)
+    close_loggers(loggers)
     return _final_metrics(trainer, best, folder, len(train))
 
 

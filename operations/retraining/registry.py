@@ -7,11 +7,17 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 
+from training.loggers import logs_to_mlflow
 from training.tracking import make_client, read_run_id
 
 
 def register_challenger(cfg: DictConfig, folder: Path, bundle: str, reason: str) -> None:
-    """Register the bundle of a run as the challenger, unless it is registered already."""
+    """Register the bundle of a run as the challenger, unless it is registered already.
+
+    Nothing is registered without `logger=mlflow`.
+    """
+    if not logs_to_mlflow(cfg):
+        return
     client, name = make_client(cfg), cfg.retrain.registered
     try:
         client.create_registered_model(name, description="Sextet: champions and challengers")
@@ -29,6 +35,8 @@ def register_challenger(cfg: DictConfig, folder: Path, bundle: str, reason: str)
 
 def set_champion_alias(cfg: DictConfig, bundle: str) -> None:
     """Give the alias `champion` to a bundle, if it is registered."""
+    if not logs_to_mlflow(cfg):
+        return
     client, name = make_client(cfg), cfg.retrain.registered
     version = _find_version(client, name, bundle)
     if version is not None:

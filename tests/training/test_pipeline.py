@@ -130,7 +130,7 @@ def test_small_gains_do_not_prolong_a_training(values: list[float], mode: str) -
     [
         ({"gradient_clip_val": 1.0}, "gradients cannot be clipped"),
         ({"max_epochs": 3}, "set retrieval.train.epochs"),
-        ({"logger": True}, "metrics go to MLflow"),
+        ({"logger": True}, r"logger=\[mlflow,csv\]"),
         ({"profilr": "simple"}, "Did you mean profiler"),
     ],
 )

@@ -1,0 +1,104 @@
+"""The loggers of a stage, as the config names them: MLflow's outbox, Lightning's, or the user's own.
+
+    logger=csv    'logger=[mlflow,tensorboard]'    '+logger.mine={_target_: my_package.MyLogger}'
+
+They change no result, so they are part of no stage's key.
+"""
+
+import inspect
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from training.config_keys import flatten_config
+from training.config_targets import TARGET, build_target, import_object
+from training.errors import ConfigError
+
+GROUP = "logger"  # key of the config
+MLFLOW_TARGET = "training.mlflow_outbox.OutboxLogger"
+OPTIONAL_PACKAGES = {"pytorch_lightning.loggers.WandbLogger": "wandb"}  # class → the package that it needs
+
+
+def logs_to_mlflow(cfg: DictConfig) -> bool:
+    """Whether the runs of a config are logged to MLflow."""
+    return any(settings[TARGET] == MLFLOW_TARGET for settings in _logger_settings(cfg).values())
+
+
+def check_loggers(cfg: DictConfig) -> None:
+    """Raises ConfigError for a logger without a class, or whose package is not installed."""
+    for name, settings in _logger_settings(cfg).items():
+        package = OPTIONAL_PACKAGES.get(settings[TARGET])
+        if package is not None and find_spec(package) is None:
+            raise ConfigError(
+                f"{GROUP}.{name}: the package {package} is not installed: pip install {package}, or choose "
+                "another logger, such as logger=csv"
+            )
+
+
+def make_other_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+    """The loggers beside MLflow's, of the stage in `folder`.
+
+    In their settings, `{folder}` is the stage's folder and `{id}` its name. One with a `save_dir` that is not
+    set writes to `<folder>/<name of the logger>`.
+
+    Raises ConfigError for one that cannot be built.
+    """
+    loggers = []
+    for name, settings in _logger_settings(cfg).items():
+        if settings[TARGET] == MLFLOW_TARGET:
+            continue
+        key = f"{GROUP}.{name}"
+        target = import_object(f"{key}.{TARGET}", settings[TARGET])
+        filled = {k: _fill_in(value, folder) for k, value in settings.items()}
+        if "save_dir" in inspect.signature(target).parameters:
+            filled.setdefault("save_dir", str(folder / name))
+        logger = build_target(key, OmegaConf.create(filled))
+        if not isinstance(logger, Logger):
+            raise ConfigError(
+                f"{key}: {settings[TARGET]} is no logger of Lightning: derive it from "
+                "pytorch_lightning.loggers.Logger"
+            )
+        loggers.append(logger)
+    return loggers
+
+
+def log_config(cfg: DictConfig, loggers: Sequence[Logger]) -> None:
+    """Log the values of the config, by dotted key, as hyperparameters."""
+    for logger in loggers:
+        logger.log_hyperparams(flatten_config(cfg))
+
+
+def log_final_metrics(cfg: DictConfig, folder: Path, metrics: dict[str, float]) -> None:
+    """Log metrics of a stage after its training to the loggers beside MLflow's."""
+    loggers = make_other_loggers(cfg, folder) if metrics else []
+    for logger in loggers:
+        logger.log_metrics(metrics)
+        logger.finalize("success")
+    close_loggers(loggers)
+
+
+def close_loggers(loggers: Sequence[Logger]) -> None:
+    """End what a logger keeps open for the process: the next stage would log to the same W&B run."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+def _logger_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """The settings of each logger by name. Raises ConfigError for one without a class."""
+    loggers: Any = OmegaConf.to_container(cfg[GROUP], resolve=True)
+    chosen = {name: settings for name, settings in loggers.items() if settings is not None}
+    for name, settings in chosen.items():
+        if not isinstance(settings, dict) or TARGET not in settings:
+            raise ConfigError(f"{GROUP}.{name}: expected {{{TARGET}: my_package.MyLogger, …}}")
+    return chosen
+
+
+def _fill_in(value: Any, folder: Path) -> Any:
+    if not isinstance(value, str):
+        return value
+    return value.replace("{folder}", str(folder)).replace("{id}", folder.name)
