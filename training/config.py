@@ -28,6 +28,7 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 METRICS = ("ndcg6", "hit6", "precision6", "revenue6", "discovery_ndcg6", "recall300")
 OBJECTIVE_METRICS = tuple(f"validation/{name}" for name in METRICS)  # of evaluation/validation.py
 REMOVABLE_ENTRIES = ("tasks", "logger", "callbacks")  # mappings, of which null takes an entry out
+CHOICES = {"objective_metric": OBJECTIVE_METRICS, "trainer.profiler": ("simple", "advanced", "pytorch")}
 STAGES = ("check", "retrieval", "ranker", "all")
 
 
@@ -87,6 +88,8 @@ def _check_key(
     names = keys_of_values(key, values)
     if may_be_added and all(accepts_key(name, targets) or accepts_column(name, reference) for name in names):
         return False
+    if key == "callbacks" and all(isinstance(value, dict) for value in values):
+        return False  # Hydra adds entries
     if override.is_add() or override.is_delete():
         raise ConfigError(
             f"{override.input_line}: keys cannot be added or deleted; set one that exists: key=value"
@@ -284,10 +287,12 @@ def check_values(config: DictConfig) -> None:
     error = find_range_error(leaves)
     if error:
         raise ConfigError(error)
-    metric = leaves.get("objective_metric", OBJECTIVE_METRICS[0])
-    if metric not in OBJECTIVE_METRICS:
-        hint = suggest_names(str(metric), list(OBJECTIVE_METRICS))
-        raise ConfigError(f"objective_metric={metric}: expected {', '.join(OBJECTIVE_METRICS)}.{hint}")
+    for key, names in CHOICES.items():
+        value = leaves.get(key)
+        if value is not None and value not in names:
+            raise ConfigError(
+                f"{key}={value}: expected {', '.join(names)}.{suggest_names(str(value), names)}"
+            )
     for key, value in leaves.items():
         if key.startswith("paths.") and is_uri(str(value)):
             _check_remote_root(key, str(value))

@@ -50,6 +50,8 @@ def check_targets(reference: DictConfig, overrides: list[Override], has_folders:
     for override in overrides:
         for key, value in _entries_of_mappings(override):
             node, _, name = key.rpartition(".")
+            if node == "callbacks" and isinstance(value, dict) and TARGET not in value:
+                raise ConfigError(f"{key}: expected {{{TARGET}: my_package.my_module.name, …}}")
             if isinstance(value, dict) and TARGET in value:
                 node, name, settings = key, TARGET, [*value]
                 value = value[TARGET]

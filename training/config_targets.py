@@ -10,6 +10,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
@@ -122,6 +123,28 @@ def unknown_parameter(path: str, name: str, parameters: list[str]) -> str:
     if not parameters:
         return f"{class_name} takes no settings"
     return f"{class_name} takes no {name}.{suggest_names(name, parameters)}"
+
+
+def entries_of_classes(config: DictConfig, mapping: str) -> dict[str, dict[str, Any]]:
+    """The settings of each class of an open mapping, by name, without those that are null.
+
+    Raises ConfigError for an entry without a class.
+    """
+    entries: Any = OmegaConf.to_container(config[mapping], resolve=True)
+    for name, settings in entries.items():
+        if settings is not None and (not isinstance(settings, dict) or TARGET not in settings):
+            raise ConfigError(f"{mapping}.{name}: expected {{{TARGET}: my_package.my_module.name, …}}")
+    return {name: settings for name, settings in entries.items() if settings is not None}
+
+
+def fill_in_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Settings with a stage's folder for `{folder}` and its name for `{id}`."""
+    return {
+        key: value.replace("{folder}", str(folder)).replace("{id}", folder.name)
+        if isinstance(value, str)
+        else value
+        for key, value in settings.items()
+    }
 
 
 def build_target(key: str, settings: DictConfig, *arguments: Any) -> Any:

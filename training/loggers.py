@@ -9,13 +9,12 @@ import inspect
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from training.config_keys import flatten_config
-from training.config_targets import TARGET, build_target, import_object
+from training.config_targets import TARGET, build_target, entries_of_classes, fill_in_folder, import_object
 from training.errors import ConfigError
 
 GROUP = "logger"  # key of the config
@@ -25,12 +24,12 @@ OPTIONAL_PACKAGES = {"pytorch_lightning.loggers.WandbLogger": "wandb"}  # class 
 
 def logs_to_mlflow(cfg: DictConfig) -> bool:
     """Whether the runs of a config are logged to MLflow."""
-    return any(settings[TARGET] == MLFLOW_TARGET for settings in _logger_settings(cfg).values())
+    return any(settings[TARGET] == MLFLOW_TARGET for settings in entries_of_classes(cfg, GROUP).values())
 
 
 def check_loggers(cfg: DictConfig) -> None:
     """Raises ConfigError for a logger without a class, or whose package is not installed."""
-    for name, settings in _logger_settings(cfg).items():
+    for name, settings in entries_of_classes(cfg, GROUP).items():
         package = OPTIONAL_PACKAGES.get(settings[TARGET])
         if package is not None and find_spec(package) is None:
             raise ConfigError(
@@ -48,12 +47,12 @@ def make_other_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
     Raises ConfigError for one that cannot be built.
     """
     loggers = []
-    for name, settings in _logger_settings(cfg).items():
+    for name, settings in entries_of_classes(cfg, GROUP).items():
         if settings[TARGET] == MLFLOW_TARGET:
             continue
         key = f"{GROUP}.{name}"
         target = import_object(f"{key}.{TARGET}", settings[TARGET])
-        filled = {k: _fill_in(value, folder) for k, value in settings.items()}
+        filled = fill_in_folder(settings, folder)
         if "save_dir" in inspect.signature(target).parameters:
             filled.setdefault("save_dir", str(folder / name))
         logger = build_target(key, OmegaConf.create(filled))
@@ -86,19 +85,3 @@ def close_loggers(loggers: Sequence[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
-
-
-def _logger_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
-    """The settings of each logger by name. Raises ConfigError for one without a class."""
-    loggers: Any = OmegaConf.to_container(cfg[GROUP], resolve=True)
-    chosen = {name: settings for name, settings in loggers.items() if settings is not None}
-    for name, settings in chosen.items():
-        if not isinstance(settings, dict) or TARGET not in settings:
-            raise ConfigError(f"{GROUP}.{name}: expected {{{TARGET}: my_package.MyLogger, …}}")
-    return chosen
-
-
-def _fill_in(value: Any, folder: Path) -> Any:
-    if not isinstance(value, str):
-        return value
-    return value.replace("{folder}", str(folder)).replace("{id}", folder.name)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from data.prepare import prepare
 from training import tracking
 from training.build_ranker import feature_selection, read_tasks
+from training.callbacks import make_callbacks
 from training.candidates_stage import gather_candidates
 from training.distributed import processes
 from training.labels import check_task_labels, label_policy_from_meta
@@ -35,6 +36,7 @@ def train_models(cfg: DictConfig) -> Path:
     # Each refuses a wrong name or value before the first stage.
     extra_arguments(cfg)
     check_loggers(cfg)
+    make_callbacks(cfg, Path(cfg.paths.runs))
     tasks = read_tasks(cfg)
     feature_selection(cfg)
     parse_sources(cfg.retrieval.sources)

@@ -28,7 +28,7 @@ from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_objective, save_run_config
 from training.stage_folders import fetch_stage, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
-from training.trainer import BEST_CHECKPOINT, StoppingRule, fit
+from training.trainer import BEST_CHECKPOINT, StoppingRule, count_epoch_steps, fit
 from training.warm_start import WarmStart, ranker_outline, warm_ranker_weights
 
 VALIDATION_BATCH_SIZE = 256  # checkouts
@@ -55,6 +55,7 @@ def train_ranker(
         feature_selection(cfg),
         cfg.trainer.precision,
         cfg.trainer.extra,
+        cfg.callbacks,
         cfg.seed,
         candidates_folder.name,
     )
@@ -89,7 +90,8 @@ def _train_ranker(
     first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)
     stopping = replace(StoppingRule.of(train_settings, "val_loss", "min"), patience=NO_LIMIT)
-    longest = len(train) * stopping.count_epochs(len(train))  # the learning rate's decay ends it before
+    epoch_steps = count_epoch_steps(cfg, len(train))
+    longest = epoch_steps * stopping.count_epochs(epoch_steps)  # the learning rate's decay ends it before
     task = RankerTask(
         build, _query_sources(cfg, prepared, retrieval), prepared.catalog, read_tasks(cfg), label_policy,
         TaskSettings.of(cfg, train_settings, weights), RankerRun(longest, folder),

@@ -68,6 +68,7 @@ def train_retrieval(
         cfg.retrieval.train,
         cfg.trainer.precision,
         cfg.trainer.extra,
+        cfg.callbacks,
         cfg.seed,
         prepared.folder.name,
         *([warm.run_name] if warm else []),

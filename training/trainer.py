@@ -12,8 +12,11 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers.logger import DummyLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from training.callbacks import PROFILE, make_callbacks, make_profiler
 from training.config_keys import suggest_names
 from training.config_limits import NO_LIMIT
 from training.continued_training import ContinueTraining
@@ -38,10 +41,13 @@ SET_BY_STAGES = {  # argument of Lightning's Trainer → where it is set instead
     "num_nodes": "start the processes by torchrun",
     "strategy": "TorchRec shards the tables: trainer.sharding",
     "use_distributed_sampler": "every process reads its own share",
-    "callbacks": "training must end by validation and keep the best weights",
+    "callbacks": "add yours to callbacks, such as 'callbacks.lr={_target_: "
+    "pytorch_lightning.callbacks.LearningRateMonitor}'",
+    "profiler": "set trainer.profiler",
     "logger": "choose the loggers: logger=[mlflow,csv]",
     "enable_model_summary": "the run's config tells the model",
-    "fast_dev_run": "experiment=debug is the whole path in seconds",
+    "fast_dev_run": "experiment=fast_dev_run is one batch of each stage",
+    "overfit_batches": "experiment=overfit is one batch, many times",
     "num_sanity_val_steps": "the first validation comes early enough",
 }
 
@@ -143,7 +149,9 @@ def fit(
     The best weights end up in `<folder>/best.ckpt`. Returns the metrics of the last validation, the number of
     `steps`, those of the weights kept as `best_epochs` (passes over the data), and `best_<monitor>`.
     """
-    monitor, mode, n_epochs = stopping.monitor, stopping.mode, stopping.count_epochs(len(train))
+    monitor, mode, epoch_steps = stopping.monitor, stopping.mode, count_epoch_steps(cfg, len(train))
+    n_epochs = stopping.count_epochs(epoch_steps)
+    interval = validation_interval(stopping.validate_every, epoch_steps, n_epochs)
     best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
     last = MidEpochCheckpoint(
         folder,
@@ -153,42 +161,62 @@ def fit(
         save_top_k=1,
         enable_version_counter=False,
     )
-    interval = validation_interval(stopping.validate_every, len(train), n_epochs)
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
     throughput = Throughput()
-    extra = extra_arguments(cfg)
-    trainer = pl.Trainer(
+    callbacks = [
+        best,
+        last,
+        GainStopping(monitor, mode, patience_between(stopping, interval), stopping.min_gain),
+        throughput,
+        *([ContinueTraining(stopping.continued)] if stopping.continued else []),
+        *make_callbacks(cfg, folder),
+        *([ProgressLine(throughput)] if cfg.trainer.progress else []),
+    ]
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint and processes.rank() == 0:
+        print(f"resuming {folder.name} at step {(checkpoint / STEP_FILE).read_text()}", flush=True)
+    log_config(cfg, loggers)
+    profiler = make_profiler(cfg.trainer.profiler, folder) if processes.rank() == 0 else None
+    try:
+        # Steps count across epochs: on few checkouts several epochs pass between two validations.
+        trainer = _make_trainer(
+            cfg,
+            callbacks=callbacks,
+            logger=loggers or DummyLogger(),  # some callbacks need a logger
+            profiler=profiler,
+            max_epochs=n_epochs,
+            check_val_every_n_epoch=None,
+            val_check_interval=interval,
+        )
+        trainer.fit(task, train, validation, ckpt_path=checkpoint)
+    except MisconfigurationException as error:  # of a callback, mostly
+        raise ConfigError(f"Lightning refuses {folder.name}: {error}") from error
+    close_loggers(loggers)
+    if profiler is not None:
+        print(f"profile: {folder}/*{PROFILE}*", flush=True)
+    return _final_metrics(trainer, best, folder, epoch_steps)
+
+
+def _make_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:
+    """A trainer of all processes, with the settings of `trainer` and these arguments of a stage."""
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
+    return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=local_world_size,
         num_nodes=processes.world_size() // local_world_size,
         use_distributed_sampler=False,  # a stream reads its own share
         precision=cfg.trainer.precision,
         strategy=ShardedStrategy(process_group_backend=processes.backend(cfg)),
-        max_epochs=n_epochs,
-        # Steps count across epochs: on few checkouts several epochs pass between two validations.
-        check_val_every_n_epoch=None,
-        val_check_interval=interval,
-        logger=loggers,
-        callbacks=[
-            best,
-            last,
-            GainStopping(monitor, mode, patience_between(stopping, interval), stopping.min_gain),
-            throughput,
-            *([ContinueTraining(stopping.continued)] if stopping.continued else []),
-            *([ProgressLine(throughput)] if cfg.trainer.progress else []),
-        ],
         enable_progress_bar=cfg.trainer.progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **{"log_every_n_steps": 20, **extra},
-    )  # fmt: skip
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint and processes.rank() == 0:
-        print(f"resuming {folder.name} at step {(checkpoint / STEP_FILE).read_text()}", flush=True)
-    log_config(cfg, loggers)
-    trainer.fit(task, train, validation, ckpt_path=checkpoint)
-    close_loggers(loggers)
-    return _final_metrics(trainer, best, folder, len(train))
+        **{"log_every_n_steps": 20, **extra_arguments(cfg), **arguments},
+    )
+
+
+def count_epoch_steps(cfg: DictConfig, n_batches: int) -> int:
+    """Steps of an epoch of `n_batches`, at least one: `trainer.extra.limit_train_batches` counts."""
+    limit = extra_arguments(cfg).get("limit_train_batches", 1.0)
+    return max(int(n_batches * limit) if isinstance(limit, float) else min(limit, n_batches), 1)
 
 
 def extra_arguments(cfg: DictConfig) -> dict[str, Any]:

@@ -63,6 +63,9 @@ def module_closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str,
         if name in files:
             continue
         top = name.partition(".")[0]
+        if top in RESULT_LIBRARIES:  # its version counts
+            libraries.add(top)
+            continue
         file = _module_file(roots.get(top, root), name)
         if file is None:
             if is_module and not (roots.get(top, root) / top).is_dir():

@@ -131,7 +131,9 @@ def test_small_gains_do_not_prolong_a_training(values: list[float], mode: str) -
         ({"gradient_clip_val": 1.0}, "gradients cannot be clipped"),
         ({"max_epochs": 3}, "set retrieval.train.epochs"),
         ({"logger": True}, r"logger=\[mlflow,csv\]"),
-        ({"profilr": "simple"}, "Did you mean profiler"),
+        ({"callbacks": []}, "add yours to callbacks"),
+        ({"profiler": "simple"}, "set trainer.profiler"),
+        ({"max_tim": "00:01:00:00"}, "Did you mean max_time"),
     ],
 )
 def test_arguments_of_the_trainer_that_mean_nothing_here_are_refused(
@@ -143,7 +145,7 @@ def test_arguments_of_the_trainer_that_mean_nothing_here_are_refused(
 
 
 def test_other_arguments_of_the_trainer_pass() -> None:
-    extra = {"profiler": "simple", "max_time": "00:01:00:00", "detect_anomaly": True}
+    extra = {"max_time": "00:01:00:00", "detect_anomaly": True}
     assert extra_arguments(OmegaConf.create({"trainer": {"extra": extra}})) == extra
     assert extra_arguments(OmegaConf.create({"trainer": {"extra": None}})) == {}
     assert not set(SET_BY_STAGES) - set(inspect.signature(pl.Trainer.__init__).parameters)
