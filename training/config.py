@@ -19,6 +19,7 @@ from training.config_overrides import (
     check_targets,
     keys_of_values,
     override_values,
+    replaces_class,
 )
 from training.config_targets import OPEN_MAPPINGS, TARGET, find_targets
 from training.earlier_names import current_key
@@ -28,7 +29,13 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 METRICS = ("ndcg6", "hit6", "precision6", "revenue6", "discovery_ndcg6", "recall300")
 OBJECTIVE_METRICS = tuple(f"validation/{name}" for name in METRICS)  # of evaluation/validation.py
 REMOVABLE_ENTRIES = ("tasks", "logger", "callbacks")  # mappings, of which null takes an entry out
-CHOICES = {"objective_metric": OBJECTIVE_METRICS, "trainer.profiler": ("simple", "advanced", "pytorch")}
+TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam", "rowwise_adam")
+CHOICES = {
+    "objective_metric": OBJECTIVE_METRICS,
+    "trainer.profiler": ("simple", "advanced", "pytorch"),
+    "retrieval.train.table_optimizer": TABLE_OPTIMIZERS,
+    "ranker.train.table_optimizer": TABLE_OPTIMIZERS,
+}
 STAGES = ("check", "retrieval", "ranker", "all")
 
 
@@ -55,6 +62,7 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
     """The arguments for Hydra, once their overrides are checked against the configs.
 
     A key that no file sets, but a task or a class of the config has, gets Hydra's prefix `++`, which adds it.
+    A mapping with a class replaces the one that is there, whose settings Hydra would keep.
     Hydra's own flags (-m, --help, hydra.*) pass through. The configs of `--config-dir` count.
 
     Raises ConfigError for an unknown key, group choice or a value of the wrong type, naming the nearest valid
@@ -68,7 +76,10 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
     targets = check_targets(reference, key_overrides, bool(folders))
     valid_names = [*flatten_config(reference), *sorted(groups)]
     added = {o.input_line for o in key_overrides if not _check_key(o, reference, targets, valid_names)}
-    return [f"++{line.lstrip('+')}" if line in added else line for line in arguments]
+    replaced = {o.input_line: o.key_or_group for o in key_overrides if replaces_class(o, reference)}
+    deleted = [f"~{key}" for key in replaced.values()]
+    added |= replaced.keys()
+    return [*deleted, *(f"++{line.lstrip('+')}" if line in added else line for line in arguments)]
 
 
 def _check_key(
@@ -96,6 +107,8 @@ def _check_key(
         )
     if not exists:
         raise ConfigError(_unknown_key_message(override, reference, valid_names))
+    if replaces_class(override, reference):
+        return True
     if key not in leaves:
         if key.rpartition(".")[0] in REMOVABLE_ENTRIES and all(value is None for value in values):
             return True  # takes the entry out

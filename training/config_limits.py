@@ -12,6 +12,7 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
     "share": (0.01, 0.99), "data.organic.share": (0, 0.9),
     "learning_rate": (1e-8, 10), "table_learning_rate": (1e-8, 10),
     "positives": (1, NO_LIMIT), "uniform_negatives": (0, NO_LIMIT), "in_batch_negatives": (0, NO_LIMIT),
+    "weight_decay": (0, 10), "warmup_steps": (0, NO_LIMIT), "decay_share": (0.01, 1), "min_factor": (0, 1),
     "skip_share": (0, 0.99), "min_gain": (0, 1),
     "max_checkouts": (1, NO_LIMIT),
     "negative_sampling_rate": (1e-3, 1),

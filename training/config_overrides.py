@@ -66,6 +66,14 @@ def check_targets(reference: DictConfig, overrides: list[Override], has_folders:
     return targets
 
 
+def replaces_class(override: Override, reference: DictConfig) -> bool:
+    """Whether an override gives a node with a class, as a mapping, a class and its settings."""
+    value = None if override.is_sweep_override() else override.value()
+    if not isinstance(value, dict) or TARGET not in value:
+        return False
+    return override.key_or_group in find_targets(reference)
+
+
 def _entries_of_mappings(override: Override) -> Iterator[tuple[str, Any]]:
     """Keys and values of an override; of one that sets a whole open mapping, those of its entries."""
     for value in override_values(override):
@@ -117,6 +125,6 @@ def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
                 return node.rpartition(".")[0] in OPEN_MAPPINGS
             parameters = target_parameters(node, path)
             if parameters is not None and name not in parameters:
-                raise ConfigError(f"{key}: {unknown_parameter(path, name, parameters)}")
+                raise ConfigError(f"{key}: {unknown_parameter(node, path, name, parameters)}")
             return True
     return False

@@ -26,6 +26,10 @@ BUILT_ARGUMENTS = {
     "ranker.multitask": ("query_dim", "candidate_dim", "tasks"),
     "retrieval.model.query": ("dims",),
     "logger.mlflow": ("outbox", "stage"),
+    "retrieval.train.optimizer": ("params", "lr"),
+    "ranker.train.optimizer": ("params", "lr"),
+    "retrieval.train.schedule": ("step", "max_steps"),
+    "ranker.train.schedule": ("step", "max_steps"),
 }
 # Mappings to which a config may add a class of the user under a name of its own.
 OPEN_MAPPINGS = ("retrieval.sources", "logger", "callbacks")
@@ -114,12 +118,15 @@ def check_target(node: str, path: str, keys: list[str]) -> None:
         return
     for key in keys:
         if key not in parameters and not key.startswith("_"):  # Hydra's own begin so
-            raise ConfigError(f"{node}.{key}: {unknown_parameter(path, key, parameters)}")
+            raise ConfigError(f"{node}.{key}: {unknown_parameter(node, path, key, parameters)}")
 
 
-def unknown_parameter(path: str, name: str, parameters: list[str]) -> str:
-    """Why a class does not take a key, with the nearest parameter."""
+def unknown_parameter(node: str, path: str, name: str, parameters: list[str]) -> str:
+    """Why the class of a node does not take a key, with the nearest parameter."""
     class_name = path.rpartition(".")[2]
+    if name in BUILT_ARGUMENTS.get(node, ()):
+        remedy = f": set {node.rpartition('.')[0]}.learning_rate" if name == "lr" else ""
+        return f"training gives {class_name} its {name}{remedy}"
     if not parameters:
         return f"{class_name} takes no settings"
     return f"{class_name} takes no {name}.{suggest_names(name, parameters)}"

@@ -27,7 +27,12 @@ class ContinueTraining(pl.Callback):
         own = {name: mask.clone() for name, mask in masks.items()}
         strategy: Any = trainer.strategy
         strategy.load_model_state_dict({"state_dict": {"path": self.checkpoint}})
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        rates = [group["lr"] for group in groups]
         strategy.load_optimizer_state_dict(torch.load(self.checkpoint / TRAINER_STATE, weights_only=False))
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate  # this training's schedule begins anew
         for name, mask in masks.items():
             mask |= own[name]  # the checkpoint has the mask of its own training
 

@@ -17,6 +17,7 @@ from training.loggers import check_loggers
 from training.mlflow_stages import RunStages, log_stages
 from training.module_checks import check_modules
 from training.objective import check_run_objective
+from training.optimizers import check_optimizers
 from training.prepared_data import open_prepared
 from training.ranker_stage import train_ranker
 from training.report_columns import check_report_columns, column_list
@@ -36,6 +37,7 @@ def train_models(cfg: DictConfig) -> Path:
     # Each refuses a wrong name or value before the first stage.
     extra_arguments(cfg)
     check_loggers(cfg)
+    check_optimizers(cfg)
     make_callbacks(cfg, Path(cfg.paths.runs))
     tasks = read_tasks(cfg)
     feature_selection(cfg)

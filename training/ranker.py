@@ -30,7 +30,6 @@ from training.labels import (
     task_labels,
     task_weights,
 )
-from training.learning_rate import WarmupStableDecay
 from training.loss_balance import make_loss_weighting
 from training.task_losses import loss_counts, pointwise_losses, task_losses
 from training.task_settings import TaskSettings
@@ -47,13 +46,6 @@ class QuerySource(NamedTuple):
         return QuerySource(self.tower.to(device), self.item_vectors.to(device))
 
 
-class RankerRun(NamedTuple):
-    """Facts of a training run of the ranker."""
-
-    max_steps: int  # of the longest training; validation may end it before
-    folder: Path  # of the run, for health.json
-
-
 class RankerTask(pl.LightningModule):
     """One step: B checkouts with their candidates.
 
@@ -62,7 +54,7 @@ class RankerTask(pl.LightningModule):
         query_sources: of training, which learned from none of its checkouts, and of validation.
         catalog: of the items.
         tasks: of the ranker.
-        run: its longest training and its folder.
+        folder: of the run, for health.json.
     """
 
     def __init__(
@@ -73,26 +65,25 @@ class RankerTask(pl.LightningModule):
         tasks: Sequence[Task],
         label_policy: LabelPolicy,
         settings: TaskSettings,
-        run: RankerRun,
+        folder: Path,
     ) -> None:
         super().__init__()
         self.build = build
         # Tuples, so that Lightning does not register the towers.
         self.training_source, self.validation_source = query_sources
         self.catalog, self.label_policy = catalog, label_policy
-        self.settings, self.run, self.tasks = settings, run, tasks
+        self.settings, self.folder, self.tasks = settings, folder, tasks
         self.task_names = [task.name for task in tasks]
         self.losses = pointwise_losses(tasks, settings.train.entire_space)
         # Those with parameters of their own, which neither the ranker nor an export holds.
         self.loss_modules = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
         self.model: Any = None  # a DistributedModelParallel, once configured
         self.task_losses: dict[str, Tensor] = {}  # of the current step
-        self.learning_rate = WarmupStableDecay(run.max_steps, settings.train.patience)
         # Logits [n, T] and labels of the last validation, as `predict` returns them.
         self.validation_outputs: tuple[Tensor, Labels] | None = None
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [HealthMonitor(self.run.folder, self.settings.train.health_every)]
+        return [HealthMonitor(self.folder, self.settings.train.health_every)]
 
     def configure_model(self) -> None:
         if self.model is None:
@@ -109,6 +100,7 @@ class RankerTask(pl.LightningModule):
                 settings.sharding,
                 settings.initial_weights,
                 external,
+                settings.train.table_optimizer,
             )
             self.loss_weighting = make_loss_weighting(
                 settings.train.loss_balancing, [task.weight for task in self.tasks], self.last_shared_weight()
@@ -122,18 +114,7 @@ class RankerTask(pl.LightningModule):
         groups: list[dict[str, Any]] = [{"params": dense_parameters(self.model)}]
         if loss_parameters := self.loss_parameters():
             groups.append({"params": loss_parameters, "weight_decay": 0.0})
-        rate = self.settings.train.learning_rate
-        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate.factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_batch_end(self, *arguments: Any) -> None:
-        if self.learning_rate.is_over(self.global_step):
-            self.trainer.should_stop = True  # after a last validation
-
-    def on_validation_end(self) -> None:
-        loss = float(self.trainer.callback_metrics["val_loss"])  # the mean over all processes
-        self.learning_rate.record_validation(self.global_step, loss)
+        return self.settings.configure_optimizers(groups)
 
     def loss_parameters(self) -> list[nn.Parameter]:
         """Parameters of the losses and of their weighting."""
@@ -143,12 +124,10 @@ class RankerTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["loss_weighting"] = self.loss_weighting.state_dict()
         checkpoint["loss_modules"] = self.loss_modules.state_dict()
-        checkpoint["learning_rate"] = self.learning_rate.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.loss_weighting.load_state_dict(checkpoint["loss_weighting"])
         self.loss_modules.load_state_dict(checkpoint["loss_modules"])
-        self.learning_rate.load_state_dict(checkpoint["learning_rate"])
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         candidates, labels = self.label_batch(batch)

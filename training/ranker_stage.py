@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from models.ranking.tasks import Task
 from training import tracking
 from training.build_ranker import build_ranker, feature_selection, read_tasks
 from training.checkout_sampling import latest_rows_start
-from training.config_limits import NO_LIMIT
 from training.distributed import processes
 from training.distributed.sharding import build_and_load
 from training.labels import LabelPolicy, Labels, label_policy_from_meta, task_labels, task_weights
 from training.prepared_data import PreparedData
-from training.ranker import QuerySource, RankerRun, RankerTask, predict
+from training.ranker import QuerySource, RankerTask, predict
 from training.recalibration import recalibrate_at
 from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_objective, save_run_config
@@ -89,12 +87,12 @@ def _train_ranker(
     validation_file = candidates_folder / "validation.parquet"
     first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)
-    stopping = replace(StoppingRule.of(train_settings, "val_loss", "min"), patience=NO_LIMIT)
+    stopping = StoppingRule.of(train_settings, "val_loss", "min")
     epoch_steps = count_epoch_steps(cfg, len(train))
-    longest = epoch_steps * stopping.count_epochs(epoch_steps)  # the learning rate's decay ends it before
+    settings = TaskSettings.of(cfg, "ranker", stopping.count_steps(epoch_steps), weights)
     task = RankerTask(
         build, _query_sources(cfg, prepared, retrieval), prepared.catalog, read_tasks(cfg), label_policy,
-        TaskSettings.of(cfg, train_settings, weights), RankerRun(longest, folder),
+        settings, folder,
     )  # fmt: skip
     start = time.monotonic()
     loggers = tracking.stage_loggers(cfg, folder, "ranker")

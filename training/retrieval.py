@@ -107,14 +107,12 @@ class RetrievalTask(pl.LightningModule):
                 device,
                 settings.sharding,
                 settings.initial_weights,
+                table_optimizer=settings.train.table_optimizer,
             )
             self.model.module.item_encoder.trained_mask.copy_(self.items.trained_mask)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        learning_rate = self.settings.train.learning_rate
-        return torch.optim.AdamW(
-            dense_parameters(self.model), lr=learning_rate, weight_decay=1e-3, fused=True
-        )
+    def configure_optimizers(self) -> Any:
+        return self.settings.configure_optimizers([{"params": dense_parameters(self.model)}])
 
     def training_step(self, batch: Batch, index: int) -> Tensor | None:
         torch.manual_seed(self.settings.step_seed(self.global_step))

@@ -36,7 +36,7 @@ from training.run_files import (
 )
 from training.stage_folders import fetch_stage, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
-from training.trainer import BEST_CHECKPOINT, StoppingRule, fit
+from training.trainer import BEST_CHECKPOINT, StoppingRule, count_epoch_steps, fit
 from training.warm_start import WarmStart, trained_item_mask, warm_start_weights
 
 VALIDATION_BATCH_SIZE = 512  # checkouts
@@ -173,9 +173,11 @@ def _fit_towers(
     weights = warm_start_weights(build, warm.tower_weights, warm.previous_rows) if warm else None
     items = _training_items(cfg, prepared, rows, warm)
     targets = target_rule(prepared.meta, train_settings)
-    task = RetrievalTask(build, items, TaskSettings.of(cfg, train_settings, weights), targets)
     stream = {"max_history": cfg.retrieval.model.query.get("max_events"), **processes.stream_share()}
     train = training_batches(cfg, rows, folder, stream)
+    max_steps = stopping.count_steps(count_epoch_steps(cfg, len(train)))
+    settings = TaskSettings.of(cfg, "retrieval", max_steps, weights)
+    task = RetrievalTask(build, items, settings, targets)
     validation_file = examples / "validation.parquet"
     first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)

@@ -23,6 +23,7 @@ from training.continued_training import ContinueTraining
 from training.distributed import processes
 from training.distributed.sharding import STEP_FILE, ShardedStrategy
 from training.errors import ConfigError
+from training.learning_rate import ScheduleProgress
 from training.loggers import close_loggers, log_config
 from training.throughput import ProgressLine, Throughput
 
@@ -113,6 +114,10 @@ class StoppingRule:
         """Epochs of `n_steps` in the longest training: `max_epochs`, or nearest `max_steps`, at least one."""
         return min(self.max_epochs, max(round(self.max_steps / n_steps), 1))
 
+    def count_steps(self, n_steps: int) -> int:
+        """Steps of the longest training, in epochs of `n_steps`."""
+        return n_steps * self.count_epochs(n_steps)
+
 
 def validation_interval(validate_every: int, epoch_steps: int, n_epochs: int) -> int:
     """Steps between two validations: `validate_every`, or an epoch where it is shorter.
@@ -137,7 +142,7 @@ def patience_between(stopping: StoppingRule, interval: int) -> int:
 
 def fit(
     cfg: DictConfig,
-    task: pl.LightningModule,
+    task: Any,
     train: Sized,
     validation: object,
     folder: Path,
@@ -153,19 +158,14 @@ def fit(
     n_epochs = stopping.count_epochs(epoch_steps)
     interval = validation_interval(stopping.validate_every, epoch_steps, n_epochs)
     best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
-    last = MidEpochCheckpoint(
-        folder,
-        filename="last",
-        every_n_train_steps=cfg.trainer.checkpoint_every,
-        monitor=None,
-        save_top_k=1,
-        enable_version_counter=False,
-    )
     throughput = Throughput()
+    schedule = task.settings.schedule
+    patience = NO_LIMIT if schedule.ends_training else patience_between(stopping, interval)
     callbacks = [
         best,
-        last,
-        GainStopping(monitor, mode, patience_between(stopping, interval), stopping.min_gain),
+        _last_checkpoint(folder, cfg.trainer.checkpoint_every),
+        ScheduleProgress(schedule, monitor, mode),
+        GainStopping(monitor, mode, patience, stopping.min_gain),
         throughput,
         *([ContinueTraining(stopping.continued)] if stopping.continued else []),
         *make_callbacks(cfg, folder),
@@ -194,6 +194,18 @@ def fit(
     if profiler is not None:
         print(f"profile: {folder}/*{PROFILE}*", flush=True)
     return _final_metrics(trainer, best, folder, epoch_steps)
+
+
+def _last_checkpoint(folder: Path, every: int) -> MidEpochCheckpoint:
+    """Keeps the newest state, from which a training resumes."""
+    return MidEpochCheckpoint(
+        folder,
+        filename="last",
+        every_n_train_steps=every,
+        monitor=None,
+        save_top_k=1,
+        enable_version_counter=False,
+    )
 
 
 def _make_trainer(cfg: DictConfig, **arguments: Any) -> pl.Trainer:

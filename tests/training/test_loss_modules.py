@@ -11,7 +11,7 @@ from training.build_ranker import read_tasks
 from training.config import CONFIG_DIR
 from training.labels import LabelPolicy
 from training.loss_balance import make_loss_weighting
-from training.ranker import RankerRun, RankerTask
+from training.ranker import RankerTask
 from training.task_settings import TaskSettings
 
 
@@ -25,8 +25,8 @@ def ranker_task(*overrides: str) -> RankerTask:
         catalog=None,
         tasks=tasks,
         label_policy=LabelPolicy(proxy_clicks=False, has_impressions=True),
-        settings=TaskSettings.of(cfg, cfg.ranker.train, None),
-        run=RankerRun(100, Path()),
+        settings=TaskSettings.of(cfg, "ranker", 100, None),
+        folder=Path(),
     )
     task.loss_weighting = make_loss_weighting("uncertainty", [1.0] * len(tasks), None)
     return task

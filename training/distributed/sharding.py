@@ -31,7 +31,7 @@ from torchrec.distributed.sharding_plan import (
 )
 from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.optim import RowWiseAdagrad
+from torchrec.optim import SGD, Adagrad, Adam, PartialRowWiseAdam, RowWiseAdagrad
 
 from models.embeddings import EmbeddingTables
 from training.distributed import processes
@@ -40,6 +40,13 @@ from training.errors import ConfigError
 TRAINER_STATE = "trainer.pt"
 STEP_FILE = "step"  # readable without loading anything
 SHARDINGS = ("table_wise", "column_wise", "row_wise")
+TABLE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adagrad": Adagrad,
+    "sgd": SGD,
+    "adam": Adam,
+    "rowwise_adam": PartialRowWiseAdam,
+}
 M = TypeVar("M", bound=nn.Module)
 N = TypeVar("N", bound=NamedTuple)
 
@@ -51,8 +58,9 @@ def shard(
     sharding: str = "auto",
     initial_weights: dict[str, Tensor] | None = None,
     external_parameters: Iterable[str] = (),
+    table_optimizer: str = "rowwise_adagrad",
 ) -> DistributedModelParallel:
-    """Fuse row-wise Adagrad into every table of `module`, shard the tables, replicate the other parameters.
+    """Fuse an optimizer into every table of `module`, shard the tables, replicate the other parameters.
 
     Args:
         sharding: auto (TorchRec's planner decides), table_wise, column_wise or row_wise. A table too narrow
@@ -60,6 +68,7 @@ def shard(
         initial_weights: whole tensors by name; without them sharded tables are initialised again.
         external_parameters: names of parameters that are used outside of the module's forward. The caller
             averages their gradients over the processes.
+        table_optimizer: a name of TABLE_OPTIMIZERS.
 
     Raises ConfigError for another `sharding`.
     """
@@ -67,7 +76,8 @@ def shard(
         raise ConfigError(f"trainer.sharding={sharding}: expected auto, {', '.join(SHARDINGS)}")
     for part in module.modules():
         if isinstance(part, EmbeddingBagCollection):
-            apply_optimizer_in_backward(RowWiseAdagrad, part.parameters(), {"lr": learning_rate})
+            optimizer = TABLE_OPTIMIZERS[table_optimizer]
+            apply_optimizer_in_backward(optimizer, part.parameters(), {"lr": learning_rate})
         if isinstance(part, EmbeddingTables) and processes.world_size() > 1:
             PadToMaxRows(part)
     sharders = [EmbeddingBagCollectionSharder()]
