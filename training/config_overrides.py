@@ -112,6 +112,8 @@ def accepts_key(key: str, targets: Mapping[str, str]) -> bool:
     Raises ConfigError, with the nearest name, for a key of a task or class that it does not take.
     """
     parts = key.split(".")
+    if key.startswith("trainer.extra."):
+        return True  # training/trainer.py checks it against Lightning's Trainer
     if parts[0] == "tasks" and len(parts) > 1:
         if len(parts) == 2:
             return True
