@@ -50,11 +50,48 @@ def reject_swept_secrets(arguments: Sequence[str]) -> None:
 
 
 def suggest_names(name: str, valid_names: Iterable[str]) -> str:
-    """` Did you mean …?`: names with the same last part, else similar ones, else the first ten."""
+    """` Did you mean …?`: names with the same last part, or those that it abbreviates, else similar ones.
+
+    Where nothing is similar, the first ten.
+    """
     names = list(valid_names)
-    same_last_part = [valid for valid in names if valid.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
-    suggestions = same_last_part or difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:10]
+    last_parts = {valid: valid.rsplit(".", 1)[-1] for valid in names}
+    *parents, last_part = name.split(".")
+    same = [valid for valid in names if last_parts[valid] == last_part]
+    abbreviated = [
+        valid
+        for valid in names
+        if valid.split(".")[: len(parents)] == parents
+        and is_abbreviation(last_part, last_parts[valid].split("_"))
+    ]
+    suggestions = (
+        _nearest(parents, same)
+        or abbreviated
+        or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        or names[:10]
+    )
     return f" Did you mean {' or '.join(suggestions)}?" if suggestions else ""
+
+
+def is_abbreviation(short: str, words: Sequence[str]) -> bool:
+    """Whether `short`, of two letters or more, joins beginnings of all words, as lr of learning_rate."""
+
+    def joins(rest: str, left: Sequence[str]) -> bool:
+        if not left:
+            return not rest
+        lengths = range(1, min(len(rest), len(left[0])) + 1)
+        return any(rest[:n] == left[0][:n] and joins(rest[n:], left[1:]) for n in lengths)
+
+    return len(short) > 1 and joins(short.replace("_", ""), words)
+
+
+def _nearest(parents: Sequence[str], names: list[str]) -> list[str]:
+    """Those of `names` that share the most of the leading parts `parents`."""
+    for length in range(len(parents), 0, -1):
+        below = [name for name in names if name.split(".")[:length] == [*parents[:length]]]
+        if below:
+            return below
+    return names
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[Override]:

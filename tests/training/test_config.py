@@ -1,16 +1,20 @@
 """Configs compose, instantiate, and refuse what they do not know."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.retrieval.mean_encoder import MeanEncoder
 from models.retrieval.sequence_encoder import SequenceEncoder
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
 from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
+from training.config_keys import flatten_config, suggest_names
 
 SIZES = {
     "items": 31, "categories": 16, "brands": 5, "tokens": 12, "category_levels": 3,
@@ -58,6 +62,12 @@ def test_an_encoder_that_cannot_be_built_says_why() -> None:
         ("query=sasrek", "Did you mean sasrec"),
         ("sed=1", "Did you mean seed"),
         ("retrieval.train.epoch=3", "Did you mean retrieval.train.epochs"),
+        ("lr=1e-3", r"mean retrieval\.train\.learning_rate or ranker\.train\.learning_rate\?"),
+        ("ranker.train.lr=1e-3", r"Did you mean ranker\.train\.learning_rate\?"),
+        ("ranker.lr=1e-3", r"Did you mean ranker\.train\.learning_rate\?"),
+        ("bs=64", r"mean retrieval\.train\.batch_size or ranker\.train\.batch_size\?"),
+        ("wd=0.1", r"retrieval\.train\.optimizer\.weight_decay or ranker\.train\.optimizer\.weight_decay"),
+        ("epoch=3", r"mean retrieval\.train\.epochs or ranker\.train\.epochs\?"),
         ("epochs=3", "retrieval.train.epochs or ranker.train.epochs"),
         ("ranker=mmo", "Did you mean mmoe"),
         ("ranker.multitask.specific_experts=2", "MMoE takes no specific_experts. Did you mean experts"),
@@ -94,11 +104,29 @@ def test_a_wrong_override_names_the_right_one(argument: str, message: str) -> No
         check_overrides("train", [argument])
 
 
+with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    KEYS = list(flatten_config(compose("retrain")))
+
+
+@given(st.sampled_from([key for key in KEYS if "_" in key.rsplit(".", 1)[-1].strip("_")]), st.data())
+def test_a_key_is_found_by_the_beginnings_of_its_words(key: str, data: st.DataObject) -> None:
+    """By its initials, and with more letters of each word; alone, and below its parents."""
+    parent, _, name = key.rpartition(".")
+    words = name.strip("_").split("_")
+    short = "".join(word[: data.draw(st.integers(1, len(word)))] for word in words)
+    for abbreviation in ("".join(word[0] for word in words), short):
+        assert key in re.split(r" or |\?| Did you mean ", suggest_names(abbreviation, KEYS))
+        assert key in re.split(
+            r" or |\?| Did you mean ", suggest_names(f"{parent}.{abbreviation}".lstrip("."), KEYS)
+        )
+
+
 @pytest.mark.parametrize(
     "arguments", [["seed=3"], ["-m", "seed=0,1,2"], ["ranker=ple", "ranker.multitask.shared_experts=1"],
                   ["data=tables", "data.root=x"],
                   ["ranker.multitask.hidden=[8,4]"], ["hydra.verbose=true"], ["trainer=cpu"],
-                  ["tasks.click=null"]],
+                  ["tasks.click=null"], ["experiment=[debug,fast_dev_run]", "logger=[csv,tensorboard]"],
+                  ["-m", "experiment=[debug,sequences],quick", "logger=none"]],
 )  # fmt: skip
 def test_right_overrides_pass(arguments: list[str]) -> None:
     assert check_overrides("train", arguments) == arguments
@@ -190,6 +218,7 @@ def test_configs_of_the_user_stand_beside_the_shipped_ones(own_configs: str) -> 
         ["ranker=mine", "ranker.multitask.width=3", "query=mean"],
         ["ranker=any", "ranker.multitask.size=3"],
         ["experiment=mine", "tasks=wishlist", "tasks.wishlist.kind=binary"],
+        ["experiment=[quick,mine,fast_dev_run]", "tasks=wishlist"],
     ):
         assert check_overrides("train", [own_configs, *arguments]) == [own_configs, *arguments]
     added = check_overrides("train", [own_configs, "ranker=mine", "ranker.multitask.depth=3"])
@@ -207,6 +236,8 @@ def test_configs_of_the_user_stand_beside_the_shipped_ones(own_configs: str) -> 
         ("ranker=key", "ranker=key sets ranker.train.epoch: no such key. Did you mean ranker.train.epochs"),
         ("tasks=typo", "tasks=typo sets tasks.wishlist.labl: a task has no labl. Did you mean label"),
         ("experiment=typo", "experiment=typo sets ranker.multitask.expert: MMoE takes no expert"),
+        ("experiment=[debug,typo]", r"experiment=\[debug,typo\] sets ranker.multitask.expert"),
+        ("experiment=[debug,min]", "experiment=min: there is no such experiment. Did you mean mine"),
         ("query=mine", "Did you mean mean"),
     ],
 )
