@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from training.config_keys import flatten_config
+from training.config_keys import flatten_config, without_secrets
 from training.config_targets import TARGET, build_target, entries_of_classes, fill_in_folder, import_object
 from training.errors import ConfigError
 
@@ -66,9 +66,10 @@ def make_other_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
 
 
 def log_config(cfg: DictConfig, loggers: Sequence[Logger]) -> None:
-    """Log the values of the config, by dotted key, as hyperparameters."""
+    """Log the values of the config, by dotted key and without passwords, as hyperparameters."""
+    parameters = flatten_config(without_secrets(cfg))
     for logger in loggers:
-        logger.log_hyperparams(flatten_config(cfg))
+        logger.log_hyperparams(parameters)
 
 
 def log_final_metrics(cfg: DictConfig, folder: Path, metrics: dict[str, float]) -> None:
