@@ -35,6 +35,7 @@ CHOICES = {
     "trainer.profiler": ("simple", "advanced", "pytorch"),
     "retrieval.train.table_optimizer": TABLE_OPTIMIZERS,
     "ranker.train.table_optimizer": TABLE_OPTIMIZERS,
+    "ranker.train.monitor": ("val_loss", "val_ndcg6", "val_revenue6"),
 }
 STAGES = ("check", "retrieval", "ranker", "all")
 

@@ -33,6 +33,9 @@ from training.labels import (
 from training.loss_balance import make_loss_weighting
 from training.task_losses import loss_counts, pointwise_losses, task_losses
 from training.task_settings import TaskSettings
+from training.validation_slates import METRICS, ValidationSlates
+
+LOSS = "val_loss"  # of the tasks, weighted
 
 
 class QuerySource(NamedTuple):
@@ -46,6 +49,13 @@ class QuerySource(NamedTuple):
         return QuerySource(self.tower.to(device), self.item_vectors.to(device))
 
 
+class RankerRun(NamedTuple):
+    """What a training of the ranker leaves, and by which slates it is judged."""
+
+    folder: Path  # for health.json
+    slates: ValidationSlates
+
+
 class RankerTask(pl.LightningModule):
     """One step: B checkouts with their candidates.
 
@@ -54,7 +64,7 @@ class RankerTask(pl.LightningModule):
         query_sources: of training, which learned from none of its checkouts, and of validation.
         catalog: of the items.
         tasks: of the ranker.
-        folder: of the run, for health.json.
+        run: what it leaves, and by which slates it is judged.
     """
 
     def __init__(
@@ -65,14 +75,14 @@ class RankerTask(pl.LightningModule):
         tasks: Sequence[Task],
         label_policy: LabelPolicy,
         settings: TaskSettings,
-        folder: Path,
+        run: RankerRun,
     ) -> None:
         super().__init__()
         self.build = build
         # Tuples, so that Lightning does not register the towers.
         self.training_source, self.validation_source = query_sources
         self.catalog, self.label_policy = catalog, label_policy
-        self.settings, self.folder, self.tasks = settings, folder, tasks
+        self.settings, self.run, self.tasks = settings, run, tasks
         self.task_names = [task.name for task in tasks]
         self.losses = pointwise_losses(tasks, settings.train.entire_space)
         # Those with parameters of their own, which neither the ranker nor an export holds.
@@ -83,7 +93,7 @@ class RankerTask(pl.LightningModule):
         self.validation_outputs: tuple[Tensor, Labels] | None = None
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [HealthMonitor(self.folder, self.settings.train.health_every)]
+        return [HealthMonitor(self.run.folder, self.settings.train.health_every)]
 
     def configure_model(self) -> None:
         if self.model is None:
@@ -205,6 +215,7 @@ class RankerTask(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.validation_parts: list[tuple[Tensor, Labels]] = []
+        self.slate_metrics: list[Tensor] = []  # [n, 2] by batch
 
     def validation_step(self, batch: Batch, index: int) -> None:
         candidates, labels = self.label_batch(batch)
@@ -212,10 +223,14 @@ class RankerTask(pl.LightningModule):
         losses = self.compute_task_losses(self.at_position(logits, labels), labels, candidates)
         loss = sum(task.weight * losses[task.name] for task in self.tasks)
         size = batch.query.ts.numel()
-        self.log("val_loss", loss, prog_bar=True, on_epoch=True, batch_size=size, sync_dist=True)
+        self.log(LOSS, loss, prog_bar=True, on_epoch=True, batch_size=size, sync_dist=True)
         self.validation_parts.append(select_known(logits, labels))
+        self.slate_metrics.append(self.run.slates.metrics(batch, candidates, logits))
 
     def on_validation_epoch_end(self) -> None:
+        of_checkouts = processes.all_gather_rows(torch.cat(self.slate_metrics).to(self.device))
+        for name, mean in zip(METRICS, of_checkouts.sum(0) / max(len(of_checkouts), 1), strict=True):
+            self.log(name, mean, sync_dist=True)  # equal in all processes
         # Over all processes: the mean of AUCs is no AUC.
         logits = processes.all_gather_rows(torch.cat([logits for logits, _ in self.validation_parts]))
         labels = Labels(

@@ -20,13 +20,14 @@ from training.distributed import processes
 from training.distributed.sharding import build_and_load
 from training.labels import LabelPolicy, Labels, label_policy_from_meta, task_labels, task_weights
 from training.prepared_data import PreparedData
-from training.ranker import QuerySource, RankerTask, predict
+from training.ranker import LOSS, QuerySource, RankerRun, RankerTask, predict
 from training.recalibration import recalibrate_at
 from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import CONFIG_FILE, WEIGHTS_FILE, relative_path, save_objective, save_run_config
 from training.stage_folders import fetch_stage, read_stage_manifest, stage_folder, write_stage_manifest
 from training.task_settings import TaskSettings
 from training.trainer import BEST_CHECKPOINT, StoppingRule, count_epoch_steps, fit
+from training.validation_slates import ValidationSlates
 from training.warm_start import WarmStart, ranker_outline, warm_ranker_weights
 
 VALIDATION_BATCH_SIZE = 256  # checkouts
@@ -87,12 +88,12 @@ def _train_ranker(
     validation_file = candidates_folder / "validation.parquet"
     first_row = latest_rows_start(validation_file, train_settings.validation_checkouts)
     validation = read_batches(validation_file, VALIDATION_BATCH_SIZE, start=first_row, **stream)
-    stopping = StoppingRule.of(train_settings, "val_loss", "min")
+    stopping = _stopping_rule(train_settings)
     epoch_steps = count_epoch_steps(cfg, len(train))
     settings = TaskSettings.of(cfg, "ranker", stopping.count_steps(epoch_steps), weights)
     task = RankerTask(
         build, _query_sources(cfg, prepared, retrieval), prepared.catalog, read_tasks(cfg), label_policy,
-        settings, folder,
+        settings, RankerRun(folder, ValidationSlates.of(cfg, read_tasks(cfg), prepared)),
     )  # fmt: skip
     start = time.monotonic()
     loggers = tracking.stage_loggers(cfg, folder, "ranker")
@@ -128,6 +129,11 @@ def _train_ranker(
     tracking.finish_run(cfg, folder, retrieval_metrics, [folder / CONFIG_FILE])
 
 
+def _stopping_rule(train_settings: DictConfig) -> StoppingRule:
+    monitor = str(train_settings.monitor)
+    return StoppingRule.of(train_settings, monitor, "min" if monitor == LOSS else "max")
+
+
 def _query_sources(
     cfg: DictConfig, prepared: PreparedData, retrieval: Path
 ) -> tuple[QuerySource, QuerySource]:
@@ -143,7 +149,8 @@ def _kept_validation_outputs(
     cfg: DictConfig, task: RankerTask, metrics: dict[str, float]
 ) -> tuple[Tensor, Labels] | None:
     """Logits and labels of the last validation, if its weights are the kept ones; else None."""
-    is_last_best = metrics["val_loss"] == metrics["best_val_loss"]
+    monitor = str(cfg.ranker.train.monitor)
+    is_last_best = metrics[monitor] == metrics[f"best_{monitor}"]
     return task.validation_outputs if is_last_best and cfg.trainer.precision == "32-true" else None
 
 

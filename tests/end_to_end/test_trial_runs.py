@@ -35,6 +35,7 @@ def test_one_batch_of_each_stage_with_loggers_and_a_callback(tmp_path: Path) -> 
         "logger=[csv,tensorboard]",
         "callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor}",
         "trainer.profiler=simple",
+        "ranker.train.monitor=val_ndcg6",
     )
     assert not (tmp_path / "mlflow.db").exists()
     for stage in ("retrieval", "ranker"):
@@ -43,6 +44,7 @@ def test_one_batch_of_each_stage_with_loggers_and_a_callback(tmp_path: Path) -> 
         assert manifest["mlflow_run_id"] == ""
         assert any(row.get("lr-AdamW") for row in logged_rows(tmp_path, stage))
         assert list((tmp_path / "runs").glob(f"{stage}-*/fit-profile*"))
+    assert 0 < finished(tmp_path, "ranker")["metrics"]["best_val_ndcg6"] <= 1
     assert any(row.get("validation/ndcg6") for row in logged_rows(tmp_path, "ranker"))
     (folder,) = (tmp_path / "runs").glob("ranker-*/tensorboard")
     events = EventAccumulator(str(folder))
