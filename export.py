@@ -54,6 +54,8 @@ class UpdateOptions:
 
 
 def update(options: UpdateOptions) -> int:
+    if options.items is not None and not options.items.exists():
+        sys.exit(f"error: {options.items}: no such file; correct --items")
     runtime.set_up_process()
     # Late: torch and TorchRec take seconds to import.
     from exporting.exportable_run import ExportError

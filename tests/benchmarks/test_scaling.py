@@ -8,6 +8,7 @@ import pytest
 from benchmarks import prepare, sharding_plan
 
 
+@pytest.mark.slow
 def test_a_shop_of_simulated_lines_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "FOLDER", tmp_path)
     prepare.write_shop(tmp_path, 20_000)

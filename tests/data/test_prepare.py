@@ -69,7 +69,7 @@ def test_a_folder_is_the_same_twice(shop: tuple[Path, dict[str, Any]]) -> None:
             assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("horizon", ["7d", "next_order"])
+@pytest.mark.parametrize("horizon", [pytest.param("7d", marks=pytest.mark.slow), "next_order"])
 def test_two_logs_that_follow_each_other_hold_all_training_checkouts_once(
     tmp_path: Path, horizon: str
 ) -> None:

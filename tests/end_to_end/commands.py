@@ -42,11 +42,14 @@ def environment() -> dict[str, str]:
 
 
 def train_arguments(folder: Path, shop: Path, *overrides: str) -> list[str]:
-    """`train.py` on a small shop; it writes below `folder`."""
+    """`train.py` on a small shop; it writes below `folder`, and to MLflow with `logger=mlflow`."""
+    has_logger = any(override.startswith("logger=") for override in overrides)
     return [
         "train.py", "experiment=debug", "data=tables", f"data.root={shop}",
-        f"paths.prepared={folder}/prepared",
-        f"paths.runs={folder}/runs", f"mlflow.tracking_uri=sqlite:///{folder}/mlflow.db", *overrides,
+        f"paths.prepared={folder}/prepared", f"paths.runs={folder}/runs",
+        f"mlflow.tracking_uri=sqlite:///{folder}/mlflow.db",
+        *([] if has_logger else ["logger=none"]),  # a new database takes longer than a small training
+        *overrides,
     ]  # fmt: skip
 
 

@@ -34,7 +34,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_learn_what_one_does(tmp_path: Path, shop: Path) -> None:
     one = command(*train_arguments(tmp_path / "one", shop))
     assert one.returncode == 0, one.stderr[-3000:]
-    overrides = ["trainer=distributed", "trainer.sharding=row_wise"]
+    overrides = [
+        "trainer=distributed",
+        "trainer.sharding=row_wise",
+        f"paths.prepared={tmp_path}/one/prepared",
+    ]
     two = command(*TORCHRUN, *train_arguments(tmp_path / "two", shop, *overrides))
     assert two.returncode == 0, two.stderr[-3000:]
     assert two.stdout.count("run: ") == 1, "one process prints"
@@ -94,6 +98,7 @@ def test_killed_on_two_resumed_on_one(tmp_path: Path, shop: Path) -> None:
     assert finished(tmp_path, "ranker")["metrics"]["val_purchase_auc"] > 0.9
 
 
+@pytest.mark.slow
 def test_processes_need_a_trainer_for_them(tmp_path: Path, shop: Path) -> None:
     refused = command(*TORCHRUN, *train_arguments(tmp_path, shop))
     assert refused.returncode != 0

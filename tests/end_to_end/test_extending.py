@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -87,19 +88,48 @@ def test_every_extension_has_a_page_with_code_and_a_command() -> None:
         assert page_commands(page), page
 
 
-@pytest.mark.parametrize("page", ["index", *TRAINING_PAGES])
-def test_the_commands_of_a_page_are_accepted(own_folder: Path, page: str) -> None:
-    commands = [
-        line.replace("/train.py ", "/train.py --cfg job ")
-        for block in page_commands(page)
-        for line in block.splitlines()
-        if "/train.py" in line and "experiment=mine" not in line
-    ]
-    finished = shell(own_folder, "\n".join(commands))
+# Prints the config of each command, as `--cfg job` does; one process, because each would import torch.
+COMPOSE = """
+import json, sys
+from omegaconf import OmegaConf
+from training.config import compose_config
+
+sys.path.append(".")
+configs = {}
+for page, commands in json.loads(sys.argv[1]).items():
+    composed = [compose_config("train", overrides, folder) for folder, overrides in commands]
+    configs[page] = "".join(map(OmegaConf.to_yaml, composed))
+print(json.dumps(configs))
+"""
+
+
+def test_the_commands_of_all_pages_are_accepted(own_folder: Path) -> None:
+    pages = ["index", *TRAINING_PAGES]
+    commands = {page: list(map(train_overrides, train_lines(page))) for page in pages}
+    assert all(commands.values())
+    finished = subprocess.run(
+        [sys.executable, "-c", COMPOSE, json.dumps(commands)], cwd=own_folder, capture_output=True,
+        text=True, timeout=HANG_SECONDS, env={**environment(), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     assert finished.returncode == 0, finished.stderr[-3000:]
-    own_files = {name for name in page_files(page) if name.startswith("my_shop/")}
-    for name in own_files:
-        assert name.removesuffix(".py").replace("/", ".") in finished.stdout
+    configs = json.loads(finished.stdout.splitlines()[-1])
+    for page in pages:
+        for name in page_files(page):
+            if name.startswith("my_shop/"):
+                assert name.removesuffix(".py").replace("/", ".") in configs[page]
+
+
+def train_lines(page: str) -> list[str]:
+    """The commands of a page that train, but for one of all pages together."""
+    lines = [line for block in page_commands(page) for line in block.splitlines()]
+    return [line for line in lines if "/train.py" in line and "experiment=mine" not in line]
+
+
+def train_overrides(line: str) -> tuple[str | None, list[str]]:
+    """The folder of `--config-dir` and the overrides of a command."""
+    words = shlex.split(line.partition("/train.py")[2])
+    folder = words[words.index("--config-dir") + 1] if "--config-dir" in words else None
+    return folder, [word for word in words if "=" in word]
 
 
 @pytest.mark.slow
@@ -149,6 +179,7 @@ def _check_a_moved_run(own_folder: Path) -> None:
         assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_exported_is_refused_before_training(own_folder: Path) -> None:
     file = own_folder / "my_shop" / "networks.py"
     wrong = "logits[self.tasks[i]] = (sum := wide[:, i] + tower(shared)[:, 0])"

@@ -119,6 +119,8 @@ def check_export_on_another_machine(folder: Path, uri: str, run_id: str) -> None
 
 def test_a_server_that_is_away_is_told_at_once(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
+    (tmp_path / "shop").mkdir()
+    write_shop(tmp_path / "shop")
     refused = command(*arguments(tmp_path, uri))
     assert refused.returncode == 1
     assert f"mlflow.tracking_uri={uri} does not answer" in refused.stderr

@@ -35,6 +35,7 @@ def test_killed_run_resumes_and_ends_like_an_unbroken_one(tmp_path: Path, stage:
     assert whole.returncode == 0, whole.stderr[-3000:]
 
     broken = tmp_path / "broken"
+    overrides.append(f"paths.prepared={tmp_path}/whole/prepared")
     process = start(*train_arguments(broken, shop, *overrides))
     deadline = time.monotonic() + HANG_SECONDS
     while step_of(broken, stage) < kill_at:

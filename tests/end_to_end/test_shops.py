@@ -55,7 +55,7 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
     if not events:
         (shop / "users.csv").unlink()
 
-    trained = command(*train_arguments(tmp_path, shop))
+    trained = command(*train_arguments(tmp_path, shop, "logger=mlflow"))
     assert trained.returncode == 0, trained.stderr[-3000:]
     check_towers_continue(tmp_path)
     assert f"click label: {'logged' if events else 'leaf_category_proxy'}" in trained.stdout
@@ -81,7 +81,7 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
     assert {"git_commit", "data"} <= set(tags)
     assert parameters["ranker.train.epochs"] == "2"
 
-    repeated = command(*train_arguments(tmp_path, shop))
+    repeated = command(*train_arguments(tmp_path, shop, "logger=mlflow"))
     assert repeated.returncode == 0, repeated.stderr[-3000:]
     assert "reused" in repeated.stdout
     # The figures of validation and test, and the page.

@@ -119,7 +119,14 @@ def test_updates_add_up_and_a_removed_item_may_return(root: Path, tmp_path: Path
         assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("family", ["ivf_sq8", "ivf_pq", "ivf_rabitq", "hnsw_sq8"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "ivf_sq8",
+        "hnsw_sq8",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ivf_pq", "ivf_rabitq")),
+    ],
+)
 def test_every_family_takes_changes(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
