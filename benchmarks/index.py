@@ -56,7 +56,7 @@ from reporting.tables import text_table
 from serving.command_line import argument
 from serving.files import write_json, write_text
 from serving.storage.vector_index import ItemIndex, SearchParams
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 
 PROG = "python -m benchmarks.index"
 FOLDER = ARTIFACTS / "bench_index"

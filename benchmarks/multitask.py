@@ -38,7 +38,8 @@ from reporting.tables import markdown_table
 from serving.command_line import argument, option
 from serving.files import write_json
 from training.build_ranker import read_tasks
-from training.config import CONFIG_DIR, ConfigError, compose_config
+from training.config import ConfigError, compose_config
+from training.config_files import CONFIG_DIR
 from training.health import TrainingError
 from training.pipeline import train_models
 from training.trained_run import Run, open_run

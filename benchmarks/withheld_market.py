@@ -12,7 +12,7 @@ from data.sources import simulated
 from experimentation.ab.sessions import AnalysisWindow
 from experimentation.uplift.checkouts import Horizon, read_ghost_log
 from experimentation.uplift.incremental_revenue import estimate_uplift
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 
 MARKET = {"users": 1000, "items": 400, "days": 90, "withhold": 0.1}
 ORGANIC_SHARES = (0.3, 0.6, 0.9)

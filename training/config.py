@@ -4,28 +4,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from serving.files import is_uri
+from training.config_files import (
+    as_list,
+    choice_text,
+    compose_files,
+    config_folders,
+    config_groups,
+    group_choices_of,
+    reference_config,
+    renamed_part,
+)
 from training.config_keys import flatten_config, parse_overrides, suggest_names
 from training.config_limits import find_range_error
 from training.config_overrides import (
     accepts_column,
     accepts_key,
+    check_sweeps,
     check_targets,
     keys_of_values,
     override_values,
     replaces_class,
 )
-from training.config_targets import OPEN_MAPPINGS, TARGET, find_targets
+from training.config_targets import OPEN_MAPPINGS, TARGET
 from training.earlier_names import current_key
 from training.errors import ConfigError
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 METRICS = ("ndcg6", "hit6", "precision6", "revenue6", "discovery_ndcg6", "recall300")
 OBJECTIVE_METRICS = tuple(f"validation/{name}" for name in METRICS)  # of evaluation/validation.py
 REMOVABLE_ENTRIES = ("tasks", "logger", "callbacks")  # mappings, of which null takes an entry out
@@ -53,8 +61,9 @@ def compose_config(
     Raises ConfigError for an unknown key, choice or class and for a wrong value, with the nearest right one.
     """
     arguments = [*overrides, *(["--config-dir", str(config_dir)] if config_dir is not None else [])]
-    checked = check_overrides(config_name, arguments)[: len(overrides)]
-    config = _compose(config_name, checked, config_folders(arguments))
+    checked = check_overrides(config_name, arguments)
+    checked = checked[: len(checked) - len(arguments) + len(overrides)]  # without --config-dir
+    config = compose_files(config_name, checked, config_folders(arguments))
     check_values(config)
     return config
 
@@ -77,10 +86,14 @@ def check_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
     targets = check_targets(reference, key_overrides, bool(folders))
     valid_names = [*flatten_config(reference), *sorted(groups)]
     added = {o.input_line for o in key_overrides if not _check_key(o, reference, targets, valid_names)}
+    check_sweeps(overrides, arguments)
     replaced = {o.input_line: o.key_or_group for o in key_overrides if replaces_class(o, reference)}
-    deleted = [f"~{key}" for key in replaced.values()]
-    added |= replaced.keys()
-    return [*deleted, *(f"++{line.lstrip('+')}" if line in added else line for line in arguments)]
+    checked: list[str] = []
+    for line in arguments:
+        # In its place: argparse takes overrides in one piece, before or after options.
+        checked += [f"~{replaced[line]}"] if line in replaced else []
+        checked.append(f"++{line.lstrip('+')}" if line in added or line in replaced else line)
+    return checked
 
 
 def _check_key(
@@ -100,6 +113,8 @@ def _check_key(
     names = keys_of_values(key, values)
     if may_be_added and all(accepts_key(name, targets) or accepts_column(name, reference) for name in names):
         return False
+    if key.startswith("data.columns.") and _are_columns(names, values, reference):
+        return False  # Hydra adds them to those that a file sets
     if key == "callbacks" and all(isinstance(value, dict) for value in values):
         return False  # Hydra adds entries
     if override.is_add() or override.is_delete():
@@ -113,32 +128,24 @@ def _check_key(
     if key not in leaves:
         if key.rpartition(".")[0] in REMOVABLE_ENTRIES and all(value is None for value in values):
             return True  # takes the entry out
-        keys_below = [name for name in leaves if name.startswith(f"{key}.")]
-        raise ConfigError(f"{key} is a group of keys: set one of {', '.join(keys_below)}")
+        raise ConfigError(_group_message(key, values[0], leaves))
     for value in values:
         _check_type(key, leaves[key], value)
     return True
 
 
-def config_folders(arguments: Sequence[str]) -> list[Path]:
-    """The folders of `--config-dir`, whose group files stand beside the shipped ones.
+def _are_columns(names: list[str], values: list[Any], reference: DictConfig) -> bool:
+    """Whether an override of `data.columns.<table>` maps columns. Raises ConfigError for a wrong one."""
+    return all(isinstance(value, dict) and value for value in values) and all(
+        accepts_column(name, reference) for name in names
+    )
 
-    Raises ConfigError for one that is missing, or has a file that Hydra would not read for a shipped one.
-    """
-    folders = []
-    for position, argument in enumerate(arguments):
-        flag, separator, value = argument.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            folders.append(Path(value if separator else (*arguments, "")[position + 1]).resolve())
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(f"--config-dir {folder}: there is no such folder")
-        for file in sorted(folder.rglob("*.yaml")):
-            if (CONFIG_DIR / file.relative_to(folder)).is_file():
-                raise ConfigError(
-                    f"{file} has the name of a shipped config, which would be read in its place: rename it"
-                )
-    return folders
+
+def _group_message(key: str, value: Any, leaves: dict[str, Any]) -> str:
+    keys_below = [name for name in leaves if name.startswith(f"{key}.")]
+    if f"{key}.{TARGET}" in keys_below:
+        return f"{key}={value}: expected a class and its settings: '{key}={{{TARGET}: {value}}}'"
+    return f"{key} is a group of keys: set one of {', '.join(keys_below)}"
 
 
 def _check_group_choice(override: Override, folders: Sequence[Path]) -> str:
@@ -147,28 +154,13 @@ def _check_group_choice(override: Override, folders: Sequence[Path]) -> str:
     Raises ConfigError.
     """
     group = override.key_or_group
-    valid_choices, values = _group_choices(group, folders), override_values(override)
-    for choice in (str(choice) for value in values for choice in _as_list(value)):
+    valid_choices, values = group_choices_of(group, folders), override_values(override)
+    for choice in (str(choice) for value in values for choice in as_list(value)):
         if choice not in valid_choices:
             raise ConfigError(
                 f"{group}={choice}: there is no such {group}.{suggest_names(choice, valid_choices)}"
             )
-    return _choice_text(group, values[0])
-
-
-def _as_list(choice: Any) -> list[Any]:
-    """The choices of a group: several, one, or none."""
-    return choice if isinstance(choice, list) else [] if choice is None else [choice]
-
-
-def _choice_text(group: str, choice: Any) -> str:
-    if isinstance(choice, list):
-        return f"{group}=[{','.join(map(str, choice))}]"
-    return f"{group}={'null' if choice is None else choice}"
-
-
-def _group_choices(group: str, folders: Sequence[Path]) -> list[str]:
-    return sorted(file.stem for folder in (CONFIG_DIR, *folders) for file in (folder / group).glob("*.yaml"))
+    return choice_text(group, values[0])
 
 
 def _check_stage(stage: str) -> None:
@@ -182,7 +174,7 @@ def _unknown_key_message(override: Override, reference: DictConfig, valid_names:
     current = _current_name(key, reference)
     if current is not None:
         value = str(override.input_line).partition("=")[2]
-        return f"{_renamed_part(key, current)}: set {current}={value}"
+        return f"{renamed_part(key, current)}: set {current}={value}"
     if key.rpartition(".")[0] in OPEN_MAPPINGS:
         return f"{key}: expected a class or function: '{key}={{{TARGET}: my_package.my_module.name}}'"
     return f"{key}: no such key.{suggest_names(key, valid_names)}"
@@ -195,96 +187,6 @@ def _current_name(key: str, reference: DictConfig) -> str | None:
         current in flatten_config(reference) or OmegaConf.select(reference, current) is not None
     )
     return current if is_renamed else None
-
-
-def _renamed_part(key: str, current: str) -> str:
-    """`ranker.mixture is now ranker.multitask`, for a key below them."""
-    old_parts, new_parts = key.split("."), current.split(".")
-    while len(old_parts) > 1 and old_parts[-1] == new_parts[-1]:
-        del old_parts[-1], new_parts[-1]
-    return f"{'.'.join(old_parts)} is now {'.'.join(new_parts)}"
-
-
-def config_groups(config_name: str) -> set[str]:
-    """The groups that this config, or one that it builds on, has a choice for."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{config_name}.yaml"))
-    groups: set[str] = set()
-    for entry in config.get("defaults", []):
-        if isinstance(entry, dict):
-            groups |= {key for key in entry if " " not in key}
-        elif entry != "_self_":
-            groups |= config_groups(entry)
-    return groups
-
-
-def reference_config(config_name: str, group_choices: list[str], folders: Sequence[Path] = ()) -> DictConfig:
-    """The config of these group choices, with the files of `folders` beside the shipped ones.
-
-    Raises ConfigError if an experiment or a file of `folders` has a key that no shipped config, no task and
-    no class of the config defines.
-    """
-    full = _compose(config_name, group_choices, folders, with_hydra=True)
-    choices = {
-        group: choice
-        for group, choice in full.hydra.runtime.choices.items()
-        if "/" not in group and choice is not None
-    }
-    # Hydra's runtime choices lack lists.
-    lists = parse_overrides([choice for choice in group_choices if "[" in choice])
-    choices |= {each.key_or_group: each.value() for each in lists}
-    config = OmegaConf.create({key: value for key, value in full.items() if key != "hydra"})
-    experiment = choices.pop("experiment", None)
-
-    def compose_plain(changed: dict[str, Any]) -> DictConfig:
-        texts = [_choice_text(group, choice) for group, choice in {**choices, **changed}.items()]
-        return _compose(config_name, texts, folders)
-
-    plain = compose_plain({})
-    _check_added_keys(_choice_text("experiment", experiment), config, [plain])
-    for group, choice in choices.items():
-        shipped_choices = _group_choices(group, ())
-        if not set(_as_list(choice)) <= set(shipped_choices):
-            shipped = [compose_plain({group: each}) for each in shipped_choices]
-            _check_added_keys(_choice_text(group, choice), plain, shipped)
-    return config
-
-
-def _compose(
-    config_name: str, overrides: list[str], folders: Sequence[Path], with_hydra: bool = False
-) -> DictConfig:
-    """The config of train.yaml, export.yaml or retrain.yaml with files of `folders`."""
-    if folders:
-        urls = ", ".join(f'"file://{folder}"' for folder in folders)
-        overrides = [*overrides, f"hydra.searchpath=[{urls}]"]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        try:
-            return compose(config_name, overrides=overrides, return_hydra_config=with_hydra)
-        except (HydraException, ValueError) as error:
-            raise ConfigError(f"{config_name}: {' '.join(str(error).split())}") from error
-
-
-def _check_added_keys(file: str, config: DictConfig, references: list[DictConfig]) -> None:
-    """Raises ConfigError for a key of `config` that none of the references has, nor a task or class of it.
-
-    `file` is the group and its choice, such as `experiment=debug`, that set the key.
-    """
-    valid_keys = list(dict.fromkeys(key for each in references for key in flatten_config(each)))
-    targets = find_targets(config)
-    for key in flatten_config(config):
-        node, _, name = key.rpartition(".")
-        if key in valid_keys or any(OmegaConf.select(each, key) is not None for each in references):
-            continue
-        current = current_key(key)
-        if current in valid_keys:
-            raise ConfigError(f"{file} sets {key}: {_renamed_part(key, current)}")
-        if name == TARGET and node in find_targets(references[0]):
-            continue
-        try:
-            is_valid = accepts_key(key, targets) or accepts_column(key, config)
-        except ConfigError as error:
-            raise ConfigError(f"{file} sets {error}") from error
-        if not is_valid:
-            raise ConfigError(f"{file} sets {key}: no such key.{suggest_names(key, valid_keys)}")
 
 
 def check_values(config: DictConfig) -> None:

@@ -1,6 +1,7 @@
 """Dotted keys of a config, the overrides of a command, and the nearest keys to a wrong one."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -105,5 +106,13 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
     try:
         overrides = OverridesParser.create().parse_overrides(lines)
     except OverrideParseException as error:
-        raise ConfigError(f"{error.override}: cannot be read; quote the value: 'key=\"value\"'") from error
+        raise ConfigError(f"{error.override}: cannot be read; {_quoting_hint(error.override)}") from error
     return [override for override in overrides if not override.key_or_group.startswith("hydra")]
+
+
+def _quoting_hint(override: str | None) -> str:
+    """What to quote in an override that Hydra cannot read: a word beyond ASCII, else the value."""
+    word = re.search(r"\w*[^\W\x00-\x7F]\w*", override or "")
+    if word is None:
+        return "quote the value: 'key=\"value\"'"
+    return f'put "{word[0]}" in quotes, for its letters beyond ASCII'

@@ -4,6 +4,8 @@ where that has another meaning elsewhere, by the whole key."""
 from typing import Any
 
 NO_LIMIT = 10**9
+# Keys below these are names that a user gives: of columns, tables and classes' parameters.
+NAMES_OF_USERS = ("data.columns.", "data.files.", "data.tables.", "logger.", "callbacks.")
 VALUE_RANGES: dict[str, tuple[float, float]] = {
     # training
     "epochs": (1, 10_000), "max_steps": (1, NO_LIMIT),
@@ -56,6 +58,8 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
 def find_range_error(leaves: dict[str, Any]) -> str | None:
     """A sentence on the first leaf (dotted key → value) outside its limits; None if all are inside."""
     for key, value in leaves.items():
+        if key.startswith(NAMES_OF_USERS):
+            continue
         limits = VALUE_RANGES.get(key) or VALUE_RANGES.get(key.rsplit(".", 1)[-1])
         if limits is None or isinstance(value, bool):
             continue

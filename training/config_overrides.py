@@ -1,6 +1,6 @@
 """Overrides of a command line, `key=value`: their values, and the classes that they name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -26,6 +26,19 @@ def override_values(override: Override) -> list[Any]:
     if isinstance(value, IntervalSweep):  # of a sweeper that searches
         return [value.start, value.end]
     return [*override.sweep_iterator()] if override.is_sweep_override() else [value]
+
+
+def check_sweeps(overrides: Iterable[Override], arguments: Sequence[str]) -> None:
+    """Raises ConfigError for several values of a key without the flag of a sweep."""
+    if {"-m", "--multirun"} & set(arguments):
+        return
+    for override in overrides:
+        if override.is_sweep_override():
+            key, _, values = str(override.input_line).partition("=")
+            raise ConfigError(
+                f"{override.input_line}: several values are a sweep, which needs -m. For several at once, "
+                f"where the key takes a list: '{key}=[{values}]'"
+            )
 
 
 def keys_of_values(key: str, values: list[Any]) -> list[str]:

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 from training.config_targets import TARGET
 from training.earlier_names import RENAMED_FEATURES, rename_config
 from training.errors import ConfigError

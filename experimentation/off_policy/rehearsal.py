@@ -44,7 +44,7 @@ from serving.progress import ProgressReporter
 from serving.stores.loading import bulk_load
 from simulation import behaviour
 from simulation.catalog import SECONDS_PER_DAY, SIMULATION_START
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 
 Array = np.ndarray
 Row = dict[str, Any]

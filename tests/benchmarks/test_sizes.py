@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from benchmarks.sizes import COLUMNS, SIZES, SizesOptions, size_config, sizes_table
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 from training.errors import ConfigError
 
 WIDTHS = (

@@ -18,7 +18,7 @@ from exporting.index.tuning import tune_index
 from models.embeddings import pack_int8
 from tests.data.shop import make_shop, write_csv
 from tests.end_to_end.commands import HANG_SECONDS, ROOT, environment
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 
 PAGES = sorted(file.stem for file in (ROOT / "docs" / "extending").glob("*.md"))
 TRAINING_PAGES = ["feature", "loss", "multitask_network", "query_encoder", "source", "task"]

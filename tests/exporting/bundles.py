@@ -13,7 +13,7 @@ from serving.storage.bundle import CHECKSUM_PLACEHOLDER, manifest_checksum, sha2
 from tests.data.shop import add_item_features, write_shop
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 from training.prepared_data import open_prepared, training_prices
 from training.retrieval import encode_items
 from training.run_files import save_run_config

@@ -9,7 +9,8 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.profilers import SimpleProfiler
 
 from training.callbacks import make_callbacks, make_profiler
-from training.config import CONFIG_DIR, check_overrides, check_values
+from training.config import check_overrides, check_values
+from training.config_files import CONFIG_DIR
 from training.errors import ConfigError
 from training.stage_folders import stage_folder
 

@@ -13,7 +13,8 @@ from models.retrieval.mean_encoder import MeanEncoder
 from models.retrieval.sequence_encoder import SequenceEncoder
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
-from training.config import CONFIG_DIR, ConfigError, check_overrides, check_values
+from training.config import ConfigError, check_overrides, check_values, compose_config
+from training.config_files import CONFIG_DIR
 from training.config_keys import flatten_config, suggest_names
 
 SIZES = {
@@ -96,6 +97,9 @@ def test_an_encoder_that_cannot_be_built_says_why() -> None:
         ("index=ivf_sq8", "no such key"),
         ("stage=retrievel", "Did you mean retrieval"),
         ("data.root=my shop (1)", "quote the value"),
+        ("data.columns={items: {available: Verfügbar}}", 'put "Verfügbar" in quotes'),
+        ("seed=0,1", r"a sweep, which needs -m\. .*'seed=\[0,1\]'"),
+        ("ranker.train.optimizer=torch.optim.SGD", "'ranker.train.optimizer={_target_: torch.optim.SGD}'"),
         ("data.columns.orders.oder_id=X", "no such key"),  # of another source of data
     ],
 )
@@ -163,6 +167,39 @@ def test_columns_of_a_shop_are_mapped_one_by_one() -> None:
         columns = compose("train", overrides=passed).data.columns
     assert columns.orders == {"order_id": "Invoice"}
     assert columns.users == {"user_id": {"column": "U", "type": "integer"}}
+
+
+def test_a_class_replaces_another_wherever_options_stand(tmp_path: Path) -> None:
+    """argparse takes overrides in one piece."""
+    (tmp_path / "my_configs").mkdir()
+    folder, radam = str(tmp_path / "my_configs"), "ranker.train.optimizer={_target_: torch.optim.RAdam}"
+    expected = ["~ranker.train.optimizer", f"++{radam}"]
+    assert check_overrides("train", ["--config-dir", folder, "seed=1", radam]) == [
+        "--config-dir", folder, "seed=1", *expected,
+    ]  # fmt: skip
+    assert check_overrides("train", ["-m", radam, "seed=0,1"]) == ["-m", *expected, "seed=0,1"]
+    for overrides in ([radam], ["seed=1", radam], [radam, "seed=1"]):
+        config = compose_config("train", overrides, folder)
+        assert config.ranker.train.optimizer == {"_target_": "torch.optim.RAdam"}
+
+
+def test_a_column_may_have_the_name_of_a_setting(tmp_path: Path) -> None:
+    """`retrieval.sources.category` is a number; a column of items has this name too."""
+    config = compose_config(
+        "train", ["data=tables", "data.columns.items.category=Warengruppe", "data.columns.users={seed: Saat}"]
+    )
+    assert config.data.columns["items"] == {"category": "Warengruppe"}
+    assert config.data.columns.users == {"seed": "Saat"}
+
+
+def test_a_mapping_of_columns_adds_to_that_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "my_configs" / "data" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("defaults: [tables, _self_]\ncolumns: {users: {user_id: Kundennummer}}\n")
+    config = compose_config(
+        "train", ["data=mine", "data.columns.users={user_id: Nr, city: Ort}"], tmp_path / "my_configs"
+    )
+    assert config.data.columns.users == {"user_id": "Nr", "city": "Ort"}
 
 
 def test_keys_of_tasks_and_classes_may_be_added() -> None:
@@ -257,13 +294,11 @@ def test_a_config_folder_that_cannot_be_read_as_meant_is_refused(own_configs: st
 def test_an_experiment_cannot_bring_keys_of_its_own(tmp_path, monkeypatch) -> None:
     import shutil
 
-    import training.config as config
-
     shutil.copytree(CONFIG_DIR, tmp_path / "configs")
     (tmp_path / "configs" / "experiment" / "typo.yaml").write_text(
         "# @package _global_\nretrieval: {train: {epoch: 1}}\n"
     )
-    monkeypatch.setattr(config, "CONFIG_DIR", tmp_path / "configs")
+    monkeypatch.setattr("training.config_files.CONFIG_DIR", tmp_path / "configs")
     with pytest.raises(ConfigError, match=r"retrieval\.train\.epoch: no such key.*retrieval\.train\.epochs"):
         check_overrides("train", ["experiment=typo"])
 

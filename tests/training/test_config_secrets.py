@@ -6,7 +6,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from training.config import CONFIG_DIR, ConfigError, check_values
+from training.config import ConfigError, check_values
+from training.config_files import CONFIG_DIR
 from training.config_keys import flatten_config, reject_swept_secrets, without_secrets
 from training.run_files import save_run_config
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from training.config import CONFIG_DIR, check_overrides
+from training.config import check_overrides
+from training.config_files import CONFIG_DIR
 from training.config_keys import flatten_config
 from training.config_versions import (
     CHOSEN_ENTRIES,

@@ -17,7 +17,8 @@ from data.errors import DataError
 from tests.training.test_config_versions import BEFORE_4
 from training.build_ranker import build_ranker
 from training.build_two_tower import build_two_tower
-from training.config import CONFIG_DIR, ConfigError, check_overrides, flatten_config
+from training.config import ConfigError, check_overrides, flatten_config
+from training.config_files import CONFIG_DIR
 from training.config_versions import load_run_config
 from training.earlier_names import RENAMED_KEYS, RENAMED_TARGETS, current_key, current_parameter
 from training.prepared_data import open_prepared
@@ -183,11 +184,9 @@ def test_old_names_in_configs_of_ones_own_are_refused_with_the_new_one(
 ) -> None:
     import shutil
 
-    import training.config
-
     shutil.copytree(CONFIG_DIR, tmp_path / "configs")
     (tmp_path / "configs" / file).write_text(content)
-    monkeypatch.setattr(training.config, "CONFIG_DIR", tmp_path / "configs")
+    monkeypatch.setattr("training.config_files.CONFIG_DIR", tmp_path / "configs")
     with pytest.raises(ConfigError, match=message):
         check_overrides("train", [f"{file.split('/')[0]}=mine"])
 

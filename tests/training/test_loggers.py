@@ -11,7 +11,8 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import tracking
-from training.config import CONFIG_DIR, check_overrides
+from training.config import check_overrides
+from training.config_files import CONFIG_DIR
 from training.errors import ConfigError
 from training.loggers import check_loggers, close_loggers, log_config, log_final_metrics, make_other_loggers
 from training.mlflow_outbox import OutboxLogger

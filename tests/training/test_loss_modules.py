@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from training.build_ranker import read_tasks
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 from training.labels import LabelPolicy
 from training.loss_balance import make_loss_weighting
 from training.ranker import RankerTask

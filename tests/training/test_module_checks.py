@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from models.retrieval.mean_encoder import MeanEncoder
 from models.retrieval.query_encoder import basket_mean
-from training.config import CONFIG_DIR, ConfigError
+from training.config import ConfigError
+from training.config_files import CONFIG_DIR
 from training.module_checks import check_modules
 
 SIZES: dict[str, Any] = {

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import nn
 
-from training.config import CONFIG_DIR, TABLE_OPTIMIZERS, check_overrides, check_values
+from training.config import TABLE_OPTIMIZERS, check_overrides, check_values
+from training.config_files import CONFIG_DIR
 from training.distributed import sharding
 from training.errors import ConfigError
 from training.learning_rate import Schedule, WarmupStableDecay, constant, warmup_cosine
@@ -132,7 +133,7 @@ def test_schedules_are_functions_or_classes() -> None:
         ("retrieval.train.optimizer.lr=0.1", r"its lr: set retrieval\.train\.learning_rate"),
         ("retrieval.train.optimizer={_target_: torch.optim.SGD, lr: 0.1}", r"set retrieval\.train\.learning"),
         ("ranker.train.schedule.warmup=5", "Did you mean warmup_steps"),
-        ("ranker.train.optimizer=adamw", "is a group of keys"),
+        ("ranker.train.optimizer=adamw", "expected a class and its settings"),
         ("ranker.train.optimizer={_target_: torch.optim.SGD, nesterov: true}", "Nesterov momentum requires"),
         ("ranker.train.optimizer={_target_: torch.nn.Linear}", r"ranker\.train\.optimizer: "),
         ("ranker.train.schedule={_target_: own_schedules.NoSchedule}", "is no schedule"),

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from models.candidates.source import Source
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 from training.errors import ConfigError
 from training.source_settings import (
     parse_sources,

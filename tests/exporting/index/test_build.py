@@ -28,7 +28,7 @@ from exporting.index.tuning import trial_rows, tune_index
 from models.embeddings import pack_int8
 from reporting.index_page import index_page, pareto_front
 from serving.storage.vector_index import ItemIndex, SearchParams, read_index
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 
 ITEMS = 6000
 

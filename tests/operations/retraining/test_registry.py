@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from operations.retraining.registry import register_challenger, set_champion_alias
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 
 
 def test_nothing_is_registered_without_the_logger_of_mlflow(tmp_path: Path) -> None:

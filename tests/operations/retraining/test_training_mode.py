@@ -9,7 +9,7 @@ from operations.retraining.champion import Champion
 from operations.retraining.retrain import retrain
 from operations.retraining.training_mode import check_settings, plan_training
 from tests.exporting.bundles import load_config
-from training.config import CONFIG_DIR
+from training.config_files import CONFIG_DIR
 from training.config_keys import flatten_config
 from training.errors import ConfigError
 
