@@ -77,7 +77,7 @@ def is_evaluated(folder: Path, split: str = "test", by: Sequence[str] = ()) -> b
 class EvaluateOptions:
     """The report of one run on the test split, in its folder."""
 
-    run: str = argument("run folder", default="artifacts/runs/latest")
+    run: str = argument("run folder, or latest or best of artifacts/runs", default="artifacts/runs/latest")
     by: tuple[str, ...] = option(
         (), "columns whose values get metrics, such as users.city orders.device items.brand"
     )

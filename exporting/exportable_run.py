@@ -33,7 +33,7 @@ from training.prepared_data import PreparedData
 from training.recalibration import recalibrate_at
 from training.remote_runs import fetch_remote_run
 from training.run_files import load_run_weights
-from training.stage_folders import read_stage_manifest
+from training.stage_folders import BEST_LINK, DEFAULT_RUNS, LATEST_LINK, read_stage_manifest, run_path
 from training.trained_run import Run, open_run
 
 
@@ -61,14 +61,22 @@ class ExportableRun(NamedTuple):
 
 
 def find_run(run: str, tracking_uri: str) -> Path:
-    """The folder of a run: a folder, its URI or an MLflow run id. Raises ExportError if there is none."""
+    """The folder of a run: a folder, `latest`, `best`, a URI or an MLflow run id.
+
+    Raises ExportError if there is none.
+    """
     if is_uri(run):
         try:
             return fetch_remote_run(run).resolve()
         except OSError as error:
             raise ExportError(f"run={run}: {error}") from error
-    if Path(run).is_dir():
-        return Path(run).resolve()
+    if run_path(run).is_dir():
+        return run_path(run).resolve()
+    if run in (BEST_LINK, LATEST_LINK):
+        raise ExportError(
+            f"run={run}: there is no {DEFAULT_RUNS / run} below {Path.cwd()}. Give the run's folder: "
+            f"run=<paths.runs>/{run}"
+        )
     if "/" in run or Path(run).is_symlink():
         raise ExportError(f"run={run}: no such folder. Train first: python train.py")
     try:

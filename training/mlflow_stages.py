@@ -109,11 +109,16 @@ def find_run_folder(tracking_uri: str, run_id: str) -> Path:
 
     Raises ValueError for an unknown id, for a run that is no ranker's, and for one without its files.
     """
+    file, place = tracking.database_file(tracking_uri), tracking_uri
+    if file is not None:
+        place = f"{file} (mlflow.tracking_uri= names another; relative paths are below the working folder)"
+        if not file.is_file():  # a client would create it
+            raise ValueError(f"{run_id} is no run folder, and there is no database of MLflow at {place}")
     client = MlflowClient(tracking_uri)
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        raise ValueError(f"{run_id} is neither a run folder nor a run in {tracking_uri}: {error}") from error
+        raise ValueError(f"{run_id} is neither a run folder nor a run in {place}: {error}") from error
     folder = Path(run.data.tags.get("folder", ""))
     if tracking.read_run_id(folder) == run_id and is_done(folder):
         return folder

@@ -17,6 +17,8 @@ from data.io.remote_roots import is_complete, local_root, publish, set_remote_li
 from serving.files import write_atomically
 
 STAGE_MANIFEST = "done.json"
+DEFAULT_RUNS = Path("artifacts/runs")  # `paths.runs`
+LATEST_LINK, BEST_LINK = "latest", "best"  # in `paths.runs`: the last run, and the best of the last sweep
 LOCK_FILE = ".lock"  # its modification time is the start of the stage
 
 
@@ -93,7 +95,14 @@ def disk_is_full(error: BaseException, *folders: str | Path) -> bool:
     return any(shutil.disk_usage(folder).free < 2**20 for folder in existing)
 
 
-def link_run(root: str | Path, folder: Path, name: str = "latest") -> None:
+def run_path(run: str | Path) -> Path:
+    """The path of a run folder; `latest` or `best` alone is that of `artifacts/runs`."""
+    path = Path(run)
+    below = DEFAULT_RUNS / path
+    return below if str(run) in (LATEST_LINK, BEST_LINK) and not path.exists() and below.is_dir() else path
+
+
+def link_run(root: str | Path, folder: Path, name: str = LATEST_LINK) -> None:
     """Let `<root>/<name>` point to a finished run."""
     runs = local_root(root)
     with write_atomically(runs / name) as partial:

@@ -15,10 +15,9 @@ from omegaconf import DictConfig
 from data.io.remote_roots import local_root
 from reporting.tables import text_table
 from serving.files import write_json
-from training.stage_folders import link_run
+from training.stage_folders import BEST_LINK, link_run
 
-BEST_LINK = "best"  # in `paths.runs`: the best run of the last sweep
-SWEEP_FILE = "sweep.json"  # beside it: the jobs
+SWEEP_FILE = "sweep.json"  # in `paths.runs`: the jobs
 
 
 class RunResult(float):

@@ -101,9 +101,13 @@ def _parent_tags(cfg: DictConfig) -> dict[str, str]:
 def _artifact_location(cfg: DictConfig) -> str | None:
     """Where the experiment keeps files: beside a local database; a server decides it itself."""
     uri = str(cfg.mlflow.tracking_uri)
-    if not uri.startswith(SQLITE):
-        return None
-    return (Path(uri.removeprefix(SQLITE)).resolve().parent / "mlflow").as_uri()
+    file = database_file(uri)
+    return None if file is None else (file.parent / "mlflow").as_uri()
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a local tracking database; a relative one lies below the working folder."""
+    return Path(uri.removeprefix(SQLITE)).resolve() if uri.startswith(SQLITE) else None
 
 
 def read_run_id(folder: Path) -> str | None:
@@ -208,8 +212,8 @@ def is_tracked(folder: Path) -> bool:
 def make_client(cfg: DictConfig) -> MlflowClient:
     """A client of the configured tracking server; creates a local SQLite file that is missing."""
     uri = cfg.mlflow.tracking_uri
-    if uri.startswith(SQLITE):
-        _make_database(Path(uri.removeprefix(SQLITE)))
+    if (file := database_file(uri)) is not None:
+        _make_database(file)
     mlflow.set_tracking_uri(uri)
     return MlflowClient(uri)
 

@@ -16,7 +16,7 @@ from training.prepared_data import PreparedData, open_prepared
 from training.remote_runs import fetch_remote_run
 from training.retrieval_stage import load_query_tower, towers_of_split
 from training.run_files import load_run_weights
-from training.stage_folders import read_stage_manifest
+from training.stage_folders import read_stage_manifest, run_path
 
 
 class Run(NamedTuple):
@@ -45,13 +45,13 @@ class Run(NamedTuple):
 
 
 def open_run(folder: str | Path) -> Run:
-    """Load a run folder, also one behind a URI, s3://bucket/runs/latest.
+    """Load a run folder: `latest` or `best` alone, or one behind a URI, s3://bucket/runs/latest, too.
 
     Raises RemoteError for a store that cannot be read; FileNotFoundError for a run that is missing,
     unfinished, or without ranker or data; DataError for data that an earlier release prepared; RuntimeError
     for weights that do not fit the code.
     """
-    folder = (fetch_remote_run(str(folder)) if is_uri(folder) else Path(folder)).resolve()
+    folder = (fetch_remote_run(str(folder)) if is_uri(folder) else run_path(folder)).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such run. Train first: python train.py")
     manifest = read_stage_manifest(folder)

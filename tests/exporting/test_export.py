@@ -27,6 +27,7 @@ from models.schema import SNAPSHOT_FIELDS, Catalog
 from serving.storage.bundle import REQUIRED_FILES, open_bundle
 from serving.stores.arrow import ArrowStore
 from tests.exporting.bundles import export_config, load_config, make_bundle, make_run
+from training.trained_run import open_run
 
 
 def contents(root: Path) -> set[str]:
@@ -250,11 +251,25 @@ def test_a_slate_leaves_out_what_the_run_was_trained_to_leave_out(version: Path)
     assert slate["frequency_cap"] == {"times": 2, "window": "14d"}
 
 
-def test_runs_that_cannot_be_exported(run_folder: Path, tmp_path: Path) -> None:
+def test_latest_and_best_name_runs(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match="run=best: there is no artifacts/runs/best below"):
+        find_run("best", "sqlite:///none.db")
+    (tmp_path / "artifacts" / "runs").mkdir(parents=True)
+    (tmp_path / "artifacts" / "runs" / "latest").symlink_to(run_folder)
+    assert find_run("latest", "sqlite:///none.db") == run_folder.resolve()
+    assert open_run("latest").folder == run_folder.resolve()
+
+
+def test_runs_that_cannot_be_exported(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ExportError, match="no such folder"):
         find_run(str(tmp_path / "missing"), "sqlite:///none.db")
-    with pytest.raises(ExportError, match="neither a run folder nor a run"):
-        find_run("0123456789", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(ExportError, match=rf"{tmp_path}/artifacts/mlflow.db \(mlflow\.tracking_uri="):
+        find_run("0123456789", "sqlite:///artifacts/mlflow.db")
+    assert not (tmp_path / "artifacts").exists(), "a look-up creates nothing"
     copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
     (copy / "done.json").unlink()
     with pytest.raises(ExportError, match="not finished"):
