@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from data.errors import DataError
@@ -28,7 +30,7 @@ def main(cfg: DictConfig) -> float | None:
         return None
     # Late: torch and TorchRec take seconds to import, a wrong config is an error before.
     from evaluation.alarms import read_alarms
-    from evaluation.evaluate import evaluate, is_evaluated, read_metrics, report_page_path
+    from evaluation.evaluate import evaluate, is_evaluated, read_metrics, report_page_path, slate_order
     from evaluation.validation import validate
     from serving.remote import RemoteError
     from training.distributed import processes
@@ -61,10 +63,12 @@ def main(cfg: DictConfig) -> float | None:
     metrics = validate(folder)
     by = column_list(cfg.evaluation.by)
     if not is_evaluated(folder, by=by):
-        evaluate(folder, by=by)
+        # The tables of all jobs of a sweep would bury the sweep's own; each page has them.
+        evaluate(folder, by=by, prints_tables=HydraConfig.get().mode != RunMode.MULTIRUN)
     for alarm in read_alarms(folder):
         print(f"alarm: {alarm['text']}")
     test_metrics = read_metrics(folder)
+    print(f"slates sorted by {slate_order(folder)}:")
     print(" ".join(f"{name}={metrics[name]:.4f}" for name in OBJECTIVE_METRICS))
     print(" ".join(f"{name}={figure:.4f}" for name, figure in test_metrics.items()))
     print(f"page: {report_page_path(folder)}")

@@ -3,6 +3,7 @@
 `train.py` makes it after training; `python -m evaluation.evaluate [run folder]` makes it again.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from typing import Any
 
 from data.errors import DataError
 from evaluation import scoring
+from evaluation.alarms import REPORT_FILE
 from evaluation.leaderboard import build_leaderboard
 from evaluation.objective import objective_order
+from reporting.evaluation.figures import order_name
 from serving import command_line
 from serving.command_line import argument, option
 from training import tracking
@@ -25,8 +28,10 @@ from training.stage_folders import is_done, read_stage_manifest, write_stage_man
 from training.trained_run import open_run
 
 
-def evaluate(folder: str | Path, split: str = "test", by: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Evaluate a run on `split`; returns the leaderboard rows.
+def evaluate(
+    folder: str | Path, split: str = "test", by: Sequence[str] = (), prints_tables: bool = True
+) -> list[dict[str, Any]]:
+    """Evaluate a run on `split`; returns the leaderboard rows, and prints the report's tables.
 
     The report is written to the run's folder and attached to the run in MLflow. It has the metrics by the
     values of the columns `by`, such as users.city. Raises ConfigError for a column that the data lack.
@@ -34,7 +39,7 @@ def evaluate(folder: str | Path, split: str = "test", by: Sequence[str] = ()) ->
     run = open_run(folder)
     check_report_columns(by, run.prepared.folder)
     target = run.folder / f"evaluation-{split}"
-    rows = build_leaderboard([run], split, with_gbdt=False, out=target, by=by)
+    rows = build_leaderboard([run], split, with_gbdt=False, out=target, by=by, prints_tables=prints_tables)
     metrics: dict[str, float] = {}
     for row in rows:
         if row["system"] == scoring.SYSTEM_NAME:
@@ -55,6 +60,12 @@ def read_metrics(folder: Path, split: str = "test") -> dict[str, float]:
     found = {name: value for name, value in manifest["metrics"].items() if name.startswith(prefix)}
     names = ("ndcg6", "hit6", "revenue6")
     return {f"{split}/{name}": found[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in found}
+
+
+def slate_order(folder: Path, split: str = "test") -> str:
+    """What sorts the slates of `read_metrics`, as the page names it: `expected value`, `p(purchase)`, …"""
+    report = json.loads((folder / f"evaluation-{split}" / REPORT_FILE).read_text())
+    return order_name(report, report["objective"]["order"])
 
 
 def report_page_path(folder: Path, split: str = "test") -> Path:

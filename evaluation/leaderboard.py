@@ -149,7 +149,12 @@ class Leaderboard:
 
 
 def build_leaderboard(
-    runs: list[Run], split: str, with_gbdt: bool, out: Path, by: Sequence[str] = ()
+    runs: list[Run],
+    split: str,
+    with_gbdt: bool,
+    out: Path,
+    by: Sequence[str] = (),
+    prints_tables: bool = True,
 ) -> Rows:
     """Evaluate all systems on `split` and write the report; returns the leaderboard's rows.
 
@@ -191,7 +196,8 @@ def build_leaderboard(
         if popularity not in compared:
             further += board.paired_differences(popularity, order)
     report["alarms"] += slate_alarms([*further, *report["differences"]])
-    write_report(out, report_metadata(runs, split, board) | report | {"leaderboard": board.rows})
+    report |= report_metadata(runs, split, board) | {"leaderboard": board.rows}
+    write_report(out, report, prints_tables)
     return board.rows
 
 

@@ -16,13 +16,19 @@ from reporting.tables import (
 from serving.files import write_json, write_text
 
 
-def write_report(out: Path, report: dict[str, Any]) -> None:
-    """Write the three files and print the tables."""
+def write_report(out: Path, report: dict[str, Any], prints_tables: bool = True) -> None:
+    """Write the three files, and print the tables unless the page alone shall have them."""
     write_json(out / "leaderboard.json", report["leaderboard"])
     write_json(out / "report.json", report)
     # From the file, so that the page has nothing that the JSON lacks.
     write_text(out / "index.html", report_page(json.loads((out / "report.json").read_text())))
-    print(leaderboard_table(report["leaderboard"]))
+    if prints_tables:
+        print(report_text(report))
+    print(f"\nclick label: {report['click']}; written: {out / 'index.html'}, report.json, leaderboard.json")
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """The tables of a report; those without rows are left out."""
     tables = {
         "Differences, this system minus the other": report["differences"],
         "Tasks": aggregate_seeds(report["task_metrics"], ("system", "task")),
@@ -34,7 +40,5 @@ def write_report(out: Path, report: dict[str, Any]) -> None:
     }
     for column, rows in by_column(report["by_column"]).items():
         tables[f"By {column}, slates by {report['objective']['expression']}"] = rows
-    for heading, rows in tables.items():
-        if rows:
-            print(f"\n{heading}\n{text_table(format_rows(rows))}")
-    print(f"\nclick label: {report['click']}; written: {out / 'index.html'}, report.json, leaderboard.json")
+    texts = [f"{heading}\n{text_table(format_rows(rows))}" for heading, rows in tables.items() if rows]
+    return "\n\n".join([leaderboard_table(report["leaderboard"]), *texts])

@@ -103,9 +103,12 @@ def text_table(rows: Sequence[Row]) -> str:
 
 
 def leaderboard_table(rows: Iterable[Row]) -> str:
-    """Return the leaderboard as text, a block per slice; mean ± standard deviation over several seeds."""
+    """Return the leaderboard as text, a block per slice; mean ± standard deviation over several seeds.
+
+    A slice without checkouts has no block.
+    """
     slices: dict[str, list[Row]] = {}
-    for row in summarize_leaderboard(rows):
+    for row in (row for row in summarize_leaderboard(rows) if row["checkouts"]):
         slices.setdefault(row["slice"], []).append(row)
     blocks = []
     for name, members in slices.items():

@@ -6,7 +6,8 @@ Logged with the other metrics, and written to `health.json` in the run's folder:
 
     {"gates": {"click": [.2, .5, .3], …},                           mean gate weight of each expert, by task
      "gradient_cosine": [{"step": 50, "click~purchase": .3, …}],  on the last layer that all tasks share
-     "alarms": ["…"]}
+     "alarms": ["…"],                                    leaks, and of the validation whose weights are kept
+     "notes": ["…"]}                                     alarms of the other validations
 """
 
 import json
@@ -24,8 +25,10 @@ from models.ranking.calibration import label_logits
 from models.ranking.tasks import Task, TaskOutputs, parent_labels
 from serving.files import write_atomically
 from training.distributed import processes
+from training.distributed.sharding import STEP_FILE
 from training.labels import concat_labels, task_labels, task_weights
 from training.rank_statistics import auc
+from training.trainer import BEST_CHECKPOINT
 
 HEALTH_FILE = "health.json"
 LEAK_AUC = 0.95
@@ -50,6 +53,7 @@ class HealthMonitor(pl.Callback):
         self.folder, self.gradient_interval = folder, gradient_interval
         self.gradient_cosines: list[dict[str, float]] = []
         self.alarms: list[str] = []
+        self.validation_alarms: dict[int, list[str]] = {}  # by step
         self.gates: dict[str, list[float]] = {}
         self.leak_sample: list[tuple[Tensor, Tensor]] | None = []  # None after the search for leaks
         self.gate_load = GateLoad()
@@ -58,11 +62,13 @@ class HealthMonitor(pl.Callback):
         return {
             "cosines": self.gradient_cosines,
             "alarms": self.alarms,
+            "validation_alarms": self.validation_alarms,
             "leaks_checked": self.leak_sample is None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.gradient_cosines, self.alarms = state["cosines"], state["alarms"]
+        self.validation_alarms = state["validation_alarms"]
         self.leak_sample = None if state["leaks_checked"] else []
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
@@ -105,8 +111,19 @@ class HealthMonitor(pl.Callback):
         labels = concat_labels([labels for _, labels in module.validation_parts])
         matrix = task_labels(labels, module.tasks, module.label_policy)
         is_known = task_weights(labels, module.tasks) > 0
-        for alarm in output_alarms(logits, matrix, module.tasks, is_known):
-            self.raise_alarm(f"epoch {trainer.current_epoch}: {alarm}")
+        self.validation_alarms[trainer.global_step] = [
+            f"epoch {trainer.current_epoch}: {alarm}"
+            for alarm in output_alarms(logits, matrix, module.tasks, is_known)
+        ]
+        self.write_report()
+
+    def on_fit_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self.judge_weights(int((self.folder / BEST_CHECKPOINT / STEP_FILE).read_text()))
+
+    def judge_weights(self, step: int) -> None:
+        """Raise the alarms of the weights that are kept, those of `step`; early ones may be far off."""
+        for alarm in self.validation_alarms.pop(step, []):
+            self.raise_alarm(alarm)
         self.write_report()
 
     def raise_alarm(self, text: str) -> None:
@@ -123,7 +140,13 @@ class HealthMonitor(pl.Callback):
     def write_report(self) -> None:
         if processes.rank() > 0:
             return
-        report = {"gates": self.gates, "gradient_cosine": self.gradient_cosines, "alarms": self.alarms}
+        notes = [alarm for alarms in self.validation_alarms.values() for alarm in alarms]
+        report = {
+            "gates": self.gates,
+            "gradient_cosine": self.gradient_cosines,
+            "alarms": self.alarms,
+            "notes": list(dict.fromkeys(notes)),
+        }
         with write_atomically(self.folder / HEALTH_FILE) as partial:
             partial.write_text(json.dumps(report, indent=1))
 

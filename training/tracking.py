@@ -266,9 +266,9 @@ def git_commit() -> str:
 
 
 def prefix_metrics(row: dict[str, Any], prefix: str) -> dict[str, float]:
-    """The numbers of a dict as MLflow metrics `<prefix>/<name>`."""
+    """The numbers of a dict as metrics `<prefix>/<name>`; a seed is none."""
     return {
         f"{prefix}/{name}": float(value)
         for name, value in row.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed"
     }

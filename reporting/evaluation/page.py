@@ -56,7 +56,8 @@ def _metric_cards(report: Row) -> list[tuple[str, str]]:
         if row["system"] == system
     }
     union = next(row for row in aggregate_seeds(report["recalls"], ("source",)) if row["source"] == "union")
-    by_purchase = f"sorted by {figures.order_name(report, 'purchase')}"
+    slate_order = report["objective"]["order"]
+    sorted_by = f"sorted by {figures.order_name(report, slate_order)}"
     revenue = [
         (format_metric(rows[order, "all"], "revenue6", 2), f"revenue@6, sorted by {name}")
         for order in ("value", "objective")
@@ -68,11 +69,11 @@ def _metric_cards(report: Row) -> list[tuple[str, str]]:
         if task["kind"] == "binary" and (label := figures.probability_label(task))
     ]
     return [
-        (format_metric(rows["purchase", "all"], "ndcg6"), f"NDCG@6, {by_purchase}"),
+        (format_metric(rows[slate_order, "all"], "ndcg6"), f"NDCG@6, {sorted_by}"),
         *revenue,
         (
-            format_metric(rows["purchase", "discovery"], "ndcg6"),
-            f"NDCG@6 of discovery (never bought before), {by_purchase}",
+            format_metric(rows[slate_order, "discovery"], "ndcg6"),
+            f"NDCG@6 of discovery (never bought before), {sorted_by}",
         ),
         (format_metric(union, "recall300"), "recall@300 of all candidates, in the ranker's order"),
         *errors,

@@ -28,7 +28,7 @@ def test_variants_are_compared_on_the_same_candidates(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs").glob("candidates-*/done.json"))) == 1
     health = [json.loads(file.read_text()) for file in (tmp_path / "runs").glob("ranker-*/health.json")]
     assert len(health) == 2
-    assert all(set(report) == {"gates", "gradient_cosine", "alarms"} for report in health)
+    assert all(set(report) == {"gates", "gradient_cosine", "alarms", "notes"} for report in health)
     (counterfactual,) = (
         file.parent for file in (tmp_path / "runs").glob("ranker-*/config.yaml")
         if "escm2_dr" in file.read_text()

@@ -85,10 +85,11 @@ def test_from_csv_to_slate(tmp_path: Path, events: bool) -> None:
     assert repeated.returncode == 0, repeated.stderr[-3000:]
     assert "reused" in repeated.stdout
     # The figures of validation and test, and the page.
-    figures = trained.stdout.splitlines()[-3:]
-    assert repeated.stdout.splitlines()[-3:] == figures
-    assert [line.split("ndcg6=")[0] for line in figures[:2]] == ["validation/", "test/"]
-    assert Path(figures[2].removeprefix("page: ")).is_file()
+    figures = trained.stdout.splitlines()[-4:]
+    assert repeated.stdout.splitlines()[-4:] == figures
+    assert figures[0] == "slates sorted by expected value:"
+    assert [line.split("ndcg6=")[0] for line in figures[1:3]] == ["validation/", "test/"]
+    assert Path(figures[3].removeprefix("page: ")).is_file()
     assert finished(tmp_path, "ranker") == manifest
 
     exported = command("export.py", f"run={run}", f"bundle.dir={tmp_path}/bundle")

@@ -22,7 +22,7 @@ def test_a_search_ends_with_the_best_run_and_a_second_one_reuses_all(tmp_path: P
         "hydra.sweeper.sampler.seed=1", "experiment=debug", "data=tables", f"data.root={shop}",
         f"paths.prepared={tmp_path / 'prepared'}", f"paths.runs={tmp_path / 'runs'}",
         f"mlflow.tracking_uri=sqlite:///{tmp_path / 'mlflow.db'}",
-        "ranker.train.learning_rate=interval(1e-4,1e-2)",
+        "ranker.train.learning_rate=tag(log,interval(1e-4,1e-2))",
     ]  # fmt: skip
     trained = command(*arguments)
     assert trained.returncode == 0, trained.stderr[-3000:]
@@ -35,6 +35,7 @@ def test_a_search_ends_with_the_best_run_and_a_second_one_reuses_all(tmp_path: P
     best = (tmp_path / "runs" / "best").resolve()
     assert best == Path(rows[0]["run"]).resolve()
     assert f"best: {tmp_path / 'runs' / 'best'} -> {best.name}" in trained.stdout
+    assert "Recall by source" not in trained.stdout, "the pages have the tables of the jobs"
     folders = sorted(folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir())
     assert sum(name.startswith("retrieval-") for name in folders) == 1, "the jobs share retrieval"
 

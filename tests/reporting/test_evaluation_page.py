@@ -198,6 +198,7 @@ def test_the_page_reads_the_tasks_of_the_report():
     assert "none in this split" in text
     assert "No candidate of this split has a return." in text
     assert "Slates are sorted by purchase * (1 - return)" in text
+    assert re.search(r"NDCG@6, sorted by\s+purchase \* \(1 - return\)", text)
     assert "return is measured where a purchase happened" in text
     assert "expected value" not in text.split('id="slates"')[1]
     assert not re.search(r"\bnan\b|None", text)

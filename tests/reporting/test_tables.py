@@ -43,6 +43,7 @@ def test_rows_of_tasks_over_seeds():
 def test_table_is_aligned_and_shows_the_spread():
     table = tables.leaderboard_table(ROWS)
     assert "all (6,149 checkouts)" in table
+    assert "nobody" not in tables.leaderboard_table([*ROWS, row(part="nobody") | {"checkouts": 0}])
     assert "0.5000 ± 0.0200" in table
     assert "20.00 ± 0.00" in table
     block = table.split("\n\n")[0].splitlines()[1:]

@@ -1,12 +1,17 @@
 """Every alarm rings when it should, and only then."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from models.ranking.tasks import DEFAULT_TASKS, TaskOutputs
 from tests.models.variants import VARIANTS
 from training.health import (
+    HEALTH_FILE,
     GateLoad,
+    HealthMonitor,
     TrainingError,
     check_finite,
     find_leaks,
@@ -49,6 +54,21 @@ def test_a_task_that_is_far_off_is_named(column: int, shift: float, task: str) -
     logits, labels = logits_and_labels()
     logits[:, column] += shift
     assert any(f"the task {task} predicts" in text for text in alarms_of(logits, labels))
+
+
+def test_only_the_weights_that_are_kept_raise_alarms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = HealthMonitor(tmp_path, gradient_interval=50)
+    monitor.raise_alarm("a leak")
+    monitor.validation_alarms = {50: ["epoch 0: far off"], 100: ["epoch 1: collapsed"], 150: []}
+    resumed = HealthMonitor(tmp_path, gradient_interval=50)
+    resumed.load_state_dict(monitor.state_dict())
+    resumed.judge_weights(step=100)
+    assert capsys.readouterr().out.split("\n\n") == ["\nALARM: a leak", "ALARM: epoch 1: collapsed\n"]
+    health = json.loads((tmp_path / HEALTH_FILE).read_text())
+    assert health["alarms"] == ["a leak", "epoch 1: collapsed"]
+    assert health["notes"] == ["epoch 0: far off"]
 
 
 def test_a_task_without_a_positive_is_named() -> None:

@@ -40,10 +40,10 @@ def test_metrics_and_settings_reach_every_logger(stage: Path) -> None:
         logger.log_metrics({"loss": 0.5}, step=3)
         logger.finalize("success")
     close_loggers(loggers)
-    log_final_metrics(cfg, stage, {"test/ndcg6": 0.25})
+    log_final_metrics(cfg, stage, tracking.prefix_metrics({"ndcg6": 0.25, "seed": 0, "slice": "all"}, "test"))
     rows = [list(csv.DictReader(file.open())) for file in sorted(stage.glob("csv/version_*/metrics.csv"))]
     assert [row["loss"] for row in rows[0]] == ["0.5"]
-    assert [row["test/ndcg6"] for row in rows[1]] == ["0.25"]
+    assert rows[1] == [{"step": "0", "test/ndcg6": "0.25"}], "a seed is no metric"
     assert "retrieval.train.epochs: 100" in (stage / "csv/version_0/hparams.yaml").read_text()
     assert list(stage.glob("mine/**/metrics.csv"))  # its save_dir is not set
     events = EventAccumulator(str(stage / "tensorboard"))
