@@ -40,10 +40,10 @@ class ShopReport(NamedTuple):
                 "Nobody ordered twice: only a log of impressions (events) could tell what follows a checkout."
             )
         row = next((row for row in self.horizons if row["horizon"] == self.horizon), None)
-        share = "" if row is None else f" An order follows {row['share']:.0%} of the checkouts within it."
-        fit = "fits" if self.suggested == self.horizon else f"could be {self.suggested}"
         gap = f"Users order again after {self.median_gap:.0f} days (median)."
-        return f"{gap} The horizon {self.horizon} {fit}.{share}"
+        share = "" if row is None else f", within which an order follows {row['share']:.0%} of the checkouts"
+        fit = "It fits." if self.suggested == self.horizon else f"data.horizon={self.suggested} fits better."
+        return f"{gap} Now data.horizon={self.horizon}{share}. {fit}"
 
 
 def check_shop(cfg: Mapping[str, Any]) -> ShopReport:

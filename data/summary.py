@@ -14,6 +14,10 @@ FURTHER_COUNTS = {  # key of `counts` → its words, where there are any
     "winsorized": "lines of absurd size, winsorised",
     "unlisted_items": "unlisted_items",
 }
+CLICK_LABELS = {
+    "logged": "clicks as logged",
+    "leaf_category_proxy": "no clicks (a purchase in the item's leaf category counts as a click)",
+}
 
 
 def describe_columns(
@@ -49,9 +53,9 @@ def summary(meta: dict[str, Any]) -> str:
             f"{counts['orders']:,} orders of {counts['users']:,} users, {counts['items']:,} items",
             f"{n['train']:,} train / {n['validation']:,} validation / {n['test']:,} test checkouts",
             f"{n['immature']:,} immature",
-            f"{n_outside:,} before, between or after the splits",
+            f"{n_outside:,} in no split (outside the dates, or their horizon reaches the next split)",
             *further_counts,
-            f"click: {meta['click']}",
+            CLICK_LABELS[meta["click"]],
             *positives,
         ]
     )

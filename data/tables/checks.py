@@ -277,7 +277,8 @@ def _describe(con: ibis.BaseBackend, rejected: pa.Table, name: str, file: TableF
     for row, reasons in zip(rejected["row"].to_pylist(), rejected["reason"].to_pylist(), strict=True):
         for reason in reasons.split("; "):
             rows_of.setdefault(reason, []).append(row)
-    lines = [f"{file}: {rejected.num_rows} bad rows in table '{name}' (row 1 follows the header)"]
+    n_rows = f"{rejected.num_rows} bad row{'s' * (rejected.num_rows != 1)}"
+    lines = [f"{file}: {n_rows} in table '{name}' (row 1 follows the header)"]
     for reason, rows in sorted(rows_of.items(), key=lambda kv: -len(kv[1]))[:MAX_REPORTED_REASONS]:
         lines.append(f"  {reason}: {len(rows)} ({describe_rows(file, rows, con.name == SPARK)})")
     if len(rows_of) > MAX_REPORTED_REASONS:

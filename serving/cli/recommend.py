@@ -21,6 +21,7 @@ SOURCE_REASONS = {
     "ease": "bought by similar users",
     "transitions": "bought after the latest items",
 }
+REASONS_WITHOUT_HISTORY = {"ann": "similar to the basket", "transitions": "bought after the basket"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def recommend(options: RecommendOptions) -> int:
     else:
         for note in input_warnings(recommender, checkout):
             print(f"note: {note}", file=sys.stderr)
-        print(format_slate(slate, checkout))
+        print(format_slate(slate, checkout, has_history(recommender, checkout.user_id)))
     return 0
 
 
@@ -89,26 +90,33 @@ def input_warnings(recommender: Recommender, checkout: Checkout) -> list[str]:
     ]
     for path, near in recommender.eligibility_filter.unknown_categories(checkout).items():
         warnings.append(f"category {path} is unknown" + (f"; near: {', '.join(near)}" if near else ""))
-    user, store = checkout.user_id, recommender.store
-    if user is not None and store is None:
+    user = checkout.user_id
+    if user is not None and recommender.store is None:
         warnings.append("there is no event store: answered without the user's history")
-    elif user is not None and store is not None and not store.get(user).item_id:
+    elif user is not None and not has_history(recommender, user):
         warnings.append(f"user {user} has no events in the store: answered as a new user")
     return warnings
 
 
-def format_slate(slate: Slate, checkout: Checkout) -> str:
-    """A slate as a table for people."""
+def has_history(recommender: Recommender, user: str | None) -> bool:
+    """Whether the store has events of a user; a guest has none."""
+    return user is not None and recommender.store is not None and bool(recommender.store.get(user).item_id)
+
+
+def format_slate(slate: Slate, checkout: Checkout, with_history: bool = True) -> str:
+    """A slate as a table for people; the reasons are those of a user with or without a history."""
+    reasons = SOURCE_REASONS if with_history else SOURCE_REASONS | REASONS_WITHOUT_HISTORY
+    n_lines = f"{len(checkout.basket)} line{'s' * (len(checkout.basket) != 1)}"
     paid_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(checkout.ts))
     names = [*dict.fromkeys(name for item in slate.items for name in item.further_predictions())]
     further_header = "".join(f" {name[:10]:>{_width(name)}}" for name in names)
     lines = [
-        f"user {checkout.user_id or '(guest)'}, {len(checkout.basket)} lines paid, {paid_at}",
+        f"user {checkout.user_id or '(guest)'}, {n_lines} paid, {paid_at}",
         f"{'':2} {'item':>10}  {'title':32} {'price':>7} {'p(click)':>8} {'p(purch)':>8} {'value':>7}"
         f"{further_header}  why",
     ]
     for position, item in enumerate(slate.items, start=1):
-        why = ", ".join(SOURCE_REASONS.get(source, source) for source in item.sources)
+        why = ", ".join(reasons.get(source, source) for source in item.sources)
         predictions = f"{_number(item.click):>8} {_number(item.purchase):>8} {_number(item.value):>7}"
         values = item.further_predictions()
         further = "".join(f" {_number(values.get(name)):>{_width(name)}}" for name in names)

@@ -104,7 +104,7 @@ def test_folders_that_cannot_be_used(log_shop: tuple[Path, list[dict[str, Any]]]
         prepare(config(folder))
     bad = rows[0] | {"item_id": None}
     write_log(events, [*rows[1:], bad])
-    with pytest.raises(DataError, match=r"events: 1 bad rows in table 'events'(.|\n)*item_id is null: 1"):
+    with pytest.raises(DataError, match=r"events: 1 bad row in table 'events'(.|\n)*item_id is null: 1"):
         prepare(config(folder))
     (events / "a.parquet").unlink()
     (events / "b.parquet").unlink()

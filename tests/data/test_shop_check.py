@@ -50,7 +50,7 @@ def test_the_report_is_read_in_the_terminal_and_as_a_page(shop: tuple[Path, dict
     report = check_shop(config(folder, horizon="7d"))
     described = report._asdict() | {"finding": report.finding()}
     text, page = shop_text(described), shop_page(described)
-    for part in ("orders of guests", "The horizon 7d", "orders.csv", "device", "'<b>new</b>'"):
+    for part in ("orders of guests", "Now data.horizon=7d, ", "orders.csv", "device", "'<b>new</b>'"):
         assert part in text
     assert "&lt;b&gt;new" in page
     assert "<b>new" not in page

@@ -49,10 +49,13 @@ def test_a_slate_for_programs(version: Path, capsys: pytest.CaptureFixture[str])
 
 def test_unknown_ids_are_reported(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "--bundle", str(version.parent), "--user", "nobody", "--items", "nothing"]) == 0
-    assert capsys.readouterr().err.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
         "note: item nothing is unknown",
         "note: user nobody has no events in the store: answered as a new user",
     ]
+    assert printed.out.startswith("user nobody, 1 line paid, ")
+    assert "history" not in printed.out, "the reasons are those of the basket"
 
 
 def test_a_bundle_or_store_that_cannot_serve_exits_with_1(

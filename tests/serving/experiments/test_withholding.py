@@ -274,7 +274,7 @@ def test_preparation_reads_the_ghosts_of_a_service(served: ServedShop) -> None:
                 assert withhold == pytest.approx(share if is_ghost or impression else 0.0)
                 assert not (is_ghost and (impression or click or position))
     assert n_ghosts > 10
-    assert f", {n_ghosts:,} checkouts with a withheld slate, click: logged" in summary(meta)
+    assert f", {n_ghosts:,} checkouts with a withheld slate, clicks as logged" in summary(meta)
 
 
 def test_monitoring_counts_only_what_was_shown(served: ServedShop, tmp_path: Path) -> None:
