@@ -29,6 +29,8 @@ def main(cfg: DictConfig) -> float | None:
         check_shop_tables(cfg)
         return None
     # Late: torch and TorchRec take seconds to import, a wrong config is an error before.
+    from torch.distributed.checkpoint.api import CheckpointException  # derives from BaseException
+
     from evaluation.alarms import read_alarms
     from evaluation.evaluate import evaluate, is_evaluated, read_metrics, report_page_path, slate_order
     from evaluation.validation import validate
@@ -45,7 +47,7 @@ def main(cfg: DictConfig) -> float | None:
         folder = train_models(cfg)
     except (ConfigError, DataError, RemoteError, TrainingError) as error:
         sys.exit(f"error: {error}")
-    except Exception as error:
+    except (Exception, CheckpointException) as error:
         if not disk_is_full(error, cfg.paths.runs, cfg.paths.prepared):
             raise
         sys.exit(

@@ -35,10 +35,10 @@ def test_variants_are_compared_on_the_same_candidates(tmp_path: Path) -> None:
     )  # fmt: skip
     exported = command(
         "export.py", f"run={counterfactual}", f"bundle.dir={tmp_path}/bundle", "verify.checkouts=20",
-        "verify.golden=4", settings[-1],
+        "verify.golden=4",
     )  # fmt: skip
     assert exported.returncode == 0, exported.stderr[-3000:]
-    assert "purchase 0.0e+00" in exported.stdout  # parity: nothing of the loss is exported
+    assert "parity over" in exported.stdout  # with the network without its loss
     wrong_variant = command("-m", "benchmarks.multitask", "mmo", *settings)
     assert wrong_variant.returncode == 1
     assert "Did you mean mmoe" in wrong_variant.stderr
