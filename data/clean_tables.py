@@ -22,7 +22,7 @@ class CleanTables(NamedTuple):
     read: ReadTables
     checked: CheckResult
     unread: UnreadColumns
-    warnings: list[str]  # of ids that look wrong
+    warnings: list[str]  # of rejected rows, and of ids that look wrong
     n_winsorized: int  # order lines
 
     def counts(self) -> dict[str, int]:
@@ -45,13 +45,12 @@ def read_clean_tables(
     show_step("read")
     read = read_tables(con, inputs)
     show_step("check")
-    names = {name: str(file) for name, file in inputs.files.items()}
     bad_rows = inputs.data["bad_rows"]
     checked = checks.check_tables(con, read.conformed, inputs.files, bad_rows, event_kinds=inputs.event_kinds)
     tables, unread = column_selection.select_columns(con, read.raw, checked.tables, inputs.ignored_columns)
     unread["items"] |= read.unread_vectors
     for name, file in inputs.files.items():
         unread[name] |= dict.fromkeys(reader.unread_partitions(name, file), column_selection.PARTITION)
-    warnings = id_checks.check_ids(con, checked.tables, names)
+    warnings = checked.warnings + id_checks.check_ids(con, checked.tables, inputs.files)
     orders, n_winsorized = outliers.winsorize_lines(con, tables["orders"])
     return CleanTables(tables | {"orders": orders}, read, checked, unread, warnings, n_winsorized)

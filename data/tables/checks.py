@@ -17,6 +17,13 @@ import pyarrow as pa
 
 from data.errors import DataError
 from data.io import engine
+from data.tables.bad_values import (
+    MAX_COMPARED_ROWS,
+    describe_rejected,
+    list_values,
+    quarantine_warnings,
+    reading_hint,
+)
 from data.tables.contract import (
     ACCEPTED_TYPES,
     EVENT_KINDS,
@@ -31,12 +38,7 @@ from serving.table_files import TableFile
 
 UNIQUE_IDS = {"items": "item_id", "users": "user_id"}  # table → the column that names its rows
 MIN_TIMESTAMP = 631_152_000  # 1990-01-01
-CSV_REMEDIES = {  # logical type → how its texts may be read
-    "time": "; give its format: data.csv.time_format='%d.%m.%Y %H:%M'",
-    "number": "; decimal commas: \"data.csv.decimal=','\"",
-}
 SPARK = "pyspark"  # name of the backend
-MAX_REPORTED_REASONS = 8  # per table
 QUARANTINE_REMEDY = (
     "Correct the files, or set data.bad_rows=quarantine to go on without these rows (they are then written "
     "to rejected.parquet)."
@@ -50,6 +52,7 @@ class CheckResult(NamedTuple):
     return_lines: ir.Table | None  # the clean lines of `orders` with a negative quantity
     unread_kinds: dict[str, int]  # kind of the events that are left out → rows
     repeated: dict[str, int]  # table → rows that repeat another one, and were left out
+    warnings: list[str]  # of tables with many rejected rows
 
 
 def check_tables(
@@ -63,7 +66,8 @@ def check_tables(
 ) -> CheckResult:
     """Split conformed tables into clean and rejected rows.
 
-    Raises DataError for an empty table, for bad rows under "fail", and for a table without a good row.
+    Raises DataError for an empty table, for bad rows under "fail", for a table without a good row, and
+    for one with a fifth of bad rows under "quarantine".
 
     Args:
         bad_rows: "fail" or "quarantine".
@@ -75,6 +79,7 @@ def check_tables(
         raise DataError(f"data.bad_rows is '{bad_rows}', expected 'fail' or 'quarantine'")
     clean: dict[str, ir.Table] = {}
     rejected: dict[str, pa.Table] = {}
+    totals: dict[str, int] = {}
     return_lines = None
     unread_kinds: dict[str, int] = {}
     repeated: dict[str, int] = {}
@@ -89,16 +94,22 @@ def check_tables(
         _reject_unparsed_columns(con, table, name, files[name])
         if drop_repeated:
             table, repeated[name] = _drop_repeated(con, table, name)
+        totals[name] = int(con.execute(table.count()))
         good, rejected[name] = _split_rows(con, table, name, files[name], event_kinds)
         if name == "orders":
             good, return_lines = _split_returns(con, good, files[name])
         clean[name] = good.drop(*[c for c in good.columns if c.startswith("_") and c != "_row"])
     all_rejected = pa.concat_tables([*rejected.values()])
     if bad_rows == "fail" and all_rejected.num_rows:
-        lines = [_describe(con, rows, name, files[name]) for name, rows in rejected.items() if rows.num_rows]
+        lines = [
+            describe_rejected(rows, name, files[name], con.name == SPARK)
+            for name, rows in rejected.items()
+            if rows.num_rows
+        ]
         raise DataError("\n".join([*lines, remedy]))
+    warnings = quarantine_warnings(rejected, totals, files, con.name == SPARK)
     returns = 0 if return_lines is None else int(con.execute(return_lines.count()))
-    return CheckResult(clean, all_rejected, returns, return_lines, unread_kinds, repeated)
+    return CheckResult(clean, all_rejected, returns, return_lines, unread_kinds, repeated, warnings)
 
 
 def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile) -> None:
@@ -113,7 +124,7 @@ def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, 
         _rejected_rows(table.filter(ibis.or_(*conditions.values())), table, conditions, name)
     )
     if rejected.num_rows:
-        raise DataError(f"{_describe(con, rejected, name, file)}\nCorrect the files.")
+        raise DataError(f"{describe_rejected(rejected, name, file, con.name == SPARK)}\nCorrect the files.")
 
 
 def _split_rows(
@@ -128,7 +139,7 @@ def _split_rows(
     if rejected.num_rows == total:
         raise DataError(
             f"{file}: every one of the {total} rows is bad; correct the file.\n"
-            f"{_describe(con, rejected, name, file)}"
+            f"{describe_rejected(rejected, name, file, con.name == SPARK)}"
         )
     return flagged.filter(~is_bad), rejected
 
@@ -169,12 +180,13 @@ def _reject_unparsed_columns(con: ibis.BaseBackend, table: ir.Table, name: str, 
     for c in columns:
         if counts[f"raw_{c}"] and not counts[f"parsed_{c}"]:
             expected = ACCEPTED_TYPES[TABLES[name][c].logical_type]
-            unparsed = table.filter(table[f"_raw_{c}"].notnull()).order_by("_row").limit(1)
-            row, text = con.to_pyarrow(unparsed.select("_row", f"_raw_{c}")).to_pylist()[0].values()
-            where = describe_rows(file, [row], con.name == SPARK)
+            unparsed = table.filter(table[f"_raw_{c}"].notnull()).order_by("_row").limit(MAX_COMPARED_ROWS)
+            rows = con.to_pyarrow(unparsed.select(row="_row", text=f"_raw_{c}"))
+            where = describe_rows(file, rows["row"][:1].to_pylist(), con.name == SPARK)
+            values = list(dict.fromkeys(rows["text"].to_pylist()))
             raise DataError(
-                f"{file}: column '{c}' is text such as '{text}', expected {expected} ({where})"
-                + CSV_REMEDIES.get(TABLES[name][c].logical_type, "")
+                f"{file}: column '{c}' is text such as {list_values(values[:1])}, expected {expected} "
+                f"({where})" + reading_hint(TABLES[name][c].logical_type, values, file)
             )
 
 
@@ -269,18 +281,3 @@ def _rejected_rows(
     return rows.order_by("_row").select(
         table=ibis.literal(name), row=rows["_row"], reason=rows["_reason"], content=content
     )
-
-
-def _describe(con: ibis.BaseBackend, rejected: pa.Table, name: str, file: TableFile) -> str:
-    """Lines of an error: each reason with its count and first rows."""
-    rows_of: dict[str, list[int]] = {}
-    for row, reasons in zip(rejected["row"].to_pylist(), rejected["reason"].to_pylist(), strict=True):
-        for reason in reasons.split("; "):
-            rows_of.setdefault(reason, []).append(row)
-    n_rows = f"{rejected.num_rows} bad row{'s' * (rejected.num_rows != 1)}"
-    lines = [f"{file}: {n_rows} in table '{name}' (row 1 follows the header)"]
-    for reason, rows in sorted(rows_of.items(), key=lambda kv: -len(kv[1]))[:MAX_REPORTED_REASONS]:
-        lines.append(f"  {reason}: {len(rows)} ({describe_rows(file, rows, con.name == SPARK)})")
-    if len(rows_of) > MAX_REPORTED_REASONS:
-        lines.append(f"  and {len(rows_of) - MAX_REPORTED_REASONS} more reasons")
-    return "\n".join(lines)

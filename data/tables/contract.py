@@ -7,7 +7,7 @@ A source returns raw ibis tables with a column `_row` (1-based row of the file, 
     time    int64, Unix seconds UTC   from timestamps, dates, Unix seconds or ISO 8601 text
     number  float64                   from any numeric type
     text    string
-    flag    boolean                   from booleans, or 0 and 1
+    flag    boolean                   from booleans, 0 and 1, or text such as yes and no
 
 Times, numbers and flags may be text only in CSV, which has no types. A value that does not parse becomes
 null, and `data/tables/checks.py` reports its row.
@@ -84,12 +84,16 @@ ACCEPTED_TYPES = {
     "text": "string",
     "flag": "boolean",
 }
+# The texts of a flag, in lower case.
+TRUE_TEXTS = ("true", "t", "yes", "y", "1", "ja", "oui", "sí", "si")
+FALSE_TEXTS = ("false", "f", "no", "n", "0", "nein", "non")
 CANONICAL_TYPES = {"id": "string", "time": "int64", "number": "float64", "text": "string", "flag": "boolean"}
 
 
 def category_path(value: ir.StringValue) -> ir.StringValue:
-    """`/ food / dairy /` as `food/dairy`; null where nothing is left."""
-    parts = value.cast("string").split("/").map(lambda part: part.strip()).filter(lambda part: part != "")
+    """`/ food / dairy /` and `food > dairy` as `food/dairy`; null where nothing is left."""
+    path = value.cast("string").re_replace(r"\s+>\s+", "/")
+    parts = path.split("/").map(lambda part: part.strip()).filter(lambda part: part != "")
     return parts.join("/").nullif("")
 
 
@@ -209,7 +213,7 @@ def _convert(value: ir.Value, logical_type: str, is_text: bool) -> ir.Value | No
     if logical_type == "flag":
         if t.is_boolean() or t.is_integer():
             return value.cast("boolean")
-        return value.try_cast("boolean") if is_text and t.is_string() else None
+        return _flag(value) if is_text and t.is_string() else None
     if t.is_integer():
         return value.cast("int64")
     if t.is_floating():  # of whole seconds with gaps
@@ -224,6 +228,11 @@ def _convert(value: ir.Value, logical_type: str, is_text: bool) -> ir.Value | No
         timestamp = unix_seconds(text.try_cast("timestamp('UTC')"))
         return ibis.ifelse(is_number, value.try_cast("float64").floor().cast("int64"), timestamp)
     return None
+
+
+def _flag(value: ir.StringValue) -> ir.BooleanValue:
+    text = value.strip().lower()
+    return ibis.cases((text.isin(TRUE_TEXTS), True), (text.isin(FALSE_TEXTS), False))
 
 
 def unix_seconds(value: ir.Value) -> ir.Value:

@@ -10,6 +10,7 @@ tables still read well, but nothing joins, and every request of the shop is a st
     events.order_id ─ in ─▶ orders.order_id     the same
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import ibis
@@ -19,12 +20,14 @@ import pyarrow.compute as pc
 
 from data.errors import DataError
 from data.tables.contract import TABLES
+from serving.table_files import TableFile
 
 DECIMAL_ID = r"^-?\d+\.0+$"  # 17.0
 MAX_EXAMPLES = 3
 MAX_COMPARED, MAX_KNOWN = 200_000, 5_000_000  # unknown ids, and known ones, whose spellings are compared
 # Spellings that hide an id: what is wrong → the rewriting that mends it.
 SPELLINGS = ("blanks around the id", "upper and lower case", "leading zeros", "a decimal .0", "Unicode form")
+TableFiles = Mapping[str, TableFile]  # canonical table → where it lies
 
 
 class Reference(NamedTuple):
@@ -45,13 +48,13 @@ REFERENCES = (
 )
 
 
-def check_ids(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: dict[str, str]) -> list[str]:
+def check_ids(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles) -> list[str]:
     """Warnings for ids of the checked tables. Raises DataError for ids that cannot be used."""
     reject_decimal_ids(con, tables, files)
     return check_references(con, tables, files)
 
 
-def reject_decimal_ids(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: dict[str, str]) -> None:
+def reject_decimal_ids(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles) -> None:
     """Raise DataError for columns of ids most of which are whole numbers with a decimal .0.
 
     It names every such column, the number of ids, three of them, and the remedy.
@@ -66,17 +69,18 @@ def reject_decimal_ids(con: ibis.BaseBackend, tables: dict[str, ir.Table], files
             n_ids, n_decimal = int(con.execute(ids.count())), int(con.execute(decimal.count()))
             if n_decimal and 2 * n_decimal >= n_ids:
                 shown = con.to_pyarrow(decimal.order_by("id").limit(MAX_EXAMPLES))["id"].to_pylist()
+                in_file = files[name].name_in_file(column)
                 lines.append(
                     f"{files[name]}: column '{column}' has {n_decimal:,} ids such as {_listed(shown)}: whole "
                     "numbers as a program writes them that met a gap. Requests with 17 would not find 17.0. "
                     f"Write the column as text, or say that these are whole numbers: "
-                    f"'data.columns.{name}={{{column}: {{column: {column}, type: integer}}}}'"
+                    f"'data.columns.{name}={{{column}: {{column: {in_file}, type: integer}}}}'"
                 )
     if lines:
         raise DataError("\n".join(lines))
 
 
-def check_references(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: dict[str, str]) -> list[str]:
+def check_references(con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles) -> list[str]:
     """Warnings for ids that another table lacks. Raises DataError where most of them do.
 
     Ids that differ from a known one by their spelling alone are named as such.
@@ -100,7 +104,7 @@ class _Finding(NamedTuple):
 
 
 def _compare(
-    con: ibis.BaseBackend, tables: dict[str, ir.Table], files: dict[str, str], reference: Reference
+    con: ibis.BaseBackend, tables: dict[str, ir.Table], files: TableFiles, reference: Reference
 ) -> _Finding | None:
     """What is wrong with the ids of a reference; None where all are known, or strangers are normal."""
     name, column, target, _ = reference

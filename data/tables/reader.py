@@ -163,7 +163,9 @@ def _standard_text(table: ir.Table, name: str, csv_format: CsvFormat) -> ir.Tabl
         if c not in table.columns or not table[c].type().is_string():
             continue
         if spec.logical_type == "number" and csv_format.decimal != ".":
-            values[c] = table[c].replace(csv_format.decimal, ".")
+            number = table[c].replace(csv_format.decimal, ".")
+            # Errors show the text of the file.
+            values[c] = ibis.ifelse(number.try_cast("float64").isnull(), table[c], number)
         if spec.logical_type == "time" and csv_format.time_format is not None:
             time = try_strptime(table[c], csv_format.time_format)
             values[c] = ibis.coalesce(time.cast("string"), table[c])

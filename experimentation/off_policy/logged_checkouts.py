@@ -125,14 +125,13 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
     files = tables.table_files({"root": str(shop)})
     if "events" not in files:
         raise DataError(f"{shop}: there is no impression log (events): serve with --log {shop}/events")
-    names = {name: str(path) for name, path in files.items()}
     raw = tables.read_tables(con, {"root": str(shop)})
     conformed = {
         name: engine.materialize(con, f"canonical_{name}", contract.conform(t, name, files[name]))
         for name, t in raw.items()
     }
     if "propensity" not in raw["events"].columns:
-        raise DataError(f"{names['events']}: no column propensity: off-policy estimates need the "
+        raise DataError(f"{files['events']}: no column propensity: off-policy estimates need the "
                         "probability of every logged item")  # fmt: skip
     if "request_id" in raw["events"].columns:
         days = splits.horizon_days(str(data["horizon"]))
@@ -145,7 +144,7 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
             None if days is None else days * SECONDS_PER_DAY,
         )
     clean = checks.check_tables(con, conformed, files, "fail", "Correct the files.").tables
-    for warning in id_checks.check_ids(con, clean, names):
+    for warning in id_checks.check_ids(con, clean, files):
         print(warning, file=sys.stderr)
     log_columns = {"p_click": "float64", "bundle_version": "string"}
     logged = raw["events"].select("_row", **{

@@ -62,8 +62,8 @@ def excluded_keys(
 
 
 def category_path(text: str) -> str:
-    """A category path in its one spelling: `/ food / dairy /` is `food/dairy`."""
-    return "/".join(part.strip() for part in text.split("/") if part.strip())
+    """A category path in its one spelling: `/ food / dairy /` and `food > dairy` are `food/dairy`."""
+    return "/".join(part.strip() for part in re.sub(r"\s+>\s+", "/", text).split("/") if part.strip())
 
 
 def items_of_categories(category: pa.StringArray, paths: Collection[str]) -> NDArray[np.bool_]:

@@ -133,5 +133,5 @@ def test_bad_cells_of_a_csv_log_are_named(tmp_path: Path) -> None:
     row = {k: first[k] for k in ("user_id", "item_id", "order_id", "ts")} | {"kind": "impression"}
     tables["events"] = [row | {"request_id": "r", "position": position} for position in (1, "second")]
     save(tmp_path, tables)
-    with pytest.raises(DataError, match=r"position cannot be read as number: 1 \(rows 2\)"):
+    with pytest.raises(DataError, match=r"position cannot be read as number: 1 \('second'\) \(rows 2\)"):
         prepare(config(tmp_path))

@@ -23,7 +23,7 @@ WORDS = 4  # tokens per item, so few that the limit cuts
 # name → (rows of changes.csv, words that the error must hold)
 BAD: dict[str, tuple[Rows, list[str]]] = {
     "null id": ([{"item_id": "a"}, {"item_id": "", "price": 1}], ["item_id is null: 1 (rows 2)"]),
-    "twice": ([{"item_id": "a"}, {"item_id": "a"}], ["item_id was already given: 1 (rows 2)"]),
+    "twice": ([{"item_id": "a"}, {"item_id": "a"}], ["item_id was already given: 1 ('a') (rows 2)"]),
     "negative": ([{"item_id": "a"}, {"item_id": "b", "price": -1}], ["price is negative: 1 (rows 2)"]),
     "not finite": ([{"item_id": "a"}, {"item_id": "b", "price": "inf"}], ["price is not finite", "rows 2"]),
     "margin": ([{"item_id": "a"}, {"item_id": "b", "margin": 30}], ["margin is outside -1 to 1", "rows 2"]),

@@ -2,14 +2,19 @@
 
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import ibis
 import pytest
 
 from data.errors import DataError
 from data.tables.id_checks import check_ids
+from serving.table_files import TableFile
 
-FILES = {name: f"{name}.csv" for name in ("orders", "items", "users", "events")}
+FILES = {
+    name: TableFile(path=Path(f"{name}.csv"), files=()) for name in ("orders", "items", "users", "events")
+}
 N = 20
 RESPELLED: dict[str, Callable[[str], str]] = {
     "leading zeros": lambda text: text.lstrip("0"),
@@ -78,6 +83,12 @@ def test_decimal_ids_are_refused_without_another_table(con: ibis.BaseBackend) ->
         DataError, match=r"'user_id' has 20 ids such as '001\.0', '002\.0', '003\.0'.*integer"
     ):
         check_ids(con, shop, FILES)
+
+
+def test_the_hint_for_decimal_ids_names_the_column_of_the_file(con: ibis.BaseBackend) -> None:
+    files = FILES | {"orders": replace(FILES["orders"], columns={"user_id": "Customer ID"})}
+    with pytest.raises(DataError, match=r"orders=\{user_id: \{column: Customer ID, type: integer\}\}'"):
+        check_ids(con, tables(user=RESPELLED["a decimal .0"]), files)
 
 
 def test_events_that_spell_ids_anew(con: ibis.BaseBackend) -> None:

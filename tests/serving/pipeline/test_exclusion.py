@@ -2,12 +2,14 @@
 
 import re
 
+import ibis
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.pipeline.exclusion import ExclusionRule, duration_seconds, excluded_keys
+from data.tables import contract
+from serving.pipeline.exclusion import ExclusionRule, category_path, duration_seconds, excluded_keys
 from serving.pipeline.slate_policy import SlatePolicy
 
 KEYS = st.lists(st.integers(0, 50), max_size=20)
@@ -55,3 +57,18 @@ def test_wrong_categories_are_named(paths: object) -> None:
 def test_a_switch_is_true_or_false() -> None:
     with pytest.raises(ValueError, match=r"slate\.exclude_basket is 1: expected true or false"):
         SlatePolicy(exclude_basket=1)  # type: ignore[arg-type]
+
+
+def test_requests_spell_category_paths_as_preparation_does() -> None:
+    paths = [
+        "food/dairy",
+        "/ food / dairy /",
+        "food > dairy",
+        " > food  >  dairy",
+        "a>b",
+        "food & drink > tea",
+    ]
+    expected = ["food/dairy"] * 4 + ["a>b", "food & drink/tea"]
+    column = ibis.memtable({"path": paths}).path
+    assert contract.category_path(column).execute().tolist() == expected
+    assert [category_path(path) for path in paths] == expected
