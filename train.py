@@ -93,10 +93,12 @@ def check_shop_tables(cfg: DictConfig) -> None:
     """Print what the shop's tables hold, and write it as a page."""
     from data.shop_check import check_shop
     from reporting.shop_page import shop_page, shop_text
+    from training.report_columns import check_table_columns, column_list
 
     try:
         report = check_shop(cfg)
-    except DataError as error:
+        check_table_columns(column_list(cfg.evaluation.by), report.columns, report.unread)
+    except (ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     described = report._asdict() | {"finding": report.finding()}
     print(shop_text(described))

@@ -10,7 +10,7 @@ import ibis
 import ibis.expr.types as ir
 
 from data.inputs import PrepareInputs, ReadTables, read_tables
-from data.tables import checks, column_selection, id_checks, outliers, reader
+from data.tables import checks, column_selection, id_checks, outliers, reader, unavailable_items
 from data.tables.checks import CheckResult
 from data.tables.column_selection import UnreadColumns
 
@@ -24,6 +24,10 @@ class CleanTables(NamedTuple):
     unread: UnreadColumns
     warnings: list[str]  # of rejected rows, and of ids that look wrong
     n_winsorized: int  # order lines
+
+    def repeated_rows(self) -> dict[str, int]:
+        """Table → rows that repeat another one, where there are some."""
+        return {name: n for name, n in self.checked.repeated.items() if n}
 
     def counts(self) -> dict[str, int]:
         """The rows that were set apart, by what they are."""
@@ -47,6 +51,8 @@ def read_clean_tables(
     show_step("check")
     bad_rows = inputs.data["bad_rows"]
     checked = checks.check_tables(con, read.conformed, inputs.files, bad_rows, event_kinds=inputs.event_kinds)
+    unavailable = inputs.data.get("unavailable_items") or []
+    checked.tables["items"] = unavailable_items.mark_unavailable(con, checked.tables, unavailable)
     tables, unread = column_selection.select_columns(con, read.raw, checked.tables, inputs.ignored_columns)
     unread["items"] |= read.unread_vectors
     for name, file in inputs.files.items():

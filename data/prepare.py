@@ -153,6 +153,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         "counts": counts,
         "split": bounds._asdict(),
         "window": {"start": encoded.start, "end": encoded.end},
+        "repeated_rows": clean.repeated_rows(),
         "snapshot_dates": dates,
         # The label `click` is a logged click, or a purchase in the candidate's leaf category.
         "click": "logged" if encoded.clicks_logged else "leaf_category_proxy",

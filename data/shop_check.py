@@ -16,6 +16,7 @@ from data.examples.setting_warnings import table_warnings
 from data.inputs import PrepareInputs, resolve_inputs
 from data.io import engine
 from data.summary import FURTHER_COUNTS
+from data.tables.column_selection import UnreadColumns
 from data.tables.contract import TABLES, attribute_columns
 from models.constants import SECONDS_PER_DAY
 
@@ -32,6 +33,8 @@ class ShopReport(NamedTuple):
     suggested: str | None  # data.horizon
     horizon: str  # data.horizon of the config
     warnings: list[str]
+    columns: dict[str, list[str]]  # table → its attributes
+    unread: UnreadColumns
 
     def finding(self) -> str:
         """The conclusion: whether the horizon of the config fits."""
@@ -71,6 +74,8 @@ def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
             suggested=None if gaps.covered is None else suggest_horizon(gaps.covered),
             horizon=str(inputs.data["horizon"]),
             warnings=[*clean.warnings, *table_warnings(con, clean.tables, str(inputs.data["horizon"]))],
+            columns={name: attribute_columns(table, name) for name, table in clean.tables.items()},
+            unread=clean.unread,
         )
 
 
@@ -113,7 +118,8 @@ def _facts(con: Any, span: Row, clean: CleanTables) -> list[Row]:
         "items that were bought": int(con.execute(ordered.count())),
         "of these, not in the list": int(con.execute(ordered.anti_join(items, "item_id").count())),
         FURTHER_COUNTS["guest_orders"]: int(span["guests"]),
-        **{FURTHER_COUNTS[key]: count for key, count in clean.counts().items()},
+        **{FURTHER_COUNTS[key]: count for key, count in clean.counts().items() if key != "repeated"},
+        **{f"{FURTHER_COUNTS['repeated']} ({name})": n for name, n in clean.repeated_rows().items()},
     }
     return [
         {"fact": "first order", "value": span["start"]},

@@ -40,6 +40,10 @@ def summary(meta: dict[str, Any]) -> str:
     n = counts["checkouts"]
     n_outside = sum(n[name] for name in EXCLUDED if name != "immature")
     further_counts = [f"{counts[k]:,} {title}" for k, title in FURTHER_COUNTS.items() if counts.get(k)]
+    if repeated := meta.get("repeated_rows"):
+        tables = ", ".join(f"{name} {n:,}" for name, n in repeated.items())
+        title = FURTHER_COUNTS["repeated"]
+        further_counts = [f"{text} ({tables})" if text.endswith(title) else text for text in further_counts]
     if n_withheld := sum(meta.get("ghosts", {}).values()):
         further_counts.append(f"{n_withheld:,} checkouts with a withheld slate")
     positives = [

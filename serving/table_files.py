@@ -146,11 +146,20 @@ def check_files(table: TableFile) -> None:
                             f"{file}: cannot be read: {file.name} is empty, expected a header line"
                         )
         except UnicodeDecodeError as error:
-            reason = f"it is not UTF-8 ({error}); write it again as UTF-8"
+            reason = f"it is not UTF-8 ({error}); {utf8_remedy(file)}"
             raise TableFileError(f"{file}: cannot be read: {reason}") from error
         except (pa.ArrowException, OSError, EOFError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TableFileError(f"{file}: cannot be read: {reason} Write it again.") from error
+
+
+def utf8_remedy(file: Path) -> str:
+    """What to do with a file of another encoding."""
+    if file.name.lower().endswith(".gz"):
+        command = f"gzip -dc '{file}' | iconv -f cp1252 -t utf-8 | gzip > NEW.csv.gz"
+    else:
+        command = f"iconv -f cp1252 -t utf-8 '{file}' > NEW.csv"
+    return f"write it again as UTF-8, of Windows or Latin-1 by: {command}"
 
 
 def find_uneven_record(table: TableFile) -> str:

@@ -36,13 +36,17 @@ def check_header_columns(columns: Sequence[str], headers: Mapping[str, Sequence[
     """The same by the headers of a shop's files, before they are read: canonical table → its columns."""
     if not columns:
         return
-    attributes = [
-        f"{table}.{name}"
-        for table in TABLES_WITH_ATTRIBUTES
-        for name in headers.get(table, ())
-        if name not in TABLES[table]
-    ]
-    _reject_unknown(columns, [*attributes, *(f"items.{name}" for name in ITEM_COLUMNS)], {})
+    attributes = {name: [c for c in headers.get(name, ()) if c not in TABLES[name]] for name in TABLES}
+    check_table_columns(columns, attributes, {})
+
+
+def check_table_columns(
+    columns: Sequence[str], attributes: Mapping[str, Sequence[str]], unread: Mapping[str, Mapping[str, str]]
+) -> None:
+    """The same by a shop's tables: canonical table → its attributes, and → column → why it is not read."""
+    valid_names = [f"{table}.{c}" for table in TABLES_WITH_ATTRIBUTES for c in attributes.get(table, ())]
+    reasons = {f"{table}.{c}": reason for table in unread for c, reason in unread[table].items()}
+    _reject_unknown(columns, [*valid_names, *(f"items.{c}" for c in ITEM_COLUMNS)], reasons)
 
 
 def _reject_unknown(columns: Sequence[str], valid_names: Sequence[str], unread: Mapping[str, str]) -> None:

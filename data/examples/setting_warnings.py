@@ -18,6 +18,7 @@ MIN_FOLLOWED_SHARE = 0.05  # of the checkouts, by an order within the horizon
 MAX_GUEST_SHARE = 0.5  # of the orders
 MAX_NEVER_SOLD_SHARE = 0.5  # of the listed items
 MAX_SINGLE_ORDER_SHARE = 0.95  # of the users
+MAX_TITLES_SHARE = 0.2  # different titles of the items that have one
 MIN_COUNTED = 50  # of what a share is of
 MIN_STABLE_OUTCOMES = 10  # checkouts with a purchase after them, of validation and of test
 
@@ -47,7 +48,7 @@ def table_warnings(con: ibis.BaseBackend, tables: Mapping[str, ir.Table], horizo
     warnings += _user_warning(con, of_users)
     if days is not None and counts["n"]:
         warnings += _horizon_warning(con, of_users, counts["end"], days)
-    return warnings + _item_warning(con, tables)
+    return warnings + _item_warning(con, tables) + _title_warning(con, tables)
 
 
 def split_warnings(with_purchase: Mapping[str, int], split: Mapping[str, Any]) -> list[str]:
@@ -111,4 +112,16 @@ def _item_warning(con: ibis.BaseBackend, tables: Mapping[str, ir.Table]) -> list
         f"{n_unsold:,} of {n_listed:,} available items ({n_unsold / n_listed:.0%}) were never sold: only "
         "their title, category, brand, price and vectors place them. Set available=false for what the shop "
         "no longer sells, or bring a longer log"
+    ]
+
+
+def _title_warning(con: ibis.BaseBackend, tables: Mapping[str, ir.Table]) -> list[str]:
+    items = tables["items"]
+    counts = con.to_pyarrow(items.agg(n=items.title.count(), titles=items.title.nunique())).to_pylist()[0]
+    if counts["n"] < MIN_COUNTED or counts["titles"] > MAX_TITLES_SHARE * counts["n"]:
+        return []
+    return [
+        f"{counts['n']:,} items have {counts['titles']:,} different titles: items of one title count as "
+        "packs of one product, and only one of them takes a slot of a slate. Map a title that tells items "
+        "apart (data.columns.items.title=COLUMN), or set bundle.slate.product_cap=null"
     ]

@@ -27,6 +27,8 @@ from data.io.url_secrets import MASK, mask_message, mask_url
 
 ANSI_CODES = re.compile(r"\x1b\[\d*m")
 BATCH_ROWS = 50_000
+# Of DuckDB, which adds names of its catalog, and of PostgreSQL.
+MISSING_IN_QUERY = re.compile(r'(?:Table with name |relation ")([^\s"!]+)"? does not exist')
 CONNECT_SECONDS = 10
 DELTA = "delta"
 LOCAL_SCHEMES = ("duckdb", "sqlite")  # of files, which drivers create where they are missing
@@ -178,6 +180,10 @@ def open_rows(source: Source, url: str, rows: str) -> pa.RecordBatchReader:
     except (MissingTableError, DataError):
         raise
     except Exception as error:
+        if (missing := MISSING_IN_QUERY.search(str(error))) is not None:
+            raise DataError(
+                f"{describe(url, rows)}: there is no table {missing[1]}.{_similar_tables(source, missing[1])}"
+            ) from error
         raise read_error(error, url, rows) from error
 
 
@@ -197,15 +203,19 @@ def describe(url: str, rows: str) -> str:
 
 def missing_table_error(source: Source, url: str, canonical: str, name: str) -> DataError:
     """The error for a table that does not exist, with the names that it may have."""
+    return DataError(
+        f"{mask_url(url)}: there is no table {name}; set data.tables.{canonical} to a table or a SELECT"
+        f".{_similar_tables(source, name)}"
+    )
+
+
+def _similar_tables(source: Source, name: str) -> str:
+    """A sentence with the tables that a wrong name may mean, or the first ones; "" where none is known."""
     names: Sequence[str] = ()
     with contextlib.suppress(Exception):  # not every account may list tables
         names = source.table_names()
     similar = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:8]
-    found = f" Found: {', '.join(similar)}" if similar else ""
-    return DataError(
-        f"{mask_url(url)}: there is no table {name}; set data.tables.{canonical} to a table or a SELECT"
-        f".{found}"
-    )
+    return f" Found: {', '.join(similar)}" if similar else ""
 
 
 def is_query(rows: str) -> bool:

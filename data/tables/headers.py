@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from data.errors import DataError
 from data.tables.contract import reject_missing, required_columns
 from data.tables.reader import check_header, reject_missing_mapped, unread_partitions
+from data.tables.shared_files import own_columns
 from serving.table_files import TableFile, TableFileError, check_files, open_csv
 
 
@@ -40,7 +41,7 @@ def check_headers(files: Mapping[str, TableFile]) -> dict[str, list[str]]:
             errors.append(str(error))
     if errors:
         raise DataError("\n".join(errors))
-    return columns
+    return {name: own_columns(name, present, files) for name, present in columns.items()}
 
 
 def _canonical_names(present: list[str], file: TableFile) -> list[str]:

@@ -27,6 +27,7 @@ from serving.table_files import (
     find_uneven_record,
     open_csv,
     open_table,
+    utf8_remedy,
 )
 
 OTHER_DELIMITERS = (";", "\t", "|", ",")
@@ -59,6 +60,8 @@ def read_table(con: ibis.BaseBackend, name: str, file: TableFile) -> ir.Table:
             raise
         reason = find_uneven_record(file) if file.csv and isinstance(error, duckdb.Error) else ""
         reason = reason or " ".join(line.strip() for line in str(error).strip().split("\n")[:4])
+        if file.csv and "not utf-8" in reason.lower():
+            reason = f"it is not UTF-8 ({reason}); {utf8_remedy(file.path)}"
         raise DataError(f"{file}: cannot be read: {reason}") from error
 
 

@@ -4,7 +4,7 @@
       'data.columns.orders={order_id: Invoice, …}' 'data.columns.items={item_id: Code, title: Description}'
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ibis
 import ibis.expr.types as ir
@@ -22,20 +22,33 @@ def separate_tables(raw: Mapping[str, ir.Table], files: Mapping[str, TableFile])
     """
     separate = dict(raw)
     for name, table in raw.items():
-        others = [other for other in raw if other != name and files[other].path == files[name].path]
-        if not others:
+        if not _sharing_tables(name, files):
             continue
+        own = own_columns(name, table.columns, files)
         if name in UNIQUE_IDS and UNIQUE_IDS[name] in table.columns:
-            separate[name] = _latest_values(table, name, files[name])
+            separate[name] = _latest_values(table, UNIQUE_IDS[name], own)
         else:
-            claimed = {column for other in others for column in files[other].columns.values()}
-            separate[name] = table.drop(*[c for c in table.columns if c in claimed and c not in TABLES[name]])
+            separate[name] = table.select(*own)
     return separate
 
 
-def _latest_values(table: ir.Table, name: str, file: TableFile) -> ir.Table:
-    key = UNIQUE_IDS[name]
-    own = [c for c in table.columns if (c in TABLES[name] or c in file.columns) and c != key]
+def own_columns(name: str, columns: Sequence[str], files: Mapping[str, TableFile]) -> list[str]:
+    """Those of a table's columns, by canonical name, that are not another table's of the same file."""
+    others = _sharing_tables(name, files)
+    if not others:
+        return list(columns)
+    if name in UNIQUE_IDS and UNIQUE_IDS[name] in columns:
+        return [c for c in columns if c in TABLES[name] or c in files[name].columns]
+    claimed = {column for other in others for column in files[other].columns.values()}
+    return [c for c in columns if c not in claimed or c in TABLES[name]]
+
+
+def _sharing_tables(name: str, files: Mapping[str, TableFile]) -> list[str]:
+    return [other for other in files if other != name and files[other].path == files[name].path]
+
+
+def _latest_values(table: ir.Table, key: str, own_columns: Sequence[str]) -> ir.Table:
+    own = [c for c in own_columns if c != key]
     rows = table.filter(table[key].notnull())
     values = {c: rows[c].last(order_by=rows["_row"]) for c in own}
     return rows.group_by(key).agg(_row=ibis._["_row"].min(), **values)

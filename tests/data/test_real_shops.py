@@ -257,7 +257,7 @@ def test_a_repeated_row_counts_once(shop: tuple[Path, dict[str, Any]], name: str
     tables["events"] = [click]
     tables[name] += [dict(tables[name][0])] * 2
     save(folder, tables)
-    assert facts(folder)["repeated rows, counted once"] == 2
+    assert facts(folder)[f"repeated rows, counted once ({name})"] == 2
 
 
 @pytest.mark.parametrize("column", ["brand", "margin", "created_at", "available"])
@@ -351,6 +351,15 @@ def other_encoding(folder: Path, tables: Tables) -> None:
     file.write_bytes(file.read_text().encode("latin-1"))
 
 
+def late_encoding(folder: Path, tables: Tables) -> None:
+    row = tables["items"][0]
+    tables["items"] += [{**row, "item_id": f"n{k}", "title": "Cheese"} for k in range(2000)]
+    tables["items"][-1]["title"] = "Käse"
+    save(folder, tables)
+    file = folder / "items.csv"
+    file.write_bytes(file.read_text().encode("latin-1"))
+
+
 @pytest.mark.parametrize(
     ("write", "settings", "told"),
     [
@@ -360,7 +369,12 @@ def other_encoding(folder: Path, tables: Tables) -> None:
         (seconds_with_gaps, {}, {}),
         (tabs, {}, r"separated by '\\t', expected ','; set \"data.csv.delimiter='\\t'\""),
         (other_times, {}, "give its format: data.csv.time_format="),
-        (other_encoding, {}, r"items\.csv: cannot be read: it is not UTF-8"),
+        (
+            other_encoding,
+            {},
+            r"items\.csv: cannot be read: it is not UTF-8.* iconv -f cp1252 -t utf-8 '.*' > NEW",
+        ),
+        (late_encoding, {}, r"items\.csv: cannot be read: it is not UTF-8.* iconv -f cp1252"),
     ],
 )
 def test_other_ways_to_write_a_table(

@@ -25,7 +25,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {  # case → settings, words of 
     "semicolons": (SEMICOLONS, "orders: 620"),
     "partitioned": ({}, "month (how its files are kept)"),
     "gzipped": ({}, "orders: 620"),
-    "double_clicks": ({}, "repeated rows, counted once: 207"),
+    "double_clicks": ({}, "repeated rows, counted once (events): 207"),
     "item_attributes": ({}, "color, weight_kg"),
     "quiet_week": ({}, "users: 300"),
 }

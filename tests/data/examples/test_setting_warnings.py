@@ -72,3 +72,10 @@ def test_a_split_of_few_purchases_names_what_to_widen() -> None:
     assert widen_split("test", shares) == "Set data.split.test_share=0.4 (now 0.3)"
     dated = {**shares, "test_start": "2024-05-01"}
     assert widen_split("test", dated) == "Move data.split.test_start (2024-05-01) back"
+
+
+def test_few_titles_for_many_items(tmp_path: Path, tables: Tables) -> None:
+    for k, row in enumerate(tables["items"]):
+        row["title"] = f"Product {chr(97 + k % 11)}"
+    (warning,) = warnings_of(tmp_path, tables)
+    assert warning.startswith("80 items have 11 different titles: items of one title count as packs")

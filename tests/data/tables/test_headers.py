@@ -11,7 +11,10 @@ import pytest
 from data.errors import DataError
 from data.inputs import read_headers
 from data.shop_check import check_shop
+from data.tables.contract import TABLES
 from tests.data.conftest import config, save
+from training.errors import ConfigError
+from training.report_columns import check_header_columns, check_table_columns
 
 Shop = tuple[Path, dict[str, Any]]
 
@@ -86,3 +89,20 @@ def test_columns_of_all_files_count_and_a_cut_off_file_is_named(shop: Shop) -> N
     (folder / "orders.csv.gz").write_bytes(gzip.compress(text.encode())[:10])
     with pytest.raises(DataError, match=r"orders\.csv\.gz: cannot be read"):
         read_headers(config(folder))
+
+
+def test_a_shared_file_gives_each_column_to_one_table_by_headers_and_by_rows(shop: Shop) -> None:
+    folder, tables = shop
+    titles = {row["item_id"]: row["title"] for row in tables["items"]}
+    (folder / "items.csv").unlink()
+    save(folder, {"orders": [row | {"Description": titles[row["item_id"]]} for row in tables["orders"]]})
+    data = {"files": {"items": "orders.csv"}, "columns": {"items": {"title": "Description"}}}
+    headers = read_headers(config(folder, **data))
+    assert headers is not None
+    columns = check_shop(config(folder, **data)).columns
+    of_headers = {name: [c for c in headers[name] if c not in TABLES[name]] for name in headers}
+    assert of_headers == columns == {"orders": ["device"], "items": [], "users": ["city", "age"]}
+    with pytest.raises(ConfigError, match=r"orders\.Description: no such column"):
+        check_header_columns(["orders.Description"], headers)
+    with pytest.raises(ConfigError, match=r"the column is not read \(text\)"):
+        check_table_columns(["orders.note"], columns, {"orders": {"note": "text"}})
