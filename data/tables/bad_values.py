@@ -48,7 +48,8 @@ def describe_rejected(rejected: pa.Table, name: str, file: TableFile, has_gaps: 
             value = fields.get(reason.split(" ")[0])
             if value is not None and any(words in reason for words in SHOWN_REASONS):
                 values_of.setdefault(reason, {})[str(value)] = None
-    lines = [f"{file}: {rejected.num_rows} bad rows in table '{name}' (row 1 follows the header)"]
+    n_rows = f"{rejected.num_rows} bad row{'s' * (rejected.num_rows != 1)}"
+    lines = [f"{file}: {n_rows} in table '{name}' (row 1 follows the header)"]
     for reason, rows in sorted(rows_of.items(), key=lambda kv: -len(kv[1]))[:MAX_REPORTED_REASONS]:
         values = list(values_of.get(reason, {}))
         shown = f" ({list_values(values)})" if values else ""
