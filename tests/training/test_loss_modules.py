@@ -11,7 +11,7 @@ from training.build_ranker import read_tasks
 from training.config_files import CONFIG_DIR
 from training.labels import LabelPolicy
 from training.loss_balance import make_loss_weighting
-from training.ranker import RankerTask
+from training.ranker import RankerRun, RankerTask
 from training.task_settings import TaskSettings
 
 
@@ -26,7 +26,7 @@ def ranker_task(*overrides: str) -> RankerTask:
         tasks=tasks,
         label_policy=LabelPolicy(proxy_clicks=False, has_impressions=True),
         settings=TaskSettings.of(cfg, "ranker", 100, None),
-        folder=Path(),
+        run=RankerRun(folder=Path(), slates=None),
     )
     task.loss_weighting = make_loss_weighting("uncertainty", [1.0] * len(tasks), None)
     return task
