@@ -22,6 +22,11 @@ from training.config import ConfigError, check_values
 
 @hydra.main(config_path="configs", config_name="export", version_base="1.3")
 def main(cfg: DictConfig) -> None:
+    with runtime.quiet_on_closed_pipe():
+        export_run(cfg)
+
+
+def export_run(cfg: DictConfig) -> None:
     try:
         check_values(cfg)
     except ConfigError as error:

@@ -12,6 +12,11 @@ from training.config import ConfigError, check_values
 
 @hydra.main(config_path="configs", config_name="retrain", version_base="1.3")
 def main(cfg: DictConfig) -> None:
+    with runtime.quiet_on_closed_pipe():
+        retrain_once(cfg)
+
+
+def retrain_once(cfg: DictConfig) -> None:
     try:
         check_values(cfg)
     except ConfigError as error:

@@ -19,6 +19,11 @@ SHOP_PAGE = Path("reports/shop.html")
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
+    with runtime.quiet_on_closed_pipe():
+        return train(cfg)
+
+
+def train(cfg: DictConfig) -> float | None:
     """Train, evaluate, and return `objective_metric`, which a sweep maximizes."""
     try:
         check_values(cfg)

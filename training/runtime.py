@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from data.io.url_secrets import mask_message
@@ -22,6 +24,17 @@ def run_command(config_name: str, main: Callable[[], None]) -> None:
     except ConfigError as error:
         sys.exit(f"error: {mask_message(str(error))}")  # it may name an override as it was given
     main()
+
+
+@contextmanager
+def quiet_on_closed_pipe() -> Iterator[None]:
+    """End without a traceback where nobody reads the output any more, as in `train.py … | head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def with_direction(arguments: Sequence[str]) -> list[str]:
