@@ -34,7 +34,7 @@ from data.examples import (
     writer,
 )
 from data.examples.neighbour_tables import table_steps, write_neighbour_tables
-from data.examples.outcome_counts import reject_too_few_outcomes
+from data.examples.outcome_counts import order_times, reject_too_few_outcomes
 from data.examples.setting_warnings import split_warnings, table_warnings
 from data.feature_schema import FeatureSchema
 from data.inputs import PrepareInputs, filter_known_before, resolve_inputs, to_plain
@@ -135,7 +135,7 @@ def _build(bar: tqdm, inputs: PrepareInputs, folder: Path) -> dict[str, Any]:
         examples = writer.write_examples(con, encoded, assigned, schema, every_days, folder, inputs.outcomes)
         reject_too_few_outcomes(con, encoded, examples.with_purchase, split_counts, data)
         warnings = [
-            *table_warnings(con, clean.tables, horizon),
+            *table_warnings(con, clean.tables, order_times(con, clean.tables["orders"]), horizon),
             *split_warnings(examples.with_purchase, data["split"]),
         ]
         _show_step(bar, "user histories")

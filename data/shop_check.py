@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 import ibis.expr.types as ir
 
 from data.clean_tables import CleanTables, read_clean_tables
-from data.examples.outcome_counts import HORIZONS, order_times, reorder_gaps, suggest_horizon
+from data.examples.outcome_counts import (
+    HORIZONS,
+    count_order_times,
+    order_times,
+    reorder_gaps,
+    suggest_horizon,
+)
 from data.examples.setting_warnings import table_warnings
 from data.inputs import PrepareInputs, resolve_inputs
 from data.io import engine
@@ -54,16 +60,8 @@ def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
     inputs = resolve_inputs(cfg)
     with TemporaryDirectory() as scratch, engine.connect(inputs.engine, Path(scratch)) as con:
         clean = read_clean_tables(con, inputs, lambda step: None)
-        checkouts = engine.materialize(con, "check_checkouts", order_times(clean.tables["orders"]))
-        span = con.to_pyarrow(
-            checkouts.agg(
-                n=checkouts.count(),
-                guests=checkouts.user.isnull().sum().fill_null(0),
-                users=checkouts.user.nunique(),
-                start=checkouts.ts.min(),
-                end=checkouts.ts.max(),
-            )
-        ).to_pylist()[0]
+        checkouts = order_times(con, clean.tables["orders"])
+        span, horizon = count_order_times(con, checkouts), str(inputs.data["horizon"])
         of_users = checkouts.filter(checkouts.user.notnull())
         gaps = reorder_gaps(con, of_users)
         return ShopReport(
@@ -72,8 +70,8 @@ def check_shop(cfg: Mapping[str, Any]) -> ShopReport:
             horizons=_count_horizons(con, of_users, span["end"]),
             median_gap=gaps.median,
             suggested=None if gaps.covered is None else suggest_horizon(gaps.covered),
-            horizon=str(inputs.data["horizon"]),
-            warnings=[*clean.warnings, *table_warnings(con, clean.tables, str(inputs.data["horizon"]))],
+            horizon=horizon,
+            warnings=[*clean.warnings, *table_warnings(con, clean.tables, checkouts, horizon)],
             columns={name: attribute_columns(table, name) for name, table in clean.tables.items()},
             unread=clean.unread,
         )

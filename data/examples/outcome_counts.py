@@ -8,6 +8,7 @@ import ibis.expr.types as ir
 
 from data.errors import DataError
 from data.examples.splits import SPLITS, horizon_days
+from data.io import engine
 from data.tables.encoded_tables import EncodedTables
 from models.constants import SECONDS_PER_DAY
 
@@ -55,10 +56,24 @@ class ReorderGaps(NamedTuple):
     covered: float | None  # COVERED_SHARE of the gaps are no longer
 
 
-def order_times(orders: ir.Table) -> ir.Table:
+def order_times(con: ibis.BaseBackend, orders: ir.Table) -> ir.Table:
     """A row per order of the canonical table: `order`, `user` (null for a guest), `ts`, and `next_ts`."""
     t = orders.group_by("order_id").agg(user=orders.user_id.max(), ts=orders.ts.max())
-    return add_next_order(t.rename(order="order_id"))
+    return engine.materialize(con, "order_times", add_next_order(t.rename(order="order_id")))
+
+
+def count_order_times(con: ibis.BaseBackend, t: ir.Table) -> dict[str, Any]:
+    """Of `order_times`: the orders `n`, `guests` among them, `users`, and their first and last time."""
+    counts: dict[str, Any] = con.to_pyarrow(
+        t.agg(
+            n=t.count(),
+            guests=t.user.isnull().sum().fill_null(0),
+            users=t.user.nunique(),
+            start=t.ts.min(),
+            end=t.ts.max(),
+        )
+    ).to_pylist()[0]
+    return counts
 
 
 def add_next_order(checkouts: ir.Table) -> ir.Table:

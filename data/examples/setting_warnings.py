@@ -9,9 +9,8 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from data.examples.outcome_counts import order_times, reorder_gaps, suggest_horizon, widen_split
+from data.examples.outcome_counts import count_order_times, reorder_gaps, suggest_horizon, widen_split
 from data.examples.splits import SPLITS, fitting_horizon, horizon_days
-from data.io import engine
 from models.constants import SECONDS_PER_DAY
 
 MIN_FOLLOWED_SHARE = 0.05  # of the checkouts, by an order within the horizon
@@ -23,18 +22,11 @@ MIN_COUNTED = 50  # of what a share is of
 MIN_STABLE_OUTCOMES = 10  # checkouts with a purchase after them, of validation and of test
 
 
-def table_warnings(con: ibis.BaseBackend, tables: Mapping[str, ir.Table], horizon: str) -> list[str]:
-    """Warnings of the checked canonical tables."""
-    checkouts = engine.materialize(con, "warned_checkouts", order_times(tables["orders"]))
-    days = horizon_days(horizon)
-    counts = con.to_pyarrow(
-        checkouts.agg(
-            n=checkouts.count(),
-            guests=checkouts.user.isnull().sum().fill_null(0),
-            start=checkouts.ts.min(),
-            end=checkouts.ts.max(),
-        )
-    ).to_pylist()[0]
+def table_warnings(
+    con: ibis.BaseBackend, tables: Mapping[str, ir.Table], checkouts: ir.Table, horizon: str
+) -> list[str]:
+    """Warnings of the checked canonical tables; `checkouts` are their `order_times`."""
+    counts, days = count_order_times(con, checkouts), horizon_days(horizon)
     warnings = []
     if counts["n"] >= MIN_COUNTED and counts["guests"] > MAX_GUEST_SHARE * counts["n"]:
         warnings.append(
