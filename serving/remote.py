@@ -4,6 +4,7 @@ Access is that of the cloud's own tools: the usual environment variables, profil
 may hold options of the file system: s3://bucket/shop?region=eu-central-1&endpoint_override=host:9000&scheme=http.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -134,6 +135,11 @@ def split_uri(uri: str) -> tuple[str, str]:
     path, question_mark, options = uri.partition("?")
     parent, _, name = path.rstrip("/").rpartition("/")
     return f"{parent}{question_mark}{options}", name
+
+
+def uri_key(uri: str) -> str:
+    """The name of the folder that holds the local copy of what is behind a URI."""
+    return hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
 
 
 def check_scheme(uri: str) -> None:

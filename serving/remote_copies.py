@@ -5,7 +5,6 @@ Preparation hashes the bytes, so an unchanged source is not prepared again.
 """
 
 import argparse
-import hashlib
 import os
 import shutil
 import sys
@@ -18,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from .command_line import option
 from .files import is_uri, lock_file, write_atomically
-from .remote import RemoteError, RemoteFile, RemoteFolder, without_secrets
+from .remote import RemoteError, RemoteFile, RemoteFolder, uri_key, without_secrets
 
 CACHE = Path("~/.cache/sextet/files")
 HTTP_TIMEOUT = 30.0  # seconds without an answer
@@ -48,7 +47,7 @@ def local_copy(path: str, cache: Path = CACHE) -> Path:
     """
     if not is_uri(path):
         return Path(path).expanduser()
-    folder = cache.expanduser() / hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
+    folder = cache.expanduser() / uri_key(path)
     is_web = urlsplit(path).scheme in ("http", "https")
     remote = None if is_web else RemoteFolder(path)
     folder.mkdir(parents=True, exist_ok=True)

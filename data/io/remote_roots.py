@@ -5,7 +5,6 @@ publish(folder) ─▶ uri/<name>/…                 its marker last, so that n
 is_complete(folder) ◀─ uri/<name>/…             where another machine finished it
 """
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from serving.files import is_uri, write_text
-from serving.remote import RemoteFolder, join_uri
+from serving.remote import RemoteFolder, join_uri, uri_key
 
 CACHE = Path("artifacts/remote")
 URI_FILE = ".remote"  # in the copy of a root: the URI
@@ -35,7 +34,7 @@ def local_root(root: str | Path) -> Path:
     if not is_uri(root):
         return Path(root)
     uri = str(root)
-    folder = CACHE / hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
+    folder = CACHE / uri_key(uri)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / URI_FILE).is_file():
         RemoteFolder(uri)

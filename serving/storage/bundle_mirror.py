@@ -8,7 +8,6 @@ between leaves files that nothing names. What serves checks the hashes of every 
 """
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 
 from ..files import is_uri, lock_file, write_text
-from ..remote import RemoteError, RemoteFolder
+from ..remote import RemoteError, RemoteFolder, uri_key
 from .bundle import MANIFEST
 from .paths import CURRENT
 from .versions import set_current_version
@@ -47,7 +46,7 @@ def bundle_path(text: str) -> Path:
 def local_root(uri: str, cache: Path = CACHE) -> Path:
     """The folder of the local copy of a bundle root. Raises RemoteError for a wrong scheme."""
     RemoteFolder(uri)
-    root = cache.expanduser() / hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
+    root = cache.expanduser() / uri_key(uri)
     write_text(root / URI_FILE, uri)
     return root
 
