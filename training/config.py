@@ -15,7 +15,7 @@ from training.config_files import (
     compose_files,
     config_folders,
     config_groups,
-    group_choices_of,
+    list_choices,
     reference_config,
     renamed_part,
 )
@@ -154,7 +154,7 @@ def _check_group_choice(override: Override, folders: Sequence[Path]) -> str:
     Raises ConfigError.
     """
     group = override.key_or_group
-    valid_choices, values = group_choices_of(group, folders), override_values(override)
+    valid_choices, values = list_choices(group, folders), override_values(override)
     for choice in (str(choice) for value in values for choice in as_list(value)):
         if choice not in valid_choices:
             raise ConfigError(

@@ -44,12 +44,14 @@ def as_list(choice: Any) -> list[Any]:
 
 
 def choice_text(group: str, choice: Any) -> str:
+    """The override that chooses: `group=choice`, or `group=[choice,…]` for several."""
     if isinstance(choice, list):
         return f"{group}=[{','.join(map(str, choice))}]"
     return f"{group}={'null' if choice is None else choice}"
 
 
-def group_choices_of(group: str, folders: Sequence[Path]) -> list[str]:
+def list_choices(group: str, folders: Sequence[Path]) -> list[str]:
+    """The names of a group's files, shipped and of the user."""
     return sorted(file.stem for folder in (CONFIG_DIR, *folders) for file in (folder / group).glob("*.yaml"))
 
 
@@ -98,7 +100,7 @@ def reference_config(config_name: str, group_choices: list[str], folders: Sequen
     plain = compose_plain({})
     _check_added_keys(choice_text("experiment", experiment), config, [plain])
     for group, choice in choices.items():
-        shipped_choices = group_choices_of(group, ())
+        shipped_choices = list_choices(group, ())
         if not set(as_list(choice)) <= set(shipped_choices):
             shipped = [compose_plain({group: each}) for each in shipped_choices]
             _check_added_keys(choice_text(group, choice), plain, shipped)

@@ -37,9 +37,14 @@ def without_secrets(config: DictConfig) -> DictConfig:
     return kept
 
 
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether a command has Hydra's flag of a sweep."""
+    return not {"-m", "--multirun"}.isdisjoint(arguments)
+
+
 def reject_swept_secrets(arguments: Sequence[str]) -> None:
     """Raises ConfigError for a URL with a password in the command of a sweep: Hydra keeps that command."""
-    if not {"-m", "--multirun"} & set(arguments):
+    if not is_sweep(arguments):
         return
     for argument in arguments:
         if argument.startswith("data.") and has_secret(argument):

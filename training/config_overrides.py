@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from training.config_keys import suggest_names
+from training.config_keys import is_sweep, suggest_names
 from training.config_targets import (
     OPEN_MAPPINGS,
     TARGET,
@@ -30,7 +30,7 @@ def override_values(override: Override) -> list[Any]:
 
 def check_sweeps(overrides: Iterable[Override], arguments: Sequence[str]) -> None:
     """Raises ConfigError for several values of a key without the flag of a sweep."""
-    if {"-m", "--multirun"} & set(arguments):
+    if is_sweep(arguments):
         return
     for override in overrides:
         if override.is_sweep_override():
