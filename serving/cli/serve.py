@@ -46,6 +46,9 @@ class ServeOptions:
     queue_limit: int = option(64, "requests that wait per worker", flag="--limit")
     max_body: int = option(512 * 1024, "bytes of a request's body")
     api_key_file: Path | None = option(None, "text file of API keys, one a line (default: no key is needed)")
+    admin_key_file: Path | None = option(
+        None, "text file of admin keys, one a line (default: the routes of administrators are off)"
+    )
     poll_seconds: float = option(1.0, "seconds between two looks at `current`")
     explore: float = option(0.0, "probability that the last slot explores")
     experiments: Path | None = option(None, "A/B tests (docs/experiments.md); needs --log", metavar="FILE")
@@ -66,6 +69,7 @@ class ServeOptions:
             store=self.store,
             log=self.log,
             api_key_file=self.api_key_file,
+            admin_key_file=self.admin_key_file,
             deadline_ms=self.deadline_ms,
             threads=default_threads if self.threads is None else self.threads,
             queue_limit=self.queue_limit,
@@ -102,9 +106,9 @@ def check_settings(settings: "Settings") -> None:
     from ..events.impression_log import ImpressionLog
     from ..experiments.declaration import read_experiments
     from ..http.backends import open_service_store
-    from ..http.middleware import read_key_hashes
+    from ..http.keys import ApiKeys
 
-    read_key_hashes(settings.api_key_file)
+    ApiKeys(settings.api_key_file, settings.admin_key_file)
     if settings.experiments is not None:
         read_experiments(settings.experiments)
     store = open_service_store(settings.store, settings.bundle) if settings.store else None

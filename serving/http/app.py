@@ -14,7 +14,7 @@ from ..events.impression_log import ImpressionLog
 from ..stores.base import Store
 from . import openapi_examples
 from .body import BodyReader
-from .middleware import RequestMiddleware, read_key_hashes
+from .middleware import RequestMiddleware
 from .problems import ProblemError, problem_response, unavailable_error
 from .schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
 from .service import Service
@@ -47,9 +47,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
         redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.service = service
-    app.add_middleware(
-        RequestMiddleware, metrics=service.metrics, key_hashes=read_key_hashes(settings.api_key_file)
-    )
+    app.add_middleware(RequestMiddleware, metrics=service.metrics, keys=service.keys)
     _add_shop_routes(app, service, BodyReader(settings.max_body))
     _add_operations_routes(app, service)
     default_openapi = app.openapi
@@ -58,7 +56,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
         document = default_openapi()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas.update(openapi_examples.component_schemas())
-        schemas["FeedbackIn"]["properties"]["kind"]["enum"] = service.feedback_kinds()
+        schemas["FeedbackIn"]["properties"]["kind"]["enum"] = service.recorder.feedback_kinds()
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -100,7 +98,7 @@ def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None
         openapi_extra=openapi_examples.request_body(CheckoutIn, order=openapi_examples.CHECKOUT),
     )  # fmt: skip
     async def checkouts(request: Request) -> Response:
-        return await service.record_checkout(await bodies.read(request))
+        return await service.recorder.record_checkout(await bodies.read(request))
 
     @app.post(
         "/v1/feedback", status_code=202, summary="Log a click, a purchase or another action on an item",
@@ -110,7 +108,7 @@ def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None
         ),
     )  # fmt: skip
     async def feedback(request: Request) -> Response:
-        return await service.record_feedback(await bodies.read(request))
+        return await service.recorder.record_feedback(await bodies.read(request))
 
 
 def _add_operations_routes(app: FastAPI, service: Service) -> None:

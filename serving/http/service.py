@@ -3,48 +3,39 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ..bundle_watcher import BundleWatcher
-from ..checkout import HISTORY_KINDS, Checkout, Event, Slate
+from ..checkout import Checkout, Slate
 from ..events.impression_log import ImpressionLog
 from ..experiments.assignment import Assignment, assign_user, is_withheld
 from ..experiments.declaration import read_experiments
 from ..recommender import Recommender
 from ..resilience.admission import AdmissionController, Overloaded
-from ..resilience.deadline import error_message
-from ..storage.formats import event_kinds
 from ..stores.base import Store
-from .backends import is_writable, open_service_store
+from .backends import open_service_store
 from .body import JSON_MEDIA_TYPE
 from .impression_writer import ImpressionWriter
+from .keys import ApiKeys
 from .metrics import ServiceMetrics
 from .middleware import logger
-from .problems import ProblemError, not_configured_error, unavailable_error
+from .problems import unavailable_error
+from .recording import EventRecorder
 from .schema import (
-    CheckoutIn,
-    FeedbackIn,
     RecommendationIn,
     parse_body,
-    profile_strings,
     reject_unknown_categories,
     slate_json,
     to_checkout,
-    to_events,
 )
 from .settings import Settings
 
-T = TypeVar("T")
-STORE_TIMEOUT = 5.0  # seconds for the store to record a checkout
 CLOSE_TIMEOUT = 5.0  # seconds for log and store to write their buffers
-STORED_FEEDBACK = ("click", "cart")  # kinds of a history; purchases come as checkouts
 RESPONSE_MARGIN_MS = 1.0  # ms to turn a slate into JSON and hand it to the event loop
 
 
@@ -65,6 +56,7 @@ class Service:
     ) -> None:
         self.settings = settings
         self.metrics = ServiceMetrics()
+        self.keys = ApiKeys(settings.api_key_file, settings.admin_key_file)
         self.log = ImpressionLog(settings.log) if log is None and settings.log is not None else log
         # An exported store comes with its bundle and is opened with each version.
         self.store = (
@@ -78,9 +70,10 @@ class Service:
         )
         for version in arm_versions:
             self.metrics.unserved_arm_versions.labels(version).set(1)
-        self.pending_writes = 0
+        self.recorder = EventRecorder(
+            self.store, self.log, self.metrics, self.bundle_watcher, settings.queue_limit
+        )
         self.impression_writer = ImpressionWriter(self.store, self.metrics, settings.queue_limit)
-        self._store_executor = ThreadPoolExecutor(2, "records")
         self._current_version: str | None = None
 
     def _load_recommender(self, folder: Path) -> Recommender:
@@ -161,7 +154,7 @@ class Service:
         if self.log is not None:
             checkout, slate, arms = response.checkout, response.slate, response.assignment
             arm = arms.arms or ("exploring" if recommender.exploration_rate else "")
-            self._write_log(lambda log: log.log_slate(checkout, slate, arm, arms.withhold))
+            self.recorder.write_log(lambda log: log.log_slate(checkout, slate, arm, arms.withhold))
         if self._has_frequency_cap():
             self.impression_writer.write(response.checkout, response.slate)
         return Response(response.body, media_type=JSON_MEDIA_TYPE)
@@ -195,119 +188,6 @@ class Service:
         current, serving = self.recommender(), self.bundle_watcher.recommenders
         return {name: serving.get(name, current).bundle.version for name in self.bundle_watcher.versions}
 
-    async def record_checkout(self, body: bytes) -> Response:
-        """Record a checkout in the store; it is stored when this returns."""
-        store = self.store
-        if store is None or not is_writable(store):
-            raise not_configured_error("event store that can be written to", "--store")
-
-        def append() -> int:
-            checkout = parse_body(CheckoutIn, body)
-            events = to_events(checkout)
-            store.append(checkout.user_id, events, profile_strings(checkout.profile), checkout.order_id)
-            return len(events)
-
-        if self.pending_writes >= self.settings.queue_limit:
-            raise unavailable_error("the store is behind")
-        try:
-            events = await asyncio.wait_for(asyncio.wrap_future(self._submit_write(append)), STORE_TIMEOUT)
-        except ProblemError:
-            raise
-        except Exception as error:
-            self.metrics.store_appends.labels("failed").inc()
-            logger.error("the store failed: %s", error_message(error))
-            raise unavailable_error(
-                "the store did not take the checkout (an order_id makes it safe to repeat)"
-            ) from None
-        self.metrics.store_appends.labels("recorded").inc()
-        return JSONResponse({"events": events}, 201)
-
-    def _submit_write(self, work: Callable[[], T]) -> Future[T]:
-        """Run a write to the store in a thread of the store's pool."""
-        self.pending_writes += 1
-        loop = asyncio.get_running_loop()
-        write = self._store_executor.submit(work)
-        write.add_done_callback(lambda _: loop.call_soon_threadsafe(self._on_write_done))
-        return write
-
-    def _on_write_done(self) -> None:
-        self.pending_writes -= 1
-
-    async def record_feedback(self, body: bytes) -> Response:
-        """Log a shopper's action on an item; clicks and carts enter the store too."""
-        if self.log is None:
-            raise not_configured_error("impression log", "--log")
-        feedback = parse_body(FeedbackIn, body)
-        if feedback.request_id is None and feedback.user_id is None:
-            field_error = {"field": "request_id", "pointer": "/request_id", "detail": "give it, or user_id"}
-            raise ProblemError(422, "request_id or user_id must be given", [field_error])
-        self._check_feedback_kind(feedback.kind)
-        ts = int(time.time()) if feedback.ts is None else feedback.ts
-        if not self._write_log(
-            lambda log: log.log_feedback(
-                feedback.kind, feedback.request_id, feedback.item_id, ts, feedback.user_id, feedback.value
-            )
-        ):
-            raise unavailable_error("the log did not take the feedback")
-        if feedback.user_id is not None and feedback.kind in STORED_FEEDBACK:
-            event = Event(feedback.item_id, ts, feedback.kind)
-            self._append_click(feedback.user_id, event, feedback.request_id)
-        return JSONResponse({"logged": 1}, 202)
-
-    def feedback_kinds(self) -> list[str]:
-        """The kinds of feedback that count: those of histories, and those that a serving bundle predicts."""
-        serving = tuple(self.bundle_watcher.recommenders.values())
-        further = [kind for recommender in serving for kind in event_kinds(recommender.bundle.tasks)]
-        return [*dict.fromkeys((*HISTORY_KINDS, *further))]
-
-    def _check_feedback_kind(self, kind: str) -> None:
-        """Raises ProblemError (422) for a kind that no bundle which serves has a task for."""
-        if kind in HISTORY_KINDS:
-            return
-        self.recommender()  # before the first bundle nobody knows the tasks
-        accepted = self.feedback_kinds()
-        if kind not in accepted:
-            detail = f"expected one of {', '.join(accepted)}: the kinds that a task of the bundle predicts"
-            raise ProblemError(
-                422,
-                f"kind is {kind!r}: {detail}",
-                [{"field": "kind", "pointer": "/kind", "detail": detail}],
-            )
-
-    def _append_click(self, user_id: str, event: Event, request_id: str | None) -> None:
-        """Store a click for the user's next request, as training has it.
-
-        Nobody waits for it. A store that is behind or fails drops it; the log keeps it.
-        """
-        store = self.store
-        if store is None or not is_writable(store):
-            return
-        if self.pending_writes >= self.settings.queue_limit:
-            self.metrics.store_appends.labels("dropped").inc()
-            return
-        key = None if request_id is None else f"{request_id} {event.kind} {event.item_id}"
-        self._submit_write(partial(store.append, user_id, [event], None, key)).add_done_callback(
-            self._on_click_appended
-        )
-
-    def _on_click_appended(self, write: Future[None]) -> None:
-        error = write.exception()
-        self.metrics.store_appends.labels("failed" if error else "recorded").inc()
-        if isinstance(error, Exception):
-            logger.error("the store failed: %s", error_message(error))
-
-    def _write_log(self, write: Callable[[ImpressionLog], None]) -> bool:
-        assert self.log is not None
-        try:
-            write(self.log)
-        except Exception:
-            # The slate is shown even if it is not logged.
-            logger.exception("the log failed")
-            self.metrics.log_records.labels("failed").inc()
-            return False
-        self.metrics.count_log_record(self.log.write_failure_count, self.log.dropped_count)
-        return True
-
     async def close(self) -> None:
         """Write and close log and store. A part that takes longer than CLOSE_TIMEOUT is abandoned."""
         self.admission.close()
@@ -324,7 +204,7 @@ class Service:
                 logger.error("the %s is stuck and was not closed", thread.name)
 
     def _close_store(self) -> None:
-        self._store_executor.shutdown(wait=True)  # accepted writes are stored
+        self.recorder.close()
         self.impression_writer.close()
         if self.store is not None:
             self.store.close()

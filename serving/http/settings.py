@@ -14,6 +14,7 @@ class Settings:
         store: URI of the event store; None for `store.arrow` in the bundle root, read-only, if there is one.
         log: folder of the impression log; None for no log.
         api_key_file: text file with one API key per line (several during a rotation); None for no keys.
+        admin_key_file: the same for the routes of administrators (serving/http/keys.py); None turns them off.
         deadline_ms: milliseconds from a request's arrival to its answer.
         threads: checkouts that are answered at the same time.
         queue_limit: most requests that wait for the models or the store; further ones get popular items or
@@ -30,6 +31,7 @@ class Settings:
     store: str | None = None
     log: Path | None = None
     api_key_file: Path | None = None
+    admin_key_file: Path | None = None
     deadline_ms: float = 100.0
     threads: int = min(4, os.cpu_count() or 1)
     queue_limit: int = 64

@@ -1,0 +1,167 @@
+"""Records what shoppers do: checkouts in the event store, feedback in the impression log and the store."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from starlette.responses import JSONResponse, Response
+
+from ..bundle_watcher import BundleWatcher
+from ..checkout import HISTORY_KINDS, Event
+from ..events.impression_log import ImpressionLog
+from ..resilience.deadline import error_message
+from ..storage.formats import event_kinds
+from ..stores.base import Store
+from .backends import is_writable
+from .metrics import ServiceMetrics
+from .middleware import logger
+from .problems import ProblemError, not_configured_error, unavailable_error
+from .schema import CheckoutIn, FeedbackIn, parse_body, profile_strings, to_events
+
+T = TypeVar("T")
+STORE_TIMEOUT = 5.0  # seconds for the store to record a checkout
+STORED_FEEDBACK = ("click", "cart")  # kinds of a history; purchases come as checkouts
+
+
+class EventRecorder:
+    """Writes to the store and the log of a worker.
+
+    Args:
+        store, log: None for none.
+        bundle_watcher: whose versions say which kinds of feedback count.
+        queue_limit: most writes that wait for the store; further ones are refused or dropped.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        log: ImpressionLog | None,
+        metrics: ServiceMetrics,
+        bundle_watcher: BundleWatcher,
+        queue_limit: int,
+    ) -> None:
+        self.store, self.log, self.metrics, self.bundle_watcher = store, log, metrics, bundle_watcher
+        self.queue_limit, self.pending_writes = queue_limit, 0
+        self._store_executor = ThreadPoolExecutor(2, "records")
+
+    async def record_checkout(self, body: bytes) -> Response:
+        """Record a checkout in the store; it is stored when this returns."""
+        store = self.store
+        if store is None or not is_writable(store):
+            raise not_configured_error("event store that can be written to", "--store")
+
+        def append() -> int:
+            checkout = parse_body(CheckoutIn, body)
+            events = to_events(checkout)
+            store.append(checkout.user_id, events, profile_strings(checkout.profile), checkout.order_id)
+            return len(events)
+
+        if self.pending_writes >= self.queue_limit:
+            raise unavailable_error("the store is behind")
+        try:
+            events = await asyncio.wait_for(asyncio.wrap_future(self._submit_write(append)), STORE_TIMEOUT)
+        except ProblemError:
+            raise
+        except Exception as error:
+            self.metrics.store_appends.labels("failed").inc()
+            logger.error("the store failed: %s", error_message(error))
+            raise unavailable_error(
+                "the store did not take the checkout (an order_id makes it safe to repeat)"
+            ) from None
+        self.metrics.store_appends.labels("recorded").inc()
+        return JSONResponse({"events": events}, 201)
+
+    def _submit_write(self, work: Callable[[], T]) -> Future[T]:
+        """Run a write to the store in a thread of the store's pool."""
+        self.pending_writes += 1
+        loop = asyncio.get_running_loop()
+        write = self._store_executor.submit(work)
+        write.add_done_callback(lambda _: loop.call_soon_threadsafe(self._on_write_done))
+        return write
+
+    def _on_write_done(self) -> None:
+        self.pending_writes -= 1
+
+    async def record_feedback(self, body: bytes) -> Response:
+        """Log a shopper's action on an item; clicks and carts enter the store too."""
+        if self.log is None:
+            raise not_configured_error("impression log", "--log")
+        feedback = parse_body(FeedbackIn, body)
+        if feedback.request_id is None and feedback.user_id is None:
+            field_error = {"field": "request_id", "pointer": "/request_id", "detail": "give it, or user_id"}
+            raise ProblemError(422, "request_id or user_id must be given", [field_error])
+        self._check_feedback_kind(feedback.kind)
+        ts = int(time.time()) if feedback.ts is None else feedback.ts
+        if not self.write_log(
+            lambda log: log.log_feedback(
+                feedback.kind, feedback.request_id, feedback.item_id, ts, feedback.user_id, feedback.value
+            )
+        ):
+            raise unavailable_error("the log did not take the feedback")
+        if feedback.user_id is not None and feedback.kind in STORED_FEEDBACK:
+            event = Event(feedback.item_id, ts, feedback.kind)
+            self._append_click(feedback.user_id, event, feedback.request_id)
+        return JSONResponse({"logged": 1}, 202)
+
+    def feedback_kinds(self) -> list[str]:
+        """The kinds of feedback that count: those of histories, and those that a serving bundle predicts."""
+        serving = tuple(self.bundle_watcher.recommenders.values())
+        further = [kind for recommender in serving for kind in event_kinds(recommender.bundle.tasks)]
+        return [*dict.fromkeys((*HISTORY_KINDS, *further))]
+
+    def _check_feedback_kind(self, kind: str) -> None:
+        """Raises ProblemError (422) for a kind that no bundle which serves has a task for."""
+        if kind in HISTORY_KINDS:
+            return
+        if self.bundle_watcher.recommender is None:
+            raise unavailable_error("no bundle is loaded yet: /readyz says why")  # nobody knows the tasks
+        accepted = self.feedback_kinds()
+        if kind not in accepted:
+            detail = f"expected one of {', '.join(accepted)}: the kinds that a task of the bundle predicts"
+            raise ProblemError(
+                422,
+                f"kind is {kind!r}: {detail}",
+                [{"field": "kind", "pointer": "/kind", "detail": detail}],
+            )
+
+    def _append_click(self, user_id: str, event: Event, request_id: str | None) -> None:
+        """Store a click for the user's next request, as training has it.
+
+        Nobody waits for it. A store that is behind or fails drops it; the log keeps it.
+        """
+        store = self.store
+        if store is None or not is_writable(store):
+            return
+        if self.pending_writes >= self.queue_limit:
+            self.metrics.store_appends.labels("dropped").inc()
+            return
+        key = None if request_id is None else f"{request_id} {event.kind} {event.item_id}"
+        self._submit_write(partial(store.append, user_id, [event], None, key)).add_done_callback(
+            self._on_click_appended
+        )
+
+    def _on_click_appended(self, write: Future[None]) -> None:
+        error = write.exception()
+        self.metrics.store_appends.labels("failed" if error else "recorded").inc()
+        if isinstance(error, Exception):
+            logger.error("the store failed: %s", error_message(error))
+
+    def write_log(self, write: Callable[[ImpressionLog], None]) -> bool:
+        """Write to the log, which there must be. Returns whether the log took it; never raises."""
+        assert self.log is not None
+        try:
+            write(self.log)
+        except Exception:
+            # The slate is shown even if it is not logged.
+            logger.exception("the log failed")
+            self.metrics.log_records.labels("failed").inc()
+            return False
+        self.metrics.count_log_record(self.log.write_failure_count, self.log.dropped_count)
+        return True
+
+    def close(self) -> None:
+        """Store all accepted writes."""
+        self._store_executor.shutdown(wait=True)
