@@ -35,6 +35,10 @@ class ServeOptions:
     store: str | None = option(
         None, "event store (default: store.arrow of the bundle root, read-only)", metavar="URI"
     )
+    live: str | None = option(
+        None, "rules and items that change while it serves: a file or redis:// (default: the store)",
+        metavar="URI",
+    )  # fmt: skip
     log: Path | None = option(None, "folder of the impression log (default: no log)", metavar="DIR")
     host: str = option("127.0.0.1", "address; 0.0.0.0 for other machines")
     port: int = option(8000, "0 for any free port")
@@ -67,6 +71,7 @@ class ServeOptions:
         return Settings(
             bundle=self.bundle,
             store=self.store,
+            live=self.live,
             log=self.log,
             api_key_file=self.api_key_file,
             admin_key_file=self.admin_key_file,
@@ -107,11 +112,14 @@ def check_settings(settings: "Settings") -> None:
     from ..experiments.declaration import read_experiments
     from ..http.backends import open_service_store
     from ..http.keys import ApiKeys
+    from ..stores.uri import open_live_state
 
     ApiKeys(settings.api_key_file, settings.admin_key_file)
     if settings.experiments is not None:
         read_experiments(settings.experiments)
     store = open_service_store(settings.store, settings.bundle) if settings.store else None
+    if settings.live is not None:
+        open_live_state(settings.live)
     log = None if settings.log is None else ImpressionLog(settings.log)
     for resource in (store, log):
         if resource is not None:

@@ -37,7 +37,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         previous_interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL)
-        service.bundle_watcher.start()
+        await asyncio.to_thread(service.start)
         yield
         await service.close()
         sys.setswitchinterval(previous_interval)
@@ -140,7 +140,7 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
         responses=openapi_examples.problem_responses(503),
     )
     async def readyz() -> Response:
-        recommender, reason = service.bundle_watcher.recommender, service.bundle_watcher.reason
+        recommender, reason = service.bundle_watcher.recommender, service.problem()
         if recommender is None:
             raise unavailable_error(f"not ready: {reason}")
         return JSONResponse(

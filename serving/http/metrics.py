@@ -67,6 +67,9 @@ class ServiceMetrics:
         self.store_impressions = counter(
             "sextet_store_impressions", "Slates written to the store's memory of impressions", ("outcome",)
         )
+        self.live_state_reads = counter(
+            "sextet_live_state_reads", "Looks for changes of rules and items", ("outcome",)
+        )
         self.log_records = counter("sextet_log_records", "Slates and feedback logged", ("outcome",))
         self.log_write_failures = counter("sextet_log_write_failures", "Failed attempts to write the log")
         self._last_failed = self._last_dropped = 0  # the log's counts at the last record

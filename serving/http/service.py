@@ -18,10 +18,12 @@ from ..experiments.declaration import read_experiments
 from ..recommender import Recommender
 from ..resilience.admission import AdmissionController, Overloaded
 from ..stores.base import Store
-from .backends import open_service_store
+from ..stores.uri import open_live_state
+from .backends import live_state_uri, open_service_store
 from .body import JSON_MEDIA_TYPE
 from .impression_writer import ImpressionWriter
 from .keys import ApiKeys
+from .live_updates import LiveUpdates
 from .metrics import ServiceMetrics
 from .middleware import logger
 from .problems import unavailable_error
@@ -70,11 +72,19 @@ class Service:
         )
         for version in arm_versions:
             self.metrics.unserved_arm_versions.labels(version).set(1)
+        live_uri = live_state_uri(settings.live, settings.store, settings.bundle)
+        self.live = None if live_uri is None else LiveUpdates(open_live_state(live_uri), self.metrics)
         self.recorder = EventRecorder(
             self.store, self.log, self.metrics, self.bundle_watcher, settings.queue_limit
         )
         self.impression_writer = ImpressionWriter(self.store, self.metrics, settings.queue_limit)
         self._current_version: str | None = None
+
+    def start(self) -> None:
+        """Follow the live state and the bundle."""
+        if self.live is not None:
+            self.live.start()
+        self.bundle_watcher.start()
 
     def _load_recommender(self, folder: Path) -> Recommender:
         store = self.store if self.store is not None else open_service_store(None, self.settings.bundle)
@@ -112,6 +122,11 @@ class Service:
         """Whether the stage's breaker is open in any version that serves."""
         serving = tuple(self.bundle_watcher.recommenders.values())
         return any(recommender.stage_stats.breakers[stage].is_open for recommender in serving)
+
+    def problem(self) -> str:
+        """What keeps the service from its normal work, for /readyz; "" for nothing."""
+        live_reason = "" if self.live is None else self.live.reason
+        return "; ".join(filter(None, (self.bundle_watcher.reason, live_reason)))
 
     def recommender(self) -> Recommender:
         """The recommender of `current`. Raises ProblemError before the first version is loaded."""
@@ -192,6 +207,8 @@ class Service:
         """Write and close log and store. A part that takes longer than CLOSE_TIMEOUT is abandoned."""
         self.admission.close()
         closing = {"bundle": self.bundle_watcher.close, "store": self._close_store}
+        if self.live is not None:
+            closing["live state"] = self.live.close
         if self.log is not None:
             closing["log"] = self.log.close
         threads = [threading.Thread(target=close, name=part, daemon=True) for part, close in closing.items()]

@@ -12,6 +12,8 @@ class Settings:
     Args:
         bundle: bundle root, whose `current` is followed, or a version folder.
         store: URI of the event store; None for `store.arrow` in the bundle root, read-only, if there is one.
+        live: SQLite file or server of the live state (serving/stores/live_state.py); None for the store if it
+            can hold one, else `live.sqlite` in the bundle root.
         log: folder of the impression log; None for no log.
         api_key_file: text file with one API key per line (several during a rotation); None for no keys.
         admin_key_file: the same for the routes of administrators (serving/http/keys.py); None turns them off.
@@ -29,6 +31,7 @@ class Settings:
 
     bundle: Path
     store: str | None = None
+    live: str | None = None
     log: Path | None = None
     api_key_file: Path | None = None
     admin_key_file: Path | None = None

@@ -1,4 +1,4 @@
-"""Event store URI → store.
+"""URI of an event store or of live state → the store or state.
 
 | URI | store | for |
 |---|---|---|
@@ -14,6 +14,7 @@ from typing import Any
 
 from .arrow import ArrowStore
 from .base import MAX_EVENTS, READ_TIMEOUT, TTL, WRITE_TIMEOUT, Store
+from .live_state import LiveState, SQLiteLiveState
 from .sqlite import EmbeddedStore
 
 STORE_METHODS = ("get", "append", "append_many", "close")
@@ -59,6 +60,22 @@ def open_store(
     if str(uri).endswith(".arrow"):
         return ArrowStore.open(uri)
     return EmbeddedStore(uri, max_events, read_timeout, write_timeout, durable, create)
+
+
+def open_live_state(uri: str | Path) -> LiveState:
+    """The live state in an SQLite file, which the first write creates, or at redis:// or valkey://.
+
+    The file or server of an event store holds one too. Raises ValueError for another scheme, ImportError
+    without the server's client. The first call connects to a server.
+    """
+    scheme, separator, _ = str(uri).partition("://")
+    if not separator:
+        return SQLiteLiveState(Path(uri))
+    from .valkey_live_state import ValkeyLiveState  # its client is an extra
+
+    if scheme not in ValkeyLiveState.SCHEMES:
+        raise ValueError(f"live state {scheme}://: expected a path, {', '.join(ValkeyLiveState.SCHEMES)}")
+    return ValkeyLiveState(str(uri))
 
 
 def _open_own_store(class_path: str, address: str, **options: Any) -> Store:

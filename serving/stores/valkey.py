@@ -31,7 +31,7 @@ from .chunks import MAX_CHUNKS, merge, pack, pack_in_batches, unpack
 from .impressions import MAX_SLATES, ShownSlate, pack_slate, unpack_slates
 
 try:
-    import redis
+    import redis as redis  # for valkey_live_state.py too: one message where it is missing
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 except ImportError as error:
@@ -59,7 +59,7 @@ class ValkeyStore:
         self._address = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"  # without a password
         self._closed = False
         # Two pools, for a socket has one timeout.
-        self._reader, self._writer = _client(url, read_timeout), _client(url, write_timeout)
+        self._reader, self._writer = connect(url, read_timeout), connect(url, write_timeout)
 
     def get(self, user_id: str) -> UserHistory:
         """The history of a user, in one round trip."""
@@ -157,7 +157,8 @@ class ValkeyStore:
                 self.close()
 
 
-def _client(url: str, timeout: float) -> redis.Redis:
+def connect(url: str, timeout: float) -> redis.Redis:
+    """The client of a server. It connects at the first call, and waits `timeout` seconds at most."""
     if url.startswith("valkey"):
         url = "redis" + url.removeprefix("valkey")
     return redis.Redis.from_url(

@@ -1,0 +1,104 @@
+"""Live state as it reaches a worker: a thread looks for changes and hands them to those who apply them."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from ..resilience.deadline import error_message
+from ..stores.live_state import START, Change, LiveState
+from .metrics import ServiceMetrics
+from .middleware import logger
+
+ERROR_LOG_SECONDS = 60.0  # between two lines about a state that cannot be read
+
+Apply = Callable[[Sequence[Change], bool], None]
+
+
+class LiveUpdates:
+    """Follows a live state. A state that cannot be read leaves what was read before in force.
+
+    Args:
+        poll_seconds: between two looks for changes.
+    """
+
+    def __init__(self, state: LiveState, metrics: ServiceMetrics, poll_seconds: float = 1.0) -> None:
+        self.state, self.metrics, self.poll_seconds = state, metrics, poll_seconds
+        self.reason = "live state: not read yet"  # "" while the state can be read
+        self._cursor = START
+        self._entries: dict[tuple[str, str], bytes] = {}
+        self._subscribers: dict[str, Apply] = {}  # by topic
+        self._lock = threading.RLock()  # one poll at a time, so that changes are applied in their order
+        self._last_error_time = -ERROR_LOG_SECONDS
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll_until_stopped, name="live state", daemon=True)
+
+    def subscribe(self, topic: str, apply: Apply) -> None:
+        """Call `apply` with the entries of a topic now, and with its changes as they come.
+
+        `apply(changes, is_complete)` runs in the polling thread, or in that of `write`. With `is_complete`
+        the changes are all entries: forget those from before. What it raises is logged.
+        """
+        with self._lock:
+            self._subscribers[topic] = apply
+            self._apply(topic, self._topic_entries(topic), is_complete=True)
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Write changes and apply them in this worker at once. Raises OSError as `LiveState.write`."""
+        self.state.write(changes)
+        self.poll()
+
+    def poll(self) -> None:
+        """Apply what is new. Never raises."""
+        with self._lock:
+            try:
+                snapshot = self.state.read(self._cursor)
+            except Exception as error:
+                self._on_failure(error)
+                return
+            self.reason = ""
+            self.metrics.live_state_reads.labels("read").inc()
+            if snapshot.is_complete:
+                self._entries.clear()
+            for topic, key, value in snapshot.changes:
+                if value is None:
+                    self._entries.pop((topic, key), None)
+                else:
+                    self._entries[topic, key] = value
+            self._cursor = snapshot.cursor
+            for topic in self._subscribers:
+                changes = [change for change in snapshot.changes if change.topic == topic]
+                if snapshot.is_complete:
+                    self._apply(topic, self._topic_entries(topic), is_complete=True)
+                elif changes:
+                    self._apply(topic, changes, is_complete=False)
+
+    def start(self) -> None:
+        """Read the state once, and follow it from now on."""
+        self.poll()
+        self._thread.start()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop to follow."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _topic_entries(self, topic: str) -> list[Change]:
+        return [Change(name, key, value) for (name, key), value in self._entries.items() if name == topic]
+
+    def _apply(self, topic: str, changes: Sequence[Change], is_complete: bool) -> None:
+        try:
+            self._subscribers[topic](changes, is_complete)
+        except Exception:
+            logger.exception("changes of %s could not be applied", topic)
+
+    def _poll_until_stopped(self) -> None:
+        while not self._stop.wait(self.poll_seconds):
+            self.poll()
+
+    def _on_failure(self, error: Exception) -> None:
+        self.reason = f"live state: {error_message(error)}"
+        self.metrics.live_state_reads.labels("failed").inc()
+        if time.monotonic() - self._last_error_time >= ERROR_LOG_SECONDS:
+            self._last_error_time = time.monotonic()
+            logger.error("the live state cannot be read: %s", error_message(error))

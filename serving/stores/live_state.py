@@ -1,0 +1,124 @@
+"""Live state: what a shop changes while it serves, such as rules and stock. All workers and hosts share it.
+
+    topic      key                        value
+    rules      name of a rule             JSON
+    items      item id                    JSON
+    forgotten  hash of a user's id        JSON
+
+An entry has a sequence number, which counts up with every write, so that a reader asks only for what is new.
+The state lies in an SQLite file (any number of processes of one machine) or on a Valkey or Redis server.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import NamedTuple, Protocol
+
+TIMEOUT = 5.0  # seconds that a read or a write waits
+# Removed entries stay as NULL, so that readers learn of the removal.
+CREATE_TABLES = (
+    "CREATE TABLE IF NOT EXISTS live_state"
+    " (topic TEXT, key TEXT, value BLOB, sequence INTEGER, PRIMARY KEY (topic, key)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS live_state_sequence ON live_state (sequence)",
+    "CREATE TABLE IF NOT EXISTS live_state_generation (generation TEXT)",
+)
+SELECT_GENERATION = "SELECT generation FROM live_state_generation"
+SELECT_LAST = "SELECT coalesce(max(sequence), 0) FROM live_state"
+UPSERT = (
+    "INSERT INTO live_state VALUES (?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET value = excluded.value, sequence = excluded.sequence"
+)
+SELECT_NEW = "SELECT topic, key, value, sequence FROM live_state WHERE sequence > ? ORDER BY sequence"
+
+
+class Change(NamedTuple):
+    """An entry that was written; without a value it was removed."""
+
+    topic: str
+    key: str
+    value: bytes | None
+
+
+class Cursor(NamedTuple):
+    """How far a reader has read."""
+
+    generation: str  # of the state; another one means that the file or the server was replaced
+    sequence: int
+
+
+START = Cursor("", 0)
+
+
+class Snapshot(NamedTuple):
+    """The changes after a cursor, in the order of the writes, the latest of each key."""
+
+    changes: list[Change]
+    cursor: Cursor
+    is_complete: bool  # these are all entries: the reader forgets those that it has
+
+
+class LiveState(Protocol):
+    """Entries by topic and key. Safe to share between threads.
+
+    Both methods raise OSError (TimeoutError and ConnectionError among them) while the state is unavailable.
+    """
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Write all changes or none. They are stored when it returns."""
+
+    def read(self, after: Cursor) -> Snapshot:
+        """What was written after `after`."""
+
+
+class SQLiteLiveState:
+    """Live state in an SQLite file. Every call opens the file, so that a replaced one is noticed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Write all changes in one transaction."""
+        with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in CREATE_TABLES:
+                connection.execute(statement)
+            if connection.execute(SELECT_GENERATION).fetchone() is None:
+                connection.execute("INSERT INTO live_state_generation VALUES (?)", [token_hex(8)])
+            (last,) = connection.execute(SELECT_LAST).fetchone()
+            rows = ((*change, sequence) for sequence, change in enumerate(changes, last + 1))
+            connection.executemany(UPSERT, rows)
+            connection.execute("COMMIT")
+
+    def read(self, after: Cursor) -> Snapshot:
+        """What was written after `after`; nothing while there is no file."""
+        if not self.path.is_file():
+            return Snapshot([], START, is_complete=after != START)
+        with self._connection() as connection:
+            connection.execute("BEGIN")
+            table = "SELECT 1 FROM sqlite_master WHERE name = 'live_state_generation'"
+            if not connection.execute(table).fetchone():
+                return Snapshot([], START, is_complete=after != START)
+            (generation,) = connection.execute(SELECT_GENERATION).fetchone()
+            is_same = generation == after.generation
+            rows = connection.execute(SELECT_NEW, [after.sequence if is_same else 0]).fetchall()
+        last = rows[-1][3] if rows else after.sequence if is_same else 0
+        return Snapshot([Change(*row[:3]) for row in rows], Cursor(generation, last), not is_same)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
+            try:
+                yield connection
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise OSError(f"live state {self.path}: {error}") from error
+
+
+def read_entries(state: LiveState, topic: str) -> dict[str, bytes]:
+    """All present entries of a topic. Raises as `LiveState.read`."""
+    changes = state.read(START).changes
+    return {c.key: c.value for c in changes if c.topic == topic and c.value is not None}
