@@ -12,7 +12,7 @@ FURTHER_COUNTS = {  # key of `counts` → its words, where there are any
     "rejected": "rejected",
     "repeated": "repeated rows, counted once",
     "winsorized": "lines of absurd size, winsorised",
-    "unlisted_items": "unlisted_items",
+    "unlisted_items": "items that orders have and the list of items lacks",
 }
 CLICK_LABELS = {
     "logged": "clicks as logged",

@@ -6,7 +6,9 @@ are not prepared again.
 
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ from data.io import engine
 
 BATCH_ROWS = 50_000  # of a row group
 KEPT_COPIES = 2  # another process may still read the one before
+SCRATCH_PREFIX = ".copy-"
+MAX_SCRATCH_AGE_S = 86_400  # an older folder is that of a process that was killed
 
 
 def write_copy(rows: pa.RecordBatchReader, folder: Path, name: str, sort_first: Sequence[str]) -> Path:
@@ -36,7 +40,8 @@ def write_copy(rows: pa.RecordBatchReader, folder: Path, name: str, sort_first: 
     order = [c for c in sort_first if c in columns]
     order += [c for c in columns if c not in order]
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".copy-", dir=folder) as scratch:
+    _remove_abandoned_scratch(folder)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=folder) as scratch:
         unsorted, ordered = Path(scratch) / "unsorted.parquet", Path(scratch) / "sorted.parquet"
         _write(rows.schema, rows, unsorted)
         with engine.connect({}, Path(scratch) / "spill") as con:
@@ -56,6 +61,12 @@ def write_copy(rows: pa.RecordBatchReader, folder: Path, name: str, sort_first: 
     for copy in copies[:-KEPT_COPIES]:
         copy.unlink(missing_ok=True)
     return target
+
+
+def _remove_abandoned_scratch(folder: Path) -> None:
+    for scratch in folder.glob(f"{SCRATCH_PREFIX}*"):
+        if scratch.stat().st_mtime < time.time() - MAX_SCRATCH_AGE_S:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write(schema: pa.Schema, batches: Iterable[pa.RecordBatch], file: Path) -> None:
