@@ -13,12 +13,15 @@ from data.tables.checks import UNIQUE_IDS
 from data.tables.contract import TABLES
 from serving.table_files import TableFile
 
+TITLE = "title"
+
 
 def separate_tables(raw: Mapping[str, ir.Table], files: Mapping[str, TableFile]) -> dict[str, ir.Table]:
     """The raw tables, where those of one file each keep what is their own.
 
     Items and users then have one row per id, with the latest value of each column that the contract or
-    `data.columns` has. Orders and events lack the columns that `data.columns` gives to another table.
+    `data.columns` has; titles are the most frequent, because staff notes such as "damaged" stand in their
+    place on some lines. Orders and events lack the columns that `data.columns` gives to another table.
     """
     separate = dict(raw)
     for name, table in raw.items():
@@ -50,5 +53,12 @@ def _sharing_tables(name: str, files: Mapping[str, TableFile]) -> list[str]:
 def _latest_values(table: ir.Table, key: str, own_columns: Sequence[str]) -> ir.Table:
     own = [c for c in own_columns if c != key]
     rows = table.filter(table[key].notnull())
-    values = {c: rows[c].last(order_by=rows["_row"]) for c in own}
-    return rows.group_by(key).agg(_row=ibis._["_row"].min(), **values)
+    values = {c: rows[c].last(order_by=rows["_row"]) for c in own if c != TITLE}
+    latest = rows.group_by(key).agg(_row=ibis._["_row"].min(), **values)
+    if TITLE not in own:
+        return latest
+    counts = rows.group_by([key, TITLE]).agg(n=ibis._.count(), last_row=ibis._["_row"].max())
+    counts = counts.filter(counts[TITLE].notnull())
+    by_count = [counts.n.desc(), counts.last_row.desc()]  # of equally frequent ones the latest
+    titles = counts.group_by(key).agg(**{TITLE: counts[TITLE].first(order_by=by_count)})
+    return latest.left_join(titles, key).select(*latest.columns, TITLE)
