@@ -14,7 +14,8 @@
 
 Field names become flags (`max_items` → `--max-items`), annotations decide how values are parsed. `%(prog)s`
 in a docstring becomes the name that the command was called by. `__post_init__` checks the options together:
-its ValueError counts as a wrong argument.
+its ValueError counts as a wrong argument. A classmethod `from_arguments` may make the options from the values
+of the command line and those of other sources; switches then have a --no- form.
 """
 
 import argparse
@@ -24,11 +25,25 @@ import types
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from .files import is_uri
 
 Command = Callable[[Any], int]
+
+
+class OptionSpec(NamedTuple):
+    """An option of a command, for sources other than the command line."""
+
+    field: str  # of the dataclass
+    name: str  # that of the flag, with underscores
+    flag: str  # --deadline-ms
+    help: str
+    default: Any  # MISSING for a required option
+    type: Any  # of one value
+    parse: Callable[[str], Any]
+    choices: Sequence[Any] | None
+    is_repeated: bool
 
 
 def option(
@@ -103,7 +118,8 @@ def run(
     }
     try:
         try:
-            options = options_classes[selected](**given)
+            options_class = options_classes[selected]
+            options = getattr(options_class, "from_arguments", options_class)(**given)
         except ValueError as error:  # of __post_init__
             selected_parser.error(str(error))
         return selected(options)
@@ -129,12 +145,44 @@ def _parser(
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     hints = get_type_hints(options_class)
+    switch = argparse.BooleanOptionalAction if hasattr(options_class, "from_arguments") else "store_true"
     for spec in fields(options_class):
-        _add_option(parser, spec, hints[spec.name])
+        if spec.metadata:  # else it is no option
+            _add_option(parser, spec, hints[spec.name], switch)
     return parser
 
 
-def _add_option(parser: argparse.ArgumentParser, spec: Field[Any], hint: Any) -> None:
+def option_specs(options_class: Any) -> list[OptionSpec]:
+    """The options of a command, without its positional arguments."""
+    hints = get_type_hints(options_class)
+    specs = []
+    for spec in fields(options_class):
+        settings = spec.metadata
+        if not settings or settings.get("positional"):
+            continue
+        value_type, repeated, choices = _value_type(hints[spec.name])
+        flag = _flag(spec)
+        specs.append(
+            OptionSpec(
+                field=spec.name,
+                name=flag.removeprefix("--").replace("-", "_"),
+                flag=flag,
+                help=settings["help"],
+                default=spec.default,
+                type=value_type,
+                parse=settings["parse"] or (_local_path if value_type is Path else value_type),
+                choices=choices or settings["choices"],
+                is_repeated=repeated,
+            )
+        )
+    return specs
+
+
+def _flag(spec: Field[Any]) -> str:
+    return spec.metadata["flag"] or "--" + spec.name.replace("_", "-")
+
+
+def _add_option(parser: argparse.ArgumentParser, spec: Field[Any], hint: Any, switch: Any) -> None:
     settings = spec.metadata
     required = spec.default is MISSING
     value_type, repeated, choices = _value_type(hint)
@@ -146,11 +194,11 @@ def _add_option(parser: argparse.ArgumentParser, spec: Field[Any], hint: Any) ->
         nargs = ("+" if required else "*") if repeated else (None if required else "?")
         parser.add_argument(spec.name, type=settings["parse"] or value_type, nargs=nargs, **named)
         return
-    flag = settings["flag"] or "--" + spec.name.replace("_", "-")
+    flag = _flag(spec)
     named |= {"dest": spec.name, "required": required}
     if value_type is bool:
         del named["metavar"]
-        parser.add_argument(flag, action="store_true", default=None, **named)
+        parser.add_argument(flag, action=switch, default=None, **named)
     elif repeated:
         parser.add_argument(flag, type=settings["parse"] or value_type, action="extend", nargs="+", **named)
     else:

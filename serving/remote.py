@@ -23,7 +23,8 @@ CHUNK_BYTES = 8 * 2**20
 
 def without_secrets(uri: str) -> str:
     """A URI for messages: without a key, and without the options, which may sign an address."""
-    return re.sub(r"://[^/@]*@", "://***@", uri).partition("?")[0]
+    # A password may hold @ and ?: the last @ before the path ends it, as in urllib.
+    return re.sub(r"://[^/]*@", "://***@", uri).partition("?")[0]
 
 
 class RemoteError(OSError):

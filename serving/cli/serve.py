@@ -2,14 +2,16 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..command_line import option
+from ..command_line import option, option_specs
 from ..storage.bundle_mirror import bundle_path
+from .config_file import Given, combine_sources, format_config, sources_of_message
 
 if TYPE_CHECKING:
     from ..http.settings import Settings
@@ -26,6 +28,10 @@ class ServeOptions:
     then:    curl localhost:8000/v1/recommendations -H 'Content-Type: application/json' \
                -d '{"user_id": "900", "basket": [{"item_id": "1095275"}]}'
     The routes are described at /docs. SIGTERM ends it after the requests in flight.
+
+    Every option may stand in --config, a TOML file (deadline_ms = 80), or in the environment
+    (SEXTET_DEADLINE_MS=80). A flag goes before the environment, the environment before the file.
+
     exit codes: 1 it cannot start, 2 wrong arguments
     """
 
@@ -56,6 +62,18 @@ class ServeOptions:
     poll_seconds: float = option(1.0, "seconds between two looks at `current`")
     explore: float = option(0.0, "probability that the last slot explores")
     experiments: Path | None = option(None, "A/B tests (docs/experiments.md); needs --log", metavar="FILE")
+    config: Path | None = option(None, "TOML file of these options", metavar="FILE")
+    print_config: bool = option(False, "check the options, print them with their sources, and exit")
+    given: Mapping[str, Given] = field(default_factory=dict, repr=False, compare=False)  # with their sources
+
+    @classmethod
+    def from_arguments(cls, **flags: Any) -> "ServeOptions":
+        """The options of the command line, the environment and --config. Raises ValueError or OSError."""
+        given = combine_sources(cls, flags, os.environ)
+        try:
+            return cls(**{name: value.value for name, value in given.items()}, given=given)
+        except ValueError as error:
+            raise ValueError(sources_of_message(str(error), given, option_specs(cls))) from None
 
     def __post_init__(self) -> None:
         if self.workers < 1 or not 0 <= self.port < 65536:
@@ -91,6 +109,10 @@ def serve(options: ServeOptions) -> int:
 
     settings = options.worker_settings()
     check_settings(settings)
+    for line in format_config(options.given, option_specs(ServeOptions)) if options.given else ():
+        print(line, flush=True)
+    if options.print_config:
+        return 0
     with ExitStack() as stack:
         if options.workers > 1:
             # prometheus_client reads the variable; workers inherit it.

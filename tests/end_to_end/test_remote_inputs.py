@@ -33,7 +33,7 @@ OPTIONS = (
 )  # fmt: skip
 OF_THIS_MACHINE = {  # what is written here, and the settings of a host
     "out", "json", "metrics", "log", "data_dir", "api_key_file", "run", "ServeOptions.experiments",
-    "ShopOptions.experiments",
+    "ShopOptions.experiments", "ServeOptions.config",
 }  # fmt: skip
 
 

@@ -65,6 +65,7 @@ def test_other_schemes_are_refused(tmp_path: Path, uri: str) -> None:
 
 def test_messages_name_no_key() -> None:
     assert without_secrets("s3://key:secret@shop/a?region=x") == "s3://***@shop/a"
+    assert without_secrets("redis://user:p@ss?w@host/0") == "redis://***@host/0"
     assert without_secrets("https://host/a@b.csv?signature=x") == "https://host/a@b.csv"
     with pytest.raises(RemoteError, match=r"^ftp://\*\*\*@host/shop: ftp:// is not supported"):
         RemoteFolder("ftp://user:secret@host/shop")
