@@ -1,13 +1,14 @@
 """`serve`: the HTTP service, in one process or several."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..command_line import option, option_specs
 from ..storage.bundle_mirror import bundle_path
@@ -62,6 +63,8 @@ class ServeOptions:
     poll_seconds: float = option(1.0, "seconds between two looks at `current`")
     explore: float = option(0.0, "probability that the last slot explores")
     experiments: Path | None = option(None, "A/B tests (docs/experiments.md); needs --log", metavar="FILE")
+    log_format: Literal["text", "json"] = option("text", "of the log on stderr")
+    access_log: bool = option(False, "log every request")
     config: Path | None = option(None, "TOML file of these options", metavar="FILE")
     print_config: bool = option(False, "check the options, print them with their sources, and exit")
     given: Mapping[str, Given] = field(default_factory=dict, repr=False, compare=False)  # with their sources
@@ -86,33 +89,39 @@ class ServeOptions:
 
         # The workers share the cores; more threads than cores only take turns.
         default_threads = max(1, min(MAX_DEFAULT_THREADS, (os.cpu_count() or 1) // self.workers))
-        return Settings(
-            bundle=self.bundle,
-            store=self.store,
-            live=self.live,
-            log=self.log,
-            api_key_file=self.api_key_file,
-            admin_key_file=self.admin_key_file,
-            deadline_ms=self.deadline_ms,
-            threads=default_threads if self.threads is None else self.threads,
-            queue_limit=self.queue_limit,
-            max_body=self.max_body,
-            poll_seconds=self.poll_seconds,
-            explore=self.explore,
-            experiments=self.experiments,
-        )
+        values = {setting.name: getattr(self, setting.name) for setting in fields(Settings)}
+        if self.threads is None:
+            values["threads"] = default_threads
+        return Settings(**values)
 
 
 def serve(options: ServeOptions) -> int:
     """Serve until a signal. Returns the exit code."""
-    from ..http import server
+    from ..http.logs import announce, configure_logging
 
     settings = options.worker_settings()
-    check_settings(settings)
-    for line in format_config(options.given, option_specs(ServeOptions)) if options.given else ():
-        print(line, flush=True)
+    config = format_config(options.given, option_specs(ServeOptions)) if options.given else []
     if options.print_config:
+        check_settings(settings)
+        print("\n".join(config))
         return 0
+    configure_logging(settings.log_format, settings.access_log)
+    try:
+        check_settings(settings)
+        for line in config:
+            announce(line)
+        _serve_until_signal(options, settings)
+    except Exception as error:
+        if settings.log_format == "text":
+            raise
+        logging.critical("the service ends: %s", error, exc_info=error)
+        return 1
+    return 0
+
+
+def _serve_until_signal(options: ServeOptions, settings: "Settings") -> None:
+    from ..http import server
+
     with ExitStack() as stack:
         if options.workers > 1:
             # prometheus_client reads the variable; workers inherit it.
@@ -125,7 +134,6 @@ def serve(options: ServeOptions) -> int:
             raise OSError(f"{options.host}:{options.port}: {error}") from error
         except KeyboardInterrupt:
             pass
-    return 0
 
 
 def check_settings(settings: "Settings") -> None:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ..checkout import Checkout, Feedback, Slate
-from ..resilience.deadline import error_message
+from ..resilience.loggable import loggable_message
 from .journal import Journal
 
 FLUSH_INTERVAL_S = 0.5  # a kill loses the records since the last flush, and those of a flush in progress
@@ -219,7 +219,7 @@ class ImpressionLog:
                     self._open_journal().append(batch)
             except Exception as error:
                 self._flush_failures += 1
-                self._warn(f"cannot be written, {n_queued} records wait: {error_message(error)}")
+                self._warn(f"cannot be written, {n_queued} records wait: {loggable_message(error)}")
                 return
             for _ in records:
                 self._queue.popleft()
@@ -234,7 +234,7 @@ class ImpressionLog:
             if len(records) > 1:
                 batches, n_invalid = zip(*(self._batch([record]) for record in records), strict=True)
                 return pa.concat_batches(batches), sum(n_invalid)
-            self._warn(f"a record makes no row: {error_message(error)}")
+            self._warn(f"a record makes no row: {loggable_message(error)}")
             return records_to_batch([]), 1
 
     def _open_journal(self) -> Journal:
@@ -258,7 +258,7 @@ class ImpressionLog:
                 finisher.start()
                 self._finisher = finisher
             except RuntimeError as error:  # no more threads: `close` finishes it, or the next rotation
-                self._warn(error_message(error))
+                self._warn(loggable_message(error))
 
     def _finish_journals(self) -> None:
         """Make Parquet files of the full journals, and of those that killed processes left."""
@@ -268,14 +268,14 @@ class ImpressionLog:
             for journal in Journal.claim_orphaned(self.folder):
                 self._finish_journal(journal)
         except OSError as error:
-            self._warn(error_message(error))
+            self._warn(loggable_message(error))
 
     def _finish_journal(self, journal: Journal) -> None:
         try:
             journal.finish()
         except Exception as error:
             self._finish_failures += 1
-            self._warn(f"{journal.path.name} is kept, it cannot be finished now: {error_message(error)}")
+            self._warn(f"{journal.path.name} is kept, it cannot be finished now: {loggable_message(error)}")
 
     def _warn(self, message: str) -> None:
         now = time.monotonic()

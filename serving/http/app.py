@@ -47,7 +47,9 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
         redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.service = service
-    app.add_middleware(RequestMiddleware, metrics=service.metrics, keys=service.keys)
+    app.add_middleware(
+        RequestMiddleware, metrics=service.metrics, keys=service.keys, access_log=settings.access_log
+    )
     _add_shop_routes(app, service, BodyReader(settings.max_body))
     _add_operations_routes(app, service)
     default_openapi = app.openapi

@@ -5,7 +5,7 @@ import threading
 import time
 
 from ..checkout import Checkout, Slate
-from ..resilience.deadline import error_message
+from ..resilience.loggable import loggable_message
 from ..stores.impressions import keeps_impressions, record_impressions
 from .metrics import ServiceMetrics
 from .middleware import logger
@@ -67,4 +67,4 @@ class ImpressionWriter:
         self._metrics.store_impressions.labels("failed").inc()
         if time.monotonic() - self._last_error_time >= ERROR_LOG_SECONDS:
             self._last_error_time = time.monotonic()
-            logger.error("the store did not take what a user was shown: %s", error_message(error))
+            logger.error("the store did not take what a user was shown: %s", loggable_message(error))

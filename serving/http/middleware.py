@@ -1,4 +1,4 @@
-"""ASGI middleware: times and counts requests, checks API keys, and turns failures into problems."""
+"""ASGI middleware: identifies, times, counts and logs requests, checks API keys, and answers failures."""
 
 import logging
 import time
@@ -6,29 +6,40 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .keys import ApiKeys
+from .logs import ACCESS_LOGGER
 from .metrics import ServiceMetrics
 from .problems import ProblemError, problem_response
+from .request_context import RequestContext, current_request
 
+REQUEST_ID_HEADER = b"x-request-id"
 logger = logging.getLogger(__name__)
+access_logger = logging.getLogger(ACCESS_LOGGER)
 
 
 class RequestMiddleware:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the whole application.
 
-    def __init__(self, app: ASGIApp, metrics: ServiceMetrics, keys: ApiKeys) -> None:
-        self.app, self.metrics, self.keys = app, metrics, keys
+    Args:
+        access_log: whether every request is a line of the log.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: ServiceMetrics, keys: ApiKeys, access_log: bool = False
+    ) -> None:
+        self.app, self.metrics, self.keys, self.access_log = app, metrics, keys, access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         scope.setdefault("arrival_time", time.perf_counter())  # the server sets it again at the last byte
-        status = 0
+        request = RequestContext(scope)
+        token = current_request.set(request)
 
         async def send_and_record_status(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                request.status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID_HEADER, request.request_id.encode())]
             await send(message)
 
         self.metrics.in_flight.inc()
@@ -37,12 +48,15 @@ class RequestMiddleware:
             await self.app(scope, receive, send_and_record_status)
         except Exception as error:
             if not isinstance(error, ProblemError):
-                logger.exception("%s %s failed", scope["method"], scope["path"])
+                logger.exception("%s %s failed", scope["method"], request.route)
                 error = ProblemError(500, "the service failed; its log says why")
-            if not status:
+            if not request.status:
                 await problem_response(error)(scope, receive, send_and_record_status)
         finally:
             self.metrics.in_flight.dec()
-            route = getattr(scope.get("route"), "path", "other")
-            self.metrics.requests.labels(route, status).inc()
+            route = request.route
+            self.metrics.requests.labels(route, request.status).inc()
             self.metrics.latency.labels(route).observe(time.perf_counter() - scope["arrival_time"])
+            if self.access_log:
+                access_logger.info("%s %s %d", scope["method"], route, request.status)
+            current_request.reset(token)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from ..bundle_watcher import BundleWatcher
 from ..checkout import HISTORY_KINDS, Event
 from ..events.impression_log import ImpressionLog
-from ..resilience.deadline import error_message
+from ..resilience.loggable import loggable_message
 from ..storage.formats import event_kinds
 from ..stores.base import Store
 from .backends import is_writable
@@ -67,7 +67,7 @@ class EventRecorder:
             raise
         except Exception as error:
             self.metrics.store_appends.labels("failed").inc()
-            logger.error("the store failed: %s", error_message(error))
+            logger.error("the store failed: %s", loggable_message(error))
             raise unavailable_error(
                 "the store did not take the checkout (an order_id makes it safe to repeat)"
             ) from None
@@ -147,7 +147,7 @@ class EventRecorder:
         error = write.exception()
         self.metrics.store_appends.labels("failed" if error else "recorded").inc()
         if isinstance(error, Exception):
-            logger.error("the store failed: %s", error_message(error))
+            logger.error("the store failed: %s", loggable_message(error))
 
     def write_log(self, write: Callable[[ImpressionLog], None]) -> bool:
         """Write to the log, which there must be. Returns whether the log took it; never raises."""

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from .app import create_app
+from .logs import announce, configure_logging, log_task_errors, log_warnings_and_errors
 from .metrics import MULTIPROC_DIR_VARIABLE
 from .settings import Settings
 
@@ -36,12 +37,14 @@ class ArrivalTimeProtocol(HttpToolsProtocol):
 
 def create_worker_app(settings: Settings) -> FastAPI:
     """The application of a worker process, which ends with it."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(settings.log_format, settings.access_log)
+    log_warnings_and_errors()
     application = create_app(settings)
     service_lifespan = application.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log_task_errors()
         async with service_lifespan(app):
             yield
         # Everything is answered and written. A normal exit would wait for stuck threads.
@@ -81,7 +84,7 @@ def serve(app_factory: Callable[[], FastAPI], host: str, port: int, workers: int
     """
     config = uvicorn.Config(
         app_factory, factory=True, workers=workers, http=ArrivalTimeProtocol, ws="none", lifespan="on",
-        backlog=BACKLOG, access_log=False, log_level="warning", server_header=False,
+        backlog=BACKLOG, access_log=False, log_level="warning", log_config=None, server_header=False,
         timeout_keep_alive=KEEP_ALIVE_TIMEOUT,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT, timeout_worker_healthcheck=HEALTHCHECK_TIMEOUT,
     )  # fmt: skip
@@ -94,7 +97,7 @@ def serve(app_factory: Callable[[], FastAPI], host: str, port: int, workers: int
         sockets = [
             stack.enter_context(ReusePortSocket.create(family, host, port)) for _ in range(SOCKETS_PER_WORKER)
         ]
-        print(f"http://{host}:{port}, {workers} worker(s); /docs, /readyz, /metrics", flush=True)
+        announce(f"http://{host}:{port}, {workers} worker(s); /docs, /readyz, /metrics")
         if workers == 1:
             uvicorn.Server(config).run(list(sockets))
         else:

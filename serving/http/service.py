@@ -28,6 +28,7 @@ from .metrics import ServiceMetrics
 from .middleware import logger
 from .problems import unavailable_error
 from .recording import EventRecorder
+from .request_context import current_request
 from .schema import (
     RecommendationIn,
     parse_body,
@@ -166,6 +167,8 @@ class Service:
             self.metrics.overload_rejections.inc()
             raise unavailable_error(f"overloaded: {error}") from None
         self.metrics.count_slate(response.slate)
+        if (request := current_request.get()) is not None:
+            request.slate = response.slate
         if self.log is not None:
             checkout, slate, arms = response.checkout, response.slate, response.assignment
             arm = arms.arms or ("exploring" if recommender.exploration_rate else "")

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .logs import LogFormat
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -27,6 +29,8 @@ class Settings:
             (serving/pipeline/explore.py).
         experiments: TOML file of the running experiments (serving/experiments/declaration.py);
             None for none. It needs `log`.
+        log_format: of the lines on stderr, text or json.
+        access_log: whether every request is a line.
     """
 
     bundle: Path
@@ -42,6 +46,8 @@ class Settings:
     poll_seconds: float = 1.0
     explore: float = 0.0
     experiments: Path | None = None
+    log_format: LogFormat = "text"
+    access_log: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("queue_limit", 1), ("max_body", 1024)):

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import httpx
 from fastapi import FastAPI
 
 ROOT = Path(__file__).parents[3]
+STARTED = re.compile(r"""(?:^|"message": ")(http://\S+), \d+ worker""")  # as text or as JSON
 BASKET = {"basket": [{"item_id": "i001"}]}
 
 
@@ -88,11 +90,12 @@ class Command:
             [*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self.process.stdout is not None
-        printed = ""
-        while not (line := self.process.stdout.readline()).startswith("http://"):
-            printed += line
-            assert line, printed
-        self.url = line.split(",")[0].strip()
+        self.printed = ""  # before it is ready
+        while not (started := STARTED.search(line := self.process.stdout.readline())):
+            self.printed += line
+            assert line, self.printed
+        self.printed += line
+        self.url = started[1]
         self.port = int(self.url.rpartition(":")[2])
         self.workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
         try:

@@ -1,0 +1,44 @@
+"""Errors as a log may hold them: without what a request sent.
+
+The message of an error often quotes a value: KeyError the key, ValueError the text that it cannot read. Such
+a value may be the id of a user or an item.
+"""
+
+import sqlite3
+import traceback
+from pathlib import Path
+
+# Of redis-py, by name: serving works without it. Their messages name the server, not a key.
+REDIS_ERRORS = ("ConnectionError", "TimeoutError", "BusyLoadingError", "ReadOnlyError", "OutOfMemoryError")
+
+
+def loggable_message(error: BaseException) -> str:
+    """One line: the error's type, and its message if that quotes no value.
+
+    Of another error the place where it was raised, and its cause.
+    """
+    name = type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        path = f": {error.filename}" if error.filename is not None else ""
+        return f"{name}: {error.strerror}{path}"
+    is_redis = type(error).__module__ == "redis.exceptions" and name in REDIS_ERRORS
+    if isinstance(error, sqlite3.Error) or is_redis:
+        return f"{name}: {' '.join(str(error).split())}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames:
+        name += f" at {Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"
+    cause = "" if error.__cause__ is None else f", from {loggable_message(error.__cause__)}"
+    return name + cause
+
+
+def loggable_traceback(error: BaseException) -> str:
+    """The frames of an error and of those that caused it, with `loggable_message` for the messages."""
+    parts: list[str] = []
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        frames = "".join(traceback.format_list(traceback.extract_tb(current.__traceback__)))
+        parts.append(f"Traceback (most recent call last):\n{frames}{loggable_message(current)}")
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\n\nwhich was raised after\n\n".join(parts)
