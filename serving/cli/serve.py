@@ -65,6 +65,10 @@ class ServeOptions:
     experiments: Path | None = option(None, "A/B tests (docs/experiments.md); needs --log", metavar="FILE")
     log_format: Literal["text", "json"] = option("text", "of the log on stderr")
     access_log: bool = option(False, "log every request")
+    trace_endpoint: str | None = option(
+        None, "OpenTelemetry collector, http://host:4318/v1/traces (default: no traces)", metavar="URL"
+    )
+    trace_sample: float = option(0.01, "share of the requests that are traced")
     config: Path | None = option(None, "TOML file of these options", metavar="FILE")
     print_config: bool = option(False, "check the options, print them with their sources, and exit")
     given: Mapping[str, Given] = field(default_factory=dict, repr=False, compare=False)  # with their sources

@@ -48,8 +48,9 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     )  # fmt: skip
     app.state.service = service
     app.add_middleware(
-        RequestMiddleware, metrics=service.metrics, keys=service.keys, access_log=settings.access_log
-    )
+        RequestMiddleware, metrics=service.metrics, keys=service.keys, access_log=settings.access_log,
+        tracer=service.tracer,
+    )  # fmt: skip
     _add_shop_routes(app, service, BodyReader(settings.max_body))
     _add_operations_routes(app, service)
     default_openapi = app.openapi

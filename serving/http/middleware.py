@@ -10,6 +10,7 @@ from .logs import ACCESS_LOGGER
 from .metrics import ServiceMetrics
 from .problems import ProblemError, problem_response
 from .request_context import RequestContext, current_request
+from .tracing import RequestTracer
 
 REQUEST_ID_HEADER = b"x-request-id"
 logger = logging.getLogger(__name__)
@@ -21,12 +22,15 @@ class RequestMiddleware:
 
     Args:
         access_log: whether every request is a line of the log.
+        tracer: makes spans of sampled requests; None for none.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: ServiceMetrics, keys: ApiKeys, access_log: bool = False
-    ) -> None:
-        self.app, self.metrics, self.keys, self.access_log = app, metrics, keys, access_log
+        self, app: ASGIApp, metrics: ServiceMetrics, keys: ApiKeys, access_log: bool = False,
+        tracer: RequestTracer | None = None,
+    ) -> None:  # fmt: skip
+        self.app, self.metrics, self.keys = app, metrics, keys
+        self.access_log, self.tracer = access_log, tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,6 +39,7 @@ class RequestMiddleware:
         scope.setdefault("arrival_time", time.perf_counter())  # the server sets it again at the last byte
         request = RequestContext(scope)
         token = current_request.set(request)
+        span = None if self.tracer is None else self.tracer.start(request)
 
         async def send_and_record_status(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -59,4 +64,6 @@ class RequestMiddleware:
             self.metrics.latency.labels(route).observe(time.perf_counter() - scope["arrival_time"])
             if self.access_log:
                 access_logger.info("%s %s %d", scope["method"], route, request.status)
+            if span is not None and self.tracer is not None:
+                self.tracer.end(span, request)
             current_request.reset(token)

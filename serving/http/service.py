@@ -37,6 +37,7 @@ from .schema import (
     to_checkout,
 )
 from .settings import Settings
+from .tracing import RequestTracer
 
 CLOSE_TIMEOUT = 5.0  # seconds for log and store to write their buffers
 RESPONSE_MARGIN_MS = 1.0  # ms to turn a slate into JSON and hand it to the event loop
@@ -60,6 +61,11 @@ class Service:
         self.settings = settings
         self.metrics = ServiceMetrics()
         self.keys = ApiKeys(settings.api_key_file, settings.admin_key_file)
+        self.tracer = (
+            None
+            if settings.trace_endpoint is None
+            else RequestTracer(settings.trace_endpoint, settings.trace_sample)
+        )
         self.log = ImpressionLog(settings.log) if log is None and settings.log is not None else log
         # An exported store comes with its bundle and is opened with each version.
         self.store = (
@@ -214,6 +220,8 @@ class Service:
             closing["live state"] = self.live.close
         if self.log is not None:
             closing["log"] = self.log.close
+        if self.tracer is not None:
+            closing["tracer"] = self.tracer.close
         threads = [threading.Thread(target=close, name=part, daemon=True) for part, close in closing.items()]
         close_deadline = time.monotonic() + CLOSE_TIMEOUT
         for thread in threads:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .logs import LogFormat
+from .tracing import check_endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Settings:
             None for none. It needs `log`.
         log_format: of the lines on stderr, text or json.
         access_log: whether every request is a line.
+        trace_endpoint: URL of an OpenTelemetry collector (OTLP over HTTP); None for no traces.
+        trace_sample: share of the requests without a traceparent that are traced, from 0 to 1.
     """
 
     bundle: Path
@@ -48,6 +51,8 @@ class Settings:
     experiments: Path | None = None
     log_format: LogFormat = "text"
     access_log: bool = False
+    trace_endpoint: str | None = None
+    trace_sample: float = 0.01
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("queue_limit", 1), ("max_body", 1024)):
@@ -60,5 +65,9 @@ class Settings:
             raise ValueError(f"--explore is {self.explore}: expected a share from 0 to 1")
         if self.experiments is not None and self.log is None:
             raise ValueError("--experiments needs --log: an experiment is analysed from the impression log")
+        if not 0 <= self.trace_sample <= 1:
+            raise ValueError(f"--trace-sample is {self.trace_sample}: expected a share from 0 to 1")
+        if self.trace_endpoint is not None:
+            check_endpoint(self.trace_endpoint)
         if not self.poll_seconds > 0:
             raise ValueError(f"--poll-seconds is {self.poll_seconds}: expected more than 0")
