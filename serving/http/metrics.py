@@ -20,8 +20,10 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from ..checkout import Slate
+from .process_metrics import ProcessMetrics
 
 MULTIPROC_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+STAGE_BUCKETS_BELOW_1_MS = (0.00005, 0.0001, 0.00025, 0.0005)
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.105, 0.15, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -48,8 +50,9 @@ class ServiceMetrics:
             "sextet_slate_cache_hits", "Slates answered from the cache of ranked slates"
         )
         self.stage_latency = histogram(
-            "sextet_stage_seconds", "Time of each stage", ("stage",), buckets=LATENCY_BUCKETS[:-2]
-        )
+            "sextet_stage_seconds", "Time of each stage", ("stage",),
+            buckets=STAGE_BUCKETS_BELOW_1_MS + LATENCY_BUCKETS[:-2],
+        )  # fmt: skip
         self.bundle_workers = gauge("sextet_bundle", "Workers that serve a version", ("version",))
         self.unserved_arm_versions = gauge(
             "sextet_arm_version_fallback",
@@ -72,6 +75,7 @@ class ServiceMetrics:
         )
         self.log_records = counter("sextet_log_records", "Slates and feedback logged", ("outcome",))
         self.log_write_failures = counter("sextet_log_write_failures", "Failed attempts to write the log")
+        self.process = ProcessMetrics(self.registry)
         self._last_failed = self._last_dropped = 0  # the log's counts at the last record
 
     def count_slate(self, slate: Slate) -> None:
@@ -94,6 +98,7 @@ class ServiceMetrics:
 
     def exposition(self) -> bytes:
         """The metrics of all workers in Prometheus' text format."""
+        self.process.refresh()
         folder = os.environ.get(MULTIPROC_DIR_VARIABLE)
         if folder is None:
             return generate_latest(self.registry)

@@ -88,10 +88,11 @@ class Service:
         self._current_version: str | None = None
 
     def start(self) -> None:
-        """Follow the live state and the bundle."""
+        """Follow the live state and the bundle, and take the metrics of the process."""
         if self.live is not None:
             self.live.start()
         self.bundle_watcher.start()
+        self.metrics.process.start(lambda: self.bundle_watcher.recommender, self.settings.threads)
 
     def _load_recommender(self, folder: Path) -> Recommender:
         store = self.store if self.store is not None else open_service_store(None, self.settings.bundle)
@@ -215,6 +216,7 @@ class Service:
     async def close(self) -> None:
         """Write and close log and store. A part that takes longer than CLOSE_TIMEOUT is abandoned."""
         self.admission.close()
+        self.metrics.process.close()
         closing = {"bundle": self.bundle_watcher.close, "store": self._close_store}
         if self.live is not None:
             closing["live state"] = self.live.close

@@ -6,11 +6,11 @@ collector that is slow or away delays no answer, and spans beyond QUEUE_SIZE are
 
 import threading
 import time
-from importlib.metadata import PackageNotFoundError, version
 from random import random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from .process_metrics import installed_version
 from .request_context import RequestContext
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _provider(endpoint: str) -> "TracerProvider":
 
     if urlsplit(endpoint).path in ("", "/"):
         endpoint = f"{endpoint.rstrip('/')}/v1/traces"
-    resource = Resource.create({"service.name": SERVICE_NAME, "service.version": package_version()})
+    resource = Resource.create({"service.name": SERVICE_NAME, "service.version": installed_version("sextet")})
     provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
     processor = BatchSpanProcessor(
         OTLPSpanExporter(endpoint, timeout=EXPORT_TIMEOUT_S),
@@ -153,11 +153,3 @@ def _remote_parent(request: RequestContext) -> Any:
         trace_flags=TraceFlags(TraceFlags.SAMPLED),
     )  # fmt: skip
     return set_span_in_context(NonRecordingSpan(parent), Context())
-
-
-def package_version() -> str:
-    """The version of the installed `sextet`; "" in a checkout."""
-    try:
-        return version("sextet")
-    except PackageNotFoundError:
-        return ""
