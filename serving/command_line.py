@@ -15,7 +15,7 @@
 Field names become flags (`max_items` → `--max-items`), annotations decide how values are parsed. `%(prog)s`
 in a docstring becomes the name that the command was called by. `__post_init__` checks the options together:
 its ValueError counts as a wrong argument. A classmethod `from_arguments` may make the options from the values
-of the command line and those of other sources; switches then have a --no- form.
+of the command line and those of other origins; switches then have a --no- form.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Command = Callable[[Any], int]
 
 
 class OptionSpec(NamedTuple):
-    """An option of a command, for sources other than the command line."""
+    """An option of a command, for values that do not come from the command line."""
 
     field: str  # of the dataclass
     name: str  # that of the flag, with underscores

@@ -1,4 +1,4 @@
-"""Options of a command from four sources: flag, environment, TOML file, default; the first one wins.
+"""Options of a command of four origins: flag, environment, TOML file, default; the first one wins.
 
     sextet serve --config serve.toml --port 9000      port: the flag
     SEXTET_DEADLINE_MS=80                             deadline_ms: the environment
@@ -35,17 +35,17 @@ SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|
 SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
-class Given(NamedTuple):
-    """A value and where it comes from."""
+class OptionValue(NamedTuple):
+    """The value of an option and where it comes from."""
 
     value: Any
-    source: str  # "flag", "environment SEXTET_X", "file PATH" or "default"
+    origin: str  # "flag", "environment SEXTET_X", "file PATH" or "default"
     text: Any = None  # the value before it was parsed
 
 
-def combine_sources(
+def resolve_options(
     options_class: type, flags: Mapping[str, Any], environment: Mapping[str, str]
-) -> dict[str, Given]:
+) -> dict[str, OptionValue]:
     """The options by field name, in the order of their fields; those that keep their default included.
 
     Args:
@@ -57,7 +57,7 @@ def combine_sources(
     values = read_environment(environment, specs)
     for name, spec in specs.items():
         if spec.field in flags:
-            values[name] = Given(flags[spec.field], "flag", flags[spec.field])
+            values[name] = OptionValue(flags[spec.field], "flag", flags[spec.field])
     if FILE_OPTION in values and FILE_OPTION in specs:
         file = Path(values[FILE_OPTION].value)
         values = {**read_config_file(file, specs), **values}
@@ -67,14 +67,14 @@ def combine_sources(
         if given is None:
             if spec.default is MISSING:
                 raise ValueError(f"{name} is required: give {spec.flag}, {PREFIX}{name.upper()} or a key")
-            given = Given(spec.default, "default", spec.default)
-        elif given.source != "flag":
+            given = OptionValue(spec.default, "default", spec.default)
+        elif given.origin != "flag":
             given = given._replace(value=_parse(spec, given))
         combined[spec.field] = given
     return combined
 
 
-def read_config_file(file: Path, specs: Mapping[str, OptionSpec]) -> dict[str, Given]:
+def read_config_file(file: Path, specs: Mapping[str, OptionSpec]) -> dict[str, OptionValue]:
     """The options of a TOML file, their types checked. Raises ValueError or OSError."""
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -86,16 +86,17 @@ def read_config_file(file: Path, specs: Mapping[str, OptionSpec]) -> dict[str, G
             raise ValueError(f"{file}: {key} cannot stand in the file: give it as --{key.replace('_', '-')}")
         if key not in specs:
             kind = "table" if isinstance(value, dict) else "option"
-            raise ValueError(f"{file}: {key} is no {kind} of this command{_nearest(key, specs)}")
+            raise ValueError(f"{file}: {key} is no {kind} of this command{_nearest_option(key, specs)}")
         if not _has_type(specs[key], value):
-            raise ValueError(
-                f"{file}: {key} is {_written(value)}: expected {_expected(specs[key])} ({specs[key].help})"
-            )
-        values[key] = Given(value, f"file {file}", value)
+            expected = f"{_expected_type(specs[key])} ({specs[key].help})"
+            raise ValueError(f"{file}: {key} is {_toml_value(value)}: expected {expected}")
+        values[key] = OptionValue(value, f"file {file}", value)
     return values
 
 
-def read_environment(environment: Mapping[str, str], specs: Mapping[str, OptionSpec]) -> dict[str, Given]:
+def read_environment(
+    environment: Mapping[str, str], specs: Mapping[str, OptionSpec]
+) -> dict[str, OptionValue]:
     """The options of the variables SEXTET_<OPTION>; empty ones count as absent. Raises ValueError.
 
     A variable that resembles an option is refused; other names may have other uses.
@@ -109,7 +110,7 @@ def read_environment(environment: Mapping[str, str], specs: Mapping[str, OptionS
         if name in FLAGS_ONLY:
             raise ValueError(f"the environment's {variable} has no effect: give the flag {specs[name].flag}")
         if name not in specs:
-            if not SERVICE_LINK.search(variable) and (nearest := _nearest(name, specs, PREFIX)):
+            if not SERVICE_LINK.search(variable) and (nearest := _nearest_option(name, specs, PREFIX)):
                 raise ValueError(f"the environment's {variable} is no option of this command{nearest}")
             continue
         if SERVICE_LINK.search(variable) and SERVICE_ADDRESS.match(text):
@@ -117,44 +118,44 @@ def read_environment(environment: Mapping[str, str], specs: Mapping[str, OptionS
         value = _value_of_text(specs[name], text)
         if not _has_type(specs[name], value):
             raise ValueError(
-                f"the environment's {variable} is {_written(text)}:"
-                f" expected {_expected(specs[name])} ({specs[name].help})"
+                f"the environment's {variable} is {_toml_value(text)}:"
+                f" expected {_expected_type(specs[name])} ({specs[name].help})"
             )
-        values[name] = Given(value, f"environment {variable}", value)
+        values[name] = OptionValue(value, f"environment {variable}", value)
     return values
 
 
-def format_config(options: Mapping[str, Given], specs: Sequence[OptionSpec]) -> list[str]:
-    """A line of TOML for each option, with its source as a comment. Passwords of URLs are `***`."""
+def format_config(options: Mapping[str, OptionValue], specs: Sequence[OptionSpec]) -> list[str]:
+    """A line of TOML for each option, with its origin as a comment. Passwords of URLs are `***`."""
     lines = []
     for spec in specs:
         if spec.name in (FILE_OPTION, *FLAGS_ONLY):
             continue
         given = options[spec.field]
         is_set = given.value is not None and given.value != ()
-        line = f"{spec.name} = {_written(given.text)}" if is_set else f"# {spec.name} is not set"
-        lines.append(f"{line:<46} # {given.source}")
+        line = f"{spec.name} = {_toml_value(given.text)}" if is_set else f"# {spec.name} is not set"
+        lines.append(f"{line:<46} # {given.origin}")
     return lines
 
 
-def sources_of_message(message: str, options: Mapping[str, Given], specs: Sequence[OptionSpec]) -> str:
-    """The message of an error about flags, with the sources of those that came from elsewhere."""
+def name_origins(message: str, options: Mapping[str, OptionValue], specs: Sequence[OptionSpec]) -> str:
+    """The message of an error about flags, with the origins of those that are not flags."""
     places = [
-        f"{spec.flag} comes from {options[spec.field].source}"
+        f"{spec.flag} comes from {options[spec.field].origin}"
         for spec in specs
         if re.search(rf"{re.escape(spec.flag)}(?![\w-])", message)
-        and options[spec.field].source not in ("flag", "default")
+        and options[spec.field].origin not in ("flag", "default")
     ]
     return f"{message} ({'; '.join(places)})" if places else message
 
 
-def _parse(spec: OptionSpec, given: Given) -> Any:
+def _parse(spec: OptionSpec, given: OptionValue) -> Any:
     """The value as the command line would have it. Raises ValueError."""
     values = given.value if spec.is_repeated else [given.value]
     try:
         parsed = [spec.parse(value) if isinstance(value, str) else spec.type(value) for value in values]
     except (argparse.ArgumentTypeError, ValueError, TypeError) as error:
-        raise ValueError(f"{given.source}: {spec.name}: {error}") from None
+        raise ValueError(f"{given.origin}: {spec.name}: {error}") from None
     return tuple(parsed) if spec.is_repeated else parsed[0]
 
 
@@ -194,7 +195,7 @@ def _is_scalar(spec: OptionSpec, value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _expected(spec: OptionSpec) -> str:
+def _expected_type(spec: OptionSpec) -> str:
     if spec.choices:
         one = f"one of {', '.join(map(str, spec.choices))}"
     else:
@@ -202,21 +203,21 @@ def _expected(spec: OptionSpec) -> str:
     return f"a list, each {one}" if spec.is_repeated else one
 
 
-def _nearest(name: str, specs: Mapping[str, OptionSpec], prefix: str = "") -> str:
+def _nearest_option(name: str, specs: Mapping[str, OptionSpec], prefix: str = "") -> str:
     known = difflib.get_close_matches(name.replace("-", "_").lower(), specs, 1, MIN_SIMILARITY)
     if not known:
         return "" if prefix else f"; expected one of {', '.join(specs)}"
     written = prefix + (known[0].upper() if prefix else known[0])
-    return f"; did you mean {written}? It expects {_expected(specs[known[0]])}"
+    return f"; did you mean {written}? It expects {_expected_type(specs[known[0]])}"
 
 
-def _written(value: Any) -> str:
+def _toml_value(value: Any) -> str:
     """A value as TOML, without secrets."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_written, value))}]"
+        return f"[{', '.join(map(_toml_value, value))}]"
     text = str(value)
     return json.dumps(without_secrets(text) if is_uri(text) else text, ensure_ascii=False)

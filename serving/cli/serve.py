@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..command_line import option, option_specs
 from ..storage.bundle_mirror import bundle_path
-from .config_file import Given, combine_sources, format_config, sources_of_message
+from .config_file import OptionValue, format_config, name_origins, resolve_options
 
 if TYPE_CHECKING:
     from ..http.settings import Settings
@@ -70,17 +70,18 @@ class ServeOptions:
     )
     trace_sample: float = option(0.01, "share of the requests that are traced")
     config: Path | None = option(None, "TOML file of these options", metavar="FILE")
-    print_config: bool = option(False, "check the options, print them with their sources, and exit")
-    given: Mapping[str, Given] = field(default_factory=dict, repr=False, compare=False)  # with their sources
+    print_config: bool = option(False, "check the options, print them with their origins, and exit")
+    # By field, with their origins; empty where the options were made in Python.
+    values: Mapping[str, OptionValue] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_arguments(cls, **flags: Any) -> "ServeOptions":
         """The options of the command line, the environment and --config. Raises ValueError or OSError."""
-        given = combine_sources(cls, flags, os.environ)
+        values = resolve_options(cls, flags, os.environ)
         try:
-            return cls(**{name: value.value for name, value in given.items()}, given=given)
+            return cls(**{name: value.value for name, value in values.items()}, values=values)
         except ValueError as error:
-            raise ValueError(sources_of_message(str(error), given, option_specs(cls))) from None
+            raise ValueError(name_origins(str(error), values, option_specs(cls))) from None
 
     def __post_init__(self) -> None:
         if self.workers < 1 or not 0 <= self.port < 65536:
@@ -101,10 +102,10 @@ class ServeOptions:
 
 def serve(options: ServeOptions) -> int:
     """Serve until a signal. Returns the exit code."""
-    from ..http.logs import announce, configure_logging
+    from ..http.logs import configure_logging, log_start
 
     settings = options.worker_settings()
-    config = format_config(options.given, option_specs(ServeOptions)) if options.given else []
+    config = format_config(options.values, option_specs(ServeOptions)) if options.values else []
     if options.print_config:
         check_settings(settings)
         print("\n".join(config))
@@ -113,7 +114,7 @@ def serve(options: ServeOptions) -> int:
     try:
         check_settings(settings)
         for line in config:
-            announce(line)
+            log_start(line)
         _serve_until_signal(options, settings)
     except Exception as error:
         if settings.log_format == "text":

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..resilience.deadline import error_message
+from ..resilience.loggable import loggable_message
 from ..stores.live_state import START, Change, LiveState
 from .metrics import ServiceMetrics
 from .middleware import logger
@@ -101,4 +102,4 @@ class LiveUpdates:
         self.metrics.live_state_reads.labels("failed").inc()
         if time.monotonic() - self._last_error_time >= ERROR_LOG_SECONDS:
             self._last_error_time = time.monotonic()
-            logger.error("the live state cannot be read: %s", error_message(error))
+            logger.error("the live state cannot be read: %s", loggable_message(error))

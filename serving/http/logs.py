@@ -41,7 +41,7 @@ def log_warnings_and_errors() -> None:
     threading.excepthook = _log_uncaught_of_thread
 
 
-def announce(message: str) -> None:
+def log_start(message: str) -> None:
     """A line about the start of the service: on stdout, or a line of the log where that is JSON."""
     handlers = logging.getLogger().handlers
     if any(isinstance(handler.formatter, JsonFormatter) for handler in handlers):

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from .app import create_app
-from .logs import announce, configure_logging, log_task_errors, log_warnings_and_errors
+from .logs import configure_logging, log_start, log_task_errors, log_warnings_and_errors
 from .metrics import MULTIPROC_DIR_VARIABLE
 from .settings import Settings
 
@@ -97,7 +97,7 @@ def serve(app_factory: Callable[[], FastAPI], host: str, port: int, workers: int
         sockets = [
             stack.enter_context(ReusePortSocket.create(family, host, port)) for _ in range(SOCKETS_PER_WORKER)
         ]
-        announce(f"http://{host}:{port}, {workers} worker(s); /docs, /readyz, /metrics")
+        log_start(f"http://{host}:{port}, {workers} worker(s); /docs, /readyz, /metrics")
         if workers == 1:
             uvicorn.Server(config).run(list(sockets))
         else:

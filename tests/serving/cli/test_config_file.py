@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.cli import main
-from serving.cli.config_file import FILE_OPTION, FLAGS_ONLY, Given, combine_sources, format_config
+from serving.cli.config_file import FILE_OPTION, FLAGS_ONLY, OptionValue, format_config, resolve_options
 from serving.cli.serve import ServeOptions
 from serving.command_line import OptionSpec, option_specs
 from tests.serving.http.services import ROOT
@@ -27,8 +27,8 @@ def sample(spec: OptionSpec) -> Any:
     return {bool: True, int: 3, float: 0.5}.get(spec.type, "somewhere")
 
 
-def values(flags: dict[str, Any], environment: dict[str, str]) -> dict[str, Given]:
-    return combine_sources(ServeOptions, flags, environment)
+def values(flags: dict[str, Any], environment: dict[str, str]) -> dict[str, OptionValue]:
+    return resolve_options(ServeOptions, flags, environment)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
@@ -41,9 +41,9 @@ def test_every_option_has_every_source(spec: OptionSpec, tmp_path: Path) -> None
     by_file = values({"config": file}, {})[spec.field]
     by_variable = values({}, {variable: text})[spec.field]
     assert by_file.value == by_variable.value != spec.default
-    assert (by_file.source, by_variable.source) == (f"file {file}", f"environment {variable}")
+    assert (by_file.origin, by_variable.origin) == (f"file {file}", f"environment {variable}")
     assert isinstance(by_file.value, spec.type)
-    assert values({}, {})[spec.field] == Given(spec.default, "default", spec.default)
+    assert values({}, {})[spec.field] == OptionValue(spec.default, "default", spec.default)
 
 
 @given(
@@ -54,16 +54,16 @@ def test_every_option_has_every_source(spec: OptionSpec, tmp_path: Path) -> None
 )
 def test_the_first_source_wins(tmp_path_factory: pytest.TempPathFactory, given_values: Any) -> None:
     """f: flag, e: environment, v: file; the last of a source counts."""
-    by_source: dict[str, dict[str, int]] = {"f": {}, "e": {}, "v": {}}
+    by_origin: dict[str, dict[str, int]] = {"f": {}, "e": {}, "v": {}}
     for name, pairs in given_values.items():
         for source, number in pairs:
-            by_source[source][name] = number
+            by_origin[source][name] = number
     file = tmp_path_factory.mktemp("config") / "serve.toml"
-    file.write_text("".join(f"{name} = {number}\n" for name, number in by_source["v"].items()))
-    environment = {f"SEXTET_{name.upper()}": str(number) for name, number in by_source["e"].items()}
-    combined = values({"config": file, **by_source["f"]}, environment)
+    file.write_text("".join(f"{name} = {number}\n" for name, number in by_origin["v"].items()))
+    environment = {f"SEXTET_{name.upper()}": str(number) for name, number in by_origin["e"].items()}
+    combined = values({"config": file, **by_origin["f"]}, environment)
     for name in ("port", "workers", "max_body"):
-        expected = by_source["f"].get(name, by_source["e"].get(name, by_source["v"].get(name)))
+        expected = by_origin["f"].get(name, by_origin["e"].get(name, by_origin["v"].get(name)))
         assert combined[name].value == (BY_NAME[name].default if expected is None else expected)
 
 
@@ -128,7 +128,7 @@ def test_variables_of_the_environment() -> None:
         "SEXTET_STORE_PORT": "tcp://10.0.0.2:6379",
     }
     combined = values({}, {"SEXTET_LOG": "", "SEXTET_IMAGE_DIGEST": "sha256:1", **links})
-    assert {given.source for given in combined.values()} == {"default"}
+    assert {given.origin for given in combined.values()} == {"default"}
 
 
 def test_an_error_of_a_flag_names_the_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,6 +176,6 @@ def test_print_config_checks_the_files(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_repeated_option_is_a_list() -> None:
     """`serve` has none today."""
     spec = BY_NAME["host"]._replace(is_repeated=True)
-    assert format_config({"host": Given(("a", "b"), "flag", ("a", "b"))}, [spec]) == [
+    assert format_config({"host": OptionValue(("a", "b"), "flag", ("a", "b"))}, [spec]) == [
         'host = ["a", "b"]                              # flag'
     ]
