@@ -18,19 +18,12 @@ import pytest
 import yaml
 
 from tests.serving.http.services import BASKET, ROOT, Command, command, until
-from tests.serving.http.test_metrics import exposed_metrics
+from tests.serving.http.test_metrics import METRICS_OF_THE_PARENT, exposed_metrics
 
 RULES = ROOT / "operations" / "monitoring" / "alerts.yml"
 UNIT_TESTS = Path(__file__).with_name("alerts_test.yml")
 DASHBOARD = ROOT / "deploy" / "grafana" / "sextet.json"
 GRID_COLUMNS = 24
-# A worker does not declare them.
-METRICS_OF_THE_PARENT = {
-    "sextet_worker_restarts_total",
-    "sextet_bundle_degraded",
-    "sextet_corrupt_histories_total",
-    "sextet_log_writable",
-}
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="apt install prometheus")
 

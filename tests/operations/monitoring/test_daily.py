@@ -20,7 +20,7 @@ from serving.checkout import SECONDS_PER_DAY as DAY
 from serving.http.metrics import ServiceMetrics
 from serving.stores.base import Store
 from serving.stores.loading import bulk_load
-from tests.operations.monitoring.test_alerts import METRICS_OF_THE_PARENT
+from tests.serving.http.test_metrics import METRICS_OF_THE_PARENT
 
 WARM_UP_DAYS, QUIET_DAYS, ORDERS_PER_DAY = 28 + 14 + 28, 4, 150
 NO_BUNDLE_LIMIT = DailyReportConfig(max_bundle_age_days=1e9)
