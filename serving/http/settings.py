@@ -38,7 +38,6 @@ class Settings:
 
     bundle: Path
     store: str | None = None
-    live: str | None = None
     log: Path | None = None
     api_key_file: Path | None = None
     admin_key_file: Path | None = None
@@ -49,6 +48,7 @@ class Settings:
     poll_seconds: float = 1.0
     explore: float = 0.0
     experiments: Path | None = None
+    live: str | None = None
     log_format: LogFormat = "text"
     access_log: bool = False
     trace_endpoint: str | None = None
