@@ -69,6 +69,13 @@ class ServeOptions:
         None, "OpenTelemetry collector, http://host:4318/v1/traces (default: no traces)", metavar="URL"
     )
     trace_sample: float = option(0.01, "share of the requests that are traced")
+    root_path: str = option("", "prefix of all paths at a proxy: /sextet", metavar="PREFIX")
+    forwarded_allow_ips: str = option(
+        "127.0.0.1", "addresses of proxies whose X-Forwarded-For and -Proto count; * for any", metavar="IPS"
+    )
+    cors_origins: tuple[str, ...] = option(
+        (), "origins of pages that may call from a browser; * for any", flag="--cors-origin", metavar="URL"
+    )
     config: Path | None = option(None, "TOML file of these options", metavar="FILE")
     print_config: bool = option(False, "check the options, print them with their origins, and exit")
     # By field, with their origins; empty where the options were made in Python.
@@ -134,7 +141,7 @@ def _serve_until_signal(options: ServeOptions, settings: "Settings") -> None:
             os.environ[server.MULTIPROC_DIR_VARIABLE] = folder
         create_app = partial(server.create_worker_app, settings)
         try:
-            server.serve(create_app, options.host, options.port, options.workers)
+            server.serve(create_app, options.host, options.port, options.workers, options.forwarded_allow_ips)
         except OSError as error:
             raise OSError(f"{options.host}:{options.port}: {error}") from error
         except KeyboardInterrupt:

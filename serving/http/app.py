@@ -16,6 +16,7 @@ from . import openapi_examples
 from .body import BodyReader
 from .middleware import RequestMiddleware
 from .problems import ProblemError, problem_response, unavailable_error
+from .proxy import add_proxy_middleware
 from .schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
 from .service import Service
 from .settings import Settings
@@ -45,12 +46,14 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     app = FastAPI(
         title="Sextet", version="1", summary="Six more items after a checkout.", lifespan=lifespan,
         redoc_url=None, redirect_slashes=False,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
     app.state.service = service
     app.add_middleware(
         RequestMiddleware, metrics=service.metrics, keys=service.keys, access_log=settings.access_log,
         tracer=service.tracer,
     )  # fmt: skip
+    add_proxy_middleware(app, settings.root_path, settings.cors_origins)
     _add_shop_routes(app, service, BodyReader(settings.max_body))
     _add_operations_routes(app, service)
     default_openapi = app.openapi

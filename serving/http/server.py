@@ -74,18 +74,22 @@ class ReusePortSocket(socket.socket):
         return ReusePortSocket.create, (self.family, *self.getsockname()[:2])
 
 
-def serve(app_factory: Callable[[], FastAPI], host: str, port: int, workers: int) -> None:
+def serve(
+    app_factory: Callable[[], FastAPI], host: str, port: int, workers: int,
+    forwarded_allow_ips: str = "127.0.0.1",
+) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT; then refuse connections, finish requests in flight, and close.
 
     Args:
         app_factory: called in every worker, pickled on its way there.
+        forwarded_allow_ips: addresses of proxies, separated by commas, that name the client.
 
     Raises OSError if the address cannot be bound.
     """
     config = uvicorn.Config(
         app_factory, factory=True, workers=workers, http=ArrivalTimeProtocol, ws="none", lifespan="on",
         backlog=BACKLOG, access_log=False, log_level="warning", log_config=None, server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_TIMEOUT,
+        timeout_keep_alive=KEEP_ALIVE_TIMEOUT, forwarded_allow_ips=forwarded_allow_ips,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT, timeout_worker_healthcheck=HEALTHCHECK_TIMEOUT,
     )  # fmt: skip
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .logs import LogFormat
+from .proxy import check_proxy_settings
 from .tracing import check_endpoint
 
 
@@ -34,6 +35,8 @@ class Settings:
         access_log: whether every request is a line.
         trace_endpoint: URL of an OpenTelemetry collector (OTLP over HTTP); None for no traces.
         trace_sample: share of the requests without a traceparent that are traced, from 0 to 1.
+        root_path: prefix of all paths at a proxy (/sextet), which may pass it on or not; "" for none.
+        cors_origins: origins of pages that may call the service from a browser; "*" for any.
     """
 
     bundle: Path
@@ -53,6 +56,8 @@ class Settings:
     access_log: bool = False
     trace_endpoint: str | None = None
     trace_sample: float = 0.01
+    root_path: str = ""
+    cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("queue_limit", 1), ("max_body", 1024)):
@@ -71,3 +76,4 @@ class Settings:
             check_endpoint(self.trace_endpoint)
         if not self.poll_seconds > 0:
             raise ValueError(f"--poll-seconds is {self.poll_seconds}: expected more than 0")
+        check_proxy_settings(self.root_path, self.cors_origins)
