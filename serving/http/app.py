@@ -4,7 +4,6 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -13,8 +12,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from ..events.impression_log import ImpressionLog
 from ..stores.base import Store
 from . import openapi_examples
+from .answers import AliveOut, BundleOut, LoggedOut, ReadyOut, RecordedOut
 from .body import BodyReader
 from .middleware import RequestMiddleware
+from .openapi import add_document
 from .problems import ProblemError, problem_response, unavailable_error
 from .proxy import add_proxy_middleware
 from .schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
@@ -45,7 +46,8 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
 
     app = FastAPI(
         title="Sextet", version="1", summary="Six more items after a checkout.", lifespan=lifespan,
-        redoc_url=None, redirect_slashes=False,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,  # operationId: the function's name
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )  # fmt: skip
     app.state.service = service
@@ -56,16 +58,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     add_proxy_middleware(app, settings.root_path, settings.cors_origins)
     _add_shop_routes(app, service, BodyReader(settings.max_body))
     _add_operations_routes(app, service)
-    default_openapi = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = default_openapi()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(openapi_examples.component_schemas())
-        schemas["FeedbackIn"]["properties"]["kind"]["enum"] = service.recorder.feedback_kinds()
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    add_document(app, settings.api_key_file is not None, service.recorder.feedback_kinds)
 
     @app.exception_handler(ProblemError)
     async def handle_problem(_: Request, error: ProblemError) -> Response:
@@ -93,27 +86,33 @@ def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None
             guest=openapi_examples.GUEST_RECOMMENDATION
         ),
     )  # fmt: skip
-    async def recommendations(request: Request) -> Response:
+    async def recommend(request: Request) -> Response:
         service.recommender()  # a worker that is not ready answers before it reads the body
         body = await bodies.read(request)
         return await service.recommend(body, request.scope["arrival_time"])
 
     @app.post(
         "/v1/checkouts", status_code=201, summary="Record a checkout; the next recommendation reflects it",
-        responses=openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503),
+        responses={
+            201: {"model": RecordedOut},
+            **openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503)
+        },
         openapi_extra=openapi_examples.request_body(CheckoutIn, order=openapi_examples.CHECKOUT),
     )  # fmt: skip
-    async def checkouts(request: Request) -> Response:
+    async def record_checkout(request: Request) -> Response:
         return await service.recorder.record_checkout(await bodies.read(request))
 
     @app.post(
         "/v1/feedback", status_code=202, summary="Log a click, a purchase or another action on an item",
-        responses=openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503),
+        responses={
+            202: {"model": LoggedOut},
+            **openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503)
+        },
         openapi_extra=openapi_examples.request_body(
             FeedbackIn, click=openapi_examples.CLICK, purchase=openapi_examples.PURCHASE,
         ),
     )  # fmt: skip
-    async def feedback(request: Request) -> Response:
+    async def record_feedback(request: Request) -> Response:
         return await service.recorder.record_feedback(await bodies.read(request))
 
 
@@ -122,7 +121,7 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/v1/bundle", summary="The bundle that serves, and the versions that answer for arms",
-        responses=openapi_examples.problem_responses(401, 503),
+        responses={200: {"model": BundleOut}, **openapi_examples.problem_responses(401, 503)},
     )  # fmt: skip
     async def bundle() -> Response:
         current = service.recommender().bundle
@@ -136,14 +135,14 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
             }
         )
 
-    @app.get("/healthz", summary="Whether the process is alive")
+    @app.get("/healthz", summary="Whether the process is alive", responses={200: {"model": AliveOut}})
     async def healthz() -> Response:
         return JSONResponse({"status": "alive"})
 
     @app.get(
         "/readyz",
         summary="Whether a bundle is loaded and warm",
-        responses=openapi_examples.problem_responses(503),
+        responses={200: {"model": ReadyOut}, **openapi_examples.problem_responses(503)},
     )
     async def readyz() -> Response:
         recommender, reason = service.bundle_watcher.recommender, service.problem()

@@ -1,0 +1,58 @@
+"""What the routes beside recommendations answer, as pydantic models of the OpenAPI document."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class TaskOut(BaseModel):
+    """A task that the bundle predicts."""
+
+    name: str
+    kind: str = Field(description="binary, amount or count")
+    label: str = Field(description="what of the log it predicts")
+    window: str | None = Field(description="in which time; null for the data's horizon")
+    given: str | None = Field(description="the task that it is conditional on")
+    joint: bool = Field(description="a binary task with `given` is reported as p(given) · p(task | given)")
+    control: str | None = Field(description="the task over whose probability its own is the uplift")
+
+
+class BundleOut(BaseModel):
+    """The bundle that serves."""
+
+    version: str
+    created: str = Field(description="ISO 8601, UTC")
+    data: dict[str, Any] = Field(description="`window`: Unix seconds of the first and last row")
+    dims: dict[str, int] = Field(description="`items` of the catalog, length of a `vector`")
+    metrics: dict[str, Any] = Field(description="of training and of the index")
+    slate: dict[str, Any] = Field(description="policy: objective, variety, caps")
+    tasks: list[TaskOut]
+    arms: dict[str, str] = Field(description="version that an arm names → the version that answers for it")
+
+
+class AliveOut(BaseModel):
+    """The process is alive."""
+
+    status: Literal["alive"]
+
+
+class ReadyOut(BaseModel):
+    """A bundle is loaded and warm."""
+
+    status: Literal["ready"]
+    bundle_version: str
+    reason: str = Field(
+        description="why a newer version, an arm's or another part does not serve; empty if all do"
+    )
+
+
+class RecordedOut(BaseModel):
+    """The checkout is stored."""
+
+    events: int = Field(description="purchases of the checkout; none of them counts twice under an order_id")
+
+
+class LoggedOut(BaseModel):
+    """The feedback is logged."""
+
+    logged: Literal[1]
