@@ -1,0 +1,56 @@
+"""What a call may raise, with the problem that the service answered (RFC 9457)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class SextetError(Exception):
+    """The service did not do what it was asked.
+
+    Attributes:
+        status: of HTTP; None if there was no answer.
+        detail: what is wrong, and what to do.
+        errors: one per wrong field: `field`, `pointer` and `detail`.
+        retry_after: seconds after which to try again; None if the service did not say.
+    """
+
+    def __init__(
+        self, detail: str, status: int | None = None, errors: Sequence[Mapping[str, str]] = (),
+        retry_after: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(detail if status is None else f"{status}: {detail}")
+        self.status, self.detail, self.errors, self.retry_after = status, detail, tuple(errors), retry_after
+
+
+class UnavailableError(SextetError):
+    """No answer in time, or 5xx: the same request may succeed later."""
+
+
+class UnauthorizedError(SextetError):
+    """401 or 403: the key is missing, wrong, or not that of an administrator."""
+
+
+class InvalidRequestError(SextetError):
+    """Another 4xx: the same request never succeeds."""
+
+
+def error_of_response(status: int, headers: Mapping[str, str], body: bytes) -> SextetError:
+    """The error of an answer that is no success. A proxy's may be no JSON."""
+    problem = _problem(body)
+    detail = str(problem.get("detail") or body[:200].decode(errors="replace") or "no detail")
+    retry_after = headers.get("Retry-After") or ""
+    seconds = float(retry_after) if retry_after.isdecimal() else None
+    errors = problem.get("errors")
+    kind = UnavailableError
+    if status < 500:
+        kind = UnauthorizedError if status in (401, 403) else InvalidRequestError
+    return kind(detail, status, errors if isinstance(errors, list) else (), seconds)
+
+
+def _problem(body: bytes) -> dict[str, Any]:
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        return {}
+    return problem if isinstance(problem, dict) else {}
