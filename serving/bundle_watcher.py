@@ -83,7 +83,7 @@ class BundleWatcher:
         """Load the named versions that do not answer yet. Never raises."""
         if is_mirror(self.root):
             try:
-                refresh(self.root)
+                refresh(self.root, [served.bundle.folder.name for served in self.recommenders.values()])
             except (OSError, ValueError) as error:
                 logger.warning("the bundle's storage does not answer: %s", error_message(error))
         for name in self.reasons:  # `current` is last: a ready process answers every arm from its version

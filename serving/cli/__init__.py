@@ -1,5 +1,5 @@
 """The command `sextet`: a slate, the slates of a file, the vectors of items and users, filling a store, the
-HTTP service, going back.
+HTTP service, going back, the copy of a published bundle.
 
 `python -m sextet` is the same command; in the repository it is `python -m serving`.
 """
@@ -14,11 +14,12 @@ from ..storage.bundle import BundleError
 from .batch import batch
 from .embeddings import embeddings
 from .load import load
+from .pull import pull
 from .recommend import recommend
 from .rollback import rollback
 from .serve import serve
 
-COMMANDS = (recommend, batch, embeddings, load, serve, rollback)
+COMMANDS = (recommend, batch, embeddings, load, serve, rollback, pull)
 ERRORS = (BundleError, OSError, ValueError, ImportError, pa.ArrowException)
 RENAMED_COMMANDS = {"http": "serve"}
 

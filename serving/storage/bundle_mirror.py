@@ -3,8 +3,9 @@
     export ─ push_version ─▶ s3://bucket/shop/<version>/…, then s3://bucket/shop/current
     serve  ─ pull_current ─▶ ~/.cache/sextet/bundles/<hash>/<version>/…, then its link `current`
 
-`current` is written last on both sides, so it always names a whole version. A process that is killed in
-between leaves files that nothing names. What serves checks the hashes of every file, as of any bundle.
+`current` is written last on both sides, so it always names a whole version. What serves checks the hashes of
+every file, as of any bundle. After a pull the copy keeps the newest N_KEPT versions, and those that a process
+has served in the last IN_USE_SECONDS; what a killed process left in part is removed.
 """
 
 import argparse
@@ -13,18 +14,22 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..files import is_uri, lock_file, write_text
 from ..remote import RemoteError, RemoteFolder, uri_key
 from .bundle import MANIFEST
 from .paths import CURRENT
-from .versions import set_current_version
+from .versions import list_versions, set_current_version
 
 CACHE = Path("~/.cache/sextet/bundles")
 URI_FILE, CHECKED_FILE, LOCK_FILE = ".uri", ".checked", ".lock"  # in a copy
 STORE_FILE = "store.arrow"
 POLL_INTERVAL_S = 10.0  # between two looks at `current`, by all processes of a machine
+N_KEPT = 3  # versions of a copy
+IN_USE_SECONDS = 3600.0  # since a process marked that it serves a version
+PARTIAL_PREFIX = ".download-"
 VERSION = re.compile(r"\w[\w.-]*")
 
 
@@ -61,20 +66,31 @@ def has_version(root: Path) -> bool:
     return _remote(root).read_text(CURRENT) is not None
 
 
-def refresh(root: Path) -> None:
-    """Pull `current` if no process of this machine has looked for POLL_INTERVAL_S. Raises RemoteError."""
+def refresh(root: Path, served: Iterable[str] = ()) -> None:
+    """Pull `current` if no process of this machine has looked for POLL_INTERVAL_S. Raises RemoteError.
+
+    Args:
+        served: versions of the root that this process serves; they are kept.
+    """
+    for version in served:
+        if (root / version).is_dir():
+            os.utime(root / version)
     checked = root / CHECKED_FILE
     if checked.is_file() and time.time() < checked.stat().st_mtime + POLL_INTERVAL_S:
         return
     pull_current(root)
 
 
-def pull_current(root: Path) -> str:
+def pull_current(root: Path, remote: RemoteFolder | None = None, n_kept: int = N_KEPT) -> str:
     """Copy the version that the remote `current` names, and let the local one name it; returns its name.
 
     Raises RemoteError if there is none or it cannot be copied; the local `current` then stays.
+
+    Args:
+        remote: None for the one that the root is the copy of.
+        n_kept: the newest versions of the root that stay.
     """
-    remote = _remote(root)
+    remote = _remote(root) if remote is None else remote
     with lock_file(root / LOCK_FILE):
         (root / CHECKED_FILE).touch()
         version = (remote.read_text(CURRENT) or "").strip()
@@ -86,6 +102,7 @@ def pull_current(root: Path) -> str:
             _download_version(remote, root, version)
         _download_store(remote, root)
         set_current_version(root, version)
+        _remove_old_versions(root, n_kept)
     return version
 
 
@@ -128,17 +145,33 @@ def _download_version(remote: RemoteFolder, root: Path, version: str) -> None:
     names = [name for name in remote.list_files() if name.startswith(f"{version}/")]
     if f"{version}/{MANIFEST}" not in names:
         raise RemoteError(f"{remote}: `{CURRENT}` names {version}, which is not there; export again")
-    partial = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=root))
+    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{version}-", dir=root))
     try:
         for name in names:
-            remote.download(name, partial / name.removeprefix(f"{version}/"))
+            copy = partial / name.removeprefix(f"{version}/")
+            remote.download(name, copy)
+            copy.chmod(0o644)  # whoever may enter the root may serve it
         partial.chmod(0o755)
         partial.rename(root / version)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _remove_old_versions(root: Path, n_kept: int) -> None:
+    """Remove versions beyond the newest, and what a killed process left. The caller holds the lock."""
+    for partial in root.glob(f"{PARTIAL_PREFIX}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    names = list_versions(root)
+    kept = {*names[-n_kept:], os.readlink(root / CURRENT)}
+    for name in names:
+        if name not in kept and (root / name).stat().st_mtime < time.time() - IN_USE_SECONDS:
+            removed = root / f"{PARTIAL_PREFIX}{name}"
+            (root / name).rename(removed)  # in one step: no version is there in part
+            shutil.rmtree(removed, ignore_errors=True)
+
+
 def _download_store(remote: RemoteFolder, root: Path) -> None:
     source, copy = remote.list_files().get(STORE_FILE), root / STORE_FILE
     if source is not None and not source.is_copied(copy):
         remote.download(STORE_FILE, copy, source.modified)
+        copy.chmod(0o644)

@@ -1,5 +1,6 @@
 """A bundle root behind a URI: published last, copied whole, followed."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,3 +127,53 @@ def test_nothing_published_and_other_schemes(
         with pytest.raises(SystemExit):
             main(["recommend", "--bundle", uri, "--user", "u001"])
         assert words in capsys.readouterr().err
+
+
+def test_old_versions_of_the_copy_are_removed(
+    version: Path,
+    bucket: Callable[[str], str],
+    machine: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """The newest three stay, and those that are served; what a killed process left goes."""
+    uri, root = bucket("bundle"), tmp_path / "copy"
+    names = [f"2024010{day}T000000Z-a" for day in range(1, 7)]
+    machine("training")
+    long_ago = 1_700_000_000
+    root.mkdir()
+    (root / ".download-20231231T000000Z-a-x").mkdir()
+    for name in names:
+        publish_copy(version, uri, name)
+        assert main(["pull", "--bundle", uri, "--to", str(root)]) == 0
+        os.utime(root / name, (long_ago, long_ago))
+        refresh(root, [names[1]])  # a service answers from it
+    assert sorted(path.name for path in root.iterdir() if path.is_dir() and not path.is_symlink()) == [
+        names[1], *names[3:],
+    ]  # fmt: skip
+    Recommender.load(root)
+    RemoteFolder(uri).write_text(CURRENT, names[0])  # an old version is published again
+    os.utime(root / names[1], (long_ago, long_ago))
+    pull_current(root, RemoteFolder(uri), n_kept=1)
+    assert {path.name for path in root.glob("2024*")} == {names[0], names[-1]}
+    assert (root / CURRENT).resolve().name == names[0]
+
+
+def test_pull_leaves_a_folder_that_other_users_serve(
+    version: Path, bucket: Callable[[str], str], machine: Callable[[str], Path], tmp_path: Path
+) -> None:
+    uri, root = bucket("bundle"), tmp_path / "deep" / "copy"
+    machine("training")
+    publish_copy(version, uri, "20240101T000000Z-a")
+    assert main(["pull", "--bundle", uri, "--to", str(root)]) == 0
+    files = [path for path in root.rglob("*") if not path.is_symlink() and not path.name.startswith(".")]
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in files)
+    assert not bundle_mirror.is_mirror(root)  # who serves it need not write there
+
+
+def test_pull_refuses(bucket: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for uri, words in ((bucket("nothing"), "no version is published"), ("/srv/x", "is not supported")):
+        assert main(["pull", "--bundle", uri, "--to", str(tmp_path / "copy")]) == 1
+        assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["pull", "--bundle", "s3://a/b", "--to", str(tmp_path), "--keep", "0"])
+    assert "--keep" in capsys.readouterr().err

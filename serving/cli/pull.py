@@ -1,0 +1,36 @@
+"""`pull`: copy a published version to a folder of this machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..command_line import option
+from ..remote import RemoteFolder
+from ..storage.bundle_mirror import N_KEPT, pull_current
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullOptions:
+    """Copy the version that a bundle root behind a URI publishes to a folder.
+    Services that serve the folder follow within a second. `serve --bundle s3://…` needs no such copy: this
+    command is for hosts where another user owns the folder, by a timer.
+
+    example: %(prog)s --bundle s3://bucket/shop --to /srv/sextet/bundle
+    exit codes: 0 the folder has the version, 1 it could not be copied: `current` stays, 2 wrong arguments
+    """
+
+    bundle: str = option(..., "bundle root: s3://, gs://, abfs://", metavar="URI")
+    to: Path = option(..., "bundle root of this machine; it is created", metavar="DIR")
+    keep: int = option(N_KEPT, "newest versions of the folder that stay", metavar="N")
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"--keep is {self.keep}: expected 1 or more")
+
+
+def pull(options: PullOptions) -> int:
+    """Pull. Returns the exit code."""
+    remote = RemoteFolder(options.bundle)
+    options.to.mkdir(parents=True, exist_ok=True)
+    version = pull_current(options.to, remote, options.keep)
+    print(f"{options.to / 'current'} -> {version}")
+    return 0
