@@ -1,6 +1,7 @@
 """Compose, Prometheus, Grafana and Kubernetes: schemas, and what the files say about each other."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import pytest
 import yaml
 
 from serving.cli.serve import ServeOptions
-from serving.command_line import run
+from serving.command_line import run as run_command
 from serving.http.keys import PUBLIC_PATHS
-from tests.deploy.containers import ROOT
+from tests.deploy.containers import ROOT, run
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
@@ -40,7 +41,7 @@ def serve_help(capsys: pytest.CaptureFixture[str]) -> str:
         return 0
 
     with pytest.raises(SystemExit, match="0"):
-        run("serve", serve, arguments=["--help"])
+        run_command("serve", serve, arguments=["--help"])
     return capsys.readouterr().out
 
 
@@ -97,6 +98,17 @@ def test_kustomization_names_every_manifest() -> None:
     lines = (KUBERNETES / "kustomization.yaml").read_text().splitlines()
     named = {line.strip(" #-").split()[0] for line in lines if ".yaml" in line and "-" in line[:5]}
     assert named == set(manifests()) - {"kustomization.yaml"}
+
+
+def test_kustomize_renders_the_manifests() -> None:
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed")
+    rendered = list(yaml.safe_load_all(run("kubectl", "kustomize", str(KUBERNETES))))
+    by_kind = {manifest["kind"]: manifest for manifest in rendered}
+    pod = by_kind["Deployment"]["spec"]["template"]["spec"]
+    (name,) = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+    assert name == by_kind["ConfigMap"]["metadata"]["name"] != "sextet"  # with a hash of its content
+    assert pod["containers"][0]["image"] == "registry.example.com/sextet:0.1.0"
 
 
 def test_the_pod_is_restricted_and_has_time_to_stop() -> None:
