@@ -179,7 +179,7 @@ def test_nginx_names_the_request(tmp_path: Path) -> None:
     if not shutil.which("nginx") or not shutil.which("openssl"):
         pytest.skip("nginx or openssl is not installed")
     with (
-        scripted(*[answer("200 OK", b"{}")] * 3) as server,
+        scripted(*[answer("200 OK", b"{}")] * 6) as server,
         nginx(tmp_path, int(server.url.rpartition(":")[2])) as ports,
     ):
         tls = ssl.create_default_context(cafile=str(tmp_path / "sextet.crt"))
@@ -194,4 +194,9 @@ def test_nginx_names_the_request(tmp_path: Path) -> None:
             assert f"traceparent: {trace}\r\n" in received
             assert "x-forwarded-for: 127.0.0.1\r\n" in received
             assert "6.6.6.6" not in received
+        for path in ("/v1/users/../feedback", "/v1/users/u/%2e%2e/%2e%2e/feedback", "/v1//feedback"):
+            connection = http.client.HTTPSConnection("localhost", ports[0], timeout=30, context=tls)
+            connection.request("POST", path, b"{}")
+            assert connection.getresponse().status == 200
+            assert server.requests[-1].startswith(b"POST /v1/feedback HTTP/1.1\r\n")  # not as it was written
         assert server.n_connections == 1  # kept alive
