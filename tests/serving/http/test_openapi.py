@@ -104,7 +104,7 @@ class Page(HTMLParser):
         self.tags.add(tag)
         named = dict(attributes)
         self.links += [named[name] or "" for name in ("href", "src", "action") if name in named]
-        self.ids += [named["id"] or ""] * ("id" in named)
+        self.ids += [named[name] or "" for name in ("id",) if name in named]
 
 
 def test_the_page_needs_no_other_host(client: Client, document: dict[str, Any]) -> None:
