@@ -21,7 +21,7 @@ DROPPED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError
 
 
 class Answer(NamedTuple):
-    """Status, headers and body of a response."""
+    """Status, headers (their names in lower case) and body of a response."""
 
     status: int
     headers: Mapping[str, str]
@@ -106,7 +106,8 @@ class ConnectionPool:
             connection.close()
             raise
         self._keep(connection, response.will_close)
-        return Answer(response.status, response.headers, content)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, headers, content)
 
     def _take(self) -> http.client.HTTPConnection | None:
         """An idle connection that is still open; None if there is none."""

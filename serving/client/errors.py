@@ -36,13 +36,13 @@ class InvalidRequestError(SextetError):
 
 
 def error_of_response(status: int, headers: Mapping[str, str], body: bytes) -> SextetError:
-    """The error of an answer that is no success. A proxy's may be no JSON."""
+    """The error of an answer that is no success; names of headers are in lower case."""
     problem = _problem(body)
     detail = str(problem.get("detail") or body[:200].decode(errors="replace") or "no detail")
-    retry_after = headers.get("Retry-After") or ""
+    retry_after = headers.get("retry-after", "")
     seconds = float(retry_after) if retry_after.isdecimal() else None
     errors = problem.get("errors")
-    kind = UnavailableError
+    kind: type[SextetError] = UnavailableError
     if status < 500:
         kind = UnauthorizedError if status in (401, 403) else InvalidRequestError
     return kind(detail, status, errors if isinstance(errors, list) else (), seconds)

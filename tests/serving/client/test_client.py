@@ -185,9 +185,10 @@ def test_no_service_and_slow_bytes() -> None:
             SextetClient(url)
 
 
-def test_retry_after_is_kept() -> None:
+@pytest.mark.parametrize("header", ["Retry-After: 1", "retry-after: 1"])
+def test_retry_after_is_kept(header: str) -> None:
     with (
-        scripted(answer("503 Service Unavailable", b'{"detail": "overloaded"}', "Retry-After: 1")) as server,
+        scripted(answer("503 Service Unavailable", b'{"detail": "overloaded"}', header)) as server,
         pytest.raises(UnavailableError, match="503: overloaded") as caught,
     ):
         SextetClient(server.url).recommend(ORDER)
