@@ -21,11 +21,11 @@ PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 BASE = "localhost/python:3.11-slim"
 IMAGE = "localhost/sextet"
 # The root is read-only but for /tmp and /var/lib/sextet; the bundle is read-only; /proc is that of systemd's
-# ProcSubset and ProtectProc. Arguments: root, bundle.
+# ProtectProc. Arguments: root, bundle.
 ENTER = """
 set -e
 mount --bind "$1" "$1"
-mount -t proc -o subset=pid,hidepid=invisible proc "$1/proc"
+mount -t proc -o hidepid=invisible proc "$1/proc"
 mount --rbind /dev "$1/dev"
 mount --bind "$2" "$1/srv/sextet/bundle"
 mount -o remount,bind,ro "$1/srv/sextet/bundle"

@@ -39,6 +39,7 @@ def test_the_unit_restarts_reloads_and_stops_in_order() -> None:
     assert unit["Restart"] == ["always"]
     assert int(unit["TimeoutStopSec"][0]) >= 40  # requests in flight 30 s, log and store 5 s each
     assert "MemoryDenyWriteExecute" not in unit  # torch compiles kernels
+    assert "ProcSubset" not in unit  # torch reads /proc/cpuinfo
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:

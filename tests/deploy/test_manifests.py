@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ import jsonschema
 import pytest
 import yaml
 
+from serving.cli.config_file import read_config_file
 from serving.cli.serve import ServeOptions
+from serving.command_line import option_specs
 from serving.command_line import run as run_command
 from serving.http.keys import PUBLIC_PATHS
 from tests.deploy.containers import ROOT, run
@@ -72,6 +73,7 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     (source,) = read(DEPLOY / "grafana/provisioning/datasources/prometheus.yml")["datasources"]
     (provider,) = read(DEPLOY / "grafana/provisioning/dashboards/sextet.yml")["providers"]
     grafana = read(DEPLOY / "compose.yaml")["services"]["grafana"]
+    assert (DEPLOY / "grafana" / "sextet.json").is_file()
     assert source["url"] == "http://prometheus:9090"
     assert f"./grafana:{provider['options']['path']}:ro" in grafana["volumes"]
     assert grafana["environment"]["GF_PATHS_PROVISIONING"] == f"{provider['options']['path']}/provisioning"
@@ -145,9 +147,11 @@ def test_the_labels_of_the_manifests_agree() -> None:
     assert keys["metrics_key"] in keys["shop_keys"].split()
 
 
-def test_the_options_in_the_pod_exist(serve_help: str) -> None:
-    options = tomllib.loads((KUBERNETES / "serve.toml").read_text())
-    assert all(f"--{name.replace('_', '-')} " in serve_help for name in options)
+def test_the_options_in_the_pod_exist() -> None:
+    specs = {spec.name: spec for spec in option_specs(ServeOptions)}
+    options = {
+        name: given.value for name, given in read_config_file(KUBERNETES / "serve.toml", specs).items()
+    }
     pod = manifests()["deployment.yaml"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["resources"]["requests"]["cpu"] == str(options["workers"] * options["threads"])
