@@ -19,6 +19,10 @@ KEY_BYTES = 8  # of an idempotency key's hash
 TTL = 400 * SECONDS_PER_DAY  # longer than a year, so that yearly purchases are still known
 
 
+class CorruptHistoryError(ValueError):
+    """What is stored of one user cannot be read. It says nothing about other users."""
+
+
 @dataclass(frozen=True, slots=True)
 class UserHistory:
     """The n events of a user in columns, oldest first, and the profile."""
@@ -68,9 +72,12 @@ EMPTY_HISTORY = UserHistory(
 class Store(Protocol):
     """A store of raw events by user. Safe to share between threads.
 
-    A store with a memory of impressions is an ImpressionStore too (serving/stores/impressions.py).
+    A store with a memory of impressions is an ImpressionStore too (serving/stores/impressions.py), one whose
+    orders can be amended an OrderStore (orders.py), one that sets damaged histories aside a QuarantineStore
+    (quarantine.py).
     Every method raises OSError (TimeoutError and ConnectionError among them) while the store is unavailable,
-    and ValueError where what is stored is no history, or what is given cannot be stored.
+    ValueError where what is given cannot be stored, and its subclass CorruptHistoryError where what is stored
+    of a user is no history.
     """
 
     def get(self, user_id: str) -> UserHistory:

@@ -4,12 +4,14 @@ An append is then one small write, whatever the history, and reading decodes a f
 than MAX_CHUNKS chunks, the store merges them into one. A chunk is
 
     magic, CRC-32 of all that follows, n events, k keys    4 × 4 bytes
-    keys       [k] 8 bytes, hashes of idempotency keys; a merged chunk has the last MAX_IDEMPOTENCY_KEYS
-    events     [n] ts, quantity, price, kind and, of a chunk `sxt2`, the key's number from 1 on, 0 for none
-    words      JSON in UTF-8: [[n item ids], profile]
+    keys       [k] 8 bytes, hashes of idempotency keys; of `sxt3` 16 bytes, the second half that of a content.
+               A merged chunk has the last MAX_IDEMPOTENCY_KEYS
+    events     [n] ts, quantity, price, kind and, but for `sxt1`, the key's number from 1 on, 0 for none
+    words      JSON in UTF-8: [[n item ids], profile]; of `sxt3` [[n item ids], profile, kind of change]
 
-Reading drops duplicates, so no store has to look before it writes. Appends under a key and merged chunks are
-`sxt2`, all others `sxt1`. Earlier releases wrote `sxt1` alone: of their events the keys are unknown.
+Reading drops duplicates and applies the changes of orders (stores/orders.py), so no store has to look before
+it writes. Changes of orders and merged chunks are `sxt3`, appends under a key `sxt2`, all others `sxt1`.
+Earlier releases wrote `sxt1` and `sxt2` alone: of the events of an `sxt1` the keys are unknown.
 """
 
 import json
@@ -17,22 +19,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from struct import Struct
-from typing import Any
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkout import HISTORY_KINDS
-from .base import KEY_BYTES, UserHistory, idempotency_hash
+from .base import KEY_BYTES, UserHistory, history_from_events, idempotency_hash
+from .impressions import ReadableRecords
+from .order_replay import MERGED, NO_CONTENT, ChunkContent, OrderReplay
+from .orders import OrderChange
 
 MAX_CHUNKS = 16  # of a user: reading slows with their number, and a merge copies all events
 MAX_IDEMPOTENCY_KEYS = 256  # of a user
 BULK_BATCH_USERS = 500  # of a batch of `append_many`: a transaction, or a round trip
 HEAD = Struct("<4sIII")
 EVENT_FIELDS = [("ts", "<i8"), ("quantity", "<f4"), ("price", "<f4"), ("kind", "u1")]
+KEYED_FIELDS = [*EVENT_FIELDS, ("key", "<u2")]
 # By magic; the number counts up when the layout or HISTORY_KINDS changes.
-EVENT_DTYPES = {b"sxt1": np.dtype(EVENT_FIELDS), b"sxt2": np.dtype([*EVENT_FIELDS, ("key", "<u2")])}
+EVENT_DTYPES = {
+    b"sxt1": np.dtype(EVENT_FIELDS),
+    b"sxt2": np.dtype(KEYED_FIELDS),
+    b"sxt3": np.dtype(KEYED_FIELDS),
+}
+KEY_SIZES = {b"sxt1": KEY_BYTES, b"sxt2": KEY_BYTES, b"sxt3": 2 * KEY_BYTES}
 
 
 def pack(history: UserHistory, max_events: int, idempotency_key: str | None = None) -> bytes:
@@ -43,6 +53,14 @@ def pack(history: UserHistory, max_events: int, idempotency_key: str | None = No
     key = idempotency_hash(idempotency_key).to_bytes(KEY_BYTES, "little")
     key_number = np.ones(len(history.ts), np.int64)
     return _assemble_chunk(b"sxt2", key, *_encode_body(b"sxt2", history, key_number))
+
+
+def pack_order(change: OrderChange, max_events: int) -> bytes:
+    """The change of an order as a chunk."""
+    history = _newest_events(history_from_events(change.events, change.profile), max_events)
+    key = idempotency_hash(change.order_id).to_bytes(KEY_BYTES, "little") + change.content_hash()
+    key_number = np.ones(len(history.ts), np.int64)
+    return _assemble_chunk(b"sxt3", key, *_encode_body(b"sxt3", history, key_number, change.kind))
 
 
 def pack_with_content_key(history: UserHistory, max_events: int) -> bytes:
@@ -63,53 +81,48 @@ def pack_in_batches(
 
 def unpack(chunks: Sequence[bytes], max_events: int) -> UserHistory:
     """The history that a user's chunks hold. Raises ValueError for bytes that are no chunk."""
-    return _decode_chunks(chunks, max_events)[0]
+    return _replay(chunks, max_events)[0]
+
+
+def unpack_order(chunks: Sequence[bytes], order_id: str, max_events: int) -> UserHistory | None:
+    """The events of an order; None if the chunks do not know it. Raises ValueError as `unpack` does."""
+    history, keys = _replay(chunks, max_events)
+    key = idempotency_hash(order_id)
+    if key.to_bytes(KEY_BYTES, "little") not in {known[:KEY_BYTES] for known in keys}:
+        return None
+    assert history.key_hash is not None
+    return history.take(np.flatnonzero(history.key_hash == key))
 
 
 def merge(chunks: Sequence[bytes], max_events: int) -> bytes:
     """One chunk with the same history. Raises ValueError as `unpack` does."""
-    history, keys = _decode_chunks(chunks, max_events)
+    history, keys = _replay(chunks, max_events)
     kept_keys = keys[-MAX_IDEMPOTENCY_KEYS:]
-    number = {int.from_bytes(key, "little"): k for k, key in enumerate(kept_keys, start=1)}
+    number = {int.from_bytes(key[:KEY_BYTES], "little"): k for k, key in enumerate(kept_keys, start=1)}
     assert history.key_hash is not None
     key_number = np.array([number.get(key, 0) for key in history.key_hash.tolist()], np.int64)
-    return _assemble_chunk(b"sxt2", b"".join(kept_keys), *_encode_body(b"sxt2", history, key_number))
+    return _assemble_chunk(b"sxt3", b"".join(kept_keys), *_encode_body(b"sxt3", history, key_number, MERGED))
 
 
-def _decode_chunks(chunks: Sequence[bytes], max_events: int) -> tuple[UserHistory, list[bytes]]:
-    """The history, and the keys in order of arrival."""
-    seen_keys: dict[bytes, None] = {}
-    event_blocks: list[NDArray[np.void]] = []
-    key_hashes: list[NDArray[np.uint64]] = []
-    item_id: list[str] = []
-    profile: dict[str, str] = {}
+def part_readable(chunks: Iterable[bytes]) -> ReadableRecords:
+    """The chunks that can be read, and those that cannot, both in order of arrival."""
+    parts = ReadableRecords([], [])
     for chunk in chunks:
-        keys, events, words = _split_chunk(chunk)
-        # Only the first chunk can be a merged one, with more keys.
-        if len(keys) == 1 and keys[0] in seen_keys:
-            continue
-        seen_keys.update(dict.fromkeys(keys))
-        ids, attributes = json.loads(words)
-        event_blocks.append(events)
-        key_hashes.append(_event_keys(keys, events))
-        item_id += ids
-        profile.update(attributes)
-    columns: dict[str, NDArray[Any]] = {
-        name: np.concatenate([events[name] for events in event_blocks])
-        for name in ("ts", "kind", "quantity", "price")
-    }
-    if len(item_id) != len(columns["ts"]):
-        raise ValueError(f"{len(columns['ts'])} events with {len(item_id)} items")
-    history = UserHistory(
-        item_id=item_id,
-        ts=columns["ts"].astype(np.int64, copy=False),
-        kind=columns["kind"].astype(np.int64),
-        quantity=columns["quantity"].astype(np.float32, copy=False),
-        price=columns["price"].astype(np.float32, copy=False),
-        profile=profile,
-        key_hash=np.concatenate(key_hashes),
-    )
-    return _newest_events(history, max_events), list(seen_keys)
+        try:
+            unpack([chunk], 1)
+        except (TypeError, ValueError):  # TypeError: a database may hold what is no bytes
+            parts.damaged.append(chunk)
+        else:
+            parts.readable.append(chunk)
+    return parts
+
+
+def _replay(chunks: Sequence[bytes], max_events: int) -> tuple[UserHistory, list[bytes]]:
+    """The history, and the keys with their contents in order of arrival."""
+    replay = OrderReplay()
+    for chunk in chunks:
+        replay.apply(_split_chunk(chunk))
+    return _newest_events(replay.history(), max_events), list(replay.keys)
 
 
 def _newest_events(history: UserHistory, max_events: int) -> UserHistory:
@@ -120,6 +133,30 @@ def _newest_events(history: UserHistory, max_events: int) -> UserHistory:
     return history.take(np.argsort(history.ts, kind="stable")[-max_events:])
 
 
+def _split_chunk(chunk: bytes) -> ChunkContent:
+    """What a chunk holds. Raises ValueError unless it is whole."""
+    if len(chunk) < HEAD.size:
+        raise ValueError(f"{len(chunk)} bytes are no chunk of events")
+    magic, checksum, n_events, n_keys = HEAD.unpack_from(chunk)
+    if magic not in EVENT_DTYPES:
+        known = " or ".join(map(repr, EVENT_DTYPES))
+        raise ValueError(f"no chunk of events: it begins with {magic!r}, not {known}")
+    body, dtype, key_size = memoryview(chunk)[HEAD.size :], EVENT_DTYPES[magic], KEY_SIZES[magic]
+    events_start = n_keys * key_size
+    words_start = events_start + n_events * dtype.itemsize
+    if crc32(body) != checksum or words_start >= len(body):
+        raise ValueError("a chunk of events is damaged: its checksum differs")
+    keys = [bytes(body[start : start + key_size]) for start in range(0, events_start, key_size)]
+    events = np.frombuffer(body[events_start:words_start], dtype)
+    item_ids, profile, *change = json.loads(bytes(body[words_start:]))
+    if len(item_ids) != len(events):
+        raise ValueError(f"{len(events)} events with {len(item_ids)} items")
+    kind = change[0] if change else MERGED if len(keys) != 1 else "append"
+    if key_size == KEY_BYTES:
+        keys = [key + NO_CONTENT for key in keys]
+    return ChunkContent(kind, keys, events, _event_keys(keys, events), item_ids, profile)
+
+
 def _event_keys(keys: list[bytes], events: NDArray[np.void]) -> NDArray[np.uint64]:
     """The hash of each event's key, 0 for none. Raises ValueError for a key that the chunk lacks."""
     assert events.dtype.names is not None
@@ -127,30 +164,13 @@ def _event_keys(keys: list[bytes], events: NDArray[np.void]) -> NDArray[np.uint6
         return np.zeros(len(events), np.uint64)
     if len(events) and events["key"].max() > len(keys):
         raise ValueError(f"an event has key {events['key'].max()} of {len(keys)}")
-    hashes = np.frombuffer(bytes(KEY_BYTES) + b"".join(keys), "<u8")
+    hashes = np.frombuffer(bytes(KEY_BYTES) + b"".join(key[:KEY_BYTES] for key in keys), "<u8")
     of_events: NDArray[np.uint64] = hashes[events["key"]]
     return of_events
 
 
-def _split_chunk(chunk: bytes) -> tuple[list[bytes], NDArray[np.void], bytes]:
-    """Keys, events and words. Raises ValueError unless the chunk is whole."""
-    if len(chunk) < HEAD.size:
-        raise ValueError(f"{len(chunk)} bytes are no chunk of events")
-    magic, checksum, n_events, n_keys = HEAD.unpack_from(chunk)
-    if magic not in EVENT_DTYPES:
-        known = " or ".join(map(repr, EVENT_DTYPES))
-        raise ValueError(f"no chunk of events: it begins with {magic!r}, not {known}")
-    body, dtype = memoryview(chunk)[HEAD.size :], EVENT_DTYPES[magic]
-    events_start = n_keys * KEY_BYTES
-    words_start = events_start + n_events * dtype.itemsize
-    if crc32(body) != checksum or words_start >= len(body):
-        raise ValueError("a chunk of events is damaged: its checksum differs")
-    keys = [bytes(body[start : start + KEY_BYTES]) for start in range(0, events_start, KEY_BYTES)]
-    return keys, np.frombuffer(body[events_start:words_start], dtype), bytes(body[words_start:])
-
-
 def _encode_body(
-    magic: bytes, history: UserHistory, key_number: NDArray[np.int64] | None = None
+    magic: bytes, history: UserHistory, key_number: NDArray[np.int64] | None = None, kind: str = ""
 ) -> tuple[bytes, bytes]:
     """Events and words of a chunk, with each event's `key_number` [n] where the layout has it.
 
@@ -164,11 +184,12 @@ def _encode_body(
         events[name] = getattr(history, name)
     if n_events and history.kind.max() >= len(HISTORY_KINDS):
         raise ValueError(f"kind {history.kind.max()}: expected a position in {', '.join(HISTORY_KINDS)}")
-    words = json.dumps([[*history.item_id], history.profile], ensure_ascii=False, separators=(",", ":"))
+    content = [[*history.item_id], history.profile, *([kind] if kind else [])]
+    words = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return events.tobytes(), words.encode()
 
 
 def _assemble_chunk(magic: bytes, keys: bytes, events: bytes, words: bytes) -> bytes:
     body = keys + events + words
     n_events = len(events) // EVENT_DTYPES[magic].itemsize
-    return HEAD.pack(magic, crc32(body), n_events, len(keys) // KEY_BYTES) + body
+    return HEAD.pack(magic, crc32(body), n_events, len(keys) // KEY_SIZES[magic]) + body

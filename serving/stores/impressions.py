@@ -21,6 +21,13 @@ class ShownSlate(NamedTuple):
     item_ids: tuple[str, ...]  # best first
 
 
+class ReadableRecords(NamedTuple):
+    """Records of a user, parted into those that can be read and those that cannot."""
+
+    readable: list[bytes]
+    damaged: list[bytes]
+
+
 @runtime_checkable
 class ImpressionStore(Protocol):
     """A store that keeps what its users were shown, too: `get` has it in `UserHistory.impressions`."""
@@ -70,3 +77,16 @@ def unpack_slates(records: Iterable[bytes]) -> tuple[ShownSlate, ...]:
         return tuple(ShownSlate(key, int(ts), tuple(item_ids)) for key, ts, item_ids in rows)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the user's impressions are damaged: {error}") from error
+
+
+def part_readable_slates(records: Iterable[bytes]) -> ReadableRecords:
+    """The records of slates that can be read, and those that cannot, both in order of arrival."""
+    parts = ReadableRecords([], [])
+    for record in records:
+        try:
+            unpack_slates([record])
+        except ValueError:
+            parts.damaged.append(record)
+        else:
+            parts.readable.append(record)
+    return parts

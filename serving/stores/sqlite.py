@@ -8,19 +8,36 @@ of the operating system loses the appends since the log was last flushed (about 
 `durable`, every append flushes the disk and none is lost.
 """
 
-import os
 import sqlite3
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from ..checkout import Event
-from .base import EMPTY_HISTORY, MAX_EVENTS, READ_TIMEOUT, WRITE_TIMEOUT, UserHistory, history_from_events
-from .chunks import MAX_CHUNKS, merge, pack, pack_in_batches, unpack
-from .impressions import MAX_SLATES, ShownSlate, pack_slate, unpack_slates
+from .base import (
+    EMPTY_HISTORY,
+    MAX_EVENTS,
+    READ_TIMEOUT,
+    WRITE_TIMEOUT,
+    CorruptHistoryError,
+    UserHistory,
+    history_from_events,
+)
+from .chunks import (
+    MAX_CHUNKS,
+    merge,
+    pack,
+    pack_in_batches,
+    pack_order,
+    part_readable,
+    unpack,
+    unpack_order,
+)
+from .impressions import MAX_SLATES, ShownSlate, pack_slate, part_readable_slates, unpack_slates
+from .orders import OrderChange
+from .quarantine import DamagedUser
+from .sqlite_file import SQLiteFile
 
 # In the file's header, so that no other database passes for a store.
 APPLICATION_ID, SCHEMA_VERSION = 0x53585431, 1
@@ -28,10 +45,11 @@ APPLICATION_ID, SCHEMA_VERSION = 0x53585431, 1
 CREATE_TABLE = (
     "CREATE TABLE chunks (user BLOB, place INTEGER, chunk BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID"
 )
-# Files of earlier releases lack it, and earlier releases ignore it: the layout's version stays.
-CREATE_IMPRESSIONS = (
+# Files of earlier releases lack them, and earlier releases ignore them: the layout's version stays.
+CREATE_FURTHER_TABLES = (
     "CREATE TABLE IF NOT EXISTS impressions"
-    " (user BLOB, place INTEGER, slate BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID"
+    " (user BLOB, place INTEGER, slate BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS quarantine (user BLOB, source TEXT, place INTEGER, record BLOB)",
 )
 SELECT_CHUNKS = "SELECT chunk FROM chunks WHERE user = ? ORDER BY place"
 SELECT_BOUNDS = "SELECT min(place), max(place) FROM chunks WHERE user = ?"
@@ -45,6 +63,8 @@ DELETE_OLD_SLATES = (
     "DELETE FROM impressions WHERE user = :user"
     " AND place <= (SELECT max(place) FROM impressions WHERE user = :user) - :kept"
 )
+SELECT_USERS = "SELECT user FROM {} WHERE user > ? ORDER BY user LIMIT 1"  # of one table after the other
+RECORDS = {"chunks": ("chunk", part_readable), "impressions": ("slate", part_readable_slates)}  # by table
 
 
 class EmbeddedStore:
@@ -62,20 +82,15 @@ class EmbeddedStore:
         self.path = Path(path)
         self.max_events = max_events
         self.read_timeout, self.write_timeout = read_timeout, write_timeout
-        self._synchronous = "FULL" if durable else "NORMAL"
-        self._write_lock = threading.Lock()  # fair between threads, as the file's lock is not
-        self._closed = False
-        self._pid = os.getpid()
-        self._idle: list[sqlite3.Connection] = []
-        self._inherited: list[sqlite3.Connection] = []
         if not self.path.parent.is_dir() or not (create or self.path.is_file()):
             raise FileNotFoundError(f"{path}: no such event store")
-        self._prepare()
+        self.file = SQLiteFile(self.path, self._prepare, write_timeout, "FULL" if durable else "NORMAL")
+        self.file.create()
 
     def get(self, user_id: str) -> UserHistory:
         """The history of a user."""
         user = user_id.encode()
-        with self._connection(self.read_timeout) as connection:
+        with self.file.connection(self.read_timeout) as connection:
             chunks = [chunk for (chunk,) in connection.execute(SELECT_CHUNKS, [user])]
             slates = [slate for (slate,) in connection.execute(SELECT_SLATES, [user])]
         with self._add_user_to_errors(user_id):
@@ -101,6 +116,24 @@ class EmbeddedStore:
                 for user_id, chunk in batch:
                     self._append_chunk(connection, user_id, chunk)
 
+    def record_order(self, user_id: str, order: OrderChange) -> None:
+        """Store an order's lines in a transaction of their own."""
+        chunk = pack_order(order, self.max_events)
+        with self._transaction() as connection:
+            self._append_chunk(connection, user_id, chunk)
+
+    def change_order(self, user_id: str, change: OrderChange) -> UserHistory | None:
+        """Store a cancellation or a return in a transaction, which reads the user's chunks."""
+        chunk, user = pack_order(change, self.max_events), user_id.encode()
+        with self._transaction() as connection:
+            chunks = [stored for (stored,) in connection.execute(SELECT_CHUNKS, [user])]
+            with self._add_user_to_errors(user_id):
+                if not chunks or unpack_order(chunks, change.order_id, self.max_events) is None:
+                    return None
+                remaining = unpack_order([*chunks, chunk], change.order_id, self.max_events)
+            self._append_chunk(connection, user_id, chunk)
+        return remaining
+
     def append_impressions(self, user_id: str, slate: ShownSlate) -> None:
         """Store what the user was shown, in a transaction of its own."""
         if not user_id:
@@ -110,11 +143,33 @@ class EmbeddedStore:
             connection.execute(INSERT_SLATE, parameters)
             connection.execute(DELETE_OLD_SLATES, parameters)
 
+    def set_aside(self, user_id: str) -> int:
+        """Move a user's damaged records to the table `quarantine`, in a transaction."""
+        with self._transaction() as connection:
+            return self._set_aside(connection, user_id.encode())
+
+    def damaged_users(self) -> Iterator[DamagedUser]:
+        """All users with damaged or quarantined records."""
+        with self.file.connection(self.write_timeout) as connection:
+            count = "SELECT count(*) FROM quarantine WHERE user = ?"
+            for user in _all_users(connection):
+                n_damaged = sum(len(damaged) for _, damaged in _damaged_records(connection, user))
+                n_quarantined = connection.execute(count, [user]).fetchone()[0]
+                if n_damaged or n_quarantined:
+                    yield DamagedUser(user.decode(errors="replace"), n_damaged, n_quarantined)
+
+    def clear_quarantine(self, user_id: str) -> int:
+        """Delete a user's quarantined records."""
+        with self._transaction() as connection:
+            return connection.execute("DELETE FROM quarantine WHERE user = ?", [user_id.encode()]).rowcount
+
+    def check(self) -> None:
+        """Raises OSError if the file was removed; opens the one that replaced it. Takes microseconds."""
+        self.file.check()
+
     def close(self) -> None:
         """Close the idle connections; one in use closes when its call ends."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self.file.close()
 
     def _append_chunk(self, connection: sqlite3.Connection, user_id: str, chunk: bytes) -> None:
         if not user_id:
@@ -124,82 +179,47 @@ class EmbeddedStore:
         place = 0 if last is None else last + 1
         connection.execute(INSERT_CHUNK, [user, place, chunk])
         if last is not None and place - first >= MAX_CHUNKS:
-            chunks = [chunk for (chunk,) in connection.execute(SELECT_CHUNKS, [user])]
-            with self._add_user_to_errors(user_id):
-                merged = merge(chunks, self.max_events)
-            connection.execute("DELETE FROM chunks WHERE user = ?", [user])
-            connection.execute(INSERT_CHUNK, [user, place, merged])
+            self._merge(connection, user, place)
+
+    def _merge(self, connection: sqlite3.Connection, user: bytes, place: int) -> None:
+        """Replace all chunks of a user by one at `place`."""
+        chunks = [chunk for (chunk,) in connection.execute(SELECT_CHUNKS, [user])]
+        try:
+            merged = merge(chunks, self.max_events)
+        except (TypeError, ValueError):
+            self._set_aside(connection, user)
+            merged = merge(part_readable(chunks).readable, self.max_events)
+        connection.execute("DELETE FROM chunks WHERE user = ?", [user])
+        connection.execute(INSERT_CHUNK, [user, place, merged])
+
+    def _set_aside(self, connection: sqlite3.Connection, user: bytes) -> int:
+        """Move a user's damaged records within a transaction. Returns their number."""
+        n_moved = 0
+        for table, places in _damaged_records(connection, user):
+            column = RECORDS[table][0]
+            for place in places:
+                connection.execute(
+                    f"INSERT INTO quarantine SELECT user, ?, place, {column} FROM {table}"
+                    " WHERE user = ? AND place = ?",
+                    [table, user, place],
+                )
+                connection.execute(f"DELETE FROM {table} WHERE user = ? AND place = ?", [user, place])
+                n_moved += 1
+        return n_moved
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._reset_after_fork()
-        deadline, lock = time.monotonic() + self.write_timeout, self._write_lock
-        if not lock.acquire(timeout=self.write_timeout):
-            raise TimeoutError(f"{self.path}: other threads write for more than {self.write_timeout} s")
-        try:
-            with self._connection(max(deadline - time.monotonic(), 0.001)) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-        finally:
-            lock.release()
+        with self.file.transaction(self.write_timeout) as connection:
+            yield connection
 
-    @contextmanager
-    def _connection(self, timeout: float) -> Iterator[sqlite3.Connection]:
-        """An idle connection, or a new one. A connection that failed is closed, which also rolls back."""
-        if self._closed:
-            raise ValueError(f"{self.path}: the store is closed")
-        self._reset_after_fork()
-        with self._translate_errors():
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = self._connect()
-            try:
-                connection.execute(f"PRAGMA busy_timeout = {max(1, int(1e3 * timeout))}")
-                yield connection
-            except BaseException:
-                connection.close()
-                raise
-            self._idle.append(connection)
-            if self._closed:  # in the meantime
-                self.close()
-
-    def _reset_after_fork(self) -> None:
-        """Start anew in a forked process: it must neither use nor close SQLite's connections."""
-        if self._pid != os.getpid():
-            self._inherited += self._idle
-            self._idle, self._write_lock, self._pid = [], threading.Lock(), os.getpid()
-
-    def _connect(self) -> sqlite3.Connection:
-        # isolation_level=None: transactions begin at BEGIN only.
-        connection = sqlite3.connect(
-            self.path, timeout=self.write_timeout, isolation_level=None, check_same_thread=False
-        )
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-        return connection
-
-    def _prepare(self) -> None:
-        """Create the table in a new file, or check that the file holds it."""
-        deadline = time.monotonic() + self.write_timeout
-        while True:
-            try:
-                with self._connection(self.write_timeout) as connection:
-                    self._create_or_check_schema(connection)
-                return
-            except TimeoutError:
-                # Several processes create it at once. SQLite does not wait where that could be a deadlock.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-
-    def _create_or_check_schema(self, connection: sqlite3.Connection) -> None:
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Create the tables in a new file, or check that the file holds them."""
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-                connection.execute(CREATE_TABLE)
-                connection.execute(CREATE_IMPRESSIONS)
+                for create in (CREATE_TABLE, *CREATE_FURTHER_TABLES):
+                    connection.execute(create)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute("COMMIT")
@@ -209,25 +229,40 @@ class EmbeddedStore:
         if header != [APPLICATION_ID, SCHEMA_VERSION]:
             raise ValueError(f"{self.path} is a database, but no event store of layout {SCHEMA_VERSION}")
         connection.execute(SELECT_BOUNDS, [b""]).fetchone()
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'impressions'").fetchone():
-            connection.execute(CREATE_IMPRESSIONS)
+        count = "SELECT count(*) FROM sqlite_master WHERE name IN ('impressions', 'quarantine')"
+        if connection.execute(count).fetchone() != (len(CREATE_FURTHER_TABLES),):
+            for create in CREATE_FURTHER_TABLES:
+                connection.execute(create)
 
     @contextmanager
     def _add_user_to_errors(self, user_id: str) -> Iterator[None]:
         try:
             yield
-        except ValueError as error:
-            raise ValueError(f"{self.path}: user {user_id!r}: {error}") from error
+        except (TypeError, ValueError) as error:  # TypeError: a database may hold what is no bytes
+            raise CorruptHistoryError(f"{self.path}: user {user_id!r}: {error}") from error
 
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        """Raise SQLite's errors as those that Store documents."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise TimeoutError(f"{self.path}: {error}") from error
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise ValueError(f"{self.path} is no event store, or damaged: {error}") from error
-            raise OSError(f"{self.path}: {error}") from error
+
+def _all_users(connection: sqlite3.Connection) -> Iterator[bytes]:
+    """The users of all tables in the order of their ids; no statement stays open."""
+    heads: dict[str, bytes] = {}
+    after = dict.fromkeys((*RECORDS, "quarantine"), b"")
+    while True:
+        for table, user in after.items():
+            row = (
+                None if table in heads else connection.execute(SELECT_USERS.format(table), [user]).fetchone()
+            )
+            if row is not None:
+                heads[table] = row[0]
+        if not heads:
+            return
+        user = min(heads.values())
+        for table in [table for table, head in heads.items() if head == user]:
+            after[table] = heads.pop(table)
+        yield user
+
+
+def _damaged_records(connection: sqlite3.Connection, user: bytes) -> Iterator[tuple[str, list[int]]]:
+    """By table, the places of a user's records that cannot be read."""
+    for table, (column, part) in RECORDS.items():
+        rows = connection.execute(f"SELECT place, {column} FROM {table} WHERE user = ?", [user]).fetchall()
+        yield table, [place for place, record in rows if part([record]).damaged]

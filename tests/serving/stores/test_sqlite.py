@@ -91,7 +91,7 @@ def test_damage_is_reported(tmp_path: Path) -> None:
 def test_how_often_the_disk_is_flushed(tmp_path: Path, durable: bool) -> None:
     store = open_store(tmp_path / "events.db", durable=durable)
     assert isinstance(store, EmbeddedStore)
-    with store._connection(1.0) as connection:
+    with store.file.connection(1.0) as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2 if durable else 1,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -112,16 +112,16 @@ def test_a_forked_process_leaves_the_connections_alone(tmp_path: Path) -> None:
     """SQLite forbids to use them there, or to close them."""
     store = EmbeddedStore(tmp_path / "events.db")
     store.append("u", [EVENT])
-    before = list(store._idle)
+    before = list(store.file.idle)
 
     def child() -> None:
         store.append("u", [EVENT])
-        assert store._inherited == before
-        assert not set(map(id, store._idle)) & set(map(id, before))
+        assert store.file.inherited == before
+        assert not set(map(id, store.file.idle)) & set(map(id, before))
 
     process = FORK.Process(target=child)
     process.start()
     process.join(60)
     assert process.exitcode == 0
-    assert store._idle == before
+    assert store.file.idle == before
     assert len(store.get("u").ts) == 2

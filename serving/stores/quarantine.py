@@ -1,0 +1,88 @@
+"""Damaged records of a user's history are set aside; nobody else is affected.
+
+    read fails ─▶ this request has no history ─▶ in a thread: the damaged records move to the store's
+    quarantine, the readable ones stay ─▶ the next read succeeds
+
+The quarantine keeps the bytes, so nothing is lost, until `store repair` clears it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
+
+logger = logging.getLogger(__name__)
+RETRY_INTERVAL_S = 60.0  # until a history that could not be set aside is tried again
+MAX_REPORTED_USERS = 1000  # that wait for another try
+
+
+class DamagedUser(NamedTuple):
+    """A user of whom something cannot be read."""
+
+    user_id: str
+    n_damaged: int  # records that cannot be read and are in the way; 0 if all are in the quarantine
+    n_quarantined: int  # records in the quarantine
+
+
+@runtime_checkable
+class QuarantineStore(Protocol):
+    """A store that sets damaged records aside. Its methods raise what `Store.append` raises."""
+
+    def set_aside(self, user_id: str) -> int:
+        """Move a user's damaged records to the quarantine. Returns their number, 0 if all are readable."""
+
+    def damaged_users(self) -> Iterator[DamagedUser]:
+        """All users with damaged or quarantined records. Reads the whole store."""
+
+    def clear_quarantine(self, user_id: str) -> int:
+        """Delete a user's quarantined records. Returns their number."""
+
+
+def keeps_quarantine(store: object) -> TypeGuard[QuarantineStore]:
+    """Whether the store can set damaged records aside: an exported `store.arrow` is read-only."""
+    return isinstance(store, QuarantineStore)
+
+
+class CorruptHistories:
+    """Counts the damaged histories that requests meet, and sets them aside without delaying a request.
+
+    Attributes:
+        on_corrupt: called for each history that was met and set aside, or that cannot be set aside.
+    """
+
+    def __init__(self, store: object, clock: Callable[[], float] = time.monotonic) -> None:
+        self.on_corrupt: Callable[[], None] = lambda: None
+        self._store, self._clock = store, clock
+        self._retry_times: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def report(self, user_id: str, error: Exception) -> None:
+        """Set a user's damaged records aside soon. Never waits and never raises."""
+        with self._lock:
+            if self._clock() < self._retry_times.get(user_id, 0.0):
+                return
+            if len(self._retry_times) >= MAX_REPORTED_USERS:
+                self._retry_times.clear()
+            self._retry_times[user_id] = self._clock() + RETRY_INTERVAL_S
+        thread = threading.Thread(
+            target=self._set_aside, args=(user_id, error), name="quarantine", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: after RETRY_INTERVAL_S
+            logger.exception("no thread to set a damaged history aside")
+
+    def _set_aside(self, user_id: str, error: Exception) -> None:
+        try:
+            moved = self._store.set_aside(user_id) if keeps_quarantine(self._store) else None
+        except Exception as failure:
+            logger.error("a damaged history cannot be set aside: %s", failure)
+            moved = None
+        if moved != 0:  # 0: another process set it aside, and counts it
+            self.on_corrupt()
+            outcome = "it stays as it is" if moved is None else f"records set aside: {moved}"
+            logger.error("a history is damaged, %s: %s", outcome, error)
+        if moved is not None:
+            with self._lock:
+                self._retry_times.pop(user_id, None)
