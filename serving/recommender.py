@@ -43,7 +43,7 @@ from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
 from .pipeline.slate_policy import SlatePolicy
 from .pipeline.state_cache import LRUCache, query_fingerprint
-from .pipeline.store_read import read_and_rank
+from .pipeline.store_read import HistoryReader, read_and_rank
 from .resilience.deadline import (
     SLATE_RESERVE_MS,
     Deadline,
@@ -58,6 +58,7 @@ from .storage import golden_requests
 from .storage.bundle import MANIFEST, Bundle, BundleError, Candidates, open_bundle
 from .storage.formats import manifest_slate
 from .stores.base import EMPTY_HISTORY, Store, UserHistory
+from .stores.quarantine import CorruptHistories
 from .stores.uri import open_store
 
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
@@ -72,6 +73,7 @@ class Recommender:
     def __init__(self, bundle: Bundle, store: Store | None = None) -> None:
         self.bundle = bundle
         self.store = store
+        self.corrupt_histories = CorruptHistories()
         self.feature_encoder = FeatureEncoder(bundle.manifest["features"], bundle.item_rows, bundle.price)
         self.eligibility_filter = EligibilityFilter(bundle.available, bundle.category, bundle.item_rows)
         self.popularity_fallback = PopularityFallback(
@@ -227,7 +229,8 @@ class Recommender:
             request.reasons.append(f"store: {breaker.abandoned} calls have not returned")
             return self._run_without_history(request)
         pool = self.pipeline_pool if breaker.is_open else self.store_pool
-        return read_and_rank(self.store, user_id, request, partial(self._try_pipeline, request), pool)
+        reader = HistoryReader(self.store, self.corrupt_histories)
+        return read_and_rank(reader, request, partial(self._try_pipeline, request), pool)
 
     def _run_without_history(self, request: RequestState) -> str:
         """Run the attempt with an empty history. Returns "", or why it was abandoned."""

@@ -36,7 +36,7 @@ from ..pipeline.frequency import count_impressions
 from ..pipeline.rank import RankedItems
 from ..pipeline.search import propose_candidates
 from ..pipeline.slate_policy import SlatePolicy
-from ..pipeline.store_read import fetch_history
+from ..pipeline.store_read import HistoryReader
 from ..recommender import Recommender
 from ..resilience.deadline import error_message, finite_output
 from ..resilience.runtime import set_single_thread
@@ -139,7 +139,7 @@ def _encode_checkout(
     """The query of one checkout, with its user's history from the store, and what it may show."""
     history, store = EMPTY_HISTORY, recommender.store
     if store is not None and checkout.user_id is not None:
-        history = fetch_history(store, checkout.user_id, checkout.order_id)
+        history = HistoryReader(store, recommender.corrupt_histories).read(checkout, [])
     ts = int(time.time()) if checkout.ts is None else checkout.ts
     columns = recommender.feature_encoder.encode_arrays(checkout, history, ts)
     eligible = recommender.eligibility_filter.eligible_items(checkout, policy, columns)

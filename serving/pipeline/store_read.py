@@ -2,25 +2,54 @@
 
 - After STORE_TIMEOUT_MS the read is abandoned with its thread, and ranking continues without a history.
 - A read that raises, or returns something else, also leaves ranking without a history.
+- A damaged history is no failure of the store: its user is ranked without one, and it is set aside.
 - After several failures in a row the store's circuit breaker opens, and requests do not read it for a while.
 - Reads that never return use up threads of a pool of their own, and no more than it has.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+from ..checkout import Checkout
 from ..resilience.deadline import STORE_TIMEOUT_MS, StageSkipped
 from ..resilience.thread_pool import ThreadPool
 from ..stores.base import EMPTY_HISTORY, Store, UserHistory
+from ..stores.quarantine import CorruptHistories, CorruptHistoryError
 from .request_state import RequestState
 
 
+class HistoryReader(NamedTuple):
+    """A store, and what is done about the damaged histories in it."""
+
+    store: Store
+    corrupt_histories: CorruptHistories
+
+    def read(self, checkout: Checkout, reasons: list[str]) -> UserHistory:
+        """The history of the checkout's user before the order.
+
+        A damaged one reads as empty, and `reasons` says so. Raises StageSkipped if the store returns
+        something else.
+        """
+        user_id = checkout.user_id
+        assert user_id is not None
+        try:
+            history = self.store.get(user_id)
+        except CorruptHistoryError as error:
+            self.corrupt_histories.report(self.store, user_id, error)
+            reasons.append("store: the user's history is damaged")
+            return EMPTY_HISTORY
+        if not isinstance(history, UserHistory):
+            raise StageSkipped(f"it returned a {type(history).__name__}, not a UserHistory")
+        return history.without_order(checkout.order_id)
+
+
 def read_and_rank(
-    store: Store, user_id: str, request: RequestState, rank: Callable[[UserHistory], None], pool: ThreadPool
+    reader: HistoryReader, request: RequestState, rank: Callable[[UserHistory], None], pool: ThreadPool
 ) -> str:
     """Run `rank` with the user's history, in a thread of `pool`. Returns "", or why it was abandoned."""
     continuation = Continuation(rank)
-    task = partial(_read_then_continue, store, user_id, request, continuation)
+    task = partial(_read_then_continue, reader, request, continuation)
     abandon_reason = request.deadline.run_in_pool(pool, task, "store", STORE_TIMEOUT_MS)
     continuation.cancel()
     return abandon_reason
@@ -49,18 +78,8 @@ class Continuation:
         self._functions.clear()
 
 
-def _read_then_continue(
-    store: Store, user_id: str, request: RequestState, continuation: Continuation
-) -> None:
+def _read_then_continue(reader: HistoryReader, request: RequestState, continuation: Continuation) -> None:
     history = request.deadline.run_stage_or_default(
-        "store", EMPTY_HISTORY, request.reasons, fetch_history, store, user_id, request.checkout.order_id
+        "store", EMPTY_HISTORY, request.reasons, reader.read, request.checkout, request.reasons
     )
     continuation.run(history)
-
-
-def fetch_history(store: Store, user_id: str, order_id: str | None) -> UserHistory:
-    """The user's history before the order. Raises StageSkipped if the store returns something else."""
-    history = store.get(user_id)
-    if not isinstance(history, UserHistory):
-        raise StageSkipped(f"it returned a {type(history).__name__}, not a UserHistory")
-    return history.without_order(order_id)

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ..checkout import HISTORY_KINDS, Event
 from ..storage.string_column import StringColumn
 from .base import EMPTY_HISTORY, UserHistory
+from .quarantine import CorruptHistoryError, DamagedUser
 
 STRING = pa.string()
 EVENT_COLUMNS = {
@@ -75,13 +77,27 @@ class ArrowStore:
         """The history of a user, copied from the file."""
         user = user_id.encode(errors="surrogatepass")  # no user of the file has a lone surrogate
         index = bisect_right(self._first_user_ids, user) - 1
-        return self._batches[index].get(user) if index >= 0 else EMPTY_HISTORY
+        if index < 0:
+            return EMPTY_HISTORY
+        try:
+            return self._batches[index].get(user)
+        except CorruptHistoryError as error:
+            raise CorruptHistoryError(f"{self._path}: user {user_id!r}: {error}") from error
 
     def iter_users(self) -> Iterator[tuple[str, UserHistory]]:
-        """All users in the order of their ids."""
+        """All users in the order of their ids. Raises CorruptHistoryError at a damaged row."""
         for batch in self._batches:
             for row in range(len(batch.user_ids)):
                 yield batch.user_ids[row], batch.history(row)
+
+    def damaged_users(self) -> Iterator[DamagedUser]:
+        """All users whose row is damaged."""
+        for batch in self._batches:
+            for row in range(len(batch.user_ids)):
+                try:
+                    batch.history(row)
+                except CorruptHistoryError:
+                    yield DamagedUser(batch.user_ids[row], 1, 0)
 
     def append(
         self,
@@ -114,9 +130,7 @@ class _UserBatch:
         lists = {name: batch[name] for name in STORE_SCHEMA if name != "user_id"}
         self.user_ids = StringColumn.from_arrow(batch["user_id"])
         self.list_offsets = [column.offsets.to_numpy().data for column in lists.values()]
-        for name in ("ts", "quantity"):
-            if lists[name].values.null_count:
-                raise ValueError("an event lacks its ts or quantity")
+        self.incomplete_events = _null_events(lists["ts"].values, lists["quantity"].values)
         self.item_id = StringColumn.from_arrow(lists["item_id"].values)
         self.kind = StringColumn.from_arrow(lists["kind"].values)
         self.copy_ts = _slice_copier(lists["ts"].values)
@@ -131,18 +145,40 @@ class _UserBatch:
         return self.history(row) if exists else EMPTY_HISTORY
 
     def history(self, row: int) -> UserHistory:
-        """Copies, so that the disk is read here and not later."""
+        """Copies, so that the disk is read here and not later. Raises CorruptHistoryError."""
+        try:
+            return self._read_history(row)
+        except (ValueError, IndexError, pa.ArrowException) as error:
+            raise CorruptHistoryError(f"row {row}: {error}; export again") from error
+
+    def _read_history(self, row: int) -> UserHistory:
         item_id, ts, kind, quantity, price, (first, end) = (
             (offsets[row], offsets[row + 1]) for offsets in self.list_offsets
         )
+        lengths = {end - first for first, end in (item_id, ts, kind, quantity, price)}
+        if len(lengths) > 1 or min(lengths) < 0 or first > end:
+            raise ValueError("its columns have different lengths")
+        if np.searchsorted(self.incomplete_events, ts[0]) < np.searchsorted(self.incomplete_events, ts[1]):
+            raise ValueError("an event lacks its ts or quantity")
+        item_ids = self.item_id.copy_slice(*item_id)
+        str(item_ids.data, "utf-8")  # raises for bytes that a stage would fail to decode
         return UserHistory(
-            item_id=self.item_id.copy_slice(*item_id),
+            item_id=item_ids,
             ts=self.copy_ts(*ts),
             kind=_kind_codes(self.kind.copy_slice(*kind)),
             quantity=self.copy_quantity(*quantity),
             price=self.copy_price(*price),
             profile={self.profile_names[k]: self.profile_values[k].as_py() for k in range(first, end)},
         )
+
+
+def _null_events(ts: pa.Array, quantity: pa.Array) -> NDArray[np.int64]:
+    """Positions of events without ts or quantity, ascending."""
+    if not ts.null_count and not quantity.null_count:
+        return np.zeros(0, np.int64)
+    n_events = min(len(ts), len(quantity))
+    is_null = pc.or_(ts.is_null()[:n_events], quantity.is_null()[:n_events])
+    return np.flatnonzero(is_null.to_numpy(zero_copy_only=False))
 
 
 def _slice_copier(column: pa.Array) -> Callable[[int, int], NDArray[Any]]:

@@ -19,10 +19,6 @@ KEY_BYTES = 8  # of an idempotency key's hash
 TTL = 400 * SECONDS_PER_DAY  # longer than a year, so that yearly purchases are still known
 
 
-class CorruptHistoryError(ValueError):
-    """What is stored of one user cannot be read. It says nothing about other users."""
-
-
 @dataclass(frozen=True, slots=True)
 class UserHistory:
     """The n events of a user in columns, oldest first, and the profile."""
@@ -76,8 +72,8 @@ class Store(Protocol):
     orders can be amended an OrderStore (orders.py), one that sets damaged histories aside a QuarantineStore
     (quarantine.py).
     Every method raises OSError (TimeoutError and ConnectionError among them) while the store is unavailable,
-    ValueError where what is given cannot be stored, and its subclass CorruptHistoryError where what is stored
-    of a user is no history.
+    ValueError where what is given cannot be stored, and its subclass CorruptHistoryError (quarantine.py)
+    where what is stored of a user is no history.
     """
 
     def get(self, user_id: str) -> UserHistory:

@@ -29,6 +29,7 @@ from .base import KEY_BYTES, UserHistory, history_from_events, idempotency_hash
 from .impressions import ReadableRecords
 from .order_replay import MERGED, NO_CONTENT, ChunkContent, OrderReplay
 from .orders import OrderChange
+from .quarantine import CorruptHistoryError
 
 MAX_CHUNKS = 16  # of a user: reading slows with their number, and a merge copies all events
 MAX_IDEMPOTENCY_KEYS = 256  # of a user
@@ -80,12 +81,12 @@ def pack_in_batches(
 
 
 def unpack(chunks: Sequence[bytes], max_events: int) -> UserHistory:
-    """The history that a user's chunks hold. Raises ValueError for bytes that are no chunk."""
+    """The history that a user's chunks hold. Raises CorruptHistoryError for bytes that are no chunk."""
     return _replay(chunks, max_events)[0]
 
 
 def unpack_order(chunks: Sequence[bytes], order_id: str, max_events: int) -> UserHistory | None:
-    """The events of an order; None if the chunks do not know it. Raises ValueError as `unpack` does."""
+    """The events of an order; None if the chunks do not know it. Raises as `unpack` does."""
     history, keys = _replay(chunks, max_events)
     key = idempotency_hash(order_id)
     if key.to_bytes(KEY_BYTES, "little") not in {known[:KEY_BYTES] for known in keys}:
@@ -95,7 +96,7 @@ def unpack_order(chunks: Sequence[bytes], order_id: str, max_events: int) -> Use
 
 
 def merge(chunks: Sequence[bytes], max_events: int) -> bytes:
-    """One chunk with the same history. Raises ValueError as `unpack` does."""
+    """One chunk with the same history. Raises as `unpack` does."""
     history, keys = _replay(chunks, max_events)
     kept_keys = keys[-MAX_IDEMPOTENCY_KEYS:]
     number = {int.from_bytes(key[:KEY_BYTES], "little"): k for k, key in enumerate(kept_keys, start=1)}
@@ -110,7 +111,7 @@ def part_readable(chunks: Iterable[bytes]) -> ReadableRecords:
     for chunk in chunks:
         try:
             unpack([chunk], 1)
-        except (TypeError, ValueError):  # TypeError: a database may hold what is no bytes
+        except CorruptHistoryError:
             parts.damaged.append(chunk)
         else:
             parts.readable.append(chunk)
@@ -120,8 +121,11 @@ def part_readable(chunks: Iterable[bytes]) -> ReadableRecords:
 def _replay(chunks: Sequence[bytes], max_events: int) -> tuple[UserHistory, list[bytes]]:
     """The history, and the keys with their contents in order of arrival."""
     replay = OrderReplay()
-    for chunk in chunks:
-        replay.apply(_split_chunk(chunk))
+    try:
+        for chunk in chunks:
+            replay.apply(_split_chunk(chunk))
+    except (TypeError, ValueError) as error:  # TypeError: a database may hold what is no bytes
+        raise CorruptHistoryError(str(error)) from error
     return _newest_events(replay.history(), max_events), list(replay.keys)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from ..checkout import Checkout, Slate
+from .quarantine import CorruptHistoryError
 
 MAX_SLATES = 64  # of a user: a month of two orders a day
 
@@ -71,12 +72,15 @@ def pack_slate(slate: ShownSlate) -> bytes:
 
 
 def unpack_slates(records: Iterable[bytes]) -> tuple[ShownSlate, ...]:
-    """The slates of a user's records, in that order. Raises ValueError for bytes that are no record."""
+    """The slates of a user's records, in that order.
+
+    Raises CorruptHistoryError for bytes that are no record.
+    """
     try:
         rows = json.loads(b"[" + b",".join(records) + b"]")
         return tuple(ShownSlate(key, int(ts), tuple(item_ids)) for key, ts, item_ids in rows)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the user's impressions are damaged: {error}") from error
+        raise CorruptHistoryError(f"the user's impressions are damaged: {error}") from error
 
 
 def part_readable_slates(records: Iterable[bytes]) -> ReadableRecords:

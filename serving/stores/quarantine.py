@@ -17,6 +17,10 @@ RETRY_INTERVAL_S = 60.0  # until a history that could not be set aside is tried 
 MAX_REPORTED_USERS = 1000  # that wait for another try
 
 
+class CorruptHistoryError(ValueError):
+    """What is stored of one user cannot be read. It says nothing about other users."""
+
+
 class DamagedUser(NamedTuple):
     """A user of whom something cannot be read."""
 
@@ -51,14 +55,14 @@ class CorruptHistories:
         on_corrupt: called for each history that was met and set aside, or that cannot be set aside.
     """
 
-    def __init__(self, store: object, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.on_corrupt: Callable[[], None] = lambda: None
-        self._store, self._clock = store, clock
+        self._clock = clock
         self._retry_times: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def report(self, user_id: str, error: Exception) -> None:
-        """Set a user's damaged records aside soon. Never waits and never raises."""
+    def report(self, store: object, user_id: str, error: Exception) -> None:
+        """Set a user's damaged records in a store aside soon. Never waits and never raises."""
         with self._lock:
             if self._clock() < self._retry_times.get(user_id, 0.0):
                 return
@@ -66,16 +70,16 @@ class CorruptHistories:
                 self._retry_times.clear()
             self._retry_times[user_id] = self._clock() + RETRY_INTERVAL_S
         thread = threading.Thread(
-            target=self._set_aside, args=(user_id, error), name="quarantine", daemon=True
+            target=self._set_aside, args=(store, user_id, error), name="quarantine", daemon=True
         )
         try:
             thread.start()
         except RuntimeError:  # no more threads: after RETRY_INTERVAL_S
             logger.exception("no thread to set a damaged history aside")
 
-    def _set_aside(self, user_id: str, error: Exception) -> None:
+    def _set_aside(self, store: object, user_id: str, error: Exception) -> None:
         try:
-            moved = self._store.set_aside(user_id) if keeps_quarantine(self._store) else None
+            moved = store.set_aside(user_id) if keeps_quarantine(store) else None
         except Exception as failure:
             logger.error("a damaged history cannot be set aside: %s", failure)
             moved = None
@@ -83,6 +87,6 @@ class CorruptHistories:
             self.on_corrupt()
             outcome = "it stays as it is" if moved is None else f"records set aside: {moved}"
             logger.error("a history is damaged, %s: %s", outcome, error)
-        if moved is not None:
+        if moved:
             with self._lock:
                 self._retry_times.pop(user_id, None)

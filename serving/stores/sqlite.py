@@ -20,7 +20,6 @@ from .base import (
     MAX_EVENTS,
     READ_TIMEOUT,
     WRITE_TIMEOUT,
-    CorruptHistoryError,
     UserHistory,
     history_from_events,
 )
@@ -36,7 +35,7 @@ from .chunks import (
 )
 from .impressions import MAX_SLATES, ShownSlate, pack_slate, part_readable_slates, unpack_slates
 from .orders import OrderChange
-from .quarantine import DamagedUser
+from .quarantine import CorruptHistoryError, DamagedUser
 from .sqlite_file import SQLiteFile
 
 # In the file's header, so that no other database passes for a store.
@@ -51,6 +50,8 @@ CREATE_FURTHER_TABLES = (
     " (user BLOB, place INTEGER, slate BLOB, PRIMARY KEY (user, place)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS quarantine (user BLOB, source TEXT, place INTEGER, record BLOB)",
 )
+# Without those of live state (live_state.py), which may come first.
+COUNT_TABLES = "SELECT count(*) FROM sqlite_master WHERE tbl_name NOT LIKE 'live_state%'"
 SELECT_CHUNKS = "SELECT chunk FROM chunks WHERE user = ? ORDER BY place"
 SELECT_BOUNDS = "SELECT min(place), max(place) FROM chunks WHERE user = ?"
 INSERT_CHUNK = "INSERT INTO chunks VALUES (?, ?, ?)"
@@ -186,7 +187,7 @@ class EmbeddedStore:
         chunks = [chunk for (chunk,) in connection.execute(SELECT_CHUNKS, [user])]
         try:
             merged = merge(chunks, self.max_events)
-        except (TypeError, ValueError):
+        except CorruptHistoryError:
             self._set_aside(connection, user)
             merged = merge(part_readable(chunks).readable, self.max_events)
         connection.execute("DELETE FROM chunks WHERE user = ?", [user])
@@ -214,10 +215,10 @@ class EmbeddedStore:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Create the tables in a new file, or check that the file holds them."""
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+        if connection.execute(COUNT_TABLES).fetchone() == (0,):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+            if connection.execute(COUNT_TABLES).fetchone() == (0,):
                 for create in (CREATE_TABLE, *CREATE_FURTHER_TABLES):
                     connection.execute(create)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -238,7 +239,7 @@ class EmbeddedStore:
     def _add_user_to_errors(self, user_id: str) -> Iterator[None]:
         try:
             yield
-        except (TypeError, ValueError) as error:  # TypeError: a database may hold what is no bytes
+        except CorruptHistoryError as error:
             raise CorruptHistoryError(f"{self.path}: user {user_id!r}: {error}") from error
 
 

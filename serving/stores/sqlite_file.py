@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..files import lock_file
-from .base import CorruptHistoryError
+from .quarantine import CorruptHistoryError
 
 CHECK_INTERVAL_S = 1.0  # between two comparisons by readers
 FileIdentity = tuple[int, int] | None  # device and inode; None where there is no file

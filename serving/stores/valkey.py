@@ -2,6 +2,8 @@
 
 A user is a list of chunks under `sextet:<user id>`, and a list of the slates that the user was shown under
 `sextet-impressions:<user id>`. Reading both is one round trip; so is an append, an RPUSH and an EXPIRE.
+Damaged records of either are moved to the list `sextet-quarantine:<user id>`, which the server forgets with
+the user.
 Whether the server keeps what it acknowledged depends on its own persistence and replication (`appendfsync
 everysec` may lose a second). Nothing is retried. An append that timed out may have been stored: with an
 idempotency key it is safe to retry.
@@ -27,8 +29,19 @@ from .base import (
     UserHistory,
     history_from_events,
 )
-from .chunks import MAX_CHUNKS, merge, pack, pack_in_batches, unpack
-from .impressions import MAX_SLATES, ShownSlate, pack_slate, unpack_slates
+from .chunks import (
+    MAX_CHUNKS,
+    merge,
+    pack,
+    pack_in_batches,
+    pack_order,
+    part_readable,
+    unpack,
+    unpack_order,
+)
+from .impressions import MAX_SLATES, ShownSlate, pack_slate, part_readable_slates, unpack_slates
+from .orders import OrderChange
+from .quarantine import CorruptHistoryError, DamagedUser
 
 try:
     import redis as redis  # for valkey_live_state.py too: one message where it is missing
@@ -38,7 +51,11 @@ except ImportError as error:
     raise ImportError("a Valkey or Redis store needs its client: pip install 'sextet[valkey]'") from error
 
 KEY_PREFIX = b"sextet:"
-IMPRESSIONS_PREFIX = b"sextet-impressions:"  # no id of a user under KEY_PREFIX gives such a key
+# No id of a user under KEY_PREFIX gives such keys.
+IMPRESSIONS_PREFIX, QUARANTINE_PREFIX = b"sextet-impressions:", b"sextet-quarantine:"
+RECORDS = {KEY_PREFIX: part_readable, IMPRESSIONS_PREFIX: part_readable_slates}  # how to read them
+SCAN_KEYS = 1000  # of a round trip that looks for users
+MAX_ATTEMPTS = 5  # at a move while others write
 
 
 class ValkeyStore:
@@ -80,13 +97,29 @@ class ValkeyStore:
         """Store the events in one round trip."""
         chunk = pack(history_from_events(events, profile), self.max_events, idempotency_key)
         with self._translate_errors(user_id):
-            self._push([(user_id, chunk)])
+            self._push_one(user_id, chunk)
 
     def append_many(self, users: Iterable[tuple[str, UserHistory]]) -> None:
         """Append many histories, BULK_BATCH_USERS in a round trip."""
         for batch in pack_in_batches(users, self.max_events):
             with self._translate_errors(batch[0][0]):
                 self._push(batch)
+
+    def record_order(self, user_id: str, order: OrderChange) -> None:
+        """Store an order's lines in one round trip."""
+        chunk = pack_order(order, self.max_events)
+        with self._translate_errors(user_id):
+            self._push_one(user_id, chunk)
+
+    def change_order(self, user_id: str, change: OrderChange) -> UserHistory | None:
+        """Store a cancellation or a return: one round trip reads the user's chunks, another one writes."""
+        chunk, key = pack_order(change, self.max_events), _key(user_id)
+        with self._translate_errors(user_id):
+            chunks: Any = self._writer.lrange(key, 0, -1)
+            if not chunks or unpack_order(chunks, change.order_id, self.max_events) is None:
+                return None
+            self._push_one(user_id, chunk)
+            return unpack_order([*chunks, chunk], change.order_id, self.max_events)
 
     def append_impressions(self, user_id: str, slate: ShownSlate) -> None:
         """Store what the user was shown, in one round trip."""
@@ -98,12 +131,46 @@ class ValkeyStore:
                 pipe.expire(key, self.ttl)
             pipe.execute()
 
+    def set_aside(self, user_id: str) -> int:
+        """Move a user's damaged records, or a key of another type, to the quarantine, each key at once."""
+        with self._translate_errors(user_id):
+            return sum(self._set_aside(prefix, user_id) for prefix in RECORDS)
+
+    def damaged_users(self) -> Iterator[DamagedUser]:
+        """All users with damaged or quarantined records, in no order. Another user may appear meanwhile."""
+        with self._translate_errors("(all users)"):
+            for user_id in self._users():
+                n_damaged = sum(
+                    len(part(self._records(_key(user_id, prefix))).damaged)
+                    for prefix, part in RECORDS.items()
+                )
+                n_quarantined: Any = self._writer.llen(_key(user_id, QUARANTINE_PREFIX))
+                if n_damaged or n_quarantined:
+                    yield DamagedUser(user_id, n_damaged, n_quarantined)
+
+    def clear_quarantine(self, user_id: str) -> int:
+        """Delete a user's quarantined records."""
+        key = _key(user_id, QUARANTINE_PREFIX)
+        with self._translate_errors(user_id), self._writer.pipeline() as pipe:
+            pipe.llen(key)
+            pipe.delete(key)
+            return int(pipe.execute()[0])
+
     def close(self) -> None:
         """Close the idle connections; one in use closes when its call ends."""
         self._closed = True
         for client in (self._reader, self._writer):
             # The client's own close() would also close connections in use.
             client.connection_pool.disconnect(inuse_connections=False)
+
+    def _push_one(self, user_id: str, chunk: bytes) -> None:
+        try:
+            self._push([(user_id, chunk)])
+        except redis.ResponseError as error:
+            if not _is_wrong_type(error):
+                raise
+            self._set_aside(KEY_PREFIX, user_id)
+            self._push([(user_id, chunk)])
 
     def _push(self, chunks: Sequence[tuple[str, bytes]]) -> None:
         keys = [_key(user_id) for user_id, _ in chunks]
@@ -115,7 +182,12 @@ class ValkeyStore:
             lengths = pipe.execute()[:: 1 if self.ttl is None else 2]
         for key, length in zip(keys, lengths, strict=True):
             if length > MAX_CHUNKS:
-                self._merge(key)
+                try:
+                    self._merge(key)
+                except ValueError:
+                    self._set_aside(
+                        KEY_PREFIX, key.removeprefix(KEY_PREFIX).decode()
+                    )  # the next append merges
 
     def _merge(self, key: bytes) -> None:
         """Replace all chunks by one. The append is stored already, so the next append may do it as well."""
@@ -133,6 +205,53 @@ class ValkeyStore:
             except (redis.WatchError, redis.ConnectionError, redis.TimeoutError):
                 return  # somebody else appended in the meantime, or the server went away
 
+    def _set_aside(self, prefix: bytes, user_id: str) -> int:
+        """Move the damaged records of one key to the quarantine. Returns their number."""
+        key, quarantine = _key(user_id, prefix), _key(user_id, QUARANTINE_PREFIX)
+        pipe: Any  # the client's `watch` has no annotations
+        with self._writer.pipeline() as pipe:
+            for _ in range(MAX_ATTEMPTS):
+                try:
+                    pipe.watch(key)
+                    readable, damaged = RECORDS[prefix](self._records(key))
+                    if not damaged:
+                        return 0
+                    pipe.multi()
+                    pipe.rpush(quarantine, *damaged)
+                    pipe.delete(key)
+                    if readable:
+                        pipe.rpush(key, *readable)
+                    if self.ttl is not None:
+                        pipe.expire(key, self.ttl)
+                        pipe.expire(quarantine, self.ttl)
+                    pipe.execute()
+                    return len(damaged)
+                except redis.WatchError:
+                    continue  # somebody else appended in the meantime
+        raise TimeoutError(f"{self._address}: user {user_id!r}: others write at the same time")
+
+    def _records(self, key: bytes) -> list[bytes]:
+        """The records of a key. What is no list is one record, as the server dumps it."""
+        try:
+            records: Any = self._writer.lrange(key, 0, -1)
+        except redis.ResponseError as error:
+            if not _is_wrong_type(error):
+                raise
+            records = [self._writer.dump(key)]
+        return list(records)
+
+    def _users(self) -> Iterator[str]:
+        """All users, each once, but for those that come and go meanwhile."""
+        for prefix, earlier in (
+            (KEY_PREFIX, ()),
+            (IMPRESSIONS_PREFIX, (KEY_PREFIX,)),
+            (QUARANTINE_PREFIX, (KEY_PREFIX, IMPRESSIONS_PREFIX)),
+        ):
+            for key in self._writer.scan_iter(match=prefix + b"*", count=SCAN_KEYS):
+                user_id = key.removeprefix(prefix).decode(errors="replace")
+                if user_id and not any(self._writer.exists(_key(user_id, other)) for other in earlier):
+                    yield user_id
+
     @contextmanager
     def _translate_errors(self, user_id: str) -> Iterator[None]:
         """Raise the client's errors as those that Store documents."""
@@ -143,18 +262,25 @@ class ValkeyStore:
         except redis.TimeoutError as error:
             raise TimeoutError(f"{self._address}: {error}") from error
         except redis.ResponseError as error:
-            if "WRONGTYPE" in str(error):
-                raise ValueError(
+            if _is_wrong_type(error):
+                raise CorruptHistoryError(
                     f"{self._address}: user {user_id!r}: not a list of chunks: {error}"
                 ) from error
             raise OSError(f"{self._address}: {error}") from error
         except redis.RedisError as error:
             raise ConnectionError(f"{self._address}: {error}") from error
+        except CorruptHistoryError as error:
+            raise CorruptHistoryError(f"{self._address}: user {user_id!r}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{self._address}: user {user_id!r}: {error}") from error
         finally:
             if self._closed:  # in the meantime
                 self.close()
+
+
+def _is_wrong_type(error: redis.ResponseError) -> bool:
+    """Whether a key holds something else than a list."""
+    return "WRONGTYPE" in str(error)
 
 
 def connect(url: str, timeout: float) -> redis.Redis:

@@ -114,8 +114,9 @@ def test_garbage_under_a_key(server: ValkeyServer, garbage: bytes) -> None:
     client.set("sextet:v", garbage)
     with pytest.raises(ValueError, match="user 'v': not a list of chunks"):
         store.get("v")
-    with pytest.raises(ValueError, match="user 'v': not a list of chunks"):
-        store.append("v", [EVENT])
+    store.append("v", [EVENT])  # moves the other key to the quarantine
+    assert store.get("v").item_id == ["i001"]
+    assert client.llen("sextet-quarantine:v") == 1
 
 
 def test_a_server_that_refuses(server: ValkeyServer) -> None:

@@ -1,0 +1,75 @@
+"""`store`: find damaged histories in an event store, and repair them."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ..command_line import argument, option
+from ..stores.arrow import ArrowStore
+from ..stores.base import Store
+from ..stores.quarantine import DamagedUser, keeps_quarantine
+from ..stores.uri import open_store
+
+WRITE_TIMEOUT = 30.0  # seconds; no request waits
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Find damaged histories in an event store, and repair them.
+
+    example: %(prog)s check --store store.db
+    `check` lists the users of whom records cannot be read, and those with records in the quarantine. `repair`
+    keeps what can be read of these users and deletes the rest. A service may run meanwhile.
+    exit codes: 0 nothing is damaged or all is repaired, 1 `check` found damage or the store cannot be used,
+    2 wrong arguments
+    """
+
+    action: Literal["check", "repair"] = argument("check or repair")
+    store: str = option(..., "path of an event store, or redis://, valkey://", metavar="URI")
+
+
+def store(options: StoreOptions) -> int:
+    """Check or repair the store. Returns the exit code."""
+    opened = open_store(
+        options.store, read_timeout=WRITE_TIMEOUT, write_timeout=WRITE_TIMEOUT, ttl=None, create=False
+    )
+    try:
+        if options.action == "check":
+            return _check(opened, options.store)
+        return _repair(opened, options.store)
+    finally:
+        opened.close()
+
+
+def _check(opened: Store, uri: str) -> int:
+    n_users = 0
+    for user in _damaged_users(opened, uri):
+        n_users += 1
+        print(
+            f"user {user.user_id}: {user.n_damaged} records are damaged, {user.n_quarantined} are in the"
+            " quarantine"
+        )
+    print(f"{uri}: {n_users} users are damaged", file=sys.stderr)
+    return 1 if n_users else 0
+
+
+def _repair(opened: Store, uri: str) -> int:
+    users = list(_damaged_users(opened, uri))
+    if not keeps_quarantine(opened):
+        if users:
+            raise ValueError(f"{uri} is read-only and cannot be repaired: export again")
+        return 0
+    for user in users:
+        opened.set_aside(user.user_id)
+        n_deleted = opened.clear_quarantine(user.user_id)
+        n_events = len(opened.get(user.user_id).item_id)
+        print(f"user {user.user_id}: {n_events} events are kept, {n_deleted} damaged records deleted")
+    print(f"{uri}: {len(users)} users are repaired", file=sys.stderr)
+    return 0
+
+
+def _damaged_users(opened: Store, uri: str) -> Iterator[DamagedUser]:
+    if isinstance(opened, ArrowStore) or keeps_quarantine(opened):
+        return opened.damaged_users()
+    raise ValueError(f"{uri}: this store cannot be checked; it lacks the methods of stores/quarantine.py")
