@@ -23,7 +23,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from secrets import token_hex
 from statistics import median
 
 import numpy as np
@@ -38,6 +37,7 @@ from .pipeline.frequency import count_impressions
 from .pipeline.last_slates import LastSlateCache
 from .pipeline.popular_items import PopularityFallback
 from .pipeline.rank import PredictionRows, RankedItems, Retrieved, SlateSelector
+from .pipeline.request_ids import new_request_id
 from .pipeline.request_state import RequestState
 from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
@@ -212,7 +212,7 @@ class Recommender:
             tier=tier,
             reason="; ".join(reasons),
             timings=deadline.timings_ms(),
-            request_id=token_hex(16),
+            request_id=new_request_id(item.item_id for item in items),
             bundle_version=self.bundle.version,
         )
 

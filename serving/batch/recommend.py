@@ -18,7 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from secrets import token_hex
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -34,6 +33,7 @@ from ..pipeline.eligibility import EligibleItems
 from ..pipeline.encode import QUERY_FIELDS, QueryArrays, to_tensors
 from ..pipeline.frequency import count_impressions
 from ..pipeline.rank import RankedItems
+from ..pipeline.request_ids import new_request_id
 from ..pipeline.search import propose_candidates
 from ..pipeline.slate_policy import SlatePolicy
 from ..pipeline.store_read import HistoryReader
@@ -93,7 +93,8 @@ def _build_slate(
         checkout, row.eligible.mask, row.items, recommender.policy.product_cap, reasons
     )
     timings = {"total": 1e3 * (time.perf_counter() - start_time)}
-    return Slate(tuple(items), tier, "; ".join(reasons), timings, token_hex(16), recommender.bundle.version)
+    request_id = new_request_id(item.item_id for item in items)
+    return Slate(tuple(items), tier, "; ".join(reasons), timings, request_id, recommender.bundle.version)
 
 
 @torch.inference_mode()

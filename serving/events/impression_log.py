@@ -94,6 +94,7 @@ class ImpressionLog:
         ValueError: for a number that is not above 0.
 
     Attributes:
+        write_problem: why records wait, "" while all can be written.
         written_count: records that are in the journal or in a file: a kill of the process does not lose them.
     """
 
@@ -167,6 +168,7 @@ class ImpressionLog:
         # One thread at a time changes each of these.
         self.written_count = self._rejected_count = self._lost_count = 0
         self._flush_failures = self._finish_failures = 0
+        self.write_problem = ""
         self._closed = False
         self._queue: deque[Record] = deque()
         # Between the last call and `close`, which a signal handler may run in the middle of a call.
@@ -219,8 +221,10 @@ class ImpressionLog:
                     self._open_journal().append(batch)
             except Exception as error:
                 self._flush_failures += 1
+                self.write_problem = f"{self.folder} cannot be written: {loggable_message(error)}"
                 self._warn(f"cannot be written, {n_queued} records wait: {loggable_message(error)}")
                 return
+            self.write_problem = ""
             for _ in records:
                 self._queue.popleft()
             self.written_count += len(records) - n_invalid

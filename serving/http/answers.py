@@ -49,10 +49,13 @@ class ReadyOut(BaseModel):
 class RecordedOut(BaseModel):
     """The checkout is stored."""
 
-    events: int = Field(description="purchases of the checkout; none of them counts twice under an order_id")
+    events: int = Field(description="purchases of the checkout; under an order_id none counts twice")
 
 
 class LoggedOut(BaseModel):
     """The feedback is logged."""
 
     logged: Literal[1]
+    shown: Literal["yes", "no", "unknown"] = Field(
+        description="whether the slate of `request_id` had the item; unknown without one of this service"
+    )

@@ -11,11 +11,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from ..events.impression_log import ImpressionLog
 from ..stores.base import Store
-from . import openapi_examples
+from . import openapi_examples, orders
 from .answers import AliveOut, BundleOut, LoggedOut, ReadyOut, RecordedOut
 from .body import BodyReader
 from .middleware import RequestMiddleware
 from .openapi import add_document
+from .orders import CancellationIn, OrderOut, ReturnIn
 from .problems import ProblemError, problem_response, unavailable_error
 from .proxy import add_proxy_middleware
 from .schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
@@ -103,6 +104,28 @@ def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None
         return await service.recorder.record_checkout(await bodies.read(request))
 
     @app.post(
+        "/v1/orders/{order_id:path}/cancel", summary="Take an order out of its user's history",
+        responses={
+            **openapi_examples.json_response(OrderOut, openapi_examples.CANCELLED_ORDER),
+            **openapi_examples.problem_responses(400, 401, 404, 408, 413, 415, 422, 501, 503)
+        },
+        openapi_extra=openapi_examples.request_body(CancellationIn, order=openapi_examples.CANCELLATION),
+    )  # fmt: skip
+    async def cancel_order(order_id: str, request: Request) -> Response:
+        return await orders.cancel_order(service.recorder, order_id, await bodies.read(request))
+
+    @app.post(
+        "/v1/orders/{order_id:path}/returns", summary="Take what came back out of an order",
+        responses={
+            **openapi_examples.json_response(OrderOut, openapi_examples.RETURNED_ORDER),
+            **openapi_examples.problem_responses(400, 401, 404, 408, 413, 415, 422, 501, 503)
+        },
+        openapi_extra=openapi_examples.request_body(ReturnIn, items=openapi_examples.RETURN),
+    )  # fmt: skip
+    async def return_items(order_id: str, request: Request) -> Response:
+        return await orders.return_items(service.recorder, order_id, await bodies.read(request))
+
+    @app.post(
         "/v1/feedback", status_code=202, summary="Log a click, a purchase or another action on an item",
         responses={
             202: {"model": LoggedOut},
@@ -148,6 +171,8 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
         recommender, reason = service.bundle_watcher.recommender, service.problem()
         if recommender is None:
             raise unavailable_error(f"not ready: {reason}")
+        problems = await asyncio.to_thread(service.health.poll)
+        reason = "; ".join(part for part in (reason, *problems) if part)
         return JSONResponse(
             {"status": "ready", "bundle_version": recommender.bundle.version, "reason": reason}
         )

@@ -73,6 +73,13 @@ class ServiceMetrics:
         self.live_state_reads = counter(
             "sextet_live_state_reads", "Looks for changes of rules and items", ("outcome",)
         )
+        self.corrupt_histories = counter("sextet_corrupt_histories", "Damaged histories that were met")
+        minimum = partial(Gauge, registry=self.registry, multiprocess_mode="livemin")
+        self.store_available = minimum("sextet_store_available", "0: the store's file is gone")
+        self.log_writable = minimum("sextet_log_writable", "0: the impression log cannot be written")
+        self.feedback = counter(
+            "sextet_feedback", "Feedback, by whether the slate showed the item", ("kind", "shown")
+        )
         self.log_records = counter("sextet_log_records", "Slates and feedback logged", ("outcome",))
         self.log_write_failures = counter("sextet_log_write_failures", "Failed attempts to write the log")
         self.process = ProcessMetrics(self.registry)

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from .orders import CancellationIn, ReturnIn
 from .schema import CheckoutIn, FeedbackIn, Problem, RecommendationIn
 
 REF_TEMPLATE = "#/components/schemas/{model}"
@@ -19,6 +20,10 @@ GUEST_RECOMMENDATION = {
     "history": [{"item_id": "1082185", "ts": 1512000000, "kind": "click"}],
 }
 CHECKOUT = {"user_id": "900", "order_id": "A-1001", "basket": [{"item_id": "1095275", "quantity": 2}]}
+CANCELLATION = {"user_id": "900"}
+CANCELLED_ORDER = {"order_id": "A-1001", "lines": []}
+RETURN = {"user_id": "900", "lines": [{"item_id": "1095275", "quantity": 1}]}
+RETURNED_ORDER = {"order_id": "A-1001", "lines": [{"item_id": "1095275", "quantity": 1.0}]}
 CLICK = {"kind": "click", "request_id": "5f0c0e6c0b4b4f1f9a3b8d2f6f0e7a11", "item_id": "1082185"}
 PURCHASE = {**CLICK, "kind": "purchase", "value": 2.0}
 SLATE = {
@@ -68,7 +73,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def component_schemas() -> dict[str, Any]:
     """Schemas of the bodies and of Problem, by name."""
-    models = (RecommendationIn, CheckoutIn, FeedbackIn, Problem)
+    models = (RecommendationIn, CheckoutIn, FeedbackIn, CancellationIn, ReturnIn, Problem)
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=REF_TEMPLATE
     )
@@ -79,6 +84,7 @@ def component_schemas() -> dict[str, Any]:
 STATUS_DESCRIPTIONS = {
     400: "The body is not JSON",
     401: "No valid API key",
+    404: "The user has no such order",
     408: "The body did not arrive in time",
     413: "The body is too large",
     415: "The body is not application/json",

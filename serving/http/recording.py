@@ -12,9 +12,11 @@ from starlette.responses import JSONResponse, Response
 from ..bundle_watcher import BundleWatcher
 from ..checkout import HISTORY_KINDS, Event
 from ..events.impression_log import ImpressionLog
+from ..pipeline.request_ids import shown_state
 from ..resilience.loggable import loggable_message
 from ..storage.formats import event_kinds
 from ..stores.base import Store
+from ..stores.orders import OrderChange, keeps_orders
 from .backends import is_writable
 from .metrics import ServiceMetrics
 from .middleware import logger
@@ -55,24 +57,36 @@ class EventRecorder:
 
         def append() -> int:
             checkout = parse_body(CheckoutIn, body)
-            events = to_events(checkout)
-            store.append(checkout.user_id, events, profile_strings(checkout.profile), checkout.order_id)
+            events, profile = to_events(checkout), profile_strings(checkout.profile)
+            if checkout.order_id is not None and keeps_orders(store):
+                content = checkout.model_dump_json(include={"basket", "ts", "profile"})
+                order = OrderChange("record", checkout.order_id, events, content, profile)
+                store.record_order(checkout.user_id, order)
+            else:
+                store.append(checkout.user_id, events, profile, checkout.order_id)
             return len(events)
 
+        events = await self.write_store(append, "the checkout (an order_id makes it safe to repeat)")
+        return JSONResponse({"events": events}, 201)
+
+    async def write_store(self, work: Callable[[], T], what: str) -> T:
+        """The result of a write to the store, which has ended when this returns.
+
+        Raises ProblemError (503), with the reason, if the store is behind or did not take `what`.
+        """
         if self.pending_writes >= self.queue_limit:
             raise unavailable_error("the store is behind")
         try:
-            events = await asyncio.wait_for(asyncio.wrap_future(self._submit_write(append)), STORE_TIMEOUT)
+            result = await asyncio.wait_for(asyncio.wrap_future(self._submit_write(work)), STORE_TIMEOUT)
         except ProblemError:
             raise
         except Exception as error:
             self.metrics.store_appends.labels("failed").inc()
             logger.error("the store failed: %s", loggable_message(error))
-            raise unavailable_error(
-                "the store did not take the checkout (an order_id makes it safe to repeat)"
-            ) from None
+            reason = ": its file was removed" if isinstance(error, FileNotFoundError) else ""
+            raise unavailable_error(f"the store did not take {what}{reason}") from None
         self.metrics.store_appends.labels("recorded").inc()
-        return JSONResponse({"events": events}, 201)
+        return result
 
     def _submit_write(self, work: Callable[[], T]) -> Future[T]:
         """Run a write to the store in a thread of the store's pool."""
@@ -101,10 +115,13 @@ class EventRecorder:
             )
         ):
             raise unavailable_error("the log did not take the feedback")
-        if feedback.user_id is not None and feedback.kind in STORED_FEEDBACK:
+        shown = shown_state(feedback.request_id, feedback.item_id)
+        self.metrics.feedback.labels(feedback.kind, shown).inc()
+        # What the slate did not show stays in the log, where training counts it apart.
+        if feedback.user_id is not None and feedback.kind in STORED_FEEDBACK and shown != "no":
             event = Event(feedback.item_id, ts, feedback.kind)
             self._append_click(feedback.user_id, event, feedback.request_id)
-        return JSONResponse({"logged": 1}, 202)
+        return JSONResponse({"logged": 1, "shown": shown}, 202)
 
     def feedback_kinds(self) -> list[str]:
         """The kinds of feedback that count: those of histories, and those that a serving bundle predicts."""

@@ -89,7 +89,9 @@ class CheckoutIn(BaseModel):
     basket: list[LineIn] = Field(min_length=1, description="the lines just paid")
     ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
     profile: dict[Id, AttributeValue] = Field({}, description="attributes of the user")
-    order_id: Id | None = Field(None, description="a checkout sent again under the same id counts once")
+    order_id: Id | None = Field(
+        None, description="sent again with other lines it replaces the order's; with the same it counts once"
+    )
 
 
 class FeedbackIn(BaseModel):

@@ -21,6 +21,7 @@ from ..stores.base import Store
 from ..stores.uri import open_live_state
 from .backends import live_state_uri, open_service_store
 from .body import JSON_MEDIA_TYPE
+from .health import HealthMonitor
 from .impression_writer import ImpressionWriter
 from .keys import ApiKeys
 from .live_updates import LiveUpdates
@@ -85,10 +86,12 @@ class Service:
             self.store, self.log, self.metrics, self.bundle_watcher, settings.queue_limit
         )
         self.impression_writer = ImpressionWriter(self.store, self.metrics, settings.queue_limit)
+        self.health = HealthMonitor(self.store, self.log, self.metrics)
         self._current_version: str | None = None
 
     def start(self) -> None:
-        """Follow the live state and the bundle, and take the metrics of the process."""
+        """Follow the live state, the bundle, and the health of store and log; take the process's metrics."""
+        self.health.start()
         if self.live is not None:
             self.live.start()
         self.bundle_watcher.start()
@@ -98,6 +101,7 @@ class Service:
         store = self.store if self.store is not None else open_service_store(None, self.settings.bundle)
         recommender = Recommender.load(folder, store)
         recommender.exploration_rate = self.settings.explore
+        recommender.corrupt_histories.on_corrupt = self.metrics.corrupt_histories.inc
         return recommender
 
     def _on_bundle_load(self, outcome: str) -> None:
@@ -217,6 +221,7 @@ class Service:
         """Write and close log and store. A part that takes longer than CLOSE_TIMEOUT is abandoned."""
         self.admission.close()
         self.metrics.process.close()
+        self.health.close()
         closing = {"bundle": self.bundle_watcher.close, "store": self._close_store}
         if self.live is not None:
             closing["live state"] = self.live.close

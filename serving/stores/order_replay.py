@@ -51,10 +51,12 @@ class OrderReplay:
                 self._remove_order(chunk.keys[0])
             elif chunk.kind == "return":
                 self._remove_returned(chunk)
+        if chunk.kind == "cancel":
+            return
         self.keys.update(dict.fromkeys(chunk.keys))
         self._key_hashes.update(key[:KEY_BYTES] for key in chunk.keys)
         self._profile.update(chunk.profile)
-        if chunk.kind not in ("cancel", "return"):
+        if chunk.kind != "return":
             self._chunks.append(chunk)
 
     def history(self) -> UserHistory:
@@ -90,8 +92,7 @@ class OrderReplay:
             return False
         if key in self.keys:
             return True
-        contents = [known for known in self.keys if known[:KEY_BYTES] == key[:KEY_BYTES]]
-        if any(known[KEY_BYTES:] != NO_CONTENT for known in contents):
+        if key[:KEY_BYTES] + NO_CONTENT not in self.keys:
             return False
         return not any((c.key_hash == _number(key)).any() for c in self._chunks)
 

@@ -242,12 +242,13 @@ def test_a_click_of_a_known_user_counts_in_the_next_request(version: Path, tmp_p
     places = {"log": tmp_path / "log", "store": str(tmp_path / "store.db")}
     with serving(create_app(Settings(version.parent, **places, deadline_ms=LONG))) as client:
         slate = six(client.post(SLATES, {"user_id": "u001", **BASKET}))
-        told = {"kind": "click", "request_id": slate["request_id"], "item_id": "i001", "ts": 1_711_600_000}
+        item_id = slate["items"][0]["item_id"]
+        told = {"kind": "click", "request_id": slate["request_id"], "item_id": item_id, "ts": 1_711_600_000}
         for more in ({"user_id": "u001"}, {"user_id": "u001"}, {}):  # one, the same again, and nobody's
             assert client.post(FEEDBACK, told | more).status_code == 202
         assert client.post(FEEDBACK, told | {"user_id": "u001", "kind": "purchase"}).status_code == 202
     known = open_store(tmp_path / "store.db").get("u001")
-    assert (known.item_id, [HISTORY_KINDS[kind] for kind in known.kind]) == (["i001"], ["click"])
+    assert (known.item_id, [HISTORY_KINDS[kind] for kind in known.kind]) == ([item_id], ["click"])
 
 
 def test_a_store_or_log_that_fails_costs_no_slate(version: Path) -> None:
