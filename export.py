@@ -53,6 +53,9 @@ class UpdateOptions:
     )
     run: str | None = option(None, "the training run, if it was moved: a folder or an MLflow run id")
     rebuild: bool = option(False, "build the index anew")
+    sign: Path | None = option(
+        None, "file of the private key that signed the bundle; signs the new version", metavar="KEY"
+    )
     recall_loss: float = option(0.01, "warn from this loss of recall@300 on")
     imbalance: float = option(1.5, "warn from this many times the imbalance of the lists on")
     tracking_uri: str = option("sqlite:///artifacts/mlflow.db", "of MLflow")
@@ -69,8 +72,9 @@ def update(options: UpdateOptions) -> int:
     limits = DegradationLimits(options.recall_loss, options.imbalance)
     try:
         update_bundle(
-            options.bundle, options.items, options.run, options.tracking_uri, options.rebuild, limits
-        )
+            options.bundle, options.items, options.run, options.tracking_uri, options.rebuild, limits,
+            options.sign,
+        )  # fmt: skip
     except ExportError as error:
         sys.exit(f"error: {error}")
     return 0

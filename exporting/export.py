@@ -24,6 +24,7 @@ from exporting.exportable_run import (
 )
 from exporting.index import tuning
 from exporting.index.build import exact_search, int8_vector_reader
+from exporting.signing import check_key, is_signed, sign_version
 from reporting.index_page import index_page, pareto_front
 from reporting.tables import text_table
 from serving.files import is_uri, write_atomically
@@ -40,9 +41,11 @@ def export(cfg: DictConfig) -> Path:
 
     Raises ExportError if there is no run or the bundle fails a check; `current` then does not move.
     """
+    sign = None if cfg.get("sign") is None else Path(cfg.sign)
+    check_key(sign)
     run_folder, root = find_run(cfg.run, cfg.mlflow.tracking_uri), open_root(cfg.bundle.dir)
     published = up_to_date_version(root, run_folder, cfg)
-    if published:
+    if published and is_signed(published, sign):
         print(f"bundle: {published} is up to date with {run_folder.name} (bundle.force=true redoes it)")
         return published
     if not cfg.verify.force:
@@ -51,7 +54,8 @@ def export(cfg: DictConfig) -> Path:
         run = load_exportable_run(run_folder)
     _warn_dropped_item_updates(root, run_folder)
 
-    def publish_store(_: Path) -> None:
+    def finish(folder: Path) -> None:
+        sign_version(folder, sign)
         with timed_step("store"), write_atomically(root / "store.arrow") as partial:
             write_store(run.prepared.folder, run.schema, partial)
 
@@ -61,7 +65,12 @@ def export(cfg: DictConfig) -> Path:
         "settings": OmegaConf.to_container(settings, resolve=True),
     }
     return assemble_bundle(
-        run, settings, root, lambda folder: build_tuned_index(run, cfg.index, folder), record, publish_store
+        run,
+        settings,
+        root,
+        lambda folder: build_tuned_index(run, cfg.index, folder),
+        record,
+        finish,
     )
 
 

@@ -20,6 +20,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,7 +99,9 @@ class Recommender:
         self.last_slates = LastSlateCache(CACHE_SIZE)
 
     @classmethod
-    def load(cls, path: str | Path, store: Store | str | Path | None = None) -> "Recommender":
+    def load(
+        cls, path: str | Path, store: Store | str | Path | None = None, trust: Sequence[Path] = ()
+    ) -> "Recommender":
         """Load a version folder, or a bundle root's `current`, and replay its golden requests.
 
         Sets torch and faiss to one thread in this process: each worker serves one request at a time. Freezes
@@ -106,11 +109,13 @@ class Recommender:
 
         Args:
             store: a Store or its URI (serving/stores/base.py). Without one checkouts bring their history.
+            trust: public keys, of which one must have signed the version; none for any version.
 
         Raises BundleError for a bundle that must not serve, and what `open_store` raises.
         """
         set_single_thread()
-        recommender = cls(open_bundle(path), open_store(store) if isinstance(store, str | Path) else store)
+        store = open_store(store) if isinstance(store, str | Path) else store
+        recommender = cls(open_bundle(path, trust), store)
         requests = golden_requests.read_golden_requests(recommender.bundle)
         recommend = partial(recommender.recommend, deadline_ms=math.inf)
         golden_requests.replay_golden_requests(recommend, recommender.bundle.folder, requests)

@@ -69,7 +69,13 @@ class RemoteFolder:
             infos = [info for info in self._fs.get_file_info(selector) if info.type == pa_fs.FileType.File]
         except (pa.ArrowException, OSError) as error:
             raise RemoteError(f"{self}: {_reason(error)}") from error
-        return {info.path[len(self._path) :].lstrip("/"): _remote_file(info) for info in infos}
+        files = {info.path[len(self._path) :].lstrip("/"): _remote_file(info) for info in infos}
+        for name in files:
+            if {"", ".", ".."} & {*re.split(r"[/\\]", name)}:
+                raise RemoteError(
+                    f"{self}: a file is called {name!r}, which may lead out of a folder; remove it"
+                )
+        return files
 
     @cached_property
     def is_file(self) -> bool:

@@ -1,6 +1,7 @@
 """`rollback`: serve an earlier version again, after it has proved that it loads."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from .recommender import Recommender
@@ -11,10 +12,11 @@ from .storage.versions import CURRENT, list_versions, set_current_version
 N_REMOTE_VERSIONS = 5  # the latest ones, that are copied from a bundle root behind a URI
 
 
-def roll_back(root: Path, to: str | None = None) -> tuple[str, list[str]]:
+def roll_back(root: Path, to: str | None = None, trust: Sequence[Path] = ()) -> tuple[str, list[str]]:
     """Point `current` at version `to`, or at the newest good one older than `current`.
 
-    A version is good if it loads and replays its golden requests here, as in a service. Returns the version,
+    A version is good if it loads and replays its golden requests here, as in a service, and one of the public
+    keys `trust`, if there are any, signed it. Returns the version,
     and why newer ones were passed over. Raises BundleError, and changes nothing, if there is no such version.
     """
     if is_mirror(root):
@@ -26,13 +28,13 @@ def roll_back(root: Path, to: str | None = None) -> tuple[str, list[str]]:
     if to is not None:
         if to not in versions:
             raise BundleError(root, f"there is no version {to}", f"choose one of {', '.join(versions)}")
-        Recommender.load(root / to)
+        Recommender.load(root / to, trust=trust)
         _set_current(root, to)
         return to, []
     skipped = []
     for version in reversed([version for version in versions if version < current]):
         try:
-            Recommender.load(root / version)
+            Recommender.load(root / version, trust=trust)
         except (BundleError, OSError, ValueError) as error:
             skipped.append(f"{version} was passed over: {error}")
             continue

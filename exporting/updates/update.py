@@ -45,6 +45,7 @@ from exporting.index.build import (
     measure_search,
     read_shards,
 )
+from exporting.signing import check_key, is_signed, sign_version
 from exporting.updates.catalog import update_run, updated_item_rows
 from serving.storage.bundle import (
     BundleError,
@@ -93,6 +94,7 @@ def update_bundle(
     tracking_uri: str = "",
     rebuild: bool = False,
     limits: DegradationLimits = DEFAULT_LIMITS,
+    sign: Path | None = None,
 ) -> Path:
     """Publish the bundle in `root` with changed items; returns the folder of the new version.
 
@@ -104,7 +106,9 @@ def update_bundle(
         run: the training run, a folder or an MLflow run id, if it was moved.
         rebuild: build and tune the index anew.
         limits: beyond which a warning advises a rebuild.
+        sign: private key that signs the new version.
     """
+    check_key(sign)
     if items is None and not rebuild:
         raise ExportError("nothing to do: give the changed items (--items FILE), or --rebuild")
     try:
@@ -121,6 +125,10 @@ def update_bundle(
     if updates.equals(current.updates) and not rebuild:
         print(f"bundle: {current.folder} has these items already")
         return current.folder
+    if not is_signed(current.folder, sign):
+        raise ExportError(
+            f"{current.folder} is not signed by this key: export it again, python export.py sign={sign}"
+        )
     settings = _export_settings(current)
     with timed_step("run"):
         trained = load_exportable_run(find_training_run(current.manifest, run, tracking_uri))
@@ -130,7 +138,7 @@ def update_bundle(
             raise ExportError(str(error)) from error
         delta = index_delta(current.folder, updated, updated_item_rows(updated.items, updates))
     build_index = _index_builder(current, updated, delta, settings.index, rebuild)
-    version = _publish_update(root, current, updated, updates, settings, build_index)
+    version = _publish_update(root, current, updated, updates, settings, build_index, sign)
     print(_update_summary(current, delta, len(updates)))
     if degradation := index_degradation(read_manifest(version)["index"], limits):
         print(f"warning: {degradation}: rebuild the index, python export.py update --bundle {root} --rebuild")
@@ -144,6 +152,7 @@ def _publish_update(
     updates: pa.Table,
     settings: DictConfig,
     build_index: Callable[[Path], BuiltIndex],
+    sign: Path | None,
 ) -> Path:
     """Assemble the bundle of `updated` with its updates; returns the folder of the new version.
 
@@ -158,13 +167,14 @@ def _publish_update(
     record["updated"] = current.manifest["version"]
     with ExitStack() as lock:
 
-        def lock_current(_: Path) -> None:
+        def finish(folder: Path) -> None:
             lock.enter_context(lock_folder(root))  # until the version is published
             if version_folder(root) != current.folder:
                 raise ExportError("another version was published in the meantime: run the update again")
+            sign_version(folder, sign)
 
         try:
-            return assemble_bundle(updated, settings, root, write_updates_and_index, record, lock_current)
+            return assemble_bundle(updated, settings, root, write_updates_and_index, record, finish)
         except (BundleError, ValueError) as error:
             raise ExportError(str(error)) from error
 
@@ -203,6 +213,8 @@ def _export_settings(current: PublishedVersion) -> DictConfig:
 def find_training_run(manifest: dict[str, Any], run: str | None, tracking_uri: str) -> Path:
     """The folder of the run that a bundle was made from. Raises ExportError for another one."""
     name = manifest["run"]["folder"]
+    if Path(name).name != name:
+        raise ExportError(f"the bundle's manifest names the run {name!r}, which is no name of a folder")
     folder = find_run(run or str(Path(manifest["run"]["config"]["paths"]["runs"]) / name), tracking_uri)
     if folder.name != name:
         raise ExportError(f"run={run} is {folder.name}, the bundle was made from {name}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..checkout import Checkout
 from ..command_line import option
@@ -10,6 +11,15 @@ from ..recommender import Recommender
 from ..storage.bundle_mirror import bundle_path
 from ..stores.base import Store
 from ..stores.uri import exported_store_path, open_store
+
+
+def trust_option() -> Any:
+    """The option `--trust` of the commands that load versions."""
+    return option(
+        (),
+        "public key (PEM), or a folder of them, that must have signed the version; repeatable",
+        metavar="KEY",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +39,8 @@ class BundleOptions:
         None, "0 for most purchases to 1 for most revenue (default: as exported)", metavar="W"
     )
 
+    trust: tuple[Path, ...] = trust_option()
+
     def __post_init__(self) -> None:
         Checkout(None, [], self.ts)
         if self.revenue_weight is not None:
@@ -36,7 +48,7 @@ class BundleOptions:
 
     def load_recommender(self) -> Recommender:
         """The recommender of the bundle and the store. Raises as `Recommender.load` and `open_store`."""
-        return Recommender.load(self.bundle, self.open_store())
+        return Recommender.load(self.bundle, self.open_store(), self.trust)
 
     def open_store(self) -> Store | None:
         """The store given, else the exported one. Raises as serving.stores.uri.open_store."""

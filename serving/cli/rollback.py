@@ -9,6 +9,7 @@ from ..rollback import roll_back
 from ..storage.bundle import version_folder
 from ..storage.bundle_mirror import bundle_path
 from ..storage.paths import CURRENT
+from .bundle_options import trust_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +24,14 @@ class RollbackOptions:
     to: str | None = option(
         None, "version (default: the newest good one older than `current`)", metavar="VERSION"
     )
+    trust: tuple[Path, ...] = trust_option()
 
 
 def rollback(options: RollbackOptions) -> int:
     """Roll back. Returns the exit code."""
     link = options.bundle / CURRENT
     before = version_folder(options.bundle).name if link.exists() else "nothing"
-    version, skipped = roll_back(options.bundle, options.to)
+    version, skipped = roll_back(options.bundle, options.to, options.trust)
     for reason in skipped:
         print(f"note: {reason}", file=sys.stderr)
     print(f"{link} -> {version} (before: {before})")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..command_line import option, option_specs
 from ..storage.bundle_mirror import bundle_path
+from .bundle_options import trust_option
 from .config_file import OptionValue, format_config, name_origins, resolve_options
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class ServeOptions:
     )
     poll_seconds: float = option(1.0, "seconds between two looks at `current`")
     explore: float = option(0.0, "probability that the last slot explores")
+    trust: tuple[Path, ...] = trust_option()
     experiments: Path | None = option(None, "A/B tests (docs/experiments.md); needs --log", metavar="FILE")
     log_format: Literal["text", "json"] = option("text", "of the log on stderr")
     access_log: bool = option(False, "log every request")
@@ -150,19 +152,24 @@ def _serve_until_signal(options: ServeOptions, settings: "Settings") -> None:
 
 def check_settings(settings: "Settings") -> None:
     """Open and close the files of the settings: one line now is better than a worker that cannot start."""
-    from ..events.impression_log import ImpressionLog
+    from ..events.impression_log import ImpressionLog, check_log_folder
     from ..experiments.declaration import read_experiments
     from ..http.backends import open_service_store
     from ..http.keys import ApiKeys
+    from ..storage.signatures import read_trusted_keys
     from ..stores.uri import open_live_state
 
     ApiKeys(settings.api_key_file, settings.admin_key_file)
+    read_trusted_keys(settings.trust)
     if settings.experiments is not None:
         read_experiments(settings.experiments)
     store = open_service_store(settings.store, settings.bundle) if settings.store else None
     if settings.live is not None:
         open_live_state(settings.live)
-    log = None if settings.log is None else ImpressionLog(settings.log)
+    log = None
+    if settings.log is not None:
+        check_log_folder(settings.log)
+        log = ImpressionLog(settings.log)
     for resource in (store, log):
         if resource is not None:
             resource.close()

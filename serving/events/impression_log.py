@@ -16,6 +16,7 @@ import atexit
 import logging
 import math
 import os
+import tempfile
 import threading
 import time
 import weakref
@@ -286,6 +287,20 @@ class ImpressionLog:
         if now - self._last_warning_time >= WARNING_INTERVAL_S:
             self._last_warning_time = now
             logger.warning("%s: %s (dropped so far: %d)", self.folder, message, self.dropped_count)
+
+
+def check_log_folder(folder: Path) -> None:
+    """Create the folder of a log and write to it. Raises OSError with the reason and the remedy."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise OSError(
+            f"{folder}: the impression log cannot be written: {error.strerror or error}. To do: make the"
+            " folder writable and the disk free, or give --log another folder"
+        ) from error
 
 
 def records_to_batch(records: list[Record]) -> pa.RecordBatch:

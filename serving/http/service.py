@@ -99,7 +99,7 @@ class Service:
 
     def _load_recommender(self, folder: Path) -> Recommender:
         store = self.store if self.store is not None else open_service_store(None, self.settings.bundle)
-        recommender = Recommender.load(folder, store)
+        recommender = Recommender.load(folder, store, self.settings.trust)
         recommender.exploration_rate = self.settings.explore
         recommender.corrupt_histories.on_corrupt = self.metrics.corrupt_histories.inc
         return recommender

@@ -37,6 +37,8 @@ class Settings:
         trace_sample: share of the requests without a traceparent that are traced, from 0 to 1.
         root_path: prefix of all paths at a proxy (/sextet), which may pass it on or not; "" for none.
         cors_origins: origins of pages that may call the service from a browser; "*" for any.
+        trust: public keys, of which one must have signed a version (serving/storage/signatures.py); none for
+            versions without a signature.
     """
 
     bundle: Path
@@ -58,6 +60,7 @@ class Settings:
     trace_sample: float = 0.01
     root_path: str = ""
     cors_origins: tuple[str, ...] = ()
+    trust: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("queue_limit", 1), ("max_body", 1024)):

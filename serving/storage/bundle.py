@@ -6,7 +6,7 @@ The only file of `serving` that calls `torch.jit`.
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -34,6 +34,7 @@ from .formats import (
 from .item_ids import ItemRowMap
 from .mapped_table import MappedTable
 from .paths import CURRENT
+from .signatures import SIGNATURE, check_signature, read_trusted_keys
 from .vector_index import ItemIndex, SearchParams, read_index
 
 MANIFEST = "manifest.json"
@@ -99,13 +100,14 @@ class Bundle:
     items_by_leaf: NDArray[np.int32]  # [n], the same by leaf category, and within one by fallback rank
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, trust: Sequence[Path] = ()) -> Bundle:
     """Load a version folder, or the version that `current` names in a bundle root.
 
-    Raises BundleError for a missing or changed file, an unknown format, or parts that do not fit together.
+    Raises BundleError for a missing or changed file, an unknown format, or parts that do not fit together,
+    and as `read_manifest`.
     """
     folder = version_folder(path)
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, trust)
     shard_names = index_files(folder, manifest)
     for name in dict.fromkeys((*REQUIRED_FILES, *shard_names, *manifest["files"])):
         verify_checksum(folder / name, manifest["files"].get(name))
@@ -156,9 +158,23 @@ def version_folder(path: str | Path) -> Path:
     return path.resolve()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest. Raises BundleError for a checksum that differs or a format that serving cannot read."""
+def read_manifest(folder: Path, trust: Sequence[Path] = ()) -> dict[str, Any]:
+    """The manifest.
+
+    Args:
+        trust: public keys (signatures.py), of which one must have signed the manifest; none for no signature.
+
+    Raises BundleError for a checksum that differs, a format that serving cannot read, files outside the
+    folder and a missing signature, and what `read_trusted_keys` raises.
+    """
     raw = (folder / MANIFEST).read_bytes()
+    if keys := read_trusted_keys(trust):
+        try:
+            check_signature(raw, folder / SIGNATURE, keys)
+        except ValueError as error:
+            raise BundleError(
+                folder, str(error), "export with sign=KEY, or --trust the public key of who exported it"
+            ) from error
     try:
         manifest: dict[str, Any] = json.loads(raw)
         expected = manifest["checksum"]
@@ -174,7 +190,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     if checksum != expected:
         raise BundleError(folder / MANIFEST, "its content does not match its checksum")
+    _check_file_names(folder, manifest)
     return manifest
+
+
+def _check_file_names(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raises BundleError for a manifest that names anything but files of its own folder."""
+    names = manifest.get("files")
+    if not isinstance(names, dict):
+        raise BundleError(folder / MANIFEST, "it lists no files")
+    for name in names:
+        is_name = not {"/", "\\", "\0"} & {*name} and name not in ("", ".", "..")
+        if not is_name or (folder / name).resolve().parent != folder.resolve():
+            raise BundleError(folder / MANIFEST, f"it names the file {name!r}, which is not in its folder")
 
 
 def index_files(folder: Path, manifest: dict[str, Any]) -> list[str]:

@@ -110,7 +110,8 @@ def pull_versions(root: Path, n_latest: int) -> None:
     """Copy the latest versions that are there, published or not, to go back to one. Raises RemoteError."""
     remote = _remote(root)
     manifests = [name for name in remote.list_files() if name.endswith(f"/{MANIFEST}")]
-    versions = sorted(name.partition("/")[0] for name in manifests if name.count("/") == 1)
+    names = {name.partition("/")[0] for name in manifests if name.count("/") == 1}
+    versions = sorted(name for name in names if VERSION.fullmatch(name))
     with lock_file(root / LOCK_FILE):
         for version in versions[-n_latest:]:
             if not (root / version / MANIFEST).is_file():

@@ -23,6 +23,8 @@ def list_versions(root: Path) -> list[str]:
 
 def find_version(root: Path, version: str) -> Path:
     """The folder of a version, published or not. Raises BundleError if there is none."""
+    if Path(version).name != version:
+        raise BundleError(root, f"{version!r} is no name of a version", "give the name of a folder")
     parents = [folder for folder in (root, root / CHALLENGER_FOLDER) if folder.is_dir()]
     for parent in parents:
         if (parent / version / MANIFEST).is_file():

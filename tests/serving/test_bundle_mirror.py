@@ -14,8 +14,11 @@ from serving.cli import main
 from serving.remote import RemoteError, RemoteFolder
 from serving.rollback import roll_back
 from serving.storage import bundle_mirror
+from serving.storage.bundle import MANIFEST
 from serving.storage.bundle_mirror import bundle_path, local_root, pull_current, refresh
 from serving.storage.paths import CURRENT
+from serving.storage.signatures import SIGNATURE, sign_file
+from tests.serving.storage.test_signatures import write_key
 
 
 @pytest.fixture
@@ -177,3 +180,17 @@ def test_pull_refuses(bucket: Callable[[str], str], tmp_path: Path, capsys: pyte
     with pytest.raises(SystemExit, match="2"):
         main(["pull", "--bundle", "s3://a/b", "--to", str(tmp_path), "--keep", "0"])
     assert "--keep" in capsys.readouterr().err
+
+
+def test_a_signature_travels_with_its_version(
+    copy: Path, bucket: Callable[[str], str], machine: Callable[[str], Path], tmp_path: Path
+) -> None:
+    key = write_key(tmp_path, "shop")
+    sign_file(copy / MANIFEST, copy / SIGNATURE, key)
+    uri = bucket("bundle")
+    machine("training")
+    publish_copy(copy, uri, "20240101T000000Z-a")
+    machine("serving")
+    arguments = ["recommend", "--bundle", uri, "--user", "u001", "--items", "i001", "--trust"]
+    assert main([*arguments, str(key.with_suffix(".pem"))]) == 0
+    assert main([*arguments, str(write_key(tmp_path, "other").with_suffix(".pem"))]) == 1

@@ -185,3 +185,16 @@ def test_store_and_log_of_a_service_are_those_of_training(version: Path, tmp_pat
         [i["propensity"] for i in slate["items"]]
     )
     assert [row["item_id"] for row in rows if row["kind"] == "click"] == [click["item_id"]]
+
+
+@pytest.mark.parametrize("place", ["a file is in the way", "/proc/nowhere"])
+def test_a_log_that_cannot_be_written_is_refused_at_start(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    folder = tmp_path / place
+    if not place.startswith("/"):
+        folder.write_text("")
+    assert main(["serve", "--bundle", str(version.parent), "--log", str(folder), "--port", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {folder}: the impression log cannot be written: ")
+    assert "To do: " in line

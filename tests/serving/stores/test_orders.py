@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from serving import Event, open_store
 from serving.stores.base import history_from_events, idempotency_hash
-from serving.stores.chunks import EVENT_DTYPES, HEAD, MAX_CHUNKS, merge, pack, pack_order, unpack, unpack_order
+from serving.stores.chunks import (
+    EVENT_DTYPES,
+    HEAD,
+    MAX_CHUNKS,
+    merge,
+    pack,
+    pack_order,
+    unpack,
+    unpack_order,
+)
 from serving.stores.orders import OrderChange, OrderStore, keeps_orders
 
 FORK = multiprocessing.get_context("fork")
