@@ -74,6 +74,8 @@ def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
     if data["name"] not in READERS:
         raise DataError(f"data.name is '{data['name']}', expected one of {', '.join(READERS)}")
     _attribution_windows(data)
+    if (impressions := data.get("impressions", "served")) not in ("served", "viewed"):
+        raise DataError(f"data.impressions is '{impressions}', expected served or viewed")
     source = import_module(f"data.sources.{data['name']}")
     files = source.table_files(data)
     features = {name: value for name, value in config["features"].items() if name not in RANKER_SETTINGS}
@@ -143,9 +145,12 @@ def _attribute_feedback(
     """The events of an impression log, attributed, and their rows by kind and join state."""
     click_window, purchase_window = _attribution_windows(inputs.data)
     labels.reject_late_clicks(inputs.outcomes.labels, click_window, inputs.data)
+    events = tables["events"]
+    if inputs.data.get("impressions", "served") == "viewed":
+        events = engine.materialize(con, "viewed_events", attribution.keep_viewed_slates(events))
     return attribution.attribute_feedback(
         con,
-        tables["events"],
+        events,
         tables["orders"],
         click_window,
         purchase_window,

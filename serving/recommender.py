@@ -90,6 +90,7 @@ class Recommender:
         self.task_rows = PredictionRows.of_tasks(bundle.tasks)
         self.n_ann_candidates = int(bundle.manifest["candidates"]["ann"])
         self.exploration_rate = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)
+        self.viewed_impressions_only = False  # whether the frequency cap counts only slates that were viewed
         self.rng = np.random.default_rng()
         self.stage_stats = StageStats(STAGES)
         self.pipeline_pool = ThreadPool(MAX_THREADS, "pipeline", set_single_thread)
@@ -256,7 +257,9 @@ class Recommender:
         columns = deadline.run_stage("encode", self.feature_encoder.encode_arrays, checkout, history, ts)
         filter_purchases = self.eligibility_filter.without_purchases
         request.eligible = filter_purchases(request.eligible, request.policy, columns)
-        shown = count_impressions(request.policy.frequency_cap, checkout, history, ts)
+        shown = count_impressions(
+            request.policy.frequency_cap, checkout, history, ts, self.viewed_impressions_only
+        )
         capped = self.eligibility_filter.capped_rows(request.policy, shown)
         request.eligible = request.eligible.without_capped(capped)
         state = b"" if deadline.is_infinite else query_fingerprint(columns)

@@ -22,6 +22,7 @@ from data.tables.contract import EVENT_KINDS, SLATE_KINDS
 from serving.checkout import MAX_CLOCK_SKEW
 from serving.pipeline.exclusion import parse_duration
 
+VIEWED_KIND = "viewed"  # of events: the slate was really on screen
 NO_CHECKOUT = "none"  # order_id of events without a checkout: they enter the user's history, and no outcome
 JOIN_STATES = ("joined", "repeated", "unknown", "early", "late")
 UNBOUNDED_WINDOW = 2**40  # seconds
@@ -82,6 +83,18 @@ def attribute_feedback(
     for part in more_parts:
         attributed = attributed.union(part)
     return engine.materialize(con, "log_events", attributed), counts
+
+
+def keep_viewed_slates(log: ir.Table) -> ir.Table:
+    """The conformed table `events` of a log without the impressions of slates that were not on screen.
+
+    A slate was if any of its items has an event VIEWED_KIND.
+    """
+    viewed = log.filter(log.kind == VIEWED_KIND, log.request_id.notnull())
+    requests = viewed.select("request_id").distinct()
+    return log.filter(
+        (log.kind != "impression").fill_null(True) | log.request_id.isin(requests.request_id).fill_null(False)
+    )
 
 
 def _is_event(log: ir.Table, kinds: Collection[str]) -> ir.BooleanValue:

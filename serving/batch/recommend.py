@@ -144,7 +144,9 @@ def _encode_checkout(
     ts = int(time.time()) if checkout.ts is None else checkout.ts
     columns = recommender.feature_encoder.encode_arrays(checkout, history, ts)
     eligible = recommender.eligibility_filter.eligible_items(checkout, policy, columns)
-    impressions = count_impressions(policy.frequency_cap, checkout, history, ts)
+    impressions = count_impressions(
+        policy.frequency_cap, checkout, history, ts, recommender.viewed_impressions_only
+    )
     return columns, eligible.without_capped(recommender.eligibility_filter.capped_rows(policy, impressions))
 
 

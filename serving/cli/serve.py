@@ -64,6 +64,9 @@ class ServeOptions:
     poll_seconds: float = option(1.0, "seconds between two looks at `current`")
     explore: float = option(0.0, "probability that the last slot explores")
     trust: tuple[Path, ...] = trust_option()
+    impressions: Literal["served", "viewed"] = option(
+        "served", "slates that the frequency cap counts: all, or those with feedback `viewed`"
+    )
     experiments: Path | None = option(None, "A/B tests (docs/experiments.md); needs --log", metavar="FILE")
     log_format: Literal["text", "json"] = option("text", "of the log on stderr")
     access_log: bool = option(False, "log every request")

@@ -16,6 +16,7 @@ from ..pipeline.request_ids import shown_state
 from ..resilience.loggable import loggable_message
 from ..storage.formats import event_kinds
 from ..stores.base import Store
+from ..stores.impressions import record_view
 from ..stores.orders import OrderChange, keeps_orders
 from .backends import is_writable
 from .metrics import ServiceMetrics
@@ -25,6 +26,7 @@ from .schema import CheckoutIn, FeedbackIn, parse_body, profile_strings, to_even
 
 T = TypeVar("T")
 STORE_TIMEOUT = 5.0  # seconds for the store to record a checkout
+VIEWED_KIND = "viewed"  # a slate was really on screen
 STORED_FEEDBACK = ("click", "cart")  # kinds of a history; purchases come as checkouts
 
 
@@ -35,6 +37,7 @@ class EventRecorder:
         store, log: None for none.
         bundle_watcher: whose versions say which kinds of feedback count.
         queue_limit: most writes that wait for the store; further ones are refused or dropped.
+        stores_views: whether feedback `viewed` enters the store, for the frequency cap.
     """
 
     def __init__(
@@ -44,9 +47,10 @@ class EventRecorder:
         metrics: ServiceMetrics,
         bundle_watcher: BundleWatcher,
         queue_limit: int,
+        stores_views: bool = False,
     ) -> None:
         self.store, self.log, self.metrics, self.bundle_watcher = store, log, metrics, bundle_watcher
-        self.queue_limit, self.pending_writes = queue_limit, 0
+        self.queue_limit, self.pending_writes, self.stores_views = queue_limit, 0, stores_views
         self._store_executor = ThreadPoolExecutor(2, "records")
 
     async def record_checkout(self, body: bytes) -> Response:
@@ -121,17 +125,19 @@ class EventRecorder:
         if feedback.user_id is not None and feedback.kind in STORED_FEEDBACK and shown != "no":
             event = Event(feedback.item_id, ts, feedback.kind)
             self._append_click(feedback.user_id, event, feedback.request_id)
+        if feedback.kind == VIEWED_KIND and self.stores_views and shown != "no":
+            self._append_view(feedback, ts)
         return JSONResponse({"logged": 1, "shown": shown}, 202)
 
     def feedback_kinds(self) -> list[str]:
         """The kinds of feedback that count: those of histories, and those that a serving bundle predicts."""
         serving = tuple(self.bundle_watcher.recommenders.values())
         further = [kind for recommender in serving for kind in event_kinds(recommender.bundle.tasks)]
-        return [*dict.fromkeys((*HISTORY_KINDS, *further))]
+        return [*dict.fromkeys((*HISTORY_KINDS, VIEWED_KIND, *further))]
 
     def _check_feedback_kind(self, kind: str) -> None:
         """Raises ProblemError (422) for a kind that no bundle which serves has a task for."""
-        if kind in HISTORY_KINDS:
+        if kind in (*HISTORY_KINDS, VIEWED_KIND):
             return
         if self.bundle_watcher.recommender is None:
             raise unavailable_error("no bundle is loaded yet: /readyz says why")  # nobody knows the tasks
@@ -152,15 +158,23 @@ class EventRecorder:
         store = self.store
         if store is None or not is_writable(store):
             return
+        key = None if request_id is None else f"{request_id} {event.kind} {event.item_id}"
+        self._write_later(partial(store.append, user_id, [event], None, key))
+
+    def _append_view(self, feedback: FeedbackIn, ts: int) -> None:
+        """Store that the slate was on screen, under its order's id if it has one, as the slate itself is."""
+        order_key = feedback.order_id or feedback.request_id
+        if feedback.user_id is not None and order_key is not None:
+            self._write_later(partial(record_view, self.store, feedback.user_id, order_key, ts))
+
+    def _write_later(self, write: Callable[[], None]) -> None:
+        """Write to the store; nobody waits. A store that is behind drops it."""
         if self.pending_writes >= self.queue_limit:
             self.metrics.store_appends.labels("dropped").inc()
             return
-        key = None if request_id is None else f"{request_id} {event.kind} {event.item_id}"
-        self._submit_write(partial(store.append, user_id, [event], None, key)).add_done_callback(
-            self._on_click_appended
-        )
+        self._submit_write(write).add_done_callback(self._on_written_later)
 
-    def _on_click_appended(self, write: Future[None]) -> None:
+    def _on_written_later(self, write: Future[None]) -> None:
         error = write.exception()
         self.metrics.store_appends.labels("failed" if error else "recorded").inc()
         if isinstance(error, Exception):

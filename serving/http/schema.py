@@ -101,13 +101,15 @@ class FeedbackIn(BaseModel):
         json_schema_extra={"anyOf": [_required_field("request_id"), _required_field("user_id")]}
     )
     kind: Id = Field(
-        description="click, cart, purchase or another kind of event that a task of the bundle predicts",
+        description="click, cart, purchase, viewed (the slate was really on screen; `item_id` is any of its"
+        " items) or another kind of event that a task of the bundle predicts",
     )
     request_id: Id | None = Field(None, description="of the slate; required without user_id")
     item_id: Id
     ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
     user_id: Id | None = Field(None, description="lets a click count in the user's next request")
     value: Money | None = Field(None, description="money spent on the item by a purchase")
+    order_id: Id | None = Field(None, description="of the checkout that asked for the slate; for kind viewed")
 
 
 class ItemOut(BaseModel):

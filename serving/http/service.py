@@ -83,8 +83,9 @@ class Service:
         live_uri = live_state_uri(settings.live, settings.store, settings.bundle)
         self.live = None if live_uri is None else LiveUpdates(open_live_state(live_uri), self.metrics)
         self.recorder = EventRecorder(
-            self.store, self.log, self.metrics, self.bundle_watcher, settings.queue_limit
-        )
+            self.store, self.log, self.metrics, self.bundle_watcher, settings.queue_limit,
+            settings.impressions == "viewed",
+        )  # fmt: skip
         self.impression_writer = ImpressionWriter(self.store, self.metrics, settings.queue_limit)
         self.health = HealthMonitor(self.store, self.log, self.metrics)
         self._current_version: str | None = None
@@ -101,6 +102,7 @@ class Service:
         store = self.store if self.store is not None else open_service_store(None, self.settings.bundle)
         recommender = Recommender.load(folder, store, self.settings.trust)
         recommender.exploration_rate = self.settings.explore
+        recommender.viewed_impressions_only = self.settings.impressions == "viewed"
         recommender.corrupt_histories.on_corrupt = self.metrics.corrupt_histories.inc
         return recommender
 

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .logs import LogFormat
 from .proxy import check_proxy_settings
@@ -39,6 +40,7 @@ class Settings:
         cors_origins: origins of pages that may call the service from a browser; "*" for any.
         trust: public keys, of which one must have signed a version (serving/storage/signatures.py); none for
             versions without a signature.
+        impressions: which slates the frequency cap counts: all, or those with feedback `viewed`.
     """
 
     bundle: Path
@@ -61,6 +63,7 @@ class Settings:
     root_path: str = ""
     cors_origins: tuple[str, ...] = ()
     trust: tuple[Path, ...] = ()
+    impressions: Literal["served", "viewed"] = "served"
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 1), ("queue_limit", 1), ("max_body", 1024)):

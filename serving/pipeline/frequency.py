@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..checkout import Checkout
 from ..stores.base import UserHistory
-from ..stores.impressions import ShownSlate
+from ..stores.impressions import ShownSlate, viewed_order_keys
 from .exclusion import duration_seconds
 
 MAX_TIMES = 1000  # more than a store remembers
@@ -70,7 +70,7 @@ class ImpressionCount(NamedTuple):
 
 
 def count_impressions(
-    cap: FrequencyCap | None, checkout: Checkout, history: UserHistory, ts: int
+    cap: FrequencyCap | None, checkout: Checkout, history: UserHistory, ts: int, viewed_only: bool = False
 ) -> dict[str, ImpressionCount]:
     """The impressions of a user within the cap's window, by item; none without a cap.
 
@@ -79,12 +79,16 @@ def count_impressions(
     Args:
         history: of the user, with the impressions.
         ts: Unix seconds (UTC) of the checkout.
+        viewed_only: count only slates that were really on screen.
     """
     if cap is None or not history.impressions:
         return {}
     start = ts - cap.window_seconds
     earlier = takewhile(lambda slate: slate.order_key != checkout.order_id, history.impressions)
     slates = [slate for slate in earlier if slate.ts > start]
+    if viewed_only:
+        viewed = viewed_order_keys(history.impressions)
+        slates = [slate for slate in slates if slate.order_key in viewed]
     if not slates:
         return {}
     return count_by_item(slates, _last_responses(checkout, history, start, ts))

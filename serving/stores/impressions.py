@@ -1,7 +1,8 @@
 """Slates that a user was shown: the memory behind the frequency cap (serving/pipeline/frequency.py).
 
 A store keeps the newest MAX_SLATES of a user apart from the history, one small record each, in order of
-arrival: a JSON list [order key, ts, [item ids]].
+arrival: a JSON list [order key, ts, [item ids]]. A view of a slate, where views are recorded, is a record
+of its own: VIEWED and the order key, and no items.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 from ..checkout import Checkout, Slate
 from .quarantine import CorruptHistoryError
 
+VIEWED = "viewed: "  # before the order key of a slate, in a record that it was on screen
 MAX_SLATES = 64  # of a user: a month of two orders a day
 
 
@@ -64,6 +66,21 @@ def record_impressions(store: object, checkout: Checkout, slate: Slate, now: int
         checkout.user_id, ShownSlate(checkout.order_id or slate.request_id, ts, item_ids)
     )
     return True
+
+
+def record_view(store: object, user_id: str, order_key: str, ts: int) -> None:
+    """Store that a slate was really on screen; nothing where the store keeps no impressions.
+
+    Raises OSError and ValueError as `append_impressions` does.
+    """
+    if keeps_impressions(store):
+        store.append_impressions(user_id, ShownSlate(VIEWED + order_key, ts, ()))
+
+
+def viewed_order_keys(slates: Iterable[ShownSlate]) -> set[str]:
+    """The order keys of the slates that were really on screen."""
+    keys = (slate.order_key for slate in slates)
+    return {key.removeprefix(VIEWED) for key in keys if key.startswith(VIEWED)}
 
 
 def pack_slate(slate: ShownSlate) -> bytes:

@@ -17,6 +17,7 @@ from data.tables.attribution import (
     MAX_CLOCK_SKEW,
     NO_CHECKOUT,
     attribute_feedback,
+    keep_viewed_slates,
     window_seconds,
 )
 from data.tables.contract import EVENTS, SLATE_KINDS
@@ -281,3 +282,25 @@ def test_windows() -> None:
     for wrong in ("0d", "d", "1w", 5, "-1d", None):
         with pytest.raises(DataError, match=r"data\.click_window is"):
             window_seconds(wrong)  # type: ignore[arg-type]
+
+
+def test_only_slates_that_were_on_screen_are_impressions(con: ibis.BaseBackend) -> None:
+    """With data.impressions=viewed. A view of one item is that of its slate."""
+    row = {"user_id": "u0", "order_id": "o0", "position": 1, "ts": 0}
+    log = [
+        row | {"kind": kind, "request_id": request, "item_id": item, "_row": number}
+        for number, (kind, request, item) in enumerate(
+            [
+                ("impression", "r0", "i0"), ("impression", "r0", "i1"), ("impression", "r1", "i0"),
+                ("impression", None, "i2"), ("ghost", "r2", "i0"), ("click", "r1", "i0"),
+                ("viewed", "r0", "i0"),
+            ]
+        )
+    ]  # fmt: skip
+    kept = con.to_pyarrow(keep_viewed_slates(ibis.memtable(pa.Table.from_pylist(log)))).to_pylist()
+    assert [(row["kind"], row["request_id"]) for row in kept] == [
+        ("impression", "r0"), ("impression", "r0"), ("ghost", "r2"), ("click", "r1"), ("viewed", "r0"),
+    ]  # fmt: skip
+    _, counts = attribute_rows(con, kept, [{**row, "quantity": 1.0}], None)
+    assert counts["impression"]["joined"] == 2
+    assert counts["click"] == dict.fromkeys(JOIN_STATES, 0) | {"unknown": 1}  # nobody saw it

@@ -14,7 +14,7 @@ from serving.http.app import create_app
 from serving.http.settings import Settings
 from serving.pipeline.frequency import count_impressions
 from serving.stores.impressions import ShownSlate
-from tests.serving.http.services import Client, serving
+from tests.serving.http.services import Client, serving, until
 
 SLATES, FEEDBACK = "/v1/recommendations", "/v1/feedback"
 LONG = 60_000.0  # ms: a busy machine must not change what is answered
@@ -118,3 +118,30 @@ def test_a_bundle_without_a_cap_writes_nothing(client: Client) -> None:
     shown = [item for slate in slates for item in slate]
     assert max(map(shown.count, shown)) > 2
     assert client.service.store.get("uncapped").impressions == ()
+
+
+def test_with_viewed_impressions_only_slates_on_screen_count(version: Path, tmp_path: Path) -> None:
+    """A page that loads slates ahead shows the same six until one was on screen twice."""
+    settings = Settings(
+        version.parent, str(tmp_path / "store"), log=tmp_path / "log", deadline_ms=LONG, impressions="viewed"
+    )
+    store = open_store(tmp_path / "store", read_timeout=60.0, write_timeout=60.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serving.pipeline.store_read.STORE_TIMEOUT_MS", LONG)
+        with serving(create_app(settings, store)) as client:
+            slates = [visit(client, "visitor", order) for order in range(5)]
+            assert slates == slates[:1] * 5
+            for order in range(2):
+                seen = {"kind": "viewed", "request_id": "r", "item_id": slates[0][0], "user_id": "visitor"}
+                response = client.post(FEEDBACK, seen | {"order_id": f"visitor {order}"})
+                assert response.status_code == 202
+            until(lambda: len(store.get("visitor").impressions) == 7)
+            assert not {*visit(client, "visitor", 5)} & {*slates[0]}
+
+
+def test_views_are_no_impressions_where_all_served_slates_count(client: Client) -> None:
+    slate = visit(client, "viewer", 0)
+    seen = {"kind": "viewed", "request_id": "r", "item_id": slate[0], "user_id": "viewer"}
+    assert client.post(FEEDBACK, seen).status_code == 202
+    assert client.number('sextet_feedback_total{kind="viewed",shown="unknown"}') >= 1
+    assert len(client.service.store.get("viewer").impressions) == 1
