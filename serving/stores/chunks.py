@@ -152,7 +152,7 @@ def _split_chunk(chunk: bytes) -> ChunkContent:
         raise ValueError("a chunk of events is damaged: its checksum differs")
     keys = [bytes(body[start : start + key_size]) for start in range(0, events_start, key_size)]
     events = np.frombuffer(body[events_start:words_start], dtype)
-    item_ids, profile, *change = json.loads(bytes(body[words_start:]))
+    item_ids, profile, *change = json.loads(str(body[words_start:], "utf-8"))
     if len(item_ids) != len(events):
         raise ValueError(f"{len(events)} events with {len(item_ids)} items")
     kind = change[0] if change else MERGED if len(keys) != 1 else "append"
