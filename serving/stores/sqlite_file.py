@@ -67,6 +67,7 @@ class SQLiteFile:
 
     def check(self) -> None:
         """Open the file at the path if it is another one. Raises FileNotFoundError if there is none."""
+        self._check_open()
         self._reset_after_fork()
         self._next_check = time.monotonic() + CHECK_INTERVAL_S
         identity = _file_identity(self.path)
