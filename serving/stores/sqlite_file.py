@@ -48,6 +48,7 @@ class SQLiteFile:
         self._reopen_lock = threading.Lock()
         self._pid = os.getpid()
         self._identity: FileIdentity = None  # of the file that `idle` is connected to
+        self._real_path = path
         self._wal_identity: FileIdentity = None
         self._next_check = 0.0  # time.monotonic
 
@@ -92,7 +93,6 @@ class SQLiteFile:
         if not lock.acquire(timeout=timeout):
             raise TimeoutError(f"{self.path}: other threads write for more than {timeout} s")
         try:
-            self._check_open()
             self.check()
             with self.connection(max(deadline - time.monotonic(), 0.001)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -111,7 +111,10 @@ class SQLiteFile:
         if self._identity is None or time.monotonic() >= self._next_check:
             self.check()
         with self.translate_errors():
-            connection = self._pop_idle() or self._connect("rw")
+            connection = self._pop_idle()
+            if connection is None:
+                self.check()
+                connection = self._connect("rw")
             try:
                 connection.execute(f"PRAGMA busy_timeout = {max(1, int(1e3 * timeout))}")
                 yield connection
@@ -170,30 +173,29 @@ class SQLiteFile:
             connection.close()
             raise
         connection.identity = self._identity = after
-        self._wal_identity = _file_identity(self._wal_path)
+        self._real_path = self.path.resolve()  # SQLite puts the log next to the file that a link names
+        self._wal_identity = _file_identity(_beside(self._real_path, "-wal"))
         self._next_check = time.monotonic() + CHECK_INTERVAL_S
         return connection
-
-    @property
-    def _wal_path(self) -> Path:
-        return self.path.with_name(f"{self.path.name}-wal")
 
     def _leave_file(self) -> None:
         """Close the connections to a file that is not at the path any more.
 
         Its write-ahead log is, and SQLite would apply it to the next file at the path. So it is written into
-        the file that it belongs to, and removed; where that fails, it gets another name.
+        the file that it belongs to, and removed; where that fails, it gets another name. If the path is a link
+        that names another file now, the file and its log stay where they are.
         """
         idle, self.idle = self.idle, []
-        self._identity = None
+        identity, self._identity = self._identity, None
+        wal_path = _beside(self._real_path, "-wal")
+        is_left_behind = identity is not None and _file_identity(self._real_path) != identity
         with lock_file(self.path.with_name(f".{self.path.name}.lock")):  # another process finds another log
-            wal_path = self._wal_path
-            if self._wal_identity is not None and _file_identity(wal_path) == self._wal_identity:
+            if is_left_behind and _file_identity(wal_path) == self._wal_identity is not None:
                 if any(map(_checkpoint, idle[:1])):
                     wal_path.unlink()
                 else:
                     wal_path.rename(wal_path.with_name(f"{wal_path.name}.{time.time_ns()}"))
-                self.path.with_name(f"{self.path.name}-shm").unlink(missing_ok=True)
+                _beside(self._real_path, "-shm").unlink(missing_ok=True)
         for connection in idle:
             connection.close()
 
@@ -220,6 +222,10 @@ def _checkpoint(connection: sqlite3.Connection) -> bool:
     except sqlite3.Error:
         return False
     return not is_busy
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.name}{suffix}")
 
 
 def _file_identity(path: Path) -> FileIdentity:

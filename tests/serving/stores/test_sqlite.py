@@ -125,3 +125,45 @@ def test_a_forked_process_leaves_the_connections_alone(tmp_path: Path) -> None:
     assert process.exitcode == 0
     assert store.file.idle == before
     assert len(store.get("u").ts) == 2
+
+
+def test_a_link_that_names_another_file_now(tmp_path: Path) -> None:
+    """The file that it named before stays whole, with what is in its write-ahead log."""
+    for name in ("first.db", "second.db"):
+        store = open_store(tmp_path / name)
+        store.append("u", [Event(name, 1)])
+        store.close()
+    link = tmp_path / "store.db"
+    link.symlink_to("first.db")
+    linked, direct = open_store(link), open_store(tmp_path / "first.db")
+    linked.append("u", [Event("through the link", 2)])
+    link.unlink()
+    link.symlink_to("second.db")
+    linked.append("u", [Event("later", 3)])
+    assert linked.get("u").item_id == ["second.db", "later"]
+    direct.append("u", [Event("direct", 4)])
+    assert direct.get("u").item_id == ["first.db", "through the link", "direct"]
+
+
+def test_no_write_is_acknowledged_in_a_file_that_is_gone(tmp_path: Path) -> None:
+    """Also of a file whose connections are all in use, and of one that is replaced by no store."""
+    file = tmp_path / "events.db"
+    store = EmbeddedStore(file)
+    store.append("u", [EVENT])
+    with store.file.connection(1.0):
+        file.unlink()
+        with pytest.raises(FileNotFoundError, match="was removed while it was open"):
+            store.append("u", [EVENT])
+        assert not file.exists()
+        file.write_text("no database at all, " * 100)
+        with pytest.raises(ValueError, match="file is not a database"):
+            store.append("u", [EVENT])
+        file.unlink()
+        spare = open_store(tmp_path / "spare.db")
+        spare.append("u", [Event("spare", 1)])
+        spare.close()
+        (tmp_path / "spare.db").rename(file)
+        store.append("u", [Event("new", 2)])
+    assert store.get("u").item_id == ["spare", "new"]
+    assert open_store(file).get("u").item_id == ["spare", "new"]
+    assert len([*tmp_path.glob("events.db-wal.*")]) == 1  # it could not be written into its file
