@@ -56,13 +56,14 @@ def _check(opened: Store, uri: str) -> int:
 
 def _repair(opened: Store, uri: str) -> int:
     users = list(_damaged_users(opened, uri))
-    if not keeps_quarantine(opened):
+    quarantine: object = opened
+    if not keeps_quarantine(quarantine):
         if users:
             raise ValueError(f"{uri} is read-only and cannot be repaired: export again")
         return 0
     for user in users:
-        opened.set_aside(user.user_id)
-        n_deleted = opened.clear_quarantine(user.user_id)
+        quarantine.set_aside(user.user_id)
+        n_deleted = quarantine.clear_quarantine(user.user_id)
         n_events = len(opened.get(user.user_id).item_id)
         print(f"user {user.user_id}: {n_events} events are kept, {n_deleted} damaged records deleted")
     print(f"{uri}: {len(users)} users are repaired", file=sys.stderr)

@@ -4,6 +4,7 @@ The rules are those of stores/orders.py. Of an order that an earlier release rec
 can be changed as long as its events are known to be its own, and never comes back after a cancellation.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,11 +63,7 @@ class OrderReplay:
     def history(self) -> UserHistory:
         """The history, in order of arrival."""
         if not self._chunks:
-            return UserHistory(
-                *(getattr(EMPTY_HISTORY, name) for name in ("item_id", "ts", "kind", "quantity", "price")),
-                profile=self._profile,
-                key_hash=np.zeros(0, np.uint64),
-            )
+            return replace(EMPTY_HISTORY, profile=self._profile, key_hash=np.zeros(0, np.uint64))
         columns: dict[str, NDArray[Any]] = {
             name: np.concatenate([chunk.events[name] for chunk in self._chunks])
             for name in ("ts", "kind", "quantity", "price")

@@ -31,7 +31,7 @@ class DamagedUser(NamedTuple):
 
 @runtime_checkable
 class QuarantineStore(Protocol):
-    """A store that sets damaged records aside. Its methods raise what `Store.append` raises."""
+    """What a store has that sets damaged records aside. Its methods raise what `Store.append` raises."""
 
     def set_aside(self, user_id: str) -> int:
         """Move a user's damaged records to the quarantine. Returns their number, 0 if all are readable."""

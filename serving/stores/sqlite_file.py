@@ -100,6 +100,7 @@ class SQLiteFile:
                 connection.execute("COMMIT")
                 if _file_identity(self.path) != connection.identity:
                     raise FileNotFoundError(f"{self.path}: the event store was removed during a write")
+                self._wal_identity = _file_identity(_beside(self._real_path, "-wal"))
         finally:
             lock.release()
 
@@ -182,8 +183,8 @@ class SQLiteFile:
         """Close the connections to a file that is not at the path any more.
 
         Its write-ahead log is, and SQLite would apply it to the next file at the path. So it is written into
-        the file that it belongs to, and removed; where that fails, it gets another name. If the path is a link
-        that names another file now, the file and its log stay where they are.
+        the file that it belongs to, and removed; where that fails, it gets another name. If the path is a
+        link that names another file now, the file and its log stay where they are.
         """
         idle, self.idle = self.idle, []
         identity, self._identity = self._identity, None
