@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
+from ..resilience.loggable import loggable_message
+
 logger = logging.getLogger(__name__)
 RETRY_INTERVAL_S = 60.0  # until a history that could not be set aside is tried again
 MAX_REPORTED_USERS = 1000  # that wait for another try
@@ -81,12 +83,12 @@ class CorruptHistories:
         try:
             moved = store.set_aside(user_id) if keeps_quarantine(store) else None
         except Exception as failure:
-            logger.error("a damaged history cannot be set aside: %s", failure)
+            logger.error("a damaged history cannot be set aside: %s", loggable_message(failure))
             moved = None
         if moved != 0:  # 0: another process set it aside, and counts it
             self.on_corrupt()
             outcome = "it stays as it is" if moved is None else f"records set aside: {moved}"
-            logger.error("a history is damaged, %s: %s", outcome, error)
+            logger.error("a history is damaged (see `store check`), %s: %s", outcome, loggable_message(error))
         if moved:
             with self._lock:
                 self._retry_times.pop(user_id, None)

@@ -44,13 +44,13 @@ def test_the_metadata_names_what_serving_needs(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         metadata = message_from_bytes(archive.read(f"{DIST_INFO}/METADATA"))
         entry_points = archive.read(f"{DIST_INFO}/entry_points.txt").decode()
-    assert metadata.get_all("Provides-Extra") == ["http", "valkey", "otel"]
+    assert metadata.get_all("Provides-Extra") == ["http", "valkey", "otel", "sign"]
     requirements = {
         requirement.split(">")[0].split("<")[0] for requirement in metadata.get_all("Requires-Dist")
     }
     assert requirements == {
         "torch", "faiss-cpu", "numpy", "pyarrow",
-        "fastapi", "uvicorn", "httptools", "uvloop", "prometheus-client", "redis",
+        "fastapi", "uvicorn", "httptools", "uvloop", "prometheus-client", "redis", "cryptography",
         "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http",
     }  # fmt: skip
     assert entry_points.split() == ["[console_scripts]", "sextet", "=", "sextet.cli:main"]

@@ -21,6 +21,10 @@ SAID = {
     ("POST /v1/recommendations", False): {400, 422},
     ("POST /v1/checkouts", True): {201},
     ("POST /v1/checkouts", False): {400, 422},
+    ("POST /v1/orders/{order_id}/cancel", True): {200, 404},  # an example's order was recorded
+    ("POST /v1/orders/{order_id}/cancel", False): {400, 404, 422},
+    ("POST /v1/orders/{order_id}/returns", True): {200, 404},
+    ("POST /v1/orders/{order_id}/returns", False): {400, 404, 422},
     ("POST /v1/feedback", True): {202},
     ("POST /v1/feedback", False): {400, 422},
     ("GET /v1/bundle", True): {200},

@@ -348,10 +348,10 @@ def test_the_examples_in_the_docs_work(client: Client) -> None:
             name = content["schema"]["$ref"].rpartition("/")[2]
             assert "properties" in docs["components"]["schemas"][name]
             for example in content["examples"].values():
-                response = client.post(path, example["value"])
+                response = client.post(path.replace("{order_id}", "A-1001"), example["value"])
                 assert response.status_code in (200, 201, 202), response.text
                 asked += 1
-    assert asked == 5
+    assert asked == 7
     text = json.dumps(docs)
     assert all(part in docs["components"]["schemas"] for part in ("LineIn", "EventIn", "Problem", "SlateOut"))
     assert "$defs" not in text
