@@ -57,7 +57,9 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
         tracer=service.tracer,
     )  # fmt: skip
     add_proxy_middleware(app, settings.root_path, settings.cors_origins)
-    _add_shop_routes(app, service, BodyReader(settings.max_body))
+    bodies = BodyReader(settings.max_body)
+    _add_shop_routes(app, service, bodies)
+    _add_order_routes(app, service, bodies)
     _add_operations_routes(app, service)
     add_document(app, settings.api_key_file is not None, service.recorder.feedback_kinds)
 
@@ -104,6 +106,23 @@ def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None
         return await service.recorder.record_checkout(await bodies.read(request))
 
     @app.post(
+        "/v1/feedback", status_code=202, summary="Log a click, a purchase or another action on an item",
+        responses={
+            202: {"model": LoggedOut},
+            **openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503)
+        },
+        openapi_extra=openapi_examples.request_body(
+            FeedbackIn, click=openapi_examples.CLICK, purchase=openapi_examples.PURCHASE,
+        ),
+    )  # fmt: skip
+    async def record_feedback(request: Request) -> Response:
+        return await service.recorder.record_feedback(await bodies.read(request))
+
+
+def _add_order_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
+    """The routes that change recorded orders."""
+
+    @app.post(
         "/v1/orders/{order_id:path}/cancel", summary="Take an order out of its user's history",
         responses={
             **openapi_examples.json_response(OrderOut, openapi_examples.CANCELLED_ORDER),
@@ -124,19 +143,6 @@ def _add_shop_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None
     )  # fmt: skip
     async def return_items(order_id: str, request: Request) -> Response:
         return await orders.return_items(service.recorder, order_id, await bodies.read(request))
-
-    @app.post(
-        "/v1/feedback", status_code=202, summary="Log a click, a purchase or another action on an item",
-        responses={
-            202: {"model": LoggedOut},
-            **openapi_examples.problem_responses(400, 401, 408, 413, 415, 422, 501, 503)
-        },
-        openapi_extra=openapi_examples.request_body(
-            FeedbackIn, click=openapi_examples.CLICK, purchase=openapi_examples.PURCHASE,
-        ),
-    )  # fmt: skip
-    async def record_feedback(request: Request) -> Response:
-        return await service.recorder.record_feedback(await bodies.read(request))
 
 
 def _add_operations_routes(app: FastAPI, service: Service) -> None:

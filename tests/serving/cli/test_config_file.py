@@ -24,7 +24,8 @@ def sample(spec: OptionSpec) -> Any:
     """A value other than the default."""
     if spec.choices:
         return next(choice for choice in spec.choices if choice != spec.default)
-    return {bool: True, int: 3, float: 0.5}.get(spec.type, "somewhere")
+    value = {bool: True, int: 3, float: 0.5}.get(spec.type, "somewhere")
+    return [value] if spec.is_repeated else value
 
 
 def values(flags: dict[str, Any], environment: dict[str, str]) -> dict[str, OptionValue]:
@@ -37,12 +38,12 @@ def test_every_option_has_every_source(spec: OptionSpec, tmp_path: Path) -> None
     file, value = tmp_path / "serve.toml", sample(spec)
     file.write_text(f"{spec.name} = {json.dumps(value)}\n")
     variable = f"SEXTET_{spec.name.upper()}"
-    text = json.dumps(value).strip('"')
+    text = " ".join(json.dumps(part).strip('"') for part in (value if spec.is_repeated else [value]))
     by_file = values({"config": file}, {})[spec.field]
     by_variable = values({}, {variable: text})[spec.field]
     assert by_file.value == by_variable.value != spec.default
     assert (by_file.origin, by_variable.origin) == (f"file {file}", f"environment {variable}")
-    assert isinstance(by_file.value, spec.type)
+    assert isinstance(by_file.value[0] if spec.is_repeated else by_file.value, spec.type)
     assert values({}, {})[spec.field] == OptionValue(spec.default, "default", spec.default)
 
 
