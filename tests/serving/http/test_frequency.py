@@ -121,7 +121,7 @@ def test_a_bundle_without_a_cap_writes_nothing(client: Client) -> None:
 
 
 def test_with_viewed_impressions_only_slates_on_screen_count(version: Path, tmp_path: Path) -> None:
-    """A page that loads slates ahead shows the same six until one was on screen twice."""
+    """A page that loads slates ahead shows an item again until it was on screen twice."""
     settings = Settings(
         version.parent, str(tmp_path / "store"), log=tmp_path / "log", deadline_ms=LONG, impressions="viewed"
     )
@@ -130,13 +130,14 @@ def test_with_viewed_impressions_only_slates_on_screen_count(version: Path, tmp_
         patch.setattr("serving.pipeline.store_read.STORE_TIMEOUT_MS", LONG)
         with serving(create_app(settings, store)) as client:
             slates = [visit(client, "visitor", order) for order in range(5)]
-            assert slates == slates[:1] * 5
+            always = set.intersection(*map(set, slates))
+            assert always  # five times, and the cap is two
             for order in range(2):
                 seen = {"kind": "viewed", "request_id": "r", "item_id": slates[0][0], "user_id": "visitor"}
                 response = client.post(FEEDBACK, seen | {"order_id": f"visitor {order}"})
                 assert response.status_code == 202
             until(lambda: len(store.get("visitor").impressions) == 7)
-            assert not {*visit(client, "visitor", 5)} & {*slates[0]}
+            assert not {*visit(client, "visitor", 5)} & always
 
 
 def test_views_are_no_impressions_where_all_served_slates_count(client: Client) -> None:
