@@ -79,6 +79,7 @@ class Checkout:
         categories: category paths (a or a/b) that limit the slate, with all below them; None: all.
         order_id: the shop's id of the order. The impression log keeps it. Where the store has the order's
             lines under this id, they are the basket and no history.
+        language: of the reasons' texts, as en, de or de-AT; English for a language without texts.
     """
 
     user_id: str | None
@@ -90,6 +91,7 @@ class Checkout:
     exclude: Collection[str] = ()
     categories: Collection[str] | None = None
     order_id: str | None = None
+    language: str = "en"
 
     def __post_init__(self) -> None:
         if self.user_id is not None:
@@ -106,6 +108,24 @@ class Checkout:
             _check_texts("Checkout.categories", self.categories)
         if self.order_id is not None:
             _check_text("Checkout.order_id", self.order_id)
+        _check_text("Checkout.language", self.language)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an item is shown, for the shopper. docs/rules.md lists the codes."""
+
+    code: str  # co_purchase, buy_again, category, ...
+    params: Mapping[str, str] = field(hash=False)  # fields of the text: item, category
+    text: str  # words for a page, in the language of the request
+
+
+@dataclass(frozen=True, slots=True)
+class RuleEffect:
+    """A rule of the shop that was in force for a slate, and what it did."""
+
+    rule: str
+    effect: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +146,8 @@ class Item:
     propensity: float = 1.0  # probability that this request shows this item here; below 1 where it explores
     # By task, what the objective reads: probabilities of binary tasks, means of amounts and counts.
     predictions: Mapping[str, float] | None = field(default=None, hash=False)
+    reason: Reason | None = None
+    rules: tuple[str, ...] = ()  # the shop's rules that pinned it, boosted it or gave it its slot
 
     def further_predictions(self) -> dict[str, float]:
         """The predictions of tasks that have no field of their own."""
@@ -143,6 +165,7 @@ class Slate:
     request_id: str
     bundle_version: str
     withheld: bool = False  # by an experiment: nothing is shown, `items` are what would have been
+    rules: tuple[RuleEffect, ...] = ()  # the shop's rules in force, in the order of their names
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,14 +32,15 @@ from torch import Tensor
 
 from .checkout import Checkout, Slate
 from .pipeline.eligibility import EligibilityFilter, EligibleItems
-from .pipeline.encode import FeatureEncoder, to_tensors
-from .pipeline.explore import explore_last_slot
+from .pipeline.encode import FeatureEncoder, QueryArrays, to_tensors
 from .pipeline.frequency import count_impressions
 from .pipeline.last_slates import LastSlateCache
 from .pipeline.popular_items import PopularityFallback
 from .pipeline.rank import PredictionRows, RankedItems, Retrieved, SlateSelector
+from .pipeline.ranked_slate import rank_slate
 from .pipeline.request_ids import new_request_id
 from .pipeline.request_state import RequestState
+from .pipeline.rules.compiled import CompiledRules
 from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
 from .pipeline.slate_policy import SlatePolicy
@@ -58,7 +59,7 @@ from .resilience.thread_pool import ThreadPool
 from .storage import golden_requests
 from .storage.bundle import MANIFEST, Bundle, BundleError, Candidates, open_bundle
 from .storage.formats import manifest_slate
-from .stores.base import EMPTY_HISTORY, Store, UserHistory
+from .stores.base import UNREAD_HISTORY, Store, UserHistory
 from .stores.quarantine import CorruptHistories
 from .stores.uri import open_store
 
@@ -89,6 +90,7 @@ class Recommender:
         self.item_vectors = bundle.catalog[-1].numpy()
         self.task_rows = PredictionRows.of_tasks(bundle.tasks)
         self.n_ann_candidates = int(bundle.manifest["candidates"]["ann"])
+        self.rules: CompiledRules | None = None  # of the shop (docs/rules.md); replaced when they change
         self.exploration_rate = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)
         self.viewed_impressions_only = False  # whether the frequency cap counts only slates that were viewed
         self.rng = np.random.default_rng()
@@ -175,8 +177,9 @@ class Recommender:
         deadline = Deadline(deadline_ms, self.stage_stats, start_time)
         if deadline.is_infinite:
             exploration_rate = 0.0
-        eligible = self.eligibility_filter.eligible_items(checkout, policy)
-        request = RequestState(checkout, eligible, policy, deadline, exploration_rate)
+        request = RequestState(
+            checkout, self.eligible_items(checkout, policy), policy, deadline, exploration_rate
+        )
         abandon_reason = self._run_first_attempt(request)
         if abandon_reason and deadline.remaining_ms() > SLATE_RESERVE_MS:
             deadline = deadline.new_attempt()
@@ -193,8 +196,28 @@ class Recommender:
         It runs in the calling thread and takes about 0.1 ms.
         """
         deadline = Deadline(0.0, self.stage_stats, start_time)
-        eligible = self.eligibility_filter.eligible_items(checkout, self.policy)
+        eligible = self.eligible_items(checkout, self.policy)
         return self._build_slate(checkout, eligible, None, [reason], deadline)
+
+    def eligible_items(
+        self,
+        checkout: Checkout,
+        policy: SlatePolicy,
+        query: QueryArrays | None = None,
+        stored_profile: Mapping[str, str] | None = None,
+    ) -> EligibleItems:
+        """What a request may show under the rules of the shop.
+
+        `query` (EligibilityFilter.eligible_items) and `stored_profile` are known once the store was read.
+        """
+        compiled = self.rules
+        if compiled is None:
+            return self.eligibility_filter.eligible_items(checkout, policy, query)
+        if self.store is None or checkout.user_id is None:
+            stored_profile = {}
+        ts = int(time.time()) if checkout.ts is None else checkout.ts
+        rules = compiled.in_force(checkout, ts, stored_profile)
+        return self.eligibility_filter.eligible_items(checkout, policy, query, rules)
 
     def policy_for(self, revenue_weight: float | None) -> SlatePolicy:
         """The bundle's policy, with `revenue_weight` if given. Raises ValueError as `recommend` does."""
@@ -212,14 +235,15 @@ class Recommender:
             ranked, capped = self.last_slates.show(checkout)
             eligible = eligible.without_capped(capped)
         cap = self.policy.product_cap
-        items, tier = self.slate_builder.build(checkout, eligible.mask, ranked, cap, reasons)
+        built = self.slate_builder.build(checkout, eligible, ranked, cap, reasons)
         return Slate(
-            items=tuple(items),
-            tier=tier,
+            items=built.items,
+            tier=built.tier,
             reason="; ".join(reasons),
             timings=deadline.timings_ms(),
-            request_id=new_request_id(item.item_id for item in items),
+            request_id=new_request_id(item.item_id for item in built.items),
             bundle_version=self.bundle.version,
+            rules=built.rules,
         )
 
     def _run_first_attempt(self, request: RequestState) -> str:
@@ -240,7 +264,7 @@ class Recommender:
 
     def _run_without_history(self, request: RequestState) -> str:
         """Run the attempt with an empty history. Returns "", or why it was abandoned."""
-        rank = partial(self._try_pipeline, request, EMPTY_HISTORY)
+        rank = partial(self._try_pipeline, request, UNREAD_HISTORY)
         return request.deadline.run_in_pool(self.pipeline_pool, rank)
 
     def _try_pipeline(self, request: RequestState, history: UserHistory) -> None:
@@ -255,6 +279,8 @@ class Recommender:
         checkout, deadline = request.checkout, request.deadline
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         columns = deadline.run_stage("encode", self.feature_encoder.encode_arrays, checkout, history, ts)
+        if self.rules is not None and history is not UNREAD_HISTORY:
+            request.eligible = self.eligible_items(checkout, request.policy, stored_profile=history.profile)
         filter_purchases = self.eligibility_filter.without_purchases
         request.eligible = filter_purchases(request.eligible, request.policy, columns)
         shown = count_impressions(
@@ -264,7 +290,8 @@ class Recommender:
         request.eligible = request.eligible.without_capped(capped)
         state = b"" if deadline.is_infinite else query_fingerprint(columns)
         categories = None if checkout.categories is None else frozenset(checkout.categories)
-        slate_key = state, request.policy, frozenset(checkout.exclude), categories, capped
+        rules = None if request.eligible.rules is None else request.eligible.rules.key
+        slate_key = state, request.policy, frozenset(checkout.exclude), categories, capped, rules
         # An exploring slot is drawn anew for every answer.
         if state and not request.exploration_rate and (cached := self.slate_cache.get(slate_key)) is not None:
             request.best_result = cached
@@ -322,18 +349,10 @@ class Recommender:
         catalog: tuple[Tensor, ...],
     ) -> RankedItems:
         """The slate of the ranked tier, with its exploring slot drawn."""
-        deadline, policy, eligible = request.deadline, request.policy, request.eligible.mask
-        outputs = deadline.run_stage(
+        outputs = request.deadline.run_stage(
             "ranker", finite_output, self.bundle.ranker, query, vector, candidates, catalog
         )
-        outputs, item = outputs.numpy(), candidates.item.numpy()
-        columns = deadline.run_stage("slate", self.slate_selector.select, policy, eligible, item, outputs)
-        propensity = None
-        if request.exploration_rate:
-            score = self.slate_selector.score(policy, item, outputs)
-            can_explore = self.slate_selector.can_explore(policy, eligible, item, columns)
-            columns, propensities = explore_last_slot(
-                columns, score, can_explore, request.exploration_rate, self.rng
-            )
-            propensity = tuple(propensities.tolist())
-        return RankedItems.from_predictions(candidates, outputs, self.task_rows, columns, propensity)
+        return request.deadline.run_stage(
+            "slate", rank_slate, self.slate_selector, self.task_rows, request, candidates, outputs.numpy(),
+            self.rng,
+        )  # fmt: skip

@@ -33,6 +33,7 @@ from ..pipeline.eligibility import EligibleItems
 from ..pipeline.encode import QUERY_FIELDS, QueryArrays, to_tensors
 from ..pipeline.frequency import count_impressions
 from ..pipeline.rank import RankedItems
+from ..pipeline.ranked_slate import append_pinned
 from ..pipeline.request_ids import new_request_id
 from ..pipeline.search import propose_candidates
 from ..pipeline.slate_policy import SlatePolicy
@@ -41,7 +42,7 @@ from ..recommender import Recommender
 from ..resilience.deadline import error_message, finite_output
 from ..resilience.runtime import set_single_thread
 from ..storage.bundle import Bundle, Candidates
-from ..stores.base import EMPTY_HISTORY
+from ..stores.base import EMPTY_HISTORY, UNREAD_HISTORY
 from .rows import CHECKOUT_ID, check_columns, output_schema, parse_checkouts, slates_to_batch
 
 IS_OFFSETS = tuple(name.endswith("_offsets") for name in QUERY_FIELDS)
@@ -89,12 +90,19 @@ def _build_slate(
     recommender: Recommender, checkout: Checkout, row: RankedBatchRow, start_time: float
 ) -> Slate:
     reasons: list[str] = []
-    items, tier = recommender.slate_builder.build(
-        checkout, row.eligible.mask, row.items, recommender.policy.product_cap, reasons
+    built = recommender.slate_builder.build(
+        checkout, row.eligible, row.items, recommender.policy.product_cap, reasons
     )
     timings = {"total": 1e3 * (time.perf_counter() - start_time)}
-    request_id = new_request_id(item.item_id for item in items)
-    return Slate(tuple(items), tier, "; ".join(reasons), timings, request_id, recommender.bundle.version)
+    return Slate(
+        items=built.items,
+        tier=built.tier,
+        reason="; ".join(reasons),
+        timings=timings,
+        request_id=new_request_id(item.item_id for item in built.items),
+        bundle_version=recommender.bundle.version,
+        rules=built.rules,
+    )
 
 
 @torch.inference_mode()
@@ -114,7 +122,13 @@ def _rank_batch(
     columns = recommender.slate_selector.select_batch(policy, bundle.available, item, padded)
     ranked: list[RankedBatchRow | None] = []
     for start, length, slate, items in zip(starts, lengths, columns, eligible, strict=True):
-        positions = start + slate[slate >= 0]
+        positions = slate[slate >= 0]
+        if items.rules is not None:
+            part = slice(start, start + length)
+            of_row = candidates.item.numpy()[part], outputs[:, part]
+            positions = recommender.slate_selector.select(policy, items.mask, *of_row, items.rules)
+            positions, _ = append_pinned(positions, None, of_row[0], items.mask, items.rules)
+        positions = start + positions
         rows = RankedItems.from_predictions(candidates, outputs, recommender.task_rows, positions)
         ranked.append(RankedBatchRow(rows, items) if length else None)
     return ranked
@@ -143,7 +157,8 @@ def _encode_checkout(
         history = HistoryReader(store, recommender.corrupt_histories).read(checkout, [])
     ts = int(time.time()) if checkout.ts is None else checkout.ts
     columns = recommender.feature_encoder.encode_arrays(checkout, history, ts)
-    eligible = recommender.eligibility_filter.eligible_items(checkout, policy, columns)
+    profile = None if history is UNREAD_HISTORY else history.profile
+    eligible = recommender.eligible_items(checkout, policy, columns, profile)
     impressions = count_impressions(
         policy.frequency_cap, checkout, history, ts, recommender.viewed_impressions_only
     )

@@ -21,6 +21,7 @@ from ..storage.item_ids import ItemRowMap
 from .encode import QueryArrays
 from .exclusion import category_path, excluded_keys, items_of_categories
 from .frequency import ImpressionCount, capped_items, lift_cap
+from .rules.compiled import RulesInForce
 from .slate_policy import SLOTS, SlatePolicy
 
 CACHE_SIZE = 64  # category masks, a byte per item each
@@ -35,6 +36,14 @@ class EligibleItems(NamedTuple):
     mask: NDArray[np.bool_]  # [N+1] bool by item row; shared between requests: read only
     n_removed: int = 0  # items that were removed one by one
     has_categories: bool = False  # whether the request asks for categories
+    rules: RulesInForce | None = None  # that it obeys; what they hide is not in `mask`
+
+    def under(self, rules: RulesInForce | None) -> "EligibleItems":
+        """The eligible items that no rule hides."""
+        if rules is None:
+            return self
+        mask, n_hidden = rules.restrict(self.mask)
+        return self._replace(mask=mask, n_removed=self.n_removed + n_hidden, rules=rules)
 
     def without(self, rows: NDArray[np.int64]) -> "EligibleItems":
         """The eligible items that are not among `rows`, in any order and with repeats."""
@@ -49,8 +58,11 @@ class EligibleItems(NamedTuple):
     def without_capped(self, rows: Sequence[int]) -> "EligibleItems":
         """The eligible items without those shown too often, as long as six remain.
 
-        `rows` are in the order of `EligibilityFilter.capped_rows`.
+        `rows` are in the order of `EligibilityFilter.capped_rows`. Pinned items are shown however often.
         """
+        if rows and self.rules is not None and self.rules.pins:
+            pinned = {pin.row for pin in self.rules.pins}
+            rows = [row for row in rows if row not in pinned]
         return self.without(np.array(lift_cap(rows, self.mask, SLOTS), np.int64)) if rows else self
 
     def restrict_catalog(self, catalog: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -93,9 +105,13 @@ class EligibilityFilter:
         return unknown
 
     def eligible_items(
-        self, checkout: Checkout, policy: SlatePolicy, query: QueryArrays | None = None
+        self,
+        checkout: Checkout,
+        policy: SlatePolicy,
+        query: QueryArrays | None = None,
+        rules: RulesInForce | None = None,
     ) -> EligibleItems:
-        """What a request may show.
+        """What a request may show under the rules in force.
 
         `query` is of the checkout and its user's history. Until it is known, earlier purchases do not count.
         """
@@ -104,6 +120,7 @@ class EligibilityFilter:
         else:
             mask = self._category_mask(frozenset(checkout.categories))
             eligible = EligibleItems(mask, has_categories=True)
+        eligible = eligible.under(rules)
         rule = policy.exclusion
         basket_ids = [line.item_id for line in checkout.basket] if rule.basket else []
         if basket_ids or checkout.exclude:

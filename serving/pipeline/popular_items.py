@@ -1,7 +1,7 @@
 """Popularity lists from the export: the items that are shown if no model answers in time."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,20 @@ class PopularityFallback:
     ) -> None:
         self.rank, self.leaf, self.all_items, self.by_leaf = rank, leaf, all_items, by_leaf
 
-    def iter_popular(self, eligible: NDArray[np.bool_]) -> Iterator[int]:
-        """The rows of `eligible` [N+1], by falling popularity."""
+    def iter_popular(
+        self,
+        eligible: NDArray[np.bool_],
+        accepts: Callable[[NDArray[np.int32]], NDArray[np.bool_]] | None = None,
+    ) -> Iterator[int]:
+        """The rows of `eligible` [N+1], by falling popularity.
+
+        `accepts` is called for blocks of rows [n] as they are reached: which of them may come.
+        """
         start, count = 0, INITIAL_BLOCK_SIZE
         while start < len(self.all_items):
             rows = self.all_items[start : start + count]
-            yield from rows[eligible[rows]].tolist()
+            rows = rows[eligible[rows]]
+            yield from (rows if accepts is None else rows[accepts(rows)]).tolist()
             start, count = start + count, 2 * count  # a strict filter needs few, larger blocks
 
     def leaf_bestsellers(self, leaf: int) -> NDArray[np.int32]:

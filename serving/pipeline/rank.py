@@ -14,8 +14,10 @@ from ..checkout import ITEM_TASKS
 from ..storage.bundle import Bundle, Candidates
 from ..storage.formats import TaskOutput, manifest_sales
 from .objective import Range
+from .rules.compiled import RulesInForce
 from .selection import SlateItems, select_slates
 from .slate_policy import SlatePolicy, check_policy, impute_column, score_candidates
+from .slot_limits import SlotLimits, rule_limits
 
 
 class PredictionRows(NamedTuple):
@@ -144,11 +146,16 @@ class SlateSelector:
         return cls(items, tasks, item_columns)
 
     def score(
-        self, policy: SlatePolicy, item: NDArray[np.int64], outputs: NDArray[np.float32]
+        self,
+        policy: SlatePolicy,
+        item: NDArray[np.int64],
+        outputs: NDArray[np.float32],
+        rules: RulesInForce | None = None,
     ) -> NDArray[np.float64]:
         """The policy's objective for candidates `item` of any shape; `outputs` [T, ...] are the ranker's."""
         columns = {name: column[item] for name, column in self.item_columns.items()}
-        return score_candidates(policy, self.tasks, outputs, columns)
+        score = score_candidates(policy, self.tasks, outputs, columns)
+        return score if rules is None else rules.boosted(score, item)
 
     def select(
         self,
@@ -156,14 +163,18 @@ class SlateSelector:
         eligible: NDArray[np.bool_],
         item: NDArray[np.int64],
         outputs: NDArray[np.float32],
+        rules: RulesInForce | None = None,
     ) -> NDArray[np.int64]:
         """Positions [≤ 6] of the slate among the candidates [n] of one checkout, best first.
 
         Args:
             eligible: [N+1] bool, by item row.
             outputs: [T, n] of the ranker.
+            rules: in force; where they pin items, the positions are of the open slots.
         """
-        columns: NDArray[np.int64] = self.select_batch(policy, eligible, item[None], outputs[:, None])[0]
+        limits = rule_limits(rules, eligible)
+        score = self.score(policy, item[None], outputs[:, None], rules)
+        columns = select_slates(score, eligible[item[None]], item[None], self.items, policy, limits).column[0]
         return columns[columns >= 0]
 
     def can_explore(
@@ -172,15 +183,22 @@ class SlateSelector:
         eligible: NDArray[np.bool_],
         item: NDArray[np.int64],
         columns: NDArray[np.int64],
+        rules: RulesInForce | None = None,
     ) -> NDArray[np.bool_]:
         """[n] bool: the candidates that the last slot of the slate `columns` may show instead.
 
         These are eligible, and not of a product that the earlier slots show as often as the policy allows.
+        Under rules they obey the caps and floors. None may if the slate itself cannot: SlateBuilder then
+        shows other items, and no draw must change which.
         """
         can_show: NDArray[np.bool_] = eligible[item]
+        earlier_rows = item[columns[:-1]]
+        if (limits := rule_limits(rules, eligible)) is not None:
+            can_show &= _fits_last_slot(limits, item, columns)
+            earlier_rows = np.concatenate([earlier_rows, np.array(limits.pinned_rows, np.int64)])
         if policy.product_cap is None:
             return can_show
-        code, earlier = self.items.product[item], self.items.product[item[columns[:-1]]]
+        code, earlier = self.items.product[item], self.items.product[earlier_rows]
         count = (code[:, None] == earlier).sum(1)
         can_show &= (code == 0) | (count < policy.product_cap)  # of a copy
         return can_show
@@ -195,3 +213,17 @@ class SlateSelector:
         """Slates [B, 6] of candidates [B, C], padded by row 0; -1 for an empty slot. `outputs` [T, B, C]."""
         score = self.score(policy, item, outputs)
         return select_slates(score, eligible[item], item, self.items, policy).column
+
+
+def _fits_last_slot(
+    limits: SlotLimits, item: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """[n] bool: the candidates that the limits accept in place of the last one of `columns`."""
+    *earlier, last = item[columns].tolist()
+    for row in earlier:
+        if not limits.accepts(row):
+            return np.zeros(len(item), np.bool_)
+        limits.add(row)
+    if not limits.accepts(last):
+        return np.zeros(len(item), np.bool_)
+    return limits.accepts_rows(item) & ~np.isin(item, limits.pinned_rows)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .objective import TINY
 from .slate_policy import SLOTS, SlatePolicy
+from .slot_limits import SlotLimits
 
 DIVERSITY_POOL_SIZE = 60  # best candidates, for which diversity counts; those below only fill up
 OUT_OF_POOL_PENALTY = 1e6  # exceeds every difference of utilities: log scores and cosines are far smaller
@@ -45,6 +46,7 @@ def select_slates(
     item: NDArray[np.int64],
     items: SlateItems,
     policy: SlatePolicy,
+    limits: SlotLimits | None = None,
 ) -> Selection:
     """The slates of n rows of candidates, selected greedily slot by slot.
 
@@ -54,7 +56,10 @@ def select_slates(
         score: [n, C] from `score_candidates`, finite where eligible.
         eligible: [n, C] bool; False also for the padding of a row.
         item: [n, C] item rows, distinct within a row.
+        limits: of rules, for one row (n = 1); only the open slots get columns. It counts what is selected.
     """
+    if limits is not None:
+        return _select_greedily(*_append_pins(score, eligible, item, limits), items, policy, limits)
     if policy.category_cap is not None or policy.diversity:
         return _select_greedily(score, eligible, item, items, policy)
     selection = _select_top_scores(np.where(eligible, score, -np.inf).astype(np.float64, copy=False))
@@ -63,6 +68,18 @@ def select_slates(
         capped = _select_greedily(score[rows], eligible[rows], item[rows], items, policy)
         selection.column[rows], selection.min_gap[rows] = capped
     return selection
+
+
+def _append_pins(
+    score: NDArray[np.floating], eligible: NDArray[np.bool_], item: NDArray[np.int64], limits: SlotLimits
+) -> tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.int64]]:
+    """The inputs of one row with a column for every pinned item, which no open slot may show."""
+    pinned = np.array([limits.pinned_rows], np.int64)
+    return (
+        np.concatenate([score, np.zeros(pinned.shape)], axis=1),
+        np.concatenate([eligible & ~np.isin(item, pinned), np.zeros(pinned.shape, np.bool_)], axis=1),
+        np.concatenate([item, pinned], axis=1),
+    )
 
 
 def _rows_above_product_cap(
@@ -86,8 +103,12 @@ def _select_greedily(
     item: NDArray[np.int64],
     items: SlateItems,
     policy: SlatePolicy,
+    limits: SlotLimits | None = None,
 ) -> Selection:
-    """As `select_slates`, under every setting of the policy."""
+    """As `select_slates`, under every setting of the policy.
+
+    With `limits` the last columns are the pinned items.
+    """
     rows = np.arange(len(score))
     column = np.full((len(score), SLOTS), -1, np.int64)
     min_gap = np.full(len(score), np.inf)
@@ -104,10 +125,18 @@ def _select_greedily(
         if cap is not None
     ]
     pool = _DiversityPool(relevance, item, items, policy.diversity) if policy.diversity else None
-    for slot in range(SLOTS):
+    n_pinned = 0 if limits is None else len(limits.pinned_rows)
+    for column_of_pin in np.arange(item.shape[1] - n_pinned, item.shape[1]):
+        for cap in caps:
+            cap.add_selected(rows, np.full(len(rows), column_of_pin))
+        if pool is not None:
+            pool.add_selected(item[:, column_of_pin])
+    for slot in range(SLOTS - n_pinned):
         utility = np.where(is_left, relevance if pool is None else pool.utility(), -np.inf)
         for cap in caps:
             utility -= cap.penalties()
+        if limits is not None:
+            utility -= limits.penalties(item)
         best = utility.argmax(1)
         best_utility = utility[rows, best]
         has_best = best_utility > -np.inf
@@ -122,6 +151,8 @@ def _select_greedily(
             cap.add_selected(rows, best)
         if pool is not None:
             pool.add_selected(item[rows, best])
+        if limits is not None and has_best[0]:
+            limits.add(int(item[0, best[0]]))
     return Selection(column, min_gap)
 
 

@@ -1,4 +1,4 @@
-"""The item rows of a slate in the making: distinct, eligible, and few of one product."""
+"""The item rows of a slate in the making: distinct, eligible, few of one product, and under the rules."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .slate_policy import SLOTS
+from .slot_limits import SlotLimits
 
-MAX_WAITING = 1000  # rows of a tier above the product cap; behind them the tier is not searched
+MAX_WAITING = 1000  # rows of a tier that a limit keeps out; behind them the tier is not searched
 
 
 class SlotRows:
@@ -18,46 +19,76 @@ class SlotRows:
         eligible: [N+1] bool.
         product: [N+1] codes, 0 for an item that is its only pack.
         product_cap: most items of one product; None for any number.
+        limits: of rules, whose pins have their slots already; None for none.
 
     Attributes:
-        tiers: row → the tier that it comes from, in the order of the slots.
+        tiers: row → the tier that it comes from, in the order of the open slots.
+        floors: row → the floors that gave it its slot.
     """
 
     def __init__(
-        self, eligible: NDArray[np.bool_], product: NDArray[np.integer], product_cap: int | None
+        self,
+        eligible: NDArray[np.bool_],
+        product: NDArray[np.integer],
+        product_cap: int | None,
+        limits: SlotLimits | None = None,
     ) -> None:
-        self.eligible, self.product, self.product_cap = eligible, product, product_cap
+        self.eligible, self.product, self.product_cap, self.limits = eligible, product, product_cap, limits
         self.tiers: dict[int, str] = {}
-        self._waiting: dict[int, str] = {}  # rows above the cap and their tiers
-        self._count: Counter[int] = Counter()  # of each product
+        self.floors: dict[int, tuple[str, ...]] = {}
+        self._pinned = [] if limits is None else limits.pinned_rows
+        self._n_open = SLOTS - len(self._pinned)
+        self._waiting: dict[int, str] = {}  # rows that a limit keeps out, and their tiers
+        self._count: Counter[int] = Counter(map(int, product[self._pinned]))  # of each product
 
     def is_full(self) -> bool:
-        return len(self.tiers) == SLOTS
+        return len(self.tiers) == self._n_open
 
     def add(self, row: int, tier: str, is_capped: bool = True) -> bool:
         """Add a row, if it is eligible and new; returns whether it has a slot.
 
-        With `is_capped` a row above the cap waits.
+        A row that the rules keep out waits; with `is_capped` so does one above the product cap.
         """
-        if self.is_full() or row in self.tiers or not self.eligible[row]:
+        if self.is_full() or row in self.tiers or row in self._pinned or not self.eligible[row]:
             return False
         code = int(self.product[row])
-        if is_capped and code and self.product_cap is not None and self._count[code] >= self.product_cap:
+        is_above = (
+            is_capped and code and self.product_cap is not None and self._count[code] >= self.product_cap
+        )
+        if is_above or (self.limits is not None and not self.limits.accepts(row)):
             self._waiting.setdefault(row, tier)
             return False
         self._count[code] += 1
         self.tiers[row] = tier
+        if self.limits is not None and (floors := self.limits.add(row)):
+            self.floors[row] = floors
         return True
 
-    def add_all(self, rows: Iterable[int], tier: str) -> None:
-        """Add rows until all slots are taken or MAX_WAITING of them wait."""
-        limit = len(self._waiting) + MAX_WAITING
+    def add_all(self, rows: Iterable[int], tier: str, is_capped: bool = True) -> None:
+        """Add rows until all slots are taken or MAX_WAITING of them wait.
+
+        It also ends where floors need every slot that is left: other rows come next.
+        """
+        limit, was_forced = len(self._waiting) + MAX_WAITING, self.is_forced()
         for row in rows:
-            if self.is_full() or len(self._waiting) >= limit:
+            if self.is_full() or len(self._waiting) >= limit or self.is_forced() > was_forced:
                 return
-            self.add(row, tier)
+            self.add(row, tier, is_capped)
+
+    def is_forced(self) -> bool:
+        """Whether floors need every slot that is left."""
+        return self.limits is not None and self.limits.is_forced()
 
     def add_waiting(self) -> None:
-        """Give empty slots to the rows that wait, first come, first served."""
+        """Give empty slots to the rows that wait, first come, first served; the product cap gives way."""
         for row, tier in self._waiting.items():
             self.add(row, tier, is_capped=False)
+
+    def in_order(self) -> list[int]:
+        """All rows in the order of the slots; where items lack, pinned ones stand as far back as they can."""
+        if self.limits is None:
+            return [*self.tiers]
+        rows = [*self.tiers]
+        for slot, pin in sorted(self.limits.pins.items()):
+            rows.insert(slot - 1, pin.row)
+        return rows

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..checkout import Checkout
 from ..resilience.deadline import STORE_TIMEOUT_MS, StageSkipped
 from ..resilience.thread_pool import ThreadPool
-from ..stores.base import EMPTY_HISTORY, Store, UserHistory
+from ..stores.base import UNREAD_HISTORY, Store, UserHistory
 from ..stores.quarantine import CorruptHistories, CorruptHistoryError
 from .request_state import RequestState
 
@@ -38,7 +38,7 @@ class HistoryReader(NamedTuple):
         except CorruptHistoryError as error:
             self.corrupt_histories.report(self.store, user_id, error)
             reasons.append("store: the user's history is damaged")
-            return EMPTY_HISTORY
+            return UNREAD_HISTORY
         if not isinstance(history, UserHistory):
             raise StageSkipped(f"it returned a {type(history).__name__}, not a UserHistory")
         return history.without_order(checkout.order_id)
@@ -80,6 +80,6 @@ class Continuation:
 
 def _read_then_continue(reader: HistoryReader, request: RequestState, continuation: Continuation) -> None:
     history = request.deadline.run_stage_or_default(
-        "store", EMPTY_HISTORY, request.reasons, reader.read, request.checkout, request.reasons
+        "store", UNREAD_HISTORY, request.reasons, reader.read, request.checkout, request.reasons
     )
     continuation.run(history)

@@ -64,6 +64,8 @@ EMPTY_HISTORY = UserHistory(
     [], np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.float32)
 )
 
+UNREAD_HISTORY = replace(EMPTY_HISTORY)  # stands for the history of a user whose store was not read
+
 
 class Store(Protocol):
     """A store of raw events by user. Safe to share between threads.

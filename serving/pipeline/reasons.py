@@ -1,0 +1,141 @@
+"""Why an item is shown: the strongest claim about it that is true, in the language of the request.
+
+    pinned ▸ bought together with a line just paid ▸ bought before ▸ bought with the basket ▸ bought next
+    ▸ bought by similar shoppers ▸ popular in its category ▸ popular ▸ no claim
+
+A claim rests on the candidate source that proposed the item, and on the basket where it names one. A slate of
+an earlier order (tier `cached`) makes no claim about today's basket that its lists do not prove.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkout import Reason
+from ..storage.bundle import Bundle
+from ..storage.formats import manifest_sources
+from ..storage.string_column import StringColumn
+from .messages import Messages, read_messages
+
+MAX_SEEDS = 50  # basket lines whose lists are searched
+POPULAR_SHARE = 0.1  # of the available items, by sales, are popular
+# Sources whose proposals prove a claim, the strongest first; a claim by its code in messages.toml.
+CLAIMS = {
+    "buy_again": "buy_again",
+    "co_purchase": "basket",
+    "transitions": "transitions",
+    "ease": "ease",
+    "category": "category",
+    "popularity": "popular",
+}
+PINNED = "pinned"  # the source of a pinned item
+
+
+class CopurchaseLists(NamedTuple):
+    """Items that are bought with an item, as `candidates.ts` holds them."""
+
+    offsets: NDArray[np.int64]  # [R+1]
+    item: NDArray[np.int64]  # [ΣM]
+    score: NDArray[np.float32]  # [ΣM]
+    first_row: int  # row of item 0
+    n_items: int
+
+    def strongest_seeds(self, rows: Sequence[int], basket_rows: Sequence[int]) -> dict[int, int]:
+        """Item row → the row of the basket that it is bought with most, for those that are in a list."""
+        seeds = [row for row in dict.fromkeys(basket_rows) if 0 < row < self.n_items][:MAX_SEEDS]
+        bounds = [
+            (self.offsets.item(self.first_row + row), self.offsets.item(self.first_row + row + 1))
+            for row in seeds
+        ]
+        if not bounds:
+            return {}
+        item = np.concatenate([self.item[start:end] for start, end in bounds])
+        score = np.concatenate([self.score[start:end] for start, end in bounds])
+        seed = np.repeat(seeds, [end - start for start, end in bounds])
+        found: dict[int, int] = {}
+        for row in rows:
+            positions = np.flatnonzero(item == row)
+            if len(positions):
+                found[row] = int(seed[positions[score[positions].argmax()]])
+        return found
+
+
+def copurchase_lists(bundle: Bundle) -> CopurchaseLists | None:
+    """The lists of the source `co_purchase`; None for a bundle that does not show them.
+
+    Bundles of earlier formats do not, nor does one whose source of that name reads other lists.
+    """
+    names = manifest_sources(bundle.manifest)
+    sources: Any = getattr(bundle.candidates, "sources", None)
+    try:
+        bits = sources.source_bits.tolist()
+        for seeds in sources.list_seeds.children():
+            is_by_basket = seeds.original_name == "BasketItemSeeds"
+            if is_by_basket and bits[seeds.position] == 1 << names.index("co_purchase"):
+                offsets, item = sources.list_offsets.numpy(), sources.list_items.numpy()
+                score, n_items = sources.list_scores.numpy(), int(sources.n_items)
+                return CopurchaseLists(offsets, item, score, int(seeds.first_row), n_items)
+    except (AttributeError, RuntimeError, ValueError, IndexError):
+        return None
+    return None
+
+
+class ReasonWriter:
+    """Writes the reasons of a slate's items.
+
+    Args:
+        title, category: [N+1].
+    """
+
+    def __init__(self, bundle: Bundle, title: StringColumn, category: StringColumn) -> None:
+        self.title, self.category = title, category
+        self.messages: Messages = read_messages()
+        self._lists = copurchase_lists(bundle)
+        self._rank = bundle.fallback_rank
+        self._n_popular = max(100, int(POPULAR_SHARE * len(bundle.items_by_popularity)))
+
+    def reasons(
+        self,
+        sources: Mapping[int, Sequence[str]],
+        basket_rows: Sequence[int],
+        language: str,
+        is_earlier_basket: bool = False,
+    ) -> dict[int, Reason]:
+        """The reason of each item, by row.
+
+        Args:
+            sources: row → candidate sources or fallback lists that proposed the item.
+            is_earlier_basket: whether the sources are those of another order.
+        """
+        together = [row for row, names in sources.items() if "co_purchase" in names and PINNED not in names]
+        seeds = {} if self._lists is None else self._lists.strongest_seeds(together, basket_rows)
+        reasons = {}
+        for row, names in sources.items():
+            code, params = self._claim(row, names, seeds.get(row, 0), is_earlier_basket)
+            reasons[row] = Reason(code, params, self.messages.text(language, code, params))
+        return reasons
+
+    def _claim(
+        self, row: int, names: Sequence[str], seed: int, is_earlier_basket: bool
+    ) -> tuple[str, dict[str, str]]:
+        """The code of the strongest true claim, and the fields of its text."""
+        if PINNED in names:
+            return "pinned", {}
+        if seed and (title := self.title[seed]):
+            return "co_purchase", {"item": title}
+        for source, code in CLAIMS.items():
+            if source not in names:
+                continue
+            if code == "basket" and is_earlier_basket:
+                continue
+            if code == "category":
+                category = self.category[row].rpartition("/")[2]
+                if category:
+                    return code, {"category": category}
+                continue
+            if code == "popular" and not 0 <= self._rank[row] < self._n_popular:
+                continue
+            return code, {}
+        return "for_you", {}

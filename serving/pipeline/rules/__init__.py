@@ -1,0 +1,1 @@
+"""Rules of the shop: what a slate may, must or should show, whatever the models say."""

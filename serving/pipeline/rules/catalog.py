@@ -1,0 +1,172 @@
+"""Items that rules match: the columns of a bundle, read when a rule needs them."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ...storage.bundle import Bundle
+from ...storage.mapped_table import MappedTable
+from ..exclusion import items_of_categories
+from .document import Match
+from .fields import close_names
+
+MAX_COMPARED_IDS = 5000  # item ids of the same beginning, among which the nearest is looked for
+
+
+class UnknownName(NamedTuple):
+    """A name of a rule that the bundle does not have."""
+
+    field: str  # category, item, brand, attributes.color
+    detail: str  # what is wrong, with the nearest names
+    # Whether no bundle of this shop is likely to have it. An item, a brand or a value may come with the next.
+    is_error: bool
+
+
+class RuleCatalog:
+    """What rules read of a bundle's items.
+
+    Args:
+        bundle: with `folder`, whose items.arrow has the brands and whose schema.json names the attributes.
+        available: [N+1] bool, the items that can be shown today; None for the bundle's.
+        price: [N+1] usual unit prices of today; None for the bundle's.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        available: NDArray[np.bool_] | None = None,
+        price: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.version, self._folder, self._codes = bundle.version, bundle.folder, bundle.catalog.attributes
+        self.item_rows, self.item_id, self.category = bundle.item_rows, bundle.item_id, bundle.category
+        self.available = bundle.available if available is None else available
+        self.price = bundle.price if price is None else price
+        self.fallback_rank = bundle.fallback_rank
+
+    @cached_property
+    def brand(self) -> pa.StringArray | None:
+        """[N+1] brands; None for a bundle without that column."""
+        try:
+            return MappedTable(str(self._folder / "items.arrow")).string_column("brand")
+        except (OSError, ValueError, pa.ArrowException):
+            return None
+
+    @cached_property
+    def attribute_values(self) -> dict[str, list[str] | None]:
+        """Attribute of the items → its values by code - 1; None for one that is a number."""
+        try:
+            schema = json.loads((self._folder / "schema.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return {entry["name"]: entry.get("values") for entry in schema.get("item_attributes", [])}
+
+    @cached_property
+    def categories(self) -> list[str]:
+        """Every category path with an item, and those above it."""
+        paths = (path.split("/") for path in pc.unique(self.category).to_pylist() if path)
+        return sorted({"/".join(parts[:n]) for parts in paths for n in range(1, len(parts) + 1)})
+
+    @cached_property
+    def _brands(self) -> list[str]:
+        return [] if self.brand is None else [name for name in pc.unique(self.brand).to_pylist() if name]
+
+    def match(self, match: Match) -> NDArray[np.bool_]:
+        """[N+1] bool: the items that fit every part. Names that the bundle does not have fit no item."""
+        mask = np.ones(len(self.item_id), np.bool_)
+        mask[0] = False
+        if match.items:
+            rows = self.item_rows.lookup(match.items)
+            is_named = np.zeros_like(mask)
+            is_named[rows] = True
+            mask &= is_named
+        if match.categories:
+            mask &= items_of_categories(self.category, match.categories)
+        if match.brands:
+            is_brand = False if self.brand is None else _is_in(self.brand, match.brands)
+            mask &= is_brand
+        if match.price_below is not None:
+            mask &= (self.price > 0) & (self.price < match.price_below)  # 0 is unknown
+        for name, values in match.attributes:
+            mask &= self._has_attribute(name, values)
+        return mask
+
+    def _has_attribute(self, name: str, values: frozenset[str]) -> NDArray[np.bool_]:
+        known = self.attribute_values.get(name) or []
+        codes = [known.index(value) + 1 for value in values if value in known]
+        column = [*self.attribute_values].index(name) if known else 0
+        if not codes or column >= self._codes.shape[1]:
+            return np.zeros(len(self.item_id), np.bool_)
+        return np.isin(self._codes[:, column].numpy(), codes)
+
+    def unknown_names(self, match: Match) -> list[UnknownName]:
+        """The names that the bundle does not have, with the nearest that it has."""
+        unknown = []
+        for path in match.categories:
+            if path not in self.categories:
+                unknown.append(
+                    _unknown("category", f"no item has the category '{path}'", path, self.categories, True)
+                )
+        for item_id, row in zip(match.items, self.item_rows.lookup(match.items), strict=True):
+            if not row:
+                unknown.append(
+                    _unknown("item", f"there is no item '{item_id}'", item_id, self._ids_like(item_id))
+                )
+        unknown += self._unknown_brands(match.brands)
+        for name, values in match.attributes:
+            unknown += self._unknown_values(name, values)
+        return unknown
+
+    def _unknown_brands(self, brands: Sequence[str]) -> list[UnknownName]:
+        if brands and self.brand is None:
+            detail = f"the bundle {self.version} has no brands: export it again with this release"
+            return [UnknownName("brand", detail, True)]
+        return [
+            _unknown("brand", f"no item has the brand '{brand}'", brand, self._brands)
+            for brand in brands
+            if brand not in self._brands
+        ]
+
+    def _unknown_values(self, name: str, values: frozenset[str]) -> list[UnknownName]:
+        field = f"attributes.{name}"
+        if name not in self.attribute_values:
+            detail = f"the items of the bundle have no attribute '{name}'"
+            if not self.attribute_values:
+                detail += "; it names none: further columns of `items` are attributes"
+            return [_unknown(field, detail, name, [*self.attribute_values], True)]
+        known = self.attribute_values[name]
+        if known is None:
+            return [UnknownName(field, f"'{name}' is a number: rules compare texts", True)]
+        return [
+            _unknown(field, f"no item has the value '{value}'", value, known)
+            for value in sorted(values)
+            if value not in known
+        ]
+
+    def _ids_like(self, item_id: str) -> list[str]:
+        """Some item ids that begin as `item_id` does: among a million, a comparison would take seconds."""
+        if len(self.item_id) <= MAX_COMPARED_IDS:
+            return self.item_id[1:].to_pylist()
+        is_like = pc.starts_with(self.item_id, item_id[: max(1, len(item_id) - 1)])
+        return self.item_id.filter(is_like)[:MAX_COMPARED_IDS].to_pylist()
+
+    def by_popularity(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """[n] rows of the items of `mask` that the bundle ranks by popularity, the most popular first."""
+        rows = np.flatnonzero(mask & (self.fallback_rank >= 0))
+        ordered: NDArray[np.int64] = rows[np.argsort(self.fallback_rank[rows], kind="stable")]
+        return ordered
+
+
+def _is_in(column: pa.StringArray, values: Sequence[str]) -> NDArray[np.bool_]:
+    is_in: NDArray[np.bool_] = pc.is_in(column, pa.array(values)).to_numpy(zero_copy_only=False)
+    return is_in
+
+
+def _unknown(field: str, detail: str, name: str, known: Sequence[str], is_error: bool = False) -> UnknownName:
+    near = close_names(name, known)
+    return UnknownName(field, f"{detail}; near: {', '.join(near) or 'none'}", is_error)

@@ -1,0 +1,191 @@
+"""Rules compiled for a bundle: masks and rows, prepared when the rules or the bundle change.
+
+rules, catalog ─ once ─▶ CompiledRules ─ conditions of a request ─▶ RulesInForce
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...checkout import Checkout
+from ...storage.item_ids import ItemRowMap
+from .catalog import RuleCatalog, UnknownName
+from .conditions import AttributeValues, RequestFacts, attribute_text
+from .document import Rule, log_factor
+
+CACHE_SIZE = 32  # sets of rules in force together, a byte per item each
+MAX_RESTRICTED_MASKS = 4  # of each set: one without categories, and some with
+
+
+class Pin(NamedTuple):
+    """An item in a slot."""
+
+    rule: str
+    slot: int  # 1 for the first
+    row: int  # 0 for an item that the bundle does not have
+
+
+class Boost(NamedTuple):
+    """What is added to the scores of some items."""
+
+    rule: str
+    mask: NDArray[np.bool_]  # [N+1]
+    log_factor: float
+
+
+class Limit(NamedTuple):
+    """A floor or cap: how many of a slate's items are of a group."""
+
+    rule: str
+    mask: NDArray[np.bool_]  # [N+1]
+    number: int
+    by_popularity: NDArray[np.int64]  # [n] rows of the group, for a floor; empty for a cap
+
+
+class CompiledRule(NamedTuple):
+    """A rule with the items of a bundle."""
+
+    rule: Rule
+    mask: NDArray[np.bool_]  # [N+1] items that it matches
+    n_items: int  # that can be shown
+    rows: NDArray[np.int64]  # [n] of a floor, by popularity; of a pin, its item; else empty
+    unknown: list[UnknownName]
+
+
+class RulesInForce:
+    """The rules that one request obeys. Shared between requests and threads; nothing of it changes.
+
+    Attributes:
+        key: identifies the rules and what they match; part of the keys of caches.
+        names: of all rules in force.
+        hidden: rule → items that it hides.
+        pins: by slot, then in the order of the rules, of which the first with an eligible item counts.
+    """
+
+    def __init__(self, version: bytes, rules: Sequence[CompiledRule], positions: tuple[int, ...]) -> None:
+        self.key = version, positions
+        in_force = [rules[position] for position in positions]
+        self.names = tuple(compiled.rule.name for compiled in in_force)
+        hides = [c for c in in_force if c.rule.kind in ("hide", "age_restricted")]
+        self.hidden = {c.rule.name: c.n_items for c in hides}
+        self._is_hidden = np.logical_or.reduce([c.mask for c in hides]) if hides else None
+        self.pins = tuple(
+            sorted(
+                (
+                    Pin(c.rule.name, int(c.rule.number), int(c.rows[0]))
+                    for c in in_force
+                    if c.rule.kind == "pin"
+                ),
+                key=lambda pin: pin.slot,
+            )
+        )
+        self.boosts = tuple(
+            Boost(c.rule.name, c.mask, log_factor(c.rule)) for c in in_force if c.rule.kind == "boost"
+        )
+        self.floors, self.caps = (
+            tuple(
+                Limit(c.rule.name, c.mask, int(c.rule.number), c.rows)
+                for c in in_force
+                if c.rule.kind == kind
+            )
+            for kind in ("floor", "cap")
+        )
+        self._restricted: dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_], int]] = {}
+
+    @property
+    def fills_slots(self) -> bool:
+        """Whether a rule says more than which items may be shown and how they score."""
+        return bool(self.pins or self.floors or self.caps)
+
+    def restrict(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
+        """The items of `mask` [N+1] that no rule hides, and how many fewer these are.
+
+        `mask` is shared between requests. The result of the last ones is kept.
+        """
+        if self._is_hidden is None:
+            return mask, 0
+        kept = self._restricted.get(id(mask))
+        if kept is not None and kept[0] is mask:
+            return kept[1], kept[2]
+        restricted = mask & ~self._is_hidden
+        n_hidden = int(np.count_nonzero(mask)) - int(np.count_nonzero(restricted))
+        if len(self._restricted) >= MAX_RESTRICTED_MASKS:
+            self._restricted = {}  # another thread may read the old one
+        self._restricted[id(mask)] = mask, restricted, n_hidden
+        return restricted, n_hidden
+
+    def boosted(self, score: NDArray[np.float64], item: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The scores of `item`, both of any shape, with the boosts."""
+        for boost in self.boosts:
+            score = score + boost.log_factor * boost.mask[item]
+        return score
+
+
+class CompiledRules:
+    """Rules with the items of one bundle. Safe to share between threads.
+
+    Args:
+        rules: in the order of their names.
+    """
+
+    def __init__(self, rules: Iterable[Rule], catalog: RuleCatalog) -> None:
+        self.item_rows: ItemRowMap = catalog.item_rows
+        self.rules = tuple(_compile(rule, catalog) for rule in sorted(rules, key=lambda rule: rule.name))
+        self.version = self._digest()
+        # A cached method would refer to this object, and keep it when others take its place.
+        self._in_force = lru_cache(CACHE_SIZE)(partial(RulesInForce, self.version, self.rules))
+
+    def _digest(self) -> bytes:
+        """16 bytes that differ where rules, or the items that they match, do."""
+        digest = blake2b(digest_size=16)
+        for compiled in self.rules:
+            digest.update(json.dumps([compiled.rule.name, compiled.rule.content], sort_keys=True).encode())
+            digest.update(np.packbits(compiled.mask).tobytes())
+        return digest.digest()
+
+    def in_force(
+        self, checkout: Checkout, ts: int, stored_profile: Mapping[str, str] | None
+    ) -> RulesInForce | None:
+        """The rules that the request obeys; None for none.
+
+        Args:
+            ts: Unix seconds (UTC) of the request.
+            stored_profile: of the user in the store; None before the store was read. Until then a rule that
+                hides items for some profiles hides them for all whose profile may be one.
+        """
+        profile = {**(stored_profile or {}), **checkout.profile}
+        facts = RequestFacts(checkout.context, profile, stored_profile is not None, ts)
+        basket_rows: list[int] | None = None
+        positions = []
+        for position, (rule, mask, *_) in enumerate(self.rules):
+            hides = rule.kind in ("hide", "age_restricted")
+            if not rule.when.holds(facts, if_unknown=hides):
+                continue
+            if rule.kind == "age_restricted":
+                if basket_rows is None:
+                    basket_rows = self.item_rows.lookup(line.item_id for line in checkout.basket)
+                if mask[basket_rows].any() or _is_allowed(rule.allowed, profile):
+                    continue
+            positions.append(position)
+        return self._in_force(tuple(positions)) if positions else None
+
+
+def _is_allowed(allowed: AttributeValues, profile: Mapping[str, object]) -> bool:
+    """Whether an attribute of the profile has a value that allows restricted items."""
+    return any(attribute_text(profile.get(name)) in values for name, values in allowed)
+
+
+def _compile(rule: Rule, catalog: RuleCatalog) -> CompiledRule:
+    mask = catalog.match(rule.match)
+    rows = np.zeros(0, np.int64)
+    if rule.kind == "floor":
+        rows = catalog.by_popularity(mask)
+    elif rule.kind == "pin":
+        rows = np.array(catalog.item_rows.lookup(rule.match.items), np.int64)
+    n_items = int(np.count_nonzero(mask & catalog.available))
+    return CompiledRule(rule, mask, n_items, rows, catalog.unknown_names(rule.match))
