@@ -20,6 +20,7 @@ from exporting.bundle import (
     staging_folder,
     write_arrow,
     write_bundle_manifest,
+    write_copurchase,
     write_items,
 )
 from exporting.exportable_run import ExportableRun, ExportError
@@ -71,6 +72,7 @@ def assemble_bundle(
             index = ItemIndex(read_shards(built.files), run.catalog.vectors.numpy(), built.search_params)
         with timed_step("items"):
             write_items(run, objective, folder)
+            write_copurchase(run, folder)
             shutil.copy(run.prepared.folder / "schema.json", folder)
         with timed_step("golden requests"):
             checkouts = sample_requests(run, ("test", "validation"), settings.verify.checkouts)

@@ -21,9 +21,11 @@ from omegaconf import OmegaConf
 from data.feature_schema import FeatureSchema
 from exporting.exportable_run import ExportableRun, ExportError, read_calibration, slate_items
 from exporting.slate_objective import manifest_entries, named_columns
+from models.candidates.seeds import BasketItemSeeds
 from serving.storage.bundle import CHECKSUM_PLACEHOLDER, MANIFEST, manifest_checksum, sha256
 from serving.storage.bundle_mirror import is_mirror, push_version
 from serving.storage.formats import (
+    COPURCHASE_FILE,
     FORMAT_VERSION,
     NUMERIC_DTYPES,
     OBJECTIVE_PREFIX,
@@ -82,6 +84,30 @@ def write_items(run: ExportableRun, objective: CheckedObjective, folder: Path) -
         raise ExportError(f"{error}: give every item an id of its own and prepare again") from error
     write_arrow(items, folder / "items.arrow")
     write_arrow(pa.table({"row": slots}), folder / "item_rows.arrow")
+
+
+def write_copurchase(run: ExportableRun, folder: Path) -> None:
+    """Write `copurchase.arrow`: for each item, the items that are bought with it and their scores.
+
+    These are the lists of the source `co_purchase`, which `candidates.ts` holds as constants. Nothing is
+    written for a run without that source, or whose source of that name does not start from the basket.
+    """
+    sources, names = run.sources, source_names(run.cfg)
+    if "co_purchase" not in names:
+        return
+    bit = 1 << names.index("co_purchase")
+    for seeds in sources.list_seeds:
+        if type(seeds) is BasketItemSeeds and int(sources.source_bits[seeds.position]) == bit:
+            rows = slice(seeds.first_row, seeds.first_row + sources.n_items + 1)
+            offsets = sources.list_offsets[rows].numpy()
+            values = slice(offsets[0], offsets[-1])
+            starts = pa.array((offsets - offsets[0]).astype(np.int32))
+            columns = {
+                "item": sources.list_items[values].numpy().astype(np.int32),
+                "score": sources.list_scores[values].numpy().astype(np.float32),
+            }
+            table = {name: pa.ListArray.from_arrays(starts, pa.array(c)) for name, c in columns.items()}
+            write_arrow(pa.table(table).combine_chunks(), folder / COPURCHASE_FILE)
 
 
 def items_table(run: ExportableRun) -> pa.Table:

@@ -17,14 +17,11 @@ stage fails if it raises, returns a number that is not finite, has too little ti
 """
 
 import math
-import os
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -40,7 +37,9 @@ from .pipeline.rank import PredictionRows, RankedItems, Retrieved, SlateSelector
 from .pipeline.ranked_slate import rank_slate
 from .pipeline.request_ids import new_request_id
 from .pipeline.request_state import RequestState
+from .pipeline.rules.catalog import RuleCatalog
 from .pipeline.rules.compiled import CompiledRules
+from .pipeline.rules.document import Rule
 from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
 from .pipeline.slate_policy import SlatePolicy
@@ -56,6 +55,7 @@ from .resilience.deadline import (
 )
 from .resilience.runtime import freeze_garbage_collector, set_single_thread
 from .resilience.thread_pool import ThreadPool
+from .resilience.warm_up import warm_up
 from .storage import golden_requests
 from .storage.bundle import MANIFEST, Bundle, BundleError, Candidates, open_bundle
 from .storage.formats import manifest_slate
@@ -66,7 +66,6 @@ from .stores.uri import open_store
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
 CACHE_SIZE = 20_000  # slates, query vectors and users' last slates, each
 MAX_THREADS = 64  # of each pool: concurrent requests, abandoned ones included
-FEW_REQUESTS = 50  # with fewer, `warm_up` answers each twice
 
 
 class Recommender:
@@ -122,30 +121,14 @@ class Recommender:
         requests = golden_requests.read_golden_requests(recommender.bundle)
         recommend = partial(recommender.recommend, deadline_ms=math.inf)
         golden_requests.replay_golden_requests(recommend, recommender.bundle.folder, requests)
-        recommender.warm_up([checkout for checkout, _ in requests])
+        warm_up(
+            [checkout for checkout, _ in requests],
+            lambda checkout: recommend(checkout).timings,
+            recommender.stage_stats,
+            (recommender.pipeline_pool, recommender.store_pool),
+        )
         freeze_garbage_collector()
         return recommender
-
-    def warm_up(self, checkouts: list[Checkout]) -> None:
-        """Measure the usual time of every stage, then let one thread per core and pool answer a request."""
-        durations: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        for checkout in checkouts * (2 if len(checkouts) < FEW_REQUESTS else 1):
-            slate = self.recommend(checkout, deadline_ms=math.inf)
-            for stage in STAGES:
-                durations[stage].append(slate.timings.get(stage, 0.0))
-        self.stage_stats.expected_ms = {
-            stage: median(times) if times else 0.0 for stage, times in durations.items()
-        }
-        n_cores = min(os.cpu_count() or 1, MAX_THREADS)
-        barrier = threading.Barrier(2 * n_cores)
-
-        def recommend_first() -> None:
-            barrier.wait()  # no thread takes two tasks
-            self.recommend(checkouts[0], deadline_ms=math.inf)
-
-        pools = (self.pipeline_pool, self.store_pool)
-        for task in [pool.submit(recommend_first) for pool in pools for _ in range(n_cores)]:
-            task.wait()
 
     def recommend(
         self,
@@ -219,6 +202,11 @@ class Recommender:
         rules = compiled.in_force(checkout, ts, stored_profile)
         return self.eligibility_filter.eligible_items(checkout, policy, query, rules)
 
+    def set_rules(self, rules: Iterable[Rule]) -> None:
+        """Obey these rules of the shop, in place of those before; none for no rules."""
+        rules = tuple(rules)
+        self.rules = CompiledRules(rules, RuleCatalog(self.bundle)) if rules else None
+
     def policy_for(self, revenue_weight: float | None) -> SlatePolicy:
         """The bundle's policy, with `revenue_weight` if given. Raises ValueError as `recommend` does."""
         return self.policy if revenue_weight is None else replace(self.policy, revenue_weight=revenue_weight)
@@ -279,7 +267,7 @@ class Recommender:
         checkout, deadline = request.checkout, request.deadline
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         columns = deadline.run_stage("encode", self.feature_encoder.encode_arrays, checkout, history, ts)
-        if self.rules is not None and history is not UNREAD_HISTORY:
+        if self.rules is not None and self.rules.reads_profile and history is not UNREAD_HISTORY:
             request.eligible = self.eligible_items(checkout, request.policy, stored_profile=history.profile)
         filter_purchases = self.eligibility_filter.without_purchases
         request.eligible = filter_purchases(request.eligible, request.policy, columns)

@@ -1,5 +1,5 @@
 """The command `sextet`: a slate, the slates of a file, the vectors of items and users, filling a store and
-repairing it, the HTTP service, going back, the copy of a published bundle.
+repairing it, the HTTP service, going back, the copy of a published bundle, checking rules.
 
 `python -m sextet` is the same command; in the repository it is `python -m serving`.
 """
@@ -17,10 +17,11 @@ from .load import load
 from .pull import pull
 from .recommend import recommend
 from .rollback import rollback
+from .rules import rules
 from .serve import serve
 from .store import store
 
-COMMANDS = (recommend, batch, embeddings, load, store, serve, rollback, pull)
+COMMANDS = (recommend, batch, embeddings, load, store, serve, rollback, pull, rules)
 ERRORS = (BundleError, OSError, ValueError, ImportError, pa.ArrowException)
 RENAMED_COMMANDS = {"http": "serve"}
 

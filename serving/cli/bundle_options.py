@@ -6,6 +6,7 @@ from typing import Any
 
 from ..checkout import Checkout
 from ..command_line import option
+from ..pipeline.rules.document import read_rules
 from ..pipeline.slate_policy import SlatePolicy
 from ..recommender import Recommender
 from ..storage.bundle_mirror import bundle_path
@@ -40,6 +41,7 @@ class BundleOptions:
     )
 
     trust: tuple[Path, ...] = trust_option()
+    rules: Path | None = option(None, "rules of the shop (docs/rules.md)", metavar="FILE")
 
     def __post_init__(self) -> None:
         Checkout(None, [], self.ts)
@@ -47,8 +49,12 @@ class BundleOptions:
             SlatePolicy(revenue_weight=self.revenue_weight)
 
     def load_recommender(self) -> Recommender:
-        """The recommender of the bundle and the store. Raises as `Recommender.load` and `open_store`."""
-        return Recommender.load(self.bundle, self.open_store(), self.trust)
+        """The recommender of the bundle, the store and the rules. Raises as what opens each of them."""
+        rules = None if self.rules is None else read_rules(self.rules)
+        recommender = Recommender.load(self.bundle, self.open_store(), self.trust)
+        if rules is not None:
+            recommender.set_rules(rules.values())
+        return recommender
 
     def open_store(self) -> Store | None:
         """The store given, else the exported one. Raises as serving.stores.uri.open_store."""

@@ -68,6 +68,10 @@ class ServeOptions:
         "served", "slates that the frequency cap counts: all, or those with feedback `viewed`"
     )
     experiments: Path | None = option(None, "A/B tests (docs/experiments.md); needs --log", metavar="FILE")
+    rules: Path | None = option(None, "rules of the shop (docs/rules.md), followed live", metavar="FILE")
+    messages: Path | None = option(
+        None, "texts of the items' reasons (docs/rules.md), in place of those of the release", metavar="FILE"
+    )
     log_format: Literal["text", "json"] = option("text", "of the log on stderr")
     access_log: bool = option(False, "log every request")
     trace_endpoint: str | None = option(
@@ -159,6 +163,8 @@ def check_settings(settings: "Settings") -> None:
     from ..experiments.declaration import read_experiments
     from ..http.backends import open_service_store
     from ..http.keys import ApiKeys
+    from ..pipeline.messages import read_messages
+    from ..pipeline.rules.document import read_rules
     from ..storage.signatures import read_trusted_keys
     from ..stores.uri import open_live_state
 
@@ -166,6 +172,10 @@ def check_settings(settings: "Settings") -> None:
     read_trusted_keys(settings.trust)
     if settings.experiments is not None:
         read_experiments(settings.experiments)
+    if settings.rules is not None:
+        read_rules(settings.rules)
+    if settings.messages is not None:
+        read_messages(settings.messages)
     store = open_service_store(settings.store, settings.bundle) if settings.store else None
     if settings.live is not None:
         open_live_state(settings.live)

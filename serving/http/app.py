@@ -19,6 +19,7 @@ from .openapi import add_document
 from .orders import CancellationIn, OrderOut, ReturnIn
 from .problems import ProblemError, problem_response, unavailable_error
 from .proxy import add_proxy_middleware
+from .rule_routes import add_rule_routes
 from .schema import CheckoutIn, FeedbackIn, RecommendationIn, SlateOut
 from .service import Service
 from .settings import Settings
@@ -61,6 +62,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     _add_shop_routes(app, service, bodies)
     _add_order_routes(app, service, bodies)
     _add_operations_routes(app, service)
+    add_rule_routes(app, service, BodyReader(settings.max_body))
     add_document(app, settings.api_key_file is not None, service.recorder.feedback_kinds)
 
     @app.exception_handler(ProblemError)

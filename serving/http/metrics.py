@@ -24,6 +24,7 @@ from .process_metrics import ProcessMetrics
 
 MULTIPROC_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 STAGE_BUCKETS_BELOW_1_MS = (0.00005, 0.0001, 0.00025, 0.0005)
+MAX_RULE_LABELS = 100  # of a worker: rules come and go, labels stay
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.105, 0.15, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -46,6 +47,8 @@ class ServiceMetrics:
         )
         self.slates = counter("sextet_slates", "Slates by the tier that answered", ("tier",))
         self.withheld_slates = counter("sextet_slates_withheld", "Slates that an experiment held back")
+        self.rule_slates = counter("sextet_rule_slates", "Slates under a rule of the shop", ("rule",))
+        self._counted_rules: set[str] = set()
         self.slate_cache_hits = counter(
             "sextet_slate_cache_hits", "Slates answered from the cache of ranked slates"
         )
@@ -90,10 +93,18 @@ class ServiceMetrics:
         self.slates.labels(slate.tier).inc()
         if slate.withheld:
             self.withheld_slates.inc()
+        for effect in slate.rules:
+            self.rule_slates.labels(self._rule_label(effect.rule)).inc()
         if slate.tier == "ranked" and "ranker" not in slate.timings:
             self.slate_cache_hits.inc()
         for stage, milliseconds in slate.timings.items():
             self.stage_latency.labels(stage).observe(milliseconds / 1e3)
+
+    def _rule_label(self, rule: str) -> str:
+        """The name of a rule; "other" for those beyond the first MAX_RULE_LABELS."""
+        if len(self._counted_rules) < MAX_RULE_LABELS:
+            self._counted_rules.add(rule)
+        return rule if rule in self._counted_rules else "other"
 
     def count_log_record(self, failed: int, dropped: int) -> None:
         """Count a record that the log accepted; `failed` and `dropped` are the log's running totals."""

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from .orders import CancellationIn, ReturnIn
+from .rule_schema import RuleIn
 from .schema import CheckoutIn, FeedbackIn, Problem, RecommendationIn
 
 REF_TEMPLATE = "#/components/schemas/{model}"
@@ -46,8 +47,15 @@ SLATE = {
             "sources": ["ann", "buy_again"],
             "propensity": 1.0,
             "predictions": {"click": 0.476, "purchase": 0.443, "value": 1.817},
+            "reason": {
+                "code": "co_purchase",
+                "params": {"item": "Semi-skimmed milk"},
+                "text": "Bought together with Semi-skimmed milk",
+            },
+            "rules": ["own-brands"],
         }
     ],
+    "rules": [{"rule": "own-brands", "effect": "boosts 1 of the slate's items"}],
 }
 
 
@@ -73,7 +81,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def component_schemas() -> dict[str, Any]:
     """Schemas of the bodies and of Problem, by name."""
-    models = (RecommendationIn, CheckoutIn, FeedbackIn, CancellationIn, ReturnIn, Problem)
+    models = (RecommendationIn, CheckoutIn, FeedbackIn, CancellationIn, ReturnIn, RuleIn, Problem)
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=REF_TEMPLATE
     )
@@ -84,8 +92,10 @@ def component_schemas() -> dict[str, Any]:
 STATUS_DESCRIPTIONS = {
     400: "The body is not JSON",
     401: "No valid API key",
-    404: "The user has no such order",
+    403: "This route needs an admin key",
+    404: "There is no such thing: the detail says which",
     408: "The body did not arrive in time",
+    409: "What is there forbids it: the detail says why",
     413: "The body is too large",
     415: "The body is not application/json",
     422: "A field is wrong: `errors` names it",

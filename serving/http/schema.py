@@ -79,6 +79,7 @@ class RecommendationIn(BaseModel):
     exclude: list[Id] = Field([], description="item ids that must not be shown")
     categories: list[Id] | None = Field(None, description="category paths (a or a/b) to stay within")
     order_id: Id | None = Field(None, description="id of the order just paid; the impression log carries it")
+    language: Id = Field("en", description="of the reasons' texts: en, de, or another that the shop has")
 
 
 class CheckoutIn(BaseModel):
@@ -112,6 +113,21 @@ class FeedbackIn(BaseModel):
     order_id: Id | None = Field(None, description="of the checkout that asked for the slate; for kind viewed")
 
 
+class ReasonOut(BaseModel):
+    """Why an item is shown."""
+
+    code: str = Field(description="as in docs/rules.md: co_purchase, buy_again, category, …")
+    params: dict[str, str] = Field(description="fields of the text: item, category")
+    text: str = Field(description="words for the page, in the language of the request")
+
+
+class RuleEffectOut(BaseModel):
+    """A rule of the shop that was in force."""
+
+    rule: str
+    effect: str = Field(description="what it did to the slate")
+
+
 class ItemOut(BaseModel):
     """One slot of a slate. Tiers without models give null predictions."""
 
@@ -128,6 +144,8 @@ class ItemOut(BaseModel):
     )
     sources: list[str]
     propensity: float = Field(description="chance that this request shows this item here")
+    reason: ReasonOut
+    rules: list[str] = Field(description="the shop's rules that pinned it, boosted it or gave it its slot")
 
 
 class SlateOut(BaseModel):
@@ -140,6 +158,7 @@ class SlateOut(BaseModel):
     timings: dict[str, float] = Field(description="milliseconds per stage; queue: waiting for a thread")
     withheld: bool = Field(description="an experiment holds this slate back: show no slot")
     items: list[ItemOut]
+    rules: list[RuleEffectOut] = Field(description="the shop's rules in force")
 
 
 class FieldError(BaseModel):
@@ -191,6 +210,7 @@ def to_checkout(request: RecommendationIn) -> Checkout:
             exclude=request.exclude,
             categories=request.categories,
             order_id=request.order_id,
+            language=request.language,
         )
     except ValueError as error:
         raise ProblemError(422, str(error)) from None
@@ -234,6 +254,7 @@ def slate_json(slate: Slate) -> bytes:
         "reason": slate.reason,
         "timings": {stage: round(milliseconds, 3) for stage, milliseconds in slate.timings.items()},
         "withheld": slate.withheld,
+        "rules": slate.rules,
         # Prices are float32: 1.29 would read 1.2899999618530273.
         "items": [
             {

@@ -15,6 +15,7 @@ from ..checkout import Checkout, Slate
 from ..events.impression_log import ImpressionLog
 from ..experiments.assignment import Assignment, assign_user, is_withheld
 from ..experiments.declaration import read_experiments
+from ..pipeline.messages import read_messages
 from ..recommender import Recommender
 from ..resilience.admission import AdmissionController, Overloaded
 from ..stores.base import Store
@@ -30,6 +31,7 @@ from .middleware import logger
 from .problems import unavailable_error
 from .recording import EventRecorder
 from .request_context import current_request
+from .rule_book import TOPIC, RuleBook
 from .schema import (
     RecommendationIn,
     parse_body,
@@ -82,6 +84,7 @@ class Service:
             self.metrics.unserved_arm_versions.labels(version).set(1)
         live_uri = live_state_uri(settings.live, settings.store, settings.bundle)
         self.live = None if live_uri is None else LiveUpdates(open_live_state(live_uri), self.metrics)
+        self.rules = RuleBook(settings.rules, settings.poll_seconds)
         self.recorder = EventRecorder(
             self.store, self.log, self.metrics, self.bundle_watcher, settings.queue_limit,
             settings.impressions == "viewed",
@@ -95,6 +98,8 @@ class Service:
         self.health.start()
         if self.live is not None:
             self.live.start()
+            self.live.subscribe(TOPIC, self.rules.apply)
+        self.rules.start()
         self.bundle_watcher.start()
         self.metrics.process.start(lambda: self.bundle_watcher.recommender, self.settings.threads)
 
@@ -104,6 +109,9 @@ class Service:
         recommender.exploration_rate = self.settings.explore
         recommender.viewed_impressions_only = self.settings.impressions == "viewed"
         recommender.corrupt_histories.on_corrupt = self.metrics.corrupt_histories.inc
+        if self.settings.messages is not None:
+            recommender.slate_builder.reason_writer.messages = read_messages(self.settings.messages)
+        self.rules.attach(recommender)
         return recommender
 
     def _on_bundle_load(self, outcome: str) -> None:
@@ -140,7 +148,7 @@ class Service:
     def problem(self) -> str:
         """What keeps the service from its normal work, for /readyz; "" for nothing."""
         live_reason = "" if self.live is None else self.live.reason
-        return "; ".join(filter(None, (self.bundle_watcher.reason, live_reason)))
+        return "; ".join(filter(None, (self.bundle_watcher.reason, live_reason, self.rules.file_problem)))
 
     def recommender(self) -> Recommender:
         """The recommender of `current`. Raises ProblemError before the first version is loaded."""
@@ -224,7 +232,7 @@ class Service:
         self.admission.close()
         self.metrics.process.close()
         self.health.close()
-        closing = {"bundle": self.bundle_watcher.close, "store": self._close_store}
+        closing = {"bundle": self.bundle_watcher.close, "rules": self.rules.close, "store": self._close_store}
         if self.live is not None:
             closing["live state"] = self.live.close
         if self.log is not None:

@@ -32,6 +32,9 @@ class Settings:
             (serving/pipeline/explore.py).
         experiments: TOML file of the running experiments (serving/experiments/declaration.py);
             None for none. It needs `log`.
+        rules: TOML file of the shop's rules (serving/pipeline/rules/document.py); None for none. It is read
+            again when it changes.
+        messages: TOML file of texts of reasons (serving/pipeline/messages.py); None for those of the release.
         log_format: of the lines on stderr, text or json.
         access_log: whether every request is a line.
         trace_endpoint: URL of an OpenTelemetry collector (OTLP over HTTP); None for no traces.
@@ -56,6 +59,8 @@ class Settings:
     explore: float = 0.0
     experiments: Path | None = None
     live: str | None = None
+    rules: Path | None = None
+    messages: Path | None = None
     log_format: LogFormat = "text"
     access_log: bool = False
     trace_endpoint: str | None = None

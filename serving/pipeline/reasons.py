@@ -8,14 +8,15 @@ an earlier order (tier `cached`) makes no claim about today's basket that its li
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkout import Reason
 from ..storage.bundle import Bundle
-from ..storage.formats import manifest_sources
+from ..storage.formats import COPURCHASE_FILE
+from ..storage.mapped_table import MappedTable
 from ..storage.string_column import StringColumn
 from .messages import Messages, read_messages
 
@@ -34,52 +35,42 @@ PINNED = "pinned"  # the source of a pinned item
 
 
 class CopurchaseLists(NamedTuple):
-    """Items that are bought with an item, as `candidates.ts` holds them."""
+    """Items that are bought with each item, jagged."""
 
-    offsets: NDArray[np.int64]  # [R+1]
-    item: NDArray[np.int64]  # [ΣM]
+    offsets: NDArray[np.int32]  # [R+1]
+    item: NDArray[np.int32]  # [ΣM] rows
     score: NDArray[np.float32]  # [ΣM]
-    first_row: int  # row of item 0
-    n_items: int
 
     def strongest_seeds(self, rows: Sequence[int], basket_rows: Sequence[int]) -> dict[int, int]:
         """Item row → the row of the basket that it is bought with most, for those that are in a list."""
-        seeds = [row for row in dict.fromkeys(basket_rows) if 0 < row < self.n_items][:MAX_SEEDS]
-        bounds = [
-            (self.offsets.item(self.first_row + row), self.offsets.item(self.first_row + row + 1))
-            for row in seeds
-        ]
-        if not bounds:
+        n_rows = len(self.offsets) - 1
+        seeds = [row for row in dict.fromkeys(basket_rows) if 0 < row < n_rows][:MAX_SEEDS]
+        if not rows or not seeds:
             return {}
+        bounds = [(self.offsets.item(row), self.offsets.item(row + 1)) for row in seeds]
         item = np.concatenate([self.item[start:end] for start, end in bounds])
         score = np.concatenate([self.score[start:end] for start, end in bounds])
         seed = np.repeat(seeds, [end - start for start, end in bounds])
-        found: dict[int, int] = {}
+        strongest: dict[int, int] = {}
         for row in rows:
             positions = np.flatnonzero(item == row)
             if len(positions):
-                found[row] = int(seed[positions[score[positions].argmax()]])
-        return found
+                strongest[row] = int(seed[positions[score[positions].argmax()]])
+        return strongest
 
 
-def copurchase_lists(bundle: Bundle) -> CopurchaseLists | None:
-    """The lists of the source `co_purchase`; None for a bundle that does not show them.
+def read_copurchase_lists(bundle: Bundle) -> CopurchaseLists | None:
+    """The lists of the source `co_purchase`, in place; None for a bundle without the file.
 
-    Bundles of earlier formats do not, nor does one whose source of that name reads other lists.
+    Exports of earlier releases lack it, and those whose source of that name reads other lists.
     """
-    names = manifest_sources(bundle.manifest)
-    sources: Any = getattr(bundle.candidates, "sources", None)
-    try:
-        bits = sources.source_bits.tolist()
-        for seeds in sources.list_seeds.children():
-            is_by_basket = seeds.original_name == "BasketItemSeeds"
-            if is_by_basket and bits[seeds.position] == 1 << names.index("co_purchase"):
-                offsets, item = sources.list_offsets.numpy(), sources.list_items.numpy()
-                score, n_items = sources.list_scores.numpy(), int(sources.n_items)
-                return CopurchaseLists(offsets, item, score, int(seeds.first_row), n_items)
-    except (AttributeError, RuntimeError, ValueError, IndexError):
+    if COPURCHASE_FILE not in bundle.manifest["files"]:
         return None
-    return None
+    batch = MappedTable(str(bundle.folder / COPURCHASE_FILE)).batch
+    lists = batch["item"]
+    return CopurchaseLists(
+        lists.offsets.to_numpy(), lists.values.to_numpy(), batch["score"].values.to_numpy()
+    )
 
 
 class ReasonWriter:
@@ -92,7 +83,7 @@ class ReasonWriter:
     def __init__(self, bundle: Bundle, title: StringColumn, category: StringColumn) -> None:
         self.title, self.category = title, category
         self.messages: Messages = read_messages()
-        self._lists = copurchase_lists(bundle)
+        self._lists = read_copurchase_lists(bundle)
         self._rank = bundle.fallback_rank
         self._n_popular = max(100, int(POPULAR_SHARE * len(bundle.items_by_popularity)))
 

@@ -43,7 +43,7 @@ class StageStats:
     """The usual duration and the circuit breaker of every stage, over all requests."""
 
     def __init__(self, stages: Sequence[str]) -> None:
-        self.expected_ms = dict.fromkeys(stages, 0.0)  # measured by Recommender.warm_up
+        self.expected_ms = dict.fromkeys(stages, 0.0)  # measured by warm_up.py
         self.breakers = {stage: CircuitBreaker() for stage in stages}
 
 

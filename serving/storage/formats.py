@@ -42,6 +42,8 @@ NUMERIC_DTYPES = {
 # Columns of items.arrow that a shop without item attributes or item vectors lacks.
 OPTIONAL_DTYPES = {"attribute_codes": np.int64, "content": np.uint8}
 PRODUCT_DTYPE = np.int32  # of the column `product`, which exports of earlier releases lack
+# Optional: `item` and `score`, lists by item row, the items that are bought with it. Reasons read it.
+COPURCHASE_FILE = "copurchase.arrow"
 OBJECTIVE_PREFIX = "objective_"  # float32 columns of items.arrow that the objective reads
 # Labels of order lines; all others are kinds of events.
 LINE_LABELS = ("purchase", "spend", "quantity", "return", "bought", "organic")

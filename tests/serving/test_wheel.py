@@ -35,7 +35,7 @@ def test_the_wheel_holds_the_serving_package_alone(wheel: Path) -> None:
         names = set(archive.namelist())
     modules = {str(file.relative_to(ROOT / "serving")) for file in (ROOT / "serving").rglob("*.py")}
     assert {name for name in names if name.startswith("sextet/")} == {
-        f"sextet/{name}" for name in (*modules, "py.typed")
+        f"sextet/{name}" for name in (*modules, "py.typed", "pipeline/messages.toml")
     }
     assert {name.split("/")[0] for name in names} == {"sextet", DIST_INFO}
 

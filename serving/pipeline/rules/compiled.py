@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ...checkout import Checkout
 from ...storage.item_ids import ItemRowMap
 from .catalog import RuleCatalog, UnknownName
-from .conditions import AttributeValues, RequestFacts, attribute_text
-from .document import Rule, log_factor
+from .conditions import ALWAYS, AttributeValues, RequestFacts, When, attribute_text
+from .document import HIDING_KINDS, Rule, log_factor
 
 CACHE_SIZE = 32  # sets of rules in force together, a byte per item each
 MAX_RESTRICTED_MASKS = 4  # of each set: one without categories, and some with
@@ -71,7 +71,7 @@ class RulesInForce:
         self.key = version, positions
         in_force = [rules[position] for position in positions]
         self.names = tuple(compiled.rule.name for compiled in in_force)
-        hides = [c for c in in_force if c.rule.kind in ("hide", "age_restricted")]
+        hides = [c for c in in_force if c.rule.kind in HIDING_KINDS]
         self.hidden = {c.rule.name: c.n_items for c in hides}
         self._is_hidden = np.logical_or.reduce([c.mask for c in hides]) if hides else None
         self.pins = tuple(
@@ -137,6 +137,13 @@ class CompiledRules:
         self.item_rows: ItemRowMap = catalog.item_rows
         self.rules = tuple(_compile(rule, catalog) for rule in sorted(rules, key=lambda rule: rule.name))
         self.version = self._digest()
+        # Positions of the rules with the same conditions: one evaluation decides for all of them.
+        self._groups: dict[tuple[When, bool], list[int]] = {}
+        for position, (rule, *_) in enumerate(self.rules):
+            self._groups.setdefault((rule.when, rule.kind in HIDING_KINDS), []).append(position)
+        self._has_age_restrictions = any(entry.rule.kind == "age_restricted" for entry in self.rules)
+        # Whether the user's profile in the store may change which rules are in force.
+        self.reads_profile = any(entry.rule.when.profile or entry.rule.allowed for entry in self.rules)
         # A cached method would refer to this object, and keep it when others take its place.
         self._in_force = lru_cache(CACHE_SIZE)(partial(RulesInForce, self.version, self.rules))
 
@@ -160,19 +167,23 @@ class CompiledRules:
         """
         profile = {**(stored_profile or {}), **checkout.profile}
         facts = RequestFacts(checkout.context, profile, stored_profile is not None, ts)
-        basket_rows: list[int] | None = None
-        positions = []
-        for position, (rule, mask, *_) in enumerate(self.rules):
-            hides = rule.kind in ("hide", "age_restricted")
-            if not rule.when.holds(facts, if_unknown=hides):
-                continue
-            if rule.kind == "age_restricted":
-                if basket_rows is None:
-                    basket_rows = self.item_rows.lookup(line.item_id for line in checkout.basket)
-                if mask[basket_rows].any() or _is_allowed(rule.allowed, profile):
-                    continue
-            positions.append(position)
-        return self._in_force(tuple(positions)) if positions else None
+        positions: list[int] = []
+        for (when, hides), group in self._groups.items():
+            if when is ALWAYS or when.holds(facts, if_unknown=hides):
+                positions += group
+        if self._has_age_restrictions:
+            basket_rows = self.item_rows.lookup(line.item_id for line in checkout.basket)
+            positions = [k for k in positions if not self._is_lifted(self.rules[k], basket_rows, profile)]
+        return self._in_force(tuple(sorted(positions))) if positions else None
+
+    def _is_lifted(
+        self, compiled: CompiledRule, basket_rows: list[int], profile: Mapping[str, object]
+    ) -> bool:
+        """Whether the basket or the profile allows the items of an age restriction."""
+        rule = compiled.rule
+        if rule.kind != "age_restricted":
+            return False
+        return bool(compiled.mask[basket_rows].any()) or _is_allowed(rule.allowed, profile)
 
 
 def _is_allowed(allowed: AttributeValues, profile: Mapping[str, object]) -> bool:

@@ -26,6 +26,7 @@ from .conditions import ALWAYS, AttributeValues, When, read_attributes, read_whe
 from .fields import FieldReader, RuleError
 
 KINDS = ("hide", "pin", "boost", "floor", "cap", "age_restricted")
+HIDING_KINDS = ("hide", "age_restricted")
 MATCH_FIELDS = ("item", "category", "brand", "attributes", "price_below")
 KIND_FIELDS = {
     "hide": (),

@@ -1,8 +1,8 @@
 """Slates under random rules, in every tier: six eligible items, pins in their slots, caps and floors."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,22 +25,26 @@ MATCHES = st.one_of(
     st.lists(st.integers(0, 79), min_size=1, max_size=5).map(lambda ks: {"item": [f"i{k:03d}" for k in ks]}),
     st.floats(2, 12).map(lambda price: {"price_below": price}),
 )
+PINS = st.builds(
+    lambda k, slot: {"pin": {"item": f"i{k:03d}", "slot": slot}}, st.integers(0, 79), st.integers(1, 6)
+)
 RULES = st.one_of(
+    PINS,
+    PINS,
     MATCHES.map(lambda match: {"hide": match}),
     MATCHES.map(lambda match: {"age_restricted": match | {"profile": {"adult": "yes"}}}),
     st.builds(lambda match, n: {"floor": match | {"at_least": n}}, MATCHES, st.integers(1, 3)),
     st.builds(lambda match, n: {"cap": match | {"at_most": n}}, MATCHES, st.integers(0, 3)),
     st.builds(
-        lambda match, f: {"boost": match | {"factor": f}}, MATCHES, st.sampled_from([0.1, 3.0, 1000.0])
-    ),
-    st.builds(
-        lambda k, slot: {"pin": {"item": f"i{k:03d}", "slot": slot}}, st.integers(0, 79), st.integers(1, 6)
+        lambda match, factor: {"boost": match | {"factor": factor}},
+        MATCHES,
+        st.sampled_from([0.1, 3.0, 1000.0]),
     ),
 )
 WHENS = st.sampled_from(
     [None, None, {"context": {"market": "NO"}}, {"profile": {"city": ["city1", "city2"]}}]
 )
-RULE_SETS = st.lists(st.tuples(RULES, WHENS), max_size=6)
+RULE_SETS = st.lists(st.tuples(RULES, WHENS), max_size=8)
 CHECKOUTS = st.builds(
     lambda items, market, adult, user: Checkout(
         user, [Line(f"i{k:03d}") for k in items], 1_711_000_000, context={"market": market},
@@ -138,18 +142,18 @@ CITY = {None: None, "u001": "city1", "u002": "city2", "stranger": None}
 
 
 @pytest.fixture(scope="module")
-def tiers(version: Any) -> Iterator[dict[str, Recommender]]:
+def tiers(version: Path) -> dict[str, Recommender]:
     """A recommender that answers from each tier."""
     working = Recommender.load(version, version.parent / "store.arrow")
     recommenders = {"ranked": working}
     for tier, missing in (("retrieval", "ranker"), ("index", "candidates"), ("category", "query_tower")):
         recommenders[tier] = Recommender(replace(working.bundle, **{missing: None}), working.store)
-    yield recommenders
+    return recommenders
 
 
 @pytest.mark.parametrize("tier", ["ranked", "retrieval", "index", "category"])
 @given(rules=RULE_SETS, checkout=CHECKOUTS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=120)
 def test_slates_obey_all_rules(
     tiers: dict[str, Recommender], tier: str, rules: list[Any], checkout: Checkout
 ) -> None:
@@ -197,7 +201,7 @@ class ChosenDraws:
 
 
 @given(rules=RULE_SETS, checkout=CHECKOUTS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_propensities_are_exact(tiers: dict[str, Recommender], rules: list[Any], checkout: Checkout) -> None:
     """Every draw of the exploring slot in turn: it is the last one without a pin, and no other slot moves."""
     recommender, epsilon = tiers["ranked"], 0.5
@@ -208,7 +212,8 @@ def test_propensities_are_exact(tiers: dict[str, Recommender], rules: list[Any],
     first = recommender.recommend(checkout, 60_000.0, exploration_rate=epsilon)
     assert [item.item_id for item in first.items] == [item.item_id for item in plain.items]
     drawn = {}
-    for draws.draw in range(draws.size):
+    for draw in range(draws.size):
+        draws.draw = draw
         slate = recommender.recommend(checkout, 60_000.0, exploration_rate=epsilon)
         check(slate, expected)
         open_slots = [k for k, item in enumerate(slate.items) if item.sources[0] != "pinned"]
@@ -232,3 +237,34 @@ def test_golden_requests_are_ranked_without_rules(tiers: dict[str, Recommender])
         plain = recommender.recommend(checkout, math.inf)
         recommender.rules = compiled(recommender, [])
         assert recommender.recommend(checkout, math.inf).items == plain.items
+
+
+def test_cached_slates_are_those_of_the_rules_in_force(tiers: dict[str, Recommender]) -> None:
+    recommender = tiers["ranked"]
+    checkout = Checkout("u001", [Line("i001")], 1_711_000_000)
+    recommender.rules = None
+    first, second = (item.item_id for item in recommender.recommend(checkout, 60_000.0).items[:2])
+    for _ in range(2):
+        for item, other in ((first, second), (second, first)):
+            recommender.rules = compiled(recommender, [({"hide": {"item": item}}, None)])
+            shown = [shown.item_id for shown in recommender.recommend(checkout, 60_000.0).items]
+            assert item not in shown
+            assert other in shown
+
+
+def test_a_store_that_fails_leaves_hiding_rules_in_force(tiers: dict[str, Recommender]) -> None:
+    """u001 is of city1, which the rules let see everything. Without the store nobody knows."""
+    recommender = tiers["ranked"]
+    hide = {"hide": {"category": "food"}}, {"profile": {"city": "city0"}}
+    pin = {"pin": {"item": "i004", "slot": 1}}, {"profile": {"city": "city1"}}
+    restricted = {"age_restricted": {"category": "home", "profile": {"city": "city1"}}}, None
+    broken = Recommender(recommender.bundle, recommender.store)
+    broken.store = object()  # type: ignore[assignment]
+    checkout = Checkout("u001", [], 1_711_000_000)
+    for answering, categories in ((recommender, {"food", "home", "pets"}), (broken, {"pets"})):
+        answering.rules = compiled(answering, [hide, pin, restricted])
+        slate = answering.recommend(checkout, math.inf)
+        assert {item.category.split("/")[0] for item in slate.items} <= categories
+        assert (slate.items[0].item_id == "i004") == (answering is recommender)
+        names = [effect.rule for effect in slate.rules]
+        assert names == (["rule1"] if answering is recommender else ["rule0", "rule2"])

@@ -1,0 +1,134 @@
+"""Routes of the shop's rules: read, write and remove them while the service runs."""
+
+import asyncio
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+from ..pipeline.rules.catalog import RuleCatalog
+from ..pipeline.rules.check import check_rules
+from ..pipeline.rules.compiled import CompiledRules
+from ..pipeline.rules.document import MAX_RULES, Rule, read_rule
+from ..pipeline.rules.fields import RuleError
+from ..recommender import Recommender
+from ..stores.live_state import Change
+from . import openapi_examples
+from .body import BodyReader
+from .live_updates import LiveUpdates
+from .problems import ProblemError, not_configured_error, unavailable_error
+from .rule_book import TOPIC, RuleBook
+from .rule_schema import RULE_EXAMPLES, RuleIn, RuleOut, RulesOut
+from .service import Service
+
+
+def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
+    """Add /v1/rules to the application."""
+
+    @app.get(
+        "/v1/rules", summary="The rules of the shop: what they match, and what is wrong with them",
+        response_model=RulesOut, responses=openapi_examples.problem_responses(401, 403, 501, 503),
+    )  # fmt: skip
+    async def rules() -> Response:
+        recommender = service.recommender()
+        return JSONResponse(await asyncio.to_thread(describe_rules, service.rules, recommender))
+
+    @app.put(
+        "/v1/rules/{name}", summary="Add or replace a live rule; all workers obey it within a second or two",
+        response_model=RuleOut,
+        responses=openapi_examples.problem_responses(400, 401, 403, 408, 413, 415, 422, 501, 503),
+        openapi_extra=openapi_examples.request_body(RuleIn, **RULE_EXAMPLES),
+    )  # fmt: skip
+    async def put_rule(name: str, request: Request) -> Response:
+        live, recommender = _live(service), service.recommender()
+        rule = _parse_rule(name, await bodies.read(request), service.rules)
+        return JSONResponse(await asyncio.to_thread(_put_rule, live, service.rules, recommender, rule))
+
+    @app.delete(
+        "/v1/rules/{name}", status_code=204, summary="Remove a live rule",
+        responses=openapi_examples.problem_responses(401, 403, 404, 409, 501, 503),
+    )  # fmt: skip
+    async def delete_rule(name: str) -> Response:
+        live, named = _live(service), service.rules.rules.get(name)
+        if named is None:
+            raise ProblemError(404, f"there is no rule '{name}': GET /v1/rules lists them")
+        if named.source == "file":
+            raise ProblemError(
+                409, f"'{name}' is a rule of the file: remove it there, or PUT one of its name"
+            )
+        await asyncio.to_thread(_write, live, Change(TOPIC, name, None))
+        return Response(status_code=204)
+
+
+def describe_rules(book: RuleBook, recommender: Recommender) -> dict[str, Any]:
+    """RulesOut as JSON values."""
+    named = book.rules
+    catalog = RuleCatalog(recommender.bundle)
+    compiled = recommender.rules or CompiledRules([], catalog)
+    findings = check_rules(compiled, catalog)
+    n_items = {entry.rule.name: entry.n_items for entry in compiled.rules}
+    return {
+        "bundle_version": recommender.bundle.version,
+        "rules": [
+            {
+                "name": name,
+                "source": entry.source,
+                "rule": entry.rule.content,
+                "items": n_items.get(name, 0),
+                "errors": [f.text for f in findings if f.rule == name and f.is_error],
+                "warnings": [f.text for f in findings if f.rule == name and not f.is_error],
+            }
+            for name, entry in named.items()
+        ],
+        "problems": book.problems,
+    }
+
+
+def _live(service: Service) -> LiveUpdates:
+    if service.live is None:
+        raise not_configured_error("place for live state", "--live")
+    return service.live
+
+
+def _parse_rule(name: str, body: bytes, book: RuleBook) -> Rule:
+    """The rule of a body. Raises ProblemError (400, 422) that names the wrong field."""
+    try:
+        content = json.loads(body, parse_constant=_reject_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(400, f"the body is not JSON: {error}") from None
+    try:
+        rule = read_rule(name, content)
+    except RuleError as error:
+        raise _rule_problem(error.field, error.detail) from None
+    names = book.rules.keys() | {name}
+    if len(names) > MAX_RULES:
+        raise ProblemError(409, f"there are {MAX_RULES} rules already: remove one first")
+    return rule
+
+
+def _reject_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _rule_problem(field: str, detail: str) -> ProblemError:
+    pointer = "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in field.split(".") if part)
+    error = {"field": field or "the body", "pointer": pointer, "detail": detail}
+    return ProblemError(422, f"{error['field']}: {detail}", [error])
+
+
+def _put_rule(live: LiveUpdates, book: RuleBook, recommender: Recommender, rule: Rule) -> dict[str, Any]:
+    """Write a rule; returns RuleOut as JSON values. Raises ProblemError (422, 503)."""
+    unknown = RuleCatalog(recommender.bundle).unknown_names(rule.match)
+    if wrong := next((name for name in unknown if name.is_error), None):
+        raise _rule_problem(f"{rule.kind}.{wrong.field}", wrong.detail)
+    _write(live, Change(TOPIC, rule.name, json.dumps(rule.content).encode()))
+    described = describe_rules(book, recommender)["rules"]
+    return next(entry for entry in described if entry["name"] == rule.name)
+
+
+def _write(live: LiveUpdates, change: Change) -> None:
+    try:
+        live.write([change])
+    except OSError as error:
+        raise unavailable_error(f"the live state did not take the rule: {error}") from None

@@ -1,0 +1,152 @@
+"""Checks rules against a bundle: unknown names, conflicts, and markets with too few items.
+
+Conditions are tried out: every combination of the attribute values that rules name, at every time at which a
+condition begins or ends. Within a week, hours and days are tried hour by hour.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import combinations, islice, product
+from typing import NamedTuple
+
+import numpy as np
+
+from ...checkout import SECONDS_PER_DAY
+from ..slate_policy import SLOTS
+from .catalog import RuleCatalog
+from .compiled import CompiledRule, CompiledRules
+from .conditions import RequestFacts
+from .document import HIDING_KINDS
+
+MAX_MARKETS = 500  # combinations of attribute values that are tried
+
+
+class Finding(NamedTuple):
+    """Something about a rule that its author should know."""
+
+    rule: str
+    text: str
+    is_error: bool
+
+
+def check_rules(compiled: CompiledRules, catalog: RuleCatalog, now: float | None = None) -> list[Finding]:
+    """What is wrong with the rules for a bundle: errors first, each once.
+
+    Args:
+        now: Unix seconds (UTC); None for the present.
+    """
+    findings = [finding for rule in compiled.rules for finding in _check_names(rule)]
+    seen: set[tuple[int, ...]] = set()
+    instants = _instants(compiled.rules, int(time.time() if now is None else now))
+    for market in _markets(compiled.rules):
+        for ts in instants:
+            facts = RequestFacts(market.context, market.profile, True, ts)
+            positions = tuple(
+                k for k, entry in enumerate(compiled.rules) if entry.rule.when.holds(facts, if_unknown=True)
+            )
+            if positions not in seen:
+                seen.add(positions)
+                in_force = [compiled.rules[k] for k in positions]
+                findings += [
+                    finding._replace(text=f"{finding.text}{market}")
+                    for finding in _check_together(in_force, catalog)
+                ]
+    unique: dict[tuple[str, str], Finding] = {}
+    for finding in findings:  # the first market stands for the others
+        unique.setdefault((finding.rule, finding.text.partition(" (where ")[0]), finding)
+    return sorted(unique.values(), key=lambda finding: (not finding.is_error, finding.rule))
+
+
+class Market(NamedTuple):
+    """Attribute values of a request."""
+
+    context: dict[str, str]
+    profile: dict[str, str]
+
+    def __str__(self) -> str:
+        pairs = [f"{name} is {value}" for name, value in (*self.context.items(), *self.profile.items())]
+        return f" (where {' and '.join(pairs)})" if pairs else ""
+
+
+def _markets(rules: Iterable[CompiledRule]) -> Iterator[Market]:
+    """Combinations of the values that conditions name; every attribute may be missing, too."""
+    values: dict[tuple[str, str], dict[str | None, None]] = {}
+    for entry in rules:
+        when = entry.rule.when
+        for group, attributes in (("context", when.context), ("profile", when.profile)):
+            for name, accepted in attributes:
+                values.setdefault((group, name), {None: None}).update(dict.fromkeys(sorted(accepted)))
+    for choice in islice(product(*values.values()), MAX_MARKETS):
+        chosen = [(group, name, value) for (group, name), value in zip(values, choice, strict=True) if value]
+        yield Market(
+            *({name: value for of, name, value in chosen if of == group} for group in ("context", "profile"))
+        )
+
+
+def _instants(rules: Iterable[CompiledRule], now: int) -> list[int]:
+    """Times at which the rules in force may differ."""
+    whens = [entry.rule.when for entry in rules]
+    instants = {now}
+    for when in whens:
+        instants |= {ts for ts in (when.start, None if when.end is None else when.end - 1) if ts is not None}
+    if any(when.hours or when.days for when in whens):
+        for start in list(instants):
+            minutes = {m for when in whens if when.hours for m in (when.hours[0], when.hours[1] - 1)}
+            hours = range(start, start + 7 * SECONDS_PER_DAY, 3600)
+            instants |= set(hours) | {hour + 60 * (minute % 60) for hour in hours for minute in minutes}
+    return sorted(instants)
+
+
+def _check_names(entry: CompiledRule) -> Iterator[Finding]:
+    name = entry.rule.name
+    for unknown in entry.unknown:
+        yield Finding(name, f"{unknown.field}: {unknown.detail}", unknown.is_error)
+    if not entry.n_items and entry.rule.kind != "pin" and not entry.unknown:
+        yield Finding(name, "it matches no item that is available", False)
+    if entry.rule.kind == "pin" and entry.rows[0] and not entry.n_items:
+        yield Finding(name, "its item is not available", False)
+
+
+def _check_together(in_force: list[CompiledRule], catalog: RuleCatalog) -> Iterator[Finding]:
+    """Conflicts of rules that are in force at the same time."""
+    hides = [entry for entry in in_force if entry.rule.kind in HIDING_KINDS]
+    visible = catalog.available.copy()
+    for entry in hides:
+        visible &= ~entry.mask
+    n_left = int(np.count_nonzero(visible))
+    if hides and n_left < SLOTS:
+        names = ", ".join(entry.rule.name for entry in hides)
+        yield Finding(
+            hides[0].rule.name, f"{n_left} items are left, six are shown: {names} hide the others", True
+        )
+    yield from _check_pins(in_force, hides)
+    floors = [entry for entry in in_force if entry.rule.kind == "floor"]
+    for floor in floors:
+        n_items, least = int(np.count_nonzero(visible & floor.mask)), int(floor.rule.number)
+        if n_items < least and floor.n_items:
+            yield Finding(floor.rule.name, f"{n_items} of its items can be shown, it asks for {least}", True)
+        for cap in in_force:
+            if cap.rule.kind == "cap" and cap.rule.number < least and not (floor.mask & ~cap.mask).any():
+                text = f"it asks for {least} items, of which {cap.rule.name} allows {cap.rule.number:g}"
+                yield Finding(floor.rule.name, text, True)
+    n_pins = len({entry.rule.number for entry in in_force if entry.rule.kind == "pin"})
+    n_asked = sum(int(floor.rule.number) for floor in floors)
+    if len(floors) > 1 and n_asked > SLOTS - n_pins:
+        names = ", ".join(floor.rule.name for floor in floors)
+        text = f"{names} ask for {n_asked} items, {SLOTS - n_pins} slots are open"
+        yield Finding(floors[0].rule.name, text, False)
+
+
+def _check_pins(in_force: list[CompiledRule], hides: list[CompiledRule]) -> Iterator[Finding]:
+    pins = [entry for entry in in_force if entry.rule.kind == "pin"]
+    for a, b in combinations(pins, 2):
+        if a.rule.number == b.rule.number:
+            yield Finding(b.rule.name, f"it pins slot {b.rule.number:g}, as {a.rule.name} does", True)
+        elif a.rows[0] and a.rows[0] == b.rows[0]:
+            yield Finding(b.rule.name, f"it pins the item of {a.rule.name} to another slot", True)
+    for pin in pins:
+        for hide in hides:
+            if pin.rows[0] and hide.mask[pin.rows[0]]:
+                is_hidden = hide.rule.kind == "hide"
+                text = "hides its item" if is_hidden else "shows its item only where age is checked"
+                yield Finding(pin.rule.name, f"{hide.rule.name} {text}", is_hidden)

@@ -1,0 +1,93 @@
+"""`rules check`, and rules of the commands that answer."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serving.cli import main
+
+
+def check(version: Path, folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    file = folder / "rules.toml"
+    file.write_text(text)
+    code = main(["rules", "check", str(file), "--bundle", str(version)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '[rules.a]\npin = { item = "i001", slot = 2 }\n[rules.b]\npin = { item = "i002", slot = 2 }\n',
+            "b: it pins slot 2, as a does",
+        ),
+        (
+            '[rules.a]\npin = { item = "i001", slot = 2 }\n[rules.b]\nhide = { category = "food/dairy" }\n',
+            "a: b hides its item",
+        ),
+        (
+            '[rules.a]\nfloor = { item = "i001", at_least = 2 }\n',
+            "a: 1 of its items can be shown, it asks for 2",
+        ),
+        (
+            '[rules.a]\nhide = { category = ["food", "home", "pets/dog", "pets/cat"] }\n'
+            'when = { context = { country = "NO" } }\n',
+            "a: 0 items are left, six are shown: a hide the others (where country is NO)",
+        ),
+        ('[rules.a]\nhide = { category = "fod" }\n', "no item has the category 'fod'; near: food"),
+        (
+            '[rules.a]\nfloor = { category = "food/dairy", at_least = 3 }\n'
+            '[rules.b]\ncap = { category = "food", at_most = 2 }\n',
+            "a: it asks for 3 items, of which b allows 2",
+        ),
+    ],
+)
+def test_conflicts_are_errors(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    code, _, errors = check(version, tmp_path, text, capsys)
+    assert code == 1
+    assert f"error: {message}" in errors or message in errors
+
+
+def test_rules_that_are_never_in_force_together_do_not_conflict(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        '[rules.a]\npin = { item = "i001", slot = 2 }\n'
+        'when = { hours = "08:00-12:00", days = ["mon", "fri"] }\n'
+        '[rules.b]\npin = { item = "i002", slot = 2 }\nwhen = { hours = "12:00-18:00" }\n'
+        '[rules.c]\npin = { item = "i003", slot = 2 }\nwhen = { days = ["sun"], hours = "22:00-06:00" }\n'
+        '[rules.d]\nhide = { item = "unknown" }\n'
+    )
+    code, printed, errors = check(version, tmp_path, text, capsys)
+    assert code == 0, errors
+    assert "warning: d: item: there is no item 'unknown'" in errors
+    assert "a  pin             1 item" in printed
+    overlapping = text.replace("12:00-18:00", "11:59-18:00")
+    assert check(version, tmp_path, overlapping, capsys)[0] == 1
+
+
+def test_the_example_of_the_documentation_is_sound(
+    version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "rules.md").read_text()
+    text = page.split("```toml\n")[1].split("```")[0]
+    code, _, errors = check(version, tmp_path, text, capsys)
+    assert code == 0, errors
+
+
+def test_recommend_obeys_rules(version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text('[rules.a]\npin = { item = "i007", slot = 3 }\n[rules.b]\nhide = { brand = "brand3" }\n')
+    arguments = ["recommend", "--bundle", str(version), "--items", "i001", "--rules", str(file), "--json"]
+    assert main(arguments) == 0
+    slate = json.loads(capsys.readouterr().out)
+    assert slate["items"][2]["item_id"] == "i007"
+    assert {"rule": "a", "effect": "slot 3"} in slate["rules"]
+    assert all(int(item["item_id"][1:]) % 7 != 3 for item in slate["items"])
+    file.write_text("[rules.a]\npin = 3\n")
+    assert main(arguments) == 1
+    assert f"{file}: rules.a: pin: it is 3: expected a table" in capsys.readouterr().err
