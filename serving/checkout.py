@@ -12,6 +12,7 @@ MAX_TS = 4_102_444_800  # the year 2100: larger numbers are milliseconds
 EVENT_KIND = re.compile("[A-Za-z][A-Za-z0-9_-]*")
 SLATE_KINDS = ("impression", "ghost")  # events of a slate: its items were shown, or held back
 ITEM_TASKS = ("click", "purchase", "value")  # tasks that have a field of their own in Item
+DEFAULT_LANGUAGE = "en"  # of the reasons of a slate
 MAX_NUMBER = 1e12  # beyond it float32 sums lose smaller terms
 
 
@@ -91,7 +92,7 @@ class Checkout:
     exclude: Collection[str] = ()
     categories: Collection[str] | None = None
     order_id: str | None = None
-    language: str = "en"
+    language: str = DEFAULT_LANGUAGE
 
     def __post_init__(self) -> None:
         if self.user_id is not None:

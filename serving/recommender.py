@@ -89,6 +89,7 @@ class Recommender:
         self.item_vectors = bundle.catalog[-1].numpy()
         self.task_rows = PredictionRows.of_tasks(bundle.tasks)
         self.n_ann_candidates = int(bundle.manifest["candidates"]["ann"])
+        self.rule_catalog = RuleCatalog(bundle)
         self.rules: CompiledRules | None = None  # of the shop (docs/rules.md); replaced when they change
         self.exploration_rate = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)
         self.viewed_impressions_only = False  # whether the frequency cap counts only slates that were viewed
@@ -205,7 +206,7 @@ class Recommender:
     def set_rules(self, rules: Iterable[Rule]) -> None:
         """Obey these rules of the shop, in place of those before; none for no rules."""
         rules = tuple(rules)
-        self.rules = CompiledRules(rules, RuleCatalog(self.bundle)) if rules else None
+        self.rules = CompiledRules(rules, self.rule_catalog, self.rules) if rules else None
 
     def policy_for(self, revenue_weight: float | None) -> SlatePolicy:
         """The bundle's policy, with `revenue_weight` if given. Raises ValueError as `recommend` does."""

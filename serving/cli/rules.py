@@ -38,7 +38,7 @@ def rules(options: RulesOptions) -> int:
     for entry in compiled.rules:
         items = f"{entry.n_items:,} item{'s' * (entry.n_items != 1)}"
         print(f"{entry.rule.name:{width}}  {entry.rule.kind:14}  {items}")
-    findings = check_rules(compiled, catalog)
+    findings = check_rules(compiled)
     for finding in findings:
         label = "error" if finding.is_error else "warning"
         print(f"{label}: {finding.rule}: {finding.text}", file=sys.stderr)

@@ -7,7 +7,8 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-DEFAULT_LANGUAGE = "en"
+from ..checkout import DEFAULT_LANGUAGE
+
 DEFAULT_FILE = Path(__file__).with_name("messages.toml")
 # Code of a reason → the fields that its text may name.
 REASON_FIELDS: Mapping[str, tuple[str, ...]] = {

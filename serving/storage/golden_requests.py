@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..checkout import Checkout, Event, Item, Line, Slate
+from ..checkout import DEFAULT_LANGUAGE, Checkout, Event, Item, Line, Slate
 from .bundle import Bundle, BundleError, read_arrow
 
 TOLERANCE = 1e-3  # of probabilities, and relative of amounts: other processors add in another order
@@ -18,7 +18,10 @@ def checkout_to_json(checkout: Checkout) -> str:
     sorted_fields = {"exclude": sorted(checkout.exclude)}
     if checkout.categories is not None:
         sorted_fields["categories"] = sorted(checkout.categories)
-    return json.dumps({**asdict(checkout), **sorted_fields}, ensure_ascii=False)
+    fields = {**asdict(checkout), **sorted_fields}
+    if checkout.language == DEFAULT_LANGUAGE:
+        del fields["language"]  # earlier releases do not read it
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def checkout_from_json(text: str) -> Checkout:

@@ -29,28 +29,31 @@ class Finding(NamedTuple):
     is_error: bool
 
 
-def check_rules(compiled: CompiledRules, catalog: RuleCatalog, now: float | None = None) -> list[Finding]:
+def check_rules(compiled: CompiledRules, now: float | None = None) -> list[Finding]:
     """What is wrong with the rules for a bundle: errors first, each once.
 
     Args:
         now: Unix seconds (UTC); None for the present.
     """
     findings = [finding for rule in compiled.rules for finding in _check_names(rule)]
-    seen: set[tuple[int, ...]] = set()
-    instants = _instants(compiled.rules, int(time.time() if now is None else now))
-    for market in _markets(compiled.rules):
-        for ts in instants:
-            facts = RequestFacts(market.context, market.profile, True, ts)
-            positions = tuple(
-                k for k, entry in enumerate(compiled.rules) if entry.rule.when.holds(facts, if_unknown=True)
-            )
-            if positions not in seen:
-                seen.add(positions)
-                in_force = [compiled.rules[k] for k in positions]
-                findings += [
-                    finding._replace(text=f"{finding.text}{market}")
-                    for finding in _check_together(in_force, catalog)
-                ]
+    rules = compiled.rules
+    by_time = {
+        frozenset(k for k, entry in enumerate(rules) if entry.rule.when.holds_at(ts))
+        for ts in _instants(rules, int(time.time() if now is None else now))
+    }
+    by_market: dict[frozenset[int], Market] = {}
+    for market in _markets(rules):
+        facts = RequestFacts(market.context, market.profile, True, 0)
+        held = frozenset(k for k, entry in enumerate(rules) if entry.rule.when.holds_for(facts, True))
+        by_market.setdefault(held, market)
+    together: dict[frozenset[int], Market] = {}
+    for held, market in by_market.items():
+        for at_once in by_time:
+            together.setdefault(held & at_once, market)
+    for positions, market in together.items():
+        in_force = [rules[k] for k in sorted(positions)]
+        for finding in _check_together(in_force, compiled.catalog):
+            findings.append(finding._replace(text=f"{finding.text}{market}"))
     unique: dict[tuple[str, str], Finding] = {}
     for finding in findings:  # the first market stands for the others
         unique.setdefault((finding.rule, finding.text.partition(" (where ")[0]), finding)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...checkout import Checkout
-from ...storage.item_ids import ItemRowMap
 from .catalog import RuleCatalog, UnknownName
 from .conditions import ALWAYS, AttributeValues, RequestFacts, When, attribute_text
 from .document import HIDING_KINDS, Rule, log_factor
@@ -131,11 +130,20 @@ class CompiledRules:
 
     Args:
         rules: in the order of their names.
+        previous: what they replace; a rule that is the same, for the same catalog, is not compiled again.
     """
 
-    def __init__(self, rules: Iterable[Rule], catalog: RuleCatalog) -> None:
-        self.item_rows: ItemRowMap = catalog.item_rows
-        self.rules = tuple(_compile(rule, catalog) for rule in sorted(rules, key=lambda rule: rule.name))
+    def __init__(
+        self, rules: Iterable[Rule], catalog: RuleCatalog, previous: "CompiledRules | None" = None
+    ) -> None:
+        self.catalog, self.item_rows = catalog, catalog.item_rows
+        kept = () if previous is None or previous.catalog is not catalog else previous.rules
+        by_name = {entry.rule.name: entry for entry in kept}
+        compiled = []
+        for rule in sorted(rules, key=lambda rule: rule.name):
+            entry = by_name.get(rule.name)
+            compiled.append(entry if entry and entry.rule == rule else _compile(rule, catalog))
+        self.rules = tuple(compiled)
         self.version = self._digest()
         # Positions of the rules with the same conditions: one evaluation decides for all of them.
         self._groups: dict[tuple[When, bool], list[int]] = {}

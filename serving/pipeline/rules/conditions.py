@@ -53,16 +53,23 @@ class When:
 
         `if_unknown` is the answer for an attribute of the profile that the store has not told yet.
         """
-        if self.start is not None and facts.ts < self.start:
+        return self.holds_at(facts.ts) and self.holds_for(facts, if_unknown)
+
+    def holds_at(self, ts: int) -> bool:
+        """Whether the conditions on time hold at `ts`, Unix seconds (UTC)."""
+        if self.start is not None and ts < self.start:
             return False
-        if self.end is not None and facts.ts >= self.end:
+        if self.end is not None and ts >= self.end:
             return False
-        if self.hours is not None or self.days:
-            local = datetime.fromtimestamp(facts.ts, self.zone or UTC)
-            if self.days and local.weekday() not in self.days:
-                return False
-            if self.hours is not None and not _is_between(60 * local.hour + local.minute, self.hours):
-                return False
+        if self.hours is None and not self.days:
+            return True
+        local = datetime.fromtimestamp(ts, self.zone or UTC)
+        if self.days and local.weekday() not in self.days:
+            return False
+        return self.hours is None or _is_between(60 * local.hour + local.minute, self.hours)
+
+    def holds_for(self, facts: RequestFacts, if_unknown: bool) -> bool:
+        """Whether the conditions on attributes hold; `if_unknown` as in `holds`."""
         for name, values in self.context:
             if attribute_text(facts.context.get(name)) not in values:
                 return False

@@ -28,6 +28,9 @@ SAID = {
     ("POST /v1/feedback", True): {202},
     ("POST /v1/feedback", False): {400, 422},
     ("GET /v1/bundle", True): {200},
+    ("GET /v1/rules", True): {501},  # without a file of admin keys
+    ("PUT /v1/rules/{name}", True): {501},
+    ("DELETE /v1/rules/{name}", True): {501},
     ("GET /healthz", True): {200},
     ("GET /readyz", True): {200},
     ("GET /metrics", True): {200},
