@@ -175,7 +175,8 @@ class SlateSelector:
         limits = rule_limits(rules, eligible)
         score = self.score(policy, item[None], outputs[:, None], rules)
         columns = select_slates(score, eligible[item[None]], item[None], self.items, policy, limits).column[0]
-        return columns[columns >= 0]
+        selected: NDArray[np.int64] = columns[columns >= 0]
+        return selected
 
     def can_explore(
         self,

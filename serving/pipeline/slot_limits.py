@@ -72,7 +72,8 @@ class SlotLimits:
 
     def accepts_rows(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
         """[...] bool: `accepts` for item rows of any shape."""
-        return self.penalties(rows) == 0
+        is_accepted: NDArray[np.bool_] = self.penalties(rows) == 0
+        return is_accepted
 
     def penalties(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
         """What is taken from the utility of item rows of any shape; 0 for those that are accepted."""

@@ -35,7 +35,8 @@ def contents(root: Path) -> set[str]:
 
 
 def test_the_bundle_is_complete(run_folder: Path, version: Path) -> None:
-    assert contents(version) == {*REQUIRED_FILES, "index.faiss", "schema.json", "manifest.json"}
+    further = ("copurchase.arrow", "index.faiss", "schema.json", "manifest.json")
+    assert contents(version) == {*REQUIRED_FILES, *further}
     assert contents(version.parent) == {version.name, "current", "store.arrow"}
     assert os.readlink(version.parent / "current") == version.name
     manifest = json.loads((version / "manifest.json").read_text())

@@ -151,9 +151,9 @@ class RuleCatalog:
     def _ids_like(self, item_id: str) -> list[str]:
         """Some item ids that begin as `item_id` does: among a million, a comparison would take seconds."""
         if len(self.item_id) <= MAX_COMPARED_IDS:
-            return self.item_id[1:].to_pylist()
+            return [*map(str, self.item_id[1:].to_pylist())]
         is_like = pc.starts_with(self.item_id, item_id[: max(1, len(item_id) - 1)])
-        return self.item_id.filter(is_like)[:MAX_COMPARED_IDS].to_pylist()
+        return [*map(str, self.item_id.filter(is_like)[:MAX_COMPARED_IDS].to_pylist())]
 
     def by_popularity(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """[n] rows of the items of `mask` that the bundle ranks by popularity, the most popular first."""

@@ -1,17 +1,17 @@
 """Checks rules against a bundle: unknown names, conflicts, and markets with too few items.
 
 Conditions are tried out: every combination of the attribute values that rules name, at every time at which a
-condition begins or ends. Within a week, hours and days are tried hour by hour.
+condition begins or ends: hours and days on each day of a week.
 """
 
 import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import combinations, islice, product
 from typing import NamedTuple
 
 import numpy as np
 
-from ...checkout import SECONDS_PER_DAY
 from ..slate_policy import SLOTS
 from .catalog import RuleCatalog
 from .compiled import CompiledRule, CompiledRules
@@ -92,11 +92,13 @@ def _instants(rules: Iterable[CompiledRule], now: int) -> list[int]:
     instants = {now}
     for when in whens:
         instants |= {ts for ts in (when.start, None if when.end is None else when.end - 1) if ts is not None}
-    if any(when.hours or when.days for when in whens):
-        for start in list(instants):
-            minutes = {m for when in whens if when.hours for m in (when.hours[0], when.hours[1] - 1)}
-            hours = range(start, start + 7 * SECONDS_PER_DAY, 3600)
-            instants |= set(hours) | {hour + 60 * (minute % 60) for hour in hours for minute in minutes}
+    weekly = [when for when in whens if when.hours or when.days]
+    minutes = {minute for when in weekly if when.hours for minute in (when.hours[0], when.hours[1] - 1)} | {0}
+    for zone in {when.zone or UTC for when in weekly}:
+        for start in tuple(instants):
+            midnight = datetime.combine(datetime.fromtimestamp(start, zone), datetime.min.time(), zone)
+            for day, minute in product(range(8), minutes):
+                instants.add(int((midnight + timedelta(days=day, minutes=minute)).timestamp()))
     return sorted(instants)
 
 

@@ -137,13 +137,13 @@ class CompiledRules:
         self, rules: Iterable[Rule], catalog: RuleCatalog, previous: "CompiledRules | None" = None
     ) -> None:
         self.catalog, self.item_rows = catalog, catalog.item_rows
-        kept = () if previous is None or previous.catalog is not catalog else previous.rules
+        kept = previous.rules if previous is not None and previous.catalog is catalog else ()
         by_name = {entry.rule.name: entry for entry in kept}
         compiled = []
         for rule in sorted(rules, key=lambda rule: rule.name):
             entry = by_name.get(rule.name)
             compiled.append(entry if entry and entry.rule == rule else _compile(rule, catalog))
-        self.rules = tuple(compiled)
+        self.rules: tuple[CompiledRule, ...] = tuple(compiled)
         self.version = self._digest()
         # Positions of the rules with the same conditions: one evaluation decides for all of them.
         self._groups: dict[tuple[When, bool], list[int]] = {}

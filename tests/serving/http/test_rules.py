@@ -107,7 +107,7 @@ def test_unknown_items_are_warnings_with_the_nearest(version: Path, tmp_path: Pa
     with service(version, tmp_path) as client:
         answer = call(client, "PUT", "/v1/rules/later", {"pin": {"item": "i0010", "slot": 1}})
         assert answer.status_code == 200
-        assert "no item 'i0010'; near: i001" in answer.json()["warnings"][0]
+        assert "no item 'i0010'; near: i010, i001" in answer.json()["warnings"][0]
         answer = call(client, "PUT", "/v1/rules/brand", {"hide": {"brand": "Brand1"}})
         assert "near: brand1" in answer.json()["warnings"][0]
         six(client.post("/v1/recommendations", BASKET))
