@@ -117,7 +117,10 @@ class RuleBook:
 
     def _compile_all(self) -> None:
         for recommender in list(self._recommenders):
-            self._compile(recommender)
+            try:
+                self._compile(recommender)
+            except Exception:
+                logger.exception("the rules before stay in force for %s", recommender.bundle.version)
 
     def _compile(self, recommender: Recommender) -> None:
         recommender.set_rules(named.rule for named in self.rules.values())

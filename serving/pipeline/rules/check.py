@@ -19,6 +19,7 @@ from .conditions import RequestFacts
 from .document import HIDING_KINDS
 
 MAX_MARKETS = 500  # combinations of attribute values that are tried
+MAX_WEEKS = 20  # that are tried, from now on and from dates of conditions on
 
 
 class Finding(NamedTuple):
@@ -94,11 +95,11 @@ def _instants(rules: Iterable[CompiledRule], now: int) -> list[int]:
         instants |= {ts for ts in (when.start, None if when.end is None else when.end - 1) if ts is not None}
     weekly = [when for when in whens if when.hours or when.days]
     minutes = {minute for when in weekly if when.hours for minute in (when.hours[0], when.hours[1] - 1)} | {0}
-    for zone in {when.zone or UTC for when in weekly}:
-        for start in tuple(instants):
-            midnight = datetime.combine(datetime.fromtimestamp(start, zone), datetime.min.time(), zone)
-            for day, minute in product(range(8), minutes):
-                instants.add(int((midnight + timedelta(days=day, minutes=minute)).timestamp()))
+    zones = {when.zone or UTC for when in weekly}
+    for zone, start in islice(product(zones, sorted(instants)), MAX_WEEKS):
+        midnight = datetime.combine(datetime.fromtimestamp(start, zone), datetime.min.time(), zone)
+        for day, minute in product(range(8), minutes):
+            instants.add(int((midnight + timedelta(days=day, minutes=minute)).timestamp()))
     return sorted(instants)
 
 

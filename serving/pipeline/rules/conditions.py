@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from ...checkout import MAX_TS
 from .fields import FieldReader
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -184,8 +185,12 @@ def _read_instant(fields: FieldReader, name: str, zone: ZoneInfo, is_end: bool) 
             instant = datetime.combine(value + timedelta(days=is_end), time.min, zone)
         else:
             raise ValueError
-        return int(instant.timestamp())
+        ts = int(instant.timestamp())
+        if not 0 <= ts < MAX_TS:
+            raise ValueError
+        return ts
     except (ValueError, OverflowError):
         raise fields.error(
-            name, f"{value!r}: expected a date or a time, such as 2026-12-24 or 2026-12-24T18:00"
+            name,
+            f"{value!r}: expected a date or a time from 1970 to 2099, such as 2026-12-24 or 2026-12-24T18:00",
         ) from None

@@ -1,9 +1,10 @@
 """Reads tables of a rule, from TOML or JSON, with errors that name the field."""
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
+
+from ...checkout import MAX_NUMBER
 
 
 class RuleError(ValueError):
@@ -58,7 +59,7 @@ class FieldReader:
     def text(self, name: str) -> str | None:
         """The text under a name; None without one."""
         value = self.content.get(name)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
+        if value is not None and not (_is_text(value) and value.strip()):
             self._fail(name, f"it is {value!r}: expected a text that is not empty")
         return value
 
@@ -71,9 +72,10 @@ class FieldReader:
         texts = []
         for element in values:
             is_number = isinstance(element, int | float) and not isinstance(element, bool)
+            is_number = is_number and abs(element) <= MAX_NUMBER
             if is_number and isinstance(element, float) and element.is_integer():
                 element = int(element)
-            if not (is_number or (isinstance(element, str) and element)):
+            if not (is_number or _is_text(element)):
                 self._fail(name, f"it holds {element!r}: expected a text or a list of texts")
             texts.append(str(element))
         if not texts:
@@ -85,8 +87,8 @@ class FieldReader:
         value = self.content.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            self._fail(name, f"it is {value!r}: expected a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+            self._fail(name, f"it is {value!r}: expected a number of at most {MAX_NUMBER:g}")
         return float(value)
 
     def whole_number(self, name: str, least: int, most: int) -> int:
@@ -95,3 +97,14 @@ class FieldReader:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             self._fail(name, f"it is {value!r}: expected a whole number from {least} to {most}")
         return value
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is a text that is not empty, and that UTF-8 can hold: columns of a bundle are UTF-8."""
+    if not isinstance(value, str) or not value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

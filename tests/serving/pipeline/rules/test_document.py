@@ -7,9 +7,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving import Recommender
+from serving.pipeline.rules.check import check_rules
+from serving.pipeline.rules.compiled import CompiledRules
 from serving.pipeline.rules.conditions import RequestFacts
 from serving.pipeline.rules.document import read_rule, read_rules
 from serving.pipeline.rules.fields import RuleError
@@ -102,19 +105,38 @@ def test_wrong_rules_name_their_field(content: Any, field: str) -> None:
     assert caught.value.field == field
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(WORDS) | st.text(max_size=3),
-        JSON | st.dictionaries(st.sampled_from(WORDS), JSON, max_size=3),
-        max_size=3,
-    )
+TEXTS = st.text(st.characters(), min_size=1, max_size=5)  # lone surrogates among them
+VALUES = TEXTS | st.integers() | st.floats() | st.lists(TEXTS, max_size=3)
+BODIES = st.dictionaries(st.sampled_from(WORDS) | TEXTS, VALUES | JSON, max_size=3)
+ODD_RULES = st.one_of(
+    st.dictionaries(st.sampled_from(WORDS) | st.text(max_size=3), JSON | BODIES, max_size=3),
+    st.builds(
+        lambda match, when: {"hide": match, "when": when},
+        st.dictionaries(st.sampled_from(["item", "category", "brand", "price_below"]), VALUES, min_size=1),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "context": st.dictionaries(TEXTS, VALUES, max_size=2),
+                "from": st.dates().map(str),
+                "until": st.datetimes().map(str),
+                "days": st.just(["mon"]),
+            },
+        ),
+    ),
 )
-def test_any_json_is_a_rule_or_an_error_of_its_field(content: dict[str, Any]) -> None:
+
+
+@given(ODD_RULES)
+@settings(max_examples=200, deadline=None)
+def test_any_json_is_a_rule_that_compiles_or_an_error_of_its_field(
+    shared: Recommender, content: dict[str, Any]
+) -> None:
     try:
         rule = read_rule("a", content)
     except RuleError:
         return
     assert read_rule("a", json.loads(json.dumps(rule.content))) == rule
+    check_rules(CompiledRules([rule], shared.rule_catalog))
 
 
 def test_a_rule_of_a_file_stands_for_itself(tmp_path: Path) -> None:

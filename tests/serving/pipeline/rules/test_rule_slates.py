@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from serving import Checkout, Line, Recommender, Slate
 from serving.batch.recommend import recommend_batch
+from serving.pipeline.eligibility import EligibleItems
 from serving.pipeline.rules.catalog import RuleCatalog
 from serving.pipeline.rules.compiled import CompiledRules
 from serving.pipeline.rules.document import Rule, read_rule
@@ -268,3 +269,13 @@ def test_a_store_that_fails_leaves_hiding_rules_in_force(tiers: dict[str, Recomm
         assert (slate.items[0].item_id == "i004") == (answering is recommender)
         names = [effect.rule for effect in slate.rules]
         assert names == (["rule1"] if answering is recommender else ["rule0", "rule2"])
+
+
+def test_the_frequency_cap_leaves_pinned_items(tiers: dict[str, Recommender]) -> None:
+    recommender = tiers["ranked"]
+    rules = compiled(recommender, [({"pin": {"item": "i004", "slot": 1}}, None)])
+    in_force = rules.in_force(Checkout(None, []), 1_711_000_000, {})
+    eligible = EligibleItems(recommender.bundle.available).under(in_force)
+    rows = recommender.bundle.item_rows.lookup(["i004", "i005"])
+    capped = eligible.without_capped(rows).mask
+    assert (capped[rows[0]], capped[rows[1]]) == (True, False)
