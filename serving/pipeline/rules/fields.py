@@ -72,7 +72,7 @@ class FieldReader:
         texts = []
         for element in values:
             is_number = isinstance(element, int | float) and not isinstance(element, bool)
-            is_number = is_number and abs(element) <= MAX_NUMBER
+            is_number = is_number and (isinstance(element, int) or abs(element) <= MAX_NUMBER)
             if is_number and isinstance(element, float) and element.is_integer():
                 element = int(element)
             if not (is_number or _is_text(element)):
