@@ -63,7 +63,8 @@ class RuleBook:
     @property
     def problems(self) -> list[str]:
         """Why some rules that the shop wrote are not in force."""
-        return [text for text in (self.file_problem, *self._live_problems.values()) if text]
+        with self._lock:
+            return [text for text in (self.file_problem, *self._live_problems.values()) if text]
 
     def attach(self, recommender: Recommender) -> None:
         """Compile the rules for a recommender, now and whenever they change."""
