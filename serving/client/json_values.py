@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from ..checkout import Checkout, Feedback, Item, Slate
+from ..checkout import Checkout, Feedback, Item, Reason, RuleEffect, Slate
 
-ITEM_FIELDS = frozenset(spec.name for spec in fields(Item))
-SLATE_FIELDS = frozenset(spec.name for spec in fields(Slate)) - {"items"}
+ITEM_FIELDS = frozenset(spec.name for spec in fields(Item)) - {"reason"}
+SLATE_FIELDS = frozenset(spec.name for spec in fields(Slate)) - {"items", "rules"}
 
 
 def checkout_json(checkout: Checkout, names: Iterable[str] | None = None) -> bytes:
@@ -31,11 +31,17 @@ def slate_of_json(content: Mapping[str, Any]) -> Slate:
 
     Raises KeyError, TypeError or AttributeError for another content.
     """
-    items = tuple(
-        Item(**{name: _frozen(value) for name, value in item.items() if name in ITEM_FIELDS})
-        for item in content["items"]
-    )
-    return Slate(items, **{name: _frozen(value) for name, value in content.items() if name in SLATE_FIELDS})
+    values = {name: _frozen(value) for name, value in content.items() if name in SLATE_FIELDS}
+    rules = tuple(RuleEffect(effect["rule"], effect["effect"]) for effect in content.get("rules", ()))
+    return Slate(tuple(map(_item, content["items"])), **values, rules=rules)
+
+
+def _item(content: Mapping[str, Any]) -> Item:
+    values = {name: _frozen(value) for name, value in content.items() if name in ITEM_FIELDS}
+    reason = content.get("reason")
+    if reason is not None:
+        reason = Reason(reason["code"], reason["params"], reason["text"])
+    return Item(**values, reason=reason)
 
 
 def fallback_slate(checkout: Checkout, item_ids: Iterable[str], n_items: int, reason: str) -> Slate:

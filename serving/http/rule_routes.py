@@ -18,7 +18,7 @@ from .body import BodyReader
 from .live_updates import LiveUpdates
 from .problems import ProblemError, not_configured_error, unavailable_error
 from .rule_book import TOPIC, RuleBook
-from .rule_schema import RULE_EXAMPLES, RuleIn, RuleOut, RulesOut
+from .rule_schema import RULE_EXAMPLES, RemovedOut, RuleIn, RuleOut, RulesOut
 from .service import Service
 
 
@@ -29,7 +29,7 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
         "/v1/rules", summary="The rules of the shop: what they match, and what is wrong with them",
         response_model=RulesOut, responses=openapi_examples.problem_responses(401, 403, 501, 503),
     )  # fmt: skip
-    async def rules() -> Response:
+    async def list_rules() -> Response:
         recommender = service.recommender()
         return JSONResponse(await asyncio.to_thread(describe_rules, service.rules, recommender))
 
@@ -45,8 +45,8 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
         return JSONResponse(await asyncio.to_thread(_put_rule, live, service.rules, recommender, rule))
 
     @app.delete(
-        "/v1/rules/{name}", status_code=204, summary="Remove a live rule",
-        responses=openapi_examples.problem_responses(401, 403, 404, 409, 501, 503),
+        "/v1/rules/{name}", summary="Remove a live rule", response_model=RemovedOut,
+        responses=openapi_examples.problem_responses(401, 403, 404, 409, 422, 501, 503),
     )  # fmt: skip
     async def delete_rule(name: str) -> Response:
         live, named = _live(service), service.rules.rules.get(name)
@@ -57,7 +57,7 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
                 409, f"'{name}' is a rule of the file: remove it there, or PUT one of its name"
             )
         await asyncio.to_thread(_write, live, Change(TOPIC, name, None))
-        return Response(status_code=204)
+        return JSONResponse({"removed": name})
 
 
 def describe_rules(book: RuleBook, recommender: Recommender) -> dict[str, Any]:

@@ -102,6 +102,12 @@ class RuleOut(BaseModel):
     warnings: list[str]
 
 
+class RemovedOut(BaseModel):
+    """A live rule is gone."""
+
+    removed: str = Field(description="its name")
+
+
 class RulesOut(BaseModel):
     """All rules of the service."""
 

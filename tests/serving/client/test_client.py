@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import Checkout, Event, Line
-from serving.checkout import Feedback
+from serving.checkout import Feedback, Reason
 from serving.client import InvalidRequestError, SextetClient, SextetError, UnauthorizedError, UnavailableError
 from serving.client.json_values import checkout_json
 from serving.http.schema import RecommendationIn, parse_body, to_checkout
@@ -53,6 +53,7 @@ def test_every_route(client: SextetClient, version: Path) -> None:
     assert len({item.item_id for item in slate.items}) == 6
     assert slate.tier == "ranked"
     assert isinstance(slate.items[0].sources, tuple)
+    assert all(isinstance(item.reason, Reason) and item.reason.text for item in slate.items)
     client.feedback(Feedback("click", slate.request_id, slate.items[0].item_id, int(time.time()), "new"))
     history = [Event("i003", 1_700_000_000, "click")]
     guest = Checkout(None, [Line("i001")], history=history, exclude={"i002"}, context={"store": "1"})
