@@ -84,8 +84,10 @@ def component_schemas() -> dict[str, Any]:
 STATUS_DESCRIPTIONS = {
     400: "The body is not JSON",
     401: "No valid API key",
-    404: "The user has no such order",
+    403: "The API key is not one of an administrator",
+    404: "There is no such order or item",
     408: "The body did not arrive in time",
+    409: "It does not fit what is there: `detail` says what to do",
     413: "The body is too large",
     415: "The body is not application/json",
     422: "A field is wrong: `errors` names it",
