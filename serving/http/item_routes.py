@@ -178,6 +178,8 @@ def _result(live_items: LiveItems, change: ItemChange) -> dict[str, Any]:
     served = live_items.served(change.item_id)
     if served is None:
         detail = "no item of the bundle, and neither title nor category: kept for a version that has the item"
+        if is_placeable(change.values):  # other services took the last rows meanwhile
+            detail = live_items.new_rows.no_room or detail
         return {"item_id": change.item_id, "result": "unknown", "detail": detail}
     waits = [] if served.is_new else [name for name in change.values if name not in ACTING_FIELDS]
     return {

@@ -8,7 +8,7 @@ again.
 """
 
 import json
-import math
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ FIELDS = ("item_id", *STOCK_FIELDS, *TEXT_FIELDS, *GROUPS)  # of a change
 UNTIL = "live_items_until"  # of a manifest's `export`: Unix seconds when it read the live state
 # Hosts' clocks differ by less. Entries of that time are applied again, which changes nothing.
 MAX_CLOCK_DIFFERENCE = 60.0
+MAX_FLOAT = sys.float_info.max  # JSON has larger whole numbers
 ACTING_FIELDS = (*STOCK_FIELDS, "title")  # act on an item of the bundle; the others wait for the next export
 
 
@@ -147,7 +148,7 @@ def _value_error(name: str, value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MAX_FLOAT <= value <= MAX_FLOAT
 
 
 def _is_vector(value: Any) -> bool:

@@ -69,6 +69,7 @@ class LiveItems:
         self._removed: set[int] = set()  # rows of the index that are not available now
         self._unindexed: set[int] = set()  # rows of available items that the index lacks
         self._new_fields: dict[str, Mapping[str, Any]] = {}  # of the new items that have a row
+        self._waiting: dict[str, Mapping[str, Any]] = {}  # new items that found no row
         self._generation = 0
         self._ranges = {
             name: (float(column.min()), float(column.max())) for name, column in bundle.item_columns.items()
@@ -80,8 +81,9 @@ class LiveItems:
     def apply(self, items: Mapping[str, Mapping[str, Any]]) -> None:
         """Let items have these live fields, by item id, and no others: without any, those of the bundle."""
         with self._lock:
-            new: dict[str, Mapping[str, Any]] = {}
+            new, self._waiting = self._waiting, {}
             for item_id, fields in items.items():
+                new.pop(item_id, None)
                 row = 0 if item_id in self.new_rows.rows else self.bundle.item_rows.row(item_id)
                 if row:
                     self._change(row, fields)
@@ -155,6 +157,7 @@ class LiveItems:
         encoded: list[Mapping[str, Any]] = []
         for item_id, fields in new.items():
             if (taken := self.new_rows.take(item_id)) is None:
+                self._waiting[item_id] = fields
                 continue
             row, is_reused = taken
             if is_reused:  # the last slates may hold it for the item before

@@ -164,6 +164,8 @@ def test_what_became_of_each_item(settings: Settings) -> None:
     [
         ([{"item_id": "i001", "price": -1}], 422, "[0].price"),
         ([{"item_id": "i001"}, {"item_id": "i002", "available": 1}], 422, "[1].available"),
+        (b'[{"item_id": "i001", "price": 1%s}]' % (b"0" * 400), 422, "[0].price"),
+        (b'[{"item_id": "\\ud800", "price": 1}]', 400, None),
         ([{"item_id": "i001", "prise": 1}], 422, "[0].prise"),
         ([{"price": 1}], 422, "[0].item_id"),
         ([{"item_id": "i001", "attributes": {"a/b": [1]}}], 422, "[0].attributes.a/b"),

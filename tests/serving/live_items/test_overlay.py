@@ -199,8 +199,9 @@ def test_rows_of_new_items_are_used_again(roomy_version: Path) -> None:
     assert live_items.served(f"n{n_spare - 1}") is not None
     assert live_items.served(f"n{n_spare}") is None
     assert "spare rows are taken" in live_items.new_rows.no_room
-    live_items.apply({"n0": {}})
     live_items.apply({f"n{n_spare}": {**new, "title": "late", "price": 7.0}})
+    live_items.apply({f"n{n_spare + k}": {} for k in range(1, 5)})
+    live_items.apply({"n0": {}})  # the next item takes its row
     served = live_items.served(f"n{n_spare}")
     assert served is not None
     assert (served.title, served.price) == ("late", 7.0)
