@@ -25,10 +25,10 @@ from .new_rows import NewItemRows
 
 OBJECTIVE_FIELDS = ("price", "mean_line_spend")  # of the live columns, those that an objective may read
 
-NO_COLUMNS: Mapping[str, float] = {}  # one for all items, whose facts the garbage collector then skips
+NO_COLUMNS: Mapping[str, float] = {}  # one object for all items: the garbage collector skips them
 
 
-class BundleFacts(NamedTuple):
+class BundleValues(NamedTuple):
     """What the bundle has of an item that live changes may overwrite."""
 
     available: bool
@@ -65,7 +65,7 @@ class LiveItems:
         )
         slate_builder.item_id, slate_builder.title = self.item_ids, self.titles
         slate_builder.category = self.categories
-        self._facts: dict[int, BundleFacts] = {}  # by row, of items that were ever changed
+        self._bundle_values: dict[int, BundleValues] = {}  # by row, of items that were ever changed
         self._removed: set[int] = set()  # rows of the index that are not available now
         self._unindexed: set[int] = set()  # rows of available items that the index lacks
         self._new_fields: dict[str, Mapping[str, Any]] = {}  # of the new items that have a row
@@ -110,28 +110,28 @@ class LiveItems:
         )
 
     def _change(self, row: int, fields: Mapping[str, Any]) -> None:
-        facts = self._facts.get(row)
-        if facts is None:
+        before = self._bundle_values.get(row)
+        if before is None:
             if not any(name in fields for name in ACTING_FIELDS):
                 return
-            facts = self._facts[row] = self._bundle_facts(row)
-        bundle, price = self.bundle, float(fields.get("price", facts.price))
-        spend = facts.mean_line_spend
-        if price != facts.price:
+            before = self._bundle_values[row] = self._read_values(row)
+        bundle, price = self.bundle, float(fields.get("price", before.price))
+        spend = before.mean_line_spend
+        if price != before.price:
             # As an export does: the mean spend on a line changes in proportion.
-            spend = spend * price / facts.price if facts.price > 0 else price
+            spend = spend * price / before.price if before.price > 0 else price
         bundle.price[row] = price
         bundle.catalog.mean_line_spend[0].numpy()[row] = spend
         for name, value in zip(OBJECTIVE_FIELDS, (price, spend), strict=True):
-            if name in facts.objective:
-                is_changed = price != facts.price
-                self._set_objective(row, name, value if is_changed else facts.objective[name])
+            if name in before.objective:
+                is_changed = price != before.price
+                self._set_objective(row, name, value if is_changed else before.objective[name])
         self.titles.edit(row, fields.get("title"))
-        self._set_available(row, fields.get("available", facts.available), facts.available)
+        self._set_available(row, fields.get("available", before.available), before.available)
 
-    def _bundle_facts(self, row: int) -> BundleFacts:
+    def _read_values(self, row: int) -> BundleValues:
         bundle = self.bundle
-        return BundleFacts(
+        return BundleValues(
             bool(bundle.available[row]),
             bundle.price.item(row),
             bundle.catalog.mean_line_spend[0].numpy().item(row),
