@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic_core
 from fastapi import FastAPI, Request
@@ -32,6 +32,9 @@ from .schema import MAX_REPORTED_ERRORS, STRICT, AttributeValue, Id, Money
 from .service import Service
 
 T = TypeVar("T")
+Text = Annotated[str, Field(pattern=r"\S")]
+Path = Annotated[str, Field(pattern=r"[^/>\s]")]
+Vector = Annotated[list[float], Field(min_length=1)]
 MAX_CHANGES = 10_000  # of one request
 EXAMPLE = [
     {"item_id": "1082185", "available": False},
@@ -47,19 +50,20 @@ class ItemChangeIn(BaseModel):
     item_id: Id
     available: bool | None = None
     price: Money | None = Field(None, description="usual unit price")
-    title: str | None = None
-    description: str | None = Field(None, description="further words for the item tower; never shown")
-    category: str | None = Field(None, description="path a/b/c")
-    brand: str | None = None
+    title: Text | None = None
+    description: Text | None = Field(None, description="further words for the item tower; never shown")
+    category: Path | None = Field(None, description="path a/b/c")
+    brand: Text | None = None
     attributes: dict[Id, AttributeValue | None] | None = None
-    vectors: dict[Id, list[float] | None] | None = Field(
+    vectors: dict[Id, Vector | None] | None = Field(
         None, description="the item's own vectors, by column of the items table"
     )
 
 
 def add_item_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
     """Add PUT /v1/items, and GET and DELETE /v1/items/{item_id}."""
-    schema = {"type": "array", "items": ItemChangeIn.model_json_schema()}
+    items = ItemChangeIn.model_json_schema()
+    schema = {"type": "array", "items": items, "minItems": 1, "maxItems": MAX_CHANGES}
     content = {"schema": schema, "examples": {"changes": {"value": EXAMPLE}}}
 
     @app.put(

@@ -67,6 +67,8 @@ def make_change(fields: Mapping[str, Any]) -> ItemChange:
     for group, prefix in GROUPS.items():
         if not isinstance(named := fields.get(group) or {}, Mapping):
             raise ValueError(f"{group}: expected an object of names and values")
+        if "" in named:
+            raise ValueError(f"{group}: a name is empty")
         values |= {f"{prefix}{name}": value for name, value in named.items()}
     if isinstance(values.get("category"), str):
         values["category"] = category_path(values["category"])
