@@ -3,11 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import pydantic_core
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from ..live_items.changes import (
@@ -26,38 +25,19 @@ from ..live_items.overlay import LiveItems
 from ..stores.live_state import Change
 from . import openapi_examples
 from .body import BodyReader
+from .item_schema import ForgottenItemOut, ItemChangeIn, ItemResultOut, ItemResultsOut, ServedItemOut
 from .live_updates import LiveUpdates
 from .problems import ProblemError, not_configured_error, unavailable_error
-from .schema import MAX_REPORTED_ERRORS, STRICT, AttributeValue, Id, Money
+from .schema import MAX_REPORTED_ERRORS
 from .service import Service
 
 T = TypeVar("T")
-Text = Annotated[str, Field(pattern=r"\S")]
-Path = Annotated[str, Field(pattern=r"[^/>\s]")]
-Vector = Annotated[list[float], Field(min_length=1)]
 MAX_CHANGES = 10_000  # of one request
 EXAMPLE = [
     {"item_id": "1082185", "available": False},
     {"item_id": "1095275", "price": 0.99},
     {"item_id": "new-1", "title": "Bananas, organic", "category": "PRODUCE/TROPICAL FRUIT", "price": 1.29},
 ]
-
-
-class ItemChangeIn(BaseModel):
-    """New values of an item. A field that is left out stays; null brings back the bundle's value."""
-
-    model_config = STRICT | ConfigDict(title="ItemChangeIn")
-    item_id: Id
-    available: bool | None = None
-    price: Money | None = Field(None, description="usual unit price")
-    title: Text | None = None
-    description: Text | None = Field(None, description="further words for the item tower; never shown")
-    category: Path | None = Field(None, description="path a/b/c")
-    brand: Text | None = None
-    attributes: dict[Id, AttributeValue | None] | None = None
-    vectors: dict[Id, Vector | None] | None = Field(
-        None, description="the item's own vectors, by column of the items table"
-    )
 
 
 def add_item_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
@@ -68,35 +48,42 @@ def add_item_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
 
     @app.put(
         "/v1/items", summary="Change stock and prices, and add items, within seconds",
-        responses=openapi_examples.problem_responses(400, 401, 403, 408, 409, 413, 415, 422, 501, 503),
+        responses={
+            200: {"model": ItemResultsOut},
+            **openapi_examples.problem_responses(400, 401, 403, 408, 409, 413, 415, 422, 501, 503)
+        },
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": content}}},
     )  # fmt: skip
-    async def put_items(request: Request) -> Response:
+    async def change_items(request: Request) -> Response:
         live = _live(service)
         body = await bodies.read(request)
-        return JSONResponse({"items": await asyncio.to_thread(change_items, service, live, body)})
+        return JSONResponse({"items": await asyncio.to_thread(apply_changes, service, live, body)})
 
     @app.get(
         "/v1/items/{item_id:path}", summary="An item as it serves now, and its live values",
-        responses=openapi_examples.problem_responses(401, 403, 404, 501, 503),
+        responses={
+            200: {"model": ServedItemOut}, **openapi_examples.problem_responses(401, 403, 404, 501, 503)
+        },
     )  # fmt: skip
-    async def get_item(item_id: str) -> Response:
+    async def show_item(item_id: str) -> Response:
         _live(service)
         return JSONResponse(await asyncio.to_thread(describe_item, service, item_id))
 
     @app.delete(
-        "/v1/items/{item_id:path}", summary="Forget the live values of an item", status_code=204,
-        responses=openapi_examples.problem_responses(401, 403, 501, 503),
+        "/v1/items/{item_id:path}", summary="Forget the live values of an item",
+        responses={
+            200: {"model": ForgottenItemOut}, **openapi_examples.problem_responses(401, 403, 501, 503)
+        },
     )  # fmt: skip
-    async def delete_item(item_id: str) -> Response:
-        live = _live(service)
-        fields = dict.fromkeys((*STOCK_FIELDS, *TEXT_FIELDS, *service.item_updates.entries(item_id)))
+    async def forget_item(item_id: str) -> Response:
+        live, entries = _live(service), service.item_updates.entries(item_id)
+        fields = dict.fromkeys((*STOCK_FIELDS, *TEXT_FIELDS, *entries))
         removals = [Change(TOPIC, entry_key(item_id, field), None) for field in fields]
         await asyncio.to_thread(_write, live, removals)
-        return Response(status_code=204)
+        return JSONResponse({"item_id": item_id, "forgotten": len(entries)})
 
 
-def change_items(service: Service, live: LiveUpdates, body: bytes) -> list[dict[str, Any]]:
+def apply_changes(service: Service, live: LiveUpdates, body: bytes) -> list[dict[str, Any]]:
     """Apply the changes of a body here, and soon in every other worker; what became of each item.
 
     Raises ProblemError (400, 422, and 409 for new items without room); then nothing changes.
@@ -184,15 +171,15 @@ def _result(live_items: LiveItems, change: ItemChange) -> dict[str, Any]:
         detail = "no item of the bundle, and neither title nor category: kept for a version that has the item"
         if is_placeable(change.values):  # other services took the last rows meanwhile
             detail = live_items.new_rows.no_room or detail
-        return {"item_id": change.item_id, "result": "unknown", "detail": detail}
+        return ItemResultOut(item_id=change.item_id, result="unknown", detail=detail).model_dump()
     waits = [] if served.is_new else [name for name in change.values if name not in ACTING_FIELDS]
-    return {
-        "item_id": change.item_id,
-        "result": "new" if served.is_new else "changed",
-        "available": served.available,
-        "price": served.price,
-        "waits": waits,
-    }
+    return ItemResultOut(
+        item_id=change.item_id,
+        result="new" if served.is_new else "changed",
+        available=served.available,
+        price=served.price,
+        waits=waits,
+    ).model_dump()
 
 
 def describe_item(service: Service, item_id: str) -> dict[str, Any]:
@@ -202,12 +189,15 @@ def describe_item(service: Service, item_id: str) -> dict[str, Any]:
     entries = service.item_updates.entries(item_id)
     if served is None and not entries:
         raise ProblemError(404, f"there is no item {item_id!r}, neither in the bundle nor live")
-    content: dict[str, Any] = {"item_id": item_id, "source": "unknown"}
-    if served is not None:
-        content = {"item_id": item_id, "source": "live" if served.is_new else "bundle", **served._asdict()}
-        del content["is_new"]
-    content["live"] = {entry.field: {"value": entry.value, "ts": entry.ts} for entry in entries.values()}
-    return content | {"bundle_version": recommender.bundle.version}
+    source = "unknown" if served is None else "live" if served.is_new else "bundle"
+    names = ("available", "price", "title", "category")
+    return {
+        "item_id": item_id,
+        "source": source,
+        **{name: getattr(served, name, None) for name in names},
+        "live": {entry.field: {"value": entry.value, "ts": entry.ts} for entry in entries.values()},
+        "bundle_version": recommender.bundle.version,
+    }
 
 
 def _live(service: Service) -> LiveUpdates:

@@ -31,7 +31,7 @@ SAID = {
     ("PUT /v1/items", True): {200, 409},  # the bundle has no room for new items
     ("PUT /v1/items", False): {400, 422},
     ("GET /v1/items/{item_id}", True): {200, 404},
-    ("DELETE /v1/items/{item_id}", True): {204},
+    ("DELETE /v1/items/{item_id}", True): {200},
     ("GET /v1/bundle", True): {200},
     ("GET /healthz", True): {200},
     ("GET /readyz", True): {200},
@@ -44,16 +44,8 @@ def service(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "keys").write_text("admin\n")
     keys = ("--admin-key-file", str(folder / "keys"))
-    options = (
-        *keys,
-        "--store",
-        str(folder / "store.db"),
-        "--log",
-        str(folder / "log"),
-        "--deadline-ms",
-        "10000",
-    )
-    with command(version.parent, *options) as started:
+    options = ("--store", str(folder / "store.db"), "--log", str(folder / "log"), "--deadline-ms", "10000")
+    with command(version.parent, *options, *keys) as started:
         yield started
 
 
