@@ -95,6 +95,9 @@ class RunLocation(NamedTuple):
     tracking_uri: str = ""  # of MLflow
 
 
+RECORDED_RUN = RunLocation()  # the folder that the manifest names
+
+
 class UpdateRecord(NamedTuple):
     """What a version keeps of its item updates."""
 
@@ -115,7 +118,7 @@ class IndexDelta(NamedTuple):
 def update_bundle(
     root: Path,
     items: Path | None,
-    run: RunLocation = RunLocation(),
+    run: RunLocation = RECORDED_RUN,
     rebuild: bool = False,
     limits: DegradationLimits = DEFAULT_LIMITS,
     sign: Path | None = None,

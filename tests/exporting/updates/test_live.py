@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.http.item_updates import ItemUpdates
 
 from exporting.export import ITEM_UPDATES_FILE
 from exporting.exportable_run import ExportError
 from exporting.updates.update import update_bundle
 from serving import Checkout, Line, Recommender
+from serving.http.item_updates import ItemUpdates
 from serving.live_items.changes import UNTIL, make_change, to_entries
 from serving.storage.bundle import Bundle, open_bundle
 from serving.stores.live_state import SQLiteLiveState
