@@ -51,6 +51,9 @@ class UpdateOptions:
         ".parquet or .csv with item_id and, of the columns of the items table, those that changed; "
         "available=false takes an item out, an unknown item_id is a new item",
     )
+    live: str | None = option(
+        None, "live state of the services: its changes of items are merged", metavar="URI"
+    )
     run: str | None = option(None, "the training run, if it was moved: a folder or an MLflow run id")
     rebuild: bool = option(False, "build the index anew")
     sign: Path | None = option(
@@ -67,13 +70,13 @@ def update(options: UpdateOptions) -> int:
     runtime.set_up_process()
     # Late: torch and TorchRec take seconds to import.
     from exporting.exportable_run import ExportError
-    from exporting.updates.update import DegradationLimits, update_bundle
+    from exporting.updates.update import DegradationLimits, RunLocation, update_bundle
 
     limits = DegradationLimits(options.recall_loss, options.imbalance)
     try:
         update_bundle(
-            options.bundle, options.items, options.run, options.tracking_uri, options.rebuild, limits,
-            options.sign,
+            options.bundle, options.items, RunLocation(options.run, options.tracking_uri), options.rebuild,
+            limits, options.sign, options.live,
         )  # fmt: skip
     except ExportError as error:
         sys.exit(f"error: {error}")

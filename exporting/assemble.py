@@ -26,10 +26,15 @@ from exporting.bundle import (
 from exporting.exportable_run import ExportableRun, ExportError
 from exporting.golden_requests import SampledCheckouts, sample_requests, select_golden_requests
 from exporting.index.build import RECALL_AT, SearchMetrics, read_shards
+from exporting.item_tower import save_item_tower
 from exporting.lowering import lower_modules, save_torchscript
 from exporting.slate_objective import read_objective
+from exporting.spare_rows import pad_objective, with_spare_rows
+from serving.live_items.item_features import TOWER_ENTRY
 from serving.pipeline.slate_policy import SLOTS
 from serving.storage.vector_index import ItemIndex, SearchParams
+
+DEFAULT_SPARE_ITEMS = 1000
 
 
 class BuiltIndex(NamedTuple):
@@ -60,13 +65,17 @@ def assemble_bundle(
         before_publish: is called with the bundle's folder after verification.
     """
     started = time.perf_counter()
-    objective = read_objective(run, settings)
-    _check_ranked(settings)
+    _check_counts(settings)
+    n_spare = spare_rows(settings)
+    objective = pad_objective(read_objective(run, settings), n_spare)
+    run = with_spare_rows(run, n_spare)
     run.sources.max_candidates = settings.ranked
     with staging_folder(root) as folder:
         with timed_step("modules"):
             modules = lower_modules(run.tower, run.sources, run.ranker)
             save_torchscript(modules, folder)
+            if n_spare:
+                save_item_tower(run, run.items.num_rows - 1, folder)
         with timed_step("index"):
             built = build_index(folder)
             index = ItemIndex(read_shards(built.files), run.catalog.vectors.numpy(), built.search_params)
@@ -81,6 +90,8 @@ def assemble_bundle(
             write_arrow(golden, folder / "golden.arrow")
         with timed_step("verification"):
             manifest = build_manifest(run, folder, objective, built.manifest_entry, export_record)
+            manifest |= live_item_entries(run, n_spare)
+            manifest["dims"]["spare"] = n_spare  # of the items, the last
             _verify(run, folder, manifest, checkouts, built.metrics)
             manifest["export"]["seconds"] = round(time.perf_counter() - started, 1)
             write_bundle_manifest(manifest, folder)
@@ -92,8 +103,21 @@ def assemble_bundle(
     return version
 
 
-def _check_ranked(settings: DictConfig) -> None:
-    """Raises ExportError for a `ranked` that leaves slots empty."""
+def spare_rows(settings: DictConfig) -> int:
+    """The rows for new items; settings of an earlier release lack them."""
+    return int(settings.get("spare_items", DEFAULT_SPARE_ITEMS))
+
+
+def live_item_entries(run: ExportableRun, n_spare: int) -> dict[str, Any]:
+    """The manifest's entries by which serving encodes new items; none without rows for them."""
+    tokens = int(run.prepared.meta["config"]["features"]["tokens_per_item"])
+    return {TOWER_ENTRY: {"tokens_per_item": tokens}} if n_spare else {}
+
+
+def _check_counts(settings: DictConfig) -> None:
+    """Raises ExportError for a `ranked` that leaves slots empty, and for fewer than no spare items."""
+    if spare_rows(settings) < 0:
+        raise ExportError(f"bundle.spare_items is {settings.spare_items}: expected 0 or more")
     if settings.ranked is not None and settings.ranked < SLOTS:
         raise ExportError(f"bundle.ranked is {settings.ranked}: expected {SLOTS} or more, or null for all")
 

@@ -3,12 +3,16 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
+from data.errors import DataError
 from data.io.code_hash import code_hash, named_modules
 from evaluation.alarms import read_alarms
 from exporting.assemble import BuiltIndex, assemble_bundle, timed_step
@@ -17,17 +21,22 @@ from exporting.exportable_run import (
     ExportableRun,
     ExportError,
     find_run,
+    item_ids,
     load_exportable_run,
+    load_item_tower,
     read_calibration,
     sample_checkouts,
     to_latest_queries,
 )
 from exporting.index import tuning
 from exporting.index.build import exact_search, int8_vector_reader
+from exporting.item_updates import update_run
+from exporting.live_updates import read_live_updates
 from exporting.signing import check_key, is_signed, sign_version
 from reporting.index_page import index_page, pareto_front
 from reporting.tables import text_table
 from serving.files import is_uri, write_atomically
+from serving.live_items.changes import UNTIL
 from serving.storage.bundle import BundleError, read_manifest, version_folder
 from serving.storage.bundle_mirror import has_version, local_root, pull_current
 from training.config_versions import load_run_config
@@ -53,6 +62,9 @@ def export(cfg: DictConfig) -> Path:
     with timed_step("run"):
         run = load_exportable_run(run_folder)
     _warn_dropped_item_updates(root, run_folder)
+    merged = None if cfg.live is None else merge_live_items(run, cfg.live)
+    if merged is not None:
+        run = merged.run
 
     def finish(folder: Path) -> None:
         sign_version(folder, sign)
@@ -60,18 +72,39 @@ def export(cfg: DictConfig) -> Path:
             write_store(run.prepared.folder, run.schema, partial)
 
     settings = bundle_settings(cfg)
-    record = {
+    record: dict[str, Any] = {
         "key": settings_hash(settings, run.cfg),
         "settings": OmegaConf.to_container(settings, resolve=True),
     }
-    return assemble_bundle(
-        run,
-        settings,
-        root,
-        lambda folder: build_tuned_index(run, cfg.index, folder),
-        record,
-        finish,
-    )
+
+    def build_index(folder: Path) -> BuiltIndex:
+        if merged is not None:
+            pq.write_table(merged.updates, folder / ITEM_UPDATES_FILE)
+        return build_tuned_index(run, cfg.index, folder)
+
+    if merged is not None:
+        record[UNTIL] = merged.until
+    return assemble_bundle(run, settings, root, build_index, record, finish)
+
+
+class MergedRun(NamedTuple):
+    """A run with the items that a shop changed while it served."""
+
+    run: ExportableRun
+    updates: pa.Table  # what was merged
+    until: float  # Unix seconds (UTC) when it was read
+
+
+def merge_live_items(run: ExportableRun, uri: str) -> MergedRun:
+    """The run with the entries of a live state. Raises ExportError where it cannot be read or applied."""
+    with timed_step("live items"):
+        live = read_live_updates(uri, run.schema, set(item_ids(run)))
+        if not live.updates.num_rows:
+            return MergedRun(run, live.updates, live.until)
+        try:
+            return MergedRun(update_run(run, load_item_tower(run), live.updates), live.updates, live.until)
+        except DataError as error:
+            raise ExportError(f"live={uri}: {error}") from error
 
 
 def reject_useless(run_folder: Path) -> None:
@@ -102,8 +135,8 @@ def open_root(bundle: str) -> Path:
 
 def up_to_date_version(root: Path, run: Path, cfg: DictConfig) -> Path | None:
     """The version that `current` names, if it was made from this run, these settings and this code."""
-    if cfg.bundle.force or not (root / "current").exists():
-        return None
+    if cfg.bundle.force or cfg.live is not None or not (root / "current").exists():
+        return None  # a live state changes all the time
     try:
         manifest = read_manifest(version_folder(root))
         key = settings_hash(bundle_settings(cfg), load_run_config(run))
@@ -132,9 +165,12 @@ def _warn_dropped_item_updates(root: Path, run: Path) -> None:
 
 
 def bundle_settings(cfg: DictConfig) -> DictConfig:
-    """The settings that shape a bundle: index, slate, ranked and verify."""
+    """The settings that shape a bundle: index, slate, ranked, spare_items and verify."""
     bundle = cfg.bundle
-    settings = {"index": cfg.index, "slate": bundle.slate, "ranked": bundle.ranked, "verify": cfg.verify}
+    settings = {
+        "index": cfg.index, "slate": bundle.slate, "ranked": bundle.ranked, "spare_items": bundle.spare_items,
+        "verify": cfg.verify,
+    }  # fmt: skip
     return OmegaConf.create(settings)
 
 

@@ -78,8 +78,9 @@ class Recommender:
         self.feature_encoder = FeatureEncoder(bundle.manifest["features"], bundle.item_rows, bundle.price)
         self.eligibility_filter = EligibilityFilter(bundle.available, bundle.category, bundle.item_rows)
         self.popularity_fallback = PopularityFallback(
-            bundle.fallback_rank, bundle.leaf, bundle.items_by_popularity, bundle.items_by_leaf
-        )
+            bundle.fallback_rank, bundle.leaf, bundle.items_by_popularity, bundle.items_by_leaf,
+            bundle.catalog.orders_28d[0].numpy(),
+        )  # fmt: skip
         self.slate_builder = SlateBuilder(bundle, self.popularity_fallback)
         try:
             self.policy = SlatePolicy(**manifest_slate(bundle.manifest))
@@ -278,6 +279,8 @@ class Recommender:
         capped = self.eligibility_filter.capped_rows(request.policy, shown)
         request.eligible = request.eligible.without_capped(capped)
         state = b"" if deadline.is_infinite else query_fingerprint(columns)
+        if state and request.eligible.generation:
+            state += request.eligible.generation.to_bytes(8)
         categories = None if checkout.categories is None else frozenset(checkout.categories)
         rules = None if request.eligible.rules is None else request.eligible.rules.key
         slate_key = state, request.policy, frozenset(checkout.exclude), categories, capped, rules

@@ -42,6 +42,14 @@ def run_folder(build_once: BuildOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
+def featured_run(build_once: BuildOnce) -> Path:
+    """A run folder over items with two attributes and a vector; do not change it."""
+    from tests.exporting.bundles import make_run
+
+    return build_once("featured-run", lambda folder: make_run(folder, item_features=True))
+
+
+@pytest.fixture(scope="session")
 def version(run_folder: Path, build_once: BuildOnce) -> Path:
     """A version folder below a bundle root; do not change it."""
     from tests.exporting.bundles import make_bundle

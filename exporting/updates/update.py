@@ -45,8 +45,10 @@ from exporting.index.build import (
     measure_search,
     read_shards,
 )
+from exporting.item_updates import update_run, updated_item_rows
+from exporting.live_updates import read_live_updates
 from exporting.signing import check_key, is_signed, sign_version
-from exporting.updates.catalog import update_run, updated_item_rows
+from serving.live_items.changes import UNTIL, merged_until
 from serving.storage.bundle import (
     BundleError,
     index_files,
@@ -79,6 +81,32 @@ class PublishedVersion(NamedTuple):
     manifest: dict[str, Any]
     updates: pa.Table  # its item updates since the training
 
+    @property
+    def live_until(self) -> float | None:
+        """When its live changes were read; None without any."""
+        until: float | None = self.manifest["export"].get(UNTIL)
+        return until
+
+
+class RunLocation(NamedTuple):
+    """Where the training run of a bundle is."""
+
+    run: str | None = None  # a folder or an MLflow run id, if it was moved
+    tracking_uri: str = ""  # of MLflow
+
+
+RECORDED_RUN = RunLocation()  # the folder that the manifest names
+
+
+class UpdateRecord(NamedTuple):
+    """What a version keeps of its item updates."""
+
+    updates: pa.Table  # all since the training
+    live_until: float | None  # when the live ones were read; None without any
+
+    def manifest_entry(self) -> dict[str, float]:
+        return {} if self.live_until is None else {UNTIL: self.live_until}
+
 
 class IndexDelta(NamedTuple):
     """Item rows [n] int64 that leave the index and that enter it; a row whose vector changed does both."""
@@ -90,11 +118,11 @@ class IndexDelta(NamedTuple):
 def update_bundle(
     root: Path,
     items: Path | None,
-    run: str | None = None,
-    tracking_uri: str = "",
+    run: RunLocation = RECORDED_RUN,
     rebuild: bool = False,
     limits: DegradationLimits = DEFAULT_LIMITS,
     sign: Path | None = None,
+    live: str | None = None,
 ) -> Path:
     """Publish the bundle in `root` with changed items; returns the folder of the new version.
 
@@ -103,25 +131,25 @@ def update_bundle(
 
     Args:
         items: file of the changed items; None only with `rebuild`.
-        run: the training run, a folder or an MLflow run id, if it was moved.
+        run: where the training run is.
         rebuild: build and tune the index anew.
         limits: beyond which a warning advises a rebuild.
         sign: private key that signs the new version.
+        live: URI of a live state, whose changes of items come before those of `items`.
     """
     check_key(sign)
-    if items is None and not rebuild:
-        raise ExportError("nothing to do: give the changed items (--items FILE), or --rebuild")
+    if items is None and live is None and not rebuild:
+        raise ExportError("nothing to do: give the changed items (--items FILE or --live URI), or --rebuild")
     try:
         current = _read_current_version(root)
-        schema = FeatureSchema.load(current.folder)
-        new_updates = item_changes.read_item_updates(items, schema) if items else _no_updates()
-        updates = item_changes.merge_item_updates(current.updates, new_updates)
+        record = _merge_updates(current, items, live)
     except (BundleError, DataError) as error:
         raise ExportError(str(error)) from error
     if current.folder == root.resolve():
         raise ExportError(
             f"{root} is one version: give the folder that holds `current`, {current.folder.parent}"
         )
+    updates = record.updates
     if updates.equals(current.updates) and not rebuild:
         print(f"bundle: {current.folder} has these items already")
         return current.folder
@@ -131,25 +159,37 @@ def update_bundle(
         )
     settings = _export_settings(current)
     with timed_step("run"):
-        trained = load_exportable_run(find_training_run(current.manifest, run, tracking_uri))
+        trained = load_exportable_run(find_training_run(current.manifest, *run))
         try:
             updated = update_run(trained, load_item_tower(trained), updates)
         except DataError as error:
             raise ExportError(str(error)) from error
         delta = index_delta(current.folder, updated, updated_item_rows(updated.items, updates))
     build_index = _index_builder(current, updated, delta, settings.index, rebuild)
-    version = _publish_update(root, current, updated, updates, settings, build_index, sign)
+    version = _publish_update(root, current, updated, record, settings, build_index, sign)
     print(_update_summary(current, delta, len(updates)))
     if degradation := index_degradation(read_manifest(version)["index"], limits):
         print(f"warning: {degradation}: rebuild the index, python export.py update --bundle {root} --rebuild")
     return version
 
 
+def _merge_updates(current: PublishedVersion, items: Path | None, live: str | None) -> UpdateRecord:
+    """The updates of a version with those of a live state and of a file, in that order."""
+    schema = FeatureSchema.load(current.folder)
+    new_updates = item_changes.read_item_updates(items, schema) if items else _no_updates()
+    updates, until = current.updates, current.live_until
+    if live is not None:
+        known_ids = set(read_arrow(str(current.folder / "items.arrow"))["item_id"].to_pylist())
+        since = read_live_updates(live, schema, known_ids, merged_until(current.manifest))
+        updates, until = item_changes.merge_item_updates(updates, since.updates), since.until
+    return UpdateRecord(item_changes.merge_item_updates(updates, new_updates), until)
+
+
 def _publish_update(
     root: Path,
     current: PublishedVersion,
     updated: ExportableRun,
-    updates: pa.Table,
+    record: UpdateRecord,
     settings: DictConfig,
     build_index: Callable[[Path], BuiltIndex],
     sign: Path | None,
@@ -160,11 +200,11 @@ def _publish_update(
     """
 
     def write_updates_and_index(folder: Path) -> BuiltIndex:
-        pq.write_table(updates, folder / ITEM_UPDATES_FILE)
+        pq.write_table(record.updates, folder / ITEM_UPDATES_FILE)
         return build_index(folder)
 
-    record = {name: current.manifest["export"][name] for name in ("key", "settings")}
-    record["updated"] = current.manifest["version"]
+    entries = {name: current.manifest["export"][name] for name in ("key", "settings")}
+    entries |= {"updated": current.manifest["version"]} | record.manifest_entry()
     with ExitStack() as lock:
 
         def finish(folder: Path) -> None:
@@ -174,7 +214,7 @@ def _publish_update(
             sign_version(folder, sign)
 
         try:
-            return assemble_bundle(updated, settings, root, write_updates_and_index, record, finish)
+            return assemble_bundle(updated, settings, root, write_updates_and_index, entries, finish)
         except (BundleError, ValueError) as error:
             raise ExportError(str(error)) from error
 
@@ -227,6 +267,8 @@ def index_delta(folder: Path, updated: ExportableRun, updated_rows: NDArray) -> 
     Raises ExportError if items outside `updated_rows` [n] differ.
     """
     items = read_arrow(str(folder / "items.arrow"))
+    # Rows for new items are spare in every version.
+    items = items.slice(0, items.num_rows - int(read_manifest(folder)["dims"].get("spare", 0)))
     count, vectors = items.num_rows, updated.catalog.vectors.numpy()
     ids = updated.items["item_id"].slice(0, count).cast(pa.string()).fill_null("")
     if count > len(vectors) or not ids.equals(items["item_id"]):

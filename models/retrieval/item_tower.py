@@ -124,7 +124,7 @@ class ItemEncoder(nn.Module):
             rows = rows.masked_fill(dropped, 0)  # the unknown item
         one_id = torch.ones_like(rows)  # lengths of bags of one id
         unit_weight = one_id.to(price.dtype)
-        codes = [*features.category.t().contiguous().unbind(0), features.brand]
+        codes = list(features.category.t().contiguous().unbind(0)) + [features.brand]
         attributes = list(features.attributes.t().contiguous().unbind(0))
         item, item_lengths, item_weights = rows, one_id, unit_weight
         token, token_lengths, token_weights = features.tokens
@@ -137,7 +137,7 @@ class ItemEncoder(nn.Module):
                 token, token_lengths, token_weights, self.token_rows, self.hashes
             )
         pooled = self.embeddings(
-            [item, *codes, token, *attributes],
+            [item] + codes + [token] + attributes,
             [item_lengths] + [one_id] * len(codes) + [token_lengths] + [one_id] * len(attributes),
             [item_weights] + [unit_weight] * len(codes) + [token_weights] + [unit_weight] * len(attributes),
         )  # [U, Σdim]

@@ -100,7 +100,8 @@ def challenger_export_config(cfg: DictConfig, folder: Path, root: Path) -> DictC
     """The config of export.yaml for a challenger in `root`."""
     root.mkdir(exist_ok=True)
     groups = {name: OmegaConf.to_container(cfg[name]) for name in ("index", "bundle", "verify", "mlflow")}
-    export_cfg = OmegaConf.create({**groups, "run": str(folder), "sign": cfg.get("sign")})
+    entries = {"run": str(folder), "sign": cfg.get("sign"), "live": cfg.get("live")}
+    export_cfg = OmegaConf.create({**groups, **entries})
     export_cfg.bundle.dir = str(root)
     return export_cfg
 

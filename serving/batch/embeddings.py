@@ -33,14 +33,15 @@ def write_item_vectors(recommender: Recommender, file: Path) -> int:
     """Write items.parquet, in the order of the bundle. Returns the number of items."""
     bundle = recommender.bundle
     packed = bundle.catalog[-1].numpy()  # uint8 [N+1, D+8]
+    end = len(packed) - int(bundle.manifest["dims"].get("spare", 0))  # rows for new items have no id
     schema = _schema("item_id", packed.shape[1] - 8, pa.field("available", pa.bool_()))
     with write_atomically(file) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        for start in range(1, len(packed), BATCH_ROWS):
-            rows = slice(start, start + BATCH_ROWS)
+        for start in range(1, end, BATCH_ROWS):
+            rows = slice(start, min(start + BATCH_ROWS, end))
             vectors = _vector_column(unpack_vectors(packed[rows]))
             ids, available = bundle.item_id[rows], pa.array(bundle.available[rows])
             writer.write_table(pa.table([ids, vectors, available], schema))
-    return len(packed) - 1
+    return end - 1
 
 
 @torch.inference_mode()

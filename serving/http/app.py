@@ -14,6 +14,7 @@ from ..stores.base import Store
 from . import openapi_examples, orders
 from .answers import AliveOut, BundleOut, LoggedOut, ReadyOut, RecordedOut
 from .body import BodyReader
+from .item_routes import add_item_routes
 from .middleware import RequestMiddleware
 from .openapi import add_document
 from .orders import CancellationIn, OrderOut, ReturnIn
@@ -61,6 +62,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
     bodies = BodyReader(settings.max_body)
     _add_shop_routes(app, service, bodies)
     _add_order_routes(app, service, bodies)
+    add_item_routes(app, service, bodies)
     _add_operations_routes(app, service)
     add_rule_routes(app, service, BodyReader(settings.max_body))
     add_document(app, settings.api_key_file is not None, service.recorder.feedback_kinds)

@@ -15,6 +15,7 @@ from ..checkout import Checkout, Slate
 from ..events.impression_log import ImpressionLog
 from ..experiments.assignment import Assignment, assign_user, is_withheld
 from ..experiments.declaration import read_experiments
+from ..live_items.changes import TOPIC as ITEMS_TOPIC
 from ..pipeline.messages import read_messages
 from ..recommender import Recommender
 from ..resilience.admission import AdmissionController, Overloaded
@@ -24,6 +25,7 @@ from .backends import live_state_uri, open_service_store
 from .body import JSON_MEDIA_TYPE
 from .health import HealthMonitor
 from .impression_writer import ImpressionWriter
+from .item_updates import ItemUpdates
 from .keys import ApiKeys
 from .live_updates import LiveUpdates
 from .metrics import ServiceMetrics
@@ -85,6 +87,9 @@ class Service:
         live_uri = live_state_uri(settings.live, settings.store, settings.bundle)
         self.live = None if live_uri is None else LiveUpdates(open_live_state(live_uri), self.metrics)
         self.rules = RuleBook(settings.rules, settings.poll_seconds)
+        self.item_updates = ItemUpdates()
+        if self.live is not None:
+            self.live.subscribe(ITEMS_TOPIC, self.item_updates.apply)
         self.recorder = EventRecorder(
             self.store, self.log, self.metrics, self.bundle_watcher, settings.queue_limit,
             settings.impressions == "viewed",
@@ -109,6 +114,7 @@ class Service:
         recommender.exploration_rate = self.settings.explore
         recommender.viewed_impressions_only = self.settings.impressions == "viewed"
         recommender.corrupt_histories.on_corrupt = self.metrics.corrupt_histories.inc
+        self.item_updates.attach(recommender)
         if self.settings.messages is not None:
             recommender.slate_builder.reason_writer.messages = read_messages(self.settings.messages)
         self.rules.attach(recommender)

@@ -3,7 +3,7 @@
 available ─ categories ─▶ shared mask ─ exclude, basket ─▶ eligible ─ purchases of the history ─▶ eligible
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -34,8 +34,11 @@ class EligibleItems(NamedTuple):
     """The items that a request may show."""
 
     mask: NDArray[np.bool_]  # [N+1] bool by item row; shared between requests: read only
-    n_removed: int = 0  # items that were removed one by one
+    n_removed: int = 0  # items of the index that were removed one by one
     has_categories: bool = False  # whether the request asks for categories
+    # [m] rows of available items that the index lacks (serving/live_items); None for none
+    unindexed: NDArray[np.int64] | None = None
+    generation: int = 0  # counts the changes of live items: results of another one are not reused
     rules: RulesInForce | None = None  # that it obeys; what they hide is not in `mask`
 
     def under(self, rules: RulesInForce | None) -> "EligibleItems":
@@ -76,6 +79,14 @@ class EligibleItems(NamedTuple):
         return *catalog[:AVAILABLE_FIELD], mask, *catalog[AVAILABLE_FIELD + 1 :]
 
 
+class AvailableItems(NamedTuple):
+    """The available items at one time. A request takes them once, and reads one state of live items."""
+
+    everything: EligibleItems  # of a request without restrictions
+    category_mask: Callable[[frozenset[str]], NDArray[np.bool_]]  # paths → [N+1] bool, available items
+    known_paths: frozenset[str]  # every path with an item, and those above it
+
+
 class EligibilityFilter:
     """Eligible items by request.
 
@@ -86,20 +97,34 @@ class EligibilityFilter:
     """
 
     def __init__(self, available: NDArray[np.bool_], category: pa.StringArray, item_rows: ItemRowMap) -> None:
-        self.available, self.item_rows = available, item_rows
+        self.item_rows = item_rows
         # A cached method would refer to this object. That cycle would keep its bundle in memory, because the
         # recommender's objects are frozen out of garbage collection.
-        self._category_mask = lru_cache(CACHE_SIZE)(partial(_category_mask, available, category))
-        # Every path with an item, and those above it.
-        paths = (path.split("/") for path in pc.unique(category).to_pylist() if path)
-        self._known_paths = {"/".join(parts[:n]) for parts in paths for n in range(1, len(parts) + 1)}
+        self._bundle_masks = lru_cache(CACHE_SIZE)(partial(items_of_categories, category))
+        self._bundle_paths = category_prefixes(pc.unique(category).to_pylist())
+        self._items = self._available_items(EligibleItems(available), {})
+
+    def set_available(self, everything: EligibleItems, new_categories: Mapping[int, str]) -> None:
+        """Let later requests show `everything`; those in flight keep what they took.
+
+        Args:
+            everything: the available items; nobody writes to its mask any more.
+            new_categories: row → category path of the items that the bundle lacks.
+        """
+        self._items = self._available_items(everything, new_categories)
+
+    def _available_items(self, everything: EligibleItems, categories: Mapping[int, str]) -> AvailableItems:
+        # The masks of the bundle's categories outlive a change of the stock: they take milliseconds.
+        mask = partial(_category_mask, self._bundle_masks, everything.mask, dict(categories))
+        paths = self._bundle_paths | category_prefixes(categories.values())
+        return AvailableItems(everything, lru_cache(CACHE_SIZE)(mask), paths)
 
     def unknown_categories(self, checkout: Checkout) -> dict[str, list[str]]:
         """The categories of a request that no item has → known ones of a similar name, most similar first."""
         unknown: dict[str, list[str]] = {}
         for path in checkout.categories or ():
-            if category_path(path) not in self._known_paths:
-                by_folded_name = {known.casefold(): known for known in sorted(self._known_paths)}
+            if category_path(path) not in (known_paths := self._items.known_paths):
+                by_folded_name = {known.casefold(): known for known in sorted(known_paths)}
                 names = get_close_matches(category_path(path).casefold(), by_folded_name, n=3, cutoff=0.4)
                 unknown[path] = [by_folded_name[name] for name in names]
         return unknown
@@ -115,11 +140,10 @@ class EligibilityFilter:
 
         `query` is of the checkout and its user's history. Until it is known, earlier purchases do not count.
         """
-        if checkout.categories is None:
-            eligible = EligibleItems(self.available)
-        else:
-            mask = self._category_mask(frozenset(checkout.categories))
-            eligible = EligibleItems(mask, has_categories=True)
+        eligible, category_mask, _ = self._items
+        if checkout.categories is not None:
+            mask = category_mask(frozenset(checkout.categories))
+            eligible = eligible._replace(mask=mask, n_removed=0, has_categories=True)
         eligible = eligible.under(rules)
         rule = policy.exclusion
         basket_ids = [line.item_id for line in checkout.basket] if rule.basket else []
@@ -157,11 +181,24 @@ class EligibilityFilter:
     def _without_repeatable(self, rows: NDArray[np.int64], policy: SlatePolicy) -> NDArray[np.int64]:
         if not policy.repeat_categories:
             return rows
-        return rows[~self._category_mask(frozenset(policy.repeat_categories))[rows]]
+        return rows[~self._items.category_mask(frozenset(policy.repeat_categories))[rows]]
+
+
+def category_prefixes(paths: Iterable[str | None]) -> frozenset[str]:
+    """The category paths, and those above them."""
+    parts = (path.split("/") for path in paths if path)
+    return frozenset("/".join(names[:n]) for names in parts for n in range(1, len(names) + 1))
 
 
 def _category_mask(
-    available: NDArray[np.bool_], category: pa.StringArray, paths: Iterable[str]
+    bundle_masks: Callable[[frozenset[str]], NDArray[np.bool_]],
+    available: NDArray[np.bool_],
+    new_categories: Mapping[int, str],
+    paths: frozenset[str],
 ) -> NDArray[np.bool_]:
     """[N+1] bool: the available items of the categories and of all below them."""
-    return items_of_categories(category, [*paths]) & available
+    mask = bundle_masks(paths) & available  # a copy
+    asked = {category_path(path) for path in paths}
+    for row, category in new_categories.items():
+        mask[row] = available[row] and not asked.isdisjoint(category_prefixes([category]))
+    return mask

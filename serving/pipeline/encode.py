@@ -64,8 +64,8 @@ class FeatureEncoder:
         self.max_history = int(features["max_history"])
         self.item_rows = item_rows
         self.price = price
-        self.context_coders = [_attribute_coder(attribute) for attribute in features["context"]]
-        self.profile_coders = [_attribute_coder(attribute) for attribute in features["profile"]]
+        self.context_coders = [attribute_coder(attribute) for attribute in features["context"]]
+        self.profile_coders = [attribute_coder(attribute) for attribute in features["profile"]]
 
     def encode(self, checkout: Checkout, stored: UserHistory, ts: int) -> tuple[Tensor, ...]:
         """One checkout as the tensors QUERY_FIELDS, B = 1.
@@ -152,7 +152,7 @@ def _encode_attributes(coders: Sequence[AttributeCoder], values: Mapping[str, An
     return np.array([[code(values.get(name)) for name, code in coders]], np.int64)
 
 
-def _attribute_coder(attribute: Mapping[str, Any]) -> AttributeCoder:
+def attribute_coder(attribute: Mapping[str, Any]) -> AttributeCoder:
     """The coder of an attribute of the schema. None, unknown words and non-numbers have code 0."""
     if "values" in attribute:
         codes = {value: code for code, value in enumerate(attribute["values"], start=1)}

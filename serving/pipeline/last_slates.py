@@ -30,6 +30,10 @@ class LastSlateCache:
     def __len__(self) -> int:
         return len(self._slates)
 
+    def clear(self) -> None:
+        """Forget all slates."""
+        self._slates.clear()
+
     def put(
         self,
         checkout: Checkout,

@@ -2,21 +2,27 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
 
 import numpy as np
 from numpy.typing import NDArray
 
 INITIAL_BLOCK_SIZE = 64  # items of the first look for six eligible ones
 
+Accepts = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
+
 
 class PopularityFallback:
     """Available items by falling popularity, over all and by leaf category.
+
+    Items that the bundle has as unavailable, and that came since, are merged into the lists by their orders.
 
     Args:
         rank: [N+1] popularity rank among the available items, -1 for the others.
         leaf: [N+1] leaf category codes, 0 for unknown.
         all_items: [n] rows of the available items, by rank.
         by_leaf: [n] the same rows by leaf category, then by rank.
+        orders: [N+1] by which the lists are sorted; equal ones by row.
     """
 
     def __init__(
@@ -25,18 +31,32 @@ class PopularityFallback:
         leaf: NDArray[np.int64],
         all_items: NDArray[np.int32],
         by_leaf: NDArray[np.int32],
+        orders: NDArray[np.float32],
     ) -> None:
         self.rank, self.leaf, self.all_items, self.by_leaf = rank, leaf, all_items, by_leaf
+        self.orders = orders
+        self._returned = all_items[:0]  # by falling orders
 
-    def iter_popular(
-        self,
-        eligible: NDArray[np.bool_],
-        accepts: Callable[[NDArray[np.int32]], NDArray[np.bool_]] | None = None,
-    ) -> Iterator[int]:
+    def set_returned(self, rows: NDArray[np.int32]) -> None:
+        """Merge these rows, in any order, into the lists; those of an earlier call leave them."""
+        self._returned = rows[np.lexsort([rows, -self.orders[rows]])]
+
+    def _popularity(self, row: int) -> tuple[float, int]:
+        return -self.orders.item(row), row
+
+    def iter_popular(self, eligible: NDArray[np.bool_], accepts: Accepts | None = None) -> Iterator[int]:
         """The rows of `eligible` [N+1], by falling popularity.
 
         `accepts` is called for blocks of rows [n] as they are reached: which of them may come.
         """
+        listed = self._iter_listed(eligible, accepts)
+        if not len(self._returned):
+            return listed
+        returned = self._returned[eligible[self._returned]]
+        returned = returned if accepts is None else returned[accepts(returned)]
+        return merge(listed, returned.tolist(), key=self._popularity)
+
+    def _iter_listed(self, eligible: NDArray[np.bool_], accepts: Accepts | None) -> Iterator[int]:
         start, count = 0, INITIAL_BLOCK_SIZE
         while start < len(self.all_items):
             rows = self.all_items[start : start + count]
@@ -51,7 +71,11 @@ class PopularityFallback:
         start, end = (
             bisect(self.by_leaf, leaf, key=self.leaf.item) for bisect in (bisect_left, bisect_right)
         )
-        return self.by_leaf[start:end]
+        rows, returned = self.by_leaf[start:end], self._returned
+        if not len(returned) or not len(returned := returned[self.leaf[returned] == leaf]):
+            return rows
+        rows = np.concatenate([rows, returned])
+        return rows[np.lexsort([rows, -self.orders[rows]])]
 
     def iter_category_bestsellers(self, rows: Iterable[int]) -> Iterator[int]:
         """Bestsellers of the leaf categories of `rows`: the first of each, then the second of each, ..."""

@@ -19,8 +19,21 @@ def search_eligible(
 ) -> NDArray[np.int64]:
     """[1, K ≤ n_rows] rows of the eligible items nearest to `vector` [1, D], best first; -1 past the last.
 
-    A few removed items cost less to fetch and drop than to filter inside the index.
+    A few removed items cost less to fetch and drop than to filter inside the index. Items that the index
+    lacks are searched exactly.
     """
+    rows = _search_index(index, vector, n_rows, eligible)
+    if eligible.unindexed is None or not n_rows:
+        return rows
+    further = eligible.unindexed[eligible.mask[eligible.unindexed]]
+    if not len(further):
+        return rows
+    return index.search_exact(vector.numpy(), n_rows, np.union1d(rows[rows >= 0], further))
+
+
+def _search_index(
+    index: ItemIndex, vector: Tensor, n_rows: int, eligible: EligibleItems
+) -> NDArray[np.int64]:
     n_removed = eligible.n_removed
     if eligible.has_categories or n_removed > MAX_OVERFETCH:
         return index.search(vector.numpy(), n_rows, eligible.mask)

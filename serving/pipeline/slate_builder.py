@@ -1,5 +1,6 @@
 """The slate of a request: six eligible items of the best tier, topped up from the popularity lists."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -40,9 +41,9 @@ class SlateBuilder:
 
     def __init__(self, bundle: Bundle, popularity_fallback: PopularityFallback) -> None:
         self.popularity_fallback, self.item_rows = popularity_fallback, bundle.item_rows
-        self.item_id, self.title, self.category = map(
-            StringColumn.from_arrow, (bundle.item_id, bundle.title, bundle.category)
-        )
+        self.item_id: Sequence[str] = StringColumn.from_arrow(bundle.item_id)
+        self.title: Sequence[str] = StringColumn.from_arrow(bundle.title)
+        self.category: Sequence[str] = StringColumn.from_arrow(bundle.category)
         self.price, self.product = bundle.price, bundle.product
         self.sources = manifest_sources(bundle.manifest)
         self.task_names = tuple(task.name for task in bundle.tasks)

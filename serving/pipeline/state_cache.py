@@ -45,6 +45,10 @@ class LRUCache(Generic[Value]):
                 self._values.move_to_end(key)
             return value
 
+    def clear(self) -> None:
+        with self._lock:
+            self._values.clear()
+
     def put(self, key: Hashable, value: Value) -> None:
         with self._lock:
             self._values[key] = value

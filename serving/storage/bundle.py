@@ -247,6 +247,12 @@ def _read(file: Path, reader: Callable[[str], T]) -> T:
         raise BundleError(file, f"cannot be read: {str(error).strip().splitlines()[-1]}") from error
 
 
+def open_module(file: Path) -> Callable[..., Any]:
+    """A TorchScript module of a bundle. Raises BundleError for a file that is none."""
+    module: Callable[..., Any] = _read(file, _load_module)
+    return module
+
+
 def _load_module(file: str) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit.*", category=DeprecationWarning)

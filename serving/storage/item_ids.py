@@ -6,7 +6,7 @@ Open addressing with linear probing (Knuth, The Art of Computer Programming, vol
 most half of the slots are taken: on average a known id takes 1.5 probes, an unknown one 2.5.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from zlib import crc32
 
 import numpy as np
@@ -31,6 +31,7 @@ class ItemRowMap:
             raise ValueError(f"{len(slots)} slots, {len(item_id)} ids have {_slot_count(len(item_id))}")
         self._ids = StringColumn.from_arrow(item_id)
         self._slots = slots.data
+        self._new_rows: dict[bytes, int] = {}  # of items that the bundle lacks
         self._arrays = slots, *self._ids.to_numpy()
 
     def row(self, item_id: str) -> int:
@@ -51,7 +52,14 @@ class ItemRowMap:
             while (row := slots[slot]) and text[offsets[row] : offsets[row + 1]] != item_id:
                 slot = (slot + 1) & mask
             rows[item_id] = row
+        if self._new_rows:
+            new_rows = self._new_rows
+            return [rows[item_id] or new_rows.get(item_id, 0) for item_id in item_ids]
         return [rows[item_id] for item_id in item_ids]
+
+    def set_new_rows(self, new_rows: Mapping[str, int]) -> None:
+        """Find these further ids, too, in their rows; those of an earlier call are forgotten."""
+        self._new_rows = dict(zip(encode_utf8(new_rows), new_rows.values(), strict=True))
 
     def _prefetch(self, first_slots: list[int]) -> None:
         """Read the memory that the lookup reads, so that the processor waits for it once for all ids, and not
@@ -61,11 +69,16 @@ class ItemRowMap:
 
 
 def build_slots(item_id: pa.StringArray) -> NDArray[np.int32]:
-    """The slots [2^k] of ids [N+1]; row 0 gets none. Raises ValueError for equal ids."""
+    """The slots [2^k] of ids [N+1]; row 0 and spare rows, whose id is "", get none.
+
+    Raises ValueError for equal ids.
+    """
     ids = item_id.to_pylist()
     mask = _slot_count(len(ids)) - 1
     slots = [0] * (mask + 1)
     for row, text in enumerate(ids[1:], start=1):
+        if not text:
+            continue
         slot = crc32(text.encode()) & mask
         while taken_by := slots[slot]:
             if ids[taken_by] == text:

@@ -128,7 +128,7 @@ class ItemIndex:
         if eligible is None:
             return self._search_refined(queries, k, probes, margin, None)
         if int(np.count_nonzero(eligible)) <= max(MAX_EXACT_ITEMS, k):
-            return self._search_exact(queries, k, np.flatnonzero(eligible))
+            return self.search_exact(queries, k, np.flatnonzero(eligible))
         selector = untyped_faiss.IDSelectorBitmap(np.packbits(eligible, bitorder="little"))
         rows = self._search_refined(queries, k, probes, margin, selector)
         incomplete = np.flatnonzero(rows[:, -1] < 0)
@@ -202,8 +202,8 @@ class ItemIndex:
             lists[row, : len(candidates)], scores[row, : len(candidates)] = candidates[order], score[order]
         return ProbedLists(scores, lists)
 
-    def _search_exact(self, queries: Vectors, k: int, eligible_rows: Rows) -> Rows:
-        """[B, k]: `eligible_rows` [n] in order of their exact scores."""
+    def search_exact(self, queries: Vectors, k: int, eligible_rows: Rows) -> Rows:
+        """[B, k]: the best of `eligible_rows` [n] in order of their exact scores, -1 past the last."""
         rows = np.full((len(queries), k), -1, np.int64)
         if len(eligible_rows):
             scores = self._inner_products(queries, eligible_rows[None])

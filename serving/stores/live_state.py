@@ -2,7 +2,7 @@
 
     topic      key                        value
     rules      name of a rule             JSON
-    items      item id                    JSON
+    items      field and item id          JSON
     forgotten  hash of a user's id        JSON
 
 An entry has a sequence number, which counts up with every write, so that a reader asks only for what is new.

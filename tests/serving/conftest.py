@@ -32,6 +32,14 @@ def release(build_once: BuildOnce) -> Path:
     return build_once("release-format-8", extract)
 
 
+@pytest.fixture(scope="session")
+def roomy_version(run_folder: Path, build_once: BuildOnce) -> Path:
+    """A version folder with rows for new items; do not change it."""
+    from tests.exporting.bundles import make_bundle  # late, as in tests/conftest.py
+
+    return build_once("roomy-bundle", lambda folder: make_bundle(run_folder, folder, "bundle.spare_items=50"))
+
+
 @pytest.fixture
 def copy(version: Path, tmp_path: Path) -> Path:
     """A version folder to break."""

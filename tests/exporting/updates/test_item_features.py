@@ -13,13 +13,12 @@ from exporting.updates.update import update_bundle
 from models.embeddings import unpack_int8
 from serving import Checkout, Line, Recommender
 from serving.storage.bundle import Bundle, open_bundle
-from tests.exporting.bundles import make_bundle, make_run
+from tests.exporting.bundles import make_bundle
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run over items with two attributes and a vector."""
-    return make_run(tmp_path_factory.mktemp("run"), item_features=True)
+def run(featured_run: Path) -> Path:
+    return featured_run
 
 
 @pytest.fixture(scope="module")

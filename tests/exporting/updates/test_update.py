@@ -16,8 +16,8 @@ from exporting import verification
 from exporting.bundle import write_arrow
 from exporting.export import ITEM_UPDATES_FILE
 from exporting.exportable_run import ExportError, load_exportable_run, load_item_tower
-from exporting.updates.catalog import update_run
-from exporting.updates.update import DegradationLimits, index_degradation, update_bundle
+from exporting.item_updates import update_run
+from exporting.updates.update import DegradationLimits, RunLocation, index_degradation, update_bundle
 from models.candidates.sources import CandidateSources
 from models.embeddings import unpack_int8
 from serving import Checkout, Line, Recommender
@@ -218,7 +218,7 @@ def test_what_cannot_be_updated_is_refused(root: Path, run_folder: Path, tmp_pat
     with pytest.raises(ExportError, match="give the folder that holds `current`"):
         update_bundle(current, file)
     with pytest.raises(ExportError, match="the bundle was made from ranker-0"):
-        update_bundle(root, file, run=str(run_folder.parent / "retrieval-0"))
+        update_bundle(root, file, run=RunLocation(str(run_folder.parent / "retrieval-0")))
     with pytest.raises(ExportError, match=r"changes.csv: column 'pric' is unknown.*rename it to 'price'"):
         update_bundle(root, write_changes(tmp_path, [{"item_id": "i001", "pric": 3}]))
     with pytest.raises(ExportError, match="item_id was already given"):
@@ -243,7 +243,7 @@ def test_a_run_that_was_trained_again_is_refused(root: Path, run_folder: Path, t
     manifest = json.loads((runs / "ranker-0" / "done.json").read_text()) | {"retrieval": "../retrieval-0"}
     (runs / "ranker-0" / "done.json").write_text(json.dumps(manifest))
     with pytest.raises(ExportError, match="it was trained again"):
-        update_bundle(root, write_changes(tmp_path), run=str(runs / "ranker-0"))
+        update_bundle(root, write_changes(tmp_path), run=RunLocation(str(runs / "ranker-0")))
 
 
 def test_a_version_published_in_the_meantime_is_not_overwritten(
@@ -301,4 +301,4 @@ def test_data_of_an_earlier_release_is_refused(root: Path, run_folder: Path, tmp
     names = ["popularity" if name == "orders_28d" else name for name in snapshots.column_names]
     pq.write_table(snapshots.rename_columns(names), prepared / "snapshots.parquet")
     with pytest.raises(ExportError, match="an earlier release prepared it"):
-        update_bundle(root, write_changes(tmp_path), run=str(run))
+        update_bundle(root, write_changes(tmp_path), run=RunLocation(str(run)))
