@@ -17,6 +17,8 @@ from .objective import Range
 from .selection import SlateItems, select_slates
 from .slate_policy import SlatePolicy, check_policy, impute_column, score_candidates
 
+NUMBER_BYTES, TUPLE_BYTES = 40, 64  # of an int or float with its place in a tuple; of a tuple
+
 
 class PredictionRows(NamedTuple):
     """Names of the tasks, and the rows of the ranker's output whose product is a field of Item."""
@@ -58,6 +60,14 @@ class RankedItems(NamedTuple):
     purchase: tuple[float, ...] | None = None
     value: tuple[float, ...] | None = None
     propensity: tuple[float, ...] | None = None  # None: 1 for every item
+
+    def estimate_bytes(self) -> int:
+        """Bytes of memory, from above: every number is an object of its own."""
+        numbers = [column for column in self[1:] if column is not None]
+        rows = self.predictions or ()
+        n_tuples = 1 + len(numbers) + len(rows)
+        n_numbers = sum(map(len, numbers)) + sum(map(len, rows))
+        return TUPLE_BYTES * n_tuples + NUMBER_BYTES * n_numbers
 
     @classmethod
     def from_predictions(
