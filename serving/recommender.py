@@ -43,7 +43,7 @@ from .pipeline.rules.document import Rule
 from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
 from .pipeline.slate_policy import SlatePolicy
-from .pipeline.state_cache import LRUCache, query_fingerprint
+from .pipeline.state_cache import LRUCache, filter_fingerprint, query_fingerprint
 from .pipeline.store_read import HistoryReader, read_and_rank
 from .resilience.deadline import (
     SLATE_RESERVE_MS,
@@ -65,6 +65,7 @@ from .stores.uri import open_store
 
 STAGES = ("store", "encode", "query_tower", "index", "candidates", "ranker", "slate")
 CACHE_SIZE = 20_000  # slates, query vectors and users' last slates, each
+CACHE_BYTES = 48 * 2**20  # most bytes of each
 MAX_THREADS = 64  # of each pool: concurrent requests, abandoned ones included
 
 
@@ -98,9 +99,11 @@ class Recommender:
         self.stage_stats = StageStats(STAGES)
         self.pipeline_pool = ThreadPool(MAX_THREADS, "pipeline", set_single_thread)
         self.store_pool = ThreadPool(MAX_THREADS, "store", set_single_thread)  # store, then pipeline
-        self.slate_cache: LRUCache[RankedItems] = LRUCache(CACHE_SIZE)  # by state, policy and filters
-        self.query_vector_cache: LRUCache[bytes] = LRUCache(CACHE_SIZE)  # by state
-        self.last_slates = LastSlateCache(CACHE_SIZE)
+        self.slate_cache: LRUCache[RankedItems] = LRUCache(
+            CACHE_SIZE, CACHE_BYTES, RankedItems.estimate_bytes
+        )  # by state, policy and filters
+        self.query_vector_cache: LRUCache[bytes] = LRUCache(CACHE_SIZE, CACHE_BYTES, len)  # by state
+        self.last_slates = LastSlateCache(CACHE_SIZE, CACHE_BYTES)
 
     @classmethod
     def load(
@@ -281,9 +284,9 @@ class Recommender:
         state = b"" if deadline.is_infinite else query_fingerprint(columns)
         if state and request.eligible.generation:
             state += request.eligible.generation.to_bytes(8)
-        categories = None if checkout.categories is None else frozenset(checkout.categories)
+        filters = filter_fingerprint(checkout.exclude, checkout.categories, capped)
         rules = None if request.eligible.rules is None else request.eligible.rules.key
-        slate_key = state, request.policy, frozenset(checkout.exclude), categories, capped, rules
+        slate_key = state, request.policy, filters, rules
         # An exploring slot is drawn anew for every answer.
         if state and not request.exploration_rate and (cached := self.slate_cache.get(slate_key)) is not None:
             request.best_result = cached

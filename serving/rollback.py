@@ -7,7 +7,7 @@ from pathlib import Path
 from .recommender import Recommender
 from .storage.bundle import BundleError
 from .storage.bundle_mirror import is_mirror, pull_versions, set_remote_version
-from .storage.versions import CURRENT, list_versions, set_current_version
+from .storage.versions import CURRENT, earlier_versions, list_versions, set_current_version
 
 N_REMOTE_VERSIONS = 5  # the latest ones, that are copied from a bundle root behind a URI
 
@@ -32,7 +32,7 @@ def roll_back(root: Path, to: str | None = None, trust: Sequence[Path] = ()) -> 
         _set_current(root, to)
         return to, []
     skipped = []
-    for version in reversed([version for version in versions if version < current]):
+    for version in earlier_versions(root):
         try:
             Recommender.load(root / version, trust=trust)
         except (BundleError, OSError, ValueError) as error:

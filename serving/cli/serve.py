@@ -2,9 +2,7 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from ..http.settings import Settings
 
 MAX_DEFAULT_THREADS = 4  # of a worker
+MAX_DRAIN_SECONDS = 15.0  # a stop takes 25 s at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +61,10 @@ class ServeOptions:
         None, "text file of admin keys, one a line (default: the routes of administrators are off)"
     )
     poll_seconds: float = option(1.0, "seconds between two looks at `current`")
+    load_timeout: float = option(120.0, "seconds for a version to load; then it is refused")
+    drain_seconds: float = option(
+        0.0, "seconds that a stop waits, not ready but answering, before it accepts no more"
+    )
     explore: float = option(0.0, "probability that the last slot explores")
     trust: tuple[Path, ...] = trust_option()
     impressions: Literal["served", "viewed"] = option(
@@ -102,6 +105,8 @@ class ServeOptions:
     def __post_init__(self) -> None:
         if self.workers < 1 or not 0 <= self.port < 65536:
             raise ValueError("--workers must be 1 or more, --port 0 to 65535")
+        if not 0 <= self.drain_seconds <= MAX_DRAIN_SECONDS:
+            raise ValueError(f"--drain-seconds must be 0 to {MAX_DRAIN_SECONDS:g}")
         self.worker_settings()
 
     def worker_settings(self) -> "Settings":
@@ -143,18 +148,14 @@ def serve(options: ServeOptions) -> int:
 def _serve_until_signal(options: ServeOptions, settings: "Settings") -> None:
     from ..http import server
 
-    with ExitStack() as stack:
-        if options.workers > 1:
-            # prometheus_client reads the variable; workers inherit it.
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sextet-metrics-"))
-            os.environ[server.MULTIPROC_DIR_VARIABLE] = folder
-        create_app = partial(server.create_worker_app, settings)
-        try:
-            server.serve(create_app, options.host, options.port, options.workers, options.forwarded_allow_ips)
-        except OSError as error:
-            raise OSError(f"{options.host}:{options.port}: {error}") from error
-        except KeyboardInterrupt:
-            pass
+    create_app = partial(server.create_worker_app, settings)
+    try:
+        server.serve(
+            create_app, options.host, options.port, options.workers, options.forwarded_allow_ips,
+            options.drain_seconds,
+        )  # fmt: skip
+    except OSError as error:
+        raise OSError(f"{options.host}:{options.port}: {error}") from error
 
 
 def check_settings(settings: "Settings") -> None:

@@ -179,6 +179,8 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
     )
     async def readyz() -> Response:
         recommender, reason = service.bundle_watcher.recommender, service.problem()
+        if service.is_draining:
+            raise unavailable_error("not ready: the service is stopping")
         if recommender is None:
             raise unavailable_error(f"not ready: {reason}")
         problems = await asyncio.to_thread(service.health.poll)

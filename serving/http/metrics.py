@@ -63,6 +63,10 @@ class ServiceMetrics:
             ("version",),
         )
         self.bundle_loads = counter("sextet_bundle_loads", "Versions loaded or refused", ("outcome",))
+        self.bundle_degraded = gauge(
+            "sextet_bundle_degraded", "Workers in which another version answers for `current`"
+        )
+        self.reloads = counter("sextet_reloads", "Files read again after SIGHUP", ("file", "outcome"))
         self.open_breakers = gauge("sextet_breaker_open", "Workers with an open circuit breaker", ("stage",))
         self.breaker_trips = counter(
             "sextet_breaker_trips", "Times that the circuit breaker of a stage opened", ("stage",)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,13 @@ from starlette.responses import Response
 from ..bundle_watcher import BundleWatcher
 from ..checkout import Checkout, Slate
 from ..events.impression_log import ImpressionLog
-from ..experiments.assignment import Assignment, assign_user, is_withheld
+from ..experiments.assignment import Assignment, Experiments, assign_user, is_withheld
 from ..experiments.declaration import read_experiments
 from ..live_items.changes import TOPIC as ITEMS_TOPIC
 from ..pipeline.messages import read_messages
 from ..recommender import Recommender
 from ..resilience.admission import AdmissionController, Overloaded
+from ..resilience.deadline import error_message
 from ..stores.base import Store
 from ..stores.uri import open_live_state
 from .backends import live_state_uri, open_service_store
@@ -80,10 +82,18 @@ class Service:
         self.admission = AdmissionController(settings.threads, settings.queue_limit, settings.deadline_ms)
         arm_versions = () if self.experiments is None else self.experiments.versions
         self.bundle_watcher = BundleWatcher(
-            settings.bundle, self._load_recommender, settings.poll_seconds, self._on_bundle_load, arm_versions
-        )
-        for version in arm_versions:
-            self.metrics.unserved_arm_versions.labels(version).set(1)
+            settings.bundle, self._load_recommender, settings.poll_seconds, self._on_bundle_load,
+            arm_versions, settings.load_timeout,
+        )  # fmt: skip
+        self.bundle_watcher.on_poll = self._on_bundle_poll
+        self.is_draining = False  # a stop has begun: it answers, and is not ready
+        # By the name in logs and metrics. For a bad file each raises OSError or ValueError and keeps the old.
+        self.reloads: dict[str, Callable[[], None]] = {
+            "keys": self.keys.reload,
+            "experiments": self._reload_experiments,
+        }
+        self._arm_versions: set[str] = set()  # that the metrics have
+        self._count_unserved_arms()
         live_uri = live_state_uri(settings.live, settings.store, settings.bundle)
         self.live = None if live_uri is None else LiveUpdates(open_live_state(live_uri), self.metrics)
         self.rules = RuleBook(settings.rules, settings.poll_seconds)
@@ -108,6 +118,31 @@ class Service:
         self.bundle_watcher.start()
         self.metrics.process.start(lambda: self.bundle_watcher.recommender, self.settings.threads)
 
+    def reload(self) -> list[str]:
+        """Read the files of `reloads` again. A file that is bad is refused; returns the reasons.
+
+        Answers go on meanwhile. What a refused file held before stays.
+        """
+        refusals = []
+        for name, read in self.reloads.items():
+            try:
+                read()
+            except (OSError, ValueError) as error:
+                refusals.append(f"{name} are not reloaded, the present ones stay: {error_message(error)}")
+                logger.error(refusals[-1])
+                self.metrics.reloads.labels(name, "refused").inc()
+            else:
+                logger.warning("%s are reloaded", name)
+                self.metrics.reloads.labels(name, "reloaded").inc()
+        return refusals
+
+    def _reload_experiments(self) -> None:
+        if self.settings.experiments is None:
+            return
+        experiments = read_experiments(self.settings.experiments)
+        self.experiments = experiments
+        self.bundle_watcher.set_versions(experiments.versions)
+
     def _load_recommender(self, folder: Path) -> Recommender:
         store = self.store if self.store is not None else open_service_store(None, self.settings.bundle)
         recommender = Recommender.load(folder, store, self.settings.trust)
@@ -120,13 +155,25 @@ class Service:
         self.rules.attach(recommender)
         return recommender
 
+    def _on_bundle_poll(self) -> None:
+        self.metrics.bundle_degraded.set(self.bundle_watcher.is_degraded)
+        self._count_unserved_arms()
+
+    def _count_unserved_arms(self) -> None:
+        named = self.bundle_watcher.versions
+        for version in self._arm_versions.difference(named):
+            self.metrics.unserved_arm_versions.labels(version).set(0)
+        self._arm_versions = set(named)
+        for version in named:
+            served = version in self.bundle_watcher.recommenders
+            self.metrics.unserved_arm_versions.labels(version).set(not served)
+
     def _on_bundle_load(self, outcome: str) -> None:
         self.metrics.bundle_loads.labels(outcome).inc()
-        if outcome == "refused":
+        if outcome in ("refused", "abandoned"):
             return
+        self._count_unserved_arms()
         serving = self.bundle_watcher.recommenders
-        for version in self.bundle_watcher.versions:
-            self.metrics.unserved_arm_versions.labels(version).set(version not in serving)
         current = self.bundle_watcher.recommender
         if current is not None and current.bundle.version != self._current_version:
             if self._current_version is not None:
@@ -165,28 +212,28 @@ class Service:
 
     async def recommend(self, body: bytes, arrival_time: float) -> Response:
         """The slate of a checkout: ranked, or popular items where the models would be too late."""
-        recommender = self.recommender()
+        recommender, experiments = self.recommender(), self.experiments
 
         def rank(deadline: float) -> SlateResponse:
             queue_ms = 1e3 * (time.perf_counter() - arrival_time)
             checkout = to_checkout(parse_body(RecommendationIn, body))
             reject_unknown_categories(recommender, checkout)
             remaining_ms = 1e3 * (deadline - time.perf_counter()) - RESPONSE_MARGIN_MS
-            arms = self._assignment(checkout)
+            arms = _assign(experiments, checkout)
             slate = self._recommender_for(arms, recommender).recommend(
                 checkout, remaining_ms, arms.revenue_weight, exploration_rate=arms.explore
             )
             slate = replace(slate, timings={"queue": queue_ms, **slate.timings})
-            return self._slate_response(checkout, slate, arms)
+            return _slate_response(experiments, checkout, slate, arms)
 
         def fall_back(reason: str) -> SlateResponse:
             request = parse_body(RecommendationIn, body)
             request.history = None  # a fallback does not read it, and parsing it costs most
             checkout = to_checkout(request)
             reject_unknown_categories(recommender, checkout)
-            arms = self._assignment(checkout)
+            arms = _assign(experiments, checkout)
             slate = self._recommender_for(arms, recommender).fallback_slate(checkout, reason, arrival_time)
-            return self._slate_response(checkout, slate, arms)
+            return _slate_response(experiments, checkout, slate, arms)
 
         try:
             response = await self.admission.execute(rank, fall_back, arrival_time)
@@ -208,19 +255,6 @@ class Service:
         """Whether a bundle that serves reads what its users were shown."""
         serving = tuple(self.bundle_watcher.recommenders.values())
         return any(recommender.policy.frequency_cap is not None for recommender in serving)
-
-    def _assignment(self, checkout: Checkout) -> Assignment:
-        """The arms of the checkout's user; none without experiments."""
-        if self.experiments is None:
-            return Assignment()
-        return assign_user(self.experiments, checkout.user_id)
-
-    def _slate_response(self, checkout: Checkout, slate: Slate, arms: Assignment) -> SlateResponse:
-        """The answer with a slate, which an experiment may hold back."""
-        checkout_id = checkout.order_id or slate.request_id
-        if self.experiments is not None and is_withheld(self.experiments, arms, checkout_id):
-            slate = replace(slate, withheld=True)
-        return SlateResponse(checkout, slate, slate_json(slate), arms)
 
     def _recommender_for(self, arms: Assignment, current: Recommender) -> Recommender:
         """The version that one of the arms names; `current` if none does or it cannot serve."""
@@ -259,3 +293,18 @@ class Service:
         self.impression_writer.close()
         if self.store is not None:
             self.store.close()
+
+
+def _assign(experiments: Experiments | None, checkout: Checkout) -> Assignment:
+    """The arms of the checkout's user; none without experiments."""
+    return Assignment() if experiments is None else assign_user(experiments, checkout.user_id)
+
+
+def _slate_response(
+    experiments: Experiments | None, checkout: Checkout, slate: Slate, arms: Assignment
+) -> SlateResponse:
+    """The answer with a slate, which an experiment may hold back."""
+    checkout_id = checkout.order_id or slate.request_id
+    if experiments is not None and is_withheld(experiments, arms, checkout_id):
+        slate = replace(slate, withheld=True)
+    return SlateResponse(checkout, slate, slate_json(slate), arms)

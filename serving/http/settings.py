@@ -28,6 +28,7 @@ class Settings:
             are refused.
         max_body: bytes of a request's body.
         poll_seconds: seconds between two checks of `current`.
+        load_timeout: seconds for a version to load; then it is refused.
         explore: chance that the last slot of a slate explores, from 0 (never) to 1
             (serving/pipeline/explore.py).
         experiments: TOML file of the running experiments (serving/experiments/declaration.py);
@@ -56,6 +57,7 @@ class Settings:
     queue_limit: int = 64
     max_body: int = 512 * 1024
     poll_seconds: float = 1.0
+    load_timeout: float = 120.0
     explore: float = 0.0
     experiments: Path | None = None
     live: str | None = None
@@ -85,6 +87,8 @@ class Settings:
             raise ValueError(f"--trace-sample is {self.trace_sample}: expected a share from 0 to 1")
         if self.trace_endpoint is not None:
             check_endpoint(self.trace_endpoint)
-        if not self.poll_seconds > 0:
-            raise ValueError(f"--poll-seconds is {self.poll_seconds}: expected more than 0")
+        for name in ("poll_seconds", "load_timeout"):
+            if not getattr(self, name) > 0:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} is {getattr(self, name)}: expected more than 0")
         check_proxy_settings(self.root_path, self.cors_origins)

@@ -9,23 +9,31 @@ from typing import NamedTuple
 from ..checkout import Checkout
 from .frequency import FrequencyCap, ImpressionCount
 from .rank import RankedItems
-from .state_cache import LRUCache
+from .state_cache import LRUCache, digest_text
+
+LAST_SLATE_BYTES = 300  # of a LastSlate beside its items
 
 
 class LastSlate(NamedTuple):
     """What a user was shown last, with tier `cached`."""
 
     items: RankedItems
-    order_id: str | None
+    order: bytes | None  # digest of the order's id
     # By position, how often each may still be shown; -1: this order left it out. None: any number.
     times_left: tuple[int, ...] | None
 
 
 class LastSlateCache:
-    """The last slates of the `size` users that were answered last. Safe to share between threads."""
+    """The last slates of the users that were answered last. Safe to share between threads.
 
-    def __init__(self, size: int) -> None:
-        self._slates: LRUCache[LastSlate] = LRUCache(size)  # by user
+    Args:
+        size, max_bytes: as of LRUCache.
+    """
+
+    def __init__(self, size: int, max_bytes: int) -> None:
+        self._slates: LRUCache[LastSlate] = LRUCache(
+            size, max_bytes, _estimate_bytes
+        )  # by digest of the user
 
     def __len__(self) -> int:
         return len(self._slates)
@@ -54,23 +62,32 @@ class LastSlateCache:
         if cap is not None:
             n_earlier = (counts[item].n_orders if item in counts else 0 for item in item_ids)
             times_left = tuple(max(0, cap.times - n_orders - 1) for n_orders in n_earlier)
-        self._slates.put(
-            checkout.user_id, LastSlate(items._replace(tier="cached"), checkout.order_id, times_left)
-        )
+        last = LastSlate(items._replace(tier="cached"), _order_digest(checkout), times_left)
+        self._slates.put(digest_text(checkout.user_id), last)
 
     def show(self, checkout: Checkout) -> tuple[RankedItems | None, list[int]]:
         """The last slate of the user, and the rows of its items that were shown too often.
 
         It counts as shown once more, unless it is that of the same order. None without a last slate.
         """
-        last = None if checkout.user_id is None else self._slates.get(checkout.user_id)
+        user = None if checkout.user_id is None else digest_text(checkout.user_id)
+        last = None if user is None else self._slates.get(user)
         if last is None:
             return None, []
         if last.times_left is None:
             return last.items, []
         times_left = last.times_left
-        if last.order_id is None or last.order_id != checkout.order_id:
+        order = _order_digest(checkout)
+        if last.order is None or last.order != order:
             times_left = tuple(n - 1 if n > 0 else -1 for n in times_left)
-            self._slates.put(checkout.user_id, LastSlate(last.items, checkout.order_id, times_left))
+            self._slates.put(user, LastSlate(last.items, order, times_left))
         capped = [row for row, n in zip(last.items.item_row, times_left, strict=True) if n < 0]
         return last.items, capped
+
+
+def _order_digest(checkout: Checkout) -> bytes | None:
+    return None if checkout.order_id is None else digest_text(checkout.order_id)
+
+
+def _estimate_bytes(last: LastSlate) -> int:
+    return last.items.estimate_bytes() + LAST_SLATE_BYTES

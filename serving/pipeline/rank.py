@@ -19,6 +19,8 @@ from .selection import SlateItems, select_slates
 from .slate_policy import SlatePolicy, check_policy, impute_column, score_candidates
 from .slot_limits import SlotLimits, rule_limits
 
+NUMBER_BYTES, TUPLE_BYTES = 40, 64  # of an int or float with its place in a tuple; of a tuple
+
 
 class PredictionRows(NamedTuple):
     """Names of the tasks, and the rows of the ranker's output whose product is a field of Item."""
@@ -60,6 +62,14 @@ class RankedItems(NamedTuple):
     purchase: tuple[float, ...] | None = None
     value: tuple[float, ...] | None = None
     propensity: tuple[float, ...] | None = None  # None: 1 for every item
+
+    def estimate_bytes(self) -> int:
+        """Bytes of memory, from above: every number is an object of its own."""
+        numbers = [column for column in self[1:] if column is not None]
+        rows = self.predictions or ()
+        n_tuples = 1 + len(numbers) + len(rows)
+        n_numbers = sum(map(len, numbers)) + sum(map(len, rows))
+        return TUPLE_BYTES * n_tuples + NUMBER_BYTES * n_numbers
 
     @classmethod
     def from_predictions(

@@ -12,7 +12,7 @@
 - The time that a request lies in its socket cannot be measured. The loop reads all sockets at once, and
   answers what it read before it reads again: a request may have waited as long as the previous iteration
   took, and so may the models' answer. One long iteration may be a pause of the process. Several in a row are
-  overload.
+  overload. After a pause in the requests, as long as the deadline, the iteration before it says nothing.
 
 All methods run on the event loop, which alone changes `in_flight`. Threads share `_jobs`.
 """
@@ -124,7 +124,11 @@ class AdmissionController:
     def _socket_wait(self, arrival_time: float, now: float) -> float:
         """Seconds that a request may have waited in its socket: those of the previous loop iteration."""
         if arrival_time > self._last_admission:  # the first of a new iteration
-            self._previous_iteration_time = self._last_admission - self._iteration_start
+            paused = (
+                arrival_time - self._last_admission > self.deadline
+            )  # the loop has read all sockets since
+            iteration_time = self._last_admission - self._iteration_start
+            self._previous_iteration_time = 0.0 if paused else iteration_time
             self._iteration_start = arrival_time
             lagged = self._previous_iteration_time > LOOP_LAG_SHARE * self.deadline
             self._lagged_iterations = self._lagged_iterations + 1 if lagged else 0

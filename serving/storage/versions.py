@@ -3,13 +3,21 @@
 `current` is a symbolic link that is only ever replaced in one step, so that every reader finds a version.
 """
 
+import os
 from pathlib import Path
 
 from ..files import write_atomically
 from .bundle import MANIFEST, BundleError
 from .paths import CHALLENGER_FOLDER, CURRENT
 
-__all__ = ["CHALLENGER_FOLDER", "CURRENT", "find_version", "list_versions", "set_current_version"]
+__all__ = [
+    "CHALLENGER_FOLDER",
+    "CURRENT",
+    "earlier_versions",
+    "find_version",
+    "list_versions",
+    "set_current_version",
+]
 
 
 def list_versions(root: Path) -> list[str]:
@@ -19,6 +27,14 @@ def list_versions(root: Path) -> list[str]:
         for folder in root.iterdir()
         if not folder.is_symlink() and not folder.name.startswith(".") and (folder / MANIFEST).is_file()
     )
+
+
+def earlier_versions(root: Path) -> list[str]:
+    """Names of the versions older than the one that `current` names, the newest first; without a `current`
+    all of them."""
+    link = root / CURRENT
+    current = Path(os.readlink(link)).name if link.is_symlink() else None
+    return [name for name in reversed(list_versions(root)) if current is None or name < current]
 
 
 def find_version(root: Path, version: str) -> Path:

@@ -64,10 +64,66 @@ def test_a_bad_version_is_tried_again_later(root: Path, monkeypatch: pytest.Monk
     watcher.poll()
     shutil.copy(root / NAMES[0] / "ranker.ts", root / NAMES[1])  # the copy is complete now
     watcher.poll()
-    assert watcher.recommender is None
+    assert (watcher.recommender.bundle.version, watcher.is_degraded) == (NAMES[0], True)
     monkeypatch.setattr("serving.bundle_watcher.RETRY_INTERVAL_S", 0.0)
     watcher.poll()
     assert watcher.recommender.bundle.version == NAMES[1]
+
+
+def test_a_version_that_hangs_is_abandoned(root: Path) -> None:
+    """Another version loads next, here and in other processes; one call waits for the disk, not many."""
+    set_current_version(root, NAMES[0])
+    outcomes: list[str] = []
+    released = threading.Event()
+    hanging = (root / NAMES[1]).resolve()
+
+    def load(folder: Path) -> Recommender:
+        if folder == hanging:
+            released.wait(60)  # as a read from a network disk that is away
+        return Recommender.load(folder)
+
+    watcher = BundleWatcher(root, load, on_load_outcome=outcomes.append, load_timeout=30)
+    watcher.poll()
+    set_current_version(root, NAMES[1])
+    watcher.load_timeout = 0.2
+    for _ in range(3):
+        watcher._failed_loads.clear()  # as after RETRY_INTERVAL_S
+        watcher.poll()
+    assert watcher.recommender.bundle.version == NAMES[0]
+    assert watcher.reason.startswith(f"{hanging.name} cannot serve: ")
+    assert watcher.is_degraded
+    assert sum(thread.name == f"call of {hanging}" for thread in threading.enumerate()) == 1
+    with load_lock(root) as acquired:
+        assert acquired
+    set_current_version(root, NAMES[2])
+    watcher.load_timeout = 30
+    watcher.poll()
+    assert (watcher.recommender.bundle.version, watcher.is_degraded) == (NAMES[2], False)
+    assert outcomes == ["loaded", *["abandoned"] * 3, "loaded"]
+    released.set()
+
+
+@pytest.mark.parametrize("fault", ["gone", "no link", "a file", "unreadable manifest"])
+def test_a_bad_current_at_the_start(root: Path, fault: str) -> None:
+    """The newest good version before it answers, as `rollback` would choose."""
+    if fault == "gone":
+        shutil.rmtree(root / NAMES[2])
+    elif fault == "no link":
+        (root / "current").unlink()
+        shutil.rmtree(root / NAMES[2])
+    elif fault == "a file":
+        shutil.rmtree(root / NAMES[2])
+        (root / NAMES[2]).touch()
+    else:
+        (root / NAMES[2] / "manifest.json").write_bytes(b"\xff")
+    watcher = BundleWatcher(root, Recommender.load)
+    watcher.poll()
+    assert watcher.recommender.bundle.version == NAMES[0]  # the second is broken
+    assert watcher.is_degraded
+    assert watcher.reason
+    set_current_version(root, NAMES[0])
+    watcher.poll()
+    assert (watcher.reason, watcher.is_degraded) == ("", False)
 
 
 def test_processes_take_turns(root: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,15 @@ def serving(app: FastAPI, ready: bool = True) -> Iterator[Client]:
 class Command:
     """`python -m serving serve`, or another service, on a free port."""
 
-    def __init__(self, bundle: Path, *arguments: str, module: Sequence[str] = ("serving", "serve")) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        *arguments: str,
+        module: Sequence[str] = ("serving", "serve"),
+        key: str = "",
+        wait: bool = True,
+    ) -> None:
+        self.key = key
         command = [sys.executable, "-m", *module, "--bundle", str(bundle), "--port", "0"]
         self.process = subprocess.Popen(
             [*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -98,11 +106,19 @@ class Command:
         self.url = started[1]
         self.port = int(self.url.rpartition(":")[2])
         self.workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
+        if not wait:
+            return
         try:
             until(self.ready)
         except BaseException:
             self.stop()
             raise
+
+    def worker_processes(self) -> list[int]:
+        """The children that serve, in the order of their start; one more tracks what they share."""
+        parent = self.process.pid
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return [int(child) for child in children if is_worker(child)]
 
     def ready(self) -> bool:
         """Whether all workers have a bundle."""
@@ -122,7 +138,10 @@ class Command:
         connection = self.connect()
         try:
             body = None if content is None else json.dumps(content)
-            connection.request(method, path, body, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"}
+            if self.key:
+                headers["Authorization"] = f"Bearer {self.key}"
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read()
         finally:
@@ -138,9 +157,16 @@ class Command:
             self.process.kill()
 
 
+def is_worker(process: str) -> bool:
+    """Whether a process serves; it may have ended."""
+    with suppress(OSError):
+        return "spawn_main" in Path(f"/proc/{process}/cmdline").read_text()
+    return False
+
+
 @contextmanager
-def command(bundle: Path, *arguments: str, module: Sequence[str] = ("serving", "serve")) -> Iterator[Command]:
-    started = Command(bundle, *arguments, module=module)
+def command(bundle: Path, *arguments: str, **options: Any) -> Iterator[Command]:
+    started = Command(bundle, *arguments, **options)
     try:
         yield started
     finally:

@@ -182,7 +182,8 @@ def test_a_kill_while_writing(version: Path, tmp_path: Path) -> None:
             thread.start()
         until(lambda: len(shown) > 30 and shown[-1][0] - shown[0][0] > 2)
         killed = time.monotonic()
-        os.kill(service.process.pid, signal.SIGKILL)
+        for process in (service.process.pid, *service.worker_processes()):
+            os.kill(process, signal.SIGKILL)
         for thread in shops:
             thread.join()
     again = open_store(store)

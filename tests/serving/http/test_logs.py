@@ -174,7 +174,7 @@ def test_every_line_of_a_service_is_json(version: Path, workers: int) -> None:
     assert messages["POST /v1/recommendations 200"]["status"] == 200
     assert messages["Invalid HTTP request received."]["logger"] == "uvicorn.error"
     assert any(message.startswith(f"serving {version.name}") for message in messages)
-    assert len({record["pid"] for record in records}) == (1 if workers == 1 else workers + 1)
+    assert len({record["pid"] for record in records}) == workers + 1
     assert "u001" not in printed
 
 

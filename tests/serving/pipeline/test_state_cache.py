@@ -1,11 +1,13 @@
 """Caches return results of the same state only, and are bounded."""
 
+import gc
 import math
+import tracemalloc
 from dataclasses import replace
 
 from serving import Checkout, Event, Recommender
 from serving.pipeline.frequency import FrequencyCap
-from serving.pipeline.state_cache import LRUCache
+from serving.pipeline.state_cache import ENTRY_BYTES, LRUCache, filter_fingerprint
 
 LONG_MS = 60_000.0  # nothing is late
 
@@ -87,10 +89,57 @@ def test_verified_and_degraded_slates_are_not_cached(
 
 
 def test_the_oldest_goes_first() -> None:
-    cache: LRUCache[int] = LRUCache(2)
+    cache: LRUCache[int] = LRUCache(2, 10_000, lambda _: 0)
     cache.put("a", 1)
     cache.put("b", 2)
     assert cache.get("a") == 1
     cache.put("c", 3)
     assert [cache.get(key) for key in "abc"] == [1, None, 3]
     assert (cache.hits, cache.misses, len(cache)) == (3, 1, 2)
+
+
+def test_bytes_are_bounded() -> None:
+    cache: LRUCache[bytes] = LRUCache(1_000, 10 * (ENTRY_BYTES + 100), len)
+    for number in range(50):
+        cache.put(number, bytes(100))
+    assert (len(cache), cache.n_bytes) == (10, cache.max_bytes)
+    cache.put(49, bytes(50))  # in place of the same key's
+    assert (len(cache), cache.n_bytes) == (10, cache.max_bytes - 50)
+    cache.put(50, bytes(100_000))  # more than all
+    assert (len(cache), cache.n_bytes) == (0, 0)
+
+
+def test_filters_have_a_fingerprint() -> None:
+    assert filter_fingerprint([], None, ()) == b""
+    fingerprint = filter_fingerprint(["b", "a"], ["x"], (3,))
+    assert fingerprint == filter_fingerprint(["a", "b", "a"], ["x", "x"], [3])
+    others = [(["a"], ["x"], (3,)), (["a", "b"], None, (3,)), (["a", "b"], [], (3,)), (["a, b"], ["x"], (3,))]
+    assert len({fingerprint, *(filter_fingerprint(*other) for other in others)}) == 5
+
+
+def test_requests_with_long_lists_take_little_memory(
+    recommender: Recommender, user_checkout: Checkout
+) -> None:
+    """20,000 users with 5,000 excluded items each: below 5 kB a user, 100 MB in all."""
+    n_users = 40
+
+    def recommend(number: int) -> None:
+        exclude = [f"item-{number}-{k}" for k in range(5_000)]
+        checkout = replace(
+            user_checkout, user_id=f"u{number}" * 1_000, order_id=f"o{number}" * 1_000, exclude=exclude
+        )
+        assert recommender.recommend(checkout, LONG_MS).tier == "ranked"
+
+    recommend(-1)
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(n_users):
+            recommend(number)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(recommender.last_slates) > n_users
+    assert grown / n_users < 5_000

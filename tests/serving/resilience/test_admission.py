@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -73,6 +74,17 @@ def test_the_previous_iteration_counts_as_waited(simulation: Simulation) -> None
     assert simulation.request() == "models"  # it may have waited those 20 s
     assert simulation.request() == "models"  # the iteration before was short
     assert simulation.time_left == pytest.approx([BUDGET_S - 40.0, BUDGET_S - 40.0, BUDGET_S], abs=0.1)
+
+
+def test_the_first_request_after_a_pause_gets_the_models(simulation: Simulation) -> None:
+    """However long the iterations before the pause were."""
+    for _ in range(5):
+        simulation.clock.now += 60.0
+        with suppress(Overloaded):
+            simulation.request(waited=60.0)
+    simulation.clock.now += DEADLINE_S
+    assert simulation.request() == "models"
+    assert simulation.time_left[-1] == pytest.approx(BUDGET_S, abs=0.1)
 
 
 def test_slow_models_are_tried_again(simulation: Simulation) -> None:
