@@ -23,7 +23,12 @@ from exporting.bundle import (
     write_items,
 )
 from exporting.exportable_run import ExportableRun, ExportError
-from exporting.golden_requests import SampledCheckouts, sample_requests, select_golden_requests
+from exporting.golden_requests import (
+    SampledCheckouts,
+    sample_requests,
+    select_golden_requests,
+    synthetic_requests,
+)
 from exporting.index.build import RECALL_AT, SearchMetrics, read_shards
 from exporting.lowering import lower_modules, save_torchscript
 from exporting.slate_objective import read_objective
@@ -75,11 +80,13 @@ def assemble_bundle(
         with timed_step("golden requests"):
             checkouts = sample_requests(run, ("test", "validation"), settings.verify.checkouts)
             count = settings.verify.golden  # the clearest of five times as many
-            golden = select_golden_requests(run, modules, index, checkouts.head(5 * count), objective, count)
+            drawn = synthetic_requests(run, checkouts, 5 * count)
+            golden = select_golden_requests(run, modules, index, drawn, objective, count)
             write_arrow(golden, folder / "golden.arrow")
         with timed_step("verification"):
             manifest = build_manifest(run, folder, objective, built.manifest_entry, export_record)
             _verify(run, folder, manifest, checkouts, built.metrics)
+            manifest["export"]["golden_requests"] = "drawn"  # not of shoppers, as in earlier releases
             manifest["export"]["seconds"] = round(time.perf_counter() - started, 1)
             write_bundle_manifest(manifest, folder)
         before_publish(folder)
