@@ -3,7 +3,7 @@
 Such a request does not read the store, so this cache counts how often each item may still be shown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..checkout import Checkout
@@ -29,6 +29,10 @@ class LastSlateCache:
 
     def __len__(self) -> int:
         return len(self._slates)
+
+    def discard(self, is_discarded: Callable[[str], bool]) -> None:
+        """Forget the slates of some users."""
+        self._slates.discard(is_discarded)
 
     def put(
         self,

@@ -6,7 +6,7 @@ days changes within one. Each recommender has caches of its own: no result of an
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
@@ -51,6 +51,17 @@ class LRUCache(Generic[Value]):
             self._values.move_to_end(key)
             if len(self._values) > self.size:
                 self._values.popitem(last=False)
+
+    def discard(self, is_discarded: Callable[[Any], bool]) -> None:
+        """Remove the values of some keys."""
+        with self._lock:
+            for key in [key for key in self._values if is_discarded(key)]:
+                del self._values[key]
+
+    def clear(self) -> None:
+        """Remove all values."""
+        with self._lock:
+            self._values.clear()
 
 
 def query_fingerprint(columns: Sequence[NDArray[Any]]) -> bytes:
