@@ -32,6 +32,7 @@ class CleanTables(NamedTuple):
     def counts(self) -> dict[str, int]:
         """The rows that were set apart, by what they are."""
         return {
+            "forgotten": self.read.n_forgotten,
             "returns": self.checked.returns,
             "rejected": self.checked.rejected.num_rows,
             "repeated": sum(self.checked.repeated.values()),

@@ -16,7 +16,14 @@ from data.examples import labels, splits
 from data.examples.exclusion import read_exclusion
 from data.examples.outcomes import OutcomeSpec
 from data.io import engine
-from data.tables import attribution, column_selection, contract, item_vectors, title_vectors
+from data.tables import (
+    attribution,
+    column_selection,
+    contract,
+    forgotten_users,
+    item_vectors,
+    title_vectors,
+)
 from data.tables.headers import check_headers
 from data.tables.item_vectors import VectorColumn
 from models.constants import SECONDS_PER_DAY
@@ -36,6 +43,7 @@ class PrepareInputs:
     source: Any  # module of data/sources
     files: dict[str, TableFile]  # canonical table → where it lies
     outcomes: OutcomeSpec  # the further labels that the tasks name, and what slates leave out
+    forgotten: list[str]  # ids of the users that are dropped (`data.forget`)
 
     @property
     def ignored_columns(self) -> list[str]:
@@ -47,9 +55,13 @@ class PrepareInputs:
         return list(dict.fromkeys([*contract.EVENT_KINDS, *labels.label_event_kinds(self.outcomes.labels)]))
 
     def key_settings(self) -> dict[str, Any]:
-        """The settings of `data` that change the result, the further labels where there are some, and what
-        slates leave out."""
-        named = {"labels": [list(spec) for spec in self.outcomes.labels]} if self.outcomes.labels else {}
+        """The settings of `data` that change the result, the further labels where there are some, what
+        slates leave out, and the users who are dropped."""
+        named: dict[str, Any] = {}
+        if self.outcomes.labels:
+            named["labels"] = [list(spec) for spec in self.outcomes.labels]
+        if self.forgotten:
+            named["forgotten"] = self.forgotten
         return self.data | named | {"exclusion": self.outcomes.exclusion.settings}
 
     def hash_files(self) -> dict[str, str]:
@@ -65,6 +77,7 @@ class ReadTables(NamedTuple):
     join_counts: dict[str, dict[str, int]] | None  # rows of an impression log by kind and join state
     vectors: list[VectorColumn]  # of items
     unread_vectors: dict[str, str]  # column → why it is not read
+    n_forgotten: int  # rows of users that `data.forget` names
 
 
 def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
@@ -81,7 +94,8 @@ def resolve_inputs(cfg: Mapping[str, Any]) -> PrepareInputs:
     features = {name: value for name, value in config["features"].items() if name not in RANKER_SETTINGS}
     title_vectors.title_dim(features)  # raises at once where the model of titles is missing
     outcomes = OutcomeSpec(labels.wanted_labels(config), read_exclusion(config.get("slate")))
-    return PrepareInputs(data, features, config.get("prepare", {}), source, files, outcomes)
+    forgotten = forgotten_users.forgotten_users(data.get("forget"))
+    return PrepareInputs(data, features, config.get("prepare", {}), source, files, outcomes, forgotten)
 
 
 def read_headers(cfg: Mapping[str, Any]) -> dict[str, list[str]] | None:
@@ -115,6 +129,7 @@ def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
     for name in ("orders", "events"):
         if log_end is not None and name in tables:
             tables[name] = filter_known_before(tables[name], log_end)
+    tables, n_forgotten = forgotten_users.drop_users(con, tables, inputs.forgotten)
     if source.table_files(data) != files:
         raise DataError("input files changed while they were read; prepare again")
     join_counts = None
@@ -122,7 +137,7 @@ def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
         tables["events"], join_counts = _attribute_feedback(con, tables, inputs)
     unread = dict.fromkeys(ignored, column_selection.IGNORED)
     unread |= dict.fromkeys(set(read_names) - {v.name for v in vectors}, column_selection.EMPTY)
-    return ReadTables(raw, tables, join_counts, vectors, unread)
+    return ReadTables(raw, tables, join_counts, vectors, unread, n_forgotten)
 
 
 def _conform_all(raw: dict[str, ir.Table], files: dict[str, TableFile]) -> dict[str, ir.Table]:

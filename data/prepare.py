@@ -52,7 +52,7 @@ STEPS = (
     "hash", "read", "check", "encode", "features", "snapshots", *table_steps(),
     "examples", "user histories",
 )  # fmt: skip
-UNHASHED_SETTINGS = ("root", "files", "url", "tables", "refresh")  # of `data`: where rows come from
+UNHASHED_SETTINGS = ("root", "files", "url", "tables", "refresh", "forget")  # of `data`: where rows come from
 
 
 def prepare(cfg: Mapping[str, Any]) -> Path:
@@ -102,6 +102,8 @@ def last_order_time(cfg: Mapping[str, Any]) -> int:
     with tempfile.TemporaryDirectory() as scratch, engine.connect(inputs.engine, Path(scratch)) as con:
         raw = source.read_tables(con, data)["orders"]
         orders = contract.conform(raw, "orders", inputs.files["orders"])
+        if inputs.forgotten:
+            orders = orders.filter(~orders.user_id.isin(inputs.forgotten).fill_null(False))
         log_end = splits.parse_timestamp(data.get("until"), "until")
         if log_end is not None:
             orders = filter_known_before(orders, log_end)

@@ -8,6 +8,7 @@ from data.tables.column_selection import UnreadColumns
 
 FURTHER_COUNTS = {  # key of `counts` → its words, where there are any
     "guest_orders": "orders of guests",
+    "forgotten": "rows of forgotten users dropped",
     "returns": "returns",
     "rejected": "rejected",
     "repeated": "repeated rows, counted once",

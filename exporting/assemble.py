@@ -24,7 +24,12 @@ from exporting.bundle import (
     write_items,
 )
 from exporting.exportable_run import ExportableRun, ExportError
-from exporting.golden_requests import SampledCheckouts, sample_requests, select_golden_requests
+from exporting.golden_requests import (
+    SampledCheckouts,
+    sample_requests,
+    select_golden_requests,
+    synthetic_requests,
+)
 from exporting.index.build import RECALL_AT, SearchMetrics, read_shards
 from exporting.item_tower import save_item_tower
 from exporting.lowering import lower_modules, save_torchscript
@@ -86,13 +91,15 @@ def assemble_bundle(
         with timed_step("golden requests"):
             checkouts = sample_requests(run, ("test", "validation"), settings.verify.checkouts)
             count = settings.verify.golden  # the clearest of five times as many
-            golden = select_golden_requests(run, modules, index, checkouts.head(5 * count), objective, count)
+            drawn = synthetic_requests(run, checkouts, 5 * count)
+            golden = select_golden_requests(run, modules, index, drawn, objective, count)
             write_arrow(golden, folder / "golden.arrow")
         with timed_step("verification"):
             manifest = build_manifest(run, folder, objective, built.manifest_entry, export_record)
             manifest |= live_item_entries(run, n_spare)
             manifest["dims"]["spare"] = n_spare  # of the items, the last
             _verify(run, folder, manifest, checkouts, built.metrics)
+            manifest["export"]["golden_requests"] = "drawn"  # not of shoppers, as in earlier releases
             manifest["export"]["seconds"] = round(time.perf_counter() - started, 1)
             write_bundle_manifest(manifest, folder)
         before_publish(folder)

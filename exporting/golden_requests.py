@@ -1,4 +1,4 @@
-"""Sampled checkouts as raw requests, and the slates that the eager modules give to them."""
+"""Checkouts as raw requests, real and drawn ones, and the slates that the eager modules give to them."""
 
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from exporting.exportable_run import (
     to_latest_queries,
 )
 from exporting.lowering import ServingModules
+from exporting.synthetic_checkouts import synthesize_checkouts
 from models.schema import Candidates, Catalog, Query
 from serving.checkout import HISTORY_KINDS, Checkout, Event, Line
 from serving.pipeline.eligibility import EligibleItems
@@ -39,14 +40,18 @@ class SampledCheckouts(NamedTuple):
     examples: pa.Table  # n rows
     requests: list[Checkout]  # n
 
-    def head(self, count: int) -> "SampledCheckouts":
-        """The first `count` of them."""
-        return SampledCheckouts(self.examples[:count], self.requests[:count])
-
 
 def sample_requests(run: ExportableRun, splits: tuple[str, ...], count: int) -> SampledCheckouts:
     """Up to `count` checkouts of `splits`, as `sample_checkouts` takes them."""
     examples = sample_checkouts(run, splits, count)
+    return SampledCheckouts(
+        examples, to_checkouts(examples, item_ids(run), run.schema.context, run.schema.profile)
+    )
+
+
+def synthetic_requests(run: ExportableRun, like: SampledCheckouts, count: int) -> SampledCheckouts:
+    """`count` checkouts that no shopper made (exporting/synthetic_checkouts.py)."""
+    examples = synthesize_checkouts(run, like.examples, count)
     return SampledCheckouts(
         examples, to_checkouts(examples, item_ids(run), run.schema.context, run.schema.profile)
     )

@@ -39,6 +39,24 @@ def write_atomically(path: Path, sync: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_abandoned_partials(folder: Path, pattern: str) -> None:
+    """Remove the temporary files that killed processes left (write_atomically)."""
+    for partial in folder.glob(pattern):
+        process = partial.name.split(".")[-2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            partial.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def lock_descriptor(fd: int) -> bool:
     """Lock an open file or folder (flock) until it is closed; False if it is locked already.
 

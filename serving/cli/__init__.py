@@ -1,5 +1,6 @@
 """The command `sextet`: a slate, the slates of a file, the vectors of items and users, filling a store and
-repairing it, live items, the HTTP service, going back, the copy of a published bundle, checking rules.
+repairing it, live items, the HTTP service, going back, the copy of a published bundle, checking rules,
+forgetting users.
 
 `python -m sextet` is the same command; in the repository it is `python -m serving`.
 """
@@ -13,6 +14,7 @@ from ..command_line import run
 from ..storage.bundle import BundleError
 from .batch import batch
 from .embeddings import embeddings
+from .forget import forget
 from .items import items
 from .load import load
 from .pull import pull
@@ -22,7 +24,7 @@ from .rules import rules
 from .serve import serve
 from .store import store
 
-COMMANDS = (recommend, batch, embeddings, load, store, items, serve, rollback, pull, rules)
+COMMANDS = (recommend, batch, embeddings, load, store, items, serve, rollback, pull, rules, forget)
 ERRORS = (BundleError, OSError, ValueError, ImportError, pa.ArrowException)
 RENAMED_COMMANDS = {"http": "serve"}
 

@@ -151,6 +151,10 @@ class ImpressionLog:
         """Writes that failed; their records are written again."""
         return self._flush_failures + self._finish_failures
 
+    def finish_file(self) -> None:
+        """Finish the present file soon, with all records that were logged before this call. Does not wait."""
+        self._finish_now.set()
+
     def close(self) -> None:
         """Write all records and finish the file; later calls are dropped.
 
@@ -175,6 +179,7 @@ class ImpressionLog:
         # Between the last call and `close`, which a signal handler may run in the middle of a call.
         self._lock: threading.RLock = threading.RLock()
         self._stop: threading.Event = threading.Event()
+        self._finish_now: threading.Event = threading.Event()
         self._full_journals: deque[Journal] = deque()
         self._last_warning_time = -math.inf
         self._writer: threading.Thread = self._thread("write", self._write_until_stopped)
@@ -204,8 +209,11 @@ class ImpressionLog:
     def _write_until_stopped(self) -> None:
         """The writer thread. No call wakes it: it writes all records of an interval together."""
         while not self._stop.wait(FLUSH_INTERVAL_S):
+            finish_now = self._finish_now.is_set()  # before the flush: it writes what was logged before
+            if finish_now:
+                self._finish_now.clear()
             self._flush()
-            self._rotate()
+            self._rotate(finish_now=finish_now)
         self._flush()
         self._lost_count += len(self._queue)
         self._queue.clear()
@@ -250,11 +258,12 @@ class ImpressionLog:
             self._journal = Journal.create(self.folder, SCHEMA)
         return self._journal
 
-    def _rotate(self, last: bool = False) -> None:
+    def _rotate(self, last: bool = False, finish_now: bool = False) -> None:
         """Hand a full or old journal to a thread of its own: the next journal must not wait for it."""
         if (journal := self._journal) is not None:
             age = time.monotonic() - journal.created_at
-            if last or journal.row_count >= self.rotate_rows or age >= self.rotate_seconds:
+            is_full = journal.row_count >= self.rotate_rows or age >= self.rotate_seconds
+            if is_full or last or finish_now:
                 self._journal = None
                 self._full_journals.append(journal)
         if self._full_journals and not last and not self._finisher.is_alive():

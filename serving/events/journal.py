@@ -146,6 +146,24 @@ class Journal:
                 yield pa.py_buffer(message)
 
 
+def read_journal(path: Path) -> list[pa.RecordBatch]:
+    """The whole batches of a journal, whoever owns it; none of one that is gone or has no schema yet."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return []
+    journal = Journal(path, fd)
+    try:
+        messages = journal._messages()
+        schema_message = next(messages, None)
+        if schema_message is None:
+            return []
+        schema = pa.ipc.read_schema(schema_message)
+        return [pa.ipc.read_record_batch(message, schema) for message in messages]
+    finally:
+        journal.release()
+
+
 def _try_own(fd: int) -> bool:
     """Lock the journal of `fd`; False where another process owns it or has finished it."""
     return lock_descriptor(fd) and os.fstat(fd).st_nlink > 0

@@ -14,6 +14,7 @@ from ..stores.base import Store
 from . import openapi_examples, orders
 from .answers import AliveOut, BundleOut, LoggedOut, ReadyOut, RecordedOut
 from .body import BodyReader
+from .forgetting import forget_user
 from .item_routes import add_item_routes
 from .middleware import RequestMiddleware
 from .openapi import add_document
@@ -167,6 +168,13 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
                 "arms": service.arm_versions(),
             }
         )
+
+    @app.delete(
+        "/v1/users/{user_id:path}", summary="Forget a user: store, log, caches, exported histories",
+        responses=openapi_examples.problem_responses(401, 422, 501),
+    )  # fmt: skip
+    async def forget(user_id: str) -> Response:
+        return await forget_user(user_id, service.settings, service.store, service.log, service.live)
 
     @app.get("/healthz", summary="Whether the process is alive", responses={200: {"model": AliveOut}})
     async def healthz() -> Response:

@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 from ..checkout import Checkout, Slate
 from ..resilience.loggable import loggable_message
@@ -29,6 +30,8 @@ class ImpressionWriter:
         self._queue: queue.Queue[tuple[Checkout, Slate, int] | None] = queue.Queue(queue_limit)
         self._thread = threading.Thread(target=self._write_queue, name="impressions", daemon=True)
         self._last_error_time = -ERROR_LOG_SECONDS
+        # Whether a user was forgotten at or after a time (Unix seconds): what waits from before is dropped.
+        self.is_forgotten: Callable[[str, float], bool] | None = None
         self.is_enabled = keeps_impressions(store)
         if self.is_enabled:
             self._thread.start()
@@ -55,6 +58,9 @@ class ImpressionWriter:
     def _write_queue(self) -> None:
         while (entry := self._queue.get()) is not None:
             try:
+                checkout, _, queued_at = entry
+                if self.is_forgotten is not None and self.is_forgotten(checkout.user_id or "", queued_at):
+                    continue
                 record_impressions(self._store, *entry)
                 self._metrics.store_impressions.labels("recorded").inc()
             except Exception as error:

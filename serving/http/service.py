@@ -22,9 +22,10 @@ from ..recommender import Recommender
 from ..resilience.admission import AdmissionController, Overloaded
 from ..resilience.deadline import error_message
 from ..stores.base import Store
-from ..stores.uri import open_live_state
-from .backends import live_state_uri, open_service_store
+from ..stores.uri import live_state_uri, open_live_state
+from .backends import open_service_store
 from .body import JSON_MEDIA_TYPE
+from .forgetting import ForgottenUsers
 from .health import HealthMonitor
 from .impression_writer import ImpressionWriter
 from .item_updates import ItemUpdates
@@ -35,7 +36,8 @@ from .middleware import logger
 from .problems import unavailable_error
 from .recording import EventRecorder
 from .request_context import current_request
-from .rule_book import TOPIC, RuleBook
+from .rule_book import TOPIC as RULES_TOPIC
+from .rule_book import RuleBook
 from .schema import (
     RecommendationIn,
     parse_body,
@@ -105,15 +107,21 @@ class Service:
             settings.impressions == "viewed",
         )  # fmt: skip
         self.impression_writer = ImpressionWriter(self.store, self.metrics, settings.queue_limit)
+        self.forgotten_users = (
+            None
+            if self.live is None
+            else ForgottenUsers(settings, self.live, self.bundle_watcher, self.log, self.impression_writer)
+        )
         self.health = HealthMonitor(self.store, self.log, self.metrics)
         self._current_version: str | None = None
 
     def start(self) -> None:
         """Follow the live state, the bundle, and the health of store and log; take the process's metrics."""
         self.health.start()
-        if self.live is not None:
+        if self.live is not None and self.forgotten_users is not None:
             self.live.start()
-            self.live.subscribe(TOPIC, self.rules.apply)
+            self.live.subscribe(RULES_TOPIC, self.rules.apply)
+            self.forgotten_users.start()
         self.rules.start()
         self.bundle_watcher.start()
         self.metrics.process.start(lambda: self.bundle_watcher.recommender, self.settings.threads)
@@ -273,8 +281,9 @@ class Service:
         self.metrics.process.close()
         self.health.close()
         closing = {"bundle": self.bundle_watcher.close, "rules": self.rules.close, "store": self._close_store}
-        if self.live is not None:
+        if self.live is not None and self.forgotten_users is not None:
             closing["live state"] = self.live.close
+            closing["forgotten users"] = self.forgotten_users.close
         if self.log is not None:
             closing["log"] = self.log.close
         if self.tracer is not None:

@@ -133,6 +133,21 @@ def push_version(root: Path, version: str) -> None:
     set_remote_version(root, version)
 
 
+def pull_store(root: Path) -> None:
+    """Copy `store.arrow` if it is another one there. Raises RemoteError."""
+    with lock_file(root / LOCK_FILE):
+        _download_store(_remote(root), root)
+
+
+def push_store(root: Path) -> None:
+    """Replace the remote `store.arrow` by the local one. Raises RemoteError."""
+    with lock_file(root / LOCK_FILE):
+        remote = _remote(root)
+        remote.upload(root, [STORE_FILE])
+        uploaded = remote.list_files()[STORE_FILE]
+        os.utime(root / STORE_FILE, (uploaded.modified, uploaded.modified))  # they are the same
+
+
 def set_remote_version(root: Path, version: str) -> None:
     """Let the remote `current` name a version that is there. Raises RemoteError."""
     _remote(root).write_text(CURRENT, version)

@@ -45,7 +45,7 @@ class ArrowStore:
     def __init__(self, batches: Sequence[pa.RecordBatch], path: str) -> None:
         self._batches = [_UserBatch(batch) for batch in batches if batch.num_rows]
         self._first_user_ids = [batch.user_ids.bytes_at(0) for batch in self._batches]
-        self._path = path
+        self.path = path
 
     @classmethod
     def open(cls, path: str | Path) -> "ArrowStore":
@@ -118,8 +118,8 @@ class ArrowStore:
 
     def _read_only_error(self) -> ValueError:
         return ValueError(
-            f"{self._path} is read-only, it was exported. To do: python -m {PACKAGE} load --store URI"
-            f" --from {self._path}, and serve with that store"
+            f"{self.path} is read-only, it was exported. To do: python -m {PACKAGE} load --store URI"
+            f" --from {self.path}, and serve with that store"
         )
 
 

@@ -3,7 +3,7 @@
     topic      key                        value
     rules      name of a rule             JSON
     items      field and item id          JSON
-    forgotten  hash of a user's id        JSON
+    forgotten  random text                JSON: hashes of users' ids
 
 An entry has a sequence number, which counts up with every write, so that a reader asks only for what is new.
 The state lies in an SQLite file (any number of processes of one machine) or on a Valkey or Redis server.
@@ -111,6 +111,7 @@ class SQLiteLiveState:
         try:
             connection = sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
             try:
+                connection.execute("PRAGMA secure_delete = ON")  # no old value stays in the file
                 yield connection
             finally:
                 connection.close()

@@ -33,6 +33,7 @@ from .chunks import (
     unpack,
     unpack_order,
 )
+from .forgetting import delete_sqlite_users
 from .impressions import MAX_SLATES, ShownSlate, pack_slate, part_readable_slates, unpack_slates
 from .orders import OrderChange
 from .quarantine import CorruptHistoryError, DamagedUser
@@ -163,6 +164,11 @@ class EmbeddedStore:
         """Delete a user's quarantined records."""
         with self._transaction() as connection:
             return connection.execute("DELETE FROM quarantine WHERE user = ?", [user_id.encode()]).rowcount
+
+    def forget(self, user_ids: Sequence[str]) -> int:
+        """Delete users and write the file anew. Other writers wait as long as that takes."""
+        with self.file.translate_errors():
+            return delete_sqlite_users(self.path, user_ids)
 
     def check(self) -> None:
         """Raises OSError if the file was removed; opens the one that replaced it. Takes microseconds."""

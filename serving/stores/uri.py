@@ -12,11 +12,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..storage.bundle import MANIFEST
+from ..storage.bundle_mirror import is_mirror
 from .arrow import ArrowStore
 from .base import MAX_EVENTS, READ_TIMEOUT, TTL, WRITE_TIMEOUT, Store
 from .live_state import LiveState, SQLiteLiveState
 from .sqlite import EmbeddedStore
 
+LIVE_STATE_FILE = "live.sqlite"  # in a bundle root
 STORE_METHODS = ("get", "append", "append_many", "close")
 
 
@@ -101,3 +104,24 @@ def exported_store_path(bundle: Path) -> Path | None:
     """The `store.arrow` of a bundle root, which may be given by one of its version folders."""
     files = (bundle / "store.arrow", bundle.parent / "store.arrow")
     return next((file for file in files if file.is_file()), None)
+
+
+def bundle_root(bundle: Path) -> Path:
+    """The bundle root, which may be given by one of its version folders."""
+    return bundle.parent if (bundle / MANIFEST).is_file() else bundle
+
+
+def live_state_uri(live: str | None, store: str | None, bundle: Path) -> str | None:
+    """Where the live state lies: `live` if given, else the store, else a file in the bundle root.
+
+    None where neither can hold one: a store of an own class, with a bundle root behind a URI. Hosts that copy
+    such a root would not share the file.
+    """
+    if live is not None:
+        return live
+    scheme, separator, _ = (store or "").partition("://")
+    is_own_class = separator and "." in scheme
+    if store is not None and not store.endswith(".arrow") and not is_own_class:
+        return store
+    root = bundle_root(bundle)
+    return None if is_mirror(root) else str(root / LIVE_STATE_FILE)

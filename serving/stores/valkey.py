@@ -30,6 +30,7 @@ from .base import (
     history_from_events,
 )
 from .chunks import (
+    BULK_BATCH_USERS,
     MAX_CHUNKS,
     merge,
     pack,
@@ -54,6 +55,7 @@ KEY_PREFIX = b"sextet:"
 # No id of a user under KEY_PREFIX gives such keys.
 IMPRESSIONS_PREFIX, QUARANTINE_PREFIX = b"sextet-impressions:", b"sextet-quarantine:"
 RECORDS = {KEY_PREFIX: part_readable, IMPRESSIONS_PREFIX: part_readable_slates}  # how to read them
+USER_PREFIXES = (KEY_PREFIX, IMPRESSIONS_PREFIX, QUARANTINE_PREFIX)  # of all that is kept of a user
 SCAN_KEYS = 1000  # of a round trip that looks for users
 MAX_ATTEMPTS = 5  # at a move while others write
 
@@ -130,6 +132,15 @@ class ValkeyStore:
             if self.ttl is not None:
                 pipe.expire(key, self.ttl)
             pipe.execute()
+
+    def forget(self, user_ids: Sequence[str]) -> int:
+        """Delete the keys of users. The server's own files lose them when it writes these anew."""
+        keys = [_key(user_id, prefix) for user_id in user_ids for prefix in USER_PREFIXES]
+        n_deleted = 0
+        for first in range(0, len(keys), BULK_BATCH_USERS):
+            with self._translate_errors("(forgotten)"):
+                n_deleted += int(self._writer.delete(*keys[first : first + BULK_BATCH_USERS]))
+        return n_deleted
 
     def set_aside(self, user_id: str) -> int:
         """Move a user's damaged records, or a key of another type, to the quarantine, each key at once."""

@@ -1,0 +1,1 @@
+"""Forgetting users: stores, logs, exported histories and running workers."""

@@ -1,0 +1,85 @@
+"""Announcements of forgotten users in the live state, which running workers follow (http/forgetting.py).
+
+    topic forgotten   key: random text   value: {"at": Unix seconds, "users": [hashes of their ids]}
+
+A hash is keyed with the entry's random text, so neither two entries nor a table of hashes can be matched. Who
+has a list of ids can still compute which of them an entry means: the hashes are personal data, and the value
+is removed after LIFETIME_S. The random text stays, so that readers learn of the removal.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from secrets import token_hex
+
+from ..stores.live_state import Change, LiveState, read_entries
+
+TOPIC = "forgotten"
+LIFETIME_S = 3600.0  # a worker that cannot read the live state for longer keeps its caches until a restart
+HASH_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """Users that are forgotten.
+
+    Args:
+        at: Unix seconds; what was recorded before belongs to the past.
+        hashes: of the users' ids, keyed with `key`.
+    """
+
+    key: str
+    at: float
+    hashes: frozenset[str]
+
+    def includes(self, user_id: str) -> bool:
+        """Whether the user is one of them."""
+        return _hash(user_id, self.key) in self.hashes
+
+    def is_over(self, now: float) -> bool:
+        """Whether it has reached all workers, by its age."""
+        return now >= self.at + LIFETIME_S
+
+    def to_change(self) -> Change:
+        """The entry of the live state."""
+        value = json.dumps({"at": self.at, "users": sorted(self.hashes)})
+        return Change(TOPIC, self.key, value.encode())
+
+
+def new_announcement(user_ids: Iterable[str], now: float | None = None) -> Announcement:
+    """An announcement with a random key."""
+    key = token_hex(8)
+    hashes = frozenset(_hash(user_id, key) for user_id in user_ids)
+    return Announcement(key, time.time() if now is None else now, hashes)
+
+
+def parse_announcement(change: Change) -> Announcement | None:
+    """The announcement of an entry; None for a removed one. Raises ValueError for another value."""
+    if change.value is None:
+        return None
+    try:
+        content = json.loads(change.value)
+        return Announcement(change.key, float(content["at"]), frozenset(content["users"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"live state: {TOPIC} {change.key}: no announcement: {error}") from error
+
+
+def removals(announcements: Iterable[Announcement], now: float | None = None) -> list[Change]:
+    """The changes that remove the announcements that are over."""
+    now = time.time() if now is None else now
+    return [Change(TOPIC, each.key, None) for each in announcements if each.is_over(now)]
+
+
+def remove_old_announcements(state: LiveState) -> None:
+    """Remove the announcements that are over. Raises OSError."""
+    entries: Sequence[Change] = [Change(TOPIC, k, value) for k, value in read_entries(state, TOPIC).items()]
+    announcements = [each for entry in entries if (each := parse_announcement(entry)) is not None]
+    if changes := removals(announcements):
+        state.write(changes)
+
+
+def _hash(user_id: str, key: str) -> str:
+    text = user_id.encode(errors="surrogatepass")
+    return blake2b(text, digest_size=HASH_BYTES, key=key.encode()).hexdigest()
