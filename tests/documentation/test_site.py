@@ -9,6 +9,7 @@ import yaml
 from documentation.markdown import DOCS, ROOT, github_lists, inline_pictures, site_links
 from documentation.pictures.drawings import DRAWINGS
 from documentation.reference.pages import REFERENCE_PAGES
+from tests.storefront.browser import CHROMIUM, DRIVER, Browser
 
 
 def navigation_files() -> list[str]:
@@ -94,3 +95,21 @@ def test_the_site_builds_without_a_warning_and_needs_no_other_host(
     assert (tmp_path / "search" / "search_index.js").is_file()
     for name in REFERENCE_PAGES:
         assert (tmp_path / "reference" / f"{name}.html").is_file()
+    if CHROMIUM and DRIVER:
+        check_search(tmp_path)
+
+
+def check_search(site: Path) -> None:
+    """Search in a browser, from the folder: it finds pages and asks no other host."""
+    browser = Browser()
+    try:
+        browser.driver.get(f"file://{site}/tutorials/own_shop.html")
+        browser.driver.find_element("css selector", "input[name=query]").send_keys("frequency cap")
+        browser.until(
+            lambda: "Operating the service" in " ".join(browser.texts(".md-search-result__article"))
+        )
+        assert browser.complaints() == []
+        loaded: list[str] = browser.run("return performance.getEntriesByType('resource').map((e) => e.name)")
+        assert [url for url in loaded if url.startswith("http")] == []
+    finally:
+        browser.driver.quit()
