@@ -14,8 +14,9 @@ from pathlib import Path
 from documentation.markdown import DOCS
 from serving.command_line import option, run
 
-WINDOW = (1180, 900)  # pixels
+WINDOW = (1180, 850)  # pixels, of which the browser takes some
 WAIT_SECONDS = 30
+SCROLL_TO_SLATE = "scrollTo(0, document.querySelector('#slate').getBoundingClientRect().top + scrollY - 80)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,8 @@ def take_picture(address: str, household: str, file: Path) -> None:
         wait.until(lambda d: d.find_element(By.CSS_SELECTOR, "#pay").is_enabled())
         driver.find_element(By.CSS_SELECTOR, "#pay").click()
         wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "#slate .card")) == 6)
-        driver.execute_script("document.querySelector('#slate').scrollIntoView({block: 'center'})")
+        driver.execute_script(SCROLL_TO_SLATE)
+        wait.until(lambda d: d.execute_script("return document.getAnimations().length === 0"))
         driver.save_screenshot(str(file))
     finally:
         driver.quit()
