@@ -76,7 +76,7 @@ def _run_call(file: Path) -> tuple[str, list[str]] | None:
 
 def _options(command: Callable[..., int]) -> type:
     (options,) = (hint for name, hint in get_type_hints(command).items() if name != "return")
-    return options  # type: ignore[no-any-return]
+    return options
 
 
 def _section(command: Command) -> str:

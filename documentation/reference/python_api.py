@@ -29,7 +29,11 @@ def serving_package() -> griffe.Module:
 def public_names() -> dict[str, Any]:
     """The object of every name in `serving.__all__`."""
     package = serving_package()
-    places = {name: alias.target_path for name, alias in package.members.items() if alias.is_alias}
+    places = {
+        name: member.target_path
+        for name, member in package.members.items()
+        if isinstance(member, griffe.Alias)
+    }
     names = [str(name).strip("'\"") for name in package.exports or []]
     return {name: package[places[name].removeprefix("serving.")] for name in sorted(names)}
 

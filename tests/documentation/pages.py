@@ -58,7 +58,7 @@ def clone(folder: Path) -> Path:
 
 
 class PageRunner:
-    """Runs the blocks of pages in a folder, in order. A service runs until the next one, or the end."""
+    """Runs the blocks of pages in a folder, in order. A service runs until the next, or its page ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,6 +77,7 @@ class PageRunner:
             elif block.language == "bash":
                 for line in command_lines(block.text):
                     self._run_line(line)
+        self.close()
 
     def close(self) -> None:
         """Stop the service, if one runs."""

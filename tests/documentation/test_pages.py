@@ -108,3 +108,16 @@ def test_the_tutorials_run_one_after_the_other(runner: PageRunner) -> None:
     bundle = runner.folder / "bundle" / "current"
     assert bundle.is_dir()
     assert (runner.folder / "reports" / "experiment.html").is_file()
+
+
+@pytest.mark.slow
+def test_settings_of_the_common_commands_are_accepted() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    lines = re.findall(r"^\.venv/bin/python ((?:train|export|retrain)\.py [^#\n]*)", text, re.MULTILINE)
+    checked = 0
+    for line in lines:
+        script, *words = shlex.split(line)
+        if not any(word in ("-m", "update") or "<" in word for word in words):
+            compose_config(script.removesuffix(".py"), [word for word in words if "=" in word])
+            checked += 1
+    assert checked > 8
