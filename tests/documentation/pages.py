@@ -90,7 +90,7 @@ class PageRunner:
         if " serving serve " in line:
             self._start_service(line)
             return
-        if re.search(r"/train\.py\b(?!.*stage=check)", line):
+        if re.search(r"\btrain\.py\b(?!.*stage=check)", line):
             line += "".join(f" {each}" for each in SMALL if each.split("=")[0] + "=" not in line)
         if re.match(r"make (\w|-)+$", line):
             line = line.replace("make ", "make -n ", 1)  # the target exists; the page has its commands
