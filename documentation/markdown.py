@@ -15,6 +15,8 @@ IMAGE = re.compile(r"(!\[[^\]]*\]\()([^)\s]+)(\))")
 DARK_SYSTEM = re.compile(
     r"@media \(prefers-color-scheme: dark\) \{ (.*?\}) \}", re.DOTALL
 )  # in a picture's style
+TABLE_ROW = re.compile(r"^\|.*$", re.MULTILINE)
+CODE = re.compile(r"`[^`\n]+`")
 LIST_ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 
 
@@ -87,6 +89,15 @@ def github_lists(text: str) -> str:
                 lines.append("")
             lines.append(line)
         return "\n".join(lines)
+
+    return outside_fences(text, change)
+
+
+def table_bars(text: str) -> str:
+    """The page without backslashes before the bars of code in tables, which Python-Markdown would show."""
+
+    def change(prose: str) -> str:
+        return TABLE_ROW.sub(lambda row: CODE.sub(lambda span: span[0].replace("\\|", "|"), row[0]), prose)
 
     return outside_fences(text, change)
 

@@ -11,7 +11,15 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 
-from documentation.markdown import DOCS, ROOT, ROOT_PAGES, github_lists, inline_pictures, site_links
+from documentation.markdown import (
+    DOCS,
+    ROOT,
+    ROOT_PAGES,
+    github_lists,
+    inline_pictures,
+    site_links,
+    table_bars,
+)
 from documentation.reference.pages import REFERENCE_PAGES, reference_table
 
 HOME, INDEX_PAGE, INDEX_ADDRESS = "README.md", "index.md", "retrieval_index.html"
@@ -59,7 +67,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = name if name in ROOT_PAGES else str(PurePosixPath("docs") / name)
     if page.file.generated_by and name not in ROOT_PAGES:
         return markdown
-    return github_lists(site_links(inline_pictures(markdown, source), source))
+    return table_bars(github_lists(site_links(inline_pictures(markdown, source), source)))
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

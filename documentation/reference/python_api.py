@@ -1,5 +1,6 @@
 """The page of serving's Python API, from signatures and docstrings; no module is imported."""
 
+import re
 from collections.abc import Collection
 from functools import cache
 from typing import Any
@@ -9,6 +10,7 @@ import griffe
 from documentation.markdown import ROOT
 from documentation.reference.tables import cell, code, table
 
+FACTORY = re.compile(r"field\(default_factory=(\w+)\)")
 INTRODUCTION = """# Python
 
 The names that `from serving import …` has, or `from sextet import …` where the wheel is installed: classes,
@@ -50,8 +52,10 @@ def _section(name: str, described: Any) -> str:
     fields = _fields(described)
     lines.append(_text(described, without={each[0] for each in fields}))
     if fields:
+        n_columns = 4 if any(each[3] for each in fields) else 3  # a small class explains its fields at once
         rows = [[code(field), code(hint), code(default), cell(text)] for field, hint, default, text in fields]
-        lines.append(table(("field", "type", "default", "meaning"), rows))
+        head = ("field", "type", "default", "meaning")
+        lines.append(table(head[:n_columns], [row[:n_columns] for row in rows]))
     for method in described.functions.values():
         if not method.name.startswith("_"):
             lines += [f"### {name}.{method.name}\n", _signature(method), _text(method)]
@@ -63,7 +67,7 @@ def _fields(described: Any) -> list[tuple[str, str, str, str]]:
     meanings = _meanings(described)
     if "dataclass" in described.labels:
         parameters = [
-            (each.name, each.annotation, each.value)
+            (each.name, each.annotation, FACTORY.sub(r"\1()", str(each.value)) if each.value else None)
             for each in described.attributes.values()
             if not each.name.startswith("_") and each.annotation and "property" not in each.labels
         ]

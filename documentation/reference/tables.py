@@ -9,8 +9,8 @@ def cell(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """The text as code in a cell; empty for an empty text."""
-    return f"`{cell(text)}`" if str(text) else ""
+    """The text as code in a cell, where a bar needs no backslash; empty for an empty text."""
+    return f"`{' '.join(str(text).split())}`" if str(text) else ""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,6 +10,7 @@ from prometheus_client import generate_latest
 
 import serving
 from data.tables.contract import TABLES
+from documentation.markdown import CODE
 from documentation.reference.commands import all_commands, option_name
 from documentation.reference.config_comments import read_config_file
 from documentation.reference.config_keys import WHOLE_CONFIG, group_of, value_range
@@ -21,6 +22,8 @@ from serving.http.metrics import ServiceMetrics
 from tests.end_to_end.commands import ROOT
 from training.config_files import CONFIG_DIR
 
+BAR = "\0"  # stands for a bar inside code
+
 
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
@@ -29,8 +32,9 @@ def pages() -> dict[str, str]:
 
 def table_rows(page: str) -> dict[str, list[str]]:
     """First cell → the other cells of every row of a page's tables."""
-    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
-    return {row[0].strip("`"): row[1:] for row in rows}
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    rows = [CODE.sub(lambda span: span[0].replace("|", BAR), line).strip("| ").split(" | ") for line in lines]
+    return {row[0].strip("`"): [each.replace(BAR, "|") for each in row[1:]] for row in rows}
 
 
 def leaf_paths(values: Any, path: str = "") -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from documentation.markdown import DOCS, ROOT, github_lists, inline_pictures, site_links
+from documentation.markdown import DOCS, ROOT, github_lists, inline_pictures, site_links, table_bars
 from documentation.pictures.drawings import DRAWINGS
 from documentation.reference.pages import REFERENCE_PAGES
 from tests.storefront.browser import CHROMIUM, DRIVER, Browser
@@ -38,6 +38,10 @@ def test_fences_stay_as_they_are() -> None:
 
 def test_nested_lists_have_four_spaces() -> None:
     assert github_lists("1. one\n   - two\n") == "1. one\n    - two\n"
+
+
+def test_bars_of_code_in_tables_lose_their_backslash() -> None:
+    assert table_bars("| `a \\| b` | c \\| d |\n`e \\| f`\n") == "| `a | b` | c \\| d |\n`e \\| f`\n"
 
 
 def test_a_picture_follows_the_mode_of_the_site() -> None:
