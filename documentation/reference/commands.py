@@ -84,10 +84,15 @@ def _section(command: Command) -> str:
     lines = [f"## {command.call}\n", summary + "\n"]
     if rest:
         lines.append(f"```\n{rest.replace('%(prog)s', command.call)}\n```\n")
-    rows = [_row(spec) for spec in fields(command.options)]
+    rows = [_row(spec) for spec in option_fields(command.options)]
     if rows:
         lines.append(table(("option", "default", "meaning"), rows))
     return "\n".join(lines)
+
+
+def option_fields(options: type) -> list[Field[Any]]:
+    """The fields of a dataclass of options that a user may set."""
+    return [spec for spec in fields(options) if "help" in spec.metadata]
 
 
 def _row(spec: Field[Any]) -> list[str]:

@@ -14,16 +14,14 @@ A histogram has the series `…_bucket`, `…_sum` and `…_count`. Every worker
 
 def service_metrics() -> list[tuple[str, str, tuple[str, ...], str]]:
     """(name as Prometheus stores it, type, labels, meaning) of every metric."""
-    from prometheus_client.metrics import MetricWrapperBase
-
     from serving.http.metrics import ServiceMetrics
 
     metrics = []
-    for metric in ServiceMetrics().registry._collector_to_names:
-        if isinstance(metric, MetricWrapperBase):
-            (family,) = metric.describe()
+    for collector in ServiceMetrics().registry._collector_to_names:
+        for family in getattr(collector, "describe", collector.collect)():
             name = f"{family.name}_total" if family.type == "counter" else family.name
-            metrics.append((name, family.type, tuple(metric._labelnames), family.documentation))
+            labels = tuple(getattr(collector, "_labelnames", ()))
+            metrics.append((name, family.type, labels, family.documentation))
     return sorted(metrics)
 
 

@@ -1,6 +1,5 @@
 """The generated reference lacks nothing that the source has."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from prometheus_client import generate_latest
 import serving
 from data.tables.contract import TABLES
 from documentation.markdown import CODE
-from documentation.reference.commands import all_commands, option_name
+from documentation.reference.commands import all_commands, option_fields, option_name
 from documentation.reference.config_comments import read_config_file
 from documentation.reference.config_keys import WHOLE_CONFIG, group_of, value_range
 from documentation.reference.http_routes import openapi_document
@@ -74,7 +73,7 @@ def test_every_option_of_every_command_has_a_row(pages: dict[str, str]) -> None:
     assert names <= set(sections)
     for command in all_commands():
         rows = table_rows(sections[command.call])
-        for spec in fields(command.options):
+        for spec in option_fields(command.options):
             assert cell(spec.metadata["help"]) in " | ".join(rows[option_name(spec)]), command.call
 
 
