@@ -62,6 +62,7 @@ class PageRunner:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.output = ""  # of all finished commands
         self._service: subprocess.Popen[bytes] | None = None
         self._port = 0
 
@@ -117,6 +118,7 @@ class PageRunner:
             command, cwd=self.folder, capture_output=True, text=True, timeout=HANG_SECONDS,
             env={**environment(), "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}"},
         )  # fmt: skip
+        self.output += finished.stdout
         assert finished.returncode == 0, f"{shown}\n{finished.stdout[-3000:]}\n{finished.stderr[-3000:]}"
 
 

@@ -104,6 +104,12 @@ def test_the_tutorials_run_one_after_the_other(runner: PageRunner) -> None:
     """The shop of `own_shop` is trained, served, tested and extended; README and demo use its tables."""
     for name in ("own_shop", "ab_test", "extension", "demo"):
         runner.run(TUTORIALS / f"{name}.md")
+        if name == "ab_test":  # the simulated log is the same everywhere
+            outputs = [
+                block.text for block in page_blocks(TUTORIALS / "ab_test.md") if block.language == "text"
+            ]
+            assert len(outputs) == 2
+            assert [text for text in outputs if text.strip() not in runner.output] == []
     runner.run(ROOT / "README.md")
     bundle = runner.folder / "bundle" / "current"
     assert bundle.is_dir()
