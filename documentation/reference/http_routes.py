@@ -11,8 +11,7 @@ from documentation.reference.tables import cell, code, table
 INTRODUCTION = """# HTTP routes
 
 The routes of `sextet serve`, with bodies, answers and errors. This page is generated from the service's
-OpenAPI document, which a running service has at `/openapi.json`; its page at `/docs` sends requests from
-the browser.
+OpenAPI document, which a running service has at `/openapi.json`, and as a page at `/docs`.
 
 Errors are `application/problem+json` (RFC 9457). Keys, deadlines and limits:
 [Operate the service](../operations.md).
