@@ -9,7 +9,7 @@ RUN := $(ENV)/bin/python
 STAMP := $(ENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo shop loop train export wheel leaderboard bench gpu-check test test-all lint format lock clean
+.PHONY: help env demo shop loop train export wheel leaderboard bench gpu-check docs docs-serve pictures test test-all lint format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,16 @@ bench: $(STAMP)  ## training speed against its bound and torch-rechub (writes re
 
 gpu-check: $(STAMP)  ## compare training on GPUs with training on the CPU
 	$(RUN) -m benchmarks.gpu_check
+
+docs: $(STAMP)  ## build the documentation site into artifacts/site
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	echo artifacts/site/index.html
+
+docs-serve: $(STAMP)  ## show the documentation site at http://127.0.0.1:8008
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs serve --dev-addr 127.0.0.1:8008
+
+pictures: $(STAMP)  ## draw the diagrams of the documentation (docs/pictures/*.svg)
+	$(RUN) -m documentation.pictures
 
 lint: $(STAMP)  ## ruff, mypy, lint-imports
 	$(ENV)/bin/ruff check .

@@ -49,7 +49,7 @@ def open_shop(options: ShopOptions) -> int:
         exported_store = exported_store_path(options.bundle)
         store = rebuild_store(options.data_dir / "store.db", exported_store)
         log = options.data_dir / "events"
-        settings = Settings(options.bundle, str(store), log, experiments=options.experiments)
+        settings = Settings(options.bundle, str(store), log=log, experiments=options.experiments)
         app_factory = partial(create_shop_app, settings, exported_store)
         with suppress(KeyboardInterrupt):
             server.serve(app_factory, "127.0.0.1", options.port, workers=1)

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "benchmarks", "data", "evaluation", "experimentation", "exporting", "models", "operations", "reporting",
+    "benchmarks", "data", "documentation", "evaluation", "experimentation", "exporting", "models", "operations", "reporting",
     "serving", "simulation", "storefront", "training",
 )  # fmt: skip
 FILES = sorted([*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])

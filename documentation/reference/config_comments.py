@@ -1,0 +1,90 @@
+"""The keys of a config file with their defaults and comments."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+
+class ConfigKey(NamedTuple):
+    """A key of a config file: its dotted path in the file, the default as it is written, and its comment."""
+
+    path: str
+    default: str
+    comment: str
+
+
+class ConfigFile(NamedTuple):
+    """A config file: its head comment, where its keys stand in the config (`# @package`), and the keys."""
+
+    head: str
+    package: str | None
+    keys: list[ConfigKey]
+
+
+def read_config_file(file: Path) -> ConfigFile:
+    """The keys of a config file, in order, without Hydra's own.
+
+    A comment of a key stands at the end of its line and goes on in the comment lines below it. A mapping in
+    one line gives each of its keys the comment of the line.
+    """
+    text = file.read_text()
+    lines = text.split("\n")
+    first_key = next((n for n, line in enumerate(lines) if line and not line.startswith("#")), len(lines))
+    head = [line.lstrip("# ").rstrip() for line in lines[:first_key] if line.startswith("#")]
+    package = next((line.split()[-1] for line in head if line.startswith("@package")), None)
+    root = yaml.compose(text)
+    keys = [
+        ConfigKey(path, _written(node, text), _comment(lines, line))
+        for path, node, line in _leaves(root, "")
+        if not path.startswith(("defaults", "hydra"))
+    ]
+    return ConfigFile("\n".join(line for line in head if not line.startswith("@package")), package, keys)
+
+
+def _leaves(node: yaml.Node, path: str) -> Iterator[tuple[str, yaml.Node, int]]:
+    """(dotted path, value, line of the key) of every leaf. An empty mapping is a leaf."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        name = f"{path}.{key.value}" if path else key.value
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from _leaves(value, name)
+        else:
+            yield name, value, key.start_mark.line
+
+
+def _written(node: yaml.Node, text: str) -> str:
+    """The value as the file writes it."""
+    return text[node.start_mark.index : node.end_mark.index].strip()
+
+
+def _comment(lines: list[str], number: int) -> str:
+    """The comment of a line, with the comment lines that continue it, or those above a line without one.
+
+    A comment that names several keys stands at the end of their mapping, which may be a later line.
+    """
+    match = re.search(r"\s#\s(.*)$", lines[number])
+    if match is None:
+        above = number - 1
+        words: list[str] = []
+        while above >= 0 and re.match(r"\s+#", lines[above]):
+            words.insert(0, lines[above].strip().lstrip("# "))
+            above -= 1
+        return " ".join(words) if _starts_block(lines, above + 1) else ""
+    words = [match[1].strip()]
+    column = match.start()
+    for line in lines[number + 1 :]:
+        continued = re.match(r"(\s*)#\s(.*)$", line)
+        if continued is None or len(continued[1]) < min(column, 10):
+            break
+        words.append(continued[2].strip())
+    return " ".join(words)
+
+
+def _starts_block(lines: list[str], number: int) -> bool:
+    """Whether the comment lines from `number` on belong to what follows, not to the line above."""
+    indent = len(lines[number]) - len(lines[number].lstrip())
+    return number == 0 or indent < 10

@@ -1,0 +1,86 @@
+"""`python -m documentation.shop_picture`: draw the example shop after a checkout, with a real browser.
+
+It needs a bundle of The Complete Journey (`make demo`) and a browser: apt install chromium chromium-driver.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from documentation.markdown import DOCS
+from serving.command_line import option, run
+
+WINDOW = (1180, 850)  # pixels, of which the browser takes some
+WAIT_SECONDS = 30
+SCROLL_TO_SLATE = "scrollTo(0, document.querySelector('#slate').getBoundingClientRect().top + scrollY - 80)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """Write a picture of the shop after a household has paid."""
+
+    bundle: Path = option(Path("bundle"), "bundle root")
+    household: str = option("1245", "household whose last order is paid again")
+    out: Path = option(DOCS / "pictures" / "shop.png", "file to write")
+
+
+def draw_shop(options: PictureOptions) -> int:
+    """Open the shop, pay, and write the picture. Returns the exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "storefront", "--port", "0", "--data-dir", folder]
+        command += ["--bundle", str(options.bundle)]
+        shop = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            take_picture(_address(shop), options.household, options.out)
+        finally:
+            shop.terminate()
+            shop.wait(60)
+    print(options.out)
+    return 0
+
+
+def _address(shop: "subprocess.Popen[str]") -> str:
+    """The address that the shop prints. Raises OSError where it ends before."""
+    for line in shop.stdout or ():
+        if match := re.search(r"http://[\d.]+:\d+", line):
+            return match[0]
+    raise OSError("the shop did not start: is there a bundle? `make demo` makes one")
+
+
+def take_picture(address: str, household: str, file: Path) -> None:
+    """Pay the household's last order again and save what the page shows."""
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for argument in ("headless=new", "no-sandbox", "hide-scrollbars", f"window-size={WINDOW[0]},{WINDOW[1]}"):
+        options.add_argument(f"--{argument}")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(str(shutil.which("chromedriver"))))
+    try:
+        driver.get(address)
+        wait = WebDriverWait(driver, WAIT_SECONDS)
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "#popular li"))
+        field = driver.find_element(By.CSS_SELECTOR, "#household")
+        field.send_keys(household)
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "[role=option]"))
+        field.send_keys(Keys.ENTER)
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "#orders button"))[0].click()
+        wait.until(lambda d: d.find_element(By.CSS_SELECTOR, "#pay").is_enabled())
+        driver.find_element(By.CSS_SELECTOR, "#pay").click()
+        wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "#slate .card")) == 6)
+        driver.execute_script(SCROLL_TO_SLATE)
+        wait.until(lambda d: d.execute_script("return document.getAnimations().length === 0"))
+        driver.save_screenshot(str(file))
+    finally:
+        driver.quit()
+
+
+if __name__ == "__main__":
+    sys.exit(run("python -m documentation.shop_picture", draw_shop, errors=(OSError,)))
