@@ -8,6 +8,7 @@ again.
 """
 
 import json
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ..pipeline.exclusion import category_path
 from ..stores.live_state import Change
 
 TOPIC = "items"
+CATEGORY_NAME = re.compile(r"[^/>\s]")  # a character that is no separator
 STOCK_FIELDS = ("available", "price")
 TEXT_FIELDS = ("title", "description", "category", "brand")
 GROUPS = {"attributes": "attribute.", "vectors": "vector."}  # field of a change → prefix of its entries
@@ -65,7 +67,8 @@ def make_change(fields: Mapping[str, Any]) -> ItemChange:
         raise ValueError(f"{unknown[0]}: there is no such field; there are {', '.join(FIELDS)}")
     values = {name: value for name, value in fields.items() if name in (*STOCK_FIELDS, *TEXT_FIELDS)}
     for group, prefix in GROUPS.items():
-        if not isinstance(named := fields.get(group) or {}, Mapping):
+        named = {} if fields.get(group) is None else fields[group]
+        if not isinstance(named, Mapping):
             raise ValueError(f"{group}: expected an object of names and values")
         if "" in named:
             raise ValueError(f"{group}: a name is empty")
@@ -139,6 +142,8 @@ def _value_error(name: str, value: Any) -> str:
     if name == "price":
         is_price = _is_number(value) and 0 <= value <= MAX_NUMBER
         return "" if is_price else f"{value!r} is no number from 0 to {MAX_NUMBER:g}"
+    if name == "category":
+        return "" if isinstance(value, str) and CATEGORY_NAME.search(value) else f"{value!r} is no path a/b/c"
     if name in TEXT_FIELDS:
         return "" if isinstance(value, str) and value.strip() else f"{value!r} is no text"
     if name.startswith(GROUPS["attributes"]):
