@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.feature_schema import Attribute
@@ -51,8 +52,10 @@ class _Shopper:
     """Draws items by their sales, with prices around the usual ones."""
 
     def __init__(self, run: ExportableRun, kind_shares: NDArray[np.float64]) -> None:
-        orders = run.catalog.orders_28d[0].numpy().astype(np.float64)
-        self.weights = (orders[1:] + 1) / (orders[1:] + 1).sum()  # [N]
+        has_id = pc.not_equal(run.items["item_id"], "").to_numpy()  # not the unknown item, no spare row
+        self.rows = np.flatnonzero(has_id)  # [n]
+        orders = run.catalog.orders_28d[0].numpy().astype(np.float64)[self.rows]
+        self.weights = (orders + 1) / (orders + 1).sum()  # [n]
         self.prices = run.catalog.price[0].numpy()  # [N+1]
         self.kind_shares = kind_shares
 
@@ -82,8 +85,8 @@ class _Shopper:
 
     def _draw_items(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
         """Up to `count` distinct item rows."""
-        count = min(count, len(self.weights))
-        rows: NDArray[np.int64] = 1 + rng.choice(len(self.weights), count, replace=False, p=self.weights)
+        count = min(count, len(self.rows))
+        rows: NDArray[np.int64] = rng.choice(self.rows, count, replace=False, p=self.weights)
         return rows
 
     def _draw_lines(

@@ -18,7 +18,7 @@ stage fails if it raises, returns a number that is not finite, has too little ti
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,7 @@ from .pipeline.ranked_slate import rank_slate
 from .pipeline.request_ids import new_request_id
 from .pipeline.request_state import RequestState
 from .pipeline.rules.catalog import RuleCatalog
-from .pipeline.rules.compiled import CompiledRules
-from .pipeline.rules.document import Rule
+from .pipeline.rules.rule_set import RuleSet
 from .pipeline.search import EMPTY_ROWS, search_eligible
 from .pipeline.slate_builder import SlateBuilder
 from .pipeline.slate_policy import SlatePolicy
@@ -91,8 +90,7 @@ class Recommender:
         self.item_vectors = bundle.catalog[-1].numpy()
         self.task_rows = PredictionRows.of_tasks(bundle.tasks)
         self.n_ann_candidates = int(bundle.manifest["candidates"]["ann"])
-        self.rule_catalog = RuleCatalog(bundle)
-        self.rules: CompiledRules | None = None  # of the shop (docs/rules.md); replaced when they change
+        self.rules = RuleSet(RuleCatalog(bundle))  # of the shop (docs/rules.md)
         self.exploration_rate = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)
         self.viewed_impressions_only = False  # whether the frequency cap counts only slates that were viewed
         self.rng = np.random.default_rng()
@@ -198,7 +196,7 @@ class Recommender:
 
         `query` (EligibilityFilter.eligible_items) and `stored_profile` are known once the store was read.
         """
-        compiled = self.rules
+        compiled = self.rules.compiled
         if compiled is None:
             return self.eligibility_filter.eligible_items(checkout, policy, query)
         if self.store is None or checkout.user_id is None:
@@ -206,11 +204,6 @@ class Recommender:
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         rules = compiled.in_force(checkout, ts, stored_profile)
         return self.eligibility_filter.eligible_items(checkout, policy, query, rules)
-
-    def set_rules(self, rules: Iterable[Rule]) -> None:
-        """Obey these rules of the shop, in place of those before; none for no rules."""
-        rules = tuple(rules)
-        self.rules = CompiledRules(rules, self.rule_catalog, self.rules) if rules else None
 
     def policy_for(self, revenue_weight: float | None) -> SlatePolicy:
         """The bundle's policy, with `revenue_weight` if given. Raises ValueError as `recommend` does."""
@@ -272,7 +265,8 @@ class Recommender:
         checkout, deadline = request.checkout, request.deadline
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         columns = deadline.run_stage("encode", self.feature_encoder.encode_arrays, checkout, history, ts)
-        if self.rules is not None and self.rules.reads_profile and history is not UNREAD_HISTORY:
+        compiled = self.rules.compiled
+        if compiled is not None and compiled.reads_profile and history is not UNREAD_HISTORY:
             request.eligible = self.eligible_items(checkout, request.policy, stored_profile=history.profile)
         filter_purchases = self.eligibility_filter.without_purchases
         request.eligible = filter_purchases(request.eligible, request.policy, columns)

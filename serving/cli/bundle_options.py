@@ -53,7 +53,7 @@ class BundleOptions:
         rules = None if self.rules is None else read_rules(self.rules)
         recommender = Recommender.load(self.bundle, self.open_store(), self.trust)
         if rules is not None:
-            recommender.set_rules(rules.values())
+            recommender.rules.replace(rules.values())
         return recommender
 
     def open_store(self) -> Store | None:

@@ -53,7 +53,7 @@ class ItemUpdates:
             if live_items is None:
                 live_items = self._live_items[recommender] = LiveItems(
                     recommender.bundle, recommender.eligibility_filter, recommender.popularity_fallback,
-                    recommender.slate_builder, recommender.last_slates,
+                    recommender.slate_builder, recommender.last_slates, recommender.rules,
                 )  # fmt: skip
             return live_items
 

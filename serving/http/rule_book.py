@@ -124,7 +124,7 @@ class RuleBook:
                 logger.exception("the rules before stay in force for %s", recommender.bundle.version)
 
     def _compile(self, recommender: Recommender) -> None:
-        recommender.set_rules(named.rule for named in self.rules.values())
+        recommender.rules.replace(named.rule for named in self.rules.values())
 
     def _watch(self) -> None:
         assert self.file is not None

@@ -63,7 +63,7 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
 def describe_rules(book: RuleBook, recommender: Recommender) -> dict[str, Any]:
     """RulesOut as JSON values."""
     named = book.rules
-    compiled = recommender.rules or CompiledRules([], recommender.rule_catalog)
+    compiled = recommender.rules.compiled or CompiledRules([], recommender.rules.catalog)
     findings = check_rules(compiled)
     n_items = {entry.rule.name: entry.n_items for entry in compiled.rules}
     return {
@@ -117,7 +117,7 @@ def _rule_problem(field: str, detail: str) -> ProblemError:
 
 def _put_rule(live: LiveUpdates, book: RuleBook, recommender: Recommender, rule: Rule) -> dict[str, Any]:
     """Write a rule; returns RuleOut as JSON values. Raises ProblemError (422, 503)."""
-    unknown = recommender.rule_catalog.unknown_names(rule.match)
+    unknown = recommender.rules.catalog.unknown_names(rule.match)
     if wrong := next((name for name in unknown if name.is_error), None):
         raise _rule_problem(f"{rule.kind}.{wrong.field}", wrong.detail)
     _write(live, Change(TOPIC, rule.name, json.dumps(rule.content).encode()))

@@ -99,6 +99,7 @@ class Service:
         live_uri = live_state_uri(settings.live, settings.store, settings.bundle)
         self.live = None if live_uri is None else LiveUpdates(open_live_state(live_uri), self.metrics)
         self.rules = RuleBook(settings.rules, settings.poll_seconds)
+        self.reloads["rules"] = self.rules.reload
         self.item_updates = ItemUpdates()
         if self.live is not None:
             self.live.subscribe(ITEMS_TOPIC, self.item_updates.apply)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from ..pipeline.eligibility import EligibilityFilter, EligibleItems
 from ..pipeline.last_slates import LastSlateCache
 from ..pipeline.popular_items import PopularityFallback
+from ..pipeline.rules.catalog import ItemTexts
+from ..pipeline.rules.rule_set import RuleSet
 from ..pipeline.slate_builder import SlateBuilder
 from ..storage.bundle import Bundle
 from .changes import ACTING_FIELDS, is_placeable
@@ -55,16 +57,17 @@ class LiveItems:
 
     def __init__(
         self, bundle: Bundle, eligibility_filter: EligibilityFilter, popularity_fallback: PopularityFallback,
-        slate_builder: SlateBuilder, last_slates: LastSlateCache,
+        slate_builder: SlateBuilder, last_slates: LastSlateCache, rules: RuleSet,
     ) -> None:  # fmt: skip
         self.bundle, self.new_rows = bundle, NewItemRows(bundle)
         self._eligibility, self._popularity = eligibility_filter, popularity_fallback
-        self._last_slates = last_slates
+        self._last_slates, self._rules = last_slates, rules
         self.item_ids, self.titles, self.categories = map(
             EditedStrings, (slate_builder.item_id, slate_builder.title, slate_builder.category)
         )
         slate_builder.item_id, slate_builder.title = self.item_ids, self.titles
         slate_builder.category = self.categories
+        slate_builder.reason_writer.title, slate_builder.reason_writer.category = self.titles, self.categories
         self._bundle_values: dict[int, BundleValues] = {}  # by row, of items that were ever changed
         self._removed: set[int] = set()  # rows of the index that are not available now
         self._unindexed: set[int] = set()  # rows of available items that the index lacks
@@ -94,7 +97,7 @@ class LiveItems:
             try:
                 self._place_new(new)
             finally:  # the stock counts all the same
-                self._publish()
+                self._publish([*items, *new])
 
     def served(self, item_id: str) -> ServedItem | None:
         """The item as it serves now; None for one that is neither in the bundle nor new."""
@@ -191,11 +194,17 @@ class LiveItems:
             del self._new_fields[item_id]
             self._set_available(row, available=False, is_indexed=False)
 
-    def _publish(self) -> None:
-        """Let later requests see what was written."""
+    def _publish(self, item_ids: Sequence[str]) -> None:
+        """Let later requests see what was written of these items, the rules of the shop first."""
         self._generation += 1
         rows = self.new_rows.rows
         self.bundle.item_rows.set_new_rows(rows)
+        new_texts = {
+            row: ItemTexts(self.categories[row], self._new_fields[item_id].get("brand") or "")
+            for item_id, row in rows.items()
+        }
+        changed_rows = np.unique(np.array(self.bundle.item_rows.lookup(item_ids), np.int64))
+        self._rules.update_items(changed_rows[changed_rows > 0], new_texts)
         unindexed = sorted_rows(self._unindexed)
         everything = EligibleItems(
             self.bundle.available.copy(),

@@ -17,7 +17,6 @@ from ..checkout import Reason
 from ..storage.bundle import Bundle
 from ..storage.formats import COPURCHASE_FILE
 from ..storage.mapped_table import MappedTable
-from ..storage.string_column import StringColumn
 from .messages import Messages, read_messages
 
 MAX_SEEDS = 50  # basket lines whose lists are searched
@@ -80,7 +79,7 @@ class ReasonWriter:
         title, category: [N+1].
     """
 
-    def __init__(self, bundle: Bundle, title: StringColumn, category: StringColumn) -> None:
+    def __init__(self, bundle: Bundle, title: Sequence[str], category: Sequence[str]) -> None:
         self.title, self.category = title, category
         self.messages: Messages = read_messages()
         self._lists = read_copurchase_lists(bundle)

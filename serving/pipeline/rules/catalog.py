@@ -28,6 +28,13 @@ class UnknownName(NamedTuple):
     is_error: bool
 
 
+class ItemTexts(NamedTuple):
+    """What rules read of an item that the bundle lacks."""
+
+    category: str
+    brand: str
+
+
 class RuleCatalog:
     """What rules read of a bundle's items.
 
@@ -48,6 +55,7 @@ class RuleCatalog:
         self.available = bundle.available if available is None else available
         self.price = bundle.price if price is None else price
         self.fallback_rank = bundle.fallback_rank
+        self.new_items: dict[int, ItemTexts] = {}  # by row, those that the bundle lacks
 
     @cached_property
     def brand(self) -> pa.StringArray | None:
@@ -78,31 +86,57 @@ class RuleCatalog:
 
     def match(self, match: Match) -> NDArray[np.bool_]:
         """[N+1] bool: the items that fit every part. Names that the bundle does not have fit no item."""
-        mask = np.ones(len(self.item_id), np.bool_)
-        mask[0] = False
-        if match.items:
-            rows = self.item_rows.lookup(match.items)
-            is_named = np.zeros_like(mask)
-            is_named[rows] = True
-            mask &= is_named
-        if match.categories:
-            mask &= items_of_categories(self.category, match.categories)
-        if match.brands:
-            is_brand = False if self.brand is None else _is_in(self.brand, match.brands)
-            mask &= is_brand
-        if match.price_below is not None:
-            mask &= (self.price > 0) & (self.price < match.price_below)  # 0 is unknown
-        for name, values in match.attributes:
-            mask &= self._has_attribute(name, values)
+        mask = self._match(match, np.arange(len(self.item_id)), self.category, self.brand)
+        if self.new_items:
+            rows = np.fromiter(self.new_items, np.int64)
+            mask[rows] = self.match_rows(match, rows)
         return mask
 
-    def _has_attribute(self, name: str, values: frozenset[str]) -> NDArray[np.bool_]:
+    def match_rows(self, match: Match, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[n] bool: which of the items at `rows` [n] fit every part, as they are now."""
+        bundle_brand, category, brand = self.brand, [], []
+        for row in rows.tolist():
+            new = self.new_items.get(row)
+            category.append(self.category[row].as_py() if new is None else new.category)
+            if new is not None:
+                brand.append(new.brand)
+            elif bundle_brand is not None:
+                brand.append(bundle_brand[row].as_py())
+            else:
+                brand.append("")
+        strings = pa.string()
+        return self._match(match, rows, pa.array(category, strings), pa.array(brand, strings))
+
+    def _match(
+        self,
+        match: Match,
+        rows: NDArray[np.int64],
+        category: pa.StringArray,
+        brand: pa.StringArray | None,
+    ) -> NDArray[np.bool_]:
+        """[n] bool for the items at `rows` [n], whose category and brand are given."""
+        mask = rows > 0
+        if match.items:
+            mask &= np.isin(rows, self.item_rows.lookup(match.items))
+        if match.categories:
+            mask &= items_of_categories(category, match.categories)
+        if match.brands:
+            is_brand = False if brand is None else _is_in(brand, match.brands)
+            mask &= is_brand
+        if match.price_below is not None:
+            price = self.price[rows]
+            mask &= (price > 0) & (price < match.price_below)  # 0 is unknown
+        for name, values in match.attributes:
+            mask &= self._has_attribute(name, values, rows)
+        return mask
+
+    def _has_attribute(self, name: str, values: frozenset[str], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         known = self.attribute_values.get(name) or []
         codes = [known.index(value) + 1 for value in values if value in known]
         column = [*self.attribute_values].index(name) if known else 0
         if not codes or column >= self._codes.shape[1]:
-            return np.zeros(len(self.item_id), np.bool_)
-        return np.isin(self._codes[:, column].numpy(), codes)
+            return np.zeros(len(rows), np.bool_)
+        return np.isin(self._codes[:, column].numpy()[rows], codes)
 
     def unknown_names(self, match: Match) -> list[UnknownName]:
         """The names that the bundle does not have, with the nearest that it has."""

@@ -131,10 +131,15 @@ class CompiledRules:
     Args:
         rules: in the order of their names.
         previous: what they replace; a rule that is the same, for the same catalog, is not compiled again.
+        changed_rows: [n] rows of items that changed since `previous`; None for none.
     """
 
     def __init__(
-        self, rules: Iterable[Rule], catalog: RuleCatalog, previous: "CompiledRules | None" = None
+        self,
+        rules: Iterable[Rule],
+        catalog: RuleCatalog,
+        previous: "CompiledRules | None" = None,
+        changed_rows: NDArray[np.int64] | None = None,
     ) -> None:
         self.catalog, self.item_rows = catalog, catalog.item_rows
         kept = previous.rules if previous is not None and previous.catalog is catalog else ()
@@ -142,7 +147,11 @@ class CompiledRules:
         compiled = []
         for rule in sorted(rules, key=lambda rule: rule.name):
             entry = by_name.get(rule.name)
-            compiled.append(entry if entry and entry.rule == rule else _compile(rule, catalog))
+            if entry is None or entry.rule != rule:
+                entry = _compile(rule, catalog)
+            elif changed_rows is not None:
+                entry = _compile_changed(entry, catalog, changed_rows)
+            compiled.append(entry)
         self.rules: tuple[CompiledRule, ...] = tuple(compiled)
         self.version = self._digest()
         # Positions of the rules with the same conditions: one evaluation decides for all of them.
@@ -200,7 +209,22 @@ def _is_allowed(allowed: AttributeValues, profile: Mapping[str, object]) -> bool
 
 
 def _compile(rule: Rule, catalog: RuleCatalog) -> CompiledRule:
-    mask = catalog.match(rule.match)
+    return _with_mask(rule, catalog, catalog.match(rule.match))
+
+
+def _compile_changed(
+    compiled: CompiledRule, catalog: RuleCatalog, changed_rows: NDArray[np.int64]
+) -> CompiledRule:
+    """The rule, where the items at these rows [n] changed."""
+    is_matched = catalog.match_rows(compiled.rule.match, changed_rows)
+    if (compiled.mask[changed_rows] == is_matched).all() and not compiled.unknown:
+        return compiled
+    mask = compiled.mask.copy()
+    mask[changed_rows] = is_matched
+    return _with_mask(compiled.rule, catalog, mask)
+
+
+def _with_mask(rule: Rule, catalog: RuleCatalog, mask: NDArray[np.bool_]) -> CompiledRule:
     rows = np.zeros(0, np.int64)
     if rule.kind == "floor":
         rows = catalog.by_popularity(mask)

@@ -50,7 +50,7 @@ def live(stock_version: Path) -> tuple[Recommender, LiveItems]:
 def live_items_of(recommender: Recommender) -> LiveItems:
     return LiveItems(
         recommender.bundle, recommender.eligibility_filter, recommender.popularity_fallback,
-        recommender.slate_builder, recommender.last_slates,
+        recommender.slate_builder, recommender.last_slates, recommender.rules,
     )  # fmt: skip
 
 

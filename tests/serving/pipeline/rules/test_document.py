@@ -136,7 +136,7 @@ def test_any_json_is_a_rule_that_compiles_or_an_error_of_its_field(
     except RuleError:
         return
     assert read_rule("a", json.loads(json.dumps(rule.content))) == rule
-    check_rules(CompiledRules([rule], shared.rule_catalog))
+    check_rules(CompiledRules([rule], shared.rules.catalog))
 
 
 def test_a_rule_of_a_file_stands_for_itself(tmp_path: Path) -> None:

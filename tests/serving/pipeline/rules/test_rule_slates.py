@@ -159,8 +159,8 @@ def test_slates_obey_all_rules(
     tiers: dict[str, Recommender], tier: str, rules: list[Any], checkout: Checkout
 ) -> None:
     recommender = tiers[tier]
-    recommender.rules = compiled(recommender, rules)
-    expected = truth(recommender, checkout, recommender.rules, CITY[checkout.user_id])
+    recommender.rules.compiled = compiled(recommender, rules)
+    expected = truth(recommender, checkout, recommender.rules.compiled, CITY[checkout.user_id])
     check(recommender.recommend(checkout, math.inf), expected)
     if tier == "ranked":
         check(recommend_batch(recommender, [checkout])[0], expected)
@@ -176,12 +176,12 @@ def test_slates_without_models_obey_the_rules_of_today(
 ) -> None:
     """The user's last slate, selected under other rules, and bestsellers."""
     recommender = tiers["ranked"]
-    recommender.rules = compiled(recommender, before)
+    recommender.rules.compiled = compiled(recommender, before)
     recommender.recommend(checkout, 60_000.0)
-    recommender.rules = compiled(recommender, after)
-    expected = truth(recommender, checkout, recommender.rules, CITY[checkout.user_id])
+    recommender.rules.compiled = compiled(recommender, after)
+    expected = truth(recommender, checkout, recommender.rules.compiled, CITY[checkout.user_id])
     slate = recommender.fallback_slate(checkout, "overloaded")
-    unsure = any(rule.rule.when.profile for rule in recommender.rules.rules) and checkout.user_id
+    unsure = any(rule.rule.when.profile for rule in recommender.rules.compiled.rules) and checkout.user_id
     if not unsure:
         check(slate, expected)
     assert {item.item_id for item in slate.items} <= expected.eligible  # in doubt a rule hides
@@ -206,8 +206,8 @@ class ChosenDraws:
 def test_propensities_are_exact(tiers: dict[str, Recommender], rules: list[Any], checkout: Checkout) -> None:
     """Every draw of the exploring slot in turn: it is the last one without a pin, and no other slot moves."""
     recommender, epsilon = tiers["ranked"], 0.5
-    recommender.rules = compiled(recommender, rules)
-    expected = truth(recommender, checkout, recommender.rules, CITY[checkout.user_id])
+    recommender.rules.compiled = compiled(recommender, rules)
+    expected = truth(recommender, checkout, recommender.rules.compiled, CITY[checkout.user_id])
     recommender.rng = draws = ChosenDraws()  # type: ignore[assignment]
     plain = recommender.recommend(checkout, math.inf)
     first = recommender.recommend(checkout, 60_000.0, exploration_rate=epsilon)
@@ -234,20 +234,20 @@ def test_golden_requests_are_ranked_without_rules(tiers: dict[str, Recommender])
     """A set of rules without any changes nothing."""
     recommender = tiers["ranked"]
     for checkout, _ in read_golden_requests(recommender.bundle):
-        recommender.rules = None
+        recommender.rules.compiled = None
         plain = recommender.recommend(checkout, math.inf)
-        recommender.rules = compiled(recommender, [])
+        recommender.rules.compiled = compiled(recommender, [])
         assert recommender.recommend(checkout, math.inf).items == plain.items
 
 
 def test_cached_slates_are_those_of_the_rules_in_force(tiers: dict[str, Recommender]) -> None:
     recommender = tiers["ranked"]
     checkout = Checkout("u001", [Line("i001")], 1_711_000_000)
-    recommender.rules = None
+    recommender.rules.compiled = None
     first, second = (item.item_id for item in recommender.recommend(checkout, 60_000.0).items[:2])
     for _ in range(2):
         for item, other in ((first, second), (second, first)):
-            recommender.rules = compiled(recommender, [({"hide": {"item": item}}, None)])
+            recommender.rules.compiled = compiled(recommender, [({"hide": {"item": item}}, None)])
             shown = [shown.item_id for shown in recommender.recommend(checkout, 60_000.0).items]
             assert item not in shown
             assert other in shown
@@ -263,7 +263,7 @@ def test_a_store_that_fails_leaves_hiding_rules_in_force(tiers: dict[str, Recomm
     broken.store = object()  # type: ignore[assignment]
     checkout = Checkout("u001", [], 1_711_000_000)
     for answering, categories in ((recommender, {"food", "home", "pets"}), (broken, {"pets"})):
-        answering.rules = compiled(answering, [hide, pin, restricted])
+        answering.rules.compiled = compiled(answering, [hide, pin, restricted])
         slate = answering.recommend(checkout, math.inf)
         assert {item.category.split("/")[0] for item in slate.items} <= categories
         assert (slate.items[0].item_id == "i004") == (answering is recommender)

@@ -1,0 +1,38 @@
+"""The rules of the shop for one loaded bundle. They are replaced while it serves, and so are items."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .catalog import ItemTexts, RuleCatalog
+from .compiled import CompiledRules
+from .document import Rule
+
+
+class RuleSet:
+    """The rules in force. One thread at a time may change them; requests take `compiled` once.
+
+    Attributes:
+        compiled: None for no rules.
+    """
+
+    def __init__(self, catalog: RuleCatalog) -> None:
+        self.catalog = catalog
+        self.compiled: CompiledRules | None = None
+
+    def replace(self, rules: Iterable[Rule]) -> None:
+        """Obey these rules, in place of those before."""
+        rules = tuple(rules)
+        self.compiled = CompiledRules(rules, self.catalog, self.compiled) if rules else None
+
+    def update_items(self, rows: NDArray[np.int64], new_items: dict[int, ItemTexts]) -> None:
+        """Match the items at `rows` [n] again: their prices, or the items themselves, changed.
+
+        Args:
+            new_items: row → texts of all items that the bundle lacks.
+        """
+        self.catalog.new_items = new_items
+        if self.compiled is not None:
+            rules = [entry.rule for entry in self.compiled.rules]
+            self.compiled = CompiledRules(rules, self.catalog, self.compiled, rows)

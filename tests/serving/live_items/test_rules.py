@@ -1,0 +1,105 @@
+"""Rules of the shop hold for items that change, and for new ones, from their first request on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving import Checkout, Line, Recommender
+from serving.live_items.overlay import LiveItems
+from serving.pipeline.rules.compiled import CompiledRules
+from serving.pipeline.rules.document import read_rule
+from tests.serving.live_items.test_overlay import INFINITE, live_items_of
+
+NEW = {"title": "Gin", "category": "drinks/spirits", "brand": "acme", "price": 3.0}
+GUEST = Checkout(None, [Line("i001")], ts=1_760_000_000)
+RULES: list[dict[str, Any]] = [
+    {"hide": {"price_below": 2.0}},
+    {"hide": {"category": "drinks", "price_below": 9.0}},
+    {"age_restricted": {"brand": "acme", "profile": {"adult": "yes"}}},
+    {"pin": {"item": "new-1", "slot": 2}},
+    {"floor": {"category": "drinks", "at_least": 1}},
+    {"boost": {"category": "food", "factor": 2.0}},
+]
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "available": st.booleans(), "price": st.sampled_from([1.0, 2.0, 50.0]),
+        "category": st.sampled_from(["drinks", "food/bread"]), "brand": st.sampled_from(["acme", "other"]),
+    },
+)  # fmt: skip
+CHANGES = st.dictionaries(st.sampled_from(["i001", "i002", "new-1", "new-2"]), FIELDS, max_size=4)
+
+
+@pytest.fixture(scope="module")
+def live(roomy_version: Path) -> tuple[Recommender, LiveItems]:
+    recommender = Recommender.load(roomy_version)
+    return recommender, live_items_of(recommender)
+
+
+def shown(recommender: Recommender, categories: list[str] | None = None, adult: str = "no") -> list[str]:
+    checkout = Checkout(
+        None, GUEST.basket, GUEST.ts, categories=categories, profile={"adult": adult}
+    )  # fmt: skip
+    return [item.item_id for item in recommender.recommend(checkout, INFINITE).items]
+
+
+def test_new_items_obey_the_rules_of_their_category_and_brand(live: tuple[Recommender, LiveItems]) -> None:
+    recommender, live_items = live
+    restricted = read_rule("adults", {"age_restricted": {"brand": "acme", "profile": {"adult": "yes"}}})
+    recommender.rules.replace([restricted])
+    live_items.apply({"new-1": NEW})
+    assert shown(recommender, ["drinks"]) == []
+    assert shown(recommender, ["drinks"], adult="yes") == ["new-1"]
+    recommender.rules.replace([restricted, read_rule("dry", {"hide": {"category": "drinks"}})])
+    assert shown(recommender, ["drinks"], adult="yes") == []
+    live_items.apply({"new-1": {}})
+    live_items.apply({"new-2": {**NEW, "category": "toys"}})  # it takes the row
+    assert shown(recommender, ["toys"], adult="yes") == ["new-2"]
+    live_items.apply({"new-2": {}})
+    recommender.rules.replace([])
+
+
+def test_a_new_price_is_that_of_the_rules(live: tuple[Recommender, LiveItems]) -> None:
+    recommender, live_items = live
+    recommender.rules.replace([read_rule("cheap", {"hide": {"price_below": 2.0}})])
+    first = shown(recommender)[0]
+    live_items.apply({first: {"price": 1.99}})
+    assert first not in shown(recommender)
+    live_items.apply({first: {}})
+    assert shown(recommender)[0] == first
+    recommender.rules.replace([])
+
+
+def test_a_pinned_item_may_come_later(live: tuple[Recommender, LiveItems]) -> None:
+    recommender, live_items = live
+    recommender.rules.replace([read_rule("launch", {"pin": {"item": "new-1", "slot": 2}})])
+    assert "new-1" not in shown(recommender)
+    live_items.apply({"new-1": NEW})
+    item = recommender.recommend(GUEST, INFINITE).items[1]
+    assert (item.item_id, item.title, item.rules, item.reason.code) == ("new-1", "Gin", ("launch",), "pinned")
+    live_items.apply({"new-1": {}})
+    recommender.rules.replace([])
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(CHANGES, min_size=1, max_size=4))
+def test_rules_follow_every_change_as_if_compiled_anew(
+    live: tuple[Recommender, LiveItems], steps: list[dict[str, dict[str, Any]]]
+) -> None:
+    recommender, live_items = live
+    rules = [read_rule(f"rule{k}", rule) for k, rule in enumerate(RULES)]
+    recommender.rules.replace(rules)
+    for changes in steps:
+        live_items.apply({k: {"title": "t", **v} if k.startswith("new") else v for k, v in changes.items()})
+        followed = recommender.rules.compiled
+        assert followed is not None
+        anew = CompiledRules(rules, recommender.rules.catalog)
+        for one, other in zip(followed.rules, anew.rules, strict=True):
+            assert (one.mask == other.mask).all(), one.rule
+            assert one.rows.tolist() == other.rows.tolist(), one.rule
+        assert followed.version == anew.version
+    live_items.apply({key: {} for key in ("i001", "i002", "new-1", "new-2")})
+    recommender.rules.replace([])
