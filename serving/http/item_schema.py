@@ -36,10 +36,10 @@ class ItemResultOut(BaseModel):
 
     item_id: str
     result: Literal["changed", "new", "unknown"]
-    available: bool | None = Field(None, description="as it serves now")
-    price: float | None = Field(None, description="as it serves now")
-    waits: list[str] = Field([], description="fields that act from the next export on")
-    detail: str = Field("", description="why the item is unknown")
+    available: bool | None = Field(default=None, description="as it serves now")
+    price: float | None = Field(default=None, description="as it serves now")
+    waits: list[str] = Field(default=[], description="fields that act from the next export on")
+    detail: str = Field(default="", description="why the item is unknown")
 
 
 class ItemResultsOut(BaseModel):
