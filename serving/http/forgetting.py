@@ -18,7 +18,7 @@ from ..forget.announcement import (
 )
 from ..forget.forget import Places, forget_users
 from ..forget.places import user_list_path
-from ..resilience.deadline import error_message
+from ..resilience.loggable import loggable_message
 from ..storage.bundle_mirror import is_mirror, pull_store
 from ..stores.arrow import ArrowStore
 from ..stores.live_state import Change
@@ -98,7 +98,7 @@ class ForgottenUsers:
                 if changes := removals(tuple(self._announcements.values())):
                     self._live.write(changes)
             except Exception as error:
-                logger.error("forgotten users: %s", error_message(error))
+                logger.error("forgotten users: %s", loggable_message(error))
 
     def _forget(self, announcement: Announcement) -> None:
         self._drop_cached()

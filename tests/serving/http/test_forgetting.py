@@ -1,5 +1,6 @@
 """A forgotten user leaves nothing in a service, and other users notice nothing."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_no_byte_is_left_of_a_user_while_two_workers_serve(shop: Path) -> None:
                 status, body = service.ask("POST", path, content)
                 assert status in (200, 201), body
                 if path == "/v1/recommendations":
-                    request = body.split(b'"request_id":"')[1][:32].decode()
+                    request = json.loads(body)["request_id"]
                     (needles if user == USER else other_requests).append(request.encode())
                     click = {"kind": "click", "request_id": request, "item_id": "i001"}
                     assert service.ask("POST", "/v1/feedback", click)[0] == 202

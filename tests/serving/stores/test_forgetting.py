@@ -67,8 +67,8 @@ def test_sqlite_after_a_deletion_that_was_killed(tmp_path: Path) -> None:
     fill(store)
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM chunks WHERE user = ?", [USER.encode()])
-        connection.execute("CREATE TABLE quarantine (user BLOB, record BLOB)")  # of another release
-        connection.execute("INSERT INTO quarantine VALUES (?, ?)", [USER.encode(), b"order-7f3a-damaged"])
+        connection.execute("CREATE TABLE later (user BLOB, record BLOB)")  # of another release
+        connection.execute("INSERT INTO later VALUES (?, ?)", [USER.encode(), b"order-7f3a-damaged"])
     connection.close()
     assert any(traces(tmp_path, NEEDLES))
     store.forget([USER])
