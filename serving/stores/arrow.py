@@ -82,7 +82,7 @@ class ArrowStore:
         try:
             return self._batches[index].get(user)
         except CorruptHistoryError as error:
-            raise CorruptHistoryError(f"{self._path}: user {user_id!r}: {error}") from error
+            raise CorruptHistoryError(f"{self.path}: user {user_id!r}: {error}") from error
 
     def iter_users(self) -> Iterator[tuple[str, UserHistory]]:
         """All users in the order of their ids. Raises CorruptHistoryError at a damaged row."""
