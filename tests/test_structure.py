@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "benchmarks", "data", "documentation", "evaluation", "experimentation", "exporting", "models", "operations",
-    "reporting", "serving", "simulation", "storefront", "training",
+    "benchmarks", "data", "documentation", "evaluation", "experimentation", "exporting", "models",
+    "operations", "reporting", "serving", "simulation", "storefront", "training",
 )  # fmt: skip
 FILES = sorted([*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])
 MAX_FUNCTION_LINES, MAX_ARGUMENTS, MAX_FILE_LINES = 60, 7, 350
