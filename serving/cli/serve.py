@@ -160,7 +160,8 @@ def _serve_until_signal(options: ServeOptions, settings: "Settings") -> None:
 
 def check_settings(settings: "Settings") -> None:
     """Open and close the files of the settings: one line now is better than a worker that cannot start."""
-    from ..events.impression_log import ImpressionLog, check_log_folder
+    from ..events.impression_log import ImpressionLog
+    from ..events.log_folder import check_log_folder
     from ..experiments.declaration import read_experiments
     from ..http.backends import open_service_store
     from ..http.keys import ApiKeys

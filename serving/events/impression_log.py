@@ -16,7 +16,6 @@ import atexit
 import logging
 import math
 import os
-import tempfile
 import threading
 import time
 import weakref
@@ -209,8 +208,7 @@ class ImpressionLog:
     def _write_until_stopped(self) -> None:
         """The writer thread. No call wakes it: it writes all records of an interval together."""
         while not self._stop.wait(FLUSH_INTERVAL_S):
-            finish_now = self._finish_now.is_set()  # before the flush: it writes what was logged before
-            if finish_now:
+            if finish_now := self._finish_now.is_set():  # before the flush: it writes what was logged before
                 self._finish_now.clear()
             self._flush()
             self._rotate(finish_now=finish_now)
@@ -262,8 +260,8 @@ class ImpressionLog:
         """Hand a full or old journal to a thread of its own: the next journal must not wait for it."""
         if (journal := self._journal) is not None:
             age = time.monotonic() - journal.created_at
-            is_full = journal.row_count >= self.rotate_rows or age >= self.rotate_seconds
-            if is_full or last or finish_now:
+            is_due = journal.row_count >= self.rotate_rows or age >= self.rotate_seconds
+            if is_due or last or finish_now:
                 self._journal = None
                 self._full_journals.append(journal)
         if self._full_journals and not last and not self._finisher.is_alive():
@@ -296,20 +294,6 @@ class ImpressionLog:
         if now - self._last_warning_time >= WARNING_INTERVAL_S:
             self._last_warning_time = now
             logger.warning("%s: %s (dropped so far: %d)", self.folder, message, self.dropped_count)
-
-
-def check_log_folder(folder: Path) -> None:
-    """Create the folder of a log and write to it. Raises OSError with the reason and the remedy."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
-            file.write(bytes(4096))
-            file.flush()
-    except OSError as error:
-        raise OSError(
-            f"{folder}: the impression log cannot be written: {error.strerror or error}. To do: make the"
-            " folder writable and the disk free, or give --log another folder"
-        ) from error
 
 
 def records_to_batch(records: list[Record]) -> pa.RecordBatch:
