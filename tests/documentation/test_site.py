@@ -77,7 +77,6 @@ def test_workflows_run_commands_of_the_repository(name: str) -> None:
     assert list(workflow[True]) == ["workflow_dispatch"]  # YAML reads `on` as true; nothing starts by itself
 
 
-@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_needs_no_other_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
