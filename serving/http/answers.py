@@ -52,6 +52,14 @@ class RecordedOut(BaseModel):
     events: int = Field(description="purchases of the checkout; under an order_id none counts twice")
 
 
+class RemovalOut(BaseModel):
+    """What was removed of a user."""
+
+    removed: dict[str, dict[str, int]] = Field(description="place → number of what was removed, by kind")
+    waiting: list[str] = Field(description="what is left and why; the same request again completes it")
+    notes: list[str] = Field(description="what else holds the user, such as training data")
+
+
 class LoggedOut(BaseModel):
     """The feedback is logged."""
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from ..events.impression_log import ImpressionLog
 from ..stores.base import Store
 from . import openapi_examples, orders
-from .answers import AliveOut, BundleOut, LoggedOut, ReadyOut, RecordedOut
+from .answers import AliveOut, BundleOut, LoggedOut, ReadyOut, RecordedOut, RemovalOut
 from .body import BodyReader
 from .forgetting import forget_user
 from .item_routes import add_item_routes
@@ -171,7 +171,10 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
 
     @app.delete(
         "/v1/users/{user_id:path}", summary="Forget a user: store, log, caches, exported histories",
-        responses=openapi_examples.problem_responses(401, 422, 501),
+        responses={
+            200: {"model": RemovalOut}, 202: {"model": RemovalOut, "description": "Something waits"},
+            **openapi_examples.problem_responses(401, 403, 422, 501),
+        },
     )  # fmt: skip
     async def forget(user_id: str) -> Response:
         return await forget_user(user_id, service.settings, service.store, service.log, service.live)

@@ -59,7 +59,7 @@ def test_operations_have_stable_names_and_typed_answers(document: dict[str, Any]
     assert set(names) >= OPERATION_IDS
     for path, _, operation in operations(document):
         successes = {status: answer for status, answer in operation["responses"].items() if status < "300"}
-        assert len(successes) == 1, path
+        assert successes, path
         for answer in successes.values():
             for media, content in answer["content"].items():
                 assert media == "text/plain" or "$ref" in content["schema"], path
