@@ -3,43 +3,19 @@
 import json
 import logging
 import ssl
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from ..checkout import Checkout, Feedback, Slate
-from .connections import ConnectionPool
-from .errors import SextetError, UnavailableError, error_of_response
+from ..checkout import Checkout, Feedback, Line, Slate
+from .calls import JsonCaller, path_of
+from .errors import SextetError, UnavailableError
 from .json_values import checkout_json, fallback_slate, feedback_json, slate_of_json
+from .values import BundleInfo, OrderLine, Readiness, Shown
 
-T = TypeVar("T")
 N_ITEMS = 6
 CHECKOUT_FIELDS = ("user_id", "basket", "ts", "profile", "order_id")  # that POST /v1/checkouts takes
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class BundleInfo:
-    """The bundle that serves: docs/architecture.md#http has the fields."""
-
-    version: str
-    created: str
-    data: Mapping[str, Any]
-    dims: Mapping[str, int]
-    metrics: Mapping[str, Any]
-    slate: Mapping[str, Any]
-    tasks: tuple[Mapping[str, Any], ...]
-    arms: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """Whether the service has a bundle, and why not."""
-
-    is_ready: bool
-    bundle_version: str  # "" if it is not ready
-    reason: str
 
 
 class SextetClient:
@@ -62,17 +38,10 @@ class SextetClient:
         self, url: str, key: str | None = None, *, timeout: float = 1.0, fallback: Sequence[str] = (),
         max_idle: int = 16, context: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
-        if not timeout > 0:
-            raise ValueError(f"timeout is {timeout}: expected seconds above 0")
-        if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
-            raise ValueError("the key is empty, or has characters that no header can have")
         if isinstance(fallback, str):
             raise ValueError("fallback is a string: expected a sequence of item ids")
-        self.timeout, self.fallback = timeout, tuple(fallback)
-        self._connections = ConnectionPool(url, max_idle, context)
-        self._headers = {"Accept": "application/json"}
-        if key is not None:
-            self._headers["Authorization"] = f"Bearer {key}"
+        self.fallback = tuple(fallback)
+        self._caller = JsonCaller(url, key, timeout, max_idle, context)
 
     def recommend(self, checkout: Checkout) -> Slate:
         """Six items to show after a checkout; none if an experiment withholds them.
@@ -80,7 +49,7 @@ class SextetClient:
         Raises SextetError unless there is a fallback.
         """
         try:
-            return self._call(
+            return self._caller.call(
                 "POST", "/v1/recommendations", slate_of_json, checkout_json(checkout),
                 repeatable=checkout.order_id is not None,
             )  # fmt: skip
@@ -95,31 +64,82 @@ class SextetClient:
 
         Under an `order_id` it counts once, however often it is sent. Raises SextetError.
         """
-        return self._call(
+        return self._caller.call(
             "POST", "/v1/checkouts", _n_events, checkout_json(checkout, CHECKOUT_FIELDS),
             repeatable=checkout.order_id is not None,
         )  # fmt: skip
 
-    def feedback(self, feedback: Feedback) -> None:
-        """Log what a shopper did with an item. Raises SextetError."""
-        self._call("POST", "/v1/feedback", dict, feedback_json(feedback))
+    def cancel_order(self, order_id: str, user_id: str) -> tuple[OrderLine, ...]:
+        """Take an order out of its user's history; the lines that remain: none. Safe to repeat.
+
+        Raises SextetError, with status 404 for an order that the store does not hold.
+        """
+        return self._change_order(order_id, "cancel", {"user_id": user_id})
+
+    def return_lines(
+        self, order_id: str, user_id: str, lines: Sequence[Line], return_id: str | None = None
+    ) -> tuple[OrderLine, ...]:
+        """Take what came back out of an order; the lines that remain.
+
+        The same return counts once, so it is safe to repeat.
+
+        Args:
+            lines: items and quantities; their prices do not count.
+            return_id: tells equal returns of one order apart.
+
+        Raises SextetError, with status 404 for an order that the store does not hold.
+        """
+        content: dict[str, Any] = {
+            "user_id": user_id,
+            "lines": [{"item_id": line.item_id, "quantity": line.quantity} for line in lines],
+        }
+        if return_id is not None:
+            content["return_id"] = return_id
+        return self._change_order(order_id, "returns", content)
+
+    def feedback(self, feedback: Feedback) -> Shown:
+        """Log what a shopper did with an item. Returns whether the slate had the item. Raises SextetError.
+
+        "unknown" is the answer for feedback without a `request_id` of this release.
+        """
+        return self._caller.call("POST", "/v1/feedback", _shown, feedback_json(feedback))
+
+    def record_view(self, slate: Slate, user_id: str | None = None, order_id: str | None = None) -> Shown:
+        """Log that a slate with items was really on screen (`serve --impressions viewed`).
+
+        Args:
+            user_id: of the shopper; None for a guest, for whom no cap counts.
+            order_id: with which the slate was asked for.
+
+        Raises SextetError, or ValueError for a slate without items or `request_id`.
+        """
+        if not slate.items or not slate.request_id:
+            raise ValueError("the slate has no items or no request_id: only one of the service is viewed")
+        content = {"kind": "viewed", "request_id": slate.request_id, "item_id": slate.items[0].item_id}
+        content |= {} if user_id is None else {"user_id": user_id}
+        content |= {} if order_id is None else {"order_id": order_id}
+        return self._caller.call("POST", "/v1/feedback", _shown, json.dumps(content).encode())
 
     def bundle(self) -> BundleInfo:
         """The bundle that serves. Raises SextetError."""
-        return self._call("GET", "/v1/bundle", _bundle_info, repeatable=True)
+        return self._caller.call("GET", "/v1/bundle", _bundle_info, repeatable=True)
 
     def ready(self) -> Readiness:
         """Whether the service has a bundle. Raises SextetError if there is no answer of the service."""
         try:
-            return self._call("GET", "/readyz", _readiness, repeatable=True)
+            return self._caller.call("GET", "/readyz", _readiness, repeatable=True)
         except UnavailableError as error:
             if error.status != 503:
                 raise
             return Readiness(False, "", error.detail)
 
+    def _change_order(self, order_id: str, change: str, content: dict[str, Any]) -> tuple[OrderLine, ...]:
+        path, body = path_of("v1", "orders", order_id, change), json.dumps(content).encode()
+        return self._caller.call("POST", path, _order_lines, body, repeatable=True)
+
     def close(self) -> None:
         """Close the idle connections."""
-        self._connections.close()
+        self._caller.close()
 
     def __enter__(self) -> "SextetClient":
         return self
@@ -129,24 +149,18 @@ class SextetClient:
     ) -> None:
         self.close()
 
-    def _call(
-        self, method: str, path: str, parse: Callable[[Any], T], body: bytes | None = None,
-        *, repeatable: bool = False,
-    ) -> T:  # fmt: skip
-        """What `parse` makes of the JSON of a successful answer. Raises SextetError."""
-        headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
-        answer = self._connections.request(method, path, body, headers, self.timeout, repeatable)
-        if not 200 <= answer.status < 300:
-            raise error_of_response(answer.status, answer.headers, answer.body)
-        try:
-            return parse(json.loads(answer.body))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            detail = f"{path}: the answer is not that of the service: {type(error).__name__} {error}"
-            raise UnavailableError(detail, answer.status) from error
-
 
 def _n_events(content: Any) -> int:
     return int(content["events"])
+
+
+def _shown(content: Any) -> Shown:
+    shown: Shown = content.get("shown", "unknown")  # services of earlier releases do not say
+    return shown
+
+
+def _order_lines(content: Any) -> tuple[OrderLine, ...]:
+    return tuple(OrderLine(line["item_id"], float(line["quantity"])) for line in content["lines"])
 
 
 def _bundle_info(content: Any) -> BundleInfo:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import Checkout, Event, Line
-from serving.checkout import Feedback, Reason
+from serving.checkout import Feedback, Reason, Slate
 from serving.client import InvalidRequestError, SextetClient, SextetError, UnauthorizedError, UnavailableError
 from serving.client.json_values import checkout_json
 from serving.http.schema import RecommendationIn, parse_body, to_checkout
@@ -54,10 +54,31 @@ def test_every_route(client: SextetClient, version: Path) -> None:
     assert slate.tier == "ranked"
     assert isinstance(slate.items[0].sources, tuple)
     assert all(isinstance(item.reason, Reason) and item.reason.text for item in slate.items)
-    client.feedback(Feedback("click", slate.request_id, slate.items[0].item_id, int(time.time()), "new"))
+    for item_id, shown in ((slate.items[0].item_id, "yes"), ("i001", "no")):
+        assert client.feedback(Feedback("click", slate.request_id, item_id, int(time.time()), "new")) == shown
+    assert client.feedback(Feedback("cart", None, "i001", int(time.time()), "new")) == "unknown"
+    assert client.record_view(slate, "new", ORDER.order_id) == "yes"
+    with pytest.raises(ValueError, match="no request_id"):
+        client.record_view(Slate((), "fallback", "", {}, "", ""))
     history = [Event("i003", 1_700_000_000, "click")]
     guest = Checkout(None, [Line("i001")], history=history, exclude={"i002"}, context={"store": "1"})
     assert "i002" not in {item.item_id for item in client.recommend(guest).items}
+
+
+def test_orders_can_be_changed(client: SextetClient) -> None:
+    order = Checkout("u/1 ü", [Line("i001", 2.0), Line("i009")], order_id="2024/10 %1")
+    with pytest.raises(InvalidRequestError) as caught:
+        client.cancel_order("2024/10 %1", "u/1 ü")
+    assert caught.value.status == 404
+    client.record_checkout(order)
+    returned = [Line("i001", 1.0, price=4.5)]
+    for return_id, remaining in ((None, 1.0), (None, 1.0), ("r2", 0.0)):  # the second is a retry
+        lines = client.return_lines("2024/10 %1", "u/1 ü", returned, return_id)
+        assert {line.item_id: line.quantity for line in lines} == {
+            **({"i001": remaining} if remaining else {}),
+            "i009": 1.0,
+        }
+    assert [client.cancel_order("2024/10 %1", "u/1 ü") for _ in range(2)] == [(), ()]
 
 
 def test_a_wrong_request_names_its_field(client: SextetClient) -> None:
@@ -81,7 +102,7 @@ def test_threads_share_connections(client: SextetClient, service: Command) -> No
         thread.join()
     assert len(slates) == 40
     assert all(len(slate.items) == 6 for slate in slates)
-    assert 1 <= len(client._connections._idle) <= 8
+    assert 1 <= len(client._caller._connections._idle) <= 8
 
 
 def test_keys(version: Path, tmp_path: Path) -> None:
@@ -122,6 +143,15 @@ def test_a_connection_that_was_closed_while_idle_is_replaced() -> None:
 def test_only_what_may_be_repeated_is_repeated() -> None:
     """The server takes the request and closes: only an order id makes it safe to send it again."""
     good = answer("200 OK", EMPTY)
+    lines = answer("200 OK", b'{"lines": []}')
+    for change in (
+        lambda client: client.cancel_order("o1", "new"),
+        lambda client: client.return_lines("o1", "new", [Line("i001")]),
+    ):
+        with scripted(good, None, lines) as server, SextetClient(server.url) as client:
+            client.recommend(ORDER)
+            assert change(client) == ()
+            assert len(server.requests) == 3
     with scripted(good, None, good) as server, SextetClient(server.url) as client:
         client.recommend(ORDER)
         client.recommend(ORDER)
@@ -236,5 +266,5 @@ def test_importing_the_client_is_light() -> None:
 
 def wait_until_readable(client: SextetClient) -> None:
     """Until the end of the idle connection has arrived."""
-    ((connection, _),) = client._connections._idle
+    ((connection, _),) = client._caller._connections._idle
     assert connection.sock.recv(1, 2) == b""  # MSG_PEEK
