@@ -150,9 +150,13 @@ class Container:
 
     def ask(self, method: str, path: str, content: Any = None) -> Any:
         """The JSON that the service answers to a client on its network."""
+        return json.loads(self.text(method, path, content))
+
+    def text(self, method: str, path: str, content: Any = None) -> str:
+        """What the service answers."""
         body = "" if content is None else json.dumps(content)
         enter = ("nsenter", "--target", str(self.pid), "--net")
-        return json.loads(run(*enter, sys.executable, "-c", ASK, method, path, body))
+        return run(*enter, sys.executable, "-c", ASK, method, path, body)
 
     def owner(self) -> tuple[int, str]:
         """The user id of process 1, and its command."""

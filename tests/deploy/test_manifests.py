@@ -10,16 +10,17 @@ import pytest
 import yaml
 
 from serving.cli.config_file import read_config_file
-from serving.cli.serve import ServeOptions
+from serving.cli.serve import MAX_DRAIN_SECONDS, ServeOptions
 from serving.command_line import option_specs
-from serving.command_line import run as run_command
 from serving.http.keys import PUBLIC_PATHS
+from serving.pipeline.rules.document import read_rules
 from tests.deploy.containers import ROOT, run
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 FIXTURES = ROOT / "tests" / "fixtures"
-SHUTDOWN_SECONDS = 40  # requests in flight 30, log and store 5 each
+SHUTDOWN_SECONDS = 25  # that a stop takes at most, whatever hangs
+SHIP_SECONDS = 15  # for the last files of the log
 PRIVATE_KINDS = ("ServiceMonitor", "Kustomization")  # not of Kubernetes itself
 
 
@@ -32,21 +33,7 @@ def manifests() -> dict[str, dict[str, Any]]:
     return {file.name: read(file) for file in sorted(KUBERNETES.glob("*.yaml"))}
 
 
-def flags(arguments: list[str]) -> list[str]:
-    return [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
-
-
-@pytest.fixture
-def serve_help(capsys: pytest.CaptureFixture[str]) -> str:
-    def serve(options: ServeOptions) -> int:
-        return 0
-
-    with pytest.raises(SystemExit, match="0"):
-        run_command("serve", serve, arguments=["--help"])
-    return capsys.readouterr().out
-
-
-def test_compose_follows_the_specification(serve_help: str) -> None:
+def test_compose_follows_the_specification() -> None:
     compose = read(DEPLOY / "compose.yaml")
     del compose["name"]  # younger than the schema
     jsonschema.validate(compose, json.loads((FIXTURES / "compose_schema.json").read_text()))
@@ -57,7 +44,18 @@ def test_compose_follows_the_specification(serve_help: str) -> None:
             is_file = source.startswith(".")
             bundle = source == "../bundle"  # the export makes it
             assert bundle or ((DEPLOY / source).exists() if is_file else source in compose["volumes"]), source
-    assert all(flag in serve_help for flag in flags(services["sextet"]["command"]))
+    assert services["sextet"]["command"] == ["--config", "/etc/sextet/serve.toml"]
+    mounts = dict(volume.split(":")[:2] for volume in services["sextet"]["volumes"])
+    assert mounts["./compose"] == "/etc/sextet"
+    options = serve_options(DEPLOY / "compose" / "serve.toml")
+    assert options["bundle"] == mounts["../bundle"]
+    assert options["log"].startswith(mounts["state"])
+    assert options["rules"] == "/etc/sextet/rules.toml"
+    assert read_rules(DEPLOY / "compose" / "rules.toml") == {}  # examples alone
+    keys = options["admin_key_file"].replace("/etc/sextet", "deploy/compose")
+    assert f"> {keys}\n" in (DEPLOY / "compose" / "serve.toml").read_text()
+    assert f"/{keys}" in (ROOT / ".gitignore").read_text().split()
+    assert services["sextet"]["stop_grace_period"] == f"{SHUTDOWN_SECONDS + 5}s"
     assert all(port.startswith("127.0.0.1:") for s in services.values() for port in s.get("ports", ()))
 
 
@@ -108,8 +106,11 @@ def test_kustomize_renders_the_manifests() -> None:
     rendered = list(yaml.safe_load_all(run("kubectl", "kustomize", str(KUBERNETES))))
     by_kind = {manifest["kind"]: manifest for manifest in rendered}
     pod = by_kind["Deployment"]["spec"]["template"]["spec"]
-    (name,) = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
-    assert name == by_kind["ConfigMap"]["metadata"]["name"] != "sextet"  # with a hash of its content
+    mounted = {volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume}
+    made = {each["metadata"]["name"] for each in rendered if each["kind"] == "ConfigMap"}
+    assert mounted == made
+    assert "sextet-rules" in made
+    assert "sextet" not in made  # with a hash of its content
     assert pod["containers"][0]["image"] == "registry.example.com/sextet:0.1.0"
 
 
@@ -124,8 +125,13 @@ def test_the_pod_is_restricted_and_has_time_to_stop() -> None:
             "capabilities": {"drop": ["ALL"]},
         }
     (container,) = pod["containers"]
-    sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= sleep + SHUTDOWN_SECONDS
+    assert "lifecycle" not in container  # drain_seconds does it, and closes the connections
+    assert pod["terminationGracePeriodSeconds"] >= SHUTDOWN_SECONDS + SHIP_SECONDS
+    startup, readiness = container["startupProbe"], container["readinessProbe"]
+    # A worker listens when it is ready: the copy of the bundle and `load_timeout` of one bad version.
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
+    drain = serve_options(KUBERNETES / "serve.toml")["drain_seconds"]
+    assert MAX_DRAIN_SECONDS >= drain > readiness["periodSeconds"] * readiness["failureThreshold"]
     probes = {
         name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")
     }
@@ -147,11 +153,14 @@ def test_the_labels_of_the_manifests_agree() -> None:
     assert keys["metrics_key"] in keys["shop_keys"].split()
 
 
-def test_the_options_in_the_pod_exist() -> None:
+def serve_options(file: Path) -> dict[str, Any]:
+    """Option → its value in a file of --config."""
     specs = {spec.name: spec for spec in option_specs(ServeOptions)}
-    options = {
-        name: given.value for name, given in read_config_file(KUBERNETES / "serve.toml", specs).items()
-    }
+    return {name: given.value for name, given in read_config_file(file, specs).items()}
+
+
+def test_the_options_in_the_pod_exist() -> None:
+    options = serve_options(KUBERNETES / "serve.toml")
     pod = manifests()["deployment.yaml"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["resources"]["requests"]["cpu"] == str(options["workers"] * options["threads"])
@@ -159,3 +168,18 @@ def test_the_options_in_the_pod_exist() -> None:
     files = {mounts["keys"] + "/" + name for name in manifests()["secret.yaml"]["stringData"]}
     assert {options["api_key_file"], options["admin_key_file"]} < files
     assert options["log"].startswith(mounts["state"])
+    assert options["rules"] == f"{mounts['rules']}/rules.toml"
+    assert read_rules(KUBERNETES / "rules.toml") == {}  # examples alone
+
+
+def test_the_pod_follows_its_rules() -> None:
+    """A ConfigMap whose name changes, or a single mounted file, would hide a change from a running pod."""
+    pod = manifests()["deployment.yaml"]["spec"]["template"]["spec"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "rules"]
+    (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "rules"]
+    assert "subPath" not in mount
+    (generated,) = [
+        generator for generator in manifests()["kustomization.yaml"]["configMapGenerator"]
+        if generator["name"] == volume["configMap"]["name"]
+    ]  # fmt: skip
+    assert generated["options"]["disableNameSuffixHash"]

@@ -72,6 +72,7 @@ def test_pages_of_named_origins_may_call(start: Start, keys: dict[str, Path]) ->
     allowed = preflight(client, SHOP)
     assert allowed["access-control-allow-origin"] == SHOP
     assert allowed["access-control-max-age"] == "600"
+    assert allowed["access-control-allow-methods"] == "GET, POST"  # no page changes rules, items or users
     assert "authorization" in allowed["access-control-allow-headers"].lower()
     response = client.post(SLATES, BASKET, headers={"Origin": SHOP, "Authorization": "Bearer shop-key"})
     six(response)
