@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 from ..live_items.changes import ItemEntry, merged_until, read_entry, read_key
 from ..live_items.overlay import LiveItems
 from ..recommender import Recommender
-from ..resilience.deadline import error_message
+from ..resilience.loggable import loggable_message
 from ..stores.live_state import Change
 from .middleware import logger
 
@@ -36,7 +36,7 @@ class ItemUpdates:
                 try:
                     self._entries.setdefault(item_id, {})[field] = read_entry(key, value)
                 except ValueError as error:
-                    logger.error(error_message(error))
+                    logger.error("a live value of an item cannot be read: %s", loggable_message(error))
             for recommender in list(self._live_items):
                 self._update(recommender, changed)
 

@@ -19,6 +19,7 @@ from serving.http.app import create_app
 from serving.http.logs import ACCESS_LOGGER, JsonFormatter, TextFormatter
 from serving.http.settings import Settings
 from serving.resilience.loggable import loggable_message, loggable_traceback
+from serving.stores.live_state import Change
 from serving.stores.uri import open_store
 from tests.serving.http.services import BASKET, ROOT, Client, command, serving
 
@@ -112,6 +113,8 @@ def test_no_line_holds_what_a_request_sent(
 
         monkeypatch.setattr(client.service, "recommend", fail)
         assert client.post("/v1/recommendations", {"user_id": USER, **BASKET}).status_code == 500
+        change = Change("items", f"price/{ITEM}", b'{"value": "i001", "ts": 1}')  # by another program
+        client.service.item_updates.apply([change], is_complete=False)
         # An error in a callback that nobody awaits has no request.
         logging.getLogger("asyncio").error("lost", exc_info=ValueError(USER))
     written = lines.getvalue()
@@ -121,6 +124,7 @@ def test_no_line_holds_what_a_request_sent(
     for word in (
         "the store failed: ValueError at test_logs.py",
         "the log failed",
+        "a live value of an item cannot be read: ValueError at changes.py",
         "POST /v1/recommendations failed",
     ):
         assert any(word in message for message in messages), messages
