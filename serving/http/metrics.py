@@ -90,7 +90,20 @@ class ServiceMetrics:
         self.log_records = counter("sextet_log_records", "Slates and feedback logged", ("outcome",))
         self.log_write_failures = counter("sextet_log_write_failures", "Failed attempts to write the log")
         self.process = ProcessMetrics(self.registry)
+        self._begin_at_zero()
         self._last_failed = self._last_dropped = 0  # the log's counts at the last record
+
+    def _begin_at_zero(self) -> None:
+        """Show outcomes before they occur: Prometheus sees no increase in a series that begins with 1."""
+        for metric, outcomes in (
+            (self.bundle_loads, ("refused", "abandoned")),
+            (self.store_appends, ("failed", "dropped")),
+            (self.log_records, ("failed", "dropped")),
+            (self.live_state_reads, ("failed",)),
+            (self.store_impressions, ("failed", "dropped")),
+        ):
+            for outcome in outcomes:
+                metric.labels(outcome)
 
     def count_slate(self, slate: Slate) -> None:
         """Count a slate and the time of its stages."""

@@ -100,6 +100,8 @@ class Service:
         self.live = None if live_uri is None else LiveUpdates(open_live_state(live_uri), self.metrics)
         self.rules = RuleBook(settings.rules, settings.poll_seconds)
         self.reloads["rules"] = self.rules.reload
+        for name in self.reloads:
+            self.metrics.reloads.labels(name, "refused")  # 0 from the start, so that the first one is a rise
         self.item_updates = ItemUpdates()
         if self.live is not None:
             self.live.subscribe(ITEMS_TOPIC, self.item_updates.apply)

@@ -113,7 +113,7 @@ class Prometheus:
                 f"--web.listen-address=127.0.0.1:{port}",
             ],
             stdout=subprocess.DEVNULL,
-            stderr=(folder / "log").open("w"),
+            stderr=(folder / "prometheus.log").open("w"),
         )
         until(self.is_ready, 60)
 
