@@ -196,14 +196,16 @@ class Recommender:
 
         `query` (EligibilityFilter.eligible_items) and `stored_profile` are known once the store was read.
         """
+        # Rules know an item before it is available: taken in this order, none is shown before they do.
+        available = self.eligibility_filter.available_items
         compiled = self.rules.compiled
         if compiled is None:
-            return self.eligibility_filter.eligible_items(checkout, policy, query)
+            return self.eligibility_filter.eligible_items(checkout, policy, query, None, available)
         if self.store is None or checkout.user_id is None:
             stored_profile = {}
         ts = int(time.time()) if checkout.ts is None else checkout.ts
         rules = compiled.in_force(checkout, ts, stored_profile)
-        return self.eligibility_filter.eligible_items(checkout, policy, query, rules)
+        return self.eligibility_filter.eligible_items(checkout, policy, query, rules, available)
 
     def policy_for(self, revenue_weight: float | None) -> SlatePolicy:
         """The bundle's policy, with `revenue_weight` if given. Raises ValueError as `recommend` does."""

@@ -3,7 +3,7 @@
 available ─ categories ─▶ shared mask ─ exclude, basket ─▶ eligible ─ purchases of the history ─▶ eligible
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from ..checkout import HISTORY_KINDS, Checkout
 from ..storage.formats import CATALOG_FIELDS
 from ..storage.item_ids import ItemRowMap
 from .encode import QueryArrays
-from .exclusion import category_path, excluded_keys, items_of_categories
+from .exclusion import category_path, category_prefixes, excluded_keys, items_of_categories
 from .frequency import ImpressionCount, capped_items, lift_cap
 from .rules.compiled import RulesInForce
 from .slate_policy import SLOTS, SlatePolicy
@@ -113,6 +113,11 @@ class EligibilityFilter:
         """
         self._items = self._available_items(everything, new_categories)
 
+    @property
+    def available_items(self) -> AvailableItems:
+        """What is available now."""
+        return self._items
+
     def _available_items(self, everything: EligibleItems, categories: Mapping[int, str]) -> AvailableItems:
         # The masks of the bundle's categories outlive a change of the stock: they take milliseconds.
         mask = partial(_category_mask, self._bundle_masks, everything.mask, dict(categories))
@@ -135,12 +140,14 @@ class EligibilityFilter:
         policy: SlatePolicy,
         query: QueryArrays | None = None,
         rules: RulesInForce | None = None,
+        available: AvailableItems | None = None,
     ) -> EligibleItems:
         """What a request may show under the rules in force.
 
         `query` is of the checkout and its user's history. Until it is known, earlier purchases do not count.
+        `available` are the items that were taken before `rules`; None for those of now.
         """
-        eligible, category_mask, _ = self._items
+        eligible, category_mask, _ = self._items if available is None else available
         if checkout.categories is not None:
             mask = category_mask(frozenset(checkout.categories))
             eligible = eligible._replace(mask=mask, n_removed=0, has_categories=True)
@@ -182,12 +189,6 @@ class EligibilityFilter:
         if not policy.repeat_categories:
             return rows
         return rows[~self._items.category_mask(frozenset(policy.repeat_categories))[rows]]
-
-
-def category_prefixes(paths: Iterable[str | None]) -> frozenset[str]:
-    """The category paths, and those above them."""
-    parts = (path.split("/") for path in paths if path)
-    return frozenset("/".join(names[:n]) for names in parts for n in range(1, len(names) + 1))
 
 
 def _category_mask(

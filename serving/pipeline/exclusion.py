@@ -7,7 +7,7 @@ Pure numpy over keys: an item row for one request, `row · (N+1) + item` for a b
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +64,12 @@ def excluded_keys(
 def category_path(text: str) -> str:
     """A category path in its one spelling: `/ food / dairy /` and `food > dairy` are `food/dairy`."""
     return "/".join(part.strip() for part in re.sub(r"\s+>\s+", "/", text).split("/") if part.strip())
+
+
+def category_prefixes(paths: Iterable[str | None]) -> frozenset[str]:
+    """The category paths, and those above them."""
+    parts = (path.split("/") for path in paths if path)
+    return frozenset("/".join(names[:n]) for names in parts for n in range(1, len(names) + 1))
 
 
 def items_of_categories(category: pa.StringArray, paths: Collection[str]) -> NDArray[np.bool_]:

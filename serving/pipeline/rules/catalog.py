@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...storage.bundle import Bundle
 from ...storage.mapped_table import MappedTable
-from ..exclusion import items_of_categories
+from ..exclusion import category_prefixes, items_of_categories
 from .document import Match
 from .fields import close_names
 
@@ -141,8 +141,10 @@ class RuleCatalog:
     def unknown_names(self, match: Match) -> list[UnknownName]:
         """The names that the bundle does not have, with the nearest that it has."""
         unknown = []
+        new_items = tuple(self.new_items.values())
+        new_categories = category_prefixes(item.category for item in new_items) if match.categories else ()
         for path in match.categories:
-            if path not in self.categories:
+            if path not in self.categories and path not in new_categories:
                 unknown.append(
                     _unknown("category", f"no item has the category '{path}'", path, self.categories, True)
                 )
@@ -151,7 +153,8 @@ class RuleCatalog:
                 unknown.append(
                     _unknown("item", f"there is no item '{item_id}'", item_id, self._ids_like(item_id))
                 )
-        unknown += self._unknown_brands(match.brands)
+        new_brands = {item.brand for item in new_items}
+        unknown += self._unknown_brands([brand for brand in match.brands if brand not in new_brands])
         for name, values in match.attributes:
             unknown += self._unknown_values(name, values)
         return unknown

@@ -1,5 +1,6 @@
 """The rules of the shop for one loaded bundle. They are replaced while it serves, and so are items."""
 
+import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,7 +12,7 @@ from .document import Rule
 
 
 class RuleSet:
-    """The rules in force. One thread at a time may change them; requests take `compiled` once.
+    """The rules in force. Safe to share between threads; requests take `compiled` once.
 
     Attributes:
         compiled: None for no rules.
@@ -20,11 +21,14 @@ class RuleSet:
     def __init__(self, catalog: RuleCatalog) -> None:
         self.catalog = catalog
         self.compiled: CompiledRules | None = None
+        # Rules come from a file and a route, items from another thread: each builds on what the other did.
+        self._lock = threading.Lock()
 
     def replace(self, rules: Iterable[Rule]) -> None:
         """Obey these rules, in place of those before."""
         rules = tuple(rules)
-        self.compiled = CompiledRules(rules, self.catalog, self.compiled) if rules else None
+        with self._lock:
+            self.compiled = CompiledRules(rules, self.catalog, self.compiled) if rules else None
 
     def update_items(self, rows: NDArray[np.int64], new_items: dict[int, ItemTexts]) -> None:
         """Match the items at `rows` [n] again: their prices, or the items themselves, changed.
@@ -32,7 +36,8 @@ class RuleSet:
         Args:
             new_items: row → texts of all items that the bundle lacks.
         """
-        self.catalog.new_items = new_items
-        if self.compiled is not None:
-            rules = [entry.rule for entry in self.compiled.rules]
-            self.compiled = CompiledRules(rules, self.catalog, self.compiled, rows)
+        with self._lock:
+            self.catalog.new_items = new_items
+            if self.compiled is not None:
+                rules = [entry.rule for entry in self.compiled.rules]
+                self.compiled = CompiledRules(rules, self.catalog, self.compiled, rows)

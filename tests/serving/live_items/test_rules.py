@@ -1,5 +1,7 @@
 """Rules of the shop hold for items that change, and for new ones, from their first request on."""
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,62 @@ def test_a_pinned_item_may_come_later(live: tuple[Recommender, LiveItems]) -> No
     assert (item.item_id, item.title, item.rules, item.reason.code) == ("new-1", "Gin", ("launch",), "pinned")
     live_items.apply({"new-1": {}})
     recommender.rules.replace([])
+
+
+def test_rules_know_the_categories_and_brands_of_new_items(live: tuple[Recommender, LiveItems]) -> None:
+    recommender, live_items = live
+    match = read_rule("dry", {"hide": {"category": "drinks", "brand": "acme"}}).match
+    assert recommender.rules.catalog.unknown_names(match)
+    live_items.apply({"new-1": NEW})
+    assert not recommender.rules.catalog.unknown_names(match)
+    live_items.apply({"new-1": {}})
+    assert recommender.rules.catalog.unknown_names(match)
+
+
+def test_no_request_sees_a_new_item_before_its_rules_do(
+    live: tuple[Recommender, LiveItems], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An item that appears while a request asks which rules are in force."""
+    recommender, live_items = live
+    recommender.rules.replace([read_rule("dry", {"hide": {"category": "drinks"}})])
+    in_force = CompiledRules.in_force
+
+    def with_new_item(*arguments: Any) -> Any:
+        rules = in_force(*arguments)
+        live_items.apply({"new-1": NEW})
+        return rules
+
+    monkeypatch.setattr(CompiledRules, "in_force", with_new_item)
+    eligible = recommender.eligible_items(GUEST, recommender.policy)
+    assert not eligible.mask[live_items.new_rows.rows["new-1"]]
+    live_items.apply({"new-1": {}})
+    recommender.rules.replace([])
+
+
+def test_rules_and_items_that_change_at_once_both_count(live: tuple[Recommender, LiveItems]) -> None:
+    """Items come from the thread of the live state, rules from that of their file."""
+    recommender, live_items = live
+    stop = threading.Event()
+
+    def change_items() -> None:
+        while not stop.is_set():
+            for price in (1.0, 3.0):
+                live_items.apply({"i001": {"price": price}})
+
+    thread = threading.Thread(target=change_items)
+    thread.start()
+    try:
+        for number in range(300):
+            recommender.rules.replace([read_rule(f"rule{number}", {"hide": {"price_below": 2.0}})])
+            time.sleep(0.0005)
+            compiled = recommender.rules.compiled
+            assert compiled is not None
+            assert [entry.rule.name for entry in compiled.rules] == [f"rule{number}"]
+    finally:
+        stop.set()
+        thread.join()
+        live_items.apply({"i001": {}})
+        recommender.rules.replace([])
 
 
 @settings(max_examples=40, deadline=None)
