@@ -62,7 +62,7 @@ def parse_announcement(change: Change) -> Announcement | None:
     try:
         content = json.loads(change.value)
         return Announcement(change.key, float(content["at"]), frozenset(content["users"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"live state: {TOPIC} {change.key}: no announcement: {error}") from error
 
 

@@ -79,7 +79,11 @@ class ForgottenUsers:
         if is_complete:
             self._announcements.clear()
         for change in changes:
-            announcement = parse_announcement(change)
+            try:
+                announcement = parse_announcement(change)
+            except ValueError as error:  # the others count all the same
+                logger.error("forgotten users: %s", loggable_message(error))
+                continue
             if announcement is None:
                 self._announcements.pop(change.key, None)
             else:

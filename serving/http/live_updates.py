@@ -1,4 +1,8 @@
-"""Live state as it reaches a worker: a thread looks for changes and hands them to those who apply them."""
+"""Live state as it reaches a worker: a thread looks for changes and hands them to those who apply them.
+
+Nothing but a removal ends an entry. A state that lost entries, because its server or file was replaced by
+an empty or older one, gets them back from the workers that have them.
+"""
 
 import threading
 import time
@@ -6,11 +10,12 @@ from collections.abc import Callable, Sequence
 
 from ..resilience.deadline import error_message
 from ..resilience.loggable import loggable_message
-from ..stores.live_state import START, Change, LiveState
+from ..stores.live_state import START, Change, LiveState, Snapshot
 from .metrics import ServiceMetrics
 from .middleware import logger
 
 ERROR_LOG_SECONDS = 60.0  # between two lines about a state that cannot be read
+START_TIMEOUT = 10.0  # seconds that a start waits for a state that cannot be read
 
 Apply = Callable[[Sequence[Change], bool], None]
 
@@ -20,11 +25,21 @@ class LiveUpdates:
 
     Args:
         poll_seconds: between two looks for changes.
+        start_timeout: seconds that `start` waits for a state that cannot be read.
     """
 
-    def __init__(self, state: LiveState, metrics: ServiceMetrics, poll_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        state: LiveState,
+        metrics: ServiceMetrics,
+        poll_seconds: float = 1.0,
+        start_timeout: float = START_TIMEOUT,
+    ) -> None:
         self.state, self.metrics, self.poll_seconds = state, metrics, poll_seconds
+        self.start_timeout = start_timeout
         self.reason = "live state: not read yet"  # "" while the state can be read
+        self.was_read = False
+        metrics.live_state_unread.set(1)
         self._cursor = START
         self._entries: dict[tuple[str, str], bytes] = {}
         self._subscribers: dict[str, Apply] = {}  # by topic
@@ -52,7 +67,7 @@ class LiveUpdates:
         """Apply what is new. Never raises."""
         with self._lock:
             try:
-                snapshot = self.state.read(self._cursor)
+                snapshot = self._write_back(self.state.read(self._cursor))
             except Exception as error:
                 self._on_failure(error)
                 return
@@ -72,10 +87,21 @@ class LiveUpdates:
                     self._apply(topic, self._topic_entries(topic), is_complete=True)
                 elif changes:
                     self._apply(topic, changes, is_complete=False)
+            self.was_read = True
+            self.metrics.live_state_unread.set(0)
 
     def start(self) -> None:
-        """Read the state once, and follow it from now on."""
+        """Read the state, and follow it from now on.
+
+        While it cannot be read this tries again for `start_timeout` seconds: without it the worker would
+        show what the shop hides.
+        """
+        deadline = time.monotonic() + self.start_timeout
         self.poll()
+        while not self.was_read and time.monotonic() < deadline and not self._stop.wait(self.poll_seconds):
+            self.poll()
+        if not self.was_read:
+            logger.error("the worker starts without live rules and items: %s", self.reason)
         self._thread.start()
 
     def close(self, timeout: float = 5.0) -> None:
@@ -83,6 +109,18 @@ class LiveUpdates:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
+
+    def _write_back(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot, after the state got the entries back that it lost. Raises OSError."""
+        if not snapshot.is_complete:
+            return snapshot
+        names = {(change.topic, change.key) for change in snapshot.changes}  # removed ones among them
+        lost = [Change(*name, value) for name, value in self._entries.items() if name not in names]
+        if not lost:
+            return snapshot
+        self.state.write(lost)
+        logger.error("the live state had lost %d entries: this worker wrote them back", len(lost))
+        return self.state.read(START)
 
     def _topic_entries(self, topic: str) -> list[Change]:
         return [Change(name, key, value) for (name, key), value in self._entries.items() if name == topic]
@@ -98,7 +136,8 @@ class LiveUpdates:
             self.poll()
 
     def _on_failure(self, error: Exception) -> None:
-        self.reason = f"live state: {error_message(error)}"
+        since = "" if self.was_read else "not read since the start: "
+        self.reason = f"live state: {since}{error_message(error)}"
         self.metrics.live_state_reads.labels("failed").inc()
         if time.monotonic() - self._last_error_time >= ERROR_LOG_SECONDS:
             self._last_error_time = time.monotonic()

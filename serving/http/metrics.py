@@ -80,6 +80,9 @@ class ServiceMetrics:
         self.live_state_reads = counter(
             "sextet_live_state_reads", "Looks for changes of rules and items", ("outcome",)
         )
+        self.live_state_unread = gauge(
+            "sextet_live_state_unread", "Workers that have not read the live state since their start"
+        )
         self.corrupt_histories = counter("sextet_corrupt_histories", "Damaged histories that were met")
         minimum = partial(Gauge, registry=self.registry, multiprocess_mode="livemin")
         self.store_available = minimum("sextet_store_available", "0: the store's file is gone")

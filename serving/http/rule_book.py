@@ -98,7 +98,7 @@ class RuleBook:
                     continue
                 try:
                     self._live_rules[name] = read_rule(name, json.loads(value))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     self._live_problems[name] = f"live rule '{name}': {error_message(error)}"
                     logger.error(self._live_problems[name])
             if len(self.rules) > MAX_RULES:

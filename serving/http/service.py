@@ -122,9 +122,9 @@ class Service:
         """Follow the live state, the bundle, and the health of store and log; take the process's metrics."""
         self.health.start()
         if self.live is not None and self.forgotten_users is not None:
-            self.live.start()
             self.live.subscribe(RULES_TOPIC, self.rules.apply)
             self.forgotten_users.start()
+            self.live.start()  # before a bundle is loaded: its first answer has the live state
         self.rules.start()
         self.bundle_watcher.start()
         self.metrics.process.start(lambda: self.bundle_watcher.recommender, self.settings.threads)

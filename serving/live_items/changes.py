@@ -105,7 +105,7 @@ def read_entry(key: str, value: bytes) -> ItemEntry:
         content = json.loads(value)
         entry = ItemEntry(item_id, field, content["value"], float(content["ts"]))
         ItemChange(item_id, {field: entry.value})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"live state, {TOPIC} {key!r}: {type(error).__name__}: {error}") from error
     return entry
 

@@ -101,9 +101,10 @@ class SQLiteLiveState:
             if not connection.execute(table).fetchone():
                 return Snapshot([], START, is_complete=after != START)
             (generation,) = connection.execute(SELECT_GENERATION).fetchone()
-            is_same = generation == after.generation
+            (last,) = connection.execute(SELECT_LAST).fetchone()
+            # An earlier copy of the file is another one: its next numbers would be taken for read ones.
+            is_same = generation == after.generation and last >= after.sequence
             rows = connection.execute(SELECT_NEW, [after.sequence if is_same else 0]).fetchall()
-        last = rows[-1][3] if rows else after.sequence if is_same else 0
         return Snapshot([Change(*row[:3]) for row in rows], Cursor(generation, last), not is_same)
 
     @contextmanager

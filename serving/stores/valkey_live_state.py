@@ -47,18 +47,21 @@ class ValkeyLiveState:
         """What was written after `after`."""
         with self._translate_errors():
             client: Any = self._client  # its annotations are those of an asynchronous client too
-            stored = client.get(GENERATION)
+            stored, last = client.mget(GENERATION, SEQUENCE)
             if stored is None:
                 return Snapshot([], START, is_complete=after != START)
             generation = stored.decode()
-            is_same = generation == after.generation
+            # A replica that took over may lack the last writes, and give their numbers to others.
+            is_same = generation == after.generation and int(last or 0) >= after.sequence
             sequence = after.sequence if is_same else 0
             rows = client.zrangebyscore(ORDER, f"({sequence}", "+inf", withscores=True)
             values = client.hmget(ENTRIES, [field for field, _ in rows]) if rows else []
+        if None in values:  # never of a removed entry
+            raise ConnectionError(f"live state {self._address}: it lost data while it was read")
         changes = []
         for (field, _), value in zip(rows, values, strict=True):
             topic, _, key = field.decode().partition(SEPARATOR)
-            is_removed = not value or value[:1] == b"\0"
+            is_removed = value[:1] == b"\0"
             changes.append(Change(topic, key, None if is_removed else value[1:]))
         last = int(rows[-1][1]) if rows else sequence
         return Snapshot(changes, Cursor(generation, last), not is_same)
