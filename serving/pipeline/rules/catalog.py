@@ -35,6 +35,15 @@ class ItemTexts(NamedTuple):
     brand: str
 
 
+class RowTexts(NamedTuple):
+    """The same of the items at `rows` [n], as they are now."""
+
+    rows: NDArray[np.int64]
+    category: pa.StringArray
+    brand: pa.StringArray
+    has_new: bool  # whether the bundle lacks one of them
+
+
 class RuleCatalog:
     """What rules read of a bundle's items.
 
@@ -89,23 +98,25 @@ class RuleCatalog:
         mask = self._match(match, np.arange(len(self.item_id)), self.category, self.brand)
         if self.new_items:
             rows = np.fromiter(self.new_items, np.int64)
-            mask[rows] = self.match_rows(match, rows)
+            mask[rows] = self.match_rows(match, self.texts_of(rows))
         return mask
 
-    def match_rows(self, match: Match, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[n] bool: which of the items at `rows` [n] fit every part, as they are now."""
-        bundle_brand, category, brand = self.brand, [], []
-        for row in rows.tolist():
-            new = self.new_items.get(row)
-            category.append(self.category[row].as_py() if new is None else new.category)
-            if new is not None:
-                brand.append(new.brand)
-            elif bundle_brand is not None:
-                brand.append(bundle_brand[row].as_py())
-            else:
-                brand.append("")
-        strings = pa.string()
-        return self._match(match, rows, pa.array(category, strings), pa.array(brand, strings))
+    def match_rows(self, match: Match, texts: RowTexts) -> NDArray[np.bool_]:
+        """[n] bool: which of the items of `texts` fit every part, as they are now."""
+        return self._match(match, texts.rows, texts.category, texts.brand)
+
+    def texts_of(self, rows: NDArray[np.int64]) -> RowTexts:
+        """The texts of the items at `rows` [n]; to read them takes longer than to match a rule."""
+        category = self.category.take(pa.array(rows)).to_pylist()
+        brand = [""] * len(rows) if self.brand is None else self.brand.take(pa.array(rows)).to_pylist()
+        new = [
+            (position, self.new_items[row])
+            for position, row in enumerate(rows.tolist())
+            if row in self.new_items
+        ]
+        for position, texts in new:
+            category[position], brand[position] = texts
+        return RowTexts(rows, pa.array(category, pa.string()), pa.array(brand, pa.string()), bool(new))
 
     def _match(
         self,

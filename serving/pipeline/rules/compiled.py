@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...checkout import Checkout
-from .catalog import RuleCatalog, UnknownName
+from .catalog import RowTexts, RuleCatalog, UnknownName
 from .conditions import ALWAYS, AttributeValues, RequestFacts, When, attribute_text
 from .document import HIDING_KINDS, Rule, log_factor
 
@@ -54,6 +54,7 @@ class CompiledRule(NamedTuple):
     n_items: int  # that can be shown
     rows: NDArray[np.int64]  # [n] of a floor, by popularity; of a pin, its item; else empty
     unknown: list[UnknownName]
+    digest: bytes  # differs where the rule, or the items that it matches, do
 
 
 class RulesInForce:
@@ -144,16 +145,17 @@ class CompiledRules:
         self.catalog, self.item_rows = catalog, catalog.item_rows
         kept = previous.rules if previous is not None and previous.catalog is catalog else ()
         by_name = {entry.rule.name: entry for entry in kept}
+        texts = None if changed_rows is None or not kept else catalog.texts_of(changed_rows)
         compiled = []
         for rule in sorted(rules, key=lambda rule: rule.name):
             entry = by_name.get(rule.name)
             if entry is None or entry.rule != rule:
                 entry = _compile(rule, catalog)
-            elif changed_rows is not None:
-                entry = _compile_changed(entry, catalog, changed_rows)
+            elif texts is not None:
+                entry = _compile_changed(entry, catalog, texts)
             compiled.append(entry)
         self.rules: tuple[CompiledRule, ...] = tuple(compiled)
-        self.version = self._digest()
+        self.version = blake2b(b"".join(entry.digest for entry in self.rules), digest_size=16).digest()
         # Positions of the rules with the same conditions: one evaluation decides for all of them.
         self._groups: dict[tuple[When, bool], list[int]] = {}
         for position, (rule, *_) in enumerate(self.rules):
@@ -163,14 +165,6 @@ class CompiledRules:
         self.reads_profile = any(entry.rule.when.profile or entry.rule.allowed for entry in self.rules)
         # A cached method would refer to this object, and keep it when others take its place.
         self._in_force = lru_cache(CACHE_SIZE)(partial(RulesInForce, self.version, self.rules))
-
-    def _digest(self) -> bytes:
-        """16 bytes that differ where rules, or the items that they match, do."""
-        digest = blake2b(digest_size=16)
-        for compiled in self.rules:
-            digest.update(json.dumps([compiled.rule.name, compiled.rule.content], sort_keys=True).encode())
-            digest.update(np.packbits(compiled.mask).tobytes())
-        return digest.digest()
 
     def in_force(
         self, checkout: Checkout, ts: int, stored_profile: Mapping[str, str] | None
@@ -212,15 +206,15 @@ def _compile(rule: Rule, catalog: RuleCatalog) -> CompiledRule:
     return _with_mask(rule, catalog, catalog.match(rule.match))
 
 
-def _compile_changed(
-    compiled: CompiledRule, catalog: RuleCatalog, changed_rows: NDArray[np.int64]
-) -> CompiledRule:
-    """The rule, where the items at these rows [n] changed."""
-    is_matched = catalog.match_rows(compiled.rule.match, changed_rows)
-    if (compiled.mask[changed_rows] == is_matched).all() and not compiled.unknown:
+def _compile_changed(compiled: CompiledRule, catalog: RuleCatalog, texts: RowTexts) -> CompiledRule:
+    """The rule, where the items of `texts` changed."""
+    is_matched = catalog.match_rows(compiled.rule.match, texts)
+    # To look for the names nearest to an unknown one takes long, and the stock changes every second.
+    may_be_known = bool(compiled.unknown) and texts.has_new
+    if (compiled.mask[texts.rows] == is_matched).all() and not may_be_known:
         return compiled
     mask = compiled.mask.copy()
-    mask[changed_rows] = is_matched
+    mask[texts.rows] = is_matched
     return _with_mask(compiled.rule, catalog, mask)
 
 
@@ -231,4 +225,6 @@ def _with_mask(rule: Rule, catalog: RuleCatalog, mask: NDArray[np.bool_]) -> Com
     elif rule.kind == "pin":
         rows = np.array(catalog.item_rows.lookup(rule.match.items), np.int64)
     n_items = int(np.count_nonzero(mask & catalog.available))
-    return CompiledRule(rule, mask, n_items, rows, catalog.unknown_names(rule.match))
+    digest = blake2b(json.dumps([rule.name, rule.content], sort_keys=True).encode(), digest_size=16)
+    digest.update(np.packbits(mask).tobytes())
+    return CompiledRule(rule, mask, n_items, rows, catalog.unknown_names(rule.match), digest.digest())

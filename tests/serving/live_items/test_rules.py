@@ -161,3 +161,20 @@ def test_rules_follow_every_change_as_if_compiled_anew(
         assert followed.version == anew.version
     live_items.apply({key: {} for key in ("i001", "i002", "new-1", "new-2")})
     recommender.rules.replace([])
+
+
+def test_a_stock_feed_compiles_no_rule_again(live: tuple[Recommender, LiveItems]) -> None:
+    """It changes every second, and to look for the names nearest to an unknown one takes long."""
+    recommender, live_items = live
+    rules = [read_rule(f"r{k}", {"hide": {"item": f"unknown-{k}"}}) for k in range(50)]
+    rules += [read_rule(f"c{k}", {"cap": {"category": "food", "at_most": k % 6 + 1}}) for k in range(50)]
+    recommender.rules.replace(rules)
+    before = recommender.rules.compiled
+    assert before is not None
+    for available in (False, True):
+        live_items.apply({f"i{k:03}": {"available": available} for k in range(1, 70)})
+        compiled = recommender.rules.compiled
+        assert compiled is not None
+        assert [*map(id, compiled.rules)] == [*map(id, before.rules)]
+    live_items.apply({f"i{k:03}": {} for k in range(1, 70)})
+    recommender.rules.replace([])
