@@ -12,6 +12,7 @@ from ..recommender import Recommender
 from ..storage.bundle_mirror import bundle_path
 from ..stores.base import Store
 from ..stores.uri import exported_store_path, open_store
+from .live_state import apply_live_state
 
 
 def trust_option() -> Any:
@@ -42,6 +43,10 @@ class BundleOptions:
 
     trust: tuple[Path, ...] = trust_option()
     rules: Path | None = option(None, "rules of the shop (docs/rules.md)", metavar="FILE")
+    live: str | None = option(
+        None, "live rules and items of the services: a file, redis:// or valkey:// (default: none)",
+        metavar="URI",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         Checkout(None, [], self.ts)
@@ -50,9 +55,11 @@ class BundleOptions:
 
     def load_recommender(self) -> Recommender:
         """The recommender of the bundle, the store and the rules. Raises as what opens each of them."""
-        rules = None if self.rules is None else read_rules(self.rules)
+        rules = {} if self.rules is None else read_rules(self.rules)
         recommender = Recommender.load(self.bundle, self.open_store(), self.trust)
-        if rules is not None:
+        if self.live is not None:
+            apply_live_state(recommender, self.live, rules)
+        else:
             recommender.rules.replace(rules.values())
         return recommender
 

@@ -66,7 +66,8 @@ def add_item_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
         },
     )  # fmt: skip
     async def show_item(item_id: str) -> Response:
-        _live(service)
+        live = _live(service)
+        await asyncio.to_thread(live.poll)  # what another worker wrote a moment ago is shown, too
         return JSONResponse(await asyncio.to_thread(describe_item, service, item_id))
 
     @app.delete(
@@ -76,7 +77,9 @@ def add_item_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
         },
     )  # fmt: skip
     async def forget_item(item_id: str) -> Response:
-        live, entries = _live(service), service.item_updates.entries(item_id)
+        live = _live(service)
+        await asyncio.to_thread(live.poll)  # the names of its attributes are in the entries
+        entries = service.item_updates.entries(item_id)
         fields = dict.fromkeys((*STOCK_FIELDS, *TEXT_FIELDS, *entries))
         removals = [Change(TOPIC, entry_key(item_id, field), None) for field in fields]
         await asyncio.to_thread(_write, live, removals)

@@ -17,8 +17,6 @@ from ..resilience.deadline import error_message
 from ..stores.live_state import Change
 from .middleware import logger
 
-TOPIC = "rules"  # of the live state
-
 
 class NamedRule(NamedTuple):
     """A rule and where it comes from."""

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..pipeline.rules.check import check_rules
 from ..pipeline.rules.compiled import CompiledRules
-from ..pipeline.rules.document import MAX_RULES, Rule, read_rule
+from ..pipeline.rules.document import MAX_RULES, TOPIC, Rule, read_rule
 from ..pipeline.rules.fields import RuleError
 from ..recommender import Recommender
 from ..stores.live_state import Change
@@ -17,7 +17,7 @@ from . import openapi_examples
 from .body import BodyReader
 from .live_updates import LiveUpdates
 from .problems import ProblemError, not_configured_error, unavailable_error
-from .rule_book import TOPIC, RuleBook
+from .rule_book import RuleBook
 from .rule_schema import RULE_EXAMPLES, RemovedOut, RuleIn, RuleOut, RulesOut
 from .service import Service
 
@@ -31,6 +31,7 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
     )  # fmt: skip
     async def list_rules() -> Response:
         recommender = service.recommender()
+        await _read_changes(service)
         return JSONResponse(await asyncio.to_thread(describe_rules, service.rules, recommender))
 
     @app.put(
@@ -41,6 +42,7 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
     )  # fmt: skip
     async def put_rule(name: str, request: Request) -> Response:
         live, recommender = _live(service), service.recommender()
+        await _read_changes(service)
         rule = _parse_rule(name, await bodies.read(request), service.rules)
         return JSONResponse(await asyncio.to_thread(_put_rule, live, service.rules, recommender, rule))
 
@@ -49,7 +51,9 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
         responses=openapi_examples.problem_responses(401, 403, 404, 409, 422, 501, 503),
     )  # fmt: skip
     async def delete_rule(name: str) -> Response:
-        live, named = _live(service), service.rules.rules.get(name)
+        live = _live(service)
+        await _read_changes(service)
+        named = service.rules.rules.get(name)
         if named is None:
             raise ProblemError(404, f"there is no rule '{name}': GET /v1/rules lists them")
         if named.source == "file":
@@ -81,6 +85,12 @@ def describe_rules(book: RuleBook, recommender: Recommender) -> dict[str, Any]:
         ],
         "problems": book.problems,
     }
+
+
+async def _read_changes(service: Service) -> None:
+    """Apply what other workers wrote since the last look, so that clients see what they have written."""
+    if service.live is not None:
+        await asyncio.to_thread(service.live.poll)
 
 
 def _live(service: Service) -> LiveUpdates:

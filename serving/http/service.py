@@ -18,6 +18,7 @@ from ..experiments.assignment import Assignment, Experiments, assign_user, is_wi
 from ..experiments.declaration import read_experiments
 from ..live_items.changes import TOPIC as ITEMS_TOPIC
 from ..pipeline.messages import read_messages
+from ..pipeline.rules.document import TOPIC as RULES_TOPIC
 from ..recommender import Recommender
 from ..resilience.admission import AdmissionController, Overloaded
 from ..resilience.deadline import error_message
@@ -36,7 +37,6 @@ from .middleware import logger
 from .problems import unavailable_error
 from .recording import EventRecorder
 from .request_context import current_request
-from .rule_book import TOPIC as RULES_TOPIC
 from .rule_book import RuleBook
 from .schema import (
     RecommendationIn,
@@ -97,7 +97,11 @@ class Service:
         self._arm_versions: set[str] = set()  # that the metrics have
         self._count_unserved_arms()
         live_uri = live_state_uri(settings.live, settings.store, settings.bundle)
-        self.live = None if live_uri is None else LiveUpdates(open_live_state(live_uri), self.metrics)
+        self.live = (
+            None
+            if live_uri is None
+            else LiveUpdates(open_live_state(live_uri, create=live_uri != settings.store), self.metrics)
+        )
         self.rules = RuleBook(settings.rules, settings.poll_seconds)
         self.reloads["rules"] = self.rules.reload
         for name in self.reloads:

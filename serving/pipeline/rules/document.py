@@ -36,6 +36,7 @@ KIND_FIELDS = {
     "cap": ("at_most",),
     "age_restricted": ("profile",),
 }
+TOPIC = "rules"  # of the live state: name of a rule → its JSON
 MAX_RULES = 500  # of the file and of the route together
 MAX_FACTOR = 1000.0  # a boost by more is a pin
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

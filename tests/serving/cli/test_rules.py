@@ -3,9 +3,15 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from serving.cli import main
+from serving.live_items.changes import make_change, to_entries
+from serving.storage.bundle import read_arrow
+from serving.stores.live_state import Change
+from serving.stores.uri import open_live_state
 
 
 def check(version: Path, folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -91,3 +97,40 @@ def test_recommend_obeys_rules(version: Path, tmp_path: Path, capsys: pytest.Cap
     file.write_text("[rules.a]\npin = 3\n")
     assert main(arguments) == 1
     assert f"{file}: rules.a: pin: it is 3: expected a table" in capsys.readouterr().err
+
+
+def test_recommend_and_batch_obey_the_live_state(
+    roomy_version: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rules of the route replace those of the file; items that are out of stock stay away."""
+    file, live = tmp_path / "rules.toml", str(tmp_path / "live.sqlite")
+    file.write_text('[rules.a]\npin = { item = "i007", slot = 3 }\n[rules.b]\nhide = { brand = "brand3" }\n')
+    new = {"item_id": "new-1", "title": "New", "category": "pets/bird", "price": 1.5}
+    rules = {"a": {"pin": {"item": "new-1", "slot": 3}}, "c": {"hide": {"category": "food"}}, "odd": {}}
+    changes = to_entries(map(make_change, [{"item_id": "i005", "available": False}, new]), 2e9)
+    state = open_live_state(live)
+    state.write(
+        [*changes, *(Change("rules", name, json.dumps(rule).encode()) for name, rule in rules.items())]
+    )
+    options = ["--bundle", str(roomy_version), "--rules", str(file), "--live", live]
+    assert main(["recommend", *options, "--items", "i001", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "note: rules 'odd' of the live state does not count" in printed.err
+    items = json.loads(printed.out)["items"]
+    checkouts = pa.table({"user_id": ["u001"], "basket_item_id": [["i001"]]})
+    pq.write_table(checkouts, tmp_path / "checkouts.parquet")
+    slates = tmp_path / "slates.parquet"
+    batch = ["batch", *options, "--checkouts", str(tmp_path / "checkouts.parquet"), "--out", str(slates)]
+    assert main(batch) == 0
+    (batched,) = pq.read_table(slates)["item_id"].to_pylist()
+    categories = read_arrow(str(roomy_version / "items.arrow"))
+    of = dict(zip(categories["item_id"].to_pylist(), categories["category"].to_pylist(), strict=True))
+    for shown in ([item["item_id"] for item in items], batched):
+        assert shown[2] == "new-1"
+        assert "i005" not in shown
+        assert all(
+            not of[item].startswith("food") and int(item[1:]) % 7 != 3 for item in shown if item != "new-1"
+        )
+    Path(live).write_bytes(b"no database" * 1000)
+    assert main(["recommend", *options]) == 1
+    assert "live state" in capsys.readouterr().err

@@ -161,3 +161,19 @@ def test_reasons_are_in_the_language_of_the_request(version: Path, tmp_path: Pat
                 ["pin"],
                 "pinned",
             )
+
+
+def test_any_worker_knows_what_another_one_was_told(version: Path, tmp_path: Path) -> None:
+    """A client may be connected to another worker each time."""
+    with service(version, tmp_path) as one, service(version, tmp_path) as two:
+        for client in (one, two):
+            client.service.live.close()  # none looks for changes by itself
+        assert call(one, "PUT", "/v1/rules/no-food", HIDE).status_code == 200
+        (rule,) = call(two, "GET", "/v1/rules").json()["rules"]
+        assert rule["source"] == "live"
+        assert call(one, "PUT", "/v1/rules/no-pets", HIDE).status_code == 200
+        assert call(two, "DELETE", "/v1/rules/no-pets").status_code == 200
+        changes = json.dumps([{"item_id": "i001", "price": 2.5, "attributes": {"colour": "red"}}]).encode()
+        assert call(one, "PUT", "/v1/items", changes).status_code == 200
+        assert call(two, "DELETE", "/v1/items/i001").json()["forgotten"] == 2
+        assert call(one, "GET", "/v1/items/i001").json()["live"] == {}
