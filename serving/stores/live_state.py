@@ -73,10 +73,15 @@ class LiveState(Protocol):
 
 
 class SQLiteLiveState:
-    """Live state in an SQLite file. Every call opens the file, so that a replaced one is noticed."""
+    """Live state in an SQLite file. Every call opens the file, so that a replaced one is noticed.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        create: whether a write creates the file; without it a file that is gone is an error. The file of a
+            store comes back with its histories, or the store would take an empty one for it.
+    """
+
+    def __init__(self, path: Path, create: bool = True) -> None:
+        self.path, self.create = path, create
 
     def write(self, changes: Sequence[Change]) -> None:
         """Write all changes in one transaction."""
@@ -92,8 +97,8 @@ class SQLiteLiveState:
             connection.execute("COMMIT")
 
     def read(self, after: Cursor) -> Snapshot:
-        """What was written after `after`; nothing while there is no file."""
-        if not self.path.is_file():
+        """What was written after `after`; nothing while there is no file that a write would create."""
+        if self.create and not self.path.is_file():
             return Snapshot([], START, is_complete=after != START)
         with self._connection() as connection:
             connection.execute("BEGIN")
@@ -109,6 +114,8 @@ class SQLiteLiveState:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
+        if not self.create and not self.path.is_file():
+            raise FileNotFoundError(f"live state {self.path}: the file is gone")
         try:
             connection = sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
             try:

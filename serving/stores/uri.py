@@ -65,15 +65,15 @@ def open_store(
     return EmbeddedStore(uri, max_events, read_timeout, write_timeout, durable, create)
 
 
-def open_live_state(uri: str | Path) -> LiveState:
-    """The live state in an SQLite file, which the first write creates, or at redis:// or valkey://.
+def open_live_state(uri: str | Path, create: bool = True) -> LiveState:
+    """The live state in an SQLite file, which the first write creates with `create`, or on a server.
 
     The file or server of an event store holds one too. Raises ValueError for another scheme, ImportError
     without the server's client. The first call connects to a server.
     """
     scheme, separator, _ = str(uri).partition("://")
     if not separator:
-        return SQLiteLiveState(Path(uri))
+        return SQLiteLiveState(Path(uri), create)
     from .valkey_live_state import ValkeyLiveState  # its client is an extra
 
     if scheme not in ValkeyLiveState.SCHEMES:

@@ -13,6 +13,7 @@ from serving.http.live_updates import LiveUpdates
 from serving.http.metrics import ServiceMetrics
 from serving.http.settings import Settings
 from serving.stores.live_state import Change, SQLiteLiveState, read_entries
+from serving.stores.sqlite import EmbeddedStore
 from serving.stores.uri import open_live_state
 from tests.serving.http.services import serving, until
 
@@ -152,3 +153,22 @@ def test_a_state_that_stays_away_keeps_no_start_for_ever(version: Path, tmp_path
         SQLiteLiveState(live).write([HIDE])
         until(lambda: client.post("/v1/recommendations", {"basket": []}).json()["rules"])
         assert client.number("sextet_live_state_unread") == 0
+
+
+def test_the_file_of_a_store_is_not_made_for_its_live_state(version: Path, tmp_path: Path) -> None:
+    """An empty file in place of a store that was moved away would take its orders."""
+    store = tmp_path / "store.db"
+    with serving(create_app(Settings(version, store=str(store)))) as client:
+        live = client.service.live
+        live.write([HIDE])
+        for file in tmp_path.glob("store.db*"):
+            file.rename(tmp_path / f"moved-{file.name}")
+        live.poll()
+        assert "store.db: the file is gone" in client.get("/readyz").json()["reason"]
+        with pytest.raises(OSError, match="gone"):
+            live.write([Change("rules", "b", b"{}")])
+        assert not store.exists()
+        assert client.post("/v1/recommendations", {"basket": []}).json()["rules"]
+        EmbeddedStore(store).close()  # another one takes its place, without live state
+        live.poll()
+        assert read_entries(SQLiteLiveState(store), "rules") == {"dry": HIDE.value}
