@@ -118,9 +118,8 @@ def _rule_states(content: Any) -> RuleStates:
 
 def _rule_state(content: Any) -> RuleState:
     return RuleState(
-        content["name"], content["source"], content["rule"], content["items"], tuple(content["errors"]),
-        tuple(content["warnings"]),
-    )  # fmt: skip
+        content["name"], content["source"], content["rule"], content["items"], tuple(content["warnings"])
+    )
 
 
 def _removal(content: Any) -> Removal:

@@ -94,8 +94,7 @@ class RuleState:
     source: Literal["file", "live"]
     rule: Mapping[str, Any]
     n_items: int  # available items of the bundle that it matches
-    errors: tuple[str, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # conflicts, unknown names, no items
 
 
 @dataclass(frozen=True, slots=True)

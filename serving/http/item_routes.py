@@ -93,6 +93,7 @@ def apply_changes(service: Service, live: LiveUpdates, body: bytes) -> list[dict
     """
     changes = parse_changes(body)
     recommender = service.recommender()
+    live.poll()  # items that other workers took a moment ago have taken rows
     live_items = service.item_updates.open(recommender)
     _check_new_items(live_items, changes)
     _write(live, to_entries(changes, time.time()))

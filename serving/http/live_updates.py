@@ -64,7 +64,11 @@ class LiveUpdates:
         self.poll()
 
     def poll(self) -> None:
-        """Apply what is new. Never raises."""
+        """Apply what is new. Never raises.
+
+        A route that reads or removes entries polls first, in a thread: it sees what every worker and host
+        acknowledged before the request came.
+        """
         with self._lock:
             try:
                 snapshot = self._write_back(self.state.read(self._cursor))

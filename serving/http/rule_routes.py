@@ -42,8 +42,9 @@ def add_rule_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
     )  # fmt: skip
     async def put_rule(name: str, request: Request) -> Response:
         live, recommender = _live(service), service.recommender()
+        body = await bodies.read(request)
         await _read_changes(service)
-        rule = _parse_rule(name, await bodies.read(request), service.rules)
+        rule = _parse_rule(name, body, service.rules)
         return JSONResponse(await asyncio.to_thread(_put_rule, live, service.rules, recommender, rule))
 
     @app.delete(
@@ -78,8 +79,7 @@ def describe_rules(book: RuleBook, recommender: Recommender) -> dict[str, Any]:
                 "source": entry.source,
                 "rule": entry.rule.content,
                 "items": n_items.get(name, 0),
-                "errors": [f.text for f in findings if f.rule == name and f.is_error],
-                "warnings": [f.text for f in findings if f.rule == name and not f.is_error],
+                "warnings": [finding.text for finding in findings if finding.rule == name],
             }
             for name, entry in named.items()
         ],

@@ -98,8 +98,9 @@ class RuleOut(BaseModel):
     source: Literal["file", "live"]
     rule: dict[str, Any]
     items: int = Field(description="available items of the bundle that it matches")
-    errors: list[str] = Field(description="conflicts with other rules, and names that no item has")
-    warnings: list[str]
+    warnings: list[str] = Field(
+        description="conflicts with other rules, names that no item has, no items; the rule is in force"
+    )
 
 
 class RemovedOut(BaseModel):

@@ -74,7 +74,7 @@ def test_items(admin: SextetAdminClient, shop: SextetClient) -> None:
 
 def test_rules(admin: SextetAdminClient, shop: SextetClient) -> None:
     rule = admin.put_rule("pin-it", {"pin": {"item": "i004", "slot": 1}})
-    assert (rule.name, rule.source, rule.n_items, rule.errors) == ("pin-it", "live", 1, ())
+    assert (rule.name, rule.source, rule.n_items, rule.warnings) == ("pin-it", "live", 1, ())
     states = admin.list_rules()
     assert [(state.name, state.source) for state in states.rules] == [
         ("no-first", "file"),
