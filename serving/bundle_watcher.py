@@ -187,7 +187,7 @@ class BundleWatcher:
                 return None
             start_time = time.perf_counter()
             recommender = self._calls.run(folder, lambda: self.load_recommender(folder), self.load_timeout)
-        logger.warning("serving %s, loaded in %.1f s", folder.name, time.perf_counter() - start_time)
+        logger.info("serving %s, loaded in %.1f s", folder.name, time.perf_counter() - start_time)
         return recommender, "loaded"
 
     def _set_reason(self, name: str, reason: str) -> None:

@@ -1,11 +1,13 @@
 """Options of the commands that answer checkouts from a bundle, and what they open."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..checkout import Checkout
 from ..command_line import option
+from ..pipeline.rules.check import name_problems
 from ..pipeline.rules.document import read_rules
 from ..pipeline.slate_policy import SlatePolicy
 from ..recommender import Recommender
@@ -54,13 +56,19 @@ class BundleOptions:
             SlatePolicy(revenue_weight=self.revenue_weight)
 
     def load_recommender(self) -> Recommender:
-        """The recommender of the bundle, the store and the rules. Raises as what opens each of them."""
+        """The recommender of the bundle, the store and the rules. Raises as what opens each of them.
+
+        Rules that name something unknown or match no item are notes on stderr.
+        """
         rules = {} if self.rules is None else read_rules(self.rules)
         recommender = Recommender.load(self.bundle, self.open_store(), self.trust)
         if self.live is not None:
             apply_live_state(recommender, self.live, rules)
         else:
             recommender.rules.replace(rules.values())
+        compiled = recommender.rules.compiled
+        for name, texts in ({} if compiled is None else name_problems(compiled)).items():
+            print(f"note: rule '{name}': {'; '.join(texts)}", file=sys.stderr)
         return recommender
 
     def open_store(self) -> Store | None:

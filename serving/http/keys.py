@@ -11,6 +11,11 @@ PUBLIC_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json")  # need no key
 ADMIN_PATHS = ("/v1/rules", "/v1/items", "/v1/users")  # with all below them: need an admin key
 
 
+def needs_admin_key(path: str) -> bool:
+    """Whether only administrators may call the path."""
+    return path.startswith(ADMIN_PATHS)
+
+
 class ApiKeys:
     """The keys of a shop's pages, and those of its administrators, who may call every route.
 
@@ -35,7 +40,7 @@ class ApiKeys:
         """Raises ProblemError (401, 403, 501) unless the request may call the path."""
         if path in PUBLIC_PATHS:
             return
-        if path.startswith(ADMIN_PATHS):
+        if needs_admin_key(path):
             if not self._admin_hashes:
                 raise not_configured_error("file of admin keys", "--admin-key-file")
             digest = _bearer_digest(headers)

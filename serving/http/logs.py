@@ -18,7 +18,9 @@ from ..resilience.loggable import loggable_traceback
 from .request_context import current_request
 
 LogFormat = Literal["text", "json"]
+SERVICE_LOGGER = __package__.partition(".")[0]  # of all parts of the service
 ACCESS_LOGGER = f"{__package__}.access"
+AUDIT_LOGGER = f"{__package__}.audit"  # changes by administrators
 START_LOGGER = f"{__package__}.start"
 ExceptionInfo = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -26,12 +28,12 @@ ExceptionInfo = (
 
 
 def configure_logging(log_format: LogFormat, access_log: bool) -> None:
-    """Send the lines of all loggers of this process to stderr."""
+    """Send all lines of this process to stderr: the service's from info on, others from warning on."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(ACCESS_LOGGER).setLevel(logging.INFO if access_log else logging.WARNING)
-    logging.getLogger(START_LOGGER).setLevel(logging.INFO)
+    logging.getLogger(SERVICE_LOGGER).setLevel(logging.INFO)
 
 
 def log_warnings_and_errors() -> None:

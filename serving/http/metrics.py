@@ -47,8 +47,6 @@ class ServiceMetrics:
         )
         self.slates = counter("sextet_slates", "Slates by the tier that answered", ("tier",))
         self.withheld_slates = counter("sextet_slates_withheld", "Slates that an experiment held back")
-        self.rule_slates = counter("sextet_rule_slates", "Slates under a rule of the shop", ("rule",))
-        self._counted_rules: set[str] = set()
         self.slate_cache_hits = counter(
             "sextet_slate_cache_hits", "Slates answered from the cache of ranked slates"
         )
@@ -77,12 +75,6 @@ class ServiceMetrics:
         self.store_impressions = counter(
             "sextet_store_impressions", "Slates written to the store's memory of impressions", ("outcome",)
         )
-        self.live_state_reads = counter(
-            "sextet_live_state_reads", "Looks for changes of rules and items", ("outcome",)
-        )
-        self.live_state_unread = gauge(
-            "sextet_live_state_unread", "Workers that have not read the live state since their start"
-        )
         self.corrupt_histories = counter("sextet_corrupt_histories", "Damaged histories that were met")
         minimum = partial(Gauge, registry=self.registry, multiprocess_mode="livemin")
         self.store_available = minimum("sextet_store_available", "0: the store's file is gone")
@@ -93,8 +85,25 @@ class ServiceMetrics:
         self.log_records = counter("sextet_log_records", "Slates and feedback logged", ("outcome",))
         self.log_write_failures = counter("sextet_log_write_failures", "Failed attempts to write the log")
         self.process = ProcessMetrics(self.registry)
+        self._add_live_metrics(counter, gauge)
         self._begin_at_zero()
         self._last_failed = self._last_dropped = 0  # the log's counts at the last record
+
+    def _add_live_metrics(self, counter: partial[Counter], gauge: partial[Gauge]) -> None:
+        """The metrics of rules and of the live state."""
+        self.rule_slates = counter("sextet_rule_slates", "Slates under a rule of the shop", ("rule",))
+        self._counted_rules: set[str] = set()
+        # The same in every worker: no sum.
+        self.rule_problems = gauge(
+            "sextet_rule_problems", "Rules that name something unknown, match no item or cannot be read",
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+        self.live_state_reads = counter(
+            "sextet_live_state_reads", "Looks for changes of rules and items", ("outcome",)
+        )
+        self.live_state_unread = gauge(
+            "sextet_live_state_unread", "Workers that have not read the live state since their start"
+        )
 
     def _begin_at_zero(self) -> None:
         """Show outcomes before they occur: Prometheus sees no increase in a series that begins with 1."""

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from secrets import token_hex
 from typing import NamedTuple
 
+from starlette.routing import Match
 from starlette.types import Scope
 
 from ..checkout import Slate
@@ -41,6 +42,13 @@ class RequestContext:
     def route(self) -> str:
         """The route's pattern: a path may hold the id of a user."""
         return getattr(self.scope.get("route"), "path", "other")
+
+    def match_route(self) -> None:
+        """Find the route of a request that the router has not seen, as one without a valid key."""
+        for route in self.scope["app"].router.routes:
+            if route.matches(self.scope)[0] is Match.FULL:
+                self.scope["route"] = route
+                return
 
     @property
     def duration_ms(self) -> float:

@@ -7,10 +7,11 @@ live state ──┴─▶ rules by name ─ compiled for each version that serv
 import json
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..pipeline.rules.check import name_problems
 from ..pipeline.rules.document import MAX_RULES, Rule, read_rule, read_rules
 from ..recommender import Recommender
 from ..resilience.deadline import error_message
@@ -32,12 +33,20 @@ class RuleBook:
         file: TOML file; None for none. It is read again when it changes.
         poll_seconds: between two looks at the file.
 
+    Rules that name something unknown or match no item are logged: at start, when the file was read again,
+    and when a version or a rule is new.
+
+    Attributes:
+        on_problems: called with the number of rules that the shop wrote in vain.
+
     Raises OSError or ValueError for a file that cannot be read.
     """
 
     def __init__(self, file: Path | None, poll_seconds: float = 1.0) -> None:
         self.file, self.poll_seconds = file, poll_seconds
         self.file_problem = ""  # why the file as it is now is not in force
+        self.on_problems: Callable[[int], None] = lambda number: None
+        self._reported: set[tuple[str, str, str]] = set()  # version, rule and text of each line
         self._live_problems: dict[str, str] = {}  # by rule
         self._file_rules: dict[str, Rule] = {}
         self._live_rules: dict[str, Rule] = {}
@@ -69,6 +78,7 @@ class RuleBook:
         with self._lock:
             self._recommenders.add(recommender)
             self._compile(recommender)
+            self._report_problems()
 
     def reload(self) -> None:
         """Read the file again. Raises OSError or ValueError; the present rules then stay."""
@@ -80,8 +90,10 @@ class RuleBook:
                 self._file_rules = read_rules(self.file)
             except (OSError, ValueError) as error:
                 self.file_problem = error_message(error)
+                self._report_problems()
                 raise
             self.file_problem = ""
+            self._reported.clear()
             self._compile_all()
 
     def apply(self, changes: Sequence[Change], is_complete: bool) -> None:
@@ -120,9 +132,22 @@ class RuleBook:
                 self._compile(recommender)
             except Exception:
                 logger.exception("the rules before stay in force for %s", recommender.bundle.version)
+        self._report_problems()
 
     def _compile(self, recommender: Recommender) -> None:
         recommender.rules.replace(named.rule for named in self.rules.values())
+
+    def _report_problems(self) -> None:
+        """Log each rule that names something unknown or matches no item, once, and count them."""
+        found = set()
+        for recommender in list(self._recommenders):
+            compiled, version = recommender.rules.compiled, recommender.bundle.version
+            if compiled is not None:
+                found |= {(version, name, "; ".join(t)) for name, t in name_problems(compiled).items()}
+        for version, name, text in sorted(found - self._reported):
+            logger.warning("rule '%s' in bundle %s: %s", name, version, text)
+        self._reported = found
+        self.on_problems(len({name for _, name, _ in found}) + len(self.problems))
 
     def _watch(self) -> None:
         assert self.file is not None
@@ -131,6 +156,7 @@ class RuleBook:
                 continue
             try:
                 self.reload()
+                logger.info("rules are read again: %d rules in %s", len(self._file_rules), self.file)
             except (OSError, ValueError) as error:
                 logger.error("the rules before stay in force: %s", error_message(error))
             except Exception:

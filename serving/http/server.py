@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from prometheus_client.values import MultiProcessValue
@@ -39,10 +40,12 @@ def serve(
     """
     sockets = bind_sockets(host, port, workers)
     port = sockets[0][0].getsockname()[1]
-    log_start(f"http://{host}:{port}, {workers} worker(s); /docs, /readyz, /metrics")
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    log_start(f"starting {url} with {workers} worker{'s' * (workers != 1)}")
     with shared_metrics():
         options = WorkerOptions(app_factory, forwarded_allow_ips, drain_seconds)
-        Supervisor(options, sockets, restart_counter()).run()
+        on_ready = partial(log_start, f"ready: {url}; /docs, /readyz, /metrics")
+        Supervisor(options, sockets, restart_counter(), on_ready).run()
 
 
 @contextmanager

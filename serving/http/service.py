@@ -90,10 +90,11 @@ class Service:
         self.bundle_watcher.on_poll = self._on_bundle_poll
         self.is_draining = False  # a stop has begun: it answers, and is not ready
         # By the name in logs and metrics. For a bad file each raises OSError or ValueError and keeps the old.
-        self.reloads: dict[str, Callable[[], None]] = {
-            "keys": self.keys.reload,
-            "experiments": self._reload_experiments,
-        }
+        self.reloads: dict[str, Callable[[], None]] = {}
+        if settings.api_key_file is not None or settings.admin_key_file is not None:
+            self.reloads["keys"] = self.keys.reload
+        if settings.experiments is not None:
+            self.reloads["experiments"] = partial(self._reload_experiments, settings.experiments)
         self._arm_versions: set[str] = set()  # that the metrics have
         self._count_unserved_arms()
         live_uri = live_state_uri(settings.live, settings.store, settings.bundle)
@@ -103,7 +104,9 @@ class Service:
             else LiveUpdates(open_live_state(live_uri, create=live_uri != settings.store), self.metrics)
         )
         self.rules = RuleBook(settings.rules, settings.poll_seconds)
-        self.reloads["rules"] = self.rules.reload
+        self.rules.on_problems = self.metrics.rule_problems.set
+        if settings.rules is not None:
+            self.reloads["rules"] = self.rules.reload
         for name in self.reloads:
             self.metrics.reloads.labels(name, "refused")  # 0 from the start, so that the first one is a rise
         self.item_updates = ItemUpdates()
@@ -147,14 +150,12 @@ class Service:
                 logger.error(refusals[-1])
                 self.metrics.reloads.labels(name, "refused").inc()
             else:
-                logger.warning("%s are reloaded", name)
+                logger.info("%s are reloaded", name)
                 self.metrics.reloads.labels(name, "reloaded").inc()
         return refusals
 
-    def _reload_experiments(self) -> None:
-        if self.settings.experiments is None:
-            return
-        experiments = read_experiments(self.settings.experiments)
+    def _reload_experiments(self, file: Path) -> None:
+        experiments = read_experiments(file)
         self.experiments = experiments
         self.bundle_watcher.set_versions(experiments.versions)
 

@@ -60,6 +60,7 @@ class Supervisor:
         options: of the workers; pickled on their way there.
         sockets: of each worker.
         count_restart: called with the reason of each restart.
+        on_ready: called once, when the first worker listens.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Supervisor:
         options: WorkerOptions,
         sockets: Sequence[Sequence[socket.socket]],
         count_restart: Callable[[str], None],
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.options, self.sockets, self.count_restart = options, sockets, count_restart
+        self._on_ready, self._was_ready = on_ready, False
         self.slots = [Slot(index) for index in range(len(sockets))]
         self._signals: list[int] = []
         self._kill_time: float | None = None  # set by the first SIGTERM or SIGINT
@@ -151,6 +154,9 @@ class Supervisor:
         slot.has_beaten, slot.beat_time = True, time.monotonic()
         if slot.ready_time is None and received.endswith(READY_BEAT):
             slot.ready_time = slot.beat_time
+            if not self._was_ready and self._kill_time is None:
+                self._was_ready = True
+                self._on_ready()
 
     def _kill(self, slot: Slot, what: str, reason: str) -> None:
         assert slot.process is not None
@@ -197,12 +203,12 @@ class Supervisor:
 
     def _handle_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
-            logger.warning("SIGHUP: the workers reload their files")
+            logger.info("SIGHUP: the workers reload their files")
             self._send(signal.SIGHUP)
         elif number in (signal.SIGTERM, signal.SIGINT):
             now = time.monotonic()
             if self._kill_time is None:
-                logger.warning("%s: the workers stop", signal.Signals(number).name)
+                logger.info("%s: the workers stop", signal.Signals(number).name)
                 self._kill_time = now + STOP_TIMEOUT
                 for own in self.sockets:
                     for bound in own:

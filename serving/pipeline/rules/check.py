@@ -61,6 +61,21 @@ def check_rules(compiled: CompiledRules, now: float | None = None) -> list[Findi
     return sorted(unique.values(), key=lambda finding: (not finding.is_error, finding.rule))
 
 
+def name_problems(compiled: CompiledRules) -> dict[str, list[str]]:
+    """Rule → what of it does not fit the bundle: names that it lacks, or no item. Item ids are left out."""
+    problems: dict[str, list[str]] = {}
+    for entry in compiled.rules:
+        texts = [
+            f"{unknown.field}: {unknown.detail}" if unknown.field != "item" else "item: the bundle lacks it"
+            for unknown in entry.unknown
+        ]
+        if not entry.n_items and not texts:
+            texts = ["it matches no item that is available"]
+        if texts:
+            problems[entry.rule.name] = [*dict.fromkeys(texts)]
+    return problems
+
+
 class Market(NamedTuple):
     """Attribute values of a request."""
 

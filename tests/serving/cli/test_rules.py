@@ -94,6 +94,9 @@ def test_recommend_obeys_rules(version: Path, tmp_path: Path, capsys: pytest.Cap
     assert slate["items"][2]["item_id"] == "i007"
     assert {"rule": "a", "effect": "slot 3"} in slate["rules"]
     assert all(int(item["item_id"][1:]) % 7 != 3 for item in slate["items"])
+    file.write_text('[rules.a]\nhide = { category = "fod" }\n')
+    assert main(arguments) == 0
+    assert "note: rule 'a': category: no item has the category 'fod'; near: food" in capsys.readouterr().err
     file.write_text("[rules.a]\npin = 3\n")
     assert main(arguments) == 1
     assert f"{file}: rules.a: pin: it is 3: expected a table" in capsys.readouterr().err

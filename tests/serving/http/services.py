@@ -18,7 +18,7 @@ import httpx
 from fastapi import FastAPI
 
 ROOT = Path(__file__).parents[3]
-STARTED = re.compile(r"""(?:^|"message": ")(http://\S+), \d+ worker""")  # as text or as JSON
+STARTED = re.compile(r"""(?:^|"message": ")starting (http://\S+) with \d+ worker""")  # as text or as JSON
 BASKET = {"basket": [{"item_id": "i001"}]}
 
 

@@ -263,12 +263,3 @@ def test_a_stock_feed_by_cron(settings: Settings, tmp_path: Path) -> None:
         assert ask(client, "GET", "/v1/items/i001").json()["available"] is False
         assert main(["items", "--live", str(settings.live), "--forget-before", str(time.time() + 1)]) == 0
         until(lambda: ask(client, "GET", "/v1/items/i001").json()["available"] is True)
-
-
-def test_what_one_worker_acknowledged_the_others_show_and_forget(settings: Settings) -> None:
-    with serving(create_app(settings)) as writer, serving(create_app(settings)) as reader:
-        reader.service.live.close()  # it polls no more by itself
-        put(writer, {"item_id": "i001", "price": 7.5}, {"item_id": "i002", "available": False})
-        assert ask(reader, "GET", "/v1/items/i001").json()["price"] == 7.5
-        put(writer, {"item_id": "i001", "available": False})
-        assert ask(reader, "DELETE", "/v1/items/i001").json()["forgotten"] == 2

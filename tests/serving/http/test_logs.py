@@ -177,7 +177,10 @@ def test_every_line_of_a_service_is_json(version: Path, workers: int) -> None:
     assert any(re.match(r'log_format = "json" +# flag', message) for message in messages)
     assert messages["POST /v1/recommendations 200"]["status"] == 200
     assert messages["Invalid HTTP request received."]["logger"] == "uvicorn.error"
-    assert any(message.startswith(f"serving {version.name}") for message in messages)
+    events = {message.partition(":")[0].partition(",")[0]: record for message, record in messages.items()}
+    for event in (f"serving {version.name}", "ready", "SIGTERM"):  # nothing to act on
+        assert events[event]["level"] == "info"
+    assert events["ready"]["message"] == f"ready: {service.url}; /docs, /readyz, /metrics"
     assert len({record["pid"] for record in records}) == workers + 1
     assert "u001" not in printed
 

@@ -1,6 +1,7 @@
 """Rules by route and by file: every service that shares the live state obeys them."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,3 +178,77 @@ def test_any_worker_knows_what_another_one_was_told(version: Path, tmp_path: Pat
         assert call(one, "PUT", "/v1/items", changes).status_code == 200
         assert call(two, "DELETE", "/v1/items/i001").json()["forgotten"] == 2
         assert call(one, "GET", "/v1/items/i001").json()["live"] == {}
+
+
+def test_a_conflict_is_a_warning_and_the_rule_is_in_force(version: Path, tmp_path: Path) -> None:
+    with service(version, tmp_path) as client:
+        for name in ("a", "b"):
+            item = "i001" if name == "a" else "i002"
+            answer = call(client, "PUT", f"/v1/rules/{name}", {"pin": {"item": item, "slot": 1}})
+        assert answer.status_code == 200
+        assert "it pins slot 1, as a does" in answer.json()["warnings"]
+        assert "errors" not in answer.json()
+
+
+def test_rules_of_a_file_that_match_nothing_are_logged_and_counted(
+    version: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "rules.toml"
+    file.write_text(
+        '[rules.typo]\nhide = { category = "hoam" }\n[rules.lost]\npin = { item = "i0010", slot = 1 }\n'
+        '[rules.good]\nhide = { category = "pets" }\n'
+    )
+
+    def warnings() -> list[str]:
+        return [record.message for record in caplog.records if record.message.startswith("rule '")]
+
+    with service(version, tmp_path, rules=file) as client:
+        lost, typo = warnings()
+        assert typo.startswith("rule 'typo'")
+        assert "no item has the category 'hoam'" in typo
+        assert lost.startswith("rule 'lost'")
+        assert "i0010" not in lost  # no line holds the id of an item
+        assert client.number("sextet_rule_problems") == 2
+        file.write_text('[rules.typo]\nhide = { category = "hoam" }\n')
+        until(lambda: client.number("sextet_rule_problems") == 1)
+        until(lambda: len(warnings()) == 3)  # a file that is read again is checked again
+        until(lambda: any("rules are read again: 1 rules" in record.message for record in caplog.records))
+
+
+def test_changes_of_administrators_are_logged(
+    version: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with service(version, tmp_path) as client:
+        call(client, "PUT", "/v1/rules/no-food", HIDE)
+        call(client, "PUT", "/v1/rules/no-food", HIDE, Authorization="Bearer other")
+        call(client, "DELETE", "/v1/rules/user-4711")
+        call(client, "DELETE", "/v1/items/i001")
+        call(client, "GET", "/v1/rules")
+        messages = [record.message for record in caplog.records if record.name.endswith(".audit")]
+        assert messages == [
+            "administrator: PUT /v1/rules/{name} 200 rule no-food",
+            "administrator: DELETE /v1/rules/{name} 404",
+            "administrator: DELETE /v1/items/{item_id:path} 200",
+        ]
+
+
+def test_rejected_calls_count_for_their_route(version: Path, tmp_path: Path) -> None:
+    with service(version, tmp_path, api_key_file=tmp_path / "keys") as client:
+        call(client, "PUT", "/v1/rules/a", HIDE, Authorization="Bearer other")
+        call(client, "DELETE", "/v1/users/u1", Authorization="Bearer shop")
+        call(client, "GET", "/v1/nowhere/u1", Authorization="Bearer other")
+        metrics = call(client, "GET", "/metrics").text
+        assert 'sextet_requests_total{route="/v1/rules/{name}",status="401"} 1.0' in metrics
+        assert 'sextet_requests_total{route="/v1/users/{user_id:path}",status="403"} 1.0' in metrics
+        assert 'sextet_requests_total{route="other",status="401"} 1.0' in metrics
+
+
+def test_only_files_that_are_configured_are_reloaded(version: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text('[rules.good]\nhide = { category = "pets" }\n')
+    with service(version, tmp_path, rules=file) as client:
+        assert client.service.reload() == []
+        assert client.number('sextet_reloads_total{file="rules",outcome="reloaded"}') == 1
+        assert client.number('sextet_reloads_total{file="experiments"') == 0
