@@ -20,6 +20,7 @@ of the command line and those of other origins; switches then have a --no- form.
 
 import argparse
 import inspect
+import os
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -116,16 +117,38 @@ def run(
     given = {
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v not in (None, [])
     }
+    options: Any = given
+    options_class = options_classes[selected]
     try:
         try:
-            options_class = options_classes[selected]
             options = getattr(options_class, "from_arguments", options_class)(**given)
         except ValueError as error:  # of __post_init__
             selected_parser.error(str(error))
         return selected(options)
     except errors as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe_error(error, options_class, options)}", file=sys.stderr)
         return 1
+
+
+def describe_error(error: Exception, options_class: Any, options: Any) -> str:
+    """The text of an error; one about a file has the option that names the file.
+
+    Args:
+        options: of the class, or the given values by field.
+    """
+    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+        return str(error)
+    file, text = Path(os.fsdecode(error.filename)), f"{error.filename}: {error.strerror}"
+    for spec in option_specs(options_class):
+        value = options.get(spec.field) if isinstance(options, dict) else getattr(options, spec.field)
+        paths = [Path(one) for one in (value if isinstance(value, tuple) else (value,)) if _may_be_path(one)]
+        if any(path == file or path in file.parents for path in paths if path != Path()):
+            return f"{spec.flag} {text}"
+    return text
+
+
+def _may_be_path(value: Any) -> bool:
+    return isinstance(value, Path) or (isinstance(value, str) and not is_uri(value))
 
 
 def _options_class(command: Command) -> Any:

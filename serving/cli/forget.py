@@ -1,6 +1,7 @@
 """`forget`: remove users from everything that serves."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,21 +78,26 @@ def forget(options: ForgetOptions) -> int:
     finally:
         if store is not None:
             store.close()
-    _print_report(len(user_ids), removal, options, live_uri is not None, places.user_list is not None)
+    _print_report(user_ids, removal, options, live_uri is not None, places.user_list)
     return 1 if removal.waiting else 0
 
 
 def _print_report(
-    n_users: int, removal: Removal, options: ForgetOptions, has_live: bool, has_list: bool
+    user_ids: Sequence[str], removal: Removal, options: ForgetOptions, has_live: bool, user_list: Path | None
 ) -> None:
-    print(f"{n_users} user(s)")
+    n_users = len(user_ids)
+    print(f"{n_users} user{'s' * (n_users != 1)}")
+    n_removed = 0
     for place, counts in removal.removed.items():
         print(f"{place}: " + ", ".join(f"{number} {what}" for what, number in counts.items()))
+        n_removed += sum(counts.values()) if place != str(user_list) else 0
+    if not n_removed and not removal.waiting:
+        print(f"nothing was found of {user_ids[0] if n_users == 1 else f'these {n_users} users'}")
     flags = {"--store": options.store, "--log": options.log, "--bundle": options.bundle}
     untouched = [flag for flag, value in flags.items() if value is None]
     if untouched:
         print(f"not touched: {', '.join(untouched)} (not given)")
-    if not has_list:
+    if user_list is None:
         print("not touched: a list for training (--list FILE)")
     if not has_live:
         print("not touched: caches and journals of running workers (no live state: --live)")

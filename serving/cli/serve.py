@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..command_line import option, option_specs
+from ..command_line import describe_error, option, option_specs
 from ..storage.bundle_mirror import bundle_path
 from .bundle_options import trust_option
 from .config_file import OptionValue, format_config, name_origins, resolve_options
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..http.settings import Settings
 
 MAX_DEFAULT_THREADS = 4  # of a worker
+USUAL_DEADLINE_MS = 10.0  # a ranked slate takes some 6 ms and leaves 2 in reserve
 MAX_DRAIN_SECONDS = 15.0  # a stop takes 25 s at most
 
 
@@ -136,11 +137,17 @@ def serve(options: ServeOptions) -> int:
         check_settings(settings)
         for line in config:
             log_start(line)
+        if settings.deadline_ms < USUAL_DEADLINE_MS:
+            logging.warning(
+                "--deadline-ms is %g: below %g most slates are bestsellers, because no model can answer",
+                settings.deadline_ms, USUAL_DEADLINE_MS,
+            )  # fmt: skip
         _serve_until_signal(options, settings)
     except Exception as error:
         if settings.log_format == "text":
             raise
-        logging.critical("the service ends: %s", error, exc_info=error)
+        text = describe_error(error, ServeOptions, options)
+        logging.critical("the service ends: %s", text, exc_info=error)
         return 1
     return 0
 

@@ -8,6 +8,7 @@ them open the new `store.arrow`. Every step is safe to repeat: a removal that wa
 next one.
 """
 
+import errno
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from .user_list import append_to_user_list
 Place = TypeVar("Place")
 # Seconds in which a worker learns of it (a second), ends the requests in flight and writes what it holds.
 SETTLE_S = 3.0
+READ_ONLY_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS)
 JOURNAL_WAIT_S = 20.0  # seconds for running workers to finish their journals
 
 
@@ -108,7 +110,10 @@ def _attempt(result: Removal, name: str, work: Callable[[Place], object], place:
     try:
         work(place)
     except (OSError, ValueError, pa.ArrowException) as error:
-        result.waiting.append(f"{name}: {error}")
+        advice = ""
+        if isinstance(error, OSError) and error.errno in READ_ONLY_ERRORS:
+            advice = "; it cannot be written from here: run `sextet forget` where it can"
+        result.waiting.append(f"{name}: {error}{advice}")
         return False
     return True
 

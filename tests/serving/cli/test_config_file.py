@@ -102,7 +102,7 @@ def test_wrong_files_are_refused(
 
 def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--config", str(tmp_path / "none.toml")]) == 1
-    assert "none.toml" in capsys.readouterr().err
+    assert f"error: --config {tmp_path / 'none.toml'}: No such file" in capsys.readouterr().err
     (tmp_path / "latin.toml").write_bytes(b"host = '\xe4'")
     with pytest.raises(SystemExit, match="2"):
         main(["serve", "--config", str(tmp_path / "latin.toml")])
@@ -169,9 +169,15 @@ def test_print_config_masks_passwords_and_can_be_read_again(tmp_path: Path) -> N
     assert values({"config": again}, {})["deadline_ms"].value == 80.0
 
 
-def test_print_config_checks_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--api-key-file", str(tmp_path / "none"), "--print-config"]) == 1
-    assert "none" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "flag", ["--api-key-file", "--admin-key-file", "--trust", "--experiments", "--rules", "--messages"]
+)
+def test_a_missing_file_is_named_with_its_option(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = ["--log", str(tmp_path / "log")]
+    assert main(["serve", flag, str(tmp_path / "none"), *log, "--print-config"]) == 1
+    assert capsys.readouterr().err == f"error: {flag} {tmp_path / 'none'}: No such file or directory\n"
 
 
 def test_a_repeated_option_is_a_list() -> None:

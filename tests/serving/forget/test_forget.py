@@ -1,6 +1,7 @@
 """`sextet forget`: what it does where, says and refuses."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,27 @@ def die_at(monkeypatch: pytest.MonkeyPatch, last: int) -> list[int]:
     monkeypatch.setattr(forget, "_attempt", counted(forget._attempt))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
     return count
+
+
+def test_a_user_who_is_nowhere_is_said_to_be_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(open_store(tmp_path / "store.sqlite")) as store:
+        store.append("u1", [Event("i1", 1_711_234_567)])
+    assert main(["forget", "U999", "--store", str(tmp_path / "store.sqlite")]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing was found of U999" in printed
+    assert f"{tmp_path / 'forgotten.txt'}: 1 added to the list for training" in printed
+    assert main(["forget", "u1", "--store", str(tmp_path / "store.sqlite")]) == 0
+    assert "nothing was found" not in capsys.readouterr().out
+
+
+def test_a_place_that_takes_no_writes_waits_with_advice(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store.sqlite")
+    with closing(store):
+        store.append("u1", [Event("i1", 1_711_234_567)])
+        # /sys takes no file of anybody, root included.
+        removal = forget_users(["u1"], Places(store=store, user_list=Path("/sys/forgotten.txt")))
+    (reason,) = removal.waiting
+    assert reason.endswith("it cannot be written from here: run `sextet forget` where it can")
+    assert removal.removed["store"]["records"] > 0  # the other places are done
