@@ -149,8 +149,11 @@ def manifest_summary(manifest: dict[str, Any]) -> str:
     sizes, index, parity = manifest["bytes"], manifest["index"], manifest["export"]["parity"]
     errors = ", ".join(f"{name} {error:.1e}" for name, error in parity["errors"].items())
     size_list = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
+    n_spare = manifest["dims"].get("spare", 0)
+    n_items = manifest["dims"]["items"] - 1 - n_spare  # row 0 is no item
+    room = f", room for {n_spare:,} new ones" if n_spare else ""
     return (
-        f"({sum(sizes.values()) / 1e6:.1f} MB: {size_list}); {manifest['dims']['items'] - 1:,} items\n"
+        f"({sum(sizes.values()) / 1e6:.1f} MB: {size_list}); {n_items:,} items{room}\n"
         f"index: {index['system']}, recall@{RECALL_AT} {index['recall']:.4f}, p50 {index['p50_ms']:.2f} ms, "
         f"p99 {index['p99_ms']:.2f} ms, {index['bytes_per_vector']:.1f} bytes per vector\n"
         f"parity over {parity['candidates']:,} candidates: {errors}; "

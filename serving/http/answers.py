@@ -23,7 +23,9 @@ class BundleOut(BaseModel):
     version: str
     created: str = Field(description="ISO 8601, UTC")
     data: dict[str, Any] = Field(description="`window`: Unix seconds of the first and last row")
-    dims: dict[str, int] = Field(description="`items` of the catalog, length of a `vector`")
+    dims: dict[str, int] = Field(
+        description="`items` of the catalog, `spare` rows for new items, length of a `vector`"
+    )
     metrics: dict[str, Any] = Field(description="of training and of the index")
     slate: dict[str, Any] = Field(description="policy: objective, variety, caps")
     tasks: list[TaskOut]
@@ -49,7 +51,9 @@ class ReadyOut(BaseModel):
 class RecordedOut(BaseModel):
     """The checkout is stored."""
 
-    events: int = Field(description="purchases of the checkout; under an order_id none counts twice")
+    events: int = Field(
+        description="lines of the basket: purchases of the history; a retry adds none and answers the same"
+    )
 
 
 class RemovalOut(BaseModel):

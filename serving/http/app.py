@@ -160,10 +160,11 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
     async def bundle() -> Response:
         current = service.recommender().bundle
         manifest, tasks = current.manifest, [task._asdict() for task in current.tasks]
-        public_fields = ("version", "created", "data", "dims", "metrics", "slate")
+        public_fields, dims = ("version", "created", "data", "metrics", "slate"), manifest["dims"]
         return JSONResponse(
             {
                 **{name: manifest[name] for name in public_fields},
+                "dims": {**dims, "items": dims["items"] - 1 - dims.get("spare", 0)},  # row 0 is no item
                 "tasks": tasks,
                 "arms": service.arm_versions(),
             }

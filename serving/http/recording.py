@@ -112,6 +112,10 @@ class EventRecorder:
             field_error = {"field": "request_id", "pointer": "/request_id", "detail": "give it, or user_id"}
             raise ProblemError(422, "request_id or user_id must be given", [field_error])
         self._check_feedback_kind(feedback.kind)
+        if feedback.kind == VIEWED_KIND and feedback.request_id is None:
+            detail = "kind viewed needs it: a view is of a slate, which its request_id names"
+            field_error = {"field": "request_id", "pointer": "/request_id", "detail": detail}
+            raise ProblemError(422, f"request_id: {detail}", [field_error])
         ts = int(time.time()) if feedback.ts is None else feedback.ts
         if not self.write_log(
             lambda log: log.log_feedback(
@@ -143,7 +147,11 @@ class EventRecorder:
             raise unavailable_error("no bundle is loaded yet: /readyz says why")  # nobody knows the tasks
         accepted = self.feedback_kinds()
         if kind not in accepted:
-            detail = f"expected one of {', '.join(accepted)}: the kinds that a task of the bundle predicts"
+            predicted = [name for name in accepted if name not in (*HISTORY_KINDS, VIEWED_KIND)]
+            detail = (
+                f"expected an action ({', '.join(HISTORY_KINDS)}), {VIEWED_KIND} (the slate was on screen)"
+                f" or a kind that a task of the bundle predicts ({', '.join(predicted) or 'none further'})"
+            )
             raise ProblemError(
                 422,
                 f"kind is {kind!r}: {detail}",

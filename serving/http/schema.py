@@ -105,7 +105,9 @@ class FeedbackIn(BaseModel):
         description="click, cart, purchase, viewed (the slate was really on screen; `item_id` is any of its"
         " items) or another kind of event that a task of the bundle predicts",
     )
-    request_id: Id | None = Field(None, description="of the slate; required without user_id")
+    request_id: Id | None = Field(
+        None, description="of the slate; required without user_id, and for kind viewed"
+    )
     item_id: Id
     ts: UnixSeconds | None = Field(None, description=TS_DESCRIPTION)
     user_id: Id | None = Field(None, description="lets a click count in the user's next request")

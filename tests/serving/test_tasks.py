@@ -162,12 +162,13 @@ def test_further_tasks_over_http(
         for kind, status in (("wishlist", 202), ("cart", 202), ("impression", 422), ("return", 422)):
             response = client.post("/v1/feedback", feedback | {"kind": kind})
             assert response.status_code == status, response.text
-        assert "expected one of purchase, click, cart, wishlist" in response.json()["detail"]
+        assert "(purchase, click, cart), viewed" in response.json()["detail"]
+        assert "a task of the bundle predicts (wishlist)" in response.json()["detail"]
         assert response.json()["errors"][0]["pointer"] == "/kind"
         assert [task["name"] for task in client.get("/v1/bundle").json()["tasks"]] == [t.name for t in TASKS]
         schemas = client.get("/openapi.json").json()["components"]["schemas"]
         kinds = schemas["FeedbackIn"]["properties"]["kind"]["enum"]
-        assert kinds == ["purchase", "click", "cart", "wishlist"]
+        assert kinds == ["purchase", "click", "cart", "viewed", "wishlist"]
     rows = pq.read_table(next(tmp_path.glob("*.parquet"))).to_pylist()
     logged = dict(rows[0]["predictions"])
     assert logged == pytest.approx(

@@ -144,5 +144,8 @@ def test_views_are_no_impressions_where_all_served_slates_count(client: Client) 
     slate = visit(client, "viewer", 0)
     seen = {"kind": "viewed", "request_id": "r", "item_id": slate[0], "user_id": "viewer"}
     assert client.post(FEEDBACK, seen).status_code == 202
+    refused = client.post(FEEDBACK, {name: seen[name] for name in ("kind", "item_id", "user_id")})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "/request_id"
     assert client.number('sextet_feedback_total{kind="viewed",shown="unknown"}') >= 1
     assert len(client.service.store.get("viewer").impressions) == 1

@@ -315,7 +315,7 @@ def test_until_a_bundle_is_there_it_is_not_ready(version: Path, tmp_path: Path) 
         }
         manifest = waiting.get("/v1/bundle").json()
         assert manifest["version"] == version.name
-        assert manifest["dims"]["items"] == 81
+        assert manifest["dims"]["items"] == 80
         assert manifest["data"]["window"]["start"] < manifest["data"]["window"]["end"]
 
 
