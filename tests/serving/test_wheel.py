@@ -88,8 +88,8 @@ def slate_over_http(command: Path, shop: Path) -> dict[str, list[object]]:
     service = subprocess.Popen([str(command), "serve", *options], cwd=shop, stdout=subprocess.PIPE, text=True)
     try:
         assert service.stdout is not None
-        started = next(line for line in service.stdout if line.startswith("http://"))  # after the options
-        port = int(started.split(",")[0].rpartition(":")[2])
+        started = next(line for line in service.stdout if line.startswith("starting "))  # after the options
+        port = int(started.split()[1].rpartition(":")[2])
         body = json.dumps({"user_id": "u001", "basket": [{"item_id": "i001"}]})
         deadline = time.monotonic() + 120
         while True:
