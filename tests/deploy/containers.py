@@ -137,7 +137,7 @@ class Container:
         )  # fmt: skip
         assert self._process.stdout is not None
         printed = ""
-        while not (line := self._process.stdout.readline()).startswith("http://"):
+        while not (line := self._process.stdout.readline()).startswith("starting "):
             printed += line
             assert line, printed
         pid = self._process.pid
