@@ -132,6 +132,9 @@ class Deadline:
             function()
             return ""
         self.stage_start_ms = self.elapsed_ms()
+        remaining_ms = self.remaining_ms()
+        if not remaining_ms > SLATE_RESERVE_MS:  # also for a deadline that is NaN
+            return f"too little time was left: {max(0.0, remaining_ms):.1f} ms"
         try:
             task = pool.submit(function)
         except RuntimeError as error:
@@ -159,8 +162,6 @@ class Deadline:
             if not out_of_time and not first_stage_late:
                 return ""
             if task.cancel():
-                if duration_ms < 1:
-                    return f"too little time was left: {max(0.0, self.deadline_ms):.1f} ms"
                 return f"no thread was free for {duration_ms:.0f} ms"
             first_stage_timed_out = first_stage_late and stage == first_stage
             if not out_of_time and not first_stage_timed_out:

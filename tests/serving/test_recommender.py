@@ -206,9 +206,10 @@ def test_a_stage_that_would_miss_the_deadline_is_not_started(
 
 
 def test_no_time_at_all(recommender: Recommender, golden_checkout: Checkout) -> None:
-    for deadline in (0.0, -5.0, math.nan):
+    for deadline in (0.0, -5.0, math.nan, 1.0):
         slate = checked(recommender, golden_checkout, recommender.recommend(golden_checkout, deadline))
         assert slate.tier in ("category", "popularity")
+        assert slate.reason.startswith("too little time was left: ")
 
 
 def test_exclusions_are_topped_up(recommender: Recommender) -> None:
