@@ -42,14 +42,10 @@ class ServiceMetrics:
             "sextet_request_seconds", "Arrival to answer", ("route",), buckets=LATENCY_BUCKETS
         )
         self.in_flight = gauge("sextet_requests_in_flight", "Requests being answered")
-        self.overload_rejections = counter(
-            "sextet_overload_rejections", "Recommendations refused for lack of time"
-        )
+        self.overload_rejections = counter("sextet_overload_rejections", "Requests refused for lack of time")
         self.slates = counter("sextet_slates", "Slates by the tier that answered", ("tier",))
         self.withheld_slates = counter("sextet_slates_withheld", "Slates that an experiment held back")
-        self.slate_cache_hits = counter(
-            "sextet_slate_cache_hits", "Slates answered from the cache of ranked slates"
-        )
+        self.slate_cache_hits = counter("sextet_slate_cache_hits", "Slates from the cache of ranked slates")
         self.stage_latency = histogram(
             "sextet_stage_seconds", "Time of each stage", ("stage",),
             buckets=STAGE_BUCKETS_BELOW_1_MS + LATENCY_BUCKETS[:-2],
@@ -57,7 +53,7 @@ class ServiceMetrics:
         self.bundle_workers = gauge("sextet_bundle", "Workers that serve a version", ("version",))
         self.unserved_arm_versions = gauge(
             "sextet_arm_version_fallback",
-            "Workers that answer for an arm's version with `current`",
+            "Workers in which `current` answers for an arm's version",
             ("version",),
         )
         self.bundle_loads = counter("sextet_bundle_loads", "Versions loaded or refused", ("outcome",))
