@@ -19,6 +19,7 @@ from .item_routes import add_item_routes
 from .middleware import RequestMiddleware
 from .openapi import add_document
 from .orders import CancellationIn, OrderOut, ReturnIn
+from .path_ids import register_ids
 from .problems import ProblemError, problem_response, unavailable_error
 from .proxy import add_proxy_middleware
 from .rule_routes import add_rule_routes
@@ -60,6 +61,7 @@ def create_app(settings: Settings, store: Store | None = None, log: ImpressionLo
         tracer=service.tracer,
     )  # fmt: skip
     add_proxy_middleware(app, settings.root_path, settings.cors_origins)
+    register_ids()
     bodies = BodyReader(settings.max_body)
     _add_shop_routes(app, service, bodies)
     _add_order_routes(app, service, bodies)
@@ -128,7 +130,7 @@ def _add_order_routes(app: FastAPI, service: Service, bodies: BodyReader) -> Non
     """The routes that change recorded orders."""
 
     @app.post(
-        "/v1/orders/{order_id:path}/cancel", summary="Take an order out of its user's history",
+        "/v1/orders/{order_id:id}/cancel", summary="Take an order out of its user's history",
         responses={
             **openapi_examples.json_response(OrderOut, openapi_examples.CANCELLED_ORDER),
             **openapi_examples.problem_responses(400, 401, 404, 408, 413, 415, 422, 501, 503)
@@ -139,7 +141,7 @@ def _add_order_routes(app: FastAPI, service: Service, bodies: BodyReader) -> Non
         return await orders.cancel_order(service.recorder, order_id, await bodies.read(request))
 
     @app.post(
-        "/v1/orders/{order_id:path}/returns", summary="Take what came back out of an order",
+        "/v1/orders/{order_id:id}/returns", summary="Take what came back out of an order",
         responses={
             **openapi_examples.json_response(OrderOut, openapi_examples.RETURNED_ORDER),
             **openapi_examples.problem_responses(400, 401, 404, 408, 413, 415, 422, 501, 503)
@@ -171,7 +173,7 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
         )
 
     @app.delete(
-        "/v1/users/{user_id:path}", summary="Forget a user: store, log, caches, exported histories",
+        "/v1/users/{user_id:id}", summary="Forget a user: store, log, caches, exported histories",
         responses={
             200: {"model": RemovalOut}, 202: {"model": RemovalOut, "description": "Something waits"},
             **openapi_examples.problem_responses(401, 403, 422, 501),

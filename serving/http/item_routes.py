@@ -60,7 +60,7 @@ def add_item_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
         return JSONResponse({"items": await asyncio.to_thread(apply_changes, service, live, body)})
 
     @app.get(
-        "/v1/items/{item_id:path}", summary="An item as it serves now, and its live values",
+        "/v1/items/{item_id:id}", summary="An item as it serves now, and its live values",
         responses={
             200: {"model": ServedItemOut}, **openapi_examples.problem_responses(401, 403, 404, 501, 503)
         },
@@ -71,7 +71,7 @@ def add_item_routes(app: FastAPI, service: Service, bodies: BodyReader) -> None:
         return JSONResponse(await asyncio.to_thread(describe_item, service, item_id))
 
     @app.delete(
-        "/v1/items/{item_id:path}", summary="Forget the live values of an item",
+        "/v1/items/{item_id:id}", summary="Forget the live values of an item",
         responses={
             200: {"model": ForgottenItemOut}, **openapi_examples.problem_responses(401, 403, 501, 503)
         },

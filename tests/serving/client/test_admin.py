@@ -16,7 +16,7 @@ from serving.client import (
 from tests.serving.client.servers import answer, scripted
 from tests.serving.http.services import Command, command
 
-SLASHED = "i/1 ü%"  # an item that is in no bundle
+ODD = "i/1 ü%\n2"  # an item that is in no bundle
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +50,18 @@ def test_items(admin: SextetAdminClient, shop: SextetClient) -> None:
     before = admin.get_item("i003")
     assert (before.source, before.live) == ("bundle", {})
     changed, unknown = admin.put_items(
-        [{"item_id": "i003", "price": 7.25, "brand": "b"}, {"item_id": SLASHED, "available": False}]
+        [{"item_id": "i003", "price": 7.25, "brand": "b"}, {"item_id": ODD, "available": False}]
     )
     assert (changed.result, changed.price, changed.waits) == ("changed", 7.25, ("brand",))
     assert (unknown.result, unknown.price, unknown.detail != "") == ("unknown", None, True)
     item = admin.get_item("i003")
     assert (item.price, item.live["price"].value, item.live["price"].ts > 0) == (7.25, 7.25, True)
-    assert admin.get_item(SLASHED).source == "unknown"
+    assert admin.get_item(ODD).source == "unknown"
     order = Checkout("new", [Line("i001")], order_id="o1")
     hidden = shop.recommend(order).items[0].item_id
     admin.put_items([{"item_id": hidden, "available": False}])
     assert hidden not in {item.item_id for item in shop.recommend(order).items}
-    assert [admin.delete_item(item_id) for item_id in (hidden, SLASHED, SLASHED)] == [1, 1, 0]
+    assert [admin.delete_item(item_id) for item_id in (hidden, ODD, ODD)] == [1, 1, 0]
     admin.put_items([{"item_id": "i003", "price": None, "brand": None}])
     assert admin.get_item("i003") == before
     with pytest.raises(InvalidRequestError) as caught:
@@ -94,7 +94,7 @@ def test_rules(admin: SextetAdminClient, shop: SextetClient) -> None:
 
 
 def test_a_user_is_forgotten(admin: SextetAdminClient, shop: SextetClient) -> None:
-    user_id = "u/17 ü"
+    user_id = "u/17 ü\n2"
     shop.record_checkout(Checkout(user_id, [Line("i001")], order_id="o17"))
     removal = admin.forget_user(user_id)
     assert (removal.removed["store"], removal.waiting) == (

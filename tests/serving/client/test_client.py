@@ -66,19 +66,19 @@ def test_every_route(client: SextetClient, version: Path) -> None:
 
 
 def test_orders_can_be_changed(client: SextetClient) -> None:
-    order = Checkout("u/1 ü", [Line("i001", 2.0), Line("i009")], order_id="2024/10 %1")
+    order = Checkout("u/1 ü", [Line("i001", 2.0), Line("i009")], order_id="2024/10 %1\n")
     with pytest.raises(InvalidRequestError) as caught:
-        client.cancel_order("2024/10 %1", "u/1 ü")
+        client.cancel_order("2024/10 %1\n", "u/1 ü")
     assert caught.value.status == 404
     client.record_checkout(order)
     returned = [Line("i001", 1.0, price=4.5)]
     for return_id, remaining in ((None, 1.0), (None, 1.0), ("r2", 0.0)):  # the second is a retry
-        lines = client.return_lines("2024/10 %1", "u/1 ü", returned, return_id)
+        lines = client.return_lines("2024/10 %1\n", "u/1 ü", returned, return_id)
         assert {line.item_id: line.quantity for line in lines} == {
             **({"i001": remaining} if remaining else {}),
             "i009": 1.0,
         }
-    assert [client.cancel_order("2024/10 %1", "u/1 ü") for _ in range(2)] == [(), ()]
+    assert [client.cancel_order("2024/10 %1\n", "u/1 ü") for _ in range(2)] == [(), ()]
 
 
 def test_a_wrong_request_names_its_field(client: SextetClient) -> None:
