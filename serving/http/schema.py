@@ -36,8 +36,8 @@ EventKind = Literal["purchase", "click", "cart"]
 TS_DESCRIPTION = "Unix seconds (UTC); null for now"
 
 
-def _required_field(name: str) -> JsonDict:
-    return {"required": [name], "properties": {name: {"type": "string"}}}
+def _required_field(name: str, **others: JsonDict) -> JsonDict:
+    return {"required": [name], "properties": {name: {"type": "string"}, **others}}
 
 
 class LineIn(BaseModel):
@@ -99,7 +99,12 @@ class FeedbackIn(BaseModel):
     """What the shopper did with an item of a slate."""
 
     model_config = STRICT | ConfigDict(
-        json_schema_extra={"anyOf": [_required_field("request_id"), _required_field("user_id")]}
+        json_schema_extra={
+            "anyOf": [
+                _required_field("request_id"),
+                _required_field("user_id", kind={"not": {"const": "viewed"}}),
+            ]
+        }
     )
     kind: Id = Field(
         description="click, cart, purchase, viewed (the slate was really on screen; `item_id` is any of its"
