@@ -11,6 +11,7 @@ from ..pipeline.rules.check import name_problems
 from ..pipeline.rules.document import read_rules
 from ..pipeline.slate_policy import SlatePolicy
 from ..recommender import Recommender
+from ..remote_copies import input_option
 from ..storage.bundle_mirror import bundle_path
 from ..stores.base import Store
 from ..stores.uri import exported_store_path, open_store
@@ -44,7 +45,7 @@ class BundleOptions:
     )
 
     trust: tuple[Path, ...] = trust_option()
-    rules: Path | None = option(None, "rules of the shop (docs/rules.md)", metavar="FILE")
+    rules: Path | None = input_option(None, "rules of the shop (docs/rules.md)", metavar="FILE")
     live: str | None = option(
         None, "live rules and items of the services: a file, redis:// or valkey:// (default: none)",
         metavar="URI",

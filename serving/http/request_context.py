@@ -15,6 +15,7 @@ from ..checkout import Slate
 MAX_REQUEST_ID = 128  # characters
 REQUEST_ID = re.compile(rb"[ -~]{1,%d}" % MAX_REQUEST_ID)
 TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+CONVERTOR = re.compile(r":\w+}")  # in a route's pattern, of an id that may hold slashes
 SAMPLED = 1  # the flag of a traceparent
 
 
@@ -40,8 +41,8 @@ class RequestContext:
 
     @property
     def route(self) -> str:
-        """The route's pattern: a path may hold the id of a user."""
-        return getattr(self.scope.get("route"), "path", "other")
+        """The route's pattern, `/v1/items/{item_id}`: a path may hold the id of a user."""
+        return CONVERTOR.sub("}", getattr(self.scope.get("route"), "path", "other"))
 
     def match_route(self) -> None:
         """Find the route of a request that the router has not seen, as one without a valid key."""

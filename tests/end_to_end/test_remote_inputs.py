@@ -32,7 +32,8 @@ OPTIONS = (
     UpliftOptions, export.UpdateOptions,
 )  # fmt: skip
 OF_THIS_MACHINE = {  # what is written here, and the settings of a host
-    "out", "json", "metrics", "log", "data_dir", "api_key_file", "run", "ServeOptions.experiments",
+    "out", "json", "metrics", "log", "data_dir", "api_key_file", "admin_key_file", "sign", "run",
+    "ServeOptions.experiments", "ServeOptions.rules", "ServeOptions.messages",
     "ShopOptions.experiments", "ServeOptions.config",
 }  # fmt: skip
 

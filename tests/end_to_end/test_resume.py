@@ -15,9 +15,8 @@ from tests.data.shop import write_shop
 from tests.end_to_end.commands import HANG_SECONDS, command, finished, start, train_arguments
 
 
-@pytest.mark.parametrize(
-    ("stage", "kill_at"), [pytest.param("retrieval", 5, marks=pytest.mark.slow), ("ranker", 3)]
-)
+@pytest.mark.slow  # two minutes
+@pytest.mark.parametrize(("stage", "kill_at"), [("retrieval", 5), ("ranker", 3)])
 def test_killed_run_resumes_and_ends_like_an_unbroken_one(tmp_path: Path, stage: str, kill_at: int) -> None:
     """Killed in a later epoch, the resumed run must not start anew, and must end with the same weights."""
     shop = tmp_path / "shop"

@@ -13,6 +13,7 @@ from training.config import METRICS
 from training.sweep import RunResult, sweep_rows
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_the_best_run_and_a_second_one_reuses_all(tmp_path: Path) -> None:
     shop = tmp_path / "shop"
     shop.mkdir()

@@ -72,6 +72,7 @@ def report_tasks(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["task"]: row for row in report["task_metrics"]}
 
 
+@pytest.mark.slow
 def test_a_wishlist_task_by_config_alone(tmp_path: Path) -> None:
     shop = write_shop_with_wishlists(tmp_path / "shop")
     output = run_command(*train_arguments(tmp_path, shop, WISHLIST))
