@@ -1,5 +1,5 @@
 # make demo    the whole path on real data
-# make test    the checks, about 13 minutes
+# make test    the checks, about 15 minutes
 # make help    the rest
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

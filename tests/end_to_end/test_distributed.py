@@ -31,6 +31,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # tests/training/distributed/ has its parts
 def test_two_processes_learn_what_one_does(tmp_path: Path, shop: Path) -> None:
     one = command(*train_arguments(tmp_path / "one", shop))
     assert one.returncode == 0, one.stderr[-3000:]
