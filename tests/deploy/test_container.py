@@ -73,6 +73,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
 def test_the_image_serves(images: Images, version: Path, tmp_path: Path) -> None:
     """As another user than root, with a read-only root and bundle; SIGTERM to process 1 ends it in order."""
     bundle = Path(shutil.copytree(version.parent, tmp_path / "bundle", symlinks=True))
+    (bundle / "rules.toml").touch()
     run("chmod", "-R", "a+rX", str(bundle))
     config = images.config()
     root = images.mount()
@@ -88,12 +89,13 @@ def test_the_image_serves(images: Images, version: Path, tmp_path: Path) -> None
         code, printed = container.stop()
         assert code == 0, printed
     options = ("--workers", "2", "--log", "log", "--store", "store.db", "--deadline-ms", "10000")
+    options += ("--rules", "/srv/sextet/bundle/rules.toml")
     with running(images.mount(), config, bundle, *config["Cmd"], *options) as container:
         until(lambda: ready(container))
         assert container.ask("POST", "/v1/checkouts", ORDER) == {"events": 1}
         assert container.ask("POST", "/v1/recommendations", ORDER)["tier"] == "ranked"
         assert container.execute("/bin/sh", "-c", "kill -HUP 1").returncode == 0  # as docs/deployment.md says
-        reloaded = 'sextet_reloads_total{file="keys",outcome="reloaded"} 2.0'
+        reloaded = 'sextet_reloads_total{file="rules",outcome="reloaded"} 2.0'
         until(lambda: reloaded in container.text("GET", "/metrics"))
         code, printed = container.stop()
         assert code == 0, printed
