@@ -72,4 +72,4 @@ class ForgottenItemOut(BaseModel):
     """The live values of the item are forgotten."""
 
     item_id: str
-    forgotten: int = Field(description="live values that this worker knew")
+    forgotten: int = Field(description="live values that the item had")

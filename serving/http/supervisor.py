@@ -49,7 +49,7 @@ class Slot:
     has_beaten: bool = False
     ready_time: float | None = None  # None: not ready yet
     stopped_time: float | None = None  # when it was first seen stopped
-    n_failures: int = 0  # in a row
+    n_waits: int | None = None  # before starts in a row; None: it has not ended since it was stable
     start_time: float = 0.0  # when the next process is due
 
 
@@ -190,11 +190,12 @@ class Supervisor:
         ready_time, slot.ready_time = slot.ready_time, None
         was_ready = ready_time is not None
         if ready_time is not None and now > ready_time + STABLE_SECONDS:
-            slot.n_failures = 0
-        slot.n_failures += 1
-        # The first end of a worker that was ready is no failed start.
-        n_waits = slot.n_failures - was_ready
-        delay = min(MAX_BACKOFF, 2.0 ** min(n_waits - 1, 10)) if n_waits else 0.0  # no overflow
+            slot.n_waits = None
+        if slot.n_waits is None:  # the first end of a worker that was ready is no failed start
+            slot.n_waits = 0 if was_ready else 1
+        else:
+            slot.n_waits += 1
+        delay = min(MAX_BACKOFF, 2.0 ** min(slot.n_waits - 1, 10)) if slot.n_waits else 0.0  # no overflow
         slot.start_time = now + delay
         if not was_ready and not any(other.ready_time for other in self.slots):
             # Nobody answers, and nobody will soon: refused clients can turn to another machine.
