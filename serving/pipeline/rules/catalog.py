@@ -49,21 +49,13 @@ class RuleCatalog:
 
     Args:
         bundle: with `folder`, whose items.arrow has the brands and whose schema.json names the attributes.
-        available: [N+1] bool, the items that can be shown today; None for the bundle's.
-        price: [N+1] usual unit prices of today; None for the bundle's.
+            Live changes write to its columns in place (serving/live_items).
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        available: NDArray[np.bool_] | None = None,
-        price: NDArray[np.float32] | None = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self.version, self._folder, self._codes = bundle.version, bundle.folder, bundle.catalog.attributes
         self.item_rows, self.item_id, self.category = bundle.item_rows, bundle.item_id, bundle.category
-        self.available = bundle.available if available is None else available
-        self.price = bundle.price if price is None else price
-        self.fallback_rank = bundle.fallback_rank
+        self.available, self.price, self.fallback_rank = bundle.available, bundle.price, bundle.fallback_rank
         self.new_items: dict[int, ItemTexts] = {}  # by row, those that the bundle lacks
 
     @cached_property
