@@ -146,7 +146,7 @@ def train(public: PublicSet, seed: int, overrides: Sequence[str]) -> Path:
 
 
 def public_table(rows: Sequence[Row]) -> str:
-    """The table of docs/public.md: a line per set and system, mean ± sd over seeds."""
+    """The table of docs/results/public_data.md: a line per set and system, mean ± sd over seeds."""
     lines = [
         [str(row["data"]), str(row["system"]), *(format_metric(row, name) for name in METRICS)]
         for row in aggregate_seeds(rows, ("data", "system"))

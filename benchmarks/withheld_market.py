@@ -1,4 +1,7 @@
-"""Withheld slates of the simulated market (docs/simulated.md), read from its tables as a shop's are."""
+"""Withheld slates of the simulated market, read from its tables as a shop reads its own.
+
+See docs/explanation/simulated_market.md.
+"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

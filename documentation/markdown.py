@@ -33,7 +33,7 @@ def site_links(text: str, source: str) -> str:
     """The page with links that the site can follow.
 
     Args:
-        source: the page's path in the repository, such as docs/data.md.
+        source: the page's path in the repository, such as docs/how_to/bring_data.md.
 
     A link to a page of the site stays relative to the page's place on it. A link to another file of the
     repository becomes the file's path as code: the site holds no sources.

@@ -1,7 +1,4 @@
-"""Hooks of MkDocs: the pages that are not files of docs/, and the form of those that are.
-
-README.md is the home page, so docs/index.md, the page about the retrieval index, has another address.
-"""
+"""Hooks of MkDocs: the pages that are not files of docs/, and the form of those that are."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,10 +19,10 @@ from documentation.markdown import (
 )
 from documentation.reference.pages import REFERENCE_PAGES, reference_table
 
-HOME, INDEX_PAGE, INDEX_ADDRESS = "README.md", "index.md", "retrieval_index.html"
+HOME = "README.md"
 WORKER_URL = "https://unpkg.com/iframe-worker/shim"  # which the theme loads for the search of a folder
 WORKER_FILE = "javascripts/iframe_worker.js"
-GUIDES = "Guides"  # the part of the navigation for pages that mkdocs.yml does not name
+GUIDES = "How to"  # the part of the navigation for pages that mkdocs.yml does not name
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -47,9 +44,6 @@ def _page_names(entry: Any) -> list[str]:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages of the root folder and the generated ones."""
-    retrieval_index = files.get_file_from_path(INDEX_PAGE)
-    if retrieval_index is not None:
-        retrieval_index.dest_uri = INDEX_ADDRESS
     for name in ROOT_PAGES:
         page = File.generated(config, name, content=(ROOT / name).read_text())
         page.dest_uri = "index.html" if name == HOME else name.replace(".md", ".html").lower()

@@ -89,7 +89,7 @@ def list_column(table: pa.Table, name: str) -> tuple[Array, Array]:
 
 
 def load_split(folder: Path, name: str) -> Split:
-    """Read `examples/<name>.parquet` of a prepared folder (docs/architecture.md) and what the slices need."""
+    """Read `examples/<name>.parquet` of a prepared folder and the columns that slices need."""
     columns = ["order_id", "user_id", "ts", "n_prior_orders", "snapshot", "basket_item"]
     columns += ["outcome_item", "outcome_purchase", "outcome_value"]
     exclusion = SlateExclusion.of_folder(folder)

@@ -1,4 +1,4 @@
-"""Runs on simulated data against the known truth (docs/simulated.md).
+"""Runs on simulated data against the known truth (docs/explanation/simulated_market.md).
 
     python -m evaluation.simulated                      the latest run
     python -m evaluation.simulated RUN NAIVE …          several runs; the others are compared to the first

@@ -1,4 +1,6 @@
-"""What slates add in the simulated market with organic demand, against its truth (docs/simulated.md).
+"""What slates add in the simulated market with organic demand, against its truth.
+
+See docs/explanation/simulated_market.md.
 
 A slate adds the sum over its items of p(examined) · (p(bought | first slot) - p(bought | not shown)) · spend.
 Two oracles know the truth: one orders the run's candidates, the other the whole catalog. Their ratio is what

@@ -159,7 +159,7 @@ def unfinished_journal_notes(path: Path) -> Iterator[str]:
 
 
 def create_shop_table(con: duckdb.DuckDBPyConnection, name: str, path: Path | None) -> None:
-    """Create `orders` or `items` with their columns (docs/architecture.md); without a file it is empty.
+    """Create `orders` or `items` with their columns; without a file it is empty.
 
     Raises ValueError for files that cannot be read, a missing column, a row without a time, and a number that
     is not finite.

@@ -90,7 +90,7 @@ class Recommender:
         self.item_vectors = bundle.catalog[-1].numpy()
         self.task_rows = PredictionRows.of_tasks(bundle.tasks)
         self.n_ann_candidates = int(bundle.manifest["candidates"]["ann"])
-        self.rules = RuleSet(RuleCatalog(bundle))  # of the shop (docs/rules.md)
+        self.rules = RuleSet(RuleCatalog(bundle))  # of the shop (docs/how_to/rules.md)
         self.exploration_rate = 0.0  # chance that the last slot explores (serving/pipeline/explore.py)
         self.viewed_impressions_only = False  # whether the frequency cap counts only slates that were viewed
         self.rng = np.random.default_rng()

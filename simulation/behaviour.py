@@ -1,6 +1,7 @@
 """What users of the simulated market buy and click, and the slates of the shop's own policy.
 
-Responses are functions of the user's own purchases (`PurchaseState`, docs/simulated.md), so that a model that
+Responses are functions of the user's own purchases (`PurchaseState`, docs/explanation/simulated_market.md),
+so that a model that
 reads histories can learn nearly all of them.
 """
 

@@ -1,4 +1,6 @@
-"""The simulated market under the shop's own policy, in blocks of users (docs/simulated.md).
+"""The simulated market under the shop's own policy, in blocks of users.
+
+See docs/explanation/simulated_market.md.
 
 Users are simulated in blocks, each with random streams of its own, so memory does not grow with their number.
 In a block, all users make their k-th order at the same step.

@@ -70,7 +70,7 @@ class GainStopping(EarlyStopping):
     """Stops after `patience` validations without a gain of at least a share of the best value.
 
     The last percents take most of the steps: towers climb for thousands of them, and what the ranker makes of
-    their candidates stays the same (docs/limits.md).
+    their candidates stays the same (docs/results/limits.md).
     """
 
     def __init__(self, monitor: str, mode: str, patience: int, min_gain: float) -> None:

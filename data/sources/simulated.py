@@ -1,4 +1,6 @@
-"""The simulated market as a shop of any size, in which every probability is known (docs/simulated.md).
+"""The simulated market as a shop of any size, in which every probability is known.
+
+See docs/explanation/simulated_market.md.
 
     order ─▶ slate by the shop's policy ─▶ examined? ──▶ clicked? ──────▶ in the next order?
     basket     logged with propensity        by position   by preference    by preference

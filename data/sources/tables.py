@@ -1,4 +1,7 @@
-"""Any shop's own files: the canonical tables in one folder (docs/architecture.md, canonical tables)."""
+"""Any shop's own files: the canonical tables in one folder.
+
+See docs/explanation/architecture.md, canonical tables.
+"""
 
 import difflib
 from collections.abc import Mapping

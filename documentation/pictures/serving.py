@@ -3,7 +3,8 @@
 from documentation.pictures.drawing import Box, Drawing
 
 DEADLINE_MS = 100
-# Of docs/operations.md, "Measured": `python -m benchmarks.serving`, one request in process, a million items.
+# Of docs/how_to/operate.md, "Measured": `python -m benchmarks.serving`, one request in process, a million
+# items.
 STAGE_MS = (
     ("store", 0.1),
     ("encode", 0.25),

@@ -14,7 +14,7 @@ The routes of `sextet serve`, with bodies, answers and errors. This page is gene
 OpenAPI document, which a running service has at `/openapi.json`, and as a page at `/docs`.
 
 Errors are `application/problem+json` (RFC 9457). Keys, deadlines and limits:
-[Operate the service](../operations.md).
+[Operate the service](../how_to/operate.md).
 """
 
 

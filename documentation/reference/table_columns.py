@@ -7,7 +7,8 @@ INTRODUCTION = """# Tables
 
 The columns of `orders`, `items`, `users` and `events`. This page is generated from the contract that
 preparation checks (`data/tables/contract.py`). What each column means:
-[canonical tables](../architecture.md#canonical-tables). How files may look: [Tables of a shop](../data.md).
+[canonical tables](../explanation/architecture.md#canonical-tables). How files may look: [Tables of a
+shop](../how_to/bring_data.md).
 """
 
 

@@ -5,5 +5,5 @@
                                          ╰─────────────────────── beliefs of the next day ◀──────────────╯
 
 comparison.py runs every policy in the same shops and computes the regret; page.py draws it.
-docs/experiments.md reports the results and what follows for `--explore`.
+docs/how_to/experiment.md reports the results and what follows for `--explore`.
 """

@@ -22,7 +22,8 @@ LEGEND = (("blue", "ε slot, as served"), ("orange", "Thompson sampling"), ("gre
 COLOURS = {"ε": "blue", "T": "orange", "L": "green"}  # by the first letter of a policy
 APPEALS = {
     "weak appeal (simulator)": "clicks follow an item's hidden appeal with 0.15 logits per standard "
-    "deviation and purchases do not follow it, as in the simulated market of docs/simulated.md.",
+    "deviation and purchases do not follow it, as in the simulated market of "
+    "docs/explanation/simulated_market.md.",
     "strong appeal (as in baskets)": "clicks and purchases follow it with 0.8 logits more, as "
     "baskets do in that market.",
 }

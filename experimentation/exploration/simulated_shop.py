@@ -1,6 +1,7 @@
 """A shop, day by day, with new items, in which the value of every slate is known.
 
-Catalog, users and responses are those of `data=simulated` (docs/simulated.md). Histories do not depend on
+Catalog, users and responses are those of `data=simulated` (docs/explanation/simulated_market.md). Histories
+do not depend on
 slates, so every policy meets the same checkouts. Two policies that show an item at the same slot get the same
 response: policies differ only by their choices.
 

@@ -6,5 +6,5 @@
     page.py ◀─ evaluate.py ◀─ estimators.py ◀─ importance_weights.py, plackett_luce.py
                              ╰ incremental.py ◀─ uplift_terms.py, of slates that were held back
 
-docs/experiments.md lists the assumptions of each estimator and the measured coverage.
+docs/how_to/experiment.md lists the assumptions of each estimator and the measured coverage.
 """

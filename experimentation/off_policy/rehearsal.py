@@ -7,7 +7,8 @@
                    ╰ after it ──▶ the champion answers and explores; shoppers click ─▶ log ─▶ estimate
 
 The challenger has the champion's models. It orders by p(purchase), not by expected value. Clicks are drawn
-from the true probabilities (docs/simulated.md). Only clicks are compared: purchases in the simulator's next
+from the true probabilities (docs/explanation/simulated_market.md). Only clicks are compared: purchases in
+the simulator's next
 orders follow the simulator's own slates.
 
 With organic demand the challenger orders by incremental value (tasks=incremental), WITHHOLD of the champion's

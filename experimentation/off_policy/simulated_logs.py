@@ -1,6 +1,7 @@
 """Logs of a simulated shop in which the value of any policy is known.
 
-Catalog, users and responses are those of `data=simulated` (docs/simulated.md). The logging policy draws
+Catalog, users and responses are those of `data=simulated` (docs/explanation/simulated_market.md). The
+logging policy draws
 slates by softmax of the shop's score; the target policy knows more of the users' responses. Histories do not
 depend on slates, so every policy meets the same checkouts. Two kinds of shoppers read a slate:
 

@@ -1,4 +1,5 @@
-"""`python -m operations.loop`, or `make loop`: the daily loop on the simulated market. docs/loop.md."""
+"""`python -m operations.loop`, or `make loop`: the daily loop on the simulated market.
+docs/how_to/daily_loop.md."""
 
 import sys
 from collections.abc import Sequence

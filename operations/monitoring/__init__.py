@@ -1,1 +1,1 @@
-"""Monitoring of a live bundle: the daily report, and log against replay (docs/monitoring.md)."""
+"""Monitoring of a live bundle: the daily report, and log against replay (docs/how_to/monitor.md)."""

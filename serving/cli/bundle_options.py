@@ -45,7 +45,7 @@ class BundleOptions:
     )
 
     trust: tuple[Path, ...] = trust_option()
-    rules: Path | None = input_option(None, "rules of the shop (docs/rules.md)", metavar="FILE")
+    rules: Path | None = input_option(None, "rules of the shop (docs/how_to/rules.md)", metavar="FILE")
     live: str | None = option(
         None, "live rules and items of the services: a file, redis:// or valkey:// (default: none)",
         metavar="URI",

@@ -22,7 +22,7 @@ class ForgetOptions:
 
     example: %(prog)s U17 U18 --store store.db --log shop/events --bundle bundle
     Running workers follow within seconds. Training drops the users with data.forget=FILE, the file of --list.
-    It is safe to repeat, and completes a removal that was interrupted (docs/privacy.md).
+    It is safe to repeat, and completes a removal that was interrupted (docs/how_to/forget_a_user.md).
     exit codes: 0 all is done, 1 something waits or failed, 2 wrong arguments
     """
 

@@ -71,10 +71,16 @@ class ServeOptions:
     impressions: Literal["served", "viewed"] = option(
         "served", "slates that the frequency cap counts: all, or those with feedback `viewed`"
     )
-    experiments: Path | None = option(None, "A/B tests (docs/experiments.md); needs --log", metavar="FILE")
-    rules: Path | None = option(None, "rules of the shop (docs/rules.md), followed live", metavar="FILE")
+    experiments: Path | None = option(
+        None, "A/B tests (docs/how_to/experiment.md); needs --log", metavar="FILE"
+    )
+    rules: Path | None = option(
+        None, "rules of the shop (docs/how_to/rules.md), followed live", metavar="FILE"
+    )
     messages: Path | None = option(
-        None, "texts of the items' reasons (docs/rules.md), in place of those of the release", metavar="FILE"
+        None,
+        "texts of the items' reasons (docs/how_to/rules.md), in place of those of the release",
+        metavar="FILE",
     )
     log_format: Literal["text", "json"] = option("text", "of the log on stderr")
     access_log: bool = option(False, "log every request")

@@ -56,7 +56,8 @@ class SextetAdminClient:
         return self._caller.call("GET", "/v1/rules", _rule_states, repeatable=True)
 
     def put_rule(self, name: str, rule: Mapping[str, Any]) -> RuleState:
-        """Add or replace a live rule, such as {"hide": {"category": "pets"}}; docs/rules.md has all kinds.
+        """Add or replace a live rule, such as {"hide": {"category": "pets"}}; docs/how_to/rules.md has all
+        kinds.
 
         Raises SextetError.
         """

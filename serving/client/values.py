@@ -9,7 +9,7 @@ Shown = Literal["yes", "no", "unknown"]  # whether a slate had the item of a fee
 
 @dataclass(frozen=True, slots=True)
 class BundleInfo:
-    """The bundle that serves: docs/architecture.md#http has the fields."""
+    """The bundle that serves: docs/explanation/architecture.md#http has the fields."""
 
     version: str
     created: str
@@ -54,7 +54,7 @@ class ItemPatch(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """What became of an ItemPatch: docs/live_items.md has the results."""
+    """What became of an ItemPatch: docs/how_to/live_items.md has the results."""
 
     item_id: str
     result: Literal["changed", "new", "unknown"]

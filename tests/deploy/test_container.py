@@ -94,7 +94,9 @@ def test_the_image_serves(images: Images, version: Path, tmp_path: Path) -> None
         until(lambda: ready(container))
         assert container.ask("POST", "/v1/checkouts", ORDER) == {"events": 1}
         assert container.ask("POST", "/v1/recommendations", ORDER)["tier"] == "ranked"
-        assert container.execute("/bin/sh", "-c", "kill -HUP 1").returncode == 0  # as docs/deployment.md says
+        assert (
+            container.execute("/bin/sh", "-c", "kill -HUP 1").returncode == 0
+        )  # as docs/how_to/deploy.md says
         reloaded = 'sextet_reloads_total{file="rules",outcome="reloaded"} 2.0'
         until(lambda: reloaded in container.text("GET", "/metrics"))
         code, printed = container.stop()

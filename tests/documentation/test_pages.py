@@ -81,7 +81,7 @@ def test_the_readme_is_short_and_names_six_files() -> None:
 
 
 def test_figures_of_the_readme_stand_in_the_results() -> None:
-    readme, results = ((ROOT / name).read_text() for name in ("README.md", "docs/results.md"))
+    readme, results = ((ROOT / name).read_text() for name in ("README.md", "docs/results/index.md"))
     table = readme.partition("| system | order |")[2].partition("\n\n")[0]
     figures = re.findall(r"\d*\.\d+(?: ± \.\d+)?", table)
     assert len(figures) > 15

@@ -19,12 +19,12 @@ def navigation_files() -> list[str]:
 
 
 def test_links_lead_to_pages_of_the_site_and_sources_become_code() -> None:
-    page = "[a](data.md#files) [b](../README.md) [c](extending) [d](../serving/checkout.py) [e](https://x.y)"
-    assert site_links(page, "docs/slot.md") == (
-        "[a](data.md#files) [b](README.md) [c](extending/index.md) d (`serving/checkout.py`) [e](https://x.y)"
+    page = "[a](slate.md#six) [b](../../README.md) [c](../extending) [d](../../serving/checkout.py) [e](https://x.y)"
+    assert site_links(page, "docs/explanation/slot.md") == (
+        "[a](slate.md#six) [b](../README.md) [c](../extending/index.md) d (`serving/checkout.py`) [e](https://x.y)"
     )
-    assert site_links("[a](docs/data.md) ![p](docs/pictures/shop.png)", "README.md") == (
-        "[a](data.md) ![p](pictures/shop.png)"
+    assert site_links("[a](docs/how_to/bring_data.md) ![p](docs/pictures/shop.png)", "README.md") == (
+        "[a](how_to/bring_data.md) ![p](pictures/shop.png)"
     )
     assert site_links("[`models/schema.py`](models/schema.py)", "README.md") == "`models/schema.py`"
     assert site_links("[up](../data.md)", "docs/extending/task.md") == "[up](../data.md)"
@@ -94,7 +94,7 @@ def test_the_site_builds_without_a_warning_and_needs_no_other_host(
     for page in pages:
         assert not loaded.search(page.read_text()), page
     assert "<h1" in (tmp_path / "index.html").read_text()
-    assert "The retrieval index" in (tmp_path / "retrieval_index.html").read_text()
+    assert "The retrieval index" in (tmp_path / "explanation" / "retrieval_index.html").read_text()
     assert (tmp_path / "search" / "search_index.js").is_file()
     for name in REFERENCE_PAGES:
         assert (tmp_path / "reference" / f"{name}.html").is_file()

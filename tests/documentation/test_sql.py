@@ -1,4 +1,4 @@
-"""The SQL of docs/sql makes tables that preparation reads."""
+"""The SQL of docs/how_to/sql makes tables that preparation reads."""
 
 import duckdb
 import pyarrow.parquet as pq
@@ -31,7 +31,7 @@ def shop_folder(tmp_path, monkeypatch):
     (tmp_path / "shop").mkdir()
     with duckdb.connect() as database:
         database.execute(SHOP)
-        database.execute((ROOT / "docs" / "sql" / "canonical_tables.sql").read_text())
+        database.execute((ROOT / "docs" / "how_to" / "sql" / "canonical_tables.sql").read_text())
     return tmp_path / "shop"
 
 

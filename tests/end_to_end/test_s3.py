@@ -1,4 +1,5 @@
-"""From tables in a bucket to a slate of a bundle in the bucket, with the commands of docs/data.md."""
+"""From tables in a bucket to a slate of a bundle in the bucket, with the commands of
+docs/how_to/bring_data.md."""
 
 import json
 from collections.abc import Callable

@@ -9,7 +9,7 @@
     [rules.new-coffee]
     pin = { item = "1082185", slot = 2 }
 
-docs/rules.md describes every kind.
+docs/how_to/rules.md describes every kind.
 """
 
 import math

@@ -30,7 +30,7 @@ def exposed_metrics() -> dict[str, set[str]]:
 
 
 def documented_metrics() -> dict[str, set[str]]:
-    """Name → labels, of the table in docs/operations.md."""
+    """Name → labels, of the table in docs/how_to/operate.md."""
     section = (
         (ROOT / "docs" / "operations.md").read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
     )
