@@ -137,7 +137,7 @@ def budget_rows(
 def ranked_proposals(towers: Towers, depth: int, n_checkouts: int) -> tuple[RankedProposals, int]:
     """The proposals for a sample of the validation split, and the number of checkouts.
 
-    Checkouts without purchases do not count. Items that the slate policy keeps off are no candidates.
+    Checkouts without purchases do not count. Items that the slate policy keeps off are not candidates.
     """
     catalog = towers.catalog
     tables = open_source_tables(towers.cfg, towers.prepared, catalog)

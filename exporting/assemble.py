@@ -150,7 +150,7 @@ def manifest_summary(manifest: dict[str, Any]) -> str:
     errors = ", ".join(f"{name} {error:.1e}" for name, error in parity["errors"].items())
     size_list = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items())
     n_spare = manifest["dims"].get("spare", 0)
-    n_items = manifest["dims"]["items"] - 1 - n_spare  # row 0 is no item
+    n_items = manifest["dims"]["items"] - 1 - n_spare  # row 0 is not an item
     room = f", room for {n_spare:,} new ones" if n_spare else ""
     return (
         f"({sum(sizes.values()) / 1e6:.1f} MB: {size_list}); {n_items:,} items{room}\n"

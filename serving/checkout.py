@@ -29,7 +29,7 @@ class Line:
         _check_number("Line.quantity", self.quantity)
         if self.quantity <= 0:
             raise ValueError(
-                f"Line.quantity is {self.quantity}: it must be above 0 (a return is no line of a checkout)"
+                f"Line.quantity is {self.quantity}: it must be above 0 (a return is not a line of a checkout)"
             )
         if self.price is not None:
             _check_number("Line.price", self.price)

@@ -170,7 +170,7 @@ def _parser(
     hints = get_type_hints(options_class)
     switch = argparse.BooleanOptionalAction if hasattr(options_class, "from_arguments") else "store_true"
     for spec in fields(options_class):
-        if spec.metadata:  # else it is no option
+        if spec.metadata:  # else it is not an option
             _add_option(parser, spec, hints[spec.name], switch)
     return parser
 

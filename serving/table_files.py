@@ -32,7 +32,7 @@ class TableFileError(ValueError):
 
 @dataclass(frozen=True)
 class CsvFormat:
-    """How CSV files are written. Raises ValueError for a delimiter that is no single character."""
+    """How CSV files are written. Raises ValueError for a delimiter that is not a single character."""
 
     delimiter: str = ","  # the two characters \t for a tab
     decimal: str = "."
@@ -98,7 +98,7 @@ def find_table(folder: Path, name: str, csv: CsvFormat | None = None) -> TableFi
 def open_table(path: Path, csv: CsvFormat | None = None) -> TableFile:
     """The table of a file, or of the files of a folder at any depth.
 
-    Names that begin with _ or . are no tables: programs mark their own files so. Raises TableFileError for a
+    Names that begin with _ or . are not tables: programs mark their own files so. Raises TableFileError for a
     path that does not exist or has another format, a folder without tables, one of both formats, and
     partitions that not all files have.
     """

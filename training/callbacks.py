@@ -34,7 +34,7 @@ def make_callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
         callback = build_target(key, OmegaConf.create(fill_in_folder(settings, folder)))
         if not isinstance(callback, pl.Callback):
             raise ConfigError(
-                f"{key}: {settings[TARGET]} is no callback of Lightning: derive it from "
+                f"{key}: {settings[TARGET]} is not a callback of Lightning: derive it from "
                 "pytorch_lightning.Callback"
             )
         for refused, reason in REFUSED.items():

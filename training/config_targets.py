@@ -95,7 +95,7 @@ def target_parameters(node: str, path: str) -> list[str] | None:
     """
     target = import_object(f"{node}.{TARGET}", path)
     if not callable(target):
-        raise ConfigError(f"{node}.{TARGET}: {path} is no class or function")
+        raise ConfigError(f"{node}.{TARGET}: {path} is not a class or function")
     parameters = list(inspect.signature(target).parameters.values())
     built = BUILT_ARGUMENTS.get(node, ())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

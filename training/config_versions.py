@@ -101,7 +101,7 @@ def keep_absolute_features(config: PlainConfig) -> PlainConfig:
 def drop_min_steps(config: PlainConfig) -> PlainConfig:
     """Version 3 → 4: `epochs` is a limit, and validation ends a training before it; it was a number.
 
-    The least number of steps, `min_steps` or `least_steps`, is no setting any more.
+    The least number of steps, `min_steps` or `least_steps`, is no longer a setting.
     """
     config = copy.deepcopy(config)
     for stage in ("retrieval", "ranker"):

@@ -58,7 +58,7 @@ def make_other_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
         logger = build_target(key, OmegaConf.create(filled))
         if not isinstance(logger, Logger):
             raise ConfigError(
-                f"{key}: {settings[TARGET]} is no logger of Lightning: derive it from "
+                f"{key}: {settings[TARGET]} is not a logger of Lightning: derive it from "
                 "pytorch_lightning.loggers.Logger"
             )
         loggers.append(logger)

@@ -107,13 +107,13 @@ def _files_below(folder: Path) -> Iterator[tuple[Path, str]]:
 def find_run_folder(tracking_uri: str, run_id: str) -> Path:
     """The folder of an MLflow run: where it was trained, or else a copy of its files in MLflow.
 
-    Raises ValueError for an unknown id, for a run that is no ranker's, and for one without its files.
+    Raises ValueError for an unknown id, for a run that is not a ranker's, and for one without its files.
     """
     file, place = tracking.database_file(tracking_uri), tracking_uri
     if file is not None:
         place = f"{file} (mlflow.tracking_uri= names another; relative paths are below the working folder)"
         if not file.is_file():  # a client would create it
-            raise ValueError(f"{run_id} is no run folder, and there is no database of MLflow at {place}")
+            raise ValueError(f"{run_id} is not a run folder, and there is no database of MLflow at {place}")
     client = MlflowClient(tracking_uri)
     try:
         run = client.get_run(run_id)

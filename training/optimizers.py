@@ -60,7 +60,9 @@ def make_optimizer(stage: str, train: DictConfig, groups: list[dict[str, Any]]) 
         settings = {**settings, "fused": True}
     optimizer = build_target(key, settings, groups, train.learning_rate)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(f"{key}: {settings[TARGET]} is no optimizer: derive it from torch.optim.Optimizer")
+        raise ConfigError(
+            f"{key}: {settings[TARGET]} is not an optimizer: derive it from torch.optim.Optimizer"
+        )
     return optimizer
 
 
@@ -79,7 +81,7 @@ def make_schedule(stage: str, train: DictConfig, max_steps: int) -> Schedule:
     schedule = build_target(key, settings, max_steps, train.patience)
     if not isinstance(schedule, Schedule):
         raise ConfigError(
-            f"{key}: {settings[TARGET]} is no schedule: give a function of (step, max_steps), or a class "
+            f"{key}: {settings[TARGET]} is not a schedule: give a function of (step, max_steps), or a class "
             "derived from training.learning_rate.Schedule"
         )
     return schedule

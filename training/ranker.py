@@ -231,7 +231,7 @@ class RankerTask(pl.LightningModule):
         of_checkouts = processes.all_gather_rows(torch.cat(self.slate_metrics).to(self.device))
         for name, mean in zip(METRICS, of_checkouts.sum(0) / max(len(of_checkouts), 1), strict=True):
             self.log(name, mean, sync_dist=True)  # equal in all processes
-        # Over all processes: the mean of AUCs is no AUC.
+        # Over all processes: the mean of AUCs is not an AUC.
         logits = processes.all_gather_rows(torch.cat([logits for logits, _ in self.validation_parts]))
         labels = Labels(
             *map(processes.all_gather_rows, concat_labels([labels for _, labels in self.validation_parts]))

@@ -71,7 +71,7 @@ def scored_source_names(cfg: DictConfig) -> list[str]:
     for name in chosen or ():
         if name not in (*with_lists, *EARLIER_SCORES):
             raise ConfigError(
-                f"features.scores: {name} is no source with lists.{suggest_names(name, with_lists)} "
+                f"features.scores: {name} is not a source with lists.{suggest_names(name, with_lists)} "
                 f"Choose from {', '.join(with_lists) or 'none'}"
             )
     return with_lists if chosen is None else list(chosen)

@@ -78,7 +78,7 @@ class DuckDbSource:
         # Not by Ibis 12: it calls functions that DuckDB 2.0 lacks, and holds the whole result in memory.
         rows = self._con.sql(query)
         if rows is None:
-            raise ValueError("it is no SELECT")
+            raise ValueError("it is not a SELECT")
         return rows.to_arrow_reader(BATCH_ROWS)
 
     def _register(self, name: str) -> bool:

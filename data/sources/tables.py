@@ -153,6 +153,6 @@ def _given_path(folder: Path, name: str, file: str | None) -> Path | None:
 
 
 def reject_unknown_tables(setting: Mapping[str, Any], name: str) -> None:
-    """Raise DataError for a key of `data.<name>` that is no canonical table."""
+    """Raise DataError for a key of `data.<name>` that is not a canonical table."""
     if unknown := sorted(set(setting) - set(TABLES)):
         raise DataError(f"data.{name}.{unknown[0]}: no such table, expected {', '.join(TABLES)}")

@@ -76,7 +76,7 @@ def open_file(path: Path) -> TableFile:
 
 
 def unread_partitions(name: str, file: TableFile) -> list[str]:
-    """The keys of partitions that are no columns: those of orders and events that the contract lacks.
+    """The keys of partitions that are not columns: those of orders and events that the contract lacks.
 
     They are how the files are kept, such as month=2026-01, and tell a model nothing.
     """

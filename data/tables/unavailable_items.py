@@ -16,7 +16,7 @@ def mark_unavailable(con: Any, tables: Mapping[str, ir.Table], setting: Sequence
     """The items, where those of the setting are not available.
 
     They stay in histories and outcomes. Raises DataError for ids that neither items nor orders have, with
-    the nearest ones, and for a setting that is no list.
+    the nearest ones, and for a setting that is not a list.
     """
     items = tables["items"]
     if isinstance(setting, str | Mapping):

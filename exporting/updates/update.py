@@ -254,7 +254,7 @@ def find_training_run(manifest: dict[str, Any], run: str | None, tracking_uri: s
     """The folder of the run that a bundle was made from. Raises ExportError for another one."""
     name = manifest["run"]["folder"]
     if Path(name).name != name:
-        raise ExportError(f"the bundle's manifest names the run {name!r}, which is no name of a folder")
+        raise ExportError(f"the bundle's manifest names the run {name!r}, which is not the name of a folder")
     folder = find_run(run or str(Path(manifest["run"]["config"]["paths"]["runs"]) / name), tracking_uri)
     if folder.name != name:
         raise ExportError(f"run={run} is {folder.name}, the bundle was made from {name}")

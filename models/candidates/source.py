@@ -185,7 +185,7 @@ class Source:
 
 
 def _check_item_rows(way: str, items: Tensor, rows: int) -> None:
-    """Raises ValueError for items [n] that are no rows of a catalog with `rows` rows; row 0 is unknown."""
+    """Raises ValueError for items [n] that are not rows of a catalog with `rows` rows; row 0 is unknown."""
     if items.dtype != torch.int64:
         raise ValueError(f"{way} returns items of type {items.dtype}: expected torch.int64")
     absent = items[(items < 1) | (items >= rows)]
@@ -206,7 +206,7 @@ def check_sources(sources: Mapping[str, Source]) -> None:
         events = source.seed_events
         if events is not None and (events not in sources or sources[events].own_events is None):
             raise ValueError(
-                f"{name} reads the own items of {events}, which is no source with own events here: add "
+                f"{name} reads the own items of {events}, which is not a source with own events here: add "
                 f"{events}, with limit 0 if it shall propose nothing itself"
             )
 

@@ -199,7 +199,7 @@ def _label_error(task: Task) -> str | None:
         return f"window={task.window}: the label {task.label} has the data's horizon; leave the window out"
     kinds = LABEL_KINDS.get(task.label, ("binary",))
     if task.kind not in kinds:
-        return f"label={task.label} is no label of kind {task.kind}: expected kind={' or '.join(kinds)}"
+        return f"label={task.label} is not a label of kind {task.kind}: expected kind={' or '.join(kinds)}"
     return None
 
 

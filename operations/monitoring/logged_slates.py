@@ -156,7 +156,7 @@ def read_attributed_log(
 ) -> AttributedLog:
     """Return the slates and outcomes of start ≤ ts < end.
 
-    Raises DataError for a folder that is no impression log, or has no slate of that time.
+    Raises DataError for a folder that is not an impression log, or has no slate of that time.
     """
     raw, file = _read_raw_log(con, folder)
     further = _further_predictions(con, raw)
@@ -190,7 +190,7 @@ def _read_raw_log(con: ibis.BaseBackend, folder: Path) -> tuple[ir.Table, TableF
     file = open_file(folder)
     raw = engine.read_parquet(con, file)
     if missing := [name for name in (*PREDICTION_COLUMNS, "request_id") if name not in raw.columns]:
-        raise DataError(f"{folder}: no column {', '.join(missing)}: this is no log of serving.ImpressionLog")
+        raise DataError(f"{folder}: no column {', '.join(missing)}: this folder is not an impression log")
     return raw, file
 
 

@@ -27,7 +27,7 @@ class CandidateScores(NamedTuple):
     expected_value: NDArray  # [n]
 
     def lookup(self, rows: NDArray) -> NDArray:
-        """[k, 3] click, purchase and value of item rows [k]; NaN for rows that are no candidates."""
+        """[k, 3] click, purchase and value of item rows [k]; NaN for rows that are not candidates."""
         index = np.minimum(np.searchsorted(self.item_row, rows), len(self.item_row) - 1)
         scores = np.stack([self.p_click, self.p_purchase, self.expected_value], 1)[index].astype(np.float64)
         scores[self.item_row[index] != rows] = np.nan

@@ -39,7 +39,7 @@ def load_champion(root: Path, cfg: DictConfig) -> Champion | None:
         manifest = read_manifest(folder)
     except BundleError as error:
         if (root / CURRENT).is_symlink():
-            print(f"the bundle that serves is no champion: {error}", flush=True)
+            print(f"the bundle that serves cannot be the champion: {error}", flush=True)
         return None
     run = local_root(cfg.paths.runs) / manifest["run"]["folder"]
     try:

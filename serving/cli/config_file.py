@@ -111,7 +111,7 @@ def read_environment(
             raise ValueError(f"the environment's {variable} has no effect: give the flag {specs[name].flag}")
         if name not in specs:
             if not SERVICE_LINK.search(variable) and (nearest := _nearest_option(name, specs, PREFIX)):
-                raise ValueError(f"the environment's {variable} is no option of this command{nearest}")
+                raise ValueError(f"the environment's {variable} is not an option of this command{nearest}")
             continue
         if SERVICE_LINK.search(variable) and SERVICE_ADDRESS.match(text):
             continue

@@ -166,7 +166,7 @@ def _add_operations_routes(app: FastAPI, service: Service) -> None:
         return JSONResponse(
             {
                 **{name: manifest[name] for name in public_fields},
-                "dims": {**dims, "items": dims["items"] - 1 - dims.get("spare", 0)},  # row 0 is no item
+                "dims": {**dims, "items": dims["items"] - 1 - dims.get("spare", 0)},  # row 0 is not an item
                 "tasks": tasks,
                 "arms": service.arm_versions(),
             }

@@ -116,7 +116,7 @@ def _parse_rule(name: str, body: bytes, book: RuleBook) -> Rule:
 
 
 def _reject_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _rule_problem(field: str, detail: str) -> ProblemError:

@@ -191,7 +191,7 @@ class Supervisor:
         was_ready = ready_time is not None
         if ready_time is not None and now > ready_time + STABLE_SECONDS:
             slot.n_waits = None
-        if slot.n_waits is None:  # the first end of a worker that was ready is no failed start
+        if slot.n_waits is None:  # the first end of a worker that was ready is not a failed start
             slot.n_waits = 0 if was_ready else 1
         else:
             slot.n_waits += 1

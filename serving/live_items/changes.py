@@ -20,7 +20,7 @@ from ..pipeline.exclusion import category_path
 from ..stores.live_state import Change
 
 TOPIC = "items"
-CATEGORY_NAME = re.compile(r"[^/>\s]")  # a character that is no separator
+CATEGORY_NAME = re.compile(r"[^/>\s]")  # a character that is not a separator
 STOCK_FIELDS = ("available", "price")
 TEXT_FIELDS = ("title", "description", "category", "brand")
 GROUPS = {"attributes": "attribute.", "vectors": "vector."}  # field of a change → prefix of its entries
@@ -46,7 +46,7 @@ class ItemChange:
 
     def __post_init__(self) -> None:
         if not isinstance(self.item_id, str) or not self.item_id:
-            raise ValueError(f"item_id: {self.item_id!r} is no text of a character or more")
+            raise ValueError(f"item_id: {self.item_id!r} is not a text of one or more characters")
         for name, value in self.values.items():
             if value is not None and (reason := _value_error(name, value)):
                 raise ValueError(f"{name}: {reason}")
@@ -141,11 +141,13 @@ def _value_error(name: str, value: Any) -> str:
         return "" if isinstance(value, bool) else f"{value!r} is neither true nor false"
     if name == "price":
         is_price = _is_number(value) and 0 <= value <= MAX_NUMBER
-        return "" if is_price else f"{value!r} is no number from 0 to {MAX_NUMBER:g}"
+        return "" if is_price else f"{value!r} is not a number from 0 to {MAX_NUMBER:g}"
     if name == "category":
-        return "" if isinstance(value, str) and CATEGORY_NAME.search(value) else f"{value!r} is no path a/b/c"
+        return (
+            "" if isinstance(value, str) and CATEGORY_NAME.search(value) else f"{value!r} is not a path a/b/c"
+        )
     if name in TEXT_FIELDS:
-        return "" if isinstance(value, str) and value.strip() else f"{value!r} is no text"
+        return "" if isinstance(value, str) and value.strip() else f"{value!r} is not a text"
     if name.startswith(GROUPS["attributes"]):
         is_value = isinstance(value, str) or (_is_number(value) and abs(value) <= MAX_NUMBER)
         return "" if is_value else f"{value!r} is neither text nor a finite number"

@@ -78,7 +78,7 @@ def _csv_value(name: str, text: str) -> Any:
         try:
             return float(text)
         except ValueError:
-            raise ValueError(f"price: {text!r} is no number") from None
+            raise ValueError(f"price: {text!r} is not a number") from None
     return text
 
 

@@ -2,7 +2,7 @@
 
 - After STORE_TIMEOUT_MS the read is abandoned with its thread, and ranking continues without a history.
 - A read that raises, or returns something else, also leaves ranking without a history.
-- A damaged history is no failure of the store: its user is ranked without one, and it is set aside.
+- A damaged history is not a failure of the store: its user is ranked without one, and it is set aside.
 - After several failures in a row the store's circuit breaker opens, and requests do not read it for a while.
 - Reads that never return use up threads of a pool of their own, and no more than it has.
 """

@@ -67,7 +67,7 @@ class ProbedLists(NamedTuple):
 def read_index(file: str) -> faiss.Index:
     """An index file with its inverted lists memory-mapped: processes share them, and loading is quick.
 
-    Lists of fast-scan codes and graphs are read as a whole. Raises RuntimeError for a file that is no index.
+    Lists of fast-scan codes and graphs are read as a whole. Raises RuntimeError for a file that is not an index.
     """
     index = faiss.read_index(file, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
     ivf = faiss.try_extract_index_ivf(index)

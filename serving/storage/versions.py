@@ -40,7 +40,9 @@ def earlier_versions(root: Path) -> list[str]:
 def find_version(root: Path, version: str) -> Path:
     """The folder of a version, published or not. Raises BundleError if there is none."""
     if Path(version).name != version:
-        raise BundleError(root, f"{version!r} is no name of a version", "give the name of a folder")
+        raise BundleError(
+            root, f"{version!r} is not the name of a version", "give the name of a version's folder"
+        )
     parents = [folder for folder in (root, root / CHALLENGER_FOLDER) if folder.is_dir()]
     for parent in parents:
         if (parent / version / MANIFEST).is_file():

@@ -81,7 +81,7 @@ def pack_in_batches(
 
 
 def unpack(chunks: Sequence[bytes], max_events: int) -> UserHistory:
-    """The history that a user's chunks hold. Raises CorruptHistoryError for bytes that are no chunk."""
+    """The history that a user's chunks hold. Raises CorruptHistoryError for bytes that are not a chunk."""
     return _replay(chunks, max_events)[0]
 
 
@@ -140,7 +140,7 @@ def _newest_events(history: UserHistory, max_events: int) -> UserHistory:
 def _split_chunk(chunk: bytes) -> ChunkContent:
     """What a chunk holds. Raises ValueError unless it is whole."""
     if len(chunk) < HEAD.size:
-        raise ValueError(f"{len(chunk)} bytes are no chunk of events")
+        raise ValueError(f"{len(chunk)} bytes are not a chunk of events")
     magic, checksum, n_events, n_keys = HEAD.unpack_from(chunk)
     if magic not in EVENT_DTYPES:
         known = " or ".join(map(repr, EVENT_DTYPES))

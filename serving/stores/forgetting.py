@@ -67,7 +67,7 @@ def rewrite_arrow_store(path: Path, user_ids: Collection[str]) -> int:
     """Replace a `store.arrow` by one without the users. Returns how many it had; 0 leaves the file as it is.
 
     Processes that have mapped the file keep the old one until they open it anew. Raises OSError, or
-    ArrowInvalid for a file that is no store.
+    ArrowInvalid for a file that is not a store.
     """
     remove_abandoned_partials(path.parent, f".{path.name}.*.partial")
     users = pa.array(sorted(user_ids), pa.string())

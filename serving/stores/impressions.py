@@ -91,7 +91,7 @@ def pack_slate(slate: ShownSlate) -> bytes:
 def unpack_slates(records: Iterable[bytes]) -> tuple[ShownSlate, ...]:
     """The slates of a user's records, in that order.
 
-    Raises CorruptHistoryError for bytes that are no record.
+    Raises CorruptHistoryError for bytes that are not a record.
     """
     try:
         rows = json.loads(b"[" + b",".join(records) + b"]")

@@ -84,7 +84,7 @@ def bulk_load(
         progress: called after every batch.
         table_format: how the tables are written.
 
-    Raises FileNotFoundError, ValueError naming the file and the row for a row that is no event, and what
+    Raises FileNotFoundError, ValueError naming the file and the row for a row that is not an event, and what
     `store.append_many` raises.
     """
     is_arrow = path.suffix == ".arrow"

@@ -32,7 +32,7 @@ class SQLiteFile:
     Args:
         path: of the file.
         prepare: called with a connection to a file that is new to this process; raises ValueError for a file
-            that is no store.
+            that is not a store.
         timeout: seconds that a new connection waits for a lock.
         synchronous: SQLite's setting, NORMAL or FULL.
     """
@@ -210,9 +210,11 @@ class SQLiteFile:
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise TimeoutError(f"{self.path}: {error}") from error
             if code == sqlite3.SQLITE_CORRUPT:  # of a page: users of other pages are not affected
-                raise CorruptHistoryError(f"{self.path} is no event store, or damaged: {error}") from error
+                raise CorruptHistoryError(
+                    f"{self.path} is not an event store, or damaged: {error}"
+                ) from error
             if code == sqlite3.SQLITE_NOTADB:
-                raise ValueError(f"{self.path} is no event store, or damaged: {error}") from error
+                raise ValueError(f"{self.path} is not an event store, or damaged: {error}") from error
             raise OSError(f"{self.path}: {error}") from error
 
 

@@ -43,7 +43,7 @@ def open_store(
         durable: whether an embedded store flushes the disk at every append, so that a power cut loses none.
         create: whether to create an embedded store that does not exist.
 
-    Raises FileNotFoundError, ValueError for a file or class that is no store or for options out of range, and
+    Raises FileNotFoundError, ValueError for a file or class that is not a store or for options out of range, and
     ImportError if a server's client or the module of a class is not installed. The first call connects to a
     server.
     """
@@ -84,7 +84,7 @@ def open_live_state(uri: str | Path, create: bool = True) -> LiveState:
 def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
     """The store that the class at a dotted path makes of an address and the options of `open_store`.
 
-    Raises ImportError for a class that cannot be imported, and ValueError for one whose objects are no store.
+    Raises ImportError for a class that cannot be imported, and ValueError for one whose objects are not stores.
     """
     module_name, _, name = class_path.rpartition(".")
     try:

@@ -242,7 +242,7 @@ class ValkeyStore:
         raise TimeoutError(f"{self._address}: user {user_id!r}: others write at the same time")
 
     def _records(self, key: bytes) -> list[bytes]:
-        """The records of a key. What is no list is one record, as the server dumps it."""
+        """The records of a key. What is not a list is one record, as the server dumps it."""
         try:
             records: Any = self._writer.lrange(key, 0, -1)
         except redis.ResponseError as error:

@@ -247,7 +247,7 @@ class ShardedStrategy(DDPStrategy):
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Full tensors of a checkpoint, by name; needs no process group."""
     if not (path / ".metadata").is_file():
-        raise FileNotFoundError(f"{path} is no checkpoint (no .metadata). Train first: python train.py")
+        raise FileNotFoundError(f"{path} is not a checkpoint (no .metadata). Train first: python train.py")
     return _load_state_dict_from_keys({"model"}, checkpoint_id=path)["model"]
 
 

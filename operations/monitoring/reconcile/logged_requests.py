@@ -14,7 +14,7 @@ from serving import Checkout, Recommender
 from serving.checkout import MAX_CLOCK_SKEW, SECONDS_PER_DAY
 from serving.stores.base import Store, UserHistory
 
-MAX_LOGIT_GAP = 1.0  # log-odds: larger gaps, and items that are no candidates, count as this
+MAX_LOGIT_GAP = 1.0  # log-odds: larger gaps, and items that are not candidates, count as this
 MATCH_TOLERANCE = 0.01  # log-odds that rounding can cause
 MIN_PROBABILITY = 1e-6
 MAX_EARLY_SECONDS = 28 * SECONDS_PER_DAY  # by which a table may date a purchase too early

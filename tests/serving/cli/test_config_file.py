@@ -71,16 +71,16 @@ def test_the_first_source_wins(tmp_path_factory: pytest.TempPathFactory, given_v
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("deadline = 50", ("deadline is no option", "did you mean deadline_ms?", "a number")),
+        ("deadline = 50", ("deadline is not an option", "did you mean deadline_ms?", "a number")),
         ("deadline-ms = 50", ("did you mean deadline_ms?",)),
         ("queue_limit = 5", ("did you mean limit?",)),  # the name of the flag counts
-        ("zzz = 1", ("zzz is no option", "expected one of bundle, store")),
+        ("zzz = 1", ("zzz is not an option", "expected one of bundle, store")),
         ("deadline_ms = '50'", ('deadline_ms is "50"', "expected a number", "milliseconds")),
         ("workers = 2.0", ("workers is 2.0", "expected an integer")),
         ("workers = true", ("workers is true", "expected an integer")),
         ("store = 5", ("store is 5", "expected a string")),
         ("workers = 1\nworkers = 2", ("Cannot overwrite a value",)),
-        ("[serve]\nworkers = 1", ("serve is no table",)),
+        ("[serve]\nworkers = 1", ("serve is not a table",)),
         ("workers = ", ("not a TOML file",)),
         ("config = 'other.toml'", ("config cannot stand in the file",)),
         ("print_config = true", ("print_config cannot stand in the file", "--print-config")),
