@@ -131,7 +131,7 @@ def read_tables(con: ibis.BaseBackend, inputs: PrepareInputs) -> ReadTables:
             tables[name] = filter_known_before(tables[name], log_end)
     tables, n_forgotten = forgotten_users.drop_users(con, tables, inputs.forgotten)
     if source.table_files(data) != files:
-        raise DataError("input files changed while they were read; prepare again")
+        raise DataError("the input files changed during preparation: run the command again")
     join_counts = None
     if "events" in raw and "request_id" in raw["events"].columns:
         tables["events"], join_counts = _attribute_feedback(con, tables, inputs)

@@ -216,7 +216,7 @@ def check_finite(losses: dict[str, Tensor], step: int) -> None:
     not_finite = [f"{name} ({float(loss.detach())})" for name, loss in losses.items() if not loss.isfinite()]
     if not_finite:
         raise TrainingError(
-            f"step {step}: the loss of {', '.join(not_finite)} is not a number to learn from. Lower"
+            f"step {step}: the loss of {', '.join(not_finite)} is not finite. Lower"
             " ranker.train.learning_rate, or look for extreme prices and quantities in the data"
         )
 

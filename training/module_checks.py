@@ -61,7 +61,7 @@ def check_losses(tasks: Sequence[Task], entire_space: bool) -> None:
 
 
 def check_query_encoder(cfg: DictConfig, tables: TableSizes) -> None:
-    """Raises ConfigError for a query encoder whose output is not a query vector, or that TorchScript refuses."""
+    """Raises ConfigError for a query encoder without query vectors, or one that TorchScript refuses."""
     encoder, dims = build_query_encoder(cfg, tables).eval(), query_encoder_dims(cfg, tables)
     where = f"{ENCODER} ({cfg.retrieval.model.query[TARGET]})"
     vectors = nn.functional.normalize(torch.randn(4, dims.item), dim=1)

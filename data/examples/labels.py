@@ -66,7 +66,7 @@ def wanted_labels(cfg: Mapping[str, Any]) -> list[LabelSpec]:
             )
         if wanted.setdefault(spec.key, spec)[1:] != spec[1:]:
             raise DataError(
-                f"tasks.{task}: label and window name the column outcome_{spec.key}, as another task's do: "
+                f"tasks.{task}: label and window give the column outcome_{spec.key}, which another task has: "
                 "rename the kind of the events"
             )
     return list(wanted.values())

@@ -131,7 +131,7 @@ class IbisSource:
             for c in columns
         }
         if len(types) < len(columns):
-            raise ValueError("two columns have one name: name them apart by AS")
+            raise ValueError("two columns have the same name: rename one with AS")
         return ibis.schema(types)
 
     def table_names(self) -> list[str]:

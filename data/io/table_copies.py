@@ -36,7 +36,7 @@ def write_copy(rows: pa.RecordBatchReader, folder: Path, name: str, sort_first: 
     columns = rows.schema.names
     repeated = [column for column, count in Counter(c.lower() for c in columns).items() if count > 1]
     if repeated:
-        raise ValueError(f"two columns are named {repeated[0]}: name them apart in a SELECT, by AS")
+        raise ValueError(f"two columns are named {repeated[0]}: rename one with AS in a SELECT")
     order = [c for c in sort_first if c in columns]
     order += [c for c in columns if c not in order]
     folder.mkdir(parents=True, exist_ok=True)

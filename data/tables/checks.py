@@ -156,7 +156,7 @@ def _split_returns(con: ibis.BaseBackend, lines: ir.Table, file: TableFile) -> t
 def _count_unread_kinds(
     con: ibis.BaseBackend, events: ir.Table, event_kinds: Collection[str]
 ) -> dict[str, int]:
-    """Kind → rows of the kinds beyond `event_kinds`, without kinds that misspell a known one or are not a word."""
+    """Count the rows of each kind beyond `event_kinds`, except misspelled ones and those that are not words."""
     further = events.filter(events.kind.notin(list(event_kinds)))
     counts = con.to_pyarrow(further.group_by("kind").agg(n=further.count()).order_by("kind")).to_pylist()
     return {

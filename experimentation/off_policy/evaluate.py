@@ -44,7 +44,7 @@ def estimate_examination_probability(logged: LoggedCheckouts) -> Array:
     predicted = np.isfinite(logged.p_click) & ~logged.is_withheld[:, None]
     if not predicted.any():
         raise ValueError(
-            "no impression has a logged p_click, for their bundle predicts no clicks: examination "
+            "no impression has a logged p_click, because their bundle predicts no clicks: examination "
             f"probabilities cannot be estimated; {EXAMINATION_HINT}"
         )
     clicks = (logged.rewards["click"] * predicted).sum(0)

@@ -72,9 +72,11 @@ def train_index(
     """
     count = len(ids)
     if not count:
-        raise ValueError("there is no item to index: none is available")
+        raise ValueError(
+            "no item is available, so there is nothing to index: check `available` in the items table"
+        )
     if len(np.unique(ids)) != count:
-        raise ValueError("item rows occur more than once")
+        raise ValueError("the same item row occurs more than once")
     index = make_index(family, vectors(ids[:1]).shape[1], count)
     ivf: Any = faiss.try_extract_index_ivf(index)
     if ivf is not None:

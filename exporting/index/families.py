@@ -86,12 +86,12 @@ def make_index(family: IndexFamily, dim: int, count: int) -> faiss.Index:
     """The untrained index of a family. Raises FamilyError for one that serving cannot search."""
     index = family.make_index(dim, count)
     if not isinstance(index, faiss.Index):
-        raise FamilyError(f"the family made a {type(index).__name__}: expected a faiss.Index")
+        raise FamilyError(f"the family returned a {type(index).__name__}: expected a faiss.Index")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT or index.d != dim:
-        raise FamilyError(f"the family made no index of inner products of {dim} dimensions")
+        raise FamilyError(f"the family must return an inner-product index of {dim} dimensions")
     if index.ntotal:
         raise FamilyError(
-            f"the family made an index that holds {index.ntotal} vectors already: expected none"
+            f"the family returned an index that already holds {index.ntotal} vectors: expected an empty index"
         )
     if not _is_searchable(faiss.downcast_index(index)):
         raise FamilyError(

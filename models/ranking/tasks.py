@@ -109,7 +109,9 @@ def parse_tasks(tasks: Mapping[str, Any]) -> tuple[Task, ...]:
         if settings is not None:  # null takes a task out
             parsed.append(_parse_task(str(name), settings, parsed))
     if not any(task.is_binary for task in parsed):
-        raise ValueError("tasks: none is binary; candidates are ranked by a probability, so declare one")
+        raise ValueError(
+            "tasks: no task is binary. Candidates are ranked by a probability: declare a binary task"
+        )
     return tuple(parsed)
 
 

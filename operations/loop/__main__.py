@@ -35,8 +35,8 @@ class LoopOptions:
     def __post_init__(self) -> None:
         if self.users < MIN_USERS or self.days < 1 or self.rule_days < MIN_RULE_DAYS:
             raise ValueError(
-                f"give {MIN_USERS} users or more, of whom some order every day, 1 day or more, and "
-                f"{MIN_RULE_DAYS} days of rules or more"
+                f"--users must be {MIN_USERS} or more, so that some order every day, --days 1 or more, and "
+                f"--rule-days {MIN_RULE_DAYS} or more"
             )
 
 

@@ -99,7 +99,9 @@ def run_simulation(
 
 def _empty_folder(folder: Path) -> None:
     if folder.exists() and not (folder / TABLES_FOLDER).is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} has other files than a loop's, and would be deleted: name another folder")
+        raise ValueError(
+            f"{folder} holds files that the loop would delete but did not write: name another folder"
+        )
     shutil.rmtree(folder, ignore_errors=True)
 
 

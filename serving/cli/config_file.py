@@ -83,7 +83,9 @@ def read_config_file(file: Path, specs: Mapping[str, OptionSpec]) -> dict[str, O
     values = {}
     for key, value in content.items():
         if key in (FILE_OPTION, *FLAGS_ONLY):
-            raise ValueError(f"{file}: {key} cannot stand in the file: give it as --{key.replace('_', '-')}")
+            raise ValueError(
+                f"{file}: {key} is not allowed in the file: give it as --{key.replace('_', '-')}"
+            )
         if key not in specs:
             kind = "table" if isinstance(value, dict) else "option"
             raise ValueError(f"{file}: {key} is no {kind} of this command{_nearest_option(key, specs)}")

@@ -73,4 +73,4 @@ class ImpressionWriter:
         self._metrics.store_impressions.labels("failed").inc()
         if time.monotonic() - self._last_error_time >= ERROR_LOG_SECONDS:
             self._last_error_time = time.monotonic()
-            logger.error("the store did not take what a user was shown: %s", loggable_message(error))
+            logger.error("the store did not record a user's impressions: %s", loggable_message(error))

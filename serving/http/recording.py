@@ -76,10 +76,10 @@ class EventRecorder:
     async def write_store(self, work: Callable[[], T], what: str) -> T:
         """The result of a write to the store, which has ended when this returns.
 
-        Raises ProblemError (503), with the reason, if the store is behind or did not take `what`.
+        Raises ProblemError (503), with the reason, if the store has too many waiting writes or fails.
         """
         if self.pending_writes >= self.queue_limit:
-            raise unavailable_error("the store is behind")
+            raise unavailable_error("the store has too many waiting writes")
         try:
             result = await asyncio.wait_for(asyncio.wrap_future(self._submit_write(work)), STORE_TIMEOUT)
         except ProblemError:
@@ -88,7 +88,7 @@ class EventRecorder:
             self.metrics.store_appends.labels("failed").inc()
             logger.error("the store failed: %s", loggable_message(error))
             reason = ": its file was removed" if isinstance(error, FileNotFoundError) else ""
-            raise unavailable_error(f"the store did not take {what}{reason}") from None
+            raise unavailable_error(f"the store did not record {what}{reason}") from None
         self.metrics.store_appends.labels("recorded").inc()
         return result
 
@@ -122,7 +122,7 @@ class EventRecorder:
                 feedback.kind, feedback.request_id, feedback.item_id, ts, feedback.user_id, feedback.value
             )
         ):
-            raise unavailable_error("the log did not take the feedback")
+            raise unavailable_error("the impression log did not record the feedback")
         shown = shown_state(feedback.request_id, feedback.item_id)
         self.metrics.feedback.labels(feedback.kind, shown).inc()
         # What the slate did not show stays in the log, where training counts it apart.

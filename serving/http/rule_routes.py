@@ -139,4 +139,4 @@ def _write(live: LiveUpdates, change: Change) -> None:
     try:
         live.write([change])
     except OSError as error:
-        raise unavailable_error(f"the live state did not take the rule: {error}") from None
+        raise unavailable_error(f"the live state did not store the rule: {error}") from None

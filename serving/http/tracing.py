@@ -27,7 +27,7 @@ SERVER_ERROR = 500
 
 
 def check_endpoint(endpoint: str) -> None:
-    """Raises ValueError for an endpoint that is not the address of a collector, ImportError without the extra."""
+    """Raises ValueError for an endpoint that is not a URL, ImportError without the extra `otel`."""
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(

@@ -72,7 +72,7 @@ def _csv_value(name: str, text: str) -> Any:
         return None
     if name == "available":
         if (value := BOOLEANS.get(text.strip().lower())) is None:
-            raise ValueError(f"available: {text!r} is none of {', '.join(BOOLEANS)}")
+            raise ValueError(f"available: {text!r} is not one of {', '.join(BOOLEANS)}")
         return value
     if name == "price":
         try:

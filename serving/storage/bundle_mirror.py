@@ -127,7 +127,7 @@ def push_version(root: Path, version: str) -> None:
     copied = remote.list_files()
     wrong = [n for n in names if copied.get(f"{version}/{n}", (0,))[0] != (folder / n).stat().st_size]
     if wrong:
-        raise RemoteError(f"{remote}/{version}: {', '.join(wrong[:5])} did not arrive whole; export again")
+        raise RemoteError(f"{remote}/{version}: {', '.join(wrong[:5])} are incomplete; export again")
     if (root / STORE_FILE).is_file():
         remote.upload(root, [STORE_FILE])
     set_remote_version(root, version)

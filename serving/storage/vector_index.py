@@ -67,7 +67,9 @@ class ProbedLists(NamedTuple):
 def read_index(file: str) -> faiss.Index:
     """An index file with its inverted lists memory-mapped: processes share them, and loading is quick.
 
-    Lists of fast-scan codes and graphs are read as a whole. Raises RuntimeError for a file that is not an index.
+    Lists of fast-scan codes and graphs are read as a whole.
+
+    Raises RuntimeError for a file that is not an index.
     """
     index = faiss.read_index(file, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
     ivf = faiss.try_extract_index_ivf(index)
@@ -105,7 +107,7 @@ class ItemIndex:
         if self.ivf_indexes[0] is not None:
             centroids = ivf_centroids(self.ivf_indexes[0])
             if not all(np.array_equal(centroids, ivf_centroids(ivf)) for ivf in self.ivf_indexes[1:]):
-                raise ValueError("the shards of the index are of different builds")
+                raise ValueError("the shards of the index come from different builds: export again")
             self.centroids = torch.from_numpy(centroids.T.copy())
 
     def search(self, queries: Vectors, k: int, eligible: NDArray[np.bool_] | None = None) -> Rows:

@@ -58,7 +58,9 @@ def delete_sqlite_users(path: Path, user_ids: Sequence[str]) -> int:
         deadline = time.monotonic() + LOCK_TIMEOUT
         while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{path}: others read its log, which holds deleted rows; do it again")
+                raise TimeoutError(
+                    f"{path}: other processes still read the log with the deleted rows: repeat the command"
+                )
             time.sleep(0.05)
     return n_deleted
 

@@ -43,9 +43,9 @@ def open_store(
         durable: whether an embedded store flushes the disk at every append, so that a power cut loses none.
         create: whether to create an embedded store that does not exist.
 
-    Raises FileNotFoundError, ValueError for a file or class that is not a store or for options out of range, and
-    ImportError if a server's client or the module of a class is not installed. The first call connects to a
-    server.
+    Raises FileNotFoundError, ValueError for a file or class that is not a store or for options out of range,
+    and ImportError if a server's client or the module of a class is not installed. The first call connects to
+    a server.
     """
     if max_events < 1 or not read_timeout > 0 or not write_timeout > 0 or (ttl is not None and ttl < 1):
         raise ValueError("max_events and ttl must be 1 or more, timeouts above 0")
@@ -84,7 +84,7 @@ def open_live_state(uri: str | Path, create: bool = True) -> LiveState:
 def _open_own_store(class_path: str, address: str, **options: Any) -> Store:
     """The store that the class at a dotted path makes of an address and the options of `open_store`.
 
-    Raises ImportError for a class that cannot be imported, and ValueError for one whose objects are not stores.
+    Raises ImportError for a class that cannot be imported, ValueError for one whose objects are not stores.
     """
     module_name, _, name = class_path.rpartition(".")
     try:

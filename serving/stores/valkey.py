@@ -239,7 +239,9 @@ class ValkeyStore:
                     return len(damaged)
                 except redis.WatchError:
                     continue  # somebody else appended in the meantime
-        raise TimeoutError(f"{self._address}: user {user_id!r}: others write at the same time")
+        raise TimeoutError(
+            f"{self._address}: user {user_id!r}: other processes keep writing to this user: try again"
+        )
 
     def _records(self, key: bytes) -> list[bytes]:
         """The records of a key. What is not a list is one record, as the server dumps it."""
