@@ -67,7 +67,7 @@ class EmbeddingTables(nn.Module):
 
 
 class Int8EmbeddingTables(nn.Module):
-    """Row-wise 8-bit tables in operators of plain torch; the call of `EmbeddingTables`."""
+    """Row-wise 8-bit tables in plain torch operators, called like `EmbeddingTables`."""
 
     def __init__(self, tables: list[EmbeddingTable], weights: dict[str, Tensor]) -> None:
         """`weights` maps a table's name to its float32 rows [rows, dim]."""

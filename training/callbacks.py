@@ -27,7 +27,10 @@ PROFILE = "profile"  # in the names of the files of a profiler
 
 
 def make_callbacks(cfg: DictConfig, folder: Path) -> list[pl.Callback]:
-    """The callbacks of `callbacks`, for the stage in `folder`. Raises ConfigError for a wrong one."""
+    """The callbacks that the config group `callbacks` names, for the stage in `folder`.
+
+    Raises ConfigError.
+    """
     callbacks = []
     for name, settings in entries_of_classes(cfg, GROUP).items():
         key = f"{GROUP}.{name}"

@@ -82,7 +82,7 @@ LOSS_WEIGHTINGS = {"none": FixedWeights, "uncertainty": UncertaintyWeights, "gra
 def make_loss_weighting(kind: str, weights: list[float], shared_weight: Tensor | None) -> nn.Module:
     """The weighting that `ranker.train.loss_balancing` names.
 
-    Raises ConfigError for an unknown one, and for GradNorm without a shared layer.
+    Raises ConfigError for an unknown name, and for GradNorm without a shared layer.
     """
     if kind not in LOSS_WEIGHTINGS:
         raise ConfigError(f"ranker.train.loss_balancing={kind}: expected {', '.join(LOSS_WEIGHTINGS)}")

@@ -1,7 +1,7 @@
-"""Modules and losses of a config, tried before the training that a wrong one would waste.
+"""Tries the modules and losses of a config before training, so that a wrong one fails at once.
 
 The multi-task network, the query encoder and the losses of tasks may be the user's own. Each runs on a few
-invented rows. The modules are compiled to TorchScript, as an export does, and must give the same outputs.
+synthetic rows. Modules are compiled to TorchScript, as in an export, and must give the same outputs.
 """
 
 import copy
@@ -166,7 +166,7 @@ def _check_logits(where: str, output: Any, tasks: Sequence[str]) -> None:
 
 
 def _check_shared_weight(where: str, network: Any, logits: dict[str, Tensor]) -> None:
-    """Raises ConfigError unless `last_shared_weight` gives None, or a parameter that every task trains."""
+    """Raises ConfigError unless `last_shared_weight` returns None or a parameter that every task trains."""
     method = getattr(network, "last_shared_weight", None)
     if method is None:
         raise ConfigError(
@@ -187,7 +187,7 @@ def _check_shared_weight(where: str, network: Any, logits: dict[str, Tensor]) ->
 
 
 def _check_script(where: str, module: nn.Module, expected: list[tuple[tuple[Any, ...], Any]]) -> None:
-    """Raises ConfigError unless TorchScript takes a module and gives the same outputs."""
+    """Raises ConfigError unless TorchScript compiles a module and gives the same outputs."""
     scripted = _script(where, module)
     for arguments, output in expected:
         try:

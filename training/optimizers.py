@@ -1,4 +1,4 @@
-"""The optimizers and learning-rate schedules that a config names for the dense layers, and those of tables.
+"""The optimizers and learning-rate schedules that a config names, for dense layers and for tables.
 
 retrieval.train.optimizer={_target_: torch.optim.AdamW, weight_decay: 0.01}
 ranker.train.schedule={_target_: training.learning_rate.warmup_cosine, warmup_steps: 200}
@@ -50,7 +50,7 @@ def check_optimizers(cfg: DictConfig) -> None:
 def make_optimizer(stage: str, train: DictConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimizer `<stage>.train.optimizer` of parameter groups, with the stage's learning rate.
 
-    Raises ConfigError for one that cannot be built.
+    Raises ConfigError for an optimizer that cannot be built.
     """
     key, settings = f"{stage}.train.optimizer", train.optimizer
     if TARGET not in settings:

@@ -1,4 +1,4 @@
-"""Further labels: those of tasks beyond impression, click, purchase, value and position.
+"""Further labels: the labels of tasks other than impression, click, purchase, value and position.
 
     tasks: {wishlist: {label: wishlist}, week: {label: purchase, window: 7d}}
     ─▶ outcome_wishlist, outcome_purchase_7d      lists of float32 in the examples
@@ -13,7 +13,7 @@
 | organic | the same, known where it was not shown |
 | return | 1 if an order line of the window is taken back in the window by a line of negative quantity |
 
-A window starts at the checkout and ends with `window`, with the horizon at the latest.
+A window starts at the checkout. It ends after `window`, or with the horizon if that is sooner.
 """
 
 import re
@@ -103,8 +103,8 @@ def label_event_kinds(labels: Sequence[LabelSpec]) -> list[str]:
 def feedback_windows(labels: Sequence[LabelSpec], click_window: int) -> dict[str, int]:
     """Kind of event → seconds after its impression in which it is joined, for the kinds that labels name.
 
-    They are at least `click_window`, and as long as the longest window of a label of that kind. A click
-    keeps `click_window`, which every example's label has.
+    Each window is at least `click_window`, and as long as the longest window of a label of that kind. Clicks
+    always keep `click_window`.
     """
     windows: dict[str, int] = {}
     for spec in labels:
@@ -114,8 +114,7 @@ def feedback_windows(labels: Sequence[LabelSpec], click_window: int) -> dict[str
 
 
 def reject_late_clicks(labels: Sequence[LabelSpec], click_window: int, data: Mapping[str, Any]) -> None:
-    """Raise DataError for a click's window beyond `data.click_window`, in seconds: an impression log has no
-    later clicks."""
+    """Raise DataError for a click's window longer than `data.click_window`: later clicks are not joined."""
     for spec in labels:
         if spec.label == "click" and (spec.window_seconds or 0) > click_window:
             raise DataError(
@@ -125,7 +124,7 @@ def reject_late_clicks(labels: Sequence[LabelSpec], click_window: int, data: Map
 
 
 def reject_proxy_clicks(labels: Sequence[LabelSpec], clicks_logged: bool) -> None:
-    """Raise DataError for a click with a window where no clicks are logged: their proxy has no time."""
+    """Raise DataError for a click with a window if no clicks are logged: proxy clicks have no time."""
     named = [spec.key for spec in labels if spec.label == "click"]
     if named and not clicks_logged:
         raise DataError(

@@ -87,7 +87,7 @@ class PurchaseLevels(nn.Module):
     def forward(
         self, pairs: PairInputs, purchases: Purchases, user_trips: Tensor
     ) -> tuple[list[Tensor], LevelSums]:
-        """Rows of features [·, ΣC], level by level, and the sums that they come from; `user_trips` [B]."""
+        """Rows of features [·, ΣC], level by level, and the sums behind them; `user_trips` [B]."""
         rates = self.half_lives.numel()
         sums, repurchase = self.sum_by_level(pairs, purchases)
         is_bought = sums.lines > 0
