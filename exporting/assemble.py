@@ -43,7 +43,7 @@ DEFAULT_SPARE_ITEMS = 1000
 
 
 class BuiltIndex(NamedTuple):
-    """The index of a bundle in the making."""
+    """The index of a bundle that is being assembled."""
 
     files: list[Path]  # of its shards, in the bundle's folder
     search_params: SearchParams
@@ -65,7 +65,7 @@ def assemble_bundle(
 
     Args:
         settings: `slate`, `ranked` and `verify` of configs/export.yaml.
-        build_index: makes the index in the folder that it is given.
+        build_index: builds the index in a given folder.
         export_record: goes into the manifest's `export`.
         before_publish: is called with the bundle's folder after verification.
     """
@@ -116,13 +116,13 @@ def spare_rows(settings: DictConfig) -> int:
 
 
 def live_item_entries(run: ExportableRun, n_spare: int) -> dict[str, Any]:
-    """The manifest's entries by which serving encodes new items; none without rows for them."""
+    """The manifest's entries with which serving encodes new items; empty without spare rows."""
     tokens = int(run.prepared.meta["config"]["features"]["tokens_per_item"])
     return {TOWER_ENTRY: {"tokens_per_item": tokens}} if n_spare else {}
 
 
 def _check_counts(settings: DictConfig) -> None:
-    """Raises ExportError for a `ranked` that leaves slots empty, and for fewer than no spare items."""
+    """Raises ExportError for a `ranked` below the number of slots, and for negative `spare_items`."""
     if spare_rows(settings) < 0:
         raise ExportError(f"bundle.spare_items is {settings.spare_items}: expected 0 or more")
     if settings.ranked is not None and settings.ranked < SLOTS:

@@ -1,4 +1,4 @@
-"""Index families: how an index over n vectors of D dimensions is made, before it learns from them.
+"""Index families: each makes an untrained index for n vectors of D dimensions.
 
 A family is a function `(dim, count) → faiss.Index`: an untrained index of inner products, which has inverted
 lists or is a graph with ids (`IDMap2,HNSW…`). `index.families` names the families that an export builds and
@@ -23,8 +23,8 @@ class IndexFamily:
 
     Args:
         make_index: D, n → an untrained index.
-        refine_factors: values of SearchParams.refine_factor to compare; above 1 for coarse codes, whose order
-            the int8 vectors refine.
+        refine_factors: values of SearchParams.refine_factor to compare; above 1 for coarse codes, whose
+        results int8 vectors rerank.
     """
 
     make_index: MakeIndex
@@ -68,7 +68,7 @@ FAMILIES = {
 def find_family(name: str) -> IndexFamily:
     """The family of a name in FAMILIES, or of the dotted path of a function or an IndexFamily.
 
-    Raises ValueError for a name that is neither.
+    Raises ValueError for any other name.
     """
     if name in FAMILIES:
         return FAMILIES[name]
