@@ -214,9 +214,7 @@ def _calibration_rows(predicted: Array, gains: Array, users: Array) -> list[Row]
 def truth_rows(tasks: Sequence[Task], scored: scoring.ScoredCandidates, increment: Array) -> list[Row]:
     """Qini of each order over the proposed candidates, by their true increments [P].
 
-    `of_truth` is the share of the true order's Qini.
-
-    No rows without organic demand.
+    `of_truth` is the share of the true order's Qini. Without organic demand there are no rows.
     """
     if np.isnan(increment).all():
         return []

@@ -1,4 +1,4 @@
-"""`python -m experimentation`: plan and analyze tests, and estimate what slates add, from the shop's log."""
+"""`python -m experimentation`: plan and analyze A/B tests, and estimate uplift, from the shop's log."""
 
 import argparse
 import sys

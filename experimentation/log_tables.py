@@ -1,4 +1,4 @@
-"""DuckDB tables of an impression log and of the shop's orders and items, as all analyses read them."""
+"""DuckDB tables of an impression log and of the shop's orders and items, for all analyses."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -124,7 +124,7 @@ def _read_files(
 
 
 def _no_number(name: str) -> str:
-    """The SQL condition of a value that is given and is not a finite number."""
+    """The SQL condition for a value that is not null and not a finite number."""
     return f"{name} IS NOT NULL AND NOT coalesce(isfinite(try_cast({name} AS DOUBLE)), false)"
 
 

@@ -68,7 +68,7 @@ def updated_item_rows(items: pa.Table, updates: pa.Table) -> NDArray:
 
 
 def reencode_mask(updates: pa.Table) -> Tensor:
-    """[n] bool: whether an update may change the item's vector, by setting a column that the item tower reads."""
+    """[n] bool: whether an update may change the item's vector (it sets a column that the tower reads)."""
     names = [name for name in updates.column_names if name not in NOT_ENCODED]
     columns = [torch.from_numpy(np.array(pc.is_valid(updates[name]).to_numpy())) for name in names]
     return torch.stack(columns).any(0)

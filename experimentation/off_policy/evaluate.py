@@ -83,8 +83,8 @@ def evaluate_policy(
 ) -> PolicyEvaluation:
     """Return estimates of the bundle and of its difference to the log, clustered by user.
 
-    Clicks, purchases and revenue are attributed to the slot, and those of shown slates. Incremental revenue
-    is estimated from slates that could have been held back, if there are any (incremental.py).
+    Clicks, purchases and revenue are attributed to the slot and come from shown slates only. Incremental
+    revenue is estimated from slates that could have been held back, if there are any (incremental.py).
 
     Args:
         examination_probability: [K] p(examined | slot).

@@ -78,8 +78,8 @@ def read_logged_checkouts(
 ) -> LoggedCheckouts:
     """Return the log in `shop`, the folder of a shop's tables, for the bundle of `manifest` and `schema`.
 
-    Labels count in the windows that the bundle was trained with. Excluded, and counted, are checkouts before
-    the end of the bundle's training data, and checkouts whose horizon passes the end of the log.
+    Labels count in the windows that the bundle was trained with. Checkouts before the end of the bundle's
+    training data, and checkouts whose horizon passes the end of the log, are excluded and counted.
 
     Args:
         logged_version: keeps only slates that this bundle version answered.
@@ -212,7 +212,7 @@ def _line_revenue(
 ) -> dict[tuple[int, int], float]:
     """(order code, item code) → spend on order lines of the item inside the horizon, of items of slates.
 
-    Purchases that a shop reports as events do not count: nobody reports those of a slate that was held back.
+    Purchases that a shop reports as events are ignored, because withheld slates have no such reports.
     """
     lines = log.lines.select("user", "item", "spend", line_ts="ts")
     t = kept.select("order", "user", "ts", "horizon_end").join(lines, "user")

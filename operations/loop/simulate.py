@@ -4,8 +4,8 @@
          ▲                        ▲                                              │
          ╰── clicks, purchases ◀──┴── publish ◀── gates ◀── python retrain.py ◀──╯
 
-Before day 1 a rule policy fills the slates. On one day the labels are shuffled on their way to training, as
-by a broken join; the next day they are right again.
+Before day 1 a rule policy fills the slates. On one day the labels are shuffled before training, like by a
+broken join; the next day they are right again.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""`python -m operations.monitoring`: the daily report, and why offline and online disagree."""
+"""`python -m operations.monitoring`: the daily report, and causes of offline-online disagreement."""
 
 import argparse
 import sys

@@ -56,7 +56,7 @@ def sample_requests(
 ) -> list[LoggedRequest]:
     """Return up to `count` ranked requests of the recommender's version whose order is known.
 
-    They are of the log's newer half, so that the log has the slates that led to them.
+    They come from the newer half of the log, so that the log also has the slates before them.
     """
     slates, impressions, bundle = log.slates, log.impressions, recommender.bundle
     orders = sources.orders
@@ -99,7 +99,7 @@ def sample_requests(
 
 
 def task_columns(recommender: Recommender) -> list[int]:
-    """Which of click (0) and purchase (1) the bundle predicts."""
+    """The tasks that the bundle predicts, of click (0) and purchase (1)."""
     rows = recommender.task_rows
     return [column for column, factors in enumerate((rows.click, rows.purchase)) if factors is not None]
 
