@@ -102,7 +102,8 @@ def _update_attributes(
     con: ibis.BaseBackend, items: ir.Table, schema: FeatureSchema | None, file: TableFile
 ) -> dict[str, ir.Value]:
     """Name → the attributes of `schema` that the conformed updates have, in the types of
-    `item_update_schema`. Raises DataError for a wrong type."""
+    `item_update_schema`. Raises DataError for a wrong type.
+    """
     out: dict[str, ir.Value] = {}
     for attribute in schema.item_attributes if schema is not None else ():
         if attribute.name not in items.columns:
@@ -225,7 +226,8 @@ def apply_item_updates(
 
 def _attribute_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) -> dict[str, pa.Array]:
     """The columns of the attributes of items after the updates; `old` are the items before them, nulls where
-    an item is new."""
+    an item is new.
+    """
     n, attributes = updates.num_rows, schema.item_attributes
     codes = _list_matrix(old, "attribute_codes", len(attributes), np.int32)
     columns: dict[str, pa.Array] = {}
@@ -246,7 +248,8 @@ def _attribute_columns(updates: pa.Table, old: pa.Table, schema: FeatureSchema) 
 
 def _content(updates: pa.Table, old: pa.Table, schema: FeatureSchema, items: pa.Table) -> np.ndarray:
     """[n, E] the vectors of `items` after the updates; `old` are the items before them, nulls where an item
-    is new. Raises DataError where titles have vectors, and the packages of their model are missing."""
+    is new. Raises DataError where titles have vectors, and the packages of their model are missing.
+    """
     content, start = _list_matrix(old, "content", schema.content_dim, np.float32), 0
     for vector in schema.listed_vectors:
         if vector.name in updates.column_names:

@@ -51,7 +51,8 @@ def uplift_curve(score: Array, gain: Array, points: int = 20) -> Array:
 
 def area_under_uplift_curve(score: Array, gain: Array) -> float:
     """AUUC: the mean over k of the mean gain per pair when the best k are shown (Gutierrez and Gérardy 2017,
-    section 4)."""
+    section 4).
+    """
     total = np.cumsum(gain[np.argsort(-score, kind="stable")])
     return float(total.mean()) / len(gain) if len(gain) else float("nan")
 

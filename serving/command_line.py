@@ -13,9 +13,9 @@
         sys.exit(run("python -m serving", rollback))
 
 Field names become flags (`max_items` → `--max-items`), annotations decide how values are parsed. `%(prog)s`
-in a docstring becomes the name that the command was called by. `__post_init__` checks the options together:
-its ValueError counts as a wrong argument. A classmethod `from_arguments` may make the options from the values
-of the command line and those of other origins; switches then have a --no- form.
+in a docstring becomes the name of the command. `__post_init__` checks the options together: its ValueError
+counts as a wrong argument. A classmethod `from_arguments` may build the options from the command line and
+other origins; switches then have a --no- form.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def run(
 
 
 def describe_error(error: Exception, options_class: Any, options: Any) -> str:
-    """The text of an error; one about a file has the option that names the file.
+    """The text of an error; for a missing file it also names the option.
 
     Args:
         options: of the class, or the given values by field.

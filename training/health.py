@@ -184,7 +184,8 @@ class GateLoad:
 
 def interaction_features(module: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Interaction features [n, F] of a batch's candidates with a known outcome, and whether each was bought
-    [n]."""
+    [n].
+    """
     candidates, labels = module.label_batch(batch)
     with torch.no_grad():
         features, _ = module.model.module.interactions(batch.query, candidates, module.catalog)

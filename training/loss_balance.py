@@ -26,7 +26,8 @@ class FixedWeights(nn.Module):
 
 class UncertaintyWeights(nn.Module):
     """Weights 1/σ² with a penalty log σ, σ learned (Kendall et al., "Multi-task learning using
-    uncertainty to weigh losses", CVPR 2018, section 3)."""
+    uncertainty to weigh losses", CVPR 2018, section 3).
+    """
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()

@@ -140,7 +140,8 @@ def implies_click(kind: ir.Value, labels: Sequence[LabelSpec]) -> ir.BooleanValu
 
 def event_label_columns(events: ir.Table, labels: Sequence[LabelSpec]) -> dict[str, ir.Value]:
     """Aggregates `event_<i>` of the i-th label over attributed events: `kind, value, delay` (seconds after
-    the checkout). Null where no event counts; the money of a purchase event is 0 where it gives none."""
+    the checkout). Null where no event counts; the money of a purchase event is 0 where it gives none.
+    """
     columns: dict[str, ir.Value] = {}
     for i, spec in enumerate(labels):
         number: ir.Value = ibis.literal(1.0)
@@ -163,7 +164,8 @@ def line_label_columns(
     lines: ir.Table, labels: Sequence[LabelSpec], impressions_logged: bool
 ) -> dict[str, ir.Value]:
     """Aggregates `line_<i>` of the i-th label over order lines: `spend, quantity, delay` and `return_delay`
-    (seconds from the checkout until the line is taken back, null for never). Null where no line counts."""
+    (seconds from the checkout until the line is taken back, null for never). Null where no line counts.
+    """
     columns: dict[str, ir.Value] = {}
     for i, spec in enumerate(labels):
         counts, number = _is_inside(lines.delay, spec), ibis.literal(1.0)

@@ -114,7 +114,8 @@ def check_tables(
 
 def reject_unreadable_values(con: ibis.BaseBackend, table: ir.Table, name: str, file: TableFile) -> None:
     """Raise DataError for rows of a conformed table with a number that is not finite, a value that does not
-    parse, or no time. For commands that read a log without the full checks of preparation."""
+    parse, or no time. For commands that read a log without the full checks of preparation.
+    """
     conditions = {
         reason: condition
         for reason, condition in _reject_conditions(table, name, int(time.time()), EVENT_KINDS).items()

@@ -243,7 +243,8 @@ def unix_seconds(value: ir.Value) -> ir.Value:
 
 def conform_attribute(value: ir.Value) -> ir.Value | None:
     """The attribute as string (booleans too), int64, uint64 or float64 (decimals and times too); None for
-    lists, structs and other types."""
+    lists, structs and other types.
+    """
     t: dt.DataType = value.type()
     if t.is_string() or t.is_boolean():
         return value.cast("string")

@@ -105,7 +105,8 @@ def read_unit_vectors(
 
 def unit_vectors(table: pa.Table | pa.RecordBatch, columns: Sequence[VectorColumn]) -> np.ndarray:
     """[n, E] float32: the vectors of n rows, each column scaled to unit length, side by side; zeros where a
-    vector is missing, or zero itself."""
+    vector is missing, or zero itself.
+    """
     parts = []
     for column in columns:
         lists = table[column.name]

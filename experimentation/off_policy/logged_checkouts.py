@@ -157,7 +157,8 @@ def _read_clean_tables(con: ibis.BaseBackend, shop: Path, data: Mapping[str, Any
 
 def _first_slates(events: ir.Table, log: EncodedTables, logged_version: str | None) -> ir.Table:
     """`order, item, slot (from 0), propensity, p_click, withhold, is_withheld` of the first slate of every
-    checkout."""
+    checkout.
+    """
     t = events.filter(events.kind.isin(list(SLATE_KINDS)), events.propensity.notnull())
     if logged_version is not None:
         t = t.filter(t.bundle_version == logged_version)

@@ -49,7 +49,8 @@ class PositionBias(nn.Module):
 
     def log_examination(self, position: Tensor) -> Tensor:
         """log p(seen | position) of positions [n], 0 at the first and unknown ones; of `sum` the log of the
-        click odds relative to the first, at most 0."""
+        click odds relative to the first, at most 0.
+        """
         bias = BIAS_SCALE * self.bias[(position.clamp_max(self.positions) - 2).clamp_min(0)]
         log_seen = F.logsigmoid(bias) if self.product else bias.clamp_max(0.0)
         return torch.where(position > 1, log_seen, torch.zeros_like(log_seen))

@@ -1,11 +1,11 @@
-"""Options of a command of four origins: flag, environment, TOML file, default; the first one wins.
+"""Options of a command from four origins: flag, environment, TOML file, default. The first one wins.
 
     sextet serve --config serve.toml --port 9000      port: the flag
     SEXTET_DEADLINE_MS=80                             deadline_ms: the environment
     serve.toml:  workers = 4                          workers: the file
 
-The name of an option is that of its flag, with underscores. The types of all values are checked, also where
-another source overrides them.
+The name of an option is that of its flag, with underscores. The types of all values are checked, even if
+another origin overrides them.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class OptionValue(NamedTuple):
 def resolve_options(
     options_class: type, flags: Mapping[str, Any], environment: Mapping[str, str]
 ) -> dict[str, OptionValue]:
-    """The options by field name, in the order of their fields; those that keep their default included.
+    """All options by field name, in the order of their fields, including defaults.
 
     Args:
         flags: parsed values of the command line, by field name.

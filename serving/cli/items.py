@@ -56,7 +56,7 @@ def items(options: ItemsOptions) -> int:
 
 
 def forget_before(state: LiveState, ts: float) -> int:
-    """Remove the entries of before `ts`, Unix seconds. Returns their number. Raises OSError."""
+    """Remove the entries before `ts` (Unix seconds). Returns their number. Raises OSError."""
     old = []
     for key, value in read_entries(state, TOPIC).items():
         try:

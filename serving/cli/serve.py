@@ -31,8 +31,8 @@ class ServeOptions:
                -d '{"user_id": "900", "basket": [{"item_id": "1095275"}]}'
     The routes are described at /docs. SIGTERM ends it after the requests in flight.
 
-    Every option may stand in --config, a TOML file (deadline_ms = 80), or in the environment
-    (SEXTET_DEADLINE_MS=80). A flag goes before the environment, the environment before the file.
+    Every option can also be set in the TOML file of --config (deadline_ms = 80) or in the environment
+    (SEXTET_DEADLINE_MS=80). A flag overrides the environment, and the environment overrides the file.
 
     exit codes: 1 it cannot start, 2 wrong arguments
     """
@@ -172,7 +172,7 @@ def _serve_until_signal(options: ServeOptions, settings: "Settings") -> None:
 
 
 def check_settings(settings: "Settings") -> None:
-    """Open and close the files of the settings: one line now is better than a worker that cannot start."""
+    """Open and close the files of the settings, so that a wrong one is a one-line error."""
     from ..events.impression_log import ImpressionLog
     from ..events.log_folder import check_log_folder
     from ..experiments.declaration import read_experiments

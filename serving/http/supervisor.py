@@ -6,7 +6,7 @@
     it is stopped (SIGSTOP) for STOPPED_TIMEOUT           kills it, starts another         stopped
     its event loop sends no beat for HANG_TIMEOUT         the same                         hung
 
-It never waits for a worker: it reads what the kernel and the pipes have, at least every TICK.
+It never waits for a worker: it polls the kernel and the pipes at least every TICK.
 """
 
 import logging

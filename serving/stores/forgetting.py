@@ -1,4 +1,4 @@
-"""Deletion of all that a store holds of a user, its bytes included."""
+"""Deletes all data of a user from a store, including the bytes on disk."""
 
 import sqlite3
 import time
@@ -25,9 +25,10 @@ class ForgettingStore(Protocol):
     """A store that can delete users."""
 
     def forget(self, user_ids: Sequence[str]) -> int:
-        """Delete all that is stored of the users. Returns the number of records, 0 for unknown users.
+        """Delete all data of the users.
 
-        No byte of them is left when it returns. Raises what `Store.append` raises; a retry is safe.
+        Returns the number of records, 0 for unknown users. No byte of it is left when the call returns.
+        Raises the errors of `Store.append`; a retry is safe.
         """
 
 
@@ -39,8 +40,8 @@ def can_forget(store: object) -> TypeGuard[ForgettingStore]:
 def delete_sqlite_users(path: Path, user_ids: Sequence[str]) -> int:
     """Delete the users' rows from an SQLite file that other processes may have open.
 
-    Deleted bytes stay in the free space of a file, also those of earlier merges. So the file is written anew
-    (VACUUM) and its write-ahead log is cut to nothing. Writers wait meanwhile, readers do not.
+    Deleted bytes stay in the free space of a file, including bytes of earlier merges. So the file is
+    rewritten (VACUUM) and its write-ahead log is truncated. Writers wait meanwhile, readers do not.
 
     Raises sqlite3.Error, and TimeoutError where readers keep the log in use.
     """

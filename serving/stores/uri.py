@@ -1,4 +1,4 @@
-"""URI of an event store or of live state → the store or state.
+"""Opens the event store or live state of a URI.
 
 | URI | store | for |
 |---|---|---|
@@ -112,10 +112,10 @@ def bundle_root(bundle: Path) -> Path:
 
 
 def live_state_uri(live: str | None, store: str | None, bundle: Path) -> str | None:
-    """Where the live state lies: `live` if given, else the store, else a file in the bundle root.
+    """The URI of the live state:
 
-    None where neither can hold one: a store of an own class, with a bundle root behind a URI. Hosts that copy
-    such a root would not share the file.
+    `live` if given, else the store, else a file in the bundle root. None if neither can hold it: a store of
+    your own class with a bundle root at a URI, because hosts that copy such a root would not share the file.
     """
     if live is not None:
         return live

@@ -152,7 +152,8 @@ class PurchaseLevels(nn.Module):
 
     def sum_groups(self, purchases: Purchases, groups: PurchaseGroups, line: Tensor) -> Tensor:
         """The columns of LevelSums for each group [U, rates + 7]; `line` [n] is the purchase of each
-        position of `groups.order`."""
+        position of `groups.order`.
+        """
         decayed = torch.exp2(-purchases.age_days / self.half_lives.unsqueeze(1))  # [rates, P]
         terms = [
             torch.ones_like(purchases.age_days), purchases.in_basket, purchases.spend, purchases.quantity,
