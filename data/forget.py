@@ -59,7 +59,7 @@ def folders_with_users(root: Path, users: pa.Array, prepared: set[str]) -> Itera
 
     Args:
         prepared: names of prepared folders that hold one of the users; runs on them hold the user too.
-        Folders of this kind below `root` are added.
+            Folders of this kind below `root` are added.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     for folder in folders:

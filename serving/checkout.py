@@ -79,7 +79,7 @@ class Checkout:
         exclude: item ids that must not be shown.
         categories: category paths (a or a/b) that limit the slate, with all below them; None: all.
         order_id: the shop's id of the order. The impression log keeps it. If the store already has this
-        order's lines, they count as the basket and not as history.
+            order's lines, they count as the basket and not as history.
         language: of the reasons' texts, as en, de or de-AT; English for a language without texts.
     """
 

@@ -24,8 +24,8 @@ class ShopOptions:
     """Open a small shop on a bundle's data, to see six more items after a checkout.
 
     Orders go into a copy of the bundle's store.arrow, made at every start: a paid order affects the next
-    slate and is gone when the shop closes. Slates, clicks and purchases are logged permanently. exit codes: 0
-    closed, 1 it cannot start, 2 wrong arguments
+    slate and is gone when the shop closes. Slates, clicks and purchases are logged permanently.
+    exit codes: 0 closed, 1 it cannot start, 2 wrong arguments
     """
 
     bundle: Path = option(Path("bundle"), "bundle root or version folder", parse=bundle_path)

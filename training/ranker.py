@@ -62,7 +62,7 @@ class RankerTask(pl.LightningModule):
     Args:
         build: creates the Ranker.
         query_sources: one for training, which learned from none of the ranker's checkouts, and one for
-        validation.
+            validation.
         catalog: of the items.
         tasks: of the ranker.
         run: the results, and the slates by which weights are selected.

@@ -113,7 +113,7 @@ class ExpectedEvents:
         pairs: the candidates of mature and censored checkouts.
         cut: Unix seconds, the time at which their outcomes end.
         has_fixed_horizon: whether the horizon is a number of days. Otherwise it is the next order: all its
-        items are events of the same instant, and only mature checkouts have events.
+            items are events of the same instant, and only mature checkouts have events.
         proxy_clicks: as in LabelPolicy; a logged click happens with the checkout.
     """
 

@@ -103,8 +103,8 @@ def task_losses(
         segment: [ΣC], its checkout.
         losses: `pointwise_losses`.
         loss_weights: `ranker.train.loss`. A ranking loss counts for every task with the weight `ranking`. It
-        compares the order by the task's expectation, p(parent) · E[amount | parent], with the task's labels
-        as gains. An amount's ranking loss counts for its parent, whose probability it trains most.
+            compares the order by the task's expectation, p(parent) · E[amount | parent], with its labels as
+            gains. An amount's ranking loss counts for its parent, whose probability it trains most.
     """
     parents = parent_indices(tasks)
     logs = log_probabilities(logits, parents, [task.is_binary for task in tasks])

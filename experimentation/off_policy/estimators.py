@@ -155,7 +155,7 @@ def policy_verdict(
 
     Args:
         is_lower_bound: whether the estimate counts choices without support as 0, as IPS does. Rewards are not
-        negative, so a policy whose lower bound is better is better.
+            negative, so a policy whose lower bound is better is better.
     """
     if diagnostics.effective_sample_size < MIN_EFFECTIVE_SESSIONS:
         return "not enough data"

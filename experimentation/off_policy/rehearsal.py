@@ -8,8 +8,7 @@
 
 The challenger has the champion's models. It orders by p(purchase), not by expected value. Clicks are drawn
 from the true probabilities (docs/explanation/simulated_market.md). Only clicks are compared: purchases in
-the simulator's next
-orders follow the simulator's own slates.
+the simulator's next orders follow the simulator's own slates.
 
 With organic demand the challenger orders by incremental value (tasks=incremental), WITHHOLD of the champion's
 slates are held back, and purchases are drawn too: items of the champion's slates are removed from the

@@ -24,7 +24,7 @@ class IndexFamily:
     Args:
         make_index: D, n → an untrained index.
         refine_factors: values of SearchParams.refine_factor to compare; above 1 for coarse codes, whose
-        results int8 vectors rerank.
+            results int8 vectors rerank.
     """
 
     make_index: MakeIndex

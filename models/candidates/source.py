@@ -107,7 +107,7 @@ class SeedLists:
         table: the name of a prepared file of neighbours (data/examples/neighbour_tables.py), or the function
             that makes the lists.
         scale: multiplies the list scores; None divides them by their mean. The ranker reads log(1 + score),
-        so scores near 1 carry most information.
+            so scores near 1 carry most information.
     """
 
     seeds: BasketItems | BasketCategories | OwnItems | RecentItems

@@ -37,7 +37,7 @@ class ItemTowerSettings:
             compositional embeddings, Shi et al., KDD 2020, section 4).
         id_dim: None: ids are as wide as the item vector and pass the perceptron by too, and prices are
         relative. A number, in runs before config version 4: ids of that width enter only the perceptron, and
-        prices are absolute.
+            prices are absolute.
         n_sales: columns at the end of item vectors that hold sales (models/retrieval/item_sales.py); here 0.
     """
 

@@ -20,10 +20,10 @@ class ForgetOptions:
     """Remove users from the event store, the impression log, exported histories and running workers.
     Give every place that exists, with the options of `serve`; places that are not given stay untouched.
 
-    example: %(prog)s U17 U18 --store store.db --log shop/events --bundle bundle Running workers follow within
-    seconds. Training drops the users with data.forget=FILE, the file of --list. The command is safe to
-    repeat, and completes an interrupted removal (docs/how_to/forget_a_user.md). exit codes: 0 all is done, 1
-    something waits or failed, 2 wrong arguments
+    example: %(prog)s U17 U18 --store store.db --log shop/events --bundle bundle
+    Running workers follow within seconds. Training drops the users with data.forget=FILE, the file of --list.
+    The command is safe to repeat, and completes an interrupted removal (docs/how_to/forget_a_user.md).
+    exit codes: 0 all is done, 1 something waits or failed, 2 wrong arguments
     """
 
     user_ids: tuple[str, ...] = argument("ids of users", default=(), metavar="USER")

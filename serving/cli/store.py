@@ -18,10 +18,11 @@ WRITE_TIMEOUT = 30.0  # seconds; no request waits
 class StoreOptions:
     """Find damaged histories in an event store, and repair them.
 
-    example: %(prog)s check --store store.db `check` lists the users with unreadable records or records in
-    quarantine. `repair` keeps the readable records of these users and deletes the others. A service may run
-    meanwhile. exit codes: 0 nothing is damaged or all is repaired, 1 `check` found damage or the store cannot
-    be used, 2 wrong arguments
+    example: %(prog)s check --store store.db
+    `check` lists the users with unreadable records or records in quarantine. `repair` keeps the readable
+    records of these users and deletes the others. A service may run meanwhile.
+    exit codes: 0 nothing is damaged or all is repaired, 1 `check` found damage or the store cannot be used,
+    2 wrong arguments
     """
 
     action: Literal["check", "repair"] = argument("check or repair")

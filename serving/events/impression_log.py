@@ -85,7 +85,7 @@ class ImpressionLog:
 
     Args:
         folder: created if missing. If it is named `events` and lies beside a shop's tables, `data=tables`
-        finds it.
+            finds it.
         rotate_rows: rows after which a file is finished.
         rotate_seconds: age at which a file is finished. Training reads finished files.
         capacity: records (slates, feedback) that wait at most; further ones are dropped and counted. A slate

@@ -63,7 +63,7 @@ class SlateBuilder:
 
         Args:
             product_cap: maximum number of items of one product, unless slots would stay empty. A slate
-            selected by the policy already obeys it, or already gave way.
+                selected by the policy already obeys it, or already gave way.
         """
         rules = eligible.rules
         limits = rule_limits(rules, eligible.mask)

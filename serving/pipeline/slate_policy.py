@@ -50,10 +50,10 @@ class SlatePolicy:
             the items selected before.
         exclude_basket: leave out items that were just paid.
         exclude_bought_within: leave out items that the shopper bought in this time before the checkout, as
-        "7d".
+            "7d".
         repeat_categories: category paths (a or a/b) whose items may be shown again, with all below them.
         frequency_cap: leave out items that the shopper was shown too often without a response; None for no
-        cap. It gives way before a slot stays empty.
+            cap. It gives way before a slot stays empty.
     """
 
     objective: str = "purchase * value"

@@ -77,7 +77,7 @@ class SQLiteLiveState:
 
     Args:
         create: whether a write creates a missing file; otherwise a missing file is an error. A store's file
-        must not be created here, because it would lack the histories.
+            must not be created here, because it would lack the histories.
     """
 
     def __init__(self, path: Path, create: bool = True) -> None:

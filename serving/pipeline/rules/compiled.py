@@ -174,7 +174,7 @@ class CompiledRules:
         Args:
             ts: Unix seconds (UTC) of the request.
             stored_profile: of the user in the store; None before the store was read. Until then, a rule that
-            hides items for some profiles hides them for every profile that may match.
+                hides items for some profiles hides them for every profile that may match.
         """
         profile = {**(stored_profile or {}), **checkout.profile}
         facts = RequestFacts(checkout.context, profile, stored_profile is not None, ts)

@@ -36,7 +36,7 @@ class When:
     Args:
         context, profile: attributes with their allowed values.
         hours: the first minute of the day, and the minute after the last; spans midnight if the first is
-        later.
+            later.
         days: positions in DAYS; empty for every day.
         start, end: Unix seconds (UTC), the end excluded.
         zone: of hours and days.
