@@ -81,7 +81,7 @@ class ColdStartOptions:
     """Recall of the two towers where habit says nothing: new users, new items, items new to a user."""
 
     run: str = argument("run folder; it may hold retrieval only", default="artifacts/runs/latest")
-    split: Literal["validation", "test"] = option("test", "of the run's data")
+    split: Literal["validation", "test"] = option("test", "split of the run's data to read")
     out: Path = option(Path("reports"), "folder of cold-<split>.json")
 
 

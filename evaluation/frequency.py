@@ -40,7 +40,7 @@ class FrequencyOptions:
     """NDCG@6 and revenue@6 of a run's order without and with frequency caps, by replay of a split."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
-    split: Literal["validation", "test"] = option("validation", "of the run's data")
+    split: Literal["validation", "test"] = option("validation", "split of the run's data to read")
 
 
 class Checkouts(NamedTuple):

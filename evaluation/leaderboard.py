@@ -68,7 +68,7 @@ class LeaderboardOptions:
     """This system against every baseline, with LightGBM on the same candidates and features."""
 
     runs: tuple[str, ...] = argument("run folders", default=("artifacts/runs/latest",))
-    split: Literal["validation", "test"] = option("test", "of the runs' data")
+    split: Literal["validation", "test"] = option("test", "split of the runs' data to read")
     without_gbdt: bool = option(False, "leave LightGBM out (it takes minutes)")
     out: Path = option(Path("reports"), "folder of the report")
     by: tuple[str, ...] = option(

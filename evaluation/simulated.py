@@ -50,7 +50,7 @@ class SimulatedOptions:
     """Compare runs on simulated data with the known truth."""
 
     runs: tuple[str, ...] = argument("run folders", default=("artifacts/runs/latest",))
-    split: Literal["validation", "test"] = option("test", "of the runs' data")
+    split: Literal["validation", "test"] = option("test", "split of the runs' data to read")
     out: Path = option(Path("reports"), "folder of simulated.json")
 
 

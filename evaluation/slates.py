@@ -45,7 +45,7 @@ class SlatesOptions:
     """Gains and costs of slate policies, measured with the functions of serving."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
-    split: Literal["validation", "test"] = option("validation", "of the run's data")
+    split: Literal["validation", "test"] = option("validation", "split of the run's data to read")
 
 
 class SlateCandidates(NamedTuple):

@@ -43,7 +43,7 @@ class BudgetOptions:
     run: str = argument("run folder; it may hold retrieval only", default="artifacts/runs/latest")
     candidates: int = option(300, "candidates of a checkout, on average")
     depth: int = option(300, "items that each source proposes")
-    step: int = option(10, "items by which a limit grows")
+    step: int = option(10, "items by which a limit grows in a step")
     checkouts: int = option(2000, "checkouts of the validation split")
     out: Path = option(Path("reports"), "folder of source-budgets.json")
 

@@ -57,7 +57,7 @@ class UpliftOptions:
     """Evaluate predicted uplift: on logs with withheld slates, and against a simulator's truth."""
 
     run: str = argument("run folder", default="artifacts/runs/latest")
-    split: Literal["validation", "test"] = option("test", "of the run's data")
+    split: Literal["validation", "test"] = option("test", "split of the run's data to read")
     out: Path = option(Path("reports"), "folder of uplift.json")
 
 

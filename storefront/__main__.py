@@ -29,7 +29,7 @@ class ShopOptions:
     """
 
     bundle: Path = option(Path("bundle"), "bundle root or version folder", parse=bundle_path)
-    port: int = option(8000, "0 for any free port")
+    port: int = option(8000, "port; 0 for any free port")
     data_dir: Path = option(Path("artifacts/shop"), "folder of store.db and of the impression log, events/")
     experiments: Path | None = option(None, "TOML file of experiments, such as one that withholds slates")
 

@@ -24,12 +24,12 @@ class LoopOptions:
     """The daily loop on the simulated market: serve, log, retrain, gate, publish."""
 
     days: int = option(DEFAULT_PLAN.days, "days of the loop")
-    rule_days: int = option(DEFAULT_PLAN.rule_days, "days of the rule policy before them")
+    rule_days: int = option(DEFAULT_PLAN.rule_days, "days of the rule policy before the loop")
     poisoned_day: int = option(DEFAULT_PLAN.poisoned_day, "day with shuffled labels, 0 for none")
     users: int = option(1000, "users of the market")
     items: int = option(400, "items of the market")
     seed: int = option(0, "seed of the market")
-    folder: Path = option(ROOT / "artifacts" / "loop", "working folder; it is emptied")
+    folder: Path = option(Path("artifacts/loop"), "working folder; it is emptied")
     out: Path = option(Path("reports"), "folder of loop.json and loop.html")
     overrides: tuple[str, ...] = argument("for retrain.py, such as retrain.full_every=14", default=())
 

@@ -30,7 +30,7 @@ class ItemsOptions:
     source: Path | None = option(None, "changes of items", flag="--from", metavar="FILE")
     forget_before: float | None = option(
         None,
-        "first forget changes of before this time, Unix seconds: the items table or a version has them",
+        "first remove changes before this time (Unix seconds), which a version already has",
         metavar="TIME",
     )
 

@@ -25,7 +25,7 @@ class StoreOptions:
     2 wrong arguments
     """
 
-    action: Literal["check", "repair"] = argument("check or repair")
+    action: Literal["check", "repair"] = argument("action: check or repair")
     store: str = option(..., "path of an event store, or redis://, valkey://", metavar="URI")
 
 
